@@ -1,0 +1,9 @@
+"""Training and generation recipes, one program a file. These lists are the only registry of recipes and configs."""
+
+_RECIPE_LIST = ["full_finetune", "lora_finetune", "alpaca_generate"]
+
+_CONFIG_LISTS = {
+    "full_finetune": ["alpaca_llama2_full_finetune", "smollm2_135m_full"],
+    "lora_finetune": ["alpaca_llama2_lora_finetune", "smollm2_135m_lora"],
+    "alpaca_generate": ["alpaca_llama2_generate", "smollm2_135m_generate"],
+}

@@ -1,0 +1,16 @@
+"""The sample's package is trusted in these tests, and nothing else beyond what always is."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.config import sample
+from torchtune.config import Trust, only_trusting
+
+
+@pytest.fixture(autouse=True)
+def trusting_the_sample(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("TUNE_ALLOW", raising=False)
+    sample.RAN.clear()
+    with only_trusting(Trust(packages=frozenset({"tests"}))):
+        yield

@@ -1,0 +1,116 @@
+import copy
+import functools
+import pickle
+from typing import Any
+
+import pytest
+
+from tests.config.sample import Adam, Letters, Rows, Sgd
+from torchtune.config import InstantiationError, Layers, instantiate, lazy, nested, ref
+
+
+def test_lazy_describes_without_building() -> None:
+    built: list[int] = []
+    component = lazy(built.append, 1)
+    assert built == []
+    component()
+    assert built == [1]
+
+
+def test_lazies_are_equal_by_function_and_arguments_however_written() -> None:
+    assert lazy(Sgd, lr=0.1) == lazy(Sgd, lr=0.1) == functools.partial(Sgd, lr=0.1)
+    assert lazy(Letters, "a") == lazy(Letters, path="a")
+    assert lazy(Sgd, lr=0.1) != lazy(Sgd, lr=0.2)
+    assert lazy(Sgd, lr=0.1) != lazy(Adam, lr=0.1)
+
+
+def test_keywords_are_read_only_since_class_defaults_are_shared() -> None:
+    keywords: Any = lazy(Sgd, lr=0.1).keywords
+    with pytest.raises(TypeError):
+        keywords["lr"] = 1
+
+
+def test_lazy_of_a_lazy_adds_arguments() -> None:
+    assert lazy(lazy(Sgd, lr=0.1), momentum=0.9) == lazy(Sgd, lr=0.1, momentum=0.9)
+
+
+def test_lazy_copies_and_pickles() -> None:
+    component = lazy(Adam, lr=1e-3, betas=(0.5, 0.6))
+    assert copy.deepcopy(component) == component == pickle.loads(pickle.dumps(component))
+
+
+def test_repr_reads_like_the_source() -> None:
+    assert repr(lazy(Sgd, lr=0.1)) == "lazy(Sgd, lr=0.1)"
+
+
+def test_ref_is_written_as_interpolation() -> None:
+    assert ref("a.b") == "${a.b}"
+
+
+def test_instantiate_puts_positional_arguments_first_and_lets_keywords_win() -> None:
+    made = instantiate(lazy(Sgd, lr=0.1, momentum=0.5), ["w"], momentum=0.9)
+    assert (made.params, made.lr, made.momentum) == (["w"], 0.1, 0.9)
+
+
+def test_instantiate_of_none_is_none() -> None:
+    assert instantiate(None) is None
+
+
+def test_instantiate_builds_nested_components_first_also_in_lists_and_mappings() -> None:
+    inner = nested(Letters, path="x")
+    made = instantiate(lazy(Rows, inner, source="s", options={"all": [lazy(Letters, path="y")]}))
+    assert isinstance(made.tokenizer, Letters)
+    assert made.rest["options"]["all"][0].path == "y"
+
+
+def test_instantiate_takes_a_stock_partial_and_a_mapping() -> None:
+    assert instantiate(functools.partial(Sgd, lr=0.1), []).lr == 0.1
+    allowed = {"_component_": "torchtune.utils.metric_logging.StdoutLogger"}
+    assert type(instantiate(allowed)).__name__ == "StdoutLogger"
+
+
+def test_instantiate_does_not_let_the_built_object_change_the_config() -> None:
+    component: Any = lazy(Rows, None, source="s", tags=["a"])
+    instantiate(component).rest["tags"].append("b")
+    assert component.keywords["tags"] == ["a"]
+
+
+def test_missing_argument_is_named_before_anything_is_called() -> None:
+    with pytest.raises(InstantiationError, match=r"tests\.config\.sample\.Sgd needs 'lr'"):
+        instantiate(lazy(Sgd), [])  # type: ignore[call-arg]  # the mistake under test
+
+
+def test_argument_given_twice_is_named() -> None:
+    with pytest.raises(InstantiationError, match="'params' is passed by position and by name"):
+        instantiate(lazy(Sgd, params=[], lr=1.0), [])
+
+
+def test_unknown_argument_is_named_with_the_nearest() -> None:
+    with pytest.raises(InstantiationError, match="takes no 'momentm'; did you mean 'momentum'"):
+        instantiate(lazy(Sgd, lr=1.0), [], momentm=1)
+
+
+def test_exception_of_a_component_is_kept_as_cause() -> None:
+    def fails() -> None:
+        raise OSError("no disk")
+
+    with pytest.raises(InstantiationError, match="fails: OSError: no disk") as caught:
+        instantiate(lazy(fails))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_error_in_a_nested_component_says_which_argument_it_is() -> None:
+    with pytest.raises(
+        InstantiationError, match=r"Rows: tokenizer: tests.config.sample.Letters needs 'path'"
+    ):
+        instantiate(lazy(Rows, tokenizer=lazy(Letters)))  # type: ignore[call-arg]  # the mistake under test
+
+
+def test_unresolved_reference_says_to_resolve() -> None:
+    with pytest.raises(InstantiationError, match=r"call torchtune.config.resolve"):
+        instantiate(lazy(Sgd, lr=ref("lr_scale")), [])
+
+
+def test_something_that_is_no_component_is_refused() -> None:
+    with pytest.raises(InstantiationError, match="takes a component"):
+        instantiate(Layers)  # type: ignore[call-overload]  # the mistake under test

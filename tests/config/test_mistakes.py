@@ -1,0 +1,164 @@
+from pathlib import Path
+
+import pytest
+
+from tests.config import sample
+from tests.config.broken import mistakes_of
+from torchtune.config import ConfigError, resolve
+
+HEAD = "output_dir: out\n"
+
+# YAML text, and the one mistake in it.
+YAML = {
+    "batch_sizee: 4": "my.yaml:2: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+    "batch_size: four": "my.yaml:2: batch_size: expected an int above 0, got 'four'",
+    "batch_size: 0": "my.yaml:2: batch_size: expected an int above 0, got 0",
+    "batch_size: 3.7": "my.yaml:2: batch_size: expected an int above 0, got 3.7",
+    "batch_size: true": "my.yaml:2: batch_size: expected an int above 0, got true",
+    "batch_size: null": "my.yaml:2: batch_size: expected an int above 0, got null",
+    "seed: '7'": "my.yaml:2: seed: expected an int or null, got '7'",
+    "shuffle: yes": "my.yaml:2: shuffle: expected true or false, got 'yes'",
+    "shuffle: 1": "my.yaml:2: shuffle: expected true or false, got 1",
+    "lr_scale: '1.0'": "my.yaml:2: lr_scale: expected a float, got '1.0'",
+    "dtype: fp23": "my.yaml:2: dtype: expected one of 'fp32', 'bf16', got 'fp23'; did you mean 'fp32'?",
+    "shade: grey": "my.yaml:2: shade: expected one of 'light', 'dark', got 'grey'",
+    "folder: 3": "my.yaml:2: folder: expected a path, got 3",
+    "tags: word": "my.yaml:2: tags: expected a list, each text, got 'word'",
+    "tags: [a, 3]": "my.yaml:2: tags.1: expected text, got 3",
+    "sizes: [1, x]": "my.yaml:2: sizes.1: expected an int, got 'x'",
+    "limits: {a: b}": "my.yaml:2: limits.a: expected an int, got 'b'",
+    "limits: [1]": "my.yaml:2: limits: expected a mapping, got [1]",
+    "validation: 3": "my.yaml:2: validation: expected a mapping with fields of Validation or null, got 3",
+    "validation:\n  every: -1": "my.yaml:3: validation.every: expected an int above 0, got -1",
+    "validation:\n  evry: 1": "my.yaml:3: validation.evry: no 'evry'; did you mean 'every'?",
+    "optimizer: null": "my.yaml:2: optimizer: expected a component that builds an Optimizer, "
+    "a mapping with _component_, got null",
+    "optimizer:\n  lrr: 1": "my.yaml:3: optimizer.lrr: tests.config.sample.Adam takes no 'lrr'; did you mean 'lr'?",
+    "optimizer:\n  lr: x": "my.yaml:3: optimizer.lr: expected a float, got 'x'",
+    "optimizer:\n  betas: [0.9]": "my.yaml:3: optimizer.betas: expected a list of 2: a float, a float, got [0.9]",
+    "optimizer:\n  params: []": "my.yaml:3: optimizer.params: the recipe passes 'params' itself; leave it out",
+    "optimizer:\n  _component_: tests.config.sample.Sgd": "my.yaml:3: optimizer: tests.config.sample.Sgd needs 'lr'",
+    "optimizer:\n  _component_: tests.config.sample.Agam": "my.yaml:3: optimizer: tests.config.sample has no 'Agam'; "
+    "did you mean 'Adam'?",
+    "optimizer:\n  _component_: tests.config.sample.Letters\n  path: x": "my.yaml:3: optimizer: "
+    "tests.config.sample.Letters builds a Letters, not an Optimizer",
+    "optimizer:\n  _component_: 3": "my.yaml:3: optimizer._component_: expected a dotpath, got 3",
+    "optimizer:\n  _component_: Adam": "my.yaml:3: optimizer: 'Adam' is not a dotpath; write package.module.Name",
+    "optimizer:\n  _component_: os.system": "my.yaml:3: optimizer: os.system is refused: "
+    "'os' is part of Python itself, which holds no components",
+    "optimizer:\n  _component_: numpy.array": "my.yaml:3: optimizer: numpy.array is refused: 'numpy' is not trusted; "
+    "if you know its code, add --allow numpy",
+    "dataset:\n  _component_: tests.config.sample.unannotated": "my.yaml:3: dataset: "
+    "tests.config.sample.unannotated does not say what it returns; annotate its result",
+    "tokenizer:\n  path: ${output_dirr}": "my.yaml:3: tokenizer.path: ${output_dirr} names nothing; "
+    "did you mean 'output_dir'?",
+    "seed: ${seed}": "my.yaml:2: seed: references lead in a circle: seed -> seed",
+    "batch_size: ${folder}": "my.yaml:2: batch_size: expected an int above 0, got 'data'",
+    "tags: ['x ${limits}']": "my.yaml:2: tags.0: ${limits} is not a single value, so it cannot be part of text",
+    "output_dir: twice": "my.yaml:2: output_dir: duplicate key 'output_dir', first on line 1; keep one of them",
+    "extra:\n- _component_: tests.config.sample.Rows\n  pakced: true\n  packed: 3": "my.yaml:5: extra.0.packed: "
+    "expected true or false, got 3",
+    "_base_: nothing_like_it": "my.yaml:2: _base_: no config 'nothing_like_it'; there is",
+    "_base_: evil.py:f": "my.yaml:2: _base_: expected a registered config or a YAML file, got 'evil.py:f'",
+}
+
+
+@pytest.mark.parametrize(("yaml", "mistake"), YAML.items())
+def test_yaml_mistake_is_found_with_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
+    (found,) = mistakes_of(yaml=HEAD + yaml, folder=tmp_path)
+    assert found.startswith(mistake)
+
+
+WORDS = {
+    ("batch_sizee=4",): "batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+    ("batch_size=four",): "batch_size: expected an int above 0, got 'four'",
+    ("batch_size=-1",): "batch_size: expected an int above 0, got -1",
+    ("batch_size.x=1",): "batch_size.x: batch_size is a single value; it has no 'x'",
+    ("shuffle=yes",): "shuffle: expected true or false, got 'yes'",
+    ("optimizer.lrr=1",): "optimizer.lrr: tests.config.sample.Adam takes no 'lrr'; did you mean 'lr'?",
+    ("optimizer=tests.config.sample.Sgd",): "optimizer: tests.config.sample.Sgd needs 'lr'",
+    ("optimizer=tests.config.sample.Letters",): "optimizer: tests.config.sample.Letters builds a Letters",
+    ("optimizer=os.system",): "optimizer: os.system is refused",
+    ("validation.evry=3",): "validation.evry: no 'evry'; did you mean 'every'?",
+    ("validation.every=0",): "validation.every: expected an int above 0, got 0",
+    ("extra.0.packed=true",): "extra.0: the list has 0 items, counted from 0",
+    ("+batch_size=3",): "batch_size: + adds to a list, and this is none",
+    ("+nothing=3",): "nothing: no 'nothing'",
+    ("output_dir=default",): "",
+    ("epochs=default", "batch_size=default"): "",
+    ("tokenizer.path=${nowhere}",): "tokenizer.path: ${nowhere} names nothing",
+}
+
+
+@pytest.mark.parametrize(("words", "mistake"), WORDS.items())
+def test_override_mistake_is_the_same_in_all_three_spellings(words: tuple[str, ...], mistake: str) -> None:
+    plain = mistakes_of(*words)
+    assert plain == mistakes_of("--override", *words)
+    if not words[0].startswith("+"):
+        assert plain == mistakes_of(*(f"--{word}" for word in words))
+        assert plain == mistakes_of(*(part for word in words for part in f"--{word}".split("=", 1)))
+    assert len(plain) == bool(mistake)
+    for line in plain:
+        assert line.startswith(f"--override {words[0]}: {mistake}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--override"], "--override: needs key=value behind it"),
+        (["--batch_size"], "--batch_size: needs a value"),
+        (["--batch_size", "--seed", "3"], "--batch_size: needs a value"),
+        (["word"], "word: expected key=value"),
+    ],
+)
+def test_words_that_are_no_override_are_mistakes(words: list[str], message: str) -> None:
+    assert mistakes_of(*words)[0].startswith(message)
+
+
+def test_all_mistakes_of_all_layers_come_in_one_list(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("batch_size: 0\noptimizer:\n  lrr: 1\nnope: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        sample.main.layers(str(file), ["seed=x", "optimizer.betas=[1]"]).build("the config of sample")
+    lines = str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+    assert lines[0] == "6 mistakes in the config of sample:"
+    assert [line.split(":")[2 if "my.yaml" in line else 1].strip() for line in lines[1:]] == [
+        "output_dir",
+        "batch_size",
+        "optimizer.lrr",
+        "nope",
+        "seed",
+        "optimizer.betas",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("- a\n- b\n", "holds a list"),
+        ("word", "holds a single value"),
+    ],
+)
+def test_file_that_holds_no_mapping_says_so(text: str, message: str, tmp_path: Path) -> None:
+    assert message in mistakes_of(yaml=text, folder=tmp_path)[0]
+
+
+def test_missing_file_is_one_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        sample.main.layers(str(tmp_path / "none.yaml"))
+
+
+def test_direct_construction_validates_at_once_and_passes_over_references() -> None:
+    with pytest.raises(ValueError, match="batch_size: expected a value above 0, got 0"):
+        sample.Config(output_dir="x", batch_size=0)
+    cfg = sample.plain()
+    with pytest.raises(ValueError, match="batch_size"):
+        cfg.batch_size = -1
+    cfg.batch_size = "${epochs}"  # type: ignore[assignment]  # what ref() is at run time
+    assert resolve(cfg).batch_size == 1
+
+
+def test_slots_refuse_a_misspelt_field() -> None:
+    with pytest.raises(AttributeError):
+        sample.plain().batch_sizee = 3  # type: ignore[attr-defined]  # the mistake under test

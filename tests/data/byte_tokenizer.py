@@ -1,0 +1,41 @@
+"""A tokenizer without files: a byte is a token."""
+
+import re
+from collections.abc import Sequence
+
+from torchtune.data import ChatTemplate
+
+# The same turns as ChatML writes, https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL_TOKENS = {"<|bos|>": 256, "<|eos|>": 257, "<|pad|>": 258, "<|im_start|>": 259, "<|im_end|>": 260}
+
+
+class ByteTokenizer:
+    """Implements torchtune.data.Tokenizer: ids below 256 are bytes, those above the special tokens."""
+
+    vocab_size = 261
+    bos_id = SPECIAL_TOKENS["<|bos|>"]
+    eos_id = SPECIAL_TOKENS["<|eos|>"]
+    pad_id = SPECIAL_TOKENS["<|pad|>"]
+    stop_ids = frozenset({SPECIAL_TOKENS["<|eos|>"], SPECIAL_TOKENS["<|im_end|>"]})
+
+    def __init__(self, template: str | None = CHATML) -> None:
+        self.chat_template = None if template is None else ChatTemplate(template, "<|bos|>", "<|eos|>")
+
+    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        return [self.bos_id] * add_bos + list(text.encode()) + [self.eos_id] * add_eos
+
+    def encode_template(self, text: str) -> list[int]:
+        parts = re.split("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")", text)
+        return [
+            i for part in parts for i in ([SPECIAL_TOKENS[part]] if part in SPECIAL_TOKENS else part.encode())
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        names = {i: name.encode() for name, i in SPECIAL_TOKENS.items()}
+        return b"".join(names.get(i) or bytes([i]) for i in ids).decode(errors="replace")

@@ -1,0 +1,98 @@
+"""The `tune` command: one verb a file, imported only when it is called."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchtune.config import Recipe
+
+__all__ = ["main", "run", "run_recipe"]
+
+VERBS = {
+    "ls": "list recipes and their configs",
+    "cp": "copy a recipe or a config, to change it",
+    "run": "run a recipe (the word may be left out)",
+    "show": "print a resolved config, with --origins where each value came from",
+    "export": "write the frozen YAML of a run",
+    "validate": "find every mistake in a config; needs no GPU and no weights",
+    "diff": "compare two configs, YAML files or run folders, leaf by leaf",
+    "download": "fetch a model from the Hugging Face hub",
+    "convert": "turn a checkpoint into a Hugging Face folder",
+}
+
+USAGE = """\
+usage: tune <recipe> --config <name or path> [--override key=value ...]
+       tune <verb> ...
+
+A recipe is a program that trains or generates; a config holds everything it reads.
+
+  tune ls                                               what there is
+  tune lora_finetune --config smollm2_135m_lora         run one
+  tune lora_finetune --config smollm2_135m_lora --override optimizer.lr=1e-4 batch_size=4
+  tune lora_finetune --config smollm2_135m_lora --help  every field, with its value and documentation
+  tune --nproc_per_node 2 full_finetune --config ...    on several processes, with torchrun's options
+
+verbs:
+{verbs}
+
+`tune <verb> --help` says more. Exit status: 0 done, 2 the input is wrong, 1 the run failed.
+"""
+
+
+def usage() -> str:
+    """Return the text of `tune --help`."""
+    return USAGE.format(verbs="\n".join(f"  {verb:10}{words}" for verb, words in VERBS.items()))
+
+
+def run() -> None:
+    """Run `tune` as a program."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `tune` with arguments.
+
+    Returns:
+        The exit status: 0 done, 2 the user's input is wrong, 1 the run failed.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from torchtune import __version__
+
+        sys.stdout.write(f"tune {__version__}\n")
+        return 0
+    if argv[0] in VERBS:
+        return _guarded(import_module(f"torchtune.cli._{argv[0]}").main, argv[1:])
+    return _guarded(import_module("torchtune.cli._run").main, argv)
+
+
+def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
+    """Run a recipe's own file as a script: `python my_recipe.py --config ...`.
+
+    Returns:
+        The exit status, as `main` does.
+    """
+    from torchtune.cli._run import run_script
+
+    return _guarded(lambda words: run_script(recipe, words), argv)
+
+
+def _guarded(call: Any, argv: Sequence[str]) -> int:
+    """Turn what ends a call into an exit status, and a user's mistake into its message."""
+    try:
+        status: int = call(argv)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command again continues from the last checkpoint\n")
+        return 1
+    except BrokenPipeError:  # the reader of our output went away, as `tune ls | head -1` does
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        from torchtune.cli._failure import report
+
+        return report(error)
+    return status

@@ -1,0 +1,5 @@
+"""`python -m torchtune.cli` is `tune`."""
+
+from torchtune.cli import run
+
+run()

@@ -1,0 +1,44 @@
+"""What a user sees when something ends a call: the message alone for a mistake, a traceback for a defect."""
+
+import sys
+import traceback
+from pathlib import Path
+
+from torchtune.config import ConfigError, InstantiationError
+
+OWN_FOLDERS = tuple(
+    str(Path(__file__).resolve().parents[2] / name) for name in ("torchtune", "recipes", "configs_py")
+)
+
+
+def report(error: Exception) -> int:
+    """Print what went wrong, and return the exit status: 2 for the user's input, 1 for a run that failed."""
+    if isinstance(error, ConfigError):
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if isinstance(error, InstantiationError) and _is_plain(error.__cause__):
+        sys.stderr.write(f"tune: {error}\n")
+        return 2
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"tune: {where}{error.strerror}\n")
+        return 1
+    if _is_plain(error) and _raised_by_us(error):
+        sys.stderr.write(f"tune: {error}\n")
+        return 2
+    traceback.print_exception(error)
+    sys.stderr.write(f"tune: the run failed: {type(error).__name__}: {error}\n")
+    return 1
+
+
+def _is_plain(error: BaseException | None) -> bool:
+    """Tell whether an exception's message is written for the user."""
+    return error is None or (
+        isinstance(error, (ValueError, LookupError, OSError))
+        and not isinstance(error, (KeyError, IndexError))
+    )
+
+
+def _raised_by_us(error: Exception) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(OWN_FOLDERS)

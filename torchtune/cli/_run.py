@@ -1,0 +1,81 @@
+"""`tune <recipe> --config X ...`: check, freeze, and run, on one process or through torchrun's launcher."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
+from torchtune.config import ConfigError, Layers, Mistake, Recipe, current_trust, print_help
+
+# torchrun's options without a value (torch.distributed.run's own parser); all others take one.
+TORCHRUN_SWITCHES = frozenset({"--standalone", "--run-path", "--run_path", "--no-python", "--no_python"})
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a recipe."""
+    launch, rest = split_launch_options(argv)
+    call = read_call(rest, switches=("--overwrite",))
+    if call.wants_help:
+        return show_help(call)
+    recipe, layers = layers_of(call)
+    print_notes(layers)
+    if launch:
+        return _launch(launch, call, recipe, layers)
+    recipe.run(layers, overwrite="--overwrite" in call.flags, command=["tune", *argv])
+    return 0
+
+
+def split_launch_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the words before the recipe, which are torchrun's, from the rest."""
+    words = list(argv)
+    split = 0
+    while split < len(words) and words[split].startswith("-") and words[split] not in ("-h", "--help"):
+        split += 1 if "=" in words[split] or words[split] in TORCHRUN_SWITCHES else 2
+    return words[:split], words[split:]
+
+
+def run_script(recipe: Recipe[Any], argv: Sequence[str]) -> int:
+    """Run a recipe whose own file is the running script."""
+    adopt_script(recipe)
+    call = read_call(argv, switches=("--overwrite",))
+    if call.recipe:
+        raise ConfigError(
+            [Mistake(call.recipe, "", "expected --config, key=value or a flag")], "the command line"
+        )
+    layers = recipe.layers(call.config, call.words)
+    layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
+    if call.wants_help:
+        print_help(layers, recipe.name, recipe.__doc__ or "")
+        return 0
+    print_notes(layers)
+    recipe.run(layers, overwrite="--overwrite" in call.flags, command=[*sys.argv])
+    return 0
+
+
+def show_help(call: Call) -> int:
+    """Print a recipe's fields, with the values of a config if one is named."""
+    recipe = load_recipe(call.recipe)
+    layers = recipe.layers(call.config, call.words)
+    prog = f"tune {call.recipe}" + (f" --config {call.config}" if call.config else "")
+    print_help(layers, prog, (sys.modules[recipe.main.__module__].__doc__ or "").strip())
+    return 0
+
+
+def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers) -> int:
+    """Check and freeze here, then let torchrun start ranks that read the frozen file."""
+    frozen = recipe.prepare(
+        layers, overwrite="--overwrite" in call.flags, command=["tune", *options, call.recipe]
+    )
+    if frozen is None:
+        raise ConfigError(
+            [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]
+        )
+    os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
+    os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
+    from torch.distributed.run import main as torchrun
+
+    folders = [word for folder in current_trust().folders for word in ("--folder", folder)]
+    torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *folders])
+    frozen.finished()
+    return 0

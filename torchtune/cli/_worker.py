@@ -1,0 +1,24 @@
+"""One rank of a run: it reads the config that the parent froze, and runs the recipe."""
+
+import sys
+
+from torchtune.cli._call import load_recipe, read_call
+from torchtune.config import trust_folder_of
+
+
+def main(argv: list[str]) -> None:
+    """Run one rank.
+
+    Args:
+        argv: The recipe, the frozen file, and `--folder F` for each folder that the parent trusted.
+    """
+    recipe_name, file, *rest = argv
+    for folder in rest[1::2]:
+        trust_folder_of(f"{folder}/_")
+    call = read_call([recipe_name, "--config", file])
+    recipe = load_recipe(call.recipe)
+    recipe.main(recipe.layers(call.config).build(f"the config of {recipe.name}"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,125 @@
+"""Typed configs: attrs classes with lazy components, checked before anything is built.
+
+Names are imported when they are first used, so that `tune ls` does not pay for the engine.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchtune.config._component import Component, lazy, nested, ref
+    from torchtune.config._diff import ABSENT, Difference, differences
+    from torchtune.config._flags import print_help
+    from torchtune.config._frozen import load, render, resolve
+    from torchtune.config._instantiate import instantiate
+    from torchtune.config._layers import Layers, Origin
+    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted
+    from torchtune.config._parse import Recipe, parse
+    from torchtune.config._registry import (
+        Source,
+        config_names,
+        config_source,
+        config_sources,
+        folder_of,
+        recipe_names,
+        recipe_source,
+        unknown_name,
+    )
+    from torchtune.config._signature import MayChange, Passed
+    from torchtune.config._sources import config_layers, load_module
+    from torchtune.config._tree import leaves
+    from torchtune.config._trust import Trust, allow, current_trust, only_trusting, trust_folder_of
+    from torchtune.config._validators import Rule, above, at_least, between, not_empty, one_of
+    from torchtune.config._yaml import Document, parse_yaml, read_yaml, render_yaml
+
+_HOMES = {
+    "_component": ("Component", "lazy", "nested", "ref"),
+    "_diff": ("ABSENT", "Difference", "differences"),
+    "_flags": ("print_help",),
+    "_frozen": ("load", "render", "resolve"),
+    "_instantiate": ("instantiate",),
+    "_layers": ("Layers", "Origin"),
+    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted"),
+    "_parse": ("Recipe", "parse"),
+    "_registry": (
+        "Source",
+        "config_names",
+        "config_source",
+        "config_sources",
+        "folder_of",
+        "recipe_names",
+        "recipe_source",
+        "unknown_name",
+    ),
+    "_signature": ("MayChange", "Passed"),
+    "_sources": ("config_layers", "load_module"),
+    "_tree": ("leaves",),
+    "_trust": ("Trust", "allow", "current_trust", "only_trusting", "trust_folder_of"),
+    "_validators": ("Rule", "above", "at_least", "between", "not_empty", "one_of"),
+    "_yaml": ("Document", "parse_yaml", "read_yaml", "render_yaml"),
+}
+
+__all__ = [
+    "ABSENT",
+    "Component",
+    "ConfigError",
+    "Difference",
+    "Document",
+    "InstantiationError",
+    "Layers",
+    "MayChange",
+    "Mistake",
+    "Origin",
+    "Passed",
+    "Recipe",
+    "Rule",
+    "Source",
+    "Trust",
+    "above",
+    "allow",
+    "at_least",
+    "between",
+    "config_layers",
+    "config_names",
+    "config_source",
+    "config_sources",
+    "current_trust",
+    "differences",
+    "dotted",
+    "folder_of",
+    "instantiate",
+    "lazy",
+    "leaves",
+    "load",
+    "load_module",
+    "nested",
+    "not_empty",
+    "one_of",
+    "only_trusting",
+    "parse",
+    "parse_yaml",
+    "print_help",
+    "read_yaml",
+    "recipe_names",
+    "recipe_source",
+    "ref",
+    "render",
+    "render_yaml",
+    "resolve",
+    "trust_folder_of",
+    "unknown_name",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name from its private module when it is first used (PEP 562)."""
+    for module, names in _HOMES.items():
+        if name in names:
+            found = getattr(import_module(f"torchtune.config.{module}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module 'torchtune.config' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

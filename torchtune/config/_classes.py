@@ -1,0 +1,171 @@
+"""Reading a config class, or a section of one, from its mapping: fields, validators, and all mistakes at once."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, Final
+
+import attrs
+import cattrs
+
+from torchtune.config._interpolation import is_reference
+from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, reject
+from torchtune.config._signature import MayChange, type_hints
+from torchtune.config._types import describe, is_section, push_down, takes_none
+from torchtune.config._validators import Rule
+
+REQUIRED: Final = object()
+"""Stands for "no default"."""
+
+
+@attrs.frozen
+class Field:
+    """One field of a config class, attrs or dataclass alike."""
+
+    name: str
+    type: Any
+    default: Any
+    """The default, REQUIRED where there is none, or an `attrs.Factory`."""
+    validator: Any
+    attribute: Any
+    may_change: bool = False
+    """True where a continued run may differ in it."""
+
+
+@functools.cache
+def fields(cls: type) -> dict[str, Field]:
+    """Return the fields of a config class by name."""
+    hints = type_hints(cls)
+    if attrs.has(cls):
+        found = [(a.name, _attrs_default(a), a.validator, a) for a in attrs.fields(cls) if a.init]
+    else:
+        found = [(f.name, _dataclass_default(f), None, f) for f in dataclasses.fields(cls) if f.init]
+    return {
+        n: Field(n, push_down(hints.get(n, Any)), default, v, a, _may_change(hints.get(n)))
+        for n, default, v, a in found
+    }
+
+
+def _may_change(hint: Any) -> bool:
+    return any(isinstance(marker, MayChange) for marker in getattr(hint, "__metadata__", ()))
+
+
+def _attrs_default(attribute: "attrs.Attribute[Any]") -> Any:
+    return REQUIRED if attribute.default is attrs.NOTHING else attribute.default
+
+
+def _dataclass_default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return attrs.Factory(field.default_factory)
+    return REQUIRED
+
+
+def default_values(cls: type) -> dict[str, Any]:
+    """Return the defaults of a config class, leaving out the fields that have none or need the object itself."""
+    found = {}
+    for name, f in fields(cls).items():
+        if isinstance(f.default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
+            if not f.default.takes_self:
+                found[name] = f.default.factory()
+        elif f.default is not REQUIRED:
+            found[name] = f.default
+    return found
+
+
+def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
+    """Turn a mapping into an object of a config class.
+
+    Raises:
+        RejectedError: With every unknown key, missing field, wrong value and failed validator.
+    """
+    if not isinstance(tree, Mapping):
+        raise reject(f"expected {describe(cls)}, got {'null' if tree is None else repr(tree)}")
+    known = fields(cls)
+    values, problems = _read_fields(tree, known, made)
+    problems += [
+        Problem((name,), f"is required: {describe(f.type)}; write {name}=...")
+        for name, f in known.items()
+        if f.default is REQUIRED and name not in tree
+    ]
+    if problems:
+        raise RejectedError(
+            *problems, *_validate(SimpleNamespace(**default_values(cls) | values), values, known)
+        )
+    try:
+        with attrs.validators.disabled():
+            built = cls(
+                **{known[name].attribute.alias if attrs.has(cls) else name: v for name, v in values.items()}
+            )
+    except (TypeError, ValueError) as error:
+        failed = _validate(SimpleNamespace(**default_values(cls) | values), values, known)
+        raise RejectedError(*failed, Problem((), str(error))) from error
+    if failed := _validate(built, {name: getattr(built, name) for name in known}, known):
+        raise RejectedError(*failed)
+    return built
+
+
+def _read_fields(
+    tree: Mapping[str, Any], known: Mapping[str, Field], made: cattrs.Converter
+) -> tuple[dict[str, Any], list[Problem]]:
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, value in tree.items():
+        if name not in known:
+            problems.append(Problem((name,), f"no {name!r}{did_you_mean(name, known)}"))
+            continue
+        try:
+            values[name] = made.structure(value, known[name].type)
+        except RejectedError as rejected:
+            problems += _with_rule(known[name], below(name, rejected))
+    return values, problems
+
+
+def _with_rule(field: Field, problems: list[Problem]) -> list[Problem]:
+    """Complete `expected an int` with the field's rule, such as `above 0`."""
+    words = [rule.words for rule in rules(field.validator)]
+    if not words or len(problems) != 1 or problems[0].path != (field.name,):
+        return problems
+    plain = f"expected {describe(field.type)},"
+    return [Problem(p.path, p.message.replace(plain, f"expected {expectation(field)},")) for p in problems]
+
+
+def expectation(field: Field) -> str:
+    """Name a field's type with its rules to a person: `an int above 0 or null`."""
+    bare = describe(field.type).removesuffix(" or null")
+    words = " and ".join(rule.words for rule in rules(field.validator))
+    null = " or null" if takes_none(field.type) and bare != "a value" else ""
+    return " ".join(filter(None, [bare, words])) + null
+
+
+def rules(validator: Any) -> list[Rule]:
+    """Return the rules that a validator is made of."""
+    if isinstance(validator, Rule):
+        return [validator]
+    inner = [*getattr(validator, "_validators", ()), getattr(validator, "validator", None)]
+    return [rule for v in inner if v is not None for rule in rules(v)]
+
+
+def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Field]) -> list[Problem]:
+    """Run the validator of every field, collecting what fails."""
+    problems = []
+    for name, value in values.items():
+        field = known[name]
+        if field.validator is None or is_reference(value) or is_section(type(value)):
+            continue
+        try:
+            field.validator(instance, field.attribute, value)
+        except (TypeError, ValueError) as error:
+            broken = rules(field.validator)
+            wanted = f"expected {expectation(field)}, got {value!r}" if broken else _first_argument(error)
+            problems.append(Problem((name,), wanted))
+        except AttributeError:  # the validator looks at another field, which has a mistake of its own
+            continue
+    return problems
+
+
+def _first_argument(error: Exception) -> str:
+    """Return an exception's message; attrs' own validators carry further arguments behind it."""
+    return str(error.args[0]) if error.args else type(error).__name__

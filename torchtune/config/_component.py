@@ -1,0 +1,149 @@
+"""The lazy component: an object that is described but not built.
+
+Statically `lazy` *is* `functools.partial`, which mypy and pyright special-case, so that a wrong keyword or
+type is an error in the editor. At run time it is our own subclass, with equality, read-only keywords, a
+readable repr and a memory of the line it was written on.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from types import CodeType, FrameType, MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
+
+__all__ = [
+    "COMPONENT_KEY",
+    "Component",
+    "bound_keywords",
+    "is_component",
+    "lazy",
+    "nested",
+    "ref",
+    "written_at",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+COMPONENT_KEY: Final = "_component_"
+"""The key that holds a component's dotpath in YAML and on the command line."""
+
+
+class Component(Protocol[T_co]):
+    """What a config field that holds a lazy component is annotated with: `optimizer: Component[Optimizer]`."""
+
+    @property
+    def func(self) -> Callable[..., T_co]:
+        """The class or function that builds the object."""
+
+    @property
+    def keywords(self) -> Mapping[str, Any]:
+        """The arguments that the config gives it, by name."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T_co:
+        """Build the object; recipes call `torchtune.config.instantiate` instead, for its checks."""
+
+
+if TYPE_CHECKING:
+    from functools import partial as lazy
+else:
+
+    class lazy(functools.partial):  # noqa: N801 -- statically this name is functools.partial
+        """A component and its arguments, not yet built.
+
+        Args:
+            func: The class or function that builds the object; it must have a public dotpath.
+            *args: Positional arguments, bound to their names when written to YAML.
+            **kwargs: Arguments by name.
+        """
+
+        def __new__(cls, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "lazy":
+            return _make(cls, func, args, kwargs, _caller())
+
+        @property
+        def keywords(self) -> Mapping[str, Any]:
+            """The arguments that the config gives, by name; read-only, since class defaults are shared."""
+            return MappingProxyType(super().keywords)
+
+        def __eq__(self, other: object) -> bool:
+            if not isinstance(other, functools.partial):
+                return NotImplemented
+            return self.func == other.func and bound_keywords(self) == bound_keywords(other)
+
+        __hash__ = None
+
+        def __repr__(self) -> str:
+            name = getattr(self.func, "__qualname__", repr(self.func))
+            given = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.keywords.items()]
+            return f"lazy({', '.join([name, *given])})"
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _rebuild, (self.func, self.args, dict(self.keywords))
+
+
+def _caller() -> FrameType:
+    """Return the frame of the line that calls `lazy` or `nested`."""
+    return sys._getframe(2)  # noqa: SLF001 -- inspect.currentframe would import inspect for the same call
+
+
+def _make(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
+    """Create a lazy, remembering the call in `frame` that wrote it."""
+    if isinstance(func, functools.partial):
+        func, args, kwargs = func.func, (*func.args, *args), {**func.keywords, **kwargs}
+    made = functools.partial.__new__(cls, func, *args, **kwargs)
+    made.written_at = (frame.f_code, frame.f_lasti)
+    return made
+
+
+def _rebuild(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return lazy(func, *args, **kwargs)
+
+
+def nested(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Describe a component that is an argument of another component.
+
+    Statically it is what `func` returns, since that is what the outer signature asks for; at run time it is a
+    lazy, built depth-first by `instantiate`.
+    """
+    made: T = _make(lazy, func, args, kwargs, _caller())
+    return made
+
+
+def ref(path: str) -> Any:
+    """Refer to another field of the config, as `${path}` does in YAML; statically it fits everywhere.
+
+    Args:
+        path: Dotted path from the config's root, such as `model_directory` or `dataset.source`.
+    """
+    return f"${{{path}}}"
+
+
+def is_component(value: object) -> bool:
+    """Tell whether a value describes a component: a lazy, a stock partial, or a mapping with `_component_`."""
+    return isinstance(value, functools.partial) or (isinstance(value, Mapping) and COMPONENT_KEY in value)
+
+
+def written_at(component: object) -> tuple[CodeType, int] | None:
+    """Return the code object and instruction offset of the call that wrote a lazy; None for a stock partial."""
+    return getattr(component, "written_at", None)
+
+
+def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
+    """Return a partial's arguments by name, its positional ones bound to the parameters they fill.
+
+    Raises:
+        TypeError: There are more positional arguments than named parameters.
+    """
+    keywords = dict(component.keywords)
+    if not component.args:
+        return keywords
+    from torchtune.config._signature import parameters
+
+    names = [p.name for p in parameters(component.func).values() if p.positional]
+    if len(component.args) > len(names):
+        raise TypeError(f"{len(component.args)} positional arguments, but only {len(names)} have a name")
+    positional = dict(zip(names, component.args, strict=False))
+    if twice := positional.keys() & keywords.keys():
+        raise TypeError(f"{min(twice)!r} is given by position and by name")
+    return positional | keywords

@@ -1,0 +1,177 @@
+"""Reading a component from its mapping: what it names, whether its field admits it, and its arguments."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cattrs
+
+from torchtune.config._component import COMPONENT_KEY, lazy
+from torchtune.config._dotpath import locate
+from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, reject
+from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
+from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own
+from torchtune.config._types import article, class_name, is_anything, is_union, push_down, storable
+
+
+def structure_component(
+    tree: Any,
+    wanted: Any,
+    made: cattrs.Converter,
+    passed: Passed | None = None,
+    *,
+    incomplete: bool = False,
+) -> Any:
+    """Turn a mapping with `_component_` into a lazy.
+
+    Args:
+        tree: What the config holds at this place.
+        wanted: The class that the component must build; `Any` where nothing is declared.
+        made: The converter that reads the arguments.
+        passed: What the recipe passes at run time.
+        incomplete: Leave required arguments to `instantiate`, since it is not known what will be passed.
+
+    Raises:
+        RejectedError: With every problem of the component and its arguments.
+    """
+    path = _named(tree, wanted)
+    try:
+        fn = locate(path)
+        if why := refuse_kind(fn, wanted):
+            raise reject(f"{path} {why}")
+    except RejectedError as rejected:
+        raise RejectedError(*(Problem((), p.message) for p in rejected.problems)) from rejected
+    given = {name: value for name, value in tree.items() if name != COMPONENT_KEY}
+    values, problems = _arguments(path, fn, given, made, passed or Passed())
+    if not incomplete:
+        problems += _missing(path, fn, given, passed or Passed())
+    if problems:
+        raise RejectedError(*problems)
+    return lazy(fn, **values)
+
+
+def _named(tree: Any, wanted: Any) -> str:
+    """Return the dotpath in a component's mapping."""
+    what = (
+        f"a component that builds {article(class_name(wanted))}" if not is_anything(wanted) else "a component"
+    )
+    if isinstance(tree, Mapping) and isinstance(path := tree.get(COMPONENT_KEY), str):
+        return path
+    if isinstance(tree, Mapping) and COMPONENT_KEY in tree:
+        raise reject(f"expected a dotpath, got {tree[COMPONENT_KEY]!r}", COMPONENT_KEY)
+    found = "null" if tree is None else "a mapping without it" if isinstance(tree, Mapping) else repr(tree)
+    raise reject(f"expected {what}, a mapping with {COMPONENT_KEY}, got {found}")
+
+
+def _arguments(
+    path: str, fn: Callable[..., Any], given: Mapping[str, Any], made: cattrs.Converter, passed: Passed
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Read a component's arguments by its signature."""
+    known = parameters(fn)
+    filled, fixed = passed.fills(known), dict(passed.fixed)
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, tree in given.items():
+        try:
+            if name in fixed:
+                _check_fixed(name, tree, fixed[name])
+            elif name in filled:
+                raise reject(f"the recipe passes {name!r} itself; leave it out")
+            else:
+                values[name] = _argument(path, fn, name, tree, made)
+        except RejectedError as rejected:
+            problems += below(name, rejected)
+    return values, problems + _cannot_pass(path, fn, known, passed)
+
+
+def _missing(path: str, fn: Callable[..., Any], given: Mapping[str, Any], passed: Passed) -> list[Problem]:
+    known = parameters(fn)
+    filled = passed.fills(known)
+    return [
+        Problem((), f"{path} needs {p.name!r}")
+        for p in known.values()
+        if p.required and p.name not in given and p.name not in filled
+    ]
+
+
+def _argument(path: str, fn: Callable[..., Any], name: str, tree: Any, made: cattrs.Converter) -> Any:
+    known = parameters(fn)
+    if name in known:
+        return made.structure(tree, argument_type(known[name]))
+    if swallows_keywords(fn):
+        return made.structure(tree, Any)
+    raise reject(f"{path} takes no {name!r}{did_you_mean(name, known)}")
+
+
+def argument_type(parameter: Parameter) -> Any:
+    """Return the type that an argument in a config is read by."""
+    return storable(push_down(parameter.type))
+
+
+def _check_fixed(name: str, tree: Any, value: object) -> None:
+    if tree != value:
+        raise reject(f"the recipe passes {name}={value!r}; leave it out")
+
+
+def _cannot_pass(
+    path: str, fn: Callable[..., Any], known: Mapping[str, Parameter], passed: Passed
+) -> list[Problem]:
+    """Report what the recipe passes and the component does not take."""
+    if swallows_keywords(fn):
+        return []
+    names = [*passed.names, *(name for name, _ in passed.fixed)]
+    problems = [
+        Problem((), f"{path} takes no {name!r}, which the recipe passes")
+        for name in names
+        if name not in known
+    ]
+    if passed.positional > sum(p.positional for p in known.values()):
+        problems.append(Problem((), f"{path} takes fewer positional arguments than the recipe passes"))
+    return problems
+
+
+def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:
+    """Judge whether a field that wants a class admits a component; return why not, or None."""
+    result = result_type(fn)
+    if is_anything(wanted):
+        own_builder = fn.__module__.partition(".")[0] in OWN_PACKAGES and is_kind(_bare(result))
+        if is_users_own(fn) or (inspect.isclass(fn) and is_kind(fn)) or own_builder:
+            return None
+        return (
+            "is refused: where no type is declared, only models, datasets, optimizers and the like may stand"
+        )
+    if result is MISSING:
+        return "does not say what it returns; annotate its result"
+    if builds(result, wanted):
+        return None
+    return f"builds {article(class_name(_bare(result)))}, not {article(class_name(wanted))}"
+
+
+def _bare(t: Any) -> Any:
+    """Return the class of a generic alias, such as `Dataset` for `Dataset[Example]`."""
+    return typing.get_origin(t) or t
+
+
+def builds(result: Any, wanted: Any) -> bool:
+    """Tell whether an object of type `result` is one of type `wanted`."""
+    if is_union(wanted):
+        return any(builds(result, member) for member in typing.get_args(wanted))
+    made, sought = _bare(result), _bare(wanted)
+    if not isinstance(made, type) or not isinstance(sought, type):
+        return False
+    if getattr(sought, "_is_protocol", False):
+        return all(hasattr(made, name) or name in _annotated(made) for name in _protocol_members(sought))
+    return issubclass(made, sought)
+
+
+def _annotated(made: type) -> set[str]:
+    return {name for c in made.__mro__ for name in getattr(c, "__annotations__", {})}
+
+
+def _protocol_members(protocol: type) -> set[str]:
+    """Return the names that a protocol asks for."""
+    ignored = {"Protocol", "Generic", "object"}
+    classes = [c for c in protocol.__mro__ if c.__name__ not in ignored]
+    names = {n for c in classes for n in [*vars(c), *getattr(c, "__annotations__", {})]}
+    return {n for n in names if not n.startswith("_") or n == "__call__"}

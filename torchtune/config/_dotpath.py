@@ -1,0 +1,150 @@
+"""From a dotpath to the object that it names, and from an object to its shortest public dotpath."""
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torchtune.config._mistakes import did_you_mean, reject
+from torchtune.config._trust import (
+    OWN_PACKAGES,
+    TORCH_MODULES,
+    Trust,
+    current_trust,
+    refuse_object,
+    refuse_path,
+)
+
+
+def locate(path: str) -> Callable[..., Any]:
+    """Return the class or function that a public, trusted dotpath names.
+
+    Raises:
+        RejectedError: It is malformed, private, not trusted, missing, or not a class or function of a module.
+    """
+    return _locate(path, current_trust())
+
+
+def _locate(path: str, trust: Trust) -> Callable[..., Any]:
+    return _locate_cached(path, trust.packages, trust.folders)
+
+
+@functools.lru_cache(maxsize=1024)
+def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ...]) -> Callable[..., Any]:
+    """Locate once for each state of trust, which is part of the key."""
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise reject(f"{path!r} is not a dotpath; write package.module.Name{_known_name(parts[-1])}")
+    if why := refuse_path(path):
+        raise reject(f"{path} is refused: {why}")
+    holder, name = _walk(path, parts)
+    found = getattr(holder, name)
+    if any(part.startswith("_") for part in parts):
+        raise reject(f"{path} is private{_public_name(found)}")
+    if not isinstance(holder, ModuleType):
+        raise reject(
+            f"{path} is refused: a component is a class or a function of a module, not a part of a class"
+        )
+    if not callable(found) or isinstance(found, ModuleType):
+        raise reject(f"{path} is not a class or a function")
+    if why := refuse_object(found):
+        raise reject(f"{path} is refused: {why}")
+    return found  # type: ignore[no-any-return]  # callable was checked above
+
+
+def _walk(path: str, parts: list[str]) -> tuple[Any, str]:
+    """Import as many segments as are modules; return what holds the last name, and that name."""
+    holder: Any = _import(path, parts[0])
+    for i, part in enumerate(parts[1:], 1):
+        if isinstance(holder, ModuleType) and not hasattr(holder, part):
+            _import_submodule(path, ".".join(parts[: i + 1]))
+        if not hasattr(holder, part):
+            known = [n for n in dir(holder) if not n.startswith("_")]
+            where = ".".join(parts[:i])
+            raise reject(f"{where} has no {part!r}{did_you_mean(part, known)}")
+        if i < len(parts) - 1:
+            holder = getattr(holder, part)
+    return holder, parts[-1]
+
+
+def _import(path: str, module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise reject(f"{path}: no module {error.name!r}{did_you_mean(module, OWN_PACKAGES)}") from error
+    except Exception as error:
+        raise reject(f"{path}: importing {module} failed: {type(error).__name__}: {error}") from error
+
+
+def _import_submodule(path: str, module: str) -> None:
+    """Import a module if there is one of that name; a module that fails on its own account is said so."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise reject(f"{path}: importing {module} failed: no module {error.name!r}") from error
+    except Exception as error:
+        raise reject(f"{path}: importing {module} failed: {type(error).__name__}: {error}") from error
+
+
+def _public_name(found: Any) -> str:
+    try:
+        return f"; write {dotpath(found)}"
+    except ValueError:
+        return "; name what its package exports"
+
+
+def _known_name(name: str) -> str:
+    """Suggest a dotpath for a bare name such as `AdamW`."""
+    for module in TORCH_MODULES:
+        loaded = sys.modules.get(module)
+        if loaded is not None and hasattr(loaded, name):
+            return f"; did you mean '{module}.{name}'?"
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def dotpath(found: Callable[..., Any]) -> str:
+    """Return the shortest public path that leads to this very object.
+
+    Raises:
+        ValueError: It has none: a lambda, a local, a method or a private name; the message has the reason.
+    """
+    module = str(getattr(found, "__module__", None) or "")
+    name = str(getattr(found, "__qualname__", None) or getattr(found, "__name__", repr(found)))
+    if "<lambda>" in name:
+        raise ValueError("a lambda has no dotpath; write it as a function of a module")
+    if "<locals>" in name:
+        raise ValueError(f"{name} is defined inside a function; move it to the top of its module")
+    if module == "__main__":
+        module = _main_stem(name)
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        prefix = ".".join(parts[:length])
+        holder = sys.modules.get(prefix)
+        if not any(p.startswith("_") for p in [*parts[:length], name]) and _get(holder, name) is found:
+            return f"{prefix}.{name}"
+    if module == _main_module():
+        return f"{module}.{name}"
+    raise ValueError(f"{module}.{name} is private or not exported; export it from its package")
+
+
+def _get(holder: Any, name: str) -> Any:
+    return getattr(holder, name, None) if holder is not None and "." not in name else None
+
+
+def _main_module() -> str:
+    main = inspect.getattr_static(sys.modules.get("__main__"), "__file__", None)
+    return Path(str(main)).stem if main else ""
+
+
+def _main_stem(name: str) -> str:
+    """Return the module name under which the running script can be imported, if its folder is trusted."""
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    if main and str(Path(main).resolve().parent) in current_trust().folders:
+        return Path(main).stem
+    raise ValueError(f"{name} is defined in __main__; move it to a module that can be imported")

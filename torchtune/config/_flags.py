@@ -1,0 +1,176 @@
+"""Command-line flags by tyro: every field and every component's argument, with its type, value and documentation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, cast
+
+from torchtune.config._classes import REQUIRED
+from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._interpolation import is_reference
+from torchtune.config._layers import Layers
+from torchtune.config._mistakes import Path, RejectedError
+from torchtune.config._overrides import Override
+from torchtune.config._schema import Slot, section_of, slots
+from torchtune.config._structure import unstructure
+from torchtune.config._tree import is_component_tree
+from torchtune.config._types import describe
+from torchtune.config._yaml import render_yaml
+
+
+class Typed(str):
+    """What was typed for a flag; it is read by its field's type once all of them are known."""
+
+    __slots__ = ()
+
+
+class _Group:
+    """A config class, component or list, as a group of flags; its subclasses carry tyro's description of it."""
+
+    spec: Any = None
+
+
+def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]:
+    """Let tyro parse overrides against the flags of a config.
+
+    Returns:
+        The text for every key that is a flag; what is not is left to the caller to explain.
+    """
+    import tyro
+
+    latest = {override.key: override.text for override in overrides}
+    words = [f"--{key}={text}" for key, text in latest.items()]
+    parsed, _unknown = tyro.cli(
+        _group(layers.wanted or Any, layers.tree, "config", ""),
+        args=words,
+        registry=_registry(),
+        use_underscores=True,
+        return_unknown_args=True,
+        add_help=False,
+        console_outputs=False,
+    )
+    return dict(_typed(cast("Any", parsed), ()))
+
+
+def print_help(layers: Layers, prog: str, description: str) -> None:
+    """Print the flags of a config: types, values and documentation, grouped by component."""
+    import tyro
+
+    group = _group(layers.wanted or Any, layers.tree, "config", description)
+    try:
+        tyro.cli(
+            group,
+            args=["--help"],
+            prog=prog,
+            description=description,
+            registry=_registry(),
+            use_underscores=True,
+        )
+    except SystemExit:  # tyro exits once it has printed
+        return
+
+
+def _typed(parsed: Mapping[str, Any], path: Path) -> Any:
+    for key, value in parsed.items():
+        if isinstance(value, Mapping):
+            yield from _typed(value, (*path, key))
+        elif isinstance(value, Typed):
+            yield ".".join(map(str, (*path, key))), str(value)
+
+
+def _registry() -> Any:
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    @registry.struct_rule
+    def group_rule(info: Any) -> Any:
+        return info.type.spec if isinstance(info.type, type) and issubclass(info.type, _Group) else None
+
+    @registry.primitive_rule
+    def typed_rule(info: Any) -> Any:
+        if info.type is not Typed:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="VALUE",
+            instance_from_str=lambda words: Typed(words[0]),
+            is_instance=lambda value: isinstance(value, str),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
+
+
+def _group(t: Any, tree: Any, name: str, doc: str) -> type[_Group]:
+    """Describe the slots below a value to tyro."""
+    from tyro.constructors import StructConstructorSpec
+
+    group: Any = type(name, (_Group,), {"__doc__": doc or name})
+    fields = [_field(str(key), slot, _value(tree, key, slot)) for key, slot in slots(t, tree).items()]
+    if is_component_tree(tree):
+        fields.insert(
+            0, _leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], "Name another component to swap it.")
+        )
+    group.spec = StructConstructorSpec(instantiate=dict, fields=tuple(fields))
+    made: type[_Group] = group
+    return made
+
+
+def _value(tree: Any, key: str | int, slot: Slot) -> Any:
+    if isinstance(tree, Mapping) and key in tree:
+        return tree[key]
+    if isinstance(tree, list) and isinstance(key, int):
+        return tree[key]
+    return _default(slot)
+
+
+def _default(slot: Slot) -> Any:
+    """Return a slot's default as a tree, or its repr where YAML cannot hold it."""
+    if slot.default is REQUIRED:
+        return REQUIRED
+    try:
+        return unstructure(slot.default)
+    except RejectedError:
+        return repr(slot.default)
+
+
+def _field(name: str, slot: Slot, value: Any) -> Any:
+    from tyro.constructors import StructFieldSpec
+
+    has_parts = is_component_tree(value) or (
+        isinstance(value, list) and any(is_component_tree(v) for v in value)
+    )
+    section = section_of(slot.type)
+    if has_parts or (section is not None and not is_reference(value)):
+        group = _group(slot.type, value, name, slot.doc)
+        return StructFieldSpec(name=name, type=group, default=group(), helptext=slot.doc or None)
+    return _leaf(name, metavar(slot.type), value, slot.doc)
+
+
+def _leaf(name: str, kind: str, value: Any, doc: str) -> Any:
+    import tyro
+    from tyro.constructors import StructFieldSpec
+
+    shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else render_yaml(value)
+    text = Typed(shown.removesuffix("\n...\n").strip())
+    kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind)]
+    return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
+
+
+def metavar(t: Any) -> str:
+    """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
+    words = describe(t)
+    for long, short in (
+        ("true or false", "BOOL"),
+        ("an int", "INT"),
+        ("a float", "FLOAT"),
+        ("text", "TEXT"),
+        ("a path", "PATH"),
+        ("a value", "VALUE"),
+        (" or ", "|"),
+    ):
+        words = words.replace(long, short)
+    if words.startswith("one of "):
+        words = words.removeprefix("one of ").replace("'", "").replace(", ", "|")
+    if words.startswith("a component"):
+        words = "DOTPATH" + ("|null" if words.endswith("|null") else "")
+    return "LIST" if words.startswith("a list") else "MAPPING" if words.startswith("a mapping") else words

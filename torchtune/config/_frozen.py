@@ -1,0 +1,110 @@
+"""The frozen form of a config: complete, self-contained, defaults spelt out, references kept."""
+
+from typing import Any, TypeVar
+
+from attrs import define, field
+
+from torchtune.config._classes import REQUIRED
+from torchtune.config._interpolation import is_reference, resolve_tree
+from torchtune.config._layers import Layers, Origin
+from torchtune.config._mistakes import ConfigError, Mistake, Path, RejectedError, dotted
+from torchtune.config._schema import slots
+from torchtune.config._structure import structure, unstructure
+from torchtune.config._tree import copied
+from torchtune.config._yaml import parse_yaml, render_yaml
+
+C = TypeVar("C")
+
+
+@define
+class Frozen:
+    """A config's tree with the defaults of every argument."""
+
+    tree: dict[str, Any]
+    left_out: list[str] = field(factory=list)
+    """Arguments whose default YAML cannot hold, each with its owner."""
+
+    def render(self) -> str:
+        """Render as YAML, what is left out named in a comment."""
+        notes = [f"# left out, since YAML cannot hold it: {text}\n" for text in self.left_out]
+        return "".join([*notes, render_yaml(self.tree)])
+
+
+def freeze(wanted: Any, tree: dict[str, Any]) -> Frozen:
+    """Spell out the defaults of every field and argument of a merged tree.
+
+    Args:
+        wanted: The config class, or None.
+        tree: The merged layers, references as written.
+    """
+    frozen = Frozen(copied(tree))
+    _fill(wanted or Any, frozen.tree, (), frozen)
+    return frozen
+
+
+def _fill(t: Any, tree: Any, path: Path, frozen: Frozen) -> None:
+    for key, slot in slots(t, tree).items():
+        here = (*path, key)
+        if isinstance(tree, dict) and key not in tree and slot.default is not REQUIRED:
+            try:
+                tree[str(key)] = unstructure(slot.default)
+            except RejectedError:
+                frozen.left_out.append(f"{dotted(here)} (default of {slot.owner}: {slot.default!r})")
+        value = tree[int(key)] if isinstance(tree, list) else tree.get(key)
+        if value is not None and not is_reference(value):
+            _fill(slot.type, value, here, frozen)
+
+
+def render(config: Any) -> str:
+    """Render a config object as YAML: every field, the arguments that it gives its components, references kept.
+
+    Raises:
+        ConfigError: It holds something that YAML cannot.
+    """
+    try:
+        return render_yaml(unstructure(config))
+    except RejectedError as rejected:
+        raise _error(rejected) from rejected
+
+
+def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
+    """Read a complete config from YAML text, references kept: the inverse of `render`.
+
+    Raises:
+        ConfigError: With every mistake in the text.
+    """
+    document = parse_yaml(text, name)
+    layers = Layers.of_defaults(config_class)
+    layers.add_document(document)
+    try:
+        loaded: C = structure(layers.tree, config_class, references=True)
+    except RejectedError as rejected:
+        for p in rejected.problems:
+            layers.mistake(layers.origin(p.path), p.path, p.message)
+    layers.check(name)
+    return loaded
+
+
+def resolve(config: C) -> C:
+    """Return a config object with every reference replaced by what it names, checked like one from YAML.
+
+    Raises:
+        ConfigError: With every mistake in it.
+    """
+    layers = Layers.of_defaults(type(config))
+    try:
+        layers.tree = unstructure(config)
+    except RejectedError as rejected:
+        raise _error(rejected) from rejected
+    layers.origins = {(): Origin(0, 0, "")}
+    resolved: C = layers.build(f"the {type(config).__name__}")
+    return resolved
+
+
+def _error(rejected: RejectedError) -> ConfigError:
+    return ConfigError(Mistake("", dotted(p.path), p.message) for p in rejected.problems)
+
+
+def resolved_tree(tree: Any) -> Any:
+    """Return a tree with its references resolved, those that name nothing left as written."""
+    return resolve_tree(tree)[0]

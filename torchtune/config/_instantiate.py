@@ -1,0 +1,131 @@
+"""Building what a config describes."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
+
+from torchtune.config._component import COMPONENT_KEY, Component, is_component
+from torchtune.config._components import structure_component
+from torchtune.config._dotpath import dotpath
+from torchtune.config._interpolation import is_reference, resolve_tree
+from torchtune.config._mistakes import InstantiationError, Path, Problem, RejectedError, did_you_mean, dotted
+from torchtune.config._node import root_of, tree_of
+from torchtune.config._signature import parameters, swallows_keywords
+from torchtune.config._structure import converter
+from torchtune.config._tree import copied
+
+T = TypeVar("T")
+
+
+@overload
+def instantiate(component: None, *args: Any, **kwargs: Any) -> None: ...
+@overload
+def instantiate(component: Component[T], *args: Any, **kwargs: Any) -> T: ...
+@overload
+def instantiate(component: Component[T] | None, *args: Any, **kwargs: Any) -> T | None: ...
+@overload
+def instantiate(component: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any: ...
+def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
+    """Build the object that a component describes.
+
+    Components among its arguments, in lists and mappings too, are built first. What is given is never changed.
+
+    Args:
+        component: A lazy, a `functools.partial`, or a mapping with `_component_`; None gives None.
+        *args: Positional arguments, put first.
+        **kwargs: Keyword arguments; they win over the config's.
+
+    Raises:
+        InstantiationError: The component cannot be built; an exception of its own code is the `__cause__`.
+    """
+    if component is None:
+        return None
+    if not is_component(component):
+        raise InstantiationError(
+            f"instantiate takes a component, a lazy or a mapping with {COMPONENT_KEY}, not {component!r}"
+        )
+    if isinstance(component, Mapping):
+        component = _from_mapping(component)
+    return _build(component, args, kwargs, ())
+
+
+def _from_mapping(component: Mapping[str, Any]) -> Any:
+    """Turn a mapping into a lazy, its references resolved against the config that it belongs to."""
+    tree, root = tree_of(component), root_of(component)
+    problems: list[Problem] = []
+    if root is not None:
+        tree, problems = resolve_tree(tree, root)
+    try:
+        if problems:
+            raise RejectedError(*problems)
+        return structure_component(tree, Any, converter(references=True), incomplete=True)
+    except RejectedError as rejected:
+        found = [": ".join(filter(None, [dotted(p.path), p.message])) for p in rejected.problems]
+        raise InstantiationError("; ".join(found)) from rejected
+
+
+def _build(
+    component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any], path: Path
+) -> Any:
+    fn = component.func
+    name = _name(fn)
+    keywords = {**component.keywords, **kwargs}
+    try:
+        given = {
+            key: value if key in kwargs else _built(value, (*path, key)) for key, value in keywords.items()
+        }
+        positional = tuple(_built(value, (*path, i)) for i, value in enumerate(component.args))
+    except InstantiationError as error:
+        raise InstantiationError(f"{name}: {error}") from error.__cause__
+    arguments = (*args, *positional)
+    _check_call(fn, name, arguments, given)
+    try:
+        return fn(*arguments, **given)
+    except Exception as error:
+        raise InstantiationError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _built(value: Any, path: Path) -> Any:
+    """Build the components in a value, leaving the value itself unchanged."""
+    if isinstance(value, functools.partial):
+        try:
+            return _build(value, (), {}, path)
+        except InstantiationError as error:
+            raise InstantiationError(f"{dotted(path)}: {error}") from error.__cause__
+    if isinstance(value, Mapping) and COMPONENT_KEY in value:
+        return instantiate(value)
+    if isinstance(value, dict):
+        return {key: _built(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_built(item, (*path, i)) for i, item in enumerate(value))
+    if is_reference(value):
+        raise InstantiationError(
+            f"{dotted(path)}: {value} is not resolved; call torchtune.config.resolve(cfg) first"
+        )
+    return copied(value)
+
+
+def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Find missing, doubled and unknown arguments before the component's own code runs."""
+    known = parameters(fn)
+    if not known and swallows_keywords(fn):
+        return
+    positional = [p.name for p in known.values() if p.positional]
+    filled = set(positional[: len(args)])
+    if twice := sorted(filled & kwargs.keys()):
+        raise InstantiationError(f"{name}: {twice[0]!r} is passed by position and by name")
+    missing = [p.name for p in known.values() if p.required and p.name not in filled and p.name not in kwargs]
+    if missing:
+        raise InstantiationError(
+            f"{name} needs {', '.join(map(repr, missing))}; pass it to instantiate or set it"
+        )
+    unknown = [key for key in kwargs if key not in known]
+    if unknown and not swallows_keywords(fn):
+        raise InstantiationError(f"{name} takes no {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    try:
+        return dotpath(fn)
+    except ValueError:
+        return getattr(fn, "__qualname__", repr(fn))

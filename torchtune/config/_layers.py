@@ -1,0 +1,196 @@
+"""Layers of a config, lowest first: class defaults, a Python config or YAML files, the command line.
+
+Every leaf remembers its origin. A component that replaces another starts with no arguments.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+
+from torchtune.config._classes import default_values, fields
+from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._interpolation import resolve_tree
+from torchtune.config._mistakes import ConfigError, Mistake, Path, Problem, RejectedError, dotted
+from torchtune.config._structure import check_untyped, structure, unstructure
+from torchtune.config._tree import copied, is_component_tree, leaves
+from torchtune.config._yaml import Document
+
+
+@frozen(order=True)
+class Origin:
+    """Where a value was written; origins sort as a reader meets them."""
+
+    layer: int
+    """0 for defaults, then one for each layer."""
+    line: int
+    """The line of a file, or the position on the command line."""
+    text: str
+    """`my.yaml:12`, `--override lr=1`, `default of FullFinetuneConfig`."""
+
+
+@define
+class Layers:
+    """A config as it grows from its layers.
+
+    Attributes:
+        wanted: The recipe's config class; None for a recipe without one.
+        tree: All layers merged, references as written.
+        origins: The origin of each value that a layer set.
+        mistakes: What was already found wrong while reading.
+        notes: What the user should know, such as arguments that a swap dropped.
+    """
+
+    wanted: type | None
+    tree: dict[str, Any] = field(factory=dict)
+    origins: dict[Path, Origin] = field(factory=dict)
+    mistakes: list[tuple[Origin, Mistake]] = field(factory=list)
+    notes: list[str] = field(factory=list)
+    depth: int = 0
+
+    @classmethod
+    def of_defaults(cls, wanted: type | None) -> "Layers":
+        """Start from the defaults of a recipe's config class."""
+        made = cls(wanted)
+        if wanted is not None:
+            made.tree = unstructure(default_values(wanted))
+            made.origins[()] = Origin(0, 0, f"default of {wanted.__name__}")
+        return made
+
+    def add_document(self, document: Document) -> None:
+        """Add a YAML file."""
+        self.depth += 1
+
+        def origin(path: Path) -> Origin:
+            line = next(
+                (document.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in document.lines), 0
+            )
+            return Origin(self.depth, line, f"{document.name}:{line}" if line else document.name)
+
+        self.mistakes += [(Origin(self.depth, 0, m.origin), m) for m in document.mistakes]
+        if not isinstance(document.value, Mapping):
+            found = {type(None): "is empty", list: "holds a list"}.get(
+                type(document.value), "holds a single value"
+            )
+            message = f"{found}; a config is a mapping of fields to values"
+            raise ConfigError([Mistake(document.name, "", message)], document.name)
+        self.merge(document.value, origin)
+
+    def merge(self, tree: Mapping[str, Any], origin: Any, path: Path = ()) -> None:
+        """Merge a layer's mapping into what is at `path`; mappings merge, everything else replaces."""
+        holder = self._holder(path)
+        for key, value in tree.items():
+            here = (*path, key)
+            old = holder.get(key)
+            if not isinstance(value, Mapping) or not isinstance(old, dict) or self._replaces(old, value):
+                self.put(here, value, origin)
+            else:
+                self.merge(value, origin, here)
+
+    def _replaces(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+        return COMPONENT_KEY in new and new[COMPONENT_KEY] != old.get(COMPONENT_KEY)
+
+    def _holder(self, path: Path) -> dict[str, Any]:
+        holder: Any = self.tree
+        for key in path:
+            holder = holder[key]
+        assert isinstance(holder, dict)
+        return holder
+
+    def put(self, path: Path, value: Any, origin: Any) -> None:
+        """Replace what is at a path, forgetting the origins below it.
+
+        Args:
+            path: Where; everything above it exists.
+            value: A tree.
+            origin: A function from a path to its Origin.
+        """
+        holder: Any = self.tree
+        for key in path[:-1]:
+            holder = holder[key]
+        old = None if isinstance(holder, dict) and path[-1] not in holder else holder[path[-1]]
+        self._note_dropped(path, old, value, origin(path))
+        holder[path[-1]] = copied(value)
+        self.forget(path)
+        self.origins[path] = origin(path)
+        for leaf, _ in leaves(value, path):
+            self.origins[leaf] = origin(leaf)
+
+    def forget(self, path: Path) -> None:
+        """Drop the origins of a path and of everything below it."""
+        for stale in [p for p in self.origins if p[: len(path)] == path]:
+            del self.origins[stale]
+
+    def _note_dropped(self, path: Path, old: Any, new: Any, origin: Origin) -> None:
+        if (
+            not is_component_tree(old)
+            or not is_component_tree(new)
+            or old[COMPONENT_KEY] == new[COMPONENT_KEY]
+        ):
+            return
+        if dropped := [name for name in old if name != COMPONENT_KEY and name not in new]:
+            what = f"{dotted(path)}: {new[COMPONENT_KEY]} replaces {old[COMPONENT_KEY]}"
+            self.notes.append(f"{origin.text}: {what} and drops its {', '.join(dropped)}")
+
+    def origin(self, path: Path) -> Origin:
+        """Return the origin of a path, or of the nearest thing above it."""
+        for length in range(len(path), -1, -1):
+            if found := self.origins.get(path[:length]):
+                return found
+        return Origin(0, 0, "")
+
+    def mistake(self, origin: Origin, path: Path, message: str) -> None:
+        """Note a mistake."""
+        self.mistakes.append((origin, Mistake(origin.text, dotted(path), message)))
+
+    def resolve(self) -> Any:
+        """Return the tree with references resolved; what cannot be is noted as a mistake."""
+        resolved, problems = resolve_tree(self.tree, unset=self._unset())
+        self._note(problems)
+        return resolved
+
+    def _unset(self) -> frozenset[str]:
+        """Return the fields that are required and not set, which are one mistake, wherever they are referred to."""
+        return frozenset(fields(self.wanted).keys() - self.tree.keys()) if self.wanted else frozenset()
+
+    def build(self, of: str = "the config") -> Any:
+        """Return the resolved config, checked: an object of the config class, or a Node where there is none.
+
+        Raises:
+            ConfigError: With every mistake of every layer.
+        """
+        resolved = self.resolve()
+        broken = {m.path for _, m in self.mistakes}
+        config = None
+        try:
+            config = self._structured(resolved)
+        except RejectedError as rejected:
+            self._note([p for p in rejected.problems if dotted(p.path) not in broken])
+        self.check(of)
+        return config
+
+    def _structured(self, resolved: Any) -> Any:
+        if self.wanted is not None:
+            return structure(resolved, self.wanted)
+        from torchtune.config._node import Node
+
+        check_untyped(resolved)
+        return Node(resolved)
+
+    def _note(self, problems: list[Problem]) -> None:
+        for problem in problems:
+            self.mistake(self._origin_of_mistake(problem.path), problem.path, problem.message)
+
+    def _origin_of_mistake(self, path: Path) -> Origin:
+        """Return a path's origin; what is wrong with a component as a whole is wrong where it is named."""
+        named = (*path, COMPONENT_KEY)
+        return self.origins[named] if path in self.origins and named in self.origins else self.origin(path)
+
+    def check(self, of: str = "the config") -> None:
+        """Raise what was found wrong so far.
+
+        Raises:
+            ConfigError: With every mistake, in the order in which a reader meets them.
+        """
+        if self.mistakes:
+            raise ConfigError((m for _, m in sorted(self.mistakes, key=lambda pair: pair[0])), of)

@@ -1,0 +1,199 @@
+"""The output folder of a run: who may write into it, its frozen config, and its record."""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+
+from torchtune.config._classes import REQUIRED, fields
+from torchtune.config._diff import ABSENT, differences
+from torchtune.config._frozen import freeze, resolved_tree
+from torchtune.config._layers import Layers
+from torchtune.config._mistakes import ConfigError, Mistake
+from torchtune.config._trust import current_trust
+from torchtune.config._yaml import read_yaml, render_yaml
+
+CONFIG_FILE = "config.yaml"
+RECORD_FILE = "run.json"
+SHOWN_DIFFERENCES = 8
+
+
+@define
+class Run:
+    """A claimed output folder."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """The frozen config."""
+        return self.folder / CONFIG_FILE
+
+    def finished(self) -> None:
+        """Record that the run is complete."""
+        _update_record(self.folder, {"finished": _now()})
+
+
+def claim(
+    layers: Layers, output_dir: str, *, overwrite: bool = False, command: list[str] | None = None
+) -> Run:
+    """Freeze a config into its output folder, or find that the run there is to be continued.
+
+    A null seed is replaced by one that is drawn, or by that of the run which is continued.
+
+    Args:
+        layers: The checked config.
+        output_dir: The folder.
+        overwrite: Start anew, whatever the folder holds of an earlier run.
+        command: What the user typed, for the record.
+
+    Raises:
+        ConfigError: The folder holds a finished run, or a run of another config, or cannot be written.
+    """
+    folder = Path(output_dir)
+    frozen_file = folder / CONFIG_FILE
+    if overwrite:
+        _clear(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if frozen_file.exists():
+            _continue(layers, folder)
+        else:
+            _start(layers, folder, command or sys.argv)
+    except OSError as error:
+        raise _refuse(f"cannot write to {folder}: {error.strerror}; choose another output_dir") from error
+    return Run(folder)
+
+
+def _start(layers: Layers, folder: Path, command: list[str]) -> None:
+    if layers.tree.get("seed", REQUIRED) is None:
+        layers.tree["seed"] = secrets.randbelow(2**31)
+    text = freeze(layers.wanted, layers.tree).render()
+    _write(folder / RECORD_FILE, json.dumps(record(command), indent=2) + "\n")
+    _write(folder / CONFIG_FILE, text)
+
+
+def _continue(layers: Layers, folder: Path) -> None:
+    """Take the seed of the run that is here, and refuse a run that is finished or another."""
+    there = read_yaml(str(folder / CONFIG_FILE)).value
+    if layers.tree.get("seed", REQUIRED) is None and isinstance(there, dict):
+        layers.tree["seed"] = there.get("seed")
+    here, may_change = freeze(layers.wanted, layers.tree), free(layers)
+    changed = [
+        d
+        for d in differences(resolved_tree(there), resolved_tree(here.tree))
+        if d.path.split(".")[0] not in may_change
+    ]
+    if changed:
+        lines = [f"\n    {path}: {_shown(old)} there, {_shown(new)} now" for path, old, new in changed]
+        more = f"\n    and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
+        listed = "".join(lines[:SHOWN_DIFFERENCES])
+        raise _refuse(
+            f"{folder} holds a run of another config; choose another output_dir, or --overwrite{listed}{more}"
+        )
+    if "finished" in read_record(folder):
+        raise _refuse(
+            f"{folder} holds a finished run; choose another output_dir, or --overwrite to start anew"
+        )
+    _write(folder / CONFIG_FILE, here.render())
+
+
+def free(layers: Layers) -> set[str]:
+    """Return the fields that a continued run may change: those marked `MayChange`, and the folder's own name."""
+    if layers.wanted is None:
+        return {"output_dir"}
+    marked = {name for name, f in fields(layers.wanted).items() if f.may_change}
+    return {"output_dir", *marked}
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is ABSENT else render_yaml(value).removesuffix("\n...\n").strip()
+
+
+def _refuse(message: str) -> ConfigError:
+    return ConfigError([Mistake("", "output_dir", message)], "the output folder")
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run writes, and nothing else that stands in the folder."""
+    import shutil
+
+    for name in (CONFIG_FILE, RECORD_FILE, "metrics.jsonl", "checkpoints", "final"):
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def record(command: list[str]) -> dict[str, Any]:
+    """Return what else a run depends on: command, versions, threads, commit, machine, start."""
+    trust = current_trust()
+    return {
+        "command": command,
+        "allow": sorted(trust.packages),
+        "trusted_folders": list(trust.folders),
+        "versions": versions(),
+        "threads": _threads(),
+        "git": git_state(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "started": _now(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, torchtune and what was imported that has one and bears on numbers."""
+    names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece", "attrs", "cattrs")
+    loaded = {n: getattr(sys.modules[n], "__version__", "") for n in names if n in sys.modules}
+    return {"python": platform.python_version(), **{n: str(v) for n, v in loaded.items() if v}}
+
+
+def _threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the folder that torchtune is in, and whether it is dirty; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 -- git
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = run.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return a run's record; empty where there is none that can be read."""
+    try:
+        found: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _update_record(folder: Path, more: dict[str, Any]) -> None:
+    _write(folder / RECORD_FILE, json.dumps({**read_record(folder), **more}, indent=2) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
+    """Write beside and rename, so that a kill leaves the old file or the new one."""
+    beside = file.with_name(f".{file.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(file)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

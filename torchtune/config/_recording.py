@@ -1,0 +1,192 @@
+"""The file and line of every literal that a config function sets.
+
+While a config function runs, the constructors and assignments of its config classes note the call or statement
+that used them. The line of one keyword in a call that spans several lines is then found in the source's tree.
+"""
+
+import ast
+import functools
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any
+
+import attrs
+
+from torchtune.config._classes import fields
+from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_at
+from torchtune.config._mistakes import Path
+from torchtune.config._types import is_section, members, strip
+
+Place = tuple[str, int]
+"""A file and a line."""
+Locator = Callable[[Any, Path], Place | None]
+_ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
+
+
+@contextmanager
+def recording(config_class: type | None) -> Iterator[Locator]:
+    """Note where objects of a config class and its sections are made and changed.
+
+    Yields:
+        A function that finds the file and line of what stands at a path of a config object, or None.
+    """
+    recorder = _Recorder()
+    saved = [(c, c.__init__, c.__dict__.get("__setattr__")) for c in _classes(config_class)]  # type: ignore[misc]
+    for c, init, assign in saved:
+        c.__init__ = recorder.watched_init(init)  # type: ignore[misc]  # put back below
+        c.__setattr__ = recorder.watched_assign(assign or c.__setattr__)  # type: ignore[method-assign]
+    try:
+        yield recorder.locate
+    finally:
+        for c, init, assign in saved:
+            c.__init__ = init  # type: ignore[misc]
+            if assign is None:
+                del c.__setattr__
+            else:
+                c.__setattr__ = assign  # type: ignore[method-assign]
+
+
+def _classes(t: Any, seen: tuple[type, ...] = ()) -> tuple[type, ...]:
+    """Return a config class and the classes of its sections."""
+    for member in members(strip(t)) if t is not None else ():
+        if is_section(member) and member not in seen:
+            seen = (*seen, member)
+            for f in fields(member).values():
+                seen = _classes(f.type, seen)
+        else:
+            for argument in typing.get_args(member):
+                seen = _classes(argument, seen)
+    return seen
+
+
+@attrs.frozen
+class _Use:
+    """A call or assignment, as the code and instruction that made it."""
+
+    code: CodeType
+    instruction: int
+    copied_from: object = None
+    """The object that `attrs.evolve` was given."""
+
+
+@attrs.define
+class _Recorder:
+    """What was made and changed so far; objects are kept, so that their identities stay theirs."""
+
+    made: dict[int, tuple[object, _Use]] = attrs.field(factory=dict)
+    assigned: dict[tuple[int, str], _Use] = attrs.field(factory=dict)
+
+    def watched_init(self, init: Callable[..., None]) -> Callable[..., None]:
+        """Return a constructor that notes its caller."""
+
+        @functools.wraps(init)
+        def watched(instance: Any, *args: Any, **kwargs: Any) -> None:
+            if use := _user():
+                self.made[id(instance)] = (instance, use)
+            init(instance, *args, **kwargs)
+
+        return watched
+
+    def watched_assign(self, assign: Callable[..., None]) -> Callable[..., None]:
+        """Return an assignment that notes the statement."""
+
+        def watched(instance: Any, name: str, value: Any) -> None:
+            assign(instance, name, value)
+            if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001
+                self.assigned[id(instance), name] = use
+
+        return watched
+
+    def locate(self, config: Any, path: Path) -> Place | None:
+        """Return the file and line of the literal nearest above a path."""
+        place: Place | None = None
+        value = config
+        for key in path:
+            place = self._place(value, key) or place
+            try:
+                value = _below(value, key)
+            except (LookupError, AttributeError, TypeError):
+                break
+        return place
+
+    def _place(self, value: Any, key: str | int) -> Place | None:
+        if isinstance(value, functools.partial):
+            written = written_at(value)
+            return _place_in_call(_Use(*written), str(key), value) if written else None
+        if use := self.assigned.get((id(value), str(key))):
+            return use.code.co_filename, _position(use)[0]
+        if found := self.made.get(id(value)):
+            return self._place_in_constructor(found[1], str(key))
+        return None
+
+    def _place_in_constructor(self, use: _Use, key: str) -> Place | None:
+        named = _place_in_call(use, key, None, exact=True)
+        if named is None and use.copied_from is not None:
+            return self._place(use.copied_from, key)
+        return named
+
+
+def _user() -> _Use | None:
+    """Return the call in the nearest frame that is neither attrs' code nor this module's."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
+    copied_from = None
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if frame.f_code.co_name == "evolve" and file.startswith(_ATTRS_FOLDER):
+            copied_from = frame.f_locals.get("inst", (frame.f_locals.get("args") or (None,))[0])
+        elif not file.startswith((_ATTRS_FOLDER, "<attrs")) and file != __file__:
+            return _Use(frame.f_code, frame.f_lasti, copied_from)
+        frame = frame.f_back
+    return None
+
+
+def _position(use: _Use) -> tuple[int, int]:
+    """Return the line and column at which an instruction's expression begins."""
+    positions = list(use.code.co_positions())
+    line, _, column, _ = positions[use.instruction // 2]
+    return line or use.code.co_firstlineno, column or 0
+
+
+def _place_in_call(use: _Use, key: str, component: Any, *, exact: bool = False) -> Place | None:
+    """Return the line of an argument in a call; of the call itself where it is not spelt out and need not be."""
+    file, (line, column) = use.code.co_filename, _position(use)
+    call = _calls(file).get((line, column))
+    if call is None:
+        return None if exact and component is None else (file, line)
+    if key == COMPONENT_KEY:
+        return file, call.args[0].lineno if call.args else line
+    for keyword in call.keywords:
+        if keyword.arg == key:
+            return file, keyword.value.lineno
+    if (
+        component is not None
+        and key in (names := list(bound_keywords(component)))
+        and names.index(key) + 1 < len(call.args)
+    ):
+        return file, call.args[names.index(key) + 1].lineno
+    spread = any(keyword.arg is None for keyword in call.keywords)
+    return (file, line) if not exact or spread else None
+
+
+@functools.lru_cache(maxsize=256)
+def _calls(file: str) -> Mapping[tuple[int, int], ast.Call]:
+    """Return every call in a file by its line and column."""
+    try:
+        with open(file, encoding="utf-8") as stream:  # noqa: PTH123 -- this is on the way to every run
+            tree = ast.parse(stream.read())
+    except (OSError, SyntaxError):
+        return {}
+    found: Iterable[ast.Call] = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {(node.lineno, node.col_offset): node for node in found}
+
+
+def _below(value: Any, key: str | int) -> Any:
+    if isinstance(value, functools.partial):
+        return bound_keywords(value)[str(key)]
+    if isinstance(value, dict):
+        return value[key]
+    return value[int(key)] if isinstance(value, (list, tuple)) else getattr(value, str(key))

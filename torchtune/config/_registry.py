@@ -1,0 +1,122 @@
+"""Recipes and configs by name: `recipes/__init__.py` lists them, `configs_py/` and `configs_yaml/` hold them.
+
+Nothing here imports a recipe or a config: names, files, lines and docstrings are read from the source.
+"""
+
+import ast
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean
+
+
+@frozen
+class Source:
+    """Where a recipe or config is defined."""
+
+    name: str
+    file: str
+    line: int = 1
+    doc: str = ""
+    """The first line of its docstring."""
+
+
+def folder_of(package: str) -> str:
+    """Return the folder of a package without importing it."""
+    spec = importlib.util.find_spec(package)
+    found = list(spec.submodule_search_locations or ()) if spec else []
+    assert found, f"{package} is installed beside torchtune"
+    return found[0]
+
+
+def recipe_names() -> Sequence[str]:
+    """Return the registered recipes."""
+    import recipes
+
+    names: Sequence[str] = recipes._RECIPE_LIST  # noqa: SLF001 -- the specification's name
+    return names
+
+
+def config_names() -> Mapping[str, Sequence[str]]:
+    """Return the names of every recipe's configs."""
+    import recipes
+
+    lists: Mapping[str, Sequence[str]] = recipes._CONFIG_LISTS  # noqa: SLF001 -- the specification's name
+    return lists
+
+
+def recipe_source(name: str) -> Source:
+    """Return a registered recipe's file, and its docstring's first line.
+
+    Raises:
+        ConfigError: There is no recipe of this name.
+    """
+    if name not in recipe_names():
+        raise unknown_name("recipe", name, recipe_names())
+    file = os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
+    return Source(name, file, 1, _first_line(ast.get_docstring(_parse(file))))
+
+
+def config_source(name: str) -> Source:
+    """Return where a registered config is defined: its `def` in `configs_py`, or its file in `configs_yaml`.
+
+    Raises:
+        ConfigError: There is no config of this name.
+    """
+    found = config_sources()
+    if name in found:
+        return found[name]
+    raise unknown_name("config", name, found)
+
+
+def config_sources() -> dict[str, Source]:
+    """Return every config that a recipe lists, by name."""
+    python = _python_configs()
+    listed = dict.fromkeys(name for names in config_names().values() for name in names)
+    return {name: python.get(name) or _yaml_config(name) for name in listed}
+
+
+def _python_configs() -> dict[str, Source]:
+    folder = folder_of("configs_py")
+    found: dict[str, Source] = {}
+    for entry in sorted(os.listdir(folder)):  # noqa: PTH208 -- see above
+        if entry.endswith(".py") and not entry.startswith("_"):
+            file = os.path.join(folder, entry)  # noqa: PTH118
+            for node in _parse(file).body:
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                    found[node.name] = Source(
+                        node.name, file, node.lineno, _first_line(ast.get_docstring(node))
+                    )
+    return found
+
+
+def _yaml_config(name: str) -> Source:
+    """Return a config that exists as YAML only; its first comment line is its documentation."""
+    file = os.path.join(folder_of("configs_yaml"), f"{name}.yaml")  # noqa: PTH118
+    try:
+        with open(file, encoding="utf-8") as stream:  # noqa: PTH123
+            first = stream.readline()
+    except OSError:
+        first = ""
+    return Source(name, file, 1, first.removeprefix("#").strip() if first.startswith("#") else "")
+
+
+def _parse(file: str) -> ast.Module:
+    with open(file, encoding="utf-8") as stream:  # noqa: PTH123
+        return ast.parse(stream.read(), file)
+
+
+def _first_line(doc: str | None) -> str:
+    return doc.strip().splitlines()[0] if doc else ""
+
+
+def unknown_name(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -> ConfigError:
+    """Return the error for a name that is not registered, with the nearest."""
+    listed = ", ".join(known) or "none"
+    message = (
+        f"no {kind} {name!r}{did_you_mean(name, known) or f'; there is {listed}'}; or give the path of a file"
+    )
+    return ConfigError([Mistake("", "", message)], f"the name of a {kind}")

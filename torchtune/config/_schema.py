@@ -1,0 +1,176 @@
+"""What can stand at each place of a config, given the components that it names now.
+
+Overrides, command-line flags, help, freezing and completion are walks over these slots.
+"""
+
+import ast
+import functools
+import inspect
+import itertools
+import textwrap
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from torchtune.config._classes import REQUIRED, default_values, fields
+from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._components import argument_type
+from torchtune.config._dotpath import locate
+from torchtune.config._mistakes import Path, RejectedError
+from torchtune.config._signature import MISSING, Passed, documentation, parameters
+from torchtune.config._tree import is_component_tree
+from torchtune.config._types import (
+    is_anything,
+    is_collection_type,
+    is_component_type,
+    is_mapping_type,
+    is_section,
+    members,
+    passed_in,
+    push_down,
+    storable,
+    strip,
+)
+
+
+@attrs.frozen
+class Slot:
+    """One place of a config."""
+
+    type: Any
+    """What it takes, reduced to what YAML can hold."""
+    doc: str = ""
+    """Its documentation, from the docstring of its class or component."""
+    default: Any = REQUIRED
+    """Its default; REQUIRED where there is none."""
+    owner: str = ""
+    """The class or component that declares it."""
+
+
+def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
+    """Return what can stand directly below a value.
+
+    Args:
+        t: The declared type of the value; `Any` where there is none.
+        tree: The value as it is now; None where it is not set.
+    """
+    if is_component_tree(tree):
+        return dict(_component_slots(tree, passed_of(t)))
+    if section := section_of(t):
+        return dict[str | int, Slot](section_slots(section).items())
+    if isinstance(tree, list):
+        item = next((typing.get_args(m)[0] for m in members(strip(t)) if _has_items(m)), Any)
+        return {i: Slot(push_down(item), owner="list") for i in range(len(tree))}
+    if isinstance(tree, Mapping):
+        value = next((typing.get_args(m)[1] for m in members(strip(t)) if _has_values(m)), Any)
+        return {key: Slot(storable(value), owner="mapping") for key in tree}
+    return {}
+
+
+def _has_items(t: Any) -> bool:
+    return is_collection_type(t) and bool(typing.get_args(t))
+
+
+def _has_values(t: Any) -> bool:
+    return is_mapping_type(t) and len(typing.get_args(t)) == 2
+
+
+def section_of(t: Any) -> type | None:
+    """Return the config class in a type such as `Validation | None`."""
+    return next((m for m in members(strip(t)) if is_section(m)), None)
+
+
+def component_type_of(t: Any) -> Any:
+    """Return the member of a type that a component can fill, or None."""
+    for member in members(t) if not is_component_type(t) else (t,):
+        if is_component_type(member) or is_anything(member):
+            return member
+        if not is_section(member) and isinstance(member, type) and storable_only_as_component(member):
+            return member
+    return None
+
+
+def storable_only_as_component(t: Any) -> bool:
+    """Tell whether a class is one that only a nested component can give."""
+    from torchtune.config._types import is_storable
+
+    return not is_storable(t)
+
+
+def passed_of(t: Any) -> Passed:
+    """Return what the recipe passes to a component in a slot of this type."""
+    component = component_type_of(t)
+    return passed_in(component) if component is not None else Passed()
+
+
+def _component_slots(tree: Mapping[str, Any], passed: Passed) -> Iterator[tuple[str, Slot]]:
+    try:
+        fn = locate(tree[COMPONENT_KEY])
+    except RejectedError:
+        return
+    known, docs = parameters(fn), documentation(fn)
+    for name, p in known.items():
+        if name not in passed.fills(known):
+            default = REQUIRED if p.default is MISSING else p.default
+            yield name, Slot(argument_type(p), docs.get(name, ""), default, tree[COMPONENT_KEY])
+
+
+@functools.cache
+def section_slots(cls: type) -> dict[str, Slot]:
+    """Return the slots of a config class."""
+    docs, defaults = field_docs(cls), default_values(cls)
+    return {
+        name: Slot(f.type, docs.get(name, ""), defaults.get(name, REQUIRED), cls.__name__)
+        for name, f in fields(cls).items()
+    }
+
+
+@functools.cache
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the docstring under each field of a class, its bases' included."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError, SyntaxError):  # made in an interpreter, where there is no source
+            continue
+        found |= _docs_in(body)
+    return found
+
+
+def _docs_in(node: ast.stmt) -> Iterator[tuple[str, str]] | dict[str, str]:
+    statements = getattr(node, "body", [])
+    found = {}
+    for statement, after in itertools.pairwise(statements):
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and is_text:
+            found[statement.target.id] = inspect.cleandoc(str(after.value.value))
+    return found
+
+
+def walk(
+    t: Any, tree: Any, visit: Callable[[Path, Slot, Any], None], path: Path = (), *, into_unset: bool = False
+) -> None:
+    """Visit every slot below a value, outer ones first.
+
+    Args:
+        t: The declared type of the value.
+        tree: The value.
+        visit: Called with each slot's path, the slot, and the value there; REQUIRED where nothing is set.
+        path: The path of the value.
+        into_unset: Visit the slots of optional sections that are None as well.
+    """
+    for key, slot in slots(t, tree).items():
+        here = (*path, key)
+        value = _value_at(tree, key)
+        visit(here, slot, value)
+        if value is not REQUIRED and (value is not None or into_unset):
+            walk(slot.type, value, visit, here, into_unset=into_unset)
+
+
+def _value_at(tree: Any, key: str | int) -> Any:
+    if isinstance(tree, list) and isinstance(key, int):
+        return tree[key]
+    return tree.get(key, REQUIRED) if isinstance(tree, Mapping) else REQUIRED

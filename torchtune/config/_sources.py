@@ -1,0 +1,224 @@
+"""From what a user names to layers: a registered config, a Python function, or a YAML file with its `_base_`."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torchtune.config._layers import Layers, Origin
+from torchtune.config._mistakes import ConfigError, Mistake, RejectedError, did_you_mean, dotted
+from torchtune.config._recording import Locator, recording
+from torchtune.config._registry import config_source
+from torchtune.config._structure import unstructure
+from torchtune.config._trust import trust_folder_of
+from torchtune.config._yaml import Document, read_yaml
+
+BASE_KEY = "_base_"
+
+
+def config_layers(name: str | None, wanted: type | None) -> Layers:
+    """Return the layers of a config that the user names, without the command line's.
+
+    Args:
+        name: A registered config, `file.yaml`, `file.py:function`, or a run's folder; None for defaults alone.
+        wanted: The recipe's config class, if it has one.
+
+    Raises:
+        ConfigError: It does not exist, cannot be read, or is a config of another recipe.
+    """
+    layers = Layers.of_defaults(wanted)
+    if name is not None:
+        _add(layers, name, None, ())
+    return layers
+
+
+def _add(layers: Layers, name: str, beside: str | None, above: tuple[tuple[str, str | None], ...]) -> None:
+    """Add a config, its bases first."""
+    file, function = _file_of(name, beside)
+    if (file, function) in above:
+        raise _mistake(name, f"{BASE_KEY} leads back to this file")
+    if function is None:
+        _add_yaml(layers, file, (*above, (file, function)))
+    else:
+        _add_python(layers, file, function)
+
+
+def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
+    """Return the file that a name means, and the function in it where it is Python."""
+    path, _, function = name.rpartition(":")
+    if path.endswith(".py"):
+        return path, function
+    if name.endswith(".py"):
+        return name, ""
+    if name.endswith((".yaml", ".yml")):
+        near = os.path.join(os.path.dirname(beside), name) if beside else name  # noqa: PTH118, PTH120
+        return near, None
+    if Path(name).is_dir():
+        return str(Path(name) / "config.yaml"), None
+    source = config_source(name)
+    return source.file, None if source.file.endswith(".yaml") else source.name
+
+
+def _mistake(origin: str, message: str) -> ConfigError:
+    return ConfigError([Mistake(origin, "", message)])
+
+
+def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ...]) -> None:
+    document = read_yaml(file)
+    document.name = shown_path(file)
+    for i, mistake in enumerate(document.mistakes):
+        line = mistake.origin.rpartition(":")[2]
+        document.mistakes[i] = Mistake(f"{document.name}:{line}", mistake.path, mistake.message)
+    if isinstance(document.value, dict) and BASE_KEY in document.value:
+        base = document.value.pop(BASE_KEY)
+        where = f"{document.name}:{document.lines[BASE_KEY,]}"
+        if not isinstance(base, str) or base.endswith(".py") or ".py:" in base:
+            raise ConfigError(
+                [Mistake(where, BASE_KEY, f"expected a registered config or a YAML file, got {base!r}")]
+            )
+        try:
+            _add(layers, base, file, above)
+        except ConfigError as error:
+            raise ConfigError([_under(where, m) for m in error.mistakes], error.of) from error
+    layers.add_document(document)
+
+
+def _under(where: str, mistake: Mistake) -> Mistake:
+    """Say where a base was named, unless its mistake says more."""
+    return mistake if mistake.origin else Mistake(where, BASE_KEY, mistake.message)
+
+
+def _add_python(layers: Layers, file: str, function: str) -> None:
+    """Call a config function and add what it returns, with the line of every literal."""
+    module = load_module(file)
+    make = _function(module, file, function)
+    with recording(layers.wanted) as recorded:
+        config = make()
+    if layers.wanted is not None and not isinstance(config, layers.wanted):
+        kind = type(config).__name__
+        raise _mistake(
+            f"{shown_path(file)}:{make.__name__}",
+            f"returns a {kind}; this recipe takes a {layers.wanted.__name__}",
+        )
+    add_object(layers, config, recorded, f"{shown_path(file)}:{make.__code__.co_firstlineno}")
+
+
+def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -> None:
+    """Add a config object as a layer.
+
+    Args:
+        layers: What it is added to.
+        config: An object of a config class.
+        recorded: A function from a path to the file and line of its literal, or None.
+        otherwise: The origin of what was not recorded.
+    """
+    layers.depth += 1
+    depth = layers.depth
+
+    def origin(path: Any) -> Origin:
+        found = recorded(config, path)
+        if found is None:
+            return Origin(depth, 0, otherwise)
+        return Origin(depth, found[1], f"{shown_path(found[0])}:{found[1]}")
+
+    try:
+        tree = unstructure(config)
+    except RejectedError as rejected:
+        raise ConfigError(
+            Mistake(origin(p.path).text, dotted(p.path), p.message) for p in rejected.problems
+        ) from rejected
+    if not isinstance(tree, dict):
+        raise _mistake(otherwise, f"expected a config object, got a {type(config).__name__}")
+    for name, value in tree.items():
+        # A value that equals the default and was not written here stays the default's.
+        if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
+            layers.tree.pop(
+                name, None
+            )  # a config object is complete, so nothing below is dropped by surprise
+            layers.put((name,), value, origin)
+    layers.tree = {name: layers.tree[name] for name in tree}
+
+
+def _function(module: ModuleType, file: str, function: str) -> Any:
+    known = [
+        n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
+    ]
+    if not function:
+        public = [n for n in known if not n.startswith("_") and not isinstance(getattr(module, n), type)]
+        if len(public) == 1:
+            return getattr(module, public[0])
+        raise _mistake(
+            shown_path(file), f"name the function: {file}:NAME, one of {', '.join(public) or 'none'}"
+        )
+    if function not in known:
+        raise _mistake(shown_path(file), f"no function {function!r}{did_you_mean(function, known)}")
+    return getattr(module, function)
+
+
+def load_module(file: str) -> ModuleType:
+    """Import a Python file that the user named, or one of a registered package.
+
+    Its folder becomes trusted and importable, so that dotpaths into it can be written and read.
+
+    Raises:
+        ConfigError: There is no such file, or importing it failed.
+    """
+    path = Path(file).resolve()
+    if not path.is_file():
+        raise _mistake(file, "no such file")
+    name = _module_name(path)
+    if (loaded := sys.modules.get(name)) and Path(str(loaded.__file__)).resolve() == path:
+        return loaded
+    try:
+        return importlib.import_module(name) if "." in name else _import_file(name, path)
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        raise _mistake(
+            f"{shown_path(error.filename or file)}:{error.lineno}", f"not valid Python: {error.msg}"
+        ) from error
+
+
+def _module_name(path: Path) -> str:
+    """Return the name under which a file is imported: `configs_py.smollm2`, or the bare stem of a user's file."""
+    for package in ("recipes", "configs_py"):
+        spec = importlib.util.find_spec(package)
+        if spec and str(path.parent) in [
+            str(Path(p).resolve()) for p in spec.submodule_search_locations or ()
+        ]:
+            return f"{package}.{path.stem}"
+    return path.stem
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    trust_folder_of(path)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    if name in sys.modules:
+        raise _mistake(shown_path(str(path)), f"a module named {name!r} is loaded already; rename the file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def shown_path(file: str) -> str:
+    """Return a file's path as a user would write it here: relative where it lies below this folder."""
+    path, here = Path(file), Path.cwd()
+    if not path.is_absolute():
+        return str(path)
+    for root in (here, Path(__file__).resolve().parents[2]):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root))
+    return str(path)
+
+
+__all__ = ["BASE_KEY", "Document", "add_object", "config_layers", "load_module", "shown_path"]

@@ -1,0 +1,57 @@
+"""Walks over trees of mappings and lists."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._mistakes import Path
+
+
+def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield every leaf with its path; an empty mapping and a list without mappings in it are leaves."""
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, (*path, key))
+    elif isinstance(tree, list) and any(isinstance(item, (Mapping, list)) for item in tree):
+        for i, item in enumerate(tree):
+            yield from leaves(item, (*path, i))
+    else:
+        yield path, tree
+
+
+def child(tree: Any, key: str | int) -> Any:
+    """Return what stands at a key or list index.
+
+    Raises:
+        LookupError: Nothing stands there.
+    """
+    if isinstance(tree, list):
+        if isinstance(key, int) or key.isdigit():
+            return tree[int(key)]
+        raise LookupError(key)
+    if isinstance(tree, Mapping):
+        return tree[key]
+    raise LookupError(key)
+
+
+def at(tree: Any, path: Path) -> Any:
+    """Return what stands at a path.
+
+    Raises:
+        LookupError: Nothing stands there.
+    """
+    for key in path:
+        tree = child(tree, key)
+    return tree
+
+
+def copied(tree: Any) -> Any:
+    """Return a copy whose mappings and lists may be changed."""
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    return [copied(item) for item in tree] if isinstance(tree, list) else tree
+
+
+def is_component_tree(tree: Any) -> bool:
+    """Tell whether a tree is a component's mapping."""
+    return isinstance(tree, Mapping) and COMPONENT_KEY in tree

@@ -1,0 +1,141 @@
+"""What a config may name: a dotpath is data that names code, and people run YAML files of strangers.
+
+The first segment of a dotpath is judged before anything is imported, the defining module of the object that it
+leads to afterwards. See `docs/trust.md`.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import define, evolve, field
+
+OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
+TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
+
+KINDS: Final = frozenset(
+    {
+        "torch.nn.modules.module.Module",
+        "torch.optim.optimizer.Optimizer",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "torch.utils.data.dataset.Dataset",
+        "torch.utils.data.sampler.Sampler",
+        "torch.utils.data.dataloader.DataLoader",
+        "torchtune.data._tokenizer.Tokenizer",
+        "torchtune.models._tokenizers.HFTokenizer",
+        "torchtune.models._tokenizers.SentencePieceTokenizer",
+        "torchtune.utils.metric_logging.MetricLogger",
+    }
+)
+"""Classes whose subclasses may stand where no type is declared; torchtune's builders that return one may too."""
+
+
+@define
+class Trust:
+    """Which packages and folders the user trusts, beyond torchtune's own and torch's components."""
+
+    packages: frozenset[str] = frozenset()
+    """First segments added with `--allow` or `TUNE_ALLOW`."""
+    folders: tuple[str, ...] = ()
+    """Folders of Python files that the user named on the command line."""
+
+
+@define
+class _Current:
+    trust: Trust = field(factory=Trust)
+
+
+_current = _Current()
+
+
+def current_trust() -> Trust:
+    """Return what is trusted now, the environment's `TUNE_ALLOW` included."""
+    allowed = os.environ.get("TUNE_ALLOW", "").replace(",", " ").split()
+    return evolve(_current.trust, packages=_current.trust.packages | frozenset(allowed))
+
+
+def allow(*packages: str) -> None:
+    """Trust packages, as `--allow PACKAGE` does."""
+    _current.trust.packages |= frozenset(packages)
+
+
+def trust_folder_of(file: str | Path) -> None:
+    """Trust the folder of a Python file that the user named, and make it importable.
+
+    It is appended to `sys.path`, never put before it, so that a `torch.py` there shadows nothing.
+    """
+    folder = str(Path(file).resolve().parent)
+    if folder not in _current.trust.folders:
+        _current.trust.folders += (folder,)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+@contextmanager
+def only_trusting(trust: Trust) -> Iterator[None]:
+    """Trust exactly `trust` for a while; for tests and embedding programs."""
+    before, _current.trust = _current.trust, trust
+    try:
+        yield
+    finally:
+        _current.trust = before
+
+
+def refuse_path(path: str) -> str | None:
+    """Judge a dotpath before anything is imported; return why it is refused, or None.
+
+    Args:
+        path: A public dotpath of at least two segments.
+    """
+    first = path.partition(".")[0]
+    if first in OWN_PACKAGES or first in current_trust().packages or _in_trusted_folder(_origin(first)):
+        return None
+    if first == "torch":
+        if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
+            return None
+        return f"of torch, only {', '.join(TORCH_MODULES)} are trusted"
+    if first in sys.stdlib_module_names:
+        return f"{first!r} is part of Python itself, which holds no components"
+    return f"{first!r} is not trusted; if you know its code, add --allow {first}"
+
+
+def refuse_object(found: Any) -> str | None:
+    """Judge an object by the module that defines it; return why it is refused, or None."""
+    module = getattr(found, "__module__", None) or ""
+    first = module.partition(".")[0]
+    if first in OWN_PACKAGES or first in current_trust().packages or is_users_own(found):
+        return None
+    if any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES):
+        return None
+    return f"it is defined in {module or 'no module'!r}, which is not trusted"
+
+
+def is_users_own(found: Any) -> bool:
+    """Tell whether an object is defined in a folder of a Python file that the user named."""
+    module = sys.modules.get(getattr(found, "__module__", None) or "")
+    return _in_trusted_folder(getattr(module, "__file__", None))
+
+
+def is_kind(found: Any) -> bool:
+    """Tell whether a class is, or derives from, one of the listed component kinds."""
+    return any(f"{c.__module__}.{c.__qualname__}" in KINDS for c in getattr(found, "__mro__", ()))
+
+
+def _origin(package: str) -> str | None:
+    """Return the file that importing a top-level name would run, without running it."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    return spec.origin if spec else None
+
+
+def _in_trusted_folder(file: str | None) -> bool:
+    folders = _current.trust.folders
+    return bool(file and folders) and any(
+        Path(folder) in Path(str(file)).resolve().parents for folder in folders
+    )

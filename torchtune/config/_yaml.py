@@ -1,0 +1,233 @@
+"""Strict YAML: YAML 1.2 scalars, line numbers, no duplicate keys, no tags; and a renderer that reads back equal."""
+
+import math
+import re
+from typing import Any, Final
+
+import yaml
+from attrs import define, field
+
+from torchtune.config._mistakes import ConfigError, Mistake, Path, dotted
+
+# The C parser is about ten times faster; a PyYAML built without libyaml has the other one.
+_Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+MAX_BYTES: Final = 4 * 2**20
+"""A config is text that people write; a larger file is not one (bytes)."""
+MAX_NODES: Final = 100_000
+"""More values than this after expanding aliases is an alias bomb."""
+
+# YAML 1.2.2, section 10.3.2, the core schema's tag resolution.
+_NULL: Final = re.compile(r"|~|null|Null|NULL")
+_BOOL: Final = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT: Final = re.compile(r"[-+]?[0-9]+")
+_OCT_HEX: Final = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_INF: Final = re.compile(r"[-+]?\.(inf|Inf|INF)")
+_NAN: Final = re.compile(r"\.(nan|NaN|NAN)")
+
+
+def plain_scalar(text: str) -> Any:
+    """Return the value of an unquoted scalar under YAML 1.2's core schema.
+
+    `1e-4` is a float; `no`, `12:30` and `1_000` are text. See section 10.3.2 of https://yaml.org/spec/1.2.2/.
+    """
+    if _INT.fullmatch(text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    if _OCT_HEX.fullmatch(text):
+        return int(text, 0)
+    if _INF.fullmatch(text):
+        return float(text.replace(".", "", 1))
+    return float("nan") if _NAN.fullmatch(text) else text
+
+
+_TAG: Final = "tag:yaml.org,2002:"
+_STR: Final = f"{_TAG}str"
+_PLAIN: Final = f"{_TAG}plain"
+_SCALARS: Final = {
+    f"{_TAG}{kind}": types for kind, types in (("int", int), ("float", (int, float)), ("bool", bool))
+}
+
+
+class _Loader(_Parser):  # type: ignore[misc]  # one of two parser classes, chosen above
+    """PyYAML's parser without its YAML 1.1 scalars: plain ones are read by `plain_scalar`."""
+
+    def resolve(self, kind: Any, _value: Any, implicit: Any) -> str:
+        """Name the tag of an untagged node; an unquoted scalar gets one of its own."""
+        if kind is yaml.ScalarNode:
+            return _PLAIN if implicit[0] else _STR
+        return f"{_TAG}map" if kind is yaml.MappingNode else f"{_TAG}seq"
+
+
+@define
+class Document:
+    """A parsed YAML file."""
+
+    name: str
+    """The file's name as the user gave it, for messages."""
+    value: Any
+    """Mappings, lists and scalars."""
+    lines: dict[Path, int] = field(factory=dict)
+    """The line of every key and list item, counted from 1."""
+    mistakes: list[Mistake] = field(factory=list)
+
+
+@define
+class _Reader:
+    """Turns composed nodes into values, noting lines and mistakes."""
+
+    out: Document
+    nodes: int = 0
+
+    def read(self, node: Any, path: Path) -> Any:
+        """Return a node's value.
+
+        Raises:
+            ConfigError: Aliases expand to more values than any config has.
+        """
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            message = f"expands to more than {MAX_NODES:,} values; is it an alias bomb?"
+            raise ConfigError([Mistake(self.out.name, "", message)], self.out.name)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+            self._tag(node, path)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        return [self._item(item, (*path, i)) for i, item in enumerate(node.value)]
+
+    def _item(self, node: Any, path: Path) -> Any:
+        self.out.lines.setdefault(path, node.start_mark.line + 1)
+        return self.read(node, path)
+
+    def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._wrong(key_node, path, "a key must be text")
+                continue
+            key = key_node.value
+            here = (*path, key)
+            if key in found:
+                first = self.out.lines[here]
+                self._wrong(key_node, here, f"duplicate key {key!r}, first on line {first}; keep one of them")
+                continue
+            self.out.lines[here] = key_node.start_mark.line + 1
+            found[key] = self.read(value_node, here)
+        return found
+
+    def _scalar(self, node: Any, path: Path) -> Any:
+        if node.tag == _STR:
+            return node.value
+        value = plain_scalar(node.value)
+        if node.tag == _PLAIN:
+            return value
+        if isinstance(value, _SCALARS.get(node.tag, ())):
+            return value
+        self._tag(node, path)
+        return None
+
+    def _tag(self, node: Any, path: Path) -> None:
+        self._wrong(node, path, f"the tag {node.tag!r} is not read here; write plain values and _component_")
+
+    def _wrong(self, node: Any, path: Path, message: str) -> None:
+        where = f"{self.out.name}:{node.start_mark.line + 1}"
+        self.out.mistakes.append(Mistake(where, dotted(path), message))
+
+
+def _refuse(name: str, message: str, line: int | None = None) -> ConfigError:
+    return ConfigError([Mistake(f"{name}:{line}" if line else name, "", message)], name)
+
+
+def parse_yaml(text: str, name: str) -> Document:
+    """Parse YAML text, with the line of everything in it.
+
+    Args:
+        text: The file's text.
+        name: What to call it in messages.
+
+    Raises:
+        ConfigError: It cannot be read at all. Duplicate keys and tags are left in `Document.mistakes`, so that
+            they are reported with everything else.
+    """
+    if len(text) > MAX_BYTES:
+        raise _refuse(name, f"{len(text):,} characters; a config has at most {MAX_BYTES:,}")
+    try:
+        node = yaml.compose(text.removeprefix("\ufeff"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        broken = text.splitlines()[mark.line] if mark and mark.line < text.count("\n") + 1 else ""
+        hint = (
+            "; indent with spaces, not with a tab"
+            if broken[: len(broken) - len(broken.lstrip())].count("\t")
+            else ""
+        )
+        message = f"not valid YAML: {error.problem or error.context}{hint}"
+        last_line = max(1, text.rstrip("\n").count("\n") + 1)  # the parser may point behind the end
+        raise _refuse(name, message, min(mark.line + 1, last_line) if mark else None) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise _refuse(name, f"not valid YAML: {reason}") from error
+    document = Document(name, None)
+    if node is not None:
+        try:
+            document.value = _Reader(document).read(node, ())
+        except RecursionError as error:
+            raise _refuse(name, "nested too deeply, or an alias that contains itself") from error
+    return document
+
+
+def read_yaml(file: str) -> Document:
+    """Parse a YAML file.
+
+    Raises:
+        ConfigError: The file is missing, not readable, or not YAML.
+    """
+    try:
+        with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123 -- pathlib costs a tenth of a start-up here
+            text = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise _refuse(file, "no such file") from error
+    except UnicodeDecodeError as error:
+        raise _refuse(file, f"not UTF-8 text: byte {error.start} cannot be decoded") from error
+    except OSError as error:
+        raise _refuse(file, f"cannot be read: {error.strerror}") from error
+    return parse_yaml(text, file)
+
+
+class _Renderer(_Dumper):  # type: ignore[misc]  # one of two dumper classes, chosen above
+    """PyYAML's dumper, which also quotes text that only YAML 1.2 would read as a number."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- PyYAML's signature
+        """Write equal values out twice, so that a file reads from top to bottom."""
+        return True
+
+
+_Renderer.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+_Renderer.add_implicit_resolver("tag:yaml.org,2002:int", _OCT_HEX, ["0"])
+
+
+def _represent_float(dumper: Any, value: float) -> Any:
+    text = repr(value)
+    if not math.isfinite(value):
+        text = {"inf": ".inf", "-inf": "-.inf"}.get(text, ".nan")
+    if "e" in text and "." not in text.partition("e")[0]:
+        text = text.replace("e", ".0e", 1)  # YAML 1.1 readers need the point
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Renderer.add_representer(float, _represent_float)
+
+
+def render_yaml(tree: Any) -> str:
+    """Render mappings, lists and scalars as YAML that `parse_yaml` reads back equal, keys in their order."""
+    text: str = yaml.dump(tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=100)
+    return text

@@ -1,0 +1,63 @@
+"""One training example: tokens, and which of them are targets."""
+
+from attrs import frozen
+
+from torchtune.data._tokenizer import Tokenizer
+
+IGNORE_INDEX = -100
+"""The label of a token that is no target: what torch.nn.CrossEntropyLoss ignores by default."""
+
+
+@frozen
+class Example:
+    """A token sequence, and of each token whether the model is trained to predict it.
+
+    `labels[i]` is `tokens[i]` where that token is a target and IGNORE_INDEX elsewhere; the shift by one
+    is made when examples are collated. The first token is never predicted, so it is never a target.
+
+    Raises:
+        ValueError: the lengths differ, or there are fewer than two tokens (one to read, one to predict).
+    """
+
+    tokens: list[int]
+    labels: list[int]
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.tokens) != len(self.labels):
+            raise ValueError(f"an example of {len(self.tokens)} tokens has {len(self.labels)} labels")
+        if len(self.tokens) < 2:
+            raise ValueError("an example needs at least two tokens, one to read and one to predict")
+
+    @property
+    def n_targets(self) -> int:
+        """How many tokens this example trains."""
+        return len(self.labels) - 1 - self.labels[1:].count(IGNORE_INDEX)
+
+
+def masked_example(tokens: list[int], n_given: int, *, train_on_input: bool) -> Example:
+    """Make every token a target, or only those after the given ones.
+
+    Args:
+        tokens: The prompt and its answer.
+        n_given: How many of them, from the first, are the prompt.
+        train_on_input: Train on the prompt as well.
+    """
+    n_masked = 0 if train_on_input else n_given
+    return Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:])
+
+
+def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_input: bool) -> Example:
+    """Encode a prompt directly followed by its answer, with the tokens that begin and end a text.
+
+    Args:
+        tokenizer: Encodes both.
+        prompt: Given to the model.
+        answer: What the model shall say, then stop.
+        train_on_input: Train on the prompt as well, not on the answer alone.
+    """
+    given = tokenizer.encode(prompt, add_eos=False)
+    tokens = tokenizer.encode(prompt + answer)
+    if tokens[: len(given)] != given:
+        # The border was merged into one token. Generation starts from `given`, so training does too.
+        tokens = given + tokenizer.encode(answer, add_bos=False)
+    return masked_example(tokens, len(given), train_on_input=train_on_input)

@@ -1,0 +1,23 @@
+"""Prompts for models without a chat template."""
+
+
+def alpaca_prompt(instruction: str, input: str = "") -> str:  # noqa: A002 - the data set's own word.
+    """Write a task in the format of Stanford Alpaca; the answer follows it directly.
+
+    The two forms and their words are from "Data Release" in the README of
+    https://github.com/tatsu-lab/stanford_alpaca.
+
+    Args:
+        instruction: What to do.
+        input: What to do it with; empty for a task that stands alone.
+    """
+    if input:
+        return (
+            "Below is an instruction that describes a task, paired with an input that provides further"
+            " context. Write a response that appropriately completes the request.\n\n"
+            f"### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+        )
+    return (
+        "Below is an instruction that describes a task. Write a response that appropriately completes"
+        f" the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+    )

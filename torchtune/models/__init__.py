@@ -1,0 +1,19 @@
+"""Model families, their tokenizers, and their weights in other people's formats."""
+
+from torchtune.models._folders import written_whole
+from torchtune.models._hf_config import architecture_from_hf, hf_config
+from torchtune.models._hf_folder import save_hf_folder
+from torchtune.models._hf_weights import hf_name, hf_state, load_hf_weights
+from torchtune.models._peft_adapter import load_peft_adapter, save_peft_adapter
+
+__all__ = [
+    "architecture_from_hf",
+    "hf_config",
+    "hf_name",
+    "hf_state",
+    "load_hf_weights",
+    "load_peft_adapter",
+    "save_hf_folder",
+    "save_peft_adapter",
+    "written_whole",
+]

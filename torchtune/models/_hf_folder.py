@@ -1,0 +1,100 @@
+"""A Hugging Face folder out of a model."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from torchtune.models._folders import written_whole
+from torchtune.models._hf_config import hf_config, read_json
+from torchtune.models._hf_weights import hf_name
+from torchtune.modules import Decoder, lora_layers
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "generation_config.json",
+)
+"""What a folder needs beside its weights to be talked to; copied as they are, where they are there."""
+
+
+def save_hf_folder(
+    model: Decoder,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer_directory: str | os.PathLike[str] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads.
+
+    Args:
+        model: Without adapters (`merge_lora` first).
+        folder: Written beside and renamed once complete.
+        tokenizer_directory: Its tokenizer's files and generation_config.json are copied along.
+        state: What to write in place of `model.state_dict()`, such as weights gathered from shards.
+        overwrite: Replace a folder that exists.
+
+    Raises:
+        FileExistsError: the folder has something in it and `overwrite` is False.
+        FileNotFoundError: `tokenizer_directory` holds no tokenizer.
+        ValueError: the model has LoRA adapters.
+    """
+    if next(lora_layers(model), None) is not None:
+        raise ValueError(
+            "the model has LoRA adapters; merge them into it first (merge_lora), or write them alone"
+            " (save_peft_adapter)"
+        )
+    state = model.state_dict() if state is None else state
+    config = hf_config(model)
+    with written_whole(folder, overwrite=overwrite) as partial:
+        if tokenizer_directory is not None:
+            copy_tokenizer(Path(tokenizer_directory), partial)
+            config.update(_special_ids(Path(tokenizer_directory)))
+        write_json(partial / "config.json", config)
+        write_safetensors(partial / "model.safetensors", {hf_name(name): t for name, t in state.items()})
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's files.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    names = [name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    if not {"tokenizer.json", "tokenizer.model"} & set(names):
+        raise FileNotFoundError(f"neither tokenizer.json nor tokenizer.model in {source}")
+    for name in names:
+        shutil.copyfile(source / name, target / name)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors with the mark that transformers asks for."""
+    from safetensors.torch import save_file
+
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object readably."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _special_ids(directory: Path) -> dict[str, Any]:
+    """Find the ids that config.json repeats; without them transformers assumes Llama 2's."""
+    for name in ("generation_config.json", "config.json"):
+        path = directory / name
+        values = read_json(path) if path.is_file() else {}
+        if "eos_token_id" in values:
+            return {f"{k}_token_id": values.get(f"{k}_token_id") for k in ("bos", "eos", "pad")}
+    return {}

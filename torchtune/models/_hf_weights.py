@@ -1,0 +1,154 @@
+"""Weights out of a Hugging Face folder."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from torchtune.models._hf_config import read_hf_config, read_json
+from torchtune.modules import Decoder
+
+_HEAD = "lm_head.weight"
+_EMBEDDING = "embed_tokens.weight"
+
+
+def hf_name(name: str) -> str:
+    """Name a decoder's parameter as Hugging Face's checkpoints do."""
+    return name if name == _HEAD else f"model.{name}"
+
+
+def our_name(name: str) -> str:
+    """Name a tensor of a Hugging Face checkpoint as our decoder does."""
+    return name.removeprefix("model.")
+
+
+def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
+    """Load the weights of a Hugging Face folder into a model, in the model's dtype.
+
+    A model on the meta device gets the tensors themselves, on the CPU; one of the file's own dtype is
+    then backed by the file, and memory is used only for what is changed.
+
+    Args:
+        model: Built to the same sizes; it may have LoRA adapters already, which are left alone.
+        folder: Holds config.json and model.safetensors, or shards with their index.
+
+    Raises:
+        FileNotFoundError: the folder, its config.json or its safetensors are missing.
+        ValueError: the folder's model is another one (sizes, constants, missing, unexpected or misshapen
+            tensors), or a file is damaged.
+    """
+    assign = any(parameter.is_meta for parameter in model.parameters())
+    state = hf_state(model, folder, cast=assign)
+    model.load_state_dict(state, strict=False, assign=assign)  # Names were checked; adapters are not in it.
+
+
+def hf_state(model: Decoder, folder: str | os.PathLike[str], *, cast: bool = True) -> dict[str, Tensor]:
+    """Read the weights of a Hugging Face folder under our names, checked against a model.
+
+    Args:
+        model: Tells which names, shapes and dtypes are expected; it may be on the meta device.
+        folder: As in `load_hf_weights`.
+        cast: Give tensors the model's dtypes, not the file's.
+
+    Raises:
+        FileNotFoundError: as in `load_hf_weights`.
+        ValueError: as in `load_hf_weights`.
+    """
+    folder = Path(folder)
+    _check_architecture(model, folder)
+    tensors = _read_tensors(folder)
+    expected = {
+        hf_name(name): (name, parameter)
+        for name, parameter in model.state_dict().items()
+        if not name.endswith((".lora_a", ".lora_b"))
+    }
+    _drop_ignorable(tensors, expected)
+    _check_tensors({name: list(p.shape) for name, (_, p) in expected.items()}, tensors, folder)
+    return {
+        ours: tensors[theirs].to(parameter.dtype) if cast else tensors[theirs]
+        for theirs, (ours, parameter) in expected.items()
+    }
+
+
+def _check_architecture(model: Decoder, folder: Path) -> None:
+    """Compare numbers that shapes cannot show: a wrong rope_base loads, and talks nonsense."""
+    ours, theirs = attrs.asdict(model.architecture), attrs.asdict(read_hf_config(folder))
+    different = [
+        f"{key} is {theirs[key]} there, {ours[key]} in the model"
+        for key in ours
+        if ours[key] != theirs[key] and key != "max_seq_len"
+    ]
+    if different:
+        raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read all tensors of a folder, by the names in its files."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        files = [single]
+    elif index.is_file():
+        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
+    else:
+        found = sorted(path.name for path in folder.glob("*.bin"))
+        raise FileNotFoundError(
+            f"no model.safetensors (nor model.safetensors.index.json) in {folder}"
+            + (f"; {found[0]} is a pickle, which may run code: convert it to safetensors" if found else "")
+        )
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(read_safetensors(file))
+    return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read one safetensors file; its tensors stay backed by it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or cut short.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+
+
+def _drop_ignorable(tensors: dict[str, Tensor], expected: Mapping[str, Any]) -> None:
+    """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
+    for name in [name for name in tensors if name.endswith("rotary_emb.inv_freq")]:
+        del tensors[name]
+    head, embedding = tensors.get(_HEAD), tensors.get(hf_name(_EMBEDDING))
+    if _HEAD not in expected and head is not None and embedding is not None and torch.equal(head, embedding):
+        del tensors[_HEAD]
+
+
+def _check_tensors(shapes: dict[str, list[int]], tensors: dict[str, Tensor], folder: Path) -> None:
+    missing, unexpected = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
+    misshapen = [
+        f"{name} is {list(tensors[name].shape)} there, {shape} in the model"
+        for name, shape in shapes.items()
+        if name in tensors and list(tensors[name].shape) != shape
+    ]
+    mistakes = [
+        *([f"without {_some(missing)}"] if missing else []),
+        *([f"with {_some(unexpected)}, unknown to the model"] if unexpected else []),
+        *([_some(misshapen, "; ")] if misshapen else []),
+    ]
+    if mistakes:
+        raise ValueError(f"the weights in {folder} are another model's: {'; '.join(mistakes)}")
+
+
+def _some(names: Iterable[str], separator: str = ", ") -> str:
+    """List the first few of many names."""
+    names = sorted(names)
+    return separator.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

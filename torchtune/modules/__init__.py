@@ -1,0 +1,32 @@
+"""What models are made of: plain `nn.Module`s, LoRA layers and losses."""
+
+from torchtune.modules._architecture import Architecture
+from torchtune.modules._attention import Attention
+from torchtune.modules._decoder import Decoder
+from torchtune.modules._decoder_layer import DecoderLayer
+from torchtune.modules._feed_forward import FeedForward
+from torchtune.modules._kv_cache import KVCache, LayerCache
+from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
+from torchtune.modules._lora import ALL_LINEAR, LoRALinear, add_lora, lora_layers, lora_state, merge_lora
+from torchtune.modules._rms_norm import RMSNorm
+from torchtune.modules._rotary import RotaryEmbedding, Rotation
+
+__all__ = [
+    "ALL_LINEAR",
+    "Architecture",
+    "Attention",
+    "Decoder",
+    "DecoderLayer",
+    "FeedForward",
+    "KVCache",
+    "LayerCache",
+    "LinearCrossEntropy",
+    "LoRALinear",
+    "RMSNorm",
+    "RotaryEmbedding",
+    "Rotation",
+    "add_lora",
+    "lora_layers",
+    "lora_state",
+    "merge_lora",
+]

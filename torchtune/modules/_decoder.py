@@ -1,0 +1,98 @@
+"""The language model: tokens in, logits out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchtune.modules._architecture import Architecture
+from torchtune.modules._decoder_layer import DecoderLayer
+from torchtune.modules._kv_cache import KVCache
+from torchtune.modules._rms_norm import RMSNorm
+from torchtune.modules._rotary import RotaryEmbedding
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer with pre-norms, rotary positions and gated feed-forwards.
+
+    It holds parameters only, no buffers: one built on the meta device is complete once its parameters
+    are loaded, or once `to_empty` and `init_weights` have been called.
+
+    Args:
+        architecture: Its sizes and constants; kept as `architecture`.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        a = self.architecture = architecture
+        self.rotary = RotaryEmbedding(a.head_dim, a.rope_base)
+        self.embed_tokens = nn.Embedding(a.vocab_size, a.embed_dim)
+        self.layers = nn.ModuleList(DecoderLayer(a) for _ in range(a.num_layers))
+        self.norm = RMSNorm(a.embed_dim, a.norm_eps)
+        if not a.tied_embeddings:
+            self.lm_head = nn.Linear(a.embed_dim, a.vocab_size, bias=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self, std: float = 0.02) -> None:
+        """Draw random weights: norms are ones, the rest is normal.
+
+        Args:
+            std: Standard deviation; the default is `initializer_range` of Hugging Face's LlamaConfig.
+        """
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=std)
+            elif isinstance(module, RMSNorm):
+                nn.init.ones_(module.weight)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The output head `[v, d]`: `logits = hidden @ head_weight.T`."""
+        return self.embed_tokens.weight if self.architecture.tied_embeddings else self.lm_head.weight
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """Compute the logits `[b, s, v]` of each next token; the arguments are those of `hidden`."""
+        return F.linear(self.hidden(tokens, positions, cache), self.head_weight)
+
+    def hidden(self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """Compute the hidden states after the final norm, which `head_weight` turns into logits.
+
+        Args:
+            tokens: Ids `[b, s]`. Padding goes on the right; what stands there reaches no other token.
+            positions: `[b or 1, s]`, each token's place in its sequence. None: 0, 1, 2, ... or, with a
+                cache, on from its length. Without a cache they only turn queries and keys: a token sees
+                all tokens to its left, wherever they say they are.
+            cache: What the model has seen before, to which these tokens are added.
+
+        Returns:
+            `[b, s, d]`.
+
+        Raises:
+            ValueError: the sequence is longer than the model's or the cache's `max_seq_len`.
+        """
+        start = 0 if cache is None else cache.length
+        self._check_length(start + tokens.shape[1], cache)
+        mask = None
+        if positions is None:
+            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
+            needs_mask = start > 0 and tokens.shape[1] > 1
+        else:
+            needs_mask = cache is not None
+        if needs_mask:
+            slots = torch.arange(start + tokens.shape[1], device=tokens.device)
+            mask = slots <= positions[:, None, :, None]  # [b or 1, 1, s, keys]
+        x = self.embed_tokens(tokens)  # [b, s, d]
+        rotation = self.rotary(positions, x.dtype)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, rotation, mask, None if cache is None else cache.layers[i])
+        normed: Tensor = self.norm(x)
+        return normed
+
+    def _check_length(self, length: int, cache: KVCache | None) -> None:
+        limit, owner = self.architecture.max_seq_len, "the model"
+        if cache is not None and cache.max_seq_len < limit:
+            limit, owner = cache.max_seq_len, "the cache"
+        if length > limit:
+            raise ValueError(f"a sequence of {length} tokens is longer than max_seq_len = {limit} of {owner}")

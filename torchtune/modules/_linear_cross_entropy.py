@@ -1,0 +1,104 @@
+"""Cross-entropy of an output head that never holds all its logits."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class LinearCrossEntropy(nn.Module):
+    """Cross-entropy of `softmax(hidden @ weight.T)`, computed a few tokens at a time.
+
+    Logits take `tokens x vocabulary` numbers, several times over in a plain backward pass. Here each
+    chunk's gradients are made in the forward pass, as soon as its logits are known, and the logits are
+    dropped. Positions without a target cost nothing, a frozen weight gets no gradient, and sums are
+    float32 at least. A batch without any target has loss 0 and gradients of zeros.
+
+    Args:
+        reduction: "sum" over the targets, or their "mean" (0 where there are none).
+        chunk_size: Targets whose logits are held at once.
+        ignore_index: Label of a position without a target.
+    """
+
+    def __init__(
+        self,
+        reduction: Literal["sum", "mean"] = "sum",
+        chunk_size: int = 128,
+        ignore_index: int = -100,
+    ) -> None:
+        super().__init__()
+        if reduction not in {"sum", "mean"}:
+            raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be above 0, got {chunk_size}")
+        self.reduction = reduction
+        self.chunk_size = chunk_size
+        self.ignore_index = ignore_index
+
+    def forward(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            hidden: `[n, d]`, the output head's inputs.
+            weight: `[v, d]`, the output head; used in hidden's dtype.
+            labels: `[n]`, each the id to predict or `ignore_index`.
+
+        Returns:
+            A scalar, float32 or wider.
+        """
+        targets = (labels != self.ignore_index).nonzero()[:, 0]  # [t]
+        needs_grad = torch.is_grad_enabled()
+        total: Tensor = _ChunkedCrossEntropy.apply(
+            hidden, weight, labels, targets, self.chunk_size, needs_grad
+        )  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped.
+        return total / max(len(targets), 1) if self.reduction == "mean" else total
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum of cross-entropies over target positions, with both gradients made on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # torch's context takes any attribute.
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        chunk_size: int,
+        needs_grad: bool,
+    ) -> Tensor:
+        wants_hidden, wants_weight = (needs_grad and wanted for wanted in ctx.needs_input_grad[:2])
+        sums = torch.promote_types(hidden.dtype, torch.float32)
+        head = weight.to(hidden.dtype)  # [v, d]
+        total = hidden.new_zeros((), dtype=sums)
+        grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=sums) if wants_weight else None
+        for chunk in torch.split(targets, chunk_size):
+            x, y = hidden[chunk], labels[chunk, None]  # [c, d], [c, 1]
+            logits = (x @ head.T).to(sums)  # [c, v]
+            log_sum = logits.logsumexp(-1, keepdim=True)  # [c, 1]
+            total += (log_sum - logits.gather(-1, y)).sum()
+            if not (wants_hidden or wants_weight):
+                continue
+            # The gradient of the logits is softmax(logits) minus one at the target, in the logits' memory.
+            grad = logits.sub_(log_sum).exp_().scatter_add_(-1, y, -torch.ones_like(log_sum)).to(x.dtype)
+            if grad_hidden is not None:
+                grad_hidden[chunk] = grad @ head
+            if grad_weight is not None:
+                grad_weight += grad.T @ x
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        # Scaled in place to save the memory of a copy; a second backward pass is refused by autograd,
+        # which sees that what it saved was changed.
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.mul_(grad_total)
+        if grad_weight is not None:
+            grad_weight = grad_weight.mul_(grad_total).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None, None

@@ -1,0 +1,55 @@
+"""Rotary position embeddings."""
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+
+@frozen(eq=False)
+class Rotation:
+    """The angles of a batch's positions, ready to turn queries and keys by.
+
+    It is an object and not a pair of tensors so that nothing that casts a layer's inputs (mixed precision
+    under FSDP does) can cut the angles down to 8 bits.
+    """
+
+    positions: Tensor
+    """`[b or 1, s]`, counted from 0 at a sequence's first token."""
+    cos: Tensor
+    """`[b or 1, 1, s, head_dim / 2]`, float32 or wider."""
+    sin: Tensor
+    """`[b or 1, 1, s, head_dim / 2]`, float32 or wider."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Turn x `[b, h, s, head_dim]` by its positions; returned as wide as the angles.
+
+        Number i is paired with number i + head_dim / 2, as in Hugging Face's checkpoints. The pairs in
+        Meta's and GGUF files are neighbours, whose q_proj and k_proj have their rows in another order.
+        """
+        left, right = x.to(self.cos.dtype).chunk(2, dim=-1)  # [b, h, s, head_dim / 2] each
+        turned = left * self.cos - right * self.sin, right * self.cos + left * self.sin
+        return torch.cat(turned, dim=-1)
+
+
+class RotaryEmbedding:
+    """Rotary position embeddings (RoPE, arXiv 2104.09864, section 3.2.2).
+
+    Without tables: the angles are computed once per forward pass for all layers, which costs less than
+    a thousandth of it, so there is no buffer to be lost on the meta device or cast along with a model.
+
+    Args:
+        head_dim: Width of one head, even.
+        base: Base of the frequencies: pair i turns by base^(-2i / head_dim) radians per position.
+    """
+
+    def __init__(self, head_dim: int, base: float) -> None:
+        self.head_dim = head_dim
+        self.base = base
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """Compute the angles of positions `[b or 1, s]`, in float32 or in `dtype` if that is wider."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        exponents = torch.arange(0, self.head_dim, 2, dtype=dtype, device=positions.device) / self.head_dim
+        frequencies = 1.0 / self.base**exponents  # [head_dim / 2], radians per position
+        angles = positions[:, None, :, None].to(dtype) * frequencies  # [b or 1, 1, s, head_dim / 2]
+        return Rotation(positions, angles.cos(), angles.sin())

@@ -1,0 +1,156 @@
+"""What a run tells about itself: `metrics.jsonl`, a logger, and the terminal."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from torchtune.data import Batch
+from torchtune.training._world import World
+from torchtune.utils.metric_logging import MetricLogger
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+FILENAME = "metrics.jsonl"
+
+
+class Metrics:
+    """The metrics of each optimizer step, written by rank 0.
+
+    `<output_dir>/metrics.jsonl` gets one JSON object a step: `step` (from 1), `loss` (mean over the step's target
+    tokens on all ranks), `lr`, `grad_norm` (before clipping), `tokens_per_second` (useful tokens of all ranks, no
+    padding), `padding_share` (from 0 to 1), `peak_memory_bytes` (of rank 0: allocated on its GPU, or resident in
+    its process). A step that had no target token and was skipped has a loss, lr and norm of null.
+
+    On a terminal a progress bar shows loss and speed; where standard error is none, a line of text is written
+    every so often instead.
+
+    Use it as a context manager, so that the logger is closed also when the run fails.
+
+    Args:
+        output_dir: The run's folder.
+        logger: Gets the same numbers; None where there is none, as on all ranks but 0.
+        world: This process and its fellows.
+        step: Optimizer steps taken so far; lines of `metrics.jsonl` after it are cut off.
+        total_steps: Optimizer steps of the whole run.
+        log_every: Optimizer steps between two calls of the logger and two plain lines.
+    """
+
+    def __init__(  # noqa: PLR0913 -- each is a plain fact of the run.
+        self,
+        output_dir: str,
+        logger: MetricLogger | None,
+        world: World,
+        *,
+        step: int,
+        total_steps: int,
+        log_every: int = 1,
+    ) -> None:
+        self._world = world
+        self._logger = logger
+        self._first_step, self._total_steps, self._log_every = step, total_steps, log_every
+        self._path = Path(output_dir) / FILENAME
+        self._bar: tqdm[Any] | None = None
+        if world.is_main:
+            cut_back(self._path, step)
+
+    def __enter__(self) -> Self:
+        self._since = time.perf_counter()
+        if self._world.is_main:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("a", encoding="utf-8")
+            if sys.stderr.isatty():
+                from tqdm import tqdm
+
+                self._bar = tqdm(total=self._total_steps, initial=self._first_step, unit="step")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file, the bar and the logger."""
+        if self._world.is_main:
+            self._file.close()
+        if self._bar is not None:
+            self._bar.close()
+        if self._logger is not None:
+            self._logger.close()
+
+    def log(
+        self, step: int, *, loss: float | None, lr: float | None, grad_norm: float | None, batches: Sequence[Batch]
+    ) -> None:
+        """Record one optimizer step; all ranks must call it.
+
+        Args:
+            step: Optimizer steps taken so far, this one included.
+            loss: Mean over the step's target tokens on all ranks; None for a skipped step, and so the next two.
+            lr: Learning rate of this step, of the first parameter group.
+            grad_norm: L2 norm of the gradient before it was clipped.
+            batches: The step's micro-batches of this rank; their tokens are counted.
+        """
+        useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
+        slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
+        if not self._world.is_main:
+            return
+        now = time.perf_counter()
+        speed, self._since = useful / (now - self._since), now
+        values: dict[str, float | int | None] = {
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "tokens_per_second": round(speed, 1),
+            "padding_share": 1 - useful / slots,
+            "peak_memory_bytes": peak_memory_bytes(self._world.device),
+        }
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        self._show(step, loss, speed)
+        if self._logger is not None and self._is_due(step):
+            self._logger.log_dict({name: value for name, value in values.items() if value is not None}, step)
+
+    def _show(self, step: int, loss: float | None, speed: float) -> None:
+        text = "no target token, skipped" if loss is None else f"loss {loss:.4f}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{text}, {speed:.0f} tokens/s", refresh=False)
+            self._bar.update()
+        elif self._is_due(step):
+            print(f"step {step}/{self._total_steps}: {text}, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self._log_every == 0 or step == self._total_steps
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop the lines of a `metrics.jsonl` that come after a step, and those that a kill left unfinished."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text("utf-8").splitlines(keepends=True) if _is_kept(line, step)]
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept), "utf-8")
+    part.replace(path)
+
+
+def _is_kept(line: str, step: int) -> bool:
+    try:
+        return line.endswith("\n") and bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Measure the most memory held so far: allocated on a GPU, or resident in this process on the CPU.
+
+    Apple GPUs share the machine's memory and keep no peak, so the process counts for them too.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if os.uname().sysname == "Darwin" else peak * 1024  # bytes on macOS, KiB elsewhere: getrusage(2)

@@ -1,0 +1,140 @@
+"""From a model on the meta device to one that can be trained: precision, sharding, weights.
+
+What is held in which precision:
+
+| `dtype` | trained parameters, their gradients, optimizer state | frozen parameters | computing |
+|---|---|---|---|
+| `fp32` | fp32 | fp32 | fp32 |
+| `bf16` | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
+
+So a full fine-tuning in bf16 keeps fp32 master weights, and LoRA keeps a bf16 base below fp32 adapters. A bf16 copy
+of the trained parameters is made for each forward pass: by FSDP where the model is sharded, by `step_loss` where it
+is not, at the same place and with the same rounding.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from torchtune.models import load_hf_weights
+from torchtune.modules import Decoder, lora_layers
+from torchtune.training._world import World
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+"""What a config's `dtype` may say, and fp64, in which tests compare exactly."""
+
+
+def place(
+    model: Decoder, world: World, *, dtype: str, enable_fsdp: bool = False, model_directory: str | None = None
+) -> None:
+    """Bring a model from the meta device to this process's device, in place, with its weights.
+
+    With several ranks the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and the
+    gradients are added up. With one rank both come to the same, and neither is needed.
+
+    Args:
+        model: Built on `torch.device("meta")`, with LoRA layers added and parameters frozen as they are to be.
+        world: This process and its fellows.
+        dtype: A key of `DTYPES`; the table above says what it means.
+        enable_fsdp: Split every layer's parameters over the ranks.
+        model_directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
+
+    Raises:
+        FileNotFoundError: The folder or a file in it is missing.
+        ValueError: The folder's weights are not those of this model.
+    """
+    set_dtype(model, DTYPES[dtype])
+    if world.size > 1:
+        _shard(model, world, DTYPES[dtype], split=enable_fsdp)
+    model.to_empty(device=world.device)
+    with _drawn_alike(world.seed):
+        if model_directory is None:
+            model.init_weights()
+        for _, layer in lora_layers(model):
+            layer.init_lora()
+    if model_directory is not None:
+        load_hf_weights(model, Path(model_directory))
+
+
+def set_dtype(model: nn.Module, compute: torch.dtype) -> None:
+    """Hold frozen parameters in the precision of computing and trained ones in fp32 at least, in place."""
+    master = torch.promote_types(compute, torch.float32)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(master if parameter.requires_grad else compute)
+
+
+def _shard(model: Decoder, world: World, compute: torch.dtype, *, split: bool) -> None:
+    """Give each rank its part of every layer; without `split`, the part is the whole and only gradients are shared."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    shape, names = ((world.size,), ("shard",)) if split else ((world.size, 1), ("replicate", "shard"))
+    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.promote_types(compute, torch.float32))
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    register_fsdp_forward_method(model, "hidden")
+
+
+@contextmanager
+def _drawn_alike(seed: int) -> Iterator[None]:
+    """Draw initial weights that depend on the seed alone: not on the device, nor on the number of ranks."""
+    with torch.random.fork_rng(devices=[]), _WholeDraws(), torch.no_grad():
+        torch.manual_seed(seed)
+        yield
+
+
+class _WholeDraws(TorchFunctionMode):
+    """Let every function of `torch.nn.init` fill a whole tensor on the CPU, of which a sharded one keeps its part."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # The protocol of torch.overrides is untyped.
+        if getattr(func, "__module__", None) != "torch.nn.init":
+            return func(*args, **kwargs or {})
+        tensor, *rest = args
+        whole = func(torch.empty(tensor.shape, dtype=tensor.dtype), *rest, **kwargs or {})
+        copy_whole(tensor, whole)
+        return tensor
+
+
+def copy_whole(parameter: Tensor, whole: Tensor) -> None:
+    """Fill a parameter in place from its whole value; a sharded one takes its part, without communication."""
+    with torch.no_grad():
+        if is_sharded(parameter):
+            from torch.distributed.tensor import DTensor, distribute_tensor
+
+            assert isinstance(parameter, DTensor)
+            whole = whole.to(parameter.device, parameter.dtype)
+            own = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.to_local().copy_(own.to_local())
+        else:
+            parameter.copy_(whole)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a DTensor without importing that class, which costs a second."""
+    return hasattr(tensor, "placements")
+
+
+def whole_state(model: nn.Module, world: World, dtype: str) -> dict[str, Tensor] | None:
+    """Gather a model's parameters on the CPU of rank 0, in the precision of computing; all ranks must call it.
+
+    Returns:
+        Parameters by name; None on the other ranks.
+    """
+    state = {}
+    for name, parameter in model.named_parameters():
+        tensor = parameter.detach()
+        whole = tensor.full_tensor() if world.size > 1 else tensor  # type: ignore[attr-defined]  # DTensor's
+        if world.is_main:
+            state[name] = whole.to("cpu", DTYPES[dtype])
+    return state if world.is_main else None
+
+

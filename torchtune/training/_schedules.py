@@ -1,0 +1,102 @@
+"""Learning rates over a run: warm-up, then a curve; and how many optimizer steps a run takes.
+
+Each builder is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
+The recipe passes the optimizer and `total_steps`, which is known once the dataset is.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+
+def cosine_with_warmup(
+    optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0, min_ratio: float = 0.0
+) -> LRScheduler:
+    """Warm up linearly, then fall along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
+
+    Args:
+        optimizer: Its learning rates are the peaks.
+        total_steps: Optimizer steps of the run; the last one still has a rate above the lowest.
+        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        min_ratio: Where the curve ends, as a share of the peak.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    return _warmed_up(
+        optimizer, total_steps, warmup_steps, min_ratio, lambda done: (1 + math.cos(math.pi * done)) / 2
+    )
+
+
+def linear_with_warmup(
+    optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0, min_ratio: float = 0.0
+) -> LRScheduler:
+    """Warm up linearly, then fall along a straight line.
+
+    Args:
+        optimizer: Its learning rates are the peaks.
+        total_steps: Optimizer steps of the run; the last one still has a rate above the lowest.
+        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        min_ratio: Where the line ends, as a share of the peak.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    return _warmed_up(optimizer, total_steps, warmup_steps, min_ratio, lambda done: 1 - done)
+
+
+def constant_with_warmup(optimizer: Optimizer, *, warmup_steps: int = 0) -> LRScheduler:
+    """Warm up linearly, then stay.
+
+    Args:
+        optimizer: Its learning rates are the peaks.
+        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+
+    Raises:
+        ValueError: `warmup_steps` is negative.
+    """
+    return _warmed_up(optimizer, warmup_steps + 1, warmup_steps, 0.0, lambda _: 1.0)
+
+
+def _warmed_up(
+    optimizer: Optimizer, total_steps: int, warmup_steps: int, min_ratio: float, curve: Callable[[float], float]
+) -> LRScheduler:
+    """Build a schedule from a curve that goes from 1 to 0 while its argument goes from 0 to 1."""
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps: expected an int of at least 0, got {warmup_steps}")
+    if not 0 <= min_ratio <= 1:
+        raise ValueError(f"min_ratio: expected a share from 0 to 1, got {min_ratio}")
+    if warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps: the warm-up takes {warmup_steps} optimizer steps and the whole run {total_steps}; "
+            "shorten the warm-up or train longer"
+        )
+
+    def factor(step: int) -> float:
+        """Give the share of the peak rate at an optimizer step, counted from 0."""
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        done = min((step - warmup_steps) / (total_steps - warmup_steps), 1.0)
+        return min_ratio + (1 - min_ratio) * curve(done)
+
+    return LambdaLR(optimizer, factor)
+
+
+def count_steps(
+    n_batches: int, *, epochs: int, gradient_accumulation_steps: int, max_steps_per_epoch: int | None
+) -> int:
+    """Count a run's optimizer steps.
+
+    An epoch that `max_steps_per_epoch` cuts short is not taken back to its start: the next one goes on with rows
+    not yet seen.
+
+    Args:
+        n_batches: Batches of a rank in all epochs together (`Batches.batches_in(epochs)`).
+        epochs: How often every row is read.
+        gradient_accumulation_steps: Batches of a rank in one optimizer step.
+        max_steps_per_epoch: Optimizer steps after which an epoch ends at the latest; None: it is never cut.
+    """
+    steps = math.ceil(n_batches / gradient_accumulation_steps)
+    return steps if max_steps_per_epoch is None else min(steps, epochs * max_steps_per_epoch)

@@ -1,0 +1,173 @@
+"""All that a run must remember to go on as if it had never stopped."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchtune.data import Batches
+from torchtune.training import _checkpoint
+from torchtune.training._random import random_state, set_random_state
+from torchtune.training._world import World
+
+
+class State:
+    """A run's position, and what it takes to come back to it: `checkpoints/step_<n>/` in its folder.
+
+    A checkpoint holds the parameters that are trained (of a model with LoRA, the adapters alone), the optimizer,
+    the schedule, the position in the data, every rank's random numbers and the step. A run that resumes equals
+    the unbroken run to the bit, on the CPU and with the same versions and number of threads.
+
+    Args:
+        output_dir: The run's folder.
+        model: Its trained parameters are those with `requires_grad`.
+        optimizer: Optimizer of those parameters.
+        scheduler: Schedule of the optimizer's learning rates; None where they are constant.
+        batches: Where the data come from.
+        world: This process and its fellows.
+    """
+
+    def __init__(  # noqa: PLR0913 -- these are what a run consists of.
+        self,
+        output_dir: str,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        batches: Batches,
+        *,
+        world: World,
+    ) -> None:
+        self.step = 0
+        self._folder = Path(output_dir) / "checkpoints"
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._optimizer, self._scheduler, self._batches, self._world = optimizer, scheduler, batches, world
+
+    def save(self, keep: int = 1) -> None:
+        """Write a checkpoint of this step, then remove the oldest; all ranks must call it.
+
+        Args:
+            keep: How many checkpoints stay, this one included.
+
+        Raises:
+            OSError: The disk is full or not writable; earlier checkpoints are as they were.
+        """
+        folder = self._folder / f"step_{self.step}"
+        if not folder.exists():  # What stands there is of this very step: it was resumed from.
+            _checkpoint.write(
+                folder,
+                self._world,
+                tensors=dict(self._tensors(self._optimizer.state)),
+                shared=self._shared(),
+                own={"random": random_state(self._world.device)},
+            )
+        if self._world.is_main:
+            for step in _checkpoint.steps(self._folder)[:-keep]:
+                shutil.rmtree(self._folder / f"step_{step}")
+
+    def resume(self) -> bool:
+        """Go to the newest checkpoint; all ranks must call it.
+
+        Returns:
+            False where there is none, so that the run starts at step 0.
+
+        Raises:
+            ValueError: The newest checkpoint is damaged or belongs to another run. Nothing is loaded then, neither
+                from an older one nor from the base weights.
+        """
+        found = _checkpoint.steps(self._folder)
+        if not found:
+            return False
+        folder = self._folder / f"step_{found[-1]}"
+        try:
+            _checkpoint.verify(folder, self._world)
+        except _checkpoint.DamagedCheckpointError as fault:
+            raise ValueError(f"{folder} is damaged: {fault}; {self._way_out(found)}") from None
+        shared = _checkpoint.read_shared(folder)
+        self._check_parameters(folder, shared["parameters"])
+        self._load_optimizer(shared["optimizer"])
+        _checkpoint.read_tensors(folder, dict(self._tensors(self._optimizer.state)), self._world)
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(shared["scheduler"])
+        self._batches.load_state_dict(shared["batches"])
+        self.step = shared["step"]
+        self._restore_random(folder)
+        return True
+
+    def _way_out(self, found: list[int]) -> str:
+        earlier = f" to continue from step_{found[-2]}," if len(found) > 1 else " to start again from step 0,"
+        return f"delete that folder{earlier} or write another output_dir"
+
+    def _tensors(self, optimizer_state: Any) -> Iterator[tuple[str, Tensor]]:
+        """Name every tensor of a checkpoint, in an order that is equal on all ranks."""
+        for name, parameter in self._parameters.items():
+            yield f"model.{name}", parameter.detach()
+            for key, value in optimizer_state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    yield f"optimizer.{name}.{key}", value
+
+    def _shared(self) -> dict[str, Any]:
+        """Collect what is equal on all ranks and is no tensor."""
+        return {
+            "step": self.step,
+            "parameters": {name: list(p.shape) for name, p in self._parameters.items()},
+            "optimizer": {
+                "groups": [
+                    {key: value for key, value in group.items() if key != "params"}
+                    for group in self._optimizer.param_groups
+                ],
+                "state": {
+                    name: {key: _described(value) for key, value in self._optimizer.state.get(p, {}).items()}
+                    for name, p in self._parameters.items()
+                },
+            },
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "batches": self._batches.state_dict(),
+        }
+
+    def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
+        now = {name: list(p.shape) for name, p in self._parameters.items()}
+        if saved == now:
+            return
+        differ = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
+        name = differ[0]
+        raise ValueError(
+            f"{folder} is of another model or adapter: {len(differ)} trained parameters differ, the first is {name} "
+            f"with shape {saved.get(name)} there and {now.get(name)} here (None: there is none); "
+            "write another output_dir"
+        )
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Give the optimizer its settings, and tensors of the right shapes that are then filled."""
+        for group, settings in zip(self._optimizer.param_groups, saved["groups"], strict=True):
+            group.update(settings)
+        for name, parameter in self._parameters.items():
+            state = saved["state"][name]
+            self._optimizer.state[parameter] = {key: _made(value, parameter) for key, value in state.items()}
+
+    def _restore_random(self, folder: Path) -> None:
+        """Take up this rank's random numbers; a rank that the saved run did not have keeps its fresh ones."""
+        own = _checkpoint.read_own(folder, self._world.rank)
+        if own is not None:
+            set_random_state(own["random"], self._world.device)
+
+
+def _described(value: Any) -> Any:
+    """Write down what a tensor of the optimizer is like; keep any other value."""
+    if not isinstance(value, Tensor):
+        return {"value": value}
+    return {"shape": list(value.shape), "dtype": value.dtype, "on_cpu": value.device.type == "cpu"}
+
+
+def _made(described: dict[str, Any], parameter: Tensor) -> Any:
+    """Make what `_described` wrote down; a tensor of the parameter's shape is sharded as the parameter is."""
+    if "value" in described:
+        return described["value"]
+    shape, dtype = described["shape"], described["dtype"]
+    if shape == list(parameter.shape):
+        return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.empty(shape, dtype=dtype, device="cpu" if described["on_cpu"] else parameter.device)

@@ -1,0 +1,166 @@
+"""The processes of a run: how many there are, which one this is, and what it computes on."""
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from attrs import frozen
+
+Number = TypeVar("Number", int, float)
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""What a config's `device` may say; `auto` is the first that is there of cuda, mps and cpu."""
+
+
+class RunConfig(Protocol):
+    """What `start` reads of a config."""
+
+    @property
+    def device(self) -> str:
+        """One of `DEVICES`."""
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of every random number of the run; None draws one."""
+
+
+@frozen(kw_only=True)
+class World:
+    """One process among those of a run; a run of one process is no special case."""
+
+    rank: int
+    """This process's number, from 0."""
+    size: int
+    """Number of processes."""
+    data_rank: int
+    """Which part of each step's rows this process reads, from 0."""
+    data_size: int
+    """Into how many parts each step's rows are split."""
+    device: torch.device
+    """Where this process keeps its part of the model."""
+    seed: int
+    """The run's seed, equal on all ranks."""
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes and prints."""
+        return self.rank == 0
+
+    def data_sum(self, value: Number) -> Number:
+        """Add up a number, such as a count of target tokens, over the data-parallel ranks; all must call it.
+
+        Floats are added in fp64, so that the sum of losses is as exact as one process's.
+        """
+        if self.data_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+        dist.all_reduce(total)
+        return type(value)(total.item())
+
+    def gather(self, value: object) -> list[object]:
+        """Collect one small picklable object of every rank, in the order of the ranks; all must call it."""
+        if self.size == 1:
+            return [value]
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def check_device(name: str, local_ranks: int = 1) -> None:
+    """Refuse a device that this machine does not have.
+
+    The run's parent calls it before anything is written; it imports torch and starts no GPU context.
+
+    Args:
+        name: A config's `device`, one of `DEVICES`.
+        local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
+
+    Raises:
+        ValueError: The device is unknown, absent, or there are fewer of it than processes.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto")
+    kind = _kind(name)
+    available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
+    if local_ranks > available:
+        raise ValueError(
+            f"device: {local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
+            f"start --nproc_per_node {available}, or write device=cpu"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn a config's `device` into this process's device; on cuda, the GPU of its local rank.
+
+    Raises:
+        ValueError: The device is unknown or absent.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    check_device(name, local_ranks=local_rank + 1)
+    kind = _kind(name)
+    return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
+
+
+def _kind(name: str) -> str:
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+@contextmanager
+def start(cfg: RunConfig) -> Iterator[World]:
+    """Begin a run on this process and yield its `World`; at the end, leave the process group.
+
+    Where torchrun's environment is there (WORLD_SIZE), the process joins the group: gloo for tensors on the CPU,
+    nccl for those on GPUs. Python's, numpy's and torch's random numbers are seeded with `seed + data_rank`, so
+    that dropout differs between ranks; what must agree on all ranks takes `World.seed`.
+
+    Raises:
+        ValueError: The config's device is not there.
+    """
+    device = pick_device(cfg.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    joined = size > 1 and not dist.is_initialized()
+    if joined:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        rank = dist.get_rank() if size > 1 else 0
+        seed = _agreed_seed(cfg.seed, size)
+        _seed_everything(seed + rank)
+        yield World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
+    finally:
+        if dist.is_initialized() and (joined or size == 1):
+            dist.destroy_process_group()
+
+
+def _agreed_seed(seed: int | None, size: int) -> int:
+    """Return the config's seed, or one that rank 0 draws."""
+    drawn: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
+    if size > 1:
+        dist.broadcast_object_list(drawn, src=0)
+    return drawn[0]
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
