@@ -175,7 +175,8 @@ def rich() -> Config:
         betas=(0.8, 0.9),
     )
     cfg.dataset = lazy(
-        concatenate, parts=[nested(Rows, nested(Letters, "x"), source="b"), ref("dataset.parts.0")]
+        concatenate,
+        parts=[nested(Rows, nested(Letters, "x"), source="b"), ref("dataset.parts.0")],
     )
     cfg.extra = [lazy(Rows, source="${folder}/more.json"), lazy(Rows, packed=True)]
     cfg.validation = Validation(every=3)

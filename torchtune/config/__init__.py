@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torchtune.config._instantiate import instantiate
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted
+    from torchtune.config._node import Node
     from torchtune.config._parse import Recipe, parse
     from torchtune.config._registry import (
         Source,
@@ -40,6 +41,7 @@ _HOMES = {
     "_instantiate": ("instantiate",),
     "_layers": ("Layers", "Origin"),
     "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted"),
+    "_node": ("Node",),
     "_parse": ("Recipe", "parse"),
     "_registry": (
         "Source",
@@ -69,6 +71,7 @@ __all__ = [
     "Layers",
     "MayChange",
     "Mistake",
+    "Node",
     "Origin",
     "Passed",
     "Recipe",

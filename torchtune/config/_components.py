@@ -161,17 +161,12 @@ def builds(result: Any, wanted: Any) -> bool:
     if not isinstance(made, type) or not isinstance(sought, type):
         return False
     if getattr(sought, "_is_protocol", False):
-        return all(hasattr(made, name) or name in _annotated(made) for name in _protocol_members(sought))
+        return all(callable(getattr(made, name, None)) for name in _protocol_methods(sought))
     return issubclass(made, sought)
 
 
-def _annotated(made: type) -> set[str]:
-    return {name for c in made.__mro__ for name in getattr(c, "__annotations__", {})}
-
-
-def _protocol_members(protocol: type) -> set[str]:
-    """Return the names that a protocol asks for."""
-    ignored = {"Protocol", "Generic", "object"}
-    classes = [c for c in protocol.__mro__ if c.__name__ not in ignored]
-    names = {n for c in classes for n in [*vars(c), *getattr(c, "__annotations__", {})]}
-    return {n for n in names if not n.startswith("_") or n == "__call__"}
+def _protocol_methods(protocol: type) -> set[str]:
+    """Return the methods that a protocol asks for; its attributes are known only once an object is built."""
+    classes = [c for c in protocol.__mro__ if getattr(c, "_is_protocol", False) and c.__name__ != "Protocol"]
+    methods = {name for c in classes for name, value in vars(c).items() if inspect.isfunction(value)}
+    return {name for name in methods if not name.startswith("_") or name == "__call__"}

@@ -43,6 +43,8 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
         raise reject(f"{path} is refused: {why}")
     holder, name = _walk(path, parts)
     found = getattr(holder, name)
+    if callable(found) and (why := refuse_object(found)):
+        raise reject(f"{path} is refused: {why}")
     if any(part.startswith("_") for part in parts):
         raise reject(f"{path} is private{_public_name(found)}")
     if not isinstance(holder, ModuleType):
@@ -51,8 +53,6 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
         )
     if not callable(found) or isinstance(found, ModuleType):
         raise reject(f"{path} is not a class or a function")
-    if why := refuse_object(found):
-        raise reject(f"{path} is refused: {why}")
     return found  # type: ignore[no-any-return]  # callable was checked above
 
 

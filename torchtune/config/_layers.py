@@ -13,7 +13,7 @@ from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._interpolation import resolve_tree
 from torchtune.config._mistakes import ConfigError, Mistake, Path, Problem, RejectedError, dotted
 from torchtune.config._structure import check_untyped, structure, unstructure
-from torchtune.config._tree import copied, is_component_tree, leaves
+from torchtune.config._tree import copied, is_component_tree, places
 from torchtune.config._yaml import Document
 
 
@@ -82,13 +82,11 @@ class Layers:
         for key, value in tree.items():
             here = (*path, key)
             old = holder.get(key)
-            if not isinstance(value, Mapping) or not isinstance(old, dict) or self._replaces(old, value):
+            # A mapping that names its component is that component whole; one that does not changes arguments.
+            if not isinstance(value, Mapping) or not isinstance(old, dict) or COMPONENT_KEY in value:
                 self.put(here, value, origin)
             else:
                 self.merge(value, origin, here)
-
-    def _replaces(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-        return COMPONENT_KEY in new and new[COMPONENT_KEY] != old.get(COMPONENT_KEY)
 
     def _holder(self, path: Path) -> dict[str, Any]:
         holder: Any = self.tree
@@ -112,9 +110,8 @@ class Layers:
         self._note_dropped(path, old, value, origin(path))
         holder[path[-1]] = copied(value)
         self.forget(path)
-        self.origins[path] = origin(path)
-        for leaf, _ in leaves(value, path):
-            self.origins[leaf] = origin(leaf)
+        for place in places(value, path):
+            self.origins[place] = origin(place)
 
     def forget(self, path: Path) -> None:
         """Drop the origins of a path and of everything below it."""
@@ -122,13 +119,12 @@ class Layers:
             del self.origins[stale]
 
     def _note_dropped(self, path: Path, old: Any, new: Any, origin: Origin) -> None:
-        if (
-            not is_component_tree(old)
-            or not is_component_tree(new)
-            or old[COMPONENT_KEY] == new[COMPONENT_KEY]
-        ):
+        """Say which arguments a component loses to another; a file over the class's defaults needs no word."""
+        if not is_component_tree(old) or not is_component_tree(new):
             return
-        if dropped := [name for name in old if name != COMPONENT_KEY and name not in new]:
+        dropped = [name for name in old if name != COMPONENT_KEY and name not in new]
+        over_defaults = self.origin(path).layer == 0 and not origin.text.startswith("--")
+        if dropped and not over_defaults:
             what = f"{dotted(path)}: {new[COMPONENT_KEY]} replaces {old[COMPONENT_KEY]}"
             self.notes.append(f"{origin.text}: {what} and drops its {', '.join(dropped)}")
 

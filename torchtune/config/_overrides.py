@@ -161,7 +161,7 @@ class Overriding:
     def _read(self, override: Override, t: Any) -> Any:
         """Read a value by the type of its field: text verbatim for text, YAML otherwise."""
         text = override.text
-        if "${" in text:
+        if text.startswith("${") and text.count("{") == 1 and text.endswith("}"):
             return text
         if text in ("null", "~") and takes_none(t):
             return None

@@ -13,7 +13,7 @@ from torchtune.config._mistakes import ConfigError, Mistake, RejectedError, did_
 from torchtune.config._recording import Locator, recording
 from torchtune.config._registry import config_source
 from torchtune.config._structure import unstructure
-from torchtune.config._trust import trust_folder_of
+from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
 from torchtune.config._yaml import Document, read_yaml
 
 BASE_KEY = "_base_"
@@ -169,11 +169,10 @@ def load_module(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not path.is_file():
         raise _mistake(file, "no such file")
-    name = _module_name(path)
-    if (loaded := sys.modules.get(name)) and Path(str(loaded.__file__)).resolve() == path:
+    if loaded := _loaded_from(path):
         return loaded
     try:
-        return importlib.import_module(name) if "." in name else _import_file(name, path)
+        return _import_member(path) or _import_file(path.stem, path)
     except ConfigError:
         raise
     except SyntaxError as error:
@@ -182,15 +181,30 @@ def load_module(file: str) -> ModuleType:
         ) from error
 
 
-def _module_name(path: Path) -> str:
-    """Return the name under which a file is imported: `configs_py.smollm2`, or the bare stem of a user's file."""
-    for package in ("recipes", "configs_py"):
-        spec = importlib.util.find_spec(package)
-        if spec and str(path.parent) in [
-            str(Path(p).resolve()) for p in spec.submodule_search_locations or ()
-        ]:
-            return f"{package}.{path.stem}"
-    return path.stem
+def _loaded_from(path: Path) -> ModuleType | None:
+    """Return the module that was imported from a file, under whatever name."""
+    same = [
+        m
+        for m in list(sys.modules.values())
+        if getattr(m, "__file__", None) and Path(str(m.__file__)) == path
+    ]
+    return same[0] if same else None
+
+
+def _import_member(path: Path) -> ModuleType | None:
+    """Import a file that lies in a package under its name there, such as `configs_py.smollm2`."""
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if len(parts) == 1:
+        return None
+    spec = importlib.util.find_spec(parts[0])
+    if spec is None or Path(str(spec.origin)).resolve().parent != folder / parts[0]:
+        return None  # another package has that name
+    if parts[0] not in OWN_PACKAGES:
+        trust_folder_of(path)
+    return importlib.import_module(".".join(parts))
 
 
 def _import_file(name: str, path: Path) -> ModuleType:

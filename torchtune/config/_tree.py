@@ -19,6 +19,14 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, tree
 
 
+def places(tree: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the path of a tree and of everything in it."""
+    yield path
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
 def child(tree: Any, key: str | int) -> Any:
     """Return what stands at a key or list index.
 

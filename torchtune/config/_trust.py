@@ -26,8 +26,8 @@ KINDS: Final = frozenset(
         "torch.utils.data.sampler.Sampler",
         "torch.utils.data.dataloader.DataLoader",
         "torchtune.data._tokenizer.Tokenizer",
-        "torchtune.models._tokenizers.HFTokenizer",
-        "torchtune.models._tokenizers.SentencePieceTokenizer",
+        "torchtune.models._hf_tokenizer.HFTokenizer",
+        "torchtune.models._sentencepiece_tokenizer.SentencePieceTokenizer",
         "torchtune.utils.metric_logging.MetricLogger",
     }
 )

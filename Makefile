@@ -1,0 +1,33 @@
+# Two commands do everything: `make demo` fine-tunes a real model, `make test` runs the tests.
+.PHONY: demo test test-all lint bench configs clean
+
+PYTEST := .venv/bin/python -m pytest
+
+demo:
+	@PYTHON="$(PYTHON)" scripts/install.sh run
+	@.venv/bin/python demo/run.py
+
+test:
+	@PYTHON="$(PYTHON)" scripts/install.sh dev
+	@$(MAKE) --no-print-directory lint
+	@$(PYTEST) -n 2
+
+test-all:
+	@PYTHON="$(PYTHON)" scripts/install.sh dev
+	@$(MAKE) --no-print-directory lint
+	@$(PYTEST) -m "slow or not slow"
+
+lint:
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check . || { echo "run: .venv/bin/ruff format ."; exit 1; }
+	@.venv/bin/mypy
+
+# Render every config of configs_py/ into configs_yaml/ again.
+configs:
+	@.venv/bin/python -m pytest -q --renew-configs tests/test_configs.py
+
+bench:
+	@.venv/bin/python benchmarks/startup.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,63 @@
+"""SmolLM2-135M-Instruct: small enough for a laptop's two cores."""
+
+from torch.optim import AdamW
+
+from recipes.alpaca_generate import AlpacaGenerateConfig
+from recipes.full_finetune import FullFinetuneConfig
+from recipes.lora_finetune import LoraFinetuneConfig
+from torchtune.config import lazy
+from torchtune.datasets import InstructDataset
+from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
+from torchtune.training import Lora, cosine_with_warmup
+
+MODEL = "models/SmolLM2-135M-Instruct"
+"""Where `make demo` puts the model."""
+
+
+def smollm2_135m_lora() -> LoraFinetuneConfig:
+    """SmolLM2 135M, LoRA on every linear layer, on the demo's rows: a minute on two cores."""
+    return LoraFinetuneConfig(
+        output_dir="runs/smollm2_135m_lora",
+        seed=1,
+        device="auto",
+        dtype="bf16",
+        model=lazy(smollm2_135m),
+        model_directory=MODEL,
+        tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
+        dataset=lazy(InstructDataset, source="demo/assistant.json"),
+        lora=Lora(targets=["all-linear"], rank=16, alpha=32.0),
+        batch_size=8,
+        optimizer=lazy(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
+        lr_scheduler=lazy(cosine_with_warmup, warmup_steps=3),
+    )
+
+
+def smollm2_135m_full() -> FullFinetuneConfig:
+    """SmolLM2 135M, every weight, on the demo's rows: a few minutes on two cores."""
+    return FullFinetuneConfig(
+        output_dir="runs/smollm2_135m_full",
+        seed=1,
+        device="auto",
+        dtype="bf16",
+        model=lazy(smollm2_135m),
+        model_directory=MODEL,
+        tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
+        dataset=lazy(InstructDataset, source="demo/assistant.json"),
+        batch_size=8,
+        optimizer=lazy(AdamW, lr=5e-5, weight_decay=0.0, fused=True),
+        lr_scheduler=lazy(cosine_with_warmup, warmup_steps=3),
+    )
+
+
+def smollm2_135m_generate() -> AlpacaGenerateConfig:
+    """Answers from SmolLM2 135M after smollm2_135m_lora."""
+    return AlpacaGenerateConfig(
+        device="auto",
+        dtype="fp32",
+        model=lazy(smollm2_135m),
+        model_directory=MODEL,
+        adapter_directory="runs/smollm2_135m_lora/final",
+        tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
+        template="chat",
+        prompt="Who are you?",
+    )

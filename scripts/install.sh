@@ -1,0 +1,40 @@
+#!/bin/sh
+# Makes .venv and installs into it; what is complete is left alone, what was interrupted is made anew.
+#   scripts/install.sh run    what the demo needs
+#   scripts/install.sh dev    and what the tests need
+set -u
+cd "$(dirname "$0")/.." || exit 1
+want=$1
+log=.venv/install.log
+
+fail() { printf 'install: %s\n' "$1" >&2; exit "${2:-1}"; }
+
+for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+  if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$candidate; break; fi
+done
+[ -n "${python:-}" ] || fail "Python 3.11 or newer is needed and ${PYTHON:-python3} is not; give one: make PYTHON=/path/to/python3.11" 2
+
+fingerprint=$(cat pyproject.toml constraints.txt | cksum)
+complete() { [ "$(cat ".venv/complete-$1" 2>/dev/null)" = "$fingerprint" ]; }
+complete dev && exit 0
+[ "$want" = run ] && complete run && exit 0
+
+# The markers go first: an install that is interrupted leaves none, and the next one starts from nothing.
+if ls .venv/complete-* >/dev/null 2>&1; then
+  rm -f .venv/complete-*
+else
+  rm -rf .venv
+  "$python" -m venv .venv || fail "cannot make .venv: see the message above"
+fi
+
+extra=; [ "$want" = dev ] && extra='[dev]'
+echo "installing torchtune$extra and what it needs into .venv (minutes the first time; log: $log)"
+if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".$extra" >"$log" 2>&1; then
+  case $(cat "$log") in
+    *'No space left'*|*'File too large'*) fail "the disk is full, or a file may not grow that large; make room and run it again" ;;
+    *'Temporary failure in name resolution'*|*'NewConnectionError'*|*'Network is unreachable'*|*'Connection refused'*|*'ProxyError'*|*'timed out'*)
+      fail "the package index cannot be reached; check the network and run it again" ;;
+    *) fail "$(grep -E '^ *(ERROR|error)' "$log" | head -n 1); the whole log is $log" ;;
+  esac
+fi
+printf '%s' "$fingerprint" >".venv/complete-$want"

@@ -1,0 +1,200 @@
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.config import sample
+from torchtune.config import ConfigError, Layers, lazy, load, render, resolve
+
+HERE = "tests/config/sample.py"
+
+
+def line_of(text: str) -> int:
+    """Return the line of the sample on which a text stands."""
+    return 1 + next(i for i, line in enumerate(inspect.getsource(sample).splitlines()) if text in line)
+
+
+def rich(*words: str) -> Layers:
+    return sample.main.layers(f"{HERE}:rich", words)
+
+
+def origins(layers: Layers, *paths: str) -> list[str]:
+    return [
+        layers.origin(tuple(int(p) if p.isdigit() else p for p in path.split("."))).text for path in paths
+    ]
+
+
+def test_every_literal_of_a_config_function_has_its_file_and_line() -> None:
+    layers = rich()
+    wanted = {
+        "output_dir": 'return Config(output_dir="out"',
+        "batch_size": 'return Config(output_dir="out"',
+        "shade": "cfg.shade = Shade.DARK",
+        "optimizer._component_": "        Adam,",
+        "optimizer.lr": "        lr=1e-5,",
+        "optimizer.betas": "        betas=(0.8, 0.9),",
+        "dataset.parts": "        parts=[",
+        "extra.0.source": "cfg.extra = [",
+        "validation.every": "cfg.validation = Validation(every=3)",
+        "validation.source": "cfg.validation.source = ref",
+    }
+    assert origins(layers, *wanted) == [f"{HERE}:{line_of(text)}" for text in wanted.values()]
+
+
+def test_what_no_layer_sets_is_a_default() -> None:
+    assert origins(rich(), "seed", "tokenizer.path", "shuffle") == ["default of Config"] * 3
+
+
+def test_origins_of_yaml_and_overrides_name_the_line_and_the_word(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("output_dir: x\n\noptimizer:\n  lr: 0.5\n")
+    layers = sample.main.layers(str(file), ["seed=3"])
+    assert origins(layers, "output_dir", "optimizer.lr", "seed", "optimizer.betas") == [
+        f"{file}:1",
+        f"{file}:4",
+        "--override seed=3",
+        "default of Config",
+    ]
+
+
+def test_config_object_survives_the_layers() -> None:
+    built = rich().build()
+    assert built == resolve(sample.rich())
+
+
+def test_rendering_loads_back_equal_and_renders_the_same() -> None:
+    for make in (sample.plain, sample.rich):
+        text = render(make())
+        assert load(text, sample.Config) == make()
+        assert render(load(text, sample.Config)) == text
+
+
+def test_base_holds_what_a_yaml_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("output_dir: x\nbatch_size: 2\nvalidation: {every: 5, source: s}\n")
+    (tmp_path / "my.yaml").write_text("_base_: base.yaml\nvalidation: {every: 7}\n")
+    cfg = sample.main.layers(str(tmp_path / "my.yaml")).build()
+    assert (cfg.batch_size, cfg.validation.every, cfg.validation.source) == (2, 7, "s")
+
+
+def test_base_that_leads_back_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("_base_: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("_base_: a.yaml\n")
+    with pytest.raises(ConfigError, match="leads back to this file"):
+        sample.main.layers(str(tmp_path / "a.yaml"))
+
+
+def test_yaml_that_names_a_component_replaces_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "output_dir: x\noptimizer:\n  _component_: tests.config.sample.Adam\n  fused: true\n"
+    )
+    assert sample.main.layers(str(tmp_path / "my.yaml")).build().optimizer == lazy(sample.Adam, fused=True)
+
+
+def test_yaml_without_a_component_changes_arguments(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("output_dir: x\noptimizer:\n  fused: true\n")
+    assert sample.main.layers(str(tmp_path / "my.yaml")).build().optimizer == lazy(
+        sample.Adam, lr=2e-5, fused=True
+    )
+
+
+# Overrides
+
+
+VALUES: list[tuple[str, str, object]] = [
+    ("batch_size=16", "batch_size", 16),
+    ("lr_scale=1e-4", "lr_scale", 1e-4),
+    ("lr_scale=3", "lr_scale", 3.0),
+    ("shuffle=false", "shuffle", False),
+    ("seed=null", "seed", None),
+    ("seed=7", "seed", 7),
+    ("output_dir=123", "output_dir", "123"),
+    ("output_dir=What is 2: 3?", "output_dir", "What is 2: 3?"),
+    ("output_dir=a=b", "output_dir", "a=b"),
+    ("output_dir=null", "output_dir", "null"),
+    ("output_dir=[x", "output_dir", "[x"),
+    ("output_dir=", "output_dir", ""),
+    ("folder=a/b", "folder", Path("a/b")),
+    ("shade=dark", "shade", sample.Shade.DARK),
+    ("tags=[a, b]", "tags", ["a", "b"]),
+    ("sizes=[3,4]", "sizes", (3, 4)),
+    ("limits={a: 2}", "limits", {"a": 2}),
+    ("limits.a=3", "limits", {"a": 3}),
+    ("optimizer.lr=1e-3", "optimizer", lazy(sample.Adam, lr=1e-3, betas=(0.8, 0.9))),
+    ("optimizer.betas=[0.1,0.2]", "optimizer", lazy(sample.Adam, lr=1e-5, betas=(0.1, 0.2))),
+    ("optimizer.betas=default", "optimizer", lazy(sample.Adam, lr=1e-5)),
+    ("optimizer.fused=null", "optimizer", lazy(sample.Adam, lr=1e-5, betas=(0.8, 0.9), fused=None)),
+    ("batch_size=default", "batch_size", 4),
+    ("batch_size=${epochs}", "batch_size", 1),
+    ("output_dir=$${x}", "output_dir", "${x}"),
+    ("validation=null", "validation", None),
+]
+
+
+@pytest.mark.parametrize(("word", "field", "value"), VALUES)
+def test_value_is_read_by_its_fields_type_in_every_spelling(word: str, field: str, value: object) -> None:
+    key, _, text = word.partition("=")
+    for words in ([word], ["--override", word], [f"--{word}"], [f"--{key}", text]):
+        found = getattr(rich(*words).build(), field)
+        assert found == value
+        assert type(found) is type(value) or word.startswith("output_dir=$$")
+
+
+def test_naming_a_field_of_an_empty_section_switches_it_on() -> None:
+    cfg = sample.main.layers(f"{HERE}:plain", ["validation.source=rows"]).build()
+    assert cfg.validation == sample.Validation(source="rows")
+
+
+def test_swapping_a_component_drops_its_arguments_and_says_so_in_any_order() -> None:
+    words = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
+    for order in (words, words[::-1]):
+        layers = rich(*order)
+        assert layers.build().optimizer == lazy(sample.Sgd, lr=0.1)
+        assert (
+            "tests.config.sample.Sgd replaces tests.config.sample.Adam and drops its lr, betas"
+            in layers.notes[0]
+        )
+
+
+def test_components_in_lists_are_swapped_changed_and_added() -> None:
+    extra = (
+        rich(
+            "extra.1.packed=false", "extra.0.source=s", "+extra=tests.config.sample.Rows", "extra.2.source=t"
+        )
+        .build()
+        .extra
+    )
+    assert extra == [
+        lazy(sample.Rows, source="s"),
+        lazy(sample.Rows, packed=False),
+        lazy(sample.Rows, source="t"),
+    ]
+
+
+def test_nested_component_is_swapped_and_changed() -> None:
+    cfg = rich("dataset.parts.0.tokenizer.lower=true", "dataset.parts.0.source=z").build()
+    part = cfg.dataset.keywords["parts"][0]
+    assert part == lazy(sample.Rows, lazy(sample.Letters, "x", lower=True), source="z")
+
+
+def test_component_key_swaps_like_the_field_itself() -> None:
+    swapped: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
+    assert swapped.optimizer == lazy(sample.Sgd, lr=0.1)
+
+
+# Interpolation
+
+
+def test_interpolation_keeps_the_type_alone_and_joins_text_otherwise() -> None:
+    cfg = rich("tags=['${batch_size}-${shuffle}', '$${raw}', '${folder}']").build()
+    assert cfg.tags == ["8-true", "${raw}", "data"]
+    assert rich("epochs=${batch_size}").build().epochs == 8
+
+
+def test_reference_to_a_component_copies_it_whole() -> None:
+    assert rich().build().dataset.keywords["parts"][1] == rich().build().dataset.keywords["parts"][0]
+
+
+def test_circle_is_shown() -> None:
+    with pytest.raises(ConfigError, match=r"references lead in a circle: folder -> output_dir -> folder"):
+        rich("folder=${output_dir}", "output_dir=${folder}").build()

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.config import sample
+from torchtune.config import ConfigError, load
+
+
+def run(folder: Path, *words: str, overwrite: bool = False) -> None:
+    layers = sample.main.layers("tests/config/sample.py:plain", [f"output_dir={folder}", *words])
+    sample.main.run(layers, overwrite=overwrite)
+
+
+def test_run_freezes_its_config_complete_with_defaults_and_references(tmp_path: Path) -> None:
+    run(tmp_path / "r", "optimizer.lr=0.5")
+    frozen = yaml.safe_load((tmp_path / "r/config.yaml").read_text())
+    assert frozen["optimizer"] == {
+        "_component_": "tests.config.sample.Adam",
+        "lr": 0.5,
+        "betas": [0.9, 0.999],
+        "fused": None,
+    }
+    assert frozen["tokenizer"]["path"] == "${output_dir}/letters"
+    assert isinstance(frozen["seed"], int)
+    assert sample.RAN[0].seed == frozen["seed"]
+
+
+def test_frozen_config_is_the_same_run(tmp_path: Path) -> None:
+    run(tmp_path / "r")
+    again = sample.main.layers(str(tmp_path / "r/config.yaml")).build()
+    assert again.seed == sample.RAN[0].seed
+    text = (tmp_path / "r/config.yaml").read_text()
+    assert load(text, sample.Config).output_dir == str(tmp_path / "r")
+    assert sample.main.export(sample.main.layers(str(tmp_path / "r/config.yaml"))) == text
+
+
+def test_record_says_what_else_the_run_depended_on(tmp_path: Path) -> None:
+    run(tmp_path / "r")
+    record = json.loads((tmp_path / "r/run.json").read_text())
+    assert {"command", "versions", "threads", "git", "machine", "started", "finished"} <= record.keys()
+    assert record["versions"].keys() >= {"python", "torchtune", "attrs"}
+
+
+def test_finished_run_is_refused_with_the_way_out_and_overwritten_if_asked(tmp_path: Path) -> None:
+    run(tmp_path / "r")
+    (tmp_path / "r/notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds a finished run; choose another output_dir, or --overwrite"):
+        run(tmp_path / "r")
+    run(tmp_path / "r", overwrite=True)
+    assert len(sample.RAN) == 2
+    assert (tmp_path / "r/notes.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    folder = tmp_path / "r"
+    run(folder)
+    record = json.loads((folder / "run.json").read_text())
+    del record["finished"]
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_unfinished_run_continues_and_takes_its_seed(unfinished: Path) -> None:
+    run(unfinished)
+    assert sample.RAN[1] == sample.RAN[0]
+
+
+def test_unfinished_run_may_change_what_is_marked(unfinished: Path) -> None:
+    run(unfinished, "epochs=5")
+    assert sample.RAN[1].epochs == 5
+
+
+def test_another_config_is_refused_with_what_differs(unfinished: Path) -> None:
+    with pytest.raises(ConfigError, match="another config") as caught:
+        run(unfinished, "batch_size=3", "optimizer.lr=0.5")
+    message = str(caught.value)
+    assert "batch_size: 8 there, 3 now" in message
+    assert "optimizer.lr: 2.0e-05 there, 0.5 now" in message
+    assert len(sample.RAN) == 1
+
+
+def test_output_folder_that_cannot_be_made_is_one_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to"):
+        run(tmp_path / "file" / "r")
+
+
+def test_recipe_called_from_python_checks_resolves_and_freezes(tmp_path: Path) -> None:
+    cfg = sample.rich()
+    cfg.output_dir = str(tmp_path / "r")
+    sample.main(cfg)
+    (ran,) = sample.RAN
+    assert ran.validation is not None
+    assert ran.validation.source == str(tmp_path / "r")
+    assert cfg.validation is not None
+    assert cfg.validation.source == "${output_dir}"
+    assert (tmp_path / "r/config.yaml").exists()

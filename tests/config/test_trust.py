@@ -1,0 +1,138 @@
+"""A stranger's YAML names code; nothing of it may run or be imported."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config import sample
+from torchtune.config import (
+    ConfigError,
+    InstantiationError,
+    Node,
+    Trust,
+    allow,
+    config_layers,
+    instantiate,
+    only_trusting,
+    parse,
+)
+
+REFUSED = {
+    "os.system": "part of Python itself",
+    "builtins.eval": "part of Python itself",
+    "torch.load": "of torch, only torch.nn, torch.optim, torch.utils.data are trusted",
+    "torch.hub.load": "of torch, only",
+    "torch.utils.cpp_extension.load": "of torch, only",
+    "torch.ops.load_library": "of torch, only",
+    "torch.nn.functional.relu": "",
+    "torch.nn.Module.load_state_dict": "not a part of a class",
+    "torch.optim.Optimizer.load_state_dict": "not a part of a class",
+    "torch.nn.modules.module.torch.load": "",
+    "recipes.full_finetune.main": "",
+    "recipes.lora_finetune.Path": "which is not trusted",
+    "torchtune.models.convert": "only models, datasets, optimizers and the like may stand",
+    "torchtune.models.written_whole": "only models, datasets, optimizers and the like may stand",
+    "torchtune.cli.main": "only models, datasets, optimizers and the like may stand",
+    "torchtune.cli._cp.os.system": "which is not trusted",
+    "torchtune.config.allow": "only models, datasets, optimizers and the like may stand",
+    "torchtune.datasets._alpaca.AlpacaDataset": "is private; write torchtune.datasets.AlpacaDataset",
+    "evil.run": "'evil' is not trusted",
+}
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a stranger's YAML in it, beside code that leaves a trace when it is imported."""
+    trace = f"open({str(tmp_path / 'trace')!r}, 'w')\ndef run(): pass\n"
+    for name in ("evil.py", "torch.py", "attrs.py"):
+        (tmp_path / name).write_text(trace)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("path", "why"), REFUSED.items())
+def test_dangerous_path_is_refused_without_a_config_class(path: str, why: str, evil: Path) -> None:
+    (evil / "my.yaml").write_text(f"model:\n  _component_: {path}\n")
+    with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
+        config_layers("my.yaml", None).build()
+    assert str(caught.value.mistakes[0]).startswith("my.yaml:2: model: ")
+    assert why in str(caught.value)
+    assert not (evil / "trace").exists()
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(("path", "why"), REFUSED.items())
+def test_dangerous_path_is_refused_in_a_typed_field(path: str, why: str, evil: Path) -> None:
+    (evil / "my.yaml").write_text(f"output_dir: x\noptimizer:\n  _component_: {path}\n")
+    with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
+        sample.main.layers("my.yaml").build()
+    assert any(str(m).startswith("my.yaml:3: optimizer: ") for m in caught.value.mistakes)
+    assert not (evil / "trace").exists()
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_dangerous_path_is_refused_by_instantiate(path: str, evil: Path) -> None:
+    with only_trusting(Trust()), pytest.raises(InstantiationError):
+        instantiate({"_component_": path})
+    assert not (evil / "trace").exists()
+
+
+def test_components_of_torch_and_torchtune_may_stand_without_a_config_class(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "a: {_component_: torch.optim.AdamW, lr: 0.1}\n"
+        "b: {_component_: torch.nn.CrossEntropyLoss}\n"
+        "c: {_component_: torchtune.datasets.AlpacaDataset, train_on_input: false}\n"
+        "d: {_component_: torchtune.models.smollm2.smollm2_135m}\n"
+        "e: {_component_: torchtune.models.llama2.llama2_tokenizer, path: x}\n"
+        "f: {_component_: torchtune.utils.metric_logging.DiskLogger, log_dir: x}\n"
+        "g: {_component_: torchtune.training.cosine_with_warmup, warmup_steps: 3}\n"
+    )
+    with only_trusting(Trust()):
+        built = config_layers(str(tmp_path / "my.yaml"), None).build()
+    assert isinstance(built, Node)
+    assert built.c.train_on_input is False
+
+
+def test_package_is_trusted_once_the_user_allows_it() -> None:
+    with only_trusting(Trust()):
+        with pytest.raises(ConfigError, match="add --allow tests"):
+            sample.main.layers(None, ["output_dir=x"]).build()
+        allow("tests")
+        assert sample.main.layers(None, ["output_dir=x"]).build().output_dir == "x"
+
+
+def test_environment_allows_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_ALLOW", "other,tests")
+    with only_trusting(Trust()):
+        assert sample.main.layers(None, ["output_dir=x"]).build().output_dir == "x"
+
+
+def test_folder_of_a_python_config_is_trusted_and_comes_last(tmp_path: Path) -> None:
+    (tmp_path / "my_configs_here.py").write_text(
+        "from tests.config.sample import Config, Optimizer\n"
+        "from torchtune.config import lazy\n"
+        "class Mine(Optimizer):\n"
+        "    def __init__(self, params, lr: float = 1.0): ...\n"
+        "def mine() -> Config:\n"
+        "    return Config(output_dir='x', optimizer=lazy(Mine, lr=2.0))\n"
+    )
+    layers = sample.main.layers(f"{tmp_path / 'my_configs_here.py'}:mine")
+    assert layers.tree["optimizer"] == {"_component_": "my_configs_here.Mine", "lr": 2.0}
+    assert layers.build().optimizer.keywords == {"lr": 2.0}
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_recipe_without_a_class_takes_what_the_user_named(tmp_path: Path) -> None:
+    ran: list[Node] = []
+
+    @parse
+    def main(cfg) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 -- the case under test
+        ran.append(cfg)
+
+    (tmp_path / "my.yaml").write_text(
+        "seed: 3\nlogger: {_component_: torchtune.utils.metric_logging.StdoutLogger}\n"
+    )
+    main.run(main.layers(str(tmp_path / "my.yaml"), ["seed=4"]))
+    assert ran[0].seed == 4
+    assert type(instantiate(ran[0].logger)).__name__ == "StdoutLogger"

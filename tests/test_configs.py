@@ -1,0 +1,71 @@
+"""Every registered config; its rendering in configs_yaml/ is a golden file, so that a changed default shows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tune import Tune
+from torchtune.cli._call import load_recipe
+from torchtune.config import config_names, config_source, folder_of, load, load_module, render
+
+NAMES = [(recipe, name) for recipe, names in config_names().items() for name in names]
+
+
+def config(name: str) -> Any:
+    return getattr(load_module(config_source(name).file), name)()
+
+
+def test_there_are_configs_for_every_recipe() -> None:
+    assert len(NAMES) >= 6
+    assert all(config_names().values())
+
+
+@pytest.mark.parametrize(("recipe", "name"), NAMES)
+def test_rendering_is_up_to_date_and_loads_back_equal(
+    recipe: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    golden = Path(folder_of("configs_yaml")) / f"{name}.yaml"
+    cfg = config(name)
+    text = render(cfg)
+    if request.config.getoption("--renew-configs"):
+        golden.write_text(text, encoding="utf-8")
+    assert golden.read_text(encoding="utf-8") == text, "run: make configs"
+    config_class = load_recipe(recipe).config_class
+    assert config_class is not None
+    loaded = load(text, config_class)
+    assert loaded == cfg
+    assert render(loaded) == text
+
+
+def test_every_rendering_belongs_to_a_config() -> None:
+    files = {path.stem for path in Path(folder_of("configs_yaml")).glob("*.yaml")}
+    assert files == {name for _, name in NAMES}
+
+
+@pytest.mark.parametrize(("recipe", "name"), NAMES)
+def test_config_validates_without_weights_or_gpu(recipe: str, name: str, tune: Tune) -> None:
+    assert tune("validate", recipe, "--config", name).out.startswith("ok: ")
+    yaml = str(Path(folder_of("configs_yaml")) / f"{name}.yaml")
+    assert tune("validate", recipe, "--config", yaml).out.startswith("ok: ")
+
+
+def test_the_documents_command_line_validates(tune: Tune) -> None:
+    words = "model_directory=/home/my_model_checkpoint tokenizer_directory=/home/my_tokenizer_checkpoint device=cuda"
+    call = ["full_finetune", "--config", "alpaca_llama2_full_finetune", "--override", *words.split()]
+    assert tune("validate", *call).out.startswith("ok: 6,738,415,616 parameters")
+    assert "/home/my_tokenizer_checkpoint/tokenizer.model" in tune("show", *call).out
+
+
+def test_llama2_configs_say_what_the_document_shows() -> None:
+    for _, name in NAMES:
+        if "llama2" in name:
+            cfg = config(name)
+            assert cfg.device == "cuda"
+            assert cfg.dtype in ("fp32", "bf16")
+            assert cfg.model_directory is not None
+            assert cfg.tokenizer_directory is not None
+    full = config("alpaca_llama2_full_finetune")
+    assert full.enable_fsdp is True
+    assert full.shuffle is True
+    assert full.optimizer.func.__name__ == "AdamW"
