@@ -33,7 +33,7 @@ def test_rendering_is_up_to_date_and_loads_back_equal(
     assert golden.read_text(encoding="utf-8") == text, "run: make configs"
     config_class = load_recipe(recipe).config_class
     assert config_class is not None
-    loaded = load(text, config_class)
+    loaded: Any = load(text, config_class)
     assert loaded == cfg
     assert render(loaded) == text
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.config import sample
-from torchtune.config import ConfigError, Layers, lazy, load, render, resolve
+from torchtune.config import ConfigError, Layers, lazy, load, nested, render, resolve
 
 HERE = "tests/config/sample.py"
 
@@ -174,7 +174,7 @@ def test_components_in_lists_are_swapped_changed_and_added() -> None:
 def test_nested_component_is_swapped_and_changed() -> None:
     cfg = rich("dataset.parts.0.tokenizer.lower=true", "dataset.parts.0.source=z").build()
     part = cfg.dataset.keywords["parts"][0]
-    assert part == lazy(sample.Rows, lazy(sample.Letters, "x", lower=True), source="z")
+    assert part == lazy(sample.Rows, nested(sample.Letters, "x", lower=True), source="z")
 
 
 def test_component_key_swaps_like_the_field_itself() -> None:

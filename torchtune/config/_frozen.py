@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 
-from torchtune.config._classes import REQUIRED, fields
+from torchtune.config._classes import REQUIRED
 from torchtune.config._interpolation import is_reference, resolve_tree
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import ConfigError, Mistake, Path, RejectedError, dotted
@@ -30,16 +30,11 @@ class Frozen:
         return "".join([*notes, render_yaml(self.tree)])
 
 
-def freeze(wanted: Any, tree: dict[str, Any]) -> Frozen:
-    """Spell out the defaults of every field and argument of a merged tree.
-
-    Args:
-        wanted: The config class, or None.
-        tree: The merged layers, references as written.
-    """
-    order = [*fields(wanted), *tree] if wanted else tree
-    frozen = Frozen(copied({name: tree[name] for name in order if name in tree}))
-    _fill(wanted or Any, frozen.tree, (), frozen)
+def freeze(layers: Layers) -> Frozen:
+    """Spell out the defaults of every field and argument of merged layers, references as written."""
+    layers.order()
+    frozen = Frozen(copied(layers.tree))
+    _fill(layers.wanted or Any, frozen.tree, (), frozen)
     return frozen
 
 

@@ -139,8 +139,14 @@ class Layers:
         """Note a mistake."""
         self.mistakes.append((origin, Mistake(origin.text, dotted(path), message)))
 
+    def order(self) -> None:
+        """Put the fields into the order of the config class, whatever the order of the layers."""
+        names = [*fields(self.wanted), *self.tree] if self.wanted else [*self.tree]
+        self.tree = {name: self.tree[name] for name in names if name in self.tree}
+
     def resolve(self) -> Any:
         """Return the tree with references resolved; what cannot be is noted as a mistake."""
+        self.order()
         resolved, problems = resolve_tree(self.tree, unset=self._unset())
         self._note(problems)
         return resolved

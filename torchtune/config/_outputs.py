@@ -75,7 +75,7 @@ def claim(
 def _start(layers: Layers, folder: Path, command: list[str]) -> None:
     if layers.tree.get("seed", REQUIRED) is None:
         layers.tree["seed"] = secrets.randbelow(2**31)
-    text = freeze(layers.wanted, layers.tree).render()
+    text = freeze(layers).render()
     _write(folder / RECORD_FILE, json.dumps(record(command), indent=2) + "\n")
     _write(folder / CONFIG_FILE, text)
 
@@ -85,7 +85,7 @@ def _continue(layers: Layers, folder: Path) -> None:
     there = read_yaml(str(folder / CONFIG_FILE)).value
     if layers.tree.get("seed", REQUIRED) is None and isinstance(there, dict):
         layers.tree["seed"] = there.get("seed")
-    here, may_change = freeze(layers.wanted, layers.tree), free(layers)
+    here, may_change = freeze(layers), free(layers)
     changed = [
         d
         for d in differences(resolved_tree(there), resolved_tree(here.tree))

@@ -125,7 +125,7 @@ class Recipe(Generic[C]):
 
     def export(self, layers: Layers) -> str:
         """Return the frozen YAML of a config."""
-        return freeze(layers.wanted, layers.tree).render()
+        return freeze(layers).render()
 
 
 def check_device(cfg: Any) -> None:

@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tune import Tune
+
+LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
+
+
+def test_help_shows_how_to_begin_and_every_verb(tune: Tune) -> None:
+    result = tune("--help")
+    assert result.status == 0
+    for word in (
+        "tune <recipe> --config",
+        "ls",
+        "cp",
+        "show",
+        "export",
+        "validate",
+        "diff",
+        "download",
+        "convert",
+    ):
+        assert word in result.out
+
+
+def test_tune_without_words_prints_its_usage_and_fails(tune: Tune) -> None:
+    assert tune().status == 2
+
+
+@pytest.mark.parametrize("verb", ["ls", "cp", "show", "export", "validate", "diff", "download", "convert"])
+def test_every_verb_has_help_with_an_example(verb: str, tune: Tune) -> None:
+    result = tune(verb, "--help")
+    assert result.status == 0
+    assert result.out.startswith(f"usage: tune {verb}")
+    assert "  tune " in result.out
+
+
+def test_ls_lists_recipes_and_their_configs_with_a_line_each(tune: Tune) -> None:
+    lines = tune("ls").out.splitlines()
+    assert lines[0].split()[0] == "full_finetune"
+    assert any(line.startswith("  smollm2_135m_lora") and "LoRA" in line for line in lines)
+    assert [line.split()[0] for line in tune("ls", "lora_finetune").out.splitlines()] == [
+        "lora_finetune",
+        "alpaca_llama2_lora_finetune",
+        "smollm2_135m_lora",
+    ]
+    assert json.loads(tune("ls", "--json").out)[0]["recipe"] == "full_finetune"
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("lora_finetun", "--config", "x"), "no recipe 'lora_finetun'; did you mean 'lora_finetune'?"),
+        (("lora_finetune", "--config", "smollm_135m_lora"), "did you mean 'smollm2_135m_lora'?"),
+        (
+            ("lora_finetune", "--config", "smollm2_135m_full"),
+            "returns a FullFinetuneConfig; this recipe takes",
+        ),
+        (("lora_finetune", "--config"), "--config: needs a value"),
+        (("lora_finetune", "--config", "none.yaml"), "none.yaml: no such file"),
+        (("./none.py", "--config", "none.yaml"), "./none.py: no such file"),
+        (("validate",), "name a recipe; tune ls lists them"),
+        (("ls", "nothing"), "no recipe 'nothing'"),
+        (("ls", "--what"), "'--what' is not understood"),
+        (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),
+        (("cp", "smollm2_135m_lora", "x.txt"), "end the path in .py or .yaml"),
+        (("diff", "smollm2_135m_lora"), "tune diff takes two configs"),
+        (("diff", "smollm2_135m_lora", "none.yaml"), "none.yaml: no such file"),
+        (("convert", "none.gguf", "out"), "none.gguf"),
+        (("download", "a/b"), "tune download takes a repository and --output-dir"),
+    ],
+)
+def test_wrong_words_end_with_status_2_and_say_what_to_do(
+    words: tuple[str, ...], part: str, tune: Tune
+) -> None:
+    result = tune(*words)
+    assert result.status == 2
+    assert part in result.err
+
+
+def test_copied_yaml_runs_by_path_and_equals_the_original(tune: Tune, tmp_path: Path) -> None:
+    path = str(tmp_path / "mine.yaml")
+    assert tune("cp", "smollm2_135m_lora", path).status == 0
+    assert tune("validate", "lora_finetune", "--config", path).status == 0
+    assert tune("show", "lora_finetune", "--config", path).out == tune("show", *LORA).out
+    assert tune("cp", "smollm2_135m_lora", path).status == 2
+    assert tune("cp", "smollm2_135m_lora", path, "--force").status == 0
+
+
+def test_copied_python_config_runs_by_path(tune: Tune, tmp_path: Path) -> None:
+    path = str(tmp_path / "my_copied_runs.py")
+    assert tune("cp", "smollm2_135m_lora", path).status == 0
+    assert (
+        tune("show", "lora_finetune", "--config", f"{path}:smollm2_135m_lora").out == tune("show", *LORA).out
+    )
+    assert "name the function" in tune("show", "lora_finetune", "--config", path).err
+
+
+def test_copied_recipe_runs_by_path(tune: Tune, tmp_path: Path) -> None:
+    path = str(tmp_path / "my_copied_recipe.py")
+    assert tune("cp", "full_finetune", path).status == 0
+    yaml = str(tmp_path / "my.yaml")
+    tune("cp", "smollm2_135m_full", yaml)
+    assert tune("validate", path, "--config", yaml).out.startswith("ok")
+
+
+def test_origins_name_the_line_of_every_value(tune: Tune) -> None:
+    lines = tune("show", *LORA, "--origins", "--override", "optimizer.lr=1e-4").out.splitlines()
+    assert any(
+        line.startswith("optimizer.lr: 0.0001 ") and "--override optimizer.lr=1e-4" in line for line in lines
+    )
+    assert all(
+        "# configs_py/smollm2.py:" in line or "# default of" in line or "--override" in line for line in lines
+    )
+
+
+def test_export_is_complete_and_exports_the_same_again(tune: Tune, tmp_path: Path) -> None:
+    first, second = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    assert tune("export", *LORA, "-o", first).status == 0
+    assert tune("export", "lora_finetune", "--config", first, "-o", second).status == 0
+    text = Path(first).read_text()
+    assert text == Path(second).read_text()
+    assert "betas:" in text
+    assert "${model_directory}" in text
+    assert "${" not in tune("export", *LORA, "--resolved").out
+
+
+def test_diff_names_the_leaves_that_differ(tune: Tune, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.yaml")
+    tune("cp", "smollm2_135m_lora", path)
+    assert tune("diff", "smollm2_135m_lora", path).out == "no difference\n"
+    Path(path).write_text(Path(path).read_text().replace("batch_size: 8", "batch_size: 2"))
+    assert tune("diff", "smollm2_135m_lora", path).out == "batch_size: 8 -> 2\n"
+
+
+def test_validate_all_finds_every_registered_config_well(tune: Tune) -> None:
+    result = tune("validate", "--all")
+    assert result.status == 0
+    assert result.out.count(": ok: ") == len(result.out.splitlines()) >= 6
+
+
+def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune) -> None:
+    text = " ".join(tune(*LORA, "--help").out.replace("│", " ").split())
+    for part in (
+        "--batch_size INT Examples of one forward pass on each rank. (default: 8)",
+        "--optimizer.lr FLOAT learning rate",
+        "--lora.rank INT Inner width of an adapter. (default: 16)",
+        "--dataset.source TEXT The rows",
+    ):
+        assert part in text
+
+
+def test_missing_gpu_is_found_before_anything_is_written(tune: Tune, tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = tune(*LORA, "--override", "device=cuda", f"output_dir={tmp_path / 'r'}")
+    assert result.status == 2
+    assert "device: this machine has no CUDA GPU" in result.err
+    assert not (tmp_path / "r").exists()
