@@ -1,17 +1,15 @@
 """Mistakes in a config: each with its origin, its path, what was expected and a suggestion; all in one list."""
 
-import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from attrs import define, frozen
+# Named tuples, since `tune ls` passes here and importing attrs costs more than all it does.
 
 Path = tuple[str | int, ...]
 """A place in a config: field names, component arguments and list indices from the root."""
 
 
-@frozen
-class Mistake:
+class Mistake(NamedTuple):
     """One thing that is wrong in a config."""
 
     origin: str
@@ -48,8 +46,7 @@ class InstantiationError(ValueError):
     """A component could not be built; the original exception, if any, is its `__cause__`."""
 
 
-@define
-class Problem:
+class Problem(NamedTuple):
     """A mistake before its origin is known: a path below the value at hand, and a message."""
 
     path: Path
@@ -80,6 +77,8 @@ def nearest(name: str, known: Iterable[object]) -> str | None:
     folded = {n.lower().replace("-", "_"): n for n in reversed(names)}
     if exact := folded.get(name.lower().replace("-", "_")):
         return exact
+    import difflib
+
     near = difflib.get_close_matches(name, names, 1, 0.6)
     return near[0] if near else None
 

@@ -7,14 +7,12 @@ import ast
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-
-from attrs import frozen
+from typing import NamedTuple
 
 from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean
 
 
-@frozen
-class Source:
+class Source(NamedTuple):
     """Where a recipe or config is defined."""
 
     name: str

@@ -5,7 +5,6 @@ import re
 from typing import Any, Final
 
 import yaml
-from attrs import define, field
 
 from torchtune.config._mistakes import ConfigError, Mistake, Path, dotted
 
@@ -66,25 +65,29 @@ class _Loader(_Parser):  # type: ignore[misc]  # one of two parser classes, chos
         return f"{_TAG}map" if kind is yaml.MappingNode else f"{_TAG}seq"
 
 
-@define
 class Document:
-    """A parsed YAML file."""
+    """A parsed YAML file.
 
-    name: str
-    """The file's name as the user gave it, for messages."""
-    value: Any
-    """Mappings, lists and scalars."""
-    lines: dict[Path, int] = field(factory=dict)
-    """The line of every key and list item, counted from 1."""
-    mistakes: list[Mistake] = field(factory=list)
+    Attributes:
+        name: The file's name as the user gave it, for messages.
+        value: Mappings, lists and scalars.
+        lines: The line of every key and list item, counted from 1.
+        mistakes: Duplicate keys and tags.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.value: Any = None
+        self.lines: dict[Path, int] = {}
+        self.mistakes: list[Mistake] = []
 
 
-@define
 class _Reader:
     """Turns composed nodes into values, noting lines and mistakes."""
 
-    out: Document
-    nodes: int = 0
+    def __init__(self, out: Document) -> None:
+        self.out = out
+        self.nodes = 0
 
     def read(self, node: Any, path: Path) -> Any:
         """Return a node's value.
@@ -176,7 +179,7 @@ def parse_yaml(text: str, name: str) -> Document:
     except (yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refuse(name, f"not valid YAML: {reason}") from error
-    document = Document(name, None)
+    document = Document(name)
     if node is not None:
         try:
             document.value = _Reader(document).read(node, ())

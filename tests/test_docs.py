@@ -1,0 +1,86 @@
+"""Every snippet of the documents is executed: Python as it stands, `tune` lines through `tune validate`."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.tune import Tune
+from torchtune.config import config_layers, recipe_names
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+class Snippet(NamedTuple):
+    document: str
+    line: int
+    language: str
+    text: str
+    file: str
+    """Where a comment before the snippet says to write it."""
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+
+def snippets() -> list[Snippet]:
+    found = []
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        pattern = r"(?:<!-- file: (\S+) -->\n)?```(\w+)\n(.*?)```"
+        for match in re.finditer(pattern, text, re.DOTALL):
+            line = text[: match.start(3)].count("\n") + 1
+            name = str(document.relative_to(ROOT))
+            found.append(Snippet(name, line, match[2], match[3], match[1] or ""))
+    return found
+
+
+SNIPPETS = snippets()
+COMMANDS = [
+    (snippet, command)
+    for snippet in SNIPPETS
+    if snippet.language in ("bash", "console")
+    for line in snippet.text.splitlines()
+    if (command := line.removeprefix("$ ").split("  #")[0]).startswith("tune ")
+]
+
+
+def test_there_are_snippets_of_every_kind() -> None:
+    assert {"python", "yaml", "bash", "console"} == {s.language for s in SNIPPETS}
+    assert len(COMMANDS) > 5
+
+
+@pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s.language == "python"], ids=str)
+def test_python_snippet_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / f"snippet_{snippet.line}_{Path(snippet.document).stem.lower()}.py"
+    file.write_text(snippet.text)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet.text, str(file), "exec"), {"__name__": file.stem})
+
+
+@pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s.language == "yaml" and not s.file], ids=str)
+def test_yaml_snippet_is_a_config(snippet: Snippet, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(snippet.text)
+    config_layers(str(tmp_path / "my.yaml"), None).build()
+
+
+@pytest.mark.parametrize(("snippet", "command"), COMMANDS, ids=str)
+def test_tune_line_is_valid(
+    snippet: Snippet, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Tune
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for other in SNIPPETS:
+        if other.file and other.document == snippet.document:
+            (tmp_path / other.file).write_text(other.text)
+    words = shlex.split(command)[1:]
+    if words[0] in recipe_names() and "--help" not in words:
+        words.insert(0, "validate")
+    result = tune(*words)
+    if snippet.language == "console":
+        shown = snippet.text.split(command)[1].strip()
+        assert (result.out + result.err).strip() == shown
+    else:
+        assert result.status == 0, result.err
