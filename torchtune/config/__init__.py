@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted
     from torchtune.config._node import Node
+    from torchtune.config._overrides import override
     from torchtune.config._parse import Recipe, parse
     from torchtune.config._registry import (
         Source,
@@ -42,6 +43,7 @@ _HOMES = {
     "_layers": ("Layers", "Origin"),
     "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted"),
     "_node": ("Node",),
+    "_overrides": ("override",),
     "_parse": ("Recipe", "parse"),
     "_registry": (
         "Source",
@@ -99,6 +101,7 @@ __all__ = [
     "not_empty",
     "one_of",
     "only_trusting",
+    "override",
     "parse",
     "parse_yaml",
     "print_help",

@@ -150,7 +150,7 @@ def record(command: list[str]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, torchtune and what was imported that has one and bears on numbers."""
-    names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece", "attrs", "cattrs")
+    names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece")
     loaded = {n: getattr(sys.modules[n], "__version__", "") for n in names if n in sys.modules}
     return {"python": platform.python_version(), **{n: str(v) for n, v in loaded.items() if v}}
 

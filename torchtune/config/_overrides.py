@@ -1,6 +1,6 @@
 """Overrides from the command line: three spellings, one token list, read by the types of the fields they name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field, frozen
@@ -249,6 +249,12 @@ class Overriding:
     def _reject(self, override: Override, rejected: RejectedError) -> None:
         for problem in rejected.problems:
             self._wrong(override, problem.path, problem.message)
+
+
+def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
+    """Apply overrides given as path and text; what is wrong with them is noted in the layers."""
+    overriding = Overriding(layers)
+    overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
 
 
 def strip_item(t: Any) -> Any:

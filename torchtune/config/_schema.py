@@ -9,7 +9,7 @@ import inspect
 import itertools
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import argument_type
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import Path, RejectedError
+from torchtune.config._mistakes import RejectedError
 from torchtune.config._signature import MISSING, Passed, documentation, parameters
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import (
@@ -41,12 +41,21 @@ class Slot:
 
     type: Any
     """What it takes, reduced to what YAML can hold."""
-    doc: str = ""
-    """Its documentation, from the docstring of its class or component."""
     default: Any = REQUIRED
     """Its default; REQUIRED where there is none."""
     owner: str = ""
     """The class or component that declares it."""
+    name: str = ""
+    documented_by: Any = None
+    """The config class or component whose docstrings document it."""
+
+    @property
+    def doc(self) -> str:
+        """Its documentation, read when it is asked for, since parsing docstrings takes longer than all else."""
+        if self.documented_by is None:
+            return ""
+        read = field_docs if is_section(self.documented_by) else documentation
+        return read(self.documented_by).get(self.name, "")
 
 
 def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
@@ -110,19 +119,19 @@ def _component_slots(tree: Mapping[str, Any], passed: Passed) -> Iterator[tuple[
         fn = locate(tree[COMPONENT_KEY])
     except RejectedError:
         return
-    known, docs = parameters(fn), documentation(fn)
+    known = parameters(fn)
     for name, p in known.items():
         if name not in passed.fills(known):
             default = REQUIRED if p.default is MISSING else p.default
-            yield name, Slot(argument_type(p), docs.get(name, ""), default, tree[COMPONENT_KEY])
+            yield name, Slot(argument_type(p), default, tree[COMPONENT_KEY], name, fn)
 
 
 @functools.cache
 def section_slots(cls: type) -> dict[str, Slot]:
     """Return the slots of a config class."""
-    docs, defaults = field_docs(cls), default_values(cls)
+    defaults = default_values(cls)
     return {
-        name: Slot(f.type, docs.get(name, ""), defaults.get(name, REQUIRED), cls.__name__)
+        name: Slot(f.type, defaults.get(name, REQUIRED), cls.__name__, name, cls)
         for name, f in fields(cls).items()
     }
 
@@ -148,29 +157,3 @@ def _docs_in(node: ast.stmt) -> Iterator[tuple[str, str]] | dict[str, str]:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and is_text:
             found[statement.target.id] = inspect.cleandoc(str(after.value.value))
     return found
-
-
-def walk(
-    t: Any, tree: Any, visit: Callable[[Path, Slot, Any], None], path: Path = (), *, into_unset: bool = False
-) -> None:
-    """Visit every slot below a value, outer ones first.
-
-    Args:
-        t: The declared type of the value.
-        tree: The value.
-        visit: Called with each slot's path, the slot, and the value there; REQUIRED where nothing is set.
-        path: The path of the value.
-        into_unset: Visit the slots of optional sections that are None as well.
-    """
-    for key, slot in slots(t, tree).items():
-        here = (*path, key)
-        value = _value_at(tree, key)
-        visit(here, slot, value)
-        if value is not REQUIRED and (value is not None or into_unset):
-            walk(slot.type, value, visit, here, into_unset=into_unset)
-
-
-def _value_at(tree: Any, key: str | int) -> Any:
-    if isinstance(tree, list) and isinstance(key, int):
-        return tree[key]
-    return tree.get(key, REQUIRED) if isinstance(tree, Mapping) else REQUIRED

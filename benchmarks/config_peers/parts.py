@@ -1,0 +1,179 @@
+"""Six components without torch, and the config class over them."""
+
+from typing import Annotated, Any
+
+from attrs import define, field
+
+from torchtune import config
+from torchtune.config import Component, Passed, above, at_least, lazy
+
+
+class Model:
+    """A model.
+
+    Args:
+        layers: Number of layers.
+        width: Width of a layer.
+        dropout: Share dropped.
+    """
+
+    def __init__(self, layers: int = 12, width: int = 768, dropout: float = 0.0) -> None:
+        self.layers, self.width, self.dropout = layers, width, dropout
+
+
+class Tokenizer:
+    """A tokenizer.
+
+    Args:
+        path: Its file.
+        lower: Fold case.
+    """
+
+    def __init__(self, path: str, lower: bool = False) -> None:
+        self.path, self.lower = path, lower
+
+
+class Dataset:
+    """A dataset.
+
+    Args:
+        source: Its file.
+        packed: Pack rows.
+        columns: Names of columns.
+    """
+
+    def __init__(self, source: str, packed: bool = False, columns: list[str] | None = None) -> None:
+        self.source, self.packed, self.columns = source, packed, columns
+
+
+class Optimizer:
+    """An optimizer.
+
+    Args:
+        lr: Learning rate.
+        betas: Decay of the moments.
+        weight_decay: Decay of the weights.
+    """
+
+    def __init__(
+        self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0
+    ) -> None:
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+
+
+class Schedule:
+    """A schedule.
+
+    Args:
+        warmup: Steps of warm-up.
+        total: Steps in all.
+    """
+
+    def __init__(self, warmup: int = 0, total: int = 100) -> None:
+        self.warmup, self.total = warmup, total
+
+
+class Logger:
+    """A logger.
+
+    Args:
+        log_dir: Its folder.
+        every: Steps between two lines.
+    """
+
+    def __init__(self, log_dir: str, every: int = 1) -> None:
+        self.log_dir, self.every = log_dir, every
+
+
+COMPONENTS = ("model", "tokenizer", "dataset", "optimizer", "schedule", "logger")
+
+
+@define(kw_only=True)
+class Config:
+    """Forty fields."""
+
+    output_dir: str = "out"
+    """Where it writes."""
+    seed: int | None = None
+    """Seed."""
+    shuffle: bool = True
+    """Shuffle."""
+    device: str = "cpu"
+    """Device."""
+    dtype: str = "fp32"
+    """Precision."""
+    batch_size: int = field(default=4, validator=above(0))
+    """Rows."""
+    epochs: int = field(default=1, validator=above(0))
+    """Passes."""
+    lr_scale: float = field(default=1.0, validator=at_least(0))
+    """Factor."""
+    tags: list[str] = field(factory=list)
+    """Words."""
+    note: str | None = None
+    """Text."""
+    model: Component[Model] = lazy(Model)
+    """The model."""
+    tokenizer: Component[Tokenizer] = lazy(Tokenizer, path="${output_dir}/tokenizer")
+    """The tokenizer."""
+    dataset: Component[Dataset] = lazy(Dataset, source="rows.json")
+    """The dataset."""
+    optimizer: Component[Optimizer] = lazy(Optimizer)
+    """The optimizer."""
+    schedule: Annotated[Component[Schedule], Passed(0)] = lazy(Schedule)
+    """The schedule."""
+    logger: Component[Logger] = lazy(Logger, log_dir="${output_dir}")
+    """The logger."""
+    a1: int = 1
+    a2: int = 2
+    a3: int = 3
+    a4: int = 4
+    a5: int = 5
+    a6: int = 6
+    b1: float = 0.1
+    b2: float = 0.2
+    b3: float = 0.3
+    b4: float = 0.4
+    b5: float = 0.5
+    b6: float = 0.6
+    c1: str = "one"
+    c2: str = "two"
+    c3: str = "three"
+    c4: str = "four"
+    c5: str = "five"
+    c6: str = "six"
+    d1: bool = True
+    d2: bool = False
+    d3: bool = True
+    d4: bool = False
+    d5: bool = True
+    d6: bool = False
+
+
+@config.parse
+def main(cfg: Config) -> None:
+    """Build everything."""
+    for name in COMPONENTS:
+        config.instantiate(getattr(cfg, name))
+
+
+YAML: dict[str, Any] = {
+    "output_dir": "runs/bench",
+    "seed": 3,
+    "batch_size": 8,
+    "tags": ["a", "b"],
+    "model": {"_component_": "config_peers.parts.Model", "layers": 6, "width": 256},
+    "tokenizer": {"_component_": "config_peers.parts.Tokenizer", "path": "${output_dir}/t.json"},
+    "dataset": {
+        "_component_": "config_peers.parts.Dataset",
+        "source": "x.json",
+        "packed": True,
+        "columns": ["q", "a"],
+    },
+    "optimizer": {"_component_": "config_peers.parts.Optimizer", "lr": 2.0e-5, "betas": [0.9, 0.95]},
+    "schedule": {"_component_": "config_peers.parts.Schedule", "warmup": 10},
+    "logger": {"_component_": "config_peers.parts.Logger", "log_dir": "${output_dir}/logs", "every": 5},
+}
+"""What the file holds over the class's defaults; OmegaConf and hydra, which have no class, get all forty."""
+
+OVERRIDES = (("batch_size", "16"), ("optimizer.lr", "1e-4"), ("output_dir", "runs/other"))

@@ -1,0 +1,200 @@
+"""The same work in each engine: load YAML, apply three overrides, build six components, dump YAML."""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+Work = Callable[[], str]
+
+
+def write(folder: str) -> None:
+    """Write the config as each engine reads it."""
+    import yaml
+
+    from config_peers.parts import COMPONENTS, YAML, Config
+    from torchtune.config import render
+
+    whole = yaml.safe_load(render(Config())) | YAML
+    (Path(folder) / "ours.yaml").write_text(yaml.safe_dump(YAML, sort_keys=False))
+    (Path(folder) / "whole.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    theirs = {
+        key: {"class_path": v["_component_"], "init_args": {k: x for k, x in v.items() if k != "_component_"}}
+        if key in COMPONENTS
+        else v
+        for key, v in _filled(whole).items()
+    }
+    (Path(folder) / "jsonargparse.yaml").write_text(yaml.safe_dump(theirs, sort_keys=False))
+    flat = {
+        k: {x: y for x, y in v.items() if x != "_component_"} if k in COMPONENTS else v
+        for k, v in _filled(whole).items()
+    }
+    (Path(folder) / "draccus.yaml").write_text(yaml.safe_dump(flat, sort_keys=False))
+
+
+def _filled(tree: Any) -> Any:
+    """Write references out, for engines that have none."""
+    if isinstance(tree, dict):
+        return {k: _filled(v) for k, v in tree.items()}
+    return tree.replace("${output_dir}", "runs/bench") if isinstance(tree, str) else tree
+
+
+def torchtune_work(folder: str) -> Work:
+    """Ours: overrides go to the engine's own merge, as path and text."""
+    from config_peers.parts import COMPONENTS, OVERRIDES, Config
+    from torchtune.config import config_layers, instantiate, override, render
+
+    def work() -> str:
+        layers = config_layers(f"{folder}/ours.yaml", Config)
+        override(layers, OVERRIDES)
+        cfg = layers.build()
+        for name in COMPONENTS:
+            instantiate(getattr(cfg, name))
+        return render(cfg)
+
+    return work
+
+
+def omegaconf_work(folder: str) -> Work:
+    """OmegaConf, with a plain instantiate."""
+    from omegaconf import OmegaConf
+
+    from config_peers.parts import COMPONENTS, OVERRIDES
+
+    dots = [f"{path}={text}" for path, text in OVERRIDES]
+
+    def build(node: Any) -> Any:
+        values = OmegaConf.to_container(node, resolve=True)
+        assert isinstance(values, dict)
+        module, _, name = values.pop("_component_").rpartition(".")
+        return getattr(importlib.import_module(module), name)(**values)
+
+    def work() -> str:
+        cfg = OmegaConf.merge(OmegaConf.load(f"{folder}/whole.yaml"), OmegaConf.from_dotlist(dots))
+        for name in COMPONENTS:
+            build(cfg[name])
+        return OmegaConf.to_yaml(cfg)
+
+    return work
+
+
+def _jsonargparse_parser() -> Any:
+    import jsonargparse
+
+    from config_peers import parts
+
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--config", action="config")
+    kinds = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
+    import typing
+
+    hints = typing.get_type_hints(parts.Config)
+    for attribute in parts.Config.__attrs_attrs__:
+        if attribute.name in kinds:
+            parser.add_subclass_arguments(kinds[attribute.name], attribute.name)
+        else:
+            parser.add_argument(f"--{attribute.name}", type=hints[attribute.name])
+    return parser
+
+
+def jsonargparse_work(folder: str) -> Work:
+    """jsonargparse, its parser made anew as a program does."""
+    from config_peers.parts import OVERRIDES
+
+    def work() -> str:
+        parser = _jsonargparse_parser()
+        words = [f"--config={folder}/jsonargparse.yaml"]
+        words += [
+            f"--{path.replace('optimizer.lr', 'optimizer.init_args.lr')}={text}" for path, text in OVERRIDES
+        ]
+        cfg = parser.parse_args(words)
+        parser.instantiate_classes(cfg)
+        return str(parser.dump(cfg))
+
+    return work
+
+
+def draccus_work(folder: str) -> Work:
+    """Draccus, on dataclasses of the same fields."""
+    import dataclasses
+    import typing
+
+    import draccus
+
+    from config_peers import parts
+
+    kinds = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
+    sections = {name: _as_dataclass(kind) for name, kind in kinds.items()}
+    hints = typing.get_type_hints(parts.Config)
+    fields: list[Any] = []
+    for attribute in parts.Config.__attrs_attrs__:
+        t = sections.get(attribute.name, hints[attribute.name])
+        fields.append((attribute.name, t, dataclasses.field(default=None)))
+    whole = dataclasses.make_dataclass("Whole", fields)
+
+    def work() -> str:
+        words = [f"--{path}={text}" for path, text in parts.OVERRIDES]
+        cfg = draccus.parse(whole, f"{folder}/draccus.yaml", args=words)
+        for name, kind in kinds.items():
+            kind(**vars(getattr(cfg, name)))
+        return str(draccus.dump(cfg))
+
+    return work
+
+
+def _as_dataclass(kind: type) -> type:
+    import dataclasses
+    import inspect
+    import typing
+
+    hints = typing.get_type_hints(kind.__init__)
+    fields: list[Any] = []
+    for p in list(inspect.signature(kind).parameters.values()):
+        default = p.default if p.default is not p.empty else ""
+        fields.append((p.name, hints[p.name], dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(kind.__name__, fields)
+
+
+def torchtune_process(folder: str, words: Sequence[str]) -> None:
+    """Ours, from a file and words to built components, all mistakes checked."""
+    from config_peers.parts import main
+
+    main.run(
+        main.layers(
+            f"{folder}/ours.yaml", [w.replace("output_dir=o", f"output_dir={folder}/o") for w in words]
+        ),
+        overwrite=True,
+    )
+
+
+def hydra_process(folder: str, words: Sequence[str]) -> None:
+    """Hydra's main, with its defaults for output switched off."""
+    import hydra
+
+    from config_peers.parts import COMPONENTS
+
+    text = (Path(folder) / "whole.yaml").read_text().replace("_component_", "_target_")
+    (Path(folder) / "hydra.yaml").write_text(text)
+    sys.argv = [
+        "app",
+        *words,
+        "hydra.run.dir=.",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=disabled",
+        "hydra/hydra_logging=disabled",
+    ]
+
+    @hydra.main(version_base=None, config_path=folder, config_name="hydra")
+    def app(cfg: Any) -> None:
+        for name in COMPONENTS:
+            hydra.utils.instantiate(cfg[name])
+
+    app()
+
+
+def jsonargparse_process(folder: str, words: Sequence[str]) -> None:
+    """Jsonargparse, from a file and words to built components."""
+    parser = _jsonargparse_parser()
+    words = [w.replace("optimizer.lr", "optimizer.init_args.lr") for w in words]
+    parser.instantiate_classes(parser.parse_args([f"--config={folder}/jsonargparse.yaml", *words]))
