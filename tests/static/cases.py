@@ -1,0 +1,149 @@
+"""What the type checkers must find in a config file: lines with `error` must be flagged, those with `ok` must not.
+
+Never imported: mypy and basedpyright read it.
+"""
+
+from typing import Annotated, Any
+
+from attrs import define, evolve, field
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import StepLR
+
+from configs_py.llama2 import alpaca_llama2_full_finetune
+from configs_py.smollm2 import smollm2_135m_full, smollm2_135m_lora
+from recipes.full_finetune import FullFinetuneConfig
+from recipes.lora_finetune import LoraFinetuneConfig
+from torchtune.config import (
+    Component,
+    Passed,
+    above,
+    instantiate,
+    lazy,
+    load,
+    nested,
+    parse,
+    ref,
+    render,
+    resolve,
+)
+from torchtune.data import Tokenizer
+from torchtune.datasets import AlpacaDataset, InstructDataset
+from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
+from torchtune.training import Lora, cosine_with_warmup
+from torchtune.utils.metric_logging import DiskLogger
+
+# Components
+
+lazy(AdamW, lr=2e-5)  # ok
+lazy(AdamW, lrr=2e-5)  # error
+lazy(AdamW, lr="fast")  # error
+lazy(AdamW, betas=(0.9, 0.95))  # ok
+lazy(AdamW, betas=0.9)  # error
+lazy(InstructDataset, source="rows.json")  # ok
+lazy(InstructDataset, sorce="rows.json")  # error
+lazy(InstructDataset, source=3)  # error
+lazy(smollm2_135m)  # ok
+lazy(smollm2_135m, max_seq_len=128)  # ok
+lazy(smollm2_135m, max_seq_len="128")  # error
+lazy(smollm2_135m, layers=3)  # error
+lazy(smollm2_tokenizer, path=ref("tokenizer_directory"))  # ok
+lazy(cosine_with_warmup, warmup_steps=3)  # ok
+lazy(cosine_with_warmup, warmup="3")  # error
+lazy(DiskLogger, log_dir=3)  # error
+lazy(DiskLogger, log_dir="${output_dir}")  # ok
+
+
+def dataset_of(tokenizer: Tokenizer) -> AlpacaDataset:
+    """A builder with a component among its arguments."""
+    return AlpacaDataset(tokenizer)
+
+
+lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, path="x"))  # ok
+lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, pth="x"))  # error
+lazy(dataset_of, tokenizer=nested(AdamW, []))  # error
+lazy(dataset_of, tokenizer=lazy(smollm2_tokenizer, path="x"))  # error
+
+# Fields of a config
+
+cfg = smollm2_135m_full()
+cfg.batch_size = 4  # ok
+cfg.batch_size = "4"  # error
+cfg.batch_sizee = 4  # error
+cfg.batch_size = ref("epochs")  # ok
+cfg.seed = None  # ok
+cfg.epochs = None  # error
+cfg.optimizer = lazy(SGD, lr=0.1)  # ok
+cfg.optimizer = lazy(nn.Linear, 1, 2)  # error
+cfg.optimizer = AdamW  # error
+cfg.optimizer = None  # error
+cfg.lr_scheduler = None  # ok
+cfg.lr_scheduler = lazy(StepLR, step_size=3)  # ok
+cfg.loss = lazy(nn.CrossEntropyLoss)  # ok
+cfg.loss = lazy(AdamW)  # error
+cfg.optimizer.lr = 3  # error
+cfg.optimizer.keywords["lr"] = 3  # error
+
+lora = smollm2_135m_lora()
+lora.lora = Lora(rank=4)  # ok
+lora.lora.rank = 4  # ok
+lora.lora.rnk = 4  # error
+lora.lora = Lora(rank="4")  # error
+evolve(cfg, batch_size=4)  # ok
+
+FullFinetuneConfig(output_dir="x")  # error
+LoraFinetuneConfig(  # ok
+    output_dir="x",
+    model=lazy(smollm2_135m),
+    model_directory=None,
+    tokenizer=lazy(smollm2_tokenizer, path="x"),
+    dataset=lazy(InstructDataset, source="rows.json"),
+)
+
+
+def variant() -> FullFinetuneConfig:
+    """A variant is a function."""
+    made = alpaca_llama2_full_finetune()
+    made.output_dir = 3  # error
+    return made
+
+
+def wrong_variant() -> LoraFinetuneConfig:
+    """It returns its recipe's config."""
+    return smollm2_135m_full()  # error
+
+
+# A class and a recipe of one's own
+
+
+@define(kw_only=True)
+class Mine:
+    """A config class."""
+
+    steps: int = field(default=3, validator=above(0))
+    """Steps."""
+    optimizer: Annotated[Component[Optimizer], Passed(1)] = lazy(AdamW, lr=1e-3)  # ok
+    """The optimizer."""
+    model: Component[nn.Module] = lazy(nn.Linear, 1, 2)  # ok
+    """The model."""
+    tokenizer: Component[Tokenizer] = lazy(AdamW, lr=1e-3)  # error
+    """The tokenizer."""
+
+
+@parse
+def main(mine: Mine) -> None:
+    """A recipe."""
+    optimizer: Optimizer = instantiate(mine.optimizer, [])  # ok
+    model: Optimizer = instantiate(mine.model)  # error
+    nothing: None = instantiate(None)  # ok
+    del optimizer, model, nothing
+
+
+main(Mine(steps=2))  # ok
+main(cfg)  # error
+main(3)  # error
+same: Mine = resolve(Mine())  # ok
+other: FullFinetuneConfig = resolve(Mine())  # error
+text: str = render(cfg)  # ok
+loaded: FullFinetuneConfig = load(text, FullFinetuneConfig)  # ok
+anything: Any = load(text, "FullFinetuneConfig")  # error
