@@ -42,7 +42,12 @@ def steps(checkpoints: Path) -> list[int]:
 
 
 def write(
-    folder: Path, world: World, *, tensors: Mapping[str, Tensor], shared: Mapping[str, Any], own: Mapping[str, Any]
+    folder: Path,
+    world: World,
+    *,
+    tensors: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    own: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint; all ranks must call it, and see the same file system.
 
@@ -72,7 +77,9 @@ def write(
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
     if world.is_main:
         files = {name: found for share in sums for name, found in share.items()}
-        _write_durably(part / MANIFEST, json.dumps({"format": FORMAT, "ranks": world.size, "files": files}, indent=1))
+        _write_durably(
+            part / MANIFEST, json.dumps({"format": FORMAT, "ranks": world.size, "files": files}, indent=1)
+        )
         part.rename(folder)
     world.barrier()
 
@@ -107,20 +114,20 @@ def read_own(folder: Path, rank: int) -> dict[str, Any] | None:
 
 def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
     """Fill tensors in place from a checkpoint, each with what was written under its name."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     with _quiet():
-        dcp.load(into, checkpoint_id=folder, no_dist=world.size == 1)
+        load(into, checkpoint_id=folder, no_dist=world.size == 1)
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> None:
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with _quiet():
-        dcp.save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1)
+        save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1)
 
 
-def _quiet() -> warnings.catch_warnings:  # type: ignore[type-arg]  # generic in typeshed only
+def _quiet() -> warnings.catch_warnings:
     """Pass over the warning that one process saves alone, which is what is meant."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 

@@ -3,18 +3,18 @@
 import json
 import os
 import resource
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 
 from torchtune.data import Batch
 from torchtune.training._world import World
-from torchtune.utils.metric_logging import MetricLogger
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -22,13 +22,30 @@ if TYPE_CHECKING:
 FILENAME = "metrics.jsonl"
 
 
+class Logger(Protocol):
+    """Where metrics go besides, such as a `torchtune.utils.metric_logging.MetricLogger`."""
+
+    def log_dict(self, metrics: Mapping[str, float | int], step: int) -> None:
+        """Record several metrics of one optimizer step."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+
 class Metrics:
     """The metrics of each optimizer step, written by rank 0.
 
-    `<output_dir>/metrics.jsonl` gets one JSON object a step: `step` (from 1), `loss` (mean over the step's target
-    tokens on all ranks), `lr`, `grad_norm` (before clipping), `tokens_per_second` (useful tokens of all ranks, no
-    padding), `padding_share` (from 0 to 1), `peak_memory_bytes` (of rank 0: allocated on its GPU, or resident in
-    its process). A step that had no target token and was skipped has a loss, lr and norm of null.
+    `<output_dir>/metrics.jsonl` gets one JSON object a step:
+
+    - `step`: from 1.
+    - `loss`: mean over the step's target tokens on all ranks.
+    - `lr`: of the first parameter group.
+    - `grad_norm`: L2, before clipping.
+    - `tokens_per_second`: useful tokens of all ranks, no padding, by the time since the step before.
+    - `padding_share`: of the tokens computed, from 0 to 1.
+    - `peak_memory_bytes`: of rank 0, allocated on its GPU or resident in its process.
+
+    A step that had no target token and was skipped has a loss, lr and norm of null.
 
     On a terminal a progress bar shows loss and speed; where standard error is none, a line of text is written
     every so often instead.
@@ -44,14 +61,14 @@ class Metrics:
         log_every: Optimizer steps between two calls of the logger and two plain lines.
     """
 
-    def __init__(  # noqa: PLR0913 -- each is a plain fact of the run.
+    def __init__(
         self,
         output_dir: str,
-        logger: MetricLogger | None,
+        logger: Logger | None,
         world: World,
-        *,
         step: int,
         total_steps: int,
+        *,
         log_every: int = 1,
     ) -> None:
         self._world = world
@@ -70,7 +87,14 @@ class Metrics:
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=self._total_steps, initial=self._first_step, unit="step")
+                columns, lines = shutil.get_terminal_size()  # tqdm draws nothing on a terminal that says 0
+                self._bar = tqdm(
+                    total=self._total_steps,
+                    initial=self._first_step,
+                    unit="step",
+                    ncols=columns,
+                    nrows=lines,
+                )
         return self
 
     def __exit__(
@@ -84,45 +108,48 @@ class Metrics:
         if self._logger is not None:
             self._logger.close()
 
-    def log(
-        self, step: int, *, loss: float | None, lr: float | None, grad_norm: float | None, batches: Sequence[Batch]
-    ) -> None:
+    def log(self, step: int, batches: Sequence[Batch], *, loss: float, lr: float, grad_norm: float) -> None:
         """Record one optimizer step; all ranks must call it.
 
         Args:
             step: Optimizer steps taken so far, this one included.
-            loss: Mean over the step's target tokens on all ranks; None for a skipped step, and so the next two.
+            batches: The step's micro-batches of this rank; their tokens are counted.
+            loss: Mean over the step's target tokens on all ranks.
             lr: Learning rate of this step, of the first parameter group.
             grad_norm: L2 norm of the gradient before it was clipped.
-            batches: The step's micro-batches of this rank; their tokens are counted.
         """
+        self._record(step, batches, {"loss": loss, "lr": lr, "grad_norm": grad_norm}, f"loss {loss:.4f}")
+
+    def skip(self, step: int, batches: Sequence[Batch]) -> None:
+        """Record a step that had no target token on any rank and changed nothing; all ranks must call it."""
+        self._record(step, batches, {"loss": None, "lr": None, "grad_norm": None}, "no target token, skipped")
+
+    def _record(
+        self, step: int, batches: Sequence[Batch], values: dict[str, float | None], shown: str
+    ) -> None:
         useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
         slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
         if not self._world.is_main:
             return
         now = time.perf_counter()
         speed, self._since = useful / (now - self._since), now
-        values: dict[str, float | int | None] = {
-            "loss": loss,
-            "lr": lr,
-            "grad_norm": grad_norm,
+        values |= {
             "tokens_per_second": round(speed, 1),
             "padding_share": 1 - useful / slots,
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
         }
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        self._show(step, loss, speed)
+        self._show(step, f"{shown}, {speed:.0f} tokens/s")
         if self._logger is not None and self._is_due(step):
             self._logger.log_dict({name: value for name, value in values.items() if value is not None}, step)
 
-    def _show(self, step: int, loss: float | None, speed: float) -> None:
-        text = "no target token, skipped" if loss is None else f"loss {loss:.4f}"
+    def _show(self, step: int, text: str) -> None:
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{text}, {speed:.0f} tokens/s", refresh=False)
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
         elif self._is_due(step):
-            print(f"step {step}/{self._total_steps}: {text}, {speed:.0f} tokens/s", file=sys.stderr, flush=True)
+            print(f"step {step}/{self._total_steps}: {text}", file=sys.stderr, flush=True)
 
     def _is_due(self, step: int) -> bool:
         return step % self._log_every == 0 or step == self._total_steps
@@ -153,4 +180,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if os.uname().sysname == "Darwin" else peak * 1024  # bytes on macOS, KiB elsewhere: getrusage(2)
+    return (
+        peak if os.uname().sysname == "Darwin" else peak * 1024
+    )  # bytes on macOS, KiB elsewhere: getrusage(2)

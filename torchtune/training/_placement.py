@@ -12,18 +12,21 @@ of the trained parameters is made for each forward pass: by FSDP where the model
 is not, at the same place and with the same rounding.
 """
 
+import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchtune.models import load_hf_weights
+from torchtune.models import hf_state, load_hf_weights
 from torchtune.modules import Decoder, lora_layers
 from torchtune.training._world import World
+
+_logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 """What a config's `dtype` may say, and fp64, in which tests compare exactly."""
@@ -35,7 +38,8 @@ def place(
     """Bring a model from the meta device to this process's device, in place, with its weights.
 
     With several ranks the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and the
-    gradients are added up. With one rank both come to the same, and neither is needed.
+    gradients are added up. With one rank both come to the same, and neither is needed. On one CPU, weights that are
+    not cast stay backed by their file, so that memory is used only for what is trained.
 
     Args:
         model: Built on `torch.device("meta")`, with LoRA layers added and parameters frozen as they are to be.
@@ -48,17 +52,41 @@ def place(
         FileNotFoundError: The folder or a file in it is missing.
         ValueError: The folder's weights are not those of this model.
     """
+    if world.is_main and dtype == "bf16" and world.device.type == "cpu" and _lacks_bf16():
+        _logger.warning(
+            "this CPU multiplies bf16 about 10 times as slowly as fp32; dtype=fp32 will be faster"
+        )
     set_dtype(model, DTYPES[dtype])
     if world.size > 1:
         _shard(model, world, DTYPES[dtype], split=enable_fsdp)
-    model.to_empty(device=world.device)
+    is_backed_by_file = model_directory is not None and world.size == 1 and world.device.type == "cpu"
+    if is_backed_by_file and model_directory is not None:
+        load_hf_weights(model, model_directory)
+        _materialise_adapters(model, world.device)
+    else:
+        model.to_empty(device=world.device)
     with _drawn_alike(world.seed):
         if model_directory is None:
             model.init_weights()
-        for _, layer in lora_layers(model):
-            layer.init_lora()
-    if model_directory is not None:
-        load_hf_weights(model, Path(model_directory))
+        else:
+            for _, layer in lora_layers(model):
+                layer.init_lora()
+    if model_directory is not None and not is_backed_by_file:
+        parameters = dict(model.named_parameters())
+        for name, whole in hf_state(model, model_directory, cast=False).items():
+            copy_whole(parameters[name], whole)
+
+
+def _lacks_bf16() -> bool:
+    """Tell whether bf16 is emulated: x86 processors have had instructions for it since AVX-512 (oneDNN's docs)."""
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
+
+
+def _materialise_adapters(model: Decoder, device: torch.device) -> None:
+    """Give memory to the adapters of a model whose other parameters have it."""
+    for _, layer in lora_layers(model):
+        layer.lora_a = nn.Parameter(torch.empty_like(layer.lora_a, device=device))
+        layer.lora_b = nn.Parameter(torch.empty_like(layer.lora_b, device=device))
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype) -> None:
@@ -75,7 +103,9 @@ def _shard(model: Decoder, world: World, compute: torch.dtype, *, split: bool) -
 
     shape, names = ((world.size,), ("shard",)) if split else ((world.size, 1), ("replicate", "shard"))
     mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.promote_types(compute, torch.float32))
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=torch.promote_types(compute, torch.float32)
+    )
     for layer in model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -98,9 +128,9 @@ class _WholeDraws(TorchFunctionMode):
     ) -> Any:  # The protocol of torch.overrides is untyped.
         if getattr(func, "__module__", None) != "torch.nn.init":
             return func(*args, **kwargs or {})
-        tensor, *rest = args
-        whole = func(torch.empty(tensor.shape, dtype=tensor.dtype), *rest, **kwargs or {})
-        copy_whole(tensor, whole)
+        given = inspect.signature(func).bind(*args, **kwargs or {}).arguments
+        tensor = given.pop("tensor")
+        copy_whole(tensor, func(torch.empty(tensor.shape, dtype=tensor.dtype), **given))
         return tensor
 
 
@@ -123,18 +153,23 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "placements")
 
 
-def whole_state(model: nn.Module, world: World, dtype: str) -> dict[str, Tensor] | None:
-    """Gather a model's parameters on the CPU of rank 0, in the precision of computing; all ranks must call it.
+def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:
+    """Gather the trained parameters whole, on the CPU of rank 0; all ranks must call it.
+
+    Args:
+        model: May be sharded.
+        world: This process and its fellows.
+        dtype: What to cast them to, a key of `DTYPES`; None: they stay as they are held.
 
     Returns:
-        Parameters by name; None on the other ranks.
+        Parameters by name, on rank 0; None on the others.
     """
     state = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         tensor = parameter.detach()
-        whole = tensor.full_tensor() if world.size > 1 else tensor  # type: ignore[attr-defined]  # DTensor's
+        whole = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]  # DTensor's own
         if world.is_main:
-            state[name] = whole.to("cpu", DTYPES[dtype])
+            state[name] = whole.to("cpu", None if dtype is None else DTYPES[dtype])
     return state if world.is_main else None
-
-

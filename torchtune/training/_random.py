@@ -36,4 +36,4 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         import numpy as np
 
         key = np.array(state["numpy"]["state"]["key"], dtype=np.uint32)
-        np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})  # noqa: NPY002
+        np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})

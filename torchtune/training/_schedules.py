@@ -1,50 +1,70 @@
 """Learning rates over a run: warm-up, then a curve; and how many optimizer steps a run takes.
 
 Each builder is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
-The recipe passes the optimizer and `total_steps`, which is known once the dataset is.
+So is any schedule of torch; one that has an argument called `total_steps` gets the run's, unless the config says.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from torchtune.config import Component, instantiate
+
+
+def build_scheduler(
+    component: Component[LRScheduler] | None, optimizer: Optimizer, total_steps: int
+) -> LRScheduler:
+    """Build a schedule, telling it how long the run is if it asks.
+
+    Args:
+        component: The config's; None leaves the learning rates constant.
+        optimizer: Passed first.
+        total_steps: Optimizer steps of the run; passed to a component that has such an argument and no value for it.
+    """
+    if component is None:
+        return constant_with_warmup(optimizer)
+    asks = "total_steps" in inspect.signature(component.func).parameters
+    given = {"total_steps": total_steps} if asks and component.keywords.get("total_steps") is None else {}
+    return instantiate(component, optimizer, **given)
+
 
 def cosine_with_warmup(
-    optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0, min_ratio: float = 0.0
+    optimizer: Optimizer, *, warmup_steps: int = 0, min_ratio: float = 0.0, total_steps: int | None = None
 ) -> LRScheduler:
     """Warm up linearly, then fall along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:
         optimizer: Its learning rates are the peaks.
-        total_steps: Optimizer steps of the run; the last one still has a rate above the lowest.
         warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
         min_ratio: Where the curve ends, as a share of the peak.
+        total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
 
     Raises:
         ValueError: An argument is out of its range.
     """
     return _warmed_up(
-        optimizer, total_steps, warmup_steps, min_ratio, lambda done: (1 + math.cos(math.pi * done)) / 2
+        optimizer, warmup_steps, min_ratio, total_steps, lambda done: (1 + math.cos(math.pi * done)) / 2
     )
 
 
 def linear_with_warmup(
-    optimizer: Optimizer, *, total_steps: int, warmup_steps: int = 0, min_ratio: float = 0.0
+    optimizer: Optimizer, *, warmup_steps: int = 0, min_ratio: float = 0.0, total_steps: int | None = None
 ) -> LRScheduler:
     """Warm up linearly, then fall along a straight line.
 
     Args:
         optimizer: Its learning rates are the peaks.
-        total_steps: Optimizer steps of the run; the last one still has a rate above the lowest.
         warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
         min_ratio: Where the line ends, as a share of the peak.
+        total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
 
     Raises:
         ValueError: An argument is out of its range.
     """
-    return _warmed_up(optimizer, total_steps, warmup_steps, min_ratio, lambda done: 1 - done)
+    return _warmed_up(optimizer, warmup_steps, min_ratio, total_steps, lambda done: 1 - done)
 
 
 def constant_with_warmup(optimizer: Optimizer, *, warmup_steps: int = 0) -> LRScheduler:
@@ -57,17 +77,23 @@ def constant_with_warmup(optimizer: Optimizer, *, warmup_steps: int = 0) -> LRSc
     Raises:
         ValueError: `warmup_steps` is negative.
     """
-    return _warmed_up(optimizer, warmup_steps + 1, warmup_steps, 0.0, lambda _: 1.0)
+    return _warmed_up(optimizer, warmup_steps, 0.0, warmup_steps + 1, lambda _: 1.0)
 
 
 def _warmed_up(
-    optimizer: Optimizer, total_steps: int, warmup_steps: int, min_ratio: float, curve: Callable[[float], float]
+    optimizer: Optimizer,
+    warmup_steps: int,
+    min_ratio: float,
+    total_steps: int | None,
+    curve: Callable[[float], float],
 ) -> LRScheduler:
     """Build a schedule from a curve that goes from 1 to 0 while its argument goes from 0 to 1."""
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps: expected an int of at least 0, got {warmup_steps}")
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio: expected a share from 0 to 1, got {min_ratio}")
+    if total_steps is None:
+        raise ValueError("total_steps: the length of the run is needed; recipes pass it")
     if warmup_steps >= total_steps:
         raise ValueError(
             f"warmup_steps: the warm-up takes {warmup_steps} optimizer steps and the whole run {total_steps}; "
@@ -85,7 +111,7 @@ def _warmed_up(
 
 
 def count_steps(
-    n_batches: int, *, epochs: int, gradient_accumulation_steps: int, max_steps_per_epoch: int | None
+    n_batches: int, epochs: int, gradient_accumulation_steps: int, max_steps_per_epoch: int | None
 ) -> int:
     """Count a run's optimizer steps.
 

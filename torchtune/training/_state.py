@@ -27,17 +27,17 @@ class State:
         output_dir: The run's folder.
         model: Its trained parameters are those with `requires_grad`.
         optimizer: Optimizer of those parameters.
-        scheduler: Schedule of the optimizer's learning rates; None where they are constant.
+        scheduler: Schedule of the optimizer's learning rates.
         batches: Where the data come from.
         world: This process and its fellows.
     """
 
-    def __init__(  # noqa: PLR0913 -- these are what a run consists of.
+    def __init__(
         self,
         output_dir: str,
         model: nn.Module,
         optimizer: Optimizer,
-        scheduler: LRScheduler | None,
+        scheduler: LRScheduler,
         batches: Batches,
         *,
         world: World,
@@ -91,8 +91,7 @@ class State:
         self._check_parameters(folder, shared["parameters"])
         self._load_optimizer(shared["optimizer"])
         _checkpoint.read_tensors(folder, dict(self._tensors(self._optimizer.state)), self._world)
-        if self._scheduler is not None:
-            self._scheduler.load_state_dict(shared["scheduler"])
+        self._scheduler.load_state_dict(shared["scheduler"])
         self._batches.load_state_dict(shared["batches"])
         self.step = shared["step"]
         self._restore_random(folder)
@@ -125,7 +124,7 @@ class State:
                     for name, p in self._parameters.items()
                 },
             },
-            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
             "batches": self._batches.state_dict(),
         }
 

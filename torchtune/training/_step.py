@@ -47,11 +47,12 @@ class _Step(nn.Module):
         hidden = self.model.hidden(batch.tokens)  # [b, s, d]
         is_target = batch.labels != IGNORE_INDEX  # [b, s]
         hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]
+        total: Tensor
         if isinstance(self.loss, LinearCrossEntropy):
-            total: Tensor = self.loss(hidden, self.model.head_weight, labels)
-            return total
-        logits = F.linear(hidden, self.model.head_weight)  # [n, v]
-        total = self.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+            total = self.loss(hidden, self.model.head_weight, labels)
+        else:
+            logits = F.linear(hidden, self.model.head_weight)  # [n, v]
+            total = self.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
         return total
 
 

@@ -5,15 +5,16 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
 from attrs import frozen
 
+Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+Device = Literal["auto", "cpu", "cuda", "mps"]
 """What a config's `device` may say; `auto` is the first that is there of cuda, mps and cpu."""
 
 
@@ -22,7 +23,7 @@ class RunConfig(Protocol):
 
     @property
     def device(self) -> str:
-        """One of `DEVICES`."""
+        """A `Device`."""
 
     @property
     def seed(self) -> int | None:
@@ -54,19 +55,19 @@ class World:
     def data_sum(self, value: Number) -> Number:
         """Add up a number, such as a count of target tokens, over the data-parallel ranks; all must call it.
 
-        Floats are added in fp64, so that the sum of losses is as exact as one process's.
+        It is added in fp64, which is exact for counts below 2^53 and as good for losses as one process's sum.
         """
         if self.data_size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+        total = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(total)
         return type(value)(total.item())
 
-    def gather(self, value: object) -> list[object]:
+    def gather(self, value: Item) -> list[Item]:
         """Collect one small picklable object of every rank, in the order of the ranks; all must call it."""
         if self.size == 1:
             return [value]
-        values: list[object] = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value)
         return values
 
@@ -82,18 +83,22 @@ def check_device(name: str, local_ranks: int = 1) -> None:
     The run's parent calls it before anything is written; it imports torch and starts no GPU context.
 
     Args:
-        name: A config's `device`, one of `DEVICES`.
+        name: A config's `device`, a `Device`.
         local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
 
     Raises:
         ValueError: The device is unknown, absent, or there are fewer of it than processes.
     """
-    if name not in DEVICES:
-        raise ValueError(f"device: expected one of {', '.join(DEVICES)}, got {name!r}")
+    if name not in get_args(Device):
+        raise ValueError(f"device: expected one of {', '.join(get_args(Device))}, got {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto")
+        raise ValueError(
+            "device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto"
+        )
     if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto")
+        raise ValueError(
+            "device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto"
+        )
     kind = _kind(name)
     available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
     if local_ranks > available:

@@ -32,7 +32,7 @@ class MetricLogger(ABC):
         """Record one metric of one step."""
         self.log_dict({name: value}, step)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 -- most loggers have nothing to let go of.
         """Flush what is pending and let go of files and connections; closing twice is harmless."""
 
 

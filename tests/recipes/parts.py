@@ -1,0 +1,99 @@
+"""Components that only tests need, and the smallest configs of the recipes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from recipes.full_finetune import FullFinetuneConfig
+from recipes.lora_finetune import LoraFinetuneConfig
+from tests.data.byte_tokenizer import ByteTokenizer
+from torchtune.config import lazy
+from torchtune.data import IGNORE_INDEX, Example, Tokenizer
+from torchtune.datasets import InstructDataset
+from torchtune.models.smollm2 import smollm2
+from torchtune.training import Lora
+from torchtune.utils.metric_logging import MetricLogger
+
+ROWS = [
+    {"instruction": f"What is {i} plus {i}?", "input": "", "output": f"It is {2 * i}." + " Yes." * (i % 3)}
+    for i in range(6)
+]
+TINY = lazy(
+    smollm2,
+    vocab_size=ByteTokenizer.vocab_size,
+    num_layers=2,
+    embed_dim=32,
+    num_heads=4,
+    num_kv_heads=2,
+    ffn_dim=48,
+    max_seq_len=256,
+)
+
+
+class PowerCut(MetricLogger):
+    """Ends the run at a step, as a kill would; the file that it makes lets the next attempt through."""
+
+    def __init__(self, step: int, mark: str) -> None:
+        self._step, self._mark = step, Path(mark)
+
+    def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
+        if step == self._step and not self._mark.exists():
+            self._mark.touch()
+            raise KeyboardInterrupt
+
+
+class HalfMasked(Dataset[Example]):
+    """Two rows, the first without a target."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokens = tokenizer.encode("abc")
+        self._rows = [
+            Example(tokens, [IGNORE_INDEX] * len(tokens)),
+            Example(tokens, [IGNORE_INDEX, *tokens[1:]]),
+        ]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int, /) -> Example:
+        return self._rows[index]
+
+
+def common(folder: Path, name: str, *, rows: list[dict[str, str]] = ROWS, **changes: Any) -> dict[str, Any]:
+    source = folder / "rows.json"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    fields = {
+        "output_dir": str(folder / name),
+        "seed": 1,
+        "device": "cpu",
+        "model": TINY,
+        "model_directory": None,
+        "tokenizer": lazy(ByteTokenizer),
+        "dataset": lazy(InstructDataset, source=str(source)),
+        "batch_size": 2,
+    }
+    return fields | changes
+
+
+def full_config(folder: Path, name: str = "full", **changes: Any) -> FullFinetuneConfig:
+    return FullFinetuneConfig(**common(folder, name, **changes))
+
+
+def lora_config(folder: Path, name: str = "lora", **changes: Any) -> LoraFinetuneConfig:
+    return LoraFinetuneConfig(
+        **{"lora": Lora(targets=["all-linear"], rank=4)} | common(folder, name, **changes)
+    )
+
+
+def metrics(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Read a run's metrics without what a clock or the machine decides."""
+    lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+    timed = {"tokens_per_second", "peak_memory_bytes"}
+    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+
+
+def losses(folder: Path, name: str) -> list[float]:
+    return [line["loss"] for line in metrics(folder, name)]

@@ -1,0 +1,124 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import CrossEntropyLoss
+from torch.optim import AdamW
+
+from recipes import full_finetune, lora_finetune
+from tests.recipes.parts import TINY, HalfMasked, PowerCut, full_config, lora_config, losses, metrics
+from tests.training.tiny import ALONE
+from torchtune.config import instantiate, lazy
+from torchtune.models import load_hf_weights, load_peft_adapter
+from torchtune.training import Lora, place
+
+Start = Callable[[Path, str, dict[str, Any]], None]
+
+
+def run_full(folder: Path, name: str, changes: dict[str, Any]) -> None:
+    full_finetune.main(full_config(folder, name, **changes))
+
+
+def run_lora(folder: Path, name: str, changes: dict[str, Any]) -> None:
+    lora_finetune.main(lora_config(folder, name, **changes))
+
+
+both = pytest.mark.parametrize("run", [run_full, run_lora], ids=["full", "lora"])
+QUICK: dict[str, Any] = {"optimizer": lazy(AdamW, lr=1e-2, fused=True)}
+
+
+@both
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_handful_of_rows_is_learnt(tmp_path: Path, run: Start, dtype: str) -> None:
+    run(tmp_path, "a", QUICK | {"epochs": 8, "dtype": dtype})
+    found = losses(tmp_path, "a")
+    assert len(found) == 8 * 3
+    assert found[0] == pytest.approx(torch.log(torch.tensor(261.0)).item(), abs=0.3)  # as good as guessing
+    least = 1.0 if run is run_full else 0.3  # adapters cannot change the random head
+    assert max(found[-3:]) < found[0] - least
+
+
+@both
+def test_interrupted_run_goes_on_and_equals_the_unbroken_one(tmp_path: Path, run: Start) -> None:
+    changes: dict[str, Any] = QUICK | {"epochs": 3, "save_every_n_steps": 2}
+    if run is run_lora:
+        changes |= {"lora": Lora(targets=["all-linear"], rank=4, dropout=0.2)}
+    run(tmp_path, "unbroken", changes)
+    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "cut", cut)
+    assert [line["step"] for line in metrics(tmp_path, "cut")] == [1, 2, 3, 4, 5]
+    assert not (tmp_path / "cut" / "final").exists()
+    run(tmp_path, "cut", cut)
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
+    (file,) = (tmp_path / "cut" / "final").glob("*.safetensors")
+    assert file.read_bytes() == (tmp_path / "unbroken" / "final" / file.name).read_bytes()
+
+
+def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: Path) -> None:
+    found = []
+    cases: dict[str, dict[str, Any]] = {
+        "whole": {"batch_size": 6},
+        "split": {"batch_size": 2, "gradient_accumulation_steps": 3},
+        "logits": {"batch_size": 6, "loss": lazy(CrossEntropyLoss)},
+    }
+    for name, changes in cases.items():
+        run_full(tmp_path, name, QUICK | changes | {"epochs": 3})
+        found.append(losses(tmp_path, name))
+    assert len(found[0]) == 3
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_full_finetuning_leaves_the_model_that_it_trained(tmp_path: Path) -> None:
+    run_full(tmp_path, "a", QUICK | {"epochs": 20})
+    again = QUICK | {"model_directory": str(tmp_path / "a" / "final"), "tokenizer_directory": None}
+    run_full(tmp_path, "b", again | {"shuffle": False, "batch_size": 6})
+    assert losses(tmp_path, "b")[0] < losses(tmp_path, "a")[-1] + 0.2
+
+
+def test_lora_finetuning_leaves_an_adapter_of_the_base(tmp_path: Path) -> None:
+    run_full(tmp_path, "base", {"max_steps_per_epoch": 1})
+    base = str(tmp_path / "base" / "final")
+    run_lora(tmp_path, "a", QUICK | {"model_directory": base, "tokenizer_directory": None})
+    with torch.device("meta"):
+        model = instantiate(TINY)
+    place(model, ALONE, dtype="fp32", model_directory=base)
+    load_peft_adapter(model, tmp_path / "a" / "final")
+    adapters = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    assert len(adapters) == 2 * 7 * 2
+    assert all(p.any() for p in adapters.values())
+    plain = instantiate(TINY)
+    load_hf_weights(plain, base)
+    for name, p in plain.named_parameters():
+        assert torch.equal(p, model.get_parameter(name))
+
+
+def test_step_without_a_target_is_skipped_and_told(tmp_path: Path) -> None:
+    changes = {"dataset": lazy(HalfMasked), "batch_size": 1, "shuffle": False, "epochs": 2}
+    run_full(tmp_path, "a", changes)
+    found = losses(tmp_path, "a")
+    assert [loss is None for loss in found] == [True, False, True, False]
+
+
+def test_null_switches_off_logger_schedule_clipping_and_checkpoints(tmp_path: Path) -> None:
+    off = {"metric_logger": None, "lr_scheduler": None, "clip_grad_norm": None, "save_every_n_steps": None}
+    run_full(tmp_path, "a", QUICK | off | {"seed": None, "max_steps_per_epoch": 2, "epochs": 2})
+    found = metrics(tmp_path, "a")
+    assert [line["lr"] for line in found] == [1e-2] * 4
+    assert not (tmp_path / "a" / "checkpoints").exists()
+    assert not (tmp_path / "a" / "log.txt").exists()
+
+
+def test_seed_decides_the_run(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run_lora(tmp_path, name, {"seed": seed})
+    assert metrics(tmp_path, "a") == metrics(tmp_path, "b")
+    assert losses(tmp_path, "a") != losses(tmp_path, "c")
+
+
+def test_neither_config_passes_for_the_other() -> None:
+    assert not issubclass(full_finetune.FullFinetuneConfig, lora_finetune.LoraFinetuneConfig)
+    assert not issubclass(lora_finetune.LoraFinetuneConfig, full_finetune.FullFinetuneConfig)

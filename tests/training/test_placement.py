@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from tests.training.tiny import ALONE, tiny_decoder, tiny_model
+from torchtune.models import save_hf_folder
+from torchtune.modules import Decoder
+from torchtune.training import Lora, place, whole_state
+
+ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
+
+
+def on_meta() -> Decoder:
+    with torch.device("meta"):
+        return tiny_decoder()
+
+
+def state(model: Decoder) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "trained", "frozen"),
+    [
+        ("fp32", torch.float32, torch.float32),
+        ("bf16", torch.float32, torch.bfloat16),
+        ("fp64", torch.float64, torch.float64),
+    ],
+)
+def test_trained_parameters_are_held_wide_and_frozen_ones_as_they_compute(
+    dtype: str, trained: torch.dtype, frozen: torch.dtype
+) -> None:
+    assert {p.dtype for p in tiny_model(dtype).parameters()} == {trained}
+    model = tiny_model(dtype, ADAPTERS)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {trained}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {frozen}
+
+
+def test_random_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one, two = tiny_model("fp32"), tiny_model("fp32")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(state(one)[name], p) for name, p in state(two).items())
+    other = tiny_model("fp32", world=evolve(ALONE, seed=1))
+    assert not torch.equal(state(one)["embed_tokens.weight"], state(other)["embed_tokens.weight"])
+
+
+def test_random_base_of_an_adapted_model_is_drawn_too() -> None:
+    model = tiny_model("fp32", ADAPTERS)
+    weights = [layer.weight for name, layer in model.named_modules() if name.endswith("proj")]
+    assert len(weights) == 14
+    assert all(0.01 < weight.std() < 0.04 for weight in weights)  # drawn with 0.02
+
+
+@pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_weights_come_from_the_folder_and_adapters_start_at_nothing(
+    tmp_path: Path, dtype: str, lora: Lora | None
+) -> None:
+    saved = tiny_model("fp32", world=evolve(ALONE, seed=9))
+    save_hf_folder(saved, tmp_path / "hf")
+    model = on_meta()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, ALONE, dtype=dtype, model_directory=str(tmp_path / "hf"))
+    assert not any(p.is_meta for p in model.parameters())
+    for name, p in state(saved).items():
+        assert torch.equal(state(model)[name], p.to(state(model)[name].dtype)), name
+    if lora is not None:
+        assert not state(model)["layers.0.self_attn.q_proj.lora_b"].any()
+        assert state(model)["layers.0.self_attn.q_proj.lora_a"].any()
+
+
+def test_training_leaves_the_folder_that_weights_came_from_alone(tmp_path: Path) -> None:
+    save_hf_folder(tiny_model("fp32"), tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    before = file.read_bytes()
+    model = on_meta()
+    place(model, ALONE, dtype="fp32", model_directory=str(tmp_path / "hf"))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    del model
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
+def test_emulated_bf16_is_told(
+    capability: str, is_told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    tiny_model("bf16")
+    assert ("dtype=fp32 will be faster" in caplog.text) is is_told
+
+
+def test_whole_state_holds_what_is_trained_in_the_dtype_asked_for() -> None:
+    model = tiny_model("bf16", ADAPTERS)
+    found = whole_state(model, ALONE)
+    assert found is not None
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    full = whole_state(tiny_model("bf16"), ALONE, "bf16")
+    assert full is not None
+    assert {tensor.dtype for tensor in full.values()} == {torch.bfloat16}

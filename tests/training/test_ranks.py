@@ -1,0 +1,89 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.tiny import ALONE, tiny_model
+from tests.training.two_ranks import CASES, one_step
+from torchtune.models import load_hf_weights
+from torchtune.training import whole_state
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run two processes over gloo, and return the folder of what they found."""
+    out = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    together = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "tests.training.two_ranks", str(out)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=240)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+    return out
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = torch.load(folder / "found.pt")
+    return result
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> None:
+    ours, alone = found[case], one_step(ALONE, **CASES[case])
+    # In bf16 the parameters have taken one Adam step of 0.01, whose sign a rounded gradient may turn.
+    rtol, atol = (1e-12, 1e-12) if CASES[case]["dtype"] == "fp64" else (2e-2, 2.1e-2)
+    assert ours["loss"] == pytest.approx(alone["loss"], rel=rtol)
+    assert ours["norm"] == pytest.approx(alone["norm"], rel=rtol)
+    assert ours["parameters"].keys() == alone["parameters"].keys()
+    for name, p in alone["parameters"].items():
+        torch.testing.assert_close(ours["parameters"][name], p, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["enable_fsdp"]])
+def test_sharded_rank_holds_about_half_of_the_parameters(found: dict[str, Any], case: str) -> None:
+    whole = one_step(ALONE, **CASES[case])["held"]
+    assert 0.5 * whole <= found[case]["held"] <= 0.55 * whole
+
+
+def test_ranks_agree_on_a_drawn_seed_and_draw_different_numbers(found: dict[str, Any]) -> None:
+    assert len(set(found["seeds"])) == 1
+    assert len(set(found["draws"])) == 2
+
+
+def test_two_ranks_resume_to_the_bit(found: dict[str, Any]) -> None:
+    assert found["same on every rank"]
+
+
+def test_sharded_model_is_written_whole_and_read_back(folder: Path, found: dict[str, Any]) -> None:
+    expected = whole_state(tiny_model("bf16"), ALONE, "bf16")
+    model = tiny_model("fp64", world=ALONE)
+    load_hf_weights(model, folder / "final")
+    assert expected is not None
+    for name, p in model.named_parameters():
+        assert torch.equal(p, expected[name].double()), name
+        assert torch.equal(found["read back"][name], expected[name].float()), name

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+
+from torchtune.config import Component, lazy
+from torchtune.training import (
+    build_scheduler,
+    constant_with_warmup,
+    cosine_with_warmup,
+    count_steps,
+    linear_with_warmup,
+)
+
+PEAK = 0.5
+
+
+def rates(component: Component[LRScheduler] | None, steps: int) -> list[float]:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+    scheduler = build_scheduler(component, optimizer, steps)
+    found = []
+    for _ in range(steps):
+        found.append(float(scheduler.get_last_lr()[0]))
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_cosine_follows_its_closed_form_after_a_linear_warm_up() -> None:
+    found = rates(lazy(cosine_with_warmup, warmup_steps=4, min_ratio=0.1), 24)
+    warm_up = [PEAK * i / 4 for i in (1, 2, 3, 4)]
+    curve = [PEAK * (0.1 + 0.9 * math.cos(math.pi * i / 40) ** 2) for i in range(20)]
+    assert found == pytest.approx(warm_up + curve)
+
+
+def test_line_falls_by_equal_steps_to_one_before_its_end() -> None:
+    found = rates(lazy(linear_with_warmup, warmup_steps=2), 7)
+    assert found == pytest.approx([PEAK * x for x in (0.5, 1, 1, 0.8, 0.6, 0.4, 0.2)])
+
+
+def test_constant_stays_at_the_peak_with_or_without_a_component() -> None:
+    assert rates(lazy(constant_with_warmup, warmup_steps=2), 4) == [PEAK / 2, PEAK, PEAK, PEAK]
+    assert rates(None, 3) == [PEAK] * 3
+
+
+def test_total_steps_of_the_config_wins_over_those_of_the_run() -> None:
+    assert rates(lazy(linear_with_warmup, total_steps=4), 6) == pytest.approx([0.5, 0.375, 0.25, 0.125, 0, 0])
+
+
+def test_schedules_of_torch_are_told_the_run_where_they_ask() -> None:
+    assert rates(lazy(StepLR, step_size=2), 4) == pytest.approx([PEAK, PEAK, PEAK / 10, PEAK / 10])
+    assert max(rates(lazy(OneCycleLR, max_lr=2.0), 10)) == pytest.approx(2.0)
+
+
+def test_warm_up_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="the warm-up takes 10 optimizer steps and the whole run 10"):
+        rates(lazy(cosine_with_warmup, warmup_steps=10), 10)
+
+
+@pytest.mark.parametrize(
+    ("n_batches", "epochs", "accumulation", "most", "steps"),
+    [(10, 2, 1, None, 10), (10, 2, 3, None, 4), (10, 2, 3, 1, 2), (10, 2, 1, 100, 10), (1, 1, 8, None, 1)],
+)
+def test_steps_are_batches_by_accumulation_up_to_the_limit(
+    n_batches: int, epochs: int, accumulation: int, most: int | None, steps: int
+) -> None:
+    assert count_steps(n_batches, epochs, accumulation, most) == steps

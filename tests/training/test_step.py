@@ -1,0 +1,98 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.training.tiny import batch_of, examples, tiny_model
+from torchtune.data import IGNORE_INDEX, Example
+from torchtune.modules import LinearCrossEntropy
+from torchtune.training import Lora, clip_gradients, step_loss
+
+LOSSES = [LinearCrossEntropy(reduction="sum", chunk_size=3), nn.CrossEntropyLoss(reduction="sum")]
+
+
+def backward(total: Tensor) -> None:
+    torch.autograd.backward(total)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_step_loss_equals_the_cross_entropy_of_all_logits(loss: nn.Module) -> None:
+    batch, ours, plain = batch_of(examples()), tiny_model(), tiny_model()
+    total = step_loss(loss, "fp64")(ours, batch)
+    backward(total)
+    expected = F.cross_entropy(
+        plain(batch.tokens).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    backward(expected)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-13)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(ours)[name], gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_uneven_micro_batches_give_the_gradient_of_one_big_batch() -> None:
+    rows, whole, split = examples(), tiny_model(), tiny_model()
+    loss_fn = step_loss(LOSSES[0], "fp64")
+    n_targets = batch_of(rows).n_targets
+    backward(loss_fn(whole, batch_of(rows)) / n_targets)
+    parts = [rows[:1], rows[1:3], rows[3:4], rows[4:]]
+    assert len({batch_of(part).n_targets for part in parts}) == len(parts)
+    for part in parts:
+        backward(loss_fn(split, batch_of(part)) / n_targets)
+    for name, gradient in gradients(whole).items():
+        torch.testing.assert_close(gradients(split)[name], gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_batch_without_a_target_has_loss_and_gradients_of_zero(loss: nn.Module) -> None:
+    model = tiny_model()
+    total = step_loss(loss, "fp64")(model, batch_of([Example([1, 2, 3], [IGNORE_INDEX] * 3)]))
+    backward(total)
+    assert total.item() == 0
+    assert set(gradients(model)) == {name for name, _ in model.named_parameters()}
+    assert not any(gradient.any() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("lora", [None, Lora(targets=["all-linear"], rank=3)], ids=["full", "lora"])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_bf16_gradients_are_fp32_and_near_those_of_fp64(loss: nn.Module, lora: Lora | None) -> None:
+    batch, exact, rounded = batch_of(examples()), tiny_model("fp64", lora), tiny_model("bf16", lora)
+    with torch.no_grad():
+        for ours, theirs in zip(exact.parameters(), rounded.parameters(), strict=True):
+            ours.copy_(theirs)
+    for model, dtype in ((exact, "fp64"), (rounded, "bf16")):
+        backward(step_loss(loss, dtype)(model, batch))
+    found, expected = gradients(rounded), gradients(exact)
+    assert found
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm() / gradient.norm()
+        assert error < 0.03, name  # 2^-8 is one rounding; a gradient collects a few dozen
+
+
+def test_loss_on_logits_gets_them_in_fp32_at_least() -> None:
+    class Probe(nn.Module):
+        def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+            assert logits.dtype == torch.float32
+            assert logits.shape[:1] == labels.shape
+            return logits.sum()
+
+    step_loss(Probe(), "bf16")(tiny_model("bf16"), batch_of(examples()))
+
+
+def test_clipping_scales_to_the_norm_and_returns_the_one_before() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    for max_norm, left in ((None, 10.0), (20.0, 10.0), (5.0, 5.0)):
+        model.weight.grad = torch.tensor([[6.0, 0.0], [0.0, 8.0]])
+        assert clip_gradients(model, max_norm) == 10.0
+        assert model.weight.grad.norm().item() == pytest.approx(left, rel=1e-5)
+
+
+def test_gradient_that_is_not_finite_stops_the_run() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.grad = torch.full((2, 2), float("nan"))
+    with pytest.raises(FloatingPointError, match="norm is nan"):
+        clip_gradients(model, 1.0)

@@ -1,0 +1,131 @@
+"""What each of two processes does for `test_ranks.py`; run as a program, once per rank."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.optim import AdamW
+
+from tests.training.tiny import VOCAB, batch_of, examples, tiny_batches, tiny_decoder, tiny_model
+from torchtune.models import save_hf_folder
+from torchtune.modules import LinearCrossEntropy
+from torchtune.training import (
+    Lora,
+    State,
+    World,
+    clip_gradients,
+    constant_with_warmup,
+    place,
+    start,
+    step_loss,
+    whole_state,
+)
+
+LORA = Lora(targets=["all-linear"], rank=3)
+CASES: dict[str, dict[str, Any]] = {
+    "full fp64 sharded": {"lora": None, "dtype": "fp64", "enable_fsdp": True},
+    "full fp64 replicated": {"lora": None, "dtype": "fp64", "enable_fsdp": False},
+    "full bf16 sharded": {"lora": None, "dtype": "bf16", "enable_fsdp": True},
+    "lora fp64 sharded": {"lora": LORA, "dtype": "fp64", "enable_fsdp": True},
+    "lora bf16 sharded": {"lora": LORA, "dtype": "bf16", "enable_fsdp": True},
+}
+ROWS = examples()[:8]  # the third, without a target, is alone in one of the second rank's batches
+SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
+
+
+@frozen
+class Cfg:
+    device: str = "cpu"
+    seed: int | None = None
+
+
+def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) -> dict[str, Any]:
+    """Take one optimizer step on this rank's share of the rows, as a recipe does."""
+    model = tiny_model(dtype, lora, world, enable_fsdp=enable_fsdp)
+    shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
+    batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
+    n_targets = world.data_sum(sum(batch.n_targets for batch in batches))
+    loss_fn = step_loss(LinearCrossEntropy(), dtype)
+    loss_sum = 0.0
+    for batch in batches:
+        loss = loss_fn(model, batch)
+        torch.autograd.backward(loss / n_targets * world.data_size)
+        loss_sum += loss.item()
+    norm = clip_gradients(model, 0.1)
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
+    optimizer.step()
+    return {
+        "loss": world.data_sum(loss_sum) / n_targets,
+        "norm": norm,
+        "parameters": whole_state(model, world),
+        "held": sum(_own(p).numel() for p in model.parameters()),
+    }
+
+
+def _own(parameter: Tensor) -> Tensor:
+    local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    return local
+
+
+def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
+    """Save in the middle of a run, go on to its end, and do the second half again from the checkpoint."""
+    ends = []
+    for resumed in (False, True):
+        model = tiny_model("fp32", Lora(targets=["q_proj"], rank=2, dropout=0.5), world, enable_fsdp=True)
+        optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
+        batches = tiny_batches(1, world)
+        scheduler = constant_with_warmup(optimizer)
+        state = State(str(folder), model, optimizer, scheduler, batches, world=world)
+        assert state.resume() is resumed
+        loss_fn = step_loss(LinearCrossEntropy(), "fp32")
+        for step in range(state.step, 6):
+            if step == 3 and not resumed:
+                state.step = 3
+                state.save()
+            torch.autograd.backward(loss_fn(model, next(batches)))
+            optimizer.step()
+            optimizer.zero_grad()
+        moments = [_own(s["exp_avg_sq"]).clone() for s in optimizer.state.values()]
+        ends.append((whole_state(model, world), moments, torch.get_rng_state()))
+    (first, first_moments, first_random), (second, second_moments, second_random) = ends
+    same = all(torch.equal(a, b) for a, b in zip(first_moments, second_moments, strict=True))
+    same = same and torch.equal(first_random, second_random)
+    if first is not None and second is not None:
+        same = same and all(torch.equal(first[name], second[name]) for name in first)
+    return {"same on every rank": all(world.gather(same))}
+
+
+def final_folder(world: World, folder: Path) -> dict[str, Any]:
+    """Write a sharded model out, and read it back into shards."""
+    model = tiny_model("bf16", None, world, enable_fsdp=True)
+    if (weights := whole_state(model, world, "bf16")) is not None:
+        save_hf_folder(model, folder, state=weights)
+    world.barrier()
+    with torch.device("meta"):
+        again = tiny_decoder()
+    place(again, world, dtype="bf16", enable_fsdp=True, model_directory=str(folder))
+    return {"read back": whole_state(again, world)}
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    with start(Cfg()) as world:
+        assert (world.size, VOCAB) == (2, 31)
+        found: dict[str, Any] = {
+            "seeds": world.gather(world.seed),
+            "draws": world.gather(torch.rand(1).item()),
+        }
+        fixed = World(rank=world.rank, size=2, data_rank=world.rank, data_size=2, device=world.device, seed=0)
+        for name, case in CASES.items():
+            found[name] = one_step(fixed, **case)
+        found |= stop_and_go_on(fixed, out / "run")
+        found |= final_folder(fixed, out / "final")
+        if world.is_main:
+            torch.save(found, out / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,74 @@
+"""What every fine-tuning recipe reads; a recipe's own config class adds what only it needs."""
+
+from typing import Annotated, Literal
+
+from attrs import define, field
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import Dataset
+
+from torchtune.config import Component, MayChange, Passed, above, lazy, ref
+from torchtune.data import Example, Tokenizer
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training._schedules import cosine_with_warmup
+from torchtune.training._world import Device
+from torchtune.utils.metric_logging import DiskLogger, MetricLogger
+
+
+@define(kw_only=True)
+class FinetuneConfig:
+    """The fields that the fine-tuning recipes have in common."""
+
+    output_dir: str
+    """Where the run writes: frozen config, metrics, checkpoints and, at its end, the result (`final/`)."""
+    seed: int | None = None
+    """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
+    device: Device = "auto"
+    """What to compute on; auto is the first that is there of cuda, mps and cpu."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of computing and of frozen weights; trained ones and the optimizer's state are always fp32."""
+    enable_fsdp: bool = False
+    """Split weights, gradients and optimizer state over the ranks; otherwise each holds them whole."""
+
+    model: Component[Decoder]
+    """The model's architecture."""
+    model_directory: str | None
+    """Hugging Face folder that weights are read from; null: random weights."""
+    tokenizer: Component[Tokenizer]
+    """Text to token ids."""
+    tokenizer_directory: str | None = ref("model_directory")
+    """Folder of the tokenizer's files."""
+
+    dataset: Annotated[Component[Dataset[Example]], Passed(1)]
+    """The examples; the recipe passes the tokenizer."""
+    shuffle: bool = True
+    """Read the examples in a new order every epoch."""
+    batch_size: int = field(default=4, validator=above(0))
+    """Examples of one forward pass on each rank."""
+    gradient_accumulation_steps: int = field(default=1, validator=above(0))
+    """Batches of each rank in one optimizer step."""
+    epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
+    """How often every example is read."""
+    max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
+    """Optimizer steps that end an epoch early; the next goes on with examples not yet seen. Null: no end."""
+
+    loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
+    """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
+    optimizer: Annotated[Component[Optimizer], Passed(1)] = lazy(AdamW, lr=2e-5, fused=True)
+    """The optimizer; the recipe passes the trained parameters."""
+    lr_scheduler: Annotated[Component[LRScheduler] | None, Passed(1)] = lazy(cosine_with_warmup)
+    """Learning rate by optimizer step; the recipe passes the optimizer. Null: constant."""
+    clip_grad_norm: float | None = field(default=1.0, validator=above(0))
+    """L2 norm that a longer gradient is scaled down to; null: none is."""
+
+    metric_logger: Annotated[Component[MetricLogger] | None, MayChange()] = lazy(
+        DiskLogger, log_dir=ref("output_dir")
+    )
+    """Where metrics go besides `metrics.jsonl`; null: nowhere."""
+    log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
+    """Optimizer steps between two calls of the logger; `metrics.jsonl` has every step."""
+    save_every_n_steps: Annotated[int | None, MayChange()] = field(default=100, validator=above(0))
+    """Optimizer steps between two checkpoints, from which an interrupted run goes on; null: none is written."""
+    keep_checkpoints: Annotated[int, MayChange()] = field(default=1, validator=above(0))
+    """How many checkpoints stay: the newest."""

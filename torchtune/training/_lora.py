@@ -1,0 +1,28 @@
+"""The section of a config that says which adapters are trained."""
+
+from attrs import define, field
+
+from torchtune.config import above, at_least, not_empty
+from torchtune.modules import Decoder, add_lora
+
+
+@define(kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) beside frozen weights."""
+
+    targets: list[str] = field(factory=lambda: ["q_proj", "v_proj"], validator=not_empty())
+    """Names of the linear layers that get an adapter; `all-linear` means all but the output head."""
+    rank: int = field(default=8, validator=above(0))
+    """Inner width of an adapter."""
+    alpha: float = field(default=16.0, validator=above(0))
+    """An adapter's output is scaled by alpha / rank."""
+    dropout: float = field(default=0.0, validator=at_least(0))
+    """Share of an adapter's inputs that are dropped while training, from 0 to below 1."""
+
+    def add_to(self, model: Decoder) -> None:
+        """Add the adapters and freeze everything else, in place.
+
+        Raises:
+            ValueError: A target names no linear layer of the model, or a number is out of its range.
+        """
+        add_lora(model, self.targets, self.rank, self.alpha, self.dropout)
