@@ -29,6 +29,7 @@ def smollm2_135m_lora() -> LoraFinetuneConfig:
         batch_size=8,
         optimizer=lazy(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
         lr_scheduler=lazy(cosine_with_warmup, warmup_steps=3),
+        save_every_n_steps=10,
     )
 
 

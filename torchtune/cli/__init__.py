@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchtune.config import Recipe
 
-__all__ = ["main", "run", "run_recipe"]
+__all__ = ["guarded", "main", "run", "run_recipe"]
 
 VERBS = {
     "ls": "list recipes and their configs",
@@ -66,8 +66,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"tune {__version__}\n")
         return 0
     if argv[0] in VERBS:
-        return _guarded(import_module(f"torchtune.cli._{argv[0]}").main, argv[1:])
-    return _guarded(import_module("torchtune.cli._run").main, argv)
+        return guarded(import_module(f"torchtune.cli._{argv[0]}").main, argv[1:])
+    return guarded(import_module("torchtune.cli._run").main, argv)
 
 
 def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
@@ -78,10 +78,10 @@ def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
     """
     from torchtune.cli._run import run_script
 
-    return _guarded(lambda words: run_script(recipe, words), argv)
+    return guarded(lambda words: run_script(recipe, words), argv)
 
 
-def _guarded(call: Any, argv: Sequence[str]) -> int:
+def guarded(call: Any, argv: Sequence[str]) -> int:
     """Turn what ends a call into an exit status, and a user's mistake into its message."""
     try:
         status: int = call(argv)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
@@ -73,9 +74,19 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers)
         )
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
+    root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     folders = [word for folder in current_trust().folders for word in ("--folder", folder)]
-    torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *folders])
+    try:
+        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *folders])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.stderr.write(
+            f"tune: rank {rank} ended with status {failure.exitcode}; what it said stands above\n"
+        )
+        return 1
     frozen.finished()
     return 0

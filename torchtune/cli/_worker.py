@@ -1,12 +1,14 @@
 """One rank of a run: it reads the config that the parent froze, and runs the recipe."""
 
 import sys
+from collections.abc import Sequence
 
+from torchtune.cli import guarded
 from torchtune.cli._call import load_recipe, read_call
 from torchtune.config import trust_folder_of
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     """Run one rank.
 
     Args:
@@ -18,7 +20,8 @@ def main(argv: list[str]) -> None:
     call = read_call([recipe_name, "--config", file])
     recipe = load_recipe(call.recipe)
     recipe.main(recipe.layers(call.config).build(f"the config of {recipe.name}"))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(guarded(main, sys.argv[1:]))
