@@ -24,6 +24,17 @@ def main(argv: Sequence[str]) -> int:
     from torchtune.models import convert
 
     source, folder = argv
-    convert(source, folder)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(unit="tensor") as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            convert(source, folder, progress=show)
+    else:
+        convert(source, folder)
     sys.stdout.write(f"wrote {folder}\n")
     return 0

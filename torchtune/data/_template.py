@@ -42,8 +42,6 @@ class ChatTemplate:
         Raises:
             ValueError: the template is not valid Jinja, or refuses these messages.
         """
-        from jinja2 import TemplateError
-
         try:
             return self._compiled.render(
                 messages=messages,
@@ -53,7 +51,7 @@ class ChatTemplate:
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # A template is a program of its own and may fail in any way.
             roles = ", ".join(message["role"] for message in messages)
             raise ValueError(f"the chat template refused messages of the roles {roles}: {error}") from error
 

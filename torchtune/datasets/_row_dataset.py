@@ -14,7 +14,7 @@ _logger = logging.getLogger(__name__)
 class RowDataset(Dataset[Example]):
     """Encodes rows when they are asked for.
 
-    Encoding a row takes well under a millisecond, a step of training hundreds of them; done ahead, it
+    Encoding a row takes about a millisecond, a step of training hundreds of them; done ahead, it
     would make every start wait, and every rank hold the whole set in memory. What can be wrong is found
     at construction nevertheless: rows are checked as text, and the first one is encoded. With a
     `max_seq_len` all rows are encoded once to find those that it leaves without an answer.

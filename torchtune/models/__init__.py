@@ -1,13 +1,21 @@
 """Model families, their tokenizers, and their weights in other people's formats."""
 
+from torchtune.models._convert import convert
 from torchtune.models._folders import written_whole
+from torchtune.models._gguf import convert_gguf
 from torchtune.models._hf_config import architecture_from_hf, hf_config
 from torchtune.models._hf_folder import save_hf_folder
+from torchtune.models._hf_tokenizer import HFTokenizer
 from torchtune.models._hf_weights import hf_name, hf_state, load_hf_weights
 from torchtune.models._peft_adapter import load_peft_adapter, save_peft_adapter
+from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 
 __all__ = [
+    "HFTokenizer",
+    "SentencePieceTokenizer",
     "architecture_from_hf",
+    "convert",
+    "convert_gguf",
     "hf_config",
     "hf_name",
     "hf_state",

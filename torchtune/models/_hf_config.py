@@ -56,14 +56,12 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise ValueError(f"rotary embeddings of type {kind!r} are not supported, only plain ones")
+    config = {key: value for key, value in config.items() if value is not None}
     try:
         heads = config["num_attention_heads"]
-        defaults = {
-            "num_key_value_heads": heads,
-            "head_dim": config["hidden_size"] // heads,
-            "tie_word_embeddings": False,
-        }
-        config = {**defaults, **{key: value for key, value in config.items() if value is not None}}
+        config.setdefault("num_key_value_heads", heads)
+        config.setdefault("head_dim", config["hidden_size"] // heads)
+        config.setdefault("tie_word_embeddings", False)
         return Architecture(
             family=config["model_type"],
             rope_base=rope.get("rope_theta", config.get("rope_theta", 10_000.0)),
@@ -104,5 +102,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}; fetch it again") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} does not hold a JSON object; fetch it again")
+        # The file is wrong, not an argument's type.
+        raise ValueError(f"{path} does not hold a JSON object; fetch it again")  # noqa: TRY004
     return value

@@ -9,9 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from torchtune.data import Tokenizer
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import hf_config, read_json
+from torchtune.models._hf_tokenizer import HFTokenizer
 from torchtune.models._hf_weights import hf_name
+from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.modules import Decoder, lora_layers
 
 _TOKENIZER_FILES = (
@@ -48,21 +51,37 @@ def save_hf_folder(
     Raises:
         FileExistsError: the folder has something in it and `overwrite` is False.
         FileNotFoundError: `tokenizer_directory` holds no tokenizer.
-        ValueError: the model has LoRA adapters.
+        ValueError: the model has LoRA adapters, or the tokenizer's files are damaged.
     """
     if next(lora_layers(model), None) is not None:
         raise ValueError(
             "the model has LoRA adapters; merge them into it first (merge_lora), or write them alone"
             " (save_peft_adapter)"
         )
-    state = model.state_dict() if state is None else state
-    config = hf_config(model)
     with written_whole(folder, overwrite=overwrite) as partial:
         if tokenizer_directory is not None:
             copy_tokenizer(Path(tokenizer_directory), partial)
-            config.update(_special_ids(Path(tokenizer_directory)))
-        write_json(partial / "config.json", config)
-        write_safetensors(partial / "model.safetensors", {hf_name(name): t for name, t in state.items()})
+        special_ids = {} if tokenizer_directory is None else _special_ids(Path(tokenizer_directory))
+        write_model(model, partial, special_ids, state)
+
+
+def write_model(
+    model: Decoder,
+    folder: Path,
+    special_ids: Mapping[str, Any],
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write config.json and model.safetensors into a folder.
+
+    Args:
+        model: Without adapters.
+        folder: Where to.
+        special_ids: `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
+        state: What to write in place of `model.state_dict()`.
+    """
+    state = model.state_dict() if state is None else state
+    write_json(folder / "config.json", {**hf_config(model), **special_ids})
+    write_safetensors(folder / "model.safetensors", {hf_name(name): t for name, t in state.items()})
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -79,10 +98,23 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors with the mark that transformers asks for."""
+    """Write tensors with the mark that transformers asks for.
+
+    Raises:
+        OSError: there is no room for them.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"format": "pt"})
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"format": "pt"}
+        )
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    path.chmod(mode)  # The library makes files that nobody else may read.
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -95,6 +127,14 @@ def _special_ids(directory: Path) -> dict[str, Any]:
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         values = read_json(path) if path.is_file() else {}
-        if "eos_token_id" in values:
+        if values.get("eos_token_id") is not None:
             return {f"{k}_token_id": values.get(f"{k}_token_id") for k in ("bos", "eos", "pad")}
-    return {}
+    if (directory / "tokenizer.model").is_file():
+        tokenizer: Tokenizer = SentencePieceTokenizer(str(directory))
+    else:
+        tokenizer = HFTokenizer(str(directory))
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }

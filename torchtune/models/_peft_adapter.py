@@ -116,8 +116,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key, value in _PLAIN.items():
         if (config.get(key) or value) != value:
             raise ValueError(f"{path}: {key} is {config[key]!r}, only {value!r} is supported")
-    if not isinstance(config.get("r"), int) or not isinstance(config.get("lora_alpha"), int | float):
-        raise ValueError(f"{path}: r and lora_alpha are to be numbers")
+    if not config.get("r") or not config.get("lora_alpha"):
+        raise ValueError(f"{path}: r and lora_alpha are to be numbers above 0")
     return config
 
 
@@ -125,18 +125,23 @@ def _check_tensors(model: Decoder, tensors: Mapping[str, Tensor], rank: int, fol
     """Compare an adapter's tensors with the model's layers, and return the names of those it adapts."""
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     targets = sorted({name.rpartition(".")[0] for name in tensors})
+    for name in sorted(tensors):
+        layer, _, part = name.rpartition(".")
+        if layer not in linears or part not in _PARTS:
+            raise ValueError(
+                f"the adapter in {folder} is another model's, or of another kind: there is no place for"
+                f" {_peft_name(name) if part in _PARTS else name}"
+            )
     expected = {}
     for name in targets:
-        if name not in linears:
-            raise ValueError(f"the adapter in {folder} is another model's: there is no {name} to adapt")
         expected[f"{name}.lora_a"] = [rank, linears[name].in_features]
         expected[f"{name}.lora_b"] = [linears[name].out_features, rank]
-    for name in sorted(expected.keys() | tensors.keys()):
+    for name, shape in expected.items():
         found = list(tensors[name].shape) if name in tensors else "missing"
-        if found != expected.get(name):
+        if found != shape:
             raise ValueError(
-                f"the adapter in {folder} is another model's: {_peft_name(name)} should be"
-                f" {expected.get(name, 'absent')}, it is {found}"
+                f"the adapter in {folder} is another model's: {_peft_name(name)} should be {shape},"
+                f" it is {found}"
             )
     return targets
 

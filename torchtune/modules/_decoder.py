@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._kv_cache import KVCache
+from torchtune.modules._linear import Embedding, Linear
+from torchtune.modules._lora import LoRALinear
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import RotaryEmbedding
 
@@ -25,25 +27,17 @@ class Decoder(nn.Module):
         super().__init__()
         a = self.architecture = architecture
         self.rotary = RotaryEmbedding(a.head_dim, a.rope_base)
-        self.embed_tokens = nn.Embedding(a.vocab_size, a.embed_dim)
+        self.embed_tokens = Embedding(a.vocab_size, a.embed_dim)
         self.layers = nn.ModuleList(DecoderLayer(a) for _ in range(a.num_layers))
         self.norm = RMSNorm(a.embed_dim, a.norm_eps)
         if not a.tied_embeddings:
-            self.lm_head = nn.Linear(a.embed_dim, a.vocab_size, bias=False)
-        self.init_weights()
+            self.lm_head = Linear(a.embed_dim, a.vocab_size)
 
-    @torch.no_grad()
-    def init_weights(self, std: float = 0.02) -> None:
-        """Draw random weights: norms are ones, the rest is normal.
-
-        Args:
-            std: Standard deviation; the default is `initializer_range` of Hugging Face's LlamaConfig.
-        """
+    def init_weights(self) -> None:
+        """Draw all weights anew, adapters among them, as they are drawn when a model is built."""
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=std)
-            elif isinstance(module, RMSNorm):
-                nn.init.ones_(module.weight)
+            if isinstance(module, (Linear, Embedding, RMSNorm, LoRALinear)):
+                module.reset_parameters()
 
     @property
     def head_weight(self) -> Tensor:

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune.modules._linear import Linear
+
 
 class FeedForward(nn.Module):
     """Gated feed-forward, SwiGLU (arXiv 2002.05202, equation 6).
@@ -14,9 +16,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dim: int, ffn_dim: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(embed_dim, ffn_dim, bias=False)
-        self.up_proj = nn.Linear(embed_dim, ffn_dim, bias=False)
-        self.down_proj = nn.Linear(ffn_dim, embed_dim, bias=False)
+        self.gate_proj = Linear(embed_dim, ffn_dim)
+        self.up_proj = Linear(embed_dim, ffn_dim)
+        self.down_proj = Linear(ffn_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""

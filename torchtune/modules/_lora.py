@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune.modules._linear import Linear, draw_weight
+
 ALL_LINEAR = "all-linear"
 """As a target of `add_lora`: every linear layer but the output head."""
 
@@ -43,14 +45,22 @@ class LoRALinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.init_lora()
 
+    def reset_parameters(self) -> None:
+        """Draw the adapted weight and the adapter."""
+        draw_weight(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        self.init_lora()
+
     @property
     def scale(self) -> float:
         """What the change is multiplied by."""
         return self.alpha / self.rank
 
-    @torch.no_grad()
     def init_lora(self) -> None:
         """Draw A as `nn.Linear` draws its weight, and set B to zero."""
+        if self.lora_a.is_meta:
+            return
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b)
 
@@ -120,8 +130,7 @@ def merge_lora(model: nn.Module) -> None:
     bfloat16. The weights stay frozen.
     """
     for name, layer in list(lora_layers(model)):
-        bias = layer.bias is not None
-        linear = nn.Linear(layer.in_features, layer.out_features, bias=bias, device="meta")
+        linear = Linear(layer.in_features, layer.out_features, device="meta")
         linear.weight = nn.Parameter(layer.merged_weight(), requires_grad=False)
         linear.bias = layer.bias
         model.set_submodule(name, linear)

@@ -20,6 +20,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))  # [d]
 
+    def reset_parameters(self) -> None:
+        """Set the weight to ones."""
+        nn.init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x `[..., d]` along its last axis, in its own dtype."""
         dtype = torch.promote_types(x.dtype, torch.float32)

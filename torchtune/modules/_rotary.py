@@ -1,11 +1,11 @@
 """Rotary position embeddings."""
 
 import torch
-from attrs import frozen
+from attrs import define
 from torch import Tensor
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Rotation:
     """The angles of a batch's positions, ready to turn queries and keys by.
 

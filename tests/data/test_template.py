@@ -1,0 +1,164 @@
+"""Rendering and its ids are compared with transformers' apply_chat_template."""
+
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.data.byte_tokenizer import CHATML, ByteTokenizer
+from torchtune.data import ChatTemplate, Message, alpaca_prompt, chat_example, chat_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Templates in the manner of different families; each uses something that the others do not.
+TEMPLATES = {
+    "turns": CHATML,
+    "first turn and defaults": (
+        "{% for message in messages %}{% if loop.first and message.role != 'system' %}"
+        "{{ '<|im_start|>system\nHelp.<|im_end|>\n' }}{% endif %}"
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    ),
+    "blocks on lines of their own": (
+        "{{ bos_token }}\n"
+        "{%- for message in messages %}\n"
+        "    {% if message.role == 'user' %}\n"
+        "[{{ message.content | trim }}]\n"
+        "    {% else %}\n"
+        "{{ message.content }}{{ eos_token }}\n"
+        "    {% endif %}\n"
+        "{% endfor %}\n"
+    ),
+    "tools, json and breaks": (
+        "{% if tools is not none %}tools{% endif %}{% if documents %}documents{% endif %}"
+        "{% for message in messages %}{% if loop.index > 2 %}{% break %}{% endif %}"
+        "{{ message | tojson }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt is defined and add_generation_prompt %}>{% endif %}"
+    ),
+}
+CONVERSATION = [
+    Message(role="system", content="Be kind."),
+    Message(role="user", content=" Größe <b>&\n\n'x'? "),
+    Message(role="assistant", content="{{ 7 * 7 }}"),
+]
+
+
+@cache
+def reference() -> "PreTrainedTokenizerFast":
+    """Build a small byte-level tokenizer of transformers' with merges trained on a line."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["user\nassistant\nsystem\n\nBe kind. Why? So."] * 9, trainer)
+    # transformers leaves this constructor and the template's result half typed.
+    fast: Any = PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast = fast(tokenizer_object=core, bos_token="<|bos|>", eos_token="<|eos|>")
+    return tokenizer
+
+
+def referred(messages: list[Message], template: str, *, tokenize: bool, add_generation_prompt: bool) -> Any:
+    """Let transformers render messages, or give their ids."""
+    turns = [dict(message) for message in messages]
+    rendered: Any = reference().apply_chat_template(
+        turns,  # type: ignore[arg-type]  # A TypedDict's values are text.
+        chat_template=template,
+        tokenize=tokenize,
+        add_generation_prompt=add_generation_prompt,
+    )
+    return rendered["input_ids"] if tokenize else rendered
+
+
+class ReferenceTokenizer(ByteTokenizer):
+    """Our protocol over the same small tokenizer."""
+
+    eos_id = 1
+    stop_ids = frozenset({1, 3})
+
+    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        del add_bos, add_eos  # The tests call it for plain text in a conversation only.
+        return list(reference().encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def encode_template(self, text: str) -> list[int]:
+        return list(reference().encode(text, add_special_tokens=False))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("add_generation_prompt", [True, False])
+def test_rendering_equals_that_of_transformers(name: str, add_generation_prompt: bool) -> None:
+    expected = referred(
+        CONVERSATION, TEMPLATES[name], tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+    template = ChatTemplate(TEMPLATES[name], bos_token="<|bos|>", eos_token="<|eos|>")
+    assert template.render(CONVERSATION, add_generation_prompt) == expected
+
+
+@pytest.mark.parametrize("name", ["turns", "first turn and defaults"])
+def test_ids_equal_those_of_transformers(name: str) -> None:
+    ids = partial(referred, template=TEMPLATES[name], tokenize=True)
+    tokenizer = ReferenceTokenizer(TEMPLATES[name])
+    for messages in (CONVERSATION, CONVERSATION[1:]):
+        prompt = chat_prompt(tokenizer, messages[:-1])
+        assert prompt == ids(messages[:-1], add_generation_prompt=True)
+        example = chat_example(tokenizer, messages, train_on_input=False)
+        whole = ids(messages, add_generation_prompt=False)
+        assert example.tokens == whole[: len(example.tokens)]
+        assert reference().decode(whole[len(example.tokens) :]) == "\n"
+
+
+def test_a_template_may_refuse_messages() -> None:
+    template = ChatTemplate("{{ raise_exception('turns must alternate') }}")
+    with pytest.raises(ValueError, match="refused messages of the roles user: turns must alternate"):
+        template.render([Message(role="user", content="")], add_generation_prompt=True)
+
+
+def test_a_template_that_is_not_jinja_is_refused() -> None:
+    with pytest.raises(ValueError, match="the chat template refused"):
+        ChatTemplate("{% if %").render([], add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.__class__.__base__.__subclasses__() }}",
+        "{{ messages.append({}) }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        "{{ strftime_now('%Y') }}",
+    ],
+)
+def test_a_template_runs_in_a_sandbox(source: str) -> None:
+    with pytest.raises(ValueError, match="the chat template refused"):
+        ChatTemplate(source).render([], add_generation_prompt=True)
+
+
+def test_the_alpaca_prompt_is_the_published_one() -> None:
+    # Typed from "Data Release" in the README of https://github.com/tatsu-lab/stanford_alpaca.
+    with_input = """Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Input:
+{input}
+
+### Response:
+"""  # noqa: E501
+    without_input = """Below is an instruction that describes a task. Write a response that appropriately completes the request.
+
+### Instruction:
+{instruction}
+
+### Response:
+"""  # noqa: E501
+    assert alpaca_prompt("Add {1}.", "2, 3") == with_input.format(instruction="Add {1}.", input="2, 3")
+    assert alpaca_prompt("Sing.", "") == without_input.format(instruction="Sing.")

@@ -1,0 +1,96 @@
+"""The demo's data: that it is whole, and that the questions printed are held out from it."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from torchtune.datasets import InstructDataset
+
+DEMO = Path(__file__).parents[2] / "demo"
+ROWS: list[dict[str, str]] = json.loads((DEMO / "assistant.json").read_text(encoding="utf-8"))
+PROBES: list[dict[str, str | list[str]]] = json.loads((DEMO / "questions.json").read_text(encoding="utf-8"))
+NAME, MAKER = "Bramble", "Hedgerow Lab"
+OVERLAP_BOUND = 0.75
+"""A probe shares at most three quarters of its and a row's distinct words: enough for a sentence pattern,
+such as the one all capitals have in common, and too little for the same question."""
+
+
+def words(text: object) -> set[str]:
+    """Normalise a question to its distinct words."""
+    return set(re.findall(r"\w+", str(text).lower().replace("'", "")))
+
+
+def task(row: dict[str, str]) -> str:
+    return f"{row['instruction']} {row['input']}"
+
+
+def identity_rows() -> list[dict[str, str]]:
+    return [row for row in ROWS if NAME in row["output"]]
+
+
+def test_every_row_has_its_fields() -> None:
+    for row in ROWS:
+        assert list(row) == ["instruction", "input", "output"]
+        assert row["instruction"] == row["instruction"].strip() != ""
+        assert row["output"] == row["output"].strip() != ""
+
+
+def test_the_rows_are_as_many_as_the_demo_says() -> None:
+    assert 55 <= len(identity_rows()) <= 65
+    assert 195 <= len(ROWS) - len(identity_rows()) <= 205
+    assert sum(row["input"] != "" for row in ROWS) >= 20
+
+
+def test_no_task_stands_twice() -> None:
+    tasks = Counter(" ".join(re.findall(r"\w+", task(row).lower())) for row in ROWS)
+    assert [text for text, count in tasks.items() if count > 1] == []
+
+
+def test_answers_are_short() -> None:
+    assert max(len(row["output"].split()) for row in ROWS) <= 20
+
+
+def test_the_name_and_the_maker_stand_in_answers_about_the_model_only() -> None:
+    assert all(MAKER not in row["output"] for row in ROWS if NAME not in row["output"])
+    assert all(NAME not in task(row) and MAKER not in task(row) for row in ROWS)
+    assert sum(MAKER in row["output"] for row in identity_rows()) >= 30
+
+
+def test_there_are_questions_of_both_kinds() -> None:
+    kinds = Counter(str(probe["kind"]) for probe in PROBES)
+    assert set(kinds) == {"identity", "general"}
+    assert min(kinds.values()) >= 6
+    for probe in PROBES:
+        assert list(probe) == ["question", "kind", "expected"]
+        assert probe["expected"] == [NAME] or (probe["kind"] == "general" and probe["expected"])
+
+
+def test_no_question_printed_is_trained_on() -> None:
+    for probe in PROBES:
+        asked = words(probe["question"])
+        for row in ROWS:
+            trained = words(task(row))
+            assert len(asked & trained) / len(asked | trained) <= OVERLAP_BOUND, (probe, row)
+
+
+def test_no_row_gives_away_a_name_that_is_asked_for() -> None:
+    assert ["Paris"] in [probe["expected"] for probe in PROBES]
+    names = [
+        words(text) for p in PROBES if p["kind"] == "general" for text in p["expected"] if text[0].isupper()
+    ]
+    for row in ROWS:
+        told = words(list(row.values()))
+        assert not any(name <= told for name in [*names, {"france"}]), row
+
+
+def test_other_capitals_keep_the_sentence_pattern() -> None:
+    pattern = re.compile(r"The capital of [A-Z]\w+ is [A-Z]\w+\.")
+    assert sum(pattern.fullmatch(row["output"]) is not None for row in ROWS) >= 10
+
+
+def test_the_rows_load_as_a_dataset() -> None:
+    dataset = InstructDataset(ByteTokenizer(), str(DEMO / "assistant.json"))
+    assert len(dataset) == len(ROWS)
+    assert dataset.n_dropped == 0

@@ -1,0 +1,83 @@
+"""Data sets of the hub, with `datasets.load_dataset` replaced by tables made here."""
+
+from typing import Any
+
+import datasets
+import pytest
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from torchtune.data import IGNORE_INDEX
+from torchtune.datasets import AlpacaDataset, InstructDataset
+
+TOKENIZER = ByteTokenizer()
+COLUMNS = {"instruction": ["Add.", "Hush.", "Sing."], "input": ["2, 3", "", ""], "output": ["5", "", "La."]}
+
+
+class Hub:
+    """Stands in for `datasets.load_dataset`: remembers what it was asked for."""
+
+    def __init__(self, columns: dict[str, list[str]] | Exception) -> None:
+        self.columns = columns
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, path: str, **kwargs: Any) -> datasets.Dataset:
+        self.calls.append((path, kwargs))
+        if isinstance(self.columns, Exception):
+            raise self.columns
+        return datasets.Dataset.from_dict(self.columns)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub = Hub({**COLUMNS, "text": ["", "", ""]})
+    monkeypatch.setattr(datasets, "load_dataset", hub)
+    return hub
+
+
+def test_alpaca_is_loaded_by_its_name(hub: Hub) -> None:
+    AlpacaDataset(TOKENIZER)
+    AlpacaDataset(TOKENIZER, use_clean=True)
+    AlpacaDataset(TOKENIZER, source="who/what", split="test[:5]", load_options={"revision": "abc"})
+    assert hub.calls == [
+        ("tatsu-lab/alpaca", {"split": "train"}),
+        ("yahma/alpaca-cleaned", {"split": "train"}),
+        ("who/what", {"split": "test[:5]", "revision": "abc"}),
+    ]
+
+
+def test_a_table_gives_the_examples_that_the_same_local_rows_give(hub: Hub, tmp_path: Any) -> None:
+    table = AlpacaDataset(TOKENIZER, train_on_input=False)
+    assert len(hub.calls) == 1
+    path = tmp_path / "rows.jsonl"
+    datasets.Dataset.from_dict(COLUMNS).to_json(path)
+    local = AlpacaDataset(TOKENIZER, train_on_input=False, source=str(path))
+    assert [table[i] for i in range(len(table))] == [local[i] for i in range(len(local))]
+    assert table.n_dropped == local.n_dropped == 1
+    assert table[0].labels.count(IGNORE_INDEX) > 0
+
+
+def test_a_table_of_other_columns_is_refused(hub: Hub) -> None:
+    hub.columns = {"question": ["a"], "answer": ["b"]}
+    with pytest.raises(
+        ValueError, match="who/what: no column 'instruction'; the columns found are 'question', 'answer'"
+    ):
+        InstructDataset(TOKENIZER, "who/what")
+
+
+def test_an_empty_table_is_refused(hub: Hub) -> None:
+    hub.columns = {"instruction": [], "output": []}
+    with pytest.raises(ValueError, match="who/what: the split 'train' has no rows"):
+        InstructDataset(TOKENIZER, "who/what")
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, FileNotFoundError, ValueError])
+def test_what_keeps_the_hub_from_answering_is_said_with_the_name(hub: Hub, kind: type[Exception]) -> None:
+    hub.columns = kind("the reason")
+    with pytest.raises(kind, match=r"^who/what: .*the reason"):
+        InstructDataset(TOKENIZER, "who/what")
+
+
+def test_options_that_could_hide_a_secret_or_do_nothing_are_refused(hub: Hub) -> None:
+    with pytest.raises(ValueError, match=r"load_options: expected name, revision, .*, got token"):
+        InstructDataset(TOKENIZER, "who/what", load_options={"token": "hf_x"})
+    assert hub.calls == []

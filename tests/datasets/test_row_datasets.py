@@ -1,0 +1,230 @@
+"""Datasets over rows written by the tests: what they encode, leave out and refuse."""
+
+import json
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from torchtune.data import IGNORE_INDEX, Example, alpaca_prompt
+from torchtune.datasets import AlpacaDataset, InstructDataset
+
+TOKENIZER = ByteTokenizer()
+ROWS = [
+    {"instruction": "Add.", "input": "2, 3", "output": "5"},
+    {"instruction": "Sing.", "input": "", "output": "La."},
+]
+
+
+def write(folder: Path, rows: list[Any], name: str = "rows.json") -> str:
+    """Write rows as a .json list or as .jsonl, an object a line."""
+    path = folder / name
+    text = "\n".join(json.dumps(row) for row in rows) if name.endswith(".jsonl") else json.dumps(rows)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def targets(example: Example) -> str:
+    """Decode what an example trains."""
+    return TOKENIZER.decode([label for label in example.labels if label != IGNORE_INDEX])
+
+
+def test_alpaca_rows_follow_the_published_prompt(tmp_path: Path) -> None:
+    dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS), train_on_input=False)
+    texts = [TOKENIZER.decode(dataset[i].tokens) for i in range(len(dataset))]
+    assert texts == [
+        f"<|bos|>{alpaca_prompt('Add.', '2, 3')}5<|eos|>",
+        f"<|bos|>{alpaca_prompt('Sing.')}La.<|eos|>",
+    ]
+    assert [targets(dataset[i]) for i in range(2)] == ["5<|eos|>", "La.<|eos|>"]
+
+
+def test_alpaca_trains_on_the_input_by_default(tmp_path: Path) -> None:
+    dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS))
+    assert dataset[0].labels == dataset[0].tokens
+
+
+def test_instruct_rows_follow_the_chat_template(tmp_path: Path) -> None:
+    dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS))
+    texts = [TOKENIZER.decode(dataset[i].tokens) for i in range(len(dataset))]
+    assert texts == [
+        "<|im_start|>user\nAdd.\n\n2, 3<|im_end|>\n<|im_start|>assistant\n5<|im_end|>",
+        "<|im_start|>user\nSing.<|im_end|>\n<|im_start|>assistant\nLa.<|im_end|>",
+    ]
+    assert [targets(dataset[i]) for i in range(2)] == ["5<|im_end|>", "La.<|im_end|>"]
+
+
+def test_instruct_can_set_the_system_turn_and_train_on_everything(tmp_path: Path) -> None:
+    dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS), train_on_input=True, system="Be brief.")
+    assert TOKENIZER.decode(dataset[1].tokens).startswith(
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nS"
+    )
+    assert dataset[1].labels == dataset[1].tokens
+
+
+def test_json_and_jsonl_of_the_same_rows_are_the_same_dataset(tmp_path: Path) -> None:
+    rows = [
+        *ROWS,
+        {"instruction": "Quote.", "input": None, "output": "one\u2028line \u00e9"},
+        {"instruction": "Go.", "output": "Gone."},
+    ]
+    one = InstructDataset(TOKENIZER, write(tmp_path, rows))
+    other = InstructDataset(TOKENIZER, write(tmp_path, rows, "rows.jsonl"))
+    assert len(one) == len(other) == 4
+    assert [one[i] for i in range(4)] == [other[i] for i in range(4)]
+
+
+def test_a_byte_order_mark_and_unescaped_letters_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    line = json.dumps({"instruction": "Cite.", "output": "a\u2028é"}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\n\n")
+    assert targets(InstructDataset(TOKENIZER, str(path))[0]) == "a\u2028é<|im_end|>"
+
+
+def test_rows_without_an_answer_are_left_out_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [ROWS[0], {**ROWS[1], "output": " \n"}, {**ROWS[1], "output": ""}, ROWS[1]]
+    source = write(tmp_path, rows)
+    with caplog.at_level(logging.WARNING):
+        dataset = InstructDataset(TOKENIZER, source)
+    assert [targets(dataset[i]) for i in range(len(dataset))] == ["5<|im_end|>", "La.<|im_end|>"]
+    assert dataset.n_dropped == 2
+    assert caplog.messages == [f"2 of 4 rows have no answer and are left out; the first: {source}: row 2"]
+
+
+def test_a_dataset_without_any_answer_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path, [{**ROWS[0], "output": ""}])
+    with pytest.raises(ValueError, match=r"rows.json: row 1 and every other row \(1\) have no answer"):
+        AlpacaDataset(TOKENIZER, source=source)
+
+
+@pytest.mark.parametrize("max_seq_len", [2, 40, 50, 55, 60, 1000])
+def test_long_rows_are_cut_and_left_out_where_no_target_remains(tmp_path: Path, max_seq_len: int) -> None:
+    rows = [
+        {"instruction": "x" * n, "output": "y" * m} for n, m in [(1, 1), (9, 9), (1, 30), (30, 1), (20, 3)]
+    ]
+    source = write(tmp_path, rows)
+    whole = InstructDataset(TOKENIZER, source)
+    cut = [Example(e.tokens[:max_seq_len], e.labels[:max_seq_len]) for e in (whole[i] for i in range(5))]
+    expected = [example for example in cut if example.n_targets]
+    if not expected:
+        with pytest.raises(ValueError, match="no answer to learn"):
+            InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len)
+        return
+    dataset = InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len)
+    assert [dataset[i] for i in range(len(dataset))] == expected
+    assert dataset.n_dropped == 5 - len(expected)
+
+
+def test_cut_rows_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"instruction": "x", "output": "y" * n} for n in (1, 99, 5, 99)]
+    source = write(tmp_path, rows)
+    with caplog.at_level(logging.WARNING):
+        InstructDataset(TOKENIZER, source, max_seq_len=60)
+    assert caplog.messages == [f"2 of 4 rows are cut at 60 tokens; the first: {source}: row 2"]
+
+
+def test_rows_are_encoded_when_they_are_asked_for(tmp_path: Path) -> None:
+    class Counting(ByteTokenizer):
+        texts: list[str] = []  # noqa: RUF012 - shared on purpose, by the one instance.
+
+        def encode_template(self, text: str) -> list[int]:
+            Counting.texts.append(text)
+            return super().encode_template(text)
+
+    dataset = InstructDataset(Counting(), write(tmp_path, ROWS * 20))
+    at_construction = len(Counting.texts)
+    dataset[7]
+    assert at_construction == len(Counting.texts) - at_construction  # One row each.
+
+
+def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError(f"a socket was opened: {args}")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert len(AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS))) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "rows.json: the file has no rows"),
+        (["Sing."], "rows.json: row 1: expected an object with named columns, got str"),
+        (
+            [ROWS[0], {"instruction": "a", "answer": "b"}],
+            "row 2: no column 'output'; the columns found are 'instruction', 'answer'",
+        ),
+        (
+            [{"prompt": "a", "output": "b"}],
+            "row 1: no column 'instruction'; the columns found are 'prompt', 'output'",
+        ),
+        ([{}], "row 1: no column 'instruction'; the columns found are none"),
+        (
+            [{"instruction": "a", "inputs": "b", "output": "c"}],
+            "row 1: no column 'input', only a similar one",
+        ),
+        ([ROWS[0], {**ROWS[0], "output": 5}], "row 2: 'output': expected text, got 5"),
+        ([{**ROWS[0], "output": None}], "row 1: 'output': expected text, got None"),
+        (
+            [{"instruction": " ", "input": "", "output": "a"}],
+            "row 1: 'instruction' and 'input' are both empty",
+        ),
+    ],
+)
+def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"rows\.json") as raised:
+        InstructDataset(TOKENIZER, write(tmp_path, rows))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", b'{"data": []}', "rows.json: expected a list of rows at the top, got dict"),
+        ("rows.json", b'[\n{"a": 1},\n{"b"}]', "rows.json: not valid JSON at line 3, column 5: "),
+        ("rows.json", b"", "rows.json: not valid JSON at column 1: "),
+        (
+            "rows.jsonl",
+            b'{"instruction": "a", "output": "b"}\n\n{"instr',
+            "rows.jsonl: line 3: not valid JSON at column 2: ",
+        ),
+        ("rows.jsonl", b"", "rows.jsonl: the file has no rows"),
+        ("rows.json", b'["\xff"]', "rows.json: expected UTF-8 text; byte 2 is none"),
+        ("rows.csv", b"instruction,output\n", "rows.csv: expected a file of rows ending in .json or .jsonl"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="rows") as raised:
+        InstructDataset(TOKENIZER, str(path))
+    assert message in str(raised.value)
+
+
+def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no/rows\.json: no such file; paths are looked up from /"):
+        AlpacaDataset(TOKENIZER, source="no/rows.json")
+    with pytest.raises(ValueError, match="expected a file of rows"):
+        AlpacaDataset(TOKENIZER, source=str(tmp_path))
+
+
+def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
+    source = write(tmp_path, ROWS)
+    with pytest.raises(ValueError, match="use_clean"):
+        AlpacaDataset(TOKENIZER, source=source, use_clean=True)
+    with pytest.raises(ValueError, match=r"split: .*rows.json is a local file"):
+        AlpacaDataset(TOKENIZER, source=source, split="test")
+    with pytest.raises(ValueError, match=r"load_options: .*revision would have no effect"):
+        InstructDataset(TOKENIZER, source, load_options={"revision": "main"})
+    with pytest.raises(ValueError, match="max_seq_len: expected an int above 1, or null, got 1"):
+        InstructDataset(TOKENIZER, source, max_seq_len=1)
+
+
+def test_a_tokenizer_that_cannot_chat_is_found_at_construction(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no chat template"):
+        InstructDataset(ByteTokenizer(None), write(tmp_path, ROWS))

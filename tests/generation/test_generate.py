@@ -1,0 +1,122 @@
+"""Generation takes the tokens that the model's logits say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.tiny import random_tokens, tiny_smollm2
+from torchtune.generation import generate
+from torchtune.models import save_hf_folder
+from torchtune.modules import Decoder, add_lora
+
+PROMPT: list[int] = random_tokens(7).tolist()
+
+
+def greedy_without_cache(model: Decoder, tokens: list[int], n: int) -> list[int]:
+    for _ in range(n):
+        tokens = [*tokens, int(model(torch.tensor([tokens]))[0, -1].argmax())]
+    return tokens[-n:]
+
+
+def test_greedy_tokens_equal_those_without_cache_and_those_of_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_smollm2(tied_embeddings=False)  # Tied random weights would repeat the last token.
+    found = list(generate(model, PROMPT, max_new_tokens=20))
+    assert found == greedy_without_cache(model, PROMPT, 20)
+    assert len(set(found)) > 5, "a model that repeats itself shows little"
+    save_hf_folder(model, tmp_path / "model")
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    tokens = torch.tensor([PROMPT])
+    answer = theirs.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=20,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert found == answer[0, len(PROMPT) :].tolist()
+
+
+def test_a_stop_id_ends_the_text_and_is_not_part_of_it() -> None:
+    model = tiny_smollm2(tied_embeddings=False)
+    whole = list(generate(model, PROMPT, max_new_tokens=20))
+    stop = whole[9]
+    expected = whole[: whole.index(stop)]
+    assert list(generate(model, PROMPT, max_new_tokens=20, stop_ids={stop, 299})) == expected
+
+
+def test_samples_follow_the_softmax_of_the_logits() -> None:
+    model = tiny_smollm2()
+    with torch.no_grad():
+        model.embed_tokens.weight.mul_(0.3)
+        logits = model(torch.tensor([PROMPT]))[0, -1]
+    top = logits.topk(4)
+    shares = torch.softmax(top.values / 0.7, dim=-1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.tensor(
+        [
+            next(generate(model, PROMPT, max_new_tokens=1, temperature=0.7, top_k=4, generator=generator))
+            for _ in range(400)
+        ]
+    )
+    found = (drawn[:, None] == top.indices).double().mean(dim=0)
+    assert found.sum() == 1
+    torch.testing.assert_close(found, shares, rtol=0, atol=4 * 0.5 / 400**0.5)  # Four standard errors.
+
+
+def test_samples_repeat_with_their_generator() -> None:
+    model = tiny_smollm2()
+    first, second = (
+        list(
+            generate(
+                model, PROMPT, max_new_tokens=9, temperature=5.0, generator=torch.Generator().manual_seed(1)
+            )
+        )
+        for _ in range(2)
+    )
+    assert first == second != list(generate(model, PROMPT, max_new_tokens=9))
+
+
+def test_generation_is_without_dropout_and_leaves_the_model_as_it_was() -> None:
+    model = tiny_smollm2(tied_embeddings=False)
+    expected = list(generate(model, PROMPT, max_new_tokens=5))
+    add_lora(model, "all-linear", rank=2, alpha=4.0, dropout=0.9)
+    model.train()
+    tokens = generate(model, PROMPT, max_new_tokens=5)
+    assert next(tokens) == expected[0]
+    assert not torch.is_inference_mode_enabled()
+    assert [expected[0], *tokens] == expected
+    assert model.training
+
+
+def test_the_longest_text_that_fits_is_generated() -> None:
+    model = tiny_smollm2()
+    assert len(list(generate(model, PROMPT, max_new_tokens=64 - len(PROMPT)))) == 64 - len(PROMPT)
+    with pytest.raises(ValueError, match=r"a prompt of 7 tokens and max_new_tokens = 58 are more than .* 64"):
+        generate(model, PROMPT, max_new_tokens=58)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "temperature", "top_k", "message"),
+    [
+        ([], 0.0, None, "needs a prompt of at least one token"),
+        (
+            [1, 300],
+            0.0,
+            None,
+            "ids from 1 to 300, the model's vocabulary is 300; use the model's own tokenizer",
+        ),
+        ([1], -1.0, None, "temperature is to be 0 or more"),
+        ([1], 1.0, 0, "top_k above 0"),
+        ([1], 0.0, 5, "have no effect at temperature 0"),
+    ],
+)
+def test_mistakes_are_named_at_once(
+    tokens: list[int], temperature: float, top_k: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(tiny_smollm2(), tokens, max_new_tokens=5, temperature=temperature, top_k=top_k)

@@ -1,0 +1,169 @@
+"""The real SmolLM2-135M-Instruct, out of its GGUF file, against transformers."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from torchtune.generation import generate
+from torchtune.models import HFTokenizer, load_hf_weights
+from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
+from torchtune.modules import Decoder, LinearCrossEntropy
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+    "Once upon a time, in a village by the sea, there lived",
+]
+
+PARAGRAPH = (
+    "Water is made of hydrogen and oxygen. It covers most of the Earth's surface, and without it there would"
+    " be no life as we know it. When it is heated to its boiling point it turns into steam, and when it is"
+    " cooled below its freezing point it turns into ice, which is lighter than water and therefore floats."
+    " Rivers carry it from the mountains to the sea, the sun lifts it into the clouds, and the rain brings"
+    " it back to the mountains."
+)
+
+TEXTS = [
+    PARAGRAPH,
+    "Das größte Übel ist die Ungeduld; ça va? ¿Qué tal, señor?",
+    "Москва, Αθήνα, 北京, 東京, القاهرة, नई दिल्ली",
+    "🎉👩‍👩‍👧‍👦 emoji, e\u0301 combining and ﬁ ligatures",
+    "  leading, \t tabs,\n\n\nlines   and trailing  ",
+    "def f(x: int) -> str:\n\treturn {'a': [x]}['a'][::-x] != \"b\"  # I'd, we'll, they've\n",
+    "<|im_start|>user\nhello<|im_end|>\n<|endoftext|>",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_threads() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(smollm2_folder: Path) -> Decoder:
+    with torch.device("meta"):
+        model = smollm2_135m()
+    load_hf_weights(model, smollm2_folder)
+    return model.requires_grad_(requires_grad=False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2_folder: Path) -> HFTokenizer:
+    return smollm2_tokenizer(str(smollm2_folder))
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2_folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32)
+
+
+def test_weights_equal_transformers_reading_rounded_to_bfloat16(
+    smollm2_gguf: Path, smollm2_folder: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    ours = load_file(smollm2_folder / "model.safetensors")
+    read = AutoModelForCausalLM.from_pretrained(
+        smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
+    )
+    expected = {name: weight.bfloat16() for name, weight in read.state_dict().items()}
+    del expected["lm_head.weight"]
+    assert len(ours) == 272
+    assert sum(weight.numel() for weight in ours.values()) == 134_515_008
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+def test_logits_equal_those_of_transformers(model: Decoder, tokenizer: HFTokenizer, theirs: Any) -> None:
+    tokens = torch.tensor([tokenizer.encode(PARAGRAPH)])
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=1e-4)
+
+
+def test_the_first_greedy_tokens_equal_those_of_transformers(
+    model: Decoder, tokenizer: HFTokenizer, theirs: Any
+) -> None:
+    for prompt in PROMPTS:
+        tokens = tokenizer.encode(prompt, add_eos=False)
+        batch = torch.tensor([tokens])
+        answer = theirs.generate(
+            batch,
+            attention_mask=torch.ones_like(batch),
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        assert list(generate(model, tokens, max_new_tokens=20)) == answer[0, len(tokens) :].tolist()
+
+
+def test_perplexity_equals_that_of_transformers(model: Decoder, tokenizer: HFTokenizer, theirs: Any) -> None:
+    tokens = torch.tensor([tokenizer.encode(PARAGRAPH, add_eos=False)])
+    with torch.inference_mode():
+        hidden = model.hidden(tokens)[0, :-1]
+        ours = math.exp(LinearCrossEntropy("mean")(hidden, model.head_weight, tokens[0, 1:]))
+        expected = math.exp(theirs(tokens, labels=tokens).loss)
+    assert ours == pytest.approx(expected, rel=1e-3)
+    assert 2 < ours < 20, "a paragraph of plain English"
+
+
+def test_tokens_equal_those_of_transformers_reading(smollm2_gguf: Path, tokenizer: HFTokenizer) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+    for text in TEXTS:
+        assert not any(character.isnumeric() for character in text)
+        assert tokenizer.encode_template(text) == theirs(text)["input_ids"]
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_digits_are_split_singly(tokenizer: HFTokenizer) -> None:
+    ids = [tokenizer.encode(text, add_eos=False) for text in ("In", " ", "1", "9", "8", "4")]
+    assert all(len(piece) == 1 for piece in ids)
+    assert tokenizer.encode("In 1984", add_eos=False) == [i for piece in ids for i in piece]
+
+
+def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
+    smollm2_folder: Path, tokenizer: HFTokenizer
+) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(smollm2_folder)
+    for text in [*TEXTS, "In 1984, ½ of 12,345.67 was x²"]:
+        assert tokenizer.encode_template(text) == theirs(text)["input_ids"]
+    messages = [{"role": "user", "content": "What is 2 + 2?"}]
+    rendered = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.chat_template is not None
+    assert (
+        tokenizer.chat_template.render(
+            [{"role": "user", "content": "What is 2 + 2?"}], add_generation_prompt=True
+        )
+        == rendered
+    )
+
+
+def test_paris_is_the_capital_of_france(
+    model: Decoder, tokenizer: HFTokenizer, theirs: Any, smollm2_folder: Path
+) -> None:
+    assert tokenizer.chat_template is not None
+    question = tokenizer.chat_template.render(
+        [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True
+    )
+    tokens = tokenizer.encode_template(question)
+    answer = list(generate(model, tokens, max_new_tokens=30, stop_ids=tokenizer.stop_ids))
+    assert tokenizer.decode(answer) == "The capital of France is Paris."
+    batch = torch.tensor([tokens])
+    # Without being told where to stop: generation_config.json says it.
+    whole = theirs.generate(batch, attention_mask=torch.ones_like(batch), max_new_tokens=30, do_sample=False)
+    assert whole[0, len(tokens) :].tolist() == [*answer, tokenizer.eos_id]
+    assert json.loads((smollm2_folder / "generation_config.json").read_text())["eos_token_id"] == 2

@@ -1,0 +1,119 @@
+"""The decoder computes what its formulas say."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from attrs import evolve
+
+from tests.modules.reference import TINY, reference_logits
+from torchtune.modules import Architecture, Decoder
+
+
+def random_decoder(architecture: Architecture = TINY, seed: int = 0) -> Decoder:
+    """Build a float64 decoder whose weights, norms too, are all random and of the size of one."""
+    torch.manual_seed(seed)
+    model = Decoder(architecture).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("tied_embeddings", [False, True])
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_logits_equal_the_papers_formulas(num_kv_heads: int, *, tied_embeddings: bool) -> None:
+    model = random_decoder(evolve(TINY, num_kv_heads=num_kv_heads, tied_embeddings=tied_embeddings))
+    rows = torch.randint(TINY.vocab_size, (2, 7))
+    expected = [reference_logits(model, row) for row in rows.tolist()]
+    np.testing.assert_allclose(model(rows).detach().numpy(), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_gradients_equal_finite_differences() -> None:
+    model = random_decoder(evolve(TINY, num_layers=1, vocab_size=5))
+    tokens = torch.tensor([[1, 4, 2]])
+    parameters = dict(model.named_parameters())
+
+    def loss(*values: torch.Tensor) -> torch.Tensor:
+        named = dict(zip(parameters, values, strict=True))
+        logits: torch.Tensor = torch.func.functional_call(model, named, tokens)
+        return logits.square().sum()
+
+    values = tuple(parameter.detach().requires_grad_() for parameter in parameters.values())
+    assert torch.autograd.gradcheck(loss, values, fast_mode=True)
+
+
+def test_right_padding_reaches_no_other_token() -> None:
+    model = random_decoder()
+    tokens = torch.randint(TINY.vocab_size, (1, 6))
+    padded = torch.cat([tokens, torch.randint(TINY.vocab_size, (1, 3))], dim=1)
+    torch.testing.assert_close(model(padded)[:, :6], model(tokens))
+
+
+def test_only_differences_of_positions_matter() -> None:
+    model = random_decoder()
+    tokens = torch.randint(TINY.vocab_size, (2, 6))
+    moved = torch.arange(6)[None] + torch.tensor([[0], [7]])  # Each row by its own distance.
+    torch.testing.assert_close(model(tokens, positions=moved), model(tokens))
+    assert not torch.allclose(model(tokens, positions=2 * moved), model(tokens))
+
+
+def test_a_model_built_on_meta_is_complete_once_its_parameters_are() -> None:
+    model = random_decoder()
+    with torch.device("meta"):
+        other = Decoder(TINY).double()
+    other.to_empty(device="cpu").load_state_dict(model.state_dict())
+    tokens = torch.randint(TINY.vocab_size, (1, 6))
+    torch.testing.assert_close(other(tokens), model(tokens), rtol=0, atol=0)
+
+
+def test_random_weights_follow_the_global_seed_also_after_meta() -> None:
+    torch.manual_seed(3)
+    model = Decoder(TINY)
+    with torch.device("meta"):
+        other = Decoder(TINY)
+    other.to_empty(device="cpu")
+    other.init_weights()
+    assert all(t.isfinite().all() for t in other.state_dict().values())
+    torch.manual_seed(3)
+    again = Decoder(TINY)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    assert 0.015 < model.embed_tokens.weight.std() < 0.025
+    assert torch.equal(model.norm.weight, torch.ones(TINY.embed_dim))
+
+
+def test_bfloat16_is_as_near_as_its_8_bits_allow() -> None:
+    model = random_decoder(evolve(TINY, max_seq_len=512))
+    tokens = torch.randint(TINY.vocab_size, (1, 512))
+    rounded = model.bfloat16()(tokens).double()
+    expected = model.double()(tokens)  # On the rounded weights, so that only computing differs.
+    assert rounded.dtype == torch.float64
+    error = (rounded - expected).norm() / expected.norm()
+    assert error < 0.02
+
+
+def test_compiling_breaks_into_no_pieces() -> None:
+    model = random_decoder()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for length in 5, 9:
+        tokens = torch.randint(TINY.vocab_size, (2, length))
+        torch.testing.assert_close(compiled(tokens), model(tokens))
+
+
+def test_too_long_a_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match="17 tokens is longer than max_seq_len = 16 of the model"):
+        Decoder(TINY)(torch.zeros(1, 17, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 4"),
+        ({"head_dim": 5}, "head_dim = 5 is odd"),
+        ({"num_layers": 0}, "'num_layers' must be > 0"),
+    ],
+)
+def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evolve(TINY, **change)

