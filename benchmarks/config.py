@@ -33,7 +33,12 @@ for _ in range({runs}):
 print(json.dumps(times))
 """
 
-PROCESS = "import sys; sys.path.insert(0, {here!r}); from config_peers.work import {engine} as run; run({file!r}, sys.argv[1:])"
+PROCESS = """
+import sys
+sys.path.insert(0, {here!r})
+from config_peers.work import {engine} as run
+run({file!r}, sys.argv[1:])
+"""
 
 IN_PROCESS = {
     "torchtune": "torchtune_work",

@@ -5,53 +5,18 @@ A tiny random model stands in for the real one in the quick tests; `test_demo.py
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.models.tiny_gguf import write_gguf
+from tests.tiny_run import Tiny, tiny_run
 from tests.tune import Tune
-from torchtune.models import architecture_from_hf
-
-ROWS = [
-    {"instruction": f"What is the number {i} called?", "input": "", "output": f"It is called number {i}."}
-    for i in range(12)
-]
-
-
-class Tiny(NamedTuple):
-    """What a tiny run needs."""
-
-    folder: Path
-    words: list[str]
-    """Overrides that put the tiny model and its rows in place of the real ones."""
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from torchtune.cli import main
 
-    folder = tmp_path_factory.mktemp("tiny")
-    gguf = write_gguf(folder / "tiny.gguf")
-    assert main(["convert", str(gguf), str(folder / "model")]) == 0
-    (folder / "rows.json").write_text(json.dumps(ROWS))
-    a = architecture_from_hf(json.loads((folder / "model/config.json").read_text()))
-    dims = (
-        "vocab_size",
-        "num_layers",
-        "embed_dim",
-        "num_heads",
-        "num_kv_heads",
-        "ffn_dim",
-        "max_seq_len",
-        "rope_base",
-    )
-    words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={getattr(a, d)}" for d in dims)]
-    words += [
-        f"model.tied_embeddings={str(a.tied_embeddings).lower()}",
-        f"model_directory={folder / 'model'}",
-    ]
-    return Tiny(folder, words)
+    return tiny_run(tmp_path_factory.mktemp("tiny"), lambda *words: main(words))
 
 
 def losses(folder: Path) -> list[float]:
@@ -70,14 +35,13 @@ def losses(folder: Path) -> list[float]:
 
 
 def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: str) -> list[float]:
-    rows = f"dataset.source={tiny.folder / 'rows.json'}"
     call = [
         recipe,
         "--config",
         config,
         "--override",
         *tiny.words,
-        rows,
+        tiny.rows,
         f"output_dir={out}",
         "device=cpu",
         *words,
@@ -135,6 +99,7 @@ def test_full_run_leaves_a_folder_that_transformers_loads_and_generates_from(
     assert model.generate(tokens, max_new_tokens=4, do_sample=False).shape[1] > tokens.shape[1]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks transformers
 def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -143,7 +108,7 @@ def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp
     train(tune, "lora_finetune", "smollm2_135m_lora", out, tiny, "epochs=2", "batch_size=6")
     base = AutoModelForCausalLM.from_pretrained(tiny.folder / "model")
     adapted = PeftModel.from_pretrained(base, str(out / "final"))
-    assert adapted.peft_config["default"].r == 16
+    assert adapted.peft_config["default"].to_dict()["r"] == 16
 
 
 @pytest.mark.parametrize(
@@ -159,13 +124,12 @@ def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp
 def test_what_only_the_run_can_find_ends_in_one_line(
     words: list[str], status: int, part: str, tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
-    rows = f"dataset.source={tiny.folder / 'rows.json'}"
     call = [
         "lora_finetune",
         "--config",
         "smollm2_135m_lora",
         *tiny.words,
-        rows,
+        tiny.rows,
         f"output_dir={tmp_path / 'r'}",
     ]
     result = tune(*call, "device=cpu", *words)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_run import tiny_run
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -65,3 +67,29 @@ def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_p
         tmp_path, "validate", "lora_finetune", "--config", "mine.yaml", environment=environment
     ).startswith("ok")
     assert sysconfig.get_paths()["purelib"] not in found.stdout
+
+
+@pytest.mark.slow
+def test_full_install_of_the_wheel_fine_tunes(wheel: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    bin_folder = tmp_path / "venv/bin"
+    pip = [str(bin_folder / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def installed_tune(*words: str) -> int:
+        call = [str(bin_folder / "tune"), *words]
+        done = subprocess.run(
+            call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return 0
+
+    tiny = tiny_run(tmp_path, installed_tune)
+    out = f"output_dir={tmp_path / 'run'}"
+    call = ["lora_finetune", "--config", "smollm2_135m_lora", "--override", *tiny.words, tiny.rows, out]
+    installed_tune(*call, "device=cpu", "batch_size=3")
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 4
+    assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
+    prompt = [*tiny.words, f"adapter_directory={tmp_path / 'run/final'}", "prompt=Hello?", "max_new_tokens=4"]
+    installed_tune("alpaca_generate", "--config", "smollm2_135m_generate", *prompt, "device=cpu")

@@ -1,0 +1,57 @@
+"""A tiny random model and its rows, which stand in for the demo's in runs by the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.models.tiny_gguf import write_gguf
+from torchtune.models import architecture_from_hf
+
+ROWS = [
+    {"instruction": f"What is the number {i} called?", "input": "", "output": f"It is called number {i}."}
+    for i in range(12)
+]
+
+DIMENSIONS = (
+    "vocab_size",
+    "num_layers",
+    "embed_dim",
+    "num_heads",
+    "num_kv_heads",
+    "ffn_dim",
+    "max_seq_len",
+    "rope_base",
+)
+
+
+class Tiny(NamedTuple):
+    """What a tiny run needs."""
+
+    folder: Path
+    words: list[str]
+    """Overrides that put the tiny model in place of the real one."""
+
+    @property
+    def rows(self) -> str:
+        """The override that puts the tiny rows in place of the demo's."""
+        return f"dataset.source={self.folder / 'rows.json'}"
+
+
+def tiny_run(folder: Path, tune: Callable[..., int]) -> Tiny:
+    """Make a tiny model folder, out of a GGUF file by `tune convert`, and rows.
+
+    Args:
+        folder: Where to put them.
+        tune: `tune` as a function of its words that returns the exit status.
+    """
+    gguf = write_gguf(folder / "tiny.gguf")
+    assert tune("convert", str(gguf), str(folder / "model")) == 0
+    (folder / "rows.json").write_text(json.dumps(ROWS))
+    a = architecture_from_hf(json.loads((folder / "model/config.json").read_text()))
+    words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={getattr(a, d)}" for d in DIMENSIONS)]
+    words += [
+        f"model.tied_embeddings={str(a.tied_embeddings).lower()}",
+        f"model_directory={folder / 'model'}",
+    ]
+    return Tiny(folder, words)
