@@ -129,6 +129,8 @@ def reason(pip_output: str) -> str:
     )
     if any(sign in pip_output for sign in unreachable):
         return "the package index cannot be reached"
+    if any(sign in pip_output for sign in ("No space left", "File too large")):
+        return "the disk is full, or a file may not grow that large"
     errors = [line for line in pip_output.splitlines() if line.startswith("ERROR")]
     return errors[-1].removeprefix("ERROR: ") if errors else "pip failed without a reason"
 
@@ -191,7 +193,7 @@ Go on with (in .venv/bin, or after `. .venv/bin/activate`):
   tune alpaca_generate --config smollm2_135m_generate --override prompt="Who are you?"     ask it yourself
   tune lora_finetune --config smollm2_135m_lora --help                                     every field of the run
   tune lora_finetune --config smollm2_135m_lora --override output_dir=runs/b lora.rank=8   change the run
-  tune lora_finetune --config {RUN}/config.yaml output_dir=runs/c       the same run again
+  tune lora_finetune --config {RUN}/config.yaml output_dir=runs/c         the same run again
 """
 
 

@@ -34,6 +34,7 @@ if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.
     *'No space left'*|*'File too large'*) fail "the disk is full, or a file may not grow that large; make room and run it again" ;;
     *'Temporary failure in name resolution'*|*'NewConnectionError'*|*'Network is unreachable'*|*'Connection refused'*|*'ProxyError'*|*'timed out'*)
       fail "the package index cannot be reached; check the network and run it again" ;;
+    *'from versions: none'*) fail "the package index cannot be reached, or lacks a package; check the network, see $log, and run it again" ;;
     *) fail "$(grep -E '^ *(ERROR|error)' "$log" | head -n 1); the whole log is $log" ;;
   esac
 fi

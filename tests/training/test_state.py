@@ -1,5 +1,6 @@
 import copy
 import random
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +203,21 @@ def test_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None:
     nn.init.zeros_(model.weight)
     assert state.resume()
     assert_same(dict(model.state_dict()), dict(saved))
+
+
+@pytest.mark.parametrize("room", [100, 1_000, 4_000])
+def test_too_little_room_is_one_error_and_earlier_checkpoints_stay(tmp_path: Path, room: int) -> None:
+    run = Run(tmp_path).train(2)
+    run.state.save()
+    run.train(STOP)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match="the checkpoint cannot be written") as caught:
+            run.state.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value.filename).endswith(f"step_{STOP}.part")
+    assert [p.name for p in (tmp_path / "checkpoints").glob("step_*") if p.suffix != ".part"] == ["step_2"]
+    run.state.save()
+    assert Run(tmp_path).state.resume()

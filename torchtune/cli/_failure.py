@@ -25,7 +25,7 @@ def report(error: Exception) -> int:
         return 1
     if (_is_plain(error) or isinstance(error, FloatingPointError)) and _raised_by_us(error):
         sys.stderr.write(f"tune: {error}\n")
-        return 1 if isinstance(error, FloatingPointError) else 2
+        return 1 if isinstance(error, FloatingPointError) or type(error) is OSError else 2
     traceback.print_exception(error)
     sys.stderr.write(f"tune: the run failed: {type(error).__name__}: {error}\n")
     return 1

@@ -12,12 +12,14 @@ anyway, it costs 0.1 s to import. `python -X importtime -c "import torch._dynamo
 shows it.
 """
 
+import errno
 import json
 import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,11 @@ def write(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
     world.barrier()
-    _save_tensors(tensors, part, world)
-    if world.is_main:
-        torch.save(dict(shared), part / "state.pt")
-    torch.save(dict(own), part / f"rank_{world.rank}.pt")
+    with _writing(part):
+        _save_tensors(tensors, part, world)
+        if world.is_main:
+            torch.save(dict(shared), part / "state.pt")
+        torch.save(dict(own), part / f"rank_{world.rank}.pt")
     world.barrier()
     names = sorted(path.name for path in part.iterdir())
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
@@ -125,6 +128,34 @@ def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> 
 
     with _quiet():
         save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in one `OSError` what torch's writers make of a full disk.
+
+    Their zip writer loses the error of the file below it and raises a `RuntimeError` of its own file,
+    inline_container.cc; torch.distributed.checkpoint then wraps it in a `BaseException` with one error a rank.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (CheckpointException, RuntimeError, OSError) as error:
+        causes = (
+            [e for e, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+        )
+        for cause in causes:
+            if isinstance(cause, OSError):
+                raise OSError(
+                    cause.errno, f"the checkpoint cannot be written: {cause.strerror}", folder
+                ) from error
+            if "inline_container" in str(cause):
+                message = (
+                    "the checkpoint cannot be written: the disk is full, or a file may not grow that large"
+                )
+                raise OSError(errno.ENOSPC, message, folder) from error
+        raise
 
 
 def _quiet() -> warnings.catch_warnings:
