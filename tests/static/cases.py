@@ -1,5 +1,7 @@
 """What the type checkers must find in a config file: lines with `error` must be flagged, those with `ok` must not.
 
+Behind `error` stands mypy's code for it; `test_static.py` says what basedpyright calls the same.
+
 Never imported: mypy and basedpyright read it.
 """
 
@@ -36,21 +38,21 @@ from torchtune.utils.metric_logging import DiskLogger
 # Components
 
 lazy(AdamW, lr=2e-5)  # ok
-lazy(AdamW, lrr=2e-5)  # error
-lazy(AdamW, lr="fast")  # error
+lazy(AdamW, lrr=2e-5)  # error: call-arg
+lazy(AdamW, lr="fast")  # error: arg-type
 lazy(AdamW, betas=(0.9, 0.95))  # ok
-lazy(AdamW, betas=0.9)  # error
+lazy(AdamW, betas=0.9)  # error: arg-type
 lazy(InstructDataset, source="rows.json")  # ok
-lazy(InstructDataset, sorce="rows.json")  # error
-lazy(InstructDataset, source=3)  # error
+lazy(InstructDataset, sorce="rows.json")  # error: call-arg
+lazy(InstructDataset, source=3)  # error: arg-type
 lazy(smollm2_135m)  # ok
 lazy(smollm2_135m, max_seq_len=128)  # ok
-lazy(smollm2_135m, max_seq_len="128")  # error
-lazy(smollm2_135m, layers=3)  # error
+lazy(smollm2_135m, max_seq_len="128")  # error: arg-type
+lazy(smollm2_135m, layers=3)  # error: call-arg
 lazy(smollm2_tokenizer, path=ref("tokenizer_directory"))  # ok
 lazy(cosine_with_warmup, warmup_steps=3)  # ok
-lazy(cosine_with_warmup, warmup="3")  # error
-lazy(DiskLogger, log_dir=3)  # error
+lazy(cosine_with_warmup, warmup="3")  # error: call-arg
+lazy(DiskLogger, log_dir=3)  # error: arg-type
 lazy(DiskLogger, log_dir="${output_dir}")  # ok
 
 
@@ -60,38 +62,43 @@ def dataset_of(tokenizer: Tokenizer) -> AlpacaDataset:
 
 
 lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, path="x"))  # ok
-lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, pth="x"))  # error
-lazy(dataset_of, tokenizer=nested(AdamW, []))  # error
-lazy(dataset_of, tokenizer=lazy(smollm2_tokenizer, path="x"))  # error
+lazy(dataset_of, tokenizer=nested(smollm2_tokenizer, pth="x"))  # error: call-arg
+lazy(dataset_of, tokenizer=nested(AdamW, []))  # error: arg-type
+lazy(dataset_of, tokenizer=lazy(smollm2_tokenizer, path="x"))  # error: arg-type
 
 # Fields of a config
 
 cfg = smollm2_135m_full()
 cfg.batch_size = 4  # ok
-cfg.batch_size = "4"  # error
-cfg.batch_sizee = 4  # error
+cfg.batch_size = "4"  # error: assignment
+cfg.batch_sizee = 4  # error: attr-defined
 cfg.batch_size = ref("epochs")  # ok
 cfg.seed = None  # ok
-cfg.epochs = None  # error
+cfg.epochs = None  # error: assignment
 cfg.optimizer = lazy(SGD, lr=0.1)  # ok
-cfg.optimizer = lazy(nn.Linear, 1, 2)  # error
-cfg.optimizer = AdamW  # error
-cfg.optimizer = None  # error
+cfg.optimizer = lazy(nn.Linear, 1, 2)  # error: arg-type
+cfg.optimizer = AdamW  # error: assignment
+cfg.optimizer = None  # error: assignment
 cfg.lr_scheduler = None  # ok
 cfg.lr_scheduler = lazy(StepLR, step_size=3)  # ok
 cfg.loss = lazy(nn.CrossEntropyLoss)  # ok
-cfg.loss = lazy(AdamW)  # error
-cfg.optimizer.lr = 3  # error
-cfg.optimizer.keywords["lr"] = 3  # error
+cfg.loss = lazy(AdamW)  # error: arg-type
+cfg.optimizer.lr = 3  # error: attr-defined
+cfg.optimizer.keywords["lr"] = 3  # error: index
 
 lora = smollm2_135m_lora()
 lora.lora = Lora(rank=4)  # ok
 lora.lora.rank = 4  # ok
-lora.lora.rnk = 4  # error
-lora.lora = Lora(rank="4")  # error
+lora.lora.rnk = 4  # error: attr-defined
+lora.lora = Lora(rank="4")  # error: arg-type
 evolve(cfg, batch_size=4)  # ok
+cfg.metric_logger = lazy(DiskLogger, log_dir=ref("output_dir"))  # ok
+cfg.dataset = lazy(AlpacaDataset, use_clean=True)  # ok
+cfg.dataset = lazy(AlpacaDataset, use_clean="yes")  # error: arg-type
+cfg.model = lazy(smollm2_135m)  # ok
+cfg.model = lazy(smollm2_tokenizer, path="x")  # error: arg-type
 
-FullFinetuneConfig(output_dir="x")  # error
+FullFinetuneConfig(output_dir="x")  # error: call-arg
 LoraFinetuneConfig(  # ok
     output_dir="x",
     model=lazy(smollm2_135m),
@@ -104,13 +111,13 @@ LoraFinetuneConfig(  # ok
 def variant() -> FullFinetuneConfig:
     """A variant is a function."""
     made = alpaca_llama2_full_finetune()
-    made.output_dir = 3  # error
+    made.output_dir = 3  # error: assignment
     return made
 
 
 def wrong_variant() -> LoraFinetuneConfig:
     """It returns its recipe's config."""
-    return smollm2_135m_full()  # error
+    return smollm2_135m_full()  # error: return-value
 
 
 # A class and a recipe of one's own
@@ -126,7 +133,7 @@ class Mine:
     """The optimizer."""
     model: Component[nn.Module] = lazy(nn.Linear, 1, 2)  # ok
     """The model."""
-    tokenizer: Component[Tokenizer] = lazy(AdamW, lr=1e-3)  # error
+    tokenizer: Component[Tokenizer] = lazy(AdamW, lr=1e-3)  # error: arg-type
     """The tokenizer."""
 
 
@@ -134,16 +141,16 @@ class Mine:
 def main(mine: Mine) -> None:
     """A recipe."""
     optimizer: Optimizer = instantiate(mine.optimizer, [])  # ok
-    model: Optimizer = instantiate(mine.model)  # error
+    model: Optimizer = instantiate(mine.model)  # error: assignment
     nothing: None = instantiate(None)  # ok
     del optimizer, model, nothing
 
 
 main(Mine(steps=2))  # ok
-main(cfg)  # error
-main(3)  # error
+main(cfg)  # error: arg-type
+main(3)  # error: arg-type
 same: Mine = resolve(Mine())  # ok
-other: FullFinetuneConfig = resolve(Mine())  # error
+other: FullFinetuneConfig = resolve(Mine())  # error: assignment
 text: str = render(cfg)  # ok
 loaded: FullFinetuneConfig = load(text, FullFinetuneConfig)  # ok
-anything: Any = load(text, "FullFinetuneConfig")  # error
+anything: Any = load(text, "FullFinetuneConfig")  # error: arg-type

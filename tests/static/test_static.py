@@ -4,7 +4,9 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,52 +14,82 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = Path(__file__).with_name("cases.py")
 
 
-def marked(word: str) -> set[int]:
-    """Return the lines of the cases that are marked with a word."""
+RULES = {
+    "arg-type": {"reportArgumentType", "reportAttributeAccessIssue", "reportAssignmentType"},
+    "assignment": {"reportAttributeAccessIssue", "reportAssignmentType"},
+    "attr-defined": {"reportAttributeAccessIssue"},
+    "call-arg": {"reportCallIssue"},
+    "index": {"reportIndexIssue"},
+    "return-value": {"reportReturnType"},
+}
+"""What basedpyright calls a mistake that mypy gives this code."""
+
+
+class Found(NamedTuple):
+    """One error of a type checker."""
+
+    file: str
+    line: int
+    rule: str
+    message: str
+
+
+def expected_errors() -> dict[int, str]:
+    """Return mypy's code for each line that is marked as a mistake."""
     lines = CASES.read_text(encoding="utf-8").splitlines()
-    return {i for i, line in enumerate(lines, 1) if re.search(rf"# {word}$", line)}
+    return {i: match[1] for i, line in enumerate(lines, 1) if (match := re.search(r"# error: (\S+)$", line))}
 
 
-def mypy(*paths: str) -> list[tuple[str, int, str]]:
+def lines_marked_ok() -> set[int]:
+    lines = CASES.read_text(encoding="utf-8").splitlines()
+    return {i for i, line in enumerate(lines, 1) if line.endswith("# ok")}
+
+
+def mypy(*paths: str) -> list[Found]:
     call = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-error-summary", *paths]
     out = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    found = re.findall(r"^(\S+?):(\d+): error: (.*)$", out, re.MULTILINE)
-    return [(file, int(line), message) for file, line, message in found]
+    found = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", out, re.MULTILINE)
+    assert len(found) == out.count(": error: ")
+    return [Found(file, int(line), rule, message) for file, line, message, rule in found]
 
 
-def basedpyright(*paths: str) -> list[tuple[str, int, str]]:
-    call = [
-        sys.executable,
-        "-m",
-        "basedpyright",
-        "--outputjson",
-        "--level",
-        "error",
-        "--pythonpath",
-        sys.executable,
-    ]
+def basedpyright(*paths: str) -> list[Found]:
+    flags = ["--outputjson", "--level", "error", "--pythonpath", sys.executable]
     settings = ROOT / "tests/static/pyrightconfig.json"
-    out = subprocess.run(
-        [*call, "-p", str(settings)], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout
+    call = [sys.executable, "-m", "basedpyright", *flags, "-p", str(settings)]
+    out = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     report = json.loads(out)
     assert report["summary"]["filesAnalyzed"] >= len(paths)
-    return [(d["file"], d["range"]["start"]["line"] + 1, d["message"]) for d in report["generalDiagnostics"]]
+    return [
+        Found(d["file"], d["range"]["start"]["line"] + 1, d["rule"], d["message"])
+        for d in report["generalDiagnostics"]
+    ]
 
 
-def test_cases_are_many() -> None:
-    assert len(marked("error")) >= 30
-    assert len(marked("ok")) >= 20
-    assert not marked("error") & marked("ok")
+def test_cases_are_many_and_each_says_what_is_expected() -> None:
+    assert len(expected_errors()) >= 30
+    assert len(lines_marked_ok()) >= 30
+    assert set(expected_errors().values()) == RULES.keys()
+    words = [
+        line for line in CASES.read_text(encoding="utf-8").splitlines() if re.search(r"# (error|ok)\b", line)
+    ]
+    assert len(words) == len(expected_errors()) + len(lines_marked_ok()), "a mark is misspelt"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", [mypy, basedpyright])
-def test_checker_finds_every_marked_mistake_and_no_other(check: object) -> None:
-    assert callable(check)
+@pytest.mark.parametrize(
+    ("check", "rules"),
+    [(mypy, {code: {code} for code in RULES}), (basedpyright, RULES)],
+    ids=["mypy", "basedpyright"],
+)
+def test_checker_finds_every_marked_mistake_and_no_other(
+    check: Callable[..., list[Found]], rules: Mapping[str, set[str]]
+) -> None:
     found = check("tests/static/cases.py", "configs_py", "recipes")
-    in_cases = {line: message for file, line, message in found if file.endswith("static/cases.py")}
-    elsewhere = [entry for entry in found if not entry[0].endswith("static/cases.py")]
-    assert elsewhere == []
-    assert marked("error") - in_cases.keys() == set(), "not found"
-    assert {line: in_cases[line] for line in in_cases.keys() - marked("error")} == {}, "false alarm"
+    in_cases = {error.line: error for error in found if error.file.endswith("static/cases.py")}
+    assert [error for error in found if not error.file.endswith("static/cases.py")] == []
+    expected = expected_errors()
+    assert expected.keys() - in_cases.keys() == set(), "not found"
+    assert {line: in_cases[line] for line in in_cases.keys() - expected.keys()} == {}, "false alarm"
+    for line, code in expected.items():
+        assert in_cases[line].rule in rules[code], in_cases[line]
