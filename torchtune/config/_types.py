@@ -108,12 +108,13 @@ def is_storable(t: Any) -> bool:
 def members(t: Any) -> tuple[Any, ...]:
     """Return the members of a union that YAML can hold, or the type itself.
 
-    `lr: float | Tensor` is a float; a union that YAML cannot hold at all is left whole, for nested components.
+    `lr: float | Tensor` is a float; a union of which YAML can hold nothing but null is left whole, for nested
+    components.
     """
     if not is_union(t):
         return (t,)
     kept = tuple(m for m in typing.get_args(t) if is_storable(m))
-    return kept or typing.get_args(t)
+    return kept if set(kept) - {type(None)} else typing.get_args(t)
 
 
 def storable(t: Any) -> Any:

@@ -1,0 +1,104 @@
+"""The specification's document, snippet by snippet: what it shows works, and what it says fails does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from torchtune import config
+from torchtune.config import InstantiationError, Node, config_layers, parse
+from torchtune.utils.metric_logging import DiskLogger
+
+YAML = """\
+seed: null
+shuffle: True
+device: cuda
+dtype: fp32
+enable_fsdp: True
+tokenizer:
+  _component_: torchtune.models.llama2.llama2_tokenizer
+  path: tokenizer.model
+dataset:
+  _component_: torchtune.datasets.AlpacaDataset
+  train_on_input: False
+output_dir: /tmp/alpaca-llama2-finetune
+metric_logger:
+  _component_: torchtune.utils.metric_logging.DiskLogger
+  log_dir: ${output_dir}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "document.yaml"
+    path.write_text(YAML)
+    return path
+
+
+@pytest.fixture
+def cfg(file: Path) -> Any:
+    """Return the document's config as a recipe without a config class gets it."""
+
+    @parse
+    def main(cfg) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 -- as the document writes a recipe
+        del cfg
+
+    return main.layers(str(file)).build()
+
+
+def test_fields_are_attributes_of_their_yaml_types(cfg: Any) -> None:
+    assert (cfg.seed, cfg.shuffle, cfg.device, cfg.dtype, cfg.enable_fsdp) == (
+        None,
+        True,
+        "cuda",
+        "fp32",
+        True,
+    )
+
+
+def test_the_example_that_will_actually_throw_an_error_names_the_missing_tokenizer(cfg: Any) -> None:
+    with pytest.raises(InstantiationError, match=r"torchtune\.datasets\.AlpacaDataset needs 'tokenizer'"):
+        config.instantiate(cfg.dataset)
+
+
+def test_positional_and_keyword_arguments_join_those_of_the_config(
+    cfg: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def remember(self: object, tokenizer: Any, **kwargs: Any) -> None:
+        given.update(tokenizer=tokenizer, **kwargs)
+
+    import torchtune.datasets
+
+    monkeypatch.setattr(torchtune.datasets.AlpacaDataset, "__init__", remember)
+    tokenizer = ByteTokenizer()
+    config.instantiate(cfg.dataset, tokenizer, use_clean=True)
+    assert given == {"tokenizer": tokenizer, "train_on_input": False, "use_clean": True}
+
+
+def test_interpolation_is_resolved_by_instantiate(file: Path, tmp_path: Path) -> None:
+    file.write_text(YAML.replace("/tmp/alpaca-llama2-finetune", str(tmp_path / "logs")))
+    unresolved = Node(config_layers(str(file), None).tree)
+    assert unresolved.metric_logger.log_dir == "${output_dir}"
+    logger = config.instantiate(unresolved.metric_logger)
+    assert isinstance(logger, DiskLogger)
+    logger.log("loss", 1.0, step=1)
+    logger.close()
+    assert list((tmp_path / "logs").iterdir())
+
+
+def test_private_path_of_the_note_is_refused_with_the_public_one() -> None:
+    with pytest.raises(InstantiationError, match=r"is private; write torchtune\.datasets\.AlpacaDataset"):
+        config.instantiate({"_component_": "torchtune.datasets._alpaca.AlpacaDataset"})
+
+
+def test_names_lead_to_where_the_document_says() -> None:
+    from recipes import _CONFIG_LISTS, _RECIPE_LIST
+
+    assert config.instantiate.__module__ == "torchtune.config._instantiate"
+    assert config.parse.__module__ == "torchtune.config._parse"
+    assert _RECIPE_LIST[:3] == ["full_finetune", "lora_finetune", "alpaca_generate"]
+    assert "alpaca_llama2_full_finetune" in _CONFIG_LISTS["full_finetune"]
+    assert "alpaca_llama2_lora_finetune" in _CONFIG_LISTS["lora_finetune"]
