@@ -74,8 +74,8 @@ class Recipe(Generic[C]):
     def layers_of(self, cfg: C) -> Layers:
         """Return a config object as layers."""
         layers = Layers.of_defaults(self.config_class)
-        with recording(None) as recorded:
-            add_object(layers, cfg, recorded, "")
+        with recording(None) as recorder:
+            add_object(layers, cfg, recorder.locate, "")
         return layers
 
     def layers(self, config: str | None, words: Sequence[str] = ()) -> Layers:

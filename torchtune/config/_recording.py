@@ -16,10 +16,10 @@ from typing import Any
 
 import attrs
 
-from torchtune.config._classes import fields
+from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_at
-from torchtune.config._mistakes import Path
-from torchtune.config._types import is_section, members, strip
+from torchtune.config._mistakes import Path, did_you_mean, dotted
+from torchtune.config._types import describe, is_section, members, strip
 
 Place = tuple[str, int]
 """A file and a line."""
@@ -27,20 +27,29 @@ Locator = Callable[[Any, Path], Place | None]
 _ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
 
 
+Slip = tuple[Place | None, str, str]
+"""Where a config function names no field, or leaves out a required one; its path; and what is wrong."""
+
+
+class IncompleteError(Exception):
+    """A config function leaves out a required field, so that the object cannot be made; a `Slip` says which."""
+
+
 @contextmanager
-def recording(config_class: type | None) -> Iterator[Locator]:
+def recording(config_class: type | None) -> Iterator["Recorder"]:
     """Note where objects of a config class and its sections are made and changed.
 
-    Yields:
-        A function that finds the file and line of what stands at a path of a config object, or None.
+    Meanwhile nothing is validated: what is wrong is found once all layers are merged, all of it at once. A name that
+    is no field is noted and passed over.
     """
-    recorder = _Recorder()
+    recorder = Recorder(dict(_section_paths(config_class, ())))
     saved = [(c, c.__init__, c.__dict__.get("__setattr__")) for c in _classes(config_class)]  # type: ignore[misc]
     for c, init, assign in saved:
         c.__init__ = recorder.watched_init(init)  # type: ignore[misc]  # put back below
         c.__setattr__ = recorder.watched_assign(assign or c.__setattr__)  # type: ignore[method-assign]
     try:
-        yield recorder.locate
+        with attrs.validators.disabled():
+            yield recorder
     finally:
         for c, init, assign in saved:
             c.__init__ = init  # type: ignore[misc]
@@ -63,6 +72,15 @@ def _classes(t: Any, seen: tuple[type, ...] = ()) -> tuple[type, ...]:
     return seen
 
 
+def _section_paths(t: Any, path: Path, above: tuple[type, ...] = ()) -> Iterator[tuple[type, Path]]:
+    """Yield a config class and the classes of its sections, each with the path at which it stands."""
+    for member in members(strip(t)) if t is not None else ():
+        if is_section(member) and member not in above:
+            for name, f in fields(member).items():
+                yield from _section_paths(f.type, (*path, name), (*above, member))
+            yield member, path
+
+
 @attrs.frozen
 class _Use:
     """A call or assignment, as the code and instruction that made it."""
@@ -74,9 +92,13 @@ class _Use:
 
 
 @attrs.define
-class _Recorder:
+class Recorder:
     """What was made and changed so far; objects are kept, so that their identities stay theirs."""
 
+    sections: dict[type, Path] = attrs.field(factory=dict)
+    """The path at which each config class stands."""
+    slips: list[Slip] = attrs.field(factory=list)
+    """Names that are no fields, and required fields left out."""
     made: dict[int, tuple[object, _Use]] = attrs.field(factory=dict)
     assigned: dict[tuple[int, str], _Use] = attrs.field(factory=dict)
 
@@ -85,16 +107,48 @@ class _Recorder:
 
         @functools.wraps(init)
         def watched(instance: Any, *args: Any, **kwargs: Any) -> None:
-            if use := _user():
+            use = _user()
+            if use:
                 self.made[id(instance)] = (instance, use)
-            init(instance, *args, **kwargs)
+            init(instance, *args, **self._known(type(instance), use, args, kwargs))
 
         return watched
+
+    def _known(
+        self, cls: type, use: "_Use | None", args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the keywords of a constructor that are fields, noting the others.
+
+        Raises:
+            IncompleteError: A required field is left out.
+        """
+        if not is_section(cls):
+            return dict(kwargs)
+        known = fields(cls)
+        aliases = {getattr(f.attribute, "alias", name): name for name, f in known.items()}
+        for name in kwargs.keys() - aliases.keys():
+            self._slip(cls, name, use, f"no {name!r}{did_you_mean(name, known)}")
+        missing = [n for a, n in aliases.items() if known[n].default is REQUIRED and a not in kwargs]
+        if missing and not args:
+            for name in missing:
+                wanted = describe(known[name].type)
+                self._slip(cls, name, use, f"is required: {wanted}; write {name}=...")
+            raise IncompleteError(missing)
+        return {name: value for name, value in kwargs.items() if name in aliases}
+
+    def _slip(self, cls: type, name: str, use: "_Use | None", message: str) -> None:
+        place = None if use is None else _place_in_call(use, name, None)
+        self.slips.append((place, dotted((*self.sections.get(cls, ()), name)), message))
 
     def watched_assign(self, assign: Callable[..., None]) -> Callable[..., None]:
         """Return an assignment that notes the statement."""
 
         def watched(instance: Any, name: str, value: Any) -> None:
+            cls: type = type(instance)
+            known = fields(cls) if is_section(cls) else {}
+            if known and name not in known and not hasattr(cls, name) and (use := _user()):
+                self._slip(cls, name, use, f"no {name!r}{did_you_mean(name, known)}")
+                return
             assign(instance, name, value)
             if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001
                 self.assigned[id(instance), name] = use

@@ -4,16 +4,18 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import ConfigError, Mistake, RejectedError, did_you_mean, dotted
-from torchtune.config._recording import Locator, recording
+from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_source
 from torchtune.config._structure import unstructure
 from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
+from torchtune.config._types import article
 from torchtune.config._yaml import Document, read_yaml
 
 BASE_KEY = "_base_"
@@ -95,15 +97,39 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
     """Call a config function and add what it returns, with the line of every literal."""
     module = load_module(file)
     make = _function(module, file, function)
-    with recording(layers.wanted) as recorded:
-        config = make()
+    here = f"{shown_path(file)}:{make.__code__.co_firstlineno}"
+    with recording(layers.wanted) as recorder:
+        try:
+            config = make()
+        except Exception as error:
+            raise ConfigError([*_slips(recorder, here), *_failure(error, file)]) from error
     if layers.wanted is not None and not isinstance(config, layers.wanted):
-        kind = type(config).__name__
+        found = "nothing" if config is None else article(type(config).__name__)
         raise _mistake(
-            f"{shown_path(file)}:{make.__name__}",
-            f"returns a {kind}; this recipe takes a {layers.wanted.__name__}",
+            here, f"{make.__name__} returns {found}; this recipe takes {article(layers.wanted.__name__)}"
         )
-    add_object(layers, config, recorded, f"{shown_path(file)}:{make.__code__.co_firstlineno}")
+    add_object(layers, config, recorder.locate, here)
+    for slip in _slips(recorder, here):
+        layers.mistakes.append((Origin(layers.depth, int(slip.origin.rpartition(":")[2]), slip.origin), slip))
+
+
+def _slips(recorder: Recorder, otherwise: str) -> list[Mistake]:
+    """Return what a config function named wrongly or left out, each with its line."""
+    return [
+        Mistake(f"{shown_path(place[0])}:{place[1]}" if place else otherwise, path, message)
+        for place, path, message in recorder.slips
+    ]
+
+
+def _failure(error: Exception, file: str) -> list[Mistake]:
+    """Return what ended a Python file's code, with the line of that file; it may have been said already."""
+    if isinstance(error, IncompleteError):
+        return []
+    if isinstance(error, ConfigError):
+        return list(error.mistakes)
+    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
+    where = f"{shown_path(file)}:{own[-1].lineno}" if own else shown_path(file)
+    return [Mistake(where, "", f"{type(error).__name__}: {error}")]
 
 
 def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -> None:
@@ -179,6 +205,8 @@ def load_module(file: str) -> ModuleType:
         raise _mistake(
             f"{shown_path(error.filename or file)}:{error.lineno}", f"not valid Python: {error.msg}"
         ) from error
+    except Exception as error:
+        raise ConfigError(_failure(error, file)) from error
 
 
 def _loaded_from(path: Path) -> ModuleType | None:

@@ -119,8 +119,13 @@ def _unwritable(tree: Any, path: TreePath) -> typing.Iterator[Problem]:
             yield from _unwritable(value, (*path, i))
     elif type(tree) not in SCALARS:
         kind = f"{type(tree).__module__}.{type(tree).__qualname__}"
-        hint = "; describe it with lazy(...) instead of building it" if not isinstance(tree, type) else ""
-        yield Problem(path, f"a value of type {kind} cannot be written to YAML{hint}")
+        if isinstance(tree, type):
+            yield Problem(
+                path, f"the class {tree.__name__} cannot be written to YAML; write lazy({tree.__name__}, ...)"
+            )
+        else:
+            hint = "describe it with lazy(...) instead of building it"
+            yield Problem(path, f"a value of type {kind} cannot be written to YAML; {hint}")
 
 
 @attrs.frozen

@@ -1,0 +1,119 @@
+"""Mistakes in a Python config: each with its file and line, all in one list, never a traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.config.broken import RECIPE, lines_of
+
+HEAD = """from tests.config.sample import *
+from torchtune.config import lazy, nested, ref
+
+def c() -> Config:
+"""
+
+# The body of the config function, which begins on line 5, and the mistakes in it.
+BODIES = {
+    "return Config(output_dir='x', batch_sizee=3)": [
+        "5: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?"
+    ],
+    "return Config()": ["5: output_dir: is required: text; write output_dir=..."],
+    "return Config(output_dir='x', batch_size=0)": ["5: batch_size: expected an int above 0, got 0"],
+    "return Config(output_dir='x', batch_size='4')": ["5: batch_size: expected an int above 0, got '4'"],
+    "return Config(output_dir='x', shuffle=1)": ["5: shuffle: expected true or false, got 1"],
+    "return Config(output_dir=None)": ["5: output_dir: expected text, got null"],
+    "return Config(output_dir='x', sizes=('a',))": ["5: sizes.0: expected an int, got 'a'"],
+    "return Config(output_dir='x', dtype='fp23')": [
+        "5: dtype: expected one of 'fp32', 'bf16', got 'fp23'; did you mean 'fp32'?"
+    ],
+    "cfg = Config(output_dir='x')\ncfg.batch_size = 3.7\nreturn cfg": [
+        "6: batch_size: expected an int above 0, got 3.7"
+    ],
+    "cfg = Config(output_dir='x')\ncfg.batch_sizee = 3\nreturn cfg": [
+        "6: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?"
+    ],
+    "return Config(\n    output_dir='x',\n    optimizer=lazy(\n        Adam,\n        lrr=1.0,\n    ),\n)": [
+        "9: optimizer.lrr: tests.config.sample.Adam takes no 'lrr'; did you mean 'lr'?"
+    ],
+    "return Config(\n    output_dir='x',\n    optimizer=lazy(\n        Adam,\n        lr='x',\n    ),\n)": [
+        "9: optimizer.lr: expected a float, got 'x'"
+    ],
+    "return Config(output_dir='x', optimizer=lazy(Sgd))": [
+        "5: optimizer: tests.config.sample.Sgd needs 'lr'"
+    ],
+    "return Config(output_dir='x', optimizer=lazy(Letters, path='x'))": [
+        "5: optimizer: tests.config.sample.Letters builds a Letters, not an Optimizer"
+    ],
+    "return Config(output_dir='x', optimizer=Adam([]))": [
+        "5: optimizer: a value of type tests.config.sample.Adam cannot be written to YAML; describe it with lazy(...)"
+    ],
+    "return Config(output_dir='x', optimizer=Adam)": [
+        "5: optimizer: the class Adam cannot be written to YAML; write lazy(Adam, ...)"
+    ],
+    "return Config(output_dir='x', optimizer=lazy(lambda params: Adam(params)))": [
+        "5: optimizer: a lambda has no dotpath; write it as a function of a module"
+    ],
+    "class Mine(Sgd):\n    pass\nreturn Config(output_dir='x', optimizer=lazy(Mine, lr=1.0))": [
+        "7: optimizer: c.<locals>.Mine is defined inside a function; move it to the top of its module"
+    ],
+    "import os\nreturn Config(output_dir='x', optimizer=lazy(os.system, 'true'))": [
+        "6: optimizer: posix.system is refused"
+    ],
+    "return Config(output_dir='x', extra=[lazy(Rows, source=3)])": [
+        "5: extra.0.source: expected text, got 3"
+    ],
+    "return Config(output_dir='x', dataset=lazy(concatenate, parts=[nested(Rows, nested(Letters, pth='x'))]))": [
+        "5: dataset.parts.0.tokenizer.pth: tests.config.sample.Letters takes no 'pth'; did you mean 'path'?",
+        "5: dataset.parts.0.tokenizer: tests.config.sample.Letters needs 'path'",
+    ],
+    "return Config(output_dir='x', validation=Validation(every=0))": [
+        "5: validation.every: expected an int above 0, got 0"
+    ],
+    "return Config(output_dir='x', validation=Validation(evry=1))": [
+        "5: validation.evry: no 'evry'; did you mean 'every'?"
+    ],
+    "cfg = Config(output_dir='x', validation=Validation())\ncfg.validation.every = '3'\nreturn cfg": [
+        "6: validation.every: expected an int above 0, got '3'"
+    ],
+    "return Config(output_dir='x', batch_size=ref('epoch'))": [
+        "5: batch_size: ${epoch} names nothing; did you mean 'epochs'?"
+    ],
+    "return 3": ["4: c returns an int; this recipe takes a Config"],
+    "Config(output_dir='x')": ["4: c returns nothing; this recipe takes a Config"],
+    "return 1 / 0": ["5: ZeroDivisionError: division by zero"],
+    "return Config(output_dir=undefined)": ["5: NameError: name 'undefined' is not defined"],
+    "return Config(output_dir='x'": ["5: not valid Python: '(' was never closed"],
+    "return Config(output_dir='x', batch_sizee=1, batch_size=0, dtype='no', epochs=0)": [
+        "5: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+        "5: dtype: expected one of 'fp32', 'bf16', got 'no'",
+        "5: batch_size: expected an int above 0, got 0",
+        "5: epochs: expected an int above 0, got 0",
+    ],
+}
+
+
+@pytest.mark.parametrize(("number", "body"), list(enumerate(BODIES)))
+def test_mistake_of_a_config_function_has_its_line_path_and_suggestion(
+    number: int, body: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"broken_config_{number}.py"
+    file.write_text(HEAD + "".join(f"    {line}\n" for line in body.splitlines()))
+    found = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    expected = sorted(f"{file.name}:{line}" for line in BODIES[body])
+    assert len(found) == len(expected)
+    for line, start in zip(sorted(found), expected, strict=True):
+        assert line.startswith(start)
+
+
+def test_what_ends_the_import_of_a_config_file_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken_import.py"
+    file.write_text("x = 1\nimport nothing_like_it\n")
+    (found,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    assert found == "broken_import.py:2: ModuleNotFoundError: No module named 'nothing_like_it'"
+
+
+def test_python_and_command_line_mistakes_come_in_one_list(tmp_path: Path) -> None:
+    file = tmp_path / "broken_both.py"
+    file.write_text(HEAD + "    return Config(output_dir='x', batch_sizee=1)\n")
+    found = lines_of(["validate", RECIPE, "--config", f"{file}:c", "seed=x", "epochs=0"], tmp_path)
+    assert [line.split(": ")[1] for line in found] == ["batch_sizee", "seed", "epochs"]
