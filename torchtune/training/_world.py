@@ -151,6 +151,8 @@ def start(cfg: RunConfig) -> Iterator[World]:
         seed = _agreed_seed(cfg.seed, size)
         _seed_everything(seed + rank)
         yield World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
+        if joined:
+            dist.barrier()  # a rank that leaves early takes its connections from those still at work
     finally:
         if dist.is_initialized() and (joined or size == 1):
             dist.destroy_process_group()
