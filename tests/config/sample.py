@@ -98,6 +98,20 @@ class Shade(enum.Enum):
     DARK = "dark"
 
 
+class Level(enum.IntEnum):
+    """An enum that is a number."""
+
+    LOW = 1
+    HIGH = 2
+
+
+class Tone(enum.StrEnum):
+    """An enum that is text."""
+
+    WARM = "warm"
+    COOL = "cool"
+
+
 @define(kw_only=True)
 class Validation:
     """A held-out set."""
@@ -128,6 +142,10 @@ class Config:
     """Precision."""
     shade: Shade = Shade.LIGHT
     """An enum."""
+    level: Level = Level.LOW
+    """An enum of numbers."""
+    tone: Tone = Tone.WARM
+    """An enum of text."""
     folder: Path = Path("data")
     """A path."""
     tags: list[str] = field(factory=list)

@@ -128,6 +128,9 @@ VALUES: list[tuple[str, str, object]] = [
     ("batch_size=${epochs}", "batch_size", 1),
     ("output_dir=$${x}", "output_dir", "${x}"),
     ("validation=null", "validation", None),
+    ("level=2", "level", sample.Level.HIGH),
+    ("tone=cool", "tone", sample.Tone.COOL),
+    ("output_dir=runs/${epochs}-${lr_scale}", "output_dir", "runs/1-1.0"),
 ]
 
 
@@ -180,6 +183,14 @@ def test_nested_component_is_swapped_and_changed() -> None:
 def test_component_key_swaps_like_the_field_itself() -> None:
     swapped: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
     assert swapped.optimizer == lazy(sample.Sgd, lr=0.1)
+
+
+def test_outer_override_comes_before_the_inner_one_in_any_order() -> None:
+    for words in (
+        ["validation.every=3", "validation={source: s}"],
+        ["validation={source: s}", "validation.every=3"],
+    ):
+        assert rich(*words).build().validation == sample.Validation(every=3, source="s")
 
 
 # Interpolation

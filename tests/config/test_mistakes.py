@@ -58,6 +58,12 @@ YAML = {
     "output_dir: twice": "my.yaml:2: output_dir: duplicate key 'output_dir', first on line 1; keep one of them",
     "extra:\n- _component_: tests.config.sample.Rows\n  pakced: true\n  packed: 3": "my.yaml:5: extra.0.packed: "
     "expected true or false, got 3",
+    "tags: [a\n": "my.yaml:2: not valid YAML: ",
+    "folder: 'x\n": "my.yaml:2: not valid YAML: ",
+    f"lr_scale: 1{'0' * 400}": "my.yaml:2: lr_scale: expected a float, got 1000",
+    "level: 7": "my.yaml:2: level: expected one of 1, 2, got 7",
+    "tone: zzz": "my.yaml:2: tone: expected one of 'warm', 'cool', got 'zzz'",
+    '"n\\nx": 1': "my.yaml:2: n\\nx: no 'n\\nx'",
     "_base_: nothing_like_it": "my.yaml:2: _base_: no config 'nothing_like_it'; there is",
     "_base_: evil.py:f": "my.yaml:2: _base_: expected a registered config or a YAML file, got 'evil.py:f'",
 }

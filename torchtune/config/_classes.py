@@ -99,9 +99,12 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
             built = cls(
                 **{known[name].attribute.alias if attrs.has(cls) else name: v for name, v in values.items()}
             )
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of the class's own code, such as its __attrs_post_init__
         failed = _validate(SimpleNamespace(**default_values(cls) | values), values, known)
-        raise RejectedError(*failed, Problem((), str(error))) from error
+        said = (
+            str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
+        )
+        raise RejectedError(*failed, Problem((), said)) from error
     if failed := _validate(built, {name: getattr(built, name) for name in known}, known):
         raise RejectedError(*failed)
     return built

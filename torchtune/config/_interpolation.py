@@ -89,7 +89,9 @@ class _Resolver:
             raise _BrokenReferenceError(
                 f"${{{match[1]}}} is not a single value, so it cannot be part of text"
             )
-        return {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if value is None or isinstance(value, bool):
+            return {None: "null", True: "true", False: "false"}[value]
+        return str(value)
 
     def _look_up(self, name: str) -> Any:
         path = tuple(name.strip().split("."))

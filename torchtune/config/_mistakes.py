@@ -20,7 +20,8 @@ class Mistake(NamedTuple):
     """What was expected, what was found, and a suggestion where one is near."""
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.origin, self.path, self.message) if part)
+        text = ": ".join(part for part in (self.origin, self.path, self.message) if part)
+        return text.replace("\n", "\\n")  # a mistake is one line
 
 
 class ConfigError(ValueError):

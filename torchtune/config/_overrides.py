@@ -97,8 +97,8 @@ class Overriding:
         return sorted(rest, key=lambda o: o.position)
 
     def set_values(self, overrides: Sequence[Override]) -> None:
-        """Apply overrides that set values."""
-        for override in overrides:
+        """Apply overrides that set values, the outermost first, so that their order does not matter."""
+        for override in sorted(overrides, key=lambda o: len(o.path)):
             self._set(override)
 
     def _shapes(self, override: Override) -> bool:
@@ -203,7 +203,9 @@ class Overriding:
         path: Path = ()
         for part in parts:
             known = slots(t, tree)
-            key: str | int = int(part) if isinstance(tree, list) and part.isdigit() else part
+            key: str | int = (
+                int(part) if isinstance(tree, list) and part.isascii() and part.isdecimal() else part
+            )
             if key not in known:
                 raise self._unknown(path, part, tree, known)
             t, path = known[key].type, (*path, key)

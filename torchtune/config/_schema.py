@@ -115,6 +115,8 @@ def passed_of(t: Any) -> Passed:
 
 
 def _component_slots(tree: Mapping[str, Any], passed: Passed) -> Iterator[tuple[str, Slot]]:
+    if not isinstance(tree[COMPONENT_KEY], str):
+        return  # a mistake of its own
     try:
         fn = locate(tree[COMPONENT_KEY])
     except RejectedError:

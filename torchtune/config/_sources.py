@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -97,11 +98,14 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
     """Call a config function and add what it returns, with the line of every literal."""
     module = load_module(file)
     make = _function(module, file, function)
-    here = f"{shown_path(file)}:{make.__code__.co_firstlineno}"
+    code = getattr(inspect.unwrap(make), "__code__", None)
+    if code is None or isinstance(make, type):
+        raise _mistake(shown_path(file), f"{function} is no function that returns a config")
+    here = f"{shown_path(file)}:{code.co_firstlineno}"
     with recording(layers.wanted) as recorder:
         try:
             config = make()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError([*_slips(recorder, here), *_failure(error, file)]) from error
     if layers.wanted is not None and not isinstance(config, layers.wanted):
         found = "nothing" if config is None else article(type(config).__name__)
@@ -121,7 +125,7 @@ def _slips(recorder: Recorder, otherwise: str) -> list[Mistake]:
     ]
 
 
-def _failure(error: Exception, file: str) -> list[Mistake]:
+def _failure(error: BaseException, file: str) -> list[Mistake]:
     """Return what ended a Python file's code, with the line of that file; it may have been said already."""
     if isinstance(error, IncompleteError):
         return []
@@ -205,7 +209,7 @@ def load_module(file: str) -> ModuleType:
         raise _mistake(
             f"{shown_path(error.filename or file)}:{error.lineno}", f"not valid Python: {error.msg}"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(_failure(error, file)) from error
 
 

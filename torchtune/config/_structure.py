@@ -100,10 +100,19 @@ def unstructure(value: Any) -> Any:
     Raises:
         RejectedError: With every value that YAML cannot hold.
     """
-    tree = converter(references=True).unstructure(value)
+    tree = _by_value(converter(references=True).unstructure(value))
     if problems := list(_unwritable(tree, ())):
         raise RejectedError(*problems)
     return tree
+
+
+def _by_value(tree: Any) -> Any:
+    """Put its value in the place of an enum's member that is text or a number as well, which cattrs lets pass."""
+    if isinstance(tree, dict):
+        return {key: _by_value(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_by_value(value) for value in tree]
+    return tree.value if isinstance(tree, enum.Enum) else tree
 
 
 def _unwritable(tree: Any, path: TreePath) -> typing.Iterator[Problem]:
@@ -177,11 +186,13 @@ def shown(value: Any) -> str:
     return f"{text[:57]}..." if len(text) > 60 else text
 
 
-def _scalar(t: Any, _: cattrs.Converter) -> Hook:
-    def hook(value: Any, _: Any) -> Any:
+def _scalar(t: Any, made: cattrs.Converter) -> Hook:
+    def hook(value: Any, wanted: Any) -> Any:
+        if _is_class(wanted, enum.Enum):  # cattrs finds this hook for an IntEnum and a StrEnum as well
+            return _enum(wanted, made)(value, wanted)
         if type(value) is t or (t is str and isinstance(value, Text)):
             return value
-        if t is float and type(value) is int:
+        if t is float and type(value) is int and abs(value) <= sys.float_info.max:
             return float(value)
         raise _wrong(t, value)
 
@@ -256,7 +267,10 @@ def _torch_name(t: Any, _: cattrs.Converter) -> Hook:
         if not isinstance(value, str):
             raise _wrong(t, value)
         if t.__name__ == "device":
-            return torch.device(value)
+            try:
+                return torch.device(value)
+            except RuntimeError:  # of torch, with all the kinds of device that there are
+                raise _wrong(t, value) from None
         found = getattr(torch, value.removeprefix("torch."), None)
         if not isinstance(found, t):
             raise _wrong(t, value)

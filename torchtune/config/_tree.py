@@ -34,7 +34,7 @@ def child(tree: Any, key: str | int) -> Any:
         LookupError: Nothing stands there.
     """
     if isinstance(tree, list):
-        if isinstance(key, int) or key.isdigit():
+        if isinstance(key, int) or (key.isascii() and key.isdecimal()):
             return tree[int(key)]
         raise LookupError(key)
     if isinstance(tree, Mapping):

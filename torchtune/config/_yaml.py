@@ -167,7 +167,8 @@ def parse_yaml(text: str, name: str) -> Document:
         node = yaml.compose(text.removeprefix("\ufeff"), _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        broken = text.splitlines()[mark.line] if mark and mark.line < text.count("\n") + 1 else ""
+        lines = text.splitlines()
+        broken = lines[mark.line] if mark and mark.line < len(lines) else ""
         hint = (
             "; indent with spaces, not with a tab"
             if broken[: len(broken) - len(broken.lstrip())].count("\t")
