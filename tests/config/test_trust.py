@@ -16,7 +16,9 @@ from torchtune.config import (
     instantiate,
     only_trusting,
     parse,
+    trust_folder_of,
 )
+from torchtune.config._trust import refuse_path
 
 REFUSED = {
     "os.system": "part of Python itself",
@@ -121,6 +123,53 @@ def test_folder_of_a_python_config_is_trusted_and_comes_last(tmp_path: Path) -> 
     assert layers.tree["optimizer"] == {"_component_": "my_configs_here.Mine", "lr": 2.0}
     assert layers.build().optimizer.keywords == {"lr": 2.0}
     assert sys.path[-1] == str(tmp_path)
+
+
+def test_folder_of_a_named_file_does_not_trust_the_environment_in_it(tmp_path: Path) -> None:
+    site = tmp_path / ".venv/lib/site-packages/third"
+    site.mkdir(parents=True)
+    (site / "__init__.py").write_text("def run(): pass\n")
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package/__init__.py").write_text("def run(): pass\n")
+    sys.path.append(str(site.parent))
+    try:
+        with only_trusting(Trust()):
+            trust_folder_of(tmp_path / "recipe.py")
+            assert (
+                refuse_path("third.run") == "'third' is not trusted; if you know its code, add --allow third"
+            )
+            assert refuse_path("own_package.run") is None
+            assert refuse_path("torch.hub.load") is not None
+            assert refuse_path("os.system") is not None
+    finally:
+        sys.path.remove(str(site.parent))
+
+
+def test_function_of_a_file_that_the_user_did_not_name_is_refused_where_no_type_is_declared(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "named_by_user.py").write_text("def make(): return 'made'\n")
+    (tmp_path / "beside_the_named.py").write_text("def make(): raise SystemExit('ran')\n")
+    with only_trusting(Trust()):
+        trust_folder_of(tmp_path / "named_by_user.py")
+        assert instantiate({"_component_": "named_by_user.make"}) == "made"
+        with pytest.raises(InstantiationError, match="where no type is declared"):
+            instantiate({"_component_": "beside_the_named.make"})
+
+
+def test_recipe_of_the_user_is_no_component(tmp_path: Path) -> None:
+    (tmp_path / "recipe_of_user.py").write_text(
+        "from torchtune import config\n@config.parse\ndef main(cfg): raise SystemExit('ran')\n"
+    )
+    with only_trusting(Trust()):
+        trust_folder_of(tmp_path / "recipe_of_user.py")
+        with pytest.raises(InstantiationError, match="a recipe is no component"):
+            instantiate({"_component_": "recipe_of_user.main", "cfg": {}})
+
+
+def test_importing_a_dunder_main_is_refused() -> None:
+    with pytest.raises(InstantiationError, match="is private"):
+        instantiate({"_component_": "torchtune.cli.__main__.run"})
 
 
 def test_recipe_without_a_class_takes_what_the_user_named(tmp_path: Path) -> None:

@@ -79,9 +79,9 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    folders = [word for folder in current_trust().folders for word in ("--folder", folder)]
+    files = [word for file in current_trust().files for word in ("--file", file)]
     try:
-        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *folders])
+        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *files])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         sys.stderr.write(

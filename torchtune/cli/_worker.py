@@ -12,11 +12,11 @@ def main(argv: Sequence[str]) -> int:
     """Run one rank.
 
     Args:
-        argv: The recipe, the frozen file, and `--folder F` for each folder that the parent trusted.
+        argv: The recipe, the frozen file, and `--file F` for each Python file that the user named.
     """
     recipe_name, file, *rest = argv
-    for folder in rest[1::2]:
-        trust_folder_of(f"{folder}/_")
+    for named in rest[1::2]:
+        trust_folder_of(named)
     call = read_call([recipe_name, "--config", file])
     recipe = load_recipe(call.recipe)
     recipe.main(recipe.layers(call.config).build(f"the config of {recipe.name}"))

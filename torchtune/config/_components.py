@@ -133,6 +133,8 @@ def _cannot_pass(
 
 def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:
     """Judge whether a field that wants a class admits a component; return why not, or None."""
+    if type(fn).__module__ == "torchtune.config._parse":
+        return "is refused: it is a recipe, and a recipe is no component"
     result = result_type(fn)
     if is_anything(wanted):
         own_builder = fn.__module__.partition(".")[0] in OWN_PACKAGES and is_kind(_bare(result))

@@ -41,6 +41,8 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
         raise reject(f"{path!r} is not a dotpath; write package.module.Name{_known_name(parts[-1])}")
     if why := refuse_path(path):
         raise reject(f"{path} is refused: {why}")
+    if any(part.startswith("__") for part in parts):
+        raise reject(f"{path} is private; name what its package exports")  # importing a __main__ runs it
     holder, name = _walk(path, parts)
     found = getattr(holder, name)
     if callable(found) and (why := refuse_object(found)):

@@ -42,6 +42,8 @@ class Trust:
     """First segments added with `--allow` or `TUNE_ALLOW`."""
     folders: tuple[str, ...] = ()
     """Folders of Python files that the user named on the command line."""
+    files: tuple[str, ...] = ()
+    """Those files themselves, whose functions may stand where no type is declared."""
 
 
 @define
@@ -68,6 +70,9 @@ def trust_folder_of(file: str | Path) -> None:
 
     It is appended to `sys.path`, never put before it, so that a `torch.py` there shadows nothing.
     """
+    named = str(Path(file).resolve())
+    if named not in _current.trust.files:
+        _current.trust.files += (named,)
     folder = str(Path(file).resolve().parent)
     if folder not in _current.trust.folders:
         _current.trust.folders += (folder,)
@@ -92,7 +97,7 @@ def refuse_path(path: str) -> str | None:
         path: A public dotpath of at least two segments.
     """
     first = path.partition(".")[0]
-    if first in OWN_PACKAGES or first in current_trust().packages or _in_trusted_folder(_origin(first)):
+    if first in OWN_PACKAGES or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
@@ -100,6 +105,8 @@ def refuse_path(path: str) -> str | None:
         return f"of torch, only {', '.join(TORCH_MODULES)} are trusted"
     if first in sys.stdlib_module_names:
         return f"{first!r} is part of Python itself, which holds no components"
+    if _in_trusted_folder(_origin(first)):
+        return None
     return f"{first!r} is not trusted; if you know its code, add --allow {first}"
 
 
@@ -107,7 +114,7 @@ def refuse_object(found: Any) -> str | None:
     """Judge an object by the module that defines it; return why it is refused, or None."""
     module = getattr(found, "__module__", None) or ""
     first = module.partition(".")[0]
-    if first in OWN_PACKAGES or first in current_trust().packages or is_users_own(found):
+    if first in OWN_PACKAGES or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
         return None
     if any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES):
         return None
@@ -115,9 +122,15 @@ def refuse_object(found: Any) -> str | None:
 
 
 def is_users_own(found: Any) -> bool:
-    """Tell whether an object is defined in a folder of a Python file that the user named."""
+    """Tell whether an object is defined in a Python file that the user named."""
+    file = _file_of(found)
+    return file is not None and str(Path(file).resolve()) in _current.trust.files
+
+
+def _file_of(found: Any) -> str | None:
+    """Return the file that defines an object."""
     module = sys.modules.get(getattr(found, "__module__", None) or "")
-    return _in_trusted_folder(getattr(module, "__file__", None))
+    return getattr(module, "__file__", None)
 
 
 def is_kind(found: Any) -> bool:
@@ -131,11 +144,19 @@ def _origin(package: str) -> str | None:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return None
-    return spec.origin if spec else None
+    return spec.origin if spec and spec.has_location else None
 
 
 def _in_trusted_folder(file: str | None) -> bool:
-    folders = _current.trust.folders
-    return bool(file and folders) and any(
-        Path(folder) in Path(str(file)).resolve().parents for folder in folders
-    )
+    """Tell whether a file is a module of a trusted folder, or lies in a package that begins there.
+
+    A folder below it that is no package, such as `.venv`, holds other people's code.
+    """
+    if not file:
+        return False
+    above = Path(file).resolve().parents
+    for folder in map(Path, _current.trust.folders):
+        if folder in above:
+            between = above[: above.index(folder)]
+            return all((package / "__init__.py").is_file() for package in between)
+    return False
