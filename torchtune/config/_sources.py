@@ -16,7 +16,7 @@ from torchtune.config._recording import IncompleteError, Locator, Recorder, reco
 from torchtune.config._registry import config_source
 from torchtune.config._structure import unstructure
 from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
-from torchtune.config._types import article
+from torchtune.config._types import article, is_section
 from torchtune.config._yaml import Document, read_yaml
 
 BASE_KEY = "_base_"
@@ -107,7 +107,7 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
             config = make()
         except (Exception, SystemExit) as error:
             raise ConfigError([*_slips(recorder, here), *_failure(error, file)]) from error
-    if layers.wanted is not None and not isinstance(config, layers.wanted):
+    if layers.wanted is not None and not _fits(config, layers.wanted):
         found = "nothing" if config is None else article(type(config).__name__)
         raise _mistake(
             here, f"{make.__name__} returns {found}; this recipe takes {article(layers.wanted.__name__)}"
@@ -115,6 +115,16 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
     add_object(layers, config, recorder.locate, here)
     for slip in _slips(recorder, here):
         layers.mistakes.append((Origin(layers.depth, int(slip.origin.rpartition(":")[2]), slip.origin), slip))
+
+
+def _fits(config: Any, wanted: type) -> bool:
+    """Tell whether a config function's result is one of a recipe, or of the recipe that it was copied from.
+
+    A copy's config class has the name of the original's; its fields are checked one by one with everything else.
+    """
+    return isinstance(config, wanted) or (
+        is_section(type(config)) and type(config).__qualname__ == wanted.__qualname__
+    )
 
 
 def _slips(recorder: Recorder, otherwise: str) -> list[Mistake]:

@@ -229,6 +229,7 @@ def _represent_float(dumper: Any, value: float) -> Any:
 
 
 _Renderer.add_representer(float, _represent_float)
+_Renderer.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str(value)))
 
 
 def render_yaml(tree: Any) -> str:
