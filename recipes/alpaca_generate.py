@@ -55,6 +55,12 @@ class AlpacaGenerateConfig:
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and of computing."""
 
+    def __attrs_post_init__(self) -> None:
+        if self.template == "alpaca" and self.system is not None:
+            raise ValueError(
+                "system: the alpaca template has no place for one; write template=chat, or null here"
+            )
+
 
 @config.parse
 def main(cfg: AlpacaGenerateConfig) -> None:

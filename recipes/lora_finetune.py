@@ -22,7 +22,9 @@ class LoraFinetuneConfig(training.FinetuneConfig):
 
     lora: training.Lora = field(factory=training.Lora)
     """Which adapters are trained."""
-    optimizer: Annotated[Component[Optimizer], Passed(1)] = lazy(AdamW, lr=2e-4, fused=True)
+    optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
+        default=lazy(AdamW, lr=2e-4, fused=True), validator=training.RATES
+    )
     """The optimizer; the recipe passes the adapters' parameters."""
 
 

@@ -35,9 +35,10 @@ REFUSED = {
     "recipes.lora_finetune.Path": "which is not trusted",
     "torchtune.models.convert": "only models, datasets, optimizers and the like may stand",
     "torchtune.models.written_whole": "only models, datasets, optimizers and the like may stand",
-    "torchtune.cli.main": "only models, datasets, optimizers and the like may stand",
-    "torchtune.cli._cp.os.system": "which is not trusted",
-    "torchtune.config.allow": "only models, datasets, optimizers and the like may stand",
+    "torchtune.cli.main": "torchtune.cli holds no components",
+    "torchtune.cli._cp.os.system": "torchtune.cli holds no components",
+    "torchtune.datasets._local.json.loads": "is private; name what its package exports",
+    "torchtune.config.allow": "torchtune.config holds no components",
     "torchtune.datasets._alpaca.AlpacaDataset": "is private; write torchtune.datasets.AlpacaDataset",
     "evil.run": "'evil' is not trusted",
 }
@@ -169,7 +170,7 @@ def test_recipe_of_the_user_is_no_component(tmp_path: Path) -> None:
 
 def test_importing_a_dunder_main_is_refused() -> None:
     with pytest.raises(InstantiationError, match="is private"):
-        instantiate({"_component_": "torchtune.cli.__main__.run"})
+        instantiate({"_component_": "torchtune.models.__main__.run"})
 
 
 def test_recipe_without_a_class_takes_what_the_user_named(tmp_path: Path) -> None:

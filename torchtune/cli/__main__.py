@@ -1,5 +1,12 @@
 """`python -m torchtune.cli` is `tune`."""
 
+import sys
+from pathlib import Path
+
+# `python -m` puts the working folder first on sys.path, where a torch.py of a stranger would be imported.
+if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).resolve().parents[2]:
+    del sys.path[0]
+
 from torchtune.cli import run
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ from torchtune.config import (
     trust_folder_of,
 )
 
+OPTIONS = frozenset({"--all", "--json", "--origins", "--output", "-o", "--overwrite", "--resolved"})
+"""Options of some verb; none of them is a field of a config."""
+
 
 @define
 class Call:
@@ -57,6 +60,10 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
                 call.mistakes.append(Mistake(word, "", "needs a value"))
                 continue
             _set_flag(call, name, text if equals else words.pop(0))
+        elif name in OPTIONS:
+            call.mistakes.append(
+                Mistake(name, "", "is an option of another call; tune <verb> --help lists them")
+            )
         elif not call.recipe and not word.startswith("-") and "=" not in word:
             call.recipe = word
         else:

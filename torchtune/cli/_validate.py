@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
-from torchtune.config import ConfigError, config_names, instantiate
+from torchtune.config import (
+    ConfigError,
+    InstantiationError,
+    Layers,
+    Mistake,
+    config_names,
+    instantiate,
+    is_component,
+)
 
 HELP = """\
 usage: tune validate <recipe> --config <name or path> [--override key=value ...]
@@ -50,13 +58,29 @@ def summary(call: Call) -> str:
     """
     recipe, layers = layers_of(call)
     print_notes(layers)
-    return f"ok{_needs(layers.build(f'the config of {recipe.name}'))}"
+    of = f"the config of {recipe.name}"
+    cfg = layers.build(of)
+    try:
+        return f"ok{_needs(cfg)}"
+    except InstantiationError as error:
+        raise _mistake(layers, "model", error, of) from error
+    except ValueError as error:  # the adapters do not fit the model
+        raise _mistake(layers, "lora", error, of) from error
+
+
+def _mistake(layers: Layers, field: str, error: Exception, of: str) -> ConfigError:
+    return ConfigError([Mistake(layers.origin((field,)).text, field, str(error))], of)
 
 
 def _needs(cfg: Any) -> str:
-    """Say how many parameters a config's model has, and what its weights take, from meta tensors."""
+    """Say how many parameters a config's model has, and what its weights take, from meta tensors.
+
+    Raises:
+        InstantiationError: The model's own code refuses its arguments.
+        ValueError: The model has no such layers as the adapters are for.
+    """
     component = getattr(cfg, "model", None)
-    if component is None:
+    if not is_component(component):
         return ""
     import torch
 
@@ -65,5 +89,9 @@ def _needs(cfg: Any) -> str:
     if not isinstance(model, torch.nn.Module):
         return ""
     total = sum(p.numel() for p in model.parameters())
-    width = {"fp32": 4, "bf16": 2}.get(getattr(cfg, "dtype", ""), 4)
-    return f": {total:,} parameters, {total * width / 2**30:.2f} GiB of weights in {getattr(cfg, 'dtype', 'fp32')}"
+    if callable(add_to := getattr(getattr(cfg, "lora", None), "add_to", None)):
+        add_to(model)
+    dtype = getattr(cfg, "dtype", None)
+    widths = {"fp32": 4, "bf16": 2, "fp16": 2}
+    dtype = dtype if isinstance(dtype, str) and dtype in widths else "fp32"
+    return f": {total:,} parameters, {total * widths[dtype] / 2**30:.2f} GiB of weights in {dtype}"

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchtune.config._component import Component, lazy, nested, ref
+    from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._flags import print_help
     from torchtune.config._frozen import load, render, resolve
@@ -31,11 +31,21 @@ if TYPE_CHECKING:
     from torchtune.config._sources import config_layers, load_module
     from torchtune.config._tree import leaves
     from torchtune.config._trust import Trust, allow, current_trust, only_trusting, trust_folder_of
-    from torchtune.config._validators import Rule, above, at_least, between, not_empty, one_of
+    from torchtune.config._validators import (
+        Rule,
+        above,
+        arguments,
+        at_least,
+        between,
+        each,
+        not_empty,
+        one_of,
+        share,
+    )
     from torchtune.config._yaml import Document, parse_yaml, read_yaml, render_yaml
 
 _HOMES = {
-    "_component": ("Component", "lazy", "nested", "ref"),
+    "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
     "_flags": ("print_help",),
     "_frozen": ("load", "render", "resolve"),
@@ -59,7 +69,17 @@ _HOMES = {
     "_sources": ("config_layers", "load_module"),
     "_tree": ("leaves",),
     "_trust": ("Trust", "allow", "current_trust", "only_trusting", "trust_folder_of"),
-    "_validators": ("Rule", "above", "at_least", "between", "not_empty", "one_of"),
+    "_validators": (
+        "Rule",
+        "above",
+        "arguments",
+        "at_least",
+        "between",
+        "each",
+        "not_empty",
+        "one_of",
+        "share",
+    ),
     "_yaml": ("Document", "parse_yaml", "read_yaml", "render_yaml"),
 }
 
@@ -82,6 +102,7 @@ __all__ = [
     "Trust",
     "above",
     "allow",
+    "arguments",
     "at_least",
     "between",
     "config_layers",
@@ -91,8 +112,10 @@ __all__ = [
     "current_trust",
     "differences",
     "dotted",
+    "each",
     "folder_of",
     "instantiate",
+    "is_component",
     "lazy",
     "leaves",
     "load",
@@ -112,6 +135,7 @@ __all__ = [
     "render",
     "render_yaml",
     "resolve",
+    "share",
     "trust_folder_of",
     "unknown_name",
 ]

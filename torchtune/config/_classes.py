@@ -9,11 +9,20 @@ from typing import Any, Final
 import attrs
 import cattrs
 
+from torchtune.config._components import argument_type
 from torchtune.config._interpolation import is_reference
-from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, reject
-from torchtune.config._signature import MayChange, type_hints
+from torchtune.config._mistakes import (
+    ConfigError,
+    Mistake,
+    Problem,
+    RejectedError,
+    below,
+    did_you_mean,
+    reject,
+)
+from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
 from torchtune.config._types import describe, is_section, push_down, takes_none
-from torchtune.config._validators import Rule
+from torchtune.config._validators import Arguments, Rule
 
 REQUIRED: Final = object()
 """Stands for "no default"."""
@@ -37,6 +46,17 @@ class Field:
 def fields(cls: type) -> dict[str, Field]:
     """Return the fields of a config class by name."""
     hints = type_hints(cls)
+    if lost := {n: hint for base in cls.__mro__ for n, hint in unresolved(base).items() if n not in hints}:
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        raise ConfigError(
+            [
+                Mistake(
+                    where, name, f"its annotation {hint!r} leads to nothing; import what it names at run time"
+                )
+                for name, hint in lost.items()
+            ],
+            "the config class",
+        )
     if attrs.has(cls):
         found = [(a.name, _attrs_default(a), a.validator, a) for a in attrs.fields(cls) if a.init]
     else:
@@ -158,6 +178,9 @@ def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Fiel
         field = known[name]
         if field.validator is None or is_reference(value) or is_section(type(value)):
             continue
+        if isinstance(field.validator, Arguments):
+            problems += [_out_of_range(value, name, *broken) for broken in field.validator.broken(value)]
+            continue
         try:
             field.validator(instance, field.attribute, value)
         except (TypeError, ValueError) as error:
@@ -167,6 +190,12 @@ def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Fiel
         except AttributeError:  # the validator looks at another field, which has a mistake of its own
             continue
     return problems
+
+
+def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any) -> Problem:
+    """Say what a component's argument may be."""
+    kind = describe(argument_type(parameters(component.func)[name]))
+    return Problem((field, name), f"expected {kind} {rule.words}, got {value!r}")
 
 
 def _first_argument(error: Exception) -> str:

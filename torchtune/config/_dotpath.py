@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune.config._mistakes import did_you_mean, reject
+from torchtune.config._mistakes import RejectedError, did_you_mean, reject
 from torchtune.config._trust import (
     OWN_PACKAGES,
     TORCH_MODULES,
@@ -41,14 +41,12 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
         raise reject(f"{path!r} is not a dotpath; write package.module.Name{_known_name(parts[-1])}")
     if why := refuse_path(path):
         raise reject(f"{path} is refused: {why}")
-    if any(part.startswith("__") for part in parts):
-        raise reject(f"{path} is private; name what its package exports")  # importing a __main__ runs it
+    if any(part.startswith("_") for part in parts):
+        raise reject(f"{path} is private{_public_name(path, parts)}")
     holder, name = _walk(path, parts)
     found = getattr(holder, name)
     if callable(found) and (why := refuse_object(found)):
         raise reject(f"{path} is refused: {why}")
-    if any(part.startswith("_") for part in parts):
-        raise reject(f"{path} is private{_public_name(found)}")
     if not isinstance(holder, ModuleType):
         raise reject(
             f"{path} is refused: a component is a class or a function of a module, not a part of a class"
@@ -78,7 +76,7 @@ def _import(path: str, module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise reject(f"{path}: no module {error.name!r}{did_you_mean(module, OWN_PACKAGES)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise reject(f"{path}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 
@@ -89,15 +87,21 @@ def _import_submodule(path: str, module: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise reject(f"{path}: importing {module} failed: no module {error.name!r}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise reject(f"{path}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 
-def _public_name(found: Any) -> str:
+def _public_name(path: str, parts: list[str]) -> str:
+    """Suggest what the package above a private segment exports, importing nothing below it."""
+    public = parts[: next(i for i, part in enumerate(parts) if part.startswith("_"))]
     try:
-        return f"; write {dotpath(found)}"
-    except ValueError:
-        return "; name what its package exports"
+        holder, last = _walk(path, public) if len(public) > 1 else (None, "")
+        package = getattr(holder, last) if last else _import(path, public[0])
+    except (RejectedError, IndexError):
+        package = None
+    if not parts[-1].startswith("_") and callable(getattr(package, parts[-1], None)):
+        return f"; write {'.'.join([*public, parts[-1]])}"
+    return "; name what its package exports"
 
 
 def _known_name(name: str) -> str:
@@ -124,6 +128,8 @@ def dotpath(found: Callable[..., Any]) -> str:
         raise ValueError(f"{name} is defined inside a function; move it to the top of its module")
     if module == "__main__":
         module = _main_stem(name)
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{name} is defined in {module!r}, which is no name of a module; rename the file")
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
         prefix = ".".join(parts[:length])

@@ -10,9 +10,9 @@ from torchtune.config._layers import Layers
 from torchtune.config._mistakes import Path, RejectedError
 from torchtune.config._overrides import Override
 from torchtune.config._schema import Slot, section_of, slots
-from torchtune.config._structure import unstructure
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import describe
+from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import render_yaml
 
 

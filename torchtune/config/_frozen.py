@@ -9,8 +9,9 @@ from torchtune.config._interpolation import is_reference, resolve_tree
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import ConfigError, Mistake, Path, RejectedError, dotted
 from torchtune.config._schema import slots
-from torchtune.config._structure import structure, unstructure
+from torchtune.config._structure import structure
 from torchtune.config._tree import copied
+from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import parse_yaml, render_yaml
 
 C = TypeVar("C")

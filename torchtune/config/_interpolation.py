@@ -14,6 +14,9 @@ from torchtune.config._tree import at, child, leaves
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
+MAX_WORK: Final = 2**22
+"""How many values and characters all references of a config may expand to."""
+
 
 class Text(str):
     """Resolved text in which `${` is meant literally; it is written back as `$${`."""
@@ -38,22 +41,36 @@ def resolve_tree(
 
     Returns:
         The resolved tree, and a problem for each reference that names nothing or leads back to itself. What
-        cannot be resolved is left as it was written.
+        cannot be resolved is left as it was written; where that is the fault of another reference, which has the
+        problem, the message is empty.
     """
-    resolver = _Resolver(tree if root is None else root, unset)
+    resolver = _Resolver(tree if root is None else root, unset, whole=root is None)
     return resolver.resolve(tree, ()), resolver.problems
 
 
 class _BrokenReferenceError(LookupError):
-    """A reference cannot be resolved; the message says why."""
+    """A reference cannot be resolved; the message says why.
+
+    Attributes:
+        ring: The paths that lead in a circle, if that is the reason.
+        because: The path of a value that does not fit here.
+    """
+
+    def __init__(self, message: str, ring: tuple[Path, ...] = (), because: Path | None = None) -> None:
+        super().__init__(message)
+        self.ring, self.because = ring, because
 
 
 @define
 class _Resolver:
     root: Any
     unset: frozenset[str]
+    whole: bool
+    """True where what is resolved is the root itself, so that its paths are those of references."""
     problems: list[Problem] = field(factory=list)
     busy: list[Path] = field(factory=list)
+    work: int = 0
+    """Values and characters that references brought in so far."""
 
     def resolve(self, value: Any, path: Path) -> Any:
         """Resolve everything below a value, noting what fails at the leaf where it was written."""
@@ -64,14 +81,25 @@ class _Resolver:
         try:
             return self._text(value)
         except _BrokenReferenceError as error:
-            self.problems.append(Problem(path, str(error)))
-            return value
+            here = tuple(map(str, path))
+            elsewhere = self.whole and error.ring and not any(here[: len(p)] == p for p in error.ring)
+            self.problems.append(Problem(path, "" if elsewhere else str(error), error.because))
+        except RecursionError:
+            self.problems.append(Problem(path, "the chain of references is too long; name the value itself"))
+        return value
 
     def _inner(self, value: Any) -> Any:
         """Resolve a value that a reference leads to; what fails there is the reference's failure too."""
+        self._count(1)
         if isinstance(value, Mapping):
             return {key: self._inner(item) for key, item in value.items()}
         return [self._inner(item) for item in value] if isinstance(value, list) else self._text(value)
+
+    def _count(self, amount: int) -> None:
+        """Bound what references expand to, since one that is used twice in each of 30 others is a billion values."""
+        self.work += amount
+        if self.work > MAX_WORK:
+            raise _BrokenReferenceError("references expand to more than any config holds; is it a bomb?")
 
     def _text(self, value: Any) -> Any:
         if not isinstance(value, str) or "${" not in value:
@@ -79,6 +107,7 @@ class _Resolver:
         if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
             return self._look_up(whole[1])
         joined = _REFERENCE.sub(self._joined, value)
+        self._count(len(joined))
         return Text(joined) if "${" in joined else joined
 
     def _joined(self, match: re.Match[str]) -> str:
@@ -89,8 +118,12 @@ class _Resolver:
             raise _BrokenReferenceError(
                 f"${{{match[1]}}} is not a single value, so it cannot be part of text"
             )
-        if value is None or isinstance(value, bool):
-            return {None: "null", True: "true", False: "false"}[value]
+        if value is None:
+            raise _BrokenReferenceError(
+                f"${{{match[1]}}} is null, so it cannot be part of text", because=tuple(match[1].split("."))
+            )
+        if isinstance(value, bool):
+            return "true" if value else "false"
         return str(value)
 
     def _look_up(self, name: str) -> Any:
@@ -98,8 +131,9 @@ class _Resolver:
         if path[0] in self.unset:
             return f"${{{name}}}"
         if path in self.busy:
-            ring = " -> ".join(dotted(p) for p in [*self.busy[self.busy.index(path) :], path])
-            raise _BrokenReferenceError(f"references lead in a circle: {ring}")
+            start = self.busy.index(path)
+            ring = " -> ".join(dotted(p) for p in [*self.busy[start:], path])
+            raise _BrokenReferenceError(f"references lead in a circle: {ring}", tuple(self.busy[start:]))
         self.busy.append(path)
         try:
             return self._inner(at(self.root, path))

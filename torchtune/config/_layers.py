@@ -3,6 +3,7 @@
 Every leaf remembers its origin. A component that replaces another starts with no arguments.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ from torchtune.config._classes import default_values, fields
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._interpolation import resolve_tree
 from torchtune.config._mistakes import ConfigError, Mistake, Path, Problem, RejectedError, dotted
-from torchtune.config._structure import check_untyped, structure, unstructure
-from torchtune.config._tree import copied, is_component_tree, places
+from torchtune.config._structure import check_untyped, structure
+from torchtune.config._tree import at, copied, is_component_tree, places
+from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
 
@@ -47,6 +49,8 @@ class Layers:
     mistakes: list[tuple[Origin, Mistake]] = field(factory=list)
     notes: list[str] = field(factory=list)
     depth: int = 0
+    unresolved: frozenset[Path] = frozenset()
+    """Places with a reference that leads to nothing, as `resolve` found them."""
 
     @classmethod
     def of_defaults(cls, wanted: type | None) -> "Layers":
@@ -148,7 +152,8 @@ class Layers:
         """Return the tree with references resolved; what cannot be is noted as a mistake."""
         self.order()
         resolved, problems = resolve_tree(self.tree, unset=self._unset())
-        self._note(problems)
+        self.unresolved = frozenset(p.path for p in problems)
+        self._note([p for p in problems if p.message])
         return resolved
 
     def _unset(self) -> frozenset[str]:
@@ -162,12 +167,15 @@ class Layers:
             ConfigError: With every mistake of every layer.
         """
         resolved = self.resolve()
-        broken = {m.path for _, m in self.mistakes}
+        broken = {(m.origin, m.path) for _, m in self.mistakes}
         config = None
         try:
             config = self._structured(resolved)
         except RejectedError as rejected:
-            self._note([p for p in rejected.problems if dotted(p.path) not in broken])
+            said = [
+                p for p in rejected.problems if (self._origin_of_mistake(p).text, dotted(p.path)) in broken
+            ]
+            self._note([p for p in rejected.problems if p not in said and p.path not in self.unresolved])
         self.check(of)
         return config
 
@@ -181,12 +189,33 @@ class Layers:
 
     def _note(self, problems: list[Problem]) -> None:
         for problem in problems:
-            self.mistake(self._origin_of_mistake(problem.path), problem.path, problem.message)
+            self.mistake(self._origin_of_mistake(problem), problem.path, problem.message)
 
-    def _origin_of_mistake(self, path: Path) -> Origin:
-        """Return a path's origin; what is wrong with a component as a whole is wrong where it is named."""
+    def _origin_of_mistake(self, problem: Problem) -> Origin:
+        """Return where a mistake was made.
+
+        What is wrong with a component as a whole is wrong where it is named; what contradicts itself in a config
+        class or a section, at the last of the fields that the message names, or else of all that was set there.
+        """
+        path = problem.path
         named = (*path, COMPONENT_KEY)
-        return self.origins[named] if path in self.origins and named in self.origins else self.origin(path)
+        if path in self.origins and named in self.origins:
+            return self.origins[named]
+        try:
+            holder = at(self.tree, path)
+        except LookupError:
+            return self.origin(path)
+        whole = is_component_tree(holder) or problem.message.startswith("expected ")
+        if not isinstance(holder, Mapping) or not holder or whole:
+            return self.origin(path)
+        words = set(re.findall(r"\w+", problem.message))
+        fields_of_mistake = [key for key in holder if key in words] or list(holder)
+        return max(self._last_origin((*path, key)) for key in fields_of_mistake)
+
+    def _last_origin(self, path: Path) -> Origin:
+        """Return the highest origin of a value and of all that is in it."""
+        inside = [origin for p, origin in self.origins.items() if p[: len(path)] == path]
+        return max([self.origin(path), *inside])
 
     def check(self, of: str = "the config") -> None:
         """Raise what was found wrong so far.

@@ -52,6 +52,8 @@ class Problem(NamedTuple):
 
     path: Path
     message: str
+    because: Path | None = None
+    """A place whose own mistake, if it has one, is the reason for this one."""
 
 
 class RejectedError(Exception):

@@ -1,21 +1,33 @@
 """Overrides from the command line: three spellings, one token list, read by the types of the fields they name."""
 
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import attrs
 from attrs import define, field, frozen
 
 from torchtune.config._classes import REQUIRED
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._layers import Layers, Origin
-from torchtune.config._mistakes import Mistake, Path, RejectedError, did_you_mean, dotted
-from torchtune.config._schema import component_type_of, section_of, slots
-from torchtune.config._structure import unstructure
+from torchtune.config._mistakes import (
+    ConfigError,
+    Mistake,
+    Path,
+    Problem,
+    RejectedError,
+    did_you_mean,
+    dotted,
+)
+from torchtune.config._schema import component_type_of, mapping_of, section_of, slots, type_of_unlisted
 from torchtune.config._tree import at, is_component_tree
 from torchtune.config._types import is_anything, is_collection_type, members, strip, takes_none, takes_text
-from torchtune.config._yaml import parse_yaml, plain_scalar
+from torchtune.config._unstructure import unstructure
+from torchtune.config._yaml import Document, parse_yaml
 
 OVERRIDE_FLAG: Final = "--override"
+_FLOW: Final = ("[", "{")
+"""What a list or a mapping begins with on the command line."""
 
 
 @frozen
@@ -58,13 +70,13 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
     mistakes: list[Mistake] = []
     words = iter(enumerate(argv))
     pairs = dict(enumerate(argv))
-    for i, word in words:
-        if word == OVERRIDE_FLAG:
+    for i, typed in words:
+        if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
             if "=" not in pairs.get(i + 1, "") or pairs[i + 1].startswith("--"):
-                mistakes.append(Mistake(word, "", "needs key=value behind it"))
+                mistakes.append(Mistake(typed, "", "needs key=value behind it"))
             continue
+        word = typed.removeprefix(f"{OVERRIDE_FLAG}=")
         key, equals, text = word.removeprefix("--").partition("=")
-        key = key.replace("-", "_") if word.startswith("--") else key
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
                 mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE"))
@@ -74,6 +86,8 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
             mistakes.append(
                 Mistake(word, "", "expected key=value; quote a value that holds spaces: 'prompt=What is it?'")
             )
+        elif not all(key.removeprefix("+").split(".")):
+            mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
         else:
             found.append(Override(key, text, i))
     return found, mistakes
@@ -81,7 +95,7 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
 
 @define
 class Overriding:
-    """Applies overrides to layers: first what swaps or adds components, outermost first, then the rest."""
+    """Applies overrides to layers: first what shapes the config, outermost first, then single values."""
 
     layers: Layers
     layer: int = field(init=False)
@@ -91,10 +105,20 @@ class Overriding:
         self.layer = self.layers.depth
 
     def apply(self, overrides: Sequence[Override]) -> list[Override]:
-        """Apply the overrides that shape the config; return the others, which set values in that shape."""
-        ordered = sorted(overrides, key=lambda o: (len(o.path), o.position))
-        rest = [override for override in ordered if not self._shapes(override)]
+        """Apply the overrides that shape the config; return the others, which set values in that shape.
+
+        What is added to a list comes after what replaces it, wherever they stand on the command line.
+        """
+        ordered = sorted(overrides, key=lambda o: (len(o.path), o.adds, o.position))
+        rest = [self._spelt(override) for override in ordered if not self._shapes(override)]
         return sorted(rest, key=lambda o: o.position)
+
+    def _spelt(self, override: Override) -> Override:
+        """Return an override with the path as its config spells it: `batch_size` for `--batch-size`."""
+        try:
+            return Override(dotted(self._find(override.path)[1]), override.text, override.position)
+        except RejectedError:
+            return override
 
     def set_values(self, overrides: Sequence[Override]) -> None:
         """Apply overrides that set values, the outermost first, so that their order does not matter."""
@@ -102,8 +126,7 @@ class Overriding:
             self._set(override)
 
     def _shapes(self, override: Override) -> bool:
-        """Apply an override that swaps or adds a component; return whether it was one."""
-        origin = override.origin(self.layer)
+        """Apply an override that swaps, adds, empties or fills more than a single value; return whether it was one."""
         try:
             t, path = self._find(override.path)
         except RejectedError as rejected:
@@ -113,11 +136,13 @@ class Overriding:
             return unknown
         if override.adds:
             self._add(path, t, override)
-            return True
-        if not self._names_component(t, path, override):
+        elif self._names_component(t, path, override):
+            if not is_component_tree(old := self._now(path)) or old[COMPONENT_KEY] != override.text:
+                self._put(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
+        elif not takes_text(t) and (override.text in ("default", "null") or override.text[:1] in _FLOW):
+            self._set(override)
+        else:
             return False
-        if not is_component_tree(old := self._now(path)) or old[COMPONENT_KEY] != override.text:
-            self._put(path, {COMPONENT_KEY: override.text}, origin)
         return True
 
     def _names_component(self, t: Any, path: Path, override: Override) -> bool:
@@ -128,23 +153,33 @@ class Overriding:
             return False
         component = component_type_of(t)
         if is_component_tree(self._now(path)):
-            return plain_scalar(override.text) is not None and override.text[:1] not in "{["
+            return override.text not in ("", "null", "~") and override.text[:1] not in _FLOW
         looks_like_dotpath = "." in override.text and all(p.isidentifier() for p in override.text.split("."))
         return component is not None and not is_anything(component) and looks_like_dotpath
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
         now = self._now(path)
-        if not isinstance(now, list):
+        if now is None:
+            now = self._default(path)
+        collection = next((m for m in members(strip(t)) if is_collection_type(m)), None)
+        if not isinstance(now, list) and not (now is None and collection is not None):
             self._wrong(override, path, "+ adds to a list, and this is none")
             return
-        item = next((strip_item(m) for m in members(strip(t)) if is_collection_type(m)), Any)
+        item = item_type(collection, len(now or ()))
         dotpath_given = (
-            component_type_of(item) is not None and "." in override.text and override.text[:1] not in "{["
+            component_type_of(item) is not None and "." in override.text and override.text[:1] not in _FLOW
         )
-        value = {COMPONENT_KEY: override.text} if dotpath_given else self._read(override, item)
-        here = (*path, len(now))
-        now.append(None)
-        self._put(here, value, override.origin(self.layer))
+        try:
+            value = {COMPONENT_KEY: override.text} if dotpath_given else self._read(override, item, path)
+        except RejectedError as rejected:
+            self._reject(override, rejected)
+            return
+        origin = override.origin(self.layer)
+        if self._now(path) is None:
+            self._put(path, now or [], origin)
+        held = self._now(path)
+        held.append(None)
+        self._put((*path, len(held) - 1), value, origin)
 
     def _set(self, override: Override) -> None:
         try:
@@ -152,14 +187,18 @@ class Overriding:
             if override.text == "default" and not takes_text(t):
                 self._reset(path, override)
                 return
-            value = self._read(override, t)
+            value = self._read(override, t, path)
         except RejectedError as rejected:
             self._reject(override, rejected)
             return
         self._put(path, value, override.origin(self.layer))
 
-    def _read(self, override: Override, t: Any) -> Any:
-        """Read a value by the type of its field: text verbatim for text, YAML otherwise."""
+    def _read(self, override: Override, t: Any, path: Path) -> Any:
+        """Read a value by the type of its field: text verbatim for text, YAML otherwise.
+
+        Raises:
+            RejectedError: A list, a mapping or quoted text is not valid YAML.
+        """
         text = override.text
         if text.startswith("${") and text.count("{") == 1 and text.endswith("}"):
             return text
@@ -169,23 +208,36 @@ class Overriding:
             return text
         try:
             document = parse_yaml(text, "value")
-        except ValueError:
-            return text
-        if document.mistakes or (isinstance(document.value, Mapping) and text[:1] != "{"):
+            mistakes = document.mistakes
+        except ConfigError as error:
+            document, mistakes = Document("value"), list(error.mistakes)
+        if mistakes and text[:1] in (*_FLOW, '"', "'"):
+            raise RejectedError(*(Problem(path, m.message) for m in mistakes))
+        if mistakes or (isinstance(document.value, Mapping) and text[:1] != "{"):
             return text  # `12:30` and `a: b` are text, not mappings
         return document.value
 
     def _reset(self, path: Path, override: Override) -> None:
         """Take a field or an argument back to its default."""
-        holder = at(self.layers.tree, path[:-1])
-        slot = slots(self._type_of(path[:-1]), holder)[path[-1]]
-        if slot.default is REQUIRED:
+        holder = self._now(path[:-1])
+        slot = slots(self._type_of(path[:-1]), holder).get(path[-1])
+        if slot is None or slot.default is REQUIRED:
             self._wrong(override, path, "has no default")
-        elif is_component_tree(holder):
+        elif is_component_tree(holder) or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class
             holder.pop(path[-1], None)
             self.layers.forget(path)
         else:
             self._put(path, unstructure(slot.default), override.origin(self.layer))
+
+    def _default(self, path: Path) -> Any:
+        """Return the default of what is not set, as a tree; None where there is none."""
+        slot = slots(self._type_of(path[:-1]), self._now(path[:-1])).get(path[-1])
+        if slot is None or slot.default is REQUIRED or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class
+            return None
+        try:
+            return unstructure(slot.default)
+        except RejectedError:
+            return None
 
     # Finding places. Naming a field of an optional section that is None switches the section on.
 
@@ -202,15 +254,22 @@ class Overriding:
         tree: Any = self.layers.tree
         path: Path = ()
         for part in parts:
-            known = slots(t, tree)
-            key: str | int = (
-                int(part) if isinstance(tree, list) and part.isascii() and part.isdecimal() else part
-            )
-            if key not in known:
-                raise self._unknown(path, part, tree, known)
-            t, path = known[key].type, (*path, key)
+            key, t = self._step(t, tree, part, path)
+            path = (*path, key)
             tree = self._below(tree, key)
         return t, path
+
+    def _step(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
+        """Return the key that a part of a path means, and the type of what stands there."""
+        known = slots(t, tree)
+        key: str | int = int(part) if isinstance(tree, list) and part.isascii() and part.isdecimal() else part
+        for spelt in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
+            if spelt in known:
+                return spelt, known[spelt].type
+        free = type_of_unlisted(t, tree, part)
+        if free is None:
+            raise self._unknown(path, part, tree, known)
+        return part, free
 
     def _below(self, tree: Any, key: str | int) -> Any:
         if isinstance(tree, list) and isinstance(key, int):
@@ -218,16 +277,15 @@ class Overriding:
         return tree.get(key) if isinstance(tree, Mapping) else None
 
     def _unknown(self, path: Path, part: str, tree: Any, known: Mapping[Any, Any]) -> RejectedError:
-        from torchtune.config._mistakes import Problem
-
         where = (*path, part)
         if is_component_tree(tree):
             return RejectedError(
                 Problem(where, f"{tree[COMPONENT_KEY]} takes no {part!r}{did_you_mean(part, known)}")
             )
         if isinstance(tree, list):
-            return RejectedError(Problem(where, f"the list has {len(tree)} items, counted from 0"))
-        if path and not known:
+            count = f"{len(tree)} item{'s' * (len(tree) != 1)}"
+            return RejectedError(Problem(where, f"the list has {count}, counted from 0"))
+        if path and not known and not isinstance(tree, Mapping):
             return RejectedError(Problem(where, f"{dotted(path)} is a single value; it has no {part!r}"))
         return RejectedError(Problem(where, f"no {part!r}{did_you_mean(part, known)}"))
 
@@ -240,7 +298,8 @@ class Overriding:
     def _put(self, path: Path, value: Any, origin: Origin) -> None:
         """Put a value, switching on the sections above it."""
         for length in range(1, len(path)):
-            if self._now(path[:length]) is None and section_of(self._type_of(path[:length])):
+            above = self._type_of(path[:length])
+            if self._now(path[:length]) is None and (section_of(above) or mapping_of(above)):
                 self.layers.put(path[:length], {}, lambda _: origin)
         if isinstance(self._now(path[:-1]), (dict, list)):
             self.layers.put(path, value, lambda _: origin)
@@ -259,9 +318,9 @@ def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
     overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
 
 
-def strip_item(t: Any) -> Any:
-    """Return the type of a collection's items; `Any` where it says none."""
-    from typing import get_args
-
-    args = [a for a in get_args(t) if a is not Ellipsis]
+def item_type(collection: Any, index: int) -> Any:
+    """Return the type of a collection's next item; `Any` where it says none."""
+    args = typing.get_args(collection)
+    if typing.get_origin(collection) is tuple and Ellipsis not in args:
+        return args[index] if index < len(args) else Any
     return args[0] if args else Any

@@ -12,7 +12,7 @@ from torchtune.config._mistakes import ConfigError, Mistake
 from torchtune.config._outputs import Run, claim
 from torchtune.config._overrides import Overriding, tokenise
 from torchtune.config._recording import recording
-from torchtune.config._signature import MISSING, parameters
+from torchtune.config._signature import MISSING, parameters, unresolved
 from torchtune.config._sources import add_object, config_layers
 from torchtune.config._types import is_section
 
@@ -40,6 +40,8 @@ class Recipe(Generic[C]):
         taken = list(parameters(self.main).values())
         if len(taken) != 1:
             raise self._wrong("takes one argument, the config")
+        if lost := unresolved(self.main).get(taken[0].name):
+            raise self._wrong(f"is annotated with {lost!r}, which is not defined there")
         if taken[0].type is MISSING or taken[0].type is Any:
             return None
         if not is_section(taken[0].type):

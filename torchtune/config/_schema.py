@@ -19,7 +19,7 @@ from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import argument_type
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import RejectedError
-from torchtune.config._signature import MISSING, Passed, documentation, parameters
+from torchtune.config._signature import MISSING, Passed, documentation, parameters, swallows_keywords
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import (
     is_anything,
@@ -78,6 +78,32 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
     return {}
 
 
+def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
+    """Return the type of a name below a value that no slot lists and that may be set all the same, or None.
+
+    It is an argument that the recipe passes (which is then said), one that `**kwargs` takes, one of a component
+    that has a mistake of its own, or a new key of a mapping.
+    """
+    if is_component_tree(tree):
+        try:
+            fn = locate(tree[COMPONENT_KEY]) if isinstance(tree[COMPONENT_KEY], str) else None
+        except RejectedError:
+            fn = None
+        if fn is None or swallows_keywords(fn):
+            return Any
+        known = parameters(fn)
+        return argument_type(known[name]) if name in known else None
+    mapping = mapping_of(t)
+    if mapping is None or not (tree is None or isinstance(tree, Mapping)):
+        return None
+    return storable((*typing.get_args(mapping), Any, Any)[1]) if typing.get_args(mapping) else Any
+
+
+def mapping_of(t: Any) -> Any:
+    """Return the mapping type in a type such as `dict[str, int] | None`, or None."""
+    return next((m for m in members(strip(t)) if is_mapping_type(m)), None)
+
+
 def _has_items(t: Any) -> bool:
     return is_collection_type(t) and bool(typing.get_args(t))
 
@@ -133,7 +159,7 @@ def section_slots(cls: type) -> dict[str, Slot]:
     """Return the slots of a config class."""
     defaults = default_values(cls)
     return {
-        name: Slot(f.type, defaults.get(name, REQUIRED), cls.__name__, name, cls)
+        name: Slot(f.type, defaults.get(name, f.default), cls.__name__, name, cls)
         for name, f in fields(cls).items()
     }
 

@@ -109,6 +109,13 @@ def _resolvable_hints(fn: object) -> dict[str, Any]:
     return found
 
 
+def unresolved(fn: object) -> dict[str, str]:
+    """Return the annotations of a function or class that are text and lead to nothing, such as a misspelt name."""
+    known = type_hints(fn)
+    own = vars(fn).get("__annotations__", {}) if isinstance(fn, type) else getattr(fn, "__annotations__", {})
+    return {name: hint for name, hint in own.items() if isinstance(hint, str) and name not in known}
+
+
 def parameters(fn: Callable[..., Any]) -> dict[str, Parameter]:
     """Return a callable's named parameters in order."""
     return _read(fn)[0]

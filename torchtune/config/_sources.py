@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import Any
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import ConfigError, Mistake, RejectedError, did_you_mean, dotted
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
-from torchtune.config._registry import config_source
-from torchtune.config._structure import unstructure
+from torchtune.config._registry import config_source, config_sources
 from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
 from torchtune.config._types import article, is_section
+from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document, read_yaml
 
 BASE_KEY = "_base_"
@@ -50,7 +51,12 @@ def _add(layers: Layers, name: str, beside: str | None, above: tuple[tuple[str, 
 
 
 def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
-    """Return the file that a name means, and the function in it where it is Python."""
+    """Return the file that a name means, and the function in it where it is Python.
+
+    A registered name is that config, whatever folder of the same name lies here; `./name` is the folder.
+    """
+    if not name.strip():
+        raise _mistake("", "a config's name is empty; tune ls lists them")
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return path, function
@@ -59,8 +65,11 @@ def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
     if name.endswith((".yaml", ".yml")):
         near = os.path.join(os.path.dirname(beside), name) if beside else name  # noqa: PTH118, PTH120
         return near, None
-    if Path(name).is_dir():
-        return str(Path(name) / "config.yaml"), None
+    if name not in config_sources():
+        if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
+            return str(Path(name) / "config.yaml"), None
+        if os.path.exists(name):  # noqa: PTH110
+            raise _mistake(name, "expected a file.yaml, a file.py:function or a run's folder")
     source = config_source(name)
     return source.file, None if source.file.endswith(".yaml") else source.name
 
@@ -90,8 +99,10 @@ def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ..
 
 
 def _under(where: str, mistake: Mistake) -> Mistake:
-    """Say where a base was named, unless its mistake says more."""
-    return mistake if mistake.origin else Mistake(where, BASE_KEY, mistake.message)
+    """Say where a base was named, unless its mistake has a line of its own."""
+    if mistake.path or re.search(r":\d+$", mistake.origin):
+        return mistake
+    return Mistake(where, BASE_KEY, ": ".join(filter(None, [mistake.origin, mistake.message])))
 
 
 def _add_python(layers: Layers, file: str, function: str) -> None:
@@ -99,8 +110,8 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
     module = load_module(file)
     make = _function(module, file, function)
     code = getattr(inspect.unwrap(make), "__code__", None)
-    if code is None or isinstance(make, type):
-        raise _mistake(shown_path(file), f"{function} is no function that returns a config")
+    if code is None or isinstance(make, type) or inspect.iscoroutinefunction(make):
+        raise _mistake(shown_path(file), f"{function} is no plain function that returns a config")
     here = f"{shown_path(file)}:{code.co_firstlineno}"
     with recording(layers.wanted) as recorder:
         try:
@@ -207,8 +218,9 @@ def load_module(file: str) -> ModuleType:
         ConfigError: There is no such file, or importing it failed.
     """
     path = Path(file).resolve()
-    if not path.is_file():
-        raise _mistake(file, "no such file")
+    if not os.path.isfile(path):  # noqa: PTH113 -- pathlib raises for a name that is too long
+        is_folder = os.path.isdir(path)  # noqa: PTH112
+        raise _mistake(file, "is a folder, not a Python file" if is_folder else "no such file")
     if loaded := _loaded_from(path):
         return loaded
     try:
@@ -216,8 +228,9 @@ def load_module(file: str) -> ModuleType:
     except ConfigError:
         raise
     except SyntaxError as error:
+        line = f":{error.lineno}" if error.lineno else ""
         raise _mistake(
-            f"{shown_path(error.filename or file)}:{error.lineno}", f"not valid Python: {error.msg}"
+            f"{shown_path(error.filename or file)}{line}", f"not valid Python: {error.msg}"
         ) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(_failure(error, file)) from error

@@ -1,4 +1,4 @@
-"""From mappings, lists and scalars to typed config objects, strictly, and back.
+"""From mappings, lists and scalars to typed config objects, strictly; `_unstructure` is the way back.
 
 cattrs dispatches on types; every hook here is strict (no scalar changes its type) and reports every problem
 below its value at once, as a `RejectedError`.
@@ -12,16 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-import attrs
 import cattrs
 
-from torchtune.config._classes import fields, structure_section
-from torchtune.config._component import COMPONENT_KEY, bound_keywords
+from torchtune.config._classes import structure_section
+from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import structure_component
-from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import Text, is_reference
-from torchtune.config._mistakes import Path as TreePath
-from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, reject
+from torchtune.config._mistakes import RejectedError, below, did_you_mean, reject
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import (
     SCALARS,
@@ -32,6 +29,7 @@ from torchtune.config._types import (
     is_mapping_type,
     is_section,
     is_set_type,
+    is_storable,
     is_torch_name,
     is_union,
     members,
@@ -39,13 +37,14 @@ from torchtune.config._types import (
     storable,
     strip,
 )
+from torchtune.config._yaml import plain_scalar
 
 Hook = Callable[[Any, Any], Any]
 
 
 @functools.lru_cache(maxsize=2)
 def converter(*, references: bool) -> cattrs.Converter:
-    """Return the converter between trees and config objects.
+    """Return the converter from trees to config objects.
 
     Args:
         references: Let `${...}` stand for a value of any type, as it does in a config that is not resolved yet.
@@ -56,18 +55,6 @@ def converter(*, references: bool) -> cattrs.Converter:
     for scalar in SCALARS:  # cattrs looks here before it asks a factory
         made.register_structure_hook(scalar, _guarded(_scalar, made, references, scalar))
     made.register_structure_hook(Path, _guarded(_path, made, references, Path))
-    made.register_unstructure_hook_func(
-        is_section,
-        lambda value: {name: made.unstructure(getattr(value, name)) for name in fields(value.__class__)},
-    )
-    made.register_unstructure_hook_func(lambda t: issubclass(t, functools.partial), _tree_of_component)
-    made.register_unstructure_hook_func(lambda t: issubclass(t, PurePath), str)
-    made.register_unstructure_hook_func(is_torch_name, str)
-    made.register_unstructure_hook(Text, lambda value: value.replace("${", "$${"))
-    made.register_unstructure_hook(tuple, lambda value: [made.unstructure(v) for v in value])
-    made.register_unstructure_hook_func(
-        lambda t: issubclass(t, (set, frozenset)), lambda value: sorted(made.unstructure(v) for v in value)
-    )
     return made
 
 
@@ -92,66 +79,6 @@ def check_untyped(tree: Any) -> None:
         _each(tree.items(), check_untyped, dict)
     elif isinstance(tree, list):
         _each(enumerate(tree), check_untyped, list)
-
-
-def unstructure(value: Any) -> Any:
-    """Turn a config object into a tree of mappings, lists and scalars that YAML can hold.
-
-    Raises:
-        RejectedError: With every value that YAML cannot hold.
-    """
-    tree = _by_value(converter(references=True).unstructure(value))
-    if problems := list(_unwritable(tree, ())):
-        raise RejectedError(*problems)
-    return tree
-
-
-def _by_value(tree: Any) -> Any:
-    """Put its value in the place of an enum's member that is text or a number as well, which cattrs lets pass."""
-    if isinstance(tree, dict):
-        return {key: _by_value(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_by_value(value) for value in tree]
-    return tree.value if isinstance(tree, enum.Enum) else tree
-
-
-def _unwritable(tree: Any, path: TreePath) -> typing.Iterator[Problem]:
-    if isinstance(tree, _Unwritable):
-        yield Problem(path, tree.why)
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            if not isinstance(key, str):
-                yield Problem(path, f"a key must be text, got {key!r}")
-            yield from _unwritable(value, (*path, str(key)))
-    elif isinstance(tree, list):
-        for i, value in enumerate(tree):
-            yield from _unwritable(value, (*path, i))
-    elif type(tree) not in SCALARS:
-        kind = f"{type(tree).__module__}.{type(tree).__qualname__}"
-        if isinstance(tree, type):
-            yield Problem(
-                path, f"the class {tree.__name__} cannot be written to YAML; write lazy({tree.__name__}, ...)"
-            )
-        else:
-            hint = "describe it with lazy(...) instead of building it"
-            yield Problem(path, f"a value of type {kind} cannot be written to YAML; {hint}")
-
-
-@attrs.frozen
-class _Unwritable:
-    """Stands in a tree for what cannot be written, until every such place is known."""
-
-    why: str
-
-
-def _tree_of_component(component: "functools.partial[Any]") -> Any:
-    try:
-        keywords = bound_keywords(component)
-        path = dotpath(component.func)
-    except (TypeError, ValueError) as error:
-        return _Unwritable(str(error))
-    back = converter(references=True).unstructure
-    return {COMPONENT_KEY: path, **{name: back(value) for name, value in keywords.items()}}
 
 
 # Structure hooks: a factory makes the hook of one type, once.
@@ -242,7 +169,8 @@ def _literal(t: Any, _: cattrs.Converter) -> Hook:
             plain = choice.value if isinstance(choice, enum.Enum) else choice
             if type(value) is type(plain) and value == plain:
                 return choice
-        near = did_you_mean(value, choices) if isinstance(value, str) else ""
+        plain_choices = [c.value if isinstance(c, enum.Enum) else c for c in choices]
+        near = did_you_mean(value, plain_choices) if isinstance(value, str) else ""
         raise reject(f"expected {describe(t)}, got {shown(value)}{near}")
 
     return hook
@@ -273,7 +201,9 @@ def _torch_name(t: Any, _: cattrs.Converter) -> Hook:
                 raise _wrong(t, value) from None
         found = getattr(torch, value.removeprefix("torch."), None)
         if not isinstance(found, t):
-            raise _wrong(t, value)
+            known = [name for name, kind in vars(torch).items() if isinstance(kind, t)]
+            near = did_you_mean(value.removeprefix("torch."), known)
+            raise reject(f"expected {describe(t)}, got {shown(value)}{near}")
         return found
 
     return hook
@@ -281,35 +211,74 @@ def _torch_name(t: Any, _: cattrs.Converter) -> Hook:
 
 def _union(t: Any, made: cattrs.Converter) -> Hook:
     # An exact scalar type wins, so that 3 stays an int in `int | float`; text comes last.
-    options = sorted(members(t), key=lambda m: (m is str, m is float))
+    options = sorted(typing.get_args(t), key=lambda m: (m is str, m is float))
 
     def hook(value: Any, _: Any) -> Any:
         if value is None and type(None) in options:
             return None
         rejections: list[RejectedError] = []
         for option in options:
+            if not _may_hold(option, value):
+                continue
             try:
                 return made.structure(value, option)
             except RejectedError as rejected:
                 rejections.append(rejected)
+        if len(rejections) == 1 and not _is_plain(value):  # the only member that was meant; it says most
+            raise rejections[0]
         # The member that got furthest below the value is the one that was meant.
-        deep = [r for r in rejections if any(p.path for p in r.problems) or isinstance(value, Mapping)]
-        if len(deep) == 1 or (deep and len(options) <= 2):
+        deep = [r for r in rejections if any(p.path for p in r.problems)]
+        if len(deep) == 1:
             raise deep[0]
         raise _wrong(t, value)
 
     return hook
 
 
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, (Mapping, list))
+
+
+def _may_hold(t: Any, value: Any) -> bool:
+    """Tell whether a value has the shape of a type: a component, a mapping, a list or a scalar."""
+    if is_anything(t) or is_union(t):
+        return True
+    if is_component_tree(value):
+        return is_component_type(t) or not is_storable(t)
+    if isinstance(value, Mapping):
+        return is_section(t) or is_mapping_type(t) or is_component_type(t)
+    if isinstance(value, list):
+        return is_collection_type(t)
+    return is_storable(t) and not (is_section(t) or is_mapping_type(t) or is_collection_type(t))
+
+
 def _mapping(t: Any, made: cattrs.Converter) -> Hook:
-    value_type = storable((*typing.get_args(t), Any, Any)[1]) if typing.get_args(t) else Any
+    key_type, value_type = (storable(a) for a in typing.get_args(t) or (Any, Any))
 
     def hook(value: Any, _: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or COMPONENT_KEY in value:
             raise _wrong(t, value)
-        return _each(value.items(), lambda v: made.structure(v, value_type), dict)
+        read = _each(value.items(), lambda v: made.structure(v, value_type), dict)
+        return {_key(key, key_type, made): item for key, item in read.items()}
 
     return hook
+
+
+def _key(key: str, t: Any, made: cattrs.Converter) -> Any:
+    """Read a key, which YAML holds as text, by its type: `3: x` has an int for key in a `dict[int, str]`."""
+    if is_anything(t) or t is str:
+        return key
+    try:
+        return made.structure(key if is_storable_as_text(t) else plain_scalar(key), t)
+    except RejectedError as rejected:
+        raise reject(rejected.problems[0].message.replace("expected", "expected for a key", 1), key) from None
+
+
+def is_storable_as_text(t: Any) -> bool:
+    """Tell whether a value of this type may be text in YAML: text itself, a choice of texts, or a path."""
+    return any(
+        m is str or _is_class(m, (PurePath, enum.Enum)) or typing.get_origin(m) is Literal for m in members(t)
+    )
 
 
 def _collection(t: Any, made: cattrs.Converter) -> Hook:

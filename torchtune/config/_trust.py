@@ -15,6 +15,8 @@ from typing import Any, Final
 from attrs import define, evolve, field
 
 OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
+WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.cli.")
+"""Parts of torchtune that run a config and are never named by one."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
 
 KINDS: Final = frozenset(
@@ -97,6 +99,8 @@ def refuse_path(path: str) -> str | None:
         path: A public dotpath of at least two segments.
     """
     first = path.partition(".")[0]
+    if path.startswith(WITHOUT_COMPONENTS):
+        return f"{'.'.join(path.split('.')[:2])} holds no components"
     if first in OWN_PACKAGES or first in current_trust().packages:
         return None
     if first == "torch":
@@ -114,6 +118,8 @@ def refuse_object(found: Any) -> str | None:
     """Judge an object by the module that defines it; return why it is refused, or None."""
     module = getattr(found, "__module__", None) or ""
     first = module.partition(".")[0]
+    if module.startswith(WITHOUT_COMPONENTS):
+        return f"it is defined in {module!r}, which holds no components"
     if first in OWN_PACKAGES or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
         return None
     if any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES):

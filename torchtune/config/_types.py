@@ -122,7 +122,7 @@ def storable(t: Any) -> Any:
     t = strip(t) if not is_component_type(t) else t
     args = typing.get_args(t)
     if is_union(t):
-        return Union[tuple(storable(m) for m in members(t))]  # noqa: UP007 -- made from a tuple of members
+        return Union[tuple(storable(m) for m in args)]  # noqa: UP007 -- made from a tuple of members
     if args and is_collection_type(t):
         kept = tuple(a if a is Ellipsis else storable(a) for a in args)
         return typing.get_origin(t)[kept]

@@ -4,11 +4,14 @@ A rule completes the sentence `expected <type> <rule>`: `batch_size: expected an
 over references, which are checked once they are resolved.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from attrs import Attribute, frozen
 
+from torchtune.config._component import bound_keywords
 from torchtune.config._interpolation import is_reference
 
 
@@ -27,24 +30,65 @@ class Rule:
         Raises:
             ValueError: The rule does not hold; the message has the field, the rule and the value.
         """
-        if value is None or is_reference(value):
-            return
-        try:
-            ok = self.holds(value)
-        except TypeError:
-            ok = False
-        if not ok:
+        if not self.admits(value):
             raise ValueError(f"{attribute.name}: expected a value {self.words}, got {value!r}")
+
+    def admits(self, value: Any) -> bool:
+        """Tell whether the rule holds; it does for None and for what is not resolved yet."""
+        if value is None or is_reference(value):
+            return True
+        try:
+            return self.holds(value)
+        except TypeError:
+            return False
+
+
+@frozen
+class Arguments:
+    """An attrs validator for a component: rules for arguments by name, for those that the config gives."""
+
+    rules: dict[str, Rule]
+
+    def __call__(self, _instance: object, attribute: "Attribute[Any]", value: Any) -> None:
+        """Check the arguments of one component.
+
+        Raises:
+            ValueError: A rule does not hold; the message has the argument, the rule and the value.
+        """
+        for name, rule, argument in self.broken(value):
+            raise ValueError(f"{attribute.name}.{name}: expected a value {rule.words}, got {argument!r}")
+
+    def broken(self, component: Any) -> Iterator[tuple[str, Rule, Any]]:
+        """Yield each argument whose rule does not hold, with the rule and its value."""
+        given = bound_keywords(component) if isinstance(component, partial) else {}
+        for name, rule in self.rules.items():
+            if name in given and not rule.admits(given[name]):
+                yield name, rule, given[name]
+
+
+def arguments(**rules: Rule) -> Arguments:
+    """Demand rules of a component's arguments: `validator=arguments(lr=at_least(0))`; others are not looked at."""
+    return Arguments(rules)
 
 
 def above(bound: float) -> Rule:
-    """Demand a number greater than `bound`."""
-    return Rule(f"above {bound}", lambda value: value > bound)
+    """Demand a finite number greater than `bound`."""
+    return Rule(f"above {bound}", lambda value: bound < value < math.inf)
 
 
 def at_least(bound: float) -> Rule:
-    """Demand a number of `bound` or more."""
-    return Rule(f"of at least {bound}", lambda value: value >= bound)
+    """Demand a finite number of `bound` or more."""
+    return Rule(f"of at least {bound}", lambda value: bound <= value < math.inf)
+
+
+def share() -> Rule:
+    """Demand a number from 0 to below 1, such as a dropout rate."""
+    return Rule("from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def each(rule: Rule) -> Rule:
+    """Demand that a rule holds for every item of a list."""
+    return Rule(f"each {rule.words}", lambda value: all(rule.holds(item) for item in value))
 
 
 def between(low: float, high: float) -> Rule:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import yaml
 
+from torchtune.config._interpolation import Text
 from torchtune.config._mistakes import ConfigError, Mistake, Path, dotted
 
 # The C parser is about ten times faster; a PyYAML built without libyaml has the other one.
@@ -16,6 +17,8 @@ MAX_BYTES: Final = 4 * 2**20
 """A config is text that people write; a larger file is not one (bytes)."""
 MAX_NODES: Final = 100_000
 """More values than this after expanding aliases is an alias bomb."""
+MAX_DIGITS: Final = 4000
+"""Python refuses to read decimal numbers of more than 4,300 digits."""
 
 # YAML 1.2.2, section 10.3.2, the core schema's tag resolution.
 _NULL: Final = re.compile(r"|~|null|Null|NULL")
@@ -31,8 +34,13 @@ def plain_scalar(text: str) -> Any:
     """Return the value of an unquoted scalar under YAML 1.2's core schema.
 
     `1e-4` is a float; `no`, `12:30` and `1_000` are text. See section 10.3.2 of https://yaml.org/spec/1.2.2/.
+
+    Raises:
+        ValueError: It is an int of more digits than Python reads.
     """
     if _INT.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError(f"a number of {len(text):,} digits; the most is {MAX_DIGITS:,}")
         return int(text)
     if _FLOAT.fullmatch(text):
         return float(text)
@@ -130,7 +138,11 @@ class _Reader:
     def _scalar(self, node: Any, path: Path) -> Any:
         if node.tag == _STR:
             return node.value
-        value = plain_scalar(node.value)
+        try:
+            value = plain_scalar(node.value)
+        except ValueError as error:
+            self._wrong(node, path, str(error))
+            return None
         if node.tag == _PLAIN:
             return value
         if isinstance(value, _SCALARS.get(node.tag, ())):
@@ -229,6 +241,7 @@ def _represent_float(dumper: Any, value: float) -> Any:
 
 
 _Renderer.add_representer(float, _represent_float)
+_Renderer.add_representer(Text, lambda dumper, value: dumper.represent_str(value.replace("${", "$${")))
 _Renderer.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str(value)))
 
 

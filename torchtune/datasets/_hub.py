@@ -17,9 +17,13 @@ def load_hub_table(source: str, split: str, load_options: dict[str, str]) -> Any
     unknown = [name for name in load_options if name not in LOAD_OPTIONS]
     if unknown:
         raise ValueError(f"load_options: expected {', '.join(LOAD_OPTIONS)}, got {', '.join(unknown)}")
+    instead = "a local .json or .jsonl file with the same columns can be the source instead"
+    if "/" not in source:  # `datasets` takes names such as `pandas` for its own loaders, which unpickle files
+        raise FileNotFoundError(
+            f"{source}: no such file; a data set on the hub is named owner/name; {instead}"
+        )
     from datasets import load_dataset
 
-    instead = "a local .json or .jsonl file with the same columns can be the source instead"
     try:
         table = load_dataset(source, split=split, **load_options)
     except ConnectionError as error:

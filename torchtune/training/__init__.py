@@ -1,6 +1,6 @@
 """What a recipe stands on: the processes of a run, its precision and sharding, its state, schedules and metrics."""
 
-from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._lora import Lora
 from torchtune.training._metrics import Metrics
 from torchtune.training._placement import DTYPES, place, whole_state
@@ -17,6 +17,7 @@ from torchtune.training._world import Device, World, check_device, pick_device, 
 
 __all__ = [
     "DTYPES",
+    "RATES",
     "Device",
     "FinetuneConfig",
     "Lora",

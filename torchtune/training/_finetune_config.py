@@ -8,19 +8,37 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
-from torchtune.config import Component, MayChange, Passed, above, lazy, ref
+from torchtune.config import (
+    Component,
+    MayChange,
+    Passed,
+    above,
+    arguments,
+    at_least,
+    between,
+    each,
+    lazy,
+    not_empty,
+    ref,
+    share,
+)
 from torchtune.data import Example, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._world import Device
 from torchtune.utils.metric_logging import DiskLogger, MetricLogger
 
+RATES = arguments(
+    lr=at_least(0), betas=each(share()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
+)
+"""What torch's optimizers demand of their arguments, known before one is built."""
+
 
 @define(kw_only=True)
 class FinetuneConfig:
     """The fields that the fine-tuning recipes have in common."""
 
-    output_dir: str
+    output_dir: str = field(validator=not_empty())
     """Where the run writes: frozen config, metrics, checkpoints and, at its end, the result (`final/`)."""
     seed: int | None = None
     """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
@@ -55,9 +73,14 @@ class FinetuneConfig:
 
     loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
     """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
-    optimizer: Annotated[Component[Optimizer], Passed(1)] = lazy(AdamW, lr=2e-5, fused=True)
+    optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
+        default=lazy(AdamW, lr=2e-5, fused=True), validator=RATES
+    )
     """The optimizer; the recipe passes the trained parameters."""
-    lr_scheduler: Annotated[Component[LRScheduler] | None, Passed(1)] = lazy(cosine_with_warmup)
+    lr_scheduler: Annotated[Component[LRScheduler] | None, Passed(1)] = field(
+        default=lazy(cosine_with_warmup),
+        validator=arguments(warmup_steps=at_least(0), min_ratio=between(0, 1)),
+    )
     """Learning rate by optimizer step; the recipe passes the optimizer. Null: constant."""
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
     """L2 norm that a longer gradient is scaled down to; null: none is."""

@@ -2,7 +2,7 @@
 
 from attrs import define, field
 
-from torchtune.config import above, at_least, not_empty
+from torchtune.config import above, not_empty, share
 from torchtune.modules import Decoder, add_lora
 
 
@@ -16,7 +16,7 @@ class Lora:
     """Inner width of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
     """An adapter's output is scaled by alpha / rank."""
-    dropout: float = field(default=0.0, validator=at_least(0))
+    dropout: float = field(default=0.0, validator=share())
     """Share of an adapter's inputs that are dropped while training, from 0 to below 1."""
 
     def add_to(self, model: Decoder) -> None:

@@ -51,9 +51,14 @@ class DiskLogger(MetricLogger):
     Args:
         log_dir: Folder of the file; made if it is missing.
         filename: The file's name; None is `log.txt`.
+
+    Raises:
+        ValueError: `filename` leads out of the folder.
     """
 
     def __init__(self, log_dir: str, filename: str | None = None) -> None:
+        if filename is not None and Path(filename).name != filename:
+            raise ValueError(f"filename: expected the name of a file in log_dir, got {filename!r}")
         self.path = Path(log_dir) / (filename or "log.txt")
         self._file: IO[str] | None = None
 

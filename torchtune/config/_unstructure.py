@@ -1,0 +1,122 @@
+"""From config objects to mappings, lists and scalars that YAML can hold."""
+
+import enum
+import functools
+import typing
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import attrs
+import cattrs
+
+from torchtune.config._classes import fields
+from torchtune.config._component import COMPONENT_KEY, bound_keywords
+from torchtune.config._dotpath import dotpath
+from torchtune.config._interpolation import Text
+from torchtune.config._mistakes import Path, Problem, RejectedError, reject
+from torchtune.config._types import SCALARS, is_section, is_torch_name
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    made = cattrs.Converter()
+    made.register_unstructure_hook_func(is_section, _tree_of_section)
+    made.register_unstructure_hook_func(lambda t: issubclass(t, functools.partial), _tree_of_component)
+    made.register_unstructure_hook_func(lambda t: issubclass(t, PurePath), str)
+    made.register_unstructure_hook_func(is_torch_name, str)
+    made.register_unstructure_hook(Text, lambda value: value.replace("${", "$${"))
+    made.register_unstructure_hook(tuple, lambda value: [made.unstructure(v) for v in value])
+    made.register_unstructure_hook_func(
+        lambda t: issubclass(t, (set, frozenset)), lambda value: _in_order(made.unstructure(v) for v in value)
+    )
+    return made
+
+
+def unstructure(value: Any) -> Any:
+    """Turn a config object into a tree of mappings, lists and scalars that YAML can hold.
+
+    Raises:
+        RejectedError: With every value that YAML cannot hold.
+    """
+    try:
+        tree = _by_value(_converter().unstructure(value))
+    except RecursionError:
+        raise reject("a list or mapping in it contains itself, or is nested too deeply") from None
+    if problems := list(_unwritable(tree, ())):
+        raise RejectedError(*problems)
+    return tree
+
+
+def _by_value(tree: Any) -> Any:
+    """Put its value in the place of an enum's member that is text or a number as well, which cattrs lets pass."""
+    if isinstance(tree, dict):
+        return {_key_text(key): _by_value(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_by_value(value) for value in tree]
+    return tree.value if isinstance(tree, enum.Enum) else tree
+
+
+def _key_text(key: Any) -> Any:
+    """Return the text of a key that is a number, true or false, or an enum's member, as YAML holds it."""
+    key = key.value if isinstance(key, enum.Enum) else key
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return str(key) if type(key) in (int, float) else key
+
+
+def _unwritable(tree: Any, path: Path) -> typing.Iterator[Problem]:
+    if isinstance(tree, _Unwritable):
+        yield Problem(path, tree.why)
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            if not isinstance(key, str):
+                yield Problem(path, f"a key must be text, got {key!r}")
+            yield from _unwritable(value, (*path, str(key)))
+    elif isinstance(tree, list):
+        for i, value in enumerate(tree):
+            yield from _unwritable(value, (*path, i))
+    elif type(tree) not in SCALARS:
+        kind = f"{type(tree).__module__}.{type(tree).__qualname__}"
+        if isinstance(tree, type):
+            yield Problem(
+                path, f"the class {tree.__name__} cannot be written to YAML; write lazy({tree.__name__}, ...)"
+            )
+        else:
+            hint = "describe it with lazy(...) instead of building it"
+            yield Problem(path, f"a value of type {kind} cannot be written to YAML; {hint}")
+
+
+@attrs.frozen
+class _Unwritable:
+    """Stands in a tree for what cannot be written, until every such place is known."""
+
+    why: str
+
+
+def _tree_of_section(section: Any) -> dict[str, Any]:
+    back = _converter().unstructure
+    deleted = _Unwritable("was deleted; a config has all its fields")
+    return {
+        name: back(getattr(section, name)) if hasattr(section, name) else deleted
+        for name in fields(section.__class__)
+    }
+
+
+def _in_order(values: typing.Iterable[Any]) -> list[Any]:
+    """Sort what a set held; values of several kinds by what they look like."""
+    found = list(values)
+    try:
+        return sorted(found)
+    except TypeError:
+        return sorted(found, key=repr)
+
+
+def _tree_of_component(component: "functools.partial[Any]") -> Any:
+    try:
+        keywords = bound_keywords(component)
+        path = dotpath(component.func)
+    except (TypeError, ValueError) as error:
+        return _Unwritable(str(error))
+    back = _converter().unstructure
+    return {COMPONENT_KEY: path, **{name: back(value) for name, value in keywords.items()}}
