@@ -41,7 +41,9 @@ class Drawn(sample.Config):
     """A tuple of two kinds."""
 
 
-text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).map(lambda t: t.replace("${", "$"))
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).map(
+    lambda t: t.replace("${", "$").replace("_component_", "component")
+)
 number = st.floats(allow_nan=False)
 path = st.lists(st.text("abc.é -", min_size=1, max_size=4), min_size=1, max_size=3).map(lambda p: Path(*p))
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.int8])

@@ -49,8 +49,6 @@ class Layers:
     mistakes: list[tuple[Origin, Mistake]] = field(factory=list)
     notes: list[str] = field(factory=list)
     depth: int = 0
-    unresolved: frozenset[Path] = frozenset()
-    """Places with a reference that leads to nothing, as `resolve` found them."""
 
     @classmethod
     def of_defaults(cls, wanted: type | None) -> "Layers":
@@ -150,11 +148,13 @@ class Layers:
 
     def resolve(self) -> Any:
         """Return the tree with references resolved; what cannot be is noted as a mistake."""
-        self.order()
-        resolved, problems = resolve_tree(self.tree, unset=self._unset())
-        self.unresolved = frozenset(p.path for p in problems)
+        resolved, problems = self._resolve()
         self._note([p for p in problems if p.message])
         return resolved
+
+    def _resolve(self) -> tuple[Any, list[Problem]]:
+        self.order()
+        return resolve_tree(self.tree, unset=self._unset())
 
     def _unset(self) -> frozenset[str]:
         """Return the fields that are required and not set, which are one mistake, wherever they are referred to."""
@@ -166,16 +166,22 @@ class Layers:
         Raises:
             ConfigError: With every mistake of every layer.
         """
-        resolved = self.resolve()
-        broken = {(m.origin, m.path) for _, m in self.mistakes}
+        resolved, unresolved = self._resolve()
+        said = {(m.origin, m.path) for _, m in self.mistakes}
+        silent = {p.path for p in unresolved}
         config = None
+        found: list[Problem] = []
         try:
             config = self._structured(resolved)
         except RejectedError as rejected:
-            said = [
-                p for p in rejected.problems if (self._origin_of_mistake(p).text, dotted(p.path)) in broken
+            found = [
+                p
+                for p in rejected.problems
+                if p.path not in silent and (self._origin_of_mistake(p).text, dotted(p.path)) not in said
             ]
-            self._note([p for p in rejected.problems if p not in said and p.path not in self.unresolved])
+        wrong = {p.path for p in found}
+        self._note([p for p in unresolved if p.message and p.because not in wrong])
+        self._note(found)
         self.check(of)
         return config
 
