@@ -26,6 +26,8 @@ from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document, parse_yaml
 
 OVERRIDE_FLAG: Final = "--override"
+LONGEST_SHOWN: Final = 120
+"""Characters of a value that are shown as its origin."""
 _FLOW: Final = ("[", "{")
 """What a list or a mapping begins with on the command line."""
 
@@ -57,7 +59,8 @@ class Override:
 
     def origin(self, layer: int) -> Origin:
         """Return where it was written, in the first of the spellings, whichever was used."""
-        return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={self.text}")
+        text = self.text if len(self.text) <= LONGEST_SHOWN else f"{self.text[:LONGEST_SHOWN]}..."
+        return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}")
 
 
 def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
@@ -154,8 +157,7 @@ class Overriding:
         component = component_type_of(t)
         if is_component_tree(self._now(path)):
             return override.text not in ("", "null", "~") and override.text[:1] not in _FLOW
-        looks_like_dotpath = "." in override.text and all(p.isidentifier() for p in override.text.split("."))
-        return component is not None and not is_anything(component) and looks_like_dotpath
+        return component is not None and not is_anything(component) and is_dotpath(override.text)
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
         now = self._now(path)
@@ -166,11 +168,15 @@ class Overriding:
             self._wrong(override, path, "+ adds to a list, and this is none")
             return
         item = item_type(collection, len(now or ()))
-        dotpath_given = (
-            component_type_of(item) is not None and "." in override.text and override.text[:1] not in _FLOW
-        )
+        component = component_type_of(item)
+        among_components = bool(now) and all(map(is_component_tree, now))
+        named = component is not None and (among_components or not is_anything(component))
         try:
-            value = {COMPONENT_KEY: override.text} if dotpath_given else self._read(override, item, path)
+            value = (
+                {COMPONENT_KEY: override.text}
+                if named and is_dotpath(override.text)
+                else self._read(override, item, path)
+            )
         except RejectedError as rejected:
             self._reject(override, rejected)
             return
@@ -316,6 +322,11 @@ def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
     """Apply overrides given as path and text; what is wrong with them is noted in the layers."""
     overriding = Overriding(layers)
     overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
+
+
+def is_dotpath(text: str) -> bool:
+    """Tell whether a text looks like `package.module.Name`."""
+    return "." in text and all(part.isidentifier() for part in text.split("."))
 
 
 def item_type(collection: Any, index: int) -> Any:

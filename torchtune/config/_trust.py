@@ -109,7 +109,7 @@ def refuse_path(path: str) -> str | None:
         return f"of torch, only {', '.join(TORCH_MODULES)} are trusted"
     if first in sys.stdlib_module_names:
         return f"{first!r} is part of Python itself, which holds no components"
-    if _in_trusted_folder(_origin(first)):
+    if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
     return f"{first!r} is not trusted; if you know its code, add --allow {first}"
 
@@ -151,6 +151,19 @@ def _origin(package: str) -> str | None:
     except (ImportError, ValueError):
         return None
     return spec.origin if spec and spec.has_location else None
+
+
+def _in_trusted_package(path: str) -> bool:
+    """Tell whether a dotpath leads into a trusted folder that is itself part of a package, such as `mine.recipes`."""
+    for trusted in map(Path, _current.trust.folders):
+        parts, folder = [], trusted
+        while (folder / "__init__.py").is_file():
+            parts.insert(0, folder.name)
+            folder = folder.parent
+        origin = _origin(parts[0]) if parts and path.startswith(f"{'.'.join(parts)}.") else None
+        if origin and Path(origin).resolve() == folder / parts[0] / "__init__.py":
+            return True
+    return False
 
 
 def _in_trusted_folder(file: str | None) -> bool:
