@@ -169,7 +169,7 @@ class Overriding:
             return
         item = item_type(collection, len(now or ()))
         component = component_type_of(item)
-        among_components = bool(now) and all(map(is_component_tree, now))
+        among_components = bool(now) and all(map(is_component_tree, now or ()))
         named = component is not None and (among_components or not is_anything(component))
         try:
             value = (

@@ -156,7 +156,8 @@ def _origin(package: str) -> str | None:
 def _in_trusted_package(path: str) -> bool:
     """Tell whether a dotpath leads into a trusted folder that is itself part of a package, such as `mine.recipes`."""
     for trusted in map(Path, _current.trust.folders):
-        parts, folder = [], trusted
+        parts: list[str] = []
+        folder = trusted
         while (folder / "__init__.py").is_file():
             parts.insert(0, folder.name)
             folder = folder.parent
