@@ -29,6 +29,12 @@ def is_reference(value: object) -> bool:
     return isinstance(value, str) and not isinstance(value, Text) and "${" in value.replace("$${", "")
 
 
+def referred(value: object) -> Path | None:
+    """Return the path that a value refers to as a whole; None where it is not a reference and nothing else."""
+    whole = _REFERENCE.fullmatch(value) if isinstance(value, str) and not isinstance(value, Text) else None
+    return tuple(whole[1].strip().split(".")) if whole and whole[1] is not None else None
+
+
 def resolve_tree(
     tree: Any, root: Any = None, unset: frozenset[str] = frozenset()
 ) -> tuple[Any, list[Problem]]:

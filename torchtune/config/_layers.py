@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from torchtune.config._classes import default_values, fields
 from torchtune.config._component import COMPONENT_KEY
-from torchtune.config._interpolation import resolve_tree
+from torchtune.config._interpolation import referred, resolve_tree
 from torchtune.config._mistakes import ConfigError, Mistake, Path, Problem, RejectedError, dotted
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import at, copied, is_component_tree, places
@@ -29,6 +29,12 @@ class Origin:
     """The line of a file, or the position on the command line."""
     text: str
     """`my.yaml:12`, `--override lr=1`, `default of FullFinetuneConfig`."""
+
+
+def line_of(origin: str) -> int:
+    """Return the line at the end of an origin such as `my.yaml:12`; 0 where there is none."""
+    line = origin.rpartition(":")[2]
+    return int(line) if line.isdecimal() else 0
 
 
 @define
@@ -69,7 +75,7 @@ class Layers:
             )
             return Origin(self.depth, line, f"{document.name}:{line}" if line else document.name)
 
-        self.mistakes += [(Origin(self.depth, 0, m.origin), m) for m in document.mistakes]
+        self.mistakes += [(Origin(self.depth, line_of(m.origin), m.origin), m) for m in document.mistakes]
         if not isinstance(document.value, Mapping):
             found = {type(None): "is empty", list: "holds a list"}.get(
                 type(document.value), "holds a single value"
@@ -179,11 +185,29 @@ class Layers:
                 for p in rejected.problems
                 if p.path not in silent and (self._origin_of_mistake(p).text, dotted(p.path)) not in said
             ]
+        found = self._at_their_source(found)
         wrong = {p.path for p in found}
         self._note([p for p in unresolved if p.message and p.because not in wrong])
         self._note(found)
         self.check(of)
         return config
+
+    def _at_their_source(self, problems: list[Problem]) -> list[Problem]:
+        """Leave out what is wrong with a value only because it refers to one that has the same mistake."""
+        known = {(p.path, p.message) for p in problems}
+
+        def is_another(problem: Problem) -> bool:
+            for length in range(1, len(problem.path) + 1):
+                try:
+                    value = at(self.tree, problem.path[:length])
+                except LookupError:
+                    return False
+                if target := referred(value):
+                    source = (*target, *map(str, problem.path[length:]))
+                    return any(tuple(map(str, p)) == source and m == problem.message for p, m in known)
+            return False
+
+        return [p for p in problems if not is_another(p)]
 
     def _structured(self, resolved: Any) -> Any:
         if self.wanted is not None:

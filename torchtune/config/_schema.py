@@ -10,7 +10,7 @@ import itertools
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -33,6 +33,9 @@ from torchtune.config._types import (
     storable,
     strip,
 )
+
+UNCHECKED = TypeVar("UNCHECKED")
+"""The type of everything in a component that is not known, which is one mistake however much is set in it."""
 
 
 @attrs.frozen
@@ -84,12 +87,16 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
     It is an argument that the recipe passes (which is then said), one that `**kwargs` takes, one of a component
     that has a mistake of its own, or a new key of a mapping.
     """
+    if t is UNCHECKED:
+        return UNCHECKED
     if is_component_tree(tree):
         try:
             fn = locate(tree[COMPONENT_KEY]) if isinstance(tree[COMPONENT_KEY], str) else None
         except RejectedError:
             fn = None
-        if fn is None or swallows_keywords(fn):
+        if fn is None:
+            return UNCHECKED
+        if swallows_keywords(fn):
             return Any
         known = parameters(fn)
         return argument_type(known[name]) if name in known else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune.config._layers import Layers, Origin
+from torchtune.config._layers import Layers, Origin, line_of
 from torchtune.config._mistakes import ConfigError, Mistake, RejectedError, did_you_mean, dotted
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_source, config_sources
@@ -125,7 +125,7 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
         )
     add_object(layers, config, recorder.locate, here)
     for slip in _slips(recorder, here):
-        layers.mistakes.append((Origin(layers.depth, int(slip.origin.rpartition(":")[2]), slip.origin), slip))
+        layers.mistakes.append((Origin(layers.depth, line_of(slip.origin), slip.origin), slip))
 
 
 def _fits(config: Any, wanted: type) -> bool:

@@ -1,0 +1,90 @@
+"""A recipe whose config class has what the sample's lacks: contradictions, unions with components, optional ones."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from attrs import define, field
+
+from tests.config import sample
+from torchtune import config
+from torchtune.config import Component, arguments, at_least, each, lazy, share
+
+
+class Inner:
+    """Stands in another component's arguments."""
+
+    def __init__(self, size: int = 1) -> None: ...
+
+
+class Outer:
+    """Takes components, alone or beside text."""
+
+    def __init__(
+        self,
+        inner: Inner | None = None,
+        named: Inner | str = "inner",
+        parts: list[Inner] | None = None,
+        table: dict[str, float] | None = None,
+        words: dict[int, str] | None = None,
+        anything: Any = None,
+    ) -> None: ...
+
+
+@dataclasses.dataclass(kw_only=True)
+class Window:
+    """A section that is a dataclass."""
+
+    low: int = 0
+    """First."""
+    high: int = 10
+    """Last."""
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low} and high {self.high}; low must not be above high")
+
+
+@define(kw_only=True)
+class OddConfig:
+    """Everything this recipe reads."""
+
+    output_dir: str = "out"
+    """Where the run writes."""
+    precision: torch.dtype = torch.float32
+    """A dtype."""
+    window: Window = field(factory=Window)
+    """A range."""
+    other: Window | None = None
+    """Another, if any."""
+    outer: Component[Outer] = lazy(Outer)
+    """A component."""
+    outers: dict[str, Component[Outer]] = field(factory=dict)
+    """Components by name."""
+    optimizer: Component[sample.Optimizer] = field(
+        default=lazy(sample.Sgd, [], lr=0.1), validator=arguments(lr=at_least(0), betas=each(share()))
+    )
+    """What changes the weights."""
+    start: int = 0
+    """First step."""
+    end: int = 10
+    """Last step."""
+    prefix: str = "a"
+    """Text."""
+    label: str = "b"
+    """More of it."""
+    span: int = field()
+    """Steps, which follow from other fields."""
+
+    @span.default
+    def _span(self) -> int:
+        return self.end - self.start
+
+    def __attrs_post_init__(self) -> None:
+        if self.start > self.end:
+            raise ValueError("start is behind end")
+
+
+@config.parse
+def main(cfg: OddConfig) -> None:
+    """Do nothing."""

@@ -1,0 +1,191 @@
+"""Contradictions, nested components in unions, mappings: each mistake where it was made, each value kept."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.config import odd, sample
+from tests.config.broken import lines_of
+from torchtune.config import lazy, nested, override, render
+
+RECIPE = str(Path(odd.__file__))
+ODD = "tests.config.odd"
+
+
+def mistakes(yaml: str, folder: Path, *words: str) -> list[str]:
+    """Return what is wrong in a YAML text for this recipe, with overrides."""
+    (folder / "my.yaml").write_text(yaml)
+    return lines_of(["validate", RECIPE, "--config", str(folder / "my.yaml"), *words], folder)
+
+
+# YAML text, overrides, and the mistakes in them.
+ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
+    ("start: 11",): ["my.yaml:1: start is behind end"],
+    ("end: 3\nprefix: x\nstart: 4",): ["my.yaml:3: start is behind end"],
+    ("end: 3", "start=4"): ["--override start=4: start is behind end"],
+    ("window:\n  low: 20",): ["my.yaml:2: window: low is 20 and high 10; low must not be above high"],
+    ("window: {low: 3}", "window.high=2"): ["--override window.high=2: window: low is 3 and high 2"],
+    ("start: 11\nstart: 12",): [
+        "my.yaml:1: start is behind end",
+        "my.yaml:2: start: duplicate key 'start', first on line 1",
+    ],
+    ("precision: bfloat17",): [
+        "my.yaml:1: precision: expected a dtype such as 'bfloat16', got 'bfloat17'; did you"
+    ],
+    ("precision: [1]",): ["my.yaml:1: precision: expected a dtype such as 'bfloat16', got [1]"],
+    ("prefix: {a: 1}",): ["my.yaml:1: prefix: expected text, got a mapping"],
+    ("prefix: {_component_: x.y}",): ["my.yaml:1: prefix: expected text, got a component"],
+    (f"outer:\n  inner:\n    _component_: {ODD}.Inner\n    size: x",): [
+        "my.yaml:4: outer.inner.size: expected an int, got 'x'"
+    ],
+    (f"outer:\n  inner:\n    _component_: {ODD}.Inner\n    sise: 3",): [
+        f"my.yaml:4: outer.inner.sise: {ODD}.Inner takes no 'sise'; did you mean 'size'?"
+    ],
+    (f"outer:\n  named:\n    _component_: {ODD}.Inner\n    size: x",): [
+        "my.yaml:4: outer.named.size: expected an int, got 'x'"
+    ],
+    (f"outer:\n  named:\n    _component_: {ODD}.Outer",): [
+        f"my.yaml:3: outer.named: {ODD}.Outer builds an Outer, not an Inner"
+    ],
+    ("outer:\n  named: 3",): ["my.yaml:2: outer.named: expected text, got 3"],
+    (f"outer:\n  parts:\n  - _component_: {ODD}.Inner\n  - _component_: {ODD}.Innr",): [
+        f"my.yaml:4: outer.parts.1: {ODD} has no 'Innr'; did you mean 'Inner'?"
+    ],
+    ("outer:\n  table: {a: x}",): ["my.yaml:2: outer.table.a: expected a float, got 'x'"],
+    ("outer:\n  table: {_component_: os.system}",): [
+        "my.yaml:2: outer.table: expected a mapping or null, got a co"
+    ],
+    ("outer:\n  words: {x: a}",): ["my.yaml:2: outer.words.x: expected for a key an int, got 'x'"],
+    ("outer:\n  anything: {_component_: os.system, x: 1}",): [
+        "my.yaml:2: outer.anything: os.system is refused"
+    ],
+    (f"outers:\n  a: {{_component_: {ODD}.Outer}}\n  b: {{_component_: {ODD}.Inner}}",): [
+        f"my.yaml:3: outers.b: {ODD}.Inner builds an Inner, not an Outer"
+    ],
+    ("optimizer:\n  lr: -1.0",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got -1.0"],
+    ("optimizer:\n  lr: .inf",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got inf"],
+    ("optimizer:\n  lr: .nan",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got nan"],
+    (f"optimizer:\n  _component_: {sample.Adam.__module__}.Adam\n  params: []\n  betas: [0.9, 1.0]",): [
+        "my.yaml:4: optimizer.betas: expected a list of 2: a float, a float each from 0 to below 1, got"
+    ],
+    ("{}", "outer=tests.config.odd.Outr", "outer.inner.size=3"): [
+        "--override outer=tests.config.odd.Outr: outer: tests.config.odd has no 'Outr'; did you mean 'Outer'?"
+    ],
+    ("prefix: ${label}\nlabel: ${prefix}\noutput_dir: ${prefix}",): [
+        "my.yaml:1: prefix: references lead in a circle: label -> prefix -> label",
+        "my.yaml:2: label: references lead in a circle: prefix -> label -> prefix",
+    ],
+    ("other: null\nprefix: a ${other}",): [
+        "my.yaml:2: prefix: ${other} is null, so it cannot be part of text"
+    ],
+    ("start: 999999999" + "9" * 4000,): ["my.yaml:1: start: a number of 4,009 digits; the most is 4,000"],
+    ("outer: {}", "outer.parts=[1", "start=x"): [
+        "--override outer.parts=[1: outer.parts: not valid YAML: ",
+        "--override start=x: start: expected an int, got 'x'",
+    ],
+    ("outer: {}", "outer.anything={a: 1, a: 2}"): [
+        "--override outer.anything={a: 1, a: 2}: outer.anything: dupl"
+    ],
+    ("start..x: 1",): ["my.yaml:1: start..x: no 'start..x'"],
+    ("{}", "start..x=1"): ["start..x=1: 'start..x' is not a path: a name is empty"],
+}
+
+
+@pytest.mark.parametrize(("number", "case"), list(enumerate(ODD_MISTAKES)))
+def test_mistake_has_its_origin_and_path_and_no_other_follows_from_it(
+    number: int, case: tuple[str, ...], tmp_path: Path
+) -> None:
+    yaml, *words = case
+    expected = ODD_MISTAKES[case]
+    found = mistakes(yaml + "\n", tmp_path, *words)
+    assert len(found) == len(expected), found
+    for line, start in zip(found, expected, strict=True):
+        assert line.startswith(start)
+
+
+def bomb(levels: int) -> str:
+    """Return a YAML in which every key refers twice to the one before it."""
+    lines = ["outer:", "  table: {}", "  anything:", "    k0: xxxxxxxxxx"]
+    lines += [f"    k{i}: ${{outer.anything.k{i - 1}}}${{outer.anything.k{i - 1}}}" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+def chain(length: int) -> str:
+    """Return a YAML in which every key refers to the one before it."""
+    lines = ["outer:", "  anything:", "    k0: x"]
+    return "\n".join([*lines, *(f"    k{i}: ${{outer.anything.k{i - 1}}}" for i in range(1, length))])
+
+
+def test_reference_bomb_and_endless_chain_are_mistakes(tmp_path: Path) -> None:
+    assert "is it a bomb?" in mistakes(bomb(40), tmp_path)[0]
+    assert "the chain of references is too long" in mistakes(chain(2000), tmp_path)[0]
+    assert mistakes(chain(50), tmp_path) == []
+
+
+SAME = {
+    "'outer.table={a: 1.5, b-c: 2}'": "outer: {table: {a: 1.5, b-c: 2}}",
+    "outer.table.b-c=2 outer.table.a=1.5": "outer: {table: {b-c: 2, a: 1.5}}",
+    "--outer.table.b-c 2": "outer: {table: {b-c: 2}}",
+    "'outer.words={3: x}'": "outer: {words: {3: x}}",
+    "outer.words.3=x": "outer: {words: {3: x}}",
+    "outer.named._component_=tests.config.odd.Inner outer.named.size=3": (
+        "outer: {named: {_component_: tests.config.odd.Inner, size: 3}}"
+    ),
+    "outer.inner.size=3 outer.inner=tests.config.odd.Inner": (
+        "outer: {inner: {_component_: tests.config.odd.Inner, size: 3}}"
+    ),
+    "outer.inner.size=3 'outer.inner={_component_: tests.config.odd.Inner}'": (
+        "outer: {inner: {_component_: tests.config.odd.Inner, size: 3}}"
+    ),
+    "+outer.parts=tests.config.odd.Inner +outer.parts=tests.config.odd.Inner outer.parts.1.size=4": (
+        "outer: {parts: [{_component_: tests.config.odd.Inner}, {_component_: tests.config.odd.Inner, size: 4}]}"
+    ),
+    "outers.x=tests.config.odd.Outer outers.x.named=y": (
+        "outers: {x: {_component_: tests.config.odd.Outer, named: y}}"
+    ),
+    "other.low=3": "other: {low: 3}",
+    "other.low=3 'other={high: 7}'": "other: {high: 7, low: 3}",
+    "window.low=default": "{}",
+    "other.low=default": "other: {low: 0}",
+    "prefix=b": "prefix: b",
+    "label=x": "label: x",
+    "outer.anything=1e-4": "outer: {anything: 1e-4}",
+    "outer.anything=12:30": "outer: {anything: '12:30'}",
+    "outer.anything='a: b'": "outer: {anything: 'a: b'}",
+    "outer.named=null": "outer: {named: 'null'}",
+}
+
+
+@pytest.mark.parametrize(("words", "yaml"), SAME.items())
+def test_override_gives_what_yaml_gives(words: str, yaml: str, tmp_path: Path) -> None:
+    import shlex
+
+    (tmp_path / "my.yaml").write_text(yaml)
+    by_yaml = odd.main.layers(str(tmp_path / "my.yaml"))
+    by_words = odd.main.layers(None, shlex.split(words))
+    backwards = odd.main.layers(None, shlex.split(words)[::-1] if "--" not in words else shlex.split(words))
+    assert by_words.build() == by_yaml.build() == backwards.build()
+    assert by_words.tree == backwards.tree
+
+
+def test_default_that_follows_from_another_field_is_computed() -> None:
+    layers = odd.main.layers(None, ["start=2", "span=3"])
+    assert layers.build().span == 3
+    override(layers, [("span", "default")])
+    assert layers.build().span == 8
+
+
+def test_contradiction_is_found_beside_a_mistake_without_a_path(tmp_path: Path) -> None:
+    found = mistakes("start: 11\n", tmp_path, "--nothing")
+    assert found == [
+        "--nothing: needs a value: --nothing VALUE, or nothing=VALUE",
+        "my.yaml:1: start is behind end",
+    ]
+
+
+def test_keys_of_other_types_are_written_and_read_back() -> None:
+    cfg = odd.OddConfig(outer=lazy(odd.Outer, nested(odd.Inner), words={1: "a", 20: "b"}))
+    rendered = render(cfg)
+    assert "'1': a" in rendered
+    loaded = odd.main.layers_of(cfg).build()
+    assert loaded.outer.keywords["words"] == {1: "a", 20: "b"}
