@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,3 +86,14 @@ def test_tune_line_is_valid(
         assert (result.out + result.err).strip() == shown
     else:
         assert result.status == 0, result.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("command", [c for s, c in COMMANDS if s.document == "docs/configs.md"])
+def test_shell_passes_the_words_of_the_configs_page_as_they_are_meant(shell: str, command: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed on this machine")
+    line = command.replace("tune ", "printf '%s\\0' ", 1)
+    options = {"bash": ["--norc", "--noprofile"], "zsh": ["--no-rcs"]}[shell]
+    done = subprocess.run([shell, *options, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\0")[:-1] == shlex.split(command)[1:]

@@ -147,5 +147,5 @@ def test_edited_yaml_is_a_config_that_holds_it_or_mistakes_with_true_paths(
     assert mistakes
     everything = tree if layers is None else resolve_tree(layers.tree)[0]
     for mistake in mistakes:
-        assert "my.yaml:" in mistake.origin or mistake.origin.startswith("default of ")
+        assert "my.yaml" in mistake.origin or mistake.origin.startswith("default of ")
         assert is_true(mistake, everything), mistake

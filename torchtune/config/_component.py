@@ -18,7 +18,9 @@ __all__ = [
     "is_component",
     "lazy",
     "nested",
+    "read_at",
     "ref",
+    "stamp",
     "written_at",
 ]
 
@@ -127,6 +129,17 @@ def is_component(value: object) -> bool:
 def written_at(component: object) -> tuple[CodeType, int] | None:
     """Return the code object and instruction offset of the call that wrote a lazy; None for a stock partial."""
     return getattr(component, "written_at", None)
+
+
+def stamp(component: object, origin: str, path: tuple[str | int, ...]) -> None:
+    """Let a lazy know where the config that it was read from says it: `my.yaml:12`, at `dataset`."""
+    if isinstance(component, lazy) and not TYPE_CHECKING:
+        component.read_at = (origin, path)
+
+
+def read_at(component: object) -> tuple[str, tuple[str | int, ...]] | None:
+    """Return the origin and path that a lazy was stamped with; None where it was not."""
+    return getattr(component, "read_at", None)
 
 
 def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:

@@ -4,17 +4,21 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
-from torchtune.config._component import COMPONENT_KEY, Component, is_component
+from torchtune.config._component import COMPONENT_KEY, Component, is_component, read_at, written_at
 from torchtune.config._components import structure_component
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import is_reference, resolve_tree
 from torchtune.config._mistakes import InstantiationError, Path, Problem, RejectedError, did_you_mean, dotted
-from torchtune.config._node import root_of, tree_of
+from torchtune.config._node import place_of, root_of, tree_of
+from torchtune.config._recording import place_of_call
 from torchtune.config._signature import parameters, swallows_keywords
+from torchtune.config._sources import shown_path
 from torchtune.config._structure import converter
 from torchtune.config._tree import copied
 
 T = TypeVar("T")
+
+_OWN_FOLDER = __file__.rpartition("/")[0]
 
 
 @overload
@@ -36,7 +40,8 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
         **kwargs: Keyword arguments; they win over the config's.
 
     Raises:
-        InstantiationError: The component cannot be built; an exception of its own code is the `__cause__`.
+        InstantiationError: The component cannot be built; the message says which component and argument, and where
+            it was written; an exception of its own code is the `__cause__`.
     """
     if component is None:
         return None
@@ -44,9 +49,22 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
         raise InstantiationError(
             f"instantiate takes a component, a lazy or a mapping with {COMPONENT_KEY}, not {component!r}"
         )
-    if isinstance(component, Mapping):
-        component = _from_mapping(component)
-    return _build(component, args, kwargs, ())
+    try:
+        made = _from_mapping(component) if isinstance(component, Mapping) else component
+        return _build(made, args, kwargs, ())
+    except InstantiationError as error:
+        raise InstantiationError(f"{_where(component)}{error}") from error.__cause__
+
+
+def _where(component: Any) -> str:
+    """Return what begins a message on a component: `my.yaml:12: dataset: `; nothing where it is not known."""
+    if found := place_of(component) or read_at(component):
+        origin, path = found
+        return "".join(f"{part}: " for part in (origin, dotted(path)) if part)
+    if written := written_at(component):
+        place = place_of_call(*written)
+        return f"{shown_path(place[0])}:{place[1]}: " if not place[0].startswith(_OWN_FOLDER) else ""
+    return ""
 
 
 def _from_mapping(component: Mapping[str, Any]) -> Any:
@@ -61,7 +79,7 @@ def _from_mapping(component: Mapping[str, Any]) -> Any:
         return structure_component(tree, Any, converter(references=True), incomplete=True)
     except RejectedError as rejected:
         found = [": ".join(filter(None, [dotted(p.path), p.message])) for p in rejected.problems]
-        raise InstantiationError("; ".join(found)) from rejected
+        raise InstantiationError("; ".join(found)) from None
 
 
 def _build(

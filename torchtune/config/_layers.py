@@ -3,6 +3,7 @@
 Every leaf remembers its origin. A component that replaces another starts with no arguments.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from attrs import define, field, frozen
 
 from torchtune.config._classes import default_values, fields
-from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._component import COMPONENT_KEY, stamp
 from torchtune.config._interpolation import referred, resolve_tree
 from torchtune.config._mistakes import ConfigError, Mistake, Path, Problem, RejectedError, dotted
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import at, copied, is_component_tree, places
+from torchtune.config._types import is_section
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
@@ -54,6 +56,8 @@ class Layers:
     origins: dict[Path, Origin] = field(factory=dict)
     mistakes: list[tuple[Origin, Mistake]] = field(factory=list)
     notes: list[str] = field(factory=list)
+    sources: list[Origin] = field(factory=list)
+    """The files and config functions, lowest first."""
     depth: int = 0
 
     @classmethod
@@ -68,6 +72,7 @@ class Layers:
     def add_document(self, document: Document) -> None:
         """Add a YAML file."""
         self.depth += 1
+        self.sources.append(Origin(self.depth, 0, document.name))
 
         def origin(path: Path) -> Origin:
             line = next(
@@ -211,11 +216,30 @@ class Layers:
 
     def _structured(self, resolved: Any) -> Any:
         if self.wanted is not None:
-            return structure(resolved, self.wanted)
+            config = structure(resolved, self.wanted)
+            self._stamp(config, ())
+            return config
         from torchtune.config._node import Node
 
         check_untyped(resolved)
-        return Node(resolved)
+        return Node(resolved, origins={path: self._named_at(path) for path in places(resolved)})
+
+    def _stamp(self, value: Any, path: Path) -> None:
+        """Tell every component where it was named, for the messages of `instantiate`."""
+        if isinstance(value, functools.partial):
+            stamp(value, self._named_at(path), path)
+            value = dict(value.keywords)
+        elif is_section(type(value)):
+            value = {name: getattr(value, name) for name in fields(value.__class__)}
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self._stamp(item, (*path, key))
+        elif isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                self._stamp(item, (*path, i))
+
+    def _named_at(self, path: Path) -> str:
+        return (self.origins.get((*path, COMPONENT_KEY)) or self.origin(path)).text
 
     def _note(self, problems: list[Problem]) -> None:
         for problem in problems:
@@ -233,8 +257,8 @@ class Layers:
             return self.origins[named]
         try:
             holder = at(self.tree, path)
-        except LookupError:
-            return self.origin(path)
+        except LookupError:  # it is missing: from the last of the files, where none says anything near it
+            return self.sources[-1] if len(path) == 1 and self.sources else self.origin(path)
         whole = is_component_tree(holder) or problem.message.startswith("expected ")
         if not isinstance(holder, Mapping) or not holder or whole:
             return self.origin(path)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torchtune.config._mistakes import did_you_mean
+from torchtune.config._mistakes import Path, did_you_mean
 
 
 class Node(Mapping[str, Any]):
@@ -12,16 +12,25 @@ class Node(Mapping[str, Any]):
     Args:
         tree: Mappings, lists and scalars.
         root: The node that references below this one are resolved against; this node itself by default.
+        path: Where it stands below its root.
+        origins: Where the values of a root were written, by path.
     """
 
-    __slots__ = ("_root", "_tree")
+    __slots__ = ("_origins", "_path", "_root", "_tree")
 
-    def __init__(self, tree: Mapping[str, Any], root: "Node | None" = None) -> None:
-        self._tree = tree
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        root: "Node | None" = None,
+        path: Path = (),
+        origins: Mapping[Path, str] | None = None,
+    ) -> None:
+        self._tree, self._path = tree, path
         self._root = root if root is not None else self
+        self._origins = origins or {}
 
     def __getitem__(self, key: str) -> Any:
-        return _wrapped(self._tree[key], self._root)
+        return _wrapped(self._tree[key], self._root, (*self._path, key))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -39,10 +48,20 @@ class Node(Mapping[str, Any]):
         return f"Node({dict(self._tree)!r})"
 
 
-def _wrapped(value: Any, root: Node) -> Any:
+def _wrapped(value: Any, root: Node, path: Path) -> Any:
     if isinstance(value, Mapping):
-        return Node(value, root)
-    return [_wrapped(item, root) for item in value] if isinstance(value, list) else value
+        return Node(value, root, path)
+    if isinstance(value, list):
+        return [_wrapped(item, root, (*path, i)) for i, item in enumerate(value)]
+    return value
+
+
+def place_of(value: object) -> tuple[str, Path] | None:
+    """Return where a node was written, as its origin and its path; None for anything else."""
+    if not isinstance(value, Node):
+        return None
+    path, origins = value._path, value._root._origins  # noqa: SLF001 -- this module's own class
+    return origins.get(path, ""), path
 
 
 def root_of(value: object) -> Any:

@@ -198,6 +198,12 @@ def _user() -> _Use | None:
     return None
 
 
+def place_of_call(code: CodeType, instruction: int) -> Place:
+    """Return the file and line of a call."""
+    use = _Use(code, instruction)
+    return code.co_filename, _position(use)[0]
+
+
 def _position(use: _Use) -> tuple[int, int]:
     """Return the line and column at which an instruction's expression begins."""
     positions = list(use.code.co_positions())

@@ -168,6 +168,8 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -
     """
     layers.depth += 1
     depth = layers.depth
+    if otherwise:
+        layers.sources.append(Origin(depth, 0, otherwise))
 
     def origin(path: Any) -> Origin:
         found = recorded(config, path)

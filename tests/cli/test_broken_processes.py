@@ -1,0 +1,76 @@
+"""A handful of the broken inputs as processes, as a user meets them: one list, status 2, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config import sample
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = str(Path(sample.__file__))
+
+CASES = {
+    "yaml": (
+        ["validate", RECIPE, "--config", "my.yaml"],
+        [
+            "my.yaml: output_dir: is required",
+            "my.yaml:1: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+        ],
+    ),
+    "python": (
+        ["validate", RECIPE, "--config", "mine.py:run"],
+        ["mine.py:4: optimizer.lrr: tests.config.sample.Adam takes no 'lrr'; did you mean 'lr'?"],
+    ),
+    "overrides": (
+        ["validate", RECIPE, "output_dir=x", "--batch_size", "four", "--override", "shuffle=yes", "seed.x=1"],
+        [
+            "--override batch_size=four: batch_size: expected an int above 0, got 'four'",
+            "--override shuffle=yes: shuffle: expected true or false, got 'yes'",
+            "--override seed.x=1: seed.x: seed is a single value; it has no 'x'",
+        ],
+    ),
+    "run": ([RECIPE, "output_dir=x", "dtype=fp64"], ["dtype: expected one of 'fp32', 'bf16', got 'fp64'"]),
+    "ranks": (
+        ["--nproc_per_node", "2", RECIPE, "output_dir=x", "epochs=0"],
+        ["epochs: expected an int above 0"],
+    ),
+    "recipe": (
+        ["full_finetun", "--config", "x"],
+        ["no recipe 'full_finetun'; did you mean 'full_finetune'?"],
+    ),
+    "config": (["lora_finetune", "--config", "smollm2_135m_lor"], ["did you mean 'smollm2_135m_lora'?"]),
+    "script": (["epochs=0", "output_dir=x"], ["--override epochs=0: epochs: expected an int above 0, got 0"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_broken_input_ends_a_process_with_status_2_and_the_list(name: str, tmp_path: Path) -> None:
+    words, parts = CASES[name]
+    (tmp_path / "my.yaml").write_text("batch_sizee: 4\n")
+    (tmp_path / "mine.py").write_text(
+        "from tests.config.sample import Adam, Config\nfrom torchtune.config import lazy\ndef run() -> Config:\n"
+        "    return Config(output_dir='x', optimizer=lazy(Adam, lrr=1))\n"
+    )
+    program = ["-m", "torchtune.cli"]
+    if name == "script":
+        (tmp_path / "script.py").write_text("from tests.config.sample import main\nmain()\n")
+        program = ["script.py"]
+    done = subprocess.run(
+        [sys.executable, *program, *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TUNE_ALLOW": "tests"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"{len(parts)} mistake"), done.stderr
+    for line, part in zip(lines[1:], parts, strict=True):
+        assert part in line
+    assert not (tmp_path / "x").exists()

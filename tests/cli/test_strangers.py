@@ -1,0 +1,110 @@
+"""A stranger's folder as the working folder: nothing that lies there runs, in one process and in two."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPE = '''"""Says where torch came from."""
+
+from torchtune import config
+
+
+@config.parse
+def main(cfg):
+    import torch
+
+    print("torch of", torch.__file__)
+    config.instantiate(cfg.model)
+'''
+
+SHADOWS = (
+    "torch",
+    "attrs",
+    "attr",
+    "cattrs",
+    "yaml",
+    "recipes",
+    "configs_py",
+    "tyro",
+    "json",
+    "evil",
+    "sitecustomise",
+)
+
+# What a stranger's YAML names, and the reason for which it is refused.
+NAMED = {
+    "os.system": "'os' is part of Python itself",
+    "torchtune.datasets.os.system": "has no 'os'",
+    "torchtune.generation.torch.hub.load": "has no 'torch'",
+    "builtins.eval": "'builtins' is part of Python itself",
+    "torch.hub.load": "of torch, only",
+    "torch.load": "of torch, only",
+    "torch.utils.cpp_extension.load": "of torch, only",
+    "torch.ops.load_library": "of torch, only",
+    "torch.nn.modules.module.torch.load": "is refused",
+    "recipes.full_finetune.main": "is refused",
+    "torchtune.models.convert_gguf": "",
+    "torchtune.cli.main": "torchtune.cli holds no components",
+    "torchtune.config.folder_of": "torchtune.config holds no components",
+    "evil.run": "'evil' is not trusted",
+    "torchtune.models._gguf.convert": "is private",
+    "torchtune.utils._x.y": "is private",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a stranger's folder: modules that leave a trace when they are imported, and a YAML."""
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    for name in SHADOWS:
+        (stranger / f"{name}.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'a').write({name!r})\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/own_recipe.py").write_text(RECIPE)
+    return stranger
+
+
+def tune(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `tune` as a process whose working folder is the stranger's."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNE_ALLOW": ""}
+    call = [sys.executable, "-m", "torchtune.cli", *words]
+    return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("recipe", ["../own/own_recipe.py", "full_finetune"])
+def test_nothing_that_a_strangers_yaml_names_is_imported_or_run(recipe: str, folder: Path) -> None:
+    lines = [f"x{i}: {{_component_: {path}}}" for i, path in enumerate(NAMED)]
+    if recipe == "full_finetune":  # one at a time would import torch a dozen times; its fields are typed
+        lines = [
+            "_base_: smollm2_135m_full",
+            "model: {_component_: evil.run}",
+            "optimizer: {_component_: os.system}",
+        ]
+    (folder / "my.yaml").write_text("\n".join(lines) + "\n")
+    done = tune(folder, "validate", recipe, "--config", "my.yaml")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder.parent / "trace").exists()
+    found = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert len(found) == (2 if recipe == "full_finetune" else len(NAMED)), done.stderr
+    if recipe != "full_finetune":
+        for i, (line, (path, why)) in enumerate(zip(found, NAMED.items(), strict=True)):
+            assert line.startswith(f"  my.yaml:{i + 1}: x{i}: ")
+            assert path.split(".", maxsplit=1)[0] in line
+            assert why in line
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_torch_beside_the_yaml_shadows_nothing(processes: int, folder: Path) -> None:
+    (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")
+    launch = [] if processes == 1 else ["--nproc_per_node", "2"]
+    done = tune(folder, *launch, "../own/own_recipe.py", "--config", "my.yaml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("torch of ") == processes
+    assert str(folder) not in done.stdout
+    assert not (folder.parent / "trace").exists()
