@@ -161,3 +161,10 @@ def test_missing_gpu_is_found_before_anything_is_written(tune: Tune, tmp_path: P
     assert result.status == 2
     assert "device: this machine has no CUDA GPU" in result.err
     assert not (tmp_path / "r").exists()
+
+
+def test_help_after_a_swap_is_that_of_the_new_component(tune: Tune) -> None:
+    result = tune("lora_finetune", "--config", "smollm2_135m_lora", "--help", "optimizer=torch.optim.SGD")
+    assert "--optimizer.momentum" in result.out
+    assert "--optimizer.betas" not in result.out
+    assert "torch.optim.SGD" in result.out

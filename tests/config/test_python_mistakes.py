@@ -78,6 +78,15 @@ BODIES = {
     "return Config(output_dir='x', batch_size=ref('epoch'))": [
         "5: batch_size: ${epoch} names nothing; did you mean 'epochs'?"
     ],
+    "cfg = Config(output_dir='x')\ndel cfg.epochs\nreturn cfg": [
+        "5: epochs: was deleted; a config has all its fields"
+    ],
+    "cfg = Config(output_dir='x')\ncfg.tags = []\ncfg.tags.append(cfg.tags)\nreturn cfg": [
+        "6: tags: it contains itself, or is nested too deeply"
+    ],
+    "return Config(output_dir='x', limits={1: 2})": ["5: limits.1: expected text for a key, got 1"],
+    "return Config(output_dir='x', limits={'a': {1}})": ["5: limits.a: expected an int, got [1]"],
+    "yield Config(output_dir='x')": ["4: c returns a generator; this recipe takes a Config"],
     "return 3": ["4: c returns an int; this recipe takes a Config"],
     "Config(output_dir='x')": ["4: c returns nothing; this recipe takes a Config"],
     "return 1 / 0": ["5: ZeroDivisionError: division by zero"],
@@ -103,6 +112,32 @@ def test_mistake_of_a_config_function_has_its_line_path_and_suggestion(
     assert len(found) == len(expected)
     for line, start in zip(sorted(found), expected, strict=True):
         assert line.startswith(start)
+
+
+NO_FUNCTIONS = {
+    "class c:\n    pass\n": "c is no plain function that returns a config",
+    "async def c():\n    pass\n": "c is no plain function that returns a config",
+    "c = 3\n": "no function 'c'",
+    "def d(): ...\n": "no function 'c'",
+    "def c(a): ...\n": "TypeError: c() missing 1 required positional argument: 'a'",
+    "x = 1\0\n": "not valid Python: source code string cannot contain null bytes",
+}
+
+
+@pytest.mark.parametrize(("number", "text"), list(enumerate(NO_FUNCTIONS)))
+def test_what_is_no_config_function_is_one_mistake(number: int, text: str, tmp_path: Path) -> None:
+    file = tmp_path / f"no_function_{number}.py"
+    file.write_text(text)
+    (found,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    assert found == f"{file.name}: {NO_FUNCTIONS[text]}"
+
+
+def test_cached_config_function_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "cached_function.py"
+    file.write_text(
+        "import functools\n" + HEAD.replace("def c", "@functools.cache\ndef c") + "    return plain()\n"
+    )
+    assert lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path) == []
 
 
 def test_what_ends_the_import_of_a_config_file_has_its_line(tmp_path: Path) -> None:

@@ -65,7 +65,13 @@ class Layers:
         """Start from the defaults of a recipe's config class."""
         made = cls(wanted)
         if wanted is not None:
-            made.tree = unstructure(default_values(wanted))
+            try:
+                made.tree = unstructure(default_values(wanted))
+            except RejectedError as rejected:
+                where = f"default of {wanted.__name__}"
+                raise ConfigError(
+                    Mistake(where, dotted(p.path), p.message) for p in rejected.problems
+                ) from rejected
             made.origins[()] = Origin(0, 0, f"default of {wanted.__name__}")
         return made
 

@@ -94,7 +94,7 @@ def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ..
         try:
             _add(layers, base, file, above)
         except ConfigError as error:
-            raise ConfigError([_under(where, m) for m in error.mistakes], error.of) from error
+            raise ConfigError([_under(where, m) for m in error.mistakes]) from error
     layers.add_document(document)
 
 

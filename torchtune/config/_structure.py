@@ -37,6 +37,7 @@ from torchtune.config._types import (
     storable,
     strip,
 )
+from torchtune.config._unstructure import KeyText
 from torchtune.config._yaml import plain_scalar
 
 Hook = Callable[[Any, Any], Any]
@@ -267,6 +268,8 @@ def _mapping(t: Any, made: cattrs.Converter) -> Hook:
 def _key(key: str, t: Any, made: cattrs.Converter) -> Any:
     """Read a key, which YAML holds as text, by its type: `3: x` has an int for key in a `dict[int, str]`."""
     if is_anything(t) or t is str:
+        if isinstance(key, KeyText):
+            raise reject(f"expected text for a key, got {key}", key)
         return key
     try:
         return made.structure(key if is_storable_as_text(t) else plain_scalar(key), t)

@@ -18,6 +18,12 @@ from torchtune.config._mistakes import Path, Problem, RejectedError, reject
 from torchtune.config._types import SCALARS, is_section, is_torch_name
 
 
+class KeyText(str):
+    """The text of a key that was no text; it may stand only where the mapping's type says what it was."""
+
+    __slots__ = ()
+
+
 @functools.cache
 def _converter() -> cattrs.Converter:
     made = cattrs.Converter()
@@ -42,7 +48,7 @@ def unstructure(value: Any) -> Any:
     try:
         tree = _by_value(_converter().unstructure(value))
     except RecursionError:
-        raise reject("a list or mapping in it contains itself, or is nested too deeply") from None
+        raise reject("it contains itself, or is nested too deeply") from None
     if problems := list(_unwritable(tree, ())):
         raise RejectedError(*problems)
     return tree
@@ -61,8 +67,8 @@ def _key_text(key: Any) -> Any:
     """Return the text of a key that is a number, true or false, or an enum's member, as YAML holds it."""
     key = key.value if isinstance(key, enum.Enum) else key
     if isinstance(key, bool):
-        return "true" if key else "false"
-    return str(key) if type(key) in (int, float) else key
+        return KeyText("true" if key else "false")
+    return KeyText(key) if type(key) in (int, float) else key
 
 
 def _unwritable(tree: Any, path: Path) -> typing.Iterator[Problem]:
@@ -95,12 +101,16 @@ class _Unwritable:
 
 
 def _tree_of_section(section: Any) -> dict[str, Any]:
-    back = _converter().unstructure
-    deleted = _Unwritable("was deleted; a config has all its fields")
-    return {
-        name: back(getattr(section, name)) if hasattr(section, name) else deleted
-        for name in fields(section.__class__)
-    }
+    return {name: _tree_of_field(section, name) for name in fields(section.__class__)}
+
+
+def _tree_of_field(section: Any, name: str) -> Any:
+    if not hasattr(section, name):
+        return _Unwritable("was deleted; a config has all its fields")
+    try:
+        return _converter().unstructure(getattr(section, name))
+    except RecursionError:
+        return _Unwritable("it contains itself, or is nested too deeply")
 
 
 def _in_order(values: typing.Iterable[Any]) -> list[Any]:
