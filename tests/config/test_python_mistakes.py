@@ -79,7 +79,7 @@ BODIES = {
         "5: batch_size: ${epoch} names nothing; did you mean 'epochs'?"
     ],
     "cfg = Config(output_dir='x')\ndel cfg.epochs\nreturn cfg": [
-        "5: epochs: was deleted; a config has all its fields"
+        "4: epochs: was deleted; a config has all its fields"
     ],
     "cfg = Config(output_dir='x')\ncfg.tags = []\ncfg.tags.append(cfg.tags)\nreturn cfg": [
         "6: tags: it contains itself, or is nested too deeply"
