@@ -10,7 +10,7 @@ import torch
 from attrs import define, field
 
 from torchtune import config, training
-from torchtune.config import Component, above, at_least, not_empty, ref
+from torchtune.config import Component, above, at_least, between, not_empty, ref
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt
 from torchtune.generation import generate
 from torchtune.models import load_peft_adapter
@@ -48,7 +48,7 @@ class AlpacaGenerateConfig:
     top_k: int | None = field(default=None, validator=above(0))
     """Draw among this many of the likeliest tokens; null: among all."""
 
-    seed: int | None = None
+    seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed of the draws; null: another one every time."""
     device: training.Device = "auto"
     """What to compute on; auto is the first that is there of cuda, mps and cpu."""

@@ -37,6 +37,26 @@ CASES = {
         ["--nproc_per_node", "2", RECIPE, "output_dir=x", "epochs=0"],
         ["epochs: expected an int above 0"],
     ),
+    "no number of ranks": (
+        ["--nproc_per_node", "two", RECIPE, "output_dir=x"],
+        [
+            "--nproc_per_node two: Unsupported nproc_per_node value: two; what stands before the recipe is torchrun's"
+        ],
+    ),
+    "no ranks": (["--nproc_per_node", "0", RECIPE, "output_dir=x"], ["--nproc_per_node 0: "]),
+    "config before the recipe": (
+        ["--config", "my.yaml", RECIPE, "output_dir=x"],
+        ["--config my.yaml: unrecognized arguments: --config"],
+    ),
+    "twice": (
+        ["validate", RECIPE, "--config", "my.yaml", "--config", "none.yaml", "output_dir=x", "batch_sizee=3"],
+        [
+            "--config none.yaml: --config is given twice",
+            "my.yaml:1: batch_sizee: no 'batch_sizee'",
+            "--override batch_sizee=3: batch_sizee: no 'batch_sizee'",
+        ],
+    ),
+    "bytes": (["validate", RECIPE, "output_dir=\udcff"], []),
     "recipe": (
         ["full_finetun", "--config", "x"],
         ["no recipe 'full_finetun'; did you mean 'full_finetune'?"],
@@ -69,6 +89,9 @@ def test_broken_input_ends_a_process_with_status_2_and_the_list(name: str, tmp_p
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    if name == "bytes":
+        assert done.stderr == "tune: 'output_dir=\\udcff' is not UTF-8 text\n"
+        return
     lines = done.stderr.splitlines()
     assert lines[0].startswith(f"{len(parts)} mistake"), done.stderr
     for line, part in zip(lines[1:], parts, strict=True):

@@ -13,7 +13,7 @@ NAMES = {
     "sampl": "no config 'sampl'",
     "smollm2_135m_lor": "no config 'smollm2_135m_lor'; did you mean 'smollm2_135m_lora'?",
     LONG: f"no config '{LONG}'",
-    f"{LONG}.yaml": f"{LONG}.yaml: cannot be read: File name too long",
+    f"{LONG}.yaml": f"{LONG}.yaml: no such file",
     f"{LONG}.py": f"{LONG}.py: no such file",
     "none.yaml": "none.yaml: no such file",
     "none.py": "none.py: no such file",

@@ -55,7 +55,7 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("outer:\n  table: {_component_: os.system}",): [
         "my.yaml:2: outer.table: expected a mapping or null, got a co"
     ],
-    ("outer:\n  words: {x: a}",): ["my.yaml:2: outer.words.x: expected for a key an int, got 'x'"],
+    ("outer:\n  words: {x: a}",): ["my.yaml:2: outer.words.x: expected an int as key, got 'x'"],
     ("outer:\n  anything: {_component_: os.system, x: 1}",): [
         "my.yaml:2: outer.anything: os.system is refused"
     ],
@@ -66,14 +66,13 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("optimizer:\n  lr: .inf",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got inf"],
     ("optimizer:\n  lr: .nan",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got nan"],
     (f"optimizer:\n  _component_: {sample.Adam.__module__}.Adam\n  params: []\n  betas: [0.9, 1.0]",): [
-        "my.yaml:4: optimizer.betas: expected a list of 2: a float, a float each from 0 to below 1, got"
+        "my.yaml:4: optimizer.betas: expected a list of 2: a float, a float with each from 0 to below 1, got"
     ],
     ("{}", "outer=tests.config.odd.Outr", "outer.inner.size=3"): [
         "--override outer=tests.config.odd.Outr: outer: tests.config.odd has no 'Outr'; did you mean 'Outer'?"
     ],
     ("prefix: ${label}\nlabel: ${prefix}\noutput_dir: ${prefix}",): [
         "my.yaml:1: prefix: references lead in a circle: label -> prefix -> label",
-        "my.yaml:2: label: references lead in a circle: prefix -> label -> prefix",
     ],
     ("other: null\nprefix: a ${other}",): [
         "my.yaml:2: prefix: ${other} is null, so it cannot be part of text"

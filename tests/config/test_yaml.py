@@ -30,7 +30,7 @@ SCALARS = {
     "'3'": "3",
     '"true"': "true",
     "!!str 3": "3",
-    "!!float 3": 3,
+    "!!float 3": 3.0,
     "-.inf": -math.inf,
     "${a.b}": "${a.b}",
 }

@@ -57,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 2 the user's input is wrong, 1 the run failed.
     """
+    if unreadable := [word for word in argv if not _is_text(word)]:
+        sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
+        return 2
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
         return 0 if argv else 2
@@ -68,6 +71,14 @@ def main(argv: Sequence[str]) -> int:
     if argv[0] in VERBS:
         return guarded(import_module(f"torchtune.cli._{argv[0]}").main, argv[1:])
     return guarded(import_module("torchtune.cli._run").main, argv)
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # bytes that the terminal sent and that are not its encoding
+        return False
+    return True
 
 
 def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:

@@ -56,10 +56,12 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
         if word in ("-h", "--help") or word in switches:
             call.flags["--help" if word == "-h" else word] = ""
         elif name in ("--config", "--allow", *valued):
-            if not equals and (not words or words[0].startswith("--")):
-                call.mistakes.append(Mistake(word, "", "needs a value"))
-                continue
-            _set_flag(call, name, text if equals else words.pop(0))
+            has_value = bool(equals) or bool(words and not words[0].startswith("--"))
+            value = text if equals else words.pop(0) if has_value else ""
+            if has_value and (value or name == "--config"):  # an empty name is said to be no config
+                _set_flag(call, name, value)
+            else:
+                call.mistakes.append(Mistake(name, "", "needs a value"))
         elif name in OPTIONS:
             call.mistakes.append(
                 Mistake(name, "", "is an option of another call; tune <verb> --help lists them")
@@ -72,7 +74,9 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
 
 
 def _set_flag(call: Call, name: str, text: str) -> None:
-    if name == "--config":
+    if name in call.flags or (name == "--config" and call.config is not None):
+        call.mistakes.append(Mistake(f"{name} {text}", "", f"{name} is given twice"))
+    elif name == "--config":
         call.config = text
     elif name == "--allow":
         allow(*text.replace(",", " ").split())

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     recipe, layers = layers_of(call)
     print_notes(layers)
     if launch:
-        return _launch(launch, call, recipe, layers)
+        return _launch(launch, call, recipe, layers, ["tune", *argv])
     recipe.run(layers, overwrite="--overwrite" in call.flags, command=["tune", *argv])
     return 0
 
@@ -63,11 +63,35 @@ def show_help(call: Call) -> int:
     return 0
 
 
-def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers) -> int:
+def check_launch_options(options: list[str]) -> None:
+    """Check torchrun's options, before anything is written.
+
+    Raises:
+        ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
+    """
+    import contextlib
+    import io
+
+    from torch.distributed.run import config_from_args, get_args_parser
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            launch, *_ = config_from_args(get_args_parser().parse_args([*options, "program"]))
+            if launch.nproc_per_node < 1:
+                raise ValueError("there must be at least one process")
+    except (SystemExit, ValueError, AssertionError) as error:
+        message = (
+            said.getvalue().strip().rpartition("error: ")[2] or str(error) or "torchrun refuses these values"
+        )
+        hint = "; what stands before the recipe is torchrun's, all else behind it"
+        raise ConfigError([Mistake(" ".join(options), "", message + hint)], "the command line") from error
+
+
+def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers, command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    frozen = recipe.prepare(
-        layers, overwrite="--overwrite" in call.flags, command=["tune", *options, call.recipe]
-    )
+    check_launch_options(options)
+    frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
     if frozen is None:
         raise ConfigError(
             [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]

@@ -26,6 +26,8 @@ Finds every mistake in a config without building anything, or says `ok` and what
 def main(argv: Sequence[str]) -> int:
     """Validate one config or all."""
     call = read_call(argv, switches=("--all",))
+    if "--all" in call.flags and (call.recipe or call.config or call.words):
+        raise ConfigError([Mistake("--all", "", "validates every registered config; name none beside it")])
     return help_or(call, HELP, lambda: validate_all() if "--all" in call.flags else validate(call))
 
 
@@ -69,7 +71,7 @@ def summary(call: Call) -> str:
 
 
 def _mistake(layers: Layers, field: str, error: Exception, of: str) -> ConfigError:
-    return ConfigError([Mistake(layers.origin((field,)).text, field, str(error))], of)
+    return ConfigError([Mistake(layers.last_origin((field,)).text, field, str(error))], of)
 
 
 def _needs(cfg: Any) -> str:

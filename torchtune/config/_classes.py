@@ -18,6 +18,7 @@ from torchtune.config._mistakes import (
     RejectedError,
     below,
     did_you_mean,
+    nearest,
     reject,
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
@@ -105,10 +106,11 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
         raise reject(f"expected {describe(cls)}, got {'null' if tree is None else repr(tree)}")
     known = fields(cls)
     values, problems = _read_fields(tree, known, made)
+    meant = {nearest(key, known) for key in tree if key not in known}  # a misspelt one is one mistake
     problems += [
         Problem((name,), f"is required: {describe(f.type)}; write {name}=...")
         for name, f in known.items()
-        if f.default is REQUIRED and name not in tree
+        if f.default is REQUIRED and name not in tree and name not in meant
     ]
     if problems:
         raise RejectedError(
@@ -119,7 +121,7 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
             built = cls(
                 **{known[name].attribute.alias if attrs.has(cls) else name: v for name, v in values.items()}
             )
-    except Exception as error:  # of the class's own code, such as its __attrs_post_init__
+    except (Exception, SystemExit) as error:  # of the class's own code, such as its __attrs_post_init__
         failed = _validate(SimpleNamespace(**default_values(cls) | values), values, known)
         said = (
             str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
@@ -141,9 +143,21 @@ def _read_fields(
             continue
         try:
             values[name] = made.structure(value, known[name].type)
+            _try_converter(known[name], values[name])
         except RejectedError as rejected:
             problems += _with_rule(known[name], below(name, rejected))
     return values, problems
+
+
+def _try_converter(field: Field, value: Any) -> None:
+    """Run a field's converter alone, so that what it refuses has a path."""
+    converter = getattr(field.attribute, "converter", None)
+    if converter is None or isinstance(converter, attrs.Converter):
+        return
+    try:
+        converter(value)
+    except (TypeError, ValueError) as error:
+        raise reject(str(error)) from error
 
 
 def _with_rule(field: Field, problems: list[Problem]) -> list[Problem]:
@@ -183,18 +197,27 @@ def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Fiel
             continue
         try:
             field.validator(instance, field.attribute, value)
-        except (TypeError, ValueError) as error:
-            broken = rules(field.validator)
-            wanted = f"expected {expectation(field)}, got {value!r}" if broken else _first_argument(error)
-            problems.append(Problem((name,), wanted))
         except AttributeError:  # the validator looks at another field, which has a mistake of its own
             continue
+        except Exception as error:  # of a validator of the class's own
+            problems.append(Problem((name,), _refused(field, value, error)))
     return problems
+
+
+def _refused(field: Field, value: Any, error: Exception) -> str:
+    """Say why a validator refuses a value: by its rules in words, where one of them is broken."""
+    broken = [rule for rule in rules(field.validator) if not rule.admits(value)]
+    if broken:
+        near = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
+        return f"expected {expectation(field)}, got {value!r}{near}"
+    said = _first_argument(error)
+    return said if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {said}"
 
 
 def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any) -> Problem:
     """Say what a component's argument may be."""
-    kind = describe(argument_type(parameters(component.func)[name]))
+    known = parameters(component.func)
+    kind = describe(argument_type(known[name])) if name in known else "a value"
     return Problem((field, name), f"expected {kind} {rule.words}, got {value!r}")
 
 

@@ -68,6 +68,12 @@ else:
             """The arguments that the config gives, by name; read-only, since class defaults are shared."""
             return MappingProxyType(super().keywords)
 
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in ("written_at", "read_at"):
+                made = f"lazy({getattr(self.func, '__name__', '...')}, {name}=...)"
+                raise AttributeError(f"a lazy cannot be changed; assign another: {made}")
+            super().__setattr__(name, value)
+
         def __eq__(self, other: object) -> bool:
             if not isinstance(other, functools.partial):
                 return NotImplemented

@@ -9,10 +9,10 @@ import cattrs
 
 from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, reject
+from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, nearest, reject
 from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
 from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own
-from torchtune.config._types import article, class_name, is_anything, is_union, push_down, storable
+from torchtune.config._types import article, class_name, is_anything, is_union, push_down, storable, yaml_repr
 
 
 def structure_component(
@@ -59,8 +59,8 @@ def _named(tree: Any, wanted: Any) -> str:
     if isinstance(tree, Mapping) and isinstance(path := tree.get(COMPONENT_KEY), str):
         return path
     if isinstance(tree, Mapping) and COMPONENT_KEY in tree:
-        raise reject(f"expected a dotpath, got {tree[COMPONENT_KEY]!r}", COMPONENT_KEY)
-    found = "null" if tree is None else "a mapping without it" if isinstance(tree, Mapping) else repr(tree)
+        raise reject(f"expected a dotpath, got {yaml_repr(tree[COMPONENT_KEY])}", COMPONENT_KEY)
+    found = "a mapping without it" if isinstance(tree, Mapping) else yaml_repr(tree)
     raise reject(f"expected {what}, a mapping with {COMPONENT_KEY}, got {found}")
 
 
@@ -88,10 +88,11 @@ def _arguments(
 def _missing(path: str, fn: Callable[..., Any], given: Mapping[str, Any], passed: Passed) -> list[Problem]:
     known = parameters(fn)
     filled = passed.fills(known)
+    meant = {nearest(name, known) for name in given if name not in known}  # a misspelt one is one mistake
     return [
         Problem((), f"{path} needs {p.name!r}")
         for p in known.values()
-        if p.required and p.name not in given and p.name not in filled
+        if p.required and p.name not in given and p.name not in filled and p.name not in meant
     ]
 
 

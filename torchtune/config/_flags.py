@@ -105,7 +105,9 @@ def _group(t: Any, tree: Any, name: str, doc: str) -> type[_Group]:
     from tyro.constructors import StructConstructorSpec
 
     group: Any = type(name, (_Group,), {"__doc__": doc or name})
-    fields = [_field(str(key), slot, _value(tree, key, slot)) for key, slot in slots(t, tree).items()]
+    # tyro takes `a-b` and `a_b` for one name; the second is read without it.
+    known = {str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())}
+    fields = [_field(str(key), slot, _value(tree, key, slot)) for key, slot in reversed(known.values())]
     if is_component_tree(tree):
         fields.insert(
             0, _leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], "Name another component to swap it.")

@@ -1,6 +1,7 @@
 """Building what a config describes."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
@@ -97,6 +98,8 @@ def _build(
         raise InstantiationError(f"{name}: {error}") from error.__cause__
     arguments = (*args, *positional)
     _check_call(fn, name, arguments, given)
+    only = [p.name for p in parameters(fn).values() if p.only_positional][len(arguments) :]
+    arguments += tuple(given.pop(name) for name in itertools.takewhile(given.__contains__, only))
     try:
         return fn(*arguments, **given)
     except Exception as error:

@@ -5,12 +5,13 @@ Alone it keeps the value's type, within text it is joined as text, and `$${` is 
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import define, field
 
-from torchtune.config._mistakes import Path, Problem, did_you_mean, dotted
-from torchtune.config._tree import at, child, leaves
+from torchtune.config._mistakes import SILENT, Path, Problem, did_you_mean, dotted
+from torchtune.config._tree import BROKEN, at, child, leaves
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
@@ -36,14 +37,15 @@ def referred(value: object) -> Path | None:
 
 
 def resolve_tree(
-    tree: Any, root: Any = None, unset: frozenset[str] = frozenset()
+    tree: Any, root: Any = None, unset: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Any, list[Problem]]:
     """Replace every reference in a tree by the value it names.
 
     Args:
         tree: What to resolve.
         root: What references are looked up in; the tree itself by default.
-        unset: Fields that a reference may name although they are not there; such a reference is left as written.
+        unset: Fields that are not there, with why no reference may name them; nothing where that they are missing
+            is a mistake of its own.
 
     Returns:
         The resolved tree, and a problem for each reference that names nothing or leads back to itself. What
@@ -60,21 +62,25 @@ class _BrokenReferenceError(LookupError):
     Attributes:
         ring: The paths that lead in a circle, if that is the reason.
         because: The path of a value that does not fit here.
+        depth: How many references led to the text that is broken; 0 in that text itself.
     """
 
     def __init__(self, message: str, ring: tuple[Path, ...] = (), because: Path | None = None) -> None:
         super().__init__(message)
         self.ring, self.because = ring, because
+        self.depth = 0
 
 
 @define
 class _Resolver:
     root: Any
-    unset: frozenset[str]
+    unset: Mapping[str, str]
     whole: bool
     """True where what is resolved is the root itself, so that its paths are those of references."""
     problems: list[Problem] = field(factory=list)
     busy: list[Path] = field(factory=list)
+    rings: set[frozenset[Path]] = field(factory=set)
+    exhausted: bool = False
     work: int = 0
     """Values and characters that references brought in so far."""
 
@@ -87,12 +93,26 @@ class _Resolver:
         try:
             return self._text(value)
         except _BrokenReferenceError as error:
-            here = tuple(map(str, path))
-            elsewhere = self.whole and error.ring and not any(here[: len(p)] == p for p in error.ring)
-            self.problems.append(Problem(path, "" if elsewhere else str(error), error.because))
+            self.problems.append(Problem(path, self._said_here(error, path), error.because))
         except RecursionError:
             self.problems.append(Problem(path, "the chain of references is too long; name the value itself"))
         return value
+
+    def _said_here(self, error: "_BrokenReferenceError", path: Path) -> str:
+        """Return what is said of a reference, which is nothing where another's leaf says it."""
+        if not self.whole:
+            return str(error)
+        if error.ring:
+            ring = frozenset(error.ring)
+            here = tuple(map(str, path))
+            if ring in self.rings or not any(here[: len(p)] == p for p in ring):
+                return SILENT
+            self.rings.add(ring)
+            return str(error)
+        if self.work > MAX_WORK:
+            said, self.exhausted = self.exhausted, True
+            return SILENT if said else str(error)
+        return SILENT if error.depth else str(error)
 
     def _inner(self, value: Any) -> Any:
         """Resolve a value that a reference leads to; what fails there is the reference's failure too."""
@@ -112,6 +132,10 @@ class _Resolver:
             return value
         if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
             return self._look_up(whole[1])
+        if "${" in _REFERENCE.sub("", value):
+            raise _BrokenReferenceError(
+                f"{value!r} holds an unfinished reference; write ${{name}}, or $${{ for itself"
+            )
         joined = _REFERENCE.sub(self._joined, value)
         self._count(len(joined))
         return Text(joined) if "${" in joined else joined
@@ -120,6 +144,8 @@ class _Resolver:
         if match[1] is None:
             return "${"
         value = self._look_up(match[1])
+        if value is BROKEN:
+            raise _BrokenReferenceError(SILENT)
         if isinstance(value, (Mapping, list)):
             raise _BrokenReferenceError(
                 f"${{{match[1]}}} is not a single value, so it cannot be part of text"
@@ -135,7 +161,9 @@ class _Resolver:
     def _look_up(self, name: str) -> Any:
         path = tuple(name.strip().split("."))
         if path[0] in self.unset:
-            return f"${{{name}}}"
+            if why := self.unset[path[0]]:
+                raise _BrokenReferenceError(f"${{{name}}} {why}")
+            return BROKEN
         if path in self.busy:
             start = self.busy.index(path)
             ring = " -> ".join(dotted(p) for p in [*self.busy[start:], path])
@@ -143,7 +171,8 @@ class _Resolver:
         self.busy.append(path)
         try:
             return self._inner(at(self.root, path))
-        except _BrokenReferenceError:
+        except _BrokenReferenceError as error:
+            error.depth += 1
             raise
         except LookupError:
             raise _BrokenReferenceError(f"${{{name}}} names nothing{self._suggestion(path)}") from None

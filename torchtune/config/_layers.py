@@ -10,10 +10,11 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from torchtune.config._classes import default_values, fields
+from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
 from torchtune.config._interpolation import referred, resolve_tree
-from torchtune.config._mistakes import ConfigError, Mistake, Path, Problem, RejectedError, dotted
+from torchtune.config._mistakes import SILENT, ConfigError, Mistake, Path, Problem, RejectedError, dotted
+from torchtune.config._schema import is_data, slots
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import at, copied, is_component_tree, places
 from torchtune.config._types import is_section
@@ -59,19 +60,25 @@ class Layers:
     sources: list[Origin] = field(factory=list)
     """The files and config functions, lowest first."""
     depth: int = 0
+    incomplete: bool = False
+    """True where a layer is missing for a mistake of its own, so that what it would have set is no other."""
 
     @classmethod
     def of_defaults(cls, wanted: type | None) -> "Layers":
         """Start from the defaults of a recipe's config class."""
         made = cls(wanted)
         if wanted is not None:
+            where = f"default of {wanted.__name__}"
             try:
                 made.tree = unstructure(default_values(wanted))
             except RejectedError as rejected:
-                where = f"default of {wanted.__name__}"
                 raise ConfigError(
                     Mistake(where, dotted(p.path), p.message) for p in rejected.problems
                 ) from rejected
+            except ConfigError:
+                raise
+            except Exception as error:  # of a factory of the class
+                raise ConfigError([Mistake(where, "", f"{type(error).__name__}: {error}")]) from error
             made.origins[()] = Origin(0, 0, f"default of {wanted.__name__}")
         return made
 
@@ -102,10 +109,25 @@ class Layers:
             here = (*path, key)
             old = holder.get(key)
             # A mapping that names its component is that component whole; one that does not changes arguments.
-            if not isinstance(value, Mapping) or not isinstance(old, dict) or COMPONENT_KEY in value:
-                self.put(here, value, origin)
-            else:
+            if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(here, value):
                 self.merge(value, origin, here)
+            else:
+                self.put(here, value, origin)
+
+    def merges(self, path: Path, value: Mapping[str, Any]) -> bool:
+        """Tell whether a mapping changes what it is written over, or takes its place as data that a field holds."""
+        return COMPONENT_KEY not in value and (
+            is_component_tree(at(self.tree, path)) or not is_data(self.type_at(path))
+        )
+
+    def type_at(self, path: Path) -> Any:
+        """Return the declared type of what stands at a path; Any where nothing is declared."""
+        t, tree = self.wanted or Any, self.tree
+        for i, key in enumerate(path):
+            slot = slots(t, tree).get(key)
+            t = slot.type if slot is not None else Any
+            tree = at(self.tree, path[: i + 1])
+        return t
 
     def _holder(self, path: Path) -> dict[str, Any]:
         holder: Any = self.tree
@@ -173,9 +195,18 @@ class Layers:
         self.order()
         return resolve_tree(self.tree, unset=self._unset())
 
-    def _unset(self) -> frozenset[str]:
-        """Return the fields that are required and not set, which are one mistake, wherever they are referred to."""
-        return frozenset(fields(self.wanted).keys() - self.tree.keys()) if self.wanted else frozenset()
+    def _unset(self) -> dict[str, str]:
+        """Return the fields that are not there, each with why it cannot be referred to.
+
+        That of a required one is empty, since that it is missing is a mistake of its own.
+        """
+        known = fields(self.wanted) if self.wanted else {}
+        computed = "is computed from other fields, so no reference can name it; set it, or compute it there"
+        return {
+            name: "" if f.default is REQUIRED else computed
+            for name, f in known.items()
+            if name not in self.tree
+        }
 
     def build(self, of: str = "the config") -> Any:
         """Return the resolved config, checked: an object of the config class, or a Node where there is none.
@@ -194,7 +225,10 @@ class Layers:
             found = [
                 p
                 for p in rejected.problems
-                if p.path not in silent and (self._origin_of_mistake(p).text, dotted(p.path)) not in said
+                if p.message != SILENT
+                and p.path not in silent
+                and (self._origin_of_mistake(p).text, dotted(p.path)) not in said
+                and not (self.incomplete and p.message.startswith("is required"))
             ]
         found = self._at_their_source(found)
         wrong = {p.path for p in found}
@@ -264,15 +298,25 @@ class Layers:
         try:
             holder = at(self.tree, path)
         except LookupError:  # it is missing: from the last of the files, where none says anything near it
-            return self.sources[-1] if len(path) == 1 and self.sources else self.origin(path)
-        whole = is_component_tree(holder) or problem.message.startswith("expected ")
-        if not isinstance(holder, Mapping) or not holder or whole:
+            if len(path) > 1:
+                return self.origin(path)
+            return self.sources[-1] if self.sources else Origin(0, 0, "")
+        if isinstance(holder, list):
+            return self.last_origin(path)
+        if is_component_tree(holder) or problem.message.startswith("expected "):
             return self.origin(path)
         words = set(re.findall(r"\w+", problem.message))
-        fields_of_mistake = [key for key in holder if key in words] or list(holder)
-        return max(self._last_origin((*path, key)) for key in fields_of_mistake)
+        candidates: list[Path] = []
+        if isinstance(holder, Mapping):
+            candidates = [(*path, key) for key in holder if key in words] or [(*path, key) for key in holder]
+        elif path and self.origin(path).layer == 0:  # the rule of a default looks at fields beside it
+            beside = at(self.tree, path[:-1])
+            candidates = (
+                [(*path[:-1], key) for key in beside if key in words] if isinstance(beside, Mapping) else []
+            )
+        return max([self.origin(path), *map(self.last_origin, candidates)])
 
-    def _last_origin(self, path: Path) -> Origin:
+    def last_origin(self, path: Path) -> Origin:
         """Return the highest origin of a value and of all that is in it."""
         inside = [origin for p, origin in self.origins.items() if p[: len(path)] == path]
         return max([self.origin(path), *inside])

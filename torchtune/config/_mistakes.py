@@ -1,7 +1,7 @@
 """Mistakes in a config: each with its origin, its path, what was expected and a suggestion; all in one list."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 # Named tuples, since `tune ls` passes here and importing attrs costs more than all it does.
 
@@ -21,7 +21,14 @@ class Mistake(NamedTuple):
 
     def __str__(self) -> str:
         text = ": ".join(part for part in (self.origin, self.path, self.message) if part)
-        return text.replace("\n", "\\n")  # a mistake is one line
+        return printable(text)  # a mistake is one line
+
+
+def printable(text: str) -> str:
+    """Return text with line breaks and terminal control written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class ConfigError(ValueError):
@@ -54,6 +61,10 @@ class Problem(NamedTuple):
     message: str
     because: Path | None = None
     """A place whose own mistake, if it has one, is the reason for this one."""
+
+
+SILENT: Final = ""
+"""The message of a problem that follows from one that was said already."""
 
 
 class RejectedError(Exception):

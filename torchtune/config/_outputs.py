@@ -17,12 +17,12 @@ from torchtune.config._diff import ABSENT, differences
 from torchtune.config._frozen import freeze, resolved_tree
 from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
+from torchtune.config._tree import as_path
 from torchtune.config._trust import current_trust
 from torchtune.config._yaml import read_yaml, render_yaml
 
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "run.json"
-SHOWN_DIFFERENCES = 8
 
 
 @define
@@ -57,6 +57,8 @@ def claim(
     Raises:
         ConfigError: The folder holds a finished run, or a run of another config, or cannot be written.
     """
+    if "\0" in output_dir:
+        raise _refuse(layers, "holds a NUL character, which no folder's name can")
     folder = Path(output_dir)
     frozen_file = folder / CONFIG_FILE
     if overwrite:
@@ -68,7 +70,9 @@ def claim(
         else:
             _start(layers, folder, command or sys.argv)
     except OSError as error:
-        raise _refuse(f"cannot write to {folder}: {error.strerror}; choose another output_dir") from error
+        raise _refuse(
+            layers, f"cannot write to {folder}: {error.strerror}; choose another output_dir"
+        ) from error
     return Run(folder)
 
 
@@ -92,15 +96,18 @@ def _continue(layers: Layers, folder: Path) -> None:
         if d.path.split(".")[0] not in may_change
     ]
     if changed:
-        lines = [f"\n    {path}: {_shown(old)} there, {_shown(new)} now" for path, old, new in changed]
-        more = f"\n    and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
-        listed = "".join(lines[:SHOWN_DIFFERENCES])
-        raise _refuse(
-            f"{folder} holds a run of another config; choose another output_dir, or --overwrite{listed}{more}"
-        )
+        count = f"{len(changed)} value{'s' * (len(changed) != 1)}"
+        whole = f"{folder} holds a run of another config; choose another output_dir, or --overwrite; {count} differ"
+        leaves = [
+            Mistake(
+                layers.origin(as_path(d.path)).text, d.path, f"{_shown(d.left)} there, {_shown(d.right)} now"
+            )
+            for d in changed
+        ]
+        raise ConfigError([*_refuse(layers, whole).mistakes, *leaves], "the output folder")
     if "finished" in read_record(folder):
         raise _refuse(
-            f"{folder} holds a finished run; choose another output_dir, or --overwrite to start anew"
+            layers, f"{folder} holds a finished run; choose another output_dir, or --overwrite to start anew"
         )
     _write(folder / CONFIG_FILE, here.render())
 
@@ -117,8 +124,9 @@ def _shown(value: Any) -> str:
     return "nothing" if value is ABSENT else render_yaml(value).removesuffix("\n...\n").strip()
 
 
-def _refuse(message: str) -> ConfigError:
-    return ConfigError([Mistake("", "output_dir", message)], "the output folder")
+def _refuse(layers: Layers, message: str) -> ConfigError:
+    where = layers.origin(("output_dir",)).text
+    return ConfigError([Mistake(where, "output_dir", message)], "the output folder")
 
 
 def _clear(folder: Path) -> None:

@@ -9,6 +9,7 @@ from attrs import define, field, frozen
 
 from torchtune.config._classes import REQUIRED
 from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._interpolation import is_reference
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import (
     ConfigError,
@@ -18,14 +19,34 @@ from torchtune.config._mistakes import (
     RejectedError,
     did_you_mean,
     dotted,
+    nearest,
 )
 from torchtune.config._schema import component_type_of, mapping_of, section_of, slots, type_of_unlisted
-from torchtune.config._tree import at, is_component_tree
-from torchtune.config._types import is_anything, is_collection_type, members, strip, takes_none, takes_text
+from torchtune.config._tree import at, is_component_tree, is_index
+from torchtune.config._types import (
+    choices,
+    is_anything,
+    is_collection_type,
+    members,
+    strip,
+    takes_none,
+    takes_text,
+)
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document, parse_yaml
 
 OVERRIDE_FLAG: Final = "--override"
+SWITCHES: Final = (
+    "--all",
+    "--help",
+    "--json",
+    "--origins",
+    "--overwrite",
+    "--resolved",
+    "--config",
+    "--allow",
+)
+"""Options of `tune`, which a misspelt flag may mean."""
 LONGEST_SHOWN: Final = 120
 """Characters of a value that are shown as its origin."""
 _FLOW: Final = ("[", "{")
@@ -75,14 +96,20 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
     pairs = dict(enumerate(argv))
     for i, typed in words:
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
-            if "=" not in pairs.get(i + 1, "") or pairs[i + 1].startswith("--"):
+            behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
+            if "=" not in behind or behind.startswith("--"):
                 mistakes.append(Mistake(typed, "", "needs key=value behind it"))
+                if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
+                    next(words)
+                    if "=" not in after and not after.startswith("--"):
+                        next(words)
             continue
         word = typed.removeprefix(f"{OVERRIDE_FLAG}=")
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE"))
+                near = did_you_mean(word, SWITCHES)
+                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE{near}"))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
@@ -142,7 +169,11 @@ class Overriding:
         elif self._names_component(t, path, override):
             if not is_component_tree(old := self._now(path)) or old[COMPONENT_KEY] != override.text:
                 self._put(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
-        elif not takes_text(t) and (override.text in ("default", "null") or override.text[:1] in _FLOW):
+        elif override.text in choices(t) or takes_text(t):
+            return False
+        elif (
+            override.text in ("default", "null") or override.text[:1] in _FLOW or is_reference(override.text)
+        ):
             self._set(override)
         else:
             return False
@@ -152,7 +183,7 @@ class Overriding:
         """Tell whether an override's text is the dotpath of a component."""
         if override.key.endswith(f".{COMPONENT_KEY}"):
             return True
-        if override.text == "default" or "${" in override.text:
+        if override.text == "default" or "${" in override.text or override.text in choices(t):
             return False
         component = component_type_of(t)
         if is_component_tree(self._now(path)):
@@ -161,6 +192,11 @@ class Overriding:
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
         now = self._now(path)
+        if is_reference(now):
+            self._wrong(
+                override, path, f"is the reference {now}, which nothing can be added to; set it whole"
+            )
+            return
         if now is None:
             now = self._default(path)
         collection = next((m for m in members(strip(t)) if is_collection_type(m)), None)
@@ -190,14 +226,18 @@ class Overriding:
     def _set(self, override: Override) -> None:
         try:
             t, path = self._find(override.path)
-            if override.text == "default" and not takes_text(t):
+            if override.text == "default" and not takes_text(t) and "default" not in choices(t):
                 self._reset(path, override)
                 return
             value = self._read(override, t, path)
         except RejectedError as rejected:
             self._reject(override, rejected)
             return
-        self._put(path, value, override.origin(self.layer))
+        now = self._now(path)
+        if isinstance(value, Mapping) and isinstance(now, dict) and self.layers.merges(path, value):
+            self.layers.merge(value, lambda _: override.origin(self.layer), path)
+        else:
+            self._put(path, value, override.origin(self.layer))
 
     def _read(self, override: Override, t: Any, path: Path) -> Any:
         """Read a value by the type of its field: text verbatim for text, YAML otherwise.
@@ -207,6 +247,8 @@ class Overriding:
         """
         text = override.text
         if text.startswith("${") and text.count("{") == 1 and text.endswith("}"):
+            return text
+        if text in choices(t):
             return text
         if text in ("null", "~") and takes_none(t):
             return None
@@ -268,7 +310,7 @@ class Overriding:
     def _step(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
         """Return the key that a part of a path means, and the type of what stands there."""
         known = slots(t, tree)
-        key: str | int = int(part) if isinstance(tree, list) and part.isascii() and part.isdecimal() else part
+        key: str | int = int(part) if isinstance(tree, list) and is_index(part) else part
         for spelt in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
             if spelt in known:
                 return spelt, known[spelt].type
@@ -292,8 +334,16 @@ class Overriding:
             count = f"{len(tree)} item{'s' * (len(tree) != 1)}"
             return RejectedError(Problem(where, f"the list has {count}, counted from 0"))
         if path and not known and not isinstance(tree, Mapping):
-            return RejectedError(Problem(where, f"{dotted(path)} is a single value; it has no {part!r}"))
-        return RejectedError(Problem(where, f"no {part!r}{did_you_mean(part, known)}"))
+            what = "a single value"
+            if is_reference(tree):
+                what = f"the reference {tree}"
+            elif tree is None and not is_anything(component_type_of(self._type_of(path)) or Any):
+                what = f"null; name its component first, {dotted(path)}=package.module.Name"
+            return RejectedError(Problem(where, f"{dotted(path)} is {what}; it has no {part!r}"))
+        near = did_you_mean(part, known)
+        if not near and not path and nearest(f"--{part}", (*SWITCHES, OVERRIDE_FLAG)):
+            near = did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
+        return RejectedError(Problem(where, f"no {part!r}{near}"))
 
     def _now(self, path: Path) -> Any:
         try:
@@ -307,8 +357,12 @@ class Overriding:
             above = self._type_of(path[:length])
             if self._now(path[:length]) is None and (section_of(above) or mapping_of(above)):
                 self.layers.put(path[:length], {}, lambda _: origin)
-        if isinstance(self._now(path[:-1]), (dict, list)):
+        holder = self._now(path[:-1])
+        if isinstance(holder, (dict, list)):
             self.layers.put(path, value, lambda _: origin)
+        elif is_reference(holder):
+            message = f"{dotted(path[:-1])} is the reference {holder}; change what it names, or set it whole"
+            self.layers.mistake(origin, path, message)
 
     def _wrong(self, override: Override, path: Path, message: str) -> None:
         self.layers.mistake(override.origin(self.layer), path, message)

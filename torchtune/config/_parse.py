@@ -1,6 +1,7 @@
 """The decorator that makes a recipe of a `main(cfg)`: runnable by `tune`, as a script, and from Python."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ class Recipe(Generic[C]):
         Raises:
             ConfigError: `main` does not take exactly one config, or is annotated with something else.
         """
+        if inspect.iscoroutinefunction(self.main) or inspect.isgeneratorfunction(self.main):
+            raise self._wrong("must be a plain function")
         taken = list(parameters(self.main).values())
         if len(taken) != 1:
             raise self._wrong("takes one argument, the config")
@@ -117,7 +120,7 @@ class Recipe(Generic[C]):
             ConfigError: With every mistake, before anything is built.
         """
         cfg = layers.build(f"the config of {self.name}")
-        check_device(cfg)
+        check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
         return (
             claim(layers, output_dir, overwrite=overwrite, command=command)
@@ -130,7 +133,7 @@ class Recipe(Generic[C]):
         return freeze(layers).render()
 
 
-def check_device(cfg: Any) -> None:
+def check_device(cfg: Any, layers: Layers) -> None:
     """Check that the device of a config is there.
 
     Raises:
@@ -144,9 +147,8 @@ def check_device(cfg: Any) -> None:
     try:
         check(device)
     except ValueError as error:
-        raise ConfigError(
-            [Mistake("", "device", str(error).removeprefix("device: "))], "the config"
-        ) from error
+        where = layers.origin(("device",)).text
+        raise ConfigError([Mistake(where, "device", str(error).removeprefix("device: "))]) from error
 
 
 def apply_overrides(layers: Layers, words: Sequence[str]) -> None:

@@ -12,13 +12,14 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_at
-from torchtune.config._mistakes import Path, did_you_mean, dotted
+from torchtune.config._mistakes import Path, did_you_mean, nearest
+from torchtune.config._tree import BROKEN
 from torchtune.config._types import describe, is_section, members, strip
 
 Place = tuple[str, int]
@@ -27,8 +28,14 @@ Locator = Callable[[Any, Path], Place | None]
 _ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
 
 
-Slip = tuple[Place | None, str, str]
-"""Where a config function names no field, or leaves out a required one; its path; and what is wrong."""
+class Slip(NamedTuple):
+    """Where a config function names no field, or leaves out a required one."""
+
+    place: Place | None
+    owner: object
+    """The config or section that it was meant for."""
+    name: str
+    message: str
 
 
 class IncompleteError(Exception):
@@ -42,7 +49,9 @@ def recording(config_class: type | None) -> Iterator["Recorder"]:
     Meanwhile nothing is validated: what is wrong is found once all layers are merged, all of it at once. A name that
     is no field is noted and passed over.
     """
-    recorder = Recorder(dict(_section_paths(config_class, ())))
+    recorder = Recorder()
+    for cls, path in _section_paths(config_class, ()):
+        recorder.sections.setdefault(cls, []).append(path)
     saved = [(c, c.__init__, c.__dict__.get("__setattr__")) for c in _classes(config_class)]  # type: ignore[misc]
     for c, init, assign in saved:
         c.__init__ = recorder.watched_init(init)  # type: ignore[misc]  # put back below
@@ -81,6 +90,22 @@ def _section_paths(t: Any, path: Path, above: tuple[type, ...] = ()) -> Iterator
             yield member, path
 
 
+def _sections_in(value: Any, path: Path) -> Iterator[tuple[Path, object]]:
+    """Yield every config object in a value, with its path."""
+    if is_section(type(value)):
+        yield path, value
+        items: Iterable[tuple[str | int, Any]] = (
+            (n, getattr(value, n)) for n in fields(value.__class__) if hasattr(value, n)
+        )
+    else:
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+    if len(path) < 20:
+        for key, item in items:
+            yield from _sections_in(item, (*path, key))
+
+
 @attrs.frozen
 class _Use:
     """A call or assignment, as the code and instruction that made it."""
@@ -95,8 +120,8 @@ class _Use:
 class Recorder:
     """What was made and changed so far; objects are kept, so that their identities stay theirs."""
 
-    sections: dict[type, Path] = attrs.field(factory=dict)
-    """The path at which each config class stands."""
+    sections: dict[type, list[Path]] = attrs.field(factory=dict)
+    """The paths at which each config class stands."""
     slips: list[Slip] = attrs.field(factory=list)
     """Names that are no fields, and required fields left out."""
     made: dict[int, tuple[object, _Use]] = attrs.field(factory=dict)
@@ -110,35 +135,57 @@ class Recorder:
             use = _user()
             if use:
                 self.made[id(instance)] = (instance, use)
-            init(instance, *args, **self._known(type(instance), use, args, kwargs))
+            given = self._known(instance, use, args, kwargs)
+            try:
+                init(instance, *args, **given)
+            except (TypeError, ValueError):
+                # What the class's own code refuses is found once all layers are merged, if it is still so then.
+                if not is_section(type(instance)) or any(
+                    not hasattr(instance, n) for n in fields(instance.__class__)
+                ):
+                    raise
 
         return watched
 
     def _known(
-        self, cls: type, use: "_Use | None", args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, instance: object, use: "_Use | None", args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the keywords of a constructor that are fields, noting the others.
+        """Return the keywords of a constructor that are fields, noting the others, and those that are left out.
 
         Raises:
-            IncompleteError: A required field is left out.
+            IncompleteError: A required field is left out that has a converter, which no placeholder passes.
         """
+        cls: type = type(instance)
         if not is_section(cls):
             return dict(kwargs)
         known = fields(cls)
         aliases = {getattr(f.attribute, "alias", name): name for name, f in known.items()}
         for name in kwargs.keys() - aliases.keys():
-            self._slip(cls, name, use, f"no {name!r}{did_you_mean(name, known)}")
-        missing = [n for a, n in aliases.items() if known[n].default is REQUIRED and a not in kwargs]
-        if missing and not args:
-            for name in missing:
+            self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
+        given = {name: value for name, value in kwargs.items() if name in aliases}
+        meant = {nearest(name, known) for name in kwargs if name not in aliases}
+        missing = [
+            a for a, n in aliases.items() if known[n].default is REQUIRED and a not in kwargs and not args
+        ]
+        for alias in missing:
+            name = aliases[alias]
+            if name not in meant:
                 wanted = describe(known[name].type)
-                self._slip(cls, name, use, f"is required: {wanted}; write {name}=...")
+                self._slip(instance, name, use, f"is required: {wanted}; write {name}=...")
+            given[alias] = BROKEN
+        if any(getattr(known[aliases[alias]].attribute, "converter", None) for alias in missing):
             raise IncompleteError(missing)
-        return {name: value for name, value in kwargs.items() if name in aliases}
+        return given
 
-    def _slip(self, cls: type, name: str, use: "_Use | None", message: str) -> None:
+    def _slip(self, owner: object, name: str, use: "_Use | None", message: str) -> None:
         place = None if use is None else _place_in_call(use, name, None)
-        self.slips.append((place, dotted((*self.sections.get(cls, ()), name)), message))
+        self.slips.append(Slip(place, owner, name, message))
+
+    def path_of(self, owner: object, config: object) -> Path:
+        """Return where a section stands in a config; where it is not in it, the place of its class, if it has one."""
+        found = next((path for path, value in _sections_in(config, ()) if value is owner), None)
+        places = self.sections.get(type(owner), [])
+        return found if found is not None else places[0] if len(places) == 1 else ()
 
     def watched_assign(self, assign: Callable[..., None]) -> Callable[..., None]:
         """Return an assignment that notes the statement."""
@@ -147,7 +194,7 @@ class Recorder:
             cls: type = type(instance)
             known = fields(cls) if is_section(cls) else {}
             if known and name not in known and not hasattr(cls, name) and (use := _user()):
-                self._slip(cls, name, use, f"no {name!r}{did_you_mean(name, known)}")
+                self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
                 return
             assign(instance, name, value)
             if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001

@@ -114,7 +114,7 @@ def _first_line(doc: str | None) -> str:
 def unknown_name(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -> ConfigError:
     """Return the error for a name that is not registered, with the nearest."""
     listed = ", ".join(known) or "none"
-    message = (
-        f"no {kind} {name!r}{did_you_mean(name, known) or f'; there is {listed}'}; or give the path of a file"
-    )
+    beside = f"; did you mean the file './{name}.py'?" if os.path.isfile(f"{name}.py") else ""  # noqa: PTH113
+    near = beside or did_you_mean(name, known)
+    message = f"no {kind} {name!r}{near or f'; there is {listed}; or give the path of a file'}"
     return ConfigError([Mistake("", "", message)], f"the name of a {kind}")

@@ -19,7 +19,14 @@ from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import argument_type
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import RejectedError
-from torchtune.config._signature import MISSING, Passed, documentation, parameters, swallows_keywords
+from torchtune.config._signature import (
+    MISSING,
+    Passed,
+    documentation,
+    parameters,
+    swallows_keywords,
+    type_hints,
+)
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import (
     is_anything,
@@ -30,6 +37,7 @@ from torchtune.config._types import (
     members,
     passed_in,
     push_down,
+    sections_of,
     storable,
     strip,
 )
@@ -70,7 +78,9 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
     """
     if is_component_tree(tree):
         return dict(_component_slots(tree, passed_of(t)))
-    if section := section_of(t):
+    if typing.is_typeddict(mapping_of(t)):
+        return {n: Slot(storable(h), owner="mapping") for n, h in type_hints(mapping_of(t)).items()}
+    if section := section_of(t, tree):
         return dict[str | int, Slot](section_slots(section).items())
     if isinstance(tree, list):
         item = next((typing.get_args(m)[0] for m in members(strip(t)) if _has_items(m)), Any)
@@ -100,10 +110,17 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
             return Any
         known = parameters(fn)
         return argument_type(known[name]) if name in known else None
+    if (section := section_of(t, tree, name)) and name in fields(section):
+        return fields(section)[name].type  # of another member of a union of sections
     mapping = mapping_of(t)
-    if mapping is None or not (tree is None or isinstance(tree, Mapping)):
+    if mapping is None or typing.is_typeddict(mapping) or not (tree is None or isinstance(tree, Mapping)):
         return None
     return storable((*typing.get_args(mapping), Any, Any)[1]) if typing.get_args(mapping) else Any
+
+
+def is_data(t: Any) -> bool:
+    """Tell whether a mapping of this type is data that is replaced whole, not a section whose fields are merged."""
+    return mapping_of(t) is not None and not sections_of(t)
 
 
 def mapping_of(t: Any) -> Any:
@@ -119,9 +136,14 @@ def _has_values(t: Any) -> bool:
     return is_mapping_type(t) and len(typing.get_args(t)) == 2
 
 
-def section_of(t: Any) -> type | None:
-    """Return the config class in a type such as `Validation | None`."""
-    return next((m for m in members(strip(t)) if is_section(m)), None)
+def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type | None:
+    """Return the config class in a type such as `Validation | None`.
+
+    Of several, it is the first that has the fields of `tree` and `key`.
+    """
+    found = sections_of(t)
+    names = {*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key])}
+    return next((s for s in found if names <= fields(s).keys()), found[0] if found else None)
 
 
 def component_type_of(t: Any) -> Any:

@@ -52,6 +52,8 @@ class Parameter:
     """MISSING where the argument is required."""
     positional: bool
     """True where it can be filled by position."""
+    only_positional: bool = False
+    """True where it can be filled in no other way."""
 
     @property
     def required(self) -> bool:
@@ -72,7 +74,9 @@ def _read(fn: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
         if p.kind is p.VAR_KEYWORD:
             swallows = True
         elif p.kind is not p.VAR_POSITIONAL:
-            found[name] = Parameter(name, hints.get(name, MISSING), p.default, p.kind is not p.KEYWORD_ONLY)
+            by_position = p.kind is not p.KEYWORD_ONLY
+            only = p.kind is p.POSITIONAL_ONLY
+            found[name] = Parameter(name, hints.get(name, MISSING), p.default, by_position, only)
     return found, swallows
 
 

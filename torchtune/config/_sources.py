@@ -11,13 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torchtune.config._classes import fields
 from torchtune.config._layers import Layers, Origin, line_of
-from torchtune.config._mistakes import ConfigError, Mistake, RejectedError, did_you_mean, dotted
+from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean, dotted
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_source, config_sources
+from torchtune.config._signature import result_type
 from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
 from torchtune.config._types import article, is_section
-from torchtune.config._unstructure import unstructure
+from torchtune.config._unstructure import unstructure_what_can_be
 from torchtune.config._yaml import Document, read_yaml
 
 BASE_KEY = "_base_"
@@ -78,7 +80,22 @@ def _mistake(origin: str, message: str) -> ConfigError:
     return ConfigError([Mistake(origin, "", message)])
 
 
+def _nearest_file(file: str) -> str:
+    """Suggest a file beside the one that is not there, or a registered config."""
+    folder, name = os.path.split(file)
+    stem = name.rpartition(".")[0]
+    if not folder and stem in config_sources():
+        return f"; did you mean the registered config {stem!r}?"
+    try:
+        beside = [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml", ".py"))]  # noqa: PTH208
+    except OSError:
+        return ""
+    return did_you_mean(name, beside)
+
+
 def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ...]) -> None:
+    if not os.path.exists(file):  # noqa: PTH110
+        raise _mistake(file, f"no such file{_nearest_file(file)}")
     document = read_yaml(file)
     document.name = shown_path(file)
     for i, mistake in enumerate(document.mistakes):
@@ -94,13 +111,30 @@ def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ..
         try:
             _add(layers, base, file, above)
         except ConfigError as error:
-            raise ConfigError([_under(where, m) for m in error.mistakes]) from error
+            raise ConfigError([*(_under(where, m) for m in error.mistakes), *document.mistakes]) from error
+    elif isinstance(document.value, dict):
+        _note_misspelt_base(layers, document)
     layers.add_document(document)
+
+
+def _note_misspelt_base(layers: Layers, document: Document) -> None:
+    """Say where `_base_` is misspelt, since every field of the base would be said to be missing otherwise."""
+    known = fields(layers.wanted) if layers.wanted else {}
+    for key in [
+        k for k in document.value if k.strip("_").lower() == "base" and k not in known and layers.wanted
+    ]:
+        del document.value[key]
+        where = f"{document.name}:{document.lines[key,]}"
+        document.mistakes.append(Mistake(where, key, f"no {key!r}; did you mean {BASE_KEY!r}?"))
+        layers.incomplete = True
 
 
 def _under(where: str, mistake: Mistake) -> Mistake:
     """Say where a base was named, unless its mistake has a line of its own."""
-    if mistake.path or re.search(r":\d+$", mistake.origin):
+    if re.search(r":\d+$", mistake.origin):
+        named = "" if mistake.path else f"; {BASE_KEY} at {where} names it"
+        return Mistake(mistake.origin, mistake.path, mistake.message + named)
+    if mistake.path:
         return mistake
     return Mistake(where, BASE_KEY, ": ".join(filter(None, [mistake.origin, mistake.message])))
 
@@ -117,14 +151,14 @@ def _add_python(layers: Layers, file: str, function: str) -> None:
         try:
             config = make()
         except (Exception, SystemExit) as error:
-            raise ConfigError([*_slips(recorder, here), *_failure(error, file)]) from error
+            raise ConfigError([*_slips(recorder, here, None), *_failure(error, file)]) from error
     if layers.wanted is not None and not _fits(config, layers.wanted):
         found = "nothing" if config is None else article(type(config).__name__)
         raise _mistake(
             here, f"{make.__name__} returns {found}; this recipe takes {article(layers.wanted.__name__)}"
         )
     add_object(layers, config, recorder.locate, here)
-    for slip in _slips(recorder, here):
+    for slip in _slips(recorder, here, config):
         layers.mistakes.append((Origin(layers.depth, line_of(slip.origin), slip.origin), slip))
 
 
@@ -138,11 +172,15 @@ def _fits(config: Any, wanted: type) -> bool:
     )
 
 
-def _slips(recorder: Recorder, otherwise: str) -> list[Mistake]:
+def _slips(recorder: Recorder, otherwise: str, config: Any) -> list[Mistake]:
     """Return what a config function named wrongly or left out, each with its line."""
     return [
-        Mistake(f"{shown_path(place[0])}:{place[1]}" if place else otherwise, path, message)
-        for place, path, message in recorder.slips
+        Mistake(
+            f"{shown_path(slip.place[0])}:{slip.place[1]}" if slip.place else otherwise,
+            dotted((*recorder.path_of(slip.owner, config), slip.name)),
+            slip.message,
+        )
+        for slip in recorder.slips
     ]
 
 
@@ -177,14 +215,11 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -
             return Origin(depth, 0, otherwise)
         return Origin(depth, found[1], f"{shown_path(found[0])}:{found[1]}")
 
-    try:
-        tree = unstructure(config)
-    except RejectedError as rejected:
-        raise ConfigError(
-            Mistake(origin(p.path).text, dotted(p.path), p.message) for p in rejected.problems
-        ) from rejected
+    tree, problems = unstructure_what_can_be(config)
+    for p in problems:
+        layers.mistake(origin(p.path), p.path, p.message)
     if not isinstance(tree, dict):
-        raise _mistake(otherwise, f"expected a config object, got a {type(config).__name__}")
+        raise _mistake(otherwise, f"expected a config object, got {article(type(config).__name__)}")
     for name, value in tree.items():
         # A value that equals the default and was not written here stays the default's.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
@@ -196,15 +231,20 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -
 
 
 def _function(module: ModuleType, file: str, function: str) -> Any:
-    known = [
-        n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
-    ]
+    known = {
+        n: v
+        for n, v in vars(module).items()
+        if callable(v) and getattr(v, "__module__", "") == module.__name__
+    }
     if not function:
-        public = [n for n in known if not n.startswith("_") and not isinstance(getattr(module, n), type)]
-        if len(public) == 1:
-            return getattr(module, public[0])
+        public = [
+            n for n, v in known.items() if not n.startswith("_") and inspect.isfunction(inspect.unwrap(v))
+        ]
+        returning = [n for n in public if is_section(result_type(known[n]))] or public
+        if len(returning) == 1:
+            return known[returning[0]]
         raise _mistake(
-            shown_path(file), f"name the function: {file}:NAME, one of {', '.join(public) or 'none'}"
+            shown_path(file), f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
         )
     if function not in known:
         raise _mistake(shown_path(file), f"no function {function!r}{did_you_mean(function, known)}")
@@ -222,7 +262,9 @@ def load_module(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not os.path.isfile(path):  # noqa: PTH113 -- pathlib raises for a name that is too long
         is_folder = os.path.isdir(path)  # noqa: PTH112
-        raise _mistake(file, "is a folder, not a Python file" if is_folder else "no such file")
+        raise _mistake(
+            file, "is a folder, not a Python file" if is_folder else f"no such file{_nearest_file(file)}"
+        )
     if loaded := _loaded_from(path):
         return loaded
     try:

@@ -18,10 +18,14 @@ from torchtune.config._classes import structure_section
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import structure_component
 from torchtune.config._interpolation import Text, is_reference
-from torchtune.config._mistakes import RejectedError, below, did_you_mean, reject
-from torchtune.config._tree import is_component_tree
+from torchtune.config._mistakes import SILENT, Problem, RejectedError, below, did_you_mean, reject
+from torchtune.config._schema import section_of
+from torchtune.config._signature import type_hints
+from torchtune.config._tree import BROKEN, is_component_tree
 from torchtune.config._types import (
     SCALARS,
+    alias_of,
+    choices,
     describe,
     is_anything,
     is_collection_type,
@@ -34,6 +38,7 @@ from torchtune.config._types import (
     is_union,
     members,
     passed_in,
+    push_down,
     storable,
     strip,
 )
@@ -90,6 +95,8 @@ def _guarded(factory: Callable[..., Hook], made: cattrs.Converter, references: b
     hook = factory(t, made)
 
     def guarded(value: Any, wanted: Any) -> Any:
+        if value is BROKEN:
+            raise reject(SILENT)
         if references and is_reference(value):
             return value
         try:
@@ -101,7 +108,16 @@ def _guarded(factory: Callable[..., Hook], made: cattrs.Converter, references: b
 
 
 def _wrong(t: Any, value: Any) -> RejectedError:
-    return reject(f"expected {describe(t)}, got {shown(value)}")
+    near = did_you_mean(value, _names(t)) if isinstance(value, str) else ""
+    return reject(f"expected {describe(t)}, got {shown(value)}{near}")
+
+
+def _names(t: Any) -> list[str]:
+    """Return the texts that a type spells out, for suggestions."""
+    dtypes = [kind for m in (typing.get_args(t) if is_union(t) else (t,)) if is_torch_name(m) for kind in [m]]
+    torch = sys.modules.get("torch")
+    named = [name for name, kind in vars(torch).items() if isinstance(kind, tuple(dtypes))] if dtypes else []
+    return [*(c for c in choices(t) if isinstance(c, str)), *named]
 
 
 def shown(value: Any) -> str:
@@ -163,16 +179,12 @@ def _each(items: typing.Iterable[tuple[Any, Any]], read: Callable[[Any], Any], k
 
 
 def _literal(t: Any, _: cattrs.Converter) -> Hook:
-    choices = typing.get_args(t)
-
     def hook(value: Any, _: Any) -> Any:
-        for choice in choices:
+        for choice in typing.get_args(t):
             plain = choice.value if isinstance(choice, enum.Enum) else choice
             if type(value) is type(plain) and value == plain:
                 return choice
-        plain_choices = [c.value if isinstance(c, enum.Enum) else c for c in choices]
-        near = did_you_mean(value, plain_choices) if isinstance(value, str) else ""
-        raise reject(f"expected {describe(t)}, got {shown(value)}{near}")
+        raise _wrong(t, value)
 
     return hook
 
@@ -202,9 +214,7 @@ def _torch_name(t: Any, _: cattrs.Converter) -> Hook:
                 raise _wrong(t, value) from None
         found = getattr(torch, value.removeprefix("torch."), None)
         if not isinstance(found, t):
-            known = [name for name, kind in vars(torch).items() if isinstance(kind, t)]
-            near = did_you_mean(value.removeprefix("torch."), known)
-            raise reject(f"expected {describe(t)}, got {shown(value)}{near}")
+            raise _wrong(t, value)
         return found
 
     return hook
@@ -231,6 +241,8 @@ def _union(t: Any, made: cattrs.Converter) -> Hook:
         deep = [r for r in rejections if any(p.path for p in r.problems)]
         if len(deep) == 1:
             raise deep[0]
+        if deep and isinstance(value, Mapping) and (section := section_of(t, value)):
+            made.structure(value, section)  # of several sections, what is wrong with the likeliest
         raise _wrong(t, value)
 
     return hook
@@ -254,13 +266,45 @@ def _may_hold(t: Any, value: Any) -> bool:
 
 
 def _mapping(t: Any, made: cattrs.Converter) -> Hook:
+    if typing.is_typeddict(t):
+        return _typed_dict(t, made)
     key_type, value_type = (storable(a) for a in typing.get_args(t) or (Any, Any))
 
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping) or COMPONENT_KEY in value:
             raise _wrong(t, value)
         read = _each(value.items(), lambda v: made.structure(v, value_type), dict)
-        return {_key(key, key_type, made): item for key, item in read.items()}
+        typed = {_key(key, key_type, made): item for key, item in read.items()}
+        if len(typed) < len(read):
+            raise reject("two of its keys are the same; keep one of them")
+        return typed
+
+    return hook
+
+
+def _typed_dict(t: Any, made: cattrs.Converter) -> Hook:
+    hints = {name: storable(strip(hint)) for name, hint in type_hints(t).items()}
+
+    def read(name: str, value: Any) -> Any:
+        if name not in hints:
+            raise reject(f"no {name!r}{did_you_mean(name, hints)}")
+        return made.structure(value, hints[name])
+
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping) or COMPONENT_KEY in value:
+            raise _wrong(t, value)
+        found, problems = (
+            {},
+            [Problem((n,), "is required") for n in sorted(t.__required_keys__ - value.keys())],
+        )
+        for name, item in value.items():
+            try:
+                found[name] = read(name, item)
+            except RejectedError as rejected:
+                problems += below(name, rejected)
+        if problems:
+            raise RejectedError(*problems)
+        return found
 
     return hook
 
@@ -269,12 +313,13 @@ def _key(key: str, t: Any, made: cattrs.Converter) -> Any:
     """Read a key, which YAML holds as text, by its type: `3: x` has an int for key in a `dict[int, str]`."""
     if is_anything(t) or t is str:
         if isinstance(key, KeyText):
-            raise reject(f"expected text for a key, got {key}", key)
+            raise reject(f"expected text as key, got {key}", key)
         return key
     try:
         return made.structure(key if is_storable_as_text(t) else plain_scalar(key), t)
     except RejectedError as rejected:
-        raise reject(rejected.problems[0].message.replace("expected", "expected for a key", 1), key) from None
+        message = f"expected {describe(t)} as key, got {key!r}"
+        raise reject(message, key) from rejected
 
 
 def is_storable_as_text(t: Any) -> bool:
@@ -288,7 +333,7 @@ def _collection(t: Any, made: cattrs.Converter) -> Hook:
     args = typing.get_args(t)
     origin = typing.get_origin(t) or t
     kind = origin if origin in (list, tuple, set, frozenset) else frozenset if is_set_type(t) else list
-    fixed = origin is tuple and bool(args) and Ellipsis not in args
+    fixed = origin is tuple and t is not tuple and Ellipsis not in args
     item = storable(args[0]) if args else Any
 
     def hook(value: Any, _: Any) -> Any:
@@ -319,6 +364,10 @@ def _component(t: Any, made: cattrs.Converter) -> Hook:
     return lambda value, _: structure_component(value, wanted, made, passed)
 
 
+def _alias(t: Any, made: cattrs.Converter) -> Hook:
+    return lambda value, _: made.structure(value, storable(push_down(t)))
+
+
 def _built(t: Any, made: cattrs.Converter) -> Hook:
     """Any other class is what a nested component builds."""
     return lambda value, _: structure_component(value, t, made)
@@ -341,4 +390,5 @@ _FACTORIES: list[tuple[Callable[[Any], bool], Callable[..., Hook]]] = [
     (lambda t: typing.get_origin(t) is Literal, _literal),
     (is_anything, _anything),
     (is_component_type, _component),
+    (lambda t: alias_of(t) is not None, _alias),
 ]

@@ -1,10 +1,20 @@
 """Walks over trees of mappings and lists."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._mistakes import Path
+
+
+class Broken:
+    """Stands in a tree for a value whose mistake was said already, so that no other follows from it."""
+
+    def __repr__(self) -> str:
+        return "(broken)"
+
+
+BROKEN: Final = Broken()
 
 
 def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -34,12 +44,22 @@ def child(tree: Any, key: str | int) -> Any:
         LookupError: Nothing stands there.
     """
     if isinstance(tree, list):
-        if isinstance(key, int) or (key.isascii() and key.isdecimal()):
+        if isinstance(key, int) or is_index(key):
             return tree[int(key)]
         raise LookupError(key)
     if isinstance(tree, Mapping):
         return tree[key]
     raise LookupError(key)
+
+
+def is_index(text: str) -> bool:
+    """Tell whether a part of a path may be the index of a list."""
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def as_path(text: str) -> Path:
+    """Return a dotted path with its list indices as numbers."""
+    return tuple(int(part) if is_index(part) else part for part in text.split("."))
 
 
 def at(tree: Any, path: Path) -> Any:

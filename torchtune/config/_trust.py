@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from attrs import define, evolve, field
 
+from torchtune.config._mistakes import did_you_mean
+
 OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
 WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.cli.")
 """Parts of torchtune that run a config and are never named by one."""
@@ -106,11 +108,14 @@ def refuse_path(path: str) -> str | None:
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
             return None
-        return f"of torch, only {', '.join(TORCH_MODULES)} are trusted"
+        near = did_you_mean(".".join(path.split(".")[:2]), TORCH_MODULES)
+        return f"of torch, only {', '.join(TORCH_MODULES)} are trusted{near}"
     if first in sys.stdlib_module_names:
         return f"{first!r} is part of Python itself, which holds no components"
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
+    if near := did_you_mean(first, (*OWN_PACKAGES, "torch")):
+        return f"{first!r} is not trusted{near}"
     return f"{first!r} is not trusted; if you know its code, add --allow {first}"
 
 

@@ -47,6 +47,13 @@ def passed_in(t: Any) -> Passed:
     return Passed()
 
 
+def alias_of(t: Any) -> Any:
+    """Return the type that a `NewType` or a `type X = ...` stands for, or None where it is neither."""
+    return getattr(t, "__supertype__", None) or (
+        getattr(t, "__value__", None) if type(t).__name__ == "TypeAliasType" else None
+    )
+
+
 def push_down(t: Any, passed: Passed | None = None) -> Any:
     """Move what a recipe passes down to the components of a union or a collection.
 
@@ -54,6 +61,8 @@ def push_down(t: Any, passed: Passed | None = None) -> Any:
     """
     if typing.get_origin(t) is Annotated:
         return push_down(strip(t), passed_in(t))
+    if (meant := alias_of(t)) is not None:
+        return push_down(meant, passed)
     if is_component_type(t):
         return Annotated[t, passed] if passed else t
     args = typing.get_args(t)
@@ -68,6 +77,11 @@ def push_down(t: Any, passed: Passed | None = None) -> Any:
 def is_section(t: Any) -> bool:
     """Tell whether a type is a config class or a section of one: an attrs class or a dataclass."""
     return isinstance(t, type) and (attrs.has(t) or hasattr(t, "__dataclass_fields__"))
+
+
+def sections_of(t: Any) -> list[type]:
+    """Return the config classes in a type such as `Validation | None`."""
+    return [m for m in members(strip(t)) if is_section(m)]
 
 
 def is_torch_name(t: Any) -> bool:
@@ -145,6 +159,23 @@ def class_name(t: Any) -> str:
     return getattr(t, "__name__", None) or str(t)
 
 
+def yaml_repr(value: Any) -> str:
+    """Show a scalar as YAML has it."""
+    if value is None or isinstance(value, bool):
+        return {"None": "null"}.get(str(value), str(value).lower())
+    return repr(value)
+
+
+def choices(t: Any) -> list[Any]:
+    """Return the values that a type spells out: of a Literal, an enum, or the members of a union that are such."""
+    t = strip(t)
+    if is_union(t):
+        return [choice for member in typing.get_args(t) for choice in choices(member)]
+    if typing.get_origin(t) is Literal:
+        return [a.value if isinstance(a, enum.Enum) else a for a in typing.get_args(t)]
+    return [m.value for m in t] if inspect.isclass(t) and issubclass(t, enum.Enum) else []
+
+
 def describe(t: Any) -> str:
     """Name a type to a person, as what completes `expected`."""
     t = strip(t)
@@ -155,8 +186,7 @@ def describe(t: Any) -> str:
     if is_anything(t):
         return "a value"
     if typing.get_origin(t) is Literal:
-        choices = [a.value if isinstance(a, enum.Enum) else a for a in typing.get_args(t)]
-        return "one of " + ", ".join(map(repr, choices))
+        return "one of " + ", ".join(map(yaml_repr, choices(t)))
     if is_component_type(t):
         wanted = typing.get_args(t)
         return f"a component that builds {article(class_name(wanted[0]))}" if wanted else "a component"
@@ -174,7 +204,7 @@ def _describe_class(t: Any) -> str:
     if is_section(t):
         return f"a mapping with fields of {t.__name__}"
     if inspect.isclass(t) and issubclass(t, enum.Enum):
-        return "one of " + ", ".join(repr(m.value) for m in t)
+        return "one of " + ", ".join(map(yaml_repr, choices(t)))
     if inspect.isclass(t) and issubclass(t, PurePath):
         return "a path"
     return f"a component that builds {article(class_name(t))}"

@@ -1,7 +1,9 @@
 """From config objects to mappings, lists and scalars that YAML can hold."""
 
+import datetime as dt
 import enum
 import functools
+import numbers
 import typing
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -14,8 +16,9 @@ from torchtune.config._classes import fields
 from torchtune.config._component import COMPONENT_KEY, bound_keywords
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import Text
-from torchtune.config._mistakes import Path, Problem, RejectedError, reject
-from torchtune.config._types import SCALARS, is_section, is_torch_name
+from torchtune.config._mistakes import Path, Problem, RejectedError
+from torchtune.config._tree import BROKEN, Broken
+from torchtune.config._types import SCALARS, article, is_section, is_torch_name, sections_of
 
 
 class KeyText(str):
@@ -27,6 +30,7 @@ class KeyText(str):
 @functools.cache
 def _converter() -> cattrs.Converter:
     made = cattrs.Converter()
+    made.register_unstructure_hook(Broken, lambda value: value)
     made.register_unstructure_hook_func(is_section, _tree_of_section)
     made.register_unstructure_hook_func(lambda t: issubclass(t, functools.partial), _tree_of_component)
     made.register_unstructure_hook_func(lambda t: issubclass(t, PurePath), str)
@@ -45,19 +49,42 @@ def unstructure(value: Any) -> Any:
     Raises:
         RejectedError: With every value that YAML cannot hold.
     """
+    tree, problems = unstructure_what_can_be(value)
+    if problems:
+        raise RejectedError(*problems)
+    return tree
+
+
+def unstructure_what_can_be(value: Any) -> tuple[Any, list[Problem]]:
+    """Turn a config object into a tree in which BROKEN stands for what YAML cannot hold.
+
+    Returns:
+        The tree, and a problem for every such value.
+    """
     try:
         tree = _by_value(_converter().unstructure(value))
     except RecursionError:
-        raise reject("it contains itself, or is nested too deeply") from None
-    if problems := list(_unwritable(tree, ())):
-        raise RejectedError(*problems)
+        return BROKEN, [Problem((), "it contains itself, or is nested too deeply")]
+    problems = list(_unwritable(tree, ()))
+    return (_marked(tree, {p.path for p in problems}, ()) if problems else tree), problems
+
+
+def _marked(tree: Any, broken: set[Path], path: Path) -> Any:
+    """Return a tree with BROKEN at some of its places."""
+    if path in broken:
+        return BROKEN
+    if isinstance(tree, dict):
+        return {key: _marked(value, broken, (*path, str(key))) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_marked(value, broken, (*path, i)) for i, value in enumerate(tree)]
     return tree
 
 
 def _by_value(tree: Any) -> Any:
     """Put its value in the place of an enum's member that is text or a number as well, which cattrs lets pass."""
     if isinstance(tree, dict):
-        return {_key_text(key): _by_value(value) for key, value in tree.items()}
+        found = {_key_text(key): _by_value(value) for key, value in tree.items()}
+        return found if len(found) == len(tree) else _Unwritable("two of its keys are the same text in YAML")
     if isinstance(tree, list):
         return [_by_value(value) for value in tree]
     return tree.value if isinstance(tree, enum.Enum) else tree
@@ -74,6 +101,8 @@ def _key_text(key: Any) -> Any:
 def _unwritable(tree: Any, path: Path) -> typing.Iterator[Problem]:
     if isinstance(tree, _Unwritable):
         yield Problem(path, tree.why)
+    elif tree is BROKEN:
+        return
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             if not isinstance(key, str):
@@ -89,7 +118,12 @@ def _unwritable(tree: Any, path: Path) -> typing.Iterator[Problem]:
                 path, f"the class {tree.__name__} cannot be written to YAML; write lazy({tree.__name__}, ...)"
             )
         else:
-            hint = "describe it with lazy(...) instead of building it"
+            plain = isinstance(tree, (numbers.Number, bytes, dt.date, complex))
+            hint = (
+                "write it as text or a number"
+                if plain
+                else "describe it with lazy(...) instead of building it"
+            )
             yield Problem(path, f"a value of type {kind} cannot be written to YAML; {hint}")
 
 
@@ -107,8 +141,14 @@ def _tree_of_section(section: Any) -> dict[str, Any]:
 def _tree_of_field(section: Any, name: str) -> Any:
     if not hasattr(section, name):
         return _Unwritable("was deleted; a config has all its fields")
+    value = getattr(section, name)
+    wanted = sections_of(fields(section.__class__)[name].type)
+    kind = type(value)
+    names = {c.__qualname__ for c in kind.__mro__}  # by name, since a copied recipe has classes of its own
+    if is_section(kind) and wanted and not any(w.__qualname__ in names for w in wanted):
+        return _Unwritable(f"expected {article(wanted[0].__name__)}, got {article(kind.__name__)}")
     try:
-        return _converter().unstructure(getattr(section, name))
+        return _converter().unstructure(value)
     except RecursionError:
         return _Unwritable("it contains itself, or is nested too deeply")
 

@@ -23,6 +23,8 @@ class Rule:
     """What completes `expected <type>`, such as `above 0`."""
     holds: Callable[[Any], bool]
     """True for an admissible value."""
+    choices: tuple[object, ...] = ()
+    """The values that it admits, where it lists them."""
 
     def __call__(self, _instance: object, attribute: "Attribute[Any]", value: Any) -> None:
         """Check one value; None passes, since an optional field's type says whether it may be None.
@@ -88,7 +90,7 @@ def share() -> Rule:
 
 def each(rule: Rule) -> Rule:
     """Demand that a rule holds for every item of a list."""
-    return Rule(f"each {rule.words}", lambda value: all(rule.holds(item) for item in value))
+    return Rule(f"with each {rule.words}", lambda value: all(rule.holds(item) for item in value))
 
 
 def between(low: float, high: float) -> Rule:
@@ -98,7 +100,7 @@ def between(low: float, high: float) -> Rule:
 
 def one_of(*choices: object) -> Rule:
     """Demand one of the choices; a `Literal` annotation says the same to the type checkers as well."""
-    return Rule(f"out of {', '.join(map(repr, choices))}", lambda value: value in choices)
+    return Rule(f"out of {', '.join(map(repr, choices))}", lambda value: value in choices, choices)
 
 
 def not_empty() -> Rule:

@@ -2,12 +2,14 @@
 
 import math
 import re
+import sys
 from typing import Any, Final
 
 import yaml
 
 from torchtune.config._interpolation import Text
 from torchtune.config._mistakes import ConfigError, Mistake, Path, dotted
+from torchtune.config._tree import Broken
 
 # The C parser is about ten times faster; a PyYAML built without libyaml has the other one.
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -17,6 +19,8 @@ MAX_BYTES: Final = 4 * 2**20
 """A config is text that people write; a larger file is not one (bytes)."""
 MAX_NODES: Final = 100_000
 """More values than this after expanding aliases is an alias bomb."""
+MAX_DEPTH: Final = 100
+"""Nothing that people write is nested more deeply."""
 MAX_DIGITS: Final = 4000
 """Python refuses to read decimal numbers of more than 4,300 digits."""
 
@@ -36,19 +40,27 @@ def plain_scalar(text: str) -> Any:
     `1e-4` is a float; `no`, `12:30` and `1_000` are text. See section 10.3.2 of https://yaml.org/spec/1.2.2/.
 
     Raises:
-        ValueError: It is an int of more digits than Python reads.
+        ValueError: It is an int of more digits than Python reads, or a float beyond the largest.
     """
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
             raise ValueError(f"a number of {len(text):,} digits; the most is {MAX_DIGITS:,}")
         return int(text)
     if _FLOAT.fullmatch(text):
-        return float(text)
+        if math.isinf(value := float(text)):
+            raise ValueError(
+                f"{text} is larger than the largest float, {sys.float_info.max}; infinity is .inf"
+            )
+        return value
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
         return text.lower() == "true"
     if _OCT_HEX.fullmatch(text):
+        if len(text) > MAX_DIGITS // 2:
+            raise ValueError(
+                f"a number of {len(text):,} digits; the most is {MAX_DIGITS // 2:,} in this base"
+            )
         return int(text, 0)
     if _INF.fullmatch(text):
         return float(text.replace(".", "", 1))
@@ -104,6 +116,8 @@ class _Reader:
             ConfigError: Aliases expand to more values than any config has.
         """
         self.nodes += 1
+        if len(path) > MAX_DEPTH:
+            raise RecursionError
         if self.nodes > MAX_NODES:
             message = f"expands to more than {MAX_NODES:,} values; is it an alias bomb?"
             raise ConfigError([Mistake(self.out.name, "", message)], self.out.name)
@@ -125,6 +139,8 @@ class _Reader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._wrong(key_node, path, "a key must be text")
                 continue
+            if key_node.tag not in (_PLAIN, _STR):
+                self._tag(key_node, path)
             key = key_node.value
             here = (*path, key)
             if key in found:
@@ -146,7 +162,7 @@ class _Reader:
         if node.tag == _PLAIN:
             return value
         if isinstance(value, _SCALARS.get(node.tag, ())):
-            return value
+            return float(str(value)) if node.tag == f"{_TAG}float" else value
         self._tag(node, path)
         return None
 
@@ -241,6 +257,7 @@ def _represent_float(dumper: Any, value: float) -> Any:
 
 
 _Renderer.add_representer(float, _represent_float)
+_Renderer.add_representer(Broken, lambda dumper, value: dumper.represent_str(repr(value)))
 _Renderer.add_representer(Text, lambda dumper, value: dumper.represent_str(value.replace("${", "$${")))
 _Renderer.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str(value)))
 

@@ -40,7 +40,7 @@ class FinetuneConfig:
 
     output_dir: str = field(validator=not_empty())
     """Where the run writes: frozen config, metrics, checkpoints and, at its end, the result (`final/`)."""
-    seed: int | None = None
+    seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
     device: Device = "auto"
     """What to compute on; auto is the first that is there of cuda, mps and cpu."""

@@ -1,0 +1,106 @@
+"""A recipe whose config class holds what people rarely write: defaults in mappings, unions, aliases, rules."""
+
+from typing import Any, Literal, NewType, TypedDict
+
+import attrs
+import torch
+from attrs import define, field
+
+from tests.config import sample
+from torchtune import config
+from torchtune.config import Component, above, arguments, at_least, lazy, one_of
+
+Seconds = NewType("Seconds", int)
+
+
+class Sizes(TypedDict):
+    """A mapping whose keys are known."""
+
+    a: int
+    b: str
+
+
+class Loose(sample.Optimizer):
+    """Takes any argument."""
+
+    def __init__(self, **rest: Any) -> None: ...
+
+
+class ByPosition:
+    """Takes its first argument by position alone."""
+
+    def __init__(self, x: int, /, k: int = 1) -> None:
+        self.x, self.k = x, k
+
+
+@define(kw_only=True)
+class Part:
+    """A section."""
+
+    every: int = field(default=2, validator=above(0))
+    """Steps."""
+    source: str | None = None
+    """A file."""
+    words: list[str] = field(factory=list)
+    """Words."""
+
+
+@define(kw_only=True)
+class Deep:
+    """Another section."""
+
+    mode: str = "slow"
+    """How."""
+
+
+@define(kw_only=True)
+class WideConfig:
+    """Everything this recipe reads."""
+
+    output_dir: str = "out"
+    steps: int
+    limits: dict[str, int] = field(factory=lambda: {"a": 1})
+    by_int: dict[int, str] = field(factory=dict)
+    mode: Literal["default", "reduce-overhead", "max-autotune"] = "max-autotune"
+    switch: Literal["null", "on"] = "on"
+    number: Literal["1", "2"] = "2"
+    dtype: Literal["fp32", "bf16"] | None = None
+    shade: sample.Shade | None = None
+    precision: torch.dtype | None = None
+    auto: int | Literal["auto"] = "auto"
+    word: str = field(default="fast", validator=one_of("fast", "slow"))
+    part: Part = field(factory=lambda: Part(every=3, source="d"))
+    part2: Part | None = None
+    parts: list[Part] = field(factory=list)
+    either: Part | Deep | None = None
+    sizes: Sizes = field(factory=lambda: Sizes(a=1, b="x"))
+    seconds: Seconds = Seconds(3)
+    anything: Any = None
+    tags: list[str] = field(factory=list)
+    pair: tuple[int, str] = (1, "a")
+    optimizer: Component[sample.Optimizer] | Literal["none"] = lazy(sample.Adam, [], lr=2e-5)
+    loose: Component[sample.Optimizer] = field(default=lazy(Loose), validator=arguments(lr=at_least(0)))
+    maybe: Component[ByPosition] | None = None
+    converted: Any = field(default=1, converter=int)
+    low: int = 0
+    high: int = field(default=10)
+    small: int = field(default=1, validator=[above(0), attrs.validators.lt(10)])
+    crash: int = field(default=1)
+
+    @high.validator
+    def _above_low(self, _: object, value: int) -> None:
+        if value < self.low:
+            raise ValueError("high must not be below low")
+
+    @crash.validator
+    def _asserted(self, _: object, value: int) -> None:
+        assert value > 0, "crash is not positive"
+
+    def __attrs_post_init__(self) -> None:
+        if self.steps > 1000:
+            raise ValueError("steps is more than 1000")
+
+
+@config.parse
+def main(cfg: WideConfig) -> None:
+    """Do nothing."""
