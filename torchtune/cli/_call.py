@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import define, field
 
+from torchtune.cli._style import paint
 from torchtune.config import (
     ConfigError,
     Layers,
@@ -124,7 +125,7 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
 def print_notes(layers: Layers) -> None:
     """Say on stderr what the user should know, such as arguments that a swap dropped."""
     for note in layers.notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {note}\n")
 
 
 def help_or(call: Call, text: str, do: Callable[[], int]) -> int:

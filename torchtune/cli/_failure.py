@@ -4,6 +4,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from torchtune.cli._style import painted_mistakes
 from torchtune.config import ConfigError, InstantiationError
 
 OWN_FOLDERS = tuple(
@@ -14,7 +15,7 @@ OWN_FOLDERS = tuple(
 def report(error: Exception) -> int:
     """Print what went wrong, and return the exit status: 2 for the user's input, 1 for a run that failed."""
     if isinstance(error, ConfigError):
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{painted_mistakes(error, sys.stderr)}\n")
         return 2
     if isinstance(error, InstantiationError) and _is_plain(error.__cause__):
         sys.stderr.write(f"tune: {error}\n")

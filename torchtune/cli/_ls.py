@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from torchtune.cli._style import paint
 from torchtune.config import config_names, config_sources, recipe_names, recipe_source
 
 HELP = """\
@@ -61,4 +62,8 @@ def table(listed: list[dict[str, object]]) -> str:
         assert isinstance(configs, list)
         pairs += [(f"  {c['config']}", c["doc"]) for c in configs]
     width = max(len(name) for name, _ in pairs) + 2
-    return "".join(f"{name:{width}}{doc}".rstrip() + "\n" for name, doc in pairs)
+    return "".join(f"{_painted(name, width)}{doc}".rstrip() + "\n" for name, doc in pairs)
+
+
+def _painted(name: str, width: int) -> str:
+    return paint(name, "cyan" if name.startswith(" ") else "bold") + " " * (width - len(name))

@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune.cli import VERBS
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
-from torchtune.config import ConfigError, Layers, Mistake, Recipe, current_trust, print_help
+from torchtune.config import (
+    ConfigError,
+    Layers,
+    Mistake,
+    Recipe,
+    current_trust,
+    nearest,
+    print_help,
+    recipe_names,
+    unknown_name,
+)
 
 # torchrun's options without a value (torch.distributed.run's own parser); all others take one.
 TORCHRUN_SWITCHES = frozenset({"--standalone", "--run-path", "--run_path", "--no-python", "--no_python"})
@@ -17,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
     """Run a recipe."""
     launch, rest = split_launch_options(argv)
     call = read_call(rest, switches=("--overwrite",))
+    if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
+        kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
+        raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
     if call.wants_help:
         return show_help(call)
     recipe, layers = layers_of(call)
@@ -63,8 +77,20 @@ def show_help(call: Call) -> int:
     return 0
 
 
-def check_launch_options(options: list[str]) -> None:
+def ranks_of(options: list[str]) -> int:
+    """Return how many processes torchrun's options start, of several nodes at most.
+
+    Raises:
+        ConfigError: The options make no sense.
+    """
+    return check_launch_options(options) if options else 1
+
+
+def check_launch_options(options: list[str]) -> int:
     """Check torchrun's options, before anything is written.
+
+    Returns:
+        The number of processes.
 
     Raises:
         ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
@@ -75,6 +101,8 @@ def check_launch_options(options: list[str]) -> None:
     from torch.distributed.run import config_from_args, get_args_parser
 
     said = io.StringIO()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say that it sets this
     try:
         with contextlib.redirect_stderr(said):
             launch, *_ = config_from_args(get_args_parser().parse_args([*options, "program"]))
@@ -86,6 +114,10 @@ def check_launch_options(options: list[str]) -> None:
         )
         hint = "; what stands before the recipe is torchrun's, all else behind it"
         raise ConfigError([Mistake(" ".join(options), "", message + hint)], "the command line") from error
+    finally:
+        if threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+    return int(launch.nproc_per_node) * int(launch.max_nodes)
 
 
 def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers, command: list[str]) -> int:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
+from torchtune.cli._style import painted_yaml
 from torchtune.config import Layers, dotted, leaves, render_yaml
 
 HELP = """\
@@ -32,9 +33,9 @@ def show(call: Call) -> int:
 
         sys.stdout.write(json.dumps(tree, indent=2) + "\n")
     elif "--origins" in call.flags:
-        sys.stdout.write(with_origins(layers))
+        sys.stdout.write(painted_yaml(with_origins(layers)))
     else:
-        sys.stdout.write(render_yaml(tree))
+        sys.stdout.write(painted_yaml(render_yaml(tree)))
     return 0
 
 

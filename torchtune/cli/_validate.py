@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
+from torchtune.cli._style import paint, painted_mistakes
 from torchtune.config import (
     ConfigError,
     InstantiationError,
@@ -16,66 +17,111 @@ from torchtune.config import (
 )
 
 HELP = """\
-usage: tune validate <recipe> --config <name or path> [--override key=value ...]
-       tune validate --all
+usage: tune validate [--nproc_per_node N] <recipe> --config <name or path> [--override key=value ...] [--json]
+       tune validate --all [FOLDER] [--json]
 
-Finds every mistake in a config without building anything, or says `ok` and what the model is and needs.
+Finds every mistake in a config without building anything, or says `ok`, and what each of the ranks holds: weights,
+gradients and optimizer state, counted on tensors without memory. Activations come on top.
+
+  tune validate lora_finetune --config smollm2_135m_lora
+  tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune
+  tune validate --all my_configs/
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Validate one config or all."""
-    call = read_call(argv, switches=("--all",))
-    if "--all" in call.flags and (call.recipe or call.config or call.words):
-        raise ConfigError([Mistake("--all", "", "validates every registered config; name none beside it")])
-    return help_or(call, HELP, lambda: validate_all() if "--all" in call.flags else validate(call))
+    """Validate one config, a folder of them, or all that are registered."""
+    from torchtune.cli._run import ranks_of, split_launch_options
+
+    switches = ("--all", "--json")
+    words = list(argv)
+    options = [] if words and words[0] in switches else split_launch_options(words)[0]
+    call = read_call(words[len(options) :], switches=switches)
+    return help_or(call, HELP, lambda: _validate(call, ranks_of(options)))
 
 
-def validate_all() -> int:
-    """Validate every registered config, saying all that is wrong."""
-    failed = 0
-    for recipe, configs in config_names().items():
-        for config in configs:
-            try:
-                line = summary(Call(recipe, config))
-            except ConfigError as error:
-                failed += 1
-                sys.stderr.write(f"{recipe} --config {config}: {error}\n")
-            else:
-                sys.stdout.write(f"{recipe} --config {config}: {line}\n")
+def _validate(call: Call, ranks: int) -> int:
+    if "--all" in call.flags:
+        if call.config or call.words:
+            message = "validates every config of a folder, or every registered one; name none beside it"
+            raise ConfigError([Mistake("--all", "", message)], "the command line")
+        return validate_all(call.recipe or None, json="--json" in call.flags)
+    if "--json" not in call.flags:
+        sys.stdout.write(f"{_summary(needs_of(call, ranks))}\n")
+        return 0
+    found, failed = _outcome(call, ranks)
+    _write_json(found)
     return 2 if failed else 0
 
 
-def validate(call: Call) -> int:
-    """Validate one config."""
-    sys.stdout.write(f"{summary(call)}\n")
-    return 0
+def validate_all(folder: str | None, *, json: bool = False) -> int:
+    """Validate every registered config, or every config in a folder, saying all that is wrong."""
+    if folder is None:
+        calls = [Call(recipe, name) for recipe, names in config_names().items() for name in names]
+    else:
+        from torchtune.cli._folder import calls_in
+
+        calls = calls_in(folder)
+    outcomes = [(call, *_outcome(call, 1)) for call in calls]
+    if json:
+        _write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
+    else:
+        for call, found, failed in outcomes:
+            name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
+            if failed is None:
+                sys.stdout.write(f"{name}: {_summary(found.get('needs'))}\n")
+            else:
+                sys.stderr.write(f"{name}: {painted_mistakes(failed, sys.stderr)}\n")
+    return 2 if any(failed for *_, failed in outcomes) else 0
 
 
-def summary(call: Call) -> str:
-    """Return `ok`, with a line on the model.
+def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None]:
+    """Return what validating a config finds, for a script, and the mistakes if there are any."""
+    try:
+        found = needs_of(call, ranks)
+    except ConfigError as error:
+        return {"ok": False, "mistakes": [m._asdict() for m in error.mistakes]}, error
+    return {"ok": True, **({"needs": found} if found else {})}, None
+
+
+def _write_json(found: object) -> None:
+    import json
+
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
+    """Check a config and return what its model needs, in numbers; None where it has none.
 
     Raises:
         ConfigError: With every mistake.
     """
+    if call.mistakes and not call.recipe:
+        raise ConfigError(call.mistakes, str(call.config))
     recipe, layers = layers_of(call)
     print_notes(layers)
     of = f"the config of {recipe.name}"
     cfg = layers.build(of)
     try:
-        return f"ok{_needs(cfg)}"
+        model = _model_of(cfg)
     except InstantiationError as error:
         raise _mistake(layers, "model", error, of) from error
     except ValueError as error:  # the adapters do not fit the model
         raise _mistake(layers, "lora", error, of) from error
+    if model is None:
+        return None
+    try:
+        return _counted(cfg, model, ranks)
+    except InstantiationError as error:
+        raise _mistake(layers, "optimizer", error, of) from error
 
 
 def _mistake(layers: Layers, field: str, error: Exception, of: str) -> ConfigError:
     return ConfigError([Mistake(layers.last_origin((field,)).text, field, str(error))], of)
 
 
-def _needs(cfg: Any) -> str:
-    """Say how many parameters a config's model has, and what its weights take, from meta tensors.
+def _model_of(cfg: Any) -> Any:
+    """Build a config's model with its adapters on the meta device; None where the config has no model.
 
     Raises:
         InstantiationError: The model's own code refuses its arguments.
@@ -83,17 +129,58 @@ def _needs(cfg: Any) -> str:
     """
     component = getattr(cfg, "model", None)
     if not is_component(component):
-        return ""
+        return None
     import torch
 
     with torch.device("meta"):
         model = instantiate(component)
     if not isinstance(model, torch.nn.Module):
-        return ""
-    total = sum(p.numel() for p in model.parameters())
+        return None
     if callable(add_to := getattr(getattr(cfg, "lora", None), "add_to", None)):
         add_to(model)
-    dtype = getattr(cfg, "dtype", None)
-    widths = {"fp32": 4, "bf16": 2, "fp16": 2}
-    dtype = dtype if isinstance(dtype, str) and dtype in widths else "fp32"
-    return f": {total:,} parameters, {total * widths[dtype] / 2**30:.2f} GiB of weights in {dtype}"
+    return model
+
+
+def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
+    from attrs import asdict
+
+    from torchtune.training import DTYPES, needs
+
+    dtype, optimizer = getattr(cfg, "dtype", None), getattr(cfg, "optimizer", None)
+    counted = needs(
+        model,
+        optimizer if is_component(optimizer) else None,
+        dtype=dtype if isinstance(dtype, str) and dtype in DTYPES else "fp32",
+        ranks=ranks,
+        enable_fsdp=getattr(cfg, "enable_fsdp", False) is True,
+    )
+    return {**asdict(counted), "total": counted.total}
+
+
+def _summary(needs: dict[str, int] | None) -> str:
+    """Return `ok`, and what the model is and needs."""
+    ok = paint("ok", "bold", "green")
+    if needs is None:
+        return ok
+    whole, trained = needs["parameters"], needs["trainable"]
+    held = [f"{_size(needs['weights'])} of weights"]
+    said = f"{ok}: {whole:,} parameters"
+    if trained:
+        said += f", {trained:,} trained ({trained / whole:.2%})"
+        held += [
+            f"{_size(needs['gradients'])} of gradients",
+            f"{_size(needs['optimizer'])} of optimizer state",
+        ]
+    each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
+    total = f" = {_size(needs['total'])}" if trained else ""
+    return f"{said}; {each}: {' + '.join(held)}{total}, and activations"
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"

@@ -7,13 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torchtune.config._classes import field_names
     from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._flags import print_help
     from torchtune.config._frozen import load, render, resolve
     from torchtune.config._instantiate import instantiate
     from torchtune.config._layers import Layers, Origin
-    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted
+    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
     from torchtune.config._node import Node
     from torchtune.config._overrides import override
     from torchtune.config._parse import Recipe, parse
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         recipe_source,
         unknown_name,
     )
-    from torchtune.config._signature import MayChange, Passed
+    from torchtune.config._signature import MayChange, Passed, parameters_of
     from torchtune.config._sources import config_layers, load_module
     from torchtune.config._tree import leaves
     from torchtune.config._trust import Trust, allow, current_trust, only_trusting, trust_folder_of
@@ -45,13 +46,14 @@ if TYPE_CHECKING:
     from torchtune.config._yaml import Document, parse_yaml, read_yaml, render_yaml
 
 _HOMES = {
+    "_classes": ("field_names",),
     "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
     "_flags": ("print_help",),
     "_frozen": ("load", "render", "resolve"),
     "_instantiate": ("instantiate",),
     "_layers": ("Layers", "Origin"),
-    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted"),
+    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
     "_overrides": ("override",),
     "_parse": ("Recipe", "parse"),
@@ -65,7 +67,7 @@ _HOMES = {
         "recipe_source",
         "unknown_name",
     ),
-    "_signature": ("MayChange", "Passed"),
+    "_signature": ("MayChange", "Passed", "parameters_of"),
     "_sources": ("config_layers", "load_module"),
     "_tree": ("leaves",),
     "_trust": ("Trust", "allow", "current_trust", "only_trusting", "trust_folder_of"),
@@ -113,6 +115,7 @@ __all__ = [
     "differences",
     "dotted",
     "each",
+    "field_names",
     "folder_of",
     "instantiate",
     "is_component",
@@ -120,11 +123,13 @@ __all__ = [
     "leaves",
     "load",
     "load_module",
+    "nearest",
     "nested",
     "not_empty",
     "one_of",
     "only_trusting",
     "override",
+    "parameters_of",
     "parse",
     "parse_yaml",
     "print_help",

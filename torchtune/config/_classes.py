@@ -68,6 +68,11 @@ def fields(cls: type) -> dict[str, Field]:
     }
 
 
+def field_names(cls: type) -> frozenset[str]:
+    """Return the names of a config class's fields."""
+    return frozenset(fields(cls))
+
+
 def _may_change(hint: Any) -> bool:
     return any(isinstance(marker, MayChange) for marker in getattr(hint, "__metadata__", ()))
 

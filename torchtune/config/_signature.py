@@ -125,6 +125,11 @@ def parameters(fn: Callable[..., Any]) -> dict[str, Parameter]:
     return _read(fn)[0]
 
 
+def parameters_of(fn: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a callable's parameters, those that `**kwargs` takes not among them."""
+    return tuple(parameters(fn))
+
+
 def swallows_keywords(fn: Callable[..., Any]) -> bool:
     """Tell whether a callable takes any keyword (`**kwargs`), which leaves its arguments unchecked."""
     return _read(fn)[1]

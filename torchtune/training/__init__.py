@@ -3,6 +3,7 @@
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._lora import Lora
 from torchtune.training._metrics import Metrics
+from torchtune.training._needs import Needs, needs
 from torchtune.training._placement import DTYPES, place, whole_state
 from torchtune.training._schedules import (
     build_scheduler,
@@ -22,6 +23,7 @@ __all__ = [
     "FinetuneConfig",
     "Lora",
     "Metrics",
+    "Needs",
     "State",
     "StepLoss",
     "World",
@@ -32,6 +34,7 @@ __all__ = [
     "cosine_with_warmup",
     "count_steps",
     "linear_with_warmup",
+    "needs",
     "pick_device",
     "place",
     "start",

@@ -1,0 +1,90 @@
+"""What `tune validate` says a run holds, against tensors that are really there."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.optim import SGD, AdamW
+
+from tests.training.tiny import tiny_decoder
+from torchtune.config import lazy
+from torchtune.modules import Decoder, add_lora
+from torchtune.training import needs
+
+
+def meta_model() -> Decoder:
+    with torch.device("meta"):
+        return tiny_decoder()
+
+
+def size(tensors: list[torch.Tensor]) -> int:
+    return sum(t.untyped_storage().nbytes() for t in {t.data_ptr(): t for t in tensors}.values())
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lazy(AdamW, lr=1e-3), lazy(SGD, lr=0.1), lazy(SGD, lr=0.1, momentum=0.9)]
+)
+@pytest.mark.parametrize("lora", [False, True])
+def test_needs_are_the_bytes_of_a_real_step(optimizer: object, lora: bool) -> None:
+    model = tiny_decoder()
+    if lora:
+        add_lora(model, ["q_proj", "v_proj"], 4, 8.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    real = optimizer.func(trained, **optimizer.keywords)  # type: ignore[attr-defined]  # a lazy
+    for p in trained:
+        p.grad = torch.ones_like(p)
+    real.step()
+    planned = meta_model()
+    if lora:
+        add_lora(planned, ["q_proj", "v_proj"], 4, 8.0)
+    found = needs(planned, optimizer)  # type: ignore[arg-type]  # parametrised over kinds
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.trainable == sum(p.numel() for p in trained)
+    assert found.weights == size([*model.parameters(), *model.buffers()])
+    assert found.gradients == size([p.grad for p in trained if p.grad is not None])
+    state = [v for s in real.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    assert found.optimizer == size(state)
+    assert found.total == found.weights + found.gradients + found.optimizer
+
+
+def test_frozen_weights_take_the_dtype_and_trained_ones_four_bytes() -> None:
+    model = meta_model()
+    add_lora(model, ["q_proj"], 4, 8.0)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    found = needs(model, lazy(AdamW, lr=1e-3), dtype="bf16")
+    assert found.weights == 2 * frozen + 4 * trained + buffers
+    assert found.gradients == 4 * trained
+
+
+def test_nothing_is_trained_without_an_optimizer() -> None:
+    found = needs(meta_model(), None, dtype="bf16")
+    assert (found.trainable, found.gradients, found.optimizer) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_sharded_rank_holds_what_fsdp_gives_the_first(ranks: int) -> None:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    model = meta_model()
+    alone = copy.deepcopy(model)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (ranks,))
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        held = sum(_local(p).numel() * 4 for p in model.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
+    buffers = sum(b.numel() * b.element_size() for b in alone.buffers())
+    assert needs(alone, lazy(SGD, lr=0.1), ranks=ranks, enable_fsdp=True).weights - buffers == held
+    assert needs(alone, lazy(SGD, lr=0.1), ranks=ranks).weights > held
+
+
+def _local(parameter: nn.Parameter) -> torch.Tensor:
+    local: torch.Tensor = parameter.to_local()  # type: ignore[attr-defined]  # a DTensor once it is sharded
+    return local

@@ -1,0 +1,106 @@
+"""The configs in a user's folder, and the recipe of each."""
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchtune.cli._call import Call, load_recipe
+from torchtune.config import ConfigError, Mistake, Recipe, config_names, field_names, read_yaml, recipe_names
+
+RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
+"""How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
+
+
+def calls_in(folder: str) -> list[Call]:
+    """Return a call for every config in a folder: YAML files, and functions of Python files that return a config.
+
+    Folders and files whose names begin with `.` or `_` are passed over. A config whose recipe cannot be told is a
+    call without a recipe, with the mistake in it.
+
+    Raises:
+        ConfigError: There is no such folder, or there are no configs in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ConfigError([Mistake(folder, "", "no such folder")], "the command line")
+    files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
+    recipes = _recipes([f for f in files if f.suffix == ".py"])
+    calls = [call for file in files for call in _calls(file, recipes)]
+    if not calls:
+        raise ConfigError(
+            [Mistake(folder, "", "holds no config, a YAML file or a function that returns one")]
+        )
+    return calls
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _recipes(files: Sequence[Path]) -> dict[str, Recipe[Any]]:
+    """Return the registered recipes, and those of a folder, by what a call names them."""
+    own = [str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))]
+    return {name: load_recipe(name) for name in (*recipe_names(), *own)}
+
+
+def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
+    if file.suffix in (".yaml", ".yml"):
+        yield _call_of_yaml(file, recipes)
+    elif file.suffix == ".py":
+        for function, returns in functions_returning(file.read_text(encoding="utf-8")):
+            fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
+            if fitting:
+                yield Call(fitting[-1], f"{file}:{function}")
+
+
+def functions_returning(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the public functions of a Python file that take nothing, each with the name of what it returns."""
+    try:
+        body = ast.parse(text).body
+    except SyntaxError:
+        return
+    for node in body:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or node.returns is None:
+            continue
+        needed = len(node.args.posonlyargs) + len(node.args.args) - len(node.args.defaults)
+        if needed <= 0:
+            yield node.name, ast.unparse(node.returns).strip("'\"").rpartition(".")[2]
+
+
+def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
+    try:
+        found = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
+    except ConfigError as error:
+        return Call("", str(file), mistakes=list(error.mistakes))
+    if len(found) == 1:
+        return Call(found[0], str(file))
+    message = (
+        f"it fits {' and '.join(found)}; say which in a comment, `# recipe: {found[0]}`"
+        if found
+        else "its fields are those of no recipe; say which it is for in a comment, `# recipe: lora_finetune`"
+    )
+    return Call("", str(file), mistakes=[Mistake(str(file), "", message)])
+
+
+def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
+    """Return the recipe that a YAML file names in a comment, or that its base is of."""
+    comment = RECIPE_COMMENT.search(file.read_text(encoding="utf-8", errors="replace"))
+    if comment:
+        return [comment[1] or comment[2]]
+    value = read_yaml(str(file)).value
+    base = value.get("_base_") if isinstance(value, dict) else None
+    if not isinstance(base, str) or file in seen:
+        return []
+    if (beside := file.parent / base).suffix in (".yaml", ".yml") and beside.is_file():
+        return _named(beside, seen | {file})
+    return [recipe for recipe, names in config_names().items() if base in names]
+
+
+def _fitting(value: object, recipes: dict[str, Recipe[Any]]) -> list[str]:
+    """Return the recipes whose fields are nearest to those of a YAML file: fewest unknown, then fewest left out."""
+    keys = set(value) if isinstance(value, dict) else set()
+    fields = {name: field_names(r.config_class) for name, r in recipes.items() if r.config_class}
+    apart = {n: (len(keys - known), len(known - keys)) for n, known in fields.items() if keys & known}
+    return [name for name, distance in apart.items() if distance == min(apart.values())]
