@@ -16,12 +16,12 @@ from torchtune.config import (
 HELP = """\
 usage: tune cp <recipe or config> <path> [--force]
 
-Copies a recipe's file (.py), or a config (.py, the file of its function; .yaml, the rendering). The copy runs at
-once:
+Copies a recipe's file (.py), or a config (.py, its function with what it needs; .yaml, the rendering). The copy
+runs at once:
 
   tune cp lora_finetune my_recipe.py      &&  tune ./my_recipe.py --config smollm2_135m_lora
   tune cp smollm2_135m_lora my_run.yaml   &&  tune lora_finetune --config my_run.yaml
-  tune cp smollm2_135m_lora my_runs.py    &&  tune lora_finetune --config my_runs.py:smollm2_135m_lora
+  tune cp smollm2_135m_lora my_runs.py    &&  tune lora_finetune --config my_runs.py
 """
 
 
@@ -71,7 +71,9 @@ def copy_of(name: str, path: str) -> str:
     if path.endswith((".yaml", ".yml")):
         return _read(os.path.join(folder_of("configs_yaml"), f"{name}.yaml"))  # noqa: PTH118
     if path.endswith(".py"):
-        return _read(config_source(name).file)
+        from torchtune.cli._excerpt import excerpt
+
+        return excerpt(_read(config_source(name).file), name)
     raise ValueError(f"{path}: a config is copied as Python or YAML; end the path in .py or .yaml")
 
 

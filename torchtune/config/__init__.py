@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._flags import print_help
-    from torchtune.config._frozen import load, render, resolve
+    from torchtune.config._frozen import Frozen, freeze, load, render, resolve
     from torchtune.config._instantiate import instantiate
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
     from torchtune.config._node import Node
+    from torchtune.config._outputs import read_record, versions
     from torchtune.config._overrides import override
     from torchtune.config._parse import Recipe, parse
     from torchtune.config._registry import (
@@ -50,11 +51,12 @@ _HOMES = {
     "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
     "_flags": ("print_help",),
-    "_frozen": ("load", "render", "resolve"),
+    "_frozen": ("Frozen", "freeze", "load", "render", "resolve"),
     "_instantiate": ("instantiate",),
     "_layers": ("Layers", "Origin"),
     "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
+    "_outputs": ("read_record", "versions"),
     "_overrides": ("override",),
     "_parse": ("Recipe", "parse"),
     "_registry": (
@@ -63,6 +65,7 @@ _HOMES = {
         "config_source",
         "config_sources",
         "folder_of",
+        "freeze",
         "recipe_names",
         "recipe_source",
         "unknown_name",
@@ -91,6 +94,7 @@ __all__ = [
     "ConfigError",
     "Difference",
     "Document",
+    "Frozen",
     "InstantiationError",
     "Layers",
     "MayChange",
@@ -117,6 +121,7 @@ __all__ = [
     "each",
     "field_names",
     "folder_of",
+    "freeze",
     "instantiate",
     "is_component",
     "lazy",
@@ -133,6 +138,7 @@ __all__ = [
     "parse",
     "parse_yaml",
     "print_help",
+    "read_record",
     "read_yaml",
     "recipe_names",
     "recipe_source",
@@ -143,6 +149,7 @@ __all__ = [
     "share",
     "trust_folder_of",
     "unknown_name",
+    "versions",
 ]
 
 

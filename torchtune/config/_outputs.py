@@ -146,6 +146,7 @@ def record(command: list[str]) -> dict[str, Any]:
     trust = current_trust()
     return {
         "command": command,
+        "folder": str(Path.cwd()),
         "allow": sorted(trust.packages),
         "trusted_folders": list(trust.folders),
         "versions": versions(),
@@ -183,10 +184,10 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path | str) -> dict[str, Any]:
     """Return a run's record; empty where there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

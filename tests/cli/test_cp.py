@@ -1,0 +1,123 @@
+"""What `tune cp` writes: complete, formatted, equal to the original, and runnable by its path."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tune import Tune
+from torchtune.cli._excerpt import excerpt
+from torchtune.config import config_names
+
+CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
+
+
+@pytest.mark.parametrize(("recipe", "name"), CONFIGS)
+@pytest.mark.parametrize("ending", ["py", "yaml"])
+def test_copied_config_validates_and_does_not_differ(
+    recipe: str, name: str, ending: str, tune: Tune, tmp_path: Path
+) -> None:
+    path = f"{tmp_path}/copy_of_{name}.{ending}"
+    assert tune("cp", name, path).status == 0
+    assert tune("validate", recipe, "--config", path).out == tune("validate", recipe, "--config", name).out
+    assert tune("diff", name, path).out == "no difference\n"
+
+
+@pytest.mark.parametrize(("recipe", "names"), config_names().items())
+def test_copied_recipe_validates_the_configs_of_the_original(
+    recipe: str, names: list[str], tune: Tune, tmp_path: Path
+) -> None:
+    path = f"{tmp_path}/copied_{recipe}.py"
+    assert tune("cp", recipe, path).status == 0
+    for name in names:
+        assert tune("validate", path, "--config", name).out.startswith("ok")
+
+
+def test_copies_are_formatted(tune: Tune, tmp_path: Path) -> None:
+    for _, name in CONFIGS:
+        tune("cp", name, f"{tmp_path}/{name}.py")
+    call = [sys.executable, "-m", "ruff", "format", "--check", "--line-length", "110", str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+SOURCE = '''"""Runs."""
+
+from __future__ import annotations
+
+import os  # not needed
+import math as m
+from collections.abc import (
+    Mapping,
+    Sequence,
+)
+
+from torchtune.config import lazy, nested, ref
+
+# The folder of all runs.
+FOLDER = "runs"
+"""Where runs go."""
+UNUSED = FOLDER + "x"
+
+
+def base() -> "Mapping[str, int]":
+    """The base."""
+    # Why it is so.
+    return make({"a": 1})
+
+
+def make(values, rate=m.pi):
+    return lazy(dict, **values, folder=FOLDER)  # a comment
+
+
+# Above the variant.
+@staticmethod
+def variant(other: ref = None):
+    """A variant."""
+    cfg = base()
+    return cfg
+
+
+class Never: ...
+'''
+
+EXPECTED = '''from __future__ import annotations
+
+import math as m
+from collections.abc import Mapping
+
+from torchtune.config import lazy, ref
+
+# The folder of all runs.
+FOLDER = "runs"
+"""Where runs go."""
+
+
+def base() -> "Mapping[str, int]":
+    """The base."""
+    # Why it is so.
+    return make({"a": 1})
+
+
+def make(values, rate=m.pi):
+    return lazy(dict, **values, folder=FOLDER)  # a comment
+
+
+# Above the variant.
+@staticmethod
+def variant(other: ref = None):
+    """A variant."""
+    cfg = base()
+    return cfg
+'''
+
+
+def test_excerpt_has_what_a_function_needs_with_its_comments_and_nothing_else() -> None:
+    assert excerpt(SOURCE, "variant") == EXPECTED
+
+
+def test_excerpt_of_a_function_that_needs_nothing_is_that_function() -> None:
+    assert excerpt("import os\n\n\ndef f():\n    return 1\n\n\ndef g():\n    return os\n", "f") == (
+        "def f():\n    return 1\n"
+    )

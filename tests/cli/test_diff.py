@@ -1,0 +1,92 @@
+"""`tune diff`: names, files, runs, and a run against what its command means today."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tune import Tune
+
+RECIPE = '''"""Does nothing."""
+
+from attrs import define
+
+from torchtune import config
+from torchtune.config import Component, lazy
+from torchtune.utils.metric_logging import DiskLogger, MetricLogger
+
+
+@define(kw_only=True)
+class DiffedConfig:
+    """Everything this recipe reads."""
+
+    output_dir: str
+    seed: int | None = None
+    steps: int = 3
+    metric_logger: Component[MetricLogger] = lazy(DiskLogger, log_dir="logs")
+
+
+@config.parse
+def main(cfg: DiffedConfig) -> None:
+    """Do nothing."""
+'''
+
+
+def test_file_over_a_base_is_compared_with_what_it_means(tune: Tune, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("_base_: smollm2_135m_lora\nseed: 7\noptimizer: {lr: 0.5}\n")
+    found = tune("diff", "smollm2_135m_lora", str(tmp_path / "my.yaml")).out
+    assert found == "seed: 1 -> 7\noptimizer.lr: 0.001 -> 0.5\n"
+
+
+def test_json_leaves_out_the_side_that_has_no_such_leaf(tune: Tune, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1\nb: null\n")
+    (tmp_path / "b.yaml").write_text("b: x\nc: [1, 2]\n")
+    found = json.loads(tune("diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--json").out)
+    assert found == [
+        {"path": "a", "left": 1},
+        {"path": "b", "left": None, "right": "x"},
+        {"path": "c", "right": [1, 2]},
+    ]
+
+
+def test_colour_is_for_terminals(tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1\n")
+    (tmp_path / "b.yaml").write_text("a: 2\n")
+    call = ("diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
+    assert tune(*call).out == "a: 1 -> 2\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert tune(*call).out == "\x1b[1ma\x1b[0m: \x1b[31m1\x1b[0m -> \x1b[32m2\x1b[0m\n"
+
+
+def test_registered_config_is_frozen_beside_a_run(tune: Tune, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    call = ("lora_finetune", "--config", "smollm2_135m_lora")
+    assert tune("export", *call, "optimizer.eps=1e-6", "-o", str(run / "config.yaml")).status == 0
+    assert tune("diff", "smollm2_135m_lora", str(run)).out == "optimizer.eps: 1.0e-08 -> 1.0e-06\n"
+
+
+def test_run_alone_is_compared_with_what_its_command_means_today(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "diffed_recipe.py").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    assert tune("./diffed_recipe.py", "output_dir=run", "steps=4").status == 0
+    monkeypatch.chdir("/")
+    run = tmp_path / "run"
+    assert tune("diff", str(run)).out == "no difference\n"
+    frozen = (run / "config.yaml").read_text()
+    assert "filename: null" in frozen
+    (run / "config.yaml").write_text(frozen.replace("filename: null", "filename: old.txt"))
+    record = json.loads((run / "run.json").read_text())
+    record["versions"]["torchtune"] = "0.0.1"
+    (run / "run.json").write_text(json.dumps(record))
+    lines = tune("diff", str(run)).out.splitlines()
+    assert lines[0] == "metric_logger.filename: old.txt -> null"
+    assert lines[1].startswith("versions.torchtune: '0.0.1' -> ")
+
+
+def test_something_that_is_no_run_is_one_mistake(tune: Tune, tmp_path: Path) -> None:
+    found = tune("diff", str(tmp_path))
+    assert found.status == 2
+    assert "is no run's folder; name a second config to compare it with" in found.err

@@ -1,0 +1,119 @@
+"""One function of a Python file as a file of its own: what it needs, as it is written, comments and all."""
+
+import ast
+from collections.abc import Iterator, Sequence
+
+WIDTH = 110
+
+
+def excerpt(text: str, function: str) -> str:
+    """Return a Python file that holds a function of another, and of that file only what the function needs.
+
+    Args:
+        text: The other file's text.
+        function: A function at its top level.
+    """
+    body = ast.parse(text).body
+    pieces = _pieces(body, text.splitlines())
+    needed = _needed(pieces, function)
+    imports = list(_imports(pieces, needed))
+    rest = [piece for piece in pieces if not piece.is_import and piece.names & needed]
+    parts = ["\n".join(imports).strip("\n")] if imports else []
+    for before, piece in zip([None, *rest], rest, strict=False):
+        close = not piece.is_definition and (before is None or not before.is_definition)
+        parts.append(("" if close or not parts else "\n") + piece.source)
+    return "\n\n".join(parts) + "\n"
+
+
+class _Piece:
+    """A statement at the top of a file, with the comments right above it and the docstring right below it."""
+
+    def __init__(self, node: ast.stmt, source: str, gap: bool) -> None:
+        self.node, self.source = node, source
+        self.gap = gap
+        """True where an empty line stands above it."""
+        self.is_import = isinstance(node, (ast.Import, ast.ImportFrom))
+        self.is_definition = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        self.names = set(_bound(node))
+        self.uses = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | set(_annotations(node))
+
+
+def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
+    """Yield the imports that are needed, of each what is needed, with the empty lines between their groups."""
+    gap = False
+    for piece in pieces:
+        if not piece.is_import:
+            continue
+        gap |= piece.gap
+        if not (piece.names & needed or _is_future(piece.node)):
+            continue
+        if gap:
+            yield ""
+        gap = False
+        whole = _is_future(piece.node) or piece.names <= needed
+        yield piece.source if whole else _shortened(piece.node, needed)
+
+
+def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
+    pieces: list[_Piece] = []
+    for i, node in enumerate(body):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring: of the file, or of the assignment above it, which has it already
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        while first > 1 and lines[first - 2].startswith("#") and not lines[first - 2].startswith("#!"):
+            first -= 1
+        after = body[i + 1] if i + 1 < len(body) else None
+        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        last = after.end_lineno if after is not None and is_text and _is_assignment(node) else node.end_lineno
+        gap = first > 1 and not lines[first - 2].strip()
+        pieces.append(_Piece(node, "\n".join(lines[first - 1 : last]), gap))
+    return pieces
+
+
+def _needed(pieces: Sequence[_Piece], function: str) -> set[str]:
+    """Return the names that a function needs, and those that these need in turn."""
+    needed, grown = {function}, True
+    while grown:
+        more = {name for p in pieces if p.names & needed and not p.is_import for name in p.uses} - needed
+        grown = bool(more)
+        needed |= more
+    return needed
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """Yield the names that a statement gives a meaning."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        yield node.name
+    else:
+        yield from (n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+
+
+def _annotations(node: ast.stmt) -> Iterator[str]:
+    """Yield the names in annotations that are written as text."""
+    for inner in ast.walk(node):
+        for hint in (getattr(inner, "annotation", None), getattr(inner, "returns", None)):
+            if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
+                yield from (n.id for n in ast.walk(ast.parse(hint.value)) if isinstance(n, ast.Name))
+
+
+def _is_assignment(node: ast.stmt) -> bool:
+    return isinstance(node, (ast.Assign, ast.AnnAssign))
+
+
+def _is_future(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _shortened(node: ast.stmt, needed: set[str]) -> str:
+    """Return an import of only what is needed, formatted."""
+    assert isinstance(node, (ast.Import, ast.ImportFrom))
+    kept = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in needed]
+    if isinstance(node, ast.Import):
+        return ast.unparse(ast.Import(kept))
+    line = ast.unparse(ast.ImportFrom(node.module, kept, node.level))
+    if len(line) <= WIDTH:
+        return line
+    head = line.partition(" import ")[0]
+    return "\n".join([f"{head} import (", *(f"    {ast.unparse(a)}," for a in kept), ")"])
