@@ -17,6 +17,7 @@ VERBS = {
     "show": "print a resolved config, with --origins where each value came from",
     "export": "write the frozen YAML of a run",
     "validate": "find every mistake in a config; needs no GPU and no weights",
+    "schema": "write a JSON Schema of a recipe's YAML, for an editor",
     "diff": "compare two configs, YAML files or run folders, leaf by leaf",
     "download": "fetch a model from the Hugging Face hub",
     "convert": "turn a checkpoint into a Hugging Face folder",

@@ -69,7 +69,10 @@ def copy_of(name: str, path: str) -> str:
     if name not in config_sources():
         raise unknown_name("recipe or config", name, [*recipe_names(), *config_sources()])
     if path.endswith((".yaml", ".yml")):
-        return _read(os.path.join(folder_of("configs_yaml"), f"{name}.yaml"))  # noqa: PTH118
+        folder = folder_of("configs_yaml")
+        text = _read(os.path.join(folder, f"{name}.yaml"))  # noqa: PTH118
+        # The editor finds the schema from the copy as well.
+        return text.replace("$schema=schemas/", f"$schema={os.path.join(folder, 'schemas')}/", 1)  # noqa: PTH118
     if path.endswith(".py"):
         from torchtune.cli._excerpt import excerpt
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchtune.config._flags import print_help
     from torchtune.config._frozen import Frozen, freeze, load, render, resolve
     from torchtune.config._instantiate import instantiate
+    from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
     from torchtune.config._node import Node
@@ -53,6 +54,7 @@ _HOMES = {
     "_flags": ("print_help",),
     "_frozen": ("Frozen", "freeze", "load", "render", "resolve"),
     "_instantiate": ("instantiate",),
+    "_json_schema": ("json_schema",),
     "_layers": ("Layers", "Origin"),
     "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
@@ -124,6 +126,7 @@ __all__ = [
     "freeze",
     "instantiate",
     "is_component",
+    "json_schema",
     "lazy",
     "leaves",
     "load",

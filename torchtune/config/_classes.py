@@ -23,7 +23,7 @@ from torchtune.config._mistakes import (
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
 from torchtune.config._types import describe, is_section, push_down, takes_none
-from torchtune.config._validators import Arguments, Rule
+from torchtune.config._validators import Arguments, Rule, rules
 
 REQUIRED: Final = object()
 """Stands for "no default"."""
@@ -180,14 +180,6 @@ def expectation(field: Field) -> str:
     words = " and ".join(rule.words for rule in rules(field.validator))
     null = " or null" if takes_none(field.type) and bare != "a value" else ""
     return " ".join(filter(None, [bare, words])) + null
-
-
-def rules(validator: Any) -> list[Rule]:
-    """Return the rules that a validator is made of."""
-    if isinstance(validator, Rule):
-        return [validator]
-    inner = [*getattr(validator, "_validators", ()), getattr(validator, "validator", None)]
-    return [rule for v in inner if v is not None for rule in rules(v)]
 
 
 def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Field]) -> list[Problem]:

@@ -11,7 +11,7 @@ from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, nearest, reject
 from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
-from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own
+from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own, refuse_object
 from torchtune.config._types import article, class_name, is_anything, is_union, push_down, storable, yaml_repr
 
 
@@ -130,6 +130,14 @@ def _cannot_pass(
     if passed.positional > sum(p.positional for p in known.values()):
         problems.append(Problem((), f"{path} takes fewer positional arguments than the recipe passes"))
     return problems
+
+
+def admits(fn: Callable[..., Any], wanted: Any, passed: Passed) -> bool:
+    """Tell whether a field that wants a class takes a component, and the component what the recipe passes."""
+    if refuse_object(fn) or is_anything(result_type(fn)) or refuse_kind(fn, wanted):
+        return False
+    known = parameters(fn)
+    return not inspect.isabstract(fn) and not _cannot_pass("", fn, known, passed)
 
 
 def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:

@@ -96,7 +96,8 @@ def _yaml_config(name: str) -> Source:
     file = os.path.join(folder_of("configs_yaml"), f"{name}.yaml")  # noqa: PTH118
     try:
         with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-            first = stream.readline()
+            lines = (line for line in stream if not line.startswith("# yaml-language-server:"))
+            first = next(lines, "")
     except OSError:
         first = ""
     return Source(name, file, 1, first.removeprefix("#").strip() if first.startswith("#") else "")

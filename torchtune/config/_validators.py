@@ -5,8 +5,9 @@ over references, which are checked once they are resolved.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from attrs import Attribute, frozen
@@ -25,6 +26,8 @@ class Rule:
     """True for an admissible value."""
     choices: tuple[object, ...] = ()
     """The values that it admits, where it lists them."""
+    schema: Mapping[str, Any] = MappingProxyType({})
+    """The same in keywords of JSON Schema."""
 
     def __call__(self, _instance: object, attribute: "Attribute[Any]", value: Any) -> None:
         """Check one value; None passes, since an optional field's type says whether it may be None.
@@ -68,6 +71,14 @@ class Arguments:
                 yield name, rule, given[name]
 
 
+def rules(validator: Any) -> list[Rule]:
+    """Return the rules that a validator is made of."""
+    if isinstance(validator, Rule):
+        return [validator]
+    inner = [*getattr(validator, "_validators", ()), getattr(validator, "validator", None)]
+    return [rule for v in inner if v is not None for rule in rules(v)]
+
+
 def arguments(**rules: Rule) -> Arguments:
     """Demand rules of a component's arguments: `validator=arguments(lr=at_least(0))`; others are not looked at."""
     return Arguments(rules)
@@ -75,34 +86,40 @@ def arguments(**rules: Rule) -> Arguments:
 
 def above(bound: float) -> Rule:
     """Demand a finite number greater than `bound`."""
-    return Rule(f"above {bound}", lambda value: bound < value < math.inf)
+    return Rule(f"above {bound}", lambda value: bound < value < math.inf, schema={"exclusiveMinimum": bound})
 
 
 def at_least(bound: float) -> Rule:
     """Demand a finite number of `bound` or more."""
-    return Rule(f"of at least {bound}", lambda value: bound <= value < math.inf)
+    return Rule(f"of at least {bound}", lambda value: bound <= value < math.inf, schema={"minimum": bound})
 
 
 def share() -> Rule:
     """Demand a number from 0 to below 1, such as a dropout rate."""
-    return Rule("from 0 to below 1", lambda value: 0 <= value < 1)
+    bounds = {"minimum": 0, "exclusiveMaximum": 1}
+    return Rule("from 0 to below 1", lambda value: 0 <= value < 1, schema=bounds)
 
 
 def each(rule: Rule) -> Rule:
     """Demand that a rule holds for every item of a list."""
-    return Rule(f"with each {rule.words}", lambda value: all(rule.holds(item) for item in value))
+    return Rule(
+        f"with each {rule.words}", lambda value: all(map(rule.holds, value)), schema={"items": rule.schema}
+    )
 
 
 def between(low: float, high: float) -> Rule:
     """Demand a number from `low` to `high`, both included."""
-    return Rule(f"from {low} to {high}", lambda value: low <= value <= high)
+    bounds = {"minimum": low, "maximum": high}
+    return Rule(f"from {low} to {high}", lambda value: low <= value <= high, schema=bounds)
 
 
 def one_of(*choices: object) -> Rule:
     """Demand one of the choices; a `Literal` annotation says the same to the type checkers as well."""
-    return Rule(f"out of {', '.join(map(repr, choices))}", lambda value: value in choices, choices)
+    words = f"out of {', '.join(map(repr, choices))}"
+    return Rule(words, lambda value: value in choices, choices, {"enum": [*choices]})
 
 
 def not_empty() -> Rule:
     """Demand text or a collection with something in it."""
-    return Rule("that is not empty", lambda value: len(value) > 0)
+    bounds = {"minLength": 1, "minItems": 1, "minProperties": 1}
+    return Rule("that is not empty", lambda value: len(value) > 0, schema=bounds)
