@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchtune.config import Recipe
 
-__all__ = ["guarded", "main", "run", "run_recipe"]
+__all__ = ["guarded", "load_recipe", "main", "recipe_for", "run", "run_recipe"]
 
 VERBS = {
     "ls": "list recipes and their configs",
@@ -80,6 +80,31 @@ def _is_text(word: str) -> bool:
     except UnicodeEncodeError:  # bytes that the terminal sent and that are not its encoding
         return False
     return True
+
+
+def load_recipe(name: str) -> "Recipe[Any]":
+    """Return a registered recipe, or that of a Python file.
+
+    Raises:
+        ConfigError: There is none, or the file holds none.
+    """
+    from torchtune.cli._call import load_recipe as load
+
+    return load(name)
+
+
+def recipe_for(config: str | type) -> str:
+    """Return the recipe that a config is for.
+
+    Args:
+        config: A registered name, a file as `--config` takes it, or a config class.
+
+    Raises:
+        ConfigError: It cannot be told.
+    """
+    from torchtune.cli._folder import recipe_for as find
+
+    return find(config)
 
 
 def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:

@@ -35,6 +35,39 @@ def calls_in(folder: str) -> list[Call]:
     return calls
 
 
+def recipe_for(config: str | type) -> str:
+    """Return the recipe that a config is for: a registered name, a file as `--config` takes it, or a config class.
+
+    Raises:
+        ConfigError: It cannot be told.
+    """
+    for recipe, names in config_names().items():
+        if config in names:
+            return recipe
+    if not isinstance(config, str):
+        return _of_class(config.__name__, str(config))
+    if config.endswith((".yaml", ".yml")):
+        call = _call_of_yaml(Path(config), _recipes([]))
+        if call.mistakes:
+            raise ConfigError(call.mistakes)
+        return call.recipe
+    file, function = (config, "") if config.endswith(".py") else config.rpartition(":")[::2]
+    try:
+        found = dict(functions_returning(Path(file).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError([Mistake(file or config, "", error.strerror or "cannot be read")]) from error
+    wanted = {returns for made, returns in found.items() if function in ("", made)}
+    return _of_class(wanted.pop() if len(wanted) == 1 else "", config)
+
+
+def _of_class(name: str, config: str) -> str:
+    for recipe, loaded in _recipes([]).items():
+        if loaded.config_class is not None and loaded.config_class.__name__ == name:
+            return recipe
+    message = "name it as file.py:function, whose result is annotated with a registered recipe's config class"
+    raise ConfigError([Mistake(config, "", message)])
+
+
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)
 

@@ -14,7 +14,7 @@ from torchtune.config._outputs import Run, claim
 from torchtune.config._overrides import Overriding, tokenise
 from torchtune.config._recording import recording
 from torchtune.config._signature import MISSING, parameters, unresolved
-from torchtune.config._sources import add_object, config_layers
+from torchtune.config._sources import add_function, add_object, config_layers
 from torchtune.config._types import is_section
 
 C = TypeVar("C")
@@ -81,6 +81,16 @@ class Recipe(Generic[C]):
         layers = Layers.of_defaults(self.config_class)
         with recording(None) as recorder:
             add_object(layers, cfg, recorder.locate, "")
+        return layers
+
+    def layers_of_function(self, make: Callable[[], C]) -> Layers:
+        """Call a config function and return its result as layers, with the line of every literal.
+
+        Raises:
+            ConfigError: It fails, or returns no config of this recipe.
+        """
+        layers = Layers.of_defaults(self.config_class)
+        add_function(layers, make, inspect.unwrap(make).__code__.co_filename)
         return layers
 
     def layers(self, config: str | None, words: Sequence[str] = ()) -> Layers:

@@ -140,12 +140,19 @@ def _under(where: str, mistake: Mistake) -> Mistake:
 
 
 def _add_python(layers: Layers, file: str, function: str) -> None:
-    """Call a config function and add what it returns, with the line of every literal."""
-    module = load_module(file)
-    make = _function(module, file, function)
+    add_function(layers, _function(load_module(file), file, function), file)
+
+
+def add_function(layers: Layers, make: Any, file: str) -> None:
+    """Call a config function and add what it returns, with the line of every literal.
+
+    Raises:
+        ConfigError: It is no such function, or fails, or returns something else.
+    """
     code = getattr(inspect.unwrap(make), "__code__", None)
     if code is None or isinstance(make, type) or inspect.iscoroutinefunction(make):
-        raise _mistake(shown_path(file), f"{function} is no plain function that returns a config")
+        name = getattr(make, "__name__", repr(make))
+        raise _mistake(shown_path(file), f"{name} is no plain function that returns a config")
     here = f"{shown_path(file)}:{code.co_firstlineno}"
     with recording(layers.wanted) as recorder:
         try:
@@ -334,4 +341,4 @@ def shown_path(file: str) -> str:
     return str(path)
 
 
-__all__ = ["BASE_KEY", "Document", "add_object", "config_layers", "load_module", "shown_path"]
+__all__ = ["BASE_KEY", "Document", "add_function", "add_object", "config_layers", "load_module", "shown_path"]

@@ -1,0 +1,24 @@
+"""torchtune's pytest plugin: golden renderings of configs, and the option that writes them anew."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--renew-configs`."""
+    group = parser.getgroup("torchtune")
+    group.addoption(
+        "--renew-configs", action="store_true", help="write the golden renderings of configs anew"
+    )
+
+
+@pytest.fixture
+def golden_config(request: pytest.FixtureRequest) -> Callable[[Any, Path], None]:
+    """Return a function that compares a config's rendering with a file: `golden_config(config, file)`."""
+    from torchtune.config.testing import compare_with_golden
+
+    renew = bool(request.config.getoption("--renew-configs"))
+    return lambda config, file: compare_with_golden(config, Path(file), renew=renew)
