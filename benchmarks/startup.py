@@ -36,6 +36,10 @@ def main() -> int:
             "tune --help": ([*tune, "--help"], 5.0),
             "tune ls": ([*tune, "ls"], 5.0),
             "tune cp": ([*tune, "cp", "smollm2_135m_lora", "copy.yaml", "--force"], 5.0),
+            "tune __complete": (
+                [*tune, "__complete", "fish", "tune lora_finetune --config smollm2_135m_lora optimizer."],
+                8.0,
+            ),
             "tune diff": ([*tune, "diff", "smollm2_135m_lora", "smollm2_135m_full"], 8.0),
         }
         # Interleaved, so that what else the machine does falls on all alike.

@@ -19,6 +19,7 @@ VERBS = {
     "validate": "find every mistake in a config; needs no GPU and no weights",
     "schema": "write a JSON Schema of a recipe's YAML, for an editor",
     "diff": "compare two configs, YAML files or run folders, leaf by leaf",
+    "completion": "print a script that lets bash, zsh or fish complete",
     "download": "fetch a model from the Hugging Face hub",
     "convert": "turn a checkpoint into a Hugging Face folder",
 }
@@ -69,8 +70,8 @@ def main(argv: Sequence[str]) -> int:
 
         sys.stdout.write(f"tune {__version__}\n")
         return 0
-    if argv[0] in VERBS:
-        return guarded(import_module(f"torchtune.cli._{argv[0]}").main, argv[1:])
+    if argv[0] in (*VERBS, "__complete"):
+        return guarded(import_module(f"torchtune.cli._{argv[0].strip('_')}").main, argv[1:])
     return guarded(import_module("torchtune.cli._run").main, argv)
 
 

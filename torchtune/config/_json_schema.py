@@ -306,6 +306,8 @@ def _candidates(wanted: Any, passed: Passed) -> Iterator[tuple[str, Callable[...
                 path = dotpath(fn)
             except ValueError:
                 continue
+            if fn is strip(wanted) and path.startswith("torch."):
+                continue  # torch.optim.Optimizer is what others derive from
             if path not in seen:
                 seen.add(path)
                 yield path, fn

@@ -1,0 +1,112 @@
+"""Completion: what follows on a line that is being typed, and the shells' scripts that ask for it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tune import Tune
+from torchtune.cli import VERBS
+from torchtune.cli._complete import OPTIONS, candidates, split
+from torchtune.cli._completion import SCRIPTS
+from torchtune.config import config_names, config_sources, recipe_names
+
+LORA = "tune lora_finetune --config smollm2_135m_lora "
+
+
+def found(line: str) -> set[str]:
+    words = split(line)
+    return {c for c in candidates(words[1:]) if c.startswith(words[-1])}
+
+
+def test_first_word_is_a_verb_or_a_recipe() -> None:
+    assert found("tune ") == {*VERBS, *recipe_names()}
+    assert found("tune lo") == {"lora_finetune"}
+
+
+def test_every_verb_with_options_is_one() -> None:
+    assert OPTIONS.keys() <= VERBS.keys()
+
+
+def test_configs_are_those_of_the_recipe() -> None:
+    assert found("tune lora_finetune --config ") == set(config_names()["lora_finetune"])
+    assert found("tune lora_finetune --config=smol") == {"--config=smollm2_135m_lora"}
+    assert found("tune diff smol") == {name for name in config_sources() if name.startswith("smol")}
+
+
+def test_keys_are_those_of_the_configs_components() -> None:
+    assert {"optimizer=", "optimizer.lr=", "optimizer.betas=", "output_dir="} <= found(LORA + "o")
+    assert "optimizer.momentum=" not in found(LORA + "optimizer.")
+    assert "optimizer.momentum=" in found(LORA + "optimizer=torch.optim.SGD optimizer.")
+    assert "--lora.rank=" in found(LORA + "--lora.")
+    assert "lora.rank=" in found("tune show lora_finetune lora.")
+    assert found(LORA + "--override dataset.sou") == {"dataset.source="}
+
+
+def test_values_are_choices_and_dotpaths() -> None:
+    assert found(LORA + "dtype=") == {"dtype=fp32", "dtype=bf16"}
+    assert found(LORA + "shuffle=") == {"shuffle=true", "shuffle=false"}
+    assert found(LORA + "optimizer=torch.optim.Adam") >= {
+        "optimizer=torch.optim.Adam",
+        "optimizer=torch.optim.AdamW",
+    }
+    assert "lr_scheduler=null" in found(LORA + "lr_scheduler=")
+
+
+def test_open_quote_does_no_harm() -> None:
+    assert "optimizer.lr=" in found(LORA + "'output_dir=a b optimizer.l")
+
+
+@pytest.mark.parametrize("shell", SCRIPTS)
+def test_script_is_printed(shell: str, tune: Tune) -> None:
+    assert tune("completion", shell).out == SCRIPTS[shell]
+    assert tune("completion", "tcsh").status == 2
+
+
+def in_shell(shell: str, script: str, folder: Path) -> list[str]:
+    """Run a shell's script with `tune` on its path; return the lines it prints."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed on this machine")
+    tune = folder / "tune"
+    tune.write_text(f'#!/bin/sh\nexec {sys.executable} -m torchtune.cli "$@"\n')
+    tune.chmod(0o755)
+    options = {"bash": ["--norc", "--noprofile"], "zsh": ["--no-rcs"], "fish": ["--no-config"]}[shell]
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "HOME": str(folder),
+    }
+    call = [shell, *options, "-c", script]
+    done = subprocess.run(call, capture_output=True, text=True, check=True, env=environment, cwd=folder)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["bf16", "fp32"]), (LORA + "nothing", [])],
+)
+def test_bash_completes(line: str, expected: list[str], tmp_path: Path) -> None:
+    ask = f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; _tune; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    assert in_shell("bash", f"source <(tune completion bash); {ask}", tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("tune lora", ["--", "lora_finetune"]), (LORA + "lora.r", ["-S", "--", "lora.rank="])],
+)
+def test_zsh_completes(line: str, expected: list[str], tmp_path: Path) -> None:
+    stubs = "compdef() { :; }; compadd() { print -l -- $@; }; _files() { print files; }"
+    script = f"{stubs}; source <(tune completion zsh); LBUFFER={line!r}; _tune"
+    assert in_shell("zsh", script, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["dtype=bf16", "dtype=fp32"])]
+)
+def test_fish_completes(line: str, expected: list[str], tmp_path: Path) -> None:
+    assert in_shell("fish", f"tune completion fish | source; complete -C {line!r}", tmp_path) == expected
