@@ -19,6 +19,7 @@ VERBS = {
     "validate": "find every mistake in a config; needs no GPU and no weights",
     "schema": "write a JSON Schema of a recipe's YAML, for an editor",
     "diff": "compare two configs, YAML files or run folders, leaf by leaf",
+    "import": "turn a YAML of the original torchtune into a config of ours",
     "completion": "print a script that lets bash, zsh or fish complete",
     "download": "fetch a model from the Hugging Face hub",
     "convert": "turn a checkpoint into a Hugging Face folder",

@@ -134,6 +134,6 @@ def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
 def _fitting(value: object, recipes: dict[str, Recipe[Any]]) -> list[str]:
     """Return the recipes whose fields are nearest to those of a YAML file: fewest unknown, then fewest left out."""
     keys = set(value) if isinstance(value, dict) else set()
-    fields = {name: field_names(r.config_class) for name, r in recipes.items() if r.config_class}
+    fields = {name: set(field_names(r.config_class)) for name, r in recipes.items() if r.config_class}
     apart = {n: (len(keys - known), len(known - keys)) for n, known in fields.items() if keys & known}
     return [name for name, distance in apart.items() if distance == min(apart.values())]

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from torchtune.config._classes import field_names
     from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
+    from torchtune.config._dotpath import is_component_path
     from torchtune.config._flags import print_help
-    from torchtune.config._frozen import Frozen, freeze, load, render, resolve
+    from torchtune.config._frozen import Frozen, freeze, load, render, resolve, resolved_tree
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers, Origin
@@ -51,8 +52,9 @@ _HOMES = {
     "_classes": ("field_names",),
     "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
+    "_dotpath": ("is_component_path",),
     "_flags": ("print_help",),
-    "_frozen": ("Frozen", "freeze", "load", "render", "resolve"),
+    "_frozen": ("Frozen", "freeze", "load", "render", "resolve", "resolved_tree"),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
     "_layers": ("Layers", "Origin"),
@@ -126,6 +128,7 @@ __all__ = [
     "freeze",
     "instantiate",
     "is_component",
+    "is_component_path",
     "json_schema",
     "lazy",
     "leaves",
@@ -149,6 +152,7 @@ __all__ = [
     "render",
     "render_yaml",
     "resolve",
+    "resolved_tree",
     "share",
     "trust_folder_of",
     "unknown_name",

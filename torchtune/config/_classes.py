@@ -68,9 +68,9 @@ def fields(cls: type) -> dict[str, Field]:
     }
 
 
-def field_names(cls: type) -> frozenset[str]:
-    """Return the names of a config class's fields."""
-    return frozenset(fields(cls))
+def field_names(cls: type) -> tuple[str, ...]:
+    """Return the names of a config class's fields, in their order."""
+    return tuple(fields(cls))
 
 
 def _may_change(hint: Any) -> bool:

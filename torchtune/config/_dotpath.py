@@ -29,6 +29,15 @@ def locate(path: str) -> Callable[..., Any]:
     return _locate(path, current_trust())
 
 
+def is_component_path(path: str) -> bool:
+    """Tell whether a dotpath names a class or function that a config may name."""
+    try:
+        locate(path)
+    except RejectedError:
+        return False
+    return True
+
+
 def _locate(path: str, trust: Trust) -> Callable[..., Any]:
     return _locate_cached(path, trust.packages, trust.folders)
 

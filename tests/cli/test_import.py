@@ -1,0 +1,235 @@
+"""`tune import`: configs as the original torchtune's documentation describes them, turned into ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tune import Tune
+from torchtune.cli._ancestor import SWITCHES
+from torchtune.config import read_yaml
+
+LORA = """# for the recipe lora_finetune_distributed
+model:
+  _component_: torchtune.models.llama2.lora_llama2_7b
+  lora_attn_modules: [q_proj, v_proj, output_proj]
+  apply_lora_to_mlp: True
+  apply_lora_to_output: False
+  lora_rank: 16
+  lora_alpha: 32
+  lora_dropout: 0.1
+tokenizer:
+  _component_: torchtune.models.llama2.llama2_tokenizer
+  path: ${checkpointer.checkpoint_dir}/tokenizer.model
+  max_seq_len: 1024
+checkpointer:
+  _component_: torchtune.training.FullModelHFCheckpointer
+  checkpoint_dir: /tmp/llama
+  checkpoint_files: [a.bin, b.bin]
+  recipe_checkpoint: null
+  output_dir: ${output_dir}
+  model_type: LLAMA2
+output_dir: /tmp/run
+resume_from_checkpoint: False
+dataset:
+  _component_: torchtune.datasets.alpaca_cleaned_dataset
+  packed: True
+  train_on_input: False
+seed: null
+shuffle: True
+batch_size: 2
+epochs: 1
+max_steps_per_epoch: null
+gradient_accumulation_steps: 8
+optimizer:
+  _component_: torch.optim.AdamW
+  fused: True
+  weight_decay: 0.01
+  lr: 3e-4
+lr_scheduler:
+  _component_: torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup
+  num_warmup_steps: 100
+loss:
+  _component_: torchtune.modules.loss.CEWithChunkedOutputLoss
+device: cuda
+dtype: bf16
+enable_activation_checkpointing: True
+compile: False
+metric_logger:
+  _component_: torchtune.training.metric_logging.DiskLogger
+  log_dir: ${output_dir}/logs
+log_every_n_steps: 1
+log_peak_memory_stats: True
+profiler:
+  _component_: torchtune.training.setup_torch_profiler
+  enabled: False
+"""
+
+
+def imported(tune: Tune, folder: Path, text: str, *words: str) -> tuple[dict[str, Any], str, str]:
+    """Import a text; return the new config, and what was printed."""
+    (folder / "old.yaml").write_text(text)
+    found = tune("import", str(folder / "old.yaml"), *words, "-o", str(folder / "new.yaml"))
+    assert found.status == 0, found.err
+    return read_yaml(str(folder / "new.yaml")).value, found.out, found.err
+
+
+def test_lora_config_is_imported_whole(tune: Tune, tmp_path: Path) -> None:
+    new, out, err = imported(tune, tmp_path, LORA)
+    assert out == f"wrote {tmp_path}/new.yaml; run: tune lora_finetune --config {tmp_path}/new.yaml\n"
+    assert err.splitlines() == [
+        "no counterpart: enable_activation_checkpointing: activation checkpointing has no field yet",
+        "no counterpart: dataset.packed: True has no counterpart",
+    ]
+    assert new == {
+        "output_dir": "/tmp/run",
+        "seed": None,
+        "device": "cuda",
+        "dtype": "bf16",
+        "enable_fsdp": True,
+        "model": {"_component_": "torchtune.models.llama2.llama2_7b"},
+        "model_directory": "/tmp/llama",
+        "tokenizer": {
+            "_component_": "torchtune.models.llama2.llama2_tokenizer",
+            "path": "${tokenizer_directory}/tokenizer.model",
+        },
+        "dataset": {
+            "_component_": "torchtune.datasets.AlpacaDataset",
+            "use_clean": True,
+            "train_on_input": False,
+            "max_seq_len": 1024,
+        },
+        "shuffle": True,
+        "batch_size": 2,
+        "gradient_accumulation_steps": 8,
+        "epochs": 1,
+        "max_steps_per_epoch": None,
+        "loss": {"_component_": "torchtune.modules.LinearCrossEntropy"},
+        "lr_scheduler": {"_component_": "torchtune.training.cosine_with_warmup", "warmup_steps": 100},
+        "clip_grad_norm": None,
+        "metric_logger": {
+            "_component_": "torchtune.utils.metric_logging.DiskLogger",
+            "log_dir": "${output_dir}/logs",
+        },
+        "log_every_n_steps": 1,
+        "lora": {
+            "targets": ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            "rank": 16,
+            "alpha": 32,
+            "dropout": 0.1,
+        },
+        "optimizer": {"_component_": "torch.optim.AdamW", "fused": True, "weight_decay": 0.01, "lr": 3e-4},
+    }
+    assert tune("validate", "lora_finetune", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
+    assert tune("validate", "--all", str(tmp_path)).status == 2  # the old one is in the folder as well
+
+
+def test_overrides_are_the_originals(tune: Tune, tmp_path: Path) -> None:
+    words = (
+        "checkpointer.checkpoint_dir=models/l",
+        "optimizer.lr=0.5",
+        "tokenizer.path=other/tokenizer.model",
+    )
+    new, *_ = imported(tune, tmp_path, LORA, *words)
+    assert new["model_directory"] == "models/l"
+    assert new["tokenizer_directory"] == "other"
+    assert new["optimizer"]["lr"] == 0.5
+
+
+def test_full_config_without_schedule_keeps_a_constant_rate(tune: Tune, tmp_path: Path) -> None:
+    text = (
+        LORA.replace("lora_llama2_7b", "llama2_7b")
+        .replace("# for the recipe lora_finetune_distributed\n", "")
+        .replace("torchtune.datasets.alpaca_cleaned_dataset", "torchtune.datasets.alpaca_dataset")
+    )
+    lines = [line for line in text.splitlines() if "lora_" not in line or "_component_" in line]
+    start = lines.index("lr_scheduler:")
+    text = "\n".join([*lines[:start], *lines[start + 3 :]])
+    new, out, _ = imported(tune, tmp_path, text, "dataset.source=json", "dataset.data_files=rows.json")
+    assert "tune full_finetune --config" in out
+    assert new["lr_scheduler"] is None
+    assert new["enable_fsdp"] is False
+    assert new["dataset"]["source"] == "rows.json"
+
+
+def test_generation_config_is_imported(tune: Tune, tmp_path: Path) -> None:
+    text = """
+model: {_component_: torchtune.models.llama2.llama2_7b}
+checkpointer:
+  _component_: torchtune.training.FullModelHFCheckpointer
+  checkpoint_dir: /tmp/llama
+  checkpoint_files: [a.bin]
+  output_dir: /tmp/llama
+  model_type: LLAMA2
+tokenizer: {_component_: torchtune.models.llama2.llama2_tokenizer, path: /tmp/llama/tokenizer.model}
+prompt: {system: Be brief., user: Tell a joke.}
+max_new_tokens: 10
+temperature: 0.6
+top_k: 10
+enable_kv_cache: True
+quantizer: null
+device: cpu
+dtype: bf16
+seed: 1234
+"""
+    new, out, err = imported(tune, tmp_path, text)
+    assert "tune alpaca_generate --config" in out
+    assert err == ""
+    assert (new["prompt"], new["system"], new["template"]) == ("Tell a joke.", "Be brief.", "chat")
+    assert tune("validate", "alpaca_generate", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
+
+
+def test_what_has_no_counterpart_is_named_with_the_reason(tune: Tune, tmp_path: Path) -> None:
+    text = LORA.replace("llama2.lora_llama2_7b", "llama9.qlora_llama9_7b").replace(
+        "alpaca_cleaned_dataset", "slimorca_dataset"
+    )
+    text = text.replace("torch.optim.AdamW", "bitsandbytes.optim.PagedAdamW8bit").replace(
+        "dtype: bf16", "dtype: fp16"
+    )
+    text = text.replace("DiskLogger", "WandBLogger").replace("enabled: False", "enabled: True")
+    new, _, err = imported(tune, tmp_path, text, "loss._component_=torchtune.rlhf.loss.DPOLoss", "weird=3")
+    for part in (
+        "model.quantize_base: the base is not quantised",
+        "model: torchtune.models.llama9.llama9_7b is no model of ours",
+        "dataset: torchtune.datasets.slimorca_dataset is no dataset of ours",
+        "dtype: fp16 is not trained in; fp32 is",
+        "loss: torchtune.rlhf.loss.DPOLoss has no counterpart",
+        "metric_logger: torchtune.training.metric_logging.WandBLogger is no logger of ours",
+        "profiler: the profiler has no section yet",
+        "weird: has no counterpart",
+    ):
+        assert f"no counterpart: {part}" in err
+    assert "3 mistakes in what is left to do" in err
+    assert "bitsandbytes.optim.PagedAdamW8bit is refused" in err
+    assert new["optimizer"]["_component_"] == "bitsandbytes.optim.PagedAdamW8bit"
+    assert "# No counterpart: weird: has no counterpart" in (tmp_path / "new.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_switch_that_is_on_is_noted_and_one_that_is_off_is_not(name: str, tune: Tune, tmp_path: Path) -> None:
+    text = LORA.replace("enable_activation_checkpointing: True\n", "").replace("compile: False\n", "")
+    text = text.replace("resume_from_checkpoint: False\n", "")
+    assert (
+        f"no counterpart: {name}: {SWITCHES[name]}" in imported(tune, tmp_path, f"{text}\n{name}: true\n")[2]
+    )
+    (tmp_path / "new.yaml").unlink()
+    assert name not in imported(tune, tmp_path, f"{text}\n{name}: false\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\n", "is no config of the original torchtune"),
+        ("model: [\n", "not valid YAML"),
+        ("model: 1\nmodel: 2\n", "duplicate key"),
+    ],
+)
+def test_file_that_is_no_config_of_the_original_is_one_mistake(
+    text: str, message: str, tune: Tune, tmp_path: Path
+) -> None:
+    (tmp_path / "old.yaml").write_text(text)
+    found = tune("import", str(tmp_path / "old.yaml"), "-o", str(tmp_path / "new.yaml"))
+    assert found.status == 2
+    assert message in found.err
+    assert not (tmp_path / "new.yaml").exists()
+    assert tune("import", str(tmp_path / "old.yaml")).status == 2

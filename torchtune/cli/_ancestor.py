@@ -1,0 +1,315 @@
+"""From a YAML of the original torchtune to one of ours: the map of its fields and components.
+
+The names are those of its public documentation and of the configs in its repository (versions 0.1 to 0.6):
+https://docs.pytorch.org/torchtune/stable/. What maps to nothing is noted with the reason, never dropped in silence.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from attrs import define, field
+
+Tree = dict[str, Any]
+
+KEPT: Final = (
+    "seed",
+    "shuffle",
+    "batch_size",
+    "epochs",
+    "max_steps_per_epoch",
+    "gradient_accumulation_steps",
+    "log_every_n_steps",
+    "device",
+    "prompt",
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+)
+"""Fields that mean the same here."""
+
+SWITCHES: Final = {
+    "resume_from_checkpoint": "a run goes on by itself when it is started again with the same output_dir",
+    "enable_activation_checkpointing": "activation checkpointing has no field yet",
+    "enable_activation_offloading": "activations are not offloaded yet",
+    "compile": "torch.compile has no field yet",
+    "optimizer_in_bwd": "the optimizer steps after the backward pass",
+    "memory_efficient_fsdp_wrap": "every layer is sharded by itself",
+    "fsdp_cpu_offload": "parameters are not offloaded yet",
+    "fsdp_reshard_after_forward": "parameters are always resharded",
+    "custom_sharded_layers": "every layer is sharded by itself",
+    "save_adapter_weights_only": "a LoRA run always writes the adapter alone",
+    "low_cpu_ram": "weights are always read part by part",
+    "use_fp8": "fp8 is not trained in",
+    "enable_fp8_training": "fp8 is not trained in",
+    "quantizer": "nothing is quantised",
+    "enable_async_checkpointing": "checkpoints are written by the run itself",
+    "async_save": "checkpoints are written by the run itself",
+}
+"""Fields whose false or null needs no counterpart, and why a true one has none."""
+
+NEEDLESS: Final = {
+    "log_peak_memory_stats",
+    "enable_kv_cache",
+    "log_level",
+    "model_type",
+    "cudnn_deterministic_mode",
+}
+"""Fields that are always so here, or that change no result."""
+
+LOSSES: Final = {
+    "torchtune.modules.loss.CEWithChunkedOutputLoss",
+    "torchtune.modules.loss.LinearCrossEntropyLoss",
+    "torchtune.modules.loss.ChunkedCrossEntropyLoss",
+}
+SCHEDULES: Final = {
+    "torchtune.modules.get_cosine_schedule_with_warmup",
+    "torchtune.modules.lr_schedulers.get_cosine_schedule_with_warmup",
+    "torchtune.training.get_cosine_schedule_with_warmup",
+    "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
+}
+LOGGERS: Final = {"DiskLogger", "StdoutLogger"}
+DATASETS: Final = {
+    "torchtune.datasets.alpaca_dataset": {},
+    "torchtune.datasets.alpaca_cleaned_dataset": {"use_clean": True},
+}
+MLP: Final = ["gate_proj", "up_proj", "down_proj"]
+TARGETS: Final = {"output_proj": "o_proj"}
+"""Names of its linear layers that are others here."""
+
+
+@define
+class Import:
+    """An import as it goes on.
+
+    Attributes:
+        old: The original's config, references resolved where they lead to what moves.
+        exists: Tells whether a dotpath names a component of ours.
+        new: Our config.
+        lost: What has no counterpart, by path, and why.
+    """
+
+    old: Tree
+    exists: Callable[[str], bool]
+    new: Tree = field(factory=dict)
+    lost: dict[str, str] = field(factory=dict)
+    done: set[str] = field(factory=set)
+    max_seq_len: int | None = None
+    """What the original's tokenizer cut rows to; here the dataset does."""
+    checkpoint_output: str | None = None
+    """Where its checkpointer wrote; here all goes to `output_dir`."""
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of ours that the config is for."""
+        if "prompt" in self.old and "optimizer" not in self.old:
+            return "alpaca_generate"
+        return "lora_finetune" if "lora" in self.new else "full_finetune"
+
+    def run(self, *, sharded: bool) -> None:
+        """Import everything.
+
+        Args:
+            sharded: The config is for one of the original's distributed recipes.
+        """
+        self.model()
+        self.checkpointer()
+        self.tokenizer()
+        self.fields(sharded=sharded)
+        if self.recipe == "alpaca_generate":
+            self.generation()
+        else:
+            for part in (self.dataset, self.loss, self.optimizer, self.lr_scheduler, self.metric_logger):
+                part()
+        for name in self.old.keys() - self.done:
+            self.unknown(name, self.old[name])
+
+    def take(self, name: str) -> Any:
+        """Return a field of the original's, and note that it was dealt with."""
+        self.done.add(name)
+        return self.old.get(name)
+
+    def component(self, name: str) -> tuple[str, Tree]:
+        """Return the dotpath and the arguments of one of its components; empty where there is none."""
+        found = self.take(name)
+        if not isinstance(found, Mapping):
+            return "", {}
+        arguments = {key: value for key, value in found.items() if key != "_component_"}
+        return str(found.get("_component_", "")), arguments
+
+    def lose(self, path: str, arguments: Tree, why: str = "") -> None:
+        """Note arguments that have no counterpart; those that are null or false need none."""
+        for name, value in arguments.items():
+            if value not in (None, False):
+                self.lost[f"{path}.{name}"] = why or f"{value!r} has no counterpart"
+
+    def model(self) -> None:
+        """Import the model; its LoRA builders become a plain one and a `lora` section."""
+        path, given = self.component("model")
+        family, _, name = path.rpartition(".")
+        plain = name.removeprefix("q").removeprefix("lora_") if name.startswith(("lora_", "qlora_")) else name
+        if plain != name:
+            self.lora(given)
+            if name.startswith("qlora_") or given.pop("quantize_base", False):
+                self.lost["model.quantize_base"] = "the base is not quantised; it is held in dtype"
+        ours = f"{family}.{plain}"
+        if self.exists(ours):
+            self.new["model"] = {"_component_": ours}
+            self.lose("model", given)
+        elif path:
+            self.lost["model"] = f"{ours} is no model of ours; name one that is"
+
+    def lora(self, given: Tree) -> None:
+        """Import the arguments of a LoRA builder."""
+        targets = [TARGETS.get(name, name) for name in given.pop("lora_attn_modules", [])]
+        targets += MLP if given.pop("apply_lora_to_mlp", False) else []
+        if given.pop("apply_lora_to_output", False):
+            self.lost["model.apply_lora_to_output"] = "the output head cannot have an adapter"
+        if given.pop("use_dora", False):
+            self.lost["model.use_dora"] = "DoRA is not there yet; plain LoRA is imported"
+        lora: Tree = {"targets": targets}
+        for old, new in (("lora_rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
+            if (value := given.pop(old, None)) is not None:
+                lora[new] = value
+        self.new["lora"] = lora
+
+    def checkpointer(self) -> None:
+        """Import where weights come from; where they go to is `output_dir`."""
+        path, given = self.component("checkpointer")
+        self.new["model_directory"] = given.pop("checkpoint_dir", None)
+        for name in ("checkpoint_files", "model_type", "safe_serialization", "should_load_recipe_state"):
+            given.pop(name, None)  # the folder's index and config.json say this
+        self.checkpoint_output = given.pop("output_dir", None)
+        if path and "HF" not in path.rpartition(".")[2]:
+            self.lost["checkpointer"] = "weights are read from a Hugging Face folder; see tune convert"
+        self.lose("checkpointer", given, "a run goes on from its own output_dir")
+
+    def tokenizer(self) -> None:
+        """Import the tokenizer, its file relative to the model's folder where it lies there."""
+        path, given = self.component("tokenizer")
+        self.max_seq_len = given.pop("max_seq_len", None)
+        if not self.exists(path):
+            if path:
+                self.lost["tokenizer"] = f"{path} is no tokenizer of ours; name one that is"
+            return
+        file = PurePosixPath(str(given.pop("path", "")))
+        folder = str(file.parent)
+        if folder.rstrip("/") != str(self.new["model_directory"]).rstrip("/"):
+            self.new["tokenizer_directory"] = folder
+        self.new["tokenizer"] = {"_component_": path, "path": f"${{tokenizer_directory}}/{file.name}"}
+        self.lose("tokenizer", given)
+
+    def fields(self, *, sharded: bool) -> None:
+        """Import plain fields."""
+        for name in KEPT:
+            if name in self.old:
+                self.new[name] = self.take(name)
+        if (output := self.take("output_dir") or self.checkpoint_output) is not None:
+            self.new["output_dir"] = output
+        dtype = self.take("dtype")
+        if dtype in ("fp32", "bf16"):
+            self.new["dtype"] = dtype
+        elif dtype is not None:
+            self.lost["dtype"] = f"{dtype} is not trained in; fp32 is"
+        for name, why in SWITCHES.items():
+            if self.take(name):
+                self.lost[name] = why
+        self.done |= NEEDLESS
+        profiler = self.take("profiler")
+        if isinstance(profiler, Mapping) and profiler.get("enabled"):
+            self.lost["profiler"] = "the profiler has no section yet"
+        if self.recipe != "alpaca_generate":
+            self.new["enable_fsdp"] = sharded
+            self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # none unless it says so
+
+    def dataset(self) -> None:
+        """Import the dataset."""
+        path, given = self.component("dataset")
+        if path not in DATASETS:
+            self.lost["dataset"] = f"{path or 'a list of datasets'} is no dataset of ours; name one that is"
+            return
+        made: Tree = {"_component_": "torchtune.datasets.AlpacaDataset"}
+        source, files = given.pop("source", None), given.pop("data_files", None)
+        if source in ("json", "jsonl") and isinstance(files, str):
+            source, files = files, None
+        made |= DATASETS[path] if source is None else {"source": source}
+        for name in ("train_on_input", "split"):
+            if name in given:
+                made[name] = given.pop(name)
+        options = {n: given.pop(n) for n in ("name", "revision", "data_dir") if given.get(n) is not None}
+        if files is not None:
+            options["data_files"] = files
+        if options:
+            made["load_options"] = options
+        if (length := given.pop("max_seq_len", None) or self.max_seq_len) is not None:
+            made["max_seq_len"] = length
+        self.new["dataset"] = made
+        self.lose("dataset", given)
+
+    def loss(self) -> None:
+        """Import the loss, whose reduction and ignored label are always the same here."""
+        path, given = self.component("loss")
+        for name in ("reduction", "ignore_index", "num_output_chunks", "tp_enabled", "mask_ignored_tokens"):
+            given.pop(name, None)
+        if path in LOSSES:
+            self.new["loss"] = {"_component_": "torchtune.modules.LinearCrossEntropy"}
+            self.lose("loss", given)
+        elif path:
+            self.keep("loss", path, given)
+
+    def optimizer(self) -> None:
+        """Import the optimizer."""
+        path, given = self.component("optimizer")
+        if path:
+            self.keep("optimizer", path, given)
+
+    def lr_scheduler(self) -> None:
+        """Import the schedule; without one the rate is constant."""
+        path, given = self.component("lr_scheduler")
+        if path in SCHEDULES:
+            made = {"_component_": "torchtune.training.cosine_with_warmup"}
+            made["warmup_steps"] = given.pop("num_warmup_steps", 0)
+            if given.pop("num_cycles", 0.5) != 0.5:
+                self.lost["lr_scheduler.num_cycles"] = "the curve is half a cosine"
+            self.new["lr_scheduler"] = made
+            self.lose("lr_scheduler", given)
+        elif path:
+            self.keep("lr_scheduler", path, given)
+        else:
+            self.new["lr_scheduler"] = None
+
+    def metric_logger(self) -> None:
+        """Import the logger."""
+        path, given = self.component("metric_logger")
+        name = path.rpartition(".")[2]
+        if name in LOGGERS:
+            made = {"_component_": f"torchtune.utils.metric_logging.{name}"}
+            made |= {n: given.pop(n) for n in ("log_dir", "filename") if n in given and name == "DiskLogger"}
+            self.new["metric_logger"] = made
+            self.lose("metric_logger", given)
+        elif path:
+            self.lost["metric_logger"] = f"{path} is no logger of ours; metrics.jsonl has every step"
+
+    def generation(self) -> None:
+        """Import what the generation recipe reads."""
+        self.new.pop("shuffle", None)
+        prompt = self.new.get("prompt")
+        if isinstance(prompt, Mapping):
+            self.new["prompt"] = prompt.get("user")
+            if prompt.get("system"):
+                self.new |= {"system": prompt["system"], "template": "chat"}
+        for name in ("instruct_template", "chat_format"):
+            if (value := self.take(name)) is not None:
+                self.lost[name] = f"{value} has no counterpart; template is alpaca or chat"
+
+    def keep(self, name: str, path: str, given: Tree) -> None:
+        """Keep a component that is not the original's own, such as torch's."""
+        if path.startswith("torchtune.") and not self.exists(path):
+            self.lost[name] = f"{path} has no counterpart"
+            return
+        self.new[name] = {"_component_": path, **given}
+
+    def unknown(self, name: str, value: Any) -> None:
+        """Note a field that is not in the map."""
+        if value not in (None, False, [], {}):
+            self.lost[name] = "has no counterpart"
