@@ -61,8 +61,11 @@ def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_p
     assert found.stdout.count(str(site)) == 2
     assert "smollm2_135m_lora" in tune(tmp_path, "ls", environment=environment)
     call = ("lora_finetune", "--config", "smollm2_135m_lora")
-    assert tune(tmp_path, "validate", *call, environment=environment).startswith("ok: 134,515,008")
+    assert tune(tmp_path, "validate", *call, environment=environment).startswith("ok: 139,399,488")
     tune(tmp_path, "cp", "smollm2_135m_lora", "mine.yaml", environment=environment)
+    schema = (tmp_path / "mine.yaml").read_text().splitlines()[0].rpartition("$schema=")[2]
+    assert Path(schema).is_relative_to(site)
+    assert Path(schema).is_file()
     assert tune(
         tmp_path, "validate", "lora_finetune", "--config", "mine.yaml", environment=environment
     ).startswith("ok")
