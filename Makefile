@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` fine-tunes a real model, `make test` runs the tests.
-.PHONY: demo test test-all lint bench configs clean
+.PHONY: demo docs transcripts test test-all lint bench configs clean
 
 PYTEST := .venv/bin/python -m pytest
 
@@ -25,6 +25,15 @@ lint:
 # Render every config of configs_py/ into configs_yaml/ again.
 configs:
 	@.venv/bin/python -m pytest -q --renew-configs tests/test_configs.py
+
+# Run the documents' console blocks again, and write what they print.
+transcripts:
+	@.venv/bin/python -m pytest -q --renew-transcripts tests/test_docs.py -k tune_line
+
+docs:
+	@PYTHON="$(PYTHON)" scripts/install.sh dev
+	@.venv/bin/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
 
 bench:
 	@.venv/bin/python benchmarks/startup.py

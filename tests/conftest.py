@@ -16,6 +16,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--renew-transcripts", action="store_true", help="run the documents' console blocks anew"
+    )
+
+
 @pytest.fixture
 def tune(capsys: pytest.CaptureFixture[str]) -> Tune:
     """Return `tune` as a function of its words."""

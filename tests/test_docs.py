@@ -4,16 +4,17 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.tune import Tune
-from torchtune.config import config_layers, recipe_names
+from torchtune.config import Trust, config_layers, only_trusting, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 class Snippet(NamedTuple):
@@ -50,13 +51,21 @@ COMMANDS = [
 ]
 
 
+def write_files(snippet: Snippet, folder: Path) -> None:
+    """Write the files that a snippet's document holds."""
+    for other in SNIPPETS:
+        if other.file and other.document == snippet.document:
+            (folder / other.file).write_text(other.text)
+
+
 def test_there_are_snippets_of_every_kind() -> None:
-    assert {"python", "yaml", "bash", "console"} == {s.language for s in SNIPPETS}
+    assert {"python", "yaml", "bash", "console", "text"} == {s.language for s in SNIPPETS}
     assert len(COMMANDS) > 5
 
 
 @pytest.mark.parametrize("snippet", [s for s in SNIPPETS if s.language == "python"], ids=str)
 def test_python_snippet_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(snippet, tmp_path)
     file = tmp_path / f"snippet_{snippet.line}_{Path(snippet.document).stem.lower()}.py"
     file.write_text(snippet.text)
     monkeypatch.chdir(tmp_path)
@@ -71,26 +80,37 @@ def test_yaml_snippet_is_a_config(snippet: Snippet, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("snippet", "command"), COMMANDS, ids=str)
 def test_tune_line_is_valid(
-    snippet: Snippet, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tune: Tune
+    snippet: Snippet,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tune: Tune,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for other in SNIPPETS:
-        if other.file and other.document == snippet.document:
-            (tmp_path / other.file).write_text(other.text)
+    monkeypatch.delitem(sys.modules, "my_configs", raising=False)
+    write_files(snippet, tmp_path)
     words = shlex.split(command)[1:]
-    if words[0] in recipe_names() and "--help" not in words:
-        words.insert(0, "validate")
-    result = tune(*words)
+    if (words[0] in recipe_names() and "--help" not in words) or words[0] == "run":
+        words = ["validate", *words[words[0] == "run" :]]
+    with only_trusting(Trust()):
+        result = tune(*words)
     if snippet.language == "console":
+        printed = (result.out + result.err).strip()
+        if request.config.getoption("--renew-transcripts"):
+            document = ROOT / snippet.document
+            text = document.read_text(encoding="utf-8")
+            document.write_text(text.replace(snippet.text, f"$ {command}\n{printed}\n"), encoding="utf-8")
+            return
         shown = snippet.text.split(command)[1].strip()
-        assert (result.out + result.err).strip() == shown
+        assert printed == shown, "run: make transcripts"
     else:
         assert result.status == 0, result.err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-@pytest.mark.parametrize("command", [c for s, c in COMMANDS if s.document == "docs/configs.md"])
-def test_shell_passes_the_words_of_the_configs_page_as_they_are_meant(shell: str, command: str) -> None:
+@pytest.mark.parametrize("command", [c for s, c in COMMANDS if s.document == "docs/config_tutorial.md"])
+def test_shell_passes_the_words_of_the_tutorial_as_they_are_meant(shell: str, command: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed on this machine")
     line = command.replace("tune ", "printf '%s\\0' ", 1)

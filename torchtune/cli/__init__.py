@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchtune.config import Recipe
 
-__all__ = ["guarded", "load_recipe", "main", "recipe_for", "run", "run_recipe"]
+__all__ = ["guarded", "load_recipe", "main", "recipe_for", "run", "run_recipe", "usage"]
 
 VERBS = {
     "ls": "list recipes and their configs",

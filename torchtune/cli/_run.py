@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli import VERBS
+from torchtune.cli import VERBS, usage
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
 from torchtune.config import (
     ConfigError,
@@ -31,6 +31,9 @@ def main(argv: Sequence[str]) -> int:
     if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
         kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
         raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
+    if call.wants_help and not call.recipe:
+        sys.stdout.write(usage())
+        return 0
     if call.wants_help:
         return show_help(call)
     recipe, layers = layers_of(call)

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
         recipe_source,
         unknown_name,
     )
+    from torchtune.config._schema import Slot, section_of, slots, unstructured_default
     from torchtune.config._signature import MayChange, Passed, parameters_of
     from torchtune.config._sources import config_layers, load_module
     from torchtune.config._tree import leaves
     from torchtune.config._trust import Trust, allow, current_trust, only_trusting, trust_folder_of
+    from torchtune.config._types import describe
     from torchtune.config._validators import (
         Rule,
         above,
@@ -74,12 +76,15 @@ _HOMES = {
         "recipe_source",
         "unknown_name",
     ),
+    "_schema": ("Slot", "section_of", "slots", "unstructured_default"),
     "_signature": ("MayChange", "Passed", "parameters_of"),
     "_sources": ("config_layers", "load_module"),
+    "_types": ("describe",),
     "_tree": ("leaves",),
     "_trust": ("Trust", "allow", "current_trust", "only_trusting", "trust_folder_of"),
     "_validators": (
         "Rule",
+        "Slot",
         "above",
         "arguments",
         "at_least",
@@ -88,6 +93,7 @@ _HOMES = {
         "not_empty",
         "one_of",
         "share",
+        "slots",
     ),
     "_yaml": ("Document", "parse_yaml", "read_yaml", "render_yaml"),
 }
@@ -108,6 +114,7 @@ __all__ = [
     "Passed",
     "Recipe",
     "Rule",
+    "Slot",
     "Source",
     "Trust",
     "above",
@@ -120,6 +127,7 @@ __all__ = [
     "config_source",
     "config_sources",
     "current_trust",
+    "describe",
     "differences",
     "dotted",
     "each",
@@ -153,9 +161,12 @@ __all__ = [
     "render_yaml",
     "resolve",
     "resolved_tree",
+    "section_of",
     "share",
+    "slots",
     "trust_folder_of",
     "unknown_name",
+    "unstructured_default",
     "versions",
 ]
 

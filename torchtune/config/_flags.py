@@ -7,12 +7,11 @@ from torchtune.config._classes import REQUIRED
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._interpolation import is_reference
 from torchtune.config._layers import Layers
-from torchtune.config._mistakes import Path, RejectedError
+from torchtune.config._mistakes import Path
 from torchtune.config._overrides import Override
-from torchtune.config._schema import Slot, section_of, slots
+from torchtune.config._schema import Slot, section_of, slots, unstructured_default
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import describe
-from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import render_yaml
 
 
@@ -127,12 +126,8 @@ def _value(tree: Any, key: str | int, slot: Slot) -> Any:
 
 def _default(slot: Slot) -> Any:
     """Return a slot's default as a tree, or its repr where YAML cannot hold it."""
-    if slot.default is REQUIRED:
-        return REQUIRED
-    try:
-        return unstructure(slot.default)
-    except RejectedError:
-        return repr(slot.default)
+    found, value = unstructured_default(slot)
+    return value if found else REQUIRED
 
 
 def _field(name: str, slot: Slot, value: Any) -> Any:

@@ -128,6 +128,18 @@ def mapping_of(t: Any) -> Any:
     return next((m for m in members(strip(t)) if is_mapping_type(m)), None)
 
 
+def unstructured_default(slot: Slot) -> tuple[bool, Any]:
+    """Return whether a slot has a default that YAML can hold, and the default as a tree."""
+    from torchtune.config._unstructure import unstructure
+
+    if slot.default is REQUIRED:
+        return False, None
+    try:
+        return True, unstructure(slot.default)
+    except RejectedError:
+        return True, repr(slot.default)
+
+
 def _has_items(t: Any) -> bool:
     return is_collection_type(t) and bool(typing.get_args(t))
 
