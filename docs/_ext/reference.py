@@ -20,54 +20,49 @@ class _Written(SphinxDirective):
 
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         """Parse MyST text in the place of the directive."""
-        container = nodes.container(classes=["field-table"])
+        container = nodes.container(classes=["field-list-of-recipe"])
         self.state.nested_parse(
             StringList(lines, source=self.get_source_info()[0]), self.content_offset, container
         )
-        return list(container.children)
+        return [container]
 
 
 class RecipeFields(_Written):
-    """`{recipe-fields} NAME`: a table of the fields of a recipe's config class, and one for each section."""
+    """`{recipe-fields} NAME`: the fields of a recipe's config class, those of its sections among them."""
 
     def run(self) -> list[nodes.Node]:
-        """Write the tables."""
+        """Write them as a definition list."""
         config_class = load_recipe(self.arguments[0]).config_class
         assert config_class is not None
-        return self.parsed(table(config_class, ""))
+        return self.parsed(described(config_class, ""))
 
 
-def table(cls: type, prefix: str) -> list[str]:
-    """Return a table of the fields of a config class, its sections' fields among them."""
-    rows = ["| field | type | default | what it is |", "|---|---|---|---|", *_rows(cls, prefix)]
-    return [*rows, ""]
-
-
-def _rows(cls: type, prefix: str) -> list[str]:
-    rows = []
+def described(cls: type, prefix: str) -> list[str]:
+    """Return a definition list of the fields of a config class."""
+    lines = []
     for name, slot in slots(cls, {}).items():
-        rows.append(
-            f"| `{prefix}{name}` | {_cell(describe(slot.type))} | {_default(slot)} | {_cell(slot.doc)} |"
-        )
+        lines += [f"`{prefix}{name}`: {describe(slot.type)}, {_default(slot)}", f":   {_line(slot.doc)}", ""]
         if section := section_of(slot.type):
-            rows += _rows(section, f"{prefix}{name}.")
-    return rows
+            lines += described(section, f"{prefix}{name}.")
+    return lines
 
 
 def _default(slot: Slot) -> str:
     found, value = unstructured_default(slot)
     if not found:
-        return "required"
+        return "**required**"
     text = " ".join(render_yaml(value).removesuffix("\n...\n").split())
     if isinstance(value, dict) and "_component_" in value:
         path = value["_component_"]
         given = [f"{k}={v}" for k, v in value.items() if k != "_component_"]
         text = f"{path}({', '.join(given)})"
-    return f"`{text}`" if text and "\n" not in text else "a section of its own"
+    if section_of(slot.type) and isinstance(value, dict):
+        return "whose fields are"
+    return f"default `{text}`"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 class TuneHelp(_Written):

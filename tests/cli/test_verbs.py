@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.tune import Tune
+from torchtune.cli import VERBS
 
 LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
 
@@ -23,6 +24,13 @@ def test_help_shows_how_to_begin_and_every_verb(tune: Tune) -> None:
         "convert",
     ):
         assert word in result.out
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_fits_a_terminal(verb: str, tune: Tune) -> None:
+    lines = tune(*filter(None, [verb]), "--help").out.splitlines()
+    assert lines
+    assert max(map(len, lines)) <= 100 if verb else max(map(len, lines)) <= 80
 
 
 def test_tune_without_words_prints_its_usage_and_fails(tune: Tune) -> None:

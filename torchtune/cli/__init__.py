@@ -16,9 +16,9 @@ VERBS = {
     "run": "run a recipe (the word may be left out)",
     "show": "print a resolved config, with --origins where each value came from",
     "export": "write the frozen YAML of a run",
-    "validate": "find every mistake in a config; needs no GPU and no weights",
+    "validate": "find every mistake in a config, and what its model needs",
     "schema": "write a JSON Schema of a recipe's YAML, for an editor",
-    "diff": "compare two configs, YAML files or run folders, leaf by leaf",
+    "diff": "compare two configs leaf by leaf, or a run with its command today",
     "import": "turn a YAML of the original torchtune into a config of ours",
     "completion": "print a script that lets bash, zsh or fish complete",
     "download": "fetch a model from the Hugging Face hub",
@@ -31,11 +31,14 @@ usage: tune <recipe> --config <name or path> [--override key=value ...]
 
 A recipe is a program that trains or generates; a config holds everything it reads.
 
-  tune ls                                               what there is
-  tune lora_finetune --config smollm2_135m_lora         run one
-  tune lora_finetune --config smollm2_135m_lora --override optimizer.lr=1e-4 batch_size=4
-  tune lora_finetune --config smollm2_135m_lora --help  every field, with its value and documentation
-  tune --nproc_per_node 2 full_finetune --config ...    on several processes, with torchrun's options
+What there is, running one, with other values, its fields and their documentation,
+and on two processes (torchrun's options stand before the recipe):
+
+  tune ls
+  tune lora_finetune --config smollm2_135m_lora
+  tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4
+  tune lora_finetune --config smollm2_135m_lora --help
+  tune --nproc_per_node 2 full_finetune --config smollm2_135m_full
 
 verbs:
 {verbs}
@@ -46,7 +49,7 @@ verbs:
 
 def usage() -> str:
     """Return the text of `tune --help`."""
-    return USAGE.format(verbs="\n".join(f"  {verb:10}{words}" for verb, words in VERBS.items()))
+    return USAGE.format(verbs="\n".join(f"  {verb:12}{words}" for verb, words in VERBS.items()))
 
 
 def run() -> None:

@@ -69,7 +69,7 @@ def validate_all(folder: str | None, *, json: bool = False) -> int:
         for call, found, failed in outcomes:
             name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
             if failed is None:
-                sys.stdout.write(f"{name}: {_summary(found.get('needs'))}\n")
+                sys.stdout.write(f"{name}: {_summary(found.get('needs'), '; ')}\n")
             else:
                 sys.stderr.write(f"{name}: {painted_mistakes(failed, sys.stderr)}\n")
     return 2 if any(failed for *_, failed in outcomes) else 0
@@ -157,8 +157,8 @@ def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
     return {**asdict(counted), "total": counted.total}
 
 
-def _summary(needs: dict[str, int] | None) -> str:
-    """Return `ok`, and what the model is and needs."""
+def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
+    """Return `ok`, and what the model is and needs, on two lines or on one."""
     ok = paint("ok", "bold", "green")
     if needs is None:
         return ok
@@ -173,7 +173,7 @@ def _summary(needs: dict[str, int] | None) -> str:
         ]
     each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
     total = f" = {_size(needs['total'])}" if trained else ""
-    return f"{said}; {each}: {' + '.join(held)}{total}, and activations"
+    return f"{said}{between}{each}: {' + '.join(held)}{total}, and activations"
 
 
 def _size(count: int) -> str:
