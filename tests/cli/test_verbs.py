@@ -30,14 +30,14 @@ def test_help_shows_how_to_begin_and_every_verb(tune: Tune) -> None:
 def test_help_fits_a_terminal(verb: str, tune: Tune) -> None:
     lines = tune(*filter(None, [verb]), "--help").out.splitlines()
     assert lines
-    assert max(map(len, lines)) <= 100 if verb else max(map(len, lines)) <= 80
+    assert max(map(len, lines)) <= (95 if verb else 80)  # some commands are that long
 
 
 def test_tune_without_words_prints_its_usage_and_fails(tune: Tune) -> None:
     assert tune().status == 2
 
 
-@pytest.mark.parametrize("verb", ["ls", "cp", "show", "export", "validate", "diff", "download", "convert"])
+@pytest.mark.parametrize("verb", sorted(VERBS.keys() - {"run"}))
 def test_every_verb_has_help_with_an_example(verb: str, tune: Tune) -> None:
     result = tune(verb, "--help")
     assert result.status == 0

@@ -29,10 +29,10 @@ USAGE = """\
 usage: tune <recipe> --config <name or path> [--override key=value ...]
        tune <verb> ...
 
-A recipe is a program that trains or generates; a config holds everything it reads.
+A recipe is a program that trains or generates; a config is all that it reads.
 
-What there is, running one, with other values, its fields and their documentation,
-and on two processes (torchrun's options stand before the recipe):
+What there is; a run; one with other values; every field with its documentation;
+a run on two processes (torchrun's options stand before the recipe):
 
   tune ls
   tune lora_finetune --config smollm2_135m_lora
@@ -43,7 +43,8 @@ and on two processes (torchrun's options stand before the recipe):
 verbs:
 {verbs}
 
-`tune <verb> --help` says more. Exit status: 0 done, 2 the input is wrong, 1 the run failed.
+`tune <verb> --help` says more. Exit status: 0 done, 2 the input is wrong,
+1 the run failed.
 """
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 HELP = """\
 usage: tune completion bash|zsh|fish
 
-Prints a script that lets a shell complete verbs, recipes, configs, override keys, dotpaths and choices:
+Prints a script that lets a shell complete verbs, recipes, configs, override
+keys, dotpaths and choices:
 
   tune completion bash >> ~/.bashrc
   tune completion zsh > ~/.zfunc/_tune        (a folder of $fpath)

@@ -16,12 +16,15 @@ from torchtune.config import (
 HELP = """\
 usage: tune cp <recipe or config> <path> [--force]
 
-Copies a recipe's file (.py), or a config (.py, its function with what it needs; .yaml, the rendering). The copy
-runs at once:
+Copies a recipe's file (.py), or a config (.py, its function with what it needs;
+.yaml, the rendering). The copy runs at once:
 
-  tune cp lora_finetune my_recipe.py      &&  tune ./my_recipe.py --config smollm2_135m_lora
-  tune cp smollm2_135m_lora my_run.yaml   &&  tune lora_finetune --config my_run.yaml
-  tune cp smollm2_135m_lora my_runs.py    &&  tune lora_finetune --config my_runs.py
+  tune cp lora_finetune my_recipe.py
+  tune ./my_recipe.py --config smollm2_135m_lora
+  tune cp smollm2_135m_lora my_run.yaml
+  tune lora_finetune --config my_run.yaml
+  tune cp smollm2_135m_lora my_runs.py
+  tune lora_finetune --config my_runs.py
 """
 
 

@@ -24,8 +24,9 @@ HELP = """\
 usage: tune diff A B [--json]
        tune diff RUN [--json]
 
-Compares two configs leaf by leaf. Each is a registered config, a YAML file, a Python file's function, or a run's
-folder. Of a run alone, it says what its command means today that it did not then: fields, defaults, versions.
+Compares two configs leaf by leaf. Each is a registered config, a YAML file, a
+Python file's function, or a run's folder. Of a run alone, it says what its
+command means today that it did not then: fields, defaults, versions.
 
   tune diff smollm2_135m_lora smollm2_135m_full
   tune diff smollm2_135m_lora runs/monday

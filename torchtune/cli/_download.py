@@ -8,8 +8,9 @@ from torchtune.config import ConfigError, Mistake
 HELP = """\
 usage: tune download <repository> --output-dir D [--revision R]
 
-Fetches a model's configuration, tokenizer and safetensors from the Hugging Face hub. Interrupted, it goes on where
-it was. Gated models need HF_TOKEN in the environment.
+Fetches a model's configuration, tokenizer and safetensors from the Hugging Face
+hub. Interrupted, it goes on where it was. Gated models need HF_TOKEN in the
+environment.
 
   tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir models/SmolLM2-135M-Instruct
 """

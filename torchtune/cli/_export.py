@@ -7,10 +7,11 @@ from pathlib import Path
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 
 HELP = """\
-usage: tune export <recipe> --config <name or path> [--override key=value ...] [-o FILE] [--resolved]
+usage: tune export <recipe> --config <name or path> [--override key=value ...]
+                   [-o FILE] [--resolved]
 
-Writes the frozen YAML: complete and self-contained, the defaults of every argument spelt out. References stay
-references; --resolved expands them.
+Writes the frozen YAML: complete and self-contained, the defaults of every
+argument spelt out. References stay references; --resolved expands them.
 
   tune export lora_finetune --config smollm2_135m_lora --override seed=1 -o run.yaml
   tune lora_finetune --config run.yaml

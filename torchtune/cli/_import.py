@@ -23,11 +23,12 @@ from torchtune.config import (
 HELP = """\
 usage: tune import OLD.yaml [key=value ...] -o NEW.yaml
 
-Turns a YAML that was written for the original torchtune (0.1 to 0.6) into a config of ours, where the parts exist,
-and lists what has no counterpart, with the reason. Overrides are those of the original, applied to its YAML first.
+Turns a YAML that was written for the original torchtune (0.1 to 0.6) into a
+config of ours, where the parts exist, and lists what has no counterpart, with
+the reason. Overrides are those of the original, applied to its YAML first.
 
   tune import 7B_lora.yaml -o my_run.yaml
-  tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama optimizer.lr=1e-4 -o my_run.yaml
+  tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml
 """
 
 STAYS = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")

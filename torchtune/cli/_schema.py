@@ -11,13 +11,15 @@ from torchtune.config import ConfigError, Mistake, Recipe, json_schema
 HELP = """\
 usage: tune schema <recipe> [-o FILE]
 
-Writes a JSON Schema of a recipe's YAML, with which an editor completes a config, shows the documentation of its
-fields and underlines what is wrong. A file names it in its first line:
+Writes a JSON Schema of a recipe's YAML, with which an editor completes a
+config, shows the documentation of its fields and underlines what is wrong. A
+file names it in its first line:
 
   tune schema ./my_recipe.py -o my_recipe.json
   # yaml-language-server: $schema=my_recipe.json
 
-The files of configs_yaml/, and what `tune cp` copies of them, have that line already.
+The files of configs_yaml/, and what `tune cp` copies of them, have that line
+already.
 """
 
 

@@ -8,7 +8,8 @@ from torchtune.cli._style import painted_yaml
 from torchtune.config import Layers, dotted, leaves, render_yaml
 
 HELP = """\
-usage: tune show <recipe> --config <name or path> [--override key=value ...] [--origins] [--json]
+usage: tune show <recipe> --config <name or path> [--override key=value ...]
+                 [--origins] [--json]
 
 Prints the resolved config.
 
