@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from torchtune.cli import load_recipe, main
-from torchtune.config import Slot, describe, render_yaml, section_of, slots, unstructured_default
+from torchtune.config import Slot, describe, inline_yaml, section_of, slots, unstructured_default
 
 
 class _Written(SphinxDirective):
@@ -51,7 +51,7 @@ def _default(slot: Slot) -> str:
     found, value = unstructured_default(slot)
     if not found:
         return "**required**"
-    text = " ".join(render_yaml(value).removesuffix("\n...\n").split())
+    text = inline_yaml(value)
     if isinstance(value, dict) and "_component_" in value:
         path = value["_component_"]
         given = [f"{k}={v}" for k, v in value.items() if k != "_component_"]

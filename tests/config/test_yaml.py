@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchtune.config import ConfigError, parse_yaml, render_yaml
+from torchtune.config import ConfigError, inline_yaml, parse_yaml, render_yaml
 
 # Cases of YAML 1.2.2, section 10.3.2, beside what YAML 1.1 readers make of them.
 SCALARS = {
@@ -41,6 +41,23 @@ def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
     found = parse_yaml(f"a: {text}", "f.yaml").value["a"]
     assert found == value
     assert type(found) is type(value)
+
+
+INLINE = {
+    "1e-05": 1.0e-5,
+    "[a, 'no', 1]": ["a", "no", 1],
+    "{a: [1, 2], b: null}": {"a": [1, 2], "b": None},
+    "a  b": "a  b",
+    '"a\\nb"': "a\nb",
+    "''": "",
+}
+
+
+@pytest.mark.parametrize(("text", "value"), INLINE.items())
+def test_value_on_one_line_reads_back_equal(text: str, value: object) -> None:
+    assert parse_yaml(f"a: {inline_yaml(value)}", "f.yaml").value["a"] == value
+    assert "\n" not in inline_yaml(value)
+    assert len(inline_yaml(value)) <= len(text) + 4
 
 
 def test_every_key_and_item_has_its_line() -> None:

@@ -16,8 +16,8 @@ from torchtune.config import (
     config_sources,
     differences,
     folder_of,
+    inline_yaml,
     read_yaml,
-    render_yaml,
 )
 
 HELP = """\
@@ -149,4 +149,4 @@ def _row(difference: Difference) -> dict[str, Any]:
 def _shown(value: Any, colour: str) -> str:
     if value is ABSENT:
         return paint("(absent)", "dim")
-    return paint(render_yaml(value).removesuffix("\n...\n").strip(), colour)
+    return paint(inline_yaml(value), colour)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import painted_yaml
-from torchtune.config import Layers, dotted, leaves, render_yaml
+from torchtune.config import Layers, dotted, inline_yaml, leaves, render_yaml
 
 HELP = """\
 usage: tune show <recipe> --config <name or path> [--override key=value ...]
@@ -43,16 +43,9 @@ def show(call: Call) -> int:
 def with_origins(layers: Layers) -> str:
     """Return a line for every leaf: its path and value, and where it was written."""
     rows = [
-        (dotted(path), _one_line(value), layers.origin(path).text) for path, value in leaves(layers.resolve())
+        (dotted(path), inline_yaml(value), layers.origin(path).text)
+        for path, value in leaves(layers.resolve())
     ]
     left = max(len(f"{path}: {value}") for path, value, _ in rows)
     width = min(left, 80) + 2
     return "".join(f"{f'{path}: {value}':{width}}# {origin}".rstrip() + "\n" for path, value, origin in rows)
-
-
-def _one_line(value: object) -> str:
-    return (
-        " ".join(render_yaml(value).removesuffix("\n...\n").split())
-        if not isinstance(value, list)
-        else str(value)
-    )

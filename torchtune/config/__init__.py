@@ -48,7 +48,7 @@ if TYPE_CHECKING:
         one_of,
         share,
     )
-    from torchtune.config._yaml import Document, parse_yaml, read_yaml, render_yaml
+    from torchtune.config._yaml import Document, inline_yaml, parse_yaml, read_yaml, render_yaml
 
 _HOMES = {
     "_classes": ("field_names",),
@@ -95,7 +95,7 @@ _HOMES = {
         "share",
         "slots",
     ),
-    "_yaml": ("Document", "parse_yaml", "read_yaml", "render_yaml"),
+    "_yaml": ("Document", "inline_yaml", "parse_yaml", "read_yaml", "render_yaml"),
 }
 
 __all__ = [
@@ -134,6 +134,7 @@ __all__ = [
     "field_names",
     "folder_of",
     "freeze",
+    "inline_yaml",
     "instantiate",
     "is_component",
     "is_component_path",

@@ -12,7 +12,7 @@ from torchtune.config._overrides import Override
 from torchtune.config._schema import Slot, section_of, slots, unstructured_default
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import describe
-from torchtune.config._yaml import render_yaml
+from torchtune.config._yaml import inline_yaml
 
 
 class Typed(str):
@@ -147,8 +147,8 @@ def _leaf(name: str, kind: str, value: Any, doc: str) -> Any:
     import tyro
     from tyro.constructors import StructFieldSpec
 
-    shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else render_yaml(value)
-    text = Typed(shown.removesuffix("\n...\n").strip())
+    shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else inline_yaml(value)
+    text = Typed(shown)
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
 

@@ -19,7 +19,7 @@ from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
 from torchtune.config._tree import as_path
 from torchtune.config._trust import current_trust
-from torchtune.config._yaml import read_yaml, render_yaml
+from torchtune.config._yaml import inline_yaml, read_yaml
 
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "run.json"
@@ -121,7 +121,7 @@ def free(layers: Layers) -> set[str]:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is ABSENT else render_yaml(value).removesuffix("\n...\n").strip()
+    return "nothing" if value is ABSENT else inline_yaml(value)
 
 
 def _refuse(layers: Layers, message: str) -> ConfigError:

@@ -262,6 +262,19 @@ _Renderer.add_representer(Text, lambda dumper, value: dumper.represent_str(value
 _Renderer.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str(value)))
 
 
+def inline_yaml(tree: Any) -> str:
+    """Render a value on one line, as it may be written behind a key: `[q_proj, v_proj]`, `1.0e-05`."""
+    text: str = yaml.dump(
+        tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=2**31 - 1, default_flow_style=True
+    )
+    line = text.removesuffix("...\n").strip()
+    if "\n" not in line:
+        return line
+    import json  # text of several lines is quoted by it on one; what JSON writes is YAML too
+
+    return json.dumps(tree, ensure_ascii=False)
+
+
 def render_yaml(tree: Any) -> str:
     """Render mappings, lists and scalars as YAML that `parse_yaml` reads back equal, keys in their order."""
     text: str = yaml.dump(tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=100)

@@ -24,7 +24,7 @@ from torchtune.config._frozen import render
 from torchtune.config._parse import Recipe, apply_overrides
 from torchtune.config._signature import result_type
 from torchtune.config._types import is_section
-from torchtune.config._yaml import parse_yaml, render_yaml
+from torchtune.config._yaml import inline_yaml, parse_yaml
 
 __all__ = ["check", "compare_with_golden", "functions_of"]
 
@@ -109,4 +109,4 @@ def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None
 
 
 def _shown(value: Any) -> str:
-    return "(absent)" if value is ABSENT else render_yaml(value).removesuffix("\n...\n").strip()
+    return "(absent)" if value is ABSENT else inline_yaml(value)
