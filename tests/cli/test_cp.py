@@ -8,7 +8,7 @@ import pytest
 
 from tests.tune import Tune
 from torchtune.cli._excerpt import excerpt
-from torchtune.config import config_names
+from torchtune.config import config_names, recipe_source
 
 CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
 
@@ -30,6 +30,7 @@ def test_copied_recipe_validates_the_configs_of_the_original(
 ) -> None:
     path = f"{tmp_path}/copied_{recipe}.py"
     assert tune("cp", recipe, path).status == 0
+    assert Path(path).read_text() == Path(recipe_source(recipe).file).read_text()
     for name in names:
         assert tune("validate", path, "--config", name).out.startswith("ok")
 

@@ -140,16 +140,17 @@ def _field(name: str, slot: Slot, value: Any) -> Any:
     if has_parts or (section is not None and not is_reference(value)):
         group = _group(slot.type, value, name, slot.doc)
         return StructFieldSpec(name=name, type=group, default=group(), helptext=slot.doc or None)
-    return _leaf(name, metavar(slot.type), value, slot.doc)
+    return _leaf(name, metavar(slot.type), value, slot.doc, is_default=value == _default(slot))
 
 
-def _leaf(name: str, kind: str, value: Any, doc: str) -> Any:
+def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool = False) -> Any:
     import tyro
     from tyro.constructors import StructFieldSpec
 
     shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else inline_yaml(value)
     text = Typed(shown)
-    kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind)]
+    hint = "(required)" if value is REQUIRED else f"({'default' if is_default else 'here'}: {shown})"
+    kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
 
 

@@ -160,4 +160,6 @@ def documentation(fn: Callable[..., Any]) -> dict[str, str]:
 
 def _plain(text: str) -> str:
     """Put a description on one line, without the default that help and freezing state themselves."""
-    return " ".join(re.sub(r"\(default: [^()]*\)|Default: \S+", "", text).replace("``", "`").split())
+    text = re.sub(r":\w+:`~?([^`<]+?)\s*(?:<[^>]*>)?`", r"`\1`", text)  # roles and links of reStructuredText
+    text = re.sub(r"`([^`]+?)\s*(?:<[^>]*>)?`_+", r"\1", text)
+    return " ".join(re.sub(r"\s*\([Dd]efault: (?:[^()]|\([^()]*\))*\)|Default: \S+", "", text).replace("``", "`").split())
