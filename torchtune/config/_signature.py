@@ -162,4 +162,5 @@ def _plain(text: str) -> str:
     """Put a description on one line, without the default that help and freezing state themselves."""
     text = re.sub(r":\w+:`~?([^`<]+?)\s*(?:<[^>]*>)?`", r"`\1`", text)  # roles and links of reStructuredText
     text = re.sub(r"`([^`]+?)\s*(?:<[^>]*>)?`_+", r"\1", text)
-    return " ".join(re.sub(r"\s*\([Dd]efault: (?:[^()]|\([^()]*\))*\)|Default: \S+", "", text).replace("``", "`").split())
+    text = re.sub(r"\s*\([Dd]efault: (?:[^()]|\([^()]*\))*\)|Default: \S+", "", text)
+    return " ".join(text.replace("``", "`").split())
