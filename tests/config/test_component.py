@@ -103,7 +103,8 @@ def test_exception_of_a_component_is_kept_as_cause() -> None:
 def test_error_in_a_nested_component_says_which_argument_it_is() -> None:
     broken: Any = lazy(Letters)
     with pytest.raises(
-        InstantiationError, match=r"Rows: tokenizer: tests.config.sample.Letters needs 'path'"
+        InstantiationError,
+        match=r"test_component.py:\d+: tokenizer: tests.config.sample.Letters needs 'path'",
     ):
         instantiate(lazy(Rows, tokenizer=broken))
 

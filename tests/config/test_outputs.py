@@ -98,3 +98,30 @@ def test_recipe_called_from_python_checks_resolves_and_freezes(tmp_path: Path) -
     assert cfg.validation is not None
     assert cfg.validation.source == "${output_dir}"
     assert (tmp_path / "r/config.yaml").exists()
+
+
+def test_unfinished_run_goes_on_however_its_folder_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["tokenizer.path=${output_dir}/letters", "seed=3"]
+    sample.main.prepare(sample.main.layers(None, ["output_dir=run", *words]))
+    for spelt in ("run/", "./run", str(tmp_path / "run")):
+        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={spelt}", *words])) is not None
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = sample.main.layers("moved", ["output_dir=moved"])
+    assert sample.main.prepare(moved) is not None
+    with pytest.raises(ConfigError) as caught:
+        sample.main.prepare(
+            sample.main.layers(None, ["output_dir=moved", "seed=3", "tokenizer.path=elsewhere"])
+        )
+    assert [m.path for m in caught.value.mistakes] == ["output_dir", "tokenizer.path"]
+    assert caught.value.mistakes[1].origin == "--override tokenizer.path=elsewhere"
+
+
+def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml holds no config; choose another output_dir, or --overwrite"
+    ):
+        sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}"]))

@@ -82,6 +82,13 @@ YAML: dict[str, list[str]] = {
     "either: {every: 0}": ["2: either.every: expected an int above 0, got 0"],
     "either: {evry: 3}": ["2: either.evry: no 'evry'; did you mean 'every'?"],
     '"a\\e[2Jb\\rc\\u2028d": 1': ["2: a\\x1b[2Jb\\rc\\u2028d: no "],
+    "picky: z": ["2: picky: KeyError: 'z'"],
+    "low: x\nhigh: ${low}": ["2: low: expected an int, got 'x'"],
+    "part: {every: x}\nsmall: ${part.every}": ["2: part.every: expected an int above 0, got 'x'"],
+    "either: {modee: fast}": ["2: either.modee: no 'modee'; did you mean 'mode'?"],
+    "optimizer: nome": [
+        "2: optimizer: expected a component that builds an Optimizer or one of 'none', got 'nome'; did"
+    ],
     "steps: 2000\nlow: x": ["1: "],
 }
 
@@ -108,6 +115,10 @@ def test_reference_to_what_is_missing_is_no_second_mistake(tmp_path: Path) -> No
 
 
 WORDS: dict[str, list[str]] = {
+    "optimizer=nome": [
+        "--override optimizer=nome: optimizer: expected a component that builds an Optimizer or one of 'none', got"
+    ],
+    "either.modee=fast": ["--override either.modee=fast: either.modee: no 'modee'; did you mean 'mode'?"],
     "'part2=${part}' part2.every=3": [
         "--override part2.every=3: part2.every: part2 is the reference ${part}"
     ],
@@ -138,7 +149,11 @@ def test_mistake_of_the_command_line_is_said_once(words: str) -> None:
         assert line.startswith(start)
 
 
-HEAD = "from tests.config.wide import *\nfrom torchtune.config import lazy, ref\n\ndef c() -> WideConfig:\n"
+HEAD = """import dataclasses
+from tests.config.wide import *
+
+def c() -> WideConfig:
+"""
 
 # The body of a config function, whose first line is 5, words beside it, and the mistakes.
 PYTHON: dict[tuple[str, ...], list[str]] = {
@@ -167,6 +182,27 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
         "5: steps: is required: an int; write steps=...",
         "small: expected an int above 0, got 0",
     ],
+    ("c = WideConfig(steps=1)\nc.frozen = Frozen(7, 'zz', 4)\nreturn c",): ["6: TypeError: "],
+    ("c = WideConfig(steps=1)\nc.frozen = Frozen(7, p=8)\nreturn c",): ["6: TypeError: "],
+    ("c = WideConfig(steps=1)\nc.parts = [Part(), Deep()]\nreturn c",): [
+        "6: parts.1: expected a Part, got a Deep"
+    ],
+    ("c = WideConfig(steps=1)\nc.named = {'a': Deep()}\nreturn c",): [
+        "6: named.a: expected a Part, got a Deep"
+    ],
+    ("c = WideConfig(steps=1)\nc.pairs = (Part(), Part(evry=3))\nreturn c",): ["6: pairs.1.evry: no 'evry'"],
+    ("c = WideConfig(low=2)\nc.high = c.steps * 2 + c.low\nif c.steps > 3:\n    c.low = 'x'\nreturn c",): [
+        "5: steps: is required"
+    ],
+    ("return WideConfig(steps=1, converted='x', low='y')", "small=0"): [
+        "5: converted: invalid literal for int() with base 10: 'x'",
+        "5: low: expected an int, got 'y'",
+        "small: expected an int above 0, got 0",
+    ],
+    ("c = WideConfig(steps=1)\nc.frozen = dataclasses.replace(c.frozen, p='x')\nreturn c",): [
+        "6: frozen.p: expected an int, got 'x'"
+    ],
+    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: it contains itself"],
     ("return WideConfig(stepz=3)",): ["5: stepz: no 'stepz'; did you mean 'steps'?"],
     ("return WideConfig(steps=1, output_dir='${steps')",): [
         "5: output_dir: '${steps' holds an unfinished reference"
@@ -194,3 +230,60 @@ def test_positional_only_argument_is_given_by_position() -> None:
     assert "x: 3" in render(cfg)
     made: Any = instantiate(wide.main.layers_of(cfg).build().maybe)
     assert (made.x, made.k) == (3, 1)
+
+
+LAST_WINS = {
+    "small=3 small=default": "small=default",
+    "dtype=fp32 dtype=null": "dtype=null",
+    "low=3 low='${small}'": "low='${small}'",
+    "anything=3 anything=[1]": "anything=[1]",
+    "optimizer=none optimizer=tests.config.sample.Sgd optimizer.lr=1.0 'optimizer.params=[]'": (
+        "optimizer=tests.config.sample.Sgd optimizer.lr=1.0 'optimizer.params=[]'"
+    ),
+    "low=x low=4": "low=4",
+    "'optimizer={lr: 3}' optimizer=tests.config.sample.Sgd 'optimizer.params=[]'": (
+        "optimizer=tests.config.sample.Sgd 'optimizer={lr: 3}' 'optimizer.params=[]'"
+    ),
+    "loose=tests.config.sample.Sgd loose=tests.config.wide.Loose": "loose=tests.config.wide.Loose",
+}
+
+
+@pytest.mark.parametrize(("words", "alone"), LAST_WINS.items())
+def test_last_of_two_values_counts(words: str, alone: str) -> None:
+    twice = wide.main.layers(None, ["steps=3", *shlex.split(words)])
+    once = wide.main.layers(None, ["steps=3", *shlex.split(alone)])
+    assert twice.build() == once.build()
+    assert twice.tree == once.tree
+
+
+def test_items_of_a_list_at_its_default_can_be_set() -> None:
+    layers = wide.main.layers(None, ["steps=3", "optimizer.betas.0=0.5"])
+    assert layers.build().optimizer.keywords["betas"] == (0.5, 0.999)
+
+
+def test_origin_of_a_list_is_where_it_was_last_changed() -> None:
+    layers = wide.main.layers(None, ["steps=3", "+tags=x"])
+    assert layers.last_origin(("tags",)).text == "--override +tags=x"
+
+
+def test_mapping_of_sections_is_merged_and_one_of_plain_values_replaced(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("steps: 1\nnamed: {a: {every: 5}}\nlimits: {x: 1}\n")
+    (tmp_path / "my.yaml").write_text(
+        "_base_: base.yaml\nnamed: {b: {every: 6}, a: {source: s}}\nlimits: {y: 2}\n"
+    )
+    cfg = wide.main.layers(str(tmp_path / "my.yaml")).build()
+    assert cfg.named == {"a": wide.Part(every=5, source="s"), "b": wide.Part(every=6)}
+    assert cfg.limits == {"y": 2}
+    (tmp_path / "my.yaml").write_text("_base_: base.yaml\nnamed: {}\n")
+    assert wide.main.layers(str(tmp_path / "my.yaml")).build().named == {}
+
+
+def test_frozen_config_is_the_same_text_every_time() -> None:
+    from tests.config import odd
+
+    first, second = (odd.main.export(odd.main.layers(None)) for _ in range(2))
+    assert first == second
+    assert (
+        "# left out, since YAML cannot hold it: span (default of OddConfig: computed from other fields)"
+        in first
+    )

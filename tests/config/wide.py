@@ -1,5 +1,6 @@
 """A recipe whose config class holds what people rarely write: defaults in mappings, unions, aliases, rules."""
 
+import dataclasses
 from typing import Any, Literal, NewType, TypedDict
 
 import attrs
@@ -53,6 +54,21 @@ class Deep:
     """How."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """A section that takes arguments by position."""
+
+    p: int = 1
+    """A number."""
+    q: str = "q"
+    """Text."""
+
+
+def chosen(value: str) -> str:
+    """Refuse everything but one word, in its own way."""
+    return {"a": "a"}[value]
+
+
 @define(kw_only=True)
 class WideConfig:
     """Everything this recipe reads."""
@@ -72,6 +88,10 @@ class WideConfig:
     part: Part = field(factory=lambda: Part(every=3, source="d"))
     part2: Part | None = None
     parts: list[Part] = field(factory=list)
+    named: dict[str, Part] = field(factory=dict)
+    pairs: tuple[Part, ...] = ()
+    frozen: Frozen = field(factory=Frozen)
+    picky: str = field(default="a", converter=chosen)
     either: Part | Deep | None = None
     sizes: Sizes = field(factory=lambda: Sizes(a=1, b="x"))
     seconds: Seconds = Seconds(3)

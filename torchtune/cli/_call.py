@@ -118,6 +118,7 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         raise ConfigError([Mistake("", "", "name a recipe; tune ls lists them")], "the command line")
     recipe = load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.words)
+    layers.incomplete |= any(mistake.origin == "--config" for mistake in call.mistakes)
     layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
     return recipe, layers
 

@@ -17,9 +17,13 @@ def report(error: Exception) -> int:
     if isinstance(error, ConfigError):
         sys.stderr.write(f"{painted_mistakes(error, sys.stderr)}\n")
         return 2
-    if isinstance(error, InstantiationError) and _is_plain(error.__cause__):
-        sys.stderr.write(f"tune: {error}\n")
-        return 2
+    if isinstance(error, InstantiationError):
+        if _is_plain(error.__cause__):
+            sys.stderr.write(f"tune: {error}\n")
+            return 2
+        traceback.print_exception(error.__cause__)
+        sys.stderr.write(f"tune: the run failed: {error}\n")
+        return 1
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"tune: {where}{error.strerror}\n")

@@ -1,7 +1,9 @@
 """`tune show`: the resolved config, with --origins where each value came from."""
 
+import math
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import painted_yaml
@@ -32,7 +34,8 @@ def show(call: Call) -> int:
     if "--json" in call.flags:
         import json
 
-        sys.stdout.write(json.dumps(tree, indent=2) + "\n")
+        shown = with_origins_as_rows(layers) if "--origins" in call.flags else tree
+        sys.stdout.write(json.dumps(_finite(shown), indent=2) + "\n")
     elif "--origins" in call.flags:
         sys.stdout.write(painted_yaml(with_origins(layers)))
     else:
@@ -40,10 +43,32 @@ def show(call: Call) -> int:
     return 0
 
 
+def with_origins_as_rows(layers: Layers) -> list[dict[str, object]]:
+    """Return every leaf with its origin, for a script."""
+    return [
+        {"path": dotted(path), "value": value, "origin": _origin(layers, path, value)}
+        for path, value in leaves(layers.resolve())
+    ]
+
+
+def _origin(layers: Layers, path: tuple[str | int, ...], value: object) -> str:
+    """Return where a leaf was written; a list's is where it was last changed."""
+    return (layers.last_origin(path) if isinstance(value, list) else layers.origin(path)).text
+
+
+def _finite(tree: Any) -> Any:
+    """Return a tree that JSON can hold: infinity and NaN as YAML writes them, in text."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_finite(value) for value in tree]
+    return inline_yaml(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
 def with_origins(layers: Layers) -> str:
     """Return a line for every leaf: its path and value, and where it was written."""
     rows = [
-        (dotted(path), inline_yaml(value), layers.origin(path).text)
+        (dotted(path), inline_yaml(value), _origin(layers, path, value))
         for path, value in leaves(layers.resolve())
     ]
     left = max(len(f"{path}: {value}") for path, value, _ in rows)

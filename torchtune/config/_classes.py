@@ -128,10 +128,7 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
             )
     except (Exception, SystemExit) as error:  # of the class's own code, such as its __attrs_post_init__
         failed = _validate(SimpleNamespace(**default_values(cls) | values), values, known)
-        said = (
-            str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
-        )
-        raise RejectedError(*failed, Problem((), said)) from error
+        raise RejectedError(*failed, Problem((), said(error))) from error
     if failed := _validate(built, {name: getattr(built, name) for name in known}, known):
         raise RejectedError(*failed)
     return built
@@ -148,21 +145,23 @@ def _read_fields(
             continue
         try:
             values[name] = made.structure(value, known[name].type)
-            _try_converter(known[name], values[name])
+            if why := refused_by_converter(known[name], values[name]):
+                raise reject(why)
         except RejectedError as rejected:
             problems += _with_rule(known[name], below(name, rejected))
     return values, problems
 
 
-def _try_converter(field: Field, value: Any) -> None:
-    """Run a field's converter alone, so that what it refuses has a path."""
+def refused_by_converter(field: Field, value: Any) -> str:
+    """Run a field's converter alone, so that what it refuses has a path; return why it does, or nothing."""
     converter = getattr(field.attribute, "converter", None)
-    if converter is None or isinstance(converter, attrs.Converter):
-        return
+    if converter is None or isinstance(converter, attrs.Converter) or is_reference(value):
+        return ""
     try:
         converter(value)
-    except (TypeError, ValueError) as error:
-        raise reject(str(error)) from error
+    except Exception as error:  # of the class's own code
+        return said(error) or type(error).__name__
+    return ""
 
 
 def _with_rule(field: Field, problems: list[Problem]) -> list[Problem]:
@@ -207,8 +206,8 @@ def _refused(field: Field, value: Any, error: Exception) -> str:
     if broken:
         near = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
         return f"expected {expectation(field)}, got {value!r}{near}"
-    said = _first_argument(error)
-    return said if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {said}"
+    message = _first_argument(error)
+    return message if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {message}"
 
 
 def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any) -> Problem:
@@ -216,6 +215,11 @@ def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any)
     known = parameters(component.func)
     kind = describe(argument_type(known[name])) if name in known else "a value"
     return Problem((field, name), f"expected {kind} {rule.words}, got {value!r}")
+
+
+def said(error: BaseException) -> str:
+    """Return an exception's message, with its type where that says more than that a value is wrong."""
+    return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
 
 
 def _first_argument(error: Exception) -> str:

@@ -1,7 +1,9 @@
 """The frozen form of a config: complete, self-contained, defaults spelt out, references kept."""
 
+import re
 from typing import Any, TypeVar
 
+import attrs
 from attrs import define, field
 
 from torchtune.config._classes import REQUIRED
@@ -46,10 +48,17 @@ def _fill(t: Any, tree: Any, path: Path, frozen: Frozen) -> None:
             try:
                 tree[str(key)] = unstructure(slot.default)
             except RejectedError:
-                frozen.left_out.append(f"{dotted(here)} (default of {slot.owner}: {slot.default!r})")
+                frozen.left_out.append(f"{dotted(here)} (default of {slot.owner}: {_shown(slot.default)})")
         value = tree[int(key)] if isinstance(tree, list) else tree.get(key)
         if value is not None and not is_reference(value):
             _fill(slot.type, value, here, frozen)
+
+
+def _shown(default: Any) -> str:
+    """Show a default that YAML cannot hold, the same in every process."""
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
+        return "computed from other fields"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(default))
 
 
 def render(config: Any) -> str:

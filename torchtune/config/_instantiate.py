@@ -47,14 +47,23 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     if component is None:
         return None
     if not is_component(component):
-        raise InstantiationError(
-            f"instantiate takes a component, a lazy or a mapping with {COMPONENT_KEY}, not {component!r}"
-        )
+        why = f"instantiate takes a component, a lazy or a mapping with {COMPONENT_KEY}, not {component!r}"
+        raise _placed(InstantiationError(why), component)
     try:
         made = _from_mapping(component) if isinstance(component, Mapping) else component
-        return _build(made, args, kwargs, ())
+        return _build(made, args, kwargs)
     except InstantiationError as error:
-        raise InstantiationError(f"{_where(component)}{error}") from error.__cause__
+        raise _placed(error, component) from error.__cause__
+
+
+def _placed(error: InstantiationError, component: Any) -> InstantiationError:
+    """Say where a component was written, unless the message says where one inside it was, which failed."""
+    where = _where(component)
+    if error.placed or not where:
+        return error
+    placed = InstantiationError(f"{where}{error}")
+    placed.placed = True
+    return placed
 
 
 def _where(component: Any) -> str:
@@ -83,18 +92,16 @@ def _from_mapping(component: Mapping[str, Any]) -> Any:
         raise InstantiationError("; ".join(found)) from None
 
 
-def _build(
-    component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any], path: Path
-) -> Any:
+def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     fn = component.func
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
     try:
-        given = {
-            key: value if key in kwargs else _built(value, (*path, key)) for key, value in keywords.items()
-        }
-        positional = tuple(_built(value, (*path, i)) for i, value in enumerate(component.args))
+        given = {key: value if key in kwargs else _built(value, (key,)) for key, value in keywords.items()}
+        positional = tuple(_built(value, (i,)) for i, value in enumerate(component.args))
     except InstantiationError as error:
+        if error.placed:
+            raise
         raise InstantiationError(f"{name}: {error}") from error.__cause__
     arguments = (*args, *positional)
     _check_call(fn, name, arguments, given)
@@ -110,9 +117,12 @@ def _built(value: Any, path: Path) -> Any:
     """Build the components in a value, leaving the value itself unchanged."""
     if isinstance(value, functools.partial):
         try:
-            return _build(value, (), {}, path)
+            return _build(value, (), {})
         except InstantiationError as error:
-            raise InstantiationError(f"{dotted(path)}: {error}") from error.__cause__
+            if error.placed:
+                raise
+            named = error if read_at(value) else InstantiationError(f"{dotted(path)}: {error}")
+            raise _placed(named, value) from error.__cause__
     if isinstance(value, Mapping) and COMPONENT_KEY in value:
         return instantiate(value)
     if isinstance(value, dict):

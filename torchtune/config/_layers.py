@@ -12,9 +12,9 @@ from attrs import define, field, frozen
 
 from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
-from torchtune.config._interpolation import referred, resolve_tree
+from torchtune.config._interpolation import is_reference, referred, resolve_tree
 from torchtune.config._mistakes import SILENT, ConfigError, Mistake, Path, Problem, RejectedError, dotted
-from torchtune.config._schema import is_data, slots
+from torchtune.config._schema import is_data, mapping_of, section_of, slots
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import at, copied, is_component_tree, places
 from torchtune.config._types import is_section
@@ -111,14 +111,20 @@ class Layers:
             # A mapping that names its component is that component whole; one that does not changes arguments.
             if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(here, value):
                 self.merge(value, origin, here)
+            elif is_reference(old) and isinstance(value, Mapping) and section_of(self.type_at(here)):
+                why = (
+                    f"the layer below has the reference {old} here; change what it names, or refer to another"
+                )
+                self.mistake(origin(here), here, why)
             else:
                 self.put(here, value, origin)
 
     def merges(self, path: Path, value: Mapping[str, Any]) -> bool:
         """Tell whether a mapping changes what it is written over, or takes its place as data that a field holds."""
-        return COMPONENT_KEY not in value and (
-            is_component_tree(at(self.tree, path)) or not is_data(self.type_at(path))
-        )
+        if COMPONENT_KEY in value:
+            return False
+        t = None if is_component_tree(at(self.tree, path)) else self.type_at(path)
+        return t is None or not (is_data(t) or (not value and mapping_of(t) is not None))
 
     def type_at(self, path: Path) -> Any:
         """Return the declared type of what stands at a path; Any where nothing is declared."""
@@ -238,8 +244,8 @@ class Layers:
         return config
 
     def _at_their_source(self, problems: list[Problem]) -> list[Problem]:
-        """Leave out what is wrong with a value only because it refers to one that has the same mistake."""
-        known = {(p.path, p.message) for p in problems}
+        """Leave out what is wrong with a value only because it refers to one that has a mistake."""
+        known = {tuple(map(str, p.path)) for p in problems}
 
         def is_another(problem: Problem) -> bool:
             for length in range(1, len(problem.path) + 1):
@@ -248,8 +254,7 @@ class Layers:
                 except LookupError:
                     return False
                 if target := referred(value):
-                    source = (*target, *map(str, problem.path[length:]))
-                    return any(tuple(map(str, p)) == source and m == problem.message for p, m in known)
+                    return (*target, *map(str, problem.path[length:])) in known
             return False
 
         return [p for p in problems if not is_another(p)]

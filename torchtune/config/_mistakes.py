@@ -51,7 +51,13 @@ class ConfigError(ValueError):
 
 
 class InstantiationError(ValueError):
-    """A component could not be built; the original exception, if any, is its `__cause__`."""
+    """A component could not be built; the original exception, if any, is its `__cause__`.
+
+    Attributes:
+        placed: True where the message says already where the component was written.
+    """
+
+    placed = False
 
 
 class Problem(NamedTuple):

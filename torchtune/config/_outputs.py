@@ -89,10 +89,16 @@ def _continue(layers: Layers, folder: Path) -> None:
     there = read_yaml(str(folder / CONFIG_FILE)).value
     if layers.tree.get("seed", REQUIRED) is None and isinstance(there, dict):
         layers.tree["seed"] = there.get("seed")
+    if not isinstance(there, dict) or not there:
+        raise _refuse(
+            layers, f"{folder / CONFIG_FILE} holds no config; choose another output_dir, or --overwrite"
+        )
     here, may_change = freeze(layers), free(layers)
+    # The folder may have moved, or be spelt in another way; what refers to it is still the same.
+    same_place = {"output_dir": str(folder)}
     changed = [
         d
-        for d in differences(resolved_tree(there), resolved_tree(here.tree))
+        for d in differences(resolved_tree(there | same_place), resolved_tree(here.tree | same_place))
         if d.path.split(".")[0] not in may_change
     ]
     if changed:

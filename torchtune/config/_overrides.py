@@ -1,19 +1,18 @@
-"""Overrides from the command line: three spellings, one token list, read by the types of the fields they name."""
+"""Overrides, applied to layers: read by the types of the fields they name, in an order that is not the words'."""
 
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, field
 
-from torchtune.config._classes import REQUIRED
+from torchtune.config._classes import REQUIRED, field_names
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._interpolation import is_reference
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import (
     ConfigError,
-    Mistake,
     Path,
     Problem,
     RejectedError,
@@ -21,106 +20,21 @@ from torchtune.config._mistakes import (
     dotted,
     nearest,
 )
-from torchtune.config._schema import component_type_of, mapping_of, section_of, slots, type_of_unlisted
+from torchtune.config._schema import Slot, component_type_of, mapping_of, section_of, slots, type_of_unlisted
+from torchtune.config._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
 from torchtune.config._tree import at, is_component_tree, is_index
 from torchtune.config._types import (
     choices,
     is_anything,
     is_collection_type,
     members,
+    sections_of,
     strip,
     takes_none,
     takes_text,
 )
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document, parse_yaml
-
-OVERRIDE_FLAG: Final = "--override"
-SWITCHES: Final = (
-    "--all",
-    "--help",
-    "--json",
-    "--origins",
-    "--overwrite",
-    "--resolved",
-    "--config",
-    "--allow",
-)
-"""Options of `tune`, which a misspelt flag may mean."""
-LONGEST_SHOWN: Final = 120
-"""Characters of a value that are shown as its origin."""
-_FLOW: Final = ("[", "{")
-"""What a list or a mapping begins with on the command line."""
-
-
-@frozen
-class Override:
-    """One `key=value` of the command line."""
-
-    key: str
-    """The dotted path; it begins with `+` where the value is added to a list."""
-    text: str
-    position: int
-    """Its place on the command line."""
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The path that it names, without `+` and without a trailing `_component_`."""
-        parts = tuple(self.key.removeprefix("+").split("."))
-        return parts[:-1] if parts[-1] == COMPONENT_KEY and len(parts) > 1 else parts
-
-    def with_text(self, text: str) -> "Override":
-        """Return the same override with a value as tyro parsed it."""
-        return Override(self.key, text, self.position)
-
-    @property
-    def adds(self) -> bool:
-        """True where the value is added to a list."""
-        return self.key.startswith("+")
-
-    def origin(self, layer: int) -> Origin:
-        """Return where it was written, in the first of the spellings, whichever was used."""
-        text = self.text if len(self.text) <= LONGEST_SHOWN else f"{self.text[:LONGEST_SHOWN]}..."
-        return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}")
-
-
-def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
-    """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
-
-    Returns:
-        The overrides, and a mistake for each word that is none.
-    """
-    found: list[Override] = []
-    mistakes: list[Mistake] = []
-    words = iter(enumerate(argv))
-    pairs = dict(enumerate(argv))
-    for i, typed in words:
-        if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
-            behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
-            if "=" not in behind or behind.startswith("--"):
-                mistakes.append(Mistake(typed, "", "needs key=value behind it"))
-                if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
-                    next(words)
-                    if "=" not in after and not after.startswith("--"):
-                        next(words)
-            continue
-        word = typed.removeprefix(f"{OVERRIDE_FLAG}=")
-        key, equals, text = word.removeprefix("--").partition("=")
-        if word.startswith("--") and not equals:
-            if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                near = did_you_mean(word, SWITCHES)
-                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE{near}"))
-                continue
-            text, equals = next(words)[1], "="
-        if not equals or not key:
-            mistakes.append(
-                Mistake(word, "", "expected key=value; quote a value that holds spaces: 'prompt=What is it?'")
-            )
-        elif not all(key.removeprefix("+").split(".")):
-            mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
-        else:
-            found.append(Override(key, text, i))
-    return found, mistakes
 
 
 @define
@@ -137,9 +51,16 @@ class Overriding:
     def apply(self, overrides: Sequence[Override]) -> list[Override]:
         """Apply the overrides that shape the config; return the others, which set values in that shape.
 
-        What is added to a list comes after what replaces it, wherever they stand on the command line.
+        Of several that replace the same value, the last counts. What is added to a list comes after what replaces
+        it, wherever they stand on the command line, and so does a mapping that changes arguments.
         """
-        ordered = sorted(overrides, key=lambda o: (len(o.path), o.adds, o.position))
+        last = {
+            o.path: o.position
+            for o in sorted(overrides, key=lambda o: o.position)
+            if not (o.adds or o.merges)
+        }
+        counting = [o for o in overrides if o.adds or o.merges or last[o.path] == o.position]
+        ordered = sorted(counting, key=lambda o: (len(o.path), o.adds, o.merges, o.position))
         rest = [self._spelt(override) for override in ordered if not self._shapes(override)]
         return sorted(rest, key=lambda o: o.position)
 
@@ -171,9 +92,7 @@ class Overriding:
                 self._put(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
         elif override.text in choices(t) or takes_text(t):
             return False
-        elif (
-            override.text in ("default", "null") or override.text[:1] in _FLOW or is_reference(override.text)
-        ):
+        elif override.text in ("default", "null") or override.text[:1] in FLOW or is_reference(override.text):
             self._set(override)
         else:
             return False
@@ -186,8 +105,8 @@ class Overriding:
         if override.text == "default" or "${" in override.text or override.text in choices(t):
             return False
         component = component_type_of(t)
-        if is_component_tree(self._now(path)):
-            return override.text not in ("", "null", "~") and override.text[:1] not in _FLOW
+        if is_component_tree(self._now(path)) and not choices(t):
+            return override.text not in ("", "null", "~") and override.text[:1] not in FLOW
         return component is not None and not is_anything(component) and is_dotpath(override.text)
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
@@ -259,7 +178,7 @@ class Overriding:
             mistakes = document.mistakes
         except ConfigError as error:
             document, mistakes = Document("value"), list(error.mistakes)
-        if mistakes and text[:1] in (*_FLOW, '"', "'"):
+        if mistakes and text[:1] in (*FLOW, '"', "'"):
             raise RejectedError(*(Problem(path, m.message) for m in mistakes))
         if mistakes or (isinstance(document.value, Mapping) and text[:1] != "{"):
             return text  # `12:30` and `a: b` are text, not mappings
@@ -279,13 +198,7 @@ class Overriding:
 
     def _default(self, path: Path) -> Any:
         """Return the default of what is not set, as a tree; None where there is none."""
-        slot = slots(self._type_of(path[:-1]), self._now(path[:-1])).get(path[-1])
-        if slot is None or slot.default is REQUIRED or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class
-            return None
-        try:
-            return unstructure(slot.default)
-        except RejectedError:
-            return None
+        return _default_of(slots(self._type_of(path[:-1]), self._now(path[:-1])).get(path[-1]))
 
     # Finding places. Naming a field of an optional section that is None switches the section on.
 
@@ -303,8 +216,10 @@ class Overriding:
         path: Path = ()
         for part in parts:
             key, t = self._step(t, tree, part, path)
-            path = (*path, key)
-            tree = self._below(tree, key)
+            tree, above, path = self._below(tree, key), tree, (*path, key)
+            if tree is None and is_component_tree(above):  # an argument at its default may be a list
+                slot = slots(self._type_of(path[:-1]), above).get(key)
+                tree = _default_of(slot)
         return t, path
 
     def _step(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
@@ -340,7 +255,9 @@ class Overriding:
             elif tree is None and not is_anything(component_type_of(self._type_of(path)) or Any):
                 what = f"null; name its component first, {dotted(path)}=package.module.Name"
             return RejectedError(Problem(where, f"{dotted(path)} is {what}; it has no {part!r}"))
-        near = did_you_mean(part, known)
+        near = did_you_mean(
+            part, [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
+        )
         if not near and not path and nearest(f"--{part}", (*SWITCHES, OVERRIDE_FLAG)):
             near = did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
         return RejectedError(Problem(where, f"no {part!r}{near}"))
@@ -354,8 +271,15 @@ class Overriding:
     def _put(self, path: Path, value: Any, origin: Origin) -> None:
         """Put a value, switching on the sections above it."""
         for length in range(1, len(path)):
+            if self._now(path[:length]) is not None:
+                continue
             above = self._type_of(path[:length])
-            if self._now(path[:length]) is None and (section_of(above) or mapping_of(above)):
+            default = (
+                self._default(path[:length]) if is_component_tree(self._now(path[: length - 1])) else None
+            )
+            if default is not None:
+                self.layers.put(path[:length], default, lambda _: origin)
+            elif section_of(above) or mapping_of(above):
                 self.layers.put(path[:length], {}, lambda _: origin)
         holder = self._now(path[:-1])
         if isinstance(holder, (dict, list)):
@@ -376,6 +300,16 @@ def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
     """Apply overrides given as path and text; what is wrong with them is noted in the layers."""
     overriding = Overriding(layers)
     overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
+
+
+def _default_of(slot: Slot | None) -> Any:
+    """Return the default of a slot as a tree; None where there is none that YAML can hold."""
+    if slot is None or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
+        return None
+    try:
+        return None if slot.default is REQUIRED else unstructure(slot.default)
+    except RejectedError:
+        return None
 
 
 def is_dotpath(text: str) -> bool:

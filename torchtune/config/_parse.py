@@ -11,10 +11,11 @@ from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
 from torchtune.config._outputs import Run, claim
-from torchtune.config._overrides import Overriding, tokenise
+from torchtune.config._overrides import Overriding
 from torchtune.config._recording import recording
 from torchtune.config._signature import MISSING, parameters, unresolved
 from torchtune.config._sources import add_function, add_object, config_layers
+from torchtune.config._tokens import tokenise
 from torchtune.config._types import is_section
 
 C = TypeVar("C")

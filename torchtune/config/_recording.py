@@ -5,6 +5,7 @@ that used them. The line of one keyword in a call that spans several lines is th
 """
 
 import ast
+import dataclasses
 import functools
 import os
 import sys
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from torchtune.config._classes import REQUIRED, fields
+from torchtune.config._classes import REQUIRED, fields, refused_by_converter
 from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_at
 from torchtune.config._mistakes import Path, did_you_mean, nearest
 from torchtune.config._tree import BROKEN
@@ -92,15 +93,14 @@ def _section_paths(t: Any, path: Path, above: tuple[type, ...] = ()) -> Iterator
 
 def _sections_in(value: Any, path: Path) -> Iterator[tuple[Path, object]]:
     """Yield every config object in a value, with its path."""
+    items: Iterable[tuple[str | int, Any]] = ()
     if is_section(type(value)):
         yield path, value
-        items: Iterable[tuple[str | int, Any]] = (
-            (n, getattr(value, n)) for n in fields(value.__class__) if hasattr(value, n)
-        )
-    else:
-        items = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        )
+        items = ((n, getattr(value, n)) for n in fields(value.__class__) if hasattr(value, n))
+    elif isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
     if len(path) < 20:
         for key, item in items:
             yield from _sections_in(item, (*path, key))
@@ -135,17 +135,42 @@ class Recorder:
             use = _user()
             if use:
                 self.made[id(instance)] = (instance, use)
-            given = self._known(instance, use, args, kwargs)
+            given, refused = self._known(instance, use, args, kwargs), []
+            if is_section(type(instance)):
+                refused = self._take_what_converters_refuse(instance, use, given)
             try:
                 init(instance, *args, **given)
-            except (TypeError, ValueError):
+            except Exception as error:
                 # What the class's own code refuses is found once all layers are merged, if it is still so then.
-                if not is_section(type(instance)) or any(
-                    not hasattr(instance, n) for n in fields(instance.__class__)
+                is_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
+                if (
+                    is_call
+                    or not is_section(type(instance))
+                    or any(not hasattr(instance, n) for n in fields(instance.__class__))
                 ):
                     raise
+            for name in refused:
+                object.__setattr__(instance, name, BROKEN)
 
         return watched
+
+    def _take_what_converters_refuse(
+        self, instance: object, use: "_Use | None", given: dict[str, Any]
+    ) -> list[str]:
+        """Take the keywords away that a field's converter refuses, where the field has a default; note them."""
+        refused = []
+        cls: type = type(instance)
+        for name, f in fields(cls).items():
+            alias = getattr(f.attribute, "alias", name)
+            if (
+                alias in given
+                and f.default is not REQUIRED
+                and (why := refused_by_converter(f, given[alias]))
+            ):
+                self._slip(instance, name, use, why)
+                del given[alias]
+                refused.append(name)
+        return refused
 
     def _known(
         self, instance: object, use: "_Use | None", args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -239,7 +264,12 @@ def _user() -> _Use | None:
         file = frame.f_code.co_filename
         if frame.f_code.co_name == "evolve" and file.startswith(_ATTRS_FOLDER):
             copied_from = frame.f_locals.get("inst", (frame.f_locals.get("args") or (None,))[0])
-        elif not file.startswith((_ATTRS_FOLDER, "<attrs")) and file != __file__:
+        elif frame.f_code.co_name in ("replace", "_replace") and file == dataclasses.__file__:
+            copied_from = frame.f_locals.get("obj", frame.f_locals.get("self"))
+        elif not file.startswith((_ATTRS_FOLDER, "<attrs", "<string>")) and file not in (
+            __file__,
+            dataclasses.__file__,
+        ):
             return _Use(frame.f_code, frame.f_lasti, copied_from)
         frame = frame.f_back
     return None

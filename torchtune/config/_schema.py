@@ -18,7 +18,7 @@ from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import argument_type
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import RejectedError
+from torchtune.config._mistakes import RejectedError, nearest
 from torchtune.config._signature import (
     MISSING,
     Passed,
@@ -119,8 +119,17 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
 
 
 def is_data(t: Any) -> bool:
-    """Tell whether a mapping of this type is data that is replaced whole, not a section whose fields are merged."""
-    return mapping_of(t) is not None and not sections_of(t)
+    """Tell whether a mapping of this type is data that is replaced whole, not one whose parts are merged.
+
+    Merged are the fields of a section, and mappings that hold components or sections by name.
+    """
+    mapping = mapping_of(t)
+    if mapping is None or sections_of(t):
+        return False
+    values = typing.get_args(mapping)[1:]
+    return not any(
+        sections_of(v) or (component_type_of(v) and not is_anything(component_type_of(v))) for v in values
+    )
 
 
 def mapping_of(t: Any) -> Any:
@@ -151,11 +160,13 @@ def _has_values(t: Any) -> bool:
 def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type | None:
     """Return the config class in a type such as `Validation | None`.
 
-    Of several, it is the first that has the fields of `tree` and `key`.
+    Of several, it is the one that has most of the names in `tree` and `key`, or names like them.
     """
     found = sections_of(t)
-    names = {*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key])}
-    return next((s for s in found if names <= fields(s).keys()), found[0] if found else None)
+    names = [str(n) for n in (*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key]))]
+    if len(found) < 2:
+        return found[0] if found else None
+    return max(found, key=lambda s: sum((n in fields(s)) + bool(nearest(n, fields(s))) for n in names))
 
 
 def component_type_of(t: Any) -> Any:

@@ -18,7 +18,7 @@ from torchtune.config._recording import IncompleteError, Locator, Recorder, reco
 from torchtune.config._registry import config_source, config_sources
 from torchtune.config._signature import result_type
 from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
-from torchtune.config._types import article, is_section
+from torchtune.config._types import article, is_section, yaml_repr
 from torchtune.config._unstructure import unstructure_what_can_be
 from torchtune.config._yaml import Document, read_yaml
 
@@ -106,7 +106,11 @@ def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ..
         where = f"{document.name}:{document.lines[BASE_KEY,]}"
         if not isinstance(base, str) or base.endswith(".py") or ".py:" in base:
             raise ConfigError(
-                [Mistake(where, BASE_KEY, f"expected a registered config or a YAML file, got {base!r}")]
+                [
+                    Mistake(
+                        where, BASE_KEY, f"expected a registered config or a YAML file, got {yaml_repr(base)}"
+                    )
+                ]
             )
         try:
             _add(layers, base, file, above)

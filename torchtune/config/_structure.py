@@ -39,6 +39,7 @@ from torchtune.config._types import (
     members,
     passed_in,
     push_down,
+    sections_of,
     storable,
     strip,
 )
@@ -239,7 +240,7 @@ def _union(t: Any, made: cattrs.Converter) -> Hook:
             raise rejections[0]
         # The member that got furthest below the value is the one that was meant.
         deep = [r for r in rejections if any(p.path for p in r.problems)]
-        if len(deep) == 1:
+        if len(deep) == 1 and len(sections_of(t)) < 2:
             raise deep[0]
         if deep and isinstance(value, Mapping) and (section := section_of(t, value)):
             made.structure(value, section)  # of several sections, what is wrong with the likeliest

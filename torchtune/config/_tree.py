@@ -8,10 +8,27 @@ from torchtune.config._mistakes import Path
 
 
 class Broken:
-    """Stands in a tree for a value whose mistake was said already, so that no other follows from it."""
+    """Stands in a tree for a value whose mistake was said already, so that no other follows from it.
+
+    A config function may compute with it, which gives the same again.
+    """
 
     def __repr__(self) -> str:
         return "(broken)"
+
+    def _same(self, *_: object) -> "Broken":
+        return self
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _same
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __neg__ = __getitem__ = _same
+
+    def __bool__(self) -> bool:
+        return False
+
+    def _false(self, _: object) -> bool:
+        return False
+
+    __lt__ = __le__ = __gt__ = __ge__ = _false
 
 
 BROKEN: Final = Broken()

@@ -18,13 +18,17 @@ from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import Text
 from torchtune.config._mistakes import Path, Problem, RejectedError
 from torchtune.config._tree import BROKEN, Broken
-from torchtune.config._types import SCALARS, article, is_section, is_torch_name, sections_of
+from torchtune.config._types import SCALARS, article, is_section, is_torch_name, members, sections_of, strip
 
 
 class KeyText(str):
     """The text of a key that was no text; it may stand only where the mapping's type says what it was."""
 
     __slots__ = ()
+
+
+_BUSY: set[int] = set()
+"""The sections that are being written, by identity; one that is met again contains itself."""
 
 
 @functools.cache
@@ -134,23 +138,61 @@ class _Unwritable:
     why: str
 
 
-def _tree_of_section(section: Any) -> dict[str, Any]:
-    return {name: _tree_of_field(section, name) for name in fields(section.__class__)}
+def _tree_of_section(section: Any) -> Any:
+    if id(section) in _BUSY:
+        return _Unwritable("it contains itself")
+    _BUSY.add(id(section))
+    try:
+        return {name: _tree_of_field(section, name) for name in fields(section.__class__)}
+    finally:
+        _BUSY.remove(id(section))
 
 
 def _tree_of_field(section: Any, name: str) -> Any:
     if not hasattr(section, name):
         return _Unwritable("was deleted; a config has all its fields")
     value = getattr(section, name)
-    wanted = sections_of(fields(section.__class__)[name].type)
-    kind = type(value)
-    names = {c.__qualname__ for c in kind.__mro__}  # by name, since a copied recipe has classes of its own
-    if is_section(kind) and wanted and not any(w.__qualname__ in names for w in wanted):
-        return _Unwritable(f"expected {article(wanted[0].__name__)}, got {article(kind.__name__)}")
     try:
-        return _converter().unstructure(value)
+        tree = _converter().unstructure(value)
+        for path, why in _of_another_class(fields(section.__class__)[name].type, value, ()):
+            tree = _with(tree, path, _Unwritable(why))
     except RecursionError:
         return _Unwritable("it contains itself, or is nested too deeply")
+    return tree
+
+
+def _of_another_class(t: Any, value: Any, path: Path) -> typing.Iterator[tuple[Path, str]]:
+    """Yield the sections in a value that are of a class which the type does not have, each with what is wrong."""
+    kind = type(value)
+    if is_section(kind):
+        wanted = sections_of(t)
+        names = {
+            c.__qualname__ for c in kind.__mro__
+        }  # by name, since a copied recipe has classes of its own
+        if wanted and not any(w.__qualname__ in names for w in wanted):
+            yield path, f"expected {article(wanted[0].__name__)}, got {article(kind.__name__)}"
+        return
+    inner = [a for m in members(strip(t)) for a in typing.get_args(m)]
+    items: typing.Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    for key, item in items:
+        for argument in inner:
+            if sections_of(argument) or typing.get_args(argument):
+                yield from _of_another_class(argument, item, (*path, key))
+                break
+
+
+def _with(tree: Any, path: Path, value: Any) -> Any:
+    """Return a tree with another value at a place."""
+    if not path:
+        return value
+    key, *rest = path
+    if isinstance(tree, dict):
+        return {k: _with(v, tuple(rest), value) if k == key else v for k, v in tree.items()}
+    return [_with(v, tuple(rest), value) if i == key else v for i, v in enumerate(tree)]
 
 
 def _in_order(values: typing.Iterable[Any]) -> list[Any]:

@@ -1,0 +1,102 @@
+"""The words of the command line as overrides: three spellings, one list."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from attrs import frozen
+
+from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._layers import Origin
+from torchtune.config._mistakes import Mistake, did_you_mean
+
+OVERRIDE_FLAG: Final = "--override"
+SWITCHES: Final = (
+    "--all",
+    "--help",
+    "--json",
+    "--origins",
+    "--overwrite",
+    "--resolved",
+    "--config",
+    "--allow",
+)
+"""Options of `tune`, which a misspelt flag may mean."""
+LONGEST_SHOWN: Final = 120
+"""Characters of a value that are shown as its origin."""
+FLOW: Final = ("[", "{")
+"""What a list or a mapping begins with on the command line."""
+
+
+@frozen
+class Override:
+    """One `key=value` of the command line."""
+
+    key: str
+    """The dotted path; it begins with `+` where the value is added to a list."""
+    text: str
+    position: int
+    """Its place on the command line."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The path that it names, without `+` and without a trailing `_component_`."""
+        parts = tuple(self.key.removeprefix("+").split("."))
+        return parts[:-1] if parts[-1] == COMPONENT_KEY and len(parts) > 1 else parts
+
+    def with_text(self, text: str) -> "Override":
+        """Return the same override with a value as tyro parsed it."""
+        return Override(self.key, text, self.position)
+
+    @property
+    def merges(self) -> bool:
+        """True where it is a mapping that names no component, which changes what is there."""
+        return self.text.startswith("{") and COMPONENT_KEY not in self.text
+
+    @property
+    def adds(self) -> bool:
+        """True where the value is added to a list."""
+        return self.key.startswith("+")
+
+    def origin(self, layer: int) -> Origin:
+        """Return where it was written, in the first of the spellings, whichever was used."""
+        text = self.text if len(self.text) <= LONGEST_SHOWN else f"{self.text[:LONGEST_SHOWN]}..."
+        return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}")
+
+
+def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
+    """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
+
+    Returns:
+        The overrides, and a mistake for each word that is none.
+    """
+    found: list[Override] = []
+    mistakes: list[Mistake] = []
+    words = iter(enumerate(argv))
+    pairs = dict(enumerate(argv))
+    for i, typed in words:
+        if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
+            behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
+            if "=" not in behind or behind.startswith("--"):
+                mistakes.append(Mistake(typed, "", "needs key=value behind it"))
+                if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
+                    next(words)
+                    if "=" not in after and not after.startswith("--"):
+                        next(words)
+            continue
+        word = typed.removeprefix(f"{OVERRIDE_FLAG}=")
+        key, equals, text = word.removeprefix("--").partition("=")
+        if word.startswith("--") and not equals:
+            if i + 1 not in pairs or pairs[i + 1].startswith("--"):
+                near = did_you_mean(word, SWITCHES)
+                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE{near}"))
+                continue
+            text, equals = next(words)[1], "="
+        if not equals or not key:
+            mistakes.append(
+                Mistake(word, "", "expected key=value; quote a value that holds spaces: 'prompt=What is it?'")
+            )
+        elif not all(key.removeprefix("+").split(".")):
+            mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
+        else:
+            found.append(Override(key, text, i))
+    return found, mistakes
