@@ -128,6 +128,8 @@ def test_files_and_recipes_stay_short() -> None:
         "from torchtune.cli import main; main(['--help'])",
         "from torchtune.cli import main; main(['cp', 'smollm2_135m_lora', '{folder}/a.yaml'])",
         "from torchtune.cli import main; main(['diff', 'smollm2_135m_lora', 'smollm2_135m_full'])",
+        "from torchtune.cli import main; main(['__complete', 'fish', 'tune full_finetune optimizer='])",
+        "from torchtune.cli import main; main(['completion', 'bash'])",
     ],
 )
 def test_light_calls_load_nothing_heavy(code: str, tmp_path: Path) -> None:

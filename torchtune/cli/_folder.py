@@ -26,8 +26,8 @@ def calls_in(folder: str) -> list[Call]:
     if not root.is_dir():
         raise ConfigError([Mistake(folder, "", "no such folder")], "the command line")
     files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
-    recipes = _recipes([f for f in files if f.suffix == ".py"])
-    calls = [call for file in files for call in _calls(file, recipes)]
+    recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
+    calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
         raise ConfigError(
             [Mistake(folder, "", "holds no config, a YAML file or a function that returns one")]
@@ -47,7 +47,7 @@ def recipe_for(config: str | type) -> str:
     if not isinstance(config, str):
         return _of_class(config.__name__, str(config))
     if config.endswith((".yaml", ".yml")):
-        call = _call_of_yaml(Path(config), _recipes([]))
+        call = _call_of_yaml(Path(config), _recipes([])[0])
         if call.mistakes:
             raise ConfigError(call.mistakes)
         return call.recipe
@@ -61,7 +61,7 @@ def recipe_for(config: str | type) -> str:
 
 
 def _of_class(name: str, config: str) -> str:
-    for recipe, loaded in _recipes([]).items():
+    for recipe, loaded in _recipes([])[0].items():
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe
     message = "name it as file.py:function, whose result is annotated with a registered recipe's config class"
@@ -72,10 +72,16 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.parts)
 
 
-def _recipes(files: Sequence[Path]) -> dict[str, Recipe[Any]]:
-    """Return the registered recipes, and those of a folder, by what a call names them."""
+def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]:
+    """Return the registered recipes and those of a folder, by what a call names them; and those that do not load."""
     own = [str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))]
-    return {name: load_recipe(name) for name in (*recipe_names(), *own)}
+    found, broken = {name: load_recipe(name) for name in recipe_names()}, []
+    for name in own:
+        try:
+            found[name] = load_recipe(name)
+        except ConfigError as error:
+            broken.append(Call("", name, mistakes=list(error.mistakes)))
+    return found, broken
 
 
 def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
