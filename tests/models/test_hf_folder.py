@@ -129,10 +129,10 @@ def test_another_models_tensors_are_named(folder: Path, change: Any, message: st
         ({"num_attention_heads": 8, "head_dim": None}, "num_heads is 8 there, 4 in the model; head_dim is 8"),
         ({"vocab_size": 400}, "vocab_size is 400 there, 300 in the model"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu' is supported"),
-        ({"model_type": "qwen2"}, "model_type 'qwen2' is not supported"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not supported, only llama"),
         (
-            {"rope_scaling": {"type": "linear", "factor": 2.0}},
-            "embeddings of type 'linear' are not supported",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            "embeddings of type 'yarn' are not supported",
         ),
         ({"hidden_size": None}, "there is no 'hidden_size'"),
     ],

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from torchtune.modules import Decoder, KVCache
@@ -86,7 +85,7 @@ def _next_logits(model: Decoder, tokens: list[int], cache: KVCache) -> Tensor:
     """Compute the logits `[v]` of what follows the cache and these tokens."""
     batch = torch.tensor([tokens], device=model.head_weight.device)  # [1, s]
     hidden = model.hidden(batch, cache=cache)  # [1, s, d]
-    logits = F.linear(hidden[0, -1], model.head_weight)
+    logits = model.logits(hidden[0, -1])
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torchtune.models._families import FAMILIES, written_rope
 from torchtune.modules import Architecture, Decoder
+
+TIED = ("gemma", "gemma2", "gemma3_text")
+"""Families whose embeddings are tied where config.json does not say."""
 
 _KEYS = {
     "vocab_size": "vocab_size",
@@ -18,24 +22,20 @@ _KEYS = {
     "norm_eps": "rms_norm_eps",
     "tied_embeddings": "tie_word_embeddings",
 }
-"""Our names of what config.json holds under another; rope_base is apart, it moved over time."""
-
-_CLASSES = {"llama": "LlamaForCausalLM"}
-"""The class in transformers of each family."""
-
-_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
-"""What our decoder does in one way only."""
+"""Our names of what every family's config.json holds under another."""
 
 
 def hf_config(model: Decoder) -> dict[str, Any]:
-    """Describe a decoder as config.json does, for every transformers since 4.40."""
+    """Describe a decoder as config.json does, for every transformers since 4.43."""
     a = model.architecture
+    family = FAMILIES[a.family]
     return {
-        "architectures": [_CLASSES[a.family]],
+        "architectures": [family.hf_class],
         "model_type": a.family,
         **{theirs: getattr(a, ours) for ours, theirs in _KEYS.items()},
-        **_FIXED,
-        "rope_theta": a.rope_base,
+        **{key: value for key, value in family.fixed.items() if key not in family.ignored},
+        **written_rope(a),
+        **family.write(a),
         "torch_dtype": str(model.norm.weight.dtype).removeprefix("torch."),
     }
 
@@ -46,26 +46,23 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
     Raises:
         ValueError: the model is of a kind that our decoder cannot be, or a needed key is missing.
     """
-    if config.get("model_type") not in _CLASSES:
-        raise ValueError(f"model_type {config.get('model_type')!r} is not supported, only {list(_CLASSES)}")
-    for key, value in _FIXED.items():
-        if config.get(key, value) != value:
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"model_type {config.get('model_type')!r} is not supported, only {known}")
+    for key, value in family.fixed.items():
+        if config.get(key, value) not in (value, None):
             raise ValueError(f"{key} is {config[key]!r}, but only {value!r} is supported")
-    # transformers 5 writes rope_parameters, earlier ones rope_theta and rope_scaling.
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rotary embeddings of type {kind!r} are not supported, only plain ones")
     config = {key: value for key, value in config.items() if value is not None}
     try:
         heads = config["num_attention_heads"]
         config.setdefault("num_key_value_heads", heads)
         config.setdefault("head_dim", config["hidden_size"] // heads)
-        config.setdefault("tie_word_embeddings", False)
+        config.setdefault("tie_word_embeddings", config["model_type"] in TIED)
         return Architecture(
             family=config["model_type"],
-            rope_base=rope.get("rope_theta", config.get("rope_theta", 10_000.0)),
             **{ours: config[theirs] for ours, theirs in _KEYS.items()},
+            **family.read(config),
         )
     except KeyError as error:
         raise ValueError(f"there is no {error.args[0]!r}") from error

@@ -13,7 +13,7 @@ from torchtune.data import Tokenizer
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import hf_config, read_json
 from torchtune.models._hf_tokenizer import HFTokenizer
-from torchtune.models._hf_weights import hf_name
+from torchtune.models._hf_weights import hf_tensors
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.modules import Decoder, lora_layers
 
@@ -81,7 +81,7 @@ def write_model(
     """
     state = model.state_dict() if state is None else state
     write_json(folder / "config.json", {**hf_config(model), **special_ids})
-    write_safetensors(folder / "model.safetensors", {hf_name(name): t for name, t in state.items()})
+    write_safetensors(folder / "model.safetensors", hf_tensors(model.architecture, state))
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

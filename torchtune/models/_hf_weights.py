@@ -9,8 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
+from torchtune.models._families import FAMILIES
 from torchtune.models._hf_config import read_hf_config, read_json
-from torchtune.modules import Decoder
+from torchtune.modules import Architecture, Decoder
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "embed_tokens.weight"
@@ -61,16 +62,46 @@ def hf_state(model: Decoder, folder: str | os.PathLike[str], *, cast: bool = Tru
     folder = Path(folder)
     _check_architecture(model, folder)
     tensors = _read_tensors(folder)
-    expected = {
-        hf_name(name): (name, parameter)
+    parameters = {
+        name: parameter
         for name, parameter in model.state_dict().items()
         if not name.endswith((".lora_a", ".lora_b"))
     }
-    _drop_ignorable(tensors, expected)
-    _check_tensors({name: list(p.shape) for name, (_, p) in expected.items()}, tensors, folder)
+    groups = hf_groups(model.architecture, parameters)
+    shapes = {
+        theirs: [sum(parameters[n].shape[0] for n in names), *parameters[names[0]].shape[1:]]
+        for theirs, names in groups.items()
+    }
+    _drop_ignorable(tensors, groups)
+    _check_tensors(shapes, tensors, folder)
+    state = {}
+    for theirs, names in groups.items():
+        parts = torch.split(tensors[theirs], [parameters[name].shape[0] for name in names])
+        for name, part in zip(names, parts, strict=True):
+            state[name] = part.to(parameters[name].dtype) if cast else part
+    return {name: state[name] for name in parameters}
+
+
+def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Name the tensors of a Hugging Face checkpoint, each with those of ours that stand in it, in their order."""
+    groups: dict[str, tuple[str, ...]] = {}
+    fused = {part: f for f in FAMILIES[architecture.family].fused for part in f.ours}
+    for name in names:
+        found = next((part for part in fused if f".{part}." in name), None)
+        if found is None:
+            groups[hf_name(name)] = (name,)
+            continue
+        f = fused[found]
+        theirs = hf_name(name.replace(found, f.theirs))
+        groups.setdefault(theirs, tuple(name.replace(found, part) for part in f.ours))
+    return groups
+
+
+def hf_tensors(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of ours as a Hugging Face checkpoint holds them."""
     return {
-        ours: tensors[theirs].to(parameter.dtype) if cast else tensors[theirs]
-        for theirs, (ours, parameter) in expected.items()
+        theirs: state[names[0]] if len(names) == 1 else torch.cat([state[name] for name in names])
+        for theirs, names in hf_groups(architecture, state).items()
     }
 
 

@@ -1,6 +1,6 @@
 """What models are made of: plain `nn.Module`s, LoRA layers and losses."""
 
-from torchtune.modules._architecture import Architecture
+from torchtune.modules._architecture import Architecture, RopeScaling
 from torchtune.modules._attention import Attention
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
@@ -23,6 +23,7 @@ __all__ = [
     "LinearCrossEntropy",
     "LoRALinear",
     "RMSNorm",
+    "RopeScaling",
     "RotaryEmbedding",
     "Rotation",
     "add_lora",

@@ -14,7 +14,7 @@ from torchtune.modules._rotary import RotaryEmbedding
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer with pre-norms, rotary positions and gated feed-forwards.
+    """A decoder-only transformer with RMS norms, rotary positions and gated feed-forwards.
 
     It holds parameters only, no buffers: one built on the meta device is complete once its parameters
     are loaded, or once `to_empty` and `init_weights` have been called.
@@ -26,10 +26,13 @@ class Decoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
-        self.rotary = RotaryEmbedding(a.head_dim, a.rope_base)
+        self.rotary = RotaryEmbedding(a.head_dim, a.rope_base, a.rope_scaling)
+        self.local_rotary = (
+            RotaryEmbedding(a.head_dim, a.rope_local_base) if a.rope_local_base else self.rotary
+        )
         self.embed_tokens = Embedding(a.vocab_size, a.embed_dim)
         self.layers = nn.ModuleList(DecoderLayer(a) for _ in range(a.num_layers))
-        self.norm = RMSNorm(a.embed_dim, a.norm_eps)
+        self.norm = RMSNorm(a.embed_dim, a.norm_eps, a.norm_offset)
         if not a.tied_embeddings:
             self.lm_head = Linear(a.embed_dim, a.vocab_size)
 
@@ -48,7 +51,13 @@ class Decoder(nn.Module):
         self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
     ) -> Tensor:
         """Compute the logits `[b, s, v]` of each next token; the arguments are those of `hidden`."""
-        return F.linear(self.hidden(tokens, positions, cache), self.head_weight)
+        return self.logits(self.hidden(tokens, positions, cache))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Turn hidden states `[..., d]` behind the final norm into logits `[..., v]`."""
+        logits = F.linear(hidden, self.head_weight)
+        cap = self.architecture.final_softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def hidden(self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
         """Compute the hidden states after the final norm, which `head_weight` turns into logits.
@@ -68,21 +77,38 @@ class Decoder(nn.Module):
         """
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1], cache)
-        mask = None
+        masks = self._masks(tokens, positions, start, has_cache=cache is not None)
         if positions is None:
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
-            needs_mask = start > 0 and tokens.shape[1] > 1
-        else:
-            needs_mask = cache is not None
-        if needs_mask:
-            slots = torch.arange(start + tokens.shape[1], device=tokens.device)
-            mask = slots <= positions[:, None, :, None]  # [b or 1, 1, s, keys]
         x = self.embed_tokens(tokens)  # [b, s, d]
+        if self.architecture.embed_scale != 1.0:
+            x = x * torch.tensor(self.architecture.embed_scale, dtype=x.dtype, device=x.device)
         rotation = self.rotary(positions, x.dtype)
+        local = rotation if self.local_rotary is self.rotary else self.local_rotary(positions, x.dtype)
         for i, layer in enumerate(self.layers):
-            x = layer(x, rotation, mask, None if cache is None else cache.layers[i])
+            slides = self.architecture.slides(i)
+            layer_cache = None if cache is None else cache.layers[i]
+            x = layer(x, local if slides else rotation, masks[slides], layer_cache)
         normed: Tensor = self.norm(x)
         return normed
+
+    def _masks(
+        self, tokens: Tensor, positions: Tensor | None, start: int, *, has_cache: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return what queries see, `[b or 1, 1, s, keys]`: in layers that see everything, and in sliding ones.
+
+        None is the plain causal mask, or a single token that sees every key.
+        """
+        length, keys, window = tokens.shape[1], start + tokens.shape[1], self.architecture.window
+        slots = torch.arange(keys, device=tokens.device)
+        # With a cache, a row's own positions say where its tokens stand; without, their place in the row does.
+        at = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]
+        at = at[:, None, :, None]  # [b or 1, 1, s, 1]
+        is_plain = (positions is None and (start == 0 or length == 1)) or not has_cache
+        full = None if is_plain else slots <= at
+        if window is None or keys <= window:
+            return full, full
+        return full, (slots <= at) & (slots > at - window)
 
     def _check_length(self, length: int, cache: KVCache | None) -> None:
         limit, owner = self.architecture.max_seq_len, "the model"

@@ -11,23 +11,48 @@ from torchtune.modules._rotary import Rotation
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then a feed-forward, each behind a norm and added to the residual stream.
+    """Attention, then a feed-forward, each added to the residual stream, with norms before or behind them, or both.
 
     Its parts carry the names of Hugging Face's checkpoints, so a weight has one name everywhere.
     """
 
+    input_layernorm: RMSNorm
+    post_attention_layernorm: RMSNorm
+    pre_feedforward_layernorm: RMSNorm
+    post_feedforward_layernorm: RMSNorm
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = architecture
-        self.input_layernorm = RMSNorm(a.embed_dim, a.norm_eps)
-        self.self_attn = Attention(a.embed_dim, a.num_heads, a.num_kv_heads, a.head_dim)
-        self.post_attention_layernorm = RMSNorm(a.embed_dim, a.norm_eps)
-        self.mlp = FeedForward(a.embed_dim, a.ffn_dim)
+        self.norms = a.norms
+        self.self_attn = Attention(a)
+        self.mlp = FeedForward(a.embed_dim, a.ffn_dim, a.activation)
+        names = {
+            "pre": ("input_layernorm", "post_attention_layernorm"),
+            "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
+            "both": (
+                "input_layernorm",
+                "post_attention_layernorm",
+                "pre_feedforward_layernorm",
+                "post_feedforward_layernorm",
+            ),
+        }
+        for name in names[a.norms]:
+            self.add_module(name, RMSNorm(a.embed_dim, a.norm_eps, a.norm_offset))
 
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`; the other arguments are those of `Attention`."""
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
-        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        y: Tensor
+        if self.norms == "pre":
+            x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
+            y = x + self.mlp(self.post_attention_layernorm(x))
+        elif self.norms == "post":
+            x = x + self.post_attention_layernorm(self.self_attn(x, rotation, mask, cache))
+            y = x + self.post_feedforward_layernorm(self.mlp(x))
+        else:
+            attended = self.self_attn(self.input_layernorm(x), rotation, mask, cache)
+            x = x + self.post_attention_layernorm(attended)
+            y = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         return y

@@ -14,20 +14,26 @@ def draw_weight(weight: Tensor) -> None:
 
 
 class Linear(nn.Linear):
-    """An `nn.Linear` without a bias and with its weight drawn by `draw_weight`.
+    """An `nn.Linear` with its weight drawn by `draw_weight`, and without a bias unless it is asked for.
 
     Args:
         in_features: Width of the input.
         out_features: Width of the output.
+        bias: Whether there is one; it begins as zeros.
         device: Where the weight is made; None is torch's current default.
     """
 
-    def __init__(self, in_features: int, out_features: int, device: str | None = None) -> None:
-        super().__init__(in_features, out_features, bias=False, device=device)
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = False, device: str | None = None
+    ) -> None:
+        super().__init__(in_features, out_features, bias=bias, device=device)
 
     def reset_parameters(self) -> None:
         """Draw the weight."""
         draw_weight(self.weight)
+        bias: Tensor | None = self.bias
+        if bias is not None and not bias.is_meta:
+            nn.init.zeros_(bias)
 
 
 class Embedding(nn.Embedding):

@@ -36,13 +36,14 @@ class LinearCrossEntropy(nn.Module):
         self.chunk_size = chunk_size
         self.ignore_index = ignore_index
 
-    def forward(self, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, weight: Tensor, labels: Tensor, softcap: float | None = None) -> Tensor:
         """Compute the loss.
 
         Args:
             hidden: `[n, d]`, the output head's inputs.
             weight: `[v, d]`, the output head.
             labels: `[n]`, each the id to predict or `ignore_index`.
+            softcap: Bound c of the logits z, which become c tanh(z / c); None: there is none.
 
         Returns:
             A scalar, float32 or wider.
@@ -50,7 +51,7 @@ class LinearCrossEntropy(nn.Module):
         targets = (labels != self.ignore_index).nonzero()[:, 0]  # [t]
         needs_grad = torch.is_grad_enabled()
         total: Tensor = _ChunkedCrossEntropy.apply(
-            hidden, weight, labels, targets, self.chunk_size, needs_grad
+            hidden, weight, labels, targets, self.chunk_size, needs_grad, softcap
         )  # type: ignore[no-untyped-call]  # torch leaves Function.apply untyped.
         return total / max(len(targets), 1) if self.reduction == "mean" else total
 
@@ -67,6 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         chunk_size: int,
         needs_grad: bool,
+        softcap: float | None,
     ) -> Tensor:
         wants_hidden, wants_weight = (needs_grad and wanted for wanted in ctx.needs_input_grad[:2])
         sums = torch.promote_types(hidden.dtype, torch.float32)
@@ -80,12 +82,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for chunk in torch.split(targets, chunk_size):
             x, y = hidden[chunk].to(inner), labels[chunk, None]  # [c, d], [c, 1]
             logits = (x @ head.T).to(sums)  # [c, v]
+            slope = None
+            if softcap is not None:
+                logits = torch.tanh(logits / softcap)
+                slope = 1 - logits.square()  # of the capped logits by the plain ones
+                logits = softcap * logits
             log_sum = logits.logsumexp(-1, keepdim=True)  # [c, 1]
             total += (log_sum - logits.gather(-1, y)).sum()
             if not (wants_hidden or wants_weight):
                 continue
             # The gradient of the logits is softmax(logits) minus one at the target, in the logits' memory.
-            grad = logits.sub_(log_sum).exp_().scatter_add_(-1, y, -torch.ones_like(log_sum)).to(x.dtype)
+            grad = logits.sub_(log_sum).exp_().scatter_add_(-1, y, -torch.ones_like(log_sum))
+            grad = (grad if slope is None else grad.mul_(slope)).to(x.dtype)
             if grad_hidden is not None:
                 grad_hidden[chunk] = (grad @ head).to(hidden.dtype)
             if grad_weight is not None:
@@ -104,4 +112,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_hidden = grad_hidden.mul_(grad_total)
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad_total).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None

@@ -13,18 +13,21 @@ class RMSNorm(nn.Module):
     Args:
         dim: Width of the vectors.
         eps: Added to the mean square.
+        offset: Added to the weight; Gemma's checkpoints hold what the weight differs from one by.
     """
 
-    def __init__(self, dim: int, eps: float) -> None:
+    def __init__(self, dim: int, eps: float, offset: float = 0.0) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))  # [d]
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.full((dim,), 1.0 - offset))  # [d]
 
     def reset_parameters(self) -> None:
-        """Set the weight to ones."""
-        nn.init.ones_(self.weight)
+        """Set the weight to what leaves vectors as long as they are."""
+        nn.init.constant_(self.weight, 1.0 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x `[..., d]` along its last axis, in its own dtype."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype), self.eps).to(x.dtype)
+        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype) + self.offset, self.eps).to(
+            x.dtype
+        )

@@ -1,8 +1,12 @@
 """Rotary position embeddings."""
 
+import math
+
 import torch
 from attrs import define
 from torch import Tensor
+
+from torchtune.modules._architecture import RopeScaling
 
 
 @define(eq=False)
@@ -40,16 +44,30 @@ class RotaryEmbedding:
     Args:
         head_dim: Width of one head, even.
         base: Base of the frequencies: pair i turns by base^(-2i / head_dim) radians per position.
+        scaling: How the frequencies are stretched for longer sequences; None: not at all.
     """
 
-    def __init__(self, head_dim: int, base: float) -> None:
+    def __init__(self, head_dim: int, base: float, scaling: RopeScaling | None = None) -> None:
         self.head_dim = head_dim
         self.base = base
+        self.scaling = scaling
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Compute the angles of positions `[b or 1, s]`, in float32 or in `dtype` if that is wider."""
         dtype = torch.promote_types(dtype, torch.float32)
         exponents = torch.arange(0, self.head_dim, 2, dtype=dtype, device=positions.device) / self.head_dim
         frequencies = 1.0 / self.base**exponents  # [head_dim / 2], radians per position
+        if self.scaling is not None:
+            frequencies = stretched(frequencies, self.scaling)
         angles = positions[:, None, :, None].to(dtype) * frequencies  # [b or 1, 1, s, head_dim / 2]
         return Rotation(positions, angles.cos(), angles.sin())
+
+
+def stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Stretch rotary frequencies `[head_dim / 2]` (radians per position) for longer sequences."""
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    turns = scaling.original_max_seq_len * frequencies / (2 * math.pi)  # over the original length
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)  # 0 for slow frequencies, 1 for fast ones
+    return frequencies * (kept + (1 - kept) / scaling.factor)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.data import IGNORE_INDEX, Batch
@@ -49,9 +48,9 @@ class _Step(nn.Module):
         hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]
         total: Tensor
         if isinstance(self.loss, LinearCrossEntropy):
-            total = self.loss(hidden, self.model.head_weight, labels)
+            total = self.loss(hidden, self.model.head_weight, labels, self.model.architecture.final_softcap)
         else:
-            logits = F.linear(hidden, self.model.head_weight)  # [n, v]
+            logits = self.model.logits(hidden)  # [n, v]
             total = self.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
         return total
 

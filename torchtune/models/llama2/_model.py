@@ -1,5 +1,7 @@
 """Llama 2 models: the predecessor of every family here that is a Llama with other numbers."""
 
+from attrs import evolve
+
 from torchtune.modules import Architecture, Decoder
 
 
@@ -55,10 +57,67 @@ def llama2(
     )
 
 
+LLAMA2_7B = Architecture(
+    vocab_size=32_000,
+    num_layers=32,
+    embed_dim=4096,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+    ffn_dim=11_008,
+    max_seq_len=4096,
+    rope_base=10_000.0,
+    norm_eps=1e-5,
+    tied_embeddings=False,
+)
+LLAMA2_13B = evolve(LLAMA2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
+LLAMA2_70B = evolve(LLAMA2_7B, num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, ffn_dim=28_672)
+CODE_LLAMA_7B = evolve(LLAMA2_7B, vocab_size=32_016, max_seq_len=16_384, rope_base=1e6)
+TINY_LLAMA_1_1B = evolve(
+    LLAMA2_7B, num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
+)
+
+
 def llama2_7b(max_seq_len: int = 4096) -> Decoder:
     """Build Llama 2 7B, with random weights (config.json of meta-llama/Llama-2-7b-hf).
 
     Args:
         max_seq_len: Longest sequence, in tokens.
     """
-    return llama2(max_seq_len=max_seq_len)
+    return Decoder(evolve(LLAMA2_7B, max_seq_len=max_seq_len))
+
+
+def llama2_13b(max_seq_len: int = 4096) -> Decoder:
+    """Build Llama 2 13B, with random weights (config.json of meta-llama/Llama-2-13b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(LLAMA2_13B, max_seq_len=max_seq_len))
+
+
+def llama2_70b(max_seq_len: int = 4096) -> Decoder:
+    """Build Llama 2 70B, with random weights (config.json of meta-llama/Llama-2-70b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(LLAMA2_70B, max_seq_len=max_seq_len))
+
+
+def code_llama_7b(max_seq_len: int = 16_384) -> Decoder:
+    """Build Code Llama 7B, with random weights (config.json of codellama/CodeLlama-7b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(CODE_LLAMA_7B, max_seq_len=max_seq_len))
+
+
+def tiny_llama_1_1b(max_seq_len: int = 2048) -> Decoder:
+    """Build TinyLlama 1.1B, with random weights (config.json of TinyLlama/TinyLlama-1.1B-Chat-v1.0).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(TINY_LLAMA_1_1B, max_seq_len=max_seq_len))

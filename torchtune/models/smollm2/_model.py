@@ -1,6 +1,8 @@
 """SmolLM2 models: Llamas with grouped key-value heads and tied embeddings."""
 
-from torchtune.models.llama2 import llama2
+from attrs import evolve
+
+from torchtune.models.llama2 import LLAMA2_7B, llama2
 from torchtune.modules import Decoder
 
 
@@ -50,10 +52,53 @@ def smollm2(
     )
 
 
+SMOLLM2_135M = evolve(
+    LLAMA2_7B,
+    vocab_size=49_152,
+    num_layers=30,
+    embed_dim=576,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    ffn_dim=1536,
+    max_seq_len=8192,
+    rope_base=100_000.0,
+    tied_embeddings=True,
+)
+SMOLLM2_360M = evolve(SMOLLM2_135M, num_layers=32, embed_dim=960, num_heads=15, num_kv_heads=5, ffn_dim=2560)
+SMOLLM2_1_7B = evolve(
+    SMOLLM2_135M,
+    num_layers=24,
+    embed_dim=2048,
+    num_heads=32,
+    num_kv_heads=32,
+    ffn_dim=8192,
+    rope_base=130_000.0,
+)
+
+
 def smollm2_135m(max_seq_len: int = 8192) -> Decoder:
     """Build SmolLM2-135M, with random weights (config.json of HuggingFaceTB/SmolLM2-135M-Instruct).
 
     Args:
         max_seq_len: Longest sequence, in tokens.
     """
-    return smollm2(max_seq_len=max_seq_len)
+    return Decoder(evolve(SMOLLM2_135M, max_seq_len=max_seq_len))
+
+
+def smollm2_360m(max_seq_len: int = 8192) -> Decoder:
+    """Build SmolLM2-360M, with random weights (config.json of HuggingFaceTB/SmolLM2-360M).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(SMOLLM2_360M, max_seq_len=max_seq_len))
+
+
+def smollm2_1_7b(max_seq_len: int = 8192) -> Decoder:
+    """Build SmolLM2-1.7B, with random weights (config.json of HuggingFaceTB/SmolLM2-1.7B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(SMOLLM2_1_7B, max_seq_len=max_seq_len))

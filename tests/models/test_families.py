@@ -1,0 +1,175 @@
+"""Every family against transformers, on tiny random weights: a row each."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.models.exact import lifted
+from torchtune.generation import generate
+from torchtune.models import architecture_from_hf, hf_groups, load_hf_weights, save_hf_folder
+from torchtune.modules import Decoder, KVCache
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+# The name of a configuration class of transformers without `Config`, and what differs from SMALL; `...`: not given.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama2": ("Llama", {"num_key_value_heads": 4}),
+    "llama3": ("Llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}),
+    "llama3_1": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "linear": ("Llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "mistral": ("Mistral", {"sliding_window": 7}),
+    "mistral_without_window": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True, "head_dim": ...}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "phi3": ("Phi3", {"sliding_window": 9, "head_dim": ...}),
+    "phi4": ("Phi3", {"head_dim": ..., "num_key_value_heads": 1}),
+    "olmo2": ("Olmo2", {"head_dim": ...}),
+    "gemma": ("Gemma", {"num_key_value_heads": 1, "head_dim": 16}),
+    "gemma2": ("Gemma2", {"sliding_window": 6, "query_pre_attn_scalar": 12, "head_dim": 16}),
+    "gemma3": (
+        "Gemma3Text",
+        {"sliding_window": 5, "query_pre_attn_scalar": 16, "num_hidden_layers": 7, "head_dim": 16},
+    ),
+}
+
+
+class Pair(NamedTuple):
+    """The same model twice."""
+
+    ours: Decoder
+    theirs: Any
+    folder: Path
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+    import transformers
+
+    name, change = FAMILIES[request.param]
+    given = {key: value for key, value in {**SMALL, **change}.items() if value is not ...}
+    config = getattr(transformers, f"{name}Config")(**given)
+    torch.manual_seed(0)
+    with lifted():
+        theirs = _eager(transformers.AutoModelForCausalLM.from_config, config)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.4)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours = Decoder(architecture_from_hf(json.loads((tmp_path / "theirs/config.json").read_text()))).double()
+    load_hf_weights(ours, tmp_path / "theirs")
+    return Pair(ours, theirs, tmp_path)
+
+
+def _eager(make: Any, source: Any) -> Any:
+    """Make a model of transformers in float64, whose attention is written out."""
+    return make(source, attn_implementation="eager").double().eval()
+
+
+def rows(count: int, length: int, seed: int = 1) -> Tensor:
+    return torch.randint(3, 97, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> None:
+    tokens = rows(2, 40)  # past every window, and past the original context of the stretched frequencies
+    with lifted():
+        expected = pair.theirs(tokens).logits
+    logits = pair.ours(tokens)
+    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(logits, pair.theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+    weights = torch.randn_like(expected)
+    with lifted():
+        (expected * weights).sum().backward()
+    (logits * weights).sum().backward()
+    theirs = dict(pair.theirs.named_parameters())
+    ours = dict(pair.ours.named_parameters())
+    groups = hf_groups(pair.ours.architecture, ours)
+    assert groups.keys() == theirs.keys()
+    for name, parts in groups.items():
+        gradient = torch.cat([_gradient(ours[part]) for part in parts])
+        torch.testing.assert_close(gradient, theirs[name].grad, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def test_folder_goes_back_bit_for_bit_and_is_the_same_model_there(pair: Pair) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_hf_folder(pair.ours, pair.folder / "ours")
+    config = json.loads((pair.folder / "ours/config.json").read_text())
+    assert architecture_from_hf(config) == pair.ours.architecture
+    with lifted():
+        back = _eager(AutoModelForCausalLM.from_pretrained, pair.folder / "ours")
+    assert type(back) is type(pair.theirs)
+    for name, tensor in pair.theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name
+    tokens = rows(2, 40)
+    torch.testing.assert_close(back(tokens).logits, pair.theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_right_padding_reaches_no_other_token(pair: Pair) -> None:
+    tokens = rows(1, 20)
+    padded = torch.cat([tokens, torch.zeros(1, 9, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(pair.ours(padded)[:, :20], pair.ours(tokens), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sizes", [[20] + [1] * 10, [7, 11, 1, 1, 10], [1] * 30])
+def test_cache_gives_the_logits_of_the_full_forward(pair: Pair, sizes: list[int]) -> None:
+    tokens = rows(2, sum(sizes))
+    cache = KVCache(pair.ours.architecture.num_layers, 40)
+    with torch.no_grad():
+        parts = [pair.ours(part, cache=cache) for part in torch.split(tokens, sizes, dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), pair.ours(tokens), rtol=1e-9, atol=1e-9)
+
+
+def test_rows_of_unequal_length_go_on_each_at_its_own_position(pair: Pair) -> None:
+    tokens, lengths = rows(2, 24), torch.tensor([13, 20])
+    cache = KVCache(pair.ours.architecture.num_layers, 40)
+    with torch.no_grad():
+        pair.ours(tokens[:, :20], positions=torch.arange(20)[None], cache=cache)
+        for step in range(3):
+            at = lengths[:, None] + step
+            logits = pair.ours(tokens.gather(1, at), positions=at, cache=cache)
+            for row in range(2):
+                alone = pair.ours(tokens[row : row + 1, : int(at[row]) + 1])
+                torch.testing.assert_close(logits[row, 0], alone[0, -1], rtol=1e-9, atol=1e-9)
+
+
+def test_greedy_answer_is_that_of_transformers(pair: Pair) -> None:
+    prompt = rows(1, 12, seed=3)
+    ours = list(generate(pair.ours, prompt[0].tolist(), max_new_tokens=20, stop_ids=set(), temperature=0.0))
+    with lifted():
+        theirs = pair.theirs.generate(
+            prompt,
+            max_new_tokens=20,
+            do_sample=False,
+            eos_token_id=None,
+            attention_mask=torch.ones_like(prompt),
+        )
+    assert ours == theirs[0, 12:].tolist()

@@ -1,0 +1,84 @@
+"""Every size has the parameters that its checkpoint has, and is what its config.json describes."""
+
+import importlib
+
+import pytest
+import torch
+
+from torchtune.models import architecture_from_hf, hf_config
+from torchtune.modules import Decoder
+
+# Parameters of the checkpoints on the Hugging Face hub (`model.safetensors.index.json` and model cards).
+SIZES = {
+    "llama2.llama2_7b": 6_738_415_616,
+    "llama2.llama2_13b": 13_015_864_320,
+    "llama2.llama2_70b": 68_976_648_192,
+    "llama2.code_llama_7b": 6_738_546_688,
+    "llama2.tiny_llama_1_1b": 1_100_048_384,
+    "llama3.llama3_8b": 8_030_261_248,
+    "llama3.llama3_70b": 70_553_706_496,
+    "llama3.llama3_1_8b": 8_030_261_248,
+    "llama3.llama3_1_70b": 70_553_706_496,
+    "llama3.llama3_1_405b": 405_853_388_800,
+    "llama3.llama3_2_1b": 1_235_814_400,
+    "llama3.llama3_2_3b": 3_212_749_824,
+    "llama3.llama3_3_70b": 70_553_706_496,
+    "smollm2.smollm2_135m": 134_515_008,
+    "smollm2.smollm2_360m": 361_821_120,
+    "smollm2.smollm2_1_7b": 1_711_376_384,
+    "mistral.mistral_7b": 7_241_732_096,
+    "mistral.mistral_7b_v0_3": 7_248_023_552,
+    "qwen2.qwen2_0_5b": 494_032_768,
+    "qwen2.qwen2_1_5b": 1_543_714_304,
+    "qwen2.qwen2_5_3b": 3_085_938_688,
+    "qwen2.qwen2_7b": 7_615_616_512,
+    "qwen2.qwen2_5_14b": 14_770_033_664,
+    "qwen2.qwen2_5_32b": 32_763_876_352,
+    "qwen2.qwen2_5_72b": 72_706_203_648,
+    "qwen3.qwen3_0_6b": 596_049_920,
+    "qwen3.qwen3_1_7b": 1_720_574_976,
+    "qwen3.qwen3_4b": 4_022_468_096,
+    "qwen3.qwen3_8b": 8_190_735_360,
+    "qwen3.qwen3_14b": 14_768_307_200,
+    "qwen3.qwen3_32b": 32_762_123_264,
+    "gemma.gemma_2b": 2_506_172_416,
+    "gemma.gemma_7b": 8_537_680_896,
+    "gemma.gemma2_2b": 2_614_341_888,
+    "gemma.gemma2_9b": 9_241_705_984,
+    "gemma.gemma2_27b": 27_227_128_320,
+    "gemma.gemma3_270m": 268_098_176,
+    "gemma.gemma3_1b": 999_885_952,
+    "phi3.phi3_mini_4k": 3_821_079_552,
+    "phi3.phi4": 14_659_507_200,
+    "olmo2.olmo2_1b": 1_484_916_736,
+    "olmo2.olmo2_7b": 7_298_617_344,
+    "olmo2.olmo2_13b": 13_716_198_400,
+    "olmo2.olmo2_32b": 32_234_279_936,
+}
+
+
+def build(name: str) -> Decoder:
+    module, _, function = name.partition(".")
+    with torch.device("meta"):
+        model = getattr(importlib.import_module(f"torchtune.models.{module}"), function)()
+    assert isinstance(model, Decoder)
+    return model
+
+
+@pytest.mark.parametrize(("name", "parameters"), SIZES.items())
+def test_size_has_its_checkpoints_parameters(name: str, parameters: int) -> None:
+    assert sum(p.numel() for p in build(name).parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_size_is_what_its_config_describes(name: str) -> None:
+    model = build(name)
+    assert architecture_from_hf(hf_config(model)) == model.architecture
+
+
+def test_every_builder_of_a_size_is_listed() -> None:
+    for module in {name.partition(".")[0] for name in SIZES}:
+        package = importlib.import_module(f"torchtune.models.{module}")
+        builders = {n for n in package.__all__ if n.islower() and not n.endswith("_tokenizer")}
+        generic = {"llama2", "smollm2"}
+        assert builders - generic == {n.partition(".")[2] for n in SIZES if n.startswith(f"{module}.")}

@@ -1,0 +1,5 @@
+"""Mistral models."""
+
+from torchtune.models.mistral._model import mistral_7b, mistral_7b_v0_3
+
+__all__ = ["mistral_7b", "mistral_7b_v0_3"]

@@ -1,0 +1,5 @@
+"""Phi-3 and Phi-4 models."""
+
+from torchtune.models.phi3._model import phi3_mini_4k, phi4
+
+__all__ = ["phi3_mini_4k", "phi4"]

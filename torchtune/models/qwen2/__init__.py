@@ -1,0 +1,21 @@
+"""Qwen2 and Qwen2.5 models."""
+
+from torchtune.models.qwen2._model import (
+    qwen2_0_5b,
+    qwen2_1_5b,
+    qwen2_5_3b,
+    qwen2_5_14b,
+    qwen2_5_32b,
+    qwen2_5_72b,
+    qwen2_7b,
+)
+
+__all__ = [
+    "qwen2_0_5b",
+    "qwen2_1_5b",
+    "qwen2_5_3b",
+    "qwen2_5_14b",
+    "qwen2_5_32b",
+    "qwen2_5_72b",
+    "qwen2_7b",
+]

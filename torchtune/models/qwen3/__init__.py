@@ -1,0 +1,5 @@
+"""Qwen3 dense models."""
+
+from torchtune.models.qwen3._model import qwen3_0_6b, qwen3_1_7b, qwen3_4b, qwen3_8b, qwen3_14b, qwen3_32b
+
+__all__ = ["qwen3_0_6b", "qwen3_1_7b", "qwen3_4b", "qwen3_8b", "qwen3_14b", "qwen3_32b"]
