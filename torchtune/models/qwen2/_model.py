@@ -49,7 +49,7 @@ def qwen2_0_5b(max_seq_len: int = 32_768) -> Decoder:
 
 
 def qwen2_1_5b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2 1.5B, or Qwen2.5 1.5B, which is the same, with random weights (config.json of Qwen/Qwen2.5-1.5B-Instruct).
+    """Build Qwen2 1.5B, or Qwen2.5 1.5B, which is the same, with random weights (config.json of Qwen/Qwen2-1.5B).
 
     Args:
         max_seq_len: Longest sequence, in tokens.
