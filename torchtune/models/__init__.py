@@ -4,6 +4,7 @@ from torchtune.models._convert import convert
 from torchtune.models._folders import written_whole
 from torchtune.models._gguf import convert_gguf
 from torchtune.models._hf_config import architecture_from_hf, hf_config
+from torchtune.models._hf_decoder import hf_decoder
 from torchtune.models._hf_folder import save_hf_folder
 from torchtune.models._hf_tokenizer import HFTokenizer
 from torchtune.models._hf_weights import hf_groups, hf_name, hf_state, load_hf_weights
@@ -17,6 +18,7 @@ __all__ = [
     "convert",
     "convert_gguf",
     "hf_config",
+    "hf_decoder",
     "hf_groups",
     "hf_name",
     "hf_state",
