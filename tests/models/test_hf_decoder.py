@@ -45,8 +45,9 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
         {"layer_types": ["chunked_attention"] * 2, **GELU},
         "layers of kind 'chunked_attention'",
     ),
-    "gemma's activation": ("gemma", {"hidden_activation": "silu"}, "hidden_activation is 'silu'"),
-    "exact gelu": ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'"),
+    "gemma's activation": ("gemma", {"hidden_activation": "silu"}, "the activation is 'silu'"),
+    "first gemma": ("gemma", {"hidden_act": "relu"}, "the activation is 'relu'"),
+    "exact gelu": ("gemma2", {"hidden_activation": "gelu"}, "the activation is 'gelu'"),
     "nothing": ("llama", {"hidden_size": None}, "there is no 'hidden_size'"),
 }
 

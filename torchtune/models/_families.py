@@ -144,12 +144,11 @@ def _qwen(config: Config) -> dict[str, Any]:
 
 
 def _gemma(config: Config) -> dict[str, Any]:
-    activation = config.get("hidden_activation") or config.get("hidden_act") or "gelu_pytorch_tanh"
-    if activation not in (
-        "gelu_pytorch_tanh",
-        "gelu",
-    ):  # Gemma 1's first configs said gelu and meant the other
-        raise ValueError(f"hidden_activation is {activation!r}, but only 'gelu_pytorch_tanh' is supported")
+    said = config.get("hidden_activation")
+    if said is None and config["model_type"] == "gemma" and config.get("hidden_act") != "gelu":
+        said = config.get("hidden_act")  # Gemma 1's first configs said gelu there and meant its approximation
+    if said not in (None, "gelu_pytorch_tanh"):
+        raise ValueError(f"the activation is {said!r}, but only 'gelu_pytorch_tanh' is supported")
     return {
         **_plain(config),
         "activation": "gelu_tanh",
