@@ -10,8 +10,15 @@ from torch import Tensor, nn
 
 from tests.models.exact import lifted
 from torchtune.generation import generate
-from torchtune.models import architecture_from_hf, hf_groups, load_hf_weights, save_hf_folder
-from torchtune.modules import Decoder, KVCache
+from torchtune.models import (
+    architecture_from_hf,
+    hf_groups,
+    load_hf_weights,
+    load_peft_adapter,
+    save_hf_folder,
+    save_peft_adapter,
+)
+from torchtune.modules import Decoder, KVCache, add_lora, lora_state
 
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -173,3 +180,25 @@ def test_greedy_answer_is_that_of_transformers(pair: Pair) -> None:
             attention_mask=torch.ones_like(prompt),
         )
     assert ours == theirs[0, 12:].tolist()
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # of peft, to transformers
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["up_proj"]])
+def test_adapters_go_to_peft_and_come_back(pair: Pair, targets: Any) -> None:
+    from peft import PeftModel
+
+    add_lora(pair.ours, targets, rank=3, alpha=5.0)
+    with torch.no_grad():
+        for parameter in lora_state(pair.ours).values():
+            parameter.normal_(std=0.3)
+    save_peft_adapter(pair.ours, pair.folder / "adapter", base_model=None)
+    tokens = rows(2, 20)
+    expected = pair.ours(tokens)
+    with lifted():
+        adapted = PeftModel.from_pretrained(pair.theirs, pair.folder / "adapter")
+        # peft makes adapters in float32, whose values ours have; they compute in float64 once cast.
+        torch.testing.assert_close(adapted.double()(tokens).logits, expected, rtol=1e-8, atol=1e-8)
+    again = Decoder(pair.ours.architecture).double()
+    load_hf_weights(again, pair.folder / "theirs")
+    load_peft_adapter(again, pair.folder / "adapter")
+    torch.testing.assert_close(again(tokens), expected, rtol=1e-9, atol=1e-9)

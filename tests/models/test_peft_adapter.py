@@ -55,13 +55,18 @@ def test_peft_gets_our_logits_from_our_folder(tmp_path: Path, targets: str | lis
     assert read(tmp_path / "adapter")["lora_dropout"] == 0.1
 
 
-def test_we_get_pefts_logits_from_pefts_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "patterns",
+    [{}, {"rank_pattern": {"o_proj": 5}, "alpha_pattern": {"o_proj": 7, "layers.1.mlp.gate_proj": 2}}],
+)
+def test_we_get_pefts_logits_from_pefts_folder(tmp_path: Path, patterns: dict[str, Any]) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model, tokens = tiny_smollm2(), random_tokens(2, 9)
     save_hf_folder(model, tmp_path / "base")
-    config = LoraConfig(r=4, lora_alpha=6, target_modules=["o_proj", "gate_proj"], init_lora_weights=False)
+    targets = ["o_proj", "gate_proj"]
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=targets, init_lora_weights=False, **patterns)
     theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config).double()
     theirs.save_pretrained(str(tmp_path / "adapter"))
     load_peft_adapter(model, tmp_path / "adapter")
@@ -89,7 +94,6 @@ def test_targets_are_named_as_briefly_as_they_can_be(tmp_path: Path, folder: Pat
         ({"peft_type": "IA3"}, "peft_type is 'IA3', only 'LORA' is supported"),
         ({"use_dora": True}, "use_dora is True, only False is supported"),
         ({"use_rslora": True}, "use_rslora is True"),
-        ({"rank_pattern": {"q_proj": 9}}, "rank_pattern is {'q_proj': 9}"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
         ({"r": None}, "r and lora_alpha are to be numbers above 0"),
     ],

@@ -1,17 +1,19 @@
 """LoRA adapters as PEFT's folders hold them."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import read_json
 from torchtune.models._hf_folder import write_json, write_safetensors
-from torchtune.models._hf_weights import hf_name, our_name, read_safetensors
-from torchtune.modules import Decoder, add_lora, lora_layers, lora_state
+from torchtune.models._hf_weights import hf_groups, read_safetensors
+from torchtune.modules import Decoder, LoRALinear, lora_layers, lora_state
 
 _PREFIX = "base_model.model."
 _PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
@@ -21,8 +23,6 @@ _PLAIN = {
     "use_rslora": False,
     "use_dora": False,
     "fan_in_fan_out": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
     "modules_to_save": None,
     "trainable_token_indices": None,
 }
@@ -51,15 +51,24 @@ def save_peft_adapter(
         FileExistsError: the folder has something in it and `overwrite` is False.
         ValueError: the model has no adapters.
     """
-    config = _adapter_config(model, base_model)
     state = lora_state(model) if state is None else state
+    groups = _fused(model, state)
+    config = _adapter_config(
+        model, base_model, {name: tensors[0].shape[0] for name, tensors in groups.items()}
+    )
+    tensors = {}
+    for name, (lora_a, lora_b) in groups.items():
+        tensors[f"{_PREFIX}{name}.{_PARTS['lora_a']}"] = lora_a
+        tensors[f"{_PREFIX}{name}.{_PARTS['lora_b']}"] = lora_b
     with written_whole(folder, overwrite=overwrite) as partial:
         write_json(partial / "adapter_config.json", config)
-        write_safetensors(partial / _WEIGHTS, {_peft_name(name): t for name, t in state.items()})
+        write_safetensors(partial / _WEIGHTS, tensors)
 
 
 def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Adapt a model as a PEFT folder says, and load the adapters.
+
+    Where the checkpoint holds several of our layers as one, each gets its rows of that one's adapter.
 
     Args:
         model: The base model, without adapters.
@@ -71,20 +80,83 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    tensors = {_our_name(name): t for name, t in read_safetensors(folder / _WEIGHTS).items()}
-    targets = _check_tensors(model, tensors, config["r"], folder)
-    add_lora(model, targets, config["r"], config["lora_alpha"], config.get("lora_dropout", 0.0))
-    for name, parameter in lora_state(model).items():
-        assert not parameter.is_meta, "load the model's weights before its adapters"
-        parameter.copy_(tensors[name])
+    tensors = read_safetensors(folder / _WEIGHTS)
+    if next(lora_layers(model), None) is not None:
+        raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
+    layers = _layers(model)
+    adapted = _check_tensors(model, layers, tensors, config, folder)
+    model.requires_grad_(requires_grad=False)
+    for theirs in adapted:
+        lora_a = tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_a']}"]  # [r, in]
+        linears = [_linear(model, name) for name in layers[theirs]]
+        parts = torch.split(
+            tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_b']}"], [linear.out_features for linear in linears]
+        )
+        for name, linear, lora_b in zip(layers[theirs], linears, parts, strict=True):  # lora_b: [out, r]
+            assert not linear.weight.is_meta, "load the model's weights before its adapters"
+            alpha = _of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"])
+            layer = LoRALinear(linear, lora_a.shape[0], alpha, config.get("lora_dropout", 0.0))
+            with torch.no_grad():
+                layer.lora_a.copy_(lora_a)
+                layer.lora_b.copy_(lora_b)
+            model.set_submodule(name, layer)
 
 
-def _adapter_config(model: Decoder, base_model: str | None) -> dict[str, Any]:
+def _layers(model: Decoder) -> dict[str, tuple[str, ...]]:
+    """Name every linear layer as checkpoints do, each with those of ours that it holds."""
+    ours = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, LoRALinear))]
+    groups = hf_groups(model.architecture, [f"{name}.weight" for name in ours])
+    return {
+        theirs.removesuffix(".weight"): tuple(name.removesuffix(".weight") for name in names)
+        for theirs, names in groups.items()
+    }
+
+
+def _linear(model: Decoder, name: str) -> nn.Linear:
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _fused(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the adapters, A `[r, in]` and B `[out, r]`, of the layers as checkpoints hold them.
+
+    Several of ours become one of a larger rank: their A below each other, their B as the blocks of a matrix of zeros,
+    so that each still changes its own rows alone.
+    """
+    found = {}
+    for theirs, names in _layers(model).items():
+        present = [name for name in names if f"{name}.lora_a" in state]
+        if not present:
+            continue
+        lora_a = torch.cat([state[f"{name}.lora_a"] for name in present])
+        rows = []
+        for name in names:
+            out = model.get_submodule(name).out_features
+            block = lora_a.new_zeros(int(out), lora_a.shape[0])  # type: ignore[arg-type]  # a linear layer's
+            if name in present:
+                rank = state[f"{name}.lora_a"].shape[0]
+                start = present.index(name) * rank
+                block[:, start : start + rank] = state[f"{name}.lora_b"]
+            rows.append(block)
+        found[theirs] = lora_a, torch.cat(rows)
+    return found
+
+
+def _adapter_config(model: Decoder, base_model: str | None, ranks: Mapping[str, int]) -> dict[str, Any]:
+    """Describe the adapters.
+
+    Args:
+        model: With them.
+        base_model: What they belong to.
+        ranks: The rank of each adapted layer, by the checkpoint's name.
+    """
     layers = dict(lora_layers(model))
     if not layers:
         raise ValueError("the model has no LoRA adapters to write; add_lora gives it some")
     first = next(iter(layers.values()))
     assert all((layer.rank, layer.alpha) == (first.rank, first.alpha) for layer in layers.values())
+    larger = {name: rank for name, rank in ranks.items() if rank != first.rank}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -92,8 +164,10 @@ def _adapter_config(model: Decoder, base_model: str | None) -> dict[str, Any]:
         "r": first.rank,
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout.p,
-        "target_modules": _target_modules(model, set(layers)),
+        "target_modules": _target_modules(model, set(ranks)),
         "inference_mode": True,
+        "rank_pattern": larger,
+        "alpha_pattern": {name: first.alpha * rank / first.rank for name, rank in larger.items()},
         **_PLAIN,
     }
 
@@ -101,8 +175,14 @@ def _adapter_config(model: Decoder, base_model: str | None) -> dict[str, Any]:
 def _target_modules(model: Decoder, adapted: set[str]) -> list[str]:
     """Name the adapted layers as briefly as PEFT allows: by the last part, where all so called are."""
     leaves = {name.rpartition(".")[2] for name in adapted}
-    alike = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves}
-    return sorted(leaves) if alike == adapted else sorted(hf_name(name) for name in adapted)
+    alike = {name for name in _layers(model) if name.rpartition(".")[2] in leaves}
+    return sorted(leaves) if alike == adapted else sorted(adapted)
+
+
+def _of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) -> Any:
+    """Return a layer's own rank or alpha, which PEFT looks up by the end of its name."""
+    patterns: Mapping[str, Any] = config.get(key) or {}
+    return next((v for k, v in patterns.items() if re.fullmatch(rf"(.*\.)?{k}", layer)), otherwise)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -121,38 +201,36 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_tensors(model: Decoder, tensors: Mapping[str, Tensor], rank: int, folder: Path) -> list[str]:
-    """Compare an adapter's tensors with the model's layers, and return the names of those it adapts."""
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    targets = sorted({name.rpartition(".")[0] for name in tensors})
+def _check_tensors(
+    model: Decoder,
+    layers: Mapping[str, tuple[str, ...]],
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    folder: Path,
+) -> list[str]:
+    """Compare an adapter's tensors with the model's layers, and return the checkpoint's names of those it adapts."""
+    ends = {f".{part}": part for part in _PARTS.values()}
+    adapted: dict[str, None] = {}
     for name in sorted(tensors):
-        layer, _, part = name.rpartition(".")
-        if layer not in linears or part not in _PARTS:
+        end = next((e for e in ends if name.endswith(e)), "")
+        layer = name.removeprefix(_PREFIX).removesuffix(end)
+        if not end or layer not in layers:
             raise ValueError(
-                f"the adapter in {folder} is another model's, or of another kind: there is no place for"
-                f" {_peft_name(name) if part in _PARTS else name}"
+                f"the adapter in {folder} is another model's, or of another kind: there is no place for {name}"
             )
-    expected = {}
-    for name in targets:
-        expected[f"{name}.lora_a"] = [rank, linears[name].in_features]
-        expected[f"{name}.lora_b"] = [linears[name].out_features, rank]
-    for name, shape in expected.items():
-        found = list(tensors[name].shape) if name in tensors else "missing"
-        if found != shape:
-            raise ValueError(
-                f"the adapter in {folder} is another model's: {_peft_name(name)} should be {shape},"
-                f" it is {found}"
-            )
-    return targets
-
-
-def _peft_name(name: str) -> str:
-    layer, _, part = name.rpartition(".")
-    return f"{_PREFIX}{hf_name(layer)}.{_PARTS.get(part, part)}"
-
-
-def _our_name(name: str) -> str:
-    for ours, theirs in _PARTS.items():
-        if name.endswith(f".{theirs}"):
-            return f"{our_name(name.removeprefix(_PREFIX).removesuffix(theirs))}{ours}"
-    return name
+        adapted[layer] = None
+    for layer in adapted:
+        linears = [_linear(model, name) for name in layers[layer]]
+        rank = _of_pattern(config, "rank_pattern", layer, config["r"])
+        shapes = {
+            _PARTS["lora_a"]: [rank, linears[0].in_features],
+            _PARTS["lora_b"]: [sum(linear.out_features for linear in linears), rank],
+        }
+        for part, shape in shapes.items():
+            name = f"{_PREFIX}{layer}.{part}"
+            found = list(tensors[name].shape) if name in tensors else "missing"
+            if found != shape:
+                raise ValueError(
+                    f"the adapter in {folder} is another model's: {name} should be {shape}, it is {found}"
+                )
+    return list(adapted)
