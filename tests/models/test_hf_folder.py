@@ -1,6 +1,7 @@
 """Folders go to transformers and come back, with the same logits."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.models.tiny import random_tokens, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
-from torchtune.models import architecture_from_hf, hf_config, load_hf_weights, save_hf_folder
+from torchtune.models import _hf_folder, architecture_from_hf, hf_config, load_hf_weights, save_hf_folder
 from torchtune.models.llama2 import llama2_7b
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, add_lora
@@ -79,6 +80,86 @@ def test_shards_are_read_by_their_index(folder: Path) -> None:
     (folder / "shard-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no shard-1.safetensors in"):
         load_hf_weights(model, folder)
+
+
+def test_large_model_is_written_in_shards_that_transformers_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_smollm2()
+    monkeypatch.setattr(_hf_folder.write_shards, "__defaults__", (100_000,))
+    save_hf_folder(model, tmp_path / "model")
+    files = sorted(file.name for file in (tmp_path / "model").glob("*.safetensors"))
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    assert len(files) > 2
+    index = json.loads((tmp_path / "model/model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(p.nbytes for p in model.parameters())
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    again = Decoder(model.architecture).double()
+    load_hf_weights(again, tmp_path / "model")
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(theirs.lm_head.weight, model.head_weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_pickles_of_tensors_are_read_as_well(folder: Path, shards: int) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(tensors)}
+    if shards == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+    else:
+        for file in set(files.values()):
+            torch.save({name: tensors[name] for name in tensors if files[name] == file}, folder / file)
+        write(folder, pytorch_model__bin__index__json=json.dumps({"weight_map": files}))
+    model = Decoder(tiny_smollm2().architecture).double()
+    load_hf_weights(model, folder)
+    torch.testing.assert_close(model.state_dict(), tiny_smollm2().state_dict())
+
+
+class Runs:
+    """Runs a command when it is unpickled, as a hostile checkpoint does."""
+
+    def __init__(self, trace: str) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.trace,)
+
+
+def test_pickle_that_runs_code_is_refused_and_does_not_run(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Runs(str(folder / "trace"))}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="is damaged, or holds more than tensors, which is not run"):
+        load_hf_weights(tiny_smollm2(), folder)
+    assert not (folder / "trace").exists()
+    (folder / "pytorch_model.bin").write_bytes(b"PK but no zip")
+    with pytest.raises(ValueError, match="is damaged, or holds more"):
+        load_hf_weights(tiny_smollm2(), folder)
+    torch.save([1, 2], folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="something else than tensors by name"):
+        load_hf_weights(tiny_smollm2(), folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({}, "has no weight_map of tensors to files"),
+        ({"weight_map": {"a": 3}}, "has no weight_map of tensors to files"),
+        ({"weight_map": {"a": "../other/model.safetensors"}}, "which is no file of its folder"),
+        (
+            {"weight_map": {"nothing.like.it": "shard.safetensors"}},
+            "speaks of nothing.like.it, which no file",
+        ),
+    ],
+)
+def test_wrong_index_is_named(folder: Path, index: dict[str, Any], message: str) -> None:
+    (folder / "model.safetensors").rename(folder / "shard.safetensors")
+    write(folder, model__safetensors__index__json=json.dumps(index))
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json") as caught:
+        load_hf_weights(tiny_smollm2(), folder)
+    assert message in str(caught.value)
 
 
 def test_needless_tensors_of_old_checkpoints_are_passed_over(folder: Path) -> None:
@@ -160,8 +241,8 @@ def test_damaged_and_missing_files_are_named(folder: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ValueError, match=r"model.safetensors is damaged or cut short"):
         load_hf_weights(tiny_smollm2(), folder)
-    weights.rename(folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"no model.safetensors .*pytorch_model.bin is a pickle"):
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no model.safetensors .* nor pytorch_model.bin\) in"):
         load_hf_weights(tiny_smollm2(), folder)
     write(folder, config__json="{")
     with pytest.raises(ValueError, match=r"config.json is not valid JSON"):

@@ -17,6 +17,9 @@ from torchtune.models._hf_weights import hf_tensors
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.modules import Decoder, lora_layers
 
+SHARD_BYTES = 5 * 10**9
+"""Size of a file of weights, at most: what transformers writes, since hubs take no larger ones (bytes)."""
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -71,7 +74,7 @@ def write_model(
     special_ids: Mapping[str, Any],
     state: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write config.json and model.safetensors into a folder.
+    """Write config.json and the weights into a folder: model.safetensors, or shards of it with their index.
 
     Args:
         model: Without adapters.
@@ -81,7 +84,35 @@ def write_model(
     """
     state = model.state_dict() if state is None else state
     write_json(folder / "config.json", {**hf_config(model), **special_ids})
-    write_safetensors(folder / "model.safetensors", hf_tensors(model.architecture, state))
+    write_shards(folder, hf_tensors(model.architecture, state))
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+    """Write weights as transformers names them: one file, or several of at most `shard_bytes` with an index.
+
+    A tensor that is larger than that has a file of its own.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        write_safetensors(folder / "model.safetensors", shards[0])
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, start=1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / file, shard)
+        weight_map.update(dict.fromkeys(shard, file))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(
+        folder / "model.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+    )
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -1,7 +1,8 @@
 """Weights out of a Hugging Face folder."""
 
 import os
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
     Args:
         model: Built to the same sizes; it may have LoRA adapters already, which are left alone.
-        folder: Holds config.json and model.safetensors, or shards with their index.
+        folder: Holds config.json and model.safetensors, or shards with their index; or a pytorch_model.bin.
 
     Raises:
         FileNotFoundError: the folder, its config.json or its safetensors are missing.
@@ -118,22 +119,59 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a folder, by the names in its files."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        files = [single]
-    elif index.is_file():
-        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
-    else:
-        found = sorted(path.name for path in folder.glob("*.bin"))
-        raise FileNotFoundError(
-            f"no model.safetensors (nor model.safetensors.index.json) in {folder}"
-            + (f"; {found[0]} is a pickle, which may run code: convert it to safetensors" if found else "")
-        )
+    """Read all tensors of a folder, by the names in its files; safetensors are preferred to pickles."""
+    for stem, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
+        single, index = folder / stem, folder / f"{stem}.index.json"
+        if single.is_file():
+            return read(single)
+        if index.is_file():
+            return _read_shards(folder, index, read)
+    raise FileNotFoundError(
+        f"no model.safetensors (nor model.safetensors.index.json, nor pytorch_model.bin) in {folder}"
+    )
+
+
+def _read_shards(folder: Path, index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Read the files that an index names, and check that each holds what the index says.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the index is damaged, or belongs to other files.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise ValueError(f"{index} has no weight_map of tensors to files; fetch it again")
     tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors.update(read_safetensors(file))
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{index} names {name!r}, which is no file of its folder")
+        tensors.update(read(folder / name))
+    if absent := weight_map.keys() - tensors.keys():
+        raise ValueError(
+            f"{index} speaks of {_some(absent)}, which no file of {folder} holds; fetch it again"
+        )
     return tensors
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read one file that torch.save wrote, without running any code of it; its tensors stay backed by it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # of whatever kind a damaged file causes
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors, which is not run: {reason}"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise ValueError(f"{path} holds something else than tensors by name")
+    return found
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
