@@ -13,6 +13,7 @@ from torchtune.generation import generate
 from torchtune.models import (
     architecture_from_hf,
     hf_groups,
+    is_transposed,
     load_hf_weights,
     load_peft_adapter,
     save_hf_folder,
@@ -20,6 +21,7 @@ from torchtune.models import (
 )
 from torchtune.modules import Decoder, KVCache, add_lora, lora_state
 
+IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SMALL: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -29,9 +31,7 @@ SMALL: dict[str, Any] = {
     "head_dim": 8,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
+    **IDS,
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -55,6 +55,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3", {"sliding_window": 9, "head_dim": ...}),
     "phi4": ("Phi3", {"head_dim": ..., "num_key_value_heads": 1}),
     "olmo2": ("Olmo2", {"head_dim": ...}),
+    "gpt2": (
+        "GPT2",
+        {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions": 64, "vocab_size": 97, "n_inner": 48, **IDS},
+    ),
+    "gpt2_of_its_own_width": (
+        "GPT2",
+        {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 64, "vocab_size": 97, **IDS},
+    ),
     "gemma": ("Gemma", {"num_key_value_heads": 1, "head_dim": 16}),
     "gemma2": ("Gemma2", {"sliding_window": 6, "query_pre_attn_scalar": 12, "head_dim": 16}),
     "gemma3": (
@@ -77,7 +85,8 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
     import transformers
 
     name, change = FAMILIES[request.param]
-    given = {key: value for key, value in {**SMALL, **change}.items() if value is not ...}
+    whole = change if name == "GPT2" else {**SMALL, **change}
+    given = {key: value for key, value in whole.items() if value is not ...}
     config = getattr(transformers, f"{name}Config")(**given)
     torch.manual_seed(0)
     with lifted():
@@ -117,6 +126,7 @@ def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> No
     assert groups.keys() == theirs.keys()
     for name, parts in groups.items():
         gradient = torch.cat([_gradient(ours[part]) for part in parts])
+        gradient = gradient.T if is_transposed(pair.ours.architecture, name) else gradient
         torch.testing.assert_close(gradient, theirs[name].grad, rtol=1e-9, atol=1e-9, msg=name)
 
 

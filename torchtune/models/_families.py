@@ -17,6 +17,21 @@ Config = Mapping[str, Any]
 """A config.json."""
 
 
+KEYS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "embed_dim": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "ffn_dim": "intermediate_size",
+    "max_seq_len": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tied_embeddings": "tie_word_embeddings",
+}
+"""Our names of what nearly every family's config.json holds under another."""
+
+
 @frozen
 class Fused:
     """Several of our weights that checkpoints hold as one, below each other."""
@@ -47,6 +62,16 @@ class Family:
     """Return the rest of a config.json."""
     fused: tuple[Fused, ...] = ()
     """Weights that checkpoints hold together."""
+    keys: Mapping[str, str] = field(factory=lambda: KEYS)
+    """Our names of what config.json holds under another, for those that every family has."""
+    names: tuple[tuple[str, str], ...] = ()
+    """Parts of our weights' names, each with the checkpoint's; none for those that are named as ours."""
+    tied: bool = False
+    """Whether the embeddings are tied where config.json does not say."""
+    ffn_factor: int | None = None
+    """What the width is multiplied by for that of the feed-forward, where config.json does not say."""
+    transposed: frozenset[str] = frozenset()
+    """Ends of the names, as checkpoints have them, of layers whose weights lie there the other way round."""
 
 
 def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScaling | None]:
@@ -194,6 +219,19 @@ def _write_gemma2(a: Architecture) -> dict[str, Any]:
     }
 
 
+def _gpt2(_: Config) -> dict[str, Any]:
+    return {
+        "rope_base": 10_000.0,  # not used
+        "norm_kind": "layer",
+        "learned_positions": True,
+        "activation": "gelu_tanh",
+        "gated": False,
+        "qkv_bias": True,
+        "o_bias": True,
+        "mlp_bias": True,
+    }
+
+
 _NO_BIAS = {"attention_bias": False, "mlp_bias": False}
 
 FAMILIES = {
@@ -235,11 +273,55 @@ FAMILIES = {
         fixed={"hidden_act": "silu", "attention_bias": False},
         read=lambda c: {**_plain(c), "qk_norm": "whole", "norms": "post"},
     ),
+    "gpt2": Family(
+        hf_class="GPT2LMHeadModel",
+        fixed={
+            "activation_function": "gelu_new",
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+        read=_gpt2,
+        write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        tied=True,
+        ffn_factor=4,
+        fused=(Fused("attn.c_attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),),
+        keys={
+            "vocab_size": "vocab_size",
+            "num_layers": "n_layer",
+            "embed_dim": "n_embd",
+            "num_heads": "n_head",
+            "ffn_dim": "n_inner",
+            "max_seq_len": "n_positions",
+            "norm_eps": "layer_norm_epsilon",
+            "tied_embeddings": "tie_word_embeddings",
+        },
+        names=(
+            ("embed_tokens.", "transformer.wte."),
+            ("embed_positions.", "transformer.wpe."),
+            ("layers.", "transformer.h."),
+            ("input_layernorm.", "ln_1."),
+            ("post_attention_layernorm.", "ln_2."),
+            ("self_attn.o_proj", "attn.c_proj"),
+            ("mlp.up_proj", "mlp.c_fc"),
+            ("mlp.down_proj", "mlp.c_proj"),
+            ("norm.", "transformer.ln_f."),
+        ),
+        transposed=frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
+    ),
     "gemma": Family(
-        hf_class="GemmaForCausalLM", fixed={"attention_bias": False}, read=_gemma, write=_write_gemma
+        hf_class="GemmaForCausalLM",
+        fixed={"attention_bias": False},
+        read=_gemma,
+        write=_write_gemma,
+        tied=True,
     ),
     "gemma2": Family(
-        hf_class="Gemma2ForCausalLM", fixed={"attention_bias": False}, read=_gemma2, write=_write_gemma2
+        hf_class="Gemma2ForCausalLM",
+        fixed={"attention_bias": False},
+        read=_gemma2,
+        write=_write_gemma2,
+        tied=True,
     ),
     "gemma3_text": Family(
         hf_class="Gemma3ForCausalLM",
@@ -247,6 +329,7 @@ FAMILIES = {
         ignored=frozenset({"use_bidirectional_attention"}),
         read=_gemma3,
         write=lambda a: {**_write_gemma2(a), "rope_local_base_freq": a.rope_local_base},
+        tied=True,
     ),
 }
 """The families by `model_type`."""

@@ -4,25 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torchtune.models._families import FAMILIES, written_rope
+from torchtune.models._families import FAMILIES, KEYS, written_rope
 from torchtune.modules import Architecture, Decoder
-
-TIED = ("gemma", "gemma2", "gemma3_text")
-"""Families whose embeddings are tied where config.json does not say."""
-
-_KEYS = {
-    "vocab_size": "vocab_size",
-    "num_layers": "num_hidden_layers",
-    "embed_dim": "hidden_size",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "ffn_dim": "intermediate_size",
-    "max_seq_len": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "tied_embeddings": "tie_word_embeddings",
-}
-"""Our names of what every family's config.json holds under another."""
 
 
 def hf_config(model: Decoder) -> dict[str, Any]:
@@ -32,9 +15,9 @@ def hf_config(model: Decoder) -> dict[str, Any]:
     return {
         "architectures": [family.hf_class],
         "model_type": a.family,
-        **{theirs: getattr(a, ours) for ours, theirs in _KEYS.items()},
+        **{theirs: getattr(a, ours) for ours, theirs in family.keys.items()},
         **{key: value for key, value in family.fixed.items() if key not in family.ignored},
-        **written_rope(a),
+        **({} if a.learned_positions else written_rope(a)),
         **family.write(a),
         "torch_dtype": str(model.norm.weight.dtype).removeprefix("torch."),
     }
@@ -54,16 +37,19 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
         if config.get(key, value) not in (value, None):
             raise ValueError(f"{key} is {config[key]!r}, but only {value!r} is supported")
     config = {key: value for key, value in config.items() if value is not None}
+    keys = family.keys
     try:
-        heads = config["num_attention_heads"]
-        config.setdefault("num_key_value_heads", heads)
-        config.setdefault("head_dim", config["hidden_size"] // heads)
-        config.setdefault("tie_word_embeddings", config["model_type"] in TIED)
-        return Architecture(
-            family=config["model_type"],
-            **{ours: config[theirs] for ours, theirs in _KEYS.items()},
-            **family.read(config),
-        )
+        width, heads = config[keys["embed_dim"]], config[keys["num_heads"]]
+        otherwise = {"num_kv_heads": heads, "head_dim": width // heads, "tied_embeddings": family.tied}
+        if family.ffn_factor is not None:
+            otherwise["ffn_dim"] = family.ffn_factor * width
+        numbers: dict[str, Any] = {}
+        for name in KEYS:
+            found = config.get(keys.get(name, ""))
+            numbers[name] = (
+                found if found is not None else otherwise[name] if name in otherwise else config[keys[name]]
+            )
+        return Architecture(family=config["model_type"], **numbers, **family.read(config))
     except KeyError as error:
         raise ValueError(f"there is no {error.args[0]!r}") from error
 

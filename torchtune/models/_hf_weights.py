@@ -16,16 +16,22 @@ from torchtune.modules import Architecture, Decoder
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "embed_tokens.weight"
+_IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+"""Ends of the names of tables that old checkpoints hold without need."""
 
 
-def hf_name(name: str) -> str:
+def hf_name(name: str, family: str = "llama") -> str:
     """Name a decoder's parameter as Hugging Face's checkpoints do."""
-    return name if name == _HEAD else f"model.{name}"
-
-
-def our_name(name: str) -> str:
-    """Name a tensor of a Hugging Face checkpoint as our decoder does."""
-    return name.removeprefix("model.")
+    names = FAMILIES[family].names
+    if not names:
+        return name if name == _HEAD else f"model.{name}"
+    for ours, theirs in names:
+        inner = f".{ours}"
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+        elif inner in name:
+            name = name.replace(inner, f".{theirs}")
+    return name
 
 
 def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
@@ -73,11 +79,13 @@ def hf_state(model: Decoder, folder: str | os.PathLike[str], *, cast: bool = Tru
         theirs: [sum(parameters[n].shape[0] for n in names), *parameters[names[0]].shape[1:]]
         for theirs, names in groups.items()
     }
+    turned = {theirs for theirs in groups if is_transposed(model.architecture, theirs)}
     _drop_ignorable(tensors, groups)
-    _check_tensors(shapes, tensors, folder)
+    _check_tensors({n: s[::-1] if n in turned else s for n, s in shapes.items()}, tensors, folder)
     state = {}
     for theirs, names in groups.items():
-        parts = torch.split(tensors[theirs], [parameters[name].shape[0] for name in names])
+        tensor = tensors[theirs].T if theirs in turned else tensors[theirs]
+        parts = torch.split(tensor, [parameters[name].shape[0] for name in names])
         for name, part in zip(names, parts, strict=True):
             state[name] = part.to(parameters[name].dtype) if cast else part
     return {name: state[name] for name in parameters}
@@ -90,20 +98,27 @@ def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tup
     for name in names:
         found = next((part for part in fused if f".{part}." in name), None)
         if found is None:
-            groups[hf_name(name)] = (name,)
+            groups[hf_name(name, architecture.family)] = (name,)
             continue
         f = fused[found]
-        theirs = hf_name(name.replace(found, f.theirs))
+        theirs = hf_name(name.replace(found, f.theirs), architecture.family)
         groups.setdefault(theirs, tuple(name.replace(found, part) for part in f.ours))
     return groups
 
 
 def hf_tensors(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights of ours as a Hugging Face checkpoint holds them."""
-    return {
+    tensors = {
         theirs: state[names[0]] if len(names) == 1 else torch.cat([state[name] for name in names])
         for theirs, names in hf_groups(architecture, state).items()
     }
+    return {name: t.T if is_transposed(architecture, name) else t for name, t in tensors.items()}
+
+
+def is_transposed(architecture: Architecture, name: str) -> bool:
+    """Tell whether a tensor lies in checkpoints the other way round, by its name there."""
+    ends = FAMILIES[architecture.family].transposed
+    return name.removesuffix(".weight").endswith(tuple(ends)) and name.endswith(".weight")
 
 
 def _check_architecture(model: Decoder, folder: Path) -> None:
@@ -194,9 +209,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _drop_ignorable(tensors: dict[str, Tensor], expected: Mapping[str, Any]) -> None:
     """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
-    for name in [name for name in tensors if name.endswith("rotary_emb.inv_freq")]:
+    for name in [name for name in tensors if name.endswith(_IGNORED)]:
         del tensors[name]
-    head, embedding = tensors.get(_HEAD), tensors.get(hf_name(_EMBEDDING))
+    if any(name.startswith("transformer.") for name in expected):  # OpenAI's own files leave that part out
+        for name in [name for name in tensors if not name.startswith(("transformer.", _HEAD))]:
+            tensors[f"transformer.{name}"] = tensors.pop(name)
+    embedding_name = next(name for name in expected if name.endswith((_EMBEDDING, "transformer.wte.weight")))
+    head, embedding = tensors.get(_HEAD), tensors.get(embedding_name)
     if _HEAD not in expected and head is not None and embedding is not None and torch.equal(head, embedding):
         del tensors[_HEAD]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchtune.models._families import FAMILIES
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import read_json
 from torchtune.models._hf_folder import write_json, write_safetensors
@@ -22,7 +23,6 @@ _PLAIN = {
     "bias": "none",
     "use_rslora": False,
     "use_dora": False,
-    "fan_in_fan_out": False,
     "modules_to_save": None,
     "trainable_token_indices": None,
 }
@@ -166,6 +166,7 @@ def _adapter_config(model: Decoder, base_model: str | None, ranks: Mapping[str, 
         "lora_dropout": first.dropout.p,
         "target_modules": _target_modules(model, set(ranks)),
         "inference_mode": True,
+        "fan_in_fan_out": bool(FAMILIES[model.architecture.family].transposed),
         "rank_pattern": larger,
         "alpha_pattern": {name: first.alpha * rank / first.rank for name, rank in larger.items()},
         **_PLAIN,

@@ -6,6 +6,7 @@ from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
+from torchtune.modules._layer_norm import LayerNorm
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
 from torchtune.modules._lora import ALL_LINEAR, LoRALinear, add_lora, lora_layers, lora_state, merge_lora
 from torchtune.modules._rms_norm import RMSNorm
@@ -20,6 +21,7 @@ __all__ = [
     "FeedForward",
     "KVCache",
     "LayerCache",
+    "LayerNorm",
     "LinearCrossEntropy",
     "LoRALinear",
     "RMSNorm",

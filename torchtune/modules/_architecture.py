@@ -96,6 +96,16 @@ class Architecture:
     """Of the layers, counted from 1, every n-th sees everything although there is a window; None: none does."""
     rope_scaling: RopeScaling | None = None
     """How rotary frequencies are stretched; None: not at all."""
+    norm_kind: Literal["rms", "layer"] = "rms"
+    """RMS norms (arXiv 1910.07467), or layer norms with a bias (arXiv 1607.06450)."""
+    learned_positions: bool = False
+    """Whether a table of learnt positions is added to the embeddings, in the place of rotations."""
+    gated: bool = True
+    """Whether the feed-forward has a gate."""
+    o_bias: bool = False
+    """Whether attention's output has a bias."""
+    mlp_bias: bool = False
+    """Whether the feed-forward's layers have biases."""
     rope_local_base: float | None = field(default=None, validator=optional(gt(0)))
     """Base of the rotary frequencies of sliding layers, which are never stretched; None: `rope_base`."""
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._kv_cache import LayerCache
+from torchtune.modules._layer_norm import norm_of
 from torchtune.modules._linear import Linear
-from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import Rotation
 
 
@@ -27,11 +27,11 @@ class Attention(nn.Module):
         self.q_proj = Linear(a.embed_dim, a.num_heads * a.head_dim, bias=a.qkv_bias)
         self.k_proj = Linear(a.embed_dim, a.num_kv_heads * a.head_dim, bias=a.qkv_bias)
         self.v_proj = Linear(a.embed_dim, a.num_kv_heads * a.head_dim, bias=a.qkv_bias)
-        self.o_proj = Linear(a.num_heads * a.head_dim, a.embed_dim)
+        self.o_proj = Linear(a.num_heads * a.head_dim, a.embed_dim, bias=a.o_bias)
         if a.qk_norm is not None:
             q_heads, k_heads = (1, 1) if a.qk_norm == "head" else (a.num_heads, a.num_kv_heads)
-            self.q_norm = RMSNorm(q_heads * a.head_dim, a.norm_eps, a.norm_offset)
-            self.k_norm = RMSNorm(k_heads * a.head_dim, a.norm_eps, a.norm_offset)
+            self.q_norm = norm_of(a, q_heads * a.head_dim)
+            self.k_norm = norm_of(a, k_heads * a.head_dim)
 
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None

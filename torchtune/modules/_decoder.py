@@ -7,14 +7,15 @@ from torch import Tensor, nn
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._kv_cache import KVCache
+from torchtune.modules._layer_norm import LayerNorm, norm_of
 from torchtune.modules._linear import Embedding, Linear
 from torchtune.modules._lora import LoRALinear
 from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import RotaryEmbedding
+from torchtune.modules._rotary import NoRotation, RotaryEmbedding
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer with RMS norms, rotary positions and gated feed-forwards.
+    """A decoder-only transformer: as a rule with RMS norms, rotary positions and gated feed-forwards.
 
     It holds parameters only, no buffers: one built on the meta device is complete once its parameters
     are loaded, or once `to_empty` and `init_weights` have been called.
@@ -27,19 +28,23 @@ class Decoder(nn.Module):
         super().__init__()
         a = self.architecture = architecture
         self.rotary = RotaryEmbedding(a.head_dim, a.rope_base, a.rope_scaling)
+        if a.learned_positions:
+            self.rotary = NoRotation(a.head_dim)
         self.local_rotary = (
             RotaryEmbedding(a.head_dim, a.rope_local_base) if a.rope_local_base else self.rotary
         )
         self.embed_tokens = Embedding(a.vocab_size, a.embed_dim)
+        if a.learned_positions:
+            self.embed_positions = Embedding(a.max_seq_len, a.embed_dim)
         self.layers = nn.ModuleList(DecoderLayer(a) for _ in range(a.num_layers))
-        self.norm = RMSNorm(a.embed_dim, a.norm_eps, a.norm_offset)
+        self.norm = norm_of(a)
         if not a.tied_embeddings:
             self.lm_head = Linear(a.embed_dim, a.vocab_size)
 
     def init_weights(self) -> None:
         """Draw all weights anew, adapters among them, as they are drawn when a model is built."""
         for module in self.modules():
-            if isinstance(module, (Linear, Embedding, RMSNorm, LoRALinear)):
+            if isinstance(module, (Linear, Embedding, RMSNorm, LayerNorm, LoRALinear)):
                 module.reset_parameters()
 
     @property
@@ -83,6 +88,8 @@ class Decoder(nn.Module):
         x = self.embed_tokens(tokens)  # [b, s, d]
         if self.architecture.embed_scale != 1.0:
             x = x * torch.tensor(self.architecture.embed_scale, dtype=x.dtype, device=x.device)
+        if self.architecture.learned_positions:
+            x = x + self.embed_positions(positions)
         rotation = self.rotary(positions, x.dtype)
         local = rotation if self.local_rotary is self.rotary else self.local_rotary(positions, x.dtype)
         for i, layer in enumerate(self.layers):

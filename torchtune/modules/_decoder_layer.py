@@ -6,6 +6,7 @@ from torchtune.modules._architecture import Architecture
 from torchtune.modules._attention import Attention
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import LayerCache
+from torchtune.modules._layer_norm import LayerNorm, norm_of
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import Rotation
 
@@ -16,17 +17,17 @@ class DecoderLayer(nn.Module):
     Its parts carry the names of Hugging Face's checkpoints, so a weight has one name everywhere.
     """
 
-    input_layernorm: RMSNorm
-    post_attention_layernorm: RMSNorm
-    pre_feedforward_layernorm: RMSNorm
-    post_feedforward_layernorm: RMSNorm
+    input_layernorm: RMSNorm | LayerNorm
+    post_attention_layernorm: RMSNorm | LayerNorm
+    pre_feedforward_layernorm: RMSNorm | LayerNorm
+    post_feedforward_layernorm: RMSNorm | LayerNorm
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = architecture
         self.norms = a.norms
         self.self_attn = Attention(a)
-        self.mlp = FeedForward(a.embed_dim, a.ffn_dim, a.activation)
+        self.mlp = FeedForward(a.embed_dim, a.ffn_dim, a.activation, gated=a.gated, bias=a.mlp_bias)
         names = {
             "pre": ("input_layernorm", "post_attention_layernorm"),
             "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
@@ -38,7 +39,7 @@ class DecoderLayer(nn.Module):
             ),
         }
         for name in names[a.norms]:
-            self.add_module(name, RMSNorm(a.embed_dim, a.norm_eps, a.norm_offset))
+            self.add_module(name, norm_of(a))
 
     def forward(
         self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None

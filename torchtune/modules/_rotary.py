@@ -23,6 +23,8 @@ class Rotation:
     """`[b or 1, 1, s, head_dim / 2]`, float32 or wider."""
     sin: Tensor
     """`[b or 1, 1, s, head_dim / 2]`, float32 or wider."""
+    turns: bool = True
+    """False where positions turn nothing."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Turn x `[b, h, s, head_dim]` by its positions; returned as wide as the angles.
@@ -30,6 +32,8 @@ class Rotation:
         Number i is paired with number i + head_dim / 2, as in Hugging Face's checkpoints. The pairs in
         Meta's and GGUF files are neighbours, whose q_proj and k_proj have their rows in another order.
         """
+        if not self.turns:
+            return x.to(self.cos.dtype)
         left, right = x.to(self.cos.dtype).chunk(2, dim=-1)  # [b, h, s, head_dim / 2] each
         turned = left * self.cos - right * self.sin, right * self.cos + left * self.sin
         return torch.cat(turned, dim=-1)
@@ -61,6 +65,23 @@ class RotaryEmbedding:
             frequencies = stretched(frequencies, self.scaling)
         angles = positions[:, None, :, None].to(dtype) * frequencies  # [b or 1, 1, s, head_dim / 2]
         return Rotation(positions, angles.cos(), angles.sin())
+
+
+class NoRotation(RotaryEmbedding):
+    """Positions that turn nothing, for decoders that add learnt ones to their embeddings.
+
+    Args:
+        head_dim: Width of one head.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        super().__init__(head_dim, 1.0)
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """Return angles of zero."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        nothing = torch.zeros(1, 1, 1, 1, dtype=dtype, device=positions.device)
+        return Rotation(positions, cos=nothing, sin=nothing, turns=False)
 
 
 def stretched(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
