@@ -19,7 +19,7 @@ from torchtune.models import (
     save_hf_folder,
     save_peft_adapter,
 )
-from torchtune.modules import Decoder, KVCache, add_lora, lora_state
+from torchtune.modules import Decoder, Documents, KVCache, _attention, add_lora, lora_state
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 SMALL: dict[str, Any] = {
@@ -154,6 +154,38 @@ def test_right_padding_reaches_no_other_token(pair: Pair) -> None:
     tokens = rows(1, 20)
     padded = torch.cat([tokens, torch.zeros(1, 9, dtype=torch.long)], dim=1)
     torch.testing.assert_close(pair.ours(padded)[:, :20], pair.ours(tokens), rtol=1e-10, atol=1e-10)
+
+
+LENGTHS = [[9, 1, 17, 3], [20, 10]]  # of the documents in two rows, some longer than the windows
+
+
+@pytest.mark.parametrize("by_mask", [False, True])
+def test_packed_documents_are_each_document_alone(
+    pair: Pair, by_mask: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_mask:  # what is done on other devices
+        monkeypatch.setattr(_attention, "attend_documents", _by_mask)
+    tokens = rows(2, 30)
+    ids = torch.stack([torch.repeat_interleave(torch.tensor(n)) for n in LENGTHS])
+    weights = torch.randn(2, 30, pair.ours.architecture.vocab_size, dtype=torch.float64)
+    packed = pair.ours(tokens, documents=Documents(ids))
+    (packed * weights).sum().backward()
+    gradients = {name: _gradient(p).clone() for name, p in pair.ours.named_parameters()}
+    pair.ours.zero_grad()
+    for row, lengths in enumerate(LENGTHS):
+        start = 0
+        for length in lengths:
+            part = slice(start, start + length)
+            alone = pair.ours(tokens[row : row + 1, part])[0]
+            torch.testing.assert_close(packed[row, part], alone, rtol=1e-10, atol=1e-10)
+            (alone * weights[row, part]).sum().backward()
+            start += length
+    for name, p in pair.ours.named_parameters():
+        torch.testing.assert_close(gradients[name], _gradient(p), rtol=1e-9, atol=1e-9, msg=name)
+
+
+def _by_mask(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
+    return _attention.attend(q, k, v, documents.mask(window), is_causal=False, **how)
 
 
 @pytest.mark.parametrize("sizes", [[20] + [1] * 10, [7, 11, 1, 1, 10], [1] * 30])

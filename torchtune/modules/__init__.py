@@ -4,6 +4,7 @@ from torchtune.modules._architecture import Architecture, RopeScaling
 from torchtune.modules._attention import Attention
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
+from torchtune.modules._documents import Documents
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm
@@ -18,6 +19,7 @@ __all__ = [
     "Attention",
     "Decoder",
     "DecoderLayer",
+    "Documents",
     "FeedForward",
     "KVCache",
     "LayerCache",

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
+from torchtune.modules._documents import Documents
 from torchtune.modules._kv_cache import LayerCache
 from torchtune.modules._layer_norm import norm_of
 from torchtune.modules._linear import Linear
@@ -16,11 +17,13 @@ class Attention(nn.Module):
 
     Args:
         architecture: Its sizes, and whether there are biases, norms of queries and keys, a scale and a soft cap.
+        window: Keys that a query sees, its own among them; None: all to its left.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, window: int | None = None) -> None:
         super().__init__()
         a = architecture
+        self.window = window
         self.head_dim, self.qk_norm = a.head_dim, a.qk_norm
         self.scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
         self.softcap = a.attention_softcap
@@ -34,7 +37,12 @@ class Attention(nn.Module):
             self.k_norm = norm_of(a, k_heads * a.head_dim)
 
     def forward(
-        self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """Let every token look at itself and those before it.
 
@@ -44,6 +52,7 @@ class Attention(nn.Module):
             mask: `[b or 1, 1, s, keys]`, True where a query sees a key. None: token i of x sees tokens
                 0 to i of x; where there is a single token, it sees every key of the cache.
             cache: Where earlier keys and values stand, and the new ones are put.
+            documents: Tokens see those of their own document alone; the mask is not looked at then.
 
         Returns:
             `[b, s, d]`.
@@ -67,7 +76,10 @@ class Attention(nn.Module):
         is_causal = mask is None and (cache is None or q.shape[2] > 1)
         if cache is not None:
             k, v = cache.update(k, v, rotation.positions)
-        out = attend(q, k, v, mask, is_causal=is_causal, scale=self.scale, softcap=self.softcap)
+        if documents is not None:
+            out = attend_documents(q, k, v, documents, self.window, scale=self.scale, softcap=self.softcap)
+        else:
+            out = attend(q, k, v, mask, is_causal=is_causal, scale=self.scale, softcap=self.softcap)
         y: Tensor = self.o_proj(out.transpose(1, 2).flatten(2).to(x.dtype))  # [b, s, d]
         return y
 
@@ -116,3 +128,43 @@ def attend(
         scores = scores.masked_fill(~mask[:, :, None], float("-inf"))
     weights = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(v.dtype)
     return (weights @ v[:, :, None]).flatten(1, 2)
+
+
+def attend_documents(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    documents: Documents,
+    window: int | None,
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """Let tokens see those of their own document to their left; the other arguments are those of `attend`.
+
+    On a CPU each document is attended to by itself, which is exact and computes nothing that is masked. Elsewhere one
+    mask says it for all, which has not yet been run on a GPU.
+
+    Args:
+        q: `[b, h, s, head_dim]`.
+        k: `[b, kv_heads, s, head_dim]`.
+        v: `[b, kv_heads, s, head_dim]`.
+        documents: Where they stand.
+        window: Keys that a query sees, its own among them; None: all of its document to its left.
+        scale: What products are multiplied by.
+        softcap: Bound of the scores.
+
+    Returns:
+        `[b, h, s, head_dim]`.
+    """
+    if q.device.type != "cpu":
+        return attend(q, k, v, documents.mask(window), is_causal=False, scale=scale, softcap=softcap)
+    rows: list[list[Tensor]] = [[] for _ in range(q.shape[0])]
+    for row, start, end in documents.spans:
+        at = slice(row, row + 1), slice(None), slice(start, end)
+        mask = None
+        if window is not None and end - start > window:
+            mask = Documents(torch.zeros(1, end - start, dtype=torch.long)).mask(window)
+        part = attend(q[at], k[at], v[at], mask, is_causal=mask is None, scale=scale, softcap=softcap)
+        rows[row].append(part)
+    return torch.cat([torch.cat(parts, dim=2) for parts in rows])

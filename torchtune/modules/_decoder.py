@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._decoder_layer import DecoderLayer
+from torchtune.modules._documents import Documents
 from torchtune.modules._kv_cache import KVCache
 from torchtune.modules._layer_norm import LayerNorm, norm_of
 from torchtune.modules._linear import Embedding, Linear
@@ -36,7 +37,7 @@ class Decoder(nn.Module):
         self.embed_tokens = Embedding(a.vocab_size, a.embed_dim)
         if a.learned_positions:
             self.embed_positions = Embedding(a.max_seq_len, a.embed_dim)
-        self.layers = nn.ModuleList(DecoderLayer(a) for _ in range(a.num_layers))
+        self.layers = nn.ModuleList(DecoderLayer(a, i) for i in range(a.num_layers))
         self.norm = norm_of(a)
         if not a.tied_embeddings:
             self.lm_head = Linear(a.embed_dim, a.vocab_size)
@@ -53,10 +54,14 @@ class Decoder(nn.Module):
         return self.embed_tokens.weight if self.architecture.tied_embeddings else self.lm_head.weight
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """Compute the logits `[b, s, v]` of each next token; the arguments are those of `hidden`."""
-        return self.logits(self.hidden(tokens, positions, cache))
+        return self.logits(self.hidden(tokens, positions, cache, documents))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn hidden states `[..., d]` behind the final norm into logits `[..., v]`."""
@@ -64,7 +69,13 @@ class Decoder(nn.Module):
         cap = self.architecture.final_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Compute the hidden states after the final norm, which `head_weight` turns into logits.
 
         Args:
@@ -73,13 +84,20 @@ class Decoder(nn.Module):
                 cache, on from its length. Without a cache they only turn queries and keys: a token sees
                 all tokens to its left, wherever they say they are.
             cache: What the model has seen before, to which these tokens are added.
+            documents: Which document each token belongs to, where rows hold several; a token sees its own
+                document alone, and its position is counted from that document's first token.
 
         Returns:
             `[b, s, d]`.
 
         Raises:
-            ValueError: the sequence is longer than the model's or the cache's `max_seq_len`.
+            ValueError: the sequence is longer than the model's or the cache's `max_seq_len`, or there are
+                both a cache and documents.
         """
+        if documents is not None:
+            if cache is not None:
+                raise ValueError("a cache holds one document a row; leave documents out")
+            positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1], cache)
         masks = self._masks(tokens, positions, start, has_cache=cache is not None)
@@ -95,7 +113,7 @@ class Decoder(nn.Module):
         for i, layer in enumerate(self.layers):
             slides = self.architecture.slides(i)
             layer_cache = None if cache is None else cache.layers[i]
-            x = layer(x, local if slides else rotation, masks[slides], layer_cache)
+            x = layer(x, local if slides else rotation, masks[slides], layer_cache, documents)
         normed: Tensor = self.norm(x)
         return normed
 

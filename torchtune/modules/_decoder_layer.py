@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._attention import Attention
+from torchtune.modules._documents import Documents
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import LayerCache
 from torchtune.modules._layer_norm import LayerNorm, norm_of
@@ -15,6 +16,10 @@ class DecoderLayer(nn.Module):
     """Attention, then a feed-forward, each added to the residual stream, with norms before or behind them, or both.
 
     Its parts carry the names of Hugging Face's checkpoints, so a weight has one name everywhere.
+
+    Args:
+        architecture: The decoder's.
+        index: The layer's place in it, counted from 0.
     """
 
     input_layernorm: RMSNorm | LayerNorm
@@ -22,11 +27,11 @@ class DecoderLayer(nn.Module):
     pre_feedforward_layernorm: RMSNorm | LayerNorm
     post_feedforward_layernorm: RMSNorm | LayerNorm
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, index: int = 0) -> None:
         super().__init__()
         a = architecture
         self.norms = a.norms
-        self.self_attn = Attention(a)
+        self.self_attn = Attention(a, a.window if a.slides(index) else None)
         self.mlp = FeedForward(a.embed_dim, a.ffn_dim, a.activation, gated=a.gated, bias=a.mlp_bias)
         names = {
             "pre": ("input_layernorm", "post_attention_layernorm"),
@@ -42,18 +47,23 @@ class DecoderLayer(nn.Module):
             self.add_module(name, norm_of(a))
 
     def forward(
-        self, x: Tensor, rotation: Rotation, mask: Tensor | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`; the other arguments are those of `Attention`."""
         y: Tensor
         if self.norms == "pre":
-            x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache)
+            x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache, documents)
             y = x + self.mlp(self.post_attention_layernorm(x))
         elif self.norms == "post":
-            x = x + self.post_attention_layernorm(self.self_attn(x, rotation, mask, cache))
+            x = x + self.post_attention_layernorm(self.self_attn(x, rotation, mask, cache, documents))
             y = x + self.post_feedforward_layernorm(self.mlp(x))
         else:
-            attended = self.self_attn(self.input_layernorm(x), rotation, mask, cache)
+            attended = self.self_attn(self.input_layernorm(x), rotation, mask, cache, documents)
             x = x + self.post_attention_layernorm(attended)
             y = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         return y
