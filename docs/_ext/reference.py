@@ -1,7 +1,9 @@
 """Sphinx directives that write the reference from the classes and from `tune` itself."""
 
 import contextlib
+import importlib
 import io
+import pkgutil
 from typing import Any
 
 from docutils import nodes
@@ -9,8 +11,20 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import torchtune.models
 from torchtune.cli import load_recipe, main
-from torchtune.config import Slot, describe, inline_yaml, section_of, slots, unstructured_default
+from torchtune.config import (
+    Slot,
+    describe,
+    inline_yaml,
+    parameters_of,
+    section_of,
+    slots,
+    unstructured_default,
+)
+
+SIZED = ["max_seq_len"]
+"""The arguments of a builder of one size."""
 
 
 class _Written(SphinxDirective):
@@ -65,6 +79,35 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
+def sized_builders(family: Any) -> list[str]:
+    """Return the names of a family's builders of one size."""
+    functions = [name for name in family.__all__ if name.islower() and callable(getattr(family, name))]
+    return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
+
+
+class ModelSizes(_Written):
+    """`{model-sizes}`: a table of the builders of every family, with their parameters."""
+
+    required_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        """Build each on the meta device, and count."""
+        import torch
+
+        rows = ["| builder | parameters | longest sequence |", "|---|---|---|"]
+        for entry in pkgutil.iter_modules(torchtune.models.__path__):
+            if entry.name.startswith("_"):
+                continue
+            family = importlib.import_module(f"torchtune.models.{entry.name}")
+            for name in sized_builders(family):
+                with torch.device("meta"):
+                    model = getattr(family, name)()
+                count = sum(p.numel() for p in model.parameters())
+                length = model.architecture.max_seq_len
+                rows.append(f"| `torchtune.models.{entry.name}.{name}` | {count:,} | {length:,} |")
+        return self.parsed(rows)
+
+
 class TuneHelp(_Written):
     """`{tune-help} VERB`: what `tune VERB --help` prints; `tune --help` for the word `tune`."""
 
@@ -81,4 +124,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("recipe-fields", RecipeFields)
     app.add_directive("tune-help", TuneHelp)
+    app.add_directive("model-sizes", ModelSizes)
     return {"version": "1", "parallel_read_safe": True}
