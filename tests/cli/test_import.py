@@ -233,3 +233,26 @@ def test_file_that_is_no_config_of_the_original_is_one_mistake(
     assert message in found.err
     assert not (tmp_path / "new.yaml").exists()
     assert tune("import", str(tmp_path / "old.yaml")).status == 2
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("llama3.lora_llama3_8b", "llama3.llama3_8b"),
+        ("llama3_1.lora_llama3_1_8b", "llama3.llama3_1_8b"),
+        ("llama3_2.qlora_llama3_2_1b", "llama3.llama3_2_1b"),
+        ("llama3_3.lora_llama3_3_70b", "llama3.llama3_3_70b"),
+        ("mistral.lora_mistral_7b", "mistral.mistral_7b"),
+        ("gemma.lora_gemma_2b", "gemma.gemma_2b"),
+        ("gemma2.lora_gemma2_9b", "gemma.gemma2_9b"),
+        ("phi3.lora_phi3_mini", "phi3.phi3_mini_4k"),
+        ("qwen2.lora_qwen2_0_5b", "qwen2.qwen2_0_5b"),
+        ("qwen2_5.lora_qwen2_5_7b_instruct", "qwen2.qwen2_7b"),
+        ("qwen2_5.lora_qwen2_5_14b_instruct", "qwen2.qwen2_5_14b"),
+        ("qwen3.lora_qwen3_8b_base", "qwen3.qwen3_8b"),
+        ("code_llama2.lora_code_llama2_7b", "llama2.code_llama_7b"),
+    ],
+)
+def test_models_of_the_original_are_ours(theirs: str, ours: str, tune: Tune, tmp_path: Path) -> None:
+    new, *_ = imported(tune, tmp_path, LORA.replace("llama2.lora_llama2_7b", theirs))
+    assert new["model"] == {"_component_": f"torchtune.models.{ours}"}

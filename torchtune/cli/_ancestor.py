@@ -78,6 +78,45 @@ TARGETS: Final = {"output_proj": "o_proj"}
 """Names of its linear layers that are others here."""
 
 
+HOMES: Final = {
+    "llama3_1": "llama3",
+    "llama3_2": "llama3",
+    "llama3_3": "llama3",
+    "gemma2": "gemma",
+    "qwen2_5": "qwen2",
+}
+"""Families of the original's that stand in another's package here."""
+RENAMED: Final = {
+    "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
+    "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",
+    "phi4_14b": "torchtune.models.phi3.phi4",
+    "qwen2_5_0_5b": "torchtune.models.qwen2.qwen2_0_5b",
+    "qwen2_5_1_5b_base": "torchtune.models.qwen2.qwen2_1_5b",
+    "qwen2_5_1_5b_instruct": "torchtune.models.qwen2.qwen2_1_5b",
+    "qwen2_5_7b_base": "torchtune.models.qwen2.qwen2_7b",
+    "qwen2_5_7b_instruct": "torchtune.models.qwen2.qwen2_7b",
+}
+"""Builders that have another name here."""
+
+
+def places(family: str, name: str) -> list[str]:
+    """Return where a builder of the original's may stand here.
+
+    Args:
+        family: Its package, such as `torchtune.models.llama3_1`.
+        name: Its own name.
+    """
+    parent, _, package = family.rpartition(".")
+    plain = name.removesuffix("_base").removesuffix("_instruct")
+    here = f"{parent}.{HOMES.get(package, package)}"
+    return [
+        f"{family}.{name}",
+        *([RENAMED[name]] if name in RENAMED else []),
+        f"{here}.{name}",
+        f"{here}.{plain}",
+    ]
+
+
 @define
 class Import:
     """An import as it goes on.
@@ -152,12 +191,12 @@ class Import:
             self.lora(given)
             if name.startswith("qlora_") or given.pop("quantize_base", False):
                 self.lost["model.quantize_base"] = "the base is not quantised; it is held in dtype"
-        ours = f"{family}.{plain}"
-        if self.exists(ours):
-            self.new["model"] = {"_component_": ours}
+        found = next((ours for ours in places(family, plain) if self.exists(ours)), None)
+        if found is not None:
+            self.new["model"] = {"_component_": found}
             self.lose("model", given)
         elif path:
-            self.lost["model"] = f"{ours} is no model of ours; name one that is"
+            self.lost["model"] = f"{family}.{plain} is no model of ours; name one that is"
 
     def lora(self, given: Tree) -> None:
         """Import the arguments of a LoRA builder."""
