@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.models.tiny import random_tokens, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
-from torchtune.models import _hf_folder, architecture_from_hf, hf_config, load_hf_weights, save_hf_folder
+from torchtune.models import architecture_from_hf, hf_config, load_hf_weights, save_hf_folder
 from torchtune.models.llama2 import llama2_7b
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, add_lora
@@ -82,14 +82,11 @@ def test_shards_are_read_by_their_index(folder: Path) -> None:
         load_hf_weights(model, folder)
 
 
-def test_large_model_is_written_in_shards_that_transformers_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_model_is_written_in_shards_that_transformers_reads(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = tiny_smollm2()
-    monkeypatch.setattr(_hf_folder.write_shards, "__defaults__", (100_000,))
-    save_hf_folder(model, tmp_path / "model")
+    save_hf_folder(model, tmp_path / "model", shard_bytes=100_000)
     files = sorted(file.name for file in (tmp_path / "model").glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
     assert len(files) > 2

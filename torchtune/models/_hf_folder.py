@@ -41,6 +41,7 @@ def save_hf_folder(
     tokenizer_directory: str | os.PathLike[str] | None = None,
     state: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads.
 
@@ -50,6 +51,7 @@ def save_hf_folder(
         tokenizer_directory: Its tokenizer's files and generation_config.json are copied along.
         state: What to write in place of `model.state_dict()`, such as weights gathered from shards.
         overwrite: Replace a folder that exists.
+        shard_bytes: Size of a file of weights, at most (bytes).
 
     Raises:
         FileExistsError: the folder has something in it and `overwrite` is False.
@@ -65,7 +67,7 @@ def save_hf_folder(
         if tokenizer_directory is not None:
             copy_tokenizer(Path(tokenizer_directory), partial)
         special_ids = {} if tokenizer_directory is None else _special_ids(Path(tokenizer_directory))
-        write_model(model, partial, special_ids, state)
+        write_model(model, partial, special_ids, state, shard_bytes)
 
 
 def write_model(
@@ -73,6 +75,7 @@ def write_model(
     folder: Path,
     special_ids: Mapping[str, Any],
     state: Mapping[str, Tensor] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write config.json and the weights into a folder: model.safetensors, or shards of it with their index.
 
@@ -81,13 +84,14 @@ def write_model(
         folder: Where to.
         special_ids: `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
         state: What to write in place of `model.state_dict()`.
+        shard_bytes: Size of a file of weights, at most (bytes).
     """
     state = model.state_dict() if state is None else state
     write_json(folder / "config.json", {**hf_config(model), **special_ids})
-    write_shards(folder, hf_tensors(model.architecture, state))
+    write_shards(folder, hf_tensors(model.architecture, state), shard_bytes)
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
     """Write weights as transformers names them: one file, or several of at most `shard_bytes` with an index.
 
     A tensor that is larger than that has a file of its own.
