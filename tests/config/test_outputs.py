@@ -60,6 +60,7 @@ def unfinished(tmp_path: Path) -> Path:
     record = json.loads((folder / "run.json").read_text())
     del record["finished"]
     (folder / "run.json").write_text(json.dumps(record))
+    (folder / "metrics.jsonl").touch()
     return folder
 
 
@@ -106,6 +107,7 @@ def test_unfinished_run_goes_on_however_its_folder_is_spelt(
     monkeypatch.chdir(tmp_path)
     words = ["tokenizer.path=${output_dir}/letters", "seed=3"]
     sample.main.prepare(sample.main.layers(None, ["output_dir=run", *words]))
+    (tmp_path / "run/metrics.jsonl").touch()
     for spelt in ("run/", "./run", str(tmp_path / "run")):
         assert sample.main.prepare(sample.main.layers(None, [f"output_dir={spelt}", *words])) is not None
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -117,6 +119,14 @@ def test_unfinished_run_goes_on_however_its_folder_is_spelt(
         )
     assert [m.path for m in caught.value.mistakes] == ["output_dir", "tokenizer.path"]
     assert caught.value.mistakes[1].origin == "--override tokenizer.path=elsewhere"
+
+
+def test_run_that_ended_before_it_did_anything_gives_its_folder_up(tmp_path: Path) -> None:
+    sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=3"]))
+    assert (
+        sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=5"])) is not None
+    )
+    assert "batch_size: 5" in (tmp_path / "config.yaml").read_text()
 
 
 def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:

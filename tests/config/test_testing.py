@@ -36,6 +36,8 @@ def test_check_tells_the_recipe_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("# recipe: lora_finetune\noutput_dir: x\n")
     with pytest.raises(ConfigError, match="mistakes in the config of lora_finetune"):
         testing.check(tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match="did you mean 'smollm2_135m_lora'"):
+        testing.check("smollm2_135m_lor")
     (tmp_path / "none.yaml").write_text("nothing: x\n")
     with pytest.raises(ConfigError, match="its fields are those of no recipe"):
         testing.check(tmp_path / "none.yaml")

@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     if unreadable := [word for word in argv if not _is_text(word)]:
         sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
         return 2
+    if len(argv) == 2 and argv[0] == "help" and argv[1] in VERBS:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
         return 0 if argv else 2

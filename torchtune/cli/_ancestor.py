@@ -132,6 +132,8 @@ class Import:
     exists: Callable[[str], bool]
     new: Tree = field(factory=dict)
     lost: dict[str, str] = field(factory=dict)
+    changed: dict[str, str] = field(factory=dict)
+    """What has a counterpart that does not mean the same, by path, and how it differs."""
     done: set[str] = field(factory=set)
     max_seq_len: int | None = None
     """What the original's tokenizer cut rows to; here the dataset does."""
@@ -245,11 +247,7 @@ class Import:
                 self.new[name] = self.take(name)
         if (output := self.take("output_dir") or self.checkpoint_output) is not None:
             self.new["output_dir"] = output
-        dtype = self.take("dtype")
-        if dtype in ("fp32", "bf16"):
-            self.new["dtype"] = dtype
-        elif dtype is not None:
-            self.lost["dtype"] = f"{dtype} is not trained in; fp32 is"
+        self.dtype()
         for name, why in SWITCHES.items():
             if self.take(name):
                 self.lost[name] = why
@@ -259,7 +257,23 @@ class Import:
             self.lost["profiler"] = "the profiler has no section yet"
         if self.recipe != "alpaca_generate":
             self.new["enable_fsdp"] = sharded
+            if not sharded:
+                self.changed["enable_fsdp"] = (
+                    "false; on several ranks each holds the whole model, unless it is true"
+                )
             self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # none unless it says so
+
+    def dtype(self) -> None:
+        """Import the precision."""
+        dtype = self.take("dtype")
+        if dtype not in (None, "fp32", "bf16"):
+            self.lost["dtype"] = f"{dtype} is not trained in; fp32 is"
+        elif dtype is not None:
+            self.new["dtype"] = dtype
+            if dtype == "bf16" and self.recipe == "full_finetune":
+                self.changed["dtype"] = (
+                    "computing is in bf16, trained weights and the optimizer's state are fp32"
+                )
 
     def dataset(self) -> None:
         """Import the dataset."""
@@ -337,6 +351,10 @@ class Import:
             self.new["prompt"] = prompt.get("user")
             if prompt.get("system"):
                 self.new |= {"system": prompt["system"], "template": "chat"}
+        if "template" not in self.new:
+            self.changed["prompt"] = (
+                "it is put into template=alpaca; the original gave it to the model as it is"
+            )
         for name in ("instruct_template", "chat_format"):
             if (value := self.take(name)) is not None:
                 self.lost[name] = f"{value} has no counterpart; template is alpaca or chat"

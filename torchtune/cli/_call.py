@@ -14,8 +14,10 @@ from torchtune.config import (
     Mistake,
     Recipe,
     allow,
+    config_names,
     load_module,
     recipe_source,
+    required_names,
     trust_folder_of,
 )
 
@@ -118,9 +120,18 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         raise ConfigError([Mistake("", "", "name a recipe; tune ls lists them")], "the command line")
     recipe = load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.words)
+    if call.config is None and (configs := config_names().get(recipe.name)) and _lacks_much(layers):
+        why = f"none is named; those of {recipe.name} are {', '.join(configs)}"
+        call.mistakes.append(Mistake("--config", "", why))
     layers.incomplete |= any(mistake.origin == "--config" for mistake in call.mistakes)
     layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
     return recipe, layers
+
+
+def _lacks_much(layers: Layers) -> bool:
+    """Tell whether more than one required field is not set, so that a config was forgotten."""
+    needed = required_names(layers.wanted) if layers.wanted is not None else ()
+    return sum(name not in layers.tree for name in needed) > 1
 
 
 def print_notes(layers: Layers) -> None:

@@ -26,6 +26,7 @@ OPTIONS = {
     "validate": ("--config", "--override", "--allow", "--all", "--json", "--nproc_per_node"),
     "diff": ("--json",),
     "schema": ("-o",),
+    "import": ("-o", "--force"),
     "download": ("--output-dir",),
 }
 """The options of each verb, beside `--help`."""
@@ -74,10 +75,10 @@ def candidates(words: Sequence[str]) -> Iterator[str]:
     elif verb == "diff":
         yield from (*config_sources(), *OPTIONS["diff"])
     elif recipe is None and verb not in ("cp", "download", "convert"):
-        yield from (*recipe_names(), *OPTIONS[verb])
+        yield from (*recipe_names(), *OPTIONS.get(verb, ()))
     elif verb in TAKE_CONFIG and recipe is not None:
         yield from _overrides(recipe, rest, current)
-        yield from OPTIONS[verb]
+        yield from OPTIONS.get(verb, ())
     else:
         yield from OPTIONS.get(verb, ())
 

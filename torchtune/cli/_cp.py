@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from torchtune.config import (
+    config_names,
     config_source,
     config_sources,
     folder_of,
@@ -50,8 +51,17 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"tune cp: {path}: {error.strerror}\n")
         return 2
-    sys.stdout.write(f"copied {name} to {path}\n")
+    sys.stdout.write(f"copied {name} to {path}; run: {_command(name, path)}\n")
     return 0
+
+
+def _command(name: str, path: str) -> str:
+    """Return what runs a copy."""
+    configs = config_names()
+    if name in configs:
+        return f"tune {path if '/' in path else f'./{path}'} --config {next(iter(configs[name]), '...')}"
+    recipe = next(recipe for recipe, names in configs.items() if name in names)
+    return f"tune {recipe} --config {path}" + (f":{name}" if path.endswith(".py") else "")
 
 
 def _ending(name: str) -> str:
@@ -77,6 +87,8 @@ def copy_of(name: str, path: str) -> str:
         # The editor finds the schema from the copy as well.
         return text.replace("$schema=schemas/", f"$schema={os.path.join(folder, 'schemas')}/", 1)  # noqa: PTH118
     if path.endswith(".py"):
+        if config_source(name).file.endswith(".yaml"):
+            raise ValueError(f"{path}: {name} is a YAML file; end the path in .yaml")
         from torchtune.cli._excerpt import excerpt
 
         return excerpt(_read(config_source(name).file), name)

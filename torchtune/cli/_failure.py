@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 
 from torchtune.cli._style import painted_mistakes
-from torchtune.config import ConfigError, InstantiationError
+from torchtune.config import ConfigError, InstantiationError, current_trust
 
 OWN_FOLDERS = tuple(
     str(Path(__file__).resolve().parents[2] / name) for name in ("torchtune", "recipes", "configs_py")
@@ -24,7 +24,7 @@ def report(error: Exception) -> int:
         traceback.print_exception(error.__cause__)
         sys.stderr.write(f"tune: the run failed: {error}\n")
         return 1
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.strerror and not _raised_by_the_user(error):
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"tune: {where}{error.strerror}\n")
         return 1
@@ -42,6 +42,12 @@ def _is_plain(error: BaseException | None) -> bool:
         isinstance(error, (ValueError, LookupError, OSError))
         and not isinstance(error, (KeyError, IndexError))
     )
+
+
+def _raised_by_the_user(error: Exception) -> bool:
+    """Tell whether an exception was raised in, or by a call from, a Python file that the user named."""
+    files = current_trust().files
+    return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _raised_by_us(error: Exception) -> bool:

@@ -2,12 +2,23 @@
 
 import ast
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchtune.cli._call import Call, load_recipe
-from torchtune.config import ConfigError, Mistake, Recipe, config_names, field_names, read_yaml, recipe_names
+from torchtune.config import (
+    ConfigError,
+    Mistake,
+    Recipe,
+    config_names,
+    config_source,
+    field_names,
+    load_module,
+    read_yaml,
+    recipe_names,
+)
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
@@ -46,6 +57,10 @@ def recipe_for(config: str | type) -> str:
             return recipe
     if not isinstance(config, str):
         return _of_class(config.__name__, str(config))
+    if ".py" not in config and not config.endswith((".yaml", ".yml")):
+        if not Path(config).is_dir():
+            config_source(config)  # it is not registered, which this says, with the nearest that is
+        config = str(Path(config) / "config.yaml")
     if config.endswith((".yaml", ".yml")):
         call = _call_of_yaml(Path(config), _recipes([])[0])
         if call.mistakes:
@@ -57,7 +72,22 @@ def recipe_for(config: str | type) -> str:
     except OSError as error:
         raise ConfigError([Mistake(file or config, "", error.strerror or "cannot be read")]) from error
     wanted = {returns for made, returns in found.items() if function in ("", made)}
-    return _of_class(wanted.pop() if len(wanted) == 1 else "", config)
+    own = _own_recipe(file, wanted)
+    return own or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
+
+
+def _own_recipe(file: str, names: set[str]) -> str | None:
+    """Return the file of the user's own recipe whose config class the functions of a file return, if it is one."""
+    module = load_module(file)
+    for name in names:
+        cls = getattr(module, name, None)
+        home = sys.modules.get(getattr(cls, "__module__", ""))
+        if home is None:
+            continue
+        for value in vars(home).values():
+            if isinstance(value, Recipe) and value.config_class is cls and value.name not in recipe_names():
+                return str(home.__file__)
+    return None
 
 
 def _of_class(name: str, config: str) -> str:

@@ -32,7 +32,8 @@ def today(command: Sequence[str], allowed: Sequence[str]) -> Any:
     from torchtune.cli._run import split_launch_options
 
     allow(*allowed)
-    words = [word for word in command[1:] if word != "run"]
+    is_script = command[0].endswith(".py")  # `python my_recipe.py --config ...`
+    words = [*command] if is_script else [word for word in command[1:] if word != "run"]
     call: Call = read_call(split_launch_options(words)[1], switches=("--overwrite",))
     recipe, layers = layers_of(call)
     layers.build(f"the config of {recipe.name} today")

@@ -47,6 +47,10 @@ def import_file(call: Call) -> int:
     if not call.recipe or not target or call.mistakes:
         message = "tune import takes the original's YAML and -o NEW.yaml"
         raise ConfigError([*call.mistakes, Mistake("", "", message)], "the command line")
+    if not target.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            [Mistake(target, "", "a config is YAML; end the path in .yaml")], "the command line"
+        )
     if Path(target).exists() and "--force" not in call.flags:
         raise ConfigError(
             [Mistake(target, "", "exists; choose another path, or --force")], "the command line"
@@ -57,14 +61,20 @@ def import_file(call: Call) -> int:
     done.run(sharded="_distributed" in text and "single_device" not in Path(call.recipe).name)
     ordered = in_order(done)
     Path(target).write_text(head(call.recipe, done) + render_yaml(ordered), encoding="utf-8")
-    sys.stdout.write(f"wrote {target}; run: tune {done.recipe} --config {target}\n")
-    for path, why in done.lost.items():
-        sys.stderr.write(f"{paint('no counterpart:', 'yellow', stream=sys.stderr)} {path}: {why}\n")
     layers = load_recipe(done.recipe).layers(target)
+    left = None
     try:
         layers.build(f"what is left to do in {target}")
     except ConfigError as error:
-        sys.stderr.write(f"{painted_mistakes(error, sys.stderr)}\n")
+        left = error
+    run = f"; run: tune {done.recipe} --config {target}" if left is None else f", a config of {done.recipe}"
+    sys.stdout.write(f"wrote {target}{run}\n")
+    for path, why in done.changed.items():
+        sys.stderr.write(f"{paint('means something else:', 'yellow', stream=sys.stderr)} {path}: {why}\n")
+    for path, why in done.lost.items():
+        sys.stderr.write(f"{paint('no counterpart:', 'yellow', stream=sys.stderr)} {path}: {why}\n")
+    if left is not None:
+        sys.stderr.write(f"{painted_mistakes(left, sys.stderr)}\n")
     return 0
 
 
@@ -78,6 +88,8 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     tree = document.value
+    if isinstance(tree, dict) and "model_directory" in tree:
+        raise ConfigError([Mistake(file, "", "is a config of ours already: it has a model_directory")], file)
     if not isinstance(tree, dict) or not {"model", "checkpointer"} & tree.keys():
         message = "is no config of the original torchtune: it has neither a model nor a checkpointer"
         raise ConfigError([Mistake(file, "", message)], file)
@@ -114,5 +126,6 @@ def in_order(done: Import) -> dict[str, Any]:
 def head(file: str, done: Import) -> str:
     """Return the comments above an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {done.recipe}"]
+    lines += [f"Means something else: {path}: {why}" for path, why in done.changed.items()]
     lines += [f"No counterpart: {path}: {why}" for path, why in done.lost.items()]
     return "".join(f"# {line}\n" for line in lines)

@@ -13,12 +13,19 @@ from torchtune.config import (
     Layers,
     Mistake,
     Recipe,
+    config_names,
+    config_sources,
     current_trust,
     nearest,
     print_help,
     recipe_names,
     unknown_name,
 )
+
+OPTIONS_OF_A_RUN = """\
+--config NAME or FILE, --override key=value ..., --allow PACKAGE (trust its code), --overwrite (start anew in an
+output_dir that holds a run: its config, record, metrics, checkpoints and result are removed, nothing else). torchrun's
+options, such as --nproc_per_node 2, stand before the recipe."""
 
 # torchrun's options without a value (torch.distributed.run's own parser); all others take one.
 TORCHRUN_SWITCHES = frozenset({"--standalone", "--run-path", "--run_path", "--no-python", "--no_python"})
@@ -29,6 +36,10 @@ def main(argv: Sequence[str]) -> int:
     launch, rest = split_launch_options(argv)
     call = read_call(rest, switches=("--overwrite",))
     if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
+        if call.recipe in config_sources():
+            of = next(name for name, names in config_names().items() if call.recipe in names)
+            why = f"is a config of {of}; write tune {of} --config {call.recipe}"
+            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
         kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
         raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
     if call.wants_help and not call.recipe:
@@ -76,7 +87,13 @@ def show_help(call: Call) -> int:
     recipe = load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.words)
     prog = f"tune {call.recipe}" + (f" --config {call.config}" if call.config else "")
-    print_help(layers, prog, (sys.modules[recipe.main.__module__].__doc__ or "").strip())
+    about = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
+    configs = config_names().get(call.recipe, ())
+    listed = [f"configs: {', '.join(configs)}"] if configs else []
+    print_help(layers, prog, "\n\n".join([about, *listed, OPTIONS_OF_A_RUN]))
+    if call.config is not None:
+        print_notes(layers)
+        layers.build(f"the config of {recipe.name}")
     return 0
 
 
@@ -131,6 +148,7 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
         raise ConfigError(
             [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]
         )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
     root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune

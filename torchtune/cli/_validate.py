@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
@@ -110,6 +111,8 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         raise _mistake(layers, "model", error, of) from error
     except ValueError as error:  # the adapters do not fit the model
         raise _mistake(layers, "lora", error, of) from error
+    for note in _absent(cfg):
+        sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {note}\n")
     if model is None:
         return None
     try:
@@ -141,6 +144,31 @@ def _model_of(cfg: Any) -> Any:
     if callable(add_to := getattr(getattr(cfg, "lora", None), "add_to", None)):
         add_to(model)
     return model
+
+
+def _absent(cfg: Any) -> list[str]:
+    """Say which files of a config are not on this machine, which is no mistake where it will run on another."""
+    named: dict[str, Any] = {
+        name: getattr(cfg, name, None)
+        for name in ("model_directory", "tokenizer_directory", "adapter_directory")
+    }
+    for field in ("tokenizer", "dataset"):
+        component = getattr(cfg, field, None)
+        given: Any = getattr(component, "keywords", {})
+        named |= {f"{field}.{name}": given.get(name) for name in ("path", "source") if name in given}
+    is_hub_name = {
+        name for name, value in named.items() if name.endswith(".source") and "." not in str(value)
+    }
+    absent = {
+        n: v for n, v in named.items() if isinstance(v, str) and n not in is_hub_name and not Path(v).exists()
+    }
+    seen: set[str] = set()
+    notes = []
+    for name, value in absent.items():
+        if not any(value == other or value.startswith(f"{other}/") for other in seen):
+            notes.append(f"{name}: {value} is not there yet")
+        seen.add(value)
+    return notes
 
 
 def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:

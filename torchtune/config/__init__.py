@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchtune.config._classes import field_names
+    from torchtune.config._classes import field_names, required_names
     from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._dotpath import is_component_path
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from torchtune.config._yaml import Document, inline_yaml, parse_yaml, read_yaml, render_yaml
 
 _HOMES = {
-    "_classes": ("field_names",),
+    "_classes": ("field_names", "required_names"),
     "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
     "_dotpath": ("is_component_path",),
@@ -160,6 +160,7 @@ __all__ = [
     "ref",
     "render",
     "render_yaml",
+    "required_names",
     "resolve",
     "resolved_tree",
     "section_of",

@@ -73,6 +73,11 @@ def field_names(cls: type) -> tuple[str, ...]:
     return tuple(fields(cls))
 
 
+def required_names(cls: type) -> tuple[str, ...]:
+    """Return the names of a config class's fields that have no default."""
+    return tuple(name for name, f in fields(cls).items() if f.default is REQUIRED)
+
+
 def _may_change(hint: Any) -> bool:
     return any(isinstance(marker, MayChange) for marker in getattr(hint, "__metadata__", ()))
 

@@ -25,6 +25,8 @@ class _Group:
     """A config class, component or list, as a group of flags; its subclasses carry tyro's description of it."""
 
     spec: Any = None
+    all_default = False
+    """True where no config is named, so that there is no other value than the defaults."""
 
 
 def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]:
@@ -50,7 +52,14 @@ def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]
 
 
 def print_help(layers: Layers, prog: str, description: str) -> None:
-    """Print the flags of a config: types, values and documentation, grouped by component."""
+    """Print the flags of a config: types, values and documentation, grouped by component.
+
+    Args:
+        layers: The config; where no layer is above the class's defaults, all values are defaults.
+        prog: What is called.
+        description: What it does.
+    """
+    _Group.all_default = not layers.sources and layers.depth <= 1
     import tyro
 
     group = _group(layers.wanted or Any, layers.tree, "config", description)
@@ -149,7 +158,11 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool = Fals
 
     shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else inline_yaml(value)
     text = Typed(shown)
-    hint = "(required)" if value is REQUIRED else f"({'default' if is_default else 'here'}: {shown})"
+    hint = (
+        "(required)"
+        if value is REQUIRED
+        else f"({'default' if is_default or _Group.all_default else 'here'}: {shown})"
+    )
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
 

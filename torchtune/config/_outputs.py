@@ -66,7 +66,7 @@ def claim(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if frozen_file.exists():
-            _continue(layers, folder)
+            _continue(layers, folder, command or sys.argv)
         else:
             _start(layers, folder, command or sys.argv)
     except OSError as error:
@@ -84,7 +84,7 @@ def _start(layers: Layers, folder: Path, command: list[str]) -> None:
     _write(folder / CONFIG_FILE, text)
 
 
-def _continue(layers: Layers, folder: Path) -> None:
+def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
     """Take the seed of the run that is here, and refuse a run that is finished or another."""
     there = read_yaml(str(folder / CONFIG_FILE)).value
     if layers.tree.get("seed", REQUIRED) is None and isinstance(there, dict):
@@ -101,9 +101,12 @@ def _continue(layers: Layers, folder: Path) -> None:
         for d in differences(resolved_tree(there | same_place), resolved_tree(here.tree | same_place))
         if d.path.split(".")[0] not in may_change
     ]
+    if changed and {path.name for path in folder.iterdir()} <= {CONFIG_FILE, RECORD_FILE}:
+        _start(layers, folder, command)  # that run ended before it had done anything
+        return
     if changed:
-        count = f"{len(changed)} value{'s' * (len(changed) != 1)}"
-        whole = f"{folder} holds a run of another config; choose another output_dir, or --overwrite; {count} differ"
+        count = f"{len(changed)} values differ" if len(changed) > 1 else "1 value differs"
+        whole = f"{folder} holds a run of another config; choose another output_dir, or --overwrite; {count}"
         leaves = [
             Mistake(
                 layers.origin(as_path(d.path)).text, d.path, f"{_shown(d.left)} there, {_shown(d.right)} now"

@@ -22,7 +22,7 @@ from torchtune.config._mistakes import (
 )
 from torchtune.config._schema import Slot, component_type_of, mapping_of, section_of, slots, type_of_unlisted
 from torchtune.config._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
-from torchtune.config._tree import at, is_component_tree, is_index
+from torchtune.config._tree import at, is_component_tree, is_index, leaves
 from torchtune.config._types import (
     choices,
     is_anything,
@@ -258,6 +258,8 @@ class Overriding:
         near = did_you_mean(
             part, [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
         )
+        if not path and (deep := [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]):
+            near = f"; did you mean {dotted(deep[0])!r}?"
         if not near and not path and nearest(f"--{part}", (*SWITCHES, OVERRIDE_FLAG)):
             near = did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
         return RejectedError(Problem(where, f"no {part!r}{near}"))

@@ -134,8 +134,8 @@ class Recipe(Generic[C]):
         check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
         return (
-            claim(layers, output_dir, overwrite=overwrite, command=command)
-            if isinstance(output_dir, str)
+            claim(layers, str(output_dir), overwrite=overwrite, command=command)
+            if isinstance(output_dir, (str, Path))
             else None
         )
 

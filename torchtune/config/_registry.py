@@ -55,7 +55,10 @@ def recipe_source(name: str) -> Source:
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
     file = os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
-    return Source(name, file, 1, _first_line(ast.get_docstring(_parse(file))))
+    module = _parse(file)
+    mains = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    doc = ast.get_docstring(module) or next(filter(None, map(ast.get_docstring, mains)), None)
+    return Source(name, file, 1, _first_line(doc))
 
 
 def config_source(name: str) -> Source:

@@ -21,4 +21,9 @@ def golden_config(request: pytest.FixtureRequest) -> Callable[[Any, Path], None]
     from torchtune.config.testing import compare_with_golden
 
     renew = bool(request.config.getoption("--renew-configs"))
-    return lambda config, file: compare_with_golden(config, Path(file), renew=renew)
+
+    def compare(config: Any, file: Path) -> None:
+        __tracebackhide__ = True
+        compare_with_golden(config, Path(file), renew=renew)
+
+    return compare

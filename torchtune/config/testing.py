@@ -48,6 +48,7 @@ def check(
     """
     from torchtune.cli import load_recipe, recipe_for
 
+    __tracebackhide__ = True  # pytest then shows the message, not these lines
     named = str(config) if isinstance(config, (str, Path)) else None
     if recipe is None:
         recipe = recipe_for(named if named is not None else result_type(inspect.unwrap(config)))  # type: ignore[arg-type]  # a function here
@@ -90,6 +91,7 @@ def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None
     Raises:
         AssertionError: They differ; the message has the leaves. Or there is no such file yet.
     """
+    __tracebackhide__ = True
     if file.suffix not in (".yaml", ".yml"):
         file /= f"{getattr(config, '__name__', type(config).__name__)}.yaml"
     text = render(config() if inspect.isfunction(config) else config)
