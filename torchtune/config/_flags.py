@@ -25,8 +25,6 @@ class _Group:
     """A config class, component or list, as a group of flags; its subclasses carry tyro's description of it."""
 
     spec: Any = None
-    all_default = False
-    """True where no config is named, so that there is no other value than the defaults."""
 
 
 def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]:
@@ -59,10 +57,10 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
         prog: What is called.
         description: What it does.
     """
-    _Group.all_default = not layers.sources and layers.depth <= 1
     import tyro
 
-    group = _group(layers.wanted or Any, layers.tree, "config", description)
+    only_defaults = not layers.sources and layers.depth <= 1
+    group = _group(layers.wanted or Any, layers.tree, "config", description, only_defaults=only_defaults)
     try:
         tyro.cli(
             group,
@@ -108,17 +106,21 @@ def _registry() -> Any:
     return registry
 
 
-def _group(t: Any, tree: Any, name: str, doc: str) -> type[_Group]:
-    """Describe the slots below a value to tyro."""
+def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = False) -> type[_Group]:
+    """Describe the slots below a value to tyro; `only_defaults` where no config has set any of them."""
     from tyro.constructors import StructConstructorSpec
 
     group: Any = type(name, (_Group,), {"__doc__": doc or name})
     # tyro takes `a-b` and `a_b` for one name; the second is read without it.
     known = {str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())}
-    fields = [_field(str(key), slot, _value(tree, key, slot)) for key, slot in reversed(known.values())]
+    fields = [
+        _field(str(key), slot, _value(tree, key, slot), only_defaults=only_defaults)
+        for key, slot in reversed(known.values())
+    ]
     if is_component_tree(tree):
+        doc_of_swap = "Name another component to swap it."
         fields.insert(
-            0, _leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], "Name another component to swap it.")
+            0, _leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], doc_of_swap, is_default=only_defaults)
         )
     group.spec = StructConstructorSpec(instantiate=dict, fields=tuple(fields))
     made: type[_Group] = group
@@ -139,7 +141,7 @@ def _default(slot: Slot) -> Any:
     return value if found else REQUIRED
 
 
-def _field(name: str, slot: Slot, value: Any) -> Any:
+def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
     from tyro.constructors import StructFieldSpec
 
     has_parts = is_component_tree(value) or (
@@ -147,22 +149,19 @@ def _field(name: str, slot: Slot, value: Any) -> Any:
     )
     section = section_of(slot.type)
     if has_parts or (section is not None and not is_reference(value)):
-        group = _group(slot.type, value, name, slot.doc)
+        group = _group(slot.type, value, name, slot.doc, only_defaults=only_defaults)
         return StructFieldSpec(name=name, type=group, default=group(), helptext=slot.doc or None)
-    return _leaf(name, metavar(slot.type), value, slot.doc, is_default=value == _default(slot))
+    is_default = only_defaults or value == _default(slot)
+    return _leaf(name, metavar(slot.type), value, slot.doc, is_default=is_default)
 
 
-def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool = False) -> Any:
+def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> Any:
     import tyro
     from tyro.constructors import StructFieldSpec
 
     shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else inline_yaml(value)
     text = Typed(shown)
-    hint = (
-        "(required)"
-        if value is REQUIRED
-        else f"({'default' if is_default or _Group.all_default else 'here'}: {shown})"
-    )
+    hint = shown if value is REQUIRED else f"({'default' if is_default else 'here'}: {shown or repr(shown)})"
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
 
