@@ -7,7 +7,7 @@ from torchtune.models._hf_config import architecture_from_hf, hf_config
 from torchtune.models._hf_decoder import hf_decoder
 from torchtune.models._hf_folder import save_hf_folder
 from torchtune.models._hf_tokenizer import HFTokenizer
-from torchtune.models._hf_weights import hf_groups, hf_name, hf_state, is_transposed, load_hf_weights
+from torchtune.models._hf_weights import hf_groups, hf_name, is_transposed, load_hf_weights, read_hf_weights
 from torchtune.models._peft_adapter import load_peft_adapter, save_peft_adapter
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 
@@ -21,10 +21,10 @@ __all__ = [
     "hf_decoder",
     "hf_groups",
     "hf_name",
-    "hf_state",
     "is_transposed",
     "load_hf_weights",
     "load_peft_adapter",
+    "read_hf_weights",
     "save_hf_folder",
     "save_peft_adapter",
     "written_whole",

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torchtune.data import Tokenizer
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import hf_config, read_json
 from torchtune.models._hf_tokenizer import HFTokenizer
-from torchtune.models._hf_weights import hf_tensors
+from torchtune.models._hf_weights import hf_groups, hf_tensor
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.modules import Decoder, lora_layers
 
@@ -87,35 +87,43 @@ def write_model(
         shard_bytes: Size of a file of weights, at most (bytes).
     """
     state = model.state_dict() if state is None else state
+    a = model.architecture
+    groups = hf_groups(a, state)
     write_json(folder / "config.json", {**hf_config(model), **special_ids})
-    write_shards(folder, hf_tensors(model.architecture, state), shard_bytes)
+    sizes = {theirs: sum(state[name].nbytes for name in names) for theirs, names in groups.items()}
+    write_shards(folder, sizes, lambda name: hf_tensor(a, state, name, groups[name]), shard_bytes)
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> None:
+def write_shards(
+    folder: Path, sizes: Mapping[str, int], read: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
+) -> None:
     """Write weights as transformers names them: one file, or several of at most `shard_bytes` with an index.
 
-    A tensor that is larger than that has a file of its own.
+    Args:
+        folder: Where to.
+        sizes: Every tensor's size by its name (bytes). One that is larger than a file may be has a file of its own.
+        read: Returns a tensor; those of one file are held at a time.
+        shard_bytes: Size of a file, at most (bytes).
     """
-    shards: list[dict[str, Tensor]] = [{}]
+    shards: list[list[str]] = [[]]
     size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > shard_bytes:
-            shards.append({})
+    for name, n_bytes in sizes.items():
+        if shards[-1] and size + n_bytes > shard_bytes:
+            shards.append([])
             size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
+        shards[-1].append(name)
+        size += n_bytes
     if len(shards) == 1:
-        write_safetensors(folder / "model.safetensors", shards[0])
+        write_safetensors(folder / "model.safetensors", {name: read(name) for name in shards[0]})
         return
     weight_map = {}
     for i, shard in enumerate(shards, start=1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        write_safetensors(folder / file, shard)
+        write_safetensors(folder / file, {name: read(name) for name in shard})
         weight_map.update(dict.fromkeys(shard, file))
-    total = sum(tensor.nbytes for tensor in tensors.values())
     write_json(
         folder / "model.safetensors.index.json",
-        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+        {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))},
     )
 
 

@@ -1,21 +1,20 @@
 """Weights out of a Hugging Face folder."""
 
 import os
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchtune.models._families import FAMILIES
-from torchtune.models._hf_config import read_hf_config, read_json
+from torchtune.models._hf_config import read_hf_config
+from torchtune.models._tensor_files import TensorFiles, TensorSource, folder_tensors, some
 from torchtune.modules import Architecture, Decoder
 
 _HEAD = "lm_head.weight"
-_EMBEDDING = "embed_tokens.weight"
+_EMBEDDINGS = ("embed_tokens.weight", "transformer.wte.weight")
 _IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Ends of the names of tables that old checkpoints hold without need."""
 
@@ -49,18 +48,33 @@ def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
         ValueError: the folder's model is another one (sizes, constants, missing, unexpected or misshapen
             tensors), or a file is damaged.
     """
-    assign = any(parameter.is_meta for parameter in model.parameters())
-    state = hf_state(model, folder, cast=assign)
-    model.load_state_dict(state, strict=False, assign=assign)  # Names were checked; adapters are not in it.
+    load_weights(model, read_hf_weights(model, folder))
 
 
-def hf_state(model: Decoder, folder: str | os.PathLike[str], *, cast: bool = True) -> dict[str, Tensor]:
-    """Read the weights of a Hugging Face folder under our names, checked against a model.
+def load_weights(model: Decoder, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a model weights one by one, in its own dtypes; on the meta device it gets the tensors themselves."""
+    parameters = dict(model.named_parameters())
+    for name, tensor in weights:
+        parameter = parameters[name]
+        if parameter.is_meta:
+            path, _, leaf = name.rpartition(".")
+            value = nn.Parameter(tensor.to(parameter.dtype), requires_grad=parameter.requires_grad)
+            setattr(model.get_submodule(path), leaf, value)
+        else:
+            with torch.no_grad():
+                parameter.copy_(tensor)
+
+
+def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[tuple[str, Tensor]]:
+    """Read the weights of a Hugging Face folder one by one, once all are known to fit a model.
 
     Args:
-        model: Tells which names, shapes and dtypes are expected; it may be on the meta device.
+        model: Tells which names and shapes are expected; it may be on the meta device, and have adapters.
         folder: As in `load_hf_weights`.
-        cast: Give tensors the model's dtypes, not the file's.
+
+    Yields:
+        Our name of each parameter, and its tensor, of the file's dtype and backed by it. What is neither kept nor in
+        use any more takes no memory.
 
     Raises:
         FileNotFoundError: as in `load_hf_weights`.
@@ -68,27 +82,47 @@ def hf_state(model: Decoder, folder: str | os.PathLike[str], *, cast: bool = Tru
     """
     folder = Path(folder)
     _check_architecture(model, folder)
-    tensors = _read_tensors(folder)
-    parameters = {
-        name: parameter
-        for name, parameter in model.state_dict().items()
-        if not name.endswith((".lora_a", ".lora_b"))
-    }
-    groups = hf_groups(model.architecture, parameters)
-    shapes = {
-        theirs: [sum(parameters[n].shape[0] for n in names), *parameters[names[0]].shape[1:]]
-        for theirs, names in groups.items()
-    }
-    turned = {theirs for theirs in groups if is_transposed(model.architecture, theirs)}
-    _drop_ignorable(tensors, groups)
-    _check_tensors({n: s[::-1] if n in turned else s for n, s in shapes.items()}, tensors, folder)
-    state = {}
-    for theirs, names in groups.items():
-        tensor = tensors[theirs].T if theirs in turned else tensors[theirs]
-        parts = torch.split(tensor, [parameters[name].shape[0] for name in names])
-        for name, part in zip(names, parts, strict=True):
-            state[name] = part.to(parameters[name].dtype) if cast else part
-    return {name: state[name] for name in parameters}
+    files = folder_tensors(folder)
+    _drop_ignorable(files, expected_shapes(model))
+    return weights_of(model, files, folder)
+
+
+def weights_of(model: Decoder, source: TensorSource, where: Path) -> Iterator[tuple[str, Tensor]]:
+    """Check that a source's tensors are a model's, then read them one by one, under our names.
+
+    Args:
+        model: Tells which names and shapes are expected; adapters are left out.
+        source: Holds the tensors of a Hugging Face checkpoint.
+        where: What to call it in messages.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or misshapen.
+    """
+    _check_tensors(expected_shapes(model), source, where)
+    return _weights_of(model, source)
+
+
+def _weights_of(model: Decoder, source: TensorSource) -> Iterator[tuple[str, Tensor]]:
+    parameters = _without_adapters(model)
+    for theirs, names in hf_groups(model.architecture, parameters).items():
+        tensor = source.read(theirs)
+        if is_transposed(model.architecture, theirs):
+            tensor = tensor.T
+        yield from zip(names, torch.split(tensor, [parameters[n].shape[0] for n in names]), strict=True)
+
+
+def expected_shapes(model: Decoder) -> dict[str, list[int]]:
+    """Return the shapes of a model's tensors as Hugging Face's checkpoints hold them, adapters left out."""
+    parameters = _without_adapters(model)
+    shapes = {}
+    for theirs, names in hf_groups(model.architecture, parameters).items():
+        shape = [sum(parameters[n].shape[0] for n in names), *parameters[names[0]].shape[1:]]
+        shapes[theirs] = shape[::-1] if is_transposed(model.architecture, theirs) else shape
+    return shapes
+
+
+def _without_adapters(model: Decoder) -> dict[str, Tensor]:
+    return {n: p for n, p in model.state_dict().items() if not n.endswith((".lora_a", ".lora_b"))}
 
 
 def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -106,13 +140,20 @@ def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tup
     return groups
 
 
-def hf_tensors(architecture: Architecture, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights of ours as a Hugging Face checkpoint holds them."""
-    tensors = {
-        theirs: state[names[0]] if len(names) == 1 else torch.cat([state[name] for name in names])
-        for theirs, names in hf_groups(architecture, state).items()
-    }
-    return {name: t.T if is_transposed(architecture, name) else t for name, t in tensors.items()}
+def hf_tensor(
+    architecture: Architecture, state: Mapping[str, Tensor], name: str, parts: Iterable[str]
+) -> Tensor:
+    """Return one tensor as a Hugging Face checkpoint holds it.
+
+    Args:
+        architecture: The decoder's.
+        state: Weights by our names.
+        name: The checkpoint's name.
+        parts: Ours of what stands in it (`hf_groups`).
+    """
+    found = [state[part] for part in parts]
+    whole = found[0] if len(found) == 1 else torch.cat(found)
+    return whole.T if is_transposed(architecture, name) else whole
 
 
 def is_transposed(architecture: Architecture, name: str) -> bool:
@@ -133,110 +174,35 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
         raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Read all tensors of a folder, by the names in its files; safetensors are preferred to pickles."""
-    for stem, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
-        single, index = folder / stem, folder / f"{stem}.index.json"
-        if single.is_file():
-            return read(single)
-        if index.is_file():
-            return _read_shards(folder, index, read)
-    raise FileNotFoundError(
-        f"no model.safetensors (nor model.safetensors.index.json, nor pytorch_model.bin) in {folder}"
-    )
-
-
-def _read_shards(folder: Path, index: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Read the files that an index names, and check that each holds what the index says.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the index is damaged, or belongs to other files.
-    """
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ValueError(f"{index} has no weight_map of tensors to files; fetch it again")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
-            raise ValueError(f"{index} names {name!r}, which is no file of its folder")
-        tensors.update(read(folder / name))
-    if absent := weight_map.keys() - tensors.keys():
-        raise ValueError(
-            f"{index} speaks of {_some(absent)}, which no file of {folder} holds; fetch it again"
-        )
-    return tensors
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read one file that torch.save wrote, without running any code of it; its tensors stay backed by it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds more than tensors.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # of whatever kind a damaged file causes
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors, which is not run: {reason}"
-        ) from error
-    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
-        raise ValueError(f"{path} holds something else than tensors by name")
-    return found
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read one safetensors file; its tensors stay backed by it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or cut short.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from error
-
-
-def _drop_ignorable(tensors: dict[str, Tensor], expected: Mapping[str, Any]) -> None:
+def _drop_ignorable(files: TensorFiles, expected: Mapping[str, list[int]]) -> None:
     """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
-    for name in [name for name in tensors if name.endswith(_IGNORED)]:
-        del tensors[name]
+    for name in [name for name in files.shapes if name.endswith(_IGNORED)]:
+        files.drop(name)
     if any(name.startswith("transformer.") for name in expected):  # OpenAI's own files leave that part out
-        for name in [name for name in tensors if not name.startswith(("transformer.", _HEAD))]:
-            tensors[f"transformer.{name}"] = tensors.pop(name)
-    embedding_name = next(name for name in expected if name.endswith((_EMBEDDING, "transformer.wte.weight")))
-    head, embedding = tensors.get(_HEAD), tensors.get(embedding_name)
-    if _HEAD not in expected and head is not None and embedding is not None and torch.equal(head, embedding):
-        del tensors[_HEAD]
+        for name in [name for name in files.shapes if not name.startswith(("transformer.", _HEAD))]:
+            files.rename(name, f"transformer.{name}")
+    embedding = next(name for name in expected if name.endswith(_EMBEDDINGS))
+    is_extra = _HEAD not in expected and {_HEAD, embedding} <= files.shapes.keys()
+    if is_extra and torch.equal(files.read(_HEAD), files.read(embedding)):
+        files.drop(_HEAD)
 
 
-def _check_tensors(shapes: dict[str, list[int]], tensors: dict[str, Tensor], folder: Path) -> None:
-    missing, unexpected = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
+def _check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: Path) -> None:
+    found = source.shapes
+    missing, unexpected = shapes.keys() - found.keys(), found.keys() - shapes.keys()
     misshapen = [
-        f"{name} is {list(tensors[name].shape)} there, {shape} in the model"
+        f"{source.own_name(name)} is {list(found[name])} there, {shape} in the model"
         for name, shape in shapes.items()
-        if name in tensors and list(tensors[name].shape) != shape
+        if name in found and list(found[name]) != shape
     ]
     mistakes = [
-        *([f"without {_some(missing)}"] if missing else []),
-        *([f"with {_some(unexpected)}, unknown to the model"] if unexpected else []),
-        *([_some(misshapen, "; ")] if misshapen else []),
+        *([f"without {some(sorted(map(source.own_name, missing)))}"] if missing else []),
+        *(
+            [f"with {some(sorted(map(source.own_name, unexpected)))}, unknown to the model"]
+            if unexpected
+            else []
+        ),
+        *([some(sorted(misshapen), "; ")] if misshapen else []),
     ]
     if mistakes:
-        raise ValueError(f"the weights in {folder} are another model's: {'; '.join(mistakes)}")
-
-
-def _some(names: Iterable[str], separator: str = ", ") -> str:
-    """List the first few of many names."""
-    names = sorted(names)
-    return separator.join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise ValueError(f"the weights in {where} are another model's: {'; '.join(mistakes)}")

@@ -13,7 +13,8 @@ from torchtune.models._families import FAMILIES
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import read_json
 from torchtune.models._hf_folder import write_json, write_safetensors
-from torchtune.models._hf_weights import hf_groups, read_safetensors
+from torchtune.models._hf_weights import hf_groups
+from torchtune.models._tensor_files import one_file
 from torchtune.modules import Decoder, LoRALinear, lora_layers, lora_state
 
 _PREFIX = "base_model.model."
@@ -80,7 +81,8 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    tensors = read_safetensors(folder / _WEIGHTS)
+    files = one_file(folder / _WEIGHTS)
+    tensors = {name: files.read(name) for name in files.shapes}
     if next(lora_layers(model), None) is not None:
         raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
     layers = _layers(model)

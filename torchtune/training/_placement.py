@@ -16,15 +16,18 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchtune.models import hf_state, load_hf_weights
+from torchtune.models import load_hf_weights, read_hf_weights
 from torchtune.modules import Decoder, lora_layers
 from torchtune.training._world import World
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +76,7 @@ def place(
                 layer.init_lora()
     if model_directory is not None and not is_backed_by_file:
         parameters = dict(model.named_parameters())
-        for name, whole in hf_state(model, model_directory, cast=False).items():
+        for name, whole in read_hf_weights(model, model_directory):
             copy_whole(parameters[name], whole)
 
 
@@ -135,17 +138,30 @@ class _WholeDraws(TorchFunctionMode):
 
 
 def copy_whole(parameter: Tensor, whole: Tensor) -> None:
-    """Fill a parameter in place from its whole value; a sharded one takes its part, without communication."""
+    """Fill a parameter in place from its whole value; a sharded one reads its part alone, without communication."""
     with torch.no_grad():
         if is_sharded(parameter):
-            from torch.distributed.tensor import DTensor, distribute_tensor
+            from torch.distributed.tensor import DTensor
 
             assert isinstance(parameter, DTensor)
-            whole = whole.to(parameter.device, parameter.dtype)
-            own = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.to_local().copy_(own.to_local())
+            parameter.to_local().copy_(_own_part(parameter, whole))
         else:
             parameter.copy_(whole)
+
+
+def _own_part(parameter: "DTensor", whole: Tensor) -> Tensor:
+    """Return the view of a whole tensor that this rank holds of a sharded parameter."""
+    from torch.distributed.tensor import Shard
+
+    coordinates = parameter.device_mesh.get_coordinate()
+    assert coordinates is not None
+    for axis, placement in enumerate(parameter.placements):
+        if isinstance(placement, Shard):
+            # torch.chunk is what Shard is documented by; ranks beyond its last chunk hold nothing.
+            parts = whole.chunk(parameter.device_mesh.size(axis), placement.dim)
+            at = coordinates[axis]
+            whole = parts[at] if at < len(parts) else whole.narrow(placement.dim, 0, 0)
+    return whole
 
 
 def is_sharded(tensor: Tensor) -> bool:
