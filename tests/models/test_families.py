@@ -109,13 +109,22 @@ def rows(count: int, length: int, seed: int = 1) -> Tensor:
     return torch.randint(3, 97, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
+def close(found: Tensor, expected: Tensor, bound: float, name: str = "") -> None:
+    """Compare tensors by the size of what they differ by, as a share of the expected one's or, if smaller, of one.
+
+    GPT-2's keys have a bias whose gradient is zero but for rounding: without rotations it moves all scores alike.
+    """
+    assert found.shape == expected.shape, name
+    assert float((found - expected).norm()) <= bound * max(1.0, float(expected.norm())), name
+
+
 def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> None:
     tokens = rows(2, 40)  # past every window, and past the original context of the stretched frequencies
     with lifted():
         expected = pair.theirs(tokens).logits
     logits = pair.ours(tokens)
-    torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(logits, pair.theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+    close(logits, expected, 1e-10)
+    close(logits, pair.theirs(tokens).logits, 1e-6)  # with its own casts to float32
     weights = torch.randn_like(expected)
     with lifted():
         (expected * weights).sum().backward()
@@ -127,7 +136,7 @@ def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> No
     for name, parts in groups.items():
         gradient = torch.cat([_gradient(ours[part]) for part in parts])
         gradient = gradient.T if is_transposed(pair.ours.architecture, name) else gradient
-        torch.testing.assert_close(gradient, theirs[name].grad, rtol=1e-9, atol=1e-9, msg=name)
+        close(gradient, _gradient(theirs[name]), 1e-10, name)
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -147,13 +156,13 @@ def test_folder_goes_back_bit_for_bit_and_is_the_same_model_there(pair: Pair) ->
     for name, tensor in pair.theirs.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
     tokens = rows(2, 40)
-    torch.testing.assert_close(back(tokens).logits, pair.theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+    close(back(tokens).logits, pair.theirs(tokens).logits, 1e-6)
 
 
 def test_right_padding_reaches_no_other_token(pair: Pair) -> None:
     tokens = rows(1, 20)
     padded = torch.cat([tokens, torch.zeros(1, 9, dtype=torch.long)], dim=1)
-    torch.testing.assert_close(pair.ours(padded)[:, :20], pair.ours(tokens), rtol=1e-10, atol=1e-10)
+    close(pair.ours(padded)[:, :20], pair.ours(tokens), 1e-10)
 
 
 LENGTHS = [[9, 1, 17, 3], [20, 10]]  # of the documents in two rows, some longer than the windows
@@ -177,11 +186,11 @@ def test_packed_documents_are_each_document_alone(
         for length in lengths:
             part = slice(start, start + length)
             alone = pair.ours(tokens[row : row + 1, part])[0]
-            torch.testing.assert_close(packed[row, part], alone, rtol=1e-10, atol=1e-10)
+            close(packed[row, part], alone, 1e-10)
             (alone * weights[row, part]).sum().backward()
             start += length
     for name, p in pair.ours.named_parameters():
-        torch.testing.assert_close(gradients[name], _gradient(p), rtol=1e-9, atol=1e-9, msg=name)
+        close(gradients[name], _gradient(p), 1e-10, name)
 
 
 def _by_mask(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
@@ -194,7 +203,7 @@ def test_cache_gives_the_logits_of_the_full_forward(pair: Pair, sizes: list[int]
     cache = KVCache(pair.ours.architecture.num_layers, 40)
     with torch.no_grad():
         parts = [pair.ours(part, cache=cache) for part in torch.split(tokens, sizes, dim=1)]
-        torch.testing.assert_close(torch.cat(parts, dim=1), pair.ours(tokens), rtol=1e-9, atol=1e-9)
+        close(torch.cat(parts, dim=1), pair.ours(tokens), 1e-10)
 
 
 def test_rows_of_unequal_length_go_on_each_at_its_own_position(pair: Pair) -> None:
@@ -207,7 +216,7 @@ def test_rows_of_unequal_length_go_on_each_at_its_own_position(pair: Pair) -> No
             logits = pair.ours(tokens.gather(1, at), positions=at, cache=cache)
             for row in range(2):
                 alone = pair.ours(tokens[row : row + 1, : int(at[row]) + 1])
-                torch.testing.assert_close(logits[row, 0], alone[0, -1], rtol=1e-9, atol=1e-9)
+                close(logits[row, 0], alone[0, -1], 1e-10)
 
 
 def test_greedy_answer_is_that_of_transformers(pair: Pair) -> None:
@@ -243,4 +252,4 @@ def test_adapters_go_to_peft_and_come_back(pair: Pair, targets: Any) -> None:
     again = Decoder(pair.ours.architecture).double()
     load_hf_weights(again, pair.folder / "theirs")
     load_peft_adapter(again, pair.folder / "adapter")
-    torch.testing.assert_close(again(tokens), expected, rtol=1e-9, atol=1e-9)
+    close(again(tokens), expected, 1e-10)

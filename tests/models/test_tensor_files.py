@@ -28,7 +28,7 @@ def tensors() -> dict[str, Tensor]:
 
 @pytest.fixture(params=["model.safetensors", "pytorch_model.bin"])
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    path = tmp_path / request.param
+    path: Path = tmp_path / request.param
     if path.suffix == ".bin":
         torch.save(tensors(), path)
     else:
