@@ -115,7 +115,8 @@ def close(found: Tensor, expected: Tensor, bound: float, name: str = "") -> None
     GPT-2's keys have a bias whose gradient is zero but for rounding: without rotations it moves all scores alike.
     """
     assert found.shape == expected.shape, name
-    assert float((found - expected).norm()) <= bound * max(1.0, float(expected.norm())), name
+    difference, size = (found - expected).detach().norm().item(), expected.detach().norm().item()
+    assert difference <= bound * max(1.0, size), name
 
 
 def test_logits_and_every_gradient_equal_those_of_transformers(pair: Pair) -> None:

@@ -1,11 +1,15 @@
 """Causal self-attention."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._documents import Documents
+from torchtune.modules._flex_attention import flex_attend
 from torchtune.modules._kv_cache import LayerCache
 from torchtune.modules._layer_norm import norm_of
 from torchtune.modules._linear import Linear
@@ -142,9 +146,6 @@ def attend_documents(
 ) -> Tensor:
     """Let tokens see those of their own document to their left; the other arguments are those of `attend`.
 
-    On a CPU each document is attended to by itself, which is exact and computes nothing that is masked. Elsewhere one
-    mask says it for all, which has not yet been run on a GPU.
-
     Args:
         q: `[b, h, s, head_dim]`.
         k: `[b, kv_heads, s, head_dim]`.
@@ -157,14 +158,41 @@ def attend_documents(
     Returns:
         `[b, h, s, head_dim]`.
     """
-    if q.device.type != "cpu":
-        return attend(q, k, v, documents.mask(window), is_causal=False, scale=scale, softcap=softcap)
+    kernel = document_kernel(q.device.type, q.shape[3], q.dtype)
+    return kernel(q, k, v, documents, window, scale=scale, softcap=softcap)
+
+
+def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Choose what attends to packed rows: one of the three functions below, with `attend_documents`'s arguments."""
+    if device_type == "cpu":
+        return by_document
+    # `varlen_attn` (torch 2.13) has windows, groups of heads and gradients too, but no soft cap and no float32, as
+    # it is flash attention. flex_attention has them all, so it is the one kernel; what it lacks are heads below 16,
+    # the least that Triton multiplies, and sums in float64.
+    if device_type == "cuda" and head_dim >= 16 and dtype != torch.float64:
+        return by_block
+    return by_mask
+
+
+def by_document(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any
+) -> Tensor:
+    """Attend to each document by itself, which is exact and computes nothing that is masked."""
     rows: list[list[Tensor]] = [[] for _ in range(q.shape[0])]
     for row, start, end in documents.spans:
         at = slice(row, row + 1), slice(None), slice(start, end)
         mask = None
         if window is not None and end - start > window:
             mask = Documents(torch.zeros(1, end - start, dtype=torch.long)).mask(window)
-        part = attend(q[at], k[at], v[at], mask, is_causal=mask is None, scale=scale, softcap=softcap)
-        rows[row].append(part)
+        rows[row].append(attend(q[at], k[at], v[at], mask, is_causal=mask is None, **how))
     return torch.cat([torch.cat(parts, dim=2) for parts in rows])
+
+
+def by_block(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
+    """Attend with a kernel that skips blocks of tokens; not yet run on a GPU."""
+    return flex_attend(q, k, v, documents.block_mask(window), **how)
+
+
+def by_mask(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
+    """Attend under a mask of s * s pairs, which runs anywhere; not yet run on a GPU."""
+    return attend(q, k, v, documents.mask(window), is_causal=False, **how)

@@ -1,7 +1,11 @@
 """Keys and values of the tokens that a model has already seen."""
 
+import torch.nn.functional as F
 from attrs import define
 from torch import Tensor
+
+FIRST_SLOTS = 256
+"""Least size of a cache that grows, in tokens: the first few hundred are not worth a copy."""
 
 
 @define(eq=False)
@@ -12,7 +16,9 @@ class LayerCache:
     """
 
     max_seq_len: int
-    """Number of slots, in tokens."""
+    """Most slots, in tokens."""
+    grows: bool = False
+    """Whether slots double as they are needed; otherwise all are there from the first update on."""
     length: int = 0
     """Slots that may be in use: no sequence of the batch is longer."""
     _keys: Tensor | None = None
@@ -30,15 +36,23 @@ class LayerCache:
             Keys and values `[b, kv_heads, length, head_dim]`, with the new length. Slots that a shorter
             sequence has not reached hold what was never written or will be overwritten: mask them.
         """
-        if self._keys is None or self._values is None:
-            b, h, _, d = keys.shape
-            self._keys = keys.new_zeros(b, h, self.max_seq_len, d)
-            self._values = values.new_zeros(b, h, self.max_seq_len, d)
         self.length += keys.shape[2]
+        self._keys = self._with_room(self._keys, keys)
+        self._values = self._with_room(self._values, values)
         slots = positions[:, None, :, None].expand_as(keys)
         self._keys.scatter_(2, slots, keys)
         self._values.scatter_(2, slots, values)
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+    def _with_room(self, stored: Tensor | None, new: Tensor) -> Tensor:
+        """Return what is stored, `[b, kv_heads, slots, head_dim]`, with slots for `length` tokens at least."""
+        wanted = self.max_seq_len
+        if self.grows:
+            wanted = min(wanted, max(FIRST_SLOTS, 1 << (self.length - 1).bit_length()))
+        if stored is None:
+            return new.new_zeros(*new.shape[:2], wanted, new.shape[3])
+        # Zeros and not `empty`: a masked slot is multiplied by 0, and NaN times 0 is NaN.
+        return F.pad(stored, (0, 0, 0, wanted - stored.shape[2])) if stored.shape[2] < wanted else stored
 
 
 class KVCache:
@@ -50,11 +64,13 @@ class KVCache:
     Args:
         num_layers: Decoder layers of the model.
         max_seq_len: Longest sequence, prompt and answer, in tokens.
+        grows: Whether memory follows the length, doubling up to `max_seq_len`; otherwise all of it is taken
+            at the first update, and nothing is ever copied.
     """
 
-    def __init__(self, num_layers: int, max_seq_len: int) -> None:
+    def __init__(self, num_layers: int, max_seq_len: int, *, grows: bool = False) -> None:
         self.max_seq_len = max_seq_len
-        self.layers = [LayerCache(max_seq_len) for _ in range(num_layers)]
+        self.layers = [LayerCache(max_seq_len, grows) for _ in range(num_layers)]
 
     @property
     def length(self) -> int:
