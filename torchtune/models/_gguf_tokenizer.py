@@ -2,52 +2,67 @@
 
 from typing import TYPE_CHECKING, Any
 
+from torchtune.models._backends import SPLITS, add_tokens, begin_with, byte_level, from_pieces
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Token types: special tokens, and plain ones that are found before the text is split."""
 
-_SPLITS_DIGITS = {"gpt-2": False, "smollm": True}
-"""By `tokenizer.ggml.pre`, whether digits are split singly before byte-level BPE."""
-
 
 def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
-    """Build the byte-level BPE tokenizer that a GGUF file describes.
+    """Build the tokenizer that a GGUF file describes: byte-level BPE, or SentencePiece's BPE.
 
     Raises:
         ValueError: it is of another kind, or does not hold together.
         KeyError: a part is missing.
     """
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-
-    kind, pre = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
-    if kind != "gpt2" or pre not in _SPLITS_DIGITS:
-        raise ValueError(
-            f"its tokenizer is of the kind {kind!r} / {pre!r}; supported are 'gpt2' /"
-            f" {' or '.join(map(repr, _SPLITS_DIGITS))}"
-        )
-    tokens, kinds = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens) or len(kinds) != len(tokens) or any(len(m) != 2 for m in merges):
-        raise ValueError("its tokenizer has doubled tokens, or merges that are no pairs")
-    try:
-        backend = Backend(models.BPE(vocab=vocabulary, merges=merges))
-    except Exception as error:  # The library raises nothing narrower.
-        raise ValueError(f"its tokenizer's merges do not fit its tokens: {error}") from error
-    digits = [pre_tokenizers.Digits(individual_digits=True)] if _SPLITS_DIGITS[pre] else []
-    byte_level = pre_tokenizers.ByteLevel(
-        add_prefix_space=metadata.get("tokenizer.ggml.add_space_prefix", False)
+    kind, tokens = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.tokens"]
+    kinds = metadata["tokenizer.ggml.token_type"]
+    if len(set(tokens)) != len(tokens) or len(kinds) != len(tokens):
+        raise ValueError("its tokenizer has doubled tokens, or tokens without a type")
+    backend = _pieces(metadata) if kind == "llama" else _bytes(metadata)
+    found = {_CONTROL: True, _USER_DEFINED: False}
+    add_tokens(
+        backend,
+        [(token, found[kind]) for token, kind in zip(tokens, kinds, strict=True) if kind in found],
     )
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*digits, byte_level])
-    backend.decoder = decoders.ByteLevel()
-    backend.add_tokens(
-        [
-            AddedToken(token, special=kind == _CONTROL, normalized=False)
-            for token, kind in zip(tokens, kinds, strict=True)
-            if kind in {_CONTROL, _USER_DEFINED}
-        ]
-    )
+    if adds_bos(metadata):
+        begin_with(backend, tokens[metadata["tokenizer.ggml.bos_token_id"]])
     return backend
+
+
+def adds_bos(metadata: dict[str, Any]) -> bool:
+    """Tell whether a file's model begins its texts with BOS: as it says, or as llama.cpp takes it for its kind."""
+    is_llama = metadata["tokenizer.ggml.model"] == "llama"
+    has_one = "tokenizer.ggml.bos_token_id" in metadata
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", is_llama) and has_one)
+
+
+def _bytes(metadata: dict[str, Any]) -> "Backend":
+    kind, pre = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
+    if kind != "gpt2" or pre not in SPLITS:
+        raise ValueError(
+            f"its tokenizer is of the kind {kind!r} / {pre!r}; supported are 'llama', and 'gpt2' /"
+            f" {' or '.join(map(repr, SPLITS))}"
+        )
+    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    if any(len(merge) != 2 for merge in merges):
+        raise ValueError("its tokenizer has merges that are no pairs")
+    vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", False)
+    return byte_level(vocabulary, merges, SPLITS[pre], space_prefix=prefix)
+
+
+def _pieces(metadata: dict[str, Any]) -> "Backend":
+    tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
+    if len(scores) != len(tokens):
+        raise ValueError("its tokenizer has tokens without a score")
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    return from_pieces(
+        tokens,
+        scores,
+        unknown=None if unknown is None else tokens[unknown],
+        space_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
+    )

@@ -1,6 +1,7 @@
 """A Hugging Face folder out of a model."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,8 +14,9 @@ from torchtune.data import Tokenizer
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import hf_config, read_json
 from torchtune.models._hf_tokenizer import HFTokenizer
-from torchtune.models._hf_weights import hf_groups, hf_tensor
+from torchtune.models._hf_weights import check_tensors, expected_shapes, hf_groups, hf_tensor
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
+from torchtune.models._tensor_files import TensorSource
 from torchtune.modules import Decoder, lora_layers
 
 SHARD_BYTES = 5 * 10**9
@@ -92,6 +94,44 @@ def write_model(
     write_json(folder / "config.json", {**hf_config(model), **special_ids})
     sizes = {theirs: sum(state[name].nbytes for name in names) for theirs, names in groups.items()}
     write_shards(folder, sizes, lambda name: hf_tensor(a, state, name, groups[name]), shard_bytes)
+
+
+def write_source(
+    model: Decoder,
+    source: TensorSource,
+    where: Path,
+    folder: Path,
+    special_ids: Mapping[str, Any],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write config.json and the weights of a source into a folder, tensor by tensor, in the model's dtype.
+
+    Args:
+        model: On the meta device; tells names, shapes and dtype.
+        source: Where the weights come from.
+        where: What to call it in messages.
+        folder: Where to.
+        special_ids: As in `write_model`.
+        progress: Called after each tensor with the number done and the number of all.
+
+    Raises:
+        ValueError: the source's tensors are not those of the model.
+    """
+    shapes, dtype = expected_shapes(model), model.head_weight.dtype
+    check_tensors(shapes, source, where)
+    n_done = 0
+
+    def read(name: str) -> Tensor:
+        nonlocal n_done
+        tensor = source.read(name).to(dtype)
+        n_done += 1
+        if progress is not None:
+            progress(n_done, len(shapes))
+        return tensor
+
+    write_json(folder / "config.json", {**hf_config(model), **special_ids})
+    write_shards(folder, {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}, read)
 
 
 def write_shards(

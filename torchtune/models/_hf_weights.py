@@ -98,7 +98,7 @@ def weights_of(model: Decoder, source: TensorSource, where: Path) -> Iterator[tu
     Raises:
         ValueError: tensors are missing, unexpected or misshapen.
     """
-    _check_tensors(expected_shapes(model), source, where)
+    check_tensors(expected_shapes(model), source, where)
     return _weights_of(model, source)
 
 
@@ -187,7 +187,12 @@ def _drop_ignorable(files: TensorFiles, expected: Mapping[str, list[int]]) -> No
         files.drop(_HEAD)
 
 
-def _check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: Path) -> None:
+def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: Path) -> None:
+    """Compare what a source holds with what a model needs.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or misshapen.
+    """
     found = source.shapes
     missing, unexpected = shapes.keys() - found.keys(), found.keys() - shapes.keys()
     misshapen = [

