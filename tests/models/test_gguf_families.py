@@ -46,7 +46,8 @@ def tiny(row: str) -> Any:
         whole["query_pre_attn_scalar"] = whole["head_dim"]
     given = {key: value for key, value in whole.items() if value is not ...}
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{name}Config")(**given))
+    auto: Any = transformers.AutoModelForCausalLM  # half typed
+    model = auto.from_config(getattr(transformers, f"{name}Config")(**given))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
@@ -100,7 +101,7 @@ def tensors(row: str, model: Any) -> dict[str, Any]:
     """Return the tensors as llama.cpp's converter names and orders them."""
     arch, config = ARCHITECTURES[row], model.config
     names = get_tensor_name_map(MODEL_ARCH[arch.upper()], config.num_hidden_layers)
-    found = {}
+    found: dict[Any, Any] = {}
     for name, weight in state(model).items():
         array = weight.numpy()
         if arch == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):

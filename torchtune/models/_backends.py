@@ -62,9 +62,11 @@ def byte_level(
     except Exception as error:  # The library raises nothing narrower.
         raise ValueError(f"its tokenizer's merges do not fit its tokens: {error}") from error
     backend = Backend(model)
-    before = [pre_tokenizers.Digits(individual_digits=True)] if split.single_digits else []
+    before: list[pre_tokenizers.PreTokenizer] = []
+    if split.single_digits:
+        before.append(pre_tokenizers.Digits(individual_digits=True))
     if split.pattern is not None:
-        before = [pre_tokenizers.Split(Regex(split.pattern), behavior="isolated")]
+        before.append(pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"))
     level = pre_tokenizers.ByteLevel(add_prefix_space=space_prefix, use_regex=split.pattern is None)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*before, level])
     backend.decoder = decoders.ByteLevel()
