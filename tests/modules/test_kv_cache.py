@@ -5,14 +5,18 @@ import torch
 
 from tests.modules.reference import TINY
 from tests.modules.test_decoder import random_decoder
-from torchtune.modules import KVCache
+from torchtune.modules import KVCache, LayerCache, _kv_cache
 
 
+@pytest.mark.parametrize("grows", [False, True])
 @pytest.mark.parametrize("pieces", [(8,), (7, 1), (3, 4, 1), (1,) * 8])
-def test_logits_do_not_depend_on_how_a_sequence_is_cut(pieces: tuple[int, ...]) -> None:
+def test_logits_do_not_depend_on_how_a_sequence_is_cut(
+    pieces: tuple[int, ...], *, grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)  # so that these few tokens outgrow it
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (2, 8))
-    cache = KVCache(TINY.num_layers, max_seq_len=8)
+    cache = KVCache(TINY.num_layers, max_seq_len=8, grows=grows)
     logits = torch.cat(
         [model(piece, cache=cache) for piece in torch.split(tokens, list(pieces), dim=1)], dim=1
     )
@@ -20,11 +24,15 @@ def test_logits_do_not_depend_on_how_a_sequence_is_cut(pieces: tuple[int, ...]) 
     assert cache.length == 8
 
 
-def test_rows_of_unequal_length_go_on_each_at_its_own_position() -> None:
+@pytest.mark.parametrize("grows", [False, True])
+def test_rows_of_unequal_length_go_on_each_at_its_own_position(
+    *, grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (3, 8))
     expected, lengths = model(tokens), torch.tensor([5, 2, 3])
-    cache = KVCache(TINY.num_layers, max_seq_len=8)
+    cache = KVCache(TINY.num_layers, max_seq_len=8, grows=grows)
     prompts = tokens[:, :5].where(torch.arange(5) < lengths[:, None], 0)  # Padded on the right.
     model(prompts, positions=torch.arange(5)[None], cache=cache)
     rows = torch.arange(3)
@@ -38,5 +46,40 @@ def test_a_full_cache_is_refused() -> None:
     model = random_decoder()
     cache = KVCache(TINY.num_layers, max_seq_len=4)
     model(torch.zeros(1, 4, dtype=torch.long), cache=cache)
+    with pytest.raises(ValueError, match="5 tokens is longer than max_seq_len = 4 of the cache"):
+        model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
+
+
+def test_a_growing_cache_holds_what_a_static_one_holds() -> None:
+    static, growing = LayerCache(2000), LayerCache(2000, grows=True)
+    slots = []
+    for count in [1, 200, 55, 1, 700, 1043]:  # to 256, one more, past a doubling, and to the end
+        keys, values = torch.randn(2, 2, 3, count, 4)  # [2, 3, count, 4] each
+        positions = torch.stack([torch.arange(count), torch.arange(count).flip(0)]) + static.length
+        for mine, theirs in zip(
+            growing.update(keys, values, positions), static.update(keys, values, positions), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+        assert growing._keys is not None
+        slots.append(growing._keys.shape[2])
+    assert slots == [256, 256, 256, 512, 1024, 2000]
+
+
+def test_a_growing_cache_takes_little_memory_while_it_is_short() -> None:
+    taken = []
+    for grows in (False, True):
+        cache = KVCache(TINY.num_layers, max_seq_len=4096, grows=grows)
+        random_decoder()(torch.zeros(1, 4, dtype=torch.long), cache=cache)
+        tensors = [t for layer in cache.layers for t in (layer._keys, layer._values) if t is not None]
+        taken.append(sum(t.untyped_storage().nbytes() for t in tensors))
+    assert taken[0] == taken[1] * 4096 // 256 > 0
+
+
+def test_a_growing_cache_never_outgrows_its_limit() -> None:
+    model = random_decoder()
+    cache = KVCache(TINY.num_layers, max_seq_len=4, grows=True)
+    model(torch.zeros(1, 4, dtype=torch.long), cache=cache)
+    assert cache.layers[0]._keys is not None
+    assert cache.layers[0]._keys.shape[2] == 4
     with pytest.raises(ValueError, match="5 tokens is longer than max_seq_len = 4 of the cache"):
         model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
