@@ -27,7 +27,7 @@ OPTIONS = {
     "diff": ("--json",),
     "schema": ("-o",),
     "import": ("-o", "--force"),
-    "download": ("--output-dir",),
+    "download": ("--output-dir", "--revision", "--include", "--ignore"),
 }
 """The options of each verb, beside `--help`."""
 TAKE_CONFIG = ("run", "show", "export", "validate")

@@ -1,53 +1,328 @@
-"""`tune download`: a model from the Hugging Face hub, resumable."""
+"""`tune download`: a model's files from the Hugging Face hub; what is there already is not fetched again."""
 
+import glob
+import json
+import shlex
+import shutil
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from attrs import define
+
+from torchtune.cli._style import paint
 from torchtune.config import ConfigError, Mistake
 
-HELP = """\
-usage: tune download <repository> --output-dir D [--revision R]
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
-Fetches a model's configuration, tokenizer and safetensors from the Hugging Face
-hub. Interrupted, it goes on where it was. Gated models need HF_TOKEN in the
-environment.
+HELP = """\
+usage: tune download <owner/name> --output-dir D [--revision R]
+                     [--include PATTERN ...] [--ignore PATTERN ...]
+
+Fetches a model's configuration, tokenizer and weights from the Hugging Face hub:
+safetensors, or pytorch_model*.bin where there are none; nothing in subfolders.
+
+  --revision R       a branch, a tag or a commit; main if left out
+  --include PATTERN  fetch the files that match, in place of those above
+  --ignore PATTERN   leave out the files that match, whatever else is said
+
+Patterns stand in quotes, each behind its own --include or --ignore; `*` matches
+`/` too. Interrupted, the same command fetches the files that are not whole, each
+from its beginning. A gated or private model needs HF_TOKEN in the environment.
 
   tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir models/SmolLM2-135M-Instruct
+  tune download google/gemma-3-270m-it --output-dir gemma --ignore '*.safetensors'
 """
 
-PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
+TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
+"""The configuration and the tokenizer; with them come the first of WEIGHTS that a repository has."""
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+ELSEWHERE = ("*/*", "consolidated*")
+"""The same weights once more, in the formats of other programs: original/, onnx/, Mistral's own file."""
+PARTS = "*.????????.incomplete"
+"""Half files in a folder's .cache, under names that huggingface_hub 2 never takes up again."""
+ABANDONED_SECONDS = 600.0
+"""How long nobody writes to a half file before it is that of a run which was killed."""
+ANSWER_SECONDS = 30.0
+"""How long the hub may take to answer at all; huggingface_hub would wait for ever."""
+WAY_OUT = "{}, or copy the folder from a machine that has it"
+
+
+@define(kw_only=True)
+class Order:
+    """What one call asks for."""
+
+    repository: str
+    folder: str
+    revision: str | None
+    """None: the default branch."""
+    include: list[str]
+    """Empty: the files that a model needs."""
+    ignore: list[str]
 
 
 def main(argv: Sequence[str]) -> int:
     """Download a model."""
-    from torchtune.cli._call import read_call
-
-    call = read_call(argv, valued=("--output-dir", "--revision"))
-    if call.wants_help:
+    if "-h" in argv or "--help" in argv:
         sys.stdout.write(HELP)
         return 0
-    folder = call.flags.get("--output-dir")
-    if not call.recipe or not folder or call.words or call.mistakes:
+    order = read(argv)
+    if not order.repository or not order.folder:
         sys.stderr.write(f"tune download takes a repository and --output-dir\n{HELP}")
         return 2
-    fetch(call.recipe, folder, call.flags.get("--revision"))
-    sys.stdout.write(f"wrote {folder}\n")
+    try:
+        sizes = fetch(order)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; the same command again fetches the files that are not whole\n")
+        return 1
+    amount = f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {_bytes(sum(sizes.values()))}"
+    sys.stdout.write(f"wrote {amount}, into {order.folder}\n")
+    if "config.json" in sizes:
+        directory = shlex.quote(order.folder)
+        sys.stdout.write(f"next: tune validate <recipe> --config <config> model_directory={directory}\n")
     return 0
 
 
-def fetch(repository: str, folder: str, revision: str | None = None) -> None:
-    """Fetch a repository's model files into a folder.
+def read(argv: Sequence[str]) -> Order:
+    """Read the words behind the verb.
 
     Raises:
-        ConfigError: The hub cannot be reached, or refuses.
+        ConfigError: There are words that mean nothing, options without a value, or options given twice.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    given: dict[str, list[str]] = {"--output-dir": [], "--revision": [], "--include": [], "--ignore": []}
+    words, rest = list(argv), []
+    while words:
+        name, equals, text = words.pop(0).partition("=")
+        if name not in given:
+            rest.append(f"{name}{equals}{text}")
+        elif equals:
+            given[name].append(text)
+        else:
+            given[name].append("" if not words or words[0].startswith("-") else words.pop(0))
+    repository = next((word for word in rest if not word.startswith("-")), "")
+    if repository:
+        rest.remove(repository)
+    hint = "is not understood; a pattern stands in quotes behind --include or --ignore"
+    mistakes = [Mistake(word, "", hint) for word in rest]
+    mistakes += [Mistake(name, "", "needs a value") for name, texts in given.items() if "" in texts]
+    for name in ("--output-dir", "--revision"):
+        if len(given[name]) > 1:
+            mistakes.append(Mistake(name, "", "is given twice"))
+    if mistakes:
+        raise ConfigError(mistakes, "the command line")
+    return Order(
+        repository=repository,
+        folder="".join(given["--output-dir"]),
+        revision="".join(given["--revision"]) or None,
+        include=given["--include"],
+        ignore=given["--ignore"],
+    )
+
+
+def fetch(order: Order) -> dict[str, int]:
+    """Fetch a repository's files into a folder.
+
+    Returns:
+        The size in bytes of each file that the order is for, whether it came now or was there.
+
+    Raises:
+        ValueError: The repository's name is malformed, or the folder cannot be written.
+        LookupError: There is no such repository, revision or file.
+        PermissionError: The hub wants a licence to be accepted, or another token; or HF_TOKEN is malformed.
+        ConnectionError: The hub cannot be reached.
+        OSError: The hub is at fault; another try may succeed.
+    """
+    from huggingface_hub import HfApi, get_token, snapshot_download
+
+    token = get_token() or ""
+    if not (token.isascii() and token.isprintable()):  # else an error about the header would show it
+        raise PermissionError("the token in HF_TOKEN has characters that no token has; copy it anew")
+    with _plain_errors(order):
+        info = HfApi().model_info(
+            order.repository, revision=order.revision, files_metadata=True, timeout=ANSWER_SECONDS
+        )
+    there = {file.rfilename: file.size for file in info.siblings or ()}
+    wanted = {name: there[name] for name in choose(order, list(there))}
+    folder = Path(order.folder)
+    with _plain_errors(order), _bars() as bars:
+        _make_room(folder, wanted)
+        snapshot_download(
+            order.repository,
+            revision=info.sha,
+            local_dir=folder,
+            allow_patterns=[glob.escape(name) for name in wanted],
+            tqdm_class=bars,
+        )
+    # snapshot_download only warns where the hub stops answering and the folder holds anything at all.
+    if lacking := _lacking(folder, wanted):
+        raise OSError(f"{_some(lacking)} did not come whole; try again later")
+    return {name: (folder / name).stat().st_size for name in wanted}
+
+
+def choose(order: Order, names: Sequence[str]) -> list[str]:
+    """Return those of a repository's files that an order is for.
+
+    Raises:
+        LookupError: A pattern to include matches none of them, or all that match are to be ignored.
+    """
+    include, ignore = list(order.include), list(order.ignore)
+    for pattern in include:
+        if not _matching(names, [pattern]):
+            raise LookupError(f"no file of {order.repository} matches {pattern!r}; it has {_some(names)}")
+    if not include:
+        own = [name for name in names if name not in _matching(names, ELSEWHERE)]
+        weights = [pattern for pattern in WEIGHTS if _matching(own, [pattern])]
+        if not weights:
+            hint = f"no {' or '.join(WEIGHTS)}; --include takes others of {_some(names)}"
+            sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {hint}\n")
+        include, ignore = [*TEXTS, *weights[:1]], [*ignore, *ELSEWHERE]
+    left_out = set(_matching(names, ignore))
+    chosen = [name for name in _matching(names, include) if name not in left_out]
+    if not chosen:
+        raise LookupError(f"no file of {order.repository} is left to fetch; it has {_some(names)}")
+    return chosen
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that match a pattern; one that ends in `/` is a folder with all that it holds."""
+    whole = [pattern + "*" if pattern.endswith("/") else pattern for pattern in patterns]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in whole)]
+
+
+def _some(names: Sequence[str], count: int = 10) -> str:
+    rest = [f"{len(names) - count} more"] if len(names) > count else []
+    return ", ".join([*names[:count], *rest]) or "none"
+
+
+def _lacking(folder: Path, sizes: Mapping[str, int | None]) -> list[str]:
+    """Return the names of the files that are not in a folder, or not in their size.
+
+    Args:
+        folder: Where they should be.
+        sizes: Bytes of each, where the hub says it.
+    """
+    there = {name: (folder / name).stat().st_size for name in sizes if (folder / name).is_file()}
+    return [name for name, size in sizes.items() if name not in there or size not in (None, there[name])]
+
+
+def _make_room(folder: Path, sizes: Mapping[str, int | None]) -> None:
+    """Make a folder, and see that what it lacks of the files fits.
+
+    Raises:
+        ValueError: It is a file, or its disk is too full.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output-dir {folder} is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in (folder / ".cache").rglob(PARTS):
+        if part.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+            part.unlink()
+    needed = sum(sizes[name] or 0 for name in _lacking(folder, sizes))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(f"{folder} needs {_bytes(needed)} more, and {_bytes(free)} are free on its disk")
+
+
+def _bytes(count: int) -> str:
+    from tqdm import tqdm
+
+    return tqdm.format_sizeof(count, "B")
+
+
+@contextmanager
+def _bars() -> Iterator[Any]:
+    """Yield a class of progress bars that show on a terminal only, and are gone at the end.
+
+    Those of huggingface_hub stay open, and are drawn over what is printed next.
+    """
+    from huggingface_hub import constants
+    from tqdm import tqdm
+
+    made = []
+    is_hidden = bool(constants.HF_HUB_DISABLE_PROGRESS_BARS) or not sys.stderr.isatty()
+
+    class Bar(tqdm):  # type: ignore[type-arg]  # it is generic to the type checker only
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": is_hidden, "leave": False})
+            made.append(self)
 
     try:
-        snapshot_download(repository, revision=revision, local_dir=folder, allow_patterns=PATTERNS)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            [Mistake("", repository, f"cannot be fetched: {reason}")], "the download"
-        ) from error
+        yield Bar
+    finally:
+        for bar in reversed(made):
+            bar.close()
+
+
+@contextmanager
+def _plain_errors(order: Order) -> Iterator[None]:
+    """Say what huggingface_hub raises in the words of `tune download`."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
+        said = _said(cause or error, order)
+        if said is None:
+            raise
+        raise said from error
+
+
+def _said(error: BaseException, order: Order) -> Exception | None:
+    """Return the exception to raise in place of another, or None where that one is plain or is a defect."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if isinstance(error, HFValidationError):
+        return ValueError(f"{order.repository!r} is no repository of the hub; write it as <owner>/<name>")
+    if isinstance(error, OfflineModeIsEnabled):
+        return ConnectionError("HF_HUB_OFFLINE is set, so nothing is fetched: " + WAY_OUT.format("unset it"))
+    if isinstance(error, HfHubHTTPError):
+        return _refusal(error, order)
+    if isinstance(error, HfHubHTTPError.__bases__[0]):  # that of the HTTP library, which changes by version
+        way = WAY_OUT.format("give the same command once there is a network")
+        return ConnectionError(f"{constants.ENDPOINT} cannot be reached ({first_line}): {way}")
+    if isinstance(error, json.JSONDecodeError):
+        return ConnectionError(
+            f"{constants.ENDPOINT} does not answer as the hub does; see to HF_ENDPOINT, or to the network's login"
+        )
+    if isinstance(error, OSError):
+        if error.strerror:
+            return ValueError(f"{order.folder} cannot be written: {error.strerror}")
+        return OSError(f"{first_line}; try again later")
+    return None
+
+
+def _refusal(error: "HfHubHTTPError", order: Order) -> Exception:
+    """Return the exception for an answer of the hub that is no success."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name, status = order.repository, error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return PermissionError(
+            f"{name} is gated: accept its licence on https://huggingface.co/{name}, and set HF_TOKEN to a token"
+            " of the account that did"
+        )
+    is_anonymous = status == HTTPStatus.UNAUTHORIZED and get_token() is None
+    if isinstance(error, RepositoryNotFoundError) or is_anonymous:
+        return LookupError(
+            f"{name} is not on the hub, or is private, for which HF_TOKEN must be a token that may read it"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return LookupError(f"{name} has no revision {order.revision!r}")
+    if status == HTTPStatus.UNAUTHORIZED:
+        return PermissionError(
+            "the hub does not know the token in HF_TOKEN; https://huggingface.co/settings/tokens makes another"
+        )
+    if status == HTTPStatus.FORBIDDEN:
+        why = next(iter((error.server_message or "").splitlines()), "the token in HF_TOKEN may not read it")
+        return PermissionError(f"the hub refuses {name}: {why}")
+    return OSError(f"the hub answers {status} {error.response.reason_phrase}; try again later")
