@@ -1,4 +1,4 @@
-"""The real model out of its GGUF file that packages ship, beside transformers."""
+"""Texts on which real models and tokenizers are compared with others' reading of them."""
 
 PARAGRAPH = (
     "Water is made of hydrogen and oxygen. It covers most of the Earth's surface, and without it there would"

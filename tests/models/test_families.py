@@ -174,7 +174,7 @@ def test_packed_documents_are_each_document_alone(
     pair: Pair, by_mask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_mask:  # what is done on other devices
-        monkeypatch.setattr(_attention, "attend_documents", _by_mask)
+        monkeypatch.setattr(_attention, "attend_documents", _attention.by_mask)
     tokens = rows(2, 30)
     ids = torch.stack([torch.repeat_interleave(torch.tensor(n)) for n in LENGTHS])
     weights = torch.randn(2, 30, pair.ours.architecture.vocab_size, dtype=torch.float64)
@@ -192,10 +192,6 @@ def test_packed_documents_are_each_document_alone(
             start += length
     for name, p in pair.ours.named_parameters():
         close(gradients[name], _gradient(p), 1e-10, name)
-
-
-def _by_mask(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
-    return _attention.attend(q, k, v, documents.mask(window), is_causal=False, **how)
 
 
 @pytest.mark.parametrize("sizes", [[20] + [1] * 10, [7, 11, 1, 1, 10], [1] * 30])

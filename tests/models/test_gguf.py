@@ -112,6 +112,25 @@ def test_configs_name_what_the_model_stops_at(gguf: Path, tmp_path: Path) -> Non
     write_gguf(tmp_path / "chat.gguf", eos_token_id=0, eot_token_id=2)
     convert_gguf(tmp_path / "chat.gguf", tmp_path / "chat")
     assert HFTokenizer(str(tmp_path / "chat")).stop_ids == frozenset({0, 2})
+    write_gguf(tmp_path / "unsaid.gguf", eos_token_id=0)  # the template alone tells what ends a turn
+    convert_gguf(tmp_path / "unsaid.gguf", tmp_path / "unsaid")
+    assert HFTokenizer(str(tmp_path / "unsaid")).stop_ids == frozenset({0, 2})
+
+
+@pytest.mark.parametrize(
+    ("pre", "said", "begins"),
+    [("llama-bpe", None, True), ("llama-bpe", False, False), ("gpt-2", None, False), ("gpt-2", True, True)],
+)
+def test_texts_begin_as_the_file_says_or_as_llama_cpp_takes_it(
+    tmp_path: Path, *, pre: str, said: bool | None, begins: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    write_gguf(tmp_path / "tiny.gguf", tokenizer_pre=pre, add_bos_token=said)
+    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "ours")
+    assert HFTokenizer(str(tmp_path / "ours")).bos_id == (1 if begins else None)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")("words")["input_ids"]
+    assert theirs[:1] == [1] if begins else 1 not in theirs
 
 
 @pytest.mark.parametrize(

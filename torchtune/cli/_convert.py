@@ -6,8 +6,8 @@ from collections.abc import Sequence
 HELP = """\
 usage: tune convert <checkpoint> <folder>
 
-Reads a GGUF file and writes a Hugging Face folder: config.json, tokenizer.json,
-tokenizer_config.json and safetensors.
+Reads a GGUF file of any supported family and writes a Hugging Face folder:
+config.json, tokenizer.json, tokenizer_config.json and safetensors in bfloat16.
 
   tune convert SmolLM2-135M-Instruct.Q4_1.gguf models/SmolLM2-135M-Instruct
 """

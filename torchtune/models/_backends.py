@@ -5,7 +5,7 @@ the name that llama.cpp has for it (`tokenizer.ggml.pre`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, AnyStr
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -28,16 +28,18 @@ class Split:
     """Whether characters are composed (Unicode's NFC) first."""
     whole_words: bool = False
     """Whether a word that is a token itself is that token, whatever merging its bytes would come to."""
+    adds_bos: bool = False
+    """Whether texts begin with BOS where a GGUF file does not say."""
 
 
 SPLITS = {
     "gpt-2": Split(),
     "smollm": Split(single_digits=True),
-    "llama-bpe": Split(_WORDS % r"\p{N}{1,3}", whole_words=True),
+    "llama-bpe": Split(_WORDS % r"\p{N}{1,3}", whole_words=True, adds_bos=True),
     "dbrx": Split(_WORDS % r"\p{N}{1,3}"),
     "qwen2": Split(_WORDS % r"\p{N}", nfc=True),
 }
-"""By the names of llama.cpp: GPT-2 and its kin, SmolLM, Llama 3, OLMo 2 and Phi-4, Qwen 2 to 3."""
+"""By the names of llama.cpp (`src/llama-vocab.cpp`): GPT-2, SmolLM, Llama 3, OLMo 2 and Phi-4, Qwen 2 and 3."""
 
 
 def byte_level(
@@ -75,17 +77,6 @@ def byte_level(
     return backend
 
 
-def from_ranks(ranks: Mapping[bytes, int], split: Split) -> "Backend":
-    """Build a byte-level tokenizer out of ranks, as tiktoken keeps them.
-
-    tiktoken joins those two neighbours whose joint bytes have the lowest rank. The same comes of merging pairs in the
-    order of their joint rank, where every way to cut a token into two tokens is such a pair.
-    """
-    letters = _byte_letters()
-    text = {token: "".join(letters[b] for b in token) for token in ranks}
-    return byte_level({text[token]: rank for token, rank in ranks.items()}, _merges(ranks, text), split)
-
-
 def from_pieces(
     pieces: Sequence[str], scores: Sequence[float], *, unknown: str | None, space_prefix: bool
 ) -> "Backend":
@@ -96,6 +87,9 @@ def from_pieces(
         scores: The higher a piece's score, the earlier its parts are merged.
         unknown: The piece for what cannot be written otherwise.
         space_prefix: Put a space before every text.
+
+    Raises:
+        ValueError: `unknown` is no piece.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers
@@ -105,7 +99,7 @@ def from_pieces(
     try:
         model = models.BPE(
             vocab={piece: i for i, piece in enumerate(pieces)},
-            merges=_merges(ranks, {piece: piece for piece in ranks}),
+            merges=_merges(ranks),
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=True,
@@ -140,20 +134,12 @@ def begin_with(backend: "Backend", token: str) -> None:
     )
 
 
-def _merges(ranks: Mapping[AnyStr, int], text: Mapping[AnyStr, str]) -> list[tuple[str, str]]:
-    """Return every way to cut a token into two tokens, those of lower rank first."""
+def _merges(ranks: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return every way to cut a piece into two pieces, those of lower rank first."""
     found = []
-    for token in sorted(ranks, key=ranks.__getitem__):
-        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+    for piece in sorted(ranks, key=ranks.__getitem__):
+        cuts = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
         known = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
-        # Of two cuts of one token, the one of the more frequent parts is the one that was learnt.
-        known.sort(key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
-        found += [(text[left], text[right]) for left, right in known]
+        # Of two cuts of one piece, the one of the more frequent parts is the one that was learnt.
+        found += sorted(known, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
     return found
-
-
-def _byte_letters() -> dict[int, str]:
-    """Return the characters that GPT-2's vocabulary writes bytes as (`bytes_to_unicode` of its encoder.py)."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in plain]
-    return {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}

@@ -28,7 +28,7 @@ _MODEL_TYPES = {
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3": 62}
 """Layers of the 27B models, whose attention is scaled by the width of the model over its heads, not by head_dim."""
 
-LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """What all Llama 3.1 to 3.3 have in their config.json; GGUF files hold what comes of it."""
 
 ROPE_FREQS = "rope_freqs.weight"
@@ -99,13 +99,13 @@ def _llama3(divisors: Any, base: float) -> dict[str, Any]:
         base: Of the frequencies.
     """
     factor = round(float(divisors.max()))
-    low, high, length = LLAMA3_ROPE.values()
+    low, high, length = _LLAMA3_ROPE.values()
     n = len(divisors)
     turns = length / (2 * math.pi) * base ** (-np.arange(n) / n)
     kept = np.clip((turns - low) / (high - low), 0, 1)
-    if not np.allclose(1 / divisors, kept + (1 - kept) / factor, rtol=1e-4):
+    if not np.allclose(divisors * (kept + (1 - kept) / factor), 1, rtol=1e-4):
         raise ValueError("its rotary frequencies are scaled in another way than those of Llama 3.1 to 3.3")
-    return {"rope_type": "llama3", "factor": float(factor), **LLAMA3_ROPE}
+    return {"rope_type": "llama3", "factor": float(factor), **_LLAMA3_ROPE}
 
 
 def _of_family(arch: str, about: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
@@ -115,19 +115,13 @@ def _of_family(arch: str, about: dict[str, Any], numbers: dict[str, Any]) -> dic
         return {"sliding_window": window or None}
     if arch in _LARGEST_GEMMA:
         is_largest = numbers["num_layers"] == _LARGEST_GEMMA[arch]
-        return {
-            "sliding_window": window,
-            "query_pre_attn_scalar": numbers["embed_dim"] // numbers["num_heads"]
-            if is_largest
-            else numbers["head_dim"],
-            "attn_logit_softcapping": about.get("attn_logit_softcapping"),
-            "final_logit_softcapping": about.get("final_logit_softcapping"),
-            **(
-                {"rope_local_base_freq": about.get("rope.freq_base_swa", 10_000.0)}
-                if arch == "gemma3"
-                else {}
-            ),
-        }
+        of_heads = numbers["embed_dim"] // numbers["num_heads"] if is_largest else numbers["head_dim"]
+        shared = {"sliding_window": window, "query_pre_attn_scalar": of_heads}
+        caps = ("attn_logit_softcapping", "final_logit_softcapping")
+        if arch == "gemma2":
+            return {**shared, **{cap: about[cap] for cap in caps}}
+        local = {"rope_local_base_freq": about.get("rope.freq_base_swa", 10_000.0)}
+        return {**shared, **local, **{cap: about.get(cap) for cap in caps}}
     if window:
         raise ValueError(f"sliding windows are not supported in the architecture {arch!r}")
     return {}

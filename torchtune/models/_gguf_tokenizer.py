@@ -35,9 +35,10 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
 
 def adds_bos(metadata: dict[str, Any]) -> bool:
     """Tell whether a file's model begins its texts with BOS: as it says, or as llama.cpp takes it for its kind."""
-    is_llama = metadata["tokenizer.ggml.model"] == "llama"
+    is_pieces = metadata["tokenizer.ggml.model"] == "llama"
+    otherwise = is_pieces or SPLITS[metadata["tokenizer.ggml.pre"]].adds_bos
     has_one = "tokenizer.ggml.bos_token_id" in metadata
-    return bool(metadata.get("tokenizer.ggml.add_bos_token", is_llama) and has_one)
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", otherwise) and has_one)
 
 
 def _bytes(metadata: dict[str, Any]) -> "Backend":

@@ -30,7 +30,8 @@ class GGUFWeights:
     """The file's names by Hugging Face's."""
 
     def __attrs_post_init__(self) -> None:
-        self._names = {name: self._file_name(name) for name in self.expected}
+        arch = self.file.metadata["general.architecture"]
+        self._names = _file_names(arch, self.architecture.num_layers, self.expected)
         known = {*self._names.values(), ROPE_FREQS}
         self.shapes = {name: list(t.shape) for name, t in self.file.tensors.items() if name not in known}
         for name, theirs in self._names.items():
@@ -52,14 +53,18 @@ class GGUFWeights:
         """Return the file's name of a tensor."""
         return self._names.get(name, name)
 
-    def _file_name(self, name: str) -> str:
-        from gguf import MODEL_ARCH, get_tensor_name_map
 
-        arch = MODEL_ARCH[self.file.metadata["general.architecture"].upper()]
-        names = get_tensor_name_map(arch, self.architecture.num_layers)
-        found: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        assert found is not None, name
-        return found
+def _file_names(arch: str, num_layers: int, names: Iterable[str]) -> dict[str, str]:
+    """Return GGUF's names of tensors by Hugging Face's."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    known = get_tensor_name_map(MODEL_ARCH[arch.upper()], num_layers)
+    found: dict[str, str] = {}
+    for name in names:
+        theirs = known.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert theirs is not None, name
+        found[name] = theirs
+    return found
 
 
 def halves_apart(weight: Tensor, head_dim: int) -> Tensor:
@@ -70,9 +75,3 @@ def halves_apart(weight: Tensor, head_dim: int) -> Tensor:
     """
     pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])  # [h, head_dim / 2, 2, in]
     return pairs.transpose(1, 2).reshape(weight.shape)
-
-
-def halves_beside(weight: Tensor, head_dim: int) -> Tensor:
-    """Put the rows of q_proj and k_proj `[h * head_dim, in]` into Meta's order; `halves_apart` undoes it."""
-    halves = weight.view(-1, 2, head_dim // 2, weight.shape[1])  # [h, 2, head_dim / 2, in]
-    return halves.transpose(1, 2).reshape(weight.shape)

@@ -48,13 +48,8 @@ def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
         ValueError: the folder's model is another one (sizes, constants, missing, unexpected or misshapen
             tensors), or a file is damaged.
     """
-    load_weights(model, read_hf_weights(model, folder))
-
-
-def load_weights(model: Decoder, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Give a model weights one by one, in its own dtypes; on the meta device it gets the tensors themselves."""
     parameters = dict(model.named_parameters())
-    for name, tensor in weights:
+    for name, tensor in read_hf_weights(model, folder):
         parameter = parameters[name]
         if parameter.is_meta:
             path, _, leaf = name.rpartition(".")
@@ -82,27 +77,14 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
     """
     folder = Path(folder)
     _check_architecture(model, folder)
-    files = folder_tensors(folder)
-    _drop_ignorable(files, expected_shapes(model))
-    return weights_of(model, files, folder)
-
-
-def weights_of(model: Decoder, source: TensorSource, where: Path) -> Iterator[tuple[str, Tensor]]:
-    """Check that a source's tensors are a model's, then read them one by one, under our names.
-
-    Args:
-        model: Tells which names and shapes are expected; adapters are left out.
-        source: Holds the tensors of a Hugging Face checkpoint.
-        where: What to call it in messages.
-
-    Raises:
-        ValueError: tensors are missing, unexpected or misshapen.
-    """
-    check_tensors(expected_shapes(model), source, where)
-    return _weights_of(model, source)
+    files, shapes = folder_tensors(folder), expected_shapes(model)
+    _drop_ignorable(files, shapes)
+    check_tensors(shapes, files, folder)
+    return _weights_of(model, files)
 
 
 def _weights_of(model: Decoder, source: TensorSource) -> Iterator[tuple[str, Tensor]]:
+    """Read weights one by one; apart from `read_hf_weights`, so that its checks are made when it is called."""
     parameters = _without_adapters(model)
     for theirs, names in hf_groups(model.architecture, parameters).items():
         tensor = source.read(theirs)
@@ -194,19 +176,16 @@ def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: 
         ValueError: tensors are missing, unexpected or misshapen.
     """
     found = source.shapes
-    missing, unexpected = shapes.keys() - found.keys(), found.keys() - shapes.keys()
+    missing = sorted(map(source.own_name, shapes.keys() - found.keys()))
+    unexpected = sorted(map(source.own_name, found.keys() - shapes.keys()))
     misshapen = [
         f"{source.own_name(name)} is {list(found[name])} there, {shape} in the model"
         for name, shape in shapes.items()
         if name in found and list(found[name]) != shape
     ]
     mistakes = [
-        *([f"without {some(sorted(map(source.own_name, missing)))}"] if missing else []),
-        *(
-            [f"with {some(sorted(map(source.own_name, unexpected)))}, unknown to the model"]
-            if unexpected
-            else []
-        ),
+        *([f"without {some(missing)}"] if missing else []),
+        *([f"with {some(unexpected)}, unknown to the model"] if unexpected else []),
         *([some(sorted(misshapen), "; ")] if misshapen else []),
     ]
     if mistakes:

@@ -100,7 +100,9 @@ class Decoder(nn.Module):
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1], cache)
-        masks = self._masks(tokens, positions, start, has_cache=cache is not None)
+        masks: tuple[Tensor | None, Tensor | None] = (None, None)
+        if documents is None:
+            masks = self._masks(tokens, positions, start, has_cache=cache is not None)
         if positions is None:
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
         x = self.embed_tokens(tokens)  # [b, s, d]
