@@ -14,7 +14,7 @@ from torchtune.models._gguf_tokenizer import gguf_tokenizer
 pytestmark = pytest.mark.slow
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
-"""Stands between the texts of an .inp file; an .out file has their ids, a line each."""
+"""Stands behind each text of an .inp file; an .out file has their ids, a line each."""
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,9 @@ def vocabularies(pytestconfig: pytest.Config) -> Path:
 def test_ids_are_those_that_llama_cpp_expects(name: str, vocabularies: Path) -> None:
     path = vocabularies / f"ggml-vocab-{name}.gguf"
     tokenizer = gguf_tokenizer(read_gguf(path).metadata)
-    texts = Path(f"{path}.inp").read_text(encoding="utf-8").split(SEPARATOR)
+    *texts, rest = Path(f"{path}.inp").read_text(encoding="utf-8").split(SEPARATOR)
     lines = Path(f"{path}.out").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 40
+    assert rest == ""
     for text, line in zip(texts, lines, strict=True):
         assert tokenizer.encode(text, add_special_tokens=False).ids == [int(i) for i in line.split()], text
