@@ -11,7 +11,7 @@ from attrs import define, field
 
 from torchtune import config, training
 from torchtune.config import Component, above, at_least, between, not_empty, ref
-from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt
+from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 from torchtune.generation import generate
 from torchtune.models import load_peft_adapter
 from torchtune.modules import Decoder
@@ -69,6 +69,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
         tokenizer = config.instantiate(cfg.tokenizer)
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
+        training.check_vocabulary(tokenizer, model)
         training.place(model, world, dtype=cfg.dtype, model_directory=cfg.model_directory)
         if cfg.adapter_directory is not None:
             load_peft_adapter(model, cfg.adapter_directory)
@@ -97,6 +98,7 @@ def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]
                 "system: has no place in the alpaca template; leave it out, or write template=chat"
             )
         return tokenizer.encode(alpaca_prompt(cfg.prompt, cfg.input), add_eos=False)
+    check_chat(tokenizer)
     content = f"{cfg.prompt}\n\n{cfg.input}" if cfg.input else cfg.prompt
     system = [] if cfg.system is None else [Message(role="system", content=cfg.system)]
     return chat_prompt(tokenizer, [*system, Message(role="user", content=content)])

@@ -36,6 +36,7 @@ def main(cfg: FullFinetuneConfig) -> None:
         )
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
+        training.check_vocabulary(tokenizer, model)
         training.place(
             model, world, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp, model_directory=cfg.model_directory
         )

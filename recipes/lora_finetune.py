@@ -45,6 +45,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
         )
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
+        training.check_vocabulary(tokenizer, model)
         cfg.lora.add_to(model)
         training.place(
             model, world, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp, model_directory=cfg.model_directory

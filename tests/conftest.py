@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -51,6 +52,26 @@ def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
         return cache / package
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def llama_cpp(pytestconfig: pytest.Config) -> Path:
+    """Fetch llama-cpp-python's sources, once, and give llama.cpp's folder of vocabularies and chat templates."""
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("packages")
+    if not (cache / "llama.cpp").is_dir():
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            command = ["download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
+            subprocess.run(
+                [sys.executable, "-m", "pip", *command, "--dest", scratch, "llama-cpp-python"], check=True
+            )
+            (path,) = Path(scratch).glob("*.tar.gz")
+            with tarfile.open(path) as archive:
+                files = [m for m in archive.getmembers() if "/vendor/llama.cpp/models/" in m.name]
+                archive.extractall(scratch, files, filter="data")
+            with contextlib.suppress(OSError):  # Another worker was faster.
+                next(Path(scratch).glob("*/vendor/llama.cpp/models")).rename(cache / "llama.cpp")
+    return cache / "llama.cpp"
 
 
 @pytest.fixture(scope="session")

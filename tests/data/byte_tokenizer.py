@@ -22,6 +22,7 @@ class ByteTokenizer:
     bos_id = SPECIAL_TOKENS["<|bos|>"]
     eos_id = SPECIAL_TOKENS["<|eos|>"]
     pad_id = SPECIAL_TOKENS["<|pad|>"]
+    special_tokens = SPECIAL_TOKENS
     stop_ids = frozenset({SPECIAL_TOKENS["<|eos|>"], SPECIAL_TOKENS["<|im_end|>"]})
 
     def __init__(self, template: str | None = CHATML) -> None:
@@ -30,11 +31,13 @@ class ByteTokenizer:
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
         return [self.bos_id] * add_bos + list(text.encode()) + [self.eos_id] * add_eos
 
-    def encode_template(self, text: str) -> list[int]:
-        parts = re.split("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")", text)
-        return [
-            i for part in parts for i in ([SPECIAL_TOKENS[part]] if part in SPECIAL_TOKENS else part.encode())
-        ]
+    def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        ids, at = [], 0
+        for match in re.finditer("|".join(map(re.escape, SPECIAL_TOKENS)), text):
+            if not any(match.start() < end and start < match.end() for start, end in plain):
+                ids += [*text[at : match.start()].encode(), SPECIAL_TOKENS[match[0]]]
+                at = match.end()
+        return ids + list(text[at:].encode())
 
     def decode(self, ids: Sequence[int]) -> str:
         names = {i: name.encode() for name, i in SPECIAL_TOKENS.items()}

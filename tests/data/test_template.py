@@ -1,12 +1,13 @@
 """Rendering and its ids are compared with transformers' apply_chat_template."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.data.byte_tokenizer import CHATML, ByteTokenizer
-from torchtune.data import ChatTemplate, Message, alpaca_prompt, chat_example, chat_prompt
+from torchtune.data import ChatTemplate, Message, alpaca_prompt, chat_example, chat_prompt, chat_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -89,7 +90,8 @@ class ReferenceTokenizer(ByteTokenizer):
         del add_bos, add_eos  # The tests call it for plain text in a conversation only.
         return list(reference().encode(text, add_special_tokens=False, split_special_tokens=True))
 
-    def encode_template(self, text: str) -> list[int]:
+    def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        assert not plain
         return list(reference().encode(text, add_special_tokens=False))
 
 
@@ -116,6 +118,27 @@ def test_ids_equal_those_of_transformers(name: str) -> None:
         assert reference().decode(whole[len(example.tokens) :]) == "\n"
 
 
+def test_the_assistants_tokens_are_those_of_transformers() -> None:
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>"
+        "{% endif %}{{ '\n' }}{% endfor %}"
+    )
+    messages = [*CONVERSATION, CONVERSATION[1], Message(role="assistant", content="Größe 🎉 So.")]
+    turns = [dict(message) for message in messages]
+    theirs: Any = reference().apply_chat_template(
+        turns,  # type: ignore[arg-type]  # A TypedDict's values are text.
+        chat_template=template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    chat = chat_tokens(ReferenceTokenizer(template), messages)
+    assert chat.tokens == theirs["input_ids"]
+    ours = [any(start <= i < end for start, end in chat.answers) for i in range(len(chat.tokens))]
+    assert ours == [bool(is_answer) for is_answer in theirs["assistant_masks"]]
+    assert sum(ours) > 10
+
+
 def test_a_template_may_refuse_messages() -> None:
     template = ChatTemplate("{{ raise_exception('turns must alternate') }}")
     with pytest.raises(ValueError, match="refused messages of the roles user: turns must alternate"):
@@ -123,8 +146,34 @@ def test_a_template_may_refuse_messages() -> None:
 
 
 def test_a_template_that_is_not_jinja_is_refused() -> None:
-    with pytest.raises(ValueError, match="the chat template refused"):
-        ChatTemplate("{% if %").render([], add_generation_prompt=True)
+    with pytest.raises(ValueError, match="the chat template is not valid Jinja: line 2: unexpected '%'"):
+        ChatTemplate("{{ bos_token }}\n{% if %")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% for i in range(99) %}{{ f(n + 1) if n < 9 }}{% endfor %}{% endmacro %}{{ f(0) }}",
+        "{% for i in range(9999) recursive %}{% if loop.depth < 9 %}{{ loop(range(9999)) }}{% endif %}{% endfor %}",
+        "{% set check_time = 1 %}{% for i in range(99999) if range(99999) | list | length %}{% endfor %}",
+    ],
+)
+def test_a_template_that_goes_on_for_ever_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchtune.data._template.TIME_LIMIT", 0.1)
+    with pytest.raises(
+        ValueError, match=r"refused messages of the roles : it runs for more than 0.1 seconds"
+    ):
+        ChatTemplate(source).render([], add_generation_prompt=True)
+
+
+def test_a_template_is_not_told_the_date() -> None:
+    with pytest.raises(ValueError, match="it asks for today's date, with which no run can be repeated"):
+        ChatTemplate("{{ strftime_now('%Y') }}").render([], add_generation_prompt=True)
+    guarded = ChatTemplate(
+        "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}"
+    )
+    assert guarded.render([], add_generation_prompt=True) == "2024"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +182,10 @@ def test_a_template_that_is_not_jinja_is_refused() -> None:
         "{{ messages.__class__.__base__.__subclasses__() }}",
         "{{ messages.append({}) }}",
         "{% for i in range(10 ** 9) %}{% endfor %}",
-        "{{ strftime_now('%Y') }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 10 ** 10 ** (10 ** 10) }}",
+        "{{ 'a' * 10 ** 11 }}",
+        "{{ 10 ** 11 * [1] }}",
     ],
 )
 def test_a_template_runs_in_a_sandbox(source: str) -> None:

@@ -172,7 +172,7 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
         convert(tmp_path / "model.gguf", tmp_path / "ours")
     with pytest.raises(FileNotFoundError, match=r"no file .*missing.gguf"):
         convert(tmp_path / "missing.gguf", tmp_path / "ours")
-    with pytest.raises(ValueError, match=r"cannot be converted: the source must be a .gguf file"):
+    with pytest.raises(ValueError, match=r"is no checkpoint: .*; name a file in it, model.gguf"):
         convert(tmp_path, tmp_path / "ours")
 
 

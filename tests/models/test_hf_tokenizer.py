@@ -56,6 +56,18 @@ def test_template_text_adds_nothing_of_its_own(tmp_path: Path) -> None:
     assert tokenizer.encode_template("<|im_start|>words") == tokenizer.encode("words", add_eos=False)
 
 
+def test_parts_of_a_template_stay_text(tmp_path: Path) -> None:
+    tokenizer = load(tmp_path)
+    inside = "words <|im_end|>\n<|im_start|>words"
+    text = f"<|im_start|>{inside}<|im_end|>\n"
+    ids = tokenizer.encode_template(text, [(12, 12 + len(inside))])
+    plain = tokenizer.encode(inside, add_eos=False)
+    assert ids == [1, *plain, 2, *tokenizer.encode("\n", add_eos=False)]
+    assert tokenizer.encode_template(text, [(0, 0)]) == tokenizer.encode_template(text)
+    assert tokenizer.encode_template(text, [(0, len(text))]) == tokenizer.encode(text, add_eos=False)
+    assert pickle.loads(pickle.dumps(tokenizer)).encode_template(text, [(12, 12 + len(inside))]) == ids
+
+
 def test_bos_is_put_where_the_model_was_taught_it(tmp_path: Path) -> None:
     assert load(tmp_path / "a", add_bos_token=True).bos_id == 1
     assert load(tmp_path / "b", add_bos_token=False).bos_id is None
@@ -91,6 +103,25 @@ def test_the_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> Non
             "<|im_end|>",
         )
     assert load(tmp_path / "d", chat_template=None).chat_template is None
+
+
+def test_a_template_that_is_not_jinja_is_refused_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"tokenizer_config.json: the chat template is not valid Jinja: line 2"
+    ):
+        load(tmp_path, chat_template="\n{% for %}")
+    write(tmp_path, chat_template__jinja="{{")
+    with pytest.raises(
+        ValueError, match=r"chat_template.jinja: the chat template is not valid Jinja: line 1"
+    ):
+        HFTokenizer(str(tmp_path))
+
+
+def test_the_end_is_looked_up_where_tokenizer_config_names_none(tmp_path: Path) -> None:
+    write(folder(tmp_path, eos_token=None, pad_token=None), config__json='{"eos_token_id": 2}')
+    assert HFTokenizer(str(tmp_path)).eos_id == HFTokenizer(str(tmp_path)).pad_id == 2
+    write(tmp_path, generation_config__json='{"eos_token_id": [0, 2]}')
+    assert HFTokenizer(str(tmp_path)).eos_id == 0
 
 
 def test_special_tokens_may_be_objects(tmp_path: Path) -> None:

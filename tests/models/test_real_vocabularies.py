@@ -1,9 +1,5 @@
 """The vocabularies that llama.cpp tests itself with, and what it expects of them, out of llama-cpp-python's sources."""
 
-import subprocess
-import sys
-import tarfile
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,28 +13,9 @@ SEPARATOR = "\n__ggml_vocab_test__\n"
 """Stands behind each text of an .inp file; an .out file has their ids, a line each."""
 
 
-@pytest.fixture(scope="module")
-def vocabularies(pytestconfig: pytest.Config) -> Path:
-    """Fetch the source distribution, once, and unpack the vocabularies."""
-    assert pytestconfig.cache is not None
-    cache = pytestconfig.cache.mkdir("packages")
-    if not (cache / "vocabularies").is_dir():
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            command = ["download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
-            subprocess.run(
-                [sys.executable, "-m", "pip", *command, "--dest", scratch, "llama-cpp-python"], check=True
-            )
-            (path,) = Path(scratch).glob("*.tar.gz")
-            with tarfile.open(path) as archive:
-                files = [m for m in archive.getmembers() if "/models/ggml-vocab-" in m.name]
-                archive.extractall(scratch, files, filter="data")
-            next(Path(scratch).glob("*/vendor/llama.cpp/models")).rename(cache / "vocabularies")
-    return cache / "vocabularies"
-
-
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3"])
-def test_ids_are_those_that_llama_cpp_expects(name: str, vocabularies: Path) -> None:
-    path = vocabularies / f"ggml-vocab-{name}.gguf"
+def test_ids_are_those_that_llama_cpp_expects(name: str, llama_cpp: Path) -> None:
+    path = llama_cpp / f"ggml-vocab-{name}.gguf"
     tokenizer = gguf_tokenizer(read_gguf(path).metadata)
     *texts, rest = Path(f"{path}.inp").read_text(encoding="utf-8").split(SEPARATOR)
     lines = Path(f"{path}.out").read_text(encoding="utf-8").splitlines()

@@ -27,6 +27,7 @@ OPTIONS = {
     "diff": ("--json",),
     "schema": ("-o",),
     "import": ("-o", "--force"),
+    "convert": ("--base", "--apart", "--tokenizer", "--dtype"),
     "download": ("--output-dir", "--revision", "--include", "--ignore"),
 }
 """The options of each verb, beside `--help`."""

@@ -1,5 +1,7 @@
 """Chat templates: how a model family writes a conversation out as one text."""
 
+import time
+from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
@@ -7,6 +9,17 @@ from attrs import frozen
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+TIME_LIMIT = 10.0
+"""How long one template may take for one conversation (seconds of this thread's processor time)."""
+
+MAX_REPEATED = 10**7
+"""How long a text or list may become by multiplication."""
+
+MAX_BITS = 10**5
+"""How large a power may become (binary digits)."""
+
+_deadline: ContextVar[float] = ContextVar("deadline")
 
 
 class Message(TypedDict):
@@ -19,18 +32,43 @@ class Message(TypedDict):
 
 
 @frozen
+class Rendered:
+    """A conversation as a template wrote it."""
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+    """Where the template's `{% generation %}` blocks begin and end in it, in characters: what the model is to write.
+    Templates without such blocks have none."""
+
+
+@frozen
 class ChatTemplate:
     """A model's chat template, as its tokenizer_config.json or GGUF file holds it.
 
     The language is Jinja with the settings and names that Hugging Face documents for chat templates
-    (https://huggingface.co/docs/transformers/chat_templating_writing), except `strftime_now`: a prompt
-    that holds today's date would make the same run differ from day to day. Templates come with
-    downloaded models, so they run in Jinja's sandbox and cannot change what they are given.
+    (https://huggingface.co/docs/transformers/chat_templating_writing), `{% generation %}` blocks among them, except
+    `strftime_now`: a prompt that holds today's date would make the same run differ from day to day. Templates come
+    with downloaded models, so they run in Jinja's sandbox, cannot change what they are given, and have a time limit.
+
+    Raises:
+        ValueError: it is not valid Jinja; the message has the line.
     """
 
     source: str
     bos_token: str = ""
     eos_token: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        from jinja2 import TemplateSyntaxError
+
+        try:
+            _ = self._compiled
+        except TemplateSyntaxError as error:
+            raise ValueError(
+                f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
+            ) from error
+        except RecursionError as error:
+            raise ValueError("the chat template is not valid Jinja: it is nested too deeply") from error
 
     def render(self, messages: list[Message], add_generation_prompt: bool) -> str:
         """Write a conversation out.
@@ -40,32 +78,127 @@ class ChatTemplate:
             add_generation_prompt: End with the words that open the assistant's answer.
 
         Raises:
-            ValueError: the template is not valid Jinja, or refuses these messages.
+            ValueError: the template refuses these messages, fails, or takes too long.
         """
+        return self.render_marked(messages, add_generation_prompt).text
+
+    def render_marked(self, messages: list[Message], add_generation_prompt: bool) -> Rendered:
+        """Write a conversation out, and tell where the template says that the model's own words are.
+
+        Args:
+            messages: The turns, oldest first.
+            add_generation_prompt: End with the words that open the assistant's answer.
+
+        Raises:
+            ValueError: the template refuses these messages, fails, or takes too long.
+        """
+        mark = _mark(messages)
+        token = _deadline.set(time.thread_time() + TIME_LIMIT)
         try:
-            return self._compiled.render(
+            text = self._compiled.render(
                 messages=messages,
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
+                **{_MARK: mark},
             )
         except Exception as error:  # A template is a program of its own and may fail in any way.
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(f"the chat template refused messages of the roles {roles}: {error}") from error
+            dated = "; it asks for today's date, with which no run can be repeated: write one into it"
+            raise ValueError(
+                f"the chat template refused messages of the roles {roles}: {error}"
+                + (dated if "strftime_now" in str(error) else "")
+            ) from error
+        finally:
+            _deadline.reset(token)
+        return _without_marks(text, mark)
 
     @cached_property
     def _compiled(self) -> "Template":
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        return _compile(self.source)
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        return environment.from_string(self.source)
+
+_MARK = "generation_mark"
+"""The name under which a template's blocks find what they are to be marked with."""
+
+
+def _compile(source: str) -> "Template":
+    """Compile a template; Jinja is imported here, since few commands need it."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.runtime import Context, Macro
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` blocks, around what the model is to write."""
+
+        tags = {"generation"}  # noqa: RUF012 - Jinja's own way.
+
+        def parse(self, parser: Parser) -> nodes.Node:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            call = self.call_method("mark", [nodes.ContextReference()])
+            return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+        def mark(self, context: Context, caller: Macro) -> str:
+            mark = context[_MARK]
+            return f"{mark}{caller()}{mark}"
+
+    class Environment(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+            _check_size(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+        def check_time(self) -> str:
+            """Stop a template that runs for too long: the sandbox limits ranges, but not one within another."""
+            if time.thread_time() > _deadline.get():
+                raise RuntimeError(f"it runs for more than {TIME_LIMIT:g} seconds")
+            return ""
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    tree = environment.parse(source)
+    repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
+    for node in repeated:
+        check = nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(check).set_lineno(node.lineno, override=True))
+    return environment.from_string(tree)
+
+
+def _check_size(operator: str, left: Any, right: Any) -> None:
+    """Refuse to compute what would fill the memory."""
+    if operator == "**":
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_BITS:
+            raise ValueError("a power is too large")
+    else:
+        for items, times in ((left, right), (right, left)):
+            if isinstance(items, (str, list, tuple)) and len(items) * times > MAX_REPEATED:
+                raise ValueError(f"{len(items)} items {times} times are too many")
+
+
+def _mark(messages: list[Message]) -> str:
+    """Return what occurs in no message; characters of the private use area occur in no template."""
+    contents = "".join(str(message.get("content")) for message in messages)
+    n = 0
+    while f"\ue000{n}\uf8ff" in contents:
+        n += 1
+    return f"\ue000{n}\uf8ff"
+
+
+def _without_marks(text: str, mark: str) -> Rendered:
+    """Take the marks out, two of which are around each block."""
+    parts = text.split(mark)
+    borders, at = [], 0
+    for part in parts[:-1]:
+        at += len(part)
+        borders.append(at)
+    return Rendered("".join(parts), tuple(zip(borders[::2], borders[1::2], strict=True)))
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:  # A template may pass anything it holds.

@@ -1,6 +1,6 @@
 """What the rest of the library asks of a tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from torchtune.data._template import ChatTemplate
@@ -31,6 +31,10 @@ class Tokenizer(Protocol):
         """The ids that end an answer: the end of the text and, if there is one, the end of a turn."""
 
     @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Ids by text, of the tokens that `encode_template` finds and `encode` does not."""
+
+    @property
     def chat_template(self) -> ChatTemplate | None:
         """How this model's conversations are written out, or None for a model that was taught none."""
 
@@ -43,8 +47,13 @@ class Tokenizer(Protocol):
             add_eos: Put `eos_id` last.
         """
 
-    def encode_template(self, text: str) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids, none are added."""
+    def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+
+        Args:
+            text: What to encode.
+            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids back into text."""

@@ -1,6 +1,6 @@
 """Tasks and answers as conversations."""
 
-from torchtune.data import Example, Message, Tokenizer, chat_example
+from torchtune.data import Example, Message, Tokenizer, chat_example, check_chat
 from torchtune.datasets._row_dataset import RowDataset
 from torchtune.datasets._rows import AlpacaRow, load_rows
 
@@ -41,6 +41,7 @@ class InstructDataset(RowDataset):
         system: str | None = None,
         max_seq_len: int | None = None,
     ) -> None:
+        check_chat(tokenizer)
         self._tokenizer = tokenizer
         self._train_on_input = train_on_input
         self._system = system

@@ -1,5 +1,6 @@
 """Model families, their tokenizers, and their weights in other people's formats."""
 
+from torchtune.models._auto_tokenizer import AnyTokenizer, auto_tokenizer
 from torchtune.models._convert import convert
 from torchtune.models._folders import written_whole
 from torchtune.models._gguf import convert_gguf
@@ -10,11 +11,15 @@ from torchtune.models._hf_tokenizer import HFTokenizer
 from torchtune.models._hf_weights import hf_groups, hf_name, is_transposed, load_hf_weights, read_hf_weights
 from torchtune.models._peft_adapter import load_peft_adapter, save_peft_adapter
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
+from torchtune.models._tiktoken import TiktokenTokenizer
 
 __all__ = [
+    "AnyTokenizer",
     "HFTokenizer",
     "SentencePieceTokenizer",
+    "TiktokenTokenizer",
     "architecture_from_hf",
+    "auto_tokenizer",
     "convert",
     "convert_gguf",
     "hf_config",

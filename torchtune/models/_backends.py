@@ -77,6 +77,17 @@ def byte_level(
     return backend
 
 
+def from_ranks(ranks: Mapping[bytes, int], split: Split) -> "Backend":
+    """Build a byte-level tokenizer out of ranks, as tiktoken keeps them.
+
+    tiktoken joins those two neighbours whose joint bytes have the lowest rank. The same comes of merging pairs in the
+    order of their joint rank, where every way to cut a token into two tokens is such a pair.
+    """
+    letters = _byte_letters()
+    written = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
+    return byte_level(written, _merges(written), split)
+
+
 def from_pieces(
     pieces: Sequence[str], scores: Sequence[float], *, unknown: str | None, space_prefix: bool
 ) -> "Backend":
@@ -143,3 +154,10 @@ def _merges(ranks: Mapping[str, int]) -> list[tuple[str, str]]:
         # Of two cuts of one piece, the one of the more frequent parts is the one that was learnt.
         found += sorted(known, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
     return found
+
+
+def _byte_letters() -> dict[int, str]:
+    """Return the characters that GPT-2's vocabulary writes bytes as (`bytes_to_unicode` of its encoder.py)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}

@@ -25,7 +25,7 @@ def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
     """
     target = Path(folder).absolute()
     _check_free(target, overwrite=overwrite)
-    partial = target.with_name(f"{target.name}.partial")
+    partial = partial_of(target)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -42,6 +42,11 @@ def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
         shutil.rmtree(replaced)
     else:
         partial.rename(target)
+
+
+def partial_of(target: Path) -> Path:
+    """Return the folder that stands in for one which is being written."""
+    return target.with_name(f"{target.name}.partial")
 
 
 def _check_free(target: Path, *, overwrite: bool) -> None:

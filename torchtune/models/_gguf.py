@@ -1,23 +1,20 @@
 """GGUF files to Hugging Face folders."""
 
 import os
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchtune.models._folders import written_whole
+from torchtune.models._checkpoint import Checkpoint, Progress, write_checkpoint
 from torchtune.models._gguf_config import gguf_config
 from torchtune.models._gguf_file import read_gguf
 from torchtune.models._gguf_tokenizer import adds_bos, gguf_tokenizer
 from torchtune.models._gguf_weights import GGUFWeights
 from torchtune.models._hf_config import architecture_from_hf
-from torchtune.models._hf_folder import write_json, write_source
 from torchtune.models._hf_weights import expected_shapes
+from torchtune.models._json import write_json
 from torchtune.modules import Decoder
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is to do."""
 
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
 """GGUF's names of special tokens, in `tokenizer.ggml.<name>_token_id`."""
@@ -48,7 +45,17 @@ def convert_gguf(
         OSError: there is no room for the folder.
         ValueError: the file is damaged, cut short, or of a model or tokenizer that is not supported.
     """
-    file = read_gguf(source)
+    write_checkpoint(open_gguf(Path(source)), folder, progress=progress)
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Look into a GGUF file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, cut short, or of a model or tokenizer that is not supported.
+    """
+    file = read_gguf(path)
     try:
         with torch.device("meta"):
             model = Decoder(architecture_from_hf(gguf_config(file)))
@@ -60,11 +67,16 @@ def convert_gguf(
         raise ValueError(f"{file.path} has no {error.args[0]!r} in its metadata") from error
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{file.path} cannot be converted: {error}") from error
-    with written_whole(folder) as partial:
-        (partial / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-        write_json(partial / "tokenizer_config.json", tokenizer_config)
-        write_json(partial / "generation_config.json", special_ids)
-        write_source(model.bfloat16(), weights, file.path, partial, special_ids, progress=progress)
+
+    def write_tokenizer(folder: Path) -> dict[str, Any]:
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", tokenizer_config)
+        write_json(folder / "generation_config.json", special_ids)
+        return special_ids
+
+    return Checkpoint(
+        path=file.path, model=model, weights=weights, write_tokenizer=write_tokenizer, dtype=torch.bfloat16
+    )
 
 
 def _special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
@@ -79,7 +91,7 @@ def _special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
     return {name: i for name, i in ids.items() if i is not None}
 
 
-def _special_ids(metadata: dict[str, Any]) -> dict[str, int | list[int]]:
+def _special_ids(metadata: dict[str, Any]) -> dict[str, Any]:
     """Say where texts begin and end as config.json and generation_config.json do."""
     ids = _special_tokens(metadata)
     template = metadata.get("tokenizer.chat_template", "")

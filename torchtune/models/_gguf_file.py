@@ -70,6 +70,12 @@ class GGUFFile:
         return array
 
 
+def is_gguf(path: Path) -> bool:
+    """Tell whether a file begins as GGUF files do."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     """Read a GGUF file of version 2 or 3, little-endian; its tensors' data when asked for.
 
@@ -80,9 +86,9 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
+    if not is_gguf(path):
+        raise ValueError(f"{path} is not a GGUF file")
     with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ValueError(f"{path} is not a GGUF file")
         cursor = _Cursor(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), at=4)
     try:
         metadata, tensors = _read_header(cursor)

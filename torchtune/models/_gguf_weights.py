@@ -9,6 +9,7 @@ from torch import Tensor
 from torchtune.models._gguf_config import ROPE_FREQS
 from torchtune.models._gguf_file import GGUFFile
 from torchtune.models._hf_weights import is_transposed
+from torchtune.models._rotary_halves import halves_apart
 from torchtune.modules import Architecture
 
 
@@ -39,6 +40,11 @@ class GGUFWeights:
                 shape = list(self.file.tensors[theirs].shape)
                 self.shapes[name] = shape[::-1] if is_transposed(self.architecture, name) else shape
 
+    @property
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Float32, which is what all are dequantised to."""
+        return dict.fromkeys(self.shapes, torch.float32)
+
     def read(self, name: str) -> Tensor:
         """Read one tensor, as float32."""
         a = self.architecture
@@ -65,13 +71,3 @@ def _file_names(arch: str, num_layers: int, names: Iterable[str]) -> dict[str, s
         assert theirs is not None, name
         found[name] = theirs
     return found
-
-
-def halves_apart(weight: Tensor, head_dim: int) -> Tensor:
-    """Undo Meta's and GGUF's order of the rows of q_proj and k_proj `[h * head_dim, in]`.
-
-    They put the two numbers that a rotary angle turns beside each other; Hugging Face and we have the
-    first of all pairs, then the second of all.
-    """
-    pairs = weight.view(-1, head_dim // 2, 2, weight.shape[1])  # [h, head_dim / 2, 2, in]
-    return pairs.transpose(1, 2).reshape(weight.shape)

@@ -1,10 +1,10 @@
 """A decoder's architecture as Hugging Face's config.json, and back."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torchtune.models._families import FAMILIES, KEYS, written_rope
+from torchtune.models._json import read_json
 from torchtune.modules import Architecture, Decoder
 
 
@@ -67,24 +67,7 @@ def read_hf_config(folder: Path) -> Architecture:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no config.json in {folder}; a Hugging Face model folder is expected (tune download, or"
-            " tune convert for a GGUF file)"
+            " tune convert for a GGUF file or Meta's own checkpoint)"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not JSON, or something else than an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; fetch it again") from error
-    if not isinstance(value, dict):
-        # The file is wrong, not an argument's type.
-        raise ValueError(f"{path} does not hold a JSON object; fetch it again")  # noqa: TRY004
-    return value

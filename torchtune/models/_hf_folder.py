@@ -1,7 +1,5 @@
 """A Hugging Face folder out of a model."""
 
-import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,13 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from torchtune.data import Tokenizer
+from torchtune.models._auto_tokenizer import auto_tokenizer
 from torchtune.models._folders import written_whole
-from torchtune.models._hf_config import hf_config, read_json
-from torchtune.models._hf_tokenizer import HFTokenizer
-from torchtune.models._hf_weights import check_tensors, expected_shapes, hf_groups, hf_tensor
-from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
-from torchtune.models._tensor_files import TensorSource
+from torchtune.models._hf_config import hf_config
+from torchtune.models._hf_weights import hf_groups, hf_tensor
+from torchtune.models._json import read_json, write_json
 from torchtune.modules import Decoder, lora_layers
 
 SHARD_BYTES = 5 * 10**9
@@ -68,7 +64,7 @@ def save_hf_folder(
     with written_whole(folder, overwrite=overwrite) as partial:
         if tokenizer_directory is not None:
             copy_tokenizer(Path(tokenizer_directory), partial)
-        special_ids = {} if tokenizer_directory is None else _special_ids(Path(tokenizer_directory))
+        special_ids = {} if tokenizer_directory is None else special_ids_of(Path(tokenizer_directory))
         write_model(model, partial, special_ids, state, shard_bytes)
 
 
@@ -94,44 +90,6 @@ def write_model(
     write_json(folder / "config.json", {**hf_config(model), **special_ids})
     sizes = {theirs: sum(state[name].nbytes for name in names) for theirs, names in groups.items()}
     write_shards(folder, sizes, lambda name: hf_tensor(a, state, name, groups[name]), shard_bytes)
-
-
-def write_source(
-    model: Decoder,
-    source: TensorSource,
-    where: Path,
-    folder: Path,
-    special_ids: Mapping[str, Any],
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Write config.json and the weights of a source into a folder, tensor by tensor, in the model's dtype.
-
-    Args:
-        model: On the meta device; tells names, shapes and dtype.
-        source: Where the weights come from.
-        where: What to call it in messages.
-        folder: Where to.
-        special_ids: As in `write_model`.
-        progress: Called after each tensor with the number done and the number of all.
-
-    Raises:
-        ValueError: the source's tensors are not those of the model.
-    """
-    shapes, dtype = expected_shapes(model), model.head_weight.dtype
-    check_tensors(shapes, source, where)
-    n_done = 0
-
-    def read(name: str) -> Tensor:
-        nonlocal n_done
-        tensor = source.read(name).to(dtype)
-        n_done += 1
-        if progress is not None:
-            progress(n_done, len(shapes))
-        return tensor
-
-    write_json(folder / "config.json", {**hf_config(model), **special_ids})
-    write_shards(folder, {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()}, read)
 
 
 def write_shards(
@@ -173,11 +131,16 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     Raises:
         FileNotFoundError: there are none.
     """
-    names = [name for name in _TOKENIZER_FILES if (source / name).is_file()]
-    if not {"tokenizer.json", "tokenizer.model"} & set(names):
+    if not has_tokenizer(source):
         raise FileNotFoundError(f"neither tokenizer.json nor tokenizer.model in {source}")
-    for name in names:
-        shutil.copyfile(source / name, target / name)
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Tell whether a folder holds a tokenizer that can be read."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -200,22 +163,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(mode)  # The library makes files that nobody else may read.
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object readably."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _special_ids(directory: Path) -> dict[str, Any]:
+def special_ids_of(directory: Path) -> dict[str, Any]:
     """Find the ids that config.json repeats; without them transformers assumes Llama 2's."""
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         values = read_json(path) if path.is_file() else {}
         if values.get("eos_token_id") is not None:
             return {f"{k}_token_id": values.get(f"{k}_token_id") for k in ("bos", "eos", "pad")}
-    if (directory / "tokenizer.model").is_file():
-        tokenizer: Tokenizer = SentencePieceTokenizer(str(directory))
-    else:
-        tokenizer = HFTokenizer(str(directory))
+    tokenizer = auto_tokenizer(str(directory))
     return {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,

@@ -75,12 +75,16 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
         FileNotFoundError: as in `load_hf_weights`.
         ValueError: as in `load_hf_weights`.
     """
-    folder = Path(folder)
+    return _weights_of(model, hf_tensors(model, Path(folder)))
+
+
+def hf_tensors(model: Decoder, folder: Path) -> TensorFiles:
+    """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
     _check_architecture(model, folder)
     files, shapes = folder_tensors(folder), expected_shapes(model)
     _drop_ignorable(files, shapes)
     check_tensors(shapes, files, folder)
-    return _weights_of(model, files)
+    return files
 
 
 def _weights_of(model: Decoder, source: TensorSource) -> Iterator[tuple[str, Tensor]]:

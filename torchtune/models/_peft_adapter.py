@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import frozen
 from torch import Tensor, nn
 
 from torchtune.models._families import FAMILIES
 from torchtune.models._folders import written_whole
-from torchtune.models._hf_config import read_json
-from torchtune.models._hf_folder import write_json, write_safetensors
+from torchtune.models._hf_folder import write_safetensors
 from torchtune.models._hf_weights import hf_groups
+from torchtune.models._json import read_json, write_json
 from torchtune.models._tensor_files import one_file
 from torchtune.modules import Decoder, LoRALinear, lora_layers, lora_state
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 _PREFIX = "base_model.model."
 _PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
@@ -62,7 +65,7 @@ def save_peft_adapter(
         tensors[f"{_PREFIX}{name}.{_PARTS['lora_a']}"] = lora_a
         tensors[f"{_PREFIX}{name}.{_PARTS['lora_b']}"] = lora_b
     with written_whole(folder, overwrite=overwrite) as partial:
-        write_json(partial / "adapter_config.json", config)
+        write_json(partial / ADAPTER_CONFIG, config)
         write_safetensors(partial / _WEIGHTS, tensors)
 
 
@@ -73,35 +76,113 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
     Args:
         model: The base model, without adapters.
-        folder: Holds adapter_config.json and adapter_model.safetensors.
+        folder: Holds adapter_config.json and adapter_model.safetensors, or adapter_model.bin.
 
     Raises:
         FileNotFoundError: one of the two is missing.
         ValueError: they are damaged, belong to another model, or use more of PEFT than plain LoRA.
     """
     folder = Path(folder)
-    config = _read_config(folder)
-    files = one_file(folder / _WEIGHTS)
-    tensors = {name: files.read(name) for name in files.shapes}
+    dropout = read_peft_config(folder).get("lora_dropout", 0.0)
     if next(lora_layers(model), None) is not None:
         raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
-    layers = _layers(model)
-    adapted = _check_tensors(model, layers, tensors, config, folder)
+    adapters = read_peft_adapter(model, folder)
     model.requires_grad_(requires_grad=False)
-    for theirs in adapted:
-        lora_a = tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_a']}"]  # [r, in]
-        linears = [_linear(model, name) for name in layers[theirs]]
-        parts = torch.split(
-            tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_b']}"], [linear.out_features for linear in linears]
-        )
-        for name, linear, lora_b in zip(layers[theirs], linears, parts, strict=True):  # lora_b: [out, r]
+    for adapter in adapters.values():
+        for name, lora_b in zip(adapter.ours, adapter.split(adapter.lora_b), strict=True):  # lora_b: [out, r]
+            linear = _linear(model, name)
             assert not linear.weight.is_meta, "load the model's weights before its adapters"
-            alpha = _of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"])
-            layer = LoRALinear(linear, lora_a.shape[0], alpha, config.get("lora_dropout", 0.0))
+            layer = LoRALinear(linear, adapter.lora_a.shape[0], adapter.alpha, dropout)
             with torch.no_grad():
-                layer.lora_a.copy_(lora_a)
+                layer.lora_a.copy_(adapter.lora_a)
                 layer.lora_b.copy_(lora_b)
             model.set_submodule(name, layer)
+
+
+@frozen(kw_only=True)
+class LayerAdapter:
+    """The change of one layer of a checkpoint, `alpha / rank * B A`; the layer may hold several of ours."""
+
+    ours: tuple[str, ...]
+    """Our names of the layers, in their order."""
+    rows: tuple[int, ...]
+    """How many of the checkpoint's layer belong to each."""
+    lora_a: Tensor
+    """A `[r, in]`."""
+    lora_b: Tensor
+    """B `[out, r]`."""
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """What the change is multiplied by."""
+        return self.alpha / self.lora_a.shape[0]
+
+    def split(self, matrix: Tensor) -> tuple[Tensor, ...]:
+        """Split the rows of a matrix `[out, ...]` between our layers."""
+        return torch.split(matrix, list(self.rows))
+
+
+def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
+    """Read a PEFT folder's adapters, by the checkpoint's names of the layers.
+
+    Args:
+        model: The base model, without adapters; it may be on the meta device.
+        folder: As in `load_peft_adapter`.
+
+    Raises:
+        FileNotFoundError: as in `load_peft_adapter`.
+        ValueError: as in `load_peft_adapter`.
+    """
+    config, tensors = read_peft_config(folder), read_peft_tensors(folder)
+    layers = _layers(model)
+    return {
+        theirs: LayerAdapter(
+            ours=layers[theirs],
+            rows=tuple(_linear(model, name).out_features for name in layers[theirs]),
+            lora_a=tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_a']}"],
+            lora_b=tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_b']}"],
+            alpha=_of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"]),
+        )
+        for theirs in _check_tensors(model, layers, tensors, config, folder)
+    }
+
+
+def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read a PEFT folder's tensors, by its names.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they are damaged.
+    """
+    pickled = folder / "adapter_model.bin"  # what older releases of PEFT wrote
+    path = folder / _WEIGHTS
+    files = one_file(pickled if pickled.is_file() and not path.is_file() else path)
+    return {name: files.read(name) for name in files.shapes}
+
+
+def copy_peft_adapter(
+    source: Path, folder: Path, *, base_model: str | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write a PEFT folder's adapters once more.
+
+    Args:
+        source: As in `load_peft_adapter`.
+        folder: Written beside and renamed once complete.
+        base_model: What they belong to. None: what the source says.
+        dtype: Of the adapters. None: their own.
+
+    Raises:
+        FileExistsError: the folder has something in it.
+        FileNotFoundError: as in `load_peft_adapter`.
+        ValueError: as in `load_peft_adapter`.
+    """
+    config, tensors = read_peft_config(source), read_peft_tensors(source)
+    if base_model is not None:
+        config["base_model_name_or_path"] = base_model
+    with written_whole(folder) as partial:
+        write_json(partial / ADAPTER_CONFIG, config)
+        write_safetensors(partial / _WEIGHTS, {name: t.to(dtype or t.dtype) for name, t in tensors.items()})
 
 
 def _layers(model: Decoder) -> dict[str, tuple[str, ...]]:
@@ -188,9 +269,9 @@ def _of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any)
     return next((v for k, v in patterns.items() if re.fullmatch(rf"(.*\.)?{k}", layer)), otherwise)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_peft_config(folder: Path) -> dict[str, Any]:
     """Read adapter_config.json, refusing what would change the result and is not supported."""
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"no adapter_config.json in {folder}; a PEFT adapter folder is expected")
     config = read_json(path)

@@ -5,13 +5,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from attrs import define, field
 from torch import Tensor
 
-from torchtune.models._hf_config import read_json
+from torchtune.models._json import read_json
 
 _MAPPED_BYTES = 2**24
 """What is read of a file before it is opened anew, so that the pages read are given back (bytes)."""
+
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Dtypes that mean their numbers by themselves, by the names of safetensors; others are quantised, with a scale."""
 
 _STEMS = ("model.safetensors", "pytorch_model.bin")
 """A folder's weights, or their index; safetensors are preferred to pickles."""
@@ -23,6 +27,10 @@ class TensorSource(Protocol):
     @property
     def shapes(self) -> Mapping[str, list[int]]:
         """Every tensor's shape by its name, known without reading any."""
+
+    @property
+    def dtypes(self) -> Mapping[str, torch.dtype]:
+        """The dtype of every tensor of plain floating-point numbers by its name; those of other numbers are absent."""
 
     def read(self, name: str) -> Tensor:
         """Read one tensor; it may stay backed by its file.
@@ -65,6 +73,7 @@ class TensorFiles:
     """
 
     shapes: dict[str, list[int]] = field(factory=dict)
+    dtypes: dict[str, torch.dtype] = field(factory=dict)
     _files: dict[str, _File] = field(factory=dict)
     _names: dict[str, str] = field(factory=dict)
     """What the files call those that were renamed."""
@@ -82,8 +91,11 @@ class TensorFiles:
         file = _File(path, _open_safetensors if is_safe else _open_pickle)
         tensors = file.tensors = file.open(path)
         for name in tensors.keys():  # noqa: SIM118  A handle of safetensors is no mapping.
-            shape = tensors.get_slice(name).get_shape() if is_safe else tensors[name].shape
-            self.shapes[name], self._files[name] = list(shape), file
+            part = tensors.get_slice(name) if is_safe else tensors[name]
+            self.shapes[name], self._files[name] = list(part.get_shape() if is_safe else part.shape), file
+            dtype: torch.dtype | None = _FLOATS.get(part.get_dtype()) if is_safe else part.dtype
+            if dtype is not None and dtype in _FLOATS.values():
+                self.dtypes[name] = dtype
 
     def read(self, name: str) -> Tensor:
         """Read one tensor, backed by its file."""
@@ -96,10 +108,13 @@ class TensorFiles:
     def drop(self, name: str) -> None:
         """Forget a tensor."""
         del self.shapes[name], self._files[name]
+        self.dtypes.pop(name, None)
 
     def rename(self, old: str, new: str) -> None:
         """Call a tensor otherwise."""
         self.shapes[new], self._files[new] = self.shapes.pop(old), self._files.pop(old)
+        if old in self.dtypes:
+            self.dtypes[new] = self.dtypes.pop(old)
         self._names[new] = self._names.pop(old, old)
 
 
@@ -154,8 +169,6 @@ def _open_safetensors(path: Path) -> Any:  # The library's handle is untyped.
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:
     """Open a file that torch.save wrote, without running any code of it."""
-    import torch
-
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # of whatever kind a damaged file causes

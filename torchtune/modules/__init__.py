@@ -9,7 +9,15 @@ from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
-from torchtune.modules._lora import ALL_LINEAR, LoRALinear, add_lora, lora_layers, lora_state, merge_lora
+from torchtune.modules._lora import (
+    ALL_LINEAR,
+    LoRALinear,
+    add_lora,
+    lora_layers,
+    lora_state,
+    low_rank_sum,
+    merge_lora,
+)
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import RotaryEmbedding, Rotation
 
@@ -33,5 +41,6 @@ __all__ = [
     "add_lora",
     "lora_layers",
     "lora_state",
+    "low_rank_sum",
     "merge_lora",
 ]

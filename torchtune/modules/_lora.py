@@ -73,11 +73,22 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """Compute the weight `[out, in]` of the one linear layer that does the same, in weight's dtype."""
-        dtype = self.lora_a.dtype
-        return (self.weight.to(dtype) + self.scale * (self.lora_b @ self.lora_a)).to(self.weight.dtype)
+        return low_rank_sum(self.weight, self.lora_a, self.lora_b, self.scale).to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}"
+
+
+def low_rank_sum(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    """Compute `W + scale B A`, `[out, in]`, in the adapter's dtype.
+
+    Args:
+        weight: W `[out, in]`.
+        lora_a: A `[r, in]`, float32 at least.
+        lora_b: B `[out, r]`, of A's dtype.
+        scale: What the change is multiplied by.
+    """
+    return weight.to(lora_a.dtype) + scale * (lora_b @ lora_a)
 
 
 def add_lora(

@@ -14,6 +14,7 @@ from torchtune.training._schedules import (
 )
 from torchtune.training._state import State
 from torchtune.training._step import StepLoss, clip_gradients, step_loss
+from torchtune.training._vocabulary import check_vocabulary
 from torchtune.training._world import Device, World, check_device, pick_device, start
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "World",
     "build_scheduler",
     "check_device",
+    "check_vocabulary",
     "clip_gradients",
     "constant_with_warmup",
     "cosine_with_warmup",

@@ -9,6 +9,7 @@ from torchtune.models.gemma._model import (
     gemma_2b,
     gemma_7b,
 )
+from torchtune.models.gemma._tokenizer import gemma_tokenizer
 
 __all__ = [
     "gemma2_2b",
@@ -18,4 +19,5 @@ __all__ = [
     "gemma3_270m",
     "gemma_2b",
     "gemma_7b",
+    "gemma_tokenizer",
 ]

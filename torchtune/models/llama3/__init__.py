@@ -10,6 +10,7 @@ from torchtune.models.llama3._model import (
     llama3_8b,
     llama3_70b,
 )
+from torchtune.models.llama3._tokenizer import llama3_tokenizer
 
 __all__ = [
     "llama3_1_8b",
@@ -20,4 +21,5 @@ __all__ = [
     "llama3_3_70b",
     "llama3_8b",
     "llama3_70b",
+    "llama3_tokenizer",
 ]

@@ -9,6 +9,7 @@ from torchtune.models.qwen2._model import (
     qwen2_5_72b,
     qwen2_7b,
 )
+from torchtune.models.qwen2._tokenizer import qwen2_tokenizer
 
 __all__ = [
     "qwen2_0_5b",
@@ -18,4 +19,5 @@ __all__ = [
     "qwen2_5_32b",
     "qwen2_5_72b",
     "qwen2_7b",
+    "qwen2_tokenizer",
 ]

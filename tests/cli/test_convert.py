@@ -1,0 +1,77 @@
+"""`tune convert` on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.models.tiny import tiny_smollm2
+from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_meta import LLAMA2, write_meta
+from tests.tune import Tune
+from torchtune.cli._complete import OPTIONS
+from torchtune.cli._convert import HELP
+from torchtune.models import save_peft_adapter
+from torchtune.modules import add_lora
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    return write_gguf(tmp_path / "tiny.gguf")
+
+
+def test_every_kind_is_told_by_what_it_holds(tune: Tune, gguf: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    write_meta(tmp_path / "meta", LLAMA2, n=2)
+    base, halves = str(tmp_path / "base"), str(tmp_path / "halves")
+    assert tune("convert", str(gguf), base).out == f"wrote {base}\n"
+    assert tune("convert", str(tmp_path / "meta"), str(tmp_path / "llama")).status == 0
+    assert tune("convert", base, halves, "--dtype=float16").status == 0
+    model = tiny_smollm2()
+    add_lora(model, "all-linear", rank=2, alpha=4.0)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=base)
+    source, merged = str(tmp_path / "adapter"), str(tmp_path / "merged")
+    assert tune("convert", source, merged).out == f"wrote {merged}, {source} merged into {base}\n"
+    words = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
+    assert tune("convert", source, f"{merged}-32", *words).out.endswith(f"merged into {halves}\n")
+    assert tune("convert", source, f"{merged}-apart", "--apart").out == f"wrote {merged}-apart\n"
+    for name, dtype in [
+        ("base", "bfloat16"),
+        ("llama", "float64"),
+        ("halves", "float16"),
+        ("merged", "bfloat16"),
+        ("merged-32", "float32"),
+    ]:
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        assert str(loaded.dtype) == f"torch.{dtype}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("{}/tiny.gguf", "{}/out", "--dtype", "int4"), "--dtype: is 'int4'; bfloat16, float16, float32 are"),
+        (("{}/tiny.gguf", "{}/out", "--dtype"), "--dtype: needs a value"),
+        (("{}/tiny.gguf", "{}/out", "--base=", "--apart"), "--base: needs a value"),
+        (("{}/tiny.gguf", "{}/out", "--dtype=float16", "--dtype=float32"), "--dtype: is given twice"),
+        (("{}/tiny.gguf", "{}/out", "--merge"), "--merge: is not understood; tune convert --help lists"),
+        (("{}/tiny.gguf", "{}/out", "--apart=yes"), "--apart=yes: is not understood"),
+        (("{}/tiny.gguf",), "tune convert takes a checkpoint and a folder"),
+        (("{}/tiny.gguf", "{}/out", "more"), "tune convert takes a checkpoint and a folder"),
+        (("{}/tiny.gguf", "{}/out", "--apart"), "apart (--apart) is for adapters, and"),
+        (("{}/tiny.gguf", "{}"), "is in the folder that is to be written"),
+        (("{}", "{}/out"), "is no checkpoint: it holds neither config.json"),
+        (("{}/none", "{}/out"), "no file or folder"),
+    ],
+)
+def test_wrong_words_end_with_status_2_and_write_nothing(
+    tune: Tune, gguf: Path, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    result = tune("convert", *(word.format(tmp_path) for word in words))
+    assert result.status == 2
+    assert message in result.err
+    assert [path.name for path in tmp_path.iterdir()] == [gguf.name]
+
+
+def test_help_names_every_option() -> None:
+    assert OPTIONS["convert"]
+    assert all(f"  {option} " in HELP and f"[{option}" in HELP for option in OPTIONS["convert"])

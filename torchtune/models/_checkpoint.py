@@ -1,0 +1,120 @@
+"""A model in whatever format it came, which becomes a Hugging Face folder."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from torchtune.models._folders import written_whole
+from torchtune.models._hf_config import hf_config
+from torchtune.models._hf_folder import SHARD_BYTES, write_shards
+from torchtune.models._hf_weights import check_tensors, expected_shapes
+from torchtune.models._json import write_json
+from torchtune.models._tensor_files import TensorSource, some
+from torchtune.modules import Decoder
+
+Progress = Callable[[int, int], None]
+"""Called after each tensor with the number done and the number of all."""
+
+
+@frozen(kw_only=True)
+class Checkpoint:
+    """A whole model that was looked into, and of whose weights nothing was read."""
+
+    path: Path
+    """A file or a folder, for messages."""
+    model: Decoder
+    """What it is, on the meta device."""
+    weights: TensorSource
+    write_tokenizer: Callable[[Path], dict[str, Any]]
+    """Write the tokenizer's files into a folder, and return `bos_token_id`, `eos_token_id` and `pad_token_id`.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer.
+        ValueError: it is damaged, or another model's.
+    """
+    dtype: torch.dtype | None = None
+    """What it is written in where nobody says. None: each tensor's own."""
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    folder: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder, tensor by tensor.
+
+    Args:
+        checkpoint: Where from.
+        folder: Written beside and renamed once complete.
+        dtype: Of what is written. None: the checkpoint's.
+        shard_bytes: Size of a file of weights, at most; the tensors of one are held at a time (bytes).
+        progress: Called after each tensor.
+
+    Raises:
+        FileExistsError: the folder has something in it.
+        FileNotFoundError: there is no tokenizer.
+        OSError: there is no room for the folder.
+        ValueError: the weights are not those of the model, are quantised, or do not fit the dtype.
+    """
+    model, weights = checkpoint.model, checkpoint.weights
+    shapes = expected_shapes(model)
+    check_tensors(shapes, weights, checkpoint.path)
+    numbers = {name: math.prod(shape) for name, shape in shapes.items()}
+    dtypes = {name: dtype or checkpoint.dtype or own for name, own in _own_dtypes(checkpoint, shapes).items()}
+    n_done = 0
+
+    def read(name: str) -> Tensor:
+        nonlocal n_done
+        tensor = _cast(checkpoint, name, dtypes[name])
+        n_done += 1
+        if progress is not None:
+            progress(n_done, len(shapes))
+        return tensor
+
+    with written_whole(folder) as partial:
+        special_ids = checkpoint.write_tokenizer(partial)
+        config = hf_config(model.to(_most_common(dtypes, numbers)))
+        write_json(partial / "config.json", {**config, **special_ids})
+        sizes = {name: numbers[name] * dtypes[name].itemsize for name in shapes}
+        write_shards(partial, sizes, read, shard_bytes)
+
+
+def _own_dtypes(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, torch.dtype]:
+    """Return the dtype of every tensor, where all are plain numbers."""
+    found = checkpoint.weights.dtypes
+    if quantised := sorted(checkpoint.weights.own_name(name) for name in names if name not in found):
+        raise ValueError(
+            f"{checkpoint.path} holds {some(quantised)} in numbers that are not float64, float32, float16 or bfloat16;"
+            " quantised weights are not supported, fetch the model as it was before"
+        )
+    return {name: found[name] for name in names}
+
+
+def _most_common(dtypes: Mapping[str, torch.dtype], numbers: Mapping[str, int]) -> torch.dtype:
+    """Return the dtype of most numbers, which config.json says is that of the model."""
+    totals = Counter[torch.dtype]()
+    for name, dtype in dtypes.items():
+        totals[dtype] += numbers[name]
+    return totals.most_common(1)[0][0]
+
+
+def _cast(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> Tensor:
+    """Read one tensor, in a dtype."""
+    tensor = checkpoint.weights.read(name)
+    cast = tensor.to(dtype)
+    if dtype == torch.float16 and tensor.dtype != dtype and not cast.isfinite().all():
+        raise ValueError(
+            f"{checkpoint.weights.own_name(name)} of {checkpoint.path} has numbers that float16 cannot hold (above"
+            f" {torch.finfo(dtype).max:,.0f}, or not finite); take bfloat16 or float32"
+        )
+    return cast

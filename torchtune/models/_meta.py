@@ -1,0 +1,101 @@
+"""Meta's own checkpoints of Llama 2, Code Llama and Llama 3 to 3.3 as where a model comes from."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchtune.models._auto_tokenizer import auto_tokenizer
+from torchtune.models._checkpoint import Checkpoint
+from torchtune.models._hf_weights import expected_shapes
+from torchtune.models._json import write_json
+from torchtune.models._meta_files import EMBEDDINGS, HEAD, MetaFiles, has_meta_files
+from torchtune.models._meta_params import FILE, read_params
+from torchtune.models._meta_weights import MetaWeights
+from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
+from torchtune.models._tiktoken import is_tiktoken, write_tiktoken_tokenizer
+from torchtune.modules import Decoder
+
+_TOKENIZER = "tokenizer.model"
+
+
+def is_meta(folder: Path) -> bool:
+    """Tell whether a folder looks like one of Meta's, or like what is left of one."""
+    return (folder / FILE).is_file() or has_meta_files(folder)
+
+
+def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
+    """Look into a checkpoint of Meta's.
+
+    Args:
+        folder: Holds params.json and `consolidated.00.pth`, with further ones for a model that was cut into several.
+        tokenizer: A tokenizer.model or its folder. None: the folder's own.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: a file is damaged, does not go with the others, or is of a model that is not supported.
+    """
+    params = read_params(folder)
+    files = MetaFiles(folder, params)
+    if params.n_layers > len(files.shapes):
+        raise ValueError(
+            f"{folder / FILE} speaks of {params.n_layers} layers, the files beside it hold {len(files.shapes)} tensors"
+        )
+    vocab_size = params.vocab_size or files.shapes[EMBEDDINGS][0]
+    tied = params.use_scaled_rope and files.is_tied()
+    try:
+        with torch.device("meta"):
+            model = Decoder(params.architecture(vocab_size, tied_embeddings=tied))
+    except (
+        ValueError,
+        ArithmeticError,
+        RuntimeError,
+    ) as error:  # the latter two of numbers beyond all models
+        raise ValueError(f"{folder / FILE}: {error}") from error
+    weights = MetaWeights(files, expected_shapes(model), frozenset({HEAD} if tied else ()))
+    file = _find_tokenizer(folder if tokenizer is None else tokenizer)
+
+    def write_tokenizer(target: Path) -> dict[str, Any]:
+        write = write_tiktoken_tokenizer if is_tiktoken(file) else _write_sentencepiece
+        special_ids = write(file, target)
+        size = auto_tokenizer(str(target)).vocab_size
+        if size > vocab_size:
+            raise ValueError(
+                f"{file} has {size:,} tokens, the model in {folder} {vocab_size:,}; it is another model's"
+            )
+        return special_ids
+
+    return Checkpoint(path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer)
+
+
+def _find_tokenizer(path: Path) -> Path:
+    file = path / _TOKENIZER if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no {file.name} in {file.parent}: name the model's tokenizer.model (--tokenizer), which may lie in another"
+            " folder of the download"
+        )
+    return file
+
+
+def _write_sentencepiece(file: Path, folder: Path) -> dict[str, Any]:
+    """Copy Llama 2's tokenizer, and write down what Meta's code knows of it: it begins texts with BOS."""
+    from sentencepiece import SentencePieceProcessor
+
+    SentencePieceTokenizer(str(file))  # tells what is wrong with it, if anything
+    shutil.copyfile(file, folder / _TOKENIZER)
+    model = SentencePieceProcessor(model_file=str(file))
+    ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id(), "pad": model.pad_id()}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        **{f"{name}_token": model.id_to_piece(i) for name, i in ids.items() if i >= 0},
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "legacy": False,
+    }
+    write_json(folder / "tokenizer_config.json", config)
+    special_ids = {f"{name}_token_id": i for name, i in ids.items() if i >= 0 and name != "unk"}
+    write_json(folder / "generation_config.json", special_ids)
+    return special_ids

@@ -1,0 +1,90 @@
+"""Changes to a SentencePiece model before the library loads it.
+
+The library offers none. A model is a protocol buffer (`src/sentencepiece_model.proto` of
+https://github.com/google/sentencepiece): field 1 of `ModelProto` is a piece, repeated, and field 3 the settings of its
+normaliser; of a piece, field 1 is the text and field 3 the type. Of a field that is there twice, the last counts, and
+messages are merged, so that what is to be changed is written behind what is there.
+"""
+
+from collections.abc import Collection, Iterator
+
+_PIECES = 1
+_TEXT = 1
+_LENGTH_DELIMITED = 2
+_CONTROL = b"\x18\x03"
+"""Field 3 of a piece: the type of what is never found in a text."""
+_NO_SPACE_PREFIX = b"\x1a\x02\x18\x00"
+"""Field 3 of a model, which holds field 3 of its normaliser, add_dummy_prefix: false."""
+
+
+def without_space_prefix(model: bytes) -> bytes:
+    """Let a model put no space before a text."""
+    return model + _NO_SPACE_PREFIX
+
+
+def as_control(model: bytes, texts: Collection[str]) -> bytes:
+    """Make some of a model's pieces control pieces, which are not found in texts.
+
+    Raises:
+        ValueError: it is no such model, or is damaged.
+    """
+    wanted = {text.encode() for text in texts}
+    parts = []
+    for number, whole, content in _fields(model):
+        if number == _PIECES and _text(content) in wanted:
+            piece = content + _CONTROL
+            parts.append(b"\x0a" + _varint(len(piece)) + piece)
+        else:
+            parts.append(whole)
+    return b"".join(parts)
+
+
+def _text(piece: bytes) -> bytes:
+    return next((content for number, _, content in _fields(piece) if number == _TEXT), b"")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield each field's number, the whole of it, and its content where that is of a stated length."""
+    at = 0
+    while at < len(message):
+        start = at
+        key, at = _read_varint(message, at)
+        number, kind = key >> 3, key & 7
+        content = b""
+        if kind == _LENGTH_DELIMITED:
+            size, at = _read_varint(message, at)
+            content = message[at : at + size]
+            at += size
+        elif kind == 0:
+            _, at = _read_varint(message, at)
+        elif kind in _FIXED:
+            at += _FIXED[kind]
+        else:
+            raise ValueError("not a protocol buffer")
+        if at > len(message):
+            raise ValueError("cut short")
+        yield number, message[start:at], content
+
+
+_FIXED = {1: 8, 5: 4}
+"""Sizes of the kinds of numbers that are not written as varints (bytes)."""
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """Read a number of seven bits a byte, lowest first; return it and where it ends."""
+    number = shift = 0
+    while at < len(message):
+        byte = message[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+    raise ValueError("cut short")
+
+
+def _varint(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
