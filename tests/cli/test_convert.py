@@ -46,6 +46,15 @@ def test_every_kind_is_told_by_what_it_holds(tune: Tune, gguf: Path, tmp_path: P
         assert str(loaded.dtype) == f"torch.{dtype}"
 
 
+def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> None:
+    base, bare = tmp_path / "base", tmp_path / "bare"
+    tune("convert", str(gguf), str(base))
+    (base / "tokenizer.json").unlink()
+    done = tune("convert", str(base), str(bare))
+    assert (done.status, done.out) == (0, f"wrote {bare}\n")
+    assert done.err == f"note: {base} has no tokenizer, so {bare} has none; --tokenizer adds one\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

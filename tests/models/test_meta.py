@@ -1,6 +1,7 @@
 """Meta's own checkpoints become Hugging Face folders that mean the same."""
 
 import base64
+import io
 import itertools
 import json
 import os
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tests.models.exact import lifted
+from tests.models.real import SPECIAL_TEXTS, TEXTS
+from tests.models.tiny import TEXT
 from tests.models.tiny_meta import (
     CODE_LLAMA,
     LLAMA2,
@@ -24,7 +27,7 @@ from tests.models.tiny_meta import (
     tiny_state,
     write_meta,
 )
-from torchtune.models import auto_tokenizer, convert, llama2, llama3
+from torchtune.models import HFTokenizer, SentencePieceTokenizer, auto_tokenizer, convert, llama2, llama3
 from torchtune.models._meta_params import read_params
 
 
@@ -141,14 +144,33 @@ def test_llama_2s_tokenizer_comes_along_and_transformers_reads_it(tmp_path: Path
     convert(write_meta(tmp_path / "meta", LLAMA2), tmp_path / "ours")
     backend = SentencePieceProcessor(model_file=str(tmp_path / "meta/tokenizer.model"))
     theirs, ours = AutoTokenizer.from_pretrained(tmp_path / "ours"), auto_tokenizer(str(tmp_path / "ours"))
-    # transformers 5 takes a text's first space for the one that SentencePiece puts before a text.
-    for text in ("these words, 12 of  them, naïve", "größer 日本 🎉", "def f(x):\n\treturn x  "):
+    assert isinstance(ours, HFTokenizer)
+    for text in TEXTS:
         assert theirs(text)["input_ids"] == [1, *backend.encode(text)]
         assert ours.encode(text, add_eos=False) == [1, *backend.encode(text)]
+    written = SentencePieceTokenizer(str(tmp_path / "meta"))
+    for text in ("<s>these words</s><s>of them", "</s> these", *SPECIAL_TEXTS):
+        assert ours.encode(text) == written.encode(text)
+    for text in ("<s>these words</s><s>of them</s>", *SPECIAL_TEXTS):
+        assert theirs(text, add_special_tokens=False)["input_ids"] == written.encode_template(text)
+        assert ours.encode_template(text) == written.encode_template(text)
     assert (theirs.bos_token, theirs.eos_token, theirs.unk_token) == ("<s>", "</s>", "<unk>")
     for name in ("config.json", "generation_config.json"):
         values = read(tmp_path / "ours", name)
         assert (values["bos_token_id"], values["eos_token_id"]) == (1, 2)
+
+
+def test_a_tokenizer_that_changes_texts_is_copied_alone(tmp_path: Path) -> None:
+    folder = write_meta(tmp_path / "meta", LLAMA2)
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([TEXT] * 10), model_writer=model, vocab_size=35, minloglevel=2
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    convert(folder, tmp_path / "ours")
+    assert not (tmp_path / "ours/tokenizer.json").exists()
+    assert read(tmp_path / "ours", "tokenizer_config.json")["tokenizer_class"] == "LlamaTokenizer"
+    assert isinstance(auto_tokenizer(str(tmp_path / "ours")), SentencePieceTokenizer)
 
 
 def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from tests.models.real import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Message, chat_prompt, chat_tokens
 from torchtune.models import SentencePieceTokenizer
+from torchtune.models._meta import sentencepiece_backend
 from torchtune.models.mistral import mistral_tokenizer
 
 FOLDER = Path(mistral_common.__file__).parent / "data"
@@ -96,3 +97,11 @@ def test_conversations_are_those_of_mistrals_library(version: str, tmp_path: Pat
             *SentencePieceProcessor(model_file=str(FILES[version])).encode(text),
             2,
         ]
+
+
+def test_a_tokenizer_json_of_one_is_the_same(version: str) -> None:
+    model = SentencePieceProcessor(model_file=str(FILES[version]))
+    backend = sentencepiece_backend(model, {"bos": "<s>", "eos": "</s>", "unk": "<unk>"})
+    for text in TEXTS:
+        assert backend.encode(text).ids == [1, *model.encode(text)]
+        assert backend.decode(model.encode(text)) == model.decode(model.encode(text))

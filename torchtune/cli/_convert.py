@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from attrs import define, field
 
+from torchtune.cli._style import paint
 from torchtune.config import ConfigError, Mistake
 
 HELP = """\
@@ -72,6 +74,13 @@ def main(argv: Sequence[str]) -> int:
             progress=show,
         )
     sys.stdout.write(f"wrote {folder}" + (f", {source} merged into {base}\n" if base else "\n"))
+    if not any(
+        Path(folder, name).is_file() for name in ("tokenizer.json", "tokenizer.model", "adapter_config.json")
+    ):
+        note = paint("note:", "yellow", stream=sys.stderr)
+        sys.stderr.write(
+            f"{note} {base or source} has no tokenizer, so {folder} has none; --tokenizer adds one\n"
+        )
     return 0
 
 

@@ -1,21 +1,28 @@
 """Meta's own checkpoints of Llama 2, Code Llama and Llama 3 to 3.3 as where a model comes from."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchtune.models._auto_tokenizer import auto_tokenizer
+from torchtune.models._backends import add_tokens, begin_with, from_pieces
 from torchtune.models._checkpoint import Checkpoint
 from torchtune.models._hf_weights import expected_shapes
 from torchtune.models._json import write_json
 from torchtune.models._meta_files import EMBEDDINGS, HEAD, MetaFiles, has_meta_files
 from torchtune.models._meta_params import FILE, read_params
 from torchtune.models._meta_weights import MetaWeights
+from torchtune.models._sentencepiece_model import is_plain_bpe
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.models._tiktoken import is_tiktoken, write_tiktoken_tokenizer
 from torchtune.modules import Decoder
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer as Backend
 
 _TOKENIZER = "tokenizer.model"
 
@@ -80,22 +87,45 @@ def _find_tokenizer(path: Path) -> Path:
 
 
 def _write_sentencepiece(file: Path, folder: Path) -> dict[str, Any]:
-    """Copy Llama 2's tokenizer, and write down what Meta's code knows of it: it begins texts with BOS."""
+    """Copy Llama 2's tokenizer, and write down what Meta's code knows of it: it begins texts with BOS.
+
+    A tokenizer.json says the same once more, since transformers' own reading of a tokenizer.model splits several spaces
+    otherwise than SentencePiece does.
+    """
     from sentencepiece import SentencePieceProcessor
 
     SentencePieceTokenizer(str(file))  # tells what is wrong with it, if anything
     shutil.copyfile(file, folder / _TOKENIZER)
     model = SentencePieceProcessor(model_file=str(file))
     ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id(), "pad": model.pad_id()}
+    named = {name: model.id_to_piece(i) for name, i in ids.items() if i >= 0}
+    is_plain = is_plain_bpe(file.read_bytes())
+    if is_plain:
+        backend = sentencepiece_backend(model, named)
+        (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
     config = {
-        "tokenizer_class": "LlamaTokenizer",
-        **{f"{name}_token": model.id_to_piece(i) for name, i in ids.items() if i >= 0},
+        "tokenizer_class": "PreTrainedTokenizerFast" if is_plain else "LlamaTokenizer",
+        **{f"{name}_token": piece for name, piece in named.items()},
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "legacy": False,
+        "legacy": True,  # each text between special tokens is one of its own, as in Meta's code
     }
     write_json(folder / "tokenizer_config.json", config)
     special_ids = {f"{name}_token_id": i for name, i in ids.items() if i >= 0 and name != "unk"}
     write_json(folder / "generation_config.json", special_ids)
     return special_ids
+
+
+def sentencepiece_backend(model: "SentencePieceProcessor", named: Mapping[str, str]) -> "Backend":
+    """Build what tokenizer.json holds out of a plain BPE model; `named` are its `bos`, `eos` and `unk`."""
+    numbers = range(model.vocab_size())
+    backend = from_pieces(
+        [model.id_to_piece(i) for i in numbers],
+        [model.get_score(i) for i in numbers],
+        unknown=named["unk"],
+        space_prefix=True,
+    )
+    add_tokens(backend, ((piece, True) for piece in named.values()))
+    begin_with(backend, named["bos"])
+    return backend

@@ -8,8 +8,10 @@ messages are merged, so that what is to be changed is written behind what is the
 
 from collections.abc import Collection, Iterator
 
-_PIECES = 1
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _TEXT = 1
+_MODEL_TYPE, _BPE = 3, b"\x02"
+_NORMALIZER_NAME, _REMOVES_SPACES = 1, 4
 _LENGTH_DELIMITED = 2
 _CONTROL = b"\x18\x03"
 """Field 3 of a piece: the type of what is never found in a text."""
@@ -39,12 +41,28 @@ def as_control(model: bytes, texts: Collection[str]) -> bytes:
     return b"".join(parts)
 
 
+def is_plain_bpe(model: bytes) -> bool:
+    """Tell whether a model merges pairs of pieces, and takes texts as they are, as Llama 2's does.
+
+    Raises:
+        ValueError: it is no such model, or is damaged.
+    """
+    parts = {number: content for number, _, content in _fields(model) if number != _PIECES}
+    trainer = {number: content for number, _, content in _fields(parts.get(_TRAINER, b""))}
+    normalizer = {number: content for number, _, content in _fields(parts.get(_NORMALIZER, b""))}
+    return (
+        trainer.get(_MODEL_TYPE) == _BPE
+        and normalizer.get(_NORMALIZER_NAME) == b"identity"
+        and normalizer.get(_REMOVES_SPACES) == b"\x00"
+    )
+
+
 def _text(piece: bytes) -> bytes:
     return next((content for number, _, content in _fields(piece) if number == _TEXT), b"")
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield each field's number, the whole of it, and its content where that is of a stated length."""
+    """Yield each field's number, the whole of it, and what it holds: of a text or message its bytes."""
     at = 0
     while at < len(message):
         start = at
@@ -56,7 +74,9 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             content = message[at : at + size]
             at += size
         elif kind == 0:
+            begin = at
             _, at = _read_varint(message, at)
+            content = message[begin:at]
         elif kind in _FIXED:
             at += _FIXED[kind]
         else:
