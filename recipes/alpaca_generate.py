@@ -67,6 +67,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
     """Answer one prompt; the answer is written to standard output as it comes."""
     with training.start(cfg) as world:
         tokenizer = config.instantiate(cfg.tokenizer)
+        prompt = encoded_prompt(cfg, tokenizer)
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
         training.check_vocabulary(tokenizer, model)
@@ -75,7 +76,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
             load_peft_adapter(model, cfg.adapter_directory)
         answer = generate(
             model,
-            encoded_prompt(cfg, tokenizer),
+            prompt,
             max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature,
             top_k=cfg.top_k,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,19 @@ class Runs:
 def test_pickle_that_runs_code_is_refused_and_does_not_run(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"model.norm.weight": Runs(str(folder / "trace"))}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match=r"holds posix.mkdir beside tensors, which might be code and is not run; fetch"
+    ):
+        load_hf_weights(tiny_smollm2(), folder)
+    assert not (folder / "trace").exists()
+    (folder / "pytorch_model.bin").write_bytes(
+        pickle.dumps({"model.norm.weight": Runs(str(folder / "trace"))})
+    )
     with pytest.raises(ValueError, match="is damaged, or holds more than tensors, which is not run"):
         load_hf_weights(tiny_smollm2(), folder)
     assert not (folder / "trace").exists()
     (folder / "pytorch_model.bin").write_bytes(b"PK but no zip")
-    with pytest.raises(ValueError, match="is damaged, or holds more"):
+    with pytest.raises(ValueError, match="is damaged, or holds more than tensors, which is not run"):
         load_hf_weights(tiny_smollm2(), folder)
     torch.save([1, 2], folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="something else than tensors by name"):

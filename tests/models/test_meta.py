@@ -353,9 +353,7 @@ def test_damaged_files_and_such_that_run_code_are_refused(tmp_path: Path) -> Non
     path = folder / "consolidated.00.pth"
     whole = path.read_bytes()
     torch.save({"norm.weight": Runs(str(tmp_path / "trace"))}, path)
-    with pytest.raises(
-        ValueError, match=r"consolidated.00.pth is damaged, or holds more than tensors, which is"
-    ):
+    with pytest.raises(ValueError, match=r"consolidated.00.pth holds posix.mkdir beside tensors"):
         convert(folder, tmp_path / "ours")
     assert not (tmp_path / "trace").exists()
     for length in (0, 100, len(whole) // 2, len(whole) - 1):

@@ -63,11 +63,13 @@ def read_hf_config(folder: Path) -> Architecture:
     """
     path = folder / "config.json"
     try:
-        return architecture_from_hf(read_json(path))
+        values = read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"no config.json in {folder}; a Hugging Face model folder is expected (tune download, or"
             " tune convert for a GGUF file or Meta's own checkpoint)"
         ) from None
+    try:
+        return architecture_from_hf(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

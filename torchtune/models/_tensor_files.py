@@ -1,5 +1,7 @@
 """The tensors of a checkpoint's files by name, each read when it is asked for."""
 
+import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -170,11 +172,18 @@ def _open_safetensors(path: Path) -> Any:  # The library's handle is untyped.
 def _open_pickle(path: Path) -> dict[str, Tensor]:
     """Open a file that torch.save wrote, without running any code of it."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then reads, or refuses
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # of whatever kind a damaged file causes
-        reason = str(error).partition("\n")[0]
+        # torch's own message advises to run what is in the file.
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is not None:
+            raise ValueError(
+                f"{path} holds {code[1]} beside tensors, which might be code and is not run; fetch the model's"
+                " safetensors"
+            ) from error
         raise ValueError(
-            f"{path} is damaged, or holds more than tensors, which is not run: {reason}"
+            f"{path} is damaged, or holds more than tensors, which is not run; fetch it again"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ValueError(f"{path} holds something else than tensors by name")
