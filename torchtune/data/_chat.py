@@ -7,12 +7,12 @@ as the plain text it is, so that no message can end its own turn or open another
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from torchtune.data._example import IGNORE_INDEX, Example
-from torchtune.data._template import ChatTemplate, Message
+from torchtune.data._template import ChatTemplate, Message, Rendered
 from torchtune.data._tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
@@ -30,16 +30,33 @@ class ChatTokens:
     """Where each answer begins and ends among the tokens, the token that ends its turn included."""
 
 
-def chat_prompt(tokenizer: Tokenizer, messages: list[Message]) -> list[int]:
+Turns = Literal["all", "last"]
+"""Which of the assistant's turns are meant."""
+
+
+def chat_prompt(
+    tokenizer: Tokenizer, messages: list[Message], tools: list[dict[str, Any]] | None = None
+) -> list[int]:
     """Encode a conversation up to where the assistant answers, through the tokenizer's chat template.
+
+    Args:
+        tokenizer: Its chat template writes the conversation out.
+        messages: The turns, oldest first.
+        tools: JSON schemas of the tools that the assistant may call.
 
     Raises:
         ValueError: the tokenizer has no chat template, or the template refuses the messages.
     """
-    return _Written.of(tokenizer, messages, add_generation_prompt=True).encode(tokenizer)
+    return _Conversation(tokenizer, messages, tools).written(is_open=True).encode(tokenizer)
 
 
-def chat_tokens(tokenizer: Tokenizer, messages: list[Message]) -> ChatTokens:
+def chat_tokens(
+    tokenizer: Tokenizer,
+    messages: list[Message],
+    tools: list[dict[str, Any]] | None = None,
+    *,
+    turns: Turns = "all",
+) -> ChatTokens:
     """Encode a whole conversation through the tokenizer's chat template, and find what the assistant says in it.
 
     The assistant's are the tokens in the template's `{% generation %}` blocks, where it has any. Otherwise an answer
@@ -49,28 +66,37 @@ def chat_tokens(tokenizer: Tokenizer, messages: list[Message]) -> ChatTokens:
     turns before the last answer otherwise once that is given (Mistral's drops the system's), they are written as
     before.
 
+    Args:
+        tokenizer: Its chat template writes the conversation out.
+        messages: The turns, oldest first.
+        tools: JSON schemas of the tools that the assistant may call.
+        turns: Which of the assistant's turns are looked for.
+
     Raises:
         ValueError: the tokenizer has no chat template, the template refuses the messages or writes a conversation
             otherwise once it goes on, or an answer ends with no stop id.
     """
-    written = _Written.of(tokenizer, messages, add_generation_prompt=False)
+    conversation = _Conversation(tokenizer, messages, tools)
+    written = conversation.written(is_open=False)
     if written.answers:
         borders = [border for answer in written.answers for border in answer]
         tokens, found = written.encode_at(tokenizer, borders)
-        return ChatTokens(tokens, list(zip(found[::2], found[1::2], strict=True)))
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        answers = list(zip(found[::2], found[1::2], strict=True))
+        return ChatTokens(tokens, answers if turns == "all" else answers[-1:])
+    asked = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    last = asked.pop() if asked and asked[-1] == len(messages) - 1 > 0 else None
+    if turns == "last":
+        asked = asked[-1:] if last is None else []
     borders = []
-    if turns[-1:] == [len(messages) - 1] and turns[-1]:
-        last = turns.pop()
-        prompt = _Written.of(tokenizer, messages[:last], add_generation_prompt=True)
-        written = prompt.then(
-            written, _start_of_answer(tokenizer, messages, last, written.text, given=prompt.text)
-        )
-        borders = [len(prompt.text)]
-        earlier = [_start_of_answer(tokenizer, messages[:last], i, prompt.text, is_open=True) for i in turns]
+    if last is None:
+        borders = [conversation.start_of_answer(i, written.text, is_open=False) for i in asked]
     else:
-        earlier = [_start_of_answer(tokenizer, messages, i, written.text) for i in turns]
-    tokens, found = written.encode_at(tokenizer, earlier + borders)
+        before = evolve(conversation, messages=messages[:last])
+        prompt = before.written(is_open=True)
+        start = conversation.start_of_answer(last, written.text, is_open=False, given=prompt.text)
+        written = prompt.then(written, start)
+        borders = [before.start_of_answer(i, prompt.text, is_open=True) for i in asked] + [len(prompt.text)]
+    tokens, found = written.encode_at(tokenizer, borders)
     regions = pairwise([*found, len(tokens)])
     return ChatTokens(
         tokens, [(start, _end_of_turn(tokenizer, tokens, start, end)) for start, end in regions]
@@ -80,9 +106,10 @@ def chat_tokens(tokenizer: Tokenizer, messages: list[Message]) -> ChatTokens:
 def chat_example(
     tokenizer: Tokenizer,
     messages: list[Message],
+    tools: list[dict[str, Any]] | None = None,
     *,
     train_on_input: bool,
-    turns: Literal["all", "last"] = "all",
+    turns: Turns = "all",
 ) -> Example:
     """Encode a conversation whose answers are to be learnt, each with the token that ends it.
 
@@ -91,13 +118,14 @@ def chat_example(
     Args:
         tokenizer: Its chat template writes the conversation out.
         messages: The turns; some are the assistant's.
+        tools: JSON schemas of the tools that the assistant may call.
         train_on_input: Train on everything, not on the answers alone.
         turns: Which answers are targets.
 
     Raises:
         ValueError: as `chat_tokens`; or nobody answers.
     """
-    chat = chat_tokens(tokenizer, messages)
+    chat = chat_tokens(tokenizer, messages, tools, turns=turns)
     if not chat.answers:
         raise ValueError("no turn of the conversation is the assistant's, so that there is nothing to learn")
     end = chat.answers[-1][1]
@@ -105,7 +133,7 @@ def chat_example(
     if train_on_input:
         return Example(tokens, list(tokens))
     labels = [IGNORE_INDEX] * end
-    for start, stop in chat.answers if turns == "all" else chat.answers[-1:]:
+    for start, stop in chat.answers:
         labels[start:stop] = tokens[start:stop]
     return Example(tokens, labels)
 
@@ -120,7 +148,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
     """
     question, answer = Message(role="user", content="Hello"), Message(role="assistant", content="Hi")
     chat = chat_tokens(tokenizer, [question, answer])
-    bos_id = tokenizer.special_tokens.get(_template(tokenizer).bos_token, tokenizer.bos_id)
+    bos_id = tokenizer.special_tokens.get(template_of(tokenizer).bos_token, tokenizer.bos_id)
     if bos_id is not None and chat.tokens[:2] == [bos_id, bos_id]:
         raise ValueError(
             "the chat template begins a conversation with BOS twice, which the model never saw; take one out of it"
@@ -135,6 +163,79 @@ def check_chat(tokenizer: Tokenizer) -> None:
 
 
 @frozen
+class _Conversation:
+    """Turns, and how they are written."""
+
+    tokenizer: Tokenizer
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+
+    def render(self, messages: list[Message], *, is_open: bool) -> Rendered:
+        """Write some turns out; `is_open` with the words that open an answer."""
+        return template_of(self.tokenizer).render_marked(messages, is_open, self.tools)
+
+    def written(self, *, is_open: bool) -> "_Written":
+        """Write all turns out, and find where they spell out special tokens."""
+        rendered = self.render(self.messages, is_open=is_open)
+        special = self.tokenizer.special_tokens
+        risky = [i for i, m in enumerate(self.messages) if any(token in m["content"] for token in special)]
+        found = self._find(risky, rendered.text, is_open=is_open) if risky else []
+        if found is None:
+            raise ValueError(
+                "a message holds the text of a special token, and the chat template rewrites messages, so that"
+                f" the two cannot be kept apart; take it out of {self.messages[risky[0]]['content']!r}"
+            )
+        return _Written(rendered.text, found, rendered.answers)
+
+    def start_of_answer(self, turn: int, text: str, *, is_open: bool, given: str | None = None) -> int:
+        """Find where in the conversation's text an answer begins.
+
+        Args:
+            turn: Which of them is the answer.
+            text: What was written.
+            is_open: Whether it ends with the words that open a further answer.
+            given: What the template writes before the answer, where that is known.
+        """
+        if given is None:
+            given = self.render(self.messages[:turn], is_open=True).text if turn else ""
+        if turn and text.startswith(given):
+            return len(given)
+        # A greeting, or a template that moves something, as Mistral's does with the system's turn: begin with the
+        # words themselves, if what stands between them and the question is what generation would see there.
+        found = self._find([turn], text, is_open=is_open)
+        asked = self.messages[turn - 1]["content"].strip() if turn else ""
+        if found and text[: found[0][0]].endswith(given[given.rfind(asked) :] if asked else given):
+            return found[0][0]
+        raise ValueError(
+            "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
+            " its answer; put {% generation %} and {% endgeneration %} around the answers in the template, or train on"
+            f" other turns; before the answer it wrote {given!r}, with it {text!r}"
+        )
+
+    def _find(self, which: list[int], text: str, *, is_open: bool) -> list[Span] | None:
+        """Find where the contents of some turns stand in the text that was made of all; None: they are rewritten.
+
+        Each is replaced by a mark, between the blanks around it, which templates are fond of trimming.
+        """
+        cores = {i: self.messages[i]["content"].strip() for i in which}
+        marked = [
+            Message(
+                **{**m, "content": m["content"].replace(cores[i], _mark(i)) if cores.get(i) else m["content"]}
+            )
+            for i, m in enumerate(self.messages)
+        ]
+        found, at, before, rest = [], 0, "", self.render(marked, is_open=is_open).text
+        for i, core in cores.items():
+            before, mark, rest = rest.partition(_mark(i))
+            start = at + len(before)
+            at = start + len(core)
+            if not mark or text[start - len(before) : at] != before + core:
+                return None
+            found.append((start, at))
+        return found if text[at:] == rest else None
+
+
+@frozen
 class _Written:
     """A conversation as a template wrote it."""
 
@@ -143,23 +244,6 @@ class _Written:
     """Where it spells out special tokens that are none."""
     answers: Sequence[Span] = ()
     """The template's `{% generation %}` blocks."""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, messages: list[Message], *, add_generation_prompt: bool) -> "_Written":
-        template = _template(tokenizer)
-        written = template.render_marked(messages, add_generation_prompt)
-        risky = [
-            i
-            for i, m in enumerate(messages)
-            if any(token in m["content"] for token in tokenizer.special_tokens)
-        ]
-        found = _find(template, messages, risky, add_generation_prompt, written.text) if risky else []
-        if found is None:
-            raise ValueError(
-                "a message holds the text of a special token, and the chat template rewrites messages, so that"
-                f" the two cannot be kept apart; take it out of {messages[risky[0]]['content']!r}"
-            )
-        return cls(written.text, found, written.answers)
 
     def then(self, other: "_Written", start: int) -> "_Written":
         """Go on with what stands in another from `start`."""
@@ -192,43 +276,6 @@ class _Written:
         return tokens, found
 
 
-def _start_of_answer(
-    tokenizer: Tokenizer,
-    messages: list[Message],
-    turn: int,
-    text: str,
-    *,
-    is_open: bool = False,
-    given: str | None = None,
-) -> int:
-    """Find where in a conversation's text an answer begins.
-
-    Args:
-        tokenizer: Its template wrote the text.
-        messages: The whole conversation.
-        turn: Which of them is the answer.
-        text: What was written.
-        is_open: Whether it ends with the words that open a further answer.
-        given: What the template writes before the answer, where that is known.
-    """
-    template = _template(tokenizer)
-    if given is None:
-        given = template.render(messages[:turn], add_generation_prompt=True) if turn else ""
-    if turn and text.startswith(given):
-        return len(given)
-    # A greeting, or a template that moves something, as Mistral's does with the system's turn: begin with the words
-    # themselves, if what stands between them and the question is what generation would see there.
-    found = _find(template, messages, [turn], is_open, text)
-    asked = messages[turn - 1]["content"].strip() if turn else ""
-    if found and text[: found[0][0]].endswith(given[given.rfind(asked) :] if asked else given):
-        return found[0][0]
-    raise ValueError(
-        "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
-        " its answer; put {% generation %} and {% endgeneration %} around the answers in the template, or train on"
-        f" other turns; before the answer it wrote {given!r}, with it {text!r}"
-    )
-
-
 def _end_of_turn(tokenizer: Tokenizer, tokens: list[int], start: int, end: int) -> int:
     """Find where an answer is over: behind its first stop id."""
     for i in range(start, end):
@@ -244,38 +291,18 @@ def _no_end(tokenizer: Tokenizer) -> str:
     )
 
 
-def _template(tokenizer: Tokenizer) -> ChatTemplate:
+def template_of(tokenizer: Tokenizer) -> ChatTemplate:
+    """Return a tokenizer's chat template.
+
+    Raises:
+        ValueError: it has none.
+    """
     if tokenizer.chat_template is None:
         raise ValueError(
             "the tokenizer has no chat template; use a plain prompt (torchtune.datasets.AlpacaDataset), or a"
             " tokenizer folder whose tokenizer_config.json holds one"
         )
     return tokenizer.chat_template
-
-
-def _find(
-    template: ChatTemplate, messages: list[Message], which: list[int], add_generation_prompt: bool, text: str
-) -> list[Span] | None:
-    """Find where the contents of some messages stand in the text that a template made of all; None: it rewrites them.
-
-    Each is replaced by a mark, between the blanks around it, which templates are fond of trimming.
-    """
-    cores = {i: messages[i]["content"].strip() for i in which}
-    marked = [
-        Message(
-            role=m["role"], content=m["content"].replace(cores[i], _mark(i)) if cores.get(i) else m["content"]
-        )
-        for i, m in enumerate(messages)
-    ]
-    found, at, before, rest = [], 0, "", template.render(marked, add_generation_prompt)
-    for i, core in cores.items():
-        before, mark, rest = rest.partition(_mark(i))
-        start = at + len(before)
-        at = start + len(core)
-        if not mark or text[at - len(core) - len(before) : at] != before + core:
-            return None
-        found.append((start, at))
-    return found if text[at:] == rest else None
 
 
 def _mark(i: int) -> str:

@@ -1,5 +1,7 @@
 """One training example: tokens, and which of them are targets."""
 
+from typing import Literal
+
 from attrs import frozen
 
 from torchtune.data._tokenizer import Tokenizer
@@ -32,6 +34,38 @@ class Example:
     def n_targets(self) -> int:
         """How many tokens this example trains."""
         return len(self.labels) - 1 - self.labels[1:].count(IGNORE_INDEX)
+
+
+@frozen
+class LeftOut:
+    """A row that gives no example."""
+
+    reason: str
+    """What is the matter with it, as `rows` would be said to: "have no answer"."""
+    place: str
+    """Where it stands."""
+
+
+@frozen
+class Preference:
+    """Two answers to one prompt, of which one is preferred."""
+
+    chosen: Example
+    rejected: Example
+
+
+def cut(example: Example, max_seq_len: int, side: Literal["left", "right"]) -> Example:
+    """Cut an example that is too long; one that is not stays as it is.
+
+    Args:
+        example: Of any length.
+        max_seq_len: Tokens that stay at most, above 1.
+        side: Where tokens are taken away.
+    """
+    if len(example.tokens) <= max_seq_len:
+        return example
+    kept = slice(-max_seq_len, None) if side == "left" else slice(max_seq_len)
+    return Example(example.tokens[kept], example.labels[kept])
 
 
 def masked_example(tokens: list[int], n_given: int, *, train_on_input: bool) -> Example:

@@ -3,7 +3,7 @@
 import time
 from contextvars import ContextVar
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, NotRequired, TypedDict
 
 from attrs import frozen
 
@@ -28,7 +28,13 @@ class Message(TypedDict):
     role: str
     """Who speaks: "system", "user" or "assistant", or what else the template knows."""
     content: str
-    """What they say."""
+    """What they say; empty where they only call a tool."""
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    """The tools that an assistant calls, as OpenAI's chat API writes them."""
+    tool_call_id: NotRequired[str]
+    """Which call a tool's turn answers."""
+    name: NotRequired[str]
+    """The tool's name, in its own turn."""
 
 
 @frozen
@@ -70,24 +76,30 @@ class ChatTemplate:
         except RecursionError as error:
             raise ValueError("the chat template is not valid Jinja: it is nested too deeply") from error
 
-    def render(self, messages: list[Message], add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: list[Message], add_generation_prompt: bool, tools: list[dict[str, Any]] | None = None
+    ) -> str:
         """Write a conversation out.
 
         Args:
             messages: The turns, oldest first.
             add_generation_prompt: End with the words that open the assistant's answer.
+            tools: JSON schemas of the tools that the assistant may call.
 
         Raises:
             ValueError: the template refuses these messages, fails, or takes too long.
         """
-        return self.render_marked(messages, add_generation_prompt).text
+        return self.render_marked(messages, add_generation_prompt, tools).text
 
-    def render_marked(self, messages: list[Message], add_generation_prompt: bool) -> Rendered:
+    def render_marked(
+        self, messages: list[Message], add_generation_prompt: bool, tools: list[dict[str, Any]] | None = None
+    ) -> Rendered:
         """Write a conversation out, and tell where the template says that the model's own words are.
 
         Args:
             messages: The turns, oldest first.
             add_generation_prompt: End with the words that open the assistant's answer.
+            tools: JSON schemas of the tools that the assistant may call.
 
         Raises:
             ValueError: the template refuses these messages, fails, or takes too long.
@@ -97,7 +109,7 @@ class ChatTemplate:
         try:
             text = self._compiled.render(
                 messages=messages,
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.bos_token,
