@@ -1,11 +1,15 @@
 """The order of batches is compared with a brute force over small datasets and numbers of ranks."""
 
 import itertools
+import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
+import torch
 
-from torchtune.data import Batches, Example
+from torchtune.data import IGNORE_INDEX, Batch, Batches, Encoded, Example, LeftOut
 
 
 def rows(n: int) -> list[Example]:
@@ -99,10 +103,141 @@ def test_resuming_reads_nothing_that_went_before() -> None:
             Unread.reads += 1
             return super().__getitem__(index)
 
-    batches = Batches(Unread(rows(100)), 2, shuffle=True, seed=0, pad_id=0)
-    batches.load_state_dict({"row": 2_000_000_050, "n_rows": 100, "shuffle": True, "seed": 0})
+    batches = Batches(Unread(rows(100)), 2, shuffle=True, seed=0, pad_id=0, window=16)
+    per_epoch = -(-100 // 16)
+    batches.load_state_dict({**batches.state_dict(), "window": 2_000_000 * per_epoch + 3, "row": 4})
     next(batches)
-    assert Unread.reads == 2
+    assert Unread.reads == 16
+    assert batches.epoch == 2_000_000
+
+
+def documents(n: int, longest: int = 30) -> list[Example]:
+    """Make examples of various lengths, all of whose tokens are the example's number."""
+    lengths = [2 + (i * 7919) % (longest - 1) for i in range(n)]
+    return [Example([i] * length, [i] * length) for i, length in enumerate(lengths)]
+
+
+def packed(n: int, length: int, epochs: int, **settings: Any) -> Iterator[Batch]:
+    """Draw packed batches of some epochs."""
+    batches = Batches(
+        documents(n), 2, seed=3, pad_id=0, packed_length=length, **{"shuffle": True, **settings}
+    )
+    while batches.epoch < epochs:
+        yield next(batches)
+
+
+def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
+    """List every document in batches: its number, and how many positions it has."""
+    found = []
+    for batch in batches:
+        ids = torch.zeros_like(batch.tokens) if batch.documents is None else batch.documents
+        for tokens, labels, numbers in zip(batch.tokens, batch.labels, ids, strict=True):
+            for number in numbers.unique():
+                is_own = (numbers == number) & (labels != IGNORE_INDEX)
+                assert (tokens[is_own] == labels[is_own]).all(), "documents are not mixed"
+                if is_own.any():
+                    assert is_own.nonzero().diff(dim=0).eq(1).all(), "a document stands in one piece"
+                    found.append((int(tokens[is_own][0]), int(is_own.sum())))
+    return found
+
+
+@pytest.mark.parametrize("n", [1, 7, 300, 900])
+@pytest.mark.parametrize("fit", ["best", "first"])
+@pytest.mark.parametrize("window", [16, 1024])
+def test_packed_epochs_hold_every_document_once(n: int, fit: str, window: int) -> None:
+    found = contents(packed(n, 64, 2, fit=fit, window=window))
+    once = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
+    assert not Counter(once | Counter(found)) - Counter(found), (
+        "all of them, and those that fill the last batch"
+    )
+    first = Counter(found[:n]) if window == 1024 else Counter()
+    assert first <= once
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_packed_rows_are_the_same_for_any_number_of_ranks(size: int) -> None:
+    settings = {"shuffle": True, "seed": 3, "pad_id": 0, "packed_length": 64, "window": 64}
+    alone = Batches(documents(200), 8, **settings)  # type: ignore[arg-type]  # of several types
+    ranks = [
+        Batches(documents(200), 8 // size, rank=rank, size=size, **settings)  # type: ignore[arg-type]
+        for rank in range(size)
+    ]
+    for _ in range(20):
+        expected, parts = next(alone), [next(rank) for rank in ranks]
+        assert contents([expected]) == contents(parts)
+        assert expected.n_targets == sum(part.n_targets for part in parts)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 17, 18, 19, 40])
+@pytest.mark.parametrize("settings", [{"packed_length": 64}, {"group_by_length": True}, {}])
+def test_any_stream_is_taken_up_anywhere(stop: int, settings: dict[str, Any]) -> None:
+    def batches() -> Batches:
+        return Batches(documents(100), 3, shuffle=True, seed=5, pad_id=0, window=32, **settings)
+
+    unbroken, first, second = batches(), batches(), batches()
+    expected = [contents([next(unbroken)]) for _ in range(60)]
+    assert [contents([next(first)]) for _ in range(stop)] == expected[:stop]
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [contents([next(second)]) for _ in range(60 - stop)] == expected[stop:]
+    assert second.state_dict() == unbroken.state_dict()
+
+
+@pytest.mark.parametrize(("n", "epochs"), [(1, 1), (40, 3), (512, 2)])
+def test_packed_batches_are_counted_exactly_where_rows_are_few(n: int, epochs: int) -> None:
+    batches = Batches(documents(n), 2, shuffle=True, seed=3, pad_id=0, packed_length=64, window=128)
+    calls = batches.batches_in(epochs)
+    wanted = Counter({(i, len(e.tokens) - 1): epochs for i, e in enumerate(documents(n))})
+    found = [contents([next(batches)]) for _ in range(calls)]
+    assert wanted <= Counter(itertools.chain(*found))
+    assert not wanted <= Counter(itertools.chain(*found[:-1]))
+
+
+def test_packed_batches_are_estimated_where_rows_are_many() -> None:
+    batches = Batches(documents(5000), 2, shuffle=True, seed=3, pad_id=0, packed_length=64)
+    estimate, calls = batches.batches_in(1), 0
+    while batches.epoch < 1:
+        next(batches)
+        calls += 1
+    assert abs(estimate - calls) <= 0.02 * calls
+
+
+def test_rows_of_like_length_stand_together() -> None:
+    def share(*, group_by_length: bool = False) -> float:
+        batches = Batches(documents(1000), 4, shuffle=True, seed=3, pad_id=0, group_by_length=group_by_length)
+        drawn = [next(batches) for _ in range(250)]
+        assert Counter(contents(drawn)) == Counter(
+            (i, len(e.tokens) - 1) for i, e in enumerate(documents(1000))
+        )
+        return sum(batch.n_tokens for batch in drawn) / sum(batch.tokens.numel() for batch in drawn)
+
+    assert share(group_by_length=True) > 0.95
+    assert share() < 0.75
+
+
+def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    late = Example([1] * 20, [IGNORE_INDEX] * 19 + [1])
+    long = Example([2] * 20, [2] * 20)
+    batches = Batches([late, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
+    assert contents([next(batches)]) == [(2, 8)]
+    assert "1 of 2 rows have no target within the 8 positions of a row; the first: number 1" in caplog.text
+    with pytest.raises(
+        ValueError, match="none of 1 rows gives anything to learn: 1 of 1 rows have no target"
+    ):
+        next(Batches([late], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
+
+
+def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data: list[Encoded] = [
+        [Example([1, 1], [1, 1]), Example([2, 2], [2, 2])],
+        LeftOut("are empty", "line 2"),
+        Example([3, 3], [3, 3]),
+    ]
+    batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
+    assert batches.batches_in(2) == 6
+    assert numbers(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
+    assert "the first epoch left out 1 of 3 rows are empty; the first: line 2" in caplog.text
 
 
 def test_orders_differ_between_epochs_and_between_seeds() -> None:

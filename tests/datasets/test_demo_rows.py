@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.data.byte_tokenizer import ByteTokenizer
+from torchtune.data import Example
 from torchtune.datasets import InstructDataset
 
 DEMO = Path(__file__).parents[2] / "demo"
@@ -93,4 +94,4 @@ def test_other_capitals_keep_the_sentence_pattern() -> None:
 def test_the_rows_load_as_a_dataset() -> None:
     dataset = InstructDataset(ByteTokenizer(), str(DEMO / "assistant.json"))
     assert len(dataset) == len(ROWS)
-    assert dataset.n_dropped == 0
+    assert all(isinstance(dataset[i], Example) for i in range(len(dataset)))

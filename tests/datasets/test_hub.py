@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import IGNORE_INDEX
+from torchtune.data import LeftOut
 from torchtune.datasets import AlpacaDataset, InstructDataset
 
 TOKENIZER = ByteTokenizer()
@@ -51,15 +51,16 @@ def test_a_table_gives_the_examples_that_the_same_local_rows_give(hub: Hub, tmp_
     path = tmp_path / "rows.jsonl"
     datasets.Dataset.from_dict(COLUMNS).to_json(path)
     local = AlpacaDataset(TOKENIZER, train_on_input=False, source=str(path))
-    assert [table[i] for i in range(len(table))] == [local[i] for i in range(len(local))]
-    assert table.n_dropped == local.n_dropped == 1
-    assert table[0].labels.count(IGNORE_INDEX) > 0
+    assert (table[0], table[2]) == (local[0], local[2])
+    assert local[1] == LeftOut("have no answer", f"{path}: line 2")
+    assert table[1] == LeftOut("have no answer", "tatsu-lab/alpaca: row 2")
 
 
 def test_a_table_of_other_columns_is_refused(hub: Hub) -> None:
     hub.columns = {"question": ["a"], "answer": ["b"]}
     with pytest.raises(
-        ValueError, match="who/what: no column 'instruction'; the columns found are 'question', 'answer'"
+        ValueError,
+        match="who/what: row 1: no column 'instruction'; the columns found are 'question', 'answer'",
     ):
         InstructDataset(TOKENIZER, "who/what")
 

@@ -5,12 +5,12 @@ import logging
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import IGNORE_INDEX, Example, alpaca_prompt
+from torchtune.data import IGNORE_INDEX, Example, LeftOut, alpaca_prompt
 from torchtune.datasets import AlpacaDataset, InstructDataset
 
 TOKENIZER = ByteTokenizer()
@@ -40,35 +40,37 @@ def targets(example: Example) -> str:
 
 def test_alpaca_rows_follow_the_published_prompt(tmp_path: Path) -> None:
     dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS), train_on_input=False)
-    texts = [TOKENIZER.decode(dataset[i].tokens) for i in range(len(dataset))]
+    texts = [TOKENIZER.decode(example.tokens) for example in kept(dataset)]
     assert texts == [
         f"<|bos|>{alpaca_prompt('Add.', '2, 3')}5<|eos|>",
         f"<|bos|>{alpaca_prompt('Sing.')}La.<|eos|>",
     ]
-    assert [targets(dataset[i]) for i in range(2)] == ["5<|eos|>", "La.<|eos|>"]
+    assert [targets(example) for example in kept(dataset)] == ["5<|eos|>", "La.<|eos|>"]
 
 
 def test_alpaca_trains_on_the_input_by_default(tmp_path: Path) -> None:
     dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS))
-    assert dataset[0].labels == dataset[0].tokens
+    (first, _) = kept(dataset)
+    assert first.labels == first.tokens
 
 
 def test_instruct_rows_follow_the_chat_template(tmp_path: Path) -> None:
     dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS))
-    texts = [TOKENIZER.decode(dataset[i].tokens) for i in range(len(dataset))]
+    texts = [TOKENIZER.decode(example.tokens) for example in kept(dataset)]
     assert texts == [
         "<|im_start|>user\nAdd.\n\n2, 3<|im_end|>\n<|im_start|>assistant\n5<|im_end|>",
         "<|im_start|>user\nSing.<|im_end|>\n<|im_start|>assistant\nLa.<|im_end|>",
     ]
-    assert [targets(dataset[i]) for i in range(2)] == ["5<|im_end|>", "La.<|im_end|>"]
+    assert [targets(example) for example in kept(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
 
 
 def test_instruct_can_set_the_system_turn_and_train_on_everything(tmp_path: Path) -> None:
     dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS), train_on_input=True, system="Be brief.")
-    assert TOKENIZER.decode(dataset[1].tokens).startswith(
+    _, second = kept(dataset)
+    assert TOKENIZER.decode(second.tokens).startswith(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nS"
     )
-    assert dataset[1].labels == dataset[1].tokens
+    assert second.labels == second.tokens
 
 
 def test_json_and_jsonl_of_the_same_rows_are_the_same_dataset(tmp_path: Path) -> None:
@@ -87,51 +89,58 @@ def test_a_byte_order_mark_and_unescaped_letters_are_read(tmp_path: Path) -> Non
     path = tmp_path / "rows.jsonl"
     line = json.dumps({"instruction": "Cite.", "output": "a\u2028é"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\n\n")
-    assert targets(InstructDataset(TOKENIZER, str(path))[0]) == "a\u2028é<|im_end|>"
+    assert targets(kept(InstructDataset(TOKENIZER, str(path)))[0]) == "a\u2028é<|im_end|>"
 
 
-def test_rows_without_an_answer_are_left_out_counted_and_logged(
+def kept(dataset: InstructDataset) -> list[Example]:
+    """Return the examples that a dataset gives."""
+    return [row for row in map(dataset.__getitem__, range(len(dataset))) if isinstance(row, Example)]
+
+
+def test_rows_without_an_answer_are_left_out_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [ROWS[0], {**ROWS[1], "output": " \n"}, {**ROWS[1], "output": ""}, ROWS[1]]
     source = write(tmp_path, rows)
     with caplog.at_level(logging.WARNING):
         dataset = InstructDataset(TOKENIZER, source)
-    assert [targets(dataset[i]) for i in range(len(dataset))] == ["5<|im_end|>", "La.<|im_end|>"]
-    assert dataset.n_dropped == 2
+    assert [targets(example) for example in kept(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
+    assert dataset[1] == LeftOut("have no answer", f"{source}: row 2")
     assert said(caplog) == [f"2 of 4 rows have no answer and are left out; the first: {source}: row 2"]
 
 
 def test_a_dataset_without_any_answer_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path, [{**ROWS[0], "output": ""}])
-    with pytest.raises(ValueError, match=r"rows.json: row 1 and every other row \(1\) have no answer"):
+    with pytest.raises(
+        ValueError, match=r"rows.json: row 1: no row can be learnt from: 1 of 1 have no answer"
+    ):
         AlpacaDataset(TOKENIZER, source=source)
 
 
 @pytest.mark.parametrize("max_seq_len", [2, 40, 50, 55, 60, 1000])
-def test_long_rows_are_cut_and_left_out_where_no_target_remains(tmp_path: Path, max_seq_len: int) -> None:
+@pytest.mark.parametrize("truncate", ["right", "left", "drop"])
+def test_long_rows_are_cut_and_left_out_where_no_target_remains(
+    tmp_path: Path, max_seq_len: int, truncate: Literal["right", "left", "drop"]
+) -> None:
     rows = [
         {"instruction": "x" * n, "output": "y" * m} for n, m in [(1, 1), (9, 9), (1, 30), (30, 1), (20, 3)]
     ]
     source = write(tmp_path, rows)
-    whole = InstructDataset(TOKENIZER, source)
-    cut = [Example(e.tokens[:max_seq_len], e.labels[:max_seq_len]) for e in (whole[i] for i in range(5))]
-    expected = [example for example in cut if example.n_targets]
-    if not expected:
-        with pytest.raises(ValueError, match="no answer to learn"):
-            InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len)
-        return
-    dataset = InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len)
-    assert [dataset[i] for i in range(len(dataset))] == expected
-    assert dataset.n_dropped == 5 - len(expected)
-
-
-def test_cut_rows_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"instruction": "x", "output": "y" * n} for n in (1, 99, 5, 99)]
-    source = write(tmp_path, rows)
-    with caplog.at_level(logging.WARNING):
-        InstructDataset(TOKENIZER, source, max_seq_len=60)
-    assert said(caplog) == [f"2 of 4 rows are cut at 60 tokens; the first: {source}: row 2"]
+    whole = kept(InstructDataset(TOKENIZER, source))
+    dataset = InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len, truncate=truncate)
+    for i, example in enumerate(whole):
+        found = dataset[i]
+        if len(example.tokens) <= max_seq_len:
+            assert found == example
+            continue
+        if truncate == "drop":
+            assert found == LeftOut(f"are longer than {max_seq_len} tokens", f"{source}: row {i + 1}")
+            continue
+        part = slice(max_seq_len) if truncate == "right" else slice(-max_seq_len, None)
+        short = Example(example.tokens[part], example.labels[part])
+        place = f"{source}: row {i + 1}"
+        left_out = LeftOut(f"have no target within {max_seq_len} tokens", place)
+        assert found == (short if short.n_targets else left_out)
 
 
 def test_rows_are_encoded_when_they_are_asked_for(tmp_path: Path) -> None:
@@ -201,7 +210,11 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> No
         ),
         ("rows.jsonl", b"", "rows.jsonl: the file has no rows"),
         ("rows.json", b'["\xff"]', "rows.json: expected UTF-8 text; byte 2 is none"),
-        ("rows.csv", b"instruction,output\n", "rows.csv: expected a file of rows ending in .json or .jsonl"),
+        (
+            "rows.doc",
+            b"instruction,output\n",
+            "rows.doc: expected a file of rows ending in .json, .jsonl, .csv",
+        ),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -215,7 +228,7 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
 def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no/rows\.json: no such file; paths are looked up from /"):
         AlpacaDataset(TOKENIZER, source="no/rows.json")
-    with pytest.raises(ValueError, match="expected a file of rows"):
+    with pytest.raises(FileNotFoundError, match="the folder has no files of rows in it"):
         AlpacaDataset(TOKENIZER, source=str(tmp_path))
 
 
@@ -223,7 +236,7 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
     source = write(tmp_path, ROWS)
     with pytest.raises(ValueError, match="use_clean"):
         AlpacaDataset(TOKENIZER, source=source, use_clean=True)
-    with pytest.raises(ValueError, match=r"split: .*rows.json is a local file"):
+    with pytest.raises(ValueError, match=r"split: .*rows.json is local and has no split 'test'"):
         AlpacaDataset(TOKENIZER, source=source, split="test")
     with pytest.raises(ValueError, match=r"load_options: .*revision would have no effect"):
         InstructDataset(TOKENIZER, source, load_options={"revision": "main"})

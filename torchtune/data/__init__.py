@@ -1,12 +1,14 @@
 """From text to batches: messages, chat templates, masked examples, collation and their order."""
 
 from torchtune.data._batch import Batch, collate
-from torchtune.data._batches import Batches, Examples
+from torchtune.data._batches import Batches
 from torchtune.data._chat import ChatTokens, chat_example, chat_prompt, chat_tokens, check_chat
-from torchtune.data._example import IGNORE_INDEX, Example, plain_example
+from torchtune.data._example import IGNORE_INDEX, Example, LeftOut, Preference, cut, plain_example
+from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
 from torchtune.data._template import ChatTemplate, Message, Rendered
 from torchtune.data._tokenizer import Tokenizer
+from torchtune.data._windows import Encoded, Examples
 
 __all__ = [
     "IGNORE_INDEX",
@@ -14,9 +16,12 @@ __all__ = [
     "Batches",
     "ChatTemplate",
     "ChatTokens",
+    "Encoded",
     "Example",
     "Examples",
+    "LeftOut",
     "Message",
+    "Preference",
     "Rendered",
     "Tokenizer",
     "alpaca_prompt",
@@ -25,5 +30,7 @@ __all__ = [
     "chat_tokens",
     "check_chat",
     "collate",
+    "cut",
+    "pack",
     "plain_example",
 ]

@@ -22,33 +22,49 @@ class Batch:
     """How many labels are targets."""
     n_tokens: int
     """How many tokens are read that are not padding."""
+    documents: Tensor | None = None
+    """The number of the document in its row that each token belongs to, [b, s], padding being one of its own; None
+    where every row holds a single one."""
 
     def to(self, device: torch.device | str) -> Self:
         """Copy the tensors to a device; where they are there already, nothing is copied."""
-        return evolve(self, tokens=self.tokens.to(device), labels=self.labels.to(device))
+        documents = None if self.documents is None else self.documents.to(device)
+        return evolve(self, tokens=self.tokens.to(device), labels=self.labels.to(device), documents=documents)
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Put examples side by side, filled up on the right to the longest.
+def collate(rows: Sequence[Example | Sequence[Example]], pad_id: int) -> Batch:
+    """Put rows side by side, filled up on the right to the longest.
 
-    An example's last token is predicted and never read, so s is one less than the longest example's
-    length. Padding is right of what causal attention sees, so it needs no mask.
+    An example's last token is predicted and never read, so it takes one position less than it has tokens. Padding is
+    right of what causal attention sees, so that of rows with a single example needs no mask.
 
     Args:
-        examples: One row each.
+        rows: Each an example, or several to stand one behind the other.
         pad_id: What the rows are filled up with; it is never a target, whatever other meaning it has.
 
     Raises:
         ValueError: there are no examples.
     """
-    if not examples:
-        raise ValueError("a batch needs at least one example")
-    lengths = [len(example.tokens) - 1 for example in examples]
-    shape = (len(examples), max(lengths))
+    packed = [[row] if isinstance(row, Example) else row for row in rows]
+    if not packed or not all(packed):
+        raise ValueError("a batch needs at least one example in every row")
+    lengths = [sum(len(example.tokens) - 1 for example in row) for row in packed]
+    shape = (len(packed), max(lengths))
     tokens = torch.full(shape, pad_id, dtype=torch.long)  # [b, s]
     labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)  # [b, s]
-    for row, (example, n) in enumerate(zip(examples, lengths, strict=True)):
-        tokens[row, :n] = torch.tensor(example.tokens[:-1])
-        labels[row, :n] = torch.tensor(example.labels[1:])
-    n_targets = sum(example.n_targets for example in examples)
-    return Batch(tokens, labels, n_targets=n_targets, n_tokens=sum(lengths))
+    documents = torch.zeros(shape, dtype=torch.long)  # [b, s]
+    for r, row in enumerate(packed):
+        at = 0
+        for number, example in enumerate(row):
+            place = slice(at, at := at + len(example.tokens) - 1)
+            tokens[r, place] = torch.tensor(example.tokens[:-1])
+            labels[r, place] = torch.tensor(example.labels[1:])
+            documents[r, place] = number
+        documents[r, at:] = len(row)
+    return Batch(
+        tokens,
+        labels,
+        n_targets=sum(example.n_targets for row in packed for example in row),
+        n_tokens=sum(lengths),
+        documents=documents if any(len(row) > 1 for row in packed) else None,
+    )

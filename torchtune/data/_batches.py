@@ -1,23 +1,21 @@
 """The order in which a run reads its examples."""
 
-import hashlib
-from collections.abc import Iterator
-from typing import Protocol, Self
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
-import torch
-
+from torchtune.data._ahead import Ahead
+from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch, collate
-from torchtune.data._example import Example
+from torchtune.data._example import Example, LeftOut, cut
+from torchtune.data._packing import Fit
+from torchtune.data._windows import Examples, Window, Windows
 
+_logger = logging.getLogger(__name__)
 
-class Examples(Protocol):
-    """Examples by number: a list of them, or a torch.utils.data.Dataset with a length."""
-
-    def __len__(self) -> int:
-        """Count the examples."""
-
-    def __getitem__(self, index: int, /) -> Example:
-        """Take one out."""
+_SAMPLED = 512
+"""Rows that are encoded to estimate how many batches an epoch has."""
 
 
 class Batches(Iterator[Batch]):
@@ -30,8 +28,11 @@ class Batches(Iterator[Batch]):
     and the rows of an optimizer step do not depend on how they are shared out: 4 ranks, 2 ranks with two
     micro-batches each and 1 rank with four read the same ones.
 
-    A position in the stream is one number. Taking it up again costs one permutation, not reading what
-    went before, and may use another number of ranks or another batch size.
+    Rows are encoded in windows of up to `window`, in which documents are packed or rows of like length brought
+    together; memory is bounded by the window. What is left out is counted, and logged at the first epoch's end.
+
+    A position in the stream is a window and a row of it. Taking it up again costs encoding one window, not
+    reading what went before, and may use another number of ranks or another batch size.
 
     Args:
         dataset: The examples, the same on all ranks.
@@ -41,6 +42,12 @@ class Batches(Iterator[Batch]):
         pad_id: What shorter rows are filled up with.
         rank: Which of the ranks that share the data this is, from 0.
         size: How many ranks share the data.
+        packed_length: Positions of a row that holds several documents; a longer one is cut at its end. None: a row
+            holds one.
+        fit: How documents are put into rows (`pack`).
+        group_by_length: Bring rows of like length together, where they are not packed.
+        window: Rows that are encoded together.
+        workers: Processes that encode ahead; 0: none, rows are encoded when they are needed.
 
     Raises:
         ValueError: the dataset is empty, or a number is out of its range.
@@ -56,53 +63,101 @@ class Batches(Iterator[Batch]):
         pad_id: int,
         rank: int = 0,
         size: int = 1,
+        packed_length: int | None = None,
+        fit: Fit = "best",
+        group_by_length: bool = False,
+        window: int = 1024,
+        workers: int = 0,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty; there is nothing to make batches of")
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected an int above 0, got {batch_size}")
+        for name, number in (
+            ("batch_size", batch_size),
+            ("window", window),
+            ("packed_length", packed_length),
+        ):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}: expected an int above 0, got {number}")
         if not 0 <= rank < size:
             raise ValueError(f"rank: expected a number from 0 to {size - 1}, got {rank}")
-        self._dataset = dataset
-        self._n_rows = len(dataset)
-        self._batch_size = batch_size
-        self._shuffle = shuffle
-        self._seed = seed
-        self._pad_id = pad_id
-        self._rank = rank
-        self._size = size
-        self._row = 0  # The position in the stream, the same on all ranks.
-        self._drawn: tuple[int, list[int]] = (-1, [])  # The last epoch drawn, and its order.
+        self._windows = Windows(dataset, seed if shuffle else None, window)
+        self._arrangement = Arrangement(
+            packed_length=packed_length,
+            fit=fit,
+            group_by_length=group_by_length,
+            seed=seed if shuffle else None,
+        )
+        self._ahead = Ahead(self._windows, workers)
+        self._batch_size, self._pad_id, self._rank, self._size = batch_size, pad_id, rank, size
+        self._stream = {
+            "n_rows": len(dataset),
+            "shuffle": shuffle,
+            "seed": seed,
+            "packed_length": packed_length,
+            "fit": fit,
+            "group_by_length": group_by_length,
+            "window_size": window,
+        }
+        # The position: a window, the documents that waited for it, and how many of the rows of both are taken.
+        self._window, self._row = -1, 0
+        self._waited: list[Document] = []
+        # What they gave.
+        self._examples: dict[Document, Example] = {}
+        self._rows: list[list[Document]] = []
+        self._waiting: list[Document] = []
+        # What the first epoch left out, by the reason.
+        self._left_out: dict[str, list[str]] = defaultdict(list)
+        self._n_found = 0
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are over."""
+        done = self._window + (self._row == len(self._rows))
+        return max(done, 0) // self._windows.per_epoch
 
     @property
     def batches_per_epoch(self) -> int:
         """How many batches of a rank it takes to see every row; the last may reach into the next epoch."""
         return self.batches_in(1)
 
-    @property
-    def epoch(self) -> int:
-        """How many epochs are over."""
-        return self._row // self._n_rows
-
     def batches_in(self, epochs: int) -> int:
-        """How many batches of a rank it takes to see every row this many times, from the stream's start."""
-        return -(-epochs * self._n_rows // (self._batch_size * self._size))
+        """How many batches of a rank it takes to see every row this many times, from the stream's start.
+
+        It is exact for up to 512 rows, and where rows are not packed and each gives one example; otherwise it is
+        estimated from 512 of them, spread over the dataset, which are encoded for it.
+        """
+        n = len(self._windows.dataset)
+        sample = range(n) if n <= _SAMPLED else [i * n // _SAMPLED for i in range(_SAMPLED)]
+        lengths = {row: self._lengths(row) for row in sample}
+        if n <= _SAMPLED:
+            n_rows = self._count(lengths, epochs)
+        else:
+            flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
+            rows, _ = self._arrangement.rows(flat, 0, is_last=True)
+            n_rows = -(-epochs * n * len(rows) // _SAMPLED)
+        return -(-n_rows // (self._batch_size * self._size))
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
         """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
-        start = self._row + self._rank * self._batch_size
-        rows = [self._dataset_row(row) for row in range(start, start + self._batch_size)]
-        self._row += self._size * self._batch_size
-        return collate([self._dataset[row] for row in rows], self._pad_id)
+        mine = range(self._rank * self._batch_size, (self._rank + 1) * self._batch_size)
+        rows = []
+        for i in range(self._size * self._batch_size):
+            while self._row == len(self._rows):
+                self._read_on()
+            if i in mine:
+                rows.append([self._examples[document] for document in self._rows[self._row]])
+            self._row += 1
+        return collate(rows, self._pad_id)
 
-    def state_dict(self) -> dict[str, int | bool]:
+    def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""
-        return {"row": self._row, "n_rows": self._n_rows, "shuffle": self._shuffle, "seed": self._seed}
+        waited = [list(document) for document in self._waited]
+        return {"window": self._window, "row": self._row, "waited": waited, **self._stream}
 
-    def load_state_dict(self, state: dict[str, int | bool]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the stream up where another left it.
 
         Raises:
@@ -111,26 +166,96 @@ class Batches(Iterator[Batch]):
         now = self.state_dict()
         if set(state) != set(now):
             raise ValueError(f"expected the state of batches, {sorted(now)}, got {sorted(state)}")
-        for name in ("n_rows", "shuffle", "seed"):
+        for name in self._stream:
             if state[name] != now[name]:
                 raise ValueError(
                     f"the data cannot be taken up where the saved run left it: {name} was {state[name]}"
                     f" and is {now[name]} now"
                 )
-        self._row = int(state["row"])
+        self._window, self._row, self._rows, self._waiting = state["window"], 0, [], []
+        if self._window >= 0:
+            waited = [(int(place), int(i)) for place, i in state["waited"]]
+            self._arrange({document: self._again(document) for document in waited}, self._window)
+            self._row = state["row"]
 
-    def _dataset_row(self, stream_row: int) -> int:
-        """Find which row of the dataset stands at a position of the stream."""
-        epoch, place = divmod(stream_row, self._n_rows)
-        if not self._shuffle:
-            return place
-        if self._drawn[0] != epoch:
-            self._drawn = (epoch, _permutation(self._n_rows, self._seed, epoch))
-        return self._drawn[1][place]
+    def close(self) -> None:
+        """End the processes that encode ahead."""
+        self._ahead.close()
 
+    def _read_on(self) -> None:
+        """Go to the next window."""
+        number = self._window + 1
+        waited = {document: self._examples[document] for document in self._waiting}
+        window = self._arrange(waited, number)
+        self._window, self._row = number, 0
+        if number < self._windows.per_epoch:
+            self._note(window, number)
 
-def _permutation(n: int, seed: int, epoch: int) -> list[int]:
-    """Draw an epoch's order. Hashed, so that seed 1's second epoch is not seed 2's first."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
-    return torch.randperm(n, generator=generator).tolist()
+    def _arrange(self, waited: dict[Document, Example], number: int) -> Window:
+        """Make rows of a window, and of what waited for it."""
+        window = self._ahead.read(number)
+        found = {document: self._fitted(example) for document, example in window.examples.items()}
+        self._waited = list(waited)
+        self._examples = {**waited, **{d: example for d, example in found.items() if example is not None}}
+        lengths = {document: len(example.tokens) - 1 for document, example in self._examples.items()}
+        is_last = self._windows.ends_epoch(number)
+        self._rows, self._waiting = self._arrangement.rows(lengths, number, is_last=is_last)
+        return window
+
+    def _fitted(self, example: Example) -> Example | None:
+        """Cut an example that is longer than a row; None where no target is left."""
+        length = self._arrangement.packed_length
+        if length is None or len(example.tokens) <= length + 1:
+            return example
+        short = cut(example, length + 1, "right")
+        return short if short.n_targets else None
+
+    def _again(self, document: Document) -> Example:
+        """Encode a document once more."""
+        place, i = document
+        found = self._windows.encoded(self._windows.row(place))
+        if isinstance(found, LeftOut) or i >= len(found) or (example := self._fitted(found[i])) is None:
+            raise ValueError("the data cannot be taken up where the saved run left it: they have changed")
+        return example
+
+    def _lengths(self, row: int) -> list[int]:
+        """Return what the examples of a row of the dataset take of a row of a batch."""
+        found = self._windows.encoded(row)
+        fitted = [] if isinstance(found, LeftOut) else [self._fitted(example) for example in found]
+        return [len(example.tokens) - 1 for example in fitted if example is not None]
+
+    def _count(self, lengths: Mapping[int, list[int]], epochs: int) -> int:
+        """Count the rows of some epochs, given what each row of the dataset takes."""
+        n_rows, waiting = 0, dict[Document, int]()
+        for number in range(epochs * self._windows.per_epoch):
+            found = {
+                (place, i): length
+                for place in self._windows.places(number)
+                for i, length in enumerate(lengths[self._windows.row(place)])
+            }
+            found = {**waiting, **found}
+            rows, left = self._arrangement.rows(found, number, is_last=self._windows.ends_epoch(number))
+            n_rows, waiting = n_rows + len(rows), {document: found[document] for document in left}
+        return n_rows
+
+    def _note(self, window: Window, number: int) -> None:
+        """Count what is left out of the first epoch, and log it at its end."""
+        length = self._arrangement.packed_length
+        for row in window.left_out:
+            self._left_out[row.reason].append(row.place)
+        for place, _ in window.examples.keys() - self._examples.keys():
+            reason = f"have no target within the {length} positions of a row"
+            self._left_out[reason].append(f"number {self._windows.row(place) + 1}")
+        self._n_found += len(self._rows) + len(self._waiting)
+        if not self._windows.ends_epoch(number):
+            return
+        n = len(self._windows.dataset)
+        said = [
+            f"{len(places)} of {n} rows {why}; the first: {places[0]}"
+            for why, places in self._left_out.items()
+        ]
+        if not self._n_found:
+            raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(said)}")
+        if self._rank == 0:
+            for text in said:
+                _logger.warning("the first epoch left out %s", text)

@@ -110,6 +110,7 @@ def chat_example(
     *,
     train_on_input: bool,
     turns: Turns = "all",
+    learnt: Sequence[bool] | None = None,
 ) -> Example:
     """Encode a conversation whose answers are to be learnt, each with the token that ends it.
 
@@ -121,19 +122,28 @@ def chat_example(
         tools: JSON schemas of the tools that the assistant may call.
         train_on_input: Train on everything, not on the answers alone.
         turns: Which answers are targets.
+        learnt: Of each of these, whether it is one after all. None: all are.
 
     Raises:
         ValueError: as `chat_tokens`; or nobody answers.
     """
     chat = chat_tokens(tokenizer, messages, tools, turns=turns)
-    if not chat.answers:
+    answers = chat.answers
+    if learnt is not None:
+        if len(learnt) != len(answers):
+            raise ValueError(
+                f"the chat template marks {len(answers)} answers, the conversation has {len(learnt)}, so that it cannot"
+                " be told which are not to be learnt"
+            )
+        answers = [answer for answer, is_target in zip(answers, learnt, strict=True) if is_target]
+    if not answers:
         raise ValueError("no turn of the conversation is the assistant's, so that there is nothing to learn")
-    end = chat.answers[-1][1]
+    end = answers[-1][1]
     tokens = chat.tokens[:end]
     if train_on_input:
         return Example(tokens, list(tokens))
     labels = [IGNORE_INDEX] * end
-    for start, stop in chat.answers:
+    for start, stop in answers:
         labels[start:stop] = tokens[start:stop]
     return Example(tokens, labels)
 

@@ -1,6 +1,21 @@
 """Datasets that yield `torchtune.data.Example`, from local files and the Hugging Face hub."""
 
 from torchtune.datasets._alpaca import AlpacaDataset
+from torchtune.datasets._conversations import ChatDataset
 from torchtune.datasets._instruct import InstructDataset
+from torchtune.datasets._preference import PreferenceDataset
+from torchtune.datasets._slim_orca import SlimOrcaDataset
+from torchtune.datasets._source import open_source
+from torchtune.datasets._tables import RowError
+from torchtune.datasets._text import TextCompletionDataset
 
-__all__ = ["AlpacaDataset", "InstructDataset"]
+__all__ = [
+    "AlpacaDataset",
+    "ChatDataset",
+    "InstructDataset",
+    "PreferenceDataset",
+    "RowError",
+    "SlimOrcaDataset",
+    "TextCompletionDataset",
+    "open_source",
+]

@@ -2,74 +2,215 @@
 
 import logging
 from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Generic, Literal, TypeVar
 
+from attrs import frozen
 from torch.utils.data import Dataset
 
-from torchtune.data import Example
-from torchtune.datasets._rows import AlpacaRow, AlpacaRows
+from torchtune.data import Example, LeftOut, cut
+from torchtune.datasets._tables import Row, RowError, Table
 
 _logger = logging.getLogger(__name__)
 
+Parsed = TypeVar("Parsed")
+Encoded = TypeVar("Encoded")
+OnError = Literal["raise", "skip"]
+Truncate = Literal["right", "left", "drop"]
 
-class RowDataset(Dataset[Example]):
+CHECKED_ROWS = 20_000
+"""How many rows are looked at when a dataset is made: about half a second's work."""
+
+
+@frozen
+class Nothing:
+    """What a row gives that holds nothing to learn."""
+
+    reason: str
+    """As it would be said of several: "have no answer"."""
+
+
+class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
     """Encodes rows when they are asked for.
 
     Encoding a row takes about a millisecond, a step of training hundreds of them; done ahead, it
-    would make every start wait, and every rank hold the whole set in memory. What can be wrong is found
-    at construction nevertheless: rows are checked as text, and the first one is encoded. With a
-    `max_seq_len` all rows are encoded once to find those that it leaves without an answer.
+    would make every start wait, and every rank hold the whole set in memory. What can be wrong is looked for
+    at construction nevertheless: the first 20,000 rows are checked as text, and the first one is encoded.
+
+    A subclass says how a row is read (`_parse`, cheap) and how what was read is encoded (`_encode`).
 
     Args:
-        rows: The rows, each checked.
+        table: The rows.
         max_seq_len: Longest example in tokens, above 1, or None for any length.
+        truncate: Where a longer one is cut; "drop" leaves it out.
+        on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted and logged.
 
     Raises:
-        ValueError: no row is left, or the first one cannot be encoded.
+        ValueError: no row is left, one cannot be used, or the first one cannot be encoded.
     """
 
-    def __init__(self, rows: AlpacaRows, max_seq_len: int | None) -> None:
+    def __init__(
+        self, table: Table, max_seq_len: int | None, truncate: Truncate = "right", on_error: OnError = "raise"
+    ) -> None:
         if max_seq_len is not None and max_seq_len < 2:
             raise ValueError(f"max_seq_len: expected an int above 1, or null, got {max_seq_len}")
-        self._rows = rows
-        self._max_seq_len = max_seq_len
-        self._kept = [i for i, row in enumerate(rows) if row.output.strip()]
-        self._report("have no answer and are left out", set(range(len(rows))).difference(self._kept))
-        if max_seq_len is not None:
-            self._fit(max_seq_len)
-        if not self._kept:
-            raise ValueError(f"{rows.place(0)} and every other row ({len(rows)}) have no answer to learn")
-        self._encoded(self._kept[0])
-
-    @property
-    def n_dropped(self) -> int:
-        """How many rows are left out because they hold nothing to learn."""
-        return len(self._rows) - len(self._kept)
+        self._table = table
+        self._max_seq_len, self._truncate, self._on_error = max_seq_len, truncate, on_error
+        self._check()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        """Count the rows, those that give no example among them."""
+        return len(self._table)
 
-    def __getitem__(self, index: int, /) -> Example:
-        return self._encoded(self._kept[index])
+    def __getitem__(self, index: int, /) -> Encoded | LeftOut:
+        """Encode a row.
+
+        Returns:
+            What is to be learnt, or why there is nothing.
+
+        Raises:
+            RowError: the row cannot be used; not with `on_error="skip"`.
+        """
+        if index >= len(self):
+            raise IndexError(index)
+        try:
+            parsed = self._parsed(index)
+            if isinstance(parsed, LeftOut):
+                return parsed
+            encoded = self._encode(parsed)
+            return LeftOut(encoded.reason, self.place(index)) if isinstance(encoded, Nothing) else encoded
+        except RowError as error:
+            return self._unusable(error)
+        except ValueError as error:  # the chat template's, or the tokenizer's
+            return self._unusable(RowError(f"{self.place(index)}: {error}"))
+
+    def place(self, index: int) -> str:
+        """Say where a row stands, such as `rows.jsonl: line 3`."""
+        return self._table.place(index)
 
     @abstractmethod
-    def _example(self, row: AlpacaRow) -> Example:
-        """Encode a row of any length."""
+    def _parse(self, row: Row) -> Parsed | Nothing:
+        """Read what is needed out of a row, or say that there is nothing to learn in it.
 
-    def _encoded(self, i: int) -> Example:
-        """Encode a row and cut it at its end, where it is too long."""
-        example = self._example(self._rows[i])
-        return Example(example.tokens[: self._max_seq_len], example.labels[: self._max_seq_len])
+        Raises:
+            ValueError: a column is missing or holds something else; the message does not say where.
+        """
 
-    def _fit(self, max_seq_len: int) -> None:
-        """Leave out what has no target within the length, and say how much is cut."""
-        long = [i for i in self._kept if len(self._example(self._rows[i]).tokens) > max_seq_len]
-        lost = {i for i in long if self._encoded(i).n_targets == 0}
-        self._kept = [i for i in self._kept if i not in lost]
-        self._report(f"have no target within {max_seq_len} tokens and are left out", lost)
-        self._report(f"are cut at {max_seq_len} tokens", set(long) - lost)
+    @abstractmethod
+    def _encode(self, parsed: Parsed, /) -> Encoded | Nothing:
+        """Encode what was read, or say that nothing of it is left to learn."""
 
-    def _report(self, what: str, indices: set[int]) -> None:
-        """Log what happens to rows, so that nothing is left out in silence."""
-        if indices:
-            first = self._rows.place(min(indices))
-            _logger.warning("%d of %d rows %s; the first: %s", len(indices), len(self._rows), what, first)
+    def _parsed(self, index: int) -> Parsed | LeftOut:
+        row = self._table[index]
+        try:
+            parsed = self._parse(row)
+        except ValueError as error:
+            raise RowError(f"{self.place(index)}: {error}") from error
+        return LeftOut(parsed.reason, self.place(index)) if isinstance(parsed, Nothing) else parsed
+
+    def _fitted(self, example: Example) -> Example | Nothing:
+        """Cut an example that is too long, as `truncate` says."""
+        n = self._max_seq_len
+        if n is None or len(example.tokens) <= n:
+            return example
+        if self._truncate == "drop":
+            return Nothing(f"are longer than {n} tokens")
+        short = cut(example, n, self._truncate)
+        return short if short.n_targets else Nothing(f"have no target within {n} tokens")
+
+    def _unusable(self, error: RowError) -> LeftOut:
+        if self._on_error == "raise":
+            raise error
+        return LeftOut("cannot be used", str(error))
+
+    def _check(self) -> None:
+        """Look at the first rows, say what is left out of them, and encode one."""
+        n = min(len(self), CHECKED_ROWS)
+        left_out: dict[str, list[str]] = defaultdict(list)
+        first: int | None = None
+        for i in range(n):
+            try:
+                parsed = self._parsed(i)
+            except RowError as error:
+                parsed = self._unusable(error)
+            if isinstance(parsed, LeftOut):
+                left_out[parsed.reason].append(parsed.place)
+            elif first is None:
+                first = i
+        report(left_out, n)
+        if first is None and n == len(self):
+            reason, places = max(left_out.items(), key=lambda item: len(item[1]))
+            raise ValueError(
+                f"{places[0]}: no row can be learnt from: {len(places)} of {n} {reason}"
+                + (f" {_columns(self._table)}" if reason == "cannot be used" else "")
+            )
+        if first is not None:
+            self[first]
+
+
+def _columns(table: Table) -> str:
+    try:
+        return f"(the first row's columns are {', '.join(table[0]) or 'none'})"
+    except RowError:
+        return "(the first row cannot be read at all)"
+
+
+def report(left_out: dict[str, list[str]], n_rows: int) -> None:
+    """Log which rows give no example, so that nothing is left out in silence.
+
+    Args:
+        left_out: The places of such rows, by the reason.
+        n_rows: How many rows were looked at.
+    """
+    for reason, places in left_out.items():
+        _logger.warning(
+            "%d of %d rows %s and are left out; the first: %s", len(places), n_rows, reason, places[0]
+        )
+
+
+def column(row: Row, name: str, what: str) -> str:
+    """Read a column that must hold text.
+
+    Args:
+        row: Columns by name.
+        name: The column's name there.
+        what: What it is called in messages; the same as `name` where nobody renamed it.
+
+    Raises:
+        ValueError: it is missing or holds something else; the message has the columns found.
+    """
+    value = required(row, name, what)
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+    return value
+
+
+def required(row: Row, name: str, what: str) -> object:
+    """Read a column, whatever it holds.
+
+    Raises:
+        ValueError: it is missing; the message has the columns found.
+    """
+    if name not in row:
+        of = "" if name == what else f", which is to be the {what}"
+        raise ValueError(f"no column {name!r}{of}; {found(row)}")
+    value: object = row[name]
+    return value
+
+
+def found(row: Row) -> str:
+    """List a row's columns for a message."""
+    return f"the columns found are {', '.join(map(repr, row)) or 'none'}"
+
+
+def checked_columns(columns: dict[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+    """Return every column's name in the file, by our own.
+
+    Raises:
+        ValueError: a name of ours is none.
+    """
+    given = columns or {}
+    if unknown := [name for name in given if name not in names]:
+        raise ValueError(f"columns: expected names for {', '.join(names)}, got one for {unknown[0]!r}")
+    return {name: given.get(name, name) for name in names}

@@ -22,7 +22,7 @@ from torchtune.config import (
     ref,
     share,
 )
-from torchtune.data import Example, Tokenizer
+from torchtune.data import Encoded, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._world import Device
@@ -58,7 +58,7 @@ class FinetuneConfig:
     tokenizer_directory: str | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
-    dataset: Annotated[Component[Dataset[Example]], Passed(1)]
+    dataset: Annotated[Component[Dataset[Encoded]], Passed(1)]
     """The examples; the recipe passes the tokenizer."""
     shuffle: bool = True
     """Read the examples in a new order every epoch."""

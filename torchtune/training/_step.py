@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.data import IGNORE_INDEX, Batch
-from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.modules import Decoder, Documents, LinearCrossEntropy
 from torchtune.training._placement import DTYPES, is_sharded
 
 StepLoss = Callable[[Decoder, Batch], Tensor]
@@ -43,7 +43,8 @@ class _Step(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, batch: Batch) -> Tensor:
-        hidden = self.model.hidden(batch.tokens)  # [b, s, d]
+        documents = None if batch.documents is None else Documents(batch.documents)
+        hidden = self.model.hidden(batch.tokens, documents=documents)  # [b, s, d]
         is_target = batch.labels != IGNORE_INDEX  # [b, s]
         hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]
         total: Tensor

@@ -1,0 +1,133 @@
+"""Processes that encode windows before they are needed."""
+
+import logging
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from typing import IO, Any
+
+from torchtune.data._windows import Window, Windows
+
+_logger = logging.getLogger(__name__)
+
+_EACH = 2
+"""Windows that are asked of a process before the first of them is needed."""
+_START = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
+    " from torchtune.data._worker import main; main()"
+)
+
+
+class Ahead:
+    """Reads windows ahead, in their order; what no process has begun is read at once.
+
+    The processes are asked through pipes, so that they neither share a CUDA context nor import the program that
+    started them, and end with it. Should one die, windows are read without them.
+
+    Args:
+        windows: What is read.
+        workers: How many processes; 0: none.
+    """
+
+    def __init__(self, windows: Windows, workers: int) -> None:
+        self._windows = windows
+        self._n_workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._asked: dict[int, Future[Window]] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._own = threading.local()
+
+    def read(self, number: int) -> Window:
+        """Read a window, and let those after it be read ahead."""
+        future = self._asked.pop(number, None)
+        self._ask(number + 1)
+        if future is None or future.cancel():
+            return self._windows.read(number)
+        try:
+            return future.result()
+        except BrokenExecutor as error:
+            _logger.warning(
+                "%s; from here on, rows are encoded when they are needed", error.__cause__ or error
+            )
+            self.close()
+            return self._windows.read(number)
+
+    def close(self) -> None:
+        """End the processes."""
+        pool, self._pool, self._n_workers, self._asked = self._pool, None, 0, {}
+        for process in self._processes:
+            process.kill()
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            process.wait()
+        self._processes = []
+
+    def _ask(self, first: int) -> None:
+        """Ask for the windows from `first` on."""
+        if not self._n_workers:
+            return
+        if self._pool is None:
+            try:
+                sent = pickle.dumps(self._windows)
+            except Exception as error:  # of whatever kind a dataset that cannot be sent causes
+                _logger.warning(
+                    "rows are encoded when they are needed: the dataset cannot be sent (%s)", error
+                )
+                self._n_workers = 0
+                return
+            # A thread for each process; what is asked of a thread waits until its process is there.
+            self._pool = ThreadPoolExecutor(self._n_workers, "ahead", self._open, (sent,))
+        for number in range(first, first + _EACH * self._n_workers):
+            if number not in self._asked:
+                self._asked[number] = self._pool.submit(self._reply, number)
+
+    def _open(self, sent: bytes) -> None:
+        """Start this thread's process."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        process = subprocess.Popen(  # noqa: S603 - our own program.
+            [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        self._processes.append(process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._own.process = process
+        process.stdin.write(pickle.dumps(sys.path))
+        send(process.stdin, sent)
+        if receive(process.stdout) is None:
+            raise BrokenExecutor("a process that encodes rows ahead did not start")
+
+    def _reply(self, number: int) -> Window:
+        """Ask this thread's process for a window."""
+        process = self._own.process
+        try:
+            send(process.stdin, pickle.dumps(number))
+            answer = receive(process.stdout)
+        except OSError:
+            answer = None
+        if answer is None:
+            raise BrokenExecutor(f"a process that encodes rows ahead ended with status {process.wait()}")
+        found: Any = pickle.loads(answer)  # noqa: S301 - our own process wrote it.
+        if isinstance(found, BaseException):
+            raise found
+        window: Window = found
+        return window
+
+
+def send(pipe: IO[bytes], message: bytes) -> None:
+    """Write a message behind its length."""
+    pipe.write(struct.pack("<Q", len(message)) + message)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> bytes | None:
+    """Read a message; None where the other side has ended."""
+    size = pipe.read(8)
+    if len(size) < 8:
+        return None
+    message = pipe.read(struct.unpack("<Q", size)[0])
+    return message if len(message) == struct.unpack("<Q", size)[0] else None

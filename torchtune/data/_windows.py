@@ -1,0 +1,104 @@
+"""A dataset as an endless stream of windows, each of some rows read and encoded together."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+from attrs import define, field, frozen
+
+from torchtune.data._arrangement import Document
+from torchtune.data._example import Example, LeftOut
+from torchtune.data._order import Order
+
+_FIRST = 256
+"""Rows of an epoch's first window, so that the first batch is there soon; each one after it has twice as many."""
+
+
+Encoded = Example | Sequence[Example] | LeftOut
+"""What a row gives: an example, several, or why there is none."""
+
+
+class Examples(Protocol):
+    """Examples by number: a list of them, or a torch.utils.data.Dataset with a length."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    def __getitem__(self, index: int, /) -> Encoded:
+        """Take what a row gives."""
+
+
+@frozen
+class Window:
+    """What a window's rows gave."""
+
+    n_rows: int
+    examples: dict[Document, Example]
+    """In the order of the stream."""
+    left_out: list[LeftOut]
+
+
+@define
+class Windows:
+    """The windows of all epochs by number; each epoch begins a new one.
+
+    Args:
+        dataset: The rows.
+        seed: What every epoch's order is drawn from; None: the rows as they come.
+        size: Rows of a window, at most.
+    """
+
+    dataset: Examples
+    seed: int | None
+    size: int
+    _starts: list[int] = field(init=False)
+    """The place in its epoch at which each window begins, and the end of the last."""
+
+    def __attrs_post_init__(self) -> None:
+        n, rows = len(self.dataset), min(_FIRST, self.size)
+        self._starts = [0]
+        while self._starts[-1] < n:
+            self._starts.append(min(self._starts[-1] + rows, n))
+            rows = min(2 * rows, self.size)
+
+    @property
+    def per_epoch(self) -> int:
+        """How many there are in an epoch."""
+        return len(self._starts) - 1
+
+    def ends_epoch(self, number: int) -> bool:
+        """Tell whether a window is the last of its epoch."""
+        return (number + 1) % self.per_epoch == 0
+
+    def places(self, number: int) -> range:
+        """Return the places in the stream of a window's rows."""
+        epoch, i = divmod(number, self.per_epoch)
+        first = epoch * len(self.dataset)
+        return range(first + self._starts[i], first + self._starts[i + 1])
+
+    def row(self, place: int) -> int:
+        """Return which row of the dataset stands at a place in the stream."""
+        epoch, at = divmod(place, len(self.dataset))
+        return _order(len(self.dataset), self.seed, epoch)[at]
+
+    def encoded(self, row: int) -> Sequence[Example] | LeftOut:
+        """Encode a row of the dataset."""
+        found = self.dataset[row]
+        return [found] if isinstance(found, Example) else found
+
+    def read(self, number: int) -> Window:
+        """Encode a window's rows."""
+        examples: dict[Document, Example] = {}
+        left_out: list[LeftOut] = []
+        for place in self.places(number):
+            found = self.encoded(self.row(place))
+            if isinstance(found, LeftOut):
+                left_out.append(found)
+            else:
+                examples |= {(place, i): example for i, example in enumerate(found)}
+        return Window(len(self.places(number)), examples, left_out)
+
+
+@lru_cache(maxsize=4)
+def _order(n: int, seed: int | None, epoch: int) -> Order:
+    return Order(n, seed, epoch)

@@ -1,0 +1,37 @@
+"""A process that encodes windows for another (`Ahead`), until that one ends."""
+
+import os
+import pickle
+import signal
+import sys
+
+from torchtune.data._ahead import receive, send
+
+
+def main() -> None:
+    """Answer what is asked through standard input, through what was standard output."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the other one decides
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints does not belong among the answers
+    questions = sys.stdin.buffer
+    sent = receive(questions)
+    if sent is None:
+        return
+    windows = pickle.loads(sent)  # noqa: S301 - the process that started this one wrote it.
+    send(answers, b"")
+    while (question := receive(questions)) is not None:
+        try:
+            answer = pickle.dumps(windows.read(pickle.loads(question)))  # noqa: S301 - as above.
+        except Exception as error:  # a row's, for the other side to raise
+            answer = _pickled(error)
+        try:
+            send(answers, answer)
+        except BrokenPipeError:
+            return
+
+
+def _pickled(error: Exception) -> bytes:
+    try:
+        return pickle.dumps(error)
+    except Exception:  # of whatever kind an error with more than text in it causes
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
