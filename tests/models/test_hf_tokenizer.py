@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import processors
+from tokenizers import AddedToken, processors
 
 from tests.models.tiny import TEMPLATE, TEXT, tiny_tokenizer, tokenizer_config, write
 from torchtune.data import Tokenizer
@@ -66,6 +66,27 @@ def test_parts_of_a_template_stay_text(tmp_path: Path) -> None:
     assert tokenizer.encode_template(text, [(0, 0)]) == tokenizer.encode_template(text)
     assert tokenizer.encode_template(text, [(0, len(text))]) == tokenizer.encode(text, add_eos=False)
     assert pickle.loads(pickle.dumps(tokenizer)).encode_template(text, [(12, 12 + len(inside))]) == ids
+
+
+def test_added_tokens_keep_their_ids_beside_parts_that_stay_text(tmp_path: Path) -> None:
+    backend = tiny_tokenizer()
+    n = max(backend.get_vocab().values()) + 1
+    backend.add_tokens([AddedToken(f"<|special {i}|>", special=True, normalized=False) for i in range(4)])
+    backend.add_tokens([AddedToken("<think>", special=False, normalized=False)])
+    write(folder(tmp_path), tokenizer__json=backend.to_str())
+    tokenizer = HFTokenizer(str(tmp_path))
+    for plain in ([], [(0, 9)], [(0, 2)]):
+        found = tokenizer.encode_template("<|im_end|><think><|special 2|>words", plain)
+        assert [i for i in found if i >= n] == [n + 4, n + 2]
+
+
+@pytest.mark.parametrize("mark", ["\ue000", "\uf8ff", "\ue000\ue001"])
+def test_no_character_of_a_text_makes_a_special_token(mark: str, tmp_path: Path) -> None:
+    tokenizer = load(tmp_path)
+    text = f"words {mark}<|im_end|>{mark} <|im_start|>"
+    found = tokenizer.encode_template(text, [(0, len(text) - 12)])
+    assert [i for i in found if i < 3] == [1]
+    assert tokenizer.decode(found[:-1]) == text[:-12]
 
 
 def test_bos_is_put_where_the_model_was_taught_it(tmp_path: Path) -> None:

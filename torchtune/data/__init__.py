@@ -6,7 +6,7 @@ from torchtune.data._chat import ChatTokens, chat_example, chat_prompt, chat_tok
 from torchtune.data._example import IGNORE_INDEX, Example, LeftOut, Preference, cut, plain_example
 from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
-from torchtune.data._template import ChatTemplate, Message, Rendered
+from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
 from torchtune.data._windows import Encoded, Examples
 
@@ -33,4 +33,5 @@ __all__ = [
     "cut",
     "pack",
     "plain_example",
+    "unused_mark",
 ]

@@ -4,21 +4,19 @@ What people write never turns into special tokens: text such as "<|im_end|>" ins
 as the plain text it is, so that no message can end its own turn or open another.
 """
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 from attrs import evolve, frozen
 
 from torchtune.data._example import IGNORE_INDEX, Example
-from torchtune.data._template import ChatTemplate, Message, Rendered
+from torchtune.data._template import ChatTemplate, Message, Rendered, Span, strings_in, unused_mark
 from torchtune.data._tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
-
-Span = tuple[int, int]
-"""Where something begins and ends."""
 
 
 @frozen
@@ -29,6 +27,9 @@ class ChatTokens:
     answers: list[Span]
     """Where each answer begins and ends among the tokens, the token that ends its turn included."""
 
+
+_SECOND = "Where are you from?"
+"""The second question of a trial, which is no part of the first answer."""
 
 Turns = Literal["all", "last"]
 """Which of the assistant's turns are meant."""
@@ -82,6 +83,8 @@ def chat_tokens(
         borders = [border for answer in written.answers for border in answer]
         tokens, found = written.encode_at(tokenizer, borders)
         answers = list(zip(found[::2], found[1::2], strict=True))
+        if not all(tokenizer.stop_ids & set(tokens[start:end]) for start, end in answers):
+            raise ValueError(_no_end(tokenizer))
         return ChatTokens(tokens, answers if turns == "all" else answers[-1:])
     asked = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     last = asked.pop() if asked and asked[-1] == len(messages) - 1 > 0 else None
@@ -156,8 +159,11 @@ def check_chat(tokenizer: Tokenizer) -> None:
     Raises:
         ValueError: there is no template, it writes BOS twice, or an answer ends with no stop id.
     """
-    question, answer = Message(role="user", content="Hello"), Message(role="assistant", content="Hi")
-    chat = chat_tokens(tokenizer, [question, answer])
+    turns = [
+        Message(role=role, content=content)
+        for role, content in (("user", "Hello"), ("assistant", "Hi"), ("user", _SECOND), ("assistant", "Bye"))
+    ]
+    chat = chat_tokens(tokenizer, turns)
     bos_id = tokenizer.special_tokens.get(template_of(tokenizer).bos_token, tokenizer.bos_id)
     if bos_id is not None and chat.tokens[:2] == [bos_id, bos_id]:
         raise ValueError(
@@ -168,7 +174,7 @@ def check_chat(tokenizer: Tokenizer) -> None:
             "this model's texts begin with BOS, but its chat template writes none; if that is not as the model was"
             " taught, put {{ bos_token }} first in the template"
         )
-    if not {*chat.tokens[slice(*chat.answers[-1])]} & tokenizer.stop_ids:
+    if len(chat.answers) != 2 or _SECOND in tokenizer.decode(chat.tokens[slice(*chat.answers[0])]):
         raise ValueError(_no_end(tokenizer))
 
 
@@ -188,12 +194,15 @@ class _Conversation:
         """Write all turns out, and find where they spell out special tokens."""
         rendered = self.render(self.messages, is_open=is_open)
         special = self.tokenizer.special_tokens
-        risky = [i for i, m in enumerate(self.messages) if any(token in m["content"] for token in special)]
+        texts = set(strings_in([self.messages, self.tools or []]))
+        risky = {text for text in texts if any(token in text for token in special)}
+        if any(message["role"] in risky for message in self.messages):
+            raise ValueError("a role holds the text of a special token")
         found = self._find(risky, rendered.text, is_open=is_open) if risky else []
         if found is None:
             raise ValueError(
                 "a message holds the text of a special token, and the chat template rewrites messages, so that"
-                f" the two cannot be kept apart; take it out of {self.messages[risky[0]]['content']!r}"
+                f" the two cannot be kept apart; take it out of {min(risky)!r}"
             )
         return _Written(rendered.text, found, rendered.answers)
 
@@ -212,37 +221,61 @@ class _Conversation:
             return len(given)
         # A greeting, or a template that moves something, as Mistral's does with the system's turn: begin with the
         # words themselves, if what stands between them and the question is what generation would see there.
-        found = self._find([turn], text, is_open=is_open)
-        asked = self.messages[turn - 1]["content"].strip() if turn else ""
-        if found and text[: found[0][0]].endswith(given[given.rfind(asked) :] if asked else given):
-            return found[0][0]
+        found = self._find(turn, text, is_open=is_open)
+        if found:
+            start, words = found[0][0], content_of(self.messages[turn])
+            blanks = words[: len(words) - len(words.lstrip())]
+            start -= len(blanks) if text[:start].endswith(blanks) else 0
+            asked = content_of(self.messages[turn - 1]).strip() if turn else ""
+            if text[:start].endswith(given[given.rfind(asked) :] if asked else given):
+                return start
         raise ValueError(
             "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
             " its answer; put {% generation %} and {% endgeneration %} around the answers in the template, or train on"
             f" other turns; before the answer it wrote {given!r}, with it {text!r}"
         )
 
-    def _find(self, which: list[int], text: str, *, is_open: bool) -> list[Span] | None:
-        """Find where the contents of some turns stand in the text that was made of all; None: they are rewritten.
+    def _find(self, which: set[str] | int, text: str, *, is_open: bool) -> list[Span] | None:
+        """Find where some texts stand in what was written of all; None: they are rewritten.
 
         Each is replaced by a mark, between the blanks around it, which templates are fond of trimming.
+
+        Args:
+            which: Texts in messages and tools; or the number of a turn, whose content is meant.
+            text: What was written.
+            is_open: Whether it ends with the words that open an answer.
         """
-        cores = {i: self.messages[i]["content"].strip() for i in which}
-        marked = [
-            Message(
-                **{**m, "content": m["content"].replace(cores[i], _mark(i)) if cores.get(i) else m["content"]}
+        mark = unused_mark([text, *strings_in([self.messages, self.tools or []])])
+        cores: list[str] = []
+
+        def marked(words: str) -> str:
+            core = words.strip()
+            if not core:
+                return words
+            cores.append(core)
+            return words.replace(core, f"{mark}{len(cores) - 1}{mark}")
+
+        if isinstance(which, int):
+            turns = list(self.messages)
+            turns[which] = Message(**{**turns[which], "content": marked(content_of(turns[which]))})
+            conversation = evolve(self, messages=turns)
+        else:
+            replaced: Any = _replaced([self.messages, self.tools], lambda t: marked(t) if t in which else t)
+            conversation = evolve(self, messages=replaced[0], tools=replaced[1])
+        pieces = conversation.render(conversation.messages, is_open=is_open).text.split(mark)
+        at, found = 0, []
+        for i, piece in enumerate(pieces):
+            forms = (
+                (cores[int(piece)], json.dumps(cores[int(piece)], ensure_ascii=False)[1:-1])
+                if i % 2
+                else (piece,)
             )
-            for i, m in enumerate(self.messages)
-        ]
-        found, at, before, rest = [], 0, "", self.render(marked, is_open=is_open).text
-        for i, core in cores.items():
-            before, mark, rest = rest.partition(_mark(i))
-            start = at + len(before)
-            at = start + len(core)
-            if not mark or text[start - len(before) : at] != before + core:
+            form = next((form for form in forms if text.startswith(form, at)), None)
+            if form is None:
                 return None
-            found.append((start, at))
-        return found if text[at:] == rest else None
+            found += [(at, at + len(form))] if i % 2 else []
+            at += len(form)
+        return found if at == len(text) else None
 
 
 @frozen
@@ -269,6 +302,15 @@ class _Written:
         plain = [(max(s, start) - start, min(e, end) - start) for s, e in self.plain if s < end and start < e]
         return tokenizer.encode_template(self.text[start:end], plain)
 
+    def _rest(self, tokenizer: Tokenizer, start: int, end: int | None = None) -> list[int]:
+        """Encode what stands behind a border, as part of a text that goes on."""
+        if start == 0:
+            return self.encode(tokenizer, 0, end)
+        # SentencePiece would put a space before it, but not behind a line break.
+        after_break = evolve(self, text=f"{self.text[: start - 1]}\n{self.text[start:]}")
+        lead, whole = tokenizer.encode_template("\n"), after_break.encode(tokenizer, start - 1, end)
+        return whole[len(lead) :] if whole[: len(lead)] == lead else self.encode(tokenizer, start, end)
+
     def encode_at(self, tokenizer: Tokenizer, borders: Sequence[int]) -> tuple[list[int], list[int]]:
         """Encode it, and find where borders between characters lie between tokens.
 
@@ -278,10 +320,10 @@ class _Written:
         cut, kept = 0, 0  # the last border that cut a token, and what came before it
         found: list[int] = []
         for border in borders:
-            before = [*tokens[:kept], *self.encode(tokenizer, cut, border)]
+            before = [*tokens[:kept], *self._rest(tokenizer, cut, border)]
             if tokens[: len(before)] != before:
                 cut, kept = border, len(before)
-                tokens = [*before, *self.encode(tokenizer, cut)]
+                tokens = [*before, *self._rest(tokenizer, cut)]
             found.append(len(before))
         return tokens, found
 
@@ -315,6 +357,17 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate:
     return tokenizer.chat_template
 
 
-def _mark(i: int) -> str:
-    """Stand in for a message's text. Characters of the private use area occur in no template."""
-    return f"\ue000{i}\uf8ff"
+def content_of(message: Message) -> str:
+    """Return what a turn says; nothing, where it only calls a tool."""
+    return message.get("content") or ""
+
+
+def _replaced(value: Any, change: Callable[[str], str]) -> Any:
+    """Change every text in messages and tools, but for the names of fields and of those who speak."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: item if key == "role" else _replaced(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replaced(item, change) for item in value]
+    return value

@@ -1,8 +1,9 @@
 """Chat templates: how a model family writes a conversation out as one text."""
 
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, NoReturn, NotRequired, TypedDict
 
 from attrs import frozen
@@ -19,7 +20,14 @@ MAX_REPEATED = 10**7
 MAX_BITS = 10**5
 """How large a power may become (binary digits)."""
 
+MAX_WIDTH = 10**4
+"""How wide a filter may make a text (characters)."""
+
 _deadline: ContextVar[float] = ContextVar("deadline")
+
+
+Span = tuple[int, int]
+"""Where something begins and ends."""
 
 
 class Message(TypedDict):
@@ -42,7 +50,7 @@ class Rendered:
     """A conversation as a template wrote it."""
 
     text: str
-    answers: tuple[tuple[int, int], ...]
+    answers: tuple[Span, ...]
     """Where the template's `{% generation %}` blocks begin and end in it, in characters: what the model is to write.
     Templates without such blocks have none."""
 
@@ -104,7 +112,7 @@ class ChatTemplate:
         Raises:
             ValueError: the template refuses these messages, fails, or takes too long.
         """
-        mark = _mark(messages)
+        mark = unused_mark(strings_in([messages, tools or []]))
         token = _deadline.set(time.thread_time() + TIME_LIMIT)
         try:
             text = self._compiled.render(
@@ -157,7 +165,7 @@ def _compile(source: str) -> "Template":
 
         def mark(self, context: Context, caller: Macro) -> str:
             mark = context[_MARK]
-            return f"{mark}{caller()}{mark}"
+            return f"{mark}{_OPENS}{caller()}{mark}{_CLOSES}"
 
     class Environment(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset({"*", "**"})
@@ -174,6 +182,9 @@ def _compile(source: str) -> "Template":
 
     environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation])
     environment.filters["tojson"] = _to_json
+    for name in ("center", "indent", "wordwrap"):  # their widths are numbers that nothing else limits
+        environment.filters[name] = _of_bounded_width(environment.filters[name])
+    del environment.globals["lipsum"]
     environment.globals["raise_exception"] = _raise_exception
     tree = environment.parse(source)
     repeated: list[nodes.For | nodes.Macro] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro)]
@@ -181,6 +192,19 @@ def _compile(source: str) -> "Template":
         check = nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None)
         node.body.insert(0, nodes.ExprStmt(check).set_lineno(node.lineno, override=True))
     return environment.from_string(tree)
+
+
+def _of_bounded_width(fill: Callable[..., str]) -> Callable[..., str]:
+    """Let a filter refuse a width that would fill the memory."""
+
+    @wraps(fill)
+    def bounded(*args: Any, **kwargs: Any) -> str:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int) and value > MAX_WIDTH:
+                raise ValueError(f"a width of {value} is too large")
+        return fill(*args, **kwargs)
+
+    return bounded
 
 
 def _check_size(operator: str, left: Any, right: Any) -> None:
@@ -194,23 +218,63 @@ def _check_size(operator: str, left: Any, right: Any) -> None:
                 raise ValueError(f"{len(items)} items {times} times are too many")
 
 
-def _mark(messages: list[Message]) -> str:
-    """Return what occurs in no message; characters of the private use area occur in no template."""
-    contents = "".join(str(message.get("content")) for message in messages)
-    n = 0
-    while f"\ue000{n}\uf8ff" in contents:
-        n += 1
-    return f"\ue000{n}\uf8ff"
+def unused_mark(texts: Iterable[str]) -> str:
+    """Return a character that none of the texts has; it is of the private use area, which templates do without.
+
+    Raises:
+        ValueError: they have all of its 6,400 characters.
+    """
+    used = set().union(*texts)
+    found = next((mark for code in range(0xE000, 0xF900) if (mark := chr(code)) not in used), None)
+    if found is None:
+        raise ValueError(
+            "a conversation has every character of Unicode's private use area; take some out of it"
+        )
+    return found
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield every text in messages and tools, names of fields included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*strings_in(key), *strings_in(item))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from strings_in(item)
 
 
 def _without_marks(text: str, mark: str) -> Rendered:
-    """Take the marks out, two of which are around each block."""
-    parts = text.split(mark)
-    borders, at = [], 0
-    for part in parts[:-1]:
-        at += len(part)
-        borders.append(at)
-    return Rendered("".join(parts), tuple(zip(borders[::2], borders[1::2], strict=True)))
+    """Take the marks out, of which an opening and a closing one are around each block; of nested ones the outer counts.
+
+    Raises:
+        ValueError: the template cut a block, so that it has no end.
+    """
+    opened = start = 0
+    parts: list[str] = []
+    answers: list[Span] = []
+    before, *rest = text.split(mark)
+    parts.append(before)
+    at = len(before)
+    for part in rest:
+        if part.startswith(_OPENS):
+            start = start if opened else at
+            opened += 1
+        elif part.startswith(_CLOSES) and opened:
+            opened -= 1
+            answers += [] if opened else [(start, at)]
+        else:
+            raise ValueError(_BROKEN)
+        parts.append(part[1:])
+        at += len(part) - 1
+    if opened:
+        raise ValueError(_BROKEN)
+    return Rendered("".join(parts), tuple(answers))
+
+
+_OPENS, _CLOSES = "<", ">"
+_BROKEN = "the chat template cuts its {% generation %} blocks to pieces, so that it cannot be told what is to be learnt"
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:  # A template may pass anything it holds.

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune.data import ChatTemplate
+from torchtune.data import ChatTemplate, unused_mark
 from torchtune.models._tokenizer_config import TokenizerConfig
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class BackendTokenizer:
 
     def __init__(self, path: Path, config: TokenizerConfig) -> None:
         self._path = path
+        self._marked: dict[str, _Marked] = {}
         self._plain = self._read()
         self._plain.encode_special_tokens = True  # To encode them as the text they are.
         self.vocab_size: int = 1 + max(self._plain.get_vocab().values())
@@ -62,7 +63,10 @@ class BackendTokenizer:
         """
         if not plain:
             return list(self._special.encode(text, add_special_tokens=False).ids)
-        return self._marked.encode(text, plain)
+        mark = unused_mark([text])
+        if mark not in self._marked:
+            self._marked[mark] = _Marked(self._read(), mark)
+        return self._marked[mark].encode(text, plain)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids back into text, leaving special tokens out."""
@@ -80,10 +84,6 @@ class BackendTokenizer:
     def _special(self) -> "Backend":
         """The same tokenizer, which finds special tokens in what it reads."""
         return self._read()
-
-    @cached_property
-    def _marked(self) -> "_Marked":
-        return _Marked(self._read())
 
     def _id(self, config: TokenizerConfig, name: str) -> int:
         token = config.token(name)
@@ -104,13 +104,19 @@ class BackendTokenizer:
 
 
 class _Marked:
-    """A tokenizer whose special tokens are spelt so as nobody writes them, to be found where they are meant only."""
+    """A tokenizer whose special tokens are spelt so as a text does not, to be found where they are meant only.
 
-    def __init__(self, backend: "Backend") -> None:
+    Args:
+        backend: The tokenizer.
+        mark: What stands before and behind each special token, and nowhere in the texts.
+    """
+
+    def __init__(self, backend: "Backend", mark: str) -> None:
         from tokenizers import AddedToken
         from tokenizers import Tokenizer as Backend
 
-        special = {i: token for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        self._mark = mark
+        added = backend.get_added_tokens_decoder()
         written = json.loads(backend.to_str())
         written["added_tokens"] = [token for token in written["added_tokens"] if not token["special"]]
         written["post_processor"] = None
@@ -118,28 +124,32 @@ class _Marked:
         self._backend.add_tokens(
             [
                 AddedToken(
-                    _marked(t.content),
-                    lstrip=t.lstrip,
-                    rstrip=t.rstrip,
-                    single_word=t.single_word,
+                    self._spelt(token.content),
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    single_word=token.single_word,
                     normalized=False,
                 )
-                for t in special.values()
+                for token in added.values()
+                if token.special
             ]
         )
-        self._ids = {self._backend.token_to_id(_marked(t.content)): i for i, t in special.items()}
-        texts = sorted((token.content for token in special.values()), key=len, reverse=True)
+        # Added tokens that the model does not know are numbered anew, the plain ones too.
+        spelt = {
+            i: self._spelt(token.content) if token.special else token.content for i, token in added.items()
+        }
+        self._ids = {self._backend.token_to_id(text): i for i, text in spelt.items()}
+        texts = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts)))
 
     def encode(self, text: str, plain: Sequence[tuple[int, int]]) -> list[int]:
         parts, at = [], 0
         for match in self._pattern.finditer(text):
             if not any(match.start() < end and start < match.end() for start, end in plain):
-                parts += [text[at : match.start()], _marked(match[0])]
+                parts += [text[at : match.start()], self._spelt(match[0])]
                 at = match.end()
         ids = self._backend.encode("".join([*parts, text[at:]]), add_special_tokens=False).ids
         return [self._ids.get(i, i) for i in ids]
 
-
-def _marked(token: str) -> str:
-    return f"\ue000{token}\uf8ff"
+    def _spelt(self, token: str) -> str:
+        return f"{self._mark}{token}{self._mark}"
