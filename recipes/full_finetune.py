@@ -4,13 +4,11 @@ tune full_finetune --config smollm2_135m_full
 """
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from attrs import define
 
 from torchtune import config, training
-from torchtune.data import Batches, Examples
 from torchtune.models import save_hf_folder
 
 
@@ -24,16 +22,8 @@ def main(cfg: FullFinetuneConfig) -> None:
     """Fine-tune every weight of a model; `final/` becomes a Hugging Face folder."""
     with training.start(cfg) as world:
         tokenizer = config.instantiate(cfg.tokenizer)
-        dataset = cast("Examples", config.instantiate(cfg.dataset, tokenizer))
-        batches = Batches(
-            dataset,
-            cfg.batch_size,
-            shuffle=cfg.shuffle,
-            seed=world.seed,
-            pad_id=tokenizer.pad_id,
-            rank=world.data_rank,
-            size=world.data_size,
-        )
+        dataset = config.instantiate(cfg.dataset, tokenizer)
+        batches = training.open_batches(cfg, dataset, tokenizer, world)
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
         training.check_vocabulary(tokenizer, model)
@@ -56,7 +46,7 @@ def main(cfg: FullFinetuneConfig) -> None:
             cfg.output_dir, logger, world, state.step, total_steps, log_every=cfg.log_every_n_steps
         )
 
-        with metrics:
+        with batches, metrics:
             while state.step < total_steps:
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)

@@ -4,7 +4,7 @@ tune lora_finetune --config smollm2_135m_lora
 """
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from attrs import define, field
@@ -12,7 +12,6 @@ from torch.optim import AdamW, Optimizer
 
 from torchtune import config, training
 from torchtune.config import Component, Passed, lazy
-from torchtune.data import Batches, Examples
 from torchtune.models import save_peft_adapter
 
 
@@ -33,16 +32,8 @@ def main(cfg: LoraFinetuneConfig) -> None:
     """Fine-tune low-rank adapters; `final/` becomes a PEFT adapter folder."""
     with training.start(cfg) as world:
         tokenizer = config.instantiate(cfg.tokenizer)
-        dataset = cast("Examples", config.instantiate(cfg.dataset, tokenizer))
-        batches = Batches(
-            dataset,
-            cfg.batch_size,
-            shuffle=cfg.shuffle,
-            seed=world.seed,
-            pad_id=tokenizer.pad_id,
-            rank=world.data_rank,
-            size=world.data_size,
-        )
+        dataset = config.instantiate(cfg.dataset, tokenizer)
+        batches = training.open_batches(cfg, dataset, tokenizer, world)
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
         training.check_vocabulary(tokenizer, model)
@@ -66,7 +57,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
             cfg.output_dir, logger, world, state.step, total_steps, log_every=cfg.log_every_n_steps
         )
 
-        with metrics:
+        with batches, metrics:
             while state.step < total_steps:
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)

@@ -1,5 +1,6 @@
 """Processes that encode windows before they are needed."""
 
+import contextlib
 import logging
 import os
 import pickle
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from typing import IO, Any
 
@@ -40,6 +42,7 @@ class Ahead:
         self._asked: dict[int, Future[Window]] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._own = threading.local()
+        weakref.finalize(self, _end, self._processes)
 
     def read(self, number: int) -> Window:
         """Read a window, and let those after it be read ahead."""
@@ -59,13 +62,12 @@ class Ahead:
     def close(self) -> None:
         """End the processes."""
         pool, self._pool, self._n_workers, self._asked = self._pool, None, 0, {}
-        for process in self._processes:
-            process.kill()
         if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
-        for process in self._processes:
-            process.wait()
-        self._processes = []
+            pool.shutdown(wait=False, cancel_futures=True)
+        _end(self._processes)
+        if pool is not None:
+            pool.shutdown(wait=True)
+            _end(self._processes)  # one that was just being started
 
     def _ask(self, first: int) -> None:
         """Ask for the windows from `first` on."""
@@ -96,10 +98,10 @@ class Ahead:
         assert process.stdin is not None
         assert process.stdout is not None
         self._own.process = process
-        process.stdin.write(pickle.dumps(sys.path))
-        send(process.stdin, sent)
-        if receive(process.stdout) is None:
-            raise BrokenExecutor("a process that encodes rows ahead did not start")
+        with contextlib.suppress(OSError):  # that it has ended is found when it is asked for something
+            process.stdin.write(pickle.dumps(sys.path))
+            send(process.stdin, sent)
+            receive(process.stdout)
 
     def _reply(self, number: int) -> Window:
         """Ask this thread's process for a window."""
@@ -107,7 +109,7 @@ class Ahead:
         try:
             send(process.stdin, pickle.dumps(number))
             answer = receive(process.stdout)
-        except OSError:
+        except (OSError, ValueError):  # a pipe that was closed meanwhile
             answer = None
         if answer is None:
             raise BrokenExecutor(f"a process that encodes rows ahead ended with status {process.wait()}")
@@ -116,6 +118,17 @@ class Ahead:
             raise found
         window: Window = found
         return window
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    while processes:
+        process = processes.pop()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what it did not read any more
+                if pipe is not None:
+                    pipe.close()
 
 
 def send(pipe: IO[bytes], message: bytes) -> None:

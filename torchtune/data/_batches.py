@@ -140,6 +140,13 @@ class Batches(Iterator[Batch]):
     def __iter__(self) -> Self:
         return self
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes that encode ahead."""
+        self._ahead.close()
+
     def __next__(self) -> Batch:
         """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
         mine = range(self._rank * self._batch_size, (self._rank + 1) * self._batch_size)
@@ -177,10 +184,6 @@ class Batches(Iterator[Batch]):
             waited = [(int(place), int(i)) for place, i in state["waited"]]
             self._arrange({document: self._again(document) for document in waited}, self._window)
             self._row = state["row"]
-
-    def close(self) -> None:
-        """End the processes that encode ahead."""
-        self._ahead.close()
 
     def _read_on(self) -> None:
         """Go to the next window."""

@@ -1,9 +1,11 @@
 """What a recipe stands on: the processes of a run, its precision and sharding, its state, schedules and metrics."""
 
+from torchtune.training._data import open_batches
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._lora import Lora
 from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs
+from torchtune.training._packing import Packing
 from torchtune.training._placement import DTYPES, place, whole_state
 from torchtune.training._schedules import (
     build_scheduler,
@@ -25,6 +27,7 @@ __all__ = [
     "Lora",
     "Metrics",
     "Needs",
+    "Packing",
     "State",
     "StepLoss",
     "World",
@@ -37,6 +40,7 @@ __all__ = [
     "count_steps",
     "linear_with_warmup",
     "needs",
+    "open_batches",
     "pick_device",
     "place",
     "start",

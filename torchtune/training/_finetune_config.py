@@ -24,6 +24,7 @@ from torchtune.config import (
 )
 from torchtune.data import Encoded, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training._packing import Packing
 from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._world import Device
 from torchtune.utils.metric_logging import DiskLogger, MetricLogger
@@ -62,8 +63,14 @@ class FinetuneConfig:
     """The examples; the recipe passes the tokenizer."""
     shuffle: bool = True
     """Read the examples in a new order every epoch."""
+    packing: Packing | None = None
+    """Rows that hold several examples; null: each holds one, and is filled up to the longest of its batch."""
+    group_by_length: bool = False
+    """Bring examples of like length together, which are not packed; saves padding, and makes the order less random."""
+    data_workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
+    """Processes of each rank that encode examples ahead; 0: each is encoded when it is needed."""
     batch_size: int = field(default=4, validator=above(0))
-    """Examples of one forward pass on each rank."""
+    """Rows of one forward pass on each rank."""
     gradient_accumulation_steps: int = field(default=1, validator=above(0))
     """Batches of each rank in one optimizer step."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))

@@ -1,0 +1,104 @@
+"""Packing is compared with what no packing can beat, and orders with what a permutation is."""
+
+import random
+
+import pytest
+import torch
+
+from torchtune.data import IGNORE_INDEX, Example, collate, pack
+from torchtune.data._order import Order
+
+
+@pytest.mark.parametrize("fit", ["best", "first"])
+@pytest.mark.parametrize("n", [0, 1, 2, 50, 1000])
+def test_rows_hold_every_document_once_and_no_more_than_fit(fit: str, n: int) -> None:
+    rng = random.Random(n)
+    lengths = [rng.randint(1, 100) for _ in range(n)]
+    rows = pack(lengths, 100, fit)  # type: ignore[arg-type]  # one of its two
+    assert sorted(i for row in rows for i in row) == list(range(n))
+    assert all(sum(lengths[i] for i in row) <= 100 for row in rows)
+    assert rows == sorted(rows)
+    assert all(row == sorted(row) for row in rows)
+
+
+def brute_first(lengths: list[int], capacity: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    for i, length in enumerate(lengths):
+        for row in rows:
+            if sum(lengths[j] for j in row) + length <= capacity:
+                row.append(i)
+                break
+        else:
+            rows.append([i])
+    return rows
+
+
+def brute_best(lengths: list[int], capacity: int) -> list[list[int]]:
+    rows: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        used = [sum(lengths[j] for j in row) for row in rows]
+        fitting = [r for r in range(len(rows)) if used[r] + lengths[i] <= capacity]
+        if fitting:
+            rows[max(fitting, key=lambda r: (used[r], -r))].append(i)
+        else:
+            rows.append([i])
+    return sorted(map(sorted, rows))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_are_those_of_a_brute_force(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths = [rng.randint(1, 30) for _ in range(rng.randint(1, 60))]
+    assert pack(lengths, 30, "first") == brute_first(lengths, 30)
+    assert pack(lengths, 30, "best") == brute_best(lengths, 30)
+
+
+def test_best_fit_leaves_hardly_any_room() -> None:
+    rng = random.Random(0)
+    lengths = [min(int(rng.lognormvariate(4.5, 0.8)) + 2, 1024) for _ in range(1024)]
+    rows = pack(lengths, 1024)
+    assert sum(lengths) / (1024 * len(rows)) > 0.98
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a document of 9 tokens does not fit into a row of 8"):
+        pack([3, 9], 8)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 65_537, 100_003])
+def test_an_order_is_a_permutation(n: int) -> None:
+    order = Order(n, 3, 0)
+    found = [order[i] for i in range(n)]
+    assert sorted(found) == list(range(n))
+    if n > 2:
+        assert found != list(range(n))
+        assert found != [Order(n, 3, 1)[i] for i in range(n)]
+        assert found != [Order(n, 4, 0)[i] for i in range(n)]
+    assert [Order(n, None, 0)[i] for i in range(min(n, 9))] == list(range(min(n, 9)))
+
+
+def test_a_large_order_is_as_good_as_random() -> None:
+    n = 200_000
+    order = Order(n, 1, 0)
+    found = torch.tensor([order[i] for i in range(n)])
+    steps = found.diff().abs().double()
+    assert abs(steps.mean() / (n / 3) - 1) < 0.01, "neighbours are n / 3 apart on average"
+    where = torch.arange(n).double()
+    assert abs(torch.corrcoef(torch.stack([where, found.double()]))[0, 1]) < 0.01
+    tenths = torch.histc(found[: n // 10].double(), 10, 0, n)
+    assert (tenths / (n / 100) - 1).abs().max() < 0.06, "the first tenth comes from everywhere"
+
+
+def test_a_packed_row_is_its_documents_one_behind_the_other() -> None:
+    a = Example([1, 2, 3], [IGNORE_INDEX, 2, 3])
+    b = Example([4, 5], [4, 5])
+    batch = collate([[a, b], [b]], pad_id=9)
+    assert batch.tokens.tolist() == [[1, 2, 4], [4, 9, 9]]
+    assert batch.labels.tolist() == [[2, 3, 5], [5, IGNORE_INDEX, IGNORE_INDEX]]
+    assert batch.documents is not None
+    assert batch.documents.tolist() == [[0, 0, 1], [0, 1, 1]]
+    assert (batch.n_targets, batch.n_tokens) == (4, 4)
+    assert collate([[a], b], pad_id=9).documents is None
+    assert batch.to("meta").documents is not None
+    with pytest.raises(ValueError, match="at least one example in every row"):
+        collate([[a], []], pad_id=9)
