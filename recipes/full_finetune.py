@@ -22,11 +22,11 @@ def main(cfg: FullFinetuneConfig) -> None:
     """Fine-tune every weight of a model; `final/` becomes a Hugging Face folder."""
     with training.start(cfg) as world:
         tokenizer = config.instantiate(cfg.tokenizer)
-        dataset = config.instantiate(cfg.dataset, tokenizer)
-        batches = training.open_batches(cfg, dataset, tokenizer, world)
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
         training.check_vocabulary(tokenizer, model)
+        dataset = config.instantiate(cfg.dataset, tokenizer)
+        batches = training.open_batches(cfg, dataset, tokenizer, model, world)
         training.place(
             model, world, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp, model_directory=cfg.model_directory
         )

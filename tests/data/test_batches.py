@@ -219,7 +219,10 @@ def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptu
     long = Example([2] * 20, [2] * 20)
     batches = Batches([late, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
     assert contents([next(batches)]) == [(2, 8)]
-    assert "1 of 2 rows have no target within the 8 positions of a row; the first: number 1" in caplog.text
+    assert "1 of 2 rows have no target within 8 tokens and are left out; the first: number 1" in caplog.text
+    assert "1 of 2 rows are cut at 8 tokens; the first: number 2" in caplog.text
+    alone = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
+    assert next(alone).tokens.tolist() == [[2] * 5]
     with pytest.raises(
         ValueError, match="none of 1 rows gives anything to learn: 1 of 1 rows have no target"
     ):
@@ -237,7 +240,7 @@ def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
     assert batches.batches_in(2) == 6
     assert numbers(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
-    assert "the first epoch left out 1 of 3 rows are empty; the first: line 2" in caplog.text
+    assert "in the first epoch, 1 of 3 rows are empty and are left out; the first: line 2" in caplog.text
 
 
 def test_orders_differ_between_epochs_and_between_seeds() -> None:

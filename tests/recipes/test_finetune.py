@@ -12,7 +12,7 @@ from tests.recipes.parts import TINY, HalfMasked, PowerCut, full_config, lora_co
 from tests.training.tiny import ALONE
 from torchtune.config import instantiate, lazy
 from torchtune.models import load_hf_weights, load_peft_adapter
-from torchtune.training import Lora, place
+from torchtune.training import Lora, Packing, place
 
 Start = Callable[[Path, str, dict[str, Any]], None]
 
@@ -41,8 +41,13 @@ def test_a_handful_of_rows_is_learnt(tmp_path: Path, run: Start, dtype: str) -> 
 
 
 @both
-def test_interrupted_run_goes_on_and_equals_the_unbroken_one(tmp_path: Path, run: Start) -> None:
-    changes: dict[str, Any] = QUICK | {"epochs": 3, "save_every_n_steps": 2}
+@pytest.mark.parametrize("data", [{}, {"packing": Packing(length=150)}, {"group_by_length": True}])
+def test_interrupted_run_goes_on_and_equals_the_unbroken_one(
+    tmp_path: Path, run: Start, data: dict[str, Any]
+) -> None:
+    changes: dict[str, Any] = (
+        QUICK | {"epochs": 12 if "packing" in data else 3, "save_every_n_steps": 2} | data
+    )
     if run is run_lora:
         changes |= {"lora": Lora(targets=["all-linear"], rank=4, dropout=0.2)}
     run(tmp_path, "unbroken", changes)
@@ -55,6 +60,20 @@ def test_interrupted_run_goes_on_and_equals_the_unbroken_one(tmp_path: Path, run
     assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
     (file,) = (tmp_path / "cut" / "final").glob("*.safetensors")
     assert file.read_bytes() == (tmp_path / "unbroken" / "final" / file.name).read_bytes()
+
+
+def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
+    run_full(tmp_path, "alone", QUICK | {"batch_size": 6, "shuffle": False, "epochs": 3})
+    packed = {"batch_size": 1, "gradient_accumulation_steps": 1, "packing": Packing(length=2000)}
+    run_full(tmp_path, "packed", QUICK | {"shuffle": False, "epochs": 3} | packed)
+    assert losses(tmp_path, "packed") == pytest.approx(losses(tmp_path, "alone"), rel=1e-6)
+    shares = [line["padding_share"] for line in metrics(tmp_path, "packed")]
+    assert shares == [0.0] * 3
+
+
+def test_packing_and_grouping_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="group_by_length: without effect on packed rows"):
+        run_full(tmp_path, "a", QUICK | {"packing": Packing(), "group_by_length": True})
 
 
 def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: Path) -> None:

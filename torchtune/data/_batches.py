@@ -42,6 +42,7 @@ class Batches(Iterator[Batch]):
         pad_id: What shorter rows are filled up with.
         rank: Which of the ranks that share the data this is, from 0.
         size: How many ranks share the data.
+        longest: Positions of an example, at most; a longer one is cut at its end. None: any number.
         packed_length: Positions of a row that holds several documents; a longer one is cut at its end. None: a row
             holds one.
         fit: How documents are put into rows (`pack`).
@@ -63,6 +64,7 @@ class Batches(Iterator[Batch]):
         pad_id: int,
         rank: int = 0,
         size: int = 1,
+        longest: int | None = None,
         packed_length: int | None = None,
         fit: Fit = "best",
         group_by_length: bool = False,
@@ -87,12 +89,14 @@ class Batches(Iterator[Batch]):
             group_by_length=group_by_length,
             seed=seed if shuffle else None,
         )
+        self._longest = min((n for n in (longest, packed_length) if n is not None), default=None)
         self._ahead = Ahead(self._windows, workers)
         self._batch_size, self._pad_id, self._rank, self._size = batch_size, pad_id, rank, size
         self._stream = {
             "n_rows": len(dataset),
             "shuffle": shuffle,
             "seed": seed,
+            "longest": longest,
             "packed_length": packed_length,
             "fit": fit,
             "group_by_length": group_by_length,
@@ -105,8 +109,8 @@ class Batches(Iterator[Batch]):
         self._examples: dict[Document, Example] = {}
         self._rows: list[list[Document]] = []
         self._waiting: list[Document] = []
-        # What the first epoch left out, by the reason.
-        self._left_out: dict[str, list[str]] = defaultdict(list)
+        # What the first epoch lost, by what became of it.
+        self._lost: dict[str, list[str]] = defaultdict(list)
         self._n_found = 0
 
     @property
@@ -206,8 +210,8 @@ class Batches(Iterator[Batch]):
         return window
 
     def _fitted(self, example: Example) -> Example | None:
-        """Cut an example that is longer than a row; None where no target is left."""
-        length = self._arrangement.packed_length
+        """Cut an example that is too long; None where no target is left."""
+        length = self._longest
         if length is None or len(example.tokens) <= length + 1:
             return example
         short = cut(example, length + 1, "right")
@@ -242,23 +246,26 @@ class Batches(Iterator[Batch]):
         return n_rows
 
     def _note(self, window: Window, number: int) -> None:
-        """Count what is left out of the first epoch, and log it at its end."""
-        length = self._arrangement.packed_length
+        """Count what the first epoch loses, and log it at its end."""
         for row in window.left_out:
-            self._left_out[row.reason].append(row.place)
-        for place, _ in window.examples.keys() - self._examples.keys():
-            reason = f"have no target within the {length} positions of a row"
-            self._left_out[reason].append(f"number {self._windows.row(place) + 1}")
+            self._lost[f"{row.reason} and are left out"].append(row.place)
+        for document, example in window.examples.items():
+            if document not in self._examples:
+                what = f"have no target within {self._longest} tokens and are left out"
+            elif self._longest is not None and len(example.tokens) > self._longest + 1:
+                what = f"are cut at {self._longest} tokens"
+            else:
+                continue
+            self._lost[what].append(f"number {self._windows.row(document[0]) + 1}")
         self._n_found += len(self._rows) + len(self._waiting)
         if not self._windows.ends_epoch(number):
             return
         n = len(self._windows.dataset)
         said = [
-            f"{len(places)} of {n} rows {why}; the first: {places[0]}"
-            for why, places in self._left_out.items()
+            f"{len(places)} of {n} rows {why}; the first: {places[0]}" for why, places in self._lost.items()
         ]
         if not self._n_found:
             raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(said)}")
         if self._rank == 0:
             for text in said:
-                _logger.warning("the first epoch left out %s", text)
+                _logger.warning("in the first epoch, %s", text)

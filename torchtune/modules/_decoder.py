@@ -91,15 +91,15 @@ class Decoder(nn.Module):
             `[b, s, d]`.
 
         Raises:
-            ValueError: the sequence is longer than the model's or the cache's `max_seq_len`, or there are
-                both a cache and documents.
+            ValueError: the sequence, or the longest of the documents, is longer than the model's or the cache's
+                `max_seq_len`, or there are both a cache and documents.
         """
         if documents is not None:
             if cache is not None:
                 raise ValueError("a cache holds one document a row; leave documents out")
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
-        self._check_length(start + tokens.shape[1], cache)
+        self._check_length(start + tokens.shape[1] if documents is None else documents.longest, cache)
         masks: tuple[Tensor | None, Tensor | None] = (None, None)
         if documents is None:
             masks = self._masks(tokens, positions, start, has_cache=cache is not None)

@@ -34,6 +34,11 @@ class Documents:
         ]
 
     @property
+    def longest(self) -> int:
+        """How many tokens the longest document has."""
+        return max(end - start for _, start, end in self.spans)
+
+    @property
     def positions(self) -> Tensor:
         """`[b, s]`, each token's place in its document, counted from 0."""
         return self._at - self.first_keys(None)

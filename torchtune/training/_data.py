@@ -5,12 +5,13 @@ from typing import cast
 from torch.utils.data import Dataset
 
 from torchtune.data import Batches, Encoded, Examples, Tokenizer
+from torchtune.modules import Decoder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._world import World
 
 
 def open_batches(
-    cfg: FinetuneConfig, dataset: Dataset[Encoded], tokenizer: Tokenizer, world: World
+    cfg: FinetuneConfig, dataset: Dataset[Encoded], tokenizer: Tokenizer, model: Decoder, world: World
 ) -> Batches:
     """Make the batches of this rank, as a config describes them.
 
@@ -18,6 +19,7 @@ def open_batches(
         cfg: Says how many rows a batch has, in which order they come, and whether they are packed.
         dataset: The rows; it has a length.
         tokenizer: Tells what shorter rows are filled up with.
+        model: Tells how long an example may be; it may be on the meta device.
         world: This process and its fellows.
 
     Raises:
@@ -36,6 +38,7 @@ def open_batches(
         pad_id=tokenizer.pad_id,
         rank=world.data_rank,
         size=world.data_size,
+        longest=model.architecture.max_seq_len,
         packed_length=None if packing is None else packing.length,
         fit="best" if packing is None else packing.fit,
         window=1024 if packing is None else packing.window,
