@@ -34,7 +34,8 @@ LATE_IMPORTS = {
     ("torchtune.config", "training"): "check_device asks torch for the device, once a run is about to start",
     ("torchtune.config", "recipes"): "the registry is the lists in recipes/__init__.py",
     ("torchtune.cli", "models"): "tune convert",
-    ("torchtune.cli", "training"): "tune validate counts what a model needs",
+    ("torchtune.cli", "training"): "tune validate counts what a model needs, tune data makes batches",
+    ("torchtune.cli", "data"): "tune data looks at rows",
 }
 
 # Third-party packages that a floor may import at the top of a file.

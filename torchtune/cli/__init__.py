@@ -17,6 +17,7 @@ VERBS = {
     "show": "print a resolved config, with --origins where each value came from",
     "export": "write the frozen YAML of a run",
     "validate": "find every mistake in a config, and what its model needs",
+    "data": "show what a run would read, token by token, and its numbers",
     "schema": "write a JSON Schema of a recipe's YAML, for an editor",
     "diff": "compare two configs leaf by leaf, or a run with its command today",
     "import": "turn a YAML of the original torchtune into a config of ours",

@@ -21,7 +21,20 @@ from torchtune.config import (
     trust_folder_of,
 )
 
-OPTIONS = frozenset({"--all", "--json", "--origins", "--output", "-o", "--overwrite", "--resolved"})
+OPTIONS = frozenset(
+    {
+        "--all",
+        "--html",
+        "--json",
+        "--limit",
+        "--origins",
+        "--output",
+        "-o",
+        "--overwrite",
+        "--resolved",
+        "--rows",
+    }
+)
 """Options of some verb; none of them is a field of a config."""
 
 

@@ -24,6 +24,7 @@ OPTIONS = {
     "show": ("--config", "--override", "--allow", "--origins", "--json"),
     "export": ("--config", "--override", "--allow", "--resolved", "-o"),
     "validate": ("--config", "--override", "--allow", "--all", "--json", "--nproc_per_node"),
+    "data": ("--config", "--override", "--allow", "--nproc_per_node", "--rows", "--limit", "--html"),
     "diff": ("--json",),
     "schema": ("-o",),
     "import": ("-o", "--force"),
@@ -31,7 +32,7 @@ OPTIONS = {
     "download": ("--output-dir", "--revision", "--include", "--ignore"),
 }
 """The options of each verb, beside `--help`."""
-TAKE_CONFIG = ("run", "show", "export", "validate")
+TAKE_CONFIG = ("run", "show", "export", "validate", "data")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ from torchtune.data._chat import ChatTokens, chat_example, chat_prompt, chat_tok
 from torchtune.data._example import IGNORE_INDEX, Example, LeftOut, Preference, cut, plain_example
 from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
+from torchtune.data._report import Piece, Report, pieces, report
 from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
 from torchtune.data._windows import Encoded, Examples
@@ -21,8 +22,10 @@ __all__ = [
     "Examples",
     "LeftOut",
     "Message",
+    "Piece",
     "Preference",
     "Rendered",
+    "Report",
     "Tokenizer",
     "alpaca_prompt",
     "chat_example",
@@ -32,6 +35,8 @@ __all__ = [
     "collate",
     "cut",
     "pack",
+    "pieces",
     "plain_example",
+    "report",
     "unused_mark",
 ]

@@ -153,15 +153,26 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
-        mine = range(self._rank * self._batch_size, (self._rank + 1) * self._batch_size)
-        rows = []
-        for i in range(self._size * self._batch_size):
+        rows = self.take(self._size * self._batch_size)
+        first = self._rank * self._batch_size
+        return collate(rows[first : first + self._batch_size], self._pad_id)
+
+    def take(self, n: int) -> list[list[Example]]:
+        """Take the next rows off the stream, whosever they are.
+
+        Args:
+            n: How many.
+
+        Returns:
+            The examples of each.
+        """
+        rows: list[list[Example]] = []
+        while len(rows) < n:
             while self._row == len(self._rows):
                 self._read_on()
-            if i in mine:
-                rows.append([self._examples[document] for document in self._rows[self._row]])
+            rows.append([self._examples[document] for document in self._rows[self._row]])
             self._row += 1
-        return collate(rows, self._pad_id)
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""

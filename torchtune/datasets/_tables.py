@@ -110,7 +110,7 @@ class JsonLines:
 
     def __getitem__(self, index: int, /) -> Row:
         try:
-            value = json.loads(self._records.text(index))
+            value = json.loads(self._records.text(index).rstrip())
         except json.JSONDecodeError as error:
             raise RowError(
                 f"{self.place(index)}: not valid JSON at column {error.colno}: {error.msg}"
@@ -136,7 +136,7 @@ class TextLines:
         return len(self._records)
 
     def __getitem__(self, index: int, /) -> Row:
-        return {"text": self._records.text(index).rstrip("\r\n")}
+        return {"text": self._records.text(index).partition("\n")[0].rstrip("\r")}
 
     def place(self, index: int) -> str:
         """Say on which line a row stands."""

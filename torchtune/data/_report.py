@@ -1,0 +1,123 @@
+"""What a run would read, looked at without a model."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from attrs import define, field, frozen
+
+from torchtune.data._example import IGNORE_INDEX, Example, LeftOut
+from torchtune.data._tokenizer import Tokenizer
+from torchtune.data._windows import Examples
+
+UNKNOWN_SHARE = 0.01
+"""Share of unknown tokens from which something is likely to be wrong."""
+
+
+@frozen
+class Piece:
+    """One token as a reader sees it."""
+
+    id: int
+    text: str
+    is_target: bool
+    """Whether the model is trained to predict it."""
+    is_special: bool
+
+
+def pieces(tokenizer: Tokenizer, example: Example) -> list[Piece]:
+    """Return an example token by token.
+
+    A character that several tokens share stands with the last of them; the others show what is not text yet.
+    """
+    names = {i: text for text, i in tokenizer.special_tokens.items()}
+    return [
+        Piece(token, names.get(token) or tokenizer.decode([token]), label != IGNORE_INDEX, token in names)
+        for token, label in zip(example.tokens, example.labels, strict=True)
+    ]
+
+
+@define
+class Report:
+    """Numbers of the rows that were looked at."""
+
+    n_rows: int = 0
+    """Rows of the dataset."""
+    n_read: int = 0
+    """Rows that were looked at."""
+    n_tokens: int = 0
+    n_targets: int = 0
+    lengths: list[int] = field(factory=list)
+    """Tokens of each example."""
+    left_out: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
+    """Places of rows that give nothing, by the reason."""
+    n_cut: int = 0
+    """Examples longer than the model, or than a row of several, which are cut."""
+    n_doubled: int = 0
+    """Examples of which the very same stood before."""
+    warnings: list[str] = field(factory=list)
+    """What is likely to be a mistake."""
+
+
+def report(
+    dataset: Examples, tokenizer: Tokenizer, rows: Sequence[int], longest: int | None = None
+) -> Report:
+    """Look at some rows of a dataset.
+
+    Args:
+        dataset: The rows.
+        tokenizer: Encoded them.
+        rows: Which of them.
+        longest: Positions of an example, at most (`Batches`).
+
+    Raises:
+        ValueError: a row cannot be used.
+    """
+    found = Report(n_rows=len(dataset), n_read=len(rows))
+    seen: set[int] = set()
+    suspect = Counter[str]()
+    bos_id, unknown = tokenizer.bos_id, getattr(tokenizer, "unknown_id", None)
+    for row in rows:
+        read = dataset[row]
+        if isinstance(read, LeftOut):
+            found.left_out[read.reason].append(read.place)
+            continue
+        for example in [read] if isinstance(read, Example) else read:
+            tokens = example.tokens
+            found.lengths.append(len(tokens))
+            found.n_tokens += len(tokens)
+            found.n_targets += example.n_targets
+            is_cut = longest is not None and len(tokens) > longest + 1
+            found.n_cut += is_cut
+            digest = hash((tuple(tokens), tuple(example.labels)))
+            found.n_doubled += digest in seen
+            seen.add(digest)
+            suspect["bos"] += bos_id is not None and tokens[:2] == [bos_id, bos_id]
+            suspect["end"] += example.labels[-1] not in tokenizer.stop_ids
+            suspect["unknown"] += tokens.count(unknown) if unknown is not None else 0
+            suspect["all"] += example.n_targets == len(tokens) - 1
+    found.warnings = _warnings(found, suspect)
+    return found
+
+
+def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
+    n = len(found.lengths)
+    if not n:
+        return ["no row gives anything to learn"]
+    said = []
+    if suspect["bos"]:
+        said.append(f"{suspect['bos']} of {n} examples begin with BOS twice, which the model never saw")
+    if suspect["end"]:
+        said.append(
+            f"{suspect['end']} of {n} examples do not end with a token that ends an answer, so that the model does not"
+            " learn to stop there (they are cut, or the text is plain)"
+        )
+    if suspect["unknown"] > UNKNOWN_SHARE * found.n_tokens:
+        share = suspect["unknown"] / found.n_tokens
+        said.append(
+            f"{share:.1%} of all tokens are unknown to the tokenizer; it is made for another language"
+        )
+    if suspect["all"] == n:
+        said.append("every token is a target: what is given, the prompts, is learnt too")
+    if found.n_doubled > n // 100:
+        said.append(f"{found.n_doubled} of {n} examples stand there twice or more")
+    return said
