@@ -5,7 +5,8 @@ import csv
 import io
 import itertools
 import json
-import mmap
+import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from attrs import define, field
 Row = dict[str, Any]
 """Columns by name; whatever the source holds."""
 
-_CHUNK = 2**24
+_CHUNK = 2**22
 """What is looked through at a time for the ends of lines (bytes)."""
 _SHORT = 8
 """Lines of which it is looked whether they are blank; one of more blanks is a row that cannot be read (bytes)."""
@@ -49,12 +50,16 @@ class Table(Protocol):
 
 @define
 class _Records:
-    """Parts of a file that are each read when they are asked for; where they begin takes 8 bytes of memory each."""
+    """Parts of a file that are each read when they are asked for; where they begin takes 8 bytes of memory each.
+
+    They are read, not mapped: what is mapped counts as this process's memory once it was touched.
+    """
 
     path: Path
     starts: _Places
     """Where each begins, and where the last ends (bytes)."""
-    _mapped: mmap.mmap | None = field(default=None, init=False)
+    _file: int | None = field(default=None, init=False)
+    """The open file's number."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -63,7 +68,7 @@ class _Records:
         """Say where a record stands: on which line it begins, blank ones counted."""
         before, end = 0, int(self.starts[index])
         for at in range(0, end, _CHUNK):
-            before += self._map[at : min(at + _CHUNK, end)].count(b"\n")
+            before += self._read(at, min(at + _CHUNK, end)).count(b"\n")
         return f"{self.path}: line {before + 1}"
 
     def text(self, index: int) -> str:
@@ -72,7 +77,7 @@ class _Records:
         Raises:
             RowError: it is not UTF-8.
         """
-        raw = self._map[self.starts[index] : self.starts[index + 1]]
+        raw = self._read(int(self.starts[index]), int(self.starts[index + 1]))
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -85,14 +90,13 @@ class _Records:
 
     def __setstate__(self, state: tuple[Path, _Places]) -> None:
         self.path, self.starts = state
-        self._mapped = None
+        self._file = None
 
-    @property
-    def _map(self) -> mmap.mmap:
-        if self._mapped is None:
-            with self.path.open("rb") as file:
-                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._mapped
+    def _read(self, start: int, end: int) -> bytes:
+        if self._file is None:
+            self._file = os.open(self.path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+        return os.pread(self._file, end - start, start)
 
 
 class JsonLines:
@@ -289,26 +293,29 @@ def _object(value: Any, table: Table, index: int) -> Row:
 
 def _lines(path: Path) -> _Records:
     """Find the lines that hold more than blanks; those that follow one and do not are part of it."""
-    found: list[_Places] = []
+    kept: list[_Places] = []
     with path.open("rb") as file:
-        first = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
-        file.seek(0)
-        for at in itertools.count(0, _CHUNK):
-            chunk = file.read(_CHUNK)
-            if not chunk:
-                break
-            found.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + (at + 1))
-        size = file.tell()
-        ends = np.concatenate([*found, [size]])
-        starts = np.concatenate([[first], *found])
-        short = np.flatnonzero(ends - starts <= _SHORT)
-        kept = np.ones(len(starts), dtype=bool)
-        for i in short:
-            file.seek(starts[i])
-            kept[i] = bool(file.read(ends[i] - starts[i]).strip())
-    if not kept.any():
+        start = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+        size = file.seek(0, io.SEEK_END)
+        for at in range(0, size, _CHUNK):
+            file.seek(at)
+            chunk = np.frombuffer(file.read(_CHUNK), np.uint8)
+            ends = np.flatnonzero(chunk == ord("\n")) + (at + 1)
+            if at + len(chunk) == size and (not len(ends) or ends[-1] != size):
+                ends = np.append(ends, size)  # the last line has no break behind it
+            if not len(ends):
+                continue
+            starts = np.concatenate([[start], ends[:-1]])
+            start = int(ends[-1])
+            is_kept = np.ones(len(starts), dtype=bool)
+            for i in np.flatnonzero(ends - starts <= _SHORT):
+                file.seek(starts[i])
+                is_kept[i] = bool(file.read(ends[i] - starts[i]).strip())
+            kept.append(starts[is_kept])
+    found = np.concatenate([*kept, np.array([size])]).astype(np.int64)
+    if len(found) == 1:
         raise ValueError(f"{path}: the file has no rows")
-    return _Records(path, np.append(starts[kept], size))
+    return _Records(path, found)
 
 
 def _record_starts(path: Path, delimiter: str) -> _Places:
