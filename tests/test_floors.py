@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "torchtune.modules": set[str](),
     "torchtune.data": set[str](),
     "torchtune.models": {"modules", "data"},
-    "torchtune.datasets": {"data"},
+    "torchtune.datasets": {"config", "data"},
     "torchtune.utils": set[str](),
     "torchtune.generation": {"models", "modules", "data"},
     "torchtune.training": {"models", "modules", "data", "utils", "config"},

@@ -152,7 +152,7 @@ def test_validate_all_finds_every_registered_config_well(tune: Tune) -> None:
 def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune) -> None:
     text = " ".join(tune(*LORA, "--help").out.replace("│", " ").split())
     for part in (
-        "--batch_size INT Examples of one forward pass on each rank. (here: 8)",
+        "--batch_size INT Rows of one forward pass on each rank. (here: 8)",
         "--optimizer.lr FLOAT learning rate",
         "--lora.rank INT Inner width of an adapter. (here: 16)",
         "--dataset.source TEXT|a list, each a mapping The rows",

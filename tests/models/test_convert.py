@@ -13,6 +13,7 @@ from tests.models.tiny import random_tokens, tiny_smollm2, tiny_tokenizer, token
 from tests.models.tiny_gguf import write_gguf
 from tests.models.tiny_meta import LLAMA2, write_meta
 from torchtune.models import (
+    auto_tokenizer,
     convert,
     hf_decoder,
     load_hf_weights,
@@ -180,6 +181,151 @@ def test_a_folder_without_a_tokenizer_stays_without_one_unless_one_is_named(
         convert(tmp_path / "without", tmp_path / "ours", tokenizer=llama)
 
 
+def special_ids(folder: Path, name: str = "config.json") -> list[Any]:
+    values = config(folder, name)
+    return [values.get(f"{key}_token_id", "absent") for key in ("bos", "eos", "pad")]
+
+
+IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("own", "generation", "expected"),
+    [
+        ({}, {}, ["absent", "absent", "absent"]),
+        (IDS, {}, [1, 2, 0]),
+        (IDS, {"eos_token_id": 2, "temperature": 0.6}, [1, 2, 0]),
+        (IDS, {"eos_token_id": [2, 7], "pad_token_id": None, "top_p": 0.9}, [1, [2, 7], 0]),
+        ({**IDS, "bos_token_id": None}, {"bos_token_id": 5}, [5, 2, 0]),
+        ({"eos_token_id": 2, "pad_token_id": None}, {"eos_token_id": []}, ["absent", 2, None]),
+    ],
+)
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_ids_and_settings_of_the_source_stay(
+    llama: Path,
+    tmp_path: Path,
+    own: dict[str, Any],
+    generation: dict[str, Any],
+    expected: list[Any],
+    has_tokenizer: bool,
+) -> None:
+    write(llama, config__json=json.dumps({**config(llama), **own}))
+    if generation:
+        write(llama, generation_config__json=json.dumps(generation))
+    if not has_tokenizer:
+        (llama / "tokenizer.json").unlink()
+    elif not own:
+        expected = [None, 2, 0]  # the tokenizer's
+    convert(llama, tmp_path / "ours")
+    assert special_ids(tmp_path / "ours") == expected
+    assert (tmp_path / "ours/generation_config.json").exists() == bool(generation)
+    if generation:
+        assert config(tmp_path / "ours", "generation_config.json") == generation
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        (IDS, {}, [1, 2, 0]),
+        ({**IDS, "eos_token_id": [2, 7]}, {}, [1, [2, 7], 0]),  # the end of a text and the end of a turn
+        ({**IDS, "eos_token_id": [2, 7]}, {**IDS, "bos_token_id": 3}, [1, [2, 7], 0]),
+        ({**IDS, "eos_token_id": 7, "pad_token_id": 5}, {}, [1, 2, 0]),
+        (IDS, {"eos_token_id": [2, 9]}, [1, [2, 9], 0]),
+        ({"eos_token_id": 2, "pad_token_id": None}, {}, [None, 2, 0]),
+        ({}, {}, [None, 2, 0]),
+    ],
+)
+@pytest.mark.parametrize("others_file", ["config.json", "generation_config.json"])
+def test_a_tokenizer_from_elsewhere_changes_the_ids_that_are_its_alone(
+    llama: Path,
+    tmp_path: Path,
+    own: dict[str, Any],
+    others: dict[str, Any],
+    expected: list[Any],
+    others_file: str,
+) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (llama / name).rename(tokenizer / name)
+    settings = {**own, "temperature": 0.6, "top_p": 0.9}
+    write(llama, config__json=json.dumps({**config(llama), **own}))
+    write(llama, generation_config__json=json.dumps(settings))
+    if others:
+        write(tokenizer, **{others_file.replace(".", "__"): json.dumps({**others, "top_p": 0.1})})
+    convert(llama, tmp_path / "ours", tokenizer=tokenizer)
+    assert special_ids(tmp_path / "ours") == expected
+    found = config(tmp_path / "ours", "generation_config.json")
+    assert (found["temperature"], found["top_p"]) == (0.6, 0.9)
+    assert found.get("eos_token_id") == expected[1]
+    assert auto_tokenizer(str(tmp_path / "ours")).stop_ids >= {2}
+
+
+def test_a_tokenizer_for_another_model_or_damaged_is_refused_before_weights_are_written(
+    llama: Path, tmp_path: Path
+) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    large = tiny_tokenizer()
+    large.add_tokens(["words words"])
+    write(tokenizer, tokenizer__json=large.to_str(), tokenizer_config__json=json.dumps(tokenizer_config()))
+    message = r"the tokenizer of .*tokenizer cannot be used: the tokenizer has 301 ids and the model's embedding 300"
+    for named in (tokenizer, tokenizer / "tokenizer.json"):
+        with pytest.raises(ValueError, match=message):
+            convert(llama, tmp_path / "ours", tokenizer=named, progress=never)
+    with pytest.raises(
+        ValueError, match=r"base/config.json is no file of a tokenizer; name its tokenizer.json or"
+    ):
+        convert(llama, tmp_path / "ours", tokenizer=llama / "config.json", progress=never)
+    idle = tiny_tokenizer()
+    idle.add_special_tokens(["<image>"])
+    write(tokenizer, tokenizer__json=idle.to_str())
+    convert(llama, tmp_path / "idle", tokenizer=tokenizer)  # as Gemma 3's is
+    write(llama, config__json=json.dumps({**config(llama), **IDS}), tokenizer__json="{")
+    with pytest.raises(
+        ValueError,
+        match=r"the tokenizer of .*base cannot be used: .*base/tokenizer.json is not a tokenizer.json",
+    ):
+        convert(llama, tmp_path / "ours", progress=never)
+    convert(llama, tmp_path / "repaired", tokenizer=tokenizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "idle", "repaired", "tokenizer"]
+
+
+def never(*_: int) -> None:
+    pytest.fail("a tensor was read")
+
+
+@pytest.mark.parametrize("kind", ["hugging face", "gguf", "meta", "meta without a tokenizer"])
+def test_an_adapters_own_tokenizer_and_template_come_along(tmp_path: Path, kind: str) -> None:
+    base = write_gguf(tmp_path / "tiny.gguf") if kind == "gguf" else tmp_path / "meta"
+    if kind != "gguf":
+        write_meta(base, LLAMA2)
+    convert(base, tmp_path / "hf", dtype=torch.float32)
+    if kind == "hugging face":
+        base = tmp_path / "hf"
+    source = adapter(tmp_path / "adapter", tmp_path / "hf")
+    own = {
+        "tokenizer.json": tiny_tokenizer().to_str(),
+        "tokenizer_config.json": json.dumps({**tokenizer_config(), "chat_template": None}),
+        "chat_template.jinja": "{{ messages[0].content }}<|im_end|>",
+    }
+    write(source, **{name.replace(".", "__"): text for name, text in own.items()})
+    write(source, README__md="not to be copied")
+    convert(source, tmp_path / "apart", apart=True)
+    if kind == "meta without a tokenizer":
+        (base / "tokenizer.model").unlink()
+    convert(source, tmp_path / "merged", base=base)
+    for folder in (tmp_path / "apart", tmp_path / "merged"):
+        assert {name: (folder / name).read_text() for name in own} == own
+        assert not (folder / "README.md").exists()
+        assert not (folder / "tokenizer.model").exists()
+    assert special_ids(tmp_path / "merged")[1] == 2
+    assert auto_tokenizer(str(tmp_path / "merged")).stop_ids == {2}
+    if kind == "hugging face":
+        convert(source, tmp_path / "bases", base=base, tokenizer=base)
+        assert (tmp_path / "bases/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+        assert not (tmp_path / "bases/chat_template.jinja").exists()
+
+
 @pytest.mark.parametrize("dtype", [None, torch.float32])
 def test_a_merged_adapter_is_merge_loras_to_the_bit(
     base: Path, tmp_path: Path, dtype: torch.dtype | None
@@ -297,7 +443,7 @@ def test_arguments_without_effect_are_refused(llama: Path, tmp_path: Path) -> No
         convert(llama, tmp_path / "ours", apart=True)
     with pytest.raises(
         ValueError,
-        match=r"an adapter that is kept apart has no tokenizer; leave tokenizer \(--tokenizer\) out",
+        match=r"an adapter that is kept apart keeps the tokenizer that it has; leave tokenizer \(--tokenizer\) out",
     ):
         convert(adapter(tmp_path / "adapter", llama), tmp_path / "ours", apart=True, tokenizer=llama)
     with pytest.raises(
@@ -335,10 +481,11 @@ def test_no_source_is_overwritten(llama: Path, tmp_path: Path) -> None:
         convert(source, llama)
     with pytest.raises(FileExistsError, match="is not empty; remove it or choose another folder"):
         convert(llama, source)
-    llama.rename(tmp_path / "new.partial")  # where a folder that is being written lies
-    with pytest.raises(ValueError, match=r"new.partial is in the folder that is to be written"):
-        convert(tmp_path / "new.partial", tmp_path / "new")
-    assert {llama / p.name: p.read_bytes() for p in (tmp_path / "new.partial").iterdir()} == before
+    partial = tmp_path / "new.torchtune-partial"  # where a folder that is being written lies
+    llama.rename(partial)
+    with pytest.raises(ValueError, match=r"new.torchtune-partial is in the folder that is to be written"):
+        convert(partial, tmp_path / "new")
+    assert {llama / p.name: p.read_bytes() for p in partial.iterdir()} == before
 
 
 def test_a_conversion_holds_one_file_of_weights_at_a_time(llama: Path, tmp_path: Path) -> None:

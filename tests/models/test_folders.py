@@ -1,5 +1,6 @@
 """A folder is complete or not there."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ def test_a_folder_appears_once_it_is_written(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_attempt_left_is_no_hindrance(tmp_path: Path) -> None:
-    (tmp_path / "b.partial").mkdir()
-    (tmp_path / "b.partial" / "old").write_text("half")
+    (tmp_path / "b.torchtune-partial").mkdir()
+    (tmp_path / "b.torchtune-partial" / "old").write_text("half")
     fill(tmp_path / "b", "whole")
     assert [path.name for path in tmp_path.rglob("*")] == ["b", "file"]
 
@@ -53,3 +54,67 @@ def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "c").touch()
     with pytest.raises(FileExistsError, match="c is a file, a folder was to be written there"):
         fill(tmp_path / "c", "whole", overwrite=True)
+
+
+def test_a_symlink_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nothing_yet"):
+        link = tmp_path / f"to_{name}"
+        link.symlink_to(name)
+        fill(link, "whole")
+        assert link.is_symlink()
+        assert (tmp_path / name / "file").read_text() == "whole"
+    assert len(list(tmp_path.iterdir())) == 4
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match="loop is a symlink that leads back to itself; remove it"):
+        fill(tmp_path / "loop", "whole")
+
+
+def test_what_cannot_be_renamed_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "a" / "b"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    refused = {
+        "/": "/ is the root of the file system; name a folder in it",
+        "/dev": "/dev is a mount point, which cannot be replaced; name a folder in it",
+        ".": "b is the current directory, or one that it lies in, and would be replaced; name a folder in it",
+        "..": "a is the current directory, or one",
+        "": "b is the current directory, or one",
+    }
+    for target, message in refused.items():
+        with pytest.raises(ValueError, match=message):
+            fill(Path(target), "whole", overwrite=True)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", here]
+    fill(Path("c"), "whole")
+    assert (here / "c" / "file").read_text() == "whole"
+
+
+def test_a_directory_that_was_removed_under_us_is_no_hindrance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    fill(tmp_path / "b", "whole")
+    monkeypatch.chdir(tmp_path)
+    assert (tmp_path / "b" / "file").read_text() == "whole"
+
+
+def test_what_others_have_put_beside_it_stays(tmp_path: Path) -> None:
+    for name in ("b.partial", "b.replaced"):
+        fill(tmp_path / name, "precious")
+    for _ in range(2):
+        fill(tmp_path / "b", "whole", overwrite=True)
+    assert {(p.parent.name, p.read_text()) for p in tmp_path.rglob("file")} == {
+        ("b", "whole"),
+        ("b.partial", "precious"),
+        ("b.replaced", "precious"),
+    }
+    assert len(list(tmp_path.iterdir())) == 3
+    (tmp_path / "c.torchtune-partial").touch()
+    with pytest.raises(
+        FileExistsError, match=r"c.torchtune-partial is no folder, and a folder was .* remove it"
+    ):
+        fill(tmp_path / "c", "whole")

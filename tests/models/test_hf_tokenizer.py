@@ -167,3 +167,31 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no tokenizer_config.json beside .*; it names the special"):
         HFTokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("ids", [{}, [[2]], "2", [2, None], 2.0, True, -1])
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_an_end_that_is_no_id_is_refused_with_its_file(tmp_path: Path, name: str, ids: Any) -> None:
+    write(folder(tmp_path, eos_token=None), **{name.replace(".", "__"): json.dumps({"eos_token_id": ids})})
+    with pytest.raises(
+        ValueError,
+        match=rf"/{name}: eos_token_id is .*, a token's number or a list of them is expected; fetch",
+    ):
+        HFTokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("template", [["x"], [None], 5, {}, [{"name": "default"}], [{"template": 5}]])
+def test_a_template_of_a_wrong_type_is_refused_with_its_file(tmp_path: Path, template: Any) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^[^:]*tokenizer_config.json: chat_template is .*, a template, or a list of objects .*fetch",
+    ):
+        load(tmp_path, chat_template=template)
+
+
+def test_a_template_that_is_not_utf_8_is_refused_with_its_file(tmp_path: Path) -> None:
+    (folder(tmp_path) / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
+    with pytest.raises(
+        ValueError, match=r"chat_template.jinja is not a text in UTF-8 \(.*\); fetch it again"
+    ):
+        HFTokenizer(str(tmp_path))

@@ -194,15 +194,23 @@ def test_a_tokenizer_may_lie_elsewhere(tmp_path: Path) -> None:
         ({"vision_chunk_size": 448}, "vision_chunk_size is not supported"),
         ({"n_heads": None}, "has no n_heads; fetch it again"),
         ({"dim": None, "norm_eps": None}, "has no dim, norm_eps"),
-        ({"dim": "64"}, "dim is '64', a whole number above 0 is expected"),
+        ({"dim": "64"}, "dim is '64', a whole number above 0 and below"),
         ({"n_layers": 0}, "n_layers is 0, a whole number above 0"),
         ({"norm_eps": True}, "norm_eps is True, a number above 0"),
         ({"use_scaled_rope": "yes"}, "use_scaled_rope is 'yes', true or false"),
         ({"n_heads": 6}, "dim = 64 is not a multiple of n_heads = 6"),
         ({"n_heads": 64}, "head_dim = 1 is odd"),
         ({"n_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 4"),
-        ({"multiple_of": 2**62}, ""),
-        ({"ffn_dim_multiplier": 1e308}, ""),
+        (
+            {"multiple_of": 10**30},
+            r"multiple_of is 10+, a whole number above 0 and below 2\*\*31 is expected",
+        ),
+        ({"ffn_dim_multiplier": 1e300}, r"ffn_dim_multiplier is 1e\+300, a number above 0 and below"),
+        ({"ffn_dim_multiplier": 2.0**30}, "make a feed-forward 182,536,110,080 wide; fetch it again"),
+        ({"dim": 2**30, "multiple_of": 2**30, "n_heads": 2}, ""),
+        ({"norm_eps": float("inf")}, "norm_eps is inf, a number above 0 and below"),
+        ({"norm_eps": float("nan")}, "norm_eps is nan, a number above 0"),
+        ({"rope_theta": float("inf"), "use_scaled_rope": True}, "rope_theta is inf, a number above 0"),
         (
             {"rope_theta": 123.0},
             "is known for a rope_theta of 10,000, 500,000, 1,000,000 only, not for 123.0",
@@ -382,8 +390,8 @@ def test_neighbours_that_share_key_value_heads_must_hold_the_same(tmp_path: Path
 
 def test_layers_that_no_file_has_room_for_are_refused_at_once(tmp_path: Path) -> None:
     folder = write_meta(tmp_path / "meta", LLAMA2)
-    (folder / "params.json").write_text(json.dumps({**LLAMA2, "n_layers": 2**31}))
-    with pytest.raises(ValueError, match=r"speaks of 2147483648 layers, the files beside it hold 21 tensors"):
+    (folder / "params.json").write_text(json.dumps({**LLAMA2, "n_layers": 2**30}))
+    with pytest.raises(ValueError, match=r"speaks of 1073741824 layers, the files beside it hold 21 tensors"):
         convert(folder, tmp_path / "ours")
 
 
@@ -391,7 +399,10 @@ def test_a_tokenizer_that_is_damaged_or_too_large_is_refused(tmp_path: Path) -> 
     state = tiny_state(LLAMA2)
     state |= {name: state[name][:290] for name in ("tok_embeddings.weight", "output.weight")}
     folder = write_meta(tmp_path / "meta", LLAMA2, state)
-    with pytest.raises(ValueError, match=r"tokenizer.model has 3\d\d tokens, the model in .*meta 290"):
+    with pytest.raises(
+        ValueError,
+        match=r"tokenizer of .*meta cannot be used: .* has 3\d\d ids and the model's embedding 290",
+    ):
         convert(folder, tmp_path / "ours")
     (folder / "tokenizer.model").write_bytes(b"\x0adamaged")
     with pytest.raises(ValueError, match="is not a SentencePiece model, or is damaged; fetch it again"):

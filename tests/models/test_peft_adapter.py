@@ -95,10 +95,26 @@ def test_targets_are_named_as_briefly_as_they_can_be(tmp_path: Path, folder: Pat
         ({"use_dora": True}, "use_dora is True, only False is supported"),
         ({"use_rslora": True}, "use_rslora is True"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
-        ({"r": None}, "r and lora_alpha are to be numbers above 0"),
+        ({"r": None}, "r is None, a whole number above 0 is expected; fetch it again"),
+        ({"r": "3"}, "r is '3', a whole number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, a number above 0 is expected"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is inf, a number"),
+        ({"lora_alpha": True}, "lora_alpha is True, a number"),
+        ({"lora_dropout": 1.0}, "lora_dropout is 1.0, a number from 0 to 1 is expected"),
+        ({"lora_dropout": None}, "lora_dropout is None"),
+        (
+            {"rank_pattern": ["q_proj"]},
+            r"rank_pattern is \['q_proj'\], an object of numbers by layers is expected",
+        ),
+        ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern of 'q_proj' is 2.5, a whole number above 0"),
+        ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern of 'q_proj' is '2', a number above 0"),
+        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern has '\(', which is no regular expression"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5, a folder, or the hub's name of a"),
     ],
 )
-def test_more_than_plain_lora_is_refused(folder: Path, change: dict[str, Any], message: str) -> None:
+def test_more_than_plain_lora_and_wrong_values_are_refused(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
     write(folder, adapter_config__json=json.dumps({**read(folder), **change}))
     with pytest.raises(ValueError, match=f"adapter_config.json: {message}"):
         load_peft_adapter(tiny_smollm2(), folder)

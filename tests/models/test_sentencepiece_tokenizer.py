@@ -159,6 +159,29 @@ def test_tokens_behind_the_vocabulary_are_those_of_transformers(phi3: Path) -> N
     assert ours.stop_ids == {n}
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_space_behind_an_added_token_is_that_of_the_text(
+    phi3: Path, tmp_path: Path, legacy: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    config = json.loads((phi3 / "tokenizer_config.json").read_text())
+    write(tmp_path, tokenizer_config__json=json.dumps({**config, "legacy": legacy}))
+    (tmp_path / "tokenizer.model").write_bytes((phi3 / "tokenizer.model").read_bytes())
+    ours, theirs = phi3_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("these <plain> words", "<plain> words", "these<plain>  of <plain><plain> them", " <plain>"):
+        ids = ours.encode(text, add_bos=False, add_eos=False)
+        assert ours.decode(ids) == theirs.decode(ids)
+        assert ours.decode(ids) == text.removeprefix(" ") or legacy
+
+
+def test_ids_that_only_the_embedding_has_are_no_text(folder: Path) -> None:
+    tokenizer = llama2_tokenizer(str(folder))
+    assert (
+        tokenizer.decode([-1, *tokenizer.encode("these words"), tokenizer.vocab_size, 10**6]) == "these words"
+    )
+
+
 @pytest.mark.parametrize("legacy", [True, False, None])
 def test_the_space_before_a_text_goes_where_transformers_puts_it(
     folder: Path, tmp_path: Path, legacy: bool | None
@@ -189,8 +212,28 @@ def test_older_added_tokens_are_read(folder: Path, tmp_path: Path) -> None:
     assert tokenizer.vocab_size == 401
     for damaged in ('{"<|im_end|>": "end"}', '{"<|im_end|>": [1]}'):
         write(tmp_path, added_tokens__json=damaged)
-        with pytest.raises(ValueError, match=r"the added tokens of .* are damaged .*; fetch them again"):
+        with pytest.raises(ValueError, match=r"added_tokens.json: an added token is .*; fetch it again"):
             llama2_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        [],
+        {"400": "<q>"},
+        {"400": {}},
+        {"400": {"content": None}},
+        {"400": {"content": 5, "special": True}},
+        {"400": {"content": ""}},
+        {"-5": {"content": "<q>"}},
+        {"x": {"content": "<q>"}},
+    ],
+)
+def test_added_tokens_without_a_text_or_an_id_are_refused(folder: Path, tmp_path: Path, added: Any) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    write(tmp_path, tokenizer_config__json=json.dumps({"added_tokens_decoder": added}))
+    with pytest.raises(ValueError, match=r"/tokenizer_config.json: .*added.* is expected; fetch it again"):
+        llama2_tokenizer(str(tmp_path))
 
 
 def test_a_chat_template_beside_it_is_used(folder: Path, tmp_path: Path) -> None:

@@ -25,8 +25,9 @@ Writes a Hugging Face folder (config.json, the tokenizer, safetensors) of
   --base B       the model that an adapter is for, of any of the other kinds;
                  the one that adapter_config.json names if left out
   --apart        keep an adapter apart: write a PEFT folder
-  --tokenizer T  the folder of a tokenizer, or a file of it; the checkpoint's own
-                 if left out
+  --tokenizer T  the folder of a tokenizer, or a file of it; if left out the
+                 checkpoint's own, which for an adapter is that of its folder
+                 or else its base's
   --dtype D      the weights' type; their own if left out, bfloat16 for GGUF
 
   tune convert SmolLM2-135M-Instruct.Q4_1.gguf models/SmolLM2-135M-Instruct

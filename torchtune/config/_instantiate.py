@@ -16,6 +16,7 @@ from torchtune.config._signature import parameters, swallows_keywords
 from torchtune.config._sources import shown_path
 from torchtune.config._structure import converter
 from torchtune.config._tree import copied
+from torchtune.config._types import holds_components
 
 T = TypeVar("T")
 
@@ -33,7 +34,8 @@ def instantiate(component: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
 def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     """Build the object that a component describes.
 
-    Components among its arguments, in lists and mappings too, are built first. What is given is never changed.
+    Components among its arguments, in lists and mappings too, are built first, but for those of arguments that are
+    declared as `Component`. What is given is never changed.
 
     Args:
         component: A lazy, a `functools.partial`, or a mapping with `_component_`; None gives None.
@@ -97,7 +99,12 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
     try:
-        given = {key: value if key in kwargs else _built(value, (key,)) for key, value in keywords.items()}
+        # A callable that asks for components builds them itself, such as one that passes something on to each.
+        asked = {name for name, p in parameters(fn).items() if holds_components(p.type)}
+        given = {
+            key: value if key in kwargs or key in asked else _built(value, (key,))
+            for key, value in keywords.items()
+        }
         positional = tuple(_built(value, (i,)) for i, value in enumerate(component.args))
     except InstantiationError as error:
         if error.placed:

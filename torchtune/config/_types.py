@@ -27,6 +27,14 @@ def is_union(t: Any) -> bool:
     return typing.get_origin(t) in (Union, types.UnionType)
 
 
+def holds_components(t: Any) -> bool:
+    """Tell whether a type is `Component[T]`, or has one in it, such as a list of them."""
+    bare = typing.get_args(t)[0] if typing.get_origin(t) is Annotated else t
+    if is_component_type(bare):
+        return True
+    return typing.get_origin(bare) is not Literal and any(map(holds_components, typing.get_args(bare)))
+
+
 def is_component_type(t: Any) -> bool:
     """Tell whether a type is `Component[T]`, with or without what the recipe passes."""
     bare = strip(t)

@@ -4,6 +4,7 @@ from torchtune.data._batch import Batch, collate
 from torchtune.data._batches import Batches
 from torchtune.data._chat import ChatTokens, chat_example, chat_prompt, chat_tokens, check_chat
 from torchtune.data._example import IGNORE_INDEX, Example, LeftOut, Preference, cut, plain_example
+from torchtune.data._order import Order
 from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
 from torchtune.data._report import Piece, Report, pieces, report
@@ -22,6 +23,7 @@ __all__ = [
     "Examples",
     "LeftOut",
     "Message",
+    "Order",
     "Piece",
     "Preference",
     "Rendered",

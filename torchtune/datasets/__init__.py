@@ -1,6 +1,7 @@
 """Datasets that yield `torchtune.data.Example`, from local files and the Hugging Face hub."""
 
 from torchtune.datasets._alpaca import AlpacaDataset
+from torchtune.datasets._concat import ConcatDataset
 from torchtune.datasets._conversations import ChatDataset
 from torchtune.datasets._instruct import InstructDataset
 from torchtune.datasets._preference import PreferenceDataset
@@ -12,6 +13,7 @@ from torchtune.datasets._text import TextCompletionDataset
 __all__ = [
     "AlpacaDataset",
     "ChatDataset",
+    "ConcatDataset",
     "InstructDataset",
     "PreferenceDataset",
     "RowError",

@@ -12,6 +12,7 @@ from torchtune.models._hf_weights import hf_groups, hf_name, is_transposed, load
 from torchtune.models._peft_adapter import load_peft_adapter, save_peft_adapter
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.models._tiktoken import TiktokenTokenizer
+from torchtune.models._vocabulary import check_vocabulary
 
 __all__ = [
     "AnyTokenizer",
@@ -20,6 +21,7 @@ __all__ = [
     "TiktokenTokenizer",
     "architecture_from_hf",
     "auto_tokenizer",
+    "check_vocabulary",
     "convert",
     "convert_gguf",
     "hf_config",

@@ -30,7 +30,10 @@ class BackendTokenizer:
         self._marked: dict[str, _Marked] = {}
         self._plain = self._read()
         self._plain.encode_special_tokens = True  # To encode them as the text they are.
-        self.vocab_size: int = 1 + max(self._plain.get_vocab().values())
+        vocabulary = self._plain.get_vocab()
+        if not vocabulary:
+            raise ValueError(f"{path} holds no tokens; fetch it again")
+        self.vocab_size: int = 1 + max(vocabulary.values())
         added = self._plain.get_added_tokens_decoder()
         self.special_tokens: dict[str, int] = {t.content: i for i, t in added.items() if t.special}
         self.chat_template: ChatTemplate | None = config.chat_template()

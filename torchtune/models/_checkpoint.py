@@ -5,18 +5,21 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
+from torchtune.models._auto_tokenizer import auto_tokenizer
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import hf_config
 from torchtune.models._hf_folder import SHARD_BYTES, write_shards
 from torchtune.models._hf_weights import check_tensors, expected_shapes
 from torchtune.models._json import write_json
+from torchtune.models._special_ids import SpecialIds, completed
 from torchtune.models._tensor_files import TensorSource, some
+from torchtune.models._tokenizer_files import has_tokenizer
+from torchtune.models._vocabulary import check_vocabulary
 from torchtune.modules import Decoder
 
 Progress = Callable[[int, int], None]
@@ -32,13 +35,15 @@ class Checkpoint:
     model: Decoder
     """What it is, on the meta device."""
     weights: TensorSource
-    write_tokenizer: Callable[[Path], dict[str, Any]]
-    """Write the tokenizer's files into a folder, and return `bos_token_id`, `eos_token_id` and `pad_token_id`.
+    write_tokenizer: Callable[[Path], SpecialIds]
+    """Write the tokenizer's files and generation_config.json into a folder, and return what ids the model knows of.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
+        FileNotFoundError: there is no tokenizer, and there has to be one.
         ValueError: it is damaged, or another model's.
     """
+    tokenizer: Path | None = None
+    """Where the tokenizer comes from, for messages. None: from where the weights do."""
     dtype: torch.dtype | None = None
     """What it is written in where nobody says. None: each tensor's own."""
 
@@ -64,7 +69,8 @@ def write_checkpoint(
         FileExistsError: the folder has something in it.
         FileNotFoundError: there is no tokenizer.
         OSError: there is no room for the folder.
-        ValueError: the weights are not those of the model, are quantised, or do not fit the dtype.
+        ValueError: the weights are not those of the model, are quantised, or do not fit the dtype; or the tokenizer is
+            damaged, or another model's.
     """
     model, weights = checkpoint.model, checkpoint.weights
     shapes = expected_shapes(model)
@@ -82,11 +88,28 @@ def write_checkpoint(
         return tensor
 
     with written_whole(folder) as partial:
-        special_ids = checkpoint.write_tokenizer(partial)
-        config = hf_config(model.to(_most_common(dtypes, numbers)))
-        write_json(partial / "config.json", {**config, **special_ids})
+        model.to(_most_common(dtypes, numbers))
+        _write_texts(checkpoint, partial)
         sizes = {name: numbers[name] * dtypes[name].itemsize for name in shapes}
         write_shards(partial, sizes, read, shard_bytes)
+
+
+def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write config.json and the tokenizer, and see that the two go together before any weights are read."""
+    ids = checkpoint.write_tokenizer(folder)
+    config = hf_config(checkpoint.model)
+    write_json(folder / "config.json", {**config, **ids})
+    if not has_tokenizer(folder):
+        return
+    try:
+        tokenizer = auto_tokenizer(str(folder))
+        check_vocabulary(tokenizer, checkpoint.model)
+    except (FileNotFoundError, ValueError) as error:
+        where = str(checkpoint.tokenizer or checkpoint.path)
+        raise ValueError(
+            f"the tokenizer of {where} cannot be used: {str(error).replace(str(folder), where)}"
+        ) from error
+    write_json(folder / "config.json", {**config, **completed(ids, tokenizer)})
 
 
 def _own_dtypes(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, torch.dtype]:

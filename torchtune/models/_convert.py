@@ -7,19 +7,17 @@ import torch
 from attrs import evolve
 
 from torchtune.models._checkpoint import Checkpoint, Progress, write_checkpoint
-from torchtune.models._folders import partial_of
+from torchtune.models._folders import partial_of, resolved
 from torchtune.models._gguf import open_gguf
 from torchtune.models._gguf_file import is_gguf
 from torchtune.models._hf_checkpoint import open_hf
 from torchtune.models._merged_weights import MergedWeights
 from torchtune.models._meta import is_meta, open_meta
-from torchtune.models._peft_adapter import (
-    ADAPTER_CONFIG,
-    copy_peft_adapter,
-    read_peft_adapter,
-    read_peft_config,
-)
+from torchtune.models._other_tokenizer import with_tokenizer
+from torchtune.models._peft_adapter import copy_peft_adapter, read_peft_adapter
+from torchtune.models._peft_config import ADAPTER_CONFIG, read_peft_config
 from torchtune.models._tensor_files import some
+from torchtune.models._tokenizer_files import has_tokenizer
 
 StrPath = str | os.PathLike[str]
 
@@ -44,8 +42,10 @@ def convert(
         source: The file or folder.
         target: The folder to write: config, weights and tokenizer in one.
         base: The model that an adapter is for, of any of the other kinds. None: what its adapter_config.json names.
-        apart: Keep an adapter apart: the target is a PEFT folder, and names `base`, if it is given.
-        tokenizer: A folder with the tokenizer to put beside the weights, or a file of it. None: the source's own.
+        apart: Keep an adapter apart: the target is a PEFT folder, with the tokenizer that the adapter has, and names
+            `base`, if it is given.
+        tokenizer: A folder with the tokenizer to put beside the weights, or a file of it. None: the source's own; an
+            adapter's where its folder has one, else its base's.
         dtype: Of the weights. None: the source's own, or bfloat16 for GGUF files.
         progress: Called after each tensor with the number done and the number of all.
 
@@ -77,7 +77,7 @@ def convert(
     if apart:
         if tokenizer is not None:
             raise ValueError(
-                "an adapter that is kept apart has no tokenizer; leave tokenizer (--tokenizer) out"
+                "an adapter that is kept apart keeps the tokenizer that it has; leave tokenizer (--tokenizer) out"
             )
         if base is not None:
             read_peft_adapter(_open(base).model, source)
@@ -90,18 +90,21 @@ def convert(
 
 def _check_paths(target: Path, *sources: Path | None) -> None:
     """Refuse what is not there, and what would be replaced before it is read."""
-    written = target.absolute()
     for path in sources:
         if path is not None and not path.exists():
             raise FileNotFoundError(f"no file or folder {path}")
+    written = resolved(target)
+    for path in sources:
         if path is not None and any(
-            path.resolve().is_relative_to(folder.resolve()) for folder in (written, partial_of(written))
+            path.resolve().is_relative_to(folder) for folder in (written, partial_of(written))
         ):
             raise ValueError(f"{path} is in the folder that is to be written, {target}; choose another one")
 
 
 def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
     checkpoint = _open(base, tokenizer)
+    if tokenizer is None and has_tokenizer(adapter):
+        checkpoint = with_tokenizer(checkpoint, adapter)
     architecture = checkpoint.model.architecture
     adapters = read_peft_adapter(checkpoint.model, adapter)
     return evolve(checkpoint, weights=MergedWeights(checkpoint.weights, architecture, adapters))
@@ -131,7 +134,8 @@ def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
     if (path / ADAPTER_CONFIG).is_file():
         raise ValueError(f"{path} is an adapter, not a base; merge it into its own base first")
     if (path / "config.json").is_file():
-        return open_hf(path, tokenizer)
+        checkpoint = open_hf(path)
+        return checkpoint if tokenizer is None else with_tokenizer(checkpoint, tokenizer)
     if is_meta(path):
         return open_meta(path, tokenizer)
     files = sorted(file.name for file in path.glob("*.gguf"))

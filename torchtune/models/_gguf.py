@@ -14,6 +14,7 @@ from torchtune.models._gguf_weights import GGUFWeights
 from torchtune.models._hf_config import architecture_from_hf
 from torchtune.models._hf_weights import expected_shapes
 from torchtune.models._json import write_json
+from torchtune.models._special_ids import GENERATION_CONFIG, SpecialIds
 from torchtune.modules import Decoder
 
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
@@ -68,10 +69,10 @@ def open_gguf(path: Path) -> Checkpoint:
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{file.path} cannot be converted: {error}") from error
 
-    def write_tokenizer(folder: Path) -> dict[str, Any]:
+    def write_tokenizer(folder: Path) -> SpecialIds:
         (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         write_json(folder / "tokenizer_config.json", tokenizer_config)
-        write_json(folder / "generation_config.json", special_ids)
+        write_json(folder / GENERATION_CONFIG, special_ids)
         return special_ids
 
     return Checkpoint(
@@ -91,7 +92,7 @@ def _special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
     return {name: i for name, i in ids.items() if i is not None}
 
 
-def _special_ids(metadata: dict[str, Any]) -> dict[str, Any]:
+def _special_ids(metadata: dict[str, Any]) -> SpecialIds:
     """Say where texts begin and end as config.json and generation_config.json do."""
     ids = _special_tokens(metadata)
     template = metadata.get("tokenizer.chat_template", "")

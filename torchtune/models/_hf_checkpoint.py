@@ -1,23 +1,22 @@
 """A Hugging Face folder as where a model comes from."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from torchtune.models._checkpoint import Checkpoint
 from torchtune.models._hf_config import read_hf_config
-from torchtune.models._hf_folder import copy_tokenizer, has_tokenizer, special_ids_of
 from torchtune.models._hf_weights import hf_tensors
+from torchtune.models._special_ids import GENERATION_CONFIG, SpecialIds, known_ids
+from torchtune.models._tokenizer_files import copy_files, copy_tokenizer, has_tokenizer
 from torchtune.modules import Decoder
 
 
-def open_hf(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
+def open_hf(folder: Path) -> Checkpoint:
     """Look into a Hugging Face folder.
 
     Args:
-        folder: Holds config.json and weights in safetensors or pickles of tensors.
-        tokenizer: A tokenizer's folder, or a file of it. None: the folder's own, if it has one.
+        folder: Holds config.json and weights in safetensors or pickles of tensors; maybe a tokenizer.
 
     Raises:
         FileNotFoundError: the folder's config.json or weights are missing.
@@ -26,12 +25,11 @@ def open_hf(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     with torch.device("meta"):
         model = Decoder(read_hf_config(folder))
     weights = hf_tensors(model, folder)
-    source = folder if tokenizer is None else tokenizer.parent if tokenizer.is_file() else tokenizer
 
-    def write_tokenizer(target: Path) -> dict[str, Any]:
-        if tokenizer is not None or has_tokenizer(source):
-            copy_tokenizer(source, target)
-            return special_ids_of(source)
-        return {}
+    def write_tokenizer(target: Path) -> SpecialIds:
+        if has_tokenizer(folder):
+            copy_tokenizer(folder, target)
+        copy_files(folder, target, [GENERATION_CONFIG])
+        return known_ids(folder)
 
     return Checkpoint(path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer)

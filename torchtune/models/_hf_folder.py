@@ -1,10 +1,8 @@
 """A Hugging Face folder out of a model."""
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,24 +10,13 @@ from torchtune.models._auto_tokenizer import auto_tokenizer
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_config import hf_config
 from torchtune.models._hf_weights import hf_groups, hf_tensor
-from torchtune.models._json import read_json, write_json
+from torchtune.models._json import write_json
+from torchtune.models._special_ids import GENERATION_CONFIG, SpecialIds, completed, ends, known_ids
+from torchtune.models._tokenizer_files import copy_files, copy_tokenizer
 from torchtune.modules import Decoder, lora_layers
 
 SHARD_BYTES = 5 * 10**9
 """Size of a file of weights, at most: what transformers writes, since hubs take no larger ones (bytes)."""
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-)
-"""What a folder needs beside its weights to be talked to; copied as they are, where they are there."""
 
 
 def save_hf_folder(
@@ -62,16 +49,19 @@ def save_hf_folder(
             " (save_peft_adapter)"
         )
     with written_whole(folder, overwrite=overwrite) as partial:
+        special_ids: SpecialIds = {}
         if tokenizer_directory is not None:
-            copy_tokenizer(Path(tokenizer_directory), partial)
-        special_ids = {} if tokenizer_directory is None else special_ids_of(Path(tokenizer_directory))
+            directory = Path(tokenizer_directory)
+            copy_tokenizer(directory, partial)
+            copy_files(directory, partial, [GENERATION_CONFIG])
+            special_ids = _special_ids(directory)
         write_model(model, partial, special_ids, state, shard_bytes)
 
 
 def write_model(
     model: Decoder,
     folder: Path,
-    special_ids: Mapping[str, Any],
+    special_ids: SpecialIds,
     state: Mapping[str, Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -125,24 +115,6 @@ def write_shards(
     )
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-    if not has_tokenizer(source):
-        raise FileNotFoundError(f"neither tokenizer.json nor tokenizer.model in {source}")
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a tokenizer that can be read."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-
-
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors with the mark that transformers asks for.
 
@@ -163,16 +135,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(mode)  # The library makes files that nobody else may read.
 
 
-def special_ids_of(directory: Path) -> dict[str, Any]:
-    """Find the ids that config.json repeats; without them transformers assumes Llama 2's."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        values = read_json(path) if path.is_file() else {}
-        if values.get("eos_token_id") is not None:
-            return {f"{k}_token_id": values.get(f"{k}_token_id") for k in ("bos", "eos", "pad")}
-    tokenizer = auto_tokenizer(str(directory))
-    return {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
+def _special_ids(directory: Path) -> SpecialIds:
+    """Find the ids that config.json repeats."""
+    ids = known_ids(directory)
+    return ids if ends(ids) else completed(ids, auto_tokenizer(str(directory)))

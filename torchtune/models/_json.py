@@ -1,6 +1,7 @@
 """JSON files that hold an object."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,3 +27,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object readably."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def unexpected(path: Path, name: str, value: Any, what: str) -> ValueError:
+    """Return the error of a file in which a value is not what it has to be."""
+    return ValueError(f"{path}: {name} is {reprlib.repr(value)}, {what} is expected; fetch it again")

@@ -3,11 +3,10 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from torchtune.models._auto_tokenizer import auto_tokenizer
 from torchtune.models._backends import add_tokens, begin_with, from_pieces
 from torchtune.models._checkpoint import Checkpoint
 from torchtune.models._hf_weights import expected_shapes
@@ -17,6 +16,7 @@ from torchtune.models._meta_params import FILE, read_params
 from torchtune.models._meta_weights import MetaWeights
 from torchtune.models._sentencepiece_model import is_plain_bpe
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
+from torchtune.models._special_ids import GENERATION_CONFIG, SpecialIds
 from torchtune.models._tiktoken import is_tiktoken, write_tiktoken_tokenizer
 from torchtune.modules import Decoder
 
@@ -61,19 +61,15 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     ) as error:  # the latter two of numbers beyond all models
         raise ValueError(f"{folder / FILE}: {error}") from error
     weights = MetaWeights(files, expected_shapes(model), frozenset({HEAD} if tied else ()))
-    file = _find_tokenizer(folder if tokenizer is None else tokenizer)
 
-    def write_tokenizer(target: Path) -> dict[str, Any]:
+    def write_tokenizer(target: Path) -> SpecialIds:
+        file = _find_tokenizer(folder if tokenizer is None else tokenizer)
         write = write_tiktoken_tokenizer if is_tiktoken(file) else _write_sentencepiece
-        special_ids = write(file, target)
-        size = auto_tokenizer(str(target)).vocab_size
-        if size > vocab_size:
-            raise ValueError(
-                f"{file} has {size:,} tokens, the model in {folder} {vocab_size:,}; it is another model's"
-            )
-        return special_ids
+        return write(file, target)
 
-    return Checkpoint(path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer)
+    return Checkpoint(
+        path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer, tokenizer=tokenizer
+    )
 
 
 def _find_tokenizer(path: Path) -> Path:
@@ -86,7 +82,7 @@ def _find_tokenizer(path: Path) -> Path:
     return file
 
 
-def _write_sentencepiece(file: Path, folder: Path) -> dict[str, Any]:
+def _write_sentencepiece(file: Path, folder: Path) -> SpecialIds:
     """Copy Llama 2's tokenizer, and write down what Meta's code knows of it: it begins texts with BOS.
 
     A tokenizer.json says the same once more, since transformers' own reading of a tokenizer.model splits several spaces
@@ -113,7 +109,7 @@ def _write_sentencepiece(file: Path, folder: Path) -> dict[str, Any]:
     }
     write_json(folder / "tokenizer_config.json", config)
     special_ids = {f"{name}_token_id": i for name, i in ids.items() if i >= 0 and name != "unk"}
-    write_json(folder / "generation_config.json", special_ids)
+    write_json(folder / GENERATION_CONFIG, special_ids)
     return special_ids
 
 

@@ -19,6 +19,9 @@ _COUNTS = ("dim", "n_layers", "n_heads", "multiple_of", "n_kv_heads", "vocab_siz
 _NUMBERS = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
 _REQUIRED = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
 
+_LARGEST = 2**31
+"""What no number of a model reaches: sizes beyond it make matrices that torch cannot describe."""
+
 _MAX_SEQ_LEN = {10_000.0: 4096, 500_000.0: 8192, 1_000_000.0: 16_384}
 """Longest sequence by rope_theta, which Meta's files leave out: of Llama 2, Llama 3 and Code Llama (config.json of
 meta-llama/Llama-2-7b-hf, meta-llama/Meta-Llama-3-8B and codellama/CodeLlama-7b-hf). LLaMA 1's 2048 tokens cannot be
@@ -107,7 +110,7 @@ def read_params(folder: Path) -> MetaParams:
     if said.get("vocab_size") == -1:  # Llama 2's, whose tokenizer says it
         del said["vocab_size"]
     _check_values(path, said)
-    return MetaParams(
+    params = MetaParams(
         dim=said["dim"],
         n_layers=said["n_layers"],
         n_heads=said["n_heads"],
@@ -119,15 +122,23 @@ def read_params(folder: Path) -> MetaParams:
         rope_theta=float(said.get("rope_theta", 10_000.0)),
         use_scaled_rope=said.get("use_scaled_rope", False),
     )
+    if params.ffn_dim >= _LARGEST:
+        raise ValueError(
+            f"{path}: dim, multiple_of and ffn_dim_multiplier make a feed-forward {params.ffn_dim:,} wide; fetch it"
+            " again"
+        )
+    return params
 
 
 def _check_values(path: Path, said: dict[str, Any]) -> None:
     for key, value in said.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        is_number = type(value) in (int, float) and 0 < value < _LARGEST
         if key in _COUNTS and not (is_number and isinstance(value, int)):
-            raise ValueError(f"{path}: {key} is {value!r}, a whole number above 0 is expected")
+            raise ValueError(
+                f"{path}: {key} is {value!r}, a whole number above 0 and below 2**31 is expected"
+            )
         if key in _NUMBERS and not is_number:
-            raise ValueError(f"{path}: {key} is {value!r}, a number above 0 is expected")
+            raise ValueError(f"{path}: {key} is {value!r}, a number above 0 and below 2**31 is expected")
         if key == "use_scaled_rope" and not isinstance(value, bool):
             raise ValueError(f"{path}: {key} is {value!r}, true or false is expected")
     if said["dim"] % said["n_heads"]:

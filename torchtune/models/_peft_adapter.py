@@ -1,7 +1,6 @@
 """LoRA adapters as PEFT's folders hold them."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,16 @@ from torchtune.models._families import FAMILIES
 from torchtune.models._folders import written_whole
 from torchtune.models._hf_folder import write_safetensors
 from torchtune.models._hf_weights import hf_groups
-from torchtune.models._json import read_json, write_json
+from torchtune.models._json import write_json
+from torchtune.models._peft_config import ADAPTER_CONFIG, PLAIN, of_pattern, read_peft_config
+from torchtune.models._special_ids import GENERATION_CONFIG
 from torchtune.models._tensor_files import one_file
+from torchtune.models._tokenizer_files import TOKENIZER_FILES, copy_files
 from torchtune.modules import Decoder, LoRALinear, lora_layers, lora_state
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 _PREFIX = "base_model.model."
 _PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 _WEIGHTS = "adapter_model.safetensors"
-_PLAIN = {
-    "bias": "none",
-    "use_rslora": False,
-    "use_dora": False,
-    "modules_to_save": None,
-    "trainable_token_indices": None,
-}
-"""What plain LoRA leaves off; other values change what the tensors mean, or add some."""
 
 
 def save_peft_adapter(
@@ -142,7 +134,7 @@ def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
             rows=tuple(_linear(model, name).out_features for name in layers[theirs]),
             lora_a=tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_a']}"],
             lora_b=tensors[f"{_PREFIX}{theirs}.{_PARTS['lora_b']}"],
-            alpha=_of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"]),
+            alpha=of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"]),
         )
         for theirs in _check_tensors(model, layers, tensors, config, folder)
     }
@@ -164,7 +156,7 @@ def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
 def copy_peft_adapter(
     source: Path, folder: Path, *, base_model: str | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write a PEFT folder's adapters once more.
+    """Write a PEFT folder's adapters once more, with the tokenizer's files that stand beside them.
 
     Args:
         source: As in `load_peft_adapter`.
@@ -181,6 +173,7 @@ def copy_peft_adapter(
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
     with written_whole(folder) as partial:
+        copy_files(source, partial, [*TOKENIZER_FILES, GENERATION_CONFIG])
         write_json(partial / ADAPTER_CONFIG, config)
         write_safetensors(partial / _WEIGHTS, {name: t.to(dtype or t.dtype) for name, t in tensors.items()})
 
@@ -252,7 +245,7 @@ def _adapter_config(model: Decoder, base_model: str | None, ranks: Mapping[str, 
         "fan_in_fan_out": bool(FAMILIES[model.architecture.family].transposed),
         "rank_pattern": larger,
         "alpha_pattern": {name: first.alpha * rank / first.rank for name, rank in larger.items()},
-        **_PLAIN,
+        **PLAIN,
     }
 
 
@@ -261,28 +254,6 @@ def _target_modules(model: Decoder, adapted: set[str]) -> list[str]:
     leaves = {name.rpartition(".")[2] for name in adapted}
     alike = {name for name in _layers(model) if name.rpartition(".")[2] in leaves}
     return sorted(leaves) if alike == adapted else sorted(adapted)
-
-
-def _of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) -> Any:
-    """Return a layer's own rank or alpha, which PEFT looks up by the end of its name."""
-    patterns: Mapping[str, Any] = config.get(key) or {}
-    return next((v for k, v in patterns.items() if re.fullmatch(rf"(.*\.)?{k}", layer)), otherwise)
-
-
-def read_peft_config(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json, refusing what would change the result and is not supported."""
-    path = folder / ADAPTER_CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"no adapter_config.json in {folder}; a PEFT adapter folder is expected")
-    config = read_json(path)
-    if config.get("peft_type") != "LORA":
-        raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
-    for key, value in _PLAIN.items():
-        if (config.get(key) or value) != value:
-            raise ValueError(f"{path}: {key} is {config[key]!r}, only {value!r} is supported")
-    if not config.get("r") or not config.get("lora_alpha"):
-        raise ValueError(f"{path}: r and lora_alpha are to be numbers above 0")
-    return config
 
 
 def _check_tensors(
@@ -305,7 +276,7 @@ def _check_tensors(
         adapted[layer] = None
     for layer in adapted:
         linears = [_linear(model, name) for name in layers[layer]]
-        rank = _of_pattern(config, "rank_pattern", layer, config["r"])
+        rank = of_pattern(config, "rank_pattern", layer, config["r"])
         shapes = {
             _PARTS["lora_a"]: [rank, linears[0].in_features],
             _PARTS["lora_b"]: [sum(linear.out_features for linear in linears), rank],

@@ -91,14 +91,18 @@ class SentencePieceTokenizer:
         return self._split(text, self._in_template, plain)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids back into text, leaving special tokens out."""
-        special = set(self.special_tokens.values())
-        kept = [i for i in ids if i not in special]
+        """Turn ids back into text, leaving out special tokens, and ids that an embedding has beyond the tokenizer's.
+
+        The space that the model puts before a text goes before the first word alone, as transformers has it.
+        """
+        n, special = self._model.vocab_size(), {*self.special_tokens.values()}
+        kept = [i for i in ids if (0 <= i < n or i in self._outside) and i not in special]
         parts: list[str] = []
         start = 0
         for end, i in enumerate([*kept, None]):
             if i is None or i in self._outside:
-                parts += [self._model.decode(kept[start:end]), *([] if i is None else [self._outside[i]])]
+                model = self._inner if start else self._model
+                parts += [model.decode(kept[start:end]), *([] if i is None else [self._outside[i]])]
                 start = end + 1
         return "".join(parts)
 

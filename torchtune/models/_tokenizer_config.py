@@ -6,7 +6,10 @@ from typing import Any
 from attrs import frozen
 
 from torchtune.data import ChatTemplate
-from torchtune.models._json import read_json
+from torchtune.models._json import read_json, unexpected
+from torchtune.models._special_ids import GENERATION_CONFIG, read_ends
+
+_CONFIG = "tokenizer_config.json"
 
 
 def tokenizer_file(path: str, name: str) -> Path:
@@ -52,7 +55,7 @@ class TokenizerConfig:
         Raises:
             ValueError: tokenizer_config.json is damaged.
         """
-        path = file.parent / "tokenizer_config.json"
+        path = file.parent / _CONFIG
         return cls(read_json(path) if path.is_file() else {}, file.parent)
 
     def token(self, name: str) -> str | None:
@@ -73,19 +76,21 @@ class TokenizerConfig:
         Raises:
             ValueError: they are not written as transformers does.
         """
-        path = self.folder / "added_tokens.json"
-        try:
-            found = {
-                text: AddedToken(int(i)) for text, i in (read_json(path) if path.is_file() else {}).items()
-            }
-            for i, token in self.values.get("added_tokens_decoder", {}).items():
-                flags = {key: bool(token.get(key, False)) for key in ("special", "lstrip", "rstrip")}
-                found[token["content"]] = AddedToken(int(i), **flags)
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"the added tokens of {self.folder} (tokenizer_config.json or added_tokens.json) are damaged"
-                f" ({error!r}); fetch them again"
-            ) from error
+        found: dict[str, AddedToken] = {}
+        older = self.folder / "added_tokens.json"
+        for text, i in (read_json(older) if older.is_file() else {}).items():
+            _check_added(older, text, i)
+            found[text] = AddedToken(i)
+        tokens = self.values.get("added_tokens_decoder")
+        if not isinstance(tokens, dict | None):
+            raise unexpected(self._path, "added_tokens_decoder", tokens, "an object of tokens by their ids")
+        for name, token in (tokens or {}).items():
+            values = token if isinstance(token, dict) else {}
+            content, i = values.get("content"), int(name) if name.isdecimal() else name
+            _check_added(self._path, content, i)
+            assert isinstance(content, str)
+            flags = {key: bool(values.get(key, False)) for key in ("special", "lstrip", "rstrip")}
+            found[content] = AddedToken(i, **flags)
         return found
 
     def prefixes_everywhere(self) -> bool:
@@ -97,17 +102,12 @@ class TokenizerConfig:
 
     def stop_ids(self) -> frozenset[int]:
         """Read the ids at which generation is to stop out of generation_config.json, if it is there."""
-        return frozenset(self._eos_ids("generation_config.json"))
+        return frozenset(read_ends(self.folder / GENERATION_CONFIG))
 
     def eos_id(self) -> int | None:
         """Look up the id that ends a text where the model's own files have it, not the tokenizer's."""
-        ids = self._eos_ids("generation_config.json") or self._eos_ids("config.json")
+        ids = read_ends(self.folder / GENERATION_CONFIG) or read_ends(self.folder / "config.json")
         return ids[0] if ids else None
-
-    def _eos_ids(self, name: str) -> list[int]:
-        path = self.folder / name
-        ids = read_json(path).get("eos_token_id") if path.is_file() else None
-        return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     def chat_template(self) -> ChatTemplate | None:
         """Read the chat template, which newer folders keep in a file of its own.
@@ -116,13 +116,38 @@ class TokenizerConfig:
             ValueError: it is not valid.
         """
         file = self.folder / "chat_template.jinja"
-        source = file.read_text(encoding="utf-8") if file.is_file() else self.values.get("chat_template")
-        if isinstance(source, list):  # Several by name; the one for plain conversations is "default".
-            source = {entry.get("name"): entry.get("template") for entry in source}.get("default")
-        if not isinstance(source, str):
+        is_apart = file.is_file()
+        source = _read_text(file) if is_apart else self._own_template()
+        if source is None:
             return None
         try:
             return ChatTemplate(source, self.token("bos_token") or "", self.token("eos_token") or "")
         except ValueError as error:
-            where = file if file.is_file() else self.folder / "tokenizer_config.json"
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{file if is_apart else self._path}: {error}") from error
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / _CONFIG
+
+    def _own_template(self) -> str | None:
+        """Return the template in tokenizer_config.json: the only one, or the one for plain conversations of several."""
+        found = self.values.get("chat_template")
+        if found is None or isinstance(found, str):
+            return found
+        entries = found if isinstance(found, list) else [found]
+        if not all(isinstance(e, dict) and isinstance(e.get("template"), str) for e in entries):
+            what = "a template, or a list of objects with a name and a template,"
+            raise unexpected(self._path, "chat_template", found, what)
+        return next((str(e["template"]) for e in entries if e.get("name") == "default"), None)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text in UTF-8 ({error}); fetch it again") from error
+
+
+def _check_added(path: Path, text: Any, i: Any) -> None:
+    if not isinstance(text, str) or not text or type(i) is not int or i < 0:
+        raise unexpected(path, "an added token", [i, text], "a whole number from 0, and its text,")

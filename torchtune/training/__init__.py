@@ -1,5 +1,6 @@
 """What a recipe stands on: the processes of a run, its precision and sharding, its state, schedules and metrics."""
 
+from torchtune.models import check_vocabulary
 from torchtune.training._data import open_batches
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._lora import Lora
@@ -16,7 +17,6 @@ from torchtune.training._schedules import (
 )
 from torchtune.training._state import State
 from torchtune.training._step import StepLoss, clip_gradients, step_loss
-from torchtune.training._vocabulary import check_vocabulary
 from torchtune.training._world import Device, World, check_device, pick_device, start
 
 __all__ = [

@@ -1,12 +1,15 @@
 """A tokenizer whose ids go beyond the embedding is refused before anything is loaded."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from tests.data.byte_tokenizer import CHATML, ByteTokenizer
+from torchtune import training
+from torchtune.models import check_vocabulary
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder
-from torchtune.training import check_vocabulary
 
 
 def model(vocab_size: int) -> Decoder:
@@ -19,6 +22,7 @@ def model(vocab_size: int) -> Decoder:
 def test_a_tokenizer_may_be_as_large_as_the_embedding() -> None:
     check_vocabulary(ByteTokenizer(), model(261))
     check_vocabulary(ByteTokenizer(), model(512))
+    assert training.check_vocabulary is check_vocabulary, "recipes call it by this name"
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,33 @@ def test_special_tokens_that_nothing_uses_may_lie_behind() -> None:
     check_vocabulary(WithImages(), model(261))
     with pytest.raises(ValueError, match=r"none for '<image>' \(261\)"):
         check_vocabulary(WithImages(CHATML + "<image>"), model(261))
+
+
+@pytest.mark.parametrize(
+    ("template", "is_used"),
+    [
+        ("{{ '<|im' ~ '_start|>' }}{% for m in messages %}{{ m.content }}{% endfor %}", True),
+        ("{{ '<|im' ~ '_start|>' }}{{ raise_exception('for tools alone') }}", False),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", False),
+    ],
+)
+def test_tokens_that_a_template_puts_together_are_used(template: str, is_used: bool) -> None:
+    class WithoutTurns(ByteTokenizer):
+        stop_ids = frozenset({257})
+
+    if is_used:
+        with pytest.raises(ValueError, match=r"none for '<\|im_start\|>' \(259\)"):
+            check_vocabulary(WithoutTurns(template), model(259))
+    else:
+        check_vocabulary(WithoutTurns(template), model(259))
+
+
+def test_many_ids_that_are_no_tokens_take_no_time() -> None:
+    class Sparse(ByteTokenizer):
+        vocab_size = 10**12
+
+        def decode(self, ids: Sequence[int]) -> str:
+            return ""
+
+    with pytest.raises(ValueError, match=r"has 1000000000000 ids .* none for '' \(261\)"):
+        check_vocabulary(Sparse(), model(261))

@@ -1,0 +1,54 @@
+"""Several datasets as one."""
+
+import bisect
+import itertools
+from typing import Annotated, cast
+
+from torch.utils.data import Dataset
+
+from torchtune.config import Component, Passed, instantiate
+from torchtune.data import Encoded, Examples, Order, Tokenizer
+
+
+class ConcatDataset(Dataset[Encoded]):
+    """Datasets one after the other, each as often as its weight says; shuffling mixes them.
+
+    Args:
+        tokenizer: Passed on to each of them; the recipe passes it.
+        datasets: The datasets, each without its tokenizer.
+        weights: How often an epoch has every row of each: 2 doubles a dataset, 0.5 takes every other of its rows, the
+            same ones in every epoch. Null: once.
+
+    Raises:
+        ValueError: there are no datasets, or not as many weights, or one is not above 0.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        datasets: Annotated[list[Component[Dataset[Encoded]]], Passed(1)],
+        weights: list[float] | None = None,
+    ) -> None:
+        if not datasets:
+            raise ValueError("datasets: expected at least one")
+        weights = [1.0] * len(datasets) if weights is None else weights
+        if len(weights) != len(datasets):
+            raise ValueError(f"weights: expected {len(datasets)}, one for each dataset, got {len(weights)}")
+        if any(not weight > 0 for weight in weights):
+            raise ValueError(f"weights: expected numbers above 0, got {min(weights)}")
+        self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
+        self._orders = [Order(len(part), 0, f"part {i}") for i, part in enumerate(self._parts)]
+        numbers = [max(1, round(w * len(part))) for w, part in zip(weights, self._parts, strict=True)]
+        self._ends = list(itertools.accumulate(numbers))
+
+    def __len__(self) -> int:
+        """Count the rows of an epoch."""
+        return self._ends[-1]
+
+    def __getitem__(self, index: int, /) -> Encoded:
+        """Encode a row of whichever dataset it belongs to."""
+        if index >= len(self):
+            raise IndexError(index)
+        i = bisect.bisect_right(self._ends, index)
+        part, at = self._parts[i], index - (self._ends[i - 1] if i else 0)
+        return part[self._orders[i][at % len(part)]]
