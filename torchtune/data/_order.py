@@ -25,11 +25,13 @@ class Order:
         self._n = n
         self._shuffled = seed is not None
         # Hashed, so that seed 1's second epoch is not seed 2's first.
-        digest = hashlib.sha512(f"{seed}/{epoch}".encode()).digest()
+        drawn = f"{seed}/{epoch}".encode()
         self._listed: list[int] | None = None
         if self._shuffled and n <= _LISTED:
+            digest = hashlib.sha256(drawn).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
             self._listed = torch.randperm(n, generator=generator).tolist()
+        digest = hashlib.sha512(drawn).digest()
         self._keys = [int.from_bytes(digest[i : i + 8], "big") for i in range(0, 64, 8)]
         self._low = (n - 1).bit_length() // 2
         self._high = (n - 1).bit_length() - self._low

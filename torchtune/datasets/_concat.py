@@ -52,3 +52,9 @@ class ConcatDataset(Dataset[Encoded]):
         i = bisect.bisect_right(self._ends, index)
         part, at = self._parts[i], index - (self._ends[i - 1] if i else 0)
         return part[self._orders[i][at % len(part)]]
+
+    def use_cache(self, folder: str) -> None:
+        """Keep the encoded rows of each that can on the disk (`RowDataset.use_cache`)."""
+        for part in self._parts:
+            if callable(use_cache := getattr(part, "use_cache", None)):
+                use_cache(folder)

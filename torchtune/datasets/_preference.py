@@ -2,7 +2,7 @@
 
 from attrs import frozen
 
-from torchtune.data import Message, Preference, Tokenizer, chat_example, check_chat
+from torchtune.data import Example, Message, Preference, Tokenizer, chat_example, check_chat
 from torchtune.datasets._conversations import COLUMNS
 from torchtune.datasets._messages import read_message, read_messages
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, checked_columns, found, required
@@ -93,6 +93,12 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
                 return fitted
             both.append(fitted)
         return Preference(*both)
+
+    def _apart(self, encoded: Preference) -> list[Example]:
+        return [encoded.chosen, encoded.rejected]
+
+    def _joined(self, examples: list[Example]) -> Preference:
+        return Preference(*examples)
 
 
 def _turns(value: object, name: str, role: str) -> list[Message]:

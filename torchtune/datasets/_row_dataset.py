@@ -4,13 +4,16 @@ import logging
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from attrs import frozen
 from torch.utils.data import Dataset
 
-from torchtune.data import Example, LeftOut, cut
+from torchtune.data import Example, LeftOut, Tokenizer, cut
 from torchtune.datasets._tables import Row, RowError, Table
+from torchtune.datasets._token_cache import TokenCache
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +53,9 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
         ValueError: no row is left, one cannot be used, or the first one cannot be encoded.
     """
 
+    _tokenizer: Tokenizer
+    """A subclass sets it before it calls this class's constructor."""
+
     def __init__(
         self, table: Table, max_seq_len: int | None, truncate: Truncate = "right", on_error: OnError = "raise"
     ) -> None:
@@ -57,6 +63,7 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
             raise ValueError(f"max_seq_len: expected an int above 1, or null, got {max_seq_len}")
         self._table = table
         self._max_seq_len, self._truncate, self._on_error = max_seq_len, truncate, on_error
+        self._cache: TokenCache | None = None
         self._check()
 
     def __len__(self) -> int:
@@ -78,7 +85,7 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
             parsed = self._parsed(index)
             if isinstance(parsed, LeftOut):
                 return parsed
-            encoded = self._encode(parsed)
+            encoded = self._encode(parsed) if self._cache is None else self._cached(parsed, self._cache)
             return LeftOut(encoded.reason, self.place(index)) if isinstance(encoded, Nothing) else encoded
         except RowError as error:
             return self._unusable(error)
@@ -88,6 +95,53 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
     def place(self, index: int) -> str:
         """Say where a row stands, such as `rows.jsonl: line 3`."""
         return self._table.place(index)
+
+    def use_cache(self, folder: str) -> None:
+        """Keep encoded rows on the disk, and take them from there.
+
+        Args:
+            folder: Made if need be; any number of datasets, runs and processes may share one.
+
+        Raises:
+            OSError: the folder cannot be made.
+        """
+        tokenizer = self._tokenizer
+        fingerprint = getattr(tokenizer, "fingerprint", None)
+        if fingerprint is None:
+            _logger.warning(
+                "rows are not cached: %s does not say what it depends on", type(tokenizer).__name__
+            )
+            return
+        apart = ("_table", "_tokenizer", "_cache", "_on_error")
+        settings = {name: value for name, value in sorted(vars(self).items()) if name not in apart}
+        versions = [
+            f"{name} {version(name)}" for name in ("torchtune", "tokenizers", "sentencepiece", "jinja2")
+        ]
+        meaning = f"{type(self).__qualname__} {settings!r} {fingerprint()} {versions}"
+        self._cache = TokenCache(Path(folder), meaning)
+
+    def _cached(self, parsed: Parsed, cache: TokenCache) -> Encoded | Nothing:
+        """Take what was encoded before, or encode and keep it."""
+        row = repr(parsed)
+        found = cache.get(row)
+        if found is not None:
+            return self._joined(found)
+        encoded = self._encode(parsed)
+        if not isinstance(encoded, Nothing):
+            try:
+                cache.put(row, self._apart(encoded))
+            except OSError as error:
+                _logger.warning("rows are not cached any more: %s", error)
+                self._cache = None
+        return encoded
+
+    def _apart(self, encoded: Encoded) -> list[Example]:
+        """Return the examples in what a row gave."""
+        return [encoded]  # type: ignore[list-item]  # of most datasets it is one
+
+    def _joined(self, examples: list[Example]) -> Encoded:
+        """Undo `_apart`."""
+        return examples[0]  # type: ignore[return-value]  # as above
 
     @abstractmethod
     def _parse(self, row: Row) -> Parsed | Nothing:

@@ -66,3 +66,9 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
             return [Example(piece, list(piece)) for piece in pieces]
         fitted = self._fitted(Example(tokens, list(tokens)))
         return fitted if isinstance(fitted, Nothing) else [fitted]
+
+    def _apart(self, encoded: list[Example]) -> list[Example]:
+        return encoded
+
+    def _joined(self, examples: list[Example]) -> list[Example]:
+        return examples

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune.data import ChatTemplate, unused_mark
-from torchtune.models._tokenizer_config import TokenizerConfig
+from torchtune.models._tokenizer_config import TokenizerConfig, fingerprint_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -74,6 +74,10 @@ class BackendTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Turn ids back into text, leaving special tokens out."""
         return self._special.decode(list(ids), skip_special_tokens=True)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that encoding depends on."""
+        return fingerprint_of(self._path, type(self).__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path alone: the library forgets on the way that special tokens are to stay text."""

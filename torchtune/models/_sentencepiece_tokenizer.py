@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchtune.data import ChatTemplate
 from torchtune.models._sentencepiece_model import as_control, without_space_prefix
-from torchtune.models._tokenizer_config import AddedToken, TokenizerConfig, tokenizer_file
+from torchtune.models._tokenizer_config import AddedToken, TokenizerConfig, fingerprint_of, tokenizer_file
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -105,6 +105,10 @@ class SentencePieceTokenizer:
                 parts += [model.decode(kept[start:end]), *([] if i is None else [self._outside[i]])]
                 start = end + 1
         return "".join(parts)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that encoding depends on."""
+        return fingerprint_of(self._path, *self._arguments[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle what it was made from."""

@@ -1,5 +1,6 @@
 """What stands beside a tokenizer: its special tokens and its chat template."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,20 @@ def _read_text(file: Path) -> str:
 def _check_added(path: Path, text: Any, i: Any) -> None:
     if not isinstance(text, str) or not text or type(i) is not int or i < 0:
         raise unexpected(path, "an added token", [i, text], "a whole number from 0, and its text,")
+
+
+def fingerprint_of(path: Path, *settings: object) -> str:
+    """Return a digest of a tokenizer's file, of all that stands beside it and says how it is used, and of settings."""
+    names = (
+        "tokenizer_config.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "config.json",
+    )
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in (path, *(path.parent / name for name in names)):
+        digest.update(f"{file.name} {file.stat().st_size if file.is_file() else None}".encode())
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

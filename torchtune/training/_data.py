@@ -23,6 +23,7 @@ def open_batches(
         world: This process and its fellows.
 
     Raises:
+        OSError: The token cache's folder cannot be made.
         ValueError: The dataset is empty, or `group_by_length` stands beside `packing`.
     """
     packing = cfg.packing
@@ -30,6 +31,8 @@ def open_batches(
         raise ValueError(
             "group_by_length: without effect on packed rows, which are all of one length; leave one out"
         )
+    if cfg.token_cache is not None and callable(use_cache := getattr(dataset, "use_cache", None)):
+        use_cache(cfg.token_cache)
     return Batches(
         cast("Examples", dataset),
         cfg.batch_size,

@@ -69,6 +69,8 @@ class FinetuneConfig:
     """Bring examples of like length together, which are not packed; saves padding, and makes the order less random."""
     data_workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
     """Processes of each rank that encode examples ahead; 0: each is encoded when it is needed."""
+    token_cache: Annotated[str | None, MayChange()] = None
+    """Folder of encoded rows, which any number of runs share; null: rows are encoded whenever they are read."""
     batch_size: int = field(default=4, validator=above(0))
     """Rows of one forward pass on each rank."""
     gradient_accumulation_steps: int = field(default=1, validator=above(0))

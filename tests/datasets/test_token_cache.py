@@ -1,0 +1,170 @@
+"""Rows that were encoded before are the same, are not encoded again, and are never out of date."""
+
+import json
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
+from torchtune.config import lazy
+from torchtune.data import Batches, ChatTemplate
+from torchtune.datasets import (
+    ChatDataset,
+    ConcatDataset,
+    InstructDataset,
+    PreferenceDataset,
+    TextCompletionDataset,
+)
+from torchtune.models import HFTokenizer
+
+
+class Counting(ByteTokenizer):
+    """Counts what it encodes."""
+
+    calls = 0
+
+    def __init__(self, name: str = "a") -> None:
+        super().__init__()
+        self.name = name
+
+    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        Counting.calls += 1
+        return super().encode(text, add_bos=add_bos, add_eos=add_eos)
+
+    def encode_template(self, text: str, plain: Any = ()) -> list[int]:
+        Counting.calls += 1
+        return super().encode_template(text, plain)
+
+    def fingerprint(self) -> str:
+        return self.name
+
+
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b 🎉"}]
+ROWS = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(100)]
+KINDS: dict[str, Any] = {
+    "instruct": lazy(InstructDataset, source=ROWS),
+    "alpaca": lazy(InstructDataset, source=ROWS, template="alpaca"),
+    "chat": lazy(ChatDataset, source=[{"messages": TURNS}] * 2),
+    "text": lazy(TextCompletionDataset, source=[{"text": "abcdefgh" * 9}, {"text": "x"}], max_seq_len=10),
+    "preference": lazy(PreferenceDataset, source=[{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+}
+
+
+def read(dataset: Any, folder: Path | None) -> tuple[list[Any], int]:
+    """Read all rows, and count what was encoded for it."""
+    if folder is not None:
+        dataset.use_cache(str(folder))
+    before = Counting.calls
+    rows = [dataset[i] for i in range(len(dataset))]
+    if folder is not None:
+        dataset._cache.flush()
+    return rows, Counting.calls - before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_rows_are_the_same_and_not_encoded_again(kind: str, tmp_path: Path) -> None:
+    plain, n = read(KINDS[kind](Counting()), None)
+    assert n > 0
+    assert read(KINDS[kind](Counting()), tmp_path)[0] == plain
+    assert read(KINDS[kind](Counting()), tmp_path) == (plain, 0)
+    assert read(pickle.loads(pickle.dumps(KINDS[kind](Counting()))), tmp_path) == (plain, 0)
+
+
+def test_what_changes_tokens_changes_what_is_found(tmp_path: Path) -> None:
+    read(InstructDataset(Counting(), ROWS), tmp_path)
+    changed: list[Any] = [
+        InstructDataset(Counting("b"), ROWS),
+        InstructDataset(Counting(), ROWS, train_on_input=True),
+        InstructDataset(Counting(), ROWS, system="Be kind."),
+        InstructDataset(Counting(), ROWS, max_seq_len=30),
+        InstructDataset(Counting(), [{**row, "output": "No."} for row in ROWS]),
+    ]
+    for dataset in changed:
+        plain, n = read(dataset, None)
+        assert read(dataset, tmp_path) == (plain, n), "all of it was encoded"
+    reordered, n = read(
+        InstructDataset(Counting(), [*reversed(ROWS), {"instruction": "New.", "output": "1"}]), tmp_path
+    )
+    assert n == 2, "the new row alone"
+    assert len(reordered) == 101
+
+
+def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
+    plain, n = read(InstructDataset(Counting(), ROWS), tmp_path)
+    (rows,) = tmp_path.glob("*.rows")
+    (index,) = tmp_path.glob("*.index")
+    whole, entries = rows.read_bytes(), index.read_bytes()
+    damage = {
+        "cut records": (whole[: len(whole) // 2], entries),
+        "cut index": (whole, entries[: len(entries) // 2 + 5]),
+        "flipped": (bytes(b ^ 1 if i % 97 == 0 else b for i, b in enumerate(whole)), entries),
+        "empty": (b"", b""),
+        "no rows": (None, entries),
+    }
+    for name, (content, places) in damage.items():
+        for file in tmp_path.iterdir():
+            file.unlink()
+        if content is not None:
+            rows.write_bytes(content)
+        index.write_bytes(places)
+        found, again = read(InstructDataset(Counting(), ROWS), tmp_path)
+        assert found == plain, name
+        assert 0 < again <= n, name
+        assert read(InstructDataset(Counting(), ROWS), tmp_path) == (plain, 0), name
+
+
+def test_processes_share_a_folder(tmp_path: Path) -> None:
+    def batches(workers: int) -> Batches:
+        dataset = InstructDataset(ByteTokenizer(), ROWS * 20)
+        dataset._tokenizer = Counting()
+        dataset.use_cache(str(tmp_path))
+        return Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, window=64, workers=workers)
+
+    with batches(2) as ahead, batches(0) as alone:
+        for _ in range(500):
+            assert next(ahead).tokens.equal(next(alone).tokens)
+
+
+def test_a_full_disk_ends_the_cache_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = InstructDataset(Counting(), ROWS)
+    dataset.use_cache(str(tmp_path))
+    assert dataset._cache is not None
+    dataset[0]
+    writer = dataset._cache._writer
+    assert writer is not None
+    os.close(writer._rows.fileno())
+    full = os.open("/dev/full", os.O_WRONLY)
+    assert full == writer._rows.fileno()
+    with caplog.at_level(logging.WARNING):
+        rows = [dataset[i] for i in range(100)]
+    assert rows == read(InstructDataset(Counting(), ROWS), None)[0]
+    assert "rows are not cached any more: [Errno 28] No space left on device" in caplog.text
+    writer._waiting = []
+
+
+def test_parts_of_a_concatenation_are_cached_and_others_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = ConcatDataset(Counting(), [KINDS["instruct"], KINDS["text"]])
+    both.use_cache(str(tmp_path))
+    assert all(part._cache is not None for part in both._parts)  # type: ignore[attr-defined]  # both are of rows
+    bare = InstructDataset(ByteTokenizer(), ROWS)
+    bare.use_cache(str(tmp_path))
+    assert bare._cache is None
+    assert "rows are not cached: ByteTokenizer does not say what it depends on" in caplog.text
+
+
+def test_a_real_tokenizer_depends_on_its_files(tmp_path: Path) -> None:
+    config = json.dumps(tokenizer_config())
+    write(tmp_path, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
+    first = HFTokenizer(str(tmp_path)).fingerprint()
+    assert HFTokenizer(str(tmp_path)).fingerprint() == first
+    write(tmp_path, chat_template__jinja="{{ 1 }}")
+    tokenizer = HFTokenizer(str(tmp_path))
+    assert tokenizer.fingerprint() != first
+    assert isinstance(tokenizer.chat_template, ChatTemplate)
