@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 RECIPE = '''"""Says where torch came from."""
 
+import sys
+
 from torchtune import config
 
 
@@ -18,7 +20,7 @@ from torchtune import config
 def main(cfg):
     import torch
 
-    print("torch of", torch.__file__)
+    sys.stdout.write(f"torch of {torch.__file__}\n")  # in one piece: two processes share it
     config.instantiate(cfg.model)
 '''
 
