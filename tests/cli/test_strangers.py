@@ -20,7 +20,7 @@ from torchtune import config
 def main(cfg):
     import torch
 
-    sys.stdout.write(f"torch of {torch.__file__}\n")  # in one piece: two processes share it
+    sys.stdout.write(f"torch of {torch.__file__}\\n")  # in one piece: two processes share it
     config.instantiate(cfg.model)
 '''
 
