@@ -59,7 +59,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ids_and_properties(folder: Path) -> None:
-    tokenizer: Tokenizer = llama2_tokenizer(str(folder / "tokenizer.model"))
+    tokenizer = llama2_tokenizer(str(folder / "tokenizer.model"))
     backend = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     ids = backend.encode("these words, 12 of them, naïve")
     assert tokenizer.encode("these words, 12 of them, naïve") == [1, *ids, 2]
@@ -68,6 +68,7 @@ def test_ids_and_properties(folder: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 2)
     assert tokenizer.stop_ids == frozenset({2})
     assert tokenizer.vocab_size == backend.vocab_size()
+    assert tokenizer.unknown_id == 0
     assert tokenizer.chat_template is None
     assert isinstance(tokenizer, Tokenizer)
     assert pickle.loads(pickle.dumps(tokenizer)).encode("these") == tokenizer.encode("these")

@@ -37,6 +37,9 @@ class BackendTokenizer:
         added = self._plain.get_added_tokens_decoder()
         self.special_tokens: dict[str, int] = {t.content: i for i, t in added.items() if t.special}
         self.chat_template: ChatTemplate | None = config.chat_template()
+        unknown = config.token("unk_token")
+        self.unknown_id: int | None = None if unknown is None else self._plain.token_to_id(unknown)
+        """What stands for text that no token can write; None where there is no such text."""
         # GPT-2's tokenizer_config.json names none.
         eos_id = config.eos_id() if config.token("eos_token") is None else None
         self.eos_id: int = self._id(config, "eos_token") if eos_id is None else eos_id

@@ -46,6 +46,8 @@ class SentencePieceTokenizer:
         self.special_tokens: dict[str, int] = {**controls, **{text: added[text].id for text in special}}
         self.vocab_size: int = max([n, *(token.id + 1 for token in added.values())])
         self.chat_template: ChatTemplate | None = config.chat_template()
+        self.unknown_id: int | None = self._model.unk_id()
+        """What stands for text that no piece can write."""
         eos_id = self._id(config, "eos_token", self._model.eos_id())
         if eos_id is None:
             raise ValueError(f"{self._path} has no end-of-sequence token")
