@@ -42,9 +42,8 @@ def test_rows_are_shown_with_their_targets_and_numbers(tune: Tune, tiny: Tiny) -
 def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
     done = show(tune, tiny, "packing.length=200", "--rows", "1")
     assert "row 1, example 1 of " in done.out
-    coloured = {"FORCE_COLOR": "1"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FORCE_COLOR", coloured["FORCE_COLOR"])
+        patch.setenv("FORCE_COLOR", "1")
         assert "\x1b[1;32m" in show(tune, tiny).out
 
 
@@ -96,6 +95,7 @@ def test_the_page_holds_the_same_and_needs_nothing_else(tune: Tune, tiny: Tiny) 
     ("words", "message"),
     [
         (("--rows", "none"), "--rows: expected a number above 0, got 'none'"),
+        (("--rows", "²"), "--rows: expected a number above 0, got '²'"),
         (("--limit=0",), "--limit: expected a number above 0, got '0'"),
         (("--html",), "--html: needs a value"),
         (("dataset.source=none.jsonl",), "none.jsonl: no such file"),

@@ -243,6 +243,19 @@ def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
     assert "in the first epoch, 1 of 3 rows are empty and are left out; the first: line 2" in caplog.text
 
 
+def test_a_run_that_is_taken_up_does_not_judge_an_epoch_by_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    data: list[Encoded] = [*rows(8), *(LeftOut("are empty", f"line {i}") for i in range(8, 12))]
+    first, second = (Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=4) for _ in range(2))
+    before = numbers(first, 3)
+    second.load_state_dict(first.state_dict())
+    assert before + numbers(second, 3) == [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1], [2, 3]]
+    assert not caplog.messages
+    numbers(first, 2)
+    assert caplog.messages == [
+        "in the first epoch, 4 of 12 rows are empty and are left out; the first: line 8"
+    ]
+
+
 def test_orders_differ_between_epochs_and_between_seeds() -> None:
     def epoch(seed: int, number: int) -> list[int]:
         batches = Batches(rows(20), 20, shuffle=True, seed=seed, pad_id=0)

@@ -72,7 +72,7 @@ def _count(call: Call, flag: str, otherwise: int) -> int:
     text = call.flags.get(flag)
     if text is None:
         return otherwise
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ConfigError([Mistake(flag, "", f"expected a number above 0, got {text!r}")], "the command line")
     return int(text)
 
@@ -140,12 +140,12 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"
     if found.n_cut:
         yield "cut", f"{found.n_cut:,} are longer than fits, and lose their end"
-    drawn = [collate(batches.take(cfg.batch_size), 0) for _ in range(min(100, batches.batches_in(1)))]
+    n_batches = batches.batches_in(1)
+    drawn = [collate(batches.take(cfg.batch_size), 0) for _ in range(min(100, n_batches))]
     useful, slots = sum(b.n_tokens for b in drawn), sum(b.tokens.numel() for b in drawn)
     yield "padding", f"{1 - useful / slots:.1%} of all positions"
-    steps = count_steps(
-        -(-batches.batches_in(1) // ranks), 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch
-    )
+    each = -(-n_batches // ranks)
+    steps = count_steps(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
     a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks
     yield "a step", f"about {a_step:,.0f} tokens"
     yield "an epoch", f"{steps:,} step{'s' * (steps != 1)}"

@@ -77,6 +77,7 @@ class Batches(Iterator[Batch]):
             ("batch_size", batch_size),
             ("window", window),
             ("packed_length", packed_length),
+            ("longest", longest),
         ):
             if number is not None and number < 1:
                 raise ValueError(f"{name}: expected an int above 0, got {number}")
@@ -111,7 +112,7 @@ class Batches(Iterator[Batch]):
         self._waiting: list[Document] = []
         # What the first epoch lost, by what became of it.
         self._lost: dict[str, list[str]] = defaultdict(list)
-        self._n_found = 0
+        self._n_found = self._n_noted = 0
 
     @property
     def epoch(self) -> int:
@@ -207,7 +208,7 @@ class Batches(Iterator[Batch]):
         window = self._arrange(waited, number)
         self._window, self._row = number, 0
         if number < self._windows.per_epoch:
-            self._note(window, number)
+            self._note(window)
 
     def _arrange(self, waited: dict[Document, Example], number: int) -> Window:
         """Make rows of a window, and of what waited for it."""
@@ -256,7 +257,7 @@ class Batches(Iterator[Batch]):
             n_rows, waiting = n_rows + len(rows), {document: found[document] for document in left}
         return n_rows
 
-    def _note(self, window: Window, number: int) -> None:
+    def _note(self, window: Window) -> None:
         """Count what the first epoch loses, and log it at its end."""
         for row in window.left_out:
             self._lost[f"{row.reason} and are left out"].append(row.place)
@@ -269,7 +270,10 @@ class Batches(Iterator[Batch]):
                 continue
             self._lost[what].append(f"number {self._windows.row(document[0]) + 1}")
         self._n_found += len(self._rows) + len(self._waiting)
-        if not self._windows.ends_epoch(number):
+        self._n_noted += 1
+        if (
+            self._n_noted < self._windows.per_epoch
+        ):  # or the run was taken up within the epoch, and saw a part of it
             return
         n = len(self._windows.dataset)
         said = [

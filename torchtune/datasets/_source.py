@@ -12,7 +12,6 @@ from torchtune.datasets._tables import (
     Joined,
     JsonLines,
     Listed,
-    Row,
     Table,
     TextLines,
     read_json,
@@ -144,5 +143,3 @@ _EXPECTED = (
     f"expected a file of rows ending in {', '.join(_READERS)}, a folder or a pattern of such files, or the name of a"
     " data set on the Hugging Face hub"
 )
-
-__all__ = ["Row", "Source", "Table", "open_source"]

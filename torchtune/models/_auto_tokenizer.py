@@ -6,6 +6,7 @@ from pathlib import Path
 from torchtune.models._hf_tokenizer import HFTokenizer
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.models._tiktoken import TiktokenTokenizer, is_tiktoken
+from torchtune.models._tokenizer_files import VOCABULARIES
 
 AnyTokenizer = HFTokenizer | SentencePieceTokenizer | TiktokenTokenizer
 """Every tokenizer that is loaded from a file."""
@@ -28,9 +29,9 @@ def auto_tokenizer(
     """
     file = Path(path)
     if file.is_dir():
-        found = [file / name for name in ("tokenizer.json", "tokenizer.model") if (file / name).is_file()]
+        found = [file / name for name in VOCABULARIES if (file / name).is_file()]
         if not found:
-            raise FileNotFoundError(f"neither tokenizer.json nor tokenizer.model in {file}")
+            raise FileNotFoundError(f"neither {' nor '.join(VOCABULARIES)} in {file}")
         file = found[0]
     if file.suffix == ".json" or not file.is_file():
         return HFTokenizer(str(file))
