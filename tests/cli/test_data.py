@@ -47,6 +47,24 @@ def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
         assert "\x1b[1;32m" in show(tune, tiny).out
 
 
+def test_held_out_rows_that_are_trained_on_are_told(tune: Tune, tiny: Tiny) -> None:
+    held_out = tiny.folder / "held_out.jsonl"
+    rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = show(tune, tiny, "--held-out", str(held_out))
+    assert "held out  3 rows; 1 are trained on, 1 by their prompt alone" in done.out
+    assert (
+        f"1 of 3 held-out rows stand among the rows that are trained on; the first: {held_out}: line 2"
+        in done.out
+    )
+    missing = show(tune, tiny, "--held-out", "nowhere.jsonl")
+    assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
+    part = f"{{_component_: torchtune.datasets.InstructDataset, source: {held_out}}}"
+    several = ["dataset=torchtune.datasets.ConcatDataset", f"dataset.datasets=[{part}]"]
+    mixed = tune(*CALL, *tiny.words, *several, "--held-out", str(held_out))
+    assert (mixed.status, "--held-out: ConcatDataset reads no source" in mixed.err) == (2, True)
+
+
 def test_what_is_likely_to_be_wrong_is_said(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "rows.json").write_text(json.dumps([*ROWS, *ROWS, {**ROWS[0], "output": ""}]))
     out = show(

@@ -58,3 +58,29 @@ def test_tokens_are_shown_as_a_reader_sees_them() -> None:
     assert [piece.text for piece in shown] == ["<|bos|>", "a", "A", ".", "<|eos|>"]
     assert [piece.is_target for piece in shown] == [False, False, True, True, True]
     assert [piece.is_special for piece in shown] == [True, False, False, False, True]
+
+
+def test_held_out_rows_among_those_trained_on_are_told() -> None:
+    rows: list[Encoded] = [example("a"), example("b"), [example("c"), example("d")], example("e")]
+    held_out: list[Encoded] = [
+        example("a"),
+        example("b", "Another."),
+        example("f"),
+        LeftOut("have no answer", "line 4"),
+        [example("f"), example("d")],
+    ]
+    found = report(rows, Knowing(), range(4), held_out=held_out)
+    assert (found.n_held_out, found.held_out_seen, found.held_out_asked) == (4, ["row 1", "row 5"], ["row 2"])
+    assert found.warnings == [
+        "2 of 4 held-out rows stand among the rows that are trained on; the first: row 1",
+        "1 of 4 held-out rows have a prompt that is trained on, with another answer; the first: row 2",
+    ]
+    assert not report(rows, Knowing(), range(4), held_out=[example("f")]).warnings
+
+
+def test_texts_without_a_prompt_are_compared_as_a_whole() -> None:
+    rows = [plain_example(Knowing(), "", text, train_on_input=True) for text in ("a", "b")]
+    found = report(
+        rows, Knowing(), range(2), held_out=[rows[1], plain_example(Knowing(), "", "c", train_on_input=True)]
+    )
+    assert (found.held_out_seen, found.held_out_asked) == (["row 1"], [])

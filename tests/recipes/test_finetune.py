@@ -2,15 +2,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import CrossEntropyLoss
 from torch.optim import AdamW
 
 from recipes import full_finetune, lora_finetune
-from tests.recipes.parts import TINY, HalfMasked, PowerCut, full_config, lora_config, losses, metrics
+from tests.recipes.parts import ROWS, TINY, HalfMasked, PowerCut, full_config, lora_config, losses, metrics
 from tests.training.tiny import ALONE
 from torchtune.config import instantiate, lazy
+from torchtune.datasets import InstructDataset
 from torchtune.models import load_hf_weights, load_peft_adapter
 from torchtune.training import Lora, Packing, place
 
@@ -60,6 +63,26 @@ def test_interrupted_run_goes_on_and_equals_the_unbroken_one(
     assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
     (file,) = (tmp_path / "cut" / "final").glob("*.safetensors")
     assert file.read_bytes() == (tmp_path / "unbroken" / "final" / file.name).read_bytes()
+
+
+def test_interrupted_run_on_a_stream_goes_on(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS * 4), tmp_path / "rows.parquet")
+    streamed = lazy(
+        InstructDataset, source=str(tmp_path / "rows.parquet"), load_options={"streaming": True, "rows": 20}
+    )
+    changes = QUICK | {
+        "epochs": 8,
+        "save_every_n_steps": 2,
+        "dataset": streamed,
+        "packing": Packing(length=300),
+    }
+    run_full(tmp_path, "unbroken", changes)
+    assert len(metrics(tmp_path, "unbroken")) > 5
+    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        run_full(tmp_path, "cut", cut)
+    run_full(tmp_path, "cut", cut)
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
 
 
 def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:

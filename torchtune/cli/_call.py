@@ -25,6 +25,7 @@ OPTIONS = frozenset(
     {
         "--all",
         "--html",
+        "--held-out",
         "--json",
         "--limit",
         "--origins",

@@ -1,5 +1,6 @@
 """`tune data`: what a run would read, token by token, and the numbers of it; no weights, no GPU."""
 
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from attrs import evolve, frozen
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import is_coloured, paint
-from torchtune.config import ConfigError, Mistake, instantiate
+from torchtune.config import ConfigError, Mistake, instantiate, lazy
 
 HELP = """\
 usage: tune data [--nproc_per_node N] <recipe> --config <name or path>
                  [--override key=value ...] [--rows N] [--limit N] [--html FILE]
+                 [--held-out SOURCE]
 
 Shows the first rows as the model will see them: targets, which it is trained to
 predict, stand apart from what it is given, special tokens have their names, and
@@ -24,6 +26,9 @@ likely to be a mistake. No model is loaded.
   --limit N    rows that the numbers are of, spread over the dataset; 10000 if
                left out
   --html FILE  write the same as a page
+  --held-out SOURCE
+               rows that the model is to be judged by, read as the dataset's
+               own are: tell whether they stand among those trained on
 
   tune data lora_finetune --config smollm2_135m_lora
   tune data lora_finetune --config smollm2_135m_lora packing.length=1024 --html data.html
@@ -53,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     from torchtune.cli._run import ranks_of, split_launch_options
 
     options, _ = split_launch_options(list(argv))
-    call = read_call(argv[len(options) :], valued=("--rows", "--limit", "--html"))
+    call = read_call(argv[len(options) :], valued=("--rows", "--limit", "--html", "--held-out"))
     return help_or(call, HELP, lambda: _show(call, ranks_of(options)))
 
 
@@ -97,7 +102,7 @@ def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
         raise ConfigError([Mistake("", "", f"{recipe.name} reads no dataset")], "the recipe")
     import torch
 
-    from torchtune.data import pieces, report
+    from torchtune.data import pieces, report, spread
     from torchtune.training import World, check_vocabulary, open_batches
 
     tokenizer = instantiate(cfg.tokenizer)
@@ -105,11 +110,10 @@ def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
         model = instantiate(cfg.model)
     check_vocabulary(tokenizer, model)
     dataset = instantiate(cfg.dataset, tokenizer)
+    held_out = _held_out(call, cfg.dataset, tokenizer)
     world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=cfg.seed or 0)
-    n = len(dataset)
-    sample = range(n) if n <= limit else [i * n // limit for i in range(limit)]
     longest = min(model.architecture.max_seq_len, *([cfg.packing.length] if cfg.packing else []), 2**62)
-    found = report(dataset, tokenizer, sample, longest)
+    found = report(dataset, tokenizer, spread(dataset, limit), longest, held_out)
     facts, first = [], []
     if found.lengths:
         batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world)
@@ -122,6 +126,18 @@ def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
         facts=facts,
         histogram=_histogram(found.lengths),
     )
+
+
+def _held_out(call: Call, dataset: Any, tokenizer: Any) -> Any:
+    """Open the rows that `--held-out` names, or return None."""
+    source = call.flags.get("--held-out")
+    if source is None:
+        return None
+    if "source" not in inspect.signature(dataset.func).parameters:
+        name = getattr(dataset.func, "__name__", dataset.func)
+        raise ConfigError([Mistake("--held-out", "", f"{name} reads no source")], "the command line")
+    settings = {key: value for key, value in dataset.keywords.items() if key not in ("split", "load_options")}
+    return instantiate(lazy(dataset.func, **{**settings, "source": source}), tokenizer)
 
 
 def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
@@ -138,6 +154,12 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     yield "tokens", f"{found.n_tokens:,}"
     yield "targets", f"{found.n_targets:,} ({found.n_targets / found.n_tokens:.1%})"
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"
+    if found.n_held_out:
+        seen, asked = len(found.held_out_seen), len(found.held_out_asked)
+        yield (
+            "held out",
+            f"{found.n_held_out:,} rows; {seen:,} are trained on, {asked:,} by their prompt alone",
+        )
     if found.n_cut:
         yield "cut", f"{found.n_cut:,} are longer than fits, and lose their end"
     n_batches = batches.batches_in(1)

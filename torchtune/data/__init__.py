@@ -10,7 +10,7 @@ from torchtune.data._prompt import alpaca_prompt
 from torchtune.data._report import Piece, Report, pieces, report
 from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
-from torchtune.data._windows import Encoded, Examples
+from torchtune.data._windows import Encoded, Examples, spread
 
 __all__ = [
     "IGNORE_INDEX",
@@ -40,5 +40,6 @@ __all__ = [
     "pieces",
     "plain_example",
     "report",
+    "spread",
     "unused_mark",
 ]

@@ -10,7 +10,7 @@ from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch, collate
 from torchtune.data._example import Example, LeftOut, cut
 from torchtune.data._packing import Fit
-from torchtune.data._windows import Examples, Window, Windows
+from torchtune.data._windows import Examples, Window, Windows, spread
 
 _logger = logging.getLogger(__name__)
 
@@ -129,11 +129,10 @@ class Batches(Iterator[Batch]):
         """How many batches of a rank it takes to see every row this many times, from the stream's start.
 
         It is exact for up to 512 rows, and where rows are not packed and each gives one example; otherwise it is
-        estimated from 512 of them, spread over the dataset, which are encoded for it.
+        estimated from 512 of them, spread over the dataset (of a stream: the first), which are encoded for it.
         """
         n = len(self._windows.dataset)
-        sample = range(n) if n <= _SAMPLED else [i * n // _SAMPLED for i in range(_SAMPLED)]
-        lengths = {row: self._lengths(row) for row in sample}
+        lengths = {row: self._lengths(row) for row in spread(self._windows.dataset, _SAMPLED)}
         if n <= _SAMPLED:
             n_rows = self._count(lengths, epochs)
         else:
@@ -178,7 +177,18 @@ class Batches(Iterator[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""
         waited = [list(document) for document in self._waited]
-        return {"window": self._window, "row": self._row, "waited": waited, **self._stream}
+        places = [place for place, _ in self._waited]
+        if self._window >= 0:
+            window = self._windows.places(self._window)
+            places += [window[0], window[-1]]
+        bookmarks = self._windows.bookmarks(places)
+        return {
+            "window": self._window,
+            "row": self._row,
+            "waited": waited,
+            "bookmarks": bookmarks,
+            **self._stream,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the stream up where another left it.
@@ -195,6 +205,7 @@ class Batches(Iterator[Batch]):
                     f"the data cannot be taken up where the saved run left it: {name} was {state[name]}"
                     f" and is {now[name]} now"
                 )
+        self._windows.add_bookmarks(state["bookmarks"])
         self._window, self._row, self._rows, self._waiting = state["window"], 0, [], []
         if self._window >= 0:
             waited = [(int(place), int(i)) for place, i in state["waited"]]
@@ -213,6 +224,7 @@ class Batches(Iterator[Batch]):
     def _arrange(self, waited: dict[Document, Example], number: int) -> Window:
         """Make rows of a window, and of what waited for it."""
         window = self._ahead.read(number)
+        self._windows.add_bookmarks(window.bookmarks)
         found = {document: self._fitted(example) for document, example in window.examples.items()}
         self._waited = list(waited)
         self._examples = {**waited, **{d: example for d, example in found.items() if example is not None}}

@@ -1,7 +1,7 @@
 """What a run would read, looked at without a model."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import define, field, frozen
 
@@ -54,12 +54,22 @@ class Report:
     """Examples longer than the model, or than a row of several, which are cut."""
     n_doubled: int = 0
     """Examples of which the very same stood before."""
+    n_held_out: int = 0
+    """Held-out rows that were compared."""
+    held_out_seen: list[str] = field(factory=list)
+    """Places of held-out rows of which an example stands in the dataset, token for token."""
+    held_out_asked: list[str] = field(factory=list)
+    """Places of those of which the prompt alone does, with another answer."""
     warnings: list[str] = field(factory=list)
     """What is likely to be a mistake."""
 
 
 def report(
-    dataset: Examples, tokenizer: Tokenizer, rows: Sequence[int], longest: int | None = None
+    dataset: Examples,
+    tokenizer: Tokenizer,
+    rows: Sequence[int],
+    longest: int | None = None,
+    held_out: Examples | None = None,
 ) -> Report:
     """Look at some rows of a dataset.
 
@@ -68,12 +78,14 @@ def report(
         tokenizer: Encoded them.
         rows: Which of them.
         longest: Positions of an example, at most (`Batches`).
+        held_out: Rows that the model is to be judged by, and that should not stand among these.
 
     Raises:
         ValueError: a row cannot be used.
     """
     found = Report(n_rows=len(dataset), n_read=len(rows))
     seen: set[int] = set()
+    texts, prompts = set[int](), set[int]()
     suspect = Counter[str]()
     bos_id, unknown = tokenizer.bos_id, getattr(tokenizer, "unknown_id", None)
     for row in rows:
@@ -81,8 +93,10 @@ def report(
         if isinstance(read, LeftOut):
             found.left_out[read.reason].append(read.place)
             continue
-        for example in [read] if isinstance(read, Example) else read:
+        for example in _examples(read):
             tokens = example.tokens
+            texts.add(hash(tuple(tokens)))
+            prompts.add(hash(_prompt(example)))
             found.lengths.append(len(tokens))
             found.n_tokens += len(tokens)
             found.n_targets += example.n_targets
@@ -95,8 +109,34 @@ def report(
             suspect["end"] += example.labels[-1] not in tokenizer.stop_ids
             suspect["unknown"] += tokens.count(unknown) if unknown is not None else 0
             suspect["all"] += example.n_targets == len(tokens) - 1
+    if held_out is not None:
+        _compare(found, held_out, texts, prompts)
     found.warnings = _warnings(found, suspect)
     return found
+
+
+def _examples(read: Example | Sequence[Example]) -> Sequence[Example]:
+    return [read] if isinstance(read, Example) else read
+
+
+def _prompt(example: Example) -> tuple[int, ...]:
+    """Return what stands before the first target."""
+    first = next((i for i, label in enumerate(example.labels) if label != IGNORE_INDEX), 0)
+    return tuple(example.tokens[:first])
+
+
+def _compare(found: Report, held_out: Examples, texts: set[int], prompts: set[int]) -> None:
+    """Find the held-out rows that stand among those looked at."""
+    place: Callable[[int], str] = getattr(held_out, "place", lambda row: f"row {row + 1}")
+    for row in range(len(held_out)):
+        read = held_out[row]
+        if isinstance(read, LeftOut):
+            continue
+        found.n_held_out += 1
+        if any(hash(tuple(example.tokens)) in texts for example in _examples(read)):
+            found.held_out_seen.append(place(row))
+        elif any(len(_prompt(e)) > 1 and hash(_prompt(e)) in prompts for e in _examples(read)):
+            found.held_out_asked.append(place(row))
 
 
 def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
@@ -118,6 +158,12 @@ def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
         )
     if suspect["all"] == n:
         said.append("every token is a target: what is given, the prompts, is learnt too")
+    for places, what in (
+        (found.held_out_seen, "stand among the rows that are trained on"),
+        (found.held_out_asked, "have a prompt that is trained on, with another answer"),
+    ):
+        if places:
+            said.append(f"{len(places)} of {found.n_held_out} held-out rows {what}; the first: {places[0]}")
     if found.n_doubled > n // 100:
         said.append(f"{found.n_doubled} of {n} examples stand there twice or more")
     return said

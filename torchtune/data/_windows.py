@@ -1,8 +1,8 @@
 """A dataset as an endless stream of windows, each of some rows read and encoded together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import define, field, frozen
 
@@ -28,6 +28,19 @@ class Examples(Protocol):
         """Take what a row gives."""
 
 
+def spread(dataset: Examples, n: int) -> Sequence[int]:
+    """Choose rows to look at: all over the dataset, or the first ones of a dataset that is read in its order."""
+    n_rows = len(dataset)
+    if n_rows <= n or _block(dataset) is not None:
+        return range(min(n, n_rows))
+    return [i * n_rows // n for i in range(n)]
+
+
+def _block(dataset: Examples) -> int | None:
+    """Return how many rows are in memory together, of a dataset that is read in its order (a stream)."""
+    return getattr(dataset, "block", None)
+
+
 @frozen
 class Window:
     """What a window's rows gave."""
@@ -36,11 +49,16 @@ class Window:
     examples: dict[Document, Example]
     """In the order of the stream."""
     left_out: list[LeftOut]
+    bookmarks: dict[int, Any]
+    """What finds the rows again (`Windows.bookmarks`)."""
 
 
 @define
 class Windows:
     """The windows of all epochs by number; each epoch begins a new one.
+
+    A dataset with a `block`, a number of rows, is read in its order: rows are shuffled within blocks of that many. Its
+    `bookmark(row)` and `add_bookmarks(found)` then tell where a block begins, and take that from another process.
 
     Args:
         dataset: The rows.
@@ -78,8 +96,26 @@ class Windows:
 
     def row(self, place: int) -> int:
         """Return which row of the dataset stands at a place in the stream."""
-        epoch, at = divmod(place, len(self.dataset))
-        return _order(len(self.dataset), self.seed, epoch)[at]
+        n = len(self.dataset)
+        epoch, at = divmod(place, n)
+        block = _block(self.dataset)
+        if block is None:
+            return _order(n, self.seed, epoch)[at]
+        number, at = divmod(at, block)
+        first = number * block
+        return first + _order(min(block, n - first), self.seed, f"{epoch}, block {number}")[at]
+
+    def bookmarks(self, places: Iterable[int]) -> dict[int, Any]:
+        """Return what finds the rows at some places of the stream again without reading all that stands before."""
+        if _block(self.dataset) is None:
+            return {}
+        bookmark: Callable[[int], dict[int, Any]] = self.dataset.bookmark  # type: ignore[attr-defined]  # it has a block
+        return {number: found for place in places for number, found in bookmark(self.row(place)).items()}
+
+    def add_bookmarks(self, bookmarks: dict[int, Any]) -> None:
+        """Take what `bookmarks` gave, here or in another process."""
+        if bookmarks:
+            self.dataset.add_bookmarks(bookmarks)  # type: ignore[attr-defined]  # as above
 
     def encoded(self, row: int) -> Sequence[Example] | LeftOut:
         """Encode a row of the dataset."""
@@ -96,9 +132,10 @@ class Windows:
                 left_out.append(found)
             else:
                 examples |= {(place, i): example for i, example in enumerate(found)}
-        return Window(len(self.places(number)), examples, left_out)
+        places = self.places(number)
+        return Window(len(places), examples, left_out, self.bookmarks((places[0], places[-1])))
 
 
 @lru_cache(maxsize=4)
-def _order(n: int, seed: int | None, epoch: int) -> Order:
-    return Order(n, seed, epoch)
+def _order(n: int, seed: int | None, what: int | str) -> Order:
+    return Order(n, seed, what)

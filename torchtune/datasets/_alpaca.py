@@ -1,6 +1,7 @@
 """Stanford Alpaca, and data of the same columns, as plain text."""
 
 from torchtune.data import Tokenizer
+from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._instruct import InstructDataset
 from torchtune.datasets._row_dataset import OnError, Truncate
 from torchtune.datasets._source import Source
@@ -19,7 +20,8 @@ class AlpacaDataset(InstructDataset):
         source: Rows of your own, as `InstructDataset` takes them. Null: the Alpaca data set.
         split: Which split of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them).
+            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
+            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         columns: The columns' names there, where they are others.
         max_seq_len: Longest example in tokens; null: any length.
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
@@ -39,7 +41,7 @@ class AlpacaDataset(InstructDataset):
         use_clean: bool = False,
         source: Source | None = None,
         split: str = "train",
-        load_options: dict[str, str] | None = None,
+        load_options: LoadOptions | None = None,
         columns: dict[str, str] | None = None,
         max_seq_len: int | None = None,
         truncate: Truncate = "right",

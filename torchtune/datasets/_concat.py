@@ -20,7 +20,7 @@ class ConcatDataset(Dataset[Encoded]):
             same ones in every epoch. Null: once.
 
     Raises:
-        ValueError: there are no datasets, or not as many weights, or one is not above 0.
+        ValueError: there are no datasets, or not as many weights, or one is not above 0; or a dataset is streamed.
     """
 
     def __init__(
@@ -37,6 +37,10 @@ class ConcatDataset(Dataset[Encoded]):
         if any(not weight > 0 for weight in weights):
             raise ValueError(f"weights: expected numbers above 0, got {min(weights)}")
         self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
+        if any(getattr(part, "block", None) for part in self._parts):
+            raise ValueError(
+                "datasets: rows that are streamed cannot be mixed with others; leave streaming out"
+            )
         self._orders = [Order(len(part), 0, f"part {i}") for i, part in enumerate(self._parts)]
         numbers = [max(1, round(w * len(part))) for w, part in zip(weights, self._parts, strict=True)]
         self._ends = list(itertools.accumulate(numbers))

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from torchtune.data import Example, Message, Tokenizer, chat_example, check_chat
+from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import is_learnt, read_messages, read_tools
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate, found, required
 from torchtune.datasets._source import Source, open_source
@@ -41,7 +42,8 @@ class ChatDataset(RowDataset[Conversation, Example]):
         train_on: What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything".
         split: Which split of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them).
+            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
+            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         max_seq_len: Longest example in tokens; null: any length.
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
@@ -62,7 +64,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         system: str | None = None,
         train_on: Literal["answers", "last", "everything"] = "answers",
         split: str = "train",
-        load_options: dict[str, str] | None = None,
+        load_options: LoadOptions | None = None,
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",

@@ -13,6 +13,7 @@ from torchtune.data import (
     check_chat,
     plain_example,
 )
+from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._row_dataset import (
     Nothing,
     OnError,
@@ -58,7 +59,8 @@ class InstructDataset(RowDataset[Task, Example]):
         train_on_input: Train on the prompt as well, not on the answer and the end of its turn alone.
         split: Which split of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them).
+            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
+            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         max_seq_len: Longest example in tokens; null: any length.
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
@@ -80,7 +82,7 @@ class InstructDataset(RowDataset[Task, Example]):
         template: str = "chat",
         system: str | None = None,
         split: str = "train",
-        load_options: dict[str, str] | None = None,
+        load_options: LoadOptions | None = None,
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",

@@ -4,6 +4,7 @@ from attrs import frozen
 
 from torchtune.data import Example, Message, Preference, Tokenizer, chat_example, check_chat
 from torchtune.datasets._conversations import COLUMNS
+from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import read_message, read_messages
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, checked_columns, found, required
 from torchtune.datasets._source import Source, open_source
@@ -34,7 +35,8 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         system: A system's turn for conversations that have none.
         split: Which split of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them).
+            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
+            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         max_seq_len: Longest of the two in tokens; a longer one is cut at its right end. Null: any length.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
 
@@ -51,7 +53,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         columns: dict[str, str] | None = None,
         system: str | None = None,
         split: str = "train",
-        load_options: dict[str, str] | None = None,
+        load_options: LoadOptions | None = None,
         max_seq_len: int | None = None,
         on_error: OnError = "raise",
     ) -> None:

@@ -12,6 +12,7 @@ from attrs import frozen
 from torch.utils.data import Dataset
 
 from torchtune.data import Example, LeftOut, Tokenizer, cut
+from torchtune.datasets._stream import Bookmark, StreamTable
 from torchtune.datasets._tables import Row, RowError, Table
 from torchtune.datasets._token_cache import TokenCache
 
@@ -95,6 +96,20 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
     def place(self, index: int) -> str:
         """Say where a row stands, such as `rows.jsonl: line 3`."""
         return self._table.place(index)
+
+    @property
+    def block(self) -> int | None:
+        """How many rows are in memory together, where rows are streamed in their order; None: any is read at once."""
+        return self._table.block if isinstance(self._table, StreamTable) else None
+
+    def bookmark(self, row: int) -> dict[int, Bookmark]:
+        """Return what finds a row of a stream again (`StreamTable.bookmark`)."""
+        return self._table.bookmark(row) if isinstance(self._table, StreamTable) else {}
+
+    def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
+        """Take what `bookmark` gave, here or in another process."""
+        if isinstance(self._table, StreamTable):
+            self._table.add_bookmarks(bookmarks)
 
     def use_cache(self, folder: str) -> None:
         """Keep encoded rows on the disk, and take them from there.
@@ -180,7 +195,7 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
 
     def _check(self) -> None:
         """Look at the first rows, say what is left out of them, and encode one."""
-        n = min(len(self), CHECKED_ROWS)
+        n = min(len(self), CHECKED_ROWS if self.block is None else self.block)
         left_out: dict[str, list[str]] = defaultdict(list)
         first: int | None = None
         for i in range(n):

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torchtune.data import Tokenizer
 from torchtune.datasets._conversations import ChatDataset
+from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._row_dataset import OnError, Truncate
 from torchtune.datasets._source import Source
 
@@ -18,7 +19,8 @@ class SlimOrcaDataset(ChatDataset):
         train_on: What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything".
         split: Which split of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them).
+            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
+            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         max_seq_len: Longest example in tokens; null: any length.
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
@@ -37,7 +39,7 @@ class SlimOrcaDataset(ChatDataset):
         system: str | None = None,
         train_on: Literal["answers", "last", "everything"] = "answers",
         split: str = "train",
-        load_options: dict[str, str] | None = None,
+        load_options: LoadOptions | None = None,
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",

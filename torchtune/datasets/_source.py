@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.datasets._hub import load_hub_table
+from torchtune.datasets._hub import LoadOptions, load_hub_table, stream_parquet, streaming_in
 from torchtune.datasets._tables import (
     ArrowTable,
     Csv,
@@ -21,7 +21,7 @@ Source = str | list[dict[str, Any]]
 """A file, a folder, a pattern of files, the name of a data set on the hub, or the rows themselves."""
 
 
-def open_source(source: Source, split: str = "train", load_options: dict[str, str] | None = None) -> Table:
+def open_source(source: Source, split: str = "train", load_options: LoadOptions | None = None) -> Table:
     """Look into a source; rows are read later.
 
     Text files are read by our own readers: those of `datasets` name neither row nor column, copy a file into a cache
@@ -32,7 +32,9 @@ def open_source(source: Source, split: str = "train", load_options: dict[str, st
             column names; .txt: a row a line; .parquet; .arrow), a folder or a pattern (`data/*.jsonl`) of files of one
             kind, a folder that `datasets` saved, the name of a data set on the Hugging Face hub, or a list of rows.
         split: Which split of a data set on the hub.
-        load_options: What else a data set on the hub needs (`torchtune.datasets._hub.LOAD_OPTIONS`).
+        load_options: What else a data set on the hub needs: name, revision, data_dir, data_files, cache_dir (as
+            `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as the run goes,
+            with no copy on the disk; `rows` says how many rows of it are used.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -40,17 +42,29 @@ def open_source(source: Source, split: str = "train", load_options: dict[str, st
         ValueError: it holds no rows, is of another kind, or an argument has no meaning for it.
     """
     if isinstance(source, str) and not _is_local(source):
-        return ArrowTable(load_hub_table(source, split, load_options or {}), source)
+        return load_hub_table(source, split, load_options or {})
     what = source if isinstance(source, str) else "a list of rows"
     if split != "train":
         raise ValueError(
             f"split: {what} is local and has no split {split!r}; name that split's file as the source"
         )
-    if load_options:
-        raise ValueError(f"load_options: {what} is local; {', '.join(load_options)} would have no effect")
+    options = load_options or {}
+    if useless := [name for name in options if name not in ("streaming", "rows")]:
+        raise ValueError(f"load_options: {what} is local; {', '.join(useless)} would have no effect")
+    streaming = streaming_in(options)
     if not isinstance(source, str):
+        if streaming is not None:
+            raise ValueError("load_options.streaming: a list of rows is in memory already")
         return Listed(source, "source")
-    tables = [_open(path) for path in _files(source)]
+    files = _files(source)
+    if streaming is not None:
+        if any(path.suffix.lower() != ".parquet" for path in files):
+            raise ValueError(
+                f"load_options.streaming: of local files, Parquet alone is streamed; {what} is read row by row anyway,"
+                " without a copy"
+            )
+        return stream_parquet(files, streaming, source)
+    tables = [_open(path) for path in files]
     return tables[0] if len(tables) == 1 else Joined(tables)
 
 

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from torchtune.data import Example, Tokenizer
+from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
 from torchtune.datasets._row_dataset import column as text_of
 from torchtune.datasets._source import Source, open_source
@@ -22,7 +23,8 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         add_eos: End every text with the token that ends one.
         split: Which split of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them).
+            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
+            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         max_seq_len: Longest example in tokens; null: any length.
         truncate: What becomes of a longer one: it is "split" into several, cut at its "right" or "left" end, or "drop"
             leaves it out.
@@ -41,7 +43,7 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         column: str = "text",
         add_eos: bool = True,
         split: str = "train",
-        load_options: dict[str, str] | None = None,
+        load_options: LoadOptions | None = None,
         max_seq_len: int | None = None,
         truncate: Truncate | Literal["split"] = "split",
         on_error: OnError = "raise",
