@@ -4,8 +4,10 @@
 
 Writes synthetic rows (2,000, 20,000 and, ours alone, 1,000,000, if none are given), and has each side make batches of
 them in a fresh process, from a warm import on: packed rows of 2,048 positions, and padded ones. `first` is the time to
-the first batch; rows and tokens a second are those of an epoch, or of 20 seconds of it. Memory is the process's
-resident set above what it had after its imports. TRL comes with the extra `bench`; without it this ends with status 1.
+the first batch; rows and tokens a second are those of an epoch, or of 20 seconds of it. The share of time waited is
+that of a device which takes so many tokens a second and leaves the processor alone meanwhile, as a GPU would; a model's
+loading is stood in for by 3 seconds of sleep. Memory is the process's resident set above what it had after its imports.
+TRL comes with the extra `bench`; without it this ends with status 1.
 The bounds are those of the project: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with
 the rows, and at least TRL's tokens a second.
 """
@@ -20,6 +22,8 @@ from pathlib import Path
 
 SECONDS = 20
 LENGTH = 2048
+SPEEDS = (10_000, 50_000, 100_000)
+"""Tokens a second of the devices that wait: about an 8B, a 1B and a half-size model on one large GPU."""
 PEER_ROWS = 20_000
 """TRL prepares all rows before the first batch: more take minutes."""
 
@@ -47,6 +51,27 @@ with batches:
 now = time.perf_counter() - start
 peak = status("VmHWM") - before
 print(json.dumps({"first": first, "tokens": tokens / now, "useful": tokens / slots, "peak": peak}))
+"""
+
+WAITS = """
+import json, sys, time
+file, tokenizer_folder, length, speed, workers, seconds = json.loads(sys.argv[1])
+import jinja2.sandbox, tokenizers
+from torchtune.data import Batches
+from torchtune.datasets import InstructDataset
+from torchtune.models import HFTokenizer
+tokenizer = HFTokenizer(tokenizer_folder)
+dataset = InstructDataset(tokenizer, file)
+batches = Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, workers=workers, packed_length=length)
+waited = 0.0
+with batches:
+    time.sleep(3)
+    start = time.perf_counter()
+    while (now := time.perf_counter()) - start < seconds:
+        batch = next(batches)
+        waited += time.perf_counter() - now
+        time.sleep(batch.n_tokens / speed)
+    print(json.dumps({"share": waited / (time.perf_counter() - start)}))
 """
 
 PEER = """
@@ -141,6 +166,16 @@ def main() -> None:
                 for workers in (0, 1, 2):
                     found = measure(OURS, str(file), tokenizer, LENGTH, packed, workers, SECONDS)
                     show(f"ours, {kind}, {workers} workers", found, beside)
+            for speed in SPEEDS:
+                shares = [
+                    measure(WAITS, str(file), tokenizer, LENGTH, speed, workers, SECONDS / 2)["share"]
+                    for workers in (0, 1, 2)
+                ]
+                said = ", ".join(f"{share:.1%}" for share in shares)
+                print(
+                    f"  a device of {speed:,} tokens/s waits {said} of the time with 0, 1, 2 workers",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -43,6 +43,15 @@ class Ahead:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._own = threading.local()
         weakref.finalize(self, _end, self._processes)
+        if workers:
+            self._start()
+
+    def begin(self, number: int) -> None:
+        """Let the windows from `number` on be read ahead, and no others."""
+        for future in self._asked.values():
+            future.cancel()
+        self._asked = {}
+        self._ask(number)
 
     def read(self, number: int) -> Window:
         """Read a window, and let those after it be read ahead."""
@@ -61,7 +70,7 @@ class Ahead:
 
     def close(self) -> None:
         """End the processes."""
-        pool, self._pool, self._n_workers, self._asked = self._pool, None, 0, {}
+        pool, self._pool, self._asked = self._pool, None, {}
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
         _end(self._processes)
@@ -69,21 +78,20 @@ class Ahead:
             pool.shutdown(wait=True)
             _end(self._processes)  # one that was just being started
 
+    def _start(self) -> None:
+        """Make the pool, whose threads each start a process with the first that is asked."""
+        try:
+            sent = pickle.dumps(self._windows)
+        except Exception as error:  # of whatever kind a dataset that cannot be sent causes
+            _logger.warning("rows are encoded when they are needed: the dataset cannot be sent (%s)", error)
+            return
+        # A thread for each process; what is asked of a thread waits until its process is there.
+        self._pool = ThreadPoolExecutor(self._n_workers, "ahead", self._open, (sent,))
+
     def _ask(self, first: int) -> None:
         """Ask for the windows from `first` on."""
-        if not self._n_workers:
-            return
         if self._pool is None:
-            try:
-                sent = pickle.dumps(self._windows)
-            except Exception as error:  # of whatever kind a dataset that cannot be sent causes
-                _logger.warning(
-                    "rows are encoded when they are needed: the dataset cannot be sent (%s)", error
-                )
-                self._n_workers = 0
-                return
-            # A thread for each process; what is asked of a thread waits until its process is there.
-            self._pool = ThreadPoolExecutor(self._n_workers, "ahead", self._open, (sent,))
+            return
         for number in range(first, first + _EACH * self._n_workers):
             if number not in self._asked:
                 self._asked[number] = self._pool.submit(self._reply, number)

@@ -1,5 +1,6 @@
 """Examples side by side in rectangular tensors."""
 
+from array import array
 from collections.abc import Sequence
 from typing import Self
 
@@ -49,22 +50,26 @@ def collate(rows: Sequence[Example | Sequence[Example]], pad_id: int) -> Batch:
     if not packed or not all(packed):
         raise ValueError("a batch needs at least one example in every row")
     lengths = [sum(len(example.tokens) - 1 for example in row) for row in packed]
-    shape = (len(packed), max(lengths))
-    tokens = torch.full(shape, pad_id, dtype=torch.long)  # [b, s]
-    labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)  # [b, s]
-    documents = torch.zeros(shape, dtype=torch.long)  # [b, s]
-    for r, row in enumerate(packed):
-        at = 0
+    n, width = len(packed), max(lengths)
+    tokens, labels, documents = array("q"), array("q"), array("q")
+    for row, length in zip(packed, lengths, strict=True):
         for number, example in enumerate(row):
-            place = slice(at, at := at + len(example.tokens) - 1)
-            tokens[r, place] = torch.tensor(example.tokens[:-1])
-            labels[r, place] = torch.tensor(example.labels[1:])
-            documents[r, place] = number
-        documents[r, at:] = len(row)
+            tokens.fromlist(example.tokens[:-1])
+            labels.fromlist(example.labels[1:])
+            documents.fromlist([number] * (len(example.tokens) - 1))
+        n_padding = width - length
+        tokens.fromlist([pad_id] * n_padding)
+        labels.fromlist([IGNORE_INDEX] * n_padding)
+        documents.fromlist([len(row)] * n_padding)
     return Batch(
-        tokens,
-        labels,
+        _rectangle(tokens, n),
+        _rectangle(labels, n),
         n_targets=sum(example.n_targets for row in packed for example in row),
         n_tokens=sum(lengths),
-        documents=documents if any(len(row) > 1 for row in packed) else None,
+        documents=_rectangle(documents, n) if any(len(row) > 1 for row in packed) else None,
     )
+
+
+def _rectangle(values: "array[int]", n_rows: int) -> Tensor:
+    """Make rows of equal length of numbers that stand one behind the other; nothing is copied."""
+    return torch.frombuffer(values, dtype=torch.long).view(n_rows, -1)

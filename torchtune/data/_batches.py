@@ -91,7 +91,8 @@ class Batches(Iterator[Batch]):
             seed=seed if shuffle else None,
         )
         self._longest = min((n for n in (longest, packed_length) if n is not None), default=None)
-        self._ahead = Ahead(self._windows, workers)
+        self._ahead, self._workers = Ahead(self._windows, workers), workers
+        self._ahead.begin(0)  # at once: its processes take seconds to import, as a model takes to load
         self._batch_size, self._pad_id, self._rank, self._size = batch_size, pad_id, rank, size
         self._stream = {
             "n_rows": len(dataset),
@@ -205,7 +206,11 @@ class Batches(Iterator[Batch]):
                     f"the data cannot be taken up where the saved run left it: {name} was {state[name]}"
                     f" and is {now[name]} now"
                 )
-        self._windows.add_bookmarks(state["bookmarks"])
+        if state["bookmarks"]:
+            self._windows.add_bookmarks(state["bookmarks"])
+            self._ahead.close()  # its processes were sent the dataset without them
+            self._ahead = Ahead(self._windows, self._workers)
+        self._ahead.begin(max(state["window"], 0))
         self._window, self._row, self._rows, self._waiting = state["window"], 0, [], []
         if self._window >= 0:
             waited = [(int(place), int(i)) for place, i in state["waited"]]
