@@ -27,49 +27,53 @@ def main(cfg: FullFinetuneConfig) -> None:
         training.check_vocabulary(tokenizer, model)
         dataset = config.instantiate(cfg.dataset, tokenizer)
         batches = training.open_batches(cfg, dataset, tokenizer, model, world)
-        training.place(
-            model, world, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp, model_directory=cfg.model_directory
-        )
+        training.place_model(cfg, model, world)
         loss_fn = training.step_loss(config.instantiate(cfg.loss, reduction="sum"), cfg.dtype)
         optimizer = config.instantiate(cfg.optimizer, model.parameters())
-        total_steps = training.count_steps(
-            batches.batches_in(cfg.epochs),
-            cfg.epochs,
-            cfg.gradient_accumulation_steps,
-            cfg.max_steps_per_epoch,
-        )
+        total_steps = training.count_steps(cfg, batches)
         scheduler = training.build_scheduler(cfg.lr_scheduler, optimizer, total_steps)
-        state = training.State(cfg.output_dir, model, optimizer, scheduler, batches, world=world)
+        scale = training.LossScale(cfg.dtype)
+        state = training.State(
+            cfg.output_dir,
+            model,
+            optimizer,
+            scheduler,
+            batches,
+            world=world,
+            scale=scale,
+            config=config.fixed_tree(cfg),
+        )
         state.resume()
+        guard = training.Guard(cfg.non_finite, state, scale, dataset, world)
         logger = config.instantiate(cfg.metric_logger) if world.is_main else None
         metrics = training.Metrics(
             cfg.output_dir, logger, world, state.step, total_steps, log_every=cfg.log_every_n_steps
         )
 
-        with batches, metrics:
-            while state.step < total_steps:
+        with batches, metrics, training.Saving(cfg, state, batches, world) as saving:
+            for step in saving.steps(total_steps):
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)
                 ]
                 n_targets = world.data_sum(sum(batch.n_targets for batch in micro_batches))
-                state.step += 1
                 if n_targets == 0:
-                    metrics.skip(state.step, micro_batches)
+                    metrics.skip(step, micro_batches, "no target token")
                     continue
-                loss_sum = 0.0
+                losses = []
                 for batch in micro_batches:
                     loss = loss_fn(model, batch)  # summed over target tokens
-                    torch.autograd.backward(loss / n_targets * world.data_size)  # ranks are averaged
-                    loss_sum += loss.item()
-                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm)
+                    torch.autograd.backward(loss / n_targets * world.data_size * scale.factor)  # averaged
+                    losses.append(loss.item())
+                mean_loss = world.data_sum(sum(losses)) / n_targets
+                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, scale.factor)
                 lr = float(scheduler.get_last_lr()[0])
-                optimizer.step()
+                if guard.passes(mean_loss, grad_norm, losses, micro_batches):
+                    optimizer.step()
+                    scheduler.step()
+                    metrics.log(step, micro_batches, loss=mean_loss, lr=lr, grad_norm=grad_norm)
+                else:
+                    metrics.skip(step, micro_batches, guard.reason)
                 optimizer.zero_grad()
-                scheduler.step()
-                mean_loss = world.data_sum(loss_sum) / n_targets
-                metrics.log(state.step, micro_batches, loss=mean_loss, lr=lr, grad_norm=grad_norm)
-                if cfg.save_every_n_steps and state.step % cfg.save_every_n_steps == 0:
-                    state.save(keep=cfg.keep_checkpoints)
 
         if (weights := training.whole_state(model, world, cfg.dtype)) is not None:
             save_hf_folder(

@@ -47,7 +47,7 @@ def test_keys_are_those_of_the_configs_components() -> None:
 
 
 def test_values_are_choices_and_dotpaths() -> None:
-    assert found(LORA + "dtype=") == {"dtype=fp32", "dtype=bf16"}
+    assert found(LORA + "dtype=") == {"dtype=fp32", "dtype=bf16", "dtype=fp16"}
     assert found(LORA + "shuffle=") == {"shuffle=true", "shuffle=false"}
     assert found(LORA + "optimizer=torch.optim.Adam") >= {
         "optimizer=torch.optim.Adam",
@@ -88,7 +88,7 @@ def in_shell(shell: str, script: str, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["bf16", "fp32"]), (LORA + "nothing", [])],
+    [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["bf16", "fp16", "fp32"]), (LORA + "nothing", [])],
 )
 def test_bash_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     ask = f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; _tune; printf '%s\\n' \"${{COMPREPLY[@]}}\""
@@ -106,7 +106,7 @@ def test_zsh_completes(line: str, expected: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"), [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["dtype=bf16", "dtype=fp32"])]
+    ("line", "expected"), [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["dtype=bf16", "dtype=fp16", "dtype=fp32"])]
 )
 def test_fish_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     assert in_shell("fish", f"tune completion fish | source; complete -C {line!r}", tmp_path) == expected

@@ -96,7 +96,7 @@ def test_a_packed_row_is_its_documents_one_behind_the_other() -> None:
     assert batch.tokens.tolist() == [[1, 2, 4], [4, 9, 9]]
     assert batch.labels.tolist() == [[2, 3, 5], [5, IGNORE_INDEX, IGNORE_INDEX]]
     assert batch.documents is not None
-    assert batch.documents.tolist() == [[0, 0, 1], [0, 1, 1]]
+    assert batch.documents.tolist() == [[0, 0, 1], [0, 1, 2]]
     assert (batch.n_targets, batch.n_tokens) == (4, 4)
     assert collate([[a], b], pad_id=9).documents is None
     assert batch.to("meta").documents is not None

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,22 @@ from torch.nn import CrossEntropyLoss
 from torch.optim import AdamW
 
 from recipes import full_finetune, lora_finetune
-from tests.recipes.parts import ROWS, TINY, HalfMasked, PowerCut, full_config, lora_config, losses, metrics
+from tests.recipes.parts import (
+    ROWS,
+    TINY,
+    Broken,
+    HalfMasked,
+    PowerCut,
+    full_config,
+    lora_config,
+    losses,
+    metrics,
+)
 from tests.training.tiny import ALONE
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.models import load_hf_weights, load_peft_adapter
-from torchtune.training import Lora, Packing, place
+from torchtune.training import Lora, Packing, Sharding, place
 
 Start = Callable[[Path, str, dict[str, Any]], None]
 
@@ -94,9 +105,17 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
     assert shares == [0.0] * 3
 
 
-def test_packing_and_grouping_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="group_by_length: without effect on packed rows"):
-        run_full(tmp_path, "a", QUICK | {"packing": Packing(), "group_by_length": True})
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"packing": Packing(), "group_by_length": True}, "group_by_length: without effect on packed rows"),
+        ({"weights_dtype": "bf16"}, "weights_dtype: bf16 needs dtype=bf16"),
+        ({"sharding": Sharding()}, "sharding: nothing is split without enable_fsdp=true"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(tmp_path: Path, changes: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run_full(tmp_path, "a", QUICK | changes)
 
 
 def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: Path) -> None:
@@ -145,8 +164,73 @@ def test_step_without_a_target_is_skipped_and_told(tmp_path: Path) -> None:
     assert [loss is None for loss in found] == [True, False, True, False]
 
 
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_no_number_ends_the_run_with_rows_and_checkpoint(
+    tmp_path: Path, what: str
+) -> None:
+    broken = lazy(Broken, calls=[5], what=what)
+    changes = QUICK | {"loss": broken, "epochs": 3, "save_every_n_steps": 2, "save_at_epoch_ends": False}
+    name = "the loss is nan" if what == "loss" else "the gradient's norm is (nan|inf)"
+    with pytest.raises(FloatingPointError) as caught:
+        run_full(tmp_path, "a", changes | {"shuffle": False})
+    said = str(caught.value)
+    assert re.match(rf"step 5: {name}. Its rows: .*rows.json: row 3, .*rows.json: row 4. ", said)
+    assert f"The last good checkpoint is {tmp_path / 'a/checkpoints/step_4'}. Lower optimizer.lr" in said
+    assert [line["step"] for line in metrics(tmp_path, "a")] == [1, 2, 3, 4]
+
+
+def test_a_loss_that_is_no_number_can_be_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = QUICK | {"loss": lazy(Broken, calls=[2, 4]), "epochs": 3, "non_finite": "skip"}
+    run_full(tmp_path, "a", changes)
+    found = losses(tmp_path, "a")
+    assert [loss is None for loss in found] == [False, True, False, True] + [False] * 5
+    assert "step 4/9: skipped (2 so far): the loss is nan; its rows: " in capsys.readouterr().err
+
+
+def test_ten_losses_in_a_row_that_are_no_number_end_the_run_nevertheless(tmp_path: Path) -> None:
+    changes = QUICK | {"loss": lazy(Broken, calls=list(range(3, 99))), "epochs": 9, "non_finite": "skip"}
+    with pytest.raises(
+        FloatingPointError, match="step 12: the loss is nan, as it was not at 10 steps in a row"
+    ):
+        run_full(tmp_path, "a", changes)
+
+
+def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: Path) -> None:
+    changes = QUICK | {"dtype": "fp16", "epochs": 8, "save_every_n_steps": 2}
+    run_full(tmp_path, "a", changes)
+    found = [line["loss"] for line in metrics(tmp_path, "a") if line["loss"] is not None]
+    assert len(found) > 20
+    assert max(found[-3:]) < found[0] - 1.0
+    run_full(tmp_path, "plain", changes | {"dtype": "fp32"})
+    assert found[0] == pytest.approx(losses(tmp_path, "plain")[0], rel=1e-2)
+    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        run_full(tmp_path, "cut", cut)
+    run_full(tmp_path, "cut", cut)
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "a")
+
+
+def test_weights_in_bf16_take_half_the_room_and_learn(tmp_path: Path) -> None:
+    changes = QUICK | {"dtype": "bf16", "weights_dtype": "bf16", "epochs": 8, "save_every_n_steps": 2}
+    run_full(tmp_path, "a", changes)
+    found = losses(tmp_path, "a")
+    assert max(found[-3:]) < found[0] - 1.0
+    (file,) = (tmp_path / "a" / "checkpoints").glob("step_*/__0_0.distcp")
+    run_full(tmp_path, "wide", changes | {"weights_dtype": "fp32", "epochs": 8})
+    (wide,) = (tmp_path / "wide" / "checkpoints").glob("step_*/__0_0.distcp")
+    assert 0.4 < file.stat().st_size / wide.stat().st_size < 0.75
+
+
+def test_the_number_of_steps_can_be_given(tmp_path: Path) -> None:
+    run_full(tmp_path, "a", QUICK | {"epochs": 1, "max_steps": 5})
+    assert len(losses(tmp_path, "a")) == 5  # of 3 an epoch
+
+
 def test_null_switches_off_logger_schedule_clipping_and_checkpoints(tmp_path: Path) -> None:
-    off = {"metric_logger": None, "lr_scheduler": None, "clip_grad_norm": None, "save_every_n_steps": None}
+    off: dict[str, Any] = {"metric_logger": None, "lr_scheduler": None, "clip_grad_norm": None}
+    off |= {"save_every_n_steps": None, "save_at_epoch_ends": False}
     run_full(tmp_path, "a", QUICK | off | {"seed": None, "max_steps_per_epoch": 2, "epochs": 2})
     found = metrics(tmp_path, "a")
     assert [line["lr"] for line in found] == [1e-2] * 4

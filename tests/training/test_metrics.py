@@ -85,11 +85,11 @@ def test_skipped_step_is_a_line_of_nulls_and_says_so(
 ) -> None:
     probe = Probe()
     with Metrics(str(tmp_path), probe, ALONE, 0, 1) as metrics:
-        metrics.skip(1, BATCHES)
+        metrics.skip(1, BATCHES, "no target token")
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["loss"], line["lr"], line["grad_norm"]) == (1, None, None, None)
     assert "loss" not in probe.seen[0][1]
-    assert "step 1/1: no target token, skipped" in capsys.readouterr().err
+    assert "step 1/1: skipped (1 so far): no target token" in capsys.readouterr().err
 
 
 def test_without_a_terminal_plain_lines_are_written(

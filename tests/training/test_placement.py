@@ -5,10 +5,10 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from tests.training.tiny import ALONE, tiny_decoder, tiny_model
+from tests.training.tiny import ALONE, batch_of, examples, tiny_decoder, tiny_model
 from torchtune.models import save_hf_folder
-from torchtune.modules import Decoder
-from torchtune.training import Lora, place, whole_state
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training import Lora, place, step_loss, whole_state
 
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
 
@@ -27,6 +27,7 @@ def state(model: Decoder) -> dict[str, Tensor]:
     [
         ("fp32", torch.float32, torch.float32),
         ("bf16", torch.float32, torch.bfloat16),
+        ("fp16", torch.float32, torch.float16),
         ("fp64", torch.float64, torch.float64),
     ],
 )
@@ -37,6 +38,24 @@ def test_trained_parameters_are_held_wide_and_frozen_ones_as_they_compute(
     model = tiny_model(dtype, ADAPTERS)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {trained}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {frozen}
+
+
+@pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
+def test_pure_bf16_holds_trained_parameters_and_their_gradients_in_bf16(lora: Lora | None) -> None:
+    model = on_meta()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, ALONE, dtype="bf16", weights_dtype="bf16")
+    torch.autograd.backward(step_loss(LinearCrossEntropy(), "bf16")(model, batch_of(examples())))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len(gradients) == sum(p.requires_grad for p in model.parameters())
+    assert {gradient.dtype for gradient in gradients} == {torch.bfloat16}
+
+
+def test_fp16_computes_in_fp16() -> None:
+    model = tiny_model("fp16", ADAPTERS)
+    assert model(torch.tensor([[1, 2, 3]])).dtype == torch.float16
 
 
 def test_random_weights_depend_on_the_seed_alone() -> None:

@@ -11,8 +11,8 @@ from torchtune.training import (
     build_scheduler,
     constant_with_warmup,
     cosine_with_warmup,
-    count_steps,
     linear_with_warmup,
+    steps_in,
 )
 
 PEAK = 0.5
@@ -67,4 +67,4 @@ def test_warm_up_longer_than_the_run_is_refused() -> None:
 def test_steps_are_batches_by_accumulation_up_to_the_limit(
     n_batches: int, epochs: int, accumulation: int, most: int | None, steps: int
 ) -> None:
-    assert count_steps(n_batches, epochs, accumulation, most) == steps
+    assert steps_in(n_batches, epochs, accumulation, most) == steps

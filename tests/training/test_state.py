@@ -14,7 +14,7 @@ from torch.optim import SGD, AdamW
 
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Lora, State, cosine_with_warmup, step_loss
+from torchtune.training import Lora, State, _checkpoint, cosine_with_warmup, step_loss
 from torchtune.training._world import _seed_everything
 
 STEPS, STOP = 9, 4  # 11 rows in batches of 2: the stop is within the first epoch, the end within the second
@@ -221,3 +221,65 @@ def test_too_little_room_is_one_error_and_earlier_checkpoints_stay(tmp_path: Pat
     assert [p.name for p in (tmp_path / "checkpoints").glob("step_*") if p.suffix != ".part"] == ["step_2"]
     run.state.save()
     assert Run(tmp_path).state.resume()
+
+
+class KilledError(BaseException):
+    """Leaves files as a kill would at that point: nothing is tidied up behind it."""
+
+
+POINTS = [
+    ("before anything", "_save_tensors", 1),
+    ("between tensors and the rest", "_fingerprint", 1),
+    ("between two checksums", "_fingerprint", 2),
+    ("before the manifest", "_write_durably", 1),
+    ("before it gets its name", "rename", 2),  # the first is within torch.distributed.checkpoint
+    ("while the one before is removed", "rmtree", 2),
+]
+
+
+@pytest.mark.parametrize(("function", "call"), [point[1:] for point in POINTS], ids=[p[0] for p in POINTS])
+def test_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    run = Run(tmp_path).train(2)
+    run.state.save()
+    run.train(4)
+    owner: Any = {"rename": Path, "rmtree": shutil}.get(function, _checkpoint)
+    original, calls = getattr(owner, function), 0
+
+    def killed(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KilledError
+        return original(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, killed)
+        with pytest.raises(KilledError):
+            run.state.save()
+    again = Run(tmp_path)
+    assert again.state.resume()
+    written = 4 if function == "rmtree" else 2
+    assert again.state.step == written
+    assert_same(again.train(4).everything(), Run(tmp_path / "unbroken").train(4).everything())
+    again.state.save()  # what the kill left is in nobody's way
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step_?")] == ["step_4"]
+
+
+def test_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    for step, lr in ((1, 0.1), (2, 0.2)):
+        run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": lr}, "batch_size": 2}
+        run.state.step = step
+        run.state.save(keep=2)
+    run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": 0.1}, "batch_size": 2}
+    with pytest.raises(
+        ValueError,
+        match=r"step_2 is of another config: optimizer.lr is 0.2 there and 0.1 here; "
+        "delete that folder to continue from step_1, or write another output_dir",
+    ):
+        run.state.resume()
+    shutil.rmtree(tmp_path / "checkpoints" / "step_2")
+    assert run.state.resume()
+    assert run.state.step == 1

@@ -91,8 +91,15 @@ def test_clipping_scales_to_the_norm_and_returns_the_one_before() -> None:
         assert model.weight.grad.norm().item() == pytest.approx(left, rel=1e-5)
 
 
-def test_gradient_that_is_not_finite_stops_the_run() -> None:
+def test_gradient_that_is_not_finite_stays_as_it_is() -> None:
     model = nn.Linear(2, 2, bias=False)
-    model.weight.grad = torch.full((2, 2), float("nan"))
-    with pytest.raises(FloatingPointError, match="norm is nan"):
-        clip_gradients(model, 1.0)
+    model.weight.grad = torch.tensor([[float("inf"), 1.0], [2.0, 3.0]])
+    assert clip_gradients(model, 1.0) == float("inf")
+    assert model.weight.grad.tolist() == [[float("inf"), 1.0], [2.0, 3.0]]
+
+
+def test_a_scaled_gradient_is_scaled_back_before_it_is_clipped() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.grad = 64 * torch.tensor([[6.0, 0.0], [0.0, 8.0]])
+    assert clip_gradients(model, None, 64.0) == 10.0
+    assert model.weight.grad.tolist() == [[6.0, 0.0], [0.0, 8.0]]

@@ -59,11 +59,15 @@ def run() -> None:
     sys.exit(main(sys.argv[1:]))
 
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run `tune` with arguments.
 
     Returns:
-        The exit status: 0 done, 2 the user's input is wrong, 1 the run failed.
+        The exit status: 0 done, 2 the user's input is wrong, 1 the run failed, 128 + n it was ended by signal n.
     """
     if unreadable := [word for word in argv if not _is_text(word)]:
         sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
@@ -131,9 +135,10 @@ def guarded(call: Any, argv: Sequence[str]) -> int:
     """Turn what ends a call into an exit status, and a user's mistake into its message."""
     try:
         status: int = call(argv)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command again continues from the last checkpoint\n")
-        return 1
+    except KeyboardInterrupt as error:
+        said = str(error) or "interrupted; the same command again continues from the last checkpoint"
+        sys.stderr.write(f"\ntune: {said}\n")
+        return getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as `tune ls | head -1` does
         sys.stderr.close()
         return 1

@@ -143,7 +143,7 @@ def _held_out(call: Call, dataset: Any, tokenizer: Any) -> Any:
 def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
     """Yield the numbers, each with its name."""
     from torchtune.data import collate
-    from torchtune.training import count_steps
+    from torchtune.training import steps_in
 
     n, lengths = len(found.lengths), sorted(found.lengths)
     looked = "" if found.n_read == found.n_rows else f", of which {found.n_read:,} were looked at"
@@ -167,7 +167,7 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     useful, slots = sum(b.n_tokens for b in drawn), sum(b.tokens.numel() for b in drawn)
     yield "padding", f"{1 - useful / slots:.1%} of all positions"
     each = -(-n_batches // ranks)
-    steps = count_steps(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
+    steps = steps_in(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
     a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks
     yield "a step", f"about {a_step:,.0f} tokens"
     yield "an epoch", f"{steps:,} step{'s' * (steps != 1)}"

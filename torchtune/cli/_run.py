@@ -1,10 +1,12 @@
 """`tune <recipe> --config X ...`: check, freeze, and run, on one process or through torchrun's launcher."""
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchtune.cli import VERBS, usage
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
@@ -21,6 +23,9 @@ from torchtune.config import (
     recipe_names,
     unknown_name,
 )
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 OPTIONS_OF_A_RUN = """\
 --config NAME or FILE, --override key=value ..., --allow PACKAGE (trust its code), --overwrite (start anew in an
@@ -149,21 +154,52 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
             [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
     root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    if "LOGLEVEL" not in os.environ:  # what the launcher logs about a failure, `_tell` says
+        for name in list(logging.root.manager.loggerDict):
+            if name.startswith("torch.distributed.elastic"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
     files = [word for file in current_trust().files for word in ("--file", file)]
     try:
         torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *files])
+    except SignalException as error:
+        sys.stderr.write(f"tune: ended by {error.sigval.name}\n")
+        return 128 + error.sigval
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        sys.stderr.write(
-            f"tune: rank {rank} ended with status {failure.exitcode}; what it said stands above\n"
-        )
-        return 1
+        return _tell(error.failures)
     frozen.finished()
     return 0
+
+
+def _tell(failures: "dict[int, ProcessFailure]") -> int:
+    """Say in one message which rank failed first, and why; the others failed for want of it.
+
+    Returns:
+        The exit status.
+    """
+    echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
+    first = {rank: f for rank, f in failures.items() if rank not in echoes} or failures
+    rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
+    said = str(failure.error_file_data.get("message", "")).replace("<NONE>", "")  # torch's word for no file
+    if rank in echoes:
+        why = "lost its connection to another rank, which has ended; see what the other nodes say"
+    elif said:
+        why = f"failed\n{said}".rstrip("\n")
+        if said.startswith("tune: ") and said.count("\n") == 1:
+            why = said.removeprefix("tune: ").rstrip("\n")
+    elif failure.exitcode < 0 or failure.exitcode > 128:
+        name = signal.Signals(abs(failure.exitcode) % 128).name
+        hint = "; the kernel does so when memory is short" if name == "SIGKILL" else ""
+        why = f"was ended by {name}{hint}"
+    else:
+        why = f"ended with status {failure.exitcode}"
+    sys.stderr.write(f"tune: rank {rank}: {why}\n")
+    return 2 if failure.exitcode == 2 else 1

@@ -1,10 +1,21 @@
 """One rank of a run: it reads the config that the parent froze, and runs the recipe."""
 
+import contextlib
+import io
+import json
+import os
+import re
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from torchtune.cli import guarded
+import torch.distributed as dist
+
+from torchtune.cli import INTERRUPTED
 from torchtune.cli._call import load_recipe, read_call
+from torchtune.cli._failure import report
 from torchtune.config import trust_folder_of
 
 
@@ -23,5 +34,45 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def answered(argv: Sequence[str]) -> int:
+    """Run one rank, and leave what went wrong to the parent, which says it once for all ranks.
+
+    Returns:
+        The exit status.
+    """
+    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+    try:
+        return main(argv)
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
+        return getattr(error, "status", INTERRUPTED)
+    except Exception as error:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            status = report(error)
+        file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+        if file is None:
+            sys.stderr.write(said.getvalue())
+        else:
+            found = {"message": said.getvalue(), "timestamp": int(time.time()), "is_echo": _is_echo(error)}
+            Path(file).write_text(json.dumps(found), encoding="utf-8")
+        sys.stdout.flush()
+        os._exit(status)  # without waiting for threads that talk to ranks which are gone
+
+
+def _end_with(parent: int) -> None:
+    """End when the launcher has: it starts ranks in sessions of their own, which a kill of it does not reach."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(INTERRUPTED)
+
+
+def _is_echo(error: Exception) -> bool:
+    """Tell whether an error is what another rank's end looks like from here: gloo's, nccl's or the store's."""
+    of_torch = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+    return of_torch and re.search(r"[Cc]onnection|[Tt]imed? ?out|remote process|peer", str(error)) is not None
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    sys.exit(answered(sys.argv[1:]))

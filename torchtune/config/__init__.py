@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._dotpath import is_component_path
     from torchtune.config._flags import print_help
-    from torchtune.config._frozen import Frozen, freeze, load, render, resolve, resolved_tree
+    from torchtune.config._frozen import Frozen, fixed_tree, freeze, load, render, resolve, resolved_tree
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers, Origin
@@ -56,7 +56,7 @@ _HOMES = {
     "_diff": ("ABSENT", "Difference", "differences"),
     "_dotpath": ("is_component_path",),
     "_flags": ("print_help",),
-    "_frozen": ("Frozen", "freeze", "load", "render", "resolve", "resolved_tree"),
+    "_frozen": ("Frozen", "fixed_tree", "freeze", "load", "render", "resolve", "resolved_tree"),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
     "_layers": ("Layers", "Origin"),
@@ -132,6 +132,7 @@ __all__ = [
     "dotted",
     "each",
     "field_names",
+    "fixed_tree",
     "folder_of",
     "freeze",
     "inline_yaml",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import define, field
 
-from torchtune.config._classes import REQUIRED
+from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._interpolation import is_reference, resolve_tree
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import ConfigError, Mistake, Path, RejectedError, dotted
@@ -105,6 +105,21 @@ def resolve(config: C) -> C:
     layers.origins = {(): Origin(0, 0, "")}
     resolved: C = layers.build(f"the {type(config).__name__}")
     return resolved
+
+
+def fixed_tree(config: Any) -> dict[str, Any]:
+    """Return what a run that is continued has in common with the one before, defaults spelt out.
+
+    Args:
+        config: A resolved config object; its fields marked `MayChange` are left out, and its output folder.
+    """
+    cls: type = type(config)
+    layers = Layers.of_defaults(cls)
+    layers.tree = unstructure(config)
+    layers.origins = {(): Origin(0, 0, "")}
+    tree: dict[str, Any] = resolved_tree(freeze(layers).tree)
+    free = {"output_dir", *(name for name, f in fields(cls).items() if f.may_change)}
+    return {name: value for name, value in tree.items() if name not in free}
 
 
 def _error(rejected: RejectedError) -> ConfigError:

@@ -24,8 +24,10 @@ class Batch:
     n_tokens: int
     """How many tokens are read that are not padding."""
     documents: Tensor | None = None
-    """The number of the document in its row that each token belongs to, [b, s], padding being one of its own; None
-    where every row holds a single one."""
+    """The number of the document in its row that each token belongs to, [b, s], padding being more of them, none longer
+    than the row's longest; None where every row holds a single one."""
+    rows: tuple[int, ...] = ()
+    """The dataset's rows that the examples came from, counted from 0; empty where that is not known."""
 
     def to(self, device: torch.device | str) -> Self:
         """Copy the tensors to a device; where they are there already, nothing is copied."""
@@ -58,9 +60,10 @@ def collate(rows: Sequence[Example | Sequence[Example]], pad_id: int) -> Batch:
             labels.fromlist(example.labels[1:])
             documents.fromlist([number] * (len(example.tokens) - 1))
         n_padding = width - length
+        longest = max(len(example.tokens) - 1 for example in row)
         tokens.fromlist([pad_id] * n_padding)
         labels.fromlist([IGNORE_INDEX] * n_padding)
-        documents.fromlist([len(row)] * n_padding)
+        documents.fromlist([len(row) + i // longest for i in range(n_padding)])
     return Batch(
         _rectangle(tokens, n),
         _rectangle(labels, n),

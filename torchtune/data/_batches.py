@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
+from attrs import evolve
+
 from torchtune.data._ahead import Ahead
 from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch, collate
@@ -154,9 +156,11 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
-        rows = self.take(self._size * self._batch_size)
+        taken = self._take(self._size * self._batch_size)
         first = self._rank * self._batch_size
-        return collate(rows[first : first + self._batch_size], self._pad_id)
+        own = taken[first : first + self._batch_size]
+        batch = collate([[example for _, example in row] for row in own], self._pad_id)
+        return evolve(batch, rows=tuple(self._windows.row(place) for row in own for (place, _), _ in row))
 
     def take(self, n: int) -> list[list[Example]]:
         """Take the next rows off the stream, whosever they are.
@@ -167,11 +171,14 @@ class Batches(Iterator[Batch]):
         Returns:
             The examples of each.
         """
-        rows: list[list[Example]] = []
+        return [[example for _, example in row] for row in self._take(n)]
+
+    def _take(self, n: int) -> list[list[tuple[Document, Example]]]:
+        rows: list[list[tuple[Document, Example]]] = []
         while len(rows) < n:
             while self._row == len(self._rows):
                 self._read_on()
-            rows.append([self._examples[document] for document in self._rows[self._row]])
+            rows.append([(document, self._examples[document]) for document in self._rows[self._row]])
             self._row += 1
         return rows
 

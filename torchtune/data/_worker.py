@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import sys
 
 from torchtune.data._ahead import receive, send
@@ -10,7 +9,6 @@ from torchtune.data._ahead import receive, send
 
 def main() -> None:
     """Answer what is asked through standard input, through what was standard output."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the other one decides
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints does not belong among the answers
     questions = sys.stdin.buffer

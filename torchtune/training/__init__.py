@@ -1,20 +1,27 @@
 """What a recipe stands on: the processes of a run, its precision and sharding, its state, schedules and metrics."""
 
 from torchtune.models import check_vocabulary
-from torchtune.training._data import open_batches
+from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import RATES, FinetuneConfig
+from torchtune.training._from_config import count_steps, open_batches, place_model
+from torchtune.training._guard import Guard
 from torchtune.training._lora import Lora
 from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs
 from torchtune.training._packing import Packing
 from torchtune.training._placement import DTYPES, place, whole_state
+from torchtune.training._saving import Saving
+from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import (
     build_scheduler,
     constant_with_warmup,
     cosine_with_warmup,
-    count_steps,
     linear_with_warmup,
+    steps_in,
+    warmup_stable_decay,
 )
+from torchtune.training._sharding import Sharding
+from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._step import StepLoss, clip_gradients, step_loss
 from torchtune.training._world import Device, World, check_device, pick_device, start
@@ -22,14 +29,21 @@ from torchtune.training._world import Device, World, check_device, pick_device, 
 __all__ = [
     "DTYPES",
     "RATES",
+    "ActivationCheckpointing",
     "Device",
     "FinetuneConfig",
+    "Guard",
     "Lora",
+    "LossScale",
     "Metrics",
     "Needs",
     "Packing",
+    "Saving",
+    "Sharding",
     "State",
     "StepLoss",
+    "StopRequests",
+    "Stopped",
     "World",
     "build_scheduler",
     "check_device",
@@ -43,7 +57,10 @@ __all__ = [
     "open_batches",
     "pick_device",
     "place",
+    "place_model",
     "start",
     "step_loss",
+    "steps_in",
+    "warmup_stable_decay",
     "whole_state",
 ]

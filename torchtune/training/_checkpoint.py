@@ -28,7 +28,7 @@ from torch import Tensor
 
 from torchtune.training._world import World
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _PIECE = 1 << 22  # bytes read at once for a checksum
 
@@ -87,6 +87,13 @@ def write(
     world.barrier()
 
 
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; a kill at any moment leaves it whole or with another name."""
+    gone = folder.with_name(f"{folder.name}.removed")
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
 def verify(folder: Path, world: World) -> None:
     """Compare every file of a checkpoint with its manifest; all ranks must call it, each reads its share.
 
@@ -127,7 +134,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> 
     from torch.distributed.checkpoint.state_dict_saver import save
 
     with _quiet():
-        save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1)
+        save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1, process_group=world.group)
 
 
 @contextmanager

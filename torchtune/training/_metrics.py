@@ -45,7 +45,8 @@ class Metrics:
     - `padding_share`: of the tokens computed, from 0 to 1.
     - `peak_memory_bytes`: of rank 0, allocated on its GPU or resident in its process.
 
-    A step that had no target token and was skipped has a loss, lr and norm of null.
+    A step that was skipped, having no target token or no finite loss, has a loss, lr and norm of null; it is told and
+    counted.
 
     On a terminal a progress bar shows loss and speed; where standard error is none, a line of text is written
     every so often instead.
@@ -76,6 +77,7 @@ class Metrics:
         self._first_step, self._total_steps, self._log_every = step, total_steps, log_every
         self._path = Path(output_dir) / FILENAME
         self._bar: tqdm[Any] | None = None
+        self._n_skipped = 0
         if world.is_main:
             cut_back(self._path, step)
 
@@ -120,12 +122,26 @@ class Metrics:
         """
         self._record(step, batches, {"loss": loss, "lr": lr, "grad_norm": grad_norm}, f"loss {loss:.4f}")
 
-    def skip(self, step: int, batches: Sequence[Batch]) -> None:
-        """Record a step that had no target token on any rank and changed nothing; all ranks must call it."""
-        self._record(step, batches, {"loss": None, "lr": None, "grad_norm": None}, "no target token, skipped")
+    def skip(self, step: int, batches: Sequence[Batch], why: str) -> None:
+        """Record a step that changed nothing; all ranks must call it.
+
+        Args:
+            step: Optimizer steps so far, this one included.
+            batches: The step's micro-batches of this rank.
+            why: What was the matter with it.
+        """
+        self._n_skipped += 1
+        values: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
+        self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}", is_told=True)
 
     def _record(
-        self, step: int, batches: Sequence[Batch], values: dict[str, float | None], shown: str
+        self,
+        step: int,
+        batches: Sequence[Batch],
+        values: dict[str, float | None],
+        shown: str,
+        *,
+        is_told: bool = False,
     ) -> None:
         useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
         slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
@@ -140,15 +156,17 @@ class Metrics:
         }
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        self._show(step, f"{shown}, {speed:.0f} tokens/s")
+        self._show(step, f"{shown}, {speed:.0f} tokens/s", is_told=is_told)
         if self._logger is not None and self._is_due(step):
             self._logger.log_dict({name: value for name, value in values.items() if value is not None}, step)
 
-    def _show(self, step: int, text: str) -> None:
+    def _show(self, step: int, text: str, *, is_told: bool) -> None:
         if self._bar is not None:
+            if is_told:
+                self._bar.write(f"step {step}: {text}", file=sys.stderr)
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
-        elif self._is_due(step):
+        elif is_told or self._is_due(step):
             print(f"step {step}/{self._total_steps}: {text}", file=sys.stderr, flush=True)
 
     def _is_due(self, step: int) -> bool:
@@ -157,7 +175,7 @@ class Metrics:
 
 def cut_back(path: Path, step: int) -> None:
     """Drop the lines of a `metrics.jsonl` that come after a step, and those that a kill left unfinished."""
-    if not path.exists():
+    if not path.is_file():  # nor one of the system's, such as /dev/full, that has no end
         return
     kept = [line for line in path.read_text("utf-8").splitlines(keepends=True) if _is_kept(line, step)]
     part = path.with_suffix(".part")

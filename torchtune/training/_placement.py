@@ -2,14 +2,16 @@
 
 What is held in which precision:
 
-| `dtype` | trained parameters, their gradients, optimizer state | frozen parameters | computing |
-|---|---|---|---|
-| `fp32` | fp32 | fp32 | fp32 |
-| `bf16` | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
+| `dtype` | `weights_dtype` | trained parameters, their gradients, optimizer state | frozen parameters | computing |
+|---|---|---|---|---|
+| `fp32` | null | fp32 | fp32 | fp32 |
+| `bf16` | null | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
+| `fp16` | null | fp32 | fp16 | fp16; the same in fp32; its range is small, hence `LossScale` |
+| `bf16` | `bf16` | bf16: "pure bf16", whose 8 bits swallow small steps | bf16 | as with `bf16` |
 
 So a full fine-tuning in bf16 keeps fp32 master weights, and LoRA keeps a bf16 base below fp32 adapters. A bf16 copy
 of the trained parameters is made for each forward pass: by FSDP where the model is sharded, by `step_loss` where it
-is not, at the same place and with the same rounding.
+is not, at the same place and with the same rounding. FSDP adds up the ranks' gradients in fp32 at least.
 """
 
 import inspect
@@ -24,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 
 from torchtune.models import load_hf_weights, read_hf_weights
 from torchtune.modules import Decoder, lora_layers
+from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
+from torchtune.training._sharding import Sharding, check_sharding, shard
 from torchtune.training._world import World
 
 if TYPE_CHECKING:
@@ -31,44 +35,79 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
 """What a config's `dtype` may say, and fp64, in which tests compare exactly."""
 
 
-def place(
-    model: Decoder, world: World, *, dtype: str, enable_fsdp: bool = False, model_directory: str | None = None
+def place(  # noqa: PLR0913 -- each is a field of the configs
+    model: Decoder,
+    world: World,
+    *,
+    dtype: str,
+    weights_dtype: str | None = None,
+    enable_fsdp: bool = False,
+    sharding: Sharding | None = None,
+    activation_checkpointing: ActivationCheckpointing | None = None,
+    compile: bool = False,  # noqa: A002 -- the field's name
+    model_directory: str | None = None,
 ) -> None:
     """Bring a model from the meta device to this process's device, in place, with its weights.
 
     With several ranks the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and the
-    gradients are added up. With one rank both come to the same, and neither is needed. On one CPU, weights that are
-    not cast stay backed by their file, so that memory is used only for what is trained.
+    gradients are added up. With one rank both come to the same, and neither is needed, unless weights are to wait in
+    CPU memory. On one CPU, weights that are not cast stay backed by their file, so that memory is used only for what
+    is trained.
 
     Args:
         model: Built on `torch.device("meta")`, with LoRA layers added and parameters frozen as they are to be.
         world: This process and its fellows.
         dtype: A key of `DTYPES`; the table above says what it means.
+        weights_dtype: What trained parameters are held in, a key of `DTYPES`; None: fp32, or `dtype` if it is wider.
         enable_fsdp: Split every layer's parameters over the ranks.
+        sharding: How they are split; None: over all ranks, on their device.
+        activation_checkpointing: What layers compute a second time; None: nothing.
+        compile: Compile each layer.
         model_directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
 
     Raises:
         FileNotFoundError: The folder or a file in it is missing.
-        ValueError: The folder's weights are not those of this model.
+        ValueError: The folder's weights are not those of this model, or the sections do not fit the run.
     """
+    check_sharding(sharding, enable_fsdp=enable_fsdp, ranks=world.size)
     if world.is_main and dtype == "bf16" and world.device.type == "cpu" and _lacks_bf16():
         _logger.warning(
             "this CPU multiplies bf16 about 10 times as slowly as fp32; dtype=fp32 will be faster"
         )
-    set_dtype(model, DTYPES[dtype])
-    if world.size > 1:
-        _shard(model, world, DTYPES[dtype], split=enable_fsdp)
-    is_backed_by_file = model_directory is not None and world.size == 1 and world.device.type == "cpu"
+    set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
+    if activation_checkpointing is not None:
+        activation_checkpointing.check(compiles=compile)
+        checkpoint_activations(model, activation_checkpointing)
+    if compile:
+        compile_layers(model)
+    offloads = sharding is not None and sharding.cpu_offload
+    is_whole = world.size == 1 and not offloads
+    if not is_whole:
+        shard(model, world, DTYPES[dtype], sharding, split=enable_fsdp)
+    device = torch.device("cpu") if offloads else world.device
+    _fill(model, device, world.seed, model_directory, is_whole=is_whole)
+
+
+def _fill(
+    model: Decoder, device: torch.device, seed: int, model_directory: str | None, *, is_whole: bool
+) -> None:
+    """Give a model memory and weights."""
+    is_backed_by_file = model_directory is not None and is_whole and device.type == "cpu"
     if is_backed_by_file and model_directory is not None:
         load_hf_weights(model, model_directory)
-        _materialise_adapters(model, world.device)
+        _materialise_adapters(model, device)
     else:
-        model.to_empty(device=world.device)
-    with _drawn_alike(world.seed):
+        model.to_empty(device=device)
+    with _drawn_alike(seed):
         if model_directory is None:
             model.init_weights()
         else:
@@ -92,27 +131,17 @@ def _materialise_adapters(model: Decoder, device: torch.device) -> None:
         layer.lora_b = nn.Parameter(torch.empty_like(layer.lora_b, device=device))
 
 
-def set_dtype(model: nn.Module, compute: torch.dtype) -> None:
-    """Hold frozen parameters in the precision of computing and trained ones in fp32 at least, in place."""
-    master = torch.promote_types(compute, torch.float32)
+def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype | None = None) -> None:
+    """Hold frozen parameters in the precision of computing, and trained ones in fp32 at least or as asked, in place.
+
+    Args:
+        model: On the meta device, or small.
+        compute: The precision of computing.
+        weights: That of trained parameters; None: fp32, or `compute` if it is wider.
+    """
+    weights = weights or torch.promote_types(compute, torch.float32)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(master if parameter.requires_grad else compute)
-
-
-def _shard(model: Decoder, world: World, compute: torch.dtype, *, split: bool) -> None:
-    """Give each rank its part of every layer; without `split`, the part is the whole and only gradients are shared."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-
-    shape, names = ((world.size,), ("shard",)) if split else ((world.size, 1), ("replicate", "shard"))
-    mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
-    policy = MixedPrecisionPolicy(
-        param_dtype=compute, reduce_dtype=torch.promote_types(compute, torch.float32)
-    )
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
-    register_fsdp_forward_method(model, "hidden")
+        parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
 
 
 @contextmanager

@@ -80,6 +80,41 @@ def constant_with_warmup(optimizer: Optimizer, *, warmup_steps: int = 0) -> LRSc
     return _warmed_up(optimizer, warmup_steps, 0.0, warmup_steps + 1, lambda _: 1.0)
 
 
+def warmup_stable_decay(
+    optimizer: Optimizer,
+    *,
+    warmup_steps: int = 0,
+    decay_steps: int | None = None,
+    min_ratio: float = 0.0,
+    total_steps: int | None = None,
+) -> LRScheduler:
+    """Warm up linearly, stay, then fall along a straight line (Hu et al. 2024, arXiv:2404.06395, section 4).
+
+    Args:
+        optimizer: Its learning rates are the peaks.
+        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        decay_steps: Optimizer steps of the fall, the last ones; null: a tenth of all.
+        min_ratio: Where the line ends, as a share of the peak.
+        total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+    decay = decay_steps if decay_steps is not None else max(1, (total_steps or 0) // 10)
+    if decay < 1 or (total_steps is not None and warmup_steps + decay > total_steps):
+        raise ValueError(
+            f"decay_steps: expected an int above 0 that fits behind the warm-up of {warmup_steps} steps in a run of"
+            f" {total_steps}, got {decay}"
+        )
+
+    def curve(done: float) -> float:
+        """Stay at 1, then fall to 0."""
+        length = (total_steps or 0) - warmup_steps
+        return min(1.0, (1 - done) * length / decay)
+
+    return _warmed_up(optimizer, warmup_steps, min_ratio, total_steps, curve)
+
+
 def _warmed_up(
     optimizer: Optimizer,
     warmup_steps: int,
@@ -110,10 +145,10 @@ def _warmed_up(
     return LambdaLR(optimizer, factor)
 
 
-def count_steps(
+def steps_in(
     n_batches: int, epochs: int, gradient_accumulation_steps: int, max_steps_per_epoch: int | None
 ) -> int:
-    """Count a run's optimizer steps.
+    """Count the optimizer steps of some epochs.
 
     An epoch that `max_steps_per_epoch` cuts short is not taken back to its start: the next one goes on with rows
     not yet seen.

@@ -1,7 +1,10 @@
 """All that a run must remember to go on as if it had never stopped."""
 
-import shutil
-from collections.abc import Iterator
+import copy
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from torchtune.config import differences
 from torchtune.data import Batches
 from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state
+from torchtune.training._scaling import LossScale
 from torchtune.training._world import World
 
 
@@ -30,9 +35,11 @@ class State:
         scheduler: Schedule of the optimizer's learning rates.
         batches: Where the data come from.
         world: This process and its fellows.
+        scale: The loss scale, where it changes.
+        config: What a run that goes on must have in common with the saved one, as a tree; None: that is not checked.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a run's state is all of these.
         self,
         output_dir: str,
         model: nn.Module,
@@ -41,33 +48,87 @@ class State:
         batches: Batches,
         *,
         world: World,
+        scale: LossScale | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.step = 0
+        self._scale, self._config = scale or LossScale("fp32"), config
+        self._writing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._apart: World | None = None
         self._folder = Path(output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizer, self._scheduler, self._batches, self._world = optimizer, scheduler, batches, world
 
-    def save(self, keep: int = 1) -> None:
+    def save(self, keep: int = 1, keep_every: int | None = None, *, wait: bool = True) -> None:
         """Write a checkpoint of this step, then remove the oldest; all ranks must call it.
 
         Args:
             keep: How many checkpoints stay, this one included.
+            keep_every: Those of steps that this divides stay besides.
+            wait: False: the state is copied to CPU memory, and written while the run goes on. What goes wrong then
+                is raised by the next call, or by `wait`.
 
         Raises:
             OSError: The disk is full or not writable; earlier checkpoints are as they were.
         """
+        self.wait()
         folder = self._folder / f"step_{self.step}"
-        if not folder.exists():  # What stands there is of this very step: it was resumed from.
-            _checkpoint.write(
-                folder,
-                self._world,
-                tensors=dict(self._tensors(self._optimizer.state)),
-                shared=self._shared(),
-                own={"random": random_state(self._world.device)},
-            )
+        if folder.exists():  # What stands there is of this very step: it was resumed from.
+            self._prune(keep, keep_every)
+            return
+        tensors, shared = dict(self._tensors(self._optimizer.state)), self._shared()
+        own = {"random": random_state(self._world.device)}
+        if wait:
+            _checkpoint.write(folder, self._world, tensors=tensors, shared=shared, own=own)
+            self._prune(keep, keep_every)
+            return
+        self._apart = self._apart or self._world.apart()
+        copies = {name: _copy(tensor) for name, tensor in tensors.items()}
+        write = partial(
+            _checkpoint.write,
+            folder,
+            self._apart,
+            tensors=copies,
+            shared=copy.deepcopy(shared),
+            own=copy.deepcopy(own),
+        )
+        # A daemon: a rank whose fellows are gone would wait for them for ever.
+        self._writing = threading.Thread(
+            target=self._write, args=(write, keep, keep_every), name="checkpoint", daemon=True
+        )
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Wait until what `save` began is written.
+
+        Raises:
+            OSError: It could not be.
+        """
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the folder of the newest checkpoint that is written; None where there is none."""
+        found = _checkpoint.steps(self._folder)
+        return self._folder / f"step_{found[-1]}" if found else None
+
+    def _write(self, write: Callable[[], None], keep: int, keep_every: int | None) -> None:
+        try:
+            write()
+            self._prune(keep, keep_every)
+        except BaseException as error:
+            self._failure = error
+
+    def _prune(self, keep: int, keep_every: int | None) -> None:
         if self._world.is_main:
             for step in _checkpoint.steps(self._folder)[:-keep]:
-                shutil.rmtree(self._folder / f"step_{step}")
+                if keep_every is None or step % keep_every:
+                    _checkpoint.remove(self._folder / f"step_{step}")
 
     def resume(self) -> bool:
         """Go to the newest checkpoint; all ranks must call it.
@@ -88,11 +149,13 @@ class State:
         except _checkpoint.DamagedCheckpointError as fault:
             raise ValueError(f"{folder} is damaged: {fault}; {self._way_out(found)}") from None
         shared = _checkpoint.read_shared(folder)
+        self._check_config(folder, shared["config"], found)
         self._check_parameters(folder, shared["parameters"])
         self._load_optimizer(shared["optimizer"])
         _checkpoint.read_tensors(folder, dict(self._tensors(self._optimizer.state)), self._world)
         self._scheduler.load_state_dict(shared["scheduler"])
         self._batches.load_state_dict(shared["batches"])
+        self._scale.load_state_dict(shared["scale"])
         self.step = shared["step"]
         self._restore_random(folder)
         return True
@@ -126,7 +189,20 @@ class State:
             },
             "scheduler": self._scheduler.state_dict(),
             "batches": self._batches.state_dict(),
+            "scale": self._scale.state_dict(),
+            "config": None if self._config is None else json.dumps(self._config, default=str),
         }
+
+    def _check_config(self, folder: Path, saved: str | None, found: list[int]) -> None:
+        if saved is None or self._config is None:
+            return
+        now = json.loads(json.dumps(self._config, default=str))
+        if changed := differences(json.loads(saved), now):
+            first = changed[0]
+            raise ValueError(
+                f"{folder} is of another config: {first.path} is {first.left!r} there and {first.right!r} here"
+                f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._way_out(found)}"
+            )
 
     def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
         now = {name: list(p.shape) for name, p in self._parameters.items()}
@@ -153,6 +229,12 @@ class State:
         own = _checkpoint.read_own(folder, self._world.rank)
         if own is not None:
             set_random_state(own["random"], self._world.device)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy a tensor, or this rank's part of it, to CPU memory."""
+    found = tensor.detach().to("cpu")
+    return found.clone() if tensor.device.type == "cpu" else found
 
 
 def _described(value: Any) -> Any:

@@ -65,29 +65,26 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def clip_gradients(model: nn.Module, max_norm: float | None) -> float:
+def clip_gradients(model: nn.Module, max_norm: float | None, factor: float = 1.0) -> float:
     """Scale the gradient down to a norm if it is longer, in place.
 
     Args:
         model: Its gradients may be sharded; all ranks must call it then.
         max_norm: The longest norm that passes; None: only measure.
+        factor: What the losses were multiplied by (`LossScale`); gradients are divided by it first.
 
     Returns:
-        The L2 norm of the whole gradient before clipping.
-
-    Raises:
-        FloatingPointError: The norm is not finite; no parameter has changed.
+        The L2 norm of the whole gradient before clipping. One that is not finite leaves the gradient as it is.
     """
     trained = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    gradients = [p.grad for p in trained if p.grad is not None]
+    if factor != 1.0:
+        for gradient in gradients:
+            gradient.div_(factor)
+    norm = nn.utils.get_total_norm(gradients)
     if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()
     length = float(norm)
-    if not math.isfinite(length):
-        raise FloatingPointError(
-            f"the gradient's norm is {length}: the loss has left the numbers that dtype can hold; "
-            "lower optimizer.lr, or look for a damaged row or weight file"
-        )
-    if max_norm is not None:
+    if max_norm is not None and math.isfinite(length):
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
     return length

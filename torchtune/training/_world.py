@@ -1,15 +1,23 @@
 """The processes of a run: how many there are, which one this is, and what it computes on."""
 
+import fcntl
+import logging
 import os
 import random
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, Protocol, TypeVar, get_args
 
 import torch
 import torch.distributed as dist
-from attrs import frozen
+from attrs import evolve, frozen, has
+
+from torchtune.config import differences, fixed_tree
+
+_logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
@@ -46,6 +54,8 @@ class World:
     """Where this process keeps its part of the model."""
     seed: int
     """The run's seed, equal on all ranks."""
+    group: dist.ProcessGroup | None = None
+    """What the ranks talk through; None: the default group."""
 
     @property
     def is_main(self) -> bool:
@@ -60,7 +70,7 @@ class World:
         if self.data_size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return type(value)(total.item())
 
     def gather(self, value: Item) -> list[Item]:
@@ -68,13 +78,27 @@ class World:
         if self.size == 1:
             return [value]
         values = [value] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Tell of each flag whether it is set on some rank; all must call it."""
+        if self.size == 1:
+            return flags
+        votes = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group)
+        return tuple(bool(vote) for vote in votes)
+
+    def apart(self) -> "World":
+        """Return the same with a group of its own, for a thread to talk through beside this one; all must call it."""
+        if self.size == 1:
+            return self
+        return evolve(self, group=dist.new_group(backend="gloo"))
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
 
 def check_device(name: str, local_ranks: int = 1) -> None:
@@ -136,8 +160,11 @@ def start(cfg: RunConfig) -> Iterator[World]:
     nccl for those on GPUs. Python's, numpy's and torch's random numbers are seeded with `seed + data_rank`, so
     that dropout differs between ranks; what must agree on all ranks takes `World.seed`.
 
+    A run with an `output_dir` holds the lock of that folder meanwhile.
+
     Raises:
-        ValueError: The config's device is not there.
+        ValueError: The config's device is not there, another process is at work in its folder, or the ranks were
+            given different configs.
     """
     device = pick_device(cfg.device)
     if device.type == "cuda":
@@ -150,16 +177,54 @@ def start(cfg: RunConfig) -> Iterator[World]:
         rank = dist.get_rank() if size > 1 else 0
         seed = _agreed_seed(cfg.seed, size)
         _seed_everything(seed + rank)
-        yield World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
-        if joined:
-            dist.barrier()  # a rank that leaves early takes its connections from those still at work
+        world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
+        _check_alike(cfg, world)
+        with _locked(getattr(cfg, "output_dir", None) if world.is_main else None):
+            yield world
+            world.barrier()  # a rank that leaves early takes its connections from those still at work
     finally:
         if dist.is_initialized() and (joined or size == 1):
             dist.destroy_process_group()
 
 
+def _check_alike(cfg: object, world: World) -> None:
+    """Refuse to run where nodes were given different configs."""
+    if world.size == 1 or not has(type(cfg)):
+        return
+    trees = world.gather({k: v for k, v in fixed_tree(cfg).items() if k != "seed"})  # that of rank 0 is taken
+    for rank, tree in enumerate(trees):
+        if changed := differences(trees[0], tree):
+            path, left, right = changed[0]
+            raise ValueError(
+                f"rank {rank} was given another config than rank 0: {path} is {right!r}, not {left!r}"
+            )
+
+
+@contextmanager
+def _locked(folder: object) -> Iterator[None]:
+    """Hold the lock of an output folder, which the system lets go of however this process ends."""
+    if not isinstance(folder, str) or not Path(folder).is_dir():
+        yield
+        return
+    with Path(folder, ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"output_dir: another process ({file.read().strip() or 'unknown'}) is at work in {folder}; wait for it"
+                " or end it, or choose another output_dir"
+            ) from None
+        except OSError as error:  # a file system without locks
+            _logger.warning("%s cannot be locked: %s", folder, error.strerror)
+        file.truncate(0)
+        file.write(f"{socket.gethostname()}, process {os.getpid()}\n")
+        file.flush()
+        yield
+
+
 def _agreed_seed(seed: int | None, size: int) -> int:
-    """Return the config's seed, or one that rank 0 draws."""
+    """Return the seed of rank 0's config, or one that it draws."""
     drawn: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
     if size > 1:
         dist.broadcast_object_list(drawn, src=0)

@@ -1,0 +1,124 @@
+"""What each of four processes does for `test_sharding.py`; run as a program, once per rank."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.optim import AdamW
+
+from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_decoder
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training import (
+    ActivationCheckpointing,
+    Lora,
+    Sharding,
+    World,
+    clip_gradients,
+    place,
+    start,
+    step_loss,
+)
+
+ADAPTERS = Lora(targets=["all-linear"], rank=3)
+KEPT = ActivationCheckpointing(keep="matmuls")
+CASES: dict[str, dict[str, Any]] = {
+    "fsdp": {},
+    "hsdp": {"sharding": Sharding(replicas=2)},
+    "copies": {"sharding": Sharding(replicas=4)},
+    "gathered": {"sharding": Sharding(reshard_after_forward=False)},
+    "offloaded": {"sharding": Sharding(cpu_offload=True)},
+    "offloaded hsdp": {"sharding": Sharding(replicas=2, cpu_offload=True)},
+    "checkpointed": {"activation_checkpointing": ActivationCheckpointing(offload=True)},
+    "checkpointed hsdp": {"sharding": Sharding(replicas=2), "activation_checkpointing": KEPT},
+    "lora hsdp": {"lora": ADAPTERS, "sharding": Sharding(replicas=2), "activation_checkpointing": KEPT},
+    "bf16 checkpointed": {"dtype": "bf16", "activation_checkpointing": KEPT},
+    "bf16 plain": {"dtype": "bf16"},
+    "pure bf16": {"dtype": "bf16", "weights_dtype": "bf16"},
+}
+ROWS = examples()[:8]
+SHARES = [[[0, 1, 3], [4]], [[2], [5]], [[6], [2]], [[2, 2], [7]]]
+"""Of each rank, the rows of its batches; the third row has no target, so half of the ranks' batches add nothing."""
+
+
+@frozen
+class Cfg:
+    device: str = "cpu"
+    seed: int | None = 0
+
+
+def placed(
+    world: World, *, lora: Lora | None = None, dtype: str = "fp64", enable_fsdp: bool = True, **how: Any
+) -> Decoder:
+    with torch.device("meta"):
+        model = tiny_decoder()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **how)
+    stir_adapters(model)
+    return model
+
+
+def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]:
+    """Take one optimizer step on this rank's share of the rows, as a recipe does."""
+    model = placed(world, dtype=dtype, **how)
+    shares = SHARES[world.rank] if world.size == 4 else [[i for part in SHARES for b in part for i in b]]
+    batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
+    n_targets = world.data_sum(sum(batch.n_targets for batch in batches))
+    loss_fn, loss_sum, gathered = step_loss(LinearCrossEntropy(), dtype), 0.0, []
+    for batch in batches:
+        loss = loss_fn(model, batch)
+        gathered.append(not is_dtensor(next(model.layers[0].parameters())))
+        torch.autograd.backward(loss / n_targets * world.data_size)
+        loss_sum += loss.item()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    before = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
+    norm = clip_gradients(model, 0.1)
+    clipped = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
+    AdamW(trained.values(), lr=0.01, fused=True).step()
+    return {
+        "loss": world.data_sum(loss_sum) / n_targets,
+        "norm": norm,
+        "gradients": before,
+        "clipped": clipped,
+        "parameters": {name: whole(p.detach()) for name, p in trained.items()},
+        "held": sum(own(p).numel() for p in model.parameters()),
+        "gathered": gathered,
+    }
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return found.clone()
+
+
+def own(tensor: Tensor) -> Tensor:
+    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    with start(Cfg()) as world:
+        assert world.size == 4
+        assert world.seed == ALONE.seed
+        found = {name: one_step(world, **case) for name, case in CASES.items()}
+        same = all(
+            torch.equal(mine, theirs)
+            for case in found.values()
+            for states in [world.gather(case["parameters"])]
+            for state in states
+            for mine, theirs in zip(case["parameters"].values(), state.values(), strict=True)
+        )
+        if world.is_main:
+            torch.save({"cases": found, "same on every rank": same}, out / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

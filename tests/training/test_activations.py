@@ -1,0 +1,208 @@
+"""Layers that compute their activations twice, or compiled, against those that do neither."""
+
+import shutil
+import weakref
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_decoder
+from torchtune.data import Batch, collate
+from torchtune.models.smollm2 import smollm2
+from torchtune.modules import Decoder, KVCache, LinearCrossEntropy
+from torchtune.training import ActivationCheckpointing, Lora, place, step_loss
+
+INPUTS, MATMULS = ActivationCheckpointing(keep="inputs"), ActivationCheckpointing(keep="matmuls")
+SECTIONS = {
+    "inputs": INPUTS,
+    "matmuls": MATMULS,
+    "every second": evolve(INPUTS, every_n_layers=2),
+    "offload": evolve(INPUTS, offload=True),
+}
+DROPPING = Lora(targets=["all-linear"], rank=3, dropout=0.5)
+PADDED = batch_of(examples())
+PACKED = collate([examples()[:4], examples()[4:7], examples()[7:]], pad_id=0)
+
+
+def built(section: ActivationCheckpointing | None, lora: Lora | None, dtype: str, **how: Any) -> Decoder:
+    with torch.device("meta"):
+        model = tiny_decoder()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, ALONE, dtype=dtype, activation_checkpointing=section, **how)
+    stir_adapters(model)
+    return model
+
+
+def loss_and_gradients(model: Decoder, batch: Batch, dtype: str) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    loss = step_loss(LinearCrossEntropy(), dtype)(model, batch)
+    torch.autograd.backward(loss)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **found, "random": torch.get_rng_state()}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("lora", [None, DROPPING], ids=["full", "lora"])
+@pytest.mark.parametrize("batch", [PADDED, PACKED], ids=["padded", "packed"])
+@pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16"])
+def test_checkpointing_changes_no_bit(dtype: str, batch: Batch, lora: Lora | None, section: str) -> None:
+    # In bf16, trained parameters are fp32 and cast for the forward pass alone, which computing again must see.
+    plain = loss_and_gradients(built(None, lora, dtype), batch, dtype)
+    ours = loss_and_gradients(built(SECTIONS[section], lora, dtype), batch, dtype)
+    assert ours.keys() == plain.keys()
+    assert len(plain) > 20
+    assert all(torch.equal(ours[name], tensor) for name, tensor in plain.items())
+
+
+def test_dropout_and_packing_matter_to_these_tests() -> None:
+    one, other = (loss_and_gradients(built(None, DROPPING, "fp64"), b, "fp64") for b in (PADDED, PACKED))
+    assert not torch.equal(one["loss"], other["loss"])
+    without = loss_and_gradients(built(None, evolve(DROPPING, dropout=0.0), "fp64"), PADDED, "fp64")
+    assert not torch.equal(one["loss"], without["loss"])
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
+    """Counts the memory that operators make and that is still held, and matrix products; views of weights are none."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self._storages = WeakIdKeyDictionary(ref_type=weakref.ref)
+        self.n_matmuls = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self._storages)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **kwargs or {})
+        self.n_matmuls += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in self._weights:
+                self._storages[tensor.untyped_storage()] = None
+        return out
+
+
+def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> tuple[int, int]:
+    """Return the bytes held between forward and backward pass, and how many matrix products a step computes."""
+    model = built(section, lora, "fp64")
+    with _Alive(model) as alive:
+        loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
+        held = alive.bytes
+        torch.autograd.backward(loss)
+    return held, alive.n_matmuls
+
+
+@pytest.mark.parametrize("lora", [None, DROPPING], ids=["full", "lora"])
+def test_less_is_kept_and_more_computed(lora: Lora | None) -> None:
+    bytes_of, products_of = {}, {}
+    for name, section in {"plain": None, **SECTIONS}.items():
+        bytes_of[name], products_of[name] = cost(section, lora)
+    assert bytes_of["inputs"] < bytes_of["matmuls"] < bytes_of["plain"]
+    assert bytes_of["inputs"] < bytes_of["every second"] < bytes_of["plain"]
+    assert (
+        products_of["plain"] == products_of["matmuls"] < products_of["every second"] < products_of["inputs"]
+    )
+
+
+def test_a_layer_keeps_its_input_alone() -> None:
+    held = []
+    for n_layers in (2, 5):
+        with torch.device("meta"):
+            model = smollm2(31, n_layers, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
+        place(model, ALONE, dtype="fp64", activation_checkpointing=INPUTS)
+        with _Alive(model) as alive:
+            loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
+            held.append(alive.bytes)
+        del loss
+    assert held[1] - held[0] == 3 * PADDED.tokens.numel() * 16 * 8  # three times [b, s, d] in fp64
+
+
+def test_offloaded_inputs_are_all_that_goes_to_cpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[torch.Size] = []
+
+    def see(tensor: Tensor) -> Tensor:
+        sent.append(tensor.shape)
+        return tensor
+
+    class Seen(torch.autograd.graph.saved_tensors_hooks):
+        def __init__(self, pin_memory: bool) -> None:
+            assert not pin_memory
+            super().__init__(see, lambda tensor: tensor)
+
+    monkeypatch.setattr("torchtune.training._activations.save_on_cpu", Seen)
+    loss_and_gradients(built(SECTIONS["offload"], None, "bf16"), PADDED, "bf16")
+    assert [shape for shape in sent if shape.numel()] == [torch.Size([*PADDED.tokens.shape, 16])] * 2
+
+
+@pytest.mark.parametrize("section", ["inputs", "matmuls"])
+def test_generation_with_a_cache_is_left_as_it_is(section: str) -> None:
+    ours, plain = built(SECTIONS[section], None, "fp64"), built(None, None, "fp64")
+    tokens = PADDED.tokens[:1, :6]
+    with torch.no_grad():
+        expected = plain(tokens)
+        assert torch.equal(ours(tokens), expected)
+    for grad in (False, True):
+        cache = KVCache(2, 8)
+        with torch.set_grad_enabled(grad):
+            steps = [ours(tokens[:, i : i + 1], cache=cache) for i in range(6)]
+        assert cache.length == 6
+        torch.testing.assert_close(torch.cat(steps, dim=1), expected)
+
+
+def test_parameters_keep_their_names() -> None:
+    named = [name for name, _ in built(None, DROPPING, "fp32").named_parameters()]
+    assert [name for name, _ in built(MATMULS, DROPPING, "fp32").named_parameters()] == named
+    assert list(built(MATMULS, DROPPING, "fp32").state_dict()) == named
+
+
+def test_settings_that_do_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="offload: only inputs wait in CPU memory; write keep=inputs"):
+        ActivationCheckpointing(keep="matmuls", offload=True)
+    with pytest.raises(ValueError, match="every_n_layers: expected a value above 0, got 0"):
+        ActivationCheckpointing(every_n_layers=0)
+    with pytest.raises(ValueError, match=r"offload: the compiler decides .* write compile=false"):
+        built(SECTIONS["offload"], None, "fp32", compile=True)
+
+
+def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None) -> int:
+    """Compare two steps of a compiled model with a plain one's; return how many graphs its layers needed."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    plain, ours = built(None, lora, "fp32"), built(section, lora, "fp32", compile=True)
+    for batch in (batch_of(examples()[:4]), PADDED):  # of two lengths
+        expected, found = (loss_and_gradients(model, batch, "fp32") for model in (plain, ours))
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5)
+    assert not counters["graph_break"]
+    n_graphs: int = counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+    return n_graphs
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
+def test_traced_layers_compute_the_same_and_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    assert (
+        compare_compiled(MATMULS, None) == 2
+    )  # all layers have one for the first length and one for any other
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("section", [None, INPUTS, MATMULS], ids=["plain", "inputs", "matmuls"])
+def test_compiled_layers_compute_the_same(section: ActivationCheckpointing | None) -> None:
+    assert compare_compiled(section, None) == 2
+    # With LoRA the first layer's input needs no gradient, unlike those of the others.
+    assert compare_compiled(section, evolve(DROPPING, dropout=0.0)) == 4

@@ -1,0 +1,131 @@
+"""What a layer keeps between its forward and its backward pass, and whether it is compiled."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from attrs import define, field
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from torchtune.config import above
+from torchtune.modules import Decoder, Documents, LayerCache, Rotation
+
+
+@define(kw_only=True)
+class ActivationCheckpointing:
+    """Layers keep little for the backward pass, which computes the rest a second time (arXiv 1604.06174)."""
+
+    keep: Literal["inputs", "matmuls"] = "inputs"
+    """What a layer keeps: its input alone; or also what matrix products and attention gave, which costs less time."""
+    every_n_layers: int = field(default=1, validator=above(0))
+    """Layers 0, n, 2n, ... keep little; the others everything."""
+    offload: bool = False
+    """Let the inputs of those layers wait in CPU memory; only with keep=inputs, and layers that are not compiled."""
+
+    def __attrs_post_init__(self) -> None:
+        self.check()
+
+    def check(self, *, compiles: bool = False) -> None:
+        """Refuse what cannot be done.
+
+        Args:
+            compiles: Whether layers are compiled.
+
+        Raises:
+            ValueError: Something else than the inputs of uncompiled layers is to be offloaded.
+        """
+        if self.offload and self.keep != "inputs":
+            raise ValueError("offload: only inputs wait in CPU memory; write keep=inputs, or offload=false")
+        if self.offload and compiles:
+            raise ValueError(
+                "offload: the compiler decides what a layer keeps, and where; write compile=false, or offload=false"
+            )
+
+
+def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> None:
+    """Let layers compute their activations again in the backward pass instead of keeping them, in place.
+
+    Results are the same to the bit, dropout included. A forward pass without gradients, or with a cache, is left as
+    it is.
+
+    Args:
+        model: Its layers get another `forward`; modules and parameters keep their names.
+        section: Which layers, and what they keep.
+    """
+    for layer in list(model.layers)[:: section.every_n_layers]:
+        _checkpoint_layer(layer, section)
+
+
+def compile_layers(model: Decoder) -> None:
+    """Compile each layer with `torch.compile`, in place; the first steps wait for the compiler.
+
+    It belongs behind `checkpoint_activations`, so that the compiler sees what is to be computed twice, and before
+    FSDP, whose hooks stay outside.
+    """
+    for layer in model.layers:
+        layer.forward = torch.compile(layer.forward)
+
+
+def _checkpoint_layer(layer: nn.Module, section: ActivationCheckpointing) -> None:
+    plain = layer.forward
+    anew = _Anew(layer, plain)
+    kept: dict[str, Any] = {}
+    if section.keep == "matmuls":
+        kept["context_fn"] = partial(create_selective_checkpoint_contexts, _matmuls())
+
+    def forward(
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None = None,
+        cache: LayerCache | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
+        # Computing a second time would put the same keys into a cache again.
+        if cache is not None or not torch.is_grad_enabled():
+            result: Tensor = plain(x, rotation, mask, cache, documents)
+            return result
+        parameters: Iterator[tuple[str, Tensor]] = layer.named_parameters()
+        swapped = {f"layer.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
+
+        def run(x: Tensor) -> Tensor:
+            y: Tensor = torch.func.functional_call(anew, swapped, (x, rotation, mask, None, documents))
+            return y
+
+        # Angles and masks are shared by all layers, so that x alone is this layer's to keep.
+        with save_on_cpu(pin_memory=x.is_cuda) if section.offload else nullcontext():
+            y: Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **kept)
+        return y
+
+    layer.forward = forward
+
+
+class _Anew(nn.Module):
+    """A layer without its checkpointing, for `functional_call`.
+
+    `step_loss` casts parameters for the time of the forward pass alone, and computing again comes later: without
+    what the forward pass saw in their places, it would see uncast ones.
+    """
+
+    def __init__(self, layer: nn.Module, plain: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.layer, self.plain = layer, plain
+
+    def forward(self, *args: Any) -> Tensor:
+        return self.plain(*args)
+
+
+def _matmuls() -> list[Any]:
+    """Return the operators whose outputs are costly to compute and cheap to keep.
+
+    Where a layer is not compiled, flex attention is: the policy does not see into it, and it is computed again.
+    """
+    attention = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+    names = ["mm", "addmm", "bmm", *(f"_scaled_dot_product_{name}" for name in attention)]
+    return [
+        *(getattr(torch.ops.aten, name).default for name in names),
+        torch.ops.higher_order.flex_attention,
+    ]

@@ -1,0 +1,110 @@
+"""When checkpoints are written, and how a run ends that is asked to."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Protocol, Self
+
+from torchtune.data import Batches
+from torchtune.training._signals import Stopped, StopRequests
+from torchtune.training._state import State
+from torchtune.training._world import World
+
+
+class SavingConfig(Protocol):
+    """What `Saving` reads of a config."""
+
+    @property
+    def save_every_n_steps(self) -> int | None:
+        """Optimizer steps between two checkpoints."""
+
+    @property
+    def save_every_n_minutes(self) -> float | None:
+        """Minutes between two checkpoints."""
+
+    @property
+    def save_at_epoch_ends(self) -> bool:
+        """Whether every epoch's end has one."""
+
+    @property
+    def async_checkpoints(self) -> bool:
+        """Whether they are written while the run goes on."""
+
+    @property
+    def keep_checkpoints(self) -> int:
+        """How many of the newest stay."""
+
+    @property
+    def keep_every_n_steps(self) -> int | None:
+        """Which of the others stay."""
+
+
+class Saving:
+    """Counts a run's steps, and writes a checkpoint behind those where one is due or the run is asked to end.
+
+    Use it as a context manager around the loop over `steps`.
+
+    Args:
+        cfg: Says when checkpoints are due and which stay.
+        state: Writes them.
+        batches: Know the epoch.
+        world: This process and its fellows.
+    """
+
+    def __init__(self, cfg: SavingConfig, state: State, batches: Batches, world: World) -> None:
+        self._cfg, self._state, self._batches, self._world = cfg, state, batches, world
+        self._requests = StopRequests(world)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._requests)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for the last checkpoint, unless the run failed on one of several ranks."""
+        try:
+            if kind is None or (self._world.size == 1 and issubclass(kind, Exception)):
+                self._state.wait()
+        finally:
+            self._stack.close()
+
+    def steps(self, total_steps: int) -> Iterator[int]:
+        """Yield the numbers of the steps that are left, from 1 on; all ranks must go through them.
+
+        Raises:
+            Stopped: The run was asked to end, and has a checkpoint of its last step.
+            OSError: A checkpoint cannot be written.
+        """
+        saved_at, epoch = time.monotonic(), self._batches.epoch
+        while self._state.step < total_steps:
+            self._state.step += 1
+            yield self._state.step
+            now = time.monotonic()
+            late = self._cfg.save_every_n_minutes is not None and self._world.is_main
+            late = late and now - saved_at >= 60 * (self._cfg.save_every_n_minutes or 0)
+            late, stop = self._world.any(late, self._requests.received is not None)
+            ends = self._cfg.save_at_epoch_ends and self._batches.epoch > epoch
+            every = self._cfg.save_every_n_steps
+            if stop or late or ends or (every is not None and self._state.step % every == 0):
+                self._save()
+                saved_at, epoch = now, self._batches.epoch
+            if stop and self._state.step < total_steps:
+                self._stop(total_steps)
+
+    def _save(self) -> None:
+        cfg = self._cfg
+        self._state.save(
+            keep=cfg.keep_checkpoints, keep_every=cfg.keep_every_n_steps, wait=not cfg.async_checkpoints
+        )
+
+    def _stop(self, total_steps: int) -> None:
+        self._state.wait()
+        self._world.barrier()
+        self._stack.close()
+        number = self._requests.received or signal.SIGTERM
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after step {self._state.step} of {total_steps};"
+            f" {self._state.last_checkpoint()} is written, and the same command continues",
+            number,
+        )

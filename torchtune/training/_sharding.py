@@ -1,0 +1,108 @@
+"""How FSDP2 splits a model over the ranks, and the section of a config that says so."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from attrs import define, field
+
+from torchtune.config import above
+from torchtune.modules import Decoder
+from torchtune.training._world import World
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+@define(kw_only=True)
+class Sharding:
+    """How `enable_fsdp` splits a model over the ranks."""
+
+    replicas: int = field(default=1, validator=above(0))
+    """Groups of ranks that each hold the whole model (HSDP), between which only gradients pass."""
+    cpu_offload: bool = False
+    """Keep weights, gradients and optimizer state in CPU memory, and step there; layers visit the GPU one by one."""
+    reshard_after_forward: bool = True
+    """Drop a layer's gathered weights until its backward pass gathers them anew; false is faster, and takes more."""
+
+
+def check_sharding(sharding: Sharding | None, *, enable_fsdp: bool, ranks: int) -> None:
+    """Refuse a section that does not fit the run.
+
+    Args:
+        sharding: A config's; None fits every run.
+        enable_fsdp: The config's.
+        ranks: Processes of the run.
+
+    Raises:
+        ValueError: The section is given without `enable_fsdp`, or its replicas do not divide the ranks.
+    """
+    if sharding is None:
+        return
+    if not enable_fsdp:
+        raise ValueError("sharding: nothing is split without FSDP; write enable_fsdp=true, or sharding=null")
+    if ranks % sharding.replicas:
+        raise ValueError(
+            f"sharding.replicas: {ranks} ranks cannot be split into {sharding.replicas} equal groups; "
+            f"write a divisor of {ranks}"
+        )
+
+
+def shard(
+    model: Decoder, world: World, compute: torch.dtype, sharding: Sharding | None, *, split: bool
+) -> None:
+    """Give each rank its part of every layer, in place.
+
+    The root, which holds embeddings, last norm and output head, keeps its weights gathered from its forward pass to
+    its backward pass in any case: the loss reads the head's behind the forward pass.
+
+    Args:
+        model: On the meta device.
+        world: This process and its fellows.
+        compute: What parameters are cast to for computing; gradients are added up in fp32 at least.
+        sharding: How; None is `Sharding()`.
+        split: False: each part is the whole, and only gradients are shared.
+    """
+    from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
+        MixedPrecisionPolicy,
+        OffloadPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    sharding = sharding or Sharding()
+    mesh = make_mesh(world, sharding.replicas if split else world.size)
+    precision = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=torch.promote_types(compute, torch.float32)
+    )
+    offload = OffloadPolicy()
+    if sharding.cpu_offload:
+        offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
+    for layer in model.layers:
+        fully_shard(
+            layer,
+            mesh=mesh,
+            mp_policy=precision,
+            offload_policy=offload,
+            reshard_after_forward=sharding.reshard_after_forward,
+        )
+    fully_shard(model, mesh=mesh, mp_policy=precision, offload_policy=offload)
+    register_fsdp_forward_method(model, "hidden")
+
+
+def make_mesh(world: World, replicas: int) -> "DeviceMesh":
+    """Arrange the ranks: `[ranks]`, or `[replicas, ranks / replicas]` where there are several replicas.
+
+    A run of one process has no process group, which FSDP needs; it gets one, and `start` ends it.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if world.size == 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
+        store = dist.HashStore()  # type: ignore[attr-defined]  # documented, and not in its `__all__`
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    if replicas == 1:
+        return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))
+    shape = replicas, world.size // replicas
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))

@@ -1,0 +1,121 @@
+"""Signals that ask a run to end: it finishes its step and writes a checkpoint, unless it is asked twice."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any, Self
+
+from torchtune.training._world import World
+
+GRACE = 240.0
+"""How long a step and its checkpoint may take after SIGTERM before the process gives up (seconds)."""
+_LOOK = 0.2
+"""How often it is looked whether the other ranks are there (seconds)."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The run ended because it was asked to, and can go on; the message says what is kept.
+
+    Args:
+        message: For the user.
+        number: The signal's; the process's status is to be 128 above it.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number
+
+
+class StopRequests:
+    """Whether SIGTERM came, or Ctrl-C (SIGINT) once; the second Ctrl-C ends the process at once.
+
+    Use it as a context manager around what may be finished before the run ends; elsewhere the signals do what they
+    always do. Among several ranks, SIGTERM is also how torch's launcher ends the others after one has died. They may
+    be waiting for that one then, in a collective that no Python code interrupts, so a thread ends the process as soon
+    as a rank on this machine is gone.
+
+    Args:
+        world: This process and its fellows.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.received: int | None = None
+        """The signal that came first."""
+        self._before: dict[int, Any] = {}
+        self._wakeup: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python lets the main thread alone handle signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        if self._world.size > 1:
+            self._watch()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the signals do again what they did before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._wakeup is not None:
+            write, before = self._wakeup
+            signal.set_wakeup_fd(before)
+            os.close(write)  # ends the thread, which closes the other side
+            self._wakeup = None
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received is not None:
+            raise Stopped(
+                "interrupted twice; the same command again continues from the last checkpoint", number
+            )
+        if self.received is None and number == signal.SIGINT and self._world.is_main:
+            os.write(2, b"\ninterrupted: finishing this step and saving it; Ctrl-C again ends at once\n")
+        self.received = self.received or number
+
+    def _watch(self) -> None:
+        """Have a thread hear of SIGTERM even while this one waits within a collective."""
+        here = socket.gethostname()
+        peers = [pid for host, pid in self._world.gather((here, os.getpid())) if host == here]
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        self._wakeup = write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        threading.Thread(target=_give_up, args=(read, peers), name="stop", daemon=True).start()
+
+
+def _give_up(read: int, peers: list[int]) -> None:
+    """End the process some time after SIGTERM came, or as soon as a peer is gone then."""
+    asked = None
+    while True:
+        came = os.read(read, 64) if asked is None else b""
+        if asked is None and not came:
+            os.close(read)
+            return
+        if asked is None and signal.SIGTERM in came:
+            asked = time.monotonic()
+            os.set_blocking(read, False)
+        if asked is None:
+            continue
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(read, 64):  # the run is over
+                os.close(read)
+                return
+        if time.monotonic() - asked > GRACE or not all(map(_is_there, peers)):
+            sys.stderr.flush()
+            os._exit(128 + signal.SIGTERM)
+        time.sleep(_LOOK)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
