@@ -106,7 +106,8 @@ def test_zsh_completes(line: str, expected: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"), [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["dtype=bf16", "dtype=fp16", "dtype=fp32"])]
+    ("line", "expected"),
+    [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["dtype=bf16", "dtype=fp16", "dtype=fp32"])],
 )
 def test_fish_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     assert in_shell("fish", f"tune completion fish | source; complete -C {line!r}", tmp_path) == expected

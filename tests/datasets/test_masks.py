@@ -91,6 +91,8 @@ def test_packed_rows_hold_what_a_brute_force_puts_there(data: Any, lengths: list
         if batch.documents is not None:
             numbers = [n for n, i in enumerate(row) for _ in examples[i].tokens[:-1]]
             longest = max(lengths[i] - 1 for i in row)
-            behind = [len(row) + at // longest for at in range(padding)]  # no padding is longer than a document
+            behind = [
+                len(row) + at // longest for at in range(padding)
+            ]  # no padding is longer than a document
             assert batch.documents[r].tolist() == numbers + behind
     assert batch.n_targets == sum(example.n_targets for example in examples)

@@ -28,9 +28,10 @@ def report(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"tune: {where}{error.strerror}\n")
         return 1
-    if (_is_plain(error) or isinstance(error, FloatingPointError)) and _raised_by_us(error):
+    failed = isinstance(error, (FloatingPointError, MemoryError))
+    if (_is_plain(error) or failed) and _raised_by_us(error):
         sys.stderr.write(f"tune: {error}\n")
-        return 1 if isinstance(error, FloatingPointError) or type(error) is OSError else 2
+        return 1 if failed or type(error) is OSError else 2
     traceback.print_exception(error)
     sys.stderr.write(f"tune: the run failed: {type(error).__name__}: {error}\n")
     return 1

@@ -13,7 +13,6 @@ from torchtune.config import (
     Layers,
     Mistake,
     config_names,
-    instantiate,
     is_component,
 )
 
@@ -106,7 +105,11 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     of = f"the config of {recipe.name}"
     cfg = layers.build(of)
     try:
-        model = _model_of(cfg)
+        model = None
+        if is_component(getattr(cfg, "model", None)):
+            from torchtune.training import model_of
+
+            model = model_of(cfg)
     except InstantiationError as error:
         raise _mistake(layers, "model", error, of) from error
     except ValueError as error:  # the adapters do not fit the model
@@ -123,27 +126,6 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
 
 def _mistake(layers: Layers, field: str, error: Exception, of: str) -> ConfigError:
     return ConfigError([Mistake(layers.last_origin((field,)).text, field, str(error))], of)
-
-
-def _model_of(cfg: Any) -> Any:
-    """Build a config's model with its adapters on the meta device; None where the config has no model.
-
-    Raises:
-        InstantiationError: The model's own code refuses its arguments.
-        ValueError: The model has no such layers as the adapters are for.
-    """
-    component = getattr(cfg, "model", None)
-    if not is_component(component):
-        return None
-    import torch
-
-    with torch.device("meta"):
-        model = instantiate(component)
-    if not isinstance(model, torch.nn.Module):
-        return None
-    if callable(add_to := getattr(getattr(cfg, "lora", None), "add_to", None)):
-        add_to(model)
-    return model
 
 
 def _absent(cfg: Any) -> list[str]:
@@ -174,17 +156,11 @@ def _absent(cfg: Any) -> list[str]:
 def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
     from attrs import asdict
 
-    from torchtune.training import DTYPES, needs
+    from torchtune.training import batch_of, needs_of
 
-    dtype, optimizer = getattr(cfg, "dtype", None), getattr(cfg, "optimizer", None)
-    counted = needs(
-        model,
-        optimizer if is_component(optimizer) else None,
-        dtype=dtype if isinstance(dtype, str) and dtype in DTYPES else "fp32",
-        ranks=ranks,
-        enable_fsdp=getattr(cfg, "enable_fsdp", False) is True,
-    )
-    return {**asdict(counted), "total": counted.total}
+    counted = needs_of(cfg, model, ranks)
+    rows, length = batch_of(cfg) or (0, 0)
+    return {**asdict(counted), "total": counted.total, "rows": rows, "length": length}
 
 
 def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
@@ -203,7 +179,11 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
         ]
     each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
     total = f" = {_size(needs['total'])}" if trained else ""
-    return f"{said}{between}{each}: {' + '.join(held)}{total}, and activations"
+    more = "activations"
+    if needs["activations"]:
+        of = f"{needs['rows']} x {needs['length']:,} positions"
+        more = f"about {_size(needs['activations'])} of activations for {of}"
+    return f"{said}{between}{each}: {' + '.join(held)}{total}, and {more}"
 
 
 def _size(count: int) -> str:

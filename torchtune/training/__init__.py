@@ -6,6 +6,7 @@ from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._from_config import count_steps, open_batches, place_model
 from torchtune.training._guard import Guard
 from torchtune.training._lora import Lora
+from torchtune.training._memory import OutOfMemoryError, batch_of, model_of, needs_of, ways_out
 from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs
 from torchtune.training._packing import Packing
@@ -37,6 +38,7 @@ __all__ = [
     "LossScale",
     "Metrics",
     "Needs",
+    "OutOfMemoryError",
     "Packing",
     "Saving",
     "Sharding",
@@ -45,6 +47,7 @@ __all__ = [
     "StopRequests",
     "Stopped",
     "World",
+    "batch_of",
     "build_scheduler",
     "check_device",
     "check_vocabulary",
@@ -53,7 +56,9 @@ __all__ = [
     "cosine_with_warmup",
     "count_steps",
     "linear_with_warmup",
+    "model_of",
     "needs",
+    "needs_of",
     "open_batches",
     "pick_device",
     "place",
@@ -62,5 +67,6 @@ __all__ = [
     "step_loss",
     "steps_in",
     "warmup_stable_decay",
+    "ways_out",
     "whole_state",
 ]

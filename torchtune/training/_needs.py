@@ -1,20 +1,26 @@
-"""What a model takes in memory before its activations, from tensors on the meta device."""
+"""What training a model takes in memory, from tensors that hold nothing."""
 
+import copy
 import math
+import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from attrs import frozen
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchtune.config import Component, instantiate, parameters_of
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations
 from torchtune.training._placement import DTYPES, set_dtype
 
 
 @frozen
 class Needs:
-    """What one rank holds; activations, logits and what the allocator keeps are not in it."""
+    """What one rank holds; what the allocator keeps for later is not in it."""
 
     parameters: int
     """All of the model's, over all ranks."""
@@ -28,20 +34,26 @@ class Needs:
     """Bytes of the trained parameters' gradients on one rank."""
     optimizer: int
     """Bytes of the optimizer's state on one rank."""
+    activations: int = 0
+    """Bytes that a forward and a backward pass add at their peak, about; 0 where no batch was said."""
 
     @property
     def total(self) -> int:
-        """Bytes on one rank."""
+        """Bytes on one rank, without activations."""
         return self.weights + self.gradients + self.optimizer
 
 
-def needs(
+def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     model: nn.Module,
     optimizer: Component[Optimizer] | None,
     *,
     dtype: str = "fp32",
+    weights_dtype: str | None = None,
     ranks: int = 1,
     enable_fsdp: bool = False,
+    replicas: int = 1,
+    batch: tuple[int, int] | None = None,
+    activation_checkpointing: ActivationCheckpointing | None = None,
 ) -> Needs:
     """Count what a model takes on each rank.
 
@@ -50,18 +62,25 @@ def needs(
             the precision that a run holds them in.
         optimizer: The config's; its state is what one step of it makes. None: nothing is trained.
         dtype: A key of `DTYPES`.
+        weights_dtype: What trained parameters are held in, as `place` takes it.
         ranks: Processes that share the work.
         enable_fsdp: Each rank holds its part of every parameter (the first dimension's, rounded up), not the whole.
+        replicas: Groups of ranks that each hold all parts.
+        batch: Rows of a forward pass on one rank, and their positions, to count activations; None: they are not.
+        activation_checkpointing: What layers compute a second time.
 
     Raises:
         InstantiationError: The optimizer refuses its arguments.
     """
     if optimizer is None:
         model.requires_grad_(requires_grad=False)
-    set_dtype(model, DTYPES[dtype])
+    set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
     every = list(model.parameters())
     trained = [p for p in every if p.requires_grad]
-    parts = ranks if enable_fsdp else 1
+    parts = max(1, ranks // replicas) if enable_fsdp else 1
+    activations = 0
+    if batch is not None and isinstance(model, Decoder):
+        activations = _activation_bytes(model, DTYPES[dtype], batch, activation_checkpointing, parts)
     return Needs(
         parameters=sum(p.numel() for p in every),
         trainable=sum(p.numel() for p in trained),
@@ -69,7 +88,108 @@ def needs(
         weights=sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers()),
         gradients=sum(_bytes(p, parts) for p in trained),
         optimizer=0 if optimizer is None else _state_bytes(optimizer, trained, parts),
+        activations=activations,
     )
+
+
+def _activation_bytes(
+    model: Decoder,
+    compute: torch.dtype,
+    batch: tuple[int, int],
+    section: ActivationCheckpointing | None,
+    parts: int,
+) -> int:
+    """Return the bytes that a forward and a backward pass add at their peak.
+
+    They are run on tensors without contents. What is trained and held wider than it is computed in is cast for the
+    pass, whole or, under FSDP, two layers and the root at a time. Of the loss, a chunk's logits count, and the
+    head's gradient.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    a, (rows, length) = model.architecture, batch
+    own = copy.deepcopy(model)
+    if section is not None and not section.offload:
+        checkpoint_activations(own, section)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made = {
+            name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
+            for name, p in own.named_parameters()
+        }
+        tokens = torch.zeros((rows, min(length, a.max_seq_len)), dtype=torch.long)
+        live = _Live(made.values())
+        for p in made.values():
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(live.pass_over_gradient)  # type: ignore[no-untyped-call]
+        with live:
+            torch.func.functional_call(
+                _Hidden(own), {f"model.{n}": p for n, p in made.items()}, (tokens,)
+            ).sum().backward()
+    peak = live.peak
+    if section is not None and section.offload:
+        kept = rows * tokens.shape[1] * a.embed_dim * compute.itemsize
+        peak = max(peak // max(len(model.layers), 1), kept)
+    master = [p for p in model.parameters() if p.requires_grad and p.dtype != compute]
+    casts = sum(p.numel() for p in master) * compute.itemsize
+    if parts > 1:
+        layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
+        root = sum(p.numel() for p in model.parameters()) - sum(layers)
+        casts = (2 * max(layers, default=0) + root) * compute.itemsize
+    head = model.head_weight
+    loss = 3 * 4 * _CHUNK * a.vocab_size + (4 * head.numel() if head.requires_grad else 0)
+    return peak + casts + loss
+
+
+_CHUNK = LinearCrossEntropy().chunk_size
+
+
+class _Hidden(nn.Module):
+    """A model up to its last norm, for `functional_call`."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.hidden(tokens)
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped
+    """Adds up the bytes of the tensors that are alive and were made within it.
+
+    Args:
+        known: Tensors that are not counted, nor are views of them.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}  # noqa: SLF001 - as below.
+        self.peak = self._now = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - its identity has no other name.
+        if key in self._sizes or key in self._known:
+            return
+        self._sizes[key] = size
+        self._now += size
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._forget, key)
+
+    def pass_over_gradient(self, parameter: Tensor) -> None:
+        """Count a parameter's gradient no more, which is counted elsewhere."""
+        if parameter.grad is not None:
+            self._forget(parameter.grad.untyped_storage()._cdata)  # noqa: SLF001 - as above.
+
+    def _forget(self, key: int) -> None:
+        self._now -= self._sizes.pop(key, 0)
 
 
 def _bytes(tensor: Tensor, parts: int) -> int:

@@ -165,6 +165,7 @@ def start(cfg: RunConfig) -> Iterator[World]:
     Raises:
         ValueError: The config's device is not there, another process is at work in its folder, or the ranks were
             given different configs.
+        OutOfMemoryError: Memory ran out within the run; the message says what would take less.
     """
     device = pick_device(cfg.device)
     if device.type == "cuda":
@@ -180,11 +181,26 @@ def start(cfg: RunConfig) -> Iterator[World]:
         world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
         _check_alike(cfg, world)
         with _locked(getattr(cfg, "output_dir", None) if world.is_main else None):
-            yield world
+            with _explaining_memory(cfg, size):
+                yield world
             world.barrier()  # a rank that leaves early takes its connections from those still at work
     finally:
         if dist.is_initialized() and (joined or size == 1):
             dist.destroy_process_group()
+
+
+@contextmanager
+def _explaining_memory(cfg: RunConfig, size: int) -> Iterator[None]:
+    """Say what would take less where memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        from torchtune.training import _memory
+
+        if not _memory.is_out_of_memory(error):
+            raise
+        explained = _memory.explain(error, cfg, size)
+        raise explained from error
 
 
 def _check_alike(cfg: object, world: World) -> None:

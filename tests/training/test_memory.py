@@ -1,0 +1,170 @@
+"""What a run is said to take, against what torch's profiler sees; and what is said when memory runs out."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.profiler import ProfilerActivity, profile
+
+from tests.recipes.parts import full_config, lora_config
+from tests.training.tiny import ALONE
+from torchtune.config import Trust, lazy, only_trusting
+from torchtune.data import Batch
+from torchtune.models.smollm2 import smollm2
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training import (
+    ActivationCheckpointing,
+    Lora,
+    OutOfMemoryError,
+    Packing,
+    Sharding,
+    batch_of,
+    model_of,
+    needs,
+    needs_of,
+    place,
+    start,
+    step_loss,
+    ways_out,
+)
+
+
+def meta_model(lora: bool) -> Decoder:
+    with torch.device("meta"):
+        model = smollm2(
+            vocab_size=100,
+            num_layers=6,
+            embed_dim=64,
+            num_heads=4,
+            num_kv_heads=2,
+            ffn_dim=128,
+            max_seq_len=128,
+        )
+    if lora:
+        Lora(targets=["all-linear"]).add_to(model)
+    return model
+
+
+SECTIONS = [
+    None,
+    ActivationCheckpointing(),
+    ActivationCheckpointing(keep="matmuls"),
+    ActivationCheckpointing(every_n_layers=2),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # the profiler's own
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_activations_are_what_the_profiler_sees(
+    lora: bool, dtype: str, section: ActivationCheckpointing | None
+) -> None:
+    said = needs(
+        meta_model(lora),
+        lazy(AdamW, lr=1e-3),
+        dtype=dtype,
+        batch=(8, 128),
+        activation_checkpointing=section,
+    ).activations
+    model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
+    place(model, ALONE, dtype=dtype, activation_checkpointing=section)
+    tokens = torch.randint(0, 100, (8, 128))
+    batch = Batch(tokens, tokens, tokens.numel(), tokens.numel())
+    torch.autograd.backward(loss_fn(model, batch))  # so that gradients are there, and not counted
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        torch.autograd.backward(loss_fn(model, batch))
+    now = peak = 0
+    assert seen.profiler is not None
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    assert peak > 500_000
+    assert said == pytest.approx(peak, rel=0.12)
+
+
+def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
+    cfg = full_config(tmp_path)
+
+    def found(ranks: int = 1, **changes: Any) -> Any:
+        changed = evolve(cfg, **changes)
+        model = model_of(changed)
+        assert model is not None
+        return needs_of(changed, model, ranks)
+
+    plain = found()
+    assert batch_of(cfg) == (2, 1024)
+    assert batch_of(evolve(cfg, packing=Packing(length=96))) == (2, 96)
+    narrow = found(dtype="bf16", weights_dtype="bf16")
+    assert (narrow.weights, narrow.gradients) == (plain.weights // 2, plain.gradients // 2)
+    assert narrow.activations < 0.9 * plain.activations
+    split = found(ranks=4, enable_fsdp=True)
+    assert plain.optimizer / 4 <= split.optimizer < plain.optimizer / 3
+    halves = found(ranks=4, enable_fsdp=True, sharding=Sharding(replicas=2))
+    assert plain.optimizer / 2 <= halves.optimizer < plain.optimizer / 1.8
+    assert found(batch_size=4).activations > 1.5 * plain.activations
+    offloaded = found(activation_checkpointing=ActivationCheckpointing(offload=True))
+    assert offloaded.activations < found(activation_checkpointing=ActivationCheckpointing()).activations
+
+
+def test_what_would_take_less_is_named_with_how_much(tmp_path: Path) -> None:
+    cfg = full_config(tmp_path, batch_size=8, packing=Packing(length=256))
+    ways = dict(ways_out(cfg, ranks=4))
+    assert set(ways) >= {
+        "batch_size=4 gradient_accumulation_steps=2",
+        "activation_checkpointing.keep=inputs",
+        "packing.length=128",
+        "dtype=bf16 weights_dtype=bf16",
+    }
+    assert list(ways.values()) == sorted(ways.values(), reverse=True)
+    model = model_of(cfg)
+    assert model is not None
+    now = needs_of(cfg, model)
+    half = evolve(cfg, batch_size=4)
+    again = model_of(half)
+    assert again is not None
+    then = needs_of(half, again)
+    assert ways["batch_size=4 gradient_accumulation_steps=2"] == now.activations - then.activations
+    lora = dict(ways_out(lora_config(tmp_path, batch_size=1), ranks=1))
+    assert not any("batch_size" in words or "fsdp" in words for words in lora)
+
+
+class Greedy(nn.Module):
+    """A loss that asks for more memory than there is."""
+
+    def __init__(self, reduction: str) -> None:
+        super().__init__()
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return torch.empty(2**52).sum()
+
+
+def test_memory_that_runs_out_is_one_message_with_the_line_and_the_ways_out(tmp_path: Path) -> None:
+    from recipes.full_finetune import main
+
+    trust = only_trusting(Trust(packages=frozenset({"tests"})))
+    with trust, pytest.raises(OutOfMemoryError) as caught:
+        main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
+    assert re.fullmatch(
+        r"memory ran out in `loss = loss_fn\(model, batch\)`, when 16,777,216\.00 GiB more were asked for\. What would"
+        r" lower it, about, for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2 by"
+        r" [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
+        str(caught.value),
+    )
+
+
+def test_other_errors_pass_as_they_are() -> None:
+    from tests.training.two_ranks import Cfg
+
+    with pytest.raises(RuntimeError, match=r"^something else$"), start(Cfg(seed=1)):
+        raise RuntimeError("something else")
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79"
+    expected = r"^memory ran out, when 2.00 GiB more were asked for$"
+    with pytest.raises(OutOfMemoryError, match=expected), start(Cfg(seed=1)):
+        raise torch.OutOfMemoryError(said)

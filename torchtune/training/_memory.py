@@ -1,0 +1,170 @@
+"""What a config takes in memory, and what would take less."""
+
+import linecache
+import re
+from collections.abc import Iterator
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any
+
+import torch
+from attrs import evolve, has
+from torch import nn
+
+from torchtune.config import ConfigError, InstantiationError, instantiate, is_component
+from torchtune.training._activations import ActivationCheckpointing
+from torchtune.training._needs import Needs, needs
+from torchtune.training._placement import DTYPES
+from torchtune.training._sharding import Sharding
+
+ASSUMED = 1024
+"""Positions of a row where neither the dataset nor the packing bounds them."""
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory ran out; the message says in which line, and what would take less."""
+
+
+def model_of(cfg: Any) -> nn.Module | None:
+    """Build a config's model with its adapters on the meta device; None where the config has no model.
+
+    Raises:
+        InstantiationError: The model's own code refuses its arguments.
+        ValueError: The model has no such layers as the adapters are for.
+    """
+    component = getattr(cfg, "model", None)
+    if not is_component(component):
+        return None
+    with torch.device("meta"):
+        model = instantiate(component)
+    if not isinstance(model, nn.Module):
+        return None
+    if callable(add_to := getattr(getattr(cfg, "lora", None), "add_to", None)):
+        add_to(model)
+    return model
+
+
+def batch_of(cfg: Any) -> tuple[int, int] | None:
+    """Return how many rows a config's forward pass has, and their positions at most (or 1,024, where nothing says)."""
+    rows = getattr(cfg, "batch_size", None)
+    if not isinstance(rows, int):
+        return None
+    length = getattr(getattr(cfg, "packing", None), "length", None)
+    given: Any = getattr(getattr(cfg, "dataset", None), "keywords", {})
+    length = length or given.get("max_seq_len")
+    return rows, length if isinstance(length, int) else ASSUMED
+
+
+def needs_of(cfg: Any, model: nn.Module, ranks: int = 1) -> Needs:
+    """Count what a config's model takes on each rank; fields that a config does not have are at their defaults.
+
+    Raises:
+        InstantiationError: The optimizer refuses its arguments.
+    """
+    dtype, optimizer, sharding = (getattr(cfg, n, None) for n in ("dtype", "optimizer", "sharding"))
+    is_trained = is_component(optimizer)
+    narrow = getattr(cfg, "weights_dtype", "fp32")
+    return needs(
+        model,
+        optimizer if is_trained else None,
+        dtype=dtype if isinstance(dtype, str) and dtype in DTYPES else "fp32",
+        weights_dtype=narrow if narrow in DTYPES and narrow != "fp32" else None,
+        ranks=ranks,
+        enable_fsdp=getattr(cfg, "enable_fsdp", False) is True,
+        replicas=sharding.replicas if isinstance(sharding, Sharding) else 1,
+        batch=batch_of(cfg) if is_trained else None,
+        activation_checkpointing=getattr(cfg, "activation_checkpointing", None),
+    )
+
+
+def ways_out(cfg: Any, ranks: int = 1) -> list[tuple[str, int]]:
+    """Return settings that would lower what a rank holds, and by how many bytes, about; the most first.
+
+    Args:
+        cfg: A fine-tuning recipe's config.
+        ranks: Processes that share the work.
+    """
+    now = _held(cfg, ranks)
+    if now is None:
+        return []
+    found = []
+    for words, changes in _changes(cfg, ranks):
+        then = _held(evolve(cfg, **changes), ranks)
+        if then is not None and now - then > 0.02 * now:
+            found.append((words, now - then))
+    if (sharding := getattr(cfg, "sharding", None)) is None or not sharding.cpu_offload:
+        model = model_of(cfg)
+        if model is not None and getattr(cfg, "enable_fsdp", False) and getattr(cfg, "device", "") != "cpu":
+            found.append(("sharding.cpu_offload=true", needs_of(cfg, model, ranks).total))
+    return sorted(found, key=lambda way: -way[1])
+
+
+def _held(cfg: Any, ranks: int) -> int | None:
+    try:
+        model = model_of(cfg)
+        if model is None:
+            return None
+        counted = needs_of(cfg, model, ranks)
+    except (ConfigError, InstantiationError, ValueError):
+        return None
+    return counted.total + counted.activations
+
+
+def _changes(cfg: Any, ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what could be set otherwise, in words of the command line and as values."""
+    if cfg.batch_size > 1:
+        rows, steps = -(-cfg.batch_size // 2), 2 * cfg.gradient_accumulation_steps
+        yield f"batch_size={rows} gradient_accumulation_steps={steps}", {"batch_size": rows}
+    if cfg.activation_checkpointing is None:
+        yield "activation_checkpointing.keep=inputs", {"activation_checkpointing": ActivationCheckpointing()}
+    if cfg.dtype == "fp32":
+        yield "dtype=bf16", {"dtype": "bf16"}
+    if cfg.weights_dtype == "fp32":
+        yield "dtype=bf16 weights_dtype=bf16", {"dtype": "bf16", "weights_dtype": "bf16"}
+    if ranks > 1 and not cfg.enable_fsdp:
+        yield "enable_fsdp=true", {"enable_fsdp": True}
+    if cfg.packing is not None and cfg.packing.length > 128:
+        half = cfg.packing.length // 2
+        yield f"packing.length={half}", {"packing": evolve(cfg.packing, length=half)}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is what torch or Python make of memory that is short."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def explain(error: BaseException, cfg: Any, ranks: int) -> OutOfMemoryError:
+    """Make one message of an error that memory is short.
+
+    Args:
+        error: `is_out_of_memory` holds for it.
+        cfg: The run's config.
+        ranks: Processes that share the work.
+    """
+    line = _line_of(error.__traceback__)
+    said = f"memory ran out{f' in `{line}`' if line else ''}"
+    if asked := re.search(r"[Tt]ried to allocate (\d[\d.]* ?\w+)", str(error)):
+        amount = asked[1]
+        number, _, unit = amount.partition(" ")
+        said += f", when {_size(int(number)) if unit == 'bytes' else amount} more were asked for"
+    if not has(type(cfg)) or not hasattr(cfg, "activation_checkpointing"):
+        return OutOfMemoryError(said)
+    rows, length = batch_of(cfg) or (0, 0)
+    ways = "; ".join(f"{words} by {_size(saved)}" for words, saved in ways_out(cfg, ranks))
+    of = f"for {rows} rows of {length:,} positions"
+    return OutOfMemoryError(f"{said}. What would lower it, about, {of}: {ways or 'a smaller model'}")
+
+
+def _line_of(trace: TracebackType | None) -> str:
+    """Return the line of the recipe that was at work: of the outermost `main` in the traceback."""
+    for frame, number in walk_tb(trace):
+        if frame.f_code.co_name == "main" and "world" in frame.f_locals:
+            return linecache.getline(frame.f_code.co_filename, number).partition("#")[0].strip()
+    return ""
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes."""
+    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
