@@ -29,7 +29,7 @@ def main(cfg: FullFinetuneConfig) -> None:
         batches = training.open_batches(cfg, dataset, tokenizer, model, world)
         training.place_model(cfg, model, world)
         loss_fn = training.step_loss(config.instantiate(cfg.loss, reduction="sum"), cfg.dtype)
-        optimizer = config.instantiate(cfg.optimizer, model.parameters())
+        optimizer = training.build_optimizer(cfg.optimizer, model.parameters())
         total_steps = training.count_steps(cfg, batches)
         scheduler = training.build_scheduler(cfg.lr_scheduler, optimizer, total_steps)
         scale = training.LossScale(cfg.dtype)
@@ -41,6 +41,7 @@ def main(cfg: FullFinetuneConfig) -> None:
             batches,
             world=world,
             scale=scale,
+            total_steps=total_steps,
             config=config.fixed_tree(cfg),
         )
         state.resume()

@@ -40,7 +40,9 @@ def main(cfg: LoraFinetuneConfig) -> None:
         cfg.lora.add_to(model)
         training.place_model(cfg, model, world)
         loss_fn = training.step_loss(config.instantiate(cfg.loss, reduction="sum"), cfg.dtype)
-        optimizer = config.instantiate(cfg.optimizer, [p for p in model.parameters() if p.requires_grad])
+        optimizer = training.build_optimizer(
+            cfg.optimizer, [p for p in model.parameters() if p.requires_grad]
+        )
         total_steps = training.count_steps(cfg, batches)
         scheduler = training.build_scheduler(cfg.lr_scheduler, optimizer, total_steps)
         scale = training.LossScale(cfg.dtype)
@@ -52,6 +54,8 @@ def main(cfg: LoraFinetuneConfig) -> None:
             batches,
             world=world,
             scale=scale,
+            total_steps=total_steps,
+            base=cfg.model_directory,
             config=config.fixed_tree(cfg),
         )
         state.resume()

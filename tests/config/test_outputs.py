@@ -1,11 +1,14 @@
 import json
+import shutil
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.config import sample
-from torchtune.config import ConfigError, load
+from torchtune.config import ConfigError, LockedError, load, lock, way_on
 
 
 def run(folder: Path, *words: str, overwrite: bool = False) -> None:
@@ -135,3 +138,86 @@ def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:
         ConfigError, match=r"config\.yaml holds no config; choose another output_dir, or --overwrite"
     ):
         sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}"]))
+
+
+def test_a_folder_at_work_is_left_alone(unfinished: Path) -> None:
+    before = (unfinished / "config.yaml").read_text()
+    with lock(unfinished, "a run"):
+        for overwrite in (False, True):
+            with pytest.raises(
+                ConfigError, match=r"a run \(.*, process \d+\) is at work in .*; wait for it or end it"
+            ):
+                run(unfinished, "epochs=7", overwrite=overwrite)
+    assert (unfinished / "config.yaml").read_text() == before
+    run(unfinished, "epochs=7")
+
+
+def test_another_start_is_waited_for(unfinished: Path) -> None:
+    def hold() -> None:
+        with lock(unfinished, "a start of a run"):
+            held.set()
+            time.sleep(0.3)
+
+    held = threading.Event()
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    run(unfinished)
+    other.join()
+
+
+def test_a_lock_is_gone_with_its_process_and_says_who_holds_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        with (
+            lock(tmp_path, "a run"),
+            pytest.raises(LockedError, match=r"^a run \("),
+            lock(tmp_path, "another"),
+        ):
+            pass
+    with (
+        lock(tmp_path, "a start"),
+        pytest.raises(LockedError, match=r"^a start \("),
+        lock(tmp_path, "b", patience=0.1),
+    ):
+        pass
+
+
+def test_a_start_that_failed_gives_its_folder_up_with_its_lock(tmp_path: Path) -> None:
+    run(tmp_path / "r", "optimizer.lr=0.5")
+    record = json.loads((tmp_path / "r/run.json").read_text())
+    del record["finished"]
+    (tmp_path / "r/run.json").write_text(json.dumps(record))
+    assert (tmp_path / "r/.lock").exists()
+    (tmp_path / "r/.config.yaml.part").write_text("of a kill")
+    run(tmp_path / "r", "optimizer.lr=0.25")
+
+
+def test_a_kill_while_a_run_is_overwritten_leaves_nothing_to_go_on_from(
+    unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (unfinished / "checkpoints/step_6").mkdir(parents=True)
+    (unfinished / "metrics.jsonl").write_text("{}")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("rmtree", "unlink"):
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", killed) if name == "rmtree" else patch.setattr(
+                Path, "unlink", killed
+            )
+            with pytest.raises(KeyboardInterrupt):
+                run(unfinished, overwrite=True)
+        assert (unfinished / "config.yaml").exists()
+    assert not (unfinished / "checkpoints").exists()
+    run(unfinished, overwrite=True)
+    assert not list(unfinished.glob("*checkpoints*"))
+
+
+def test_the_way_on_is_the_command_that_was_typed(unfinished: Path) -> None:
+    assert way_on(unfinished) == "the same command continues"
+    record = json.loads((unfinished / "run.json").read_text())
+    record["command"] += ["--overwrite"]
+    (unfinished / "run.json").write_text(json.dumps(record))
+    assert way_on(unfinished) == "the same command without --overwrite continues"
+    assert way_on(unfinished / "nowhere") == "the same command continues"

@@ -131,6 +131,21 @@ def test_taking_up_reads_a_few_blocks_and_not_what_stands_before(
     assert read_rows <= 6 * BLOCK
 
 
+def test_bookmarks_are_few_and_those_of_the_latest_blocks_in_every_epoch(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream, "_KEPT", 3)
+    found = batches(source)
+    for _ in range(5):  # through two epochs
+        found.take(50)
+        table = found._windows.dataset._table  # type: ignore[attr-defined]  # a RowDataset's
+        assert len(table._bookmarks) <= 4
+        assert found.state_dict()["bookmarks"]
+    resumed = batches(source)
+    resumed.load_state_dict(found.state_dict())
+    assert read(resumed.take(30)) == read(found.take(30))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_processes_that_read_ahead_change_nothing(source: str, workers: int) -> None:
     with batches(source, workers=workers) as ahead, batches(source) as found:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from torch.nn import CrossEntropyLoss
+from torch.nn import CrossEntropyLoss, MSELoss
 from torch.optim import AdamW
 
 from recipes import full_finetune, lora_finetune
@@ -195,6 +195,43 @@ def test_ten_losses_in_a_row_that_are_no_number_end_the_run_nevertheless(tmp_pat
         FloatingPointError, match="step 12: the loss is nan, as it was not at 10 steps in a row"
     ):
         run_full(tmp_path, "a", changes)
+
+
+def test_a_run_that_goes_on_counts_on_what_was_no_number(tmp_path: Path) -> None:
+    broken = {"loss": lazy(Broken, calls=list(range(1, 99))), "non_finite": "skip"}
+    changes = QUICK | broken | {"epochs": 9, "save_every_n_steps": 1}
+    for _ in range(2):
+        with pytest.raises(
+            FloatingPointError, match="step 10: the loss is nan, as it was not at 10 steps in a row"
+        ):
+            run_full(tmp_path, "a", changes)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_a_loss_of_torchs_that_takes_no_logits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"loss: MSELoss takes no logits \[\d+, 261\] with labels \[\d+\]: "):
+        run_full(tmp_path, "a", {"loss": lazy(MSELoss)})
+
+
+def test_adapters_go_on_above_the_weights_that_they_began_with(tmp_path: Path) -> None:
+    run_full(tmp_path, "base", {"max_steps": 1})
+    run_full(tmp_path, "other", QUICK | {"max_steps": 3})
+    base = tmp_path / "base" / "final"
+    changes = QUICK | {
+        "model_directory": str(base),
+        "tokenizer_directory": None,
+        "save_every_n_steps": 2,
+        "epochs": 3,
+    }
+    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        run_lora(tmp_path, "a", cut)
+    weights = base / "model.safetensors"
+    weights.write_bytes((tmp_path / "other" / "final" / weights.name).read_bytes())
+    with pytest.raises(
+        ValueError, match=r"step_4 was trained on other weights .*: model.safetensors differs"
+    ):
+        run_lora(tmp_path, "a", cut)
 
 
 def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: Path) -> None:

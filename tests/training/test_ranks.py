@@ -79,6 +79,15 @@ def test_two_ranks_resume_to_the_bit(found: dict[str, Any]) -> None:
     assert found["same on every rank"]
 
 
+def test_ranks_resume_from_one_checkpoint_or_none_does(found: dict[str, Any]) -> None:
+    assert found["steps seen"] == [[2, 2], [2, 2]]
+    first, second = found["faults"]
+    assert first == second
+    assert first.startswith(
+        "step_2 is damaged: manifest.json is missing, or the whole folder; delete that folder"
+    )
+
+
 def test_sharded_model_is_written_whole_and_read_back(folder: Path, found: dict[str, Any]) -> None:
     expected = whole_state(tiny_model("bf16"), ALONE, "bf16")
     model = tiny_model("fp64", world=ALONE)

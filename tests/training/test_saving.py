@@ -136,7 +136,7 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     for _ in range(3):
         next(steps)
     os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(Stopped, match="interrupted twice; the same command again continues from the last"):
+    with pytest.raises(Stopped, match="interrupted twice; the same command continues from the last"):
         os.kill(os.getpid(), signal.SIGINT)
     steps.close()
     assert run.saved() == [2]
@@ -178,3 +178,12 @@ def test_the_loss_scale_halves_doubles_and_is_taken_up() -> None:
     for _ in range(4000):
         plain.grow()
     assert plain.factor == 1.0
+
+
+def test_a_run_that_is_further_than_it_shall_go_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path, Cfg(save_every_n_steps=4))
+    list(run.steps(8))
+    again = Run(tmp_path, Cfg())
+    assert again.state.resume()
+    with pytest.raises(ValueError, match="the run is at step 8 already, behind the 5 that it shall have"):
+        list(again.steps(5))

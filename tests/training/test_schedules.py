@@ -3,16 +3,18 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, StepLR
+from torch.optim import LBFGS, SGD, SparseAdam
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from torchtune.config import Component, lazy
 from torchtune.training import (
+    build_optimizer,
     build_scheduler,
     constant_with_warmup,
     cosine_with_warmup,
     linear_with_warmup,
     steps_in,
+    warmup_stable_decay,
 )
 
 PEAK = 0.5
@@ -68,3 +70,25 @@ def test_steps_are_batches_by_accumulation_up_to_the_limit(
     n_batches: int, epochs: int, accumulation: int, most: int | None, steps: int
 ) -> None:
     assert steps_in(n_batches, epochs, accumulation, most) == steps
+
+
+def test_what_a_step_cannot_drive_is_refused_by_name() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = build_optimizer(lazy(SGD, lr=0.1), [weight])
+    with pytest.raises(ValueError, match="lr_scheduler: ReduceLROnPlateau waits for a metric"):
+        build_scheduler(lazy(ReduceLROnPlateau), optimizer, 5)
+    for cls in (LBFGS, SparseAdam):
+        with pytest.raises(ValueError, match=f"optimizer: {cls.__name__} "):
+            build_optimizer(lazy(cls), [weight])
+
+
+def test_warmup_stable_decay_rises_stays_and_falls() -> None:
+    found = rates(lazy(warmup_stable_decay, warmup_steps=2, decay_steps=4), 10)
+    assert found == pytest.approx([PEAK * share for share in (0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25)])
+    assert rates(lazy(warmup_stable_decay), 20) == pytest.approx([PEAK] * 19 + [PEAK / 2])
+    found = rates(lazy(warmup_stable_decay, decay_steps=2, min_ratio=0.5), 4)
+    assert found == pytest.approx([PEAK, PEAK, PEAK, 0.75 * PEAK])
+    with pytest.raises(
+        ValueError, match="decay_steps: expected an int above 0 that fits behind the warm-up of 5"
+    ):
+        rates(lazy(warmup_stable_decay, warmup_steps=5, decay_steps=6), 10)

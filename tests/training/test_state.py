@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import OneCycleLR
 
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
 from torchtune.modules import LinearCrossEntropy
@@ -168,7 +169,7 @@ def test_damaged_checkpoint_is_refused_by_name_and_the_one_before_offered(
     assert again.state.step == 1
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", '{"format": 99}'])
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", "null", '{"format": 99}', '{"format": 2}'])
 def test_checkpoint_without_a_sound_manifest_is_refused(tmp_path: Path, text: str | None) -> None:
     Run(tmp_path).train(1).state.save()
     manifest = tmp_path / "checkpoints" / "step_1" / "manifest.json"
@@ -283,3 +284,69 @@ def test_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None
     shutil.rmtree(tmp_path / "checkpoints" / "step_2")
     assert run.state.resume()
     assert run.state.step == 1
+
+
+def test_what_kills_left_is_tidied_and_in_nobodys_way(tmp_path: Path) -> None:
+    run = Run(tmp_path).train(1)
+    run.state.save()
+    folder = tmp_path / "checkpoints"
+    for name in ("step_5.part", "step_1.removed", "step_3.removed"):
+        shutil.copytree(folder / "step_1", folder / name)
+    _checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))  # its other name is taken
+    again = Run(tmp_path)
+    assert again.state.resume()
+    assert [path.name for path in folder.iterdir()] == ["step_1"]
+
+
+def test_a_schedule_goes_on_along_the_curve_of_its_new_length(tmp_path: Path) -> None:
+    def run(folder: Path, total: int) -> Run:
+        made = Run(folder)
+        made.scheduler = cosine_with_warmup(made.optimizer, warmup_steps=2, total_steps=total)
+        parts = made.model, made.optimizer, made.scheduler, made.batches
+        made.state = State(str(folder), *parts, world=ALONE, total_steps=total)
+        return made
+
+    run(tmp_path / "short", 9).train(6).state.save()
+    longer = run(tmp_path / "short", 30)
+    assert longer.state.resume()
+    whole = run(tmp_path / "whole", 30)
+    rates = [lr for _, lr, _ in whole.train(12).seen[6:]]
+    assert [lr for _, lr, _ in longer.train(12).seen] == pytest.approx(rates, rel=1e-12)
+
+
+def test_a_schedule_that_cannot_change_its_length_says_so(tmp_path: Path) -> None:
+    for total in (9, 30):
+        run = Run(tmp_path)
+        scheduler = OneCycleLR(run.optimizer, 0.1, total_steps=total)
+        parts = run.model, run.optimizer, scheduler, run.batches
+        state = State(str(tmp_path), *parts, world=ALONE, total_steps=total)
+        if total == 9:
+            state.step = 1
+            state.save()
+            continue
+        with pytest.raises(ValueError, match="OneCycleLR was made for 9 steps and cannot change its length"):
+            state.resume()
+
+
+def test_other_weights_below_the_adapters_are_refused(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "a.safetensors").write_bytes(bytes(100_000))
+    (base / "config.json").write_text("{}")
+
+    def state() -> State:
+        run = Run(tmp_path, DROPOUT)
+        parts = run.model, run.optimizer, run.scheduler, run.batches
+        return State(str(tmp_path), *parts, world=ALONE, base=str(base))
+
+    first = state()
+    first.step = 1
+    first.save()
+    (base / "config.json").write_text("{ }")
+    assert state().resume()
+    for change in (bytes(99_999) + b"x", bytes(100_001)):
+        (base / "a.safetensors").write_bytes(change)
+        with pytest.raises(
+            ValueError, match=r"step_1 was trained on other weights .*: a.safetensors differs; name"
+        ):
+            state().resume()

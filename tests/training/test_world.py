@@ -1,11 +1,15 @@
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from attrs import frozen
 
-from torchtune.training import check_device, pick_device, start
+from tests.recipes.parts import full_config
+from torchtune.config import frozen_tree
+from torchtune.training import World, check_device, pick_device, start
+from torchtune.training._world import _check_alike
 
 
 @frozen
@@ -65,3 +69,27 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     check_device("cpu", local_ranks=4)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device("cuda") == torch.device("cuda", 1)
+
+
+def test_ranks_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(ValueError, match="WORLD_SIZE is 2 in the environment, and RANK is not there"),
+        start(Cfg(seed=1)),
+    ):
+        pass
+
+
+def test_nodes_with_different_configs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = (full_config(tmp_path, max_steps=n, output_dir=str(n), seed=n) for n in (3, 4))
+    others = [frozen_tree(ours), frozen_tree(theirs)]
+    two = World(rank=0, size=2, data_rank=0, data_size=2, device=torch.device("cpu"), seed=0)
+    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, {k: others[1][k] for k in tree}])
+    with pytest.raises(
+        ValueError, match="rank 1 was given another config than rank 0: max_steps is 4, not 3"
+    ):
+        _check_alike(ours, two)
+    others[1]["max_steps"] = 3
+    _check_alike(ours, two)

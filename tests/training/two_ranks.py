@@ -1,6 +1,7 @@
 """What each of two processes does for `test_ranks.py`; run as a program, once per rank."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchtune.training import (
     Lora,
     State,
     World,
+    _checkpoint,
     clip_gradients,
     constant_with_warmup,
     place,
@@ -98,6 +100,43 @@ def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
     return {"same on every rank": all(world.gather(same))}
 
 
+def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
+    """Resume where one rank's view of a shared disk is behind, and where it has no checkpoint at all."""
+    model = tiny_model("fp32", None, world, enable_fsdp=True)
+    optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
+    parts = model, optimizer, constant_with_warmup(optimizer), tiny_batches(1, world)
+    for step in (1, 2):
+        state = State(str(folder), *parts, world=world)
+        state.step = step
+        state.save(keep=2)
+    seen = _checkpoint.steps
+    steps = []
+    for behind in ([1], []):
+        if world.rank == 1:
+            _checkpoint.steps = partial(_listed, behind)
+        state = State(str(folder), *parts, world=world)
+        state.resume()
+        steps.append(state.step)
+    _checkpoint.steps = seen
+    away = folder / "checkpoints" / "step_2"
+    fault = ""
+    if world.rank == 1:
+        _checkpoint._manifest = lambda folder: _checkpoint_manifest(folder / "nowhere")
+    try:
+        state.resume()
+    except ValueError as error:
+        fault = str(error)
+    _checkpoint._manifest = _checkpoint_manifest
+    return {"steps seen": world.gather(steps), "faults": world.gather(fault.replace(str(away), "step_2"))}
+
+
+def _listed(steps: list[int], _folder: Path) -> list[int]:
+    return steps
+
+
+_checkpoint_manifest = _checkpoint._manifest
+
+
 def final_folder(world: World, folder: Path) -> dict[str, Any]:
     """Write a sharded model out, and read it back into shards."""
     model = tiny_model("bf16", None, world, enable_fsdp=True)
@@ -122,6 +161,7 @@ def main(out: Path) -> None:
         for name, case in CASES.items():
             found[name] = one_step(fixed, **case)
         found |= stop_and_go_on(fixed, out / "run")
+        found |= one_sees_less(fixed, out / "behind")
         found |= final_folder(fixed, out / "final")
         if world.is_main:
             torch.save(found, out / "found.pt")

@@ -83,8 +83,9 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"tune {__version__}\n")
         return 0
     if argv[0] in (*VERBS, "__complete"):
-        return guarded(import_module(f"torchtune.cli._{argv[0].strip('_')}").main, argv[1:])
-    return guarded(import_module("torchtune.cli._run").main, argv)
+        verb = f"torchtune.cli._{argv[0].strip('_')}"
+        return guarded(lambda words: import_module(verb).main(words), argv[1:])
+    return guarded(lambda words: import_module("torchtune.cli._run").main(words), argv)
 
 
 def _is_text(word: str) -> bool:
@@ -136,7 +137,8 @@ def guarded(call: Any, argv: Sequence[str]) -> int:
     try:
         status: int = call(argv)
     except KeyboardInterrupt as error:
-        said = str(error) or "interrupted; the same command again continues from the last checkpoint"
+        again = "the same command" + " without --overwrite" * ("--overwrite" in argv)
+        said = str(error) or f"interrupted; {again} continues from the last checkpoint, if there is one"
         sys.stderr.write(f"\ntune: {said}\n")
         return getattr(error, "status", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as `tune ls | head -1` does

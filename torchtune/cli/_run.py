@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
             of = next(name for name, names in config_names().items() if call.recipe in names)
             why = f"is a config of {of}; write tune {of} --config {call.recipe}"
             raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
+        if call.recipe in VERBS and launch:
+            why = f"is a verb and stands first; write tune {call.recipe} {' '.join(launch)} ..."
+            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
         kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
         raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
     if call.wants_help and not call.recipe:
@@ -155,6 +158,8 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
+    # Ranks that are started again would find the addresses of those before them in the launcher's store, and wait.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
     root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune
@@ -195,7 +200,9 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
         why = f"failed\n{said}".rstrip("\n")
         if said.startswith("tune: ") and said.count("\n") == 1:
             why = said.removeprefix("tune: ").rstrip("\n")
-    elif failure.exitcode < 0 or failure.exitcode > 128:
+    elif (failure.exitcode < 0 or failure.exitcode > 128) and abs(failure.exitcode) % 128 in list(
+        signal.Signals
+    ):
         name = signal.Signals(abs(failure.exitcode) % 128).name
         hint = "; the kernel does so when memory is short" if name == "SIGKILL" else ""
         why = f"was ended by {name}{hint}"

@@ -23,7 +23,7 @@ usage: tune validate [--nproc_per_node N] <recipe> --config <name or path>
 
 Finds every mistake in a config without building anything, or says `ok`, and
 what each of the ranks holds: weights, gradients and optimizer state, counted on
-tensors without memory. Activations come on top.
+tensors without memory, and about what activations take at their peak.
 
   tune validate lora_finetune --config smollm2_135m_lora
   tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune

@@ -11,12 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.distributed as dist
-
 from torchtune.cli import INTERRUPTED
-from torchtune.cli._call import load_recipe, read_call
-from torchtune.cli._failure import report
-from torchtune.config import trust_folder_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,6 +20,9 @@ def main(argv: Sequence[str]) -> int:
     Args:
         argv: The recipe, the frozen file, and `--file F` for each Python file that the user named.
     """
+    from torchtune.cli._call import load_recipe, read_call
+    from torchtune.config import trust_folder_of
+
     recipe_name, file, *rest = argv
     for named in rest[1::2]:
         trust_folder_of(named)
@@ -48,6 +46,8 @@ def answered(argv: Sequence[str]) -> int:
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
         return getattr(error, "status", INTERRUPTED)
     except Exception as error:
+        from torchtune.cli._failure import report
+
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             status = report(error)
@@ -70,6 +70,8 @@ def _end_with(parent: int) -> None:
 
 def _is_echo(error: Exception) -> bool:
     """Tell whether an error is what another rank's end looks like from here: gloo's, nccl's or the store's."""
+    import torch.distributed as dist
+
     of_torch = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
     return of_torch and re.search(r"[Cc]onnection|[Tt]imed? ?out|remote process|peer", str(error)) is not None
 

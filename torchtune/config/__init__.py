@@ -12,13 +12,22 @@ if TYPE_CHECKING:
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._dotpath import is_component_path
     from torchtune.config._flags import print_help
-    from torchtune.config._frozen import Frozen, fixed_tree, freeze, load, render, resolve, resolved_tree
+    from torchtune.config._frozen import (
+        Frozen,
+        fixed_tree,
+        freeze,
+        frozen_tree,
+        load,
+        render,
+        resolve,
+        resolved_tree,
+    )
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
     from torchtune.config._node import Node
-    from torchtune.config._outputs import read_record, versions
+    from torchtune.config._outputs import LockedError, lock, read_record, versions, way_on
     from torchtune.config._overrides import override
     from torchtune.config._parse import Recipe, parse
     from torchtune.config._registry import (
@@ -56,13 +65,22 @@ _HOMES = {
     "_diff": ("ABSENT", "Difference", "differences"),
     "_dotpath": ("is_component_path",),
     "_flags": ("print_help",),
-    "_frozen": ("Frozen", "fixed_tree", "freeze", "load", "render", "resolve", "resolved_tree"),
+    "_frozen": (
+        "Frozen",
+        "fixed_tree",
+        "freeze",
+        "frozen_tree",
+        "load",
+        "render",
+        "resolve",
+        "resolved_tree",
+    ),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
     "_layers": ("Layers", "Origin"),
     "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
-    "_outputs": ("read_record", "versions"),
+    "_outputs": ("LockedError", "lock", "read_record", "versions", "way_on"),
     "_overrides": ("override",),
     "_parse": ("Recipe", "parse"),
     "_registry": (
@@ -107,6 +125,7 @@ __all__ = [
     "Frozen",
     "InstantiationError",
     "Layers",
+    "LockedError",
     "MayChange",
     "Mistake",
     "Node",
@@ -135,6 +154,7 @@ __all__ = [
     "fixed_tree",
     "folder_of",
     "freeze",
+    "frozen_tree",
     "inline_yaml",
     "instantiate",
     "is_component",
@@ -144,6 +164,7 @@ __all__ = [
     "leaves",
     "load",
     "load_module",
+    "lock",
     "nearest",
     "nested",
     "not_empty",
@@ -171,6 +192,7 @@ __all__ = [
     "unknown_name",
     "unstructured_default",
     "versions",
+    "way_on",
 ]
 
 

@@ -107,6 +107,15 @@ def resolve(config: C) -> C:
     return resolved
 
 
+def frozen_tree(config: Any) -> dict[str, Any]:
+    """Return the tree of a resolved config object, defaults spelt out and references resolved."""
+    layers = Layers.of_defaults(type(config))
+    layers.tree = unstructure(config)
+    layers.origins = {(): Origin(0, 0, "")}
+    tree: dict[str, Any] = resolved_tree(freeze(layers).tree)
+    return tree
+
+
 def fixed_tree(config: Any) -> dict[str, Any]:
     """Return what a run that is continued has in common with the one before, defaults spelt out.
 
@@ -114,12 +123,8 @@ def fixed_tree(config: Any) -> dict[str, Any]:
         config: A resolved config object; its fields marked `MayChange` are left out, and its output folder.
     """
     cls: type = type(config)
-    layers = Layers.of_defaults(cls)
-    layers.tree = unstructure(config)
-    layers.origins = {(): Origin(0, 0, "")}
-    tree: dict[str, Any] = resolved_tree(freeze(layers).tree)
     free = {"output_dir", *(name for name, f in fields(cls).items() if f.may_change)}
-    return {name: value for name, value in tree.items() if name not in free}
+    return {name: value for name, value in frozen_tree(config).items() if name not in free}
 
 
 def _error(rejected: RejectedError) -> ConfigError:

@@ -1,12 +1,16 @@
 """The output folder of a run: who may write into it, its frozen config, and its record."""
 
+import fcntl
 import json
 import os
 import platform
 import secrets
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,12 @@ from torchtune.config._yaml import inline_yaml, read_yaml
 
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "run.json"
+LOCK_FILE = ".lock"
+
+_OF_A_START = {CONFIG_FILE, RECORD_FILE, LOCK_FILE.strip(".")}
+"""What a run leaves that ended before it had done anything."""
+_PATIENCE = 10.0
+"""How long the start of a run on another node may take (seconds)."""
 
 
 @define
@@ -60,20 +70,62 @@ def claim(
     if "\0" in output_dir:
         raise _refuse(layers, "holds a NUL character, which no folder's name can")
     folder = Path(output_dir)
-    frozen_file = folder / CONFIG_FILE
-    if overwrite:
-        _clear(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if frozen_file.exists():
-            _continue(layers, folder, command or sys.argv)
-        else:
-            _start(layers, folder, command or sys.argv)
+        with lock(folder, "a start of a run", patience=_PATIENCE):
+            if overwrite:
+                _clear(folder)
+            if (folder / CONFIG_FILE).exists():
+                _continue(layers, folder, command or sys.argv)
+            else:
+                _start(layers, folder, command or sys.argv)
+    except LockedError as error:
+        raise _refuse(layers, str(error)) from error
     except OSError as error:
         raise _refuse(
             layers, f"cannot write to {folder}: {error.strerror}; choose another output_dir"
         ) from error
     return Run(folder)
+
+
+class LockedError(ValueError):
+    """Another process is at work in an output folder; the message says which."""
+
+
+@contextmanager
+def lock(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock of an output folder, which the system lets go of however this process ends.
+
+    Args:
+        folder: It exists.
+        what: Who holds it, for others to read.
+        patience: How long another start of a run is waited for, such as that on another node (seconds).
+
+    Raises:
+        LockedError: Somebody else holds it.
+    """
+    until = time.monotonic() + patience
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                if holder.startswith("a run") or time.monotonic() > until:
+                    raise LockedError(
+                        f"{holder or 'another process'} is at work in {folder}; wait for it or end it, or choose"
+                        " another output_dir"
+                    ) from None
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                break
+            else:
+                break
+        file.truncate(0)
+        file.write(f"{what} ({socket.gethostname()}, process {os.getpid()})\n")
+        file.flush()
+        yield
 
 
 def _start(layers: Layers, folder: Path, command: list[str]) -> None:
@@ -101,7 +153,7 @@ def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
         for d in differences(resolved_tree(there | same_place), resolved_tree(here.tree | same_place))
         if d.path.split(".")[0] not in may_change
     ]
-    if changed and {path.name for path in folder.iterdir()} <= {CONFIG_FILE, RECORD_FILE}:
+    if changed and {path.name.strip(".").removesuffix(".part") for path in folder.iterdir()} <= _OF_A_START:
         _start(layers, folder, command)  # that run ended before it had done anything
         return
     if changed:
@@ -139,15 +191,31 @@ def _refuse(layers: Layers, message: str) -> ConfigError:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run writes, and nothing else that stands in the folder."""
+    """Remove what a run writes, and nothing else that stands in the folder.
+
+    Checkpoints lose their name first and the config is the last to go, so that no kill in between leaves a run that
+    goes on from what was to be removed.
+    """
     import shutil
 
-    for name in (CONFIG_FILE, RECORD_FILE, "metrics.jsonl", "checkpoints", "final"):
+    checkpoints, gone = folder / "checkpoints", folder / ".checkpoints.removed"
+    if checkpoints.is_dir() and not checkpoints.is_symlink():
+        shutil.rmtree(gone, ignore_errors=True)
+        checkpoints.rename(gone)
+    for name in (gone.name, "checkpoints", "metrics.jsonl", "final", RECORD_FILE, CONFIG_FILE):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def way_on(folder: Path | str) -> str:
+    """Say how a run goes on that was stopped: by the command that is in its record."""
+    again = "the same command"
+    if "--overwrite" in read_record(folder).get("command", ()):
+        again += " without --overwrite"
+    return f"{again} continues"
 
 
 def record(command: list[str]) -> dict[str, Any]:
@@ -208,7 +276,7 @@ def _update_record(folder: Path, more: dict[str, Any]) -> None:
 
 def _write(file: Path, text: str) -> None:
     """Write beside and rename, so that a kill leaves the old file or the new one."""
-    beside = file.with_name(f".{file.name}.part")
+    beside = file.with_name(f".{file.name}.part")  # under the folder's lock
     beside.write_text(text, encoding="utf-8")
     beside.replace(file)
 

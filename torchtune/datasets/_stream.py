@@ -64,7 +64,8 @@ class StreamTable:
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
         """Take what `bookmark` gave, here or in another process."""
-        self._bookmarks |= bookmarks
+        for number, found in bookmarks.items():
+            self._keep(number, found)
 
     def _read(self, number: int) -> None:
         """Go to a block."""
@@ -73,14 +74,20 @@ class StreamTable:
             self._stream.load_state_dict(copy.deepcopy(self._bookmarks[nearest]))
             self._rest, self._next = iter(self._stream), nearest
         while self._next <= number:
-            if self._next not in self._bookmarks:
-                self._bookmarks[self._next] = copy.deepcopy(self._stream.state_dict())
-            for old in sorted(self._bookmarks)[1:-_KEPT]:
-                del self._bookmarks[old]
+            self._keep(self._next, copy.deepcopy(self._stream.state_dict()))
             n = min(self.block, self._n_rows - self._next * self.block)
             self._rows = list(self._taken(n, self._rest))
             self._number = self._next
             self._next += 1
+
+    def _keep(self, number: int, bookmark: Bookmark) -> None:
+        """Keep a bookmark, and those of the beginning and of the latest blocks."""
+        if number == 0:
+            return
+        self._bookmarks.pop(number, None)
+        self._bookmarks[number] = bookmark
+        for old in list(self._bookmarks)[1:-_KEPT]:
+            del self._bookmarks[old]
 
     def _taken(self, n: int, rows: Iterator[Row]) -> Iterator[Row]:
         for i in range(n):

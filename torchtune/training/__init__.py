@@ -14,6 +14,7 @@ from torchtune.training._placement import DTYPES, place, whole_state
 from torchtune.training._saving import Saving
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import (
+    build_optimizer,
     build_scheduler,
     constant_with_warmup,
     cosine_with_warmup,
@@ -48,6 +49,7 @@ __all__ = [
     "Stopped",
     "World",
     "batch_of",
+    "build_optimizer",
     "build_scheduler",
     "check_device",
     "check_vocabulary",

@@ -74,7 +74,9 @@ def write(
         _save_tensors(tensors, part, world)
         if world.is_main:
             torch.save(dict(shared), part / "state.pt")
+            _sync(part / "state.pt")
         torch.save(dict(own), part / f"rank_{world.rank}.pt")
+        _sync(part / f"rank_{world.rank}.pt")
     world.barrier()
     names = sorted(path.name for path in part.iterdir())
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
@@ -83,15 +85,25 @@ def write(
         _write_durably(
             part / MANIFEST, json.dumps({"format": FORMAT, "ranks": world.size, "files": files}, indent=1)
         )
+        _sync(part)
         part.rename(folder)
+        _sync(folder.parent)
     world.barrier()
 
 
 def remove(folder: Path) -> None:
     """Remove a checkpoint; a kill at any moment leaves it whole or with another name."""
     gone = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     shutil.rmtree(gone)
+
+
+def tidy(checkpoints: Path) -> None:
+    """Remove what kills left half written or half removed."""
+    for ending in ("part", "removed"):
+        for path in checkpoints.glob(f"step_*.{ending}"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(folder: Path, world: World) -> None:
@@ -100,9 +112,12 @@ def verify(folder: Path, world: World) -> None:
     Raises:
         DamagedCheckpointError: Something differs; the message names the first such file.
     """
-    files = _manifest(folder)["files"]
-    mine = sorted(files)[world.rank :: world.size]
-    faults = [fault for name in mine if (fault := _fault(folder / name, files[name]))]
+    try:
+        files = _manifest(folder)
+        mine = sorted(files)[world.rank :: world.size]
+        faults = [fault for name in mine if (fault := _fault(folder / name, files[name]))]
+    except DamagedCheckpointError as error:  # on this rank, or on all
+        faults = [str(error)]
     if everyones := [fault for share in world.gather(faults) for fault in share]:
         raise DamagedCheckpointError(everyones[0])
 
@@ -124,17 +139,22 @@ def read_own(folder: Path, rank: int) -> dict[str, Any] | None:
 
 def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
     """Fill tensors in place from a checkpoint, each with what was written under its name."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    with _quiet():
+    _pass_over_warning()
+    try:
         load(into, checkpoint_id=folder, no_dist=world.size == 1)
+    except CheckpointException as error:  # which is no Exception
+        first = next(iter(error.failures.values()))[0]
+        raise ValueError(f"{folder} cannot be read: {first}") from error
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    with _quiet():
-        save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1, process_group=world.group)
+    _pass_over_warning()
+    save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1, process_group=world.group)
 
 
 @contextmanager
@@ -149,6 +169,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (CheckpointException, RuntimeError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
         causes = (
             [e for e, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
         )
@@ -165,23 +186,31 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
 
 
-def _quiet() -> warnings.catch_warnings:
-    """Pass over the warning that one process saves alone, which is what is meant."""
-    return warnings.catch_warnings(action="ignore", category=UserWarning)
+def _pass_over_warning() -> None:
+    """Pass over the warning that one process saves alone, which is what is meant.
+
+    For good: `warnings.catch_warnings` is not safe in a thread, and a thread writes checkpoints too.
+    """
+    warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> dict[str, list[int]]:
+    """Read what each file of a checkpoint was when it was written."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except FileNotFoundError:
-        raise DamagedCheckpointError(f"{MANIFEST} is missing") from None
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except OSError:
+        raise DamagedCheckpointError(f"{MANIFEST} is missing, or the whole folder") from None
     except ValueError:
         raise DamagedCheckpointError(f"{MANIFEST} is not what was written") from None
-    if manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
         raise DamagedCheckpointError(
-            f"{MANIFEST} says format {manifest.get('format')!r}; this version of torchtune reads {FORMAT}"
+            f"{MANIFEST} says format {found!r}; this version of torchtune reads {FORMAT}"
         )
-    return manifest
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(f, list) and len(f) == 2 for f in files.values()):
+        raise DamagedCheckpointError(f"{MANIFEST} is not what was written")
+    return files
 
 
 def _fault(path: Path, expected: list[int]) -> str | None:
@@ -206,5 +235,13 @@ def _write_durably(path: Path, text: str) -> None:
     """Write a file so that it is on the disk before anything that follows."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file, or what a folder holds, to the disk before anything that follows."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -40,7 +40,6 @@ class Guard:
         self._skips = non_finite == "skip"
         self._state, self._scale, self._world = state, scale, world
         self._place: Callable[[int], str] = getattr(dataset, "place", lambda row: f"number {row + 1}")
-        self._in_a_row = 0
         self.reason = ""
         """Why the last step was not let through."""
 
@@ -63,20 +62,21 @@ class Guard:
         """
         if math.isfinite(mean_loss) and math.isfinite(grad_norm):
             self._scale.grow()
-            self._in_a_row = 0
+            self._state.non_finite_in_a_row = 0
             return True
         if math.isfinite(mean_loss) and self._scale.shrink():
             self.reason = f"the gradient overflowed fp16, whose loss scale is {self._scale.factor:g} now"
             return False
-        self._in_a_row += 1
+        self._state.non_finite_in_a_row += 1
+        in_a_row = self._state.non_finite_in_a_row
         value = (
             f"the gradient's norm is {grad_norm}" if math.isfinite(mean_loss) else f"the loss is {mean_loss}"
         )
         rows = self._rows(losses, batches)
-        if self._skips and self._in_a_row < IN_A_ROW:
+        if self._skips and in_a_row < IN_A_ROW:
             self.reason = f"{value}; its rows: {rows}"
             return False
-        again = f", as it was not at {self._in_a_row} steps in a row" if self._skips else ""
+        again = f", as it was not at {in_a_row} steps in a row" if self._skips else ""
         skip = "" if self._skips else ", or pass over such steps with non_finite=skip"
         raise FloatingPointError(
             f"step {self._state.step}: {value}{again}. Its rows: {rows}. {self._kept()} Lower optimizer.lr, look for a"

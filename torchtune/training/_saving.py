@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Protocol, Self
 
+from torchtune.config import way_on
 from torchtune.data import Batches
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
@@ -54,7 +55,7 @@ class Saving:
 
     def __init__(self, cfg: SavingConfig, state: State, batches: Batches, world: World) -> None:
         self._cfg, self._state, self._batches, self._world = cfg, state, batches, world
-        self._requests = StopRequests(world)
+        self._requests = StopRequests(world, way_on(state.output_dir))
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,11 +76,18 @@ class Saving:
         Raises:
             Stopped: The run was asked to end, and has a checkpoint of its last step.
             OSError: A checkpoint cannot be written.
+            ValueError: The run is further than that.
         """
+        if self._state.step > total_steps:
+            raise ValueError(
+                f"the run is at step {self._state.step} already, behind the {total_steps} that it shall have; raise"
+                " epochs or the step limits, or write another output_dir"
+            )
         saved_at, epoch = time.monotonic(), self._batches.epoch
         while self._state.step < total_steps:
             self._state.step += 1
             yield self._state.step
+            self._state.check()
             now = time.monotonic()
             late = self._cfg.save_every_n_minutes is not None and self._world.is_main
             late = late and now - saved_at >= 60 * (self._cfg.save_every_n_minutes or 0)
@@ -105,6 +113,6 @@ class Saving:
         number = self._requests.received or signal.SIGTERM
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {self._state.step} of {total_steps};"
-            f" {self._state.last_checkpoint()} is written, and the same command continues",
+            f" {self._state.last_checkpoint()} is written, and {way_on(self._state.output_dir)}",
             number,
         )

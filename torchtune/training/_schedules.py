@@ -6,10 +6,11 @@ So is any schedule of torch; one that has an argument called `total_steps` gets 
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch import nn
+from torch.optim import LBFGS, Optimizer, SparseAdam
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from torchtune.config import Component, instantiate
 
@@ -23,12 +24,36 @@ def build_scheduler(
         component: The config's; None leaves the learning rates constant.
         optimizer: Passed first.
         total_steps: Optimizer steps of the run; passed to a component that has such an argument and no value for it.
+
+    Raises:
+        ValueError: It is one that a recipe's step cannot drive.
     """
     if component is None:
         return constant_with_warmup(optimizer)
     asks = "total_steps" in inspect.signature(component.func).parameters
     given = {"total_steps": total_steps} if asks and component.keywords.get("total_steps") is None else {}
-    return instantiate(component, optimizer, **given)
+    scheduler = instantiate(component, optimizer, **given)
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError("lr_scheduler: ReduceLROnPlateau waits for a metric, which recipes do not give it")  # noqa: TRY004 - the config is wrong, not a call.
+    return scheduler
+
+
+def build_optimizer(component: Component[Optimizer], parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Build an optimizer.
+
+    Args:
+        component: The config's.
+        parameters: Those that are trained.
+
+    Raises:
+        ValueError: It is one that a recipe's step cannot drive.
+    """
+    optimizer = instantiate(component, list(parameters))
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("optimizer: LBFGS calls the model itself, which no recipe lets it")  # noqa: TRY004 - as above.
+    if isinstance(optimizer, SparseAdam):
+        raise ValueError("optimizer: SparseAdam takes sparse gradients, and no model here has any")  # noqa: TRY004 - as above.
+    return optimizer
 
 
 def cosine_with_warmup(

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -41,10 +42,11 @@ class StopRequests:
 
     Args:
         world: This process and its fellows.
+        way_on: How the run goes on, in words.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, way_on: str = "the same command continues") -> None:
+        self._world, self._way_on = world, way_on
         self.received: int | None = None
         """The signal that came first."""
         self._before: dict[int, Any] = {}
@@ -71,9 +73,7 @@ class StopRequests:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
-            raise Stopped(
-                "interrupted twice; the same command again continues from the last checkpoint", number
-            )
+            raise Stopped(f"interrupted twice; {self._way_on} from the last checkpoint", number)
         if self.received is None and number == signal.SIGINT and self._world.is_main:
             os.write(2, b"\ninterrupted: finishing this step and saving it; Ctrl-C again ends at once\n")
         self.received = self.received or number
@@ -81,7 +81,9 @@ class StopRequests:
     def _watch(self) -> None:
         """Have a thread hear of SIGTERM even while this one waits within a collective."""
         here = socket.gethostname()
-        peers = [pid for host, pid in self._world.gather((here, os.getpid())) if host == here]
+        # A process that is not there now is in a namespace of its own, where numbers mean others.
+        named = [pid for host, pid in self._world.gather((here, os.getpid())) if host == here]
+        peers = [pid for pid in named if _is_there(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)
         self._wakeup = write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -118,4 +120,8 @@ def _is_there(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    with contextlib.suppress(
+        OSError, IndexError
+    ):  # where there is no /proc, one that has ended counts as there
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True

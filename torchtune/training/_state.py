@@ -2,7 +2,9 @@
 
 import copy
 import json
+import logging
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune.config import differences
 from torchtune.data import Batches
@@ -19,6 +21,8 @@ from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._scaling import LossScale
 from torchtune.training._world import World
+
+_logger = logging.getLogger(__name__)
 
 
 class State:
@@ -36,6 +40,9 @@ class State:
         batches: Where the data come from.
         world: This process and its fellows.
         scale: The loss scale, where it changes.
+        total_steps: Optimizer steps of the whole run; None: it is not checked.
+        base: Folder of the weights that are not trained, whose files a run that goes on must find again; None: all
+            are trained, or random.
         config: What a run that goes on must have in common with the saved one, as a tree; None: that is not checked.
     """
 
@@ -49,13 +56,19 @@ class State:
         *,
         world: World,
         scale: LossScale | None = None,
+        total_steps: int | None = None,
+        base: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self.step = 0
+        self.non_finite_in_a_row = 0
+        """Steps before this one that were skipped since their loss or gradient was no number."""
+        self._total_steps, self._base = total_steps, base
         self._scale, self._config = scale or LossScale("fp32"), config
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._apart: World | None = None
+        self.output_dir = output_dir
         self._folder = Path(output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizer, self._scheduler, self._batches, self._world = optimizer, scheduler, batches, world
@@ -112,6 +125,15 @@ class State:
             failure, self._failure = self._failure, None
             raise failure
 
+    def check(self) -> None:
+        """Raise what went wrong while a checkpoint was written in the background, if anything did.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if self._failure is not None:
+            self.wait()
+
     def last_checkpoint(self) -> Path | None:
         """Return the folder of the newest checkpoint that is written; None where there is none."""
         found = _checkpoint.steps(self._folder)
@@ -140,7 +162,11 @@ class State:
             ValueError: The newest checkpoint is damaged or belongs to another run. Nothing is loaded then, neither
                 from an older one nor from the base weights.
         """
-        found = _checkpoint.steps(self._folder)
+        if self._world.is_main:
+            _checkpoint.tidy(self._folder)
+        found = self._world.gather(_checkpoint.steps(self._folder))[
+            0
+        ]  # another may see less of a shared disk
         if not found:
             return False
         folder = self._folder / f"step_{found[-1]}"
@@ -151,12 +177,20 @@ class State:
         shared = _checkpoint.read_shared(folder)
         self._check_config(folder, shared["config"], found)
         self._check_parameters(folder, shared["parameters"])
+        self._check_base(folder, shared["base"])
         self._load_optimizer(shared["optimizer"])
         _checkpoint.read_tensors(folder, dict(self._tensors(self._optimizer.state)), self._world)
-        self._scheduler.load_state_dict(shared["scheduler"])
+        self._load_scheduler(shared["scheduler"], shared["total_steps"])
         self._batches.load_state_dict(shared["batches"])
         self._scale.load_state_dict(shared["scale"])
-        self.step = shared["step"]
+        self.step, self.non_finite_in_a_row = shared["step"], shared["non_finite_in_a_row"]
+        if self._world.is_main and (ranks := shared["ranks"]) != self._world.size:
+            _logger.warning(
+                "the run was saved by %d rank(s) and goes on with %d; a step has as many rows as before if"
+                " gradient_accumulation_steps makes up for it",
+                ranks,
+                self._world.size,
+            )
         self._restore_random(folder)
         return True
 
@@ -190,6 +224,10 @@ class State:
             "scheduler": self._scheduler.state_dict(),
             "batches": self._batches.state_dict(),
             "scale": self._scale.state_dict(),
+            "non_finite_in_a_row": self.non_finite_in_a_row,
+            "total_steps": self._total_steps,
+            "ranks": self._world.size,
+            "base": None if self._base is None else _prints(Path(self._base)),
             "config": None if self._config is None else json.dumps(self._config, default=str),
         }
 
@@ -216,6 +254,35 @@ class State:
             "write another output_dir"
         )
 
+    def _check_base(self, folder: Path, saved: dict[str, list[int]] | None) -> None:
+        """Refuse other weights below the adapters; rank 0 looks, and all come to the same end."""
+        fault = None
+        if saved is not None and self._base is not None and self._world.is_main:
+            now = _prints(Path(self._base))
+            fault = next((name for name in saved | now if saved.get(name) != now.get(name)), None)
+        if fault := self._world.gather(fault)[0]:
+            raise ValueError(
+                f"{folder} was trained on other weights than those in {self._base}: {fault} differs; name the folder"
+                " that the run began with, or write another output_dir"
+            )
+
+    def _load_scheduler(self, saved: dict[str, Any], total_steps: int | None) -> None:
+        """Take up the schedule; that of a run whose length has changed gives the rates of the new length."""
+        if self._total_steps in (None, total_steps):
+            self._scheduler.load_state_dict(saved)
+            return
+        if "total_steps" in saved:
+            raise ValueError(
+                f"lr_scheduler: {type(self._scheduler).__name__} was made for {saved['total_steps']} steps and cannot"
+                " change its length; leave epochs and step limits as they were"
+            )
+        self._scheduler.load_state_dict(saved)
+        if isinstance(self._scheduler, LambdaLR):
+            groups, scheduler = self._optimizer.param_groups, self._scheduler
+            for group, base, curve in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+                group["lr"] = base * curve(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in groups]  # noqa: SLF001 - what get_last_lr returns
+
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
         """Give the optimizer its settings, and tensors of the right shapes that are then filled."""
         for group, settings in zip(self._optimizer.param_groups, saved["groups"], strict=True):
@@ -229,6 +296,20 @@ class State:
         own = _checkpoint.read_own(folder, self._world.rank)
         if own is not None:
             set_random_state(own["random"], self._world.device)
+
+
+def _prints(folder: Path) -> dict[str, list[int]]:
+    """Tell files of weights by their sizes and a checksum of samples: 4 KiB at the beginning and at 63 places more."""
+    found = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".safetensors", ".bin", ".pth", ".gguf") and path.is_file():
+            size, crc = path.stat().st_size, 0
+            with path.open("rb") as file:
+                for i in range(64):
+                    file.seek(size * i // 64)
+                    crc = zlib.crc32(file.read(4096), crc)
+            found[path.name] = [size, crc]
+    return found
 
 
 def _copy(tensor: Tensor) -> Tensor:

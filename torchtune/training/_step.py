@@ -52,8 +52,21 @@ class _Step(nn.Module):
             total = self.loss(hidden, self.model.head_weight, labels, self.model.architecture.final_softcap)
         else:
             logits = self.model.logits(hidden)  # [n, v]
-            total = self.loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+            total = _called(self.loss, logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
         return total
+
+
+def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+    """Call a loss; one of torch's own that does not fit is the config's mistake."""
+    try:
+        total: Tensor = loss(logits, labels)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if not type(loss).__module__.startswith("torch.nn") or "allocat" in str(error):
+            raise
+        shapes = f"logits {list(logits.shape)} with labels {list(labels.shape)}"
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"loss: {type(loss).__name__} takes no {shapes}: {reason}") from error
+    return total
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,10 +1,7 @@
 """The processes of a run: how many there are, which one this is, and what it computes on."""
 
-import fcntl
-import logging
 import os
 import random
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +12,7 @@ import torch
 import torch.distributed as dist
 from attrs import evolve, frozen, has
 
-from torchtune.config import differences, fixed_tree
-
-_logger = logging.getLogger(__name__)
+from torchtune.config import differences, frozen_tree, lock
 
 Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
@@ -172,6 +167,11 @@ def start(cfg: RunConfig) -> Iterator[World]:
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     joined = size > 1 and not dist.is_initialized()
+    if joined and (missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]):
+        raise ValueError(
+            f"WORLD_SIZE is {size} in the environment, and {missing[0]} is not there: unset it, or start the ranks by"
+            f" tune --nproc_per_node {size}"
+        )
     if joined:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
@@ -204,10 +204,16 @@ def _explaining_memory(cfg: RunConfig, size: int) -> Iterator[None]:
 
 
 def _check_alike(cfg: object, world: World) -> None:
-    """Refuse to run where nodes were given different configs."""
+    """Refuse to run where nodes were given different configs, which would wait for each other in vain."""
     if world.size == 1 or not has(type(cfg)):
         return
-    trees = world.gather({k: v for k, v in fixed_tree(cfg).items() if k != "seed"})  # that of rank 0 is taken
+    apart = (
+        "seed",
+        "output_dir",
+        "metric_logger",
+        "token_cache",
+    )  # rank 0's is taken, or each node has its own
+    trees = world.gather({key: value for key, value in frozen_tree(cfg).items() if key not in apart})
     for rank, tree in enumerate(trees):
         if changed := differences(trees[0], tree):
             path, left, right = changed[0]
@@ -218,24 +224,11 @@ def _check_alike(cfg: object, world: World) -> None:
 
 @contextmanager
 def _locked(folder: object) -> Iterator[None]:
-    """Hold the lock of an output folder, which the system lets go of however this process ends."""
+    """Hold the lock of an output folder, if there is one."""
     if not isinstance(folder, str) or not Path(folder).is_dir():
         yield
         return
-    with Path(folder, ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"output_dir: another process ({file.read().strip() or 'unknown'}) is at work in {folder}; wait for it"
-                " or end it, or choose another output_dir"
-            ) from None
-        except OSError as error:  # a file system without locks
-            _logger.warning("%s cannot be locked: %s", folder, error.strerror)
-        file.truncate(0)
-        file.write(f"{socket.gethostname()}, process {os.getpid()}\n")
-        file.flush()
+    with lock(Path(folder), "a run"):
         yield
 
 
