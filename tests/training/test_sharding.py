@@ -1,9 +1,5 @@
 """Four processes that split a model in every way, against one that holds it whole."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,41 +12,18 @@ from attrs import evolve
 
 from tests.training.four_ranks import CASES, one_step, placed
 from tests.training.tiny import ALONE, tiny_decoder, tiny_model
+from tests.training.together import together
 from torchtune.models import save_hf_folder
 from torchtune.training import ActivationCheckpointing, Sharding, whole_state
 from torchtune.training._sharding import check_sharding, shard
 
-ROOT = Path(__file__).parents[2]
 EXACT = [name for name, case in CASES.items() if case.get("dtype") is None]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run four processes over gloo, and return what they found."""
-    out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    together = {
-        "WORLD_SIZE": "4",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "PYTHONPATH": str(ROOT),
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.four_ranks", str(out)],
-            cwd=ROOT,
-            env=os.environ | together | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(4)
-    ]
-    said = [rank.communicate(timeout=240)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * 4, "\n".join(said)
-    result: dict[str, Any] = torch.load(out / "found.pt")
+    result: dict[str, Any] = torch.load(together(tmp_path_factory, "four_ranks", 4) / "found.pt")
     return result
 
 

@@ -302,6 +302,8 @@ def _candidates(wanted: Any, passed: Passed) -> Iterator[tuple[str, Callable[...
             fn = getattr(module, name, None)
             if name.startswith("_") or not callable(fn) or not admits(fn, wanted, passed):
                 continue
+            if "component" in parameters(fn):
+                continue  # it builds what a config names, such as torchtune.training.build_optimizer
             try:
                 path = dotpath(fn)
             except ValueError:

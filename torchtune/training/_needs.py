@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -101,34 +101,17 @@ def _activation_bytes(
 ) -> int:
     """Return the bytes that a forward and a backward pass add at their peak.
 
-    They are run on tensors without contents. What is trained and held wider than it is computed in is cast for the
-    pass, whole or, under FSDP, two layers and the root at a time. Of the loss, a chunk's logits count, and the
-    head's gradient.
+    They are run on tensors without contents, through a few of the layers, which are alike. What is trained and held
+    wider than it is computed in is cast for the pass, whole or, under FSDP, two layers and the root at a time. Of
+    the loss, a chunk's logits count, and the head's gradient.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    a, (rows, length) = model.architecture, batch
-    own = copy.deepcopy(model)
-    if section is not None and not section.offload:
-        checkpoint_activations(own, section)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        made = {
-            name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
-            for name, p in own.named_parameters()
-        }
-        tokens = torch.zeros((rows, min(length, a.max_seq_len)), dtype=torch.long)
-        live = _Live(made.values())
-        for p in made.values():
-            if p.requires_grad:
-                p.register_post_accumulate_grad_hook(live.pass_over_gradient)  # type: ignore[no-untyped-call]
-        with live:
-            torch.func.functional_call(
-                _Hidden(own), {f"model.{n}": p for n, p in made.items()}, (tokens,)
-            ).sum().backward()
-    peak = live.peak
-    if section is not None and section.offload:
-        kept = rows * tokens.shape[1] * a.embed_dim * compute.itemsize
-        peak = max(peak // max(len(model.layers), 1), kept)
+    a, n = model.architecture, len(model.layers)
+    every = 1 if section is None else section.every_n_layers
+    few, more = min(2 * every, n), min(3 * every, n)  # the first layer may keep less than the others
+    peak, last = _peaks(model, few, compute, batch, section)
+    if more > few:
+        peak += (_peaks(model, more, compute, batch, section)[0] - peak) * (n - few) // (more - few)
+    peak = max(peak, last)
     master = [p for p in model.parameters() if p.requires_grad and p.dtype != compute]
     casts = sum(p.numel() for p in master) * compute.itemsize
     if parts > 1:
@@ -140,6 +123,61 @@ def _activation_bytes(
     return peak + casts + loss
 
 
+def _peaks(
+    model: Decoder,
+    n_layers: int,
+    compute: torch.dtype,
+    batch: tuple[int, int],
+    section: ActivationCheckpointing | None,
+) -> tuple[int, int]:
+    """Return what a pass through the first layers adds at its peak, which grows with them; and in the embedding."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    alike = [(name, p.shape, p.requires_grad) for name, p in model.layers[:1].named_parameters()]
+    key = repr(
+        (
+            model.architecture,
+            n_layers,
+            alike,
+            model.embed_tokens.weight.requires_grad,
+            compute,
+            batch,
+            section,
+        )
+    )
+    if key in _KNOWN:
+        return _KNOWN[key]
+    rows, length = batch[0], min(batch[1], model.architecture.max_seq_len)
+    own = copy.copy(model)
+    kept = {"layers": model.layers[:n_layers], "embed_tokens": model.embed_tokens}
+    own._modules = {**model._modules, **copy.deepcopy(kept)}  # noqa: SLF001 - as torch has them
+    if section is not None:
+        checkpoint_activations(own, evolve(section, offload=False))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made = {
+            name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
+            for name, p in own.named_parameters()
+        }
+        tokens = torch.zeros((rows, length), dtype=torch.long)
+        live = _Live(made.values())
+        for p in made.values():
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(live.pass_over_gradient)  # type: ignore[no-untyped-call]
+        with live:
+            own.embed_tokens.register_forward_hook(live.begin_of)
+            hidden = torch.func.functional_call(
+                _Hidden(own), {f"model.{n}": p for n, p in made.items()}, (tokens,)
+            )
+            hidden.sum().backward()
+    peak, last = (live.peak, 0) if live.peak_of_layers is None else (live.peak_of_layers, live.peak)
+    if section is not None and section.offload:  # what waits in CPU memory
+        inputs = -(-n_layers // section.every_n_layers) * rows * length
+        peak -= inputs * model.architecture.embed_dim * compute.itemsize
+    return _KNOWN.setdefault(key, (peak, last))
+
+
+_KNOWN: dict[str, tuple[int, int]] = {}
+"""What passes added, by all that it depends on: a second of work for each."""
 _CHUNK = LinearCrossEntropy().chunk_size
 
 
@@ -165,6 +203,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are 
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in known}  # noqa: SLF001 - as below.
         self.peak = self._now = 0
+        self.peak_of_layers: int | None = None
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -182,6 +221,14 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are 
         self._now += size
         self.peak = max(self.peak, self._now)
         weakref.finalize(storage, self._forget, key)
+
+    def begin_of(self, _module: object, _inputs: object, output: Tensor) -> None:
+        """Note the peak so far once the backward pass comes to this output."""
+        if output.requires_grad:
+            output.register_hook(self._note_layers)  # type: ignore[no-untyped-call]
+
+    def _note_layers(self, _gradient: Tensor) -> None:
+        self.peak_of_layers, self.peak = self.peak, self._now
 
     def pass_over_gradient(self, parameter: Tensor) -> None:
         """Count a parameter's gradient no more, which is counted elsewhere."""
