@@ -267,6 +267,37 @@ def test_damaged_checkpoint_ends_the_run_and_the_one_before_is_offered(tiny: Tin
     )
 
 
+def test_reader_that_is_killed_is_told_and_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    words = ("epochs=40", "data_workers=2", "packing.length=200")
+    unbroken = Command(tiny, tmp_path / "unbroken", LORA, (), *words)
+    unbroken.run()
+    run = Command(tiny, tmp_path / "run", LORA, (), *words)
+    process = run.start()
+    run.wait_for(5, process)
+    readers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+    for pid in readers.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert (
+        "a process that encodes rows ahead ended with status -9; from here on, rows are encoded when" in said
+    )
+    assert run.left() == unbroken.left()
+
+
+def test_ranks_that_are_started_again_go_on(tiny: Tiny, tmp_path: Path) -> None:
+    words = ("epochs=60", "save_every_n_steps=5")
+    unbroken = Command(tiny, tmp_path / "unbroken", LORA, TWO, *words)
+    unbroken.run()
+    run = Command(tiny, tmp_path / "run", LORA, (*TWO, "--max-restarts", "1"), *words)
+    process = run.start()
+    run.wait_for(12, process)
+    os.kill(workers()[1], signal.SIGKILL)
+    said = process.communicate(timeout=180)[0]
+    assert process.returncode == 0, said
+    assert run.left() == unbroken.left()
+
+
 def test_metrics_on_a_full_disk_are_one_line(tiny: Tiny, tmp_path: Path) -> None:
     run = Command(tiny, tmp_path / "run", LORA, ())
     run.out.mkdir()

@@ -57,6 +57,15 @@ def test_the_rank_that_ended_first_is_named_with_its_reason(
     assert capsys.readouterr().err == f"tune: rank 1: {said}\n"
 
 
+def test_the_rank_that_the_launcher_ended_is_not_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _tell({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, -signal.SIGKILL)}) == 1
+    assert capsys.readouterr().err.startswith("tune: rank 1: was ended by SIGKILL")
+    assert _tell({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, 1, **ECHO)}) == 1
+    assert capsys.readouterr().err.startswith("tune: rank 1: lost its connection")
+
+
 def test_ranks_that_only_lost_another_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _tell({3: failure(tmp_path, 3, 1, **ECHO)}) == 1
     assert "tune: rank 3: lost its connection to another rank, which has ended" in capsys.readouterr().err

@@ -191,7 +191,9 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
         The exit status.
     """
     echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
-    first = {rank: f for rank, f in failures.items() if rank not in echoes} or failures
+    asked = {rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)}
+    first = {rank: f for rank, f in failures.items() if rank not in echoes | asked}
+    first = first or {rank: f for rank, f in failures.items() if rank not in asked} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
     said = str(failure.error_file_data.get("message", "")).replace("<NONE>", "")  # torch's word for no file
     if rank in echoes:
