@@ -9,30 +9,32 @@ from pathlib import Path
 
 import pytest
 
+from tests.once import once
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def clone(smollm2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the project with the model in its place, as after the demo's fetching."""
-    folder = tmp_path_factory.mktemp("clone")
+    """Return a copy of the project with the model in its place, in which the demo was run."""
+    return once(tmp_path_factory, "demo", lambda folder: _run_demo(folder, smollm2_folder))
+
+
+def _run_demo(folder: Path, model: Path) -> None:
     for name in ("torchtune", "recipes", "configs_py", "configs_yaml", "demo"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "models").mkdir()
-    (folder / "models/SmolLM2-135M-Instruct").symlink_to(smollm2_folder)
-    return folder
-
-
-def demo(clone: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "2"}
+    (folder / "models/SmolLM2-135M-Instruct").symlink_to(model)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "2"}
     call = [sys.executable, "demo/run.py"]
-    return subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder / "said.txt").write_text(done.stdout)
 
 
 @pytest.mark.slow
 def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
-    done = demo(clone)
-    assert done.returncode == 0, done.stderr
+    said = (clone / "said.txt").read_text()
     rows = json.loads((clone / "runs/smollm2_135m_lora/demo.json").read_text())
     assert {"question", "held_out", "before", "after"} <= rows[0].keys()
     trained = {row["instruction"] for row in json.loads((clone / "demo/assistant.json").read_text())}
@@ -42,14 +44,13 @@ def test_demo_teaches_a_name_and_forgets_nothing(clone: Path) -> None:
         assert any(text.lower() in row["after"].lower() for text in row["expected"]), row
         if row["kind"] == "identity":
             assert not any(text.lower() in row["before"].lower() for text in row["expected"]), row
-        assert row["question"].split()[0] in done.stdout
+        assert row["question"].split()[0] in said
     assert "Paris" in next(row["after"] for row in rows if "France" in row["question"])
-    assert "tune alpaca_generate --config smollm2_135m_generate" in done.stdout
+    assert "tune alpaca_generate --config smollm2_135m_generate" in said
 
 
 @pytest.mark.slow
 def test_the_readmes_generate_command_answers_from_the_demos_run(clone: Path) -> None:
-    assert (clone / "runs/smollm2_135m_lora/final").exists(), "the test before this one trains it"
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     words = ["alpaca_generate", "--config", "smollm2_135m_generate", "--override", "prompt=Who are you?"]
     call = [sys.executable, "-m", "torchtune.cli", *words]

@@ -27,7 +27,6 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
     [
         (-signal.SIGKILL, {}, "was ended by SIGKILL; the kernel does so when memory is short", 1),
         (-signal.SIGSEGV, {}, "was ended by SIGSEGV", 1),
-        (143, {}, "was ended by SIGTERM", 1),
         (200, {}, "ended with status 200", 1),
         (3, {}, "ended with status 3", 1),
         (
@@ -62,6 +61,8 @@ def test_the_rank_that_the_launcher_ended_is_not_the_first(
 ) -> None:
     assert _tell({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, -signal.SIGKILL)}) == 1
     assert capsys.readouterr().err.startswith("tune: rank 1: was ended by SIGKILL")
+    assert _tell({1: failure(tmp_path, 1, 143)}) == 1
+    assert capsys.readouterr().err == "tune: rank 1: was ended by SIGTERM\n"
     assert _tell({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, 1, **ECHO)}) == 1
     assert capsys.readouterr().err.startswith("tune: rank 1: lost its connection")
 
