@@ -33,23 +33,11 @@ def main(cfg: FullFinetuneConfig) -> None:
         total_steps = training.count_steps(cfg, batches)
         scheduler = training.build_scheduler(cfg.lr_scheduler, optimizer, total_steps)
         scale = training.LossScale(cfg.dtype)
-        state = training.State(
-            cfg.output_dir,
-            model,
-            optimizer,
-            scheduler,
-            batches,
-            world=world,
-            scale=scale,
-            total_steps=total_steps,
-            config=config.fixed_tree(cfg),
+        state = training.open_state(
+            cfg, model, optimizer, scheduler, batches, scale, world=world, total_steps=total_steps
         )
-        state.resume()
         guard = training.Guard(cfg.non_finite, state, scale, dataset, world)
-        logger = config.instantiate(cfg.metric_logger) if world.is_main else None
-        metrics = training.Metrics(
-            cfg.output_dir, logger, world, state.step, total_steps, log_every=cfg.log_every_n_steps
-        )
+        metrics = training.open_metrics(cfg, state, world, total_steps)
 
         with batches, metrics, training.Saving(cfg, state, batches, world) as saving:
             for step in saving.steps(total_steps):

@@ -3,7 +3,13 @@
 from torchtune.models import check_vocabulary
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import RATES, FinetuneConfig
-from torchtune.training._from_config import count_steps, open_batches, place_model
+from torchtune.training._from_config import (
+    count_steps,
+    open_batches,
+    open_metrics,
+    open_state,
+    place_model,
+)
 from torchtune.training._guard import Guard
 from torchtune.training._lora import Lora
 from torchtune.training._memory import OutOfMemoryError, batch_of, model_of, needs_of, ways_out
@@ -62,6 +68,8 @@ __all__ = [
     "needs",
     "needs_of",
     "open_batches",
+    "open_metrics",
+    "open_state",
     "pick_device",
     "place",
     "place_model",

@@ -2,13 +2,19 @@
 
 from typing import cast
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 
+from torchtune.config import fixed_tree, instantiate
 from torchtune.data import Batches, Encoded, Examples, Tokenizer
 from torchtune.modules import Decoder
 from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._metrics import Metrics
 from torchtune.training._placement import place
+from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import steps_in
+from torchtune.training._state import State
 from torchtune.training._world import World
 
 
@@ -84,3 +90,52 @@ def place_model(cfg: FinetuneConfig, model: Decoder, world: World) -> None:
         compile=cfg.compile,
         model_directory=cfg.model_directory,
     )
+
+
+def open_state(  # noqa: PLR0913, PLR0917 - a run is all of these.
+    cfg: FinetuneConfig,
+    model: Decoder,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    batches: Batches,
+    scale: LossScale,
+    *,
+    world: World,
+    total_steps: int,
+) -> State:
+    """Collect what a run must remember, and go to the newest checkpoint of its folder, if there is one.
+
+    Args:
+        cfg: Names the folder, and says what a run that goes on must have in common with the one before.
+        model: Placed; its trained parameters are those with `requires_grad`.
+        optimizer: Of those.
+        scheduler: Of the optimizer.
+        batches: Where the data come from.
+        scale: The loss scale.
+        world: This process and its fellows.
+        total_steps: Optimizer steps of the whole run.
+
+    Raises:
+        ValueError: The newest checkpoint is damaged, or of another run.
+    """
+    is_frozen = any(not p.requires_grad for p in model.parameters())
+    state = State(
+        cfg.output_dir,
+        model,
+        optimizer,
+        scheduler,
+        batches,
+        world=world,
+        scale=scale,
+        total_steps=total_steps,
+        base=cfg.model_directory if is_frozen else None,
+        config=fixed_tree(cfg),
+    )
+    state.resume()
+    return state
+
+
+def open_metrics(cfg: FinetuneConfig, state: State, world: World, total_steps: int) -> Metrics:
+    """Make a run's metrics, with the logger that its config names on rank 0."""
+    logger = instantiate(cfg.metric_logger) if world.is_main else None
+    return Metrics(cfg.output_dir, logger, world, state.step, total_steps, log_every=cfg.log_every_n_steps)
