@@ -26,7 +26,7 @@ from tests.training.tiny import ALONE
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.models import load_hf_weights, load_peft_adapter
-from torchtune.training import Lora, Packing, Sharding, place
+from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding, place
 
 Start = Callable[[Path, str, dict[str, Any]], None]
 
@@ -110,6 +110,10 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
     [
         ({"packing": Packing(), "group_by_length": True}, "group_by_length: without effect on packed rows"),
         ({"weights_dtype": "bf16"}, "weights_dtype: bf16 needs dtype=bf16"),
+        (
+            {"compile": True, "activation_checkpointing": ActivationCheckpointing(offload=True)},
+            "offload: the compiler decides what a layer keeps",
+        ),
         ({"sharding": Sharding()}, "sharding: nothing is split without enable_fsdp=true"),
     ],
 )

@@ -114,6 +114,16 @@ def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
     assert offloaded.activations < kept.activations
 
 
+def test_dropout_is_counted_though_it_has_no_parameters(tmp_path: Path) -> None:
+    found = []
+    for dropout in (0.0, 0.5):
+        cfg = lora_config(tmp_path, batch_size=16, lora=Lora(targets=["all-linear"], rank=4, dropout=dropout))
+        model = model_of(cfg)
+        assert model is not None
+        found.append(needs_of(cfg, model).activations)
+    assert found[1] > found[0]
+
+
 def test_what_would_take_less_is_named_with_how_much(tmp_path: Path) -> None:
     cfg = full_config(tmp_path, batch_size=8, packing=Packing(length=256))
     ways = dict(ways_out(cfg, ranks=4))

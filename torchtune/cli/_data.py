@@ -1,6 +1,5 @@
 """`tune data`: what a run would read, token by token, and the numbers of it; no weights, no GPU."""
 
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from attrs import evolve, frozen
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import is_coloured, paint
-from torchtune.config import ConfigError, Mistake, instantiate, lazy
+from torchtune.config import ConfigError, Mistake, instantiate, lazy, parameters_of
 
 HELP = """\
 usage: tune data [--nproc_per_node N] <recipe> --config <name or path>
@@ -133,7 +132,7 @@ def _held_out(call: Call, dataset: Any, tokenizer: Any) -> Any:
     source = call.flags.get("--held-out")
     if source is None:
         return None
-    if "source" not in inspect.signature(dataset.func).parameters:
+    if "source" not in parameters_of(dataset.func):
         name = getattr(dataset.func, "__name__", dataset.func)
         raise ConfigError([Mistake("--held-out", "", f"{name} reads no source")], "the command line")
     settings = {key: value for key, value in dataset.keywords.items() if key not in ("split", "load_options")}

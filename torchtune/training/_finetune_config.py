@@ -51,6 +51,11 @@ def _beside_fsdp(cfg: "FinetuneConfig", _: object, value: Sharding | None) -> No
         )
 
 
+def _beside_offloading(cfg: "FinetuneConfig", _: object, value: bool) -> None:
+    if cfg.activation_checkpointing is not None:
+        cfg.activation_checkpointing.check(compiles=value)
+
+
 def _without_packing(cfg: "FinetuneConfig", _: object, value: bool) -> None:
     if value and cfg.packing is not None:
         raise ValueError(
@@ -78,7 +83,7 @@ class FinetuneConfig:
     """How they are split; null: over all ranks."""
     activation_checkpointing: ActivationCheckpointing | None = None
     """What the backward pass computes again instead of keeping it; null: everything is kept."""
-    compile: bool = False
+    compile: bool = field(default=False, validator=_beside_offloading)
     """Compile every layer by torch.compile; the first steps take minutes, the others less."""
 
     model: Component[Decoder]

@@ -133,18 +133,15 @@ def _peaks(
     """Return what a pass through the first layers adds at its peak, which grows with them; and in the embedding."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    alike = [(name, p.shape, p.requires_grad) for name, p in model.layers[:1].named_parameters()]
-    key = repr(
-        (
-            model.architecture,
-            n_layers,
-            alike,
-            model.embed_tokens.weight.requires_grad,
-            compute,
-            batch,
-            section,
-        )
-    )
+    layer, head = model.layers[:1], model.embed_tokens.weight.requires_grad
+    shapes = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
+    settings = [  # such as an adapter's dropout
+        (name, value)
+        for m in layer.modules()
+        for name, value in vars(m).items()
+        if isinstance(value, (int, float))
+    ]
+    key = repr((model.architecture, n_layers, shapes, settings, head, compute, batch, section))
     if key in _KNOWN:
         return _KNOWN[key]
     rows, length = batch[0], min(batch[1], model.architecture.max_seq_len)

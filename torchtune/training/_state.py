@@ -64,6 +64,8 @@ class State:
         self.non_finite_in_a_row = 0
         """Steps before this one that were skipped since their loss or gradient was no number."""
         self._total_steps, self._base = total_steps, base
+        # As they are now, when they have just been read; rank 0 writes what is shared.
+        self._prints = _prints(Path(base)) if base is not None and world.is_main else None
         self._scale, self._config = scale or LossScale("fp32"), config
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -164,9 +166,8 @@ class State:
         """
         if self._world.is_main:
             _checkpoint.tidy(self._folder)
-        found = self._world.gather(_checkpoint.steps(self._folder))[
-            0
-        ]  # another may see less of a shared disk
+        listed = self._world.gather(_checkpoint.steps(self._folder))
+        found = listed[0]  # another rank may see less of a shared disk
         if not found:
             return False
         folder = self._folder / f"step_{found[-1]}"
@@ -227,7 +228,7 @@ class State:
             "non_finite_in_a_row": self.non_finite_in_a_row,
             "total_steps": self._total_steps,
             "ranks": self._world.size,
-            "base": None if self._base is None else _prints(Path(self._base)),
+            "base": self._prints,
             "config": None if self._config is None else json.dumps(self._config, default=str),
         }
 
@@ -256,9 +257,8 @@ class State:
 
     def _check_base(self, folder: Path, saved: dict[str, list[int]] | None) -> None:
         """Refuse other weights below the adapters; rank 0 looks, and all come to the same end."""
-        fault = None
-        if saved is not None and self._base is not None and self._world.is_main:
-            now = _prints(Path(self._base))
+        fault, now = None, self._prints
+        if saved is not None and now is not None:
             fault = next((name for name in saved | now if saved.get(name) != now.get(name)), None)
         if fault := self._world.gather(fault)[0]:
             raise ValueError(
