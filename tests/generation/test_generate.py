@@ -96,23 +96,23 @@ def test_generation_is_without_dropout_and_leaves_the_model_as_it_was() -> None:
 def test_the_longest_text_that_fits_is_generated() -> None:
     model = tiny_smollm2()
     assert len(list(generate(model, PROMPT, max_new_tokens=64 - len(PROMPT)))) == 64 - len(PROMPT)
-    with pytest.raises(ValueError, match=r"a prompt of 7 tokens and max_new_tokens = 58 are more than .* 64"):
+    with pytest.raises(ValueError, match=r"the prompt has 7 tokens, .* max_new_tokens = 58 are more .* 64"):
         generate(model, PROMPT, max_new_tokens=58)
 
 
 @pytest.mark.parametrize(
     ("tokens", "temperature", "top_k", "message"),
     [
-        ([], 0.0, None, "needs a prompt of at least one token"),
+        ([], 0.0, None, "the prompt is empty; generation needs at least one token"),
         (
             [1, 300],
             0.0,
             None,
             "ids from 1 to 300, the model's vocabulary is 300; use the model's own tokenizer",
         ),
-        ([1], -1.0, None, "temperature is to be 0 or more"),
-        ([1], 1.0, 0, "top_k above 0"),
-        ([1], 0.0, 5, "have no effect at temperature 0"),
+        ([1], -1.0, None, "temperature: expected a number of at least 0, got -1.0"),
+        ([1], 1.0, 0, "top_k: expected a whole number above 0, or None, got 0"),
+        ([1], 0.0, 5, "top_k: has no effect at temperature 0"),
     ],
 )
 def test_mistakes_are_named_at_once(

@@ -44,6 +44,12 @@ class LayerCache:
         self._values.scatter_(2, slots, values)
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
+    def keep(self, rows: Tensor, length: int) -> None:
+        """Go on with some of the sequences; the arguments are those of `KVCache.keep`."""
+        self.length = length
+        if self._keys is not None and self._values is not None:
+            self._keys, self._values = self._keys[rows], self._values[rows]
+
     def _with_room(self, stored: Tensor | None, new: Tensor) -> Tensor:
         """Return what is stored, `[b, kv_heads, slots, head_dim]`, with slots for `length` tokens at least."""
         wanted = self.max_seq_len
@@ -76,3 +82,13 @@ class KVCache:
     def length(self) -> int:
         """Tokens of the longest sequence so far."""
         return self.layers[0].length
+
+    def keep(self, rows: Tensor, length: int) -> None:
+        """Go on with some of the sequences alone, so that those that have ended cost nothing.
+
+        Args:
+            rows: `[n]`, the numbers of those that stay, in the order they shall have.
+            length: Tokens of the longest that stays.
+        """
+        for layer in self.layers:
+            layer.keep(rows, length)
