@@ -1,16 +1,28 @@
 """LoRA layers compute what PEFT's do, and merge into plain ones."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
+from tests.modules.adapters import KINDS, stir
 from tests.modules.reference import TINY
 from tests.modules.test_decoder import random_decoder
-from torchtune.modules import Decoder, LoRALinear, add_lora, lora_layers, lora_state, merge_lora
+from torchtune.modules import (
+    Decoder,
+    DoRALinear,
+    LoRALinear,
+    add_lora,
+    lora_layers,
+    lora_state,
+    merge_lora,
+)
 
 LEAVES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def tokens() -> Tensor:
@@ -18,64 +30,96 @@ def tokens() -> Tensor:
     return torch.randint(TINY.vocab_size, (2, 7))
 
 
-def adapted_decoder(targets: str | Sequence[str] = "all-linear") -> Decoder:
+def adapted_decoder(targets: str | Sequence[str] = "all-linear", **kind: Any) -> Decoder:
     """Build a float64 decoder with adapters that change something."""
     model = random_decoder()
-    add_lora(model, targets, rank=3, alpha=5.0)
-    for parameter in lora_state(model).values():
-        parameter.normal_(std=0.3)
+    add_lora(model, targets, rank=3, alpha=5.0, **kind)
+    stir(model)
     return model
 
 
+@kinds
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks transformers.
-def test_forward_and_gradients_equal_those_of_peft() -> None:
+def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) -> None:
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    model = adapted_decoder(["q_proj", "down_proj"])
-    config = LoraConfig(r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"])
+    model = adapted_decoder(["q_proj", "down_proj"], **kind)
+    config = LoraConfig(
+        r=3,
+        lora_alpha=5,
+        target_modules=["q_proj", "down_proj"],
+        use_rslora=kind.get("rank_stabilized", False),
+        use_dora=kind.get("dora", False),
+    )
     theirs = LoraModel(random_decoder(), config, "default")
-    names = {"lora_a": "lora_A.default.weight", "lora_b": "lora_B.default.weight"}
-    parameters = dict(theirs.model.named_parameters())
+    names = {
+        "lora_a": "lora_A.default.weight",
+        "lora_b": "lora_B.default.weight",
+        "lora_magnitude": "lora_magnitude_vector.default.weight",
+    }
+    pairs = []
     for name, ours in model.named_parameters():
         layer, _, leaf = name.rpartition(".")
         if leaf in names:
-            with torch.no_grad():
-                parameters[f"{layer}.{names[leaf]}"].copy_(ours)
-    torch.testing.assert_close(model(tokens()), theirs.model(tokens()))
-    for outputs in model(tokens()), theirs.model(tokens()):
-        outputs.square().sum().backward()
-    adapters = lora_state(model)
-    assert len(adapters) == 2 * 2 * TINY.num_layers
-    for name in adapters:
-        layer, _, leaf = name.rpartition(".")
-        expected = parameters[f"{layer}.{names[leaf]}"].grad
-        torch.testing.assert_close(model.get_parameter(name).grad, expected)
+            pairs.append((ours, theirs.model.get_parameter(f"{layer}.{names[leaf]}")))
+            pairs[-1][1].data.copy_(ours)
+    assert len(pairs) == (3 if kind.get("dora") else 2) * 2 * TINY.num_layers
+    torch.testing.assert_close(model(tokens()), theirs.model(tokens()), rtol=1e-10, atol=1e-10)
+    for m in model, theirs.model:
+        m(tokens()).square().sum().backward()
+        AdamW([p for p in m.parameters() if p.requires_grad], lr=0.01).step()
+    for ours, expected in pairs:
+        torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_new_adapters_change_nothing() -> None:
-    model = random_decoder()
+@pytest.mark.parametrize("rank_stabilized", [False, True])
+def test_dora_is_equation_5_with_a_norm_that_has_no_gradient(*, rank_stabilized: bool) -> None:
+    linear = nn.Linear(7, 5, dtype=torch.float64)
+    layer = DoRALinear(linear, 4, 6.0, rank_stabilized=rank_stabilized)
+    stir(layer)
+    scale = 6.0 / 2 if rank_stabilized else 6.0 / 4
+    total = layer.weight + scale * layer.lora_b @ layer.lora_a
+    weight = layer.lora_magnitude[:, None] * total / total.square().sum(1, keepdim=True).sqrt().detach()
+    x = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.adapter().values()]
+    found, expected = layer(x), x @ weight.T + layer.bias
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    ours = torch.autograd.grad(found.pow(3).sum(), inputs)
+    torch.testing.assert_close(
+        ours, torch.autograd.grad(expected.pow(3).sum(), inputs), rtol=1e-10, atol=1e-10
+    )
+    torch.testing.assert_close(layer.merged_weight(), weight, rtol=1e-12, atol=1e-12)
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_new_adapters_change_nothing(kind: dict[str, Any], dtype: torch.dtype) -> None:
+    model = random_decoder().to(dtype)
     before = model(tokens())
-    add_lora(model, "all-linear", rank=3, alpha=5.0)
+    add_lora(model, "all-linear", rank=3, alpha=5.0, **kind)
     torch.testing.assert_close(model(tokens()), before, rtol=0, atol=0)
     assert all(layer.lora_a.std() > 0 for _, layer in lora_layers(model))
 
 
-def test_merged_layers_equal_adapted_ones() -> None:
-    model = adapted_decoder()
+@kinds
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_merged_layers_equal_adapted_ones(kind: dict[str, Any], dtype: torch.dtype, bound: float) -> None:
+    model = adapted_decoder(**kind).to(dtype)
     before, plain = model(tokens()), random_decoder()(tokens())
     merge_lora(model)
-    torch.testing.assert_close(model(tokens()), before)
-    assert not torch.allclose(before, plain)
+    assert (model(tokens()) - before).abs().max() < bound * before.abs().max()
+    assert not torch.allclose(before.double(), plain)
     assert model.state_dict().keys() == random_decoder().state_dict().keys()
     assert not any(isinstance(module, LoRALinear) for module in model.modules())
 
 
-def test_merged_layers_of_any_model_keep_their_bias() -> None:
+@kinds
+def test_merged_layers_of_any_model_keep_their_bias(kind: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    add_lora(model, ["0", "2"], rank=1, alpha=1.0)
-    for parameter in lora_state(model).values():
-        parameter.normal_()
+    add_lora(model, ["0", "2"], rank=1, alpha=1.0, **kind)
+    stir(model)
     x = torch.randn(5, 4)
     before = model(x)
     merge_lora(model)
@@ -83,8 +127,9 @@ def test_merged_layers_of_any_model_keep_their_bias() -> None:
     assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
-def test_only_adapters_are_trained() -> None:
-    model = adapted_decoder(["q_proj", "v_proj"])
+@kinds
+def test_only_adapters_are_trained(kind: dict[str, Any]) -> None:
+    model = adapted_decoder(["q_proj", "v_proj"], **kind)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == lora_state(model).keys()
 
@@ -135,24 +180,96 @@ def test_impossible_numbers_are_refused(rank: int, dropout: float) -> None:
         add_lora(random_decoder(), "all-linear", rank, alpha=5.0, dropout=dropout)
 
 
-def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16() -> None:
-    layer = LoRALinear(nn.Linear(8, 6, dtype=torch.bfloat16), rank=2, alpha=4.0)
-    nn.init.normal_(layer.lora_b)
+@kinds
+def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16(kind: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(8, 6, dtype=torch.bfloat16))
+    add_lora(model, ["0"], rank=2, alpha=4.0, **kind)
+    (layer,) = (layer for _, layer in lora_layers(model))
+    stir(model)
     x = torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
     y = layer(x)
     y.sum().backward()
-    assert {p.dtype for p in (layer.lora_a, layer.lora_b)} == {torch.float32}
+    assert {p.dtype for p in layer.adapter().values()} == {torch.float32}
     assert (y.dtype, layer.weight.dtype, layer.merged_weight().dtype) == (torch.bfloat16,) * 3
     assert layer.bias is not None
-    change = layer.scale * layer.lora_b.double() @ layer.lora_a.double()
-    exact = x.double() @ (layer.weight.double() + change).T + layer.bias.double()
+    weight = layer.weight.double() + layer.scale * layer.lora_b.double() @ layer.lora_a.double()
+    if isinstance(layer, DoRALinear):
+        norms = weight.norm(dim=1)
+        torch.testing.assert_close(layer.row_norms().double(), norms, rtol=1e-6, atol=0)
+        weight *= (layer.lora_magnitude.double() / norms)[:, None]
+    exact = x.double() @ weight.T + layer.bias.double()
     torch.testing.assert_close(y.double(), exact, rtol=0.02, atol=0.02)
 
 
-def test_dropout_is_on_in_training_alone_and_leaves_the_base_path_whole() -> None:
-    layer = LoRALinear(nn.Linear(64, 3), rank=2, alpha=4.0, dropout=0.5)
-    nn.init.normal_(layer.lora_b)
+@kinds
+def test_dropout_is_on_in_training_alone_and_leaves_the_base_path_whole(kind: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(64, 3))
+    add_lora(model, ["0"], rank=2, alpha=4.0, dropout=0.5, **kind)
+    (layer,) = (layer for _, layer in lora_layers(model))
+    stir(model)
     x = torch.ones(4, 64)
     assert not torch.equal(layer(x), layer(x))
     nn.init.zeros_(layer.lora_b)
     assert torch.equal(layer(x), layer.eval()(x))
+
+
+def test_magnitudes_start_as_the_norms_of_weights_as_they_are_held() -> None:
+    layer = DoRALinear(nn.Linear(64, 32, dtype=torch.bfloat16), rank=2, alpha=4.0)
+    torch.testing.assert_close(
+        layer.lora_magnitude.double(), layer.weight.double().norm(dim=1), rtol=1e-6, atol=0
+    )
+    assert layer.lora_magnitude.dtype == torch.float32
+    layer.reset_parameters()  # drawn anew, and smaller
+    torch.testing.assert_close(
+        layer.lora_magnitude.double(), layer.weight.double().norm(dim=1), rtol=1e-6, atol=0
+    )
+
+
+def test_a_row_of_zeros_stays_one_and_harms_no_other() -> None:
+    linear = nn.Linear(6, 4, bias=False)
+    linear.weight.data[2] = 0
+    layer = DoRALinear(linear, rank=2, alpha=4.0)
+    y = layer(torch.randn(5, 6))
+    y.square().sum().backward()
+    assert not y[:, 2].any()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.adapter().values())
+    nn.init.normal_(layer.lora_b)
+    assert torch.equal(layer(torch.ones(1, 6))[:, 2], torch.zeros(1))
+    assert not layer.merged_weight()[2].any()
+
+
+def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    sizes = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **kwargs or {})
+            if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
+                sizes.append(result.numel())
+            return result
+
+    layer = DoRALinear(nn.Linear(64, 32), rank=2, alpha=4.0)
+    with Sizes():
+        layer(torch.randn(5, 64, requires_grad=True)).sum().backward()
+    assert len(sizes) >= 5
+    assert max(sizes) < layer.weight.numel()
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
+def test_dora_compiles_in_one_graph() -> None:
+    layer = DoRALinear(nn.Linear(8, 6), rank=2, alpha=4.0)
+    stir(layer)
+    compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(compiled(x), layer(x))
+    found, expected = (
+        torch.autograd.grad(f(x).square().sum(), list(layer.adapter().values())) for f in (compiled, layer)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_layer_tells_its_kind() -> None:
+    model = adapted_decoder(["q_proj"], **KINDS["rslora and dora"])
+    assert "(q_proj): DoRALinear(\n          12, 24, rank=3, alpha=5.0, rank_stabilized" in repr(model)

@@ -9,7 +9,8 @@ from torchtune.models._hf_decoder import hf_decoder
 from torchtune.models._hf_folder import save_hf_folder
 from torchtune.models._hf_tokenizer import HFTokenizer
 from torchtune.models._hf_weights import hf_groups, hf_name, is_transposed, load_hf_weights, read_hf_weights
-from torchtune.models._peft_adapter import load_peft_adapter, save_peft_adapter
+from torchtune.models._peft_adapter import load_peft_adapter
+from torchtune.models._peft_export import check_peft_adapter, save_peft_adapter
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
 from torchtune.models._tiktoken import TiktokenTokenizer
 from torchtune.models._vocabulary import check_vocabulary
@@ -21,6 +22,7 @@ __all__ = [
     "TiktokenTokenizer",
     "architecture_from_hf",
     "auto_tokenizer",
+    "check_peft_adapter",
     "check_vocabulary",
     "convert",
     "convert_gguf",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchtune.models._hf_weights import is_transposed
 from torchtune.models._peft_adapter import LayerAdapter
 from torchtune.models._tensor_files import TensorSource
-from torchtune.modules import Architecture, low_rank_sum
+from torchtune.modules import Architecture, merge_weight
 
 
 @define
@@ -48,9 +48,11 @@ class MergedWeights:
         transposed = is_transposed(self.architecture, name)
         weight = tensor.T if transposed else tensor  # [out, in]
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        lora_a, lora_b = adapter.lora_a.to(dtype), adapter.lora_b.to(dtype)
-        pairs = zip(adapter.split(weight), adapter.split(lora_b), strict=True)
-        merged = torch.cat([low_rank_sum(part, lora_a, part_b, adapter.scale) for part, part_b in pairs])
+        parts = []
+        for part, tensors in zip(adapter.split(weight), adapter.shares().values(), strict=True):
+            wide = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+            parts.append(merge_weight(part, scale=adapter.scale, **wide))
+        merged = torch.cat(parts)
         return merged.T if transposed else merged
 
     def own_name(self, name: str) -> str:

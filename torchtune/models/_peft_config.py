@@ -11,14 +11,25 @@ from torchtune.models._json import read_json, unexpected
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-PLAIN = {
-    "bias": "none",
-    "use_rslora": False,
-    "use_dora": False,
-    "modules_to_save": None,
-    "trainable_token_indices": None,
+PLAIN = {"bias": "none", "modules_to_save": None, "trainable_token_indices": None}
+"""What LoRA leaves off; other values change what the tensors mean, or add some."""
+
+_OFF = {
+    **PLAIN,
+    "lora_bias": False,
+    "layer_replication": None,
+    "target_parameters": None,
+    "use_qalora": False,
+    "use_bdlora": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
 }
-"""What plain LoRA leaves off; other values change what the tensors mean, or add some."""
+"""The same of newer releases of PEFT, whose older ones do not know it."""
+
+_CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Ways to start that take something off the weights of the base, which PEFT does again when it loads them."""
 
 _RANK, _ALPHA = "a whole number above 0", "a number above 0"
 _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
@@ -29,7 +40,7 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or uses more of PEFT than plain LoRA.
+        ValueError: it is damaged, or uses more of PEFT than LoRA, rsLoRA and DoRA.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
@@ -37,9 +48,15 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
-    for key, value in PLAIN.items():
+    for key, value in _OFF.items():
         if (config.get(key) or value) != value:
             raise ValueError(f"{path}: {key} is {config[key]!r}, only {value!r} is supported")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGE_BASE):
+        raise ValueError(
+            f"{path}: init_lora_weights is {start!r}, with which the adapter belongs to a changed base; save it with"
+            " PEFT's path_initial_model_for_weight_conversion"
+        )
     _check_values(path, config)
     return config
 
@@ -51,7 +68,7 @@ def of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) 
 
 
 def _ending(pattern: str) -> str:
-    return rf"(.*\.)?{pattern}"
+    return rf"(.*\.)?({pattern})"
 
 
 def _check_values(path: Path, config: Mapping[str, Any]) -> None:
@@ -60,6 +77,9 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
     dropout = config.get("lora_dropout", 0.0)
     if dropout != 0:
         _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
+    for name in ("use_rslora", "use_dora"):
+        if not isinstance(config.get(name), bool | None):
+            raise unexpected(path, name, config[name], "true or false")
     for name, what in _PATTERNS.items():
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict):

@@ -1,23 +1,17 @@
 """What models are made of: plain `nn.Module`s, LoRA layers and losses."""
 
+from torchtune.modules._adapters import ALL_LINEAR, add_lora, lora_layers, lora_state, merge_lora
 from torchtune.modules._architecture import Architecture, RopeScaling
 from torchtune.modules._attention import Attention
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
+from torchtune.modules._dora import DoRALinear
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
-from torchtune.modules._lora import (
-    ALL_LINEAR,
-    LoRALinear,
-    add_lora,
-    lora_layers,
-    lora_state,
-    low_rank_sum,
-    merge_lora,
-)
+from torchtune.modules._lora import LoRALinear, lora_scale, merge_weight
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import RotaryEmbedding, Rotation
 
@@ -27,6 +21,7 @@ __all__ = [
     "Attention",
     "Decoder",
     "DecoderLayer",
+    "DoRALinear",
     "Documents",
     "FeedForward",
     "KVCache",
@@ -40,7 +35,8 @@ __all__ = [
     "Rotation",
     "add_lora",
     "lora_layers",
+    "lora_scale",
     "lora_state",
-    "low_rank_sum",
     "merge_lora",
+    "merge_weight",
 ]

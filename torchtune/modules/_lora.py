@@ -1,22 +1,16 @@
 """Low-rank adaptation: train two thin matrices beside each frozen linear layer."""
 
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune.modules._linear import Linear, draw_weight
-
-ALL_LINEAR = "all-linear"
-"""As a target of `add_lora`: every linear layer but the output head."""
-
-_HEAD = "lm_head"
+from torchtune.modules._linear import draw_weight
 
 
 class LoRALinear(nn.Module):
-    """A linear layer plus a low-rank change: `x W^T + b + alpha / rank * drop(x) A^T B^T`.
+    """A linear layer plus a low-rank change: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank`.
 
     From arXiv 2106.09685, section 4.1. `weight` and `bias` keep their names and are frozen; `lora_a` and
     `lora_b` start as a random matrix and zeros, so at first nothing changes. A and B are float32 at
@@ -28,22 +22,35 @@ class LoRALinear(nn.Module):
         rank: Rows of A.
         alpha: The change is scaled by `alpha / rank`.
         dropout: Share of the change's inputs that are zeroed while training, from 0 to below 1.
+        rank_stabilized: Scale by `alpha / sqrt(rank)` instead, with which the change and its gradients stay of
+            one size whatever the rank (arXiv 2312.03732, theorem 3.2).
     """
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        linear: nn.Linear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        *,
+        rank_stabilized: bool = False,
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.rank, self.alpha = rank, alpha
+        self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
         self.weight, self.bias = linear.weight, linear.bias
         self.weight.requires_grad = False
         if self.bias is not None:
             self.bias.requires_grad = False
         dtype = torch.promote_types(linear.weight.dtype, torch.float32)
-        empty = torch.empty((), dtype=dtype, device=linear.weight.device)
-        self.lora_a = nn.Parameter(empty.new_empty(rank, linear.in_features))  # [r, in]
-        self.lora_b = nn.Parameter(empty.new_empty(linear.out_features, rank))  # [out, r]
+        self._make_adapter(torch.empty((), dtype=dtype, device=linear.weight.device))
         self.dropout = nn.Dropout(dropout)
         self.init_lora()
+
+    def _make_adapter(self, like: Tensor) -> None:
+        """Make the adapter's parameters, of the dtype and on the device of a tensor."""
+        self.lora_a = nn.Parameter(like.new_empty(self.rank, self.in_features))  # [r, in]
+        self.lora_b = nn.Parameter(like.new_empty(self.out_features, self.rank))  # [out, r]
 
     def reset_parameters(self) -> None:
         """Draw the adapted weight and the adapter."""
@@ -55,10 +62,15 @@ class LoRALinear(nn.Module):
     @property
     def scale(self) -> float:
         """What the change is multiplied by."""
-        return self.alpha / self.rank
+        return lora_scale(self.alpha, self.rank, rank_stabilized=self.rank_stabilized)
+
+    def adapter(self) -> dict[str, nn.Parameter]:
+        """Return the adapter's parameters by their names in this layer, all of which begin with `lora_`."""
+        parameters = self.named_parameters(recurse=False)
+        return {name: parameter for name, parameter in parameters if name.startswith("lora_")}
 
     def init_lora(self) -> None:
-        """Draw A as `nn.Linear` draws its weight, and set B to zero."""
+        """Draw A as `nn.Linear` draws its weight, and set B to zero; the adapted weight must be there before."""
         if self.lora_a.is_meta:
             return
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
@@ -67,105 +79,47 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
         y = F.linear(x, self.weight, self.bias)
-        change = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
-        return y + (F.linear(change, self.lora_b) * self.scale).to(y.dtype)
+        return y + self.change(x).to(y.dtype)
+
+    def change(self, x: Tensor) -> Tensor:
+        """Compute `s drop(x) A^T B^T`, `[..., out]`, of x `[..., in]`, in the adapter's dtype."""
+        inner = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
+        return F.linear(inner, self.lora_b) * self.scale
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """Compute the weight `[out, in]` of the one linear layer that does the same, in weight's dtype."""
-        return low_rank_sum(self.weight, self.lora_a, self.lora_b, self.scale).to(self.weight.dtype)
+        return merge_weight(self.weight, scale=self.scale, **self.adapter()).to(self.weight.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}"
+        scaling = ", rank_stabilized" if self.rank_stabilized else ""
+        return f"{self.in_features}, {self.out_features}, rank={self.rank}, alpha={self.alpha}{scaling}"
 
 
-def low_rank_sum(weight: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
-    """Compute `W + scale B A`, `[out, in]`, in the adapter's dtype.
+def lora_scale(alpha: float, rank: int, *, rank_stabilized: bool) -> float:
+    """Return what a change of a rank is multiplied by."""
+    return alpha / (math.sqrt(rank) if rank_stabilized else rank)
+
+
+def merge_weight(
+    weight: Tensor,
+    *,
+    scale: float,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    lora_magnitude: Tensor | None = None,
+) -> Tensor:
+    """Compute the weight `[out, in]` that does what a weight and its adapter do, in the adapter's dtype.
 
     Args:
         weight: W `[out, in]`.
+        scale: What the change is multiplied by, s.
         lora_a: A `[r, in]`, float32 at least.
         lora_b: B `[out, r]`, of A's dtype.
-        scale: What the change is multiplied by.
+        lora_magnitude: The lengths `[out]` that rows of `W + s B A` are brought to; None: they are as long as they are.
     """
-    return weight.to(lora_a.dtype) + scale * (lora_b @ lora_a)
-
-
-def add_lora(
-    model: nn.Module, targets: str | Sequence[str], rank: int, alpha: float, dropout: float = 0.0
-) -> None:
-    """Adapt linear layers of a model in place, and freeze everything but the adapters.
-
-    Args:
-        model: Any model with `nn.Linear` layers and no adapters yet.
-        targets: Names of layers: the last part ("q_proj") or more of the end ("self_attn.q_proj",
-            "layers.3.self_attn.q_proj"). "all-linear" is every linear layer but the output head.
-        rank: Rank of the change, above 0.
-        alpha: The change is scaled by `alpha / rank`.
-        dropout: Share of the adapters' inputs that are zeroed while training, from 0 to below 1.
-
-    Raises:
-        ValueError: a target matches nothing or is the output head, the model has adapters already, or a
-            number is out of its range.
-    """
-    if rank < 1 or not 0 <= dropout < 1:
-        raise ValueError(f"LoRA needs rank > 0 and 0 <= dropout < 1, got rank {rank}, dropout {dropout}")
-    if next(lora_layers(model), None) is not None:
-        raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
-    names = _find_targets(model, [targets] if isinstance(targets, str) else targets)
-    model.requires_grad_(requires_grad=False)
-    for name in names:
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, LoRALinear(linear, rank, alpha, dropout))
-
-
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """Go through the adapted layers of a model with their names."""
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear))
-
-
-def lora_state(model: nn.Module) -> dict[str, Tensor]:
-    """Collect the adapters' parameters (not copies) by their names in the model's state dict."""
-    state = {}
-    for name, layer in lora_layers(model):
-        state[f"{name}.lora_a"] = layer.lora_a.detach()
-        state[f"{name}.lora_b"] = layer.lora_b.detach()
-    return state
-
-
-def merge_lora(model: nn.Module) -> None:
-    """Add every adapter to the weight beside it and put plain linear layers back, in place.
-
-    The sum is rounded to the weight's dtype: exact in float32 up to rounding, and to 8 bits in
-    bfloat16. The weights stay frozen.
-    """
-    for name, layer in list(lora_layers(model)):
-        linear = Linear(layer.in_features, layer.out_features, device="meta")
-        linear.weight = nn.Parameter(layer.merged_weight(), requires_grad=False)
-        linear.bias = layer.bias
-        model.set_submodule(name, linear)
-
-
-def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Turn targets into full names of linear layers, in the model's order."""
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    body = [name for name in linears if name.rpartition(".")[2] != _HEAD]
-    found = {target: [name for name in linears if _matches(name, target)] for target in targets}
-    if ALL_LINEAR in found:
-        found[ALL_LINEAR] = body
-    missing = [target for target in targets if not found[target]]
-    if missing or not found:
-        leaves = sorted({name.rpartition(".")[2] for name in body})
-        raise ValueError(
-            f"no linear layer of the model is called {' or '.join(missing) or '(nothing was asked for)'};"
-            f" it has {', '.join(leaves)}; {ALL_LINEAR!r} means all of them"
-        )
-    chosen = {name for names in found.values() for name in names}
-    if not chosen <= set(body):
-        raise ValueError(f"{_HEAD} cannot have an adapter: losses read the output head's weight directly")
-    return [name for name in body if name in chosen]
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
+    total = weight.to(lora_a.dtype) + scale * (lora_b @ lora_a)
+    if lora_magnitude is None:
+        return total
+    norms: Tensor = torch.linalg.vector_norm(total, dim=1)  # [out]
+    return total * (lora_magnitude / norms.clamp_min(torch.finfo(norms.dtype).tiny))[:, None]

@@ -3,6 +3,7 @@
 from attrs import define, field
 
 from torchtune.config import above, not_empty, share
+from torchtune.models import check_peft_adapter
 from torchtune.modules import Decoder, add_lora
 
 
@@ -15,14 +16,29 @@ class Lora:
     rank: int = field(default=8, validator=above(0))
     """Inner width of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
-    """An adapter's output is scaled by alpha / rank."""
+    """An adapter's output is scaled by alpha / rank; one of twice the rank then needs twice the alpha."""
     dropout: float = field(default=0.0, validator=share())
     """Share of an adapter's inputs that are dropped while training, from 0 to below 1."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(rank) instead, so that large ranks learn as fast as small ones (arXiv:2312.03732)."""
+    dora: bool = False
+    """Train the length of each row of a weight apart from its direction (DoRA, arXiv:2402.09353)."""
 
     def add_to(self, model: Decoder) -> None:
         """Add the adapters and freeze everything else, in place.
 
         Raises:
-            ValueError: A target names no linear layer of the model, or a number is out of its range.
+            ValueError: A target names no linear layer of the model, a number is out of its range, or PEFT has no
+                folder for such adapters.
         """
-        add_lora(model, self.targets, self.rank, self.alpha, self.dropout)
+        add_lora(
+            model,
+            self.targets,
+            self.rank,
+            self.alpha,
+            self.dropout,
+            rank_stabilized=self.rank_stabilized,
+            dora=self.dora,
+        )
+        if self.dora:
+            check_peft_adapter(model)

@@ -107,16 +107,16 @@ def _fill(
         _materialise_adapters(model, device)
     else:
         model.to_empty(device=device)
-    with _drawn_alike(seed):
-        if model_directory is None:
-            model.init_weights()
-        else:
-            for _, layer in lora_layers(model):
-                layer.init_lora()
     if model_directory is not None and not is_backed_by_file:
         parameters = dict(model.named_parameters())
         for name, whole in read_hf_weights(model, model_directory):
             copy_whole(parameters[name], whole)
+    with _drawn_alike(seed):
+        if model_directory is None:
+            model.init_weights()
+        else:  # Behind the weights, since DoRA's magnitudes are theirs.
+            for _, layer in lora_layers(model):
+                layer.init_lora()
 
 
 def _lacks_bf16() -> bool:
@@ -127,8 +127,8 @@ def _lacks_bf16() -> bool:
 def _materialise_adapters(model: Decoder, device: torch.device) -> None:
     """Give memory to the adapters of a model whose other parameters have it."""
     for _, layer in lora_layers(model):
-        layer.lora_a = nn.Parameter(torch.empty_like(layer.lora_a, device=device))
-        layer.lora_b = nn.Parameter(torch.empty_like(layer.lora_b, device=device))
+        for name, parameter in layer.adapter().items():
+            setattr(layer, name, nn.Parameter(torch.empty_like(parameter, device=device)))
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype | None = None) -> None:
