@@ -3,13 +3,10 @@
 tune full_finetune --config smollm2_135m_full
 """
 
-from pathlib import Path
-
 import torch
 from attrs import define
 
 from torchtune import config, training
-from torchtune.models import save_hf_folder
 
 
 @define(kw_only=True)
@@ -25,7 +22,7 @@ def main(cfg: FullFinetuneConfig) -> None:
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
         training.check_vocabulary(tokenizer, model)
-        dataset = config.instantiate(cfg.dataset, tokenizer)
+        dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)
         batches = training.open_batches(cfg, dataset, tokenizer, model, world)
         training.place_model(cfg, model, world)
         loss_fn = training.step_loss(config.instantiate(cfg.loss, reduction="sum"), cfg.dtype)
@@ -37,10 +34,11 @@ def main(cfg: FullFinetuneConfig) -> None:
             cfg, model, optimizer, scheduler, batches, scale, world=world, total_steps=total_steps
         )
         guard = training.Guard(cfg.non_finite, state, scale, dataset, world)
-        metrics = training.open_metrics(cfg, state, world, total_steps)
+        metrics = training.open_metrics(cfg, model, state, world, total_steps)
+        validator = training.open_validator(cfg, held_out, tokenizer, model, loss_fn, state, metrics, world)
 
         with batches, metrics, training.Saving(cfg, state, batches, world) as saving:
-            for step in saving.steps(total_steps):
+            for step in validator.between(saving.steps(total_steps)):
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)
                 ]
@@ -64,14 +62,7 @@ def main(cfg: FullFinetuneConfig) -> None:
                     metrics.skip(step, micro_batches, guard.reason)
                 optimizer.zero_grad()
 
-        if (weights := training.whole_state(model, world, cfg.dtype)) is not None:
-            save_hf_folder(
-                model,
-                Path(cfg.output_dir, "final"),
-                tokenizer_directory=cfg.tokenizer_directory,
-                state=weights,
-                overwrite=True,
-            )
+        training.save_model(cfg, model, world, "final")
 
 
 if __name__ == "__main__":

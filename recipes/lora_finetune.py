@@ -3,7 +3,6 @@
 tune lora_finetune --config smollm2_135m_lora
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -12,7 +11,6 @@ from torch.optim import AdamW, Optimizer
 
 from torchtune import config, training
 from torchtune.config import Component, Passed, lazy
-from torchtune.models import save_peft_adapter
 
 
 @define(kw_only=True)
@@ -35,7 +33,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
         with torch.device("meta"):
             model = config.instantiate(cfg.model)
         training.check_vocabulary(tokenizer, model)
-        dataset = config.instantiate(cfg.dataset, tokenizer)
+        dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)
         batches = training.open_batches(cfg, dataset, tokenizer, model, world)
         cfg.lora.add_to(model)
         training.place_model(cfg, model, world)
@@ -50,10 +48,11 @@ def main(cfg: LoraFinetuneConfig) -> None:
             cfg, model, optimizer, scheduler, batches, scale, world=world, total_steps=total_steps
         )
         guard = training.Guard(cfg.non_finite, state, scale, dataset, world)
-        metrics = training.open_metrics(cfg, state, world, total_steps)
+        metrics = training.open_metrics(cfg, model, state, world, total_steps)
+        validator = training.open_validator(cfg, held_out, tokenizer, model, loss_fn, state, metrics, world)
 
         with batches, metrics, training.Saving(cfg, state, batches, world) as saving:
-            for step in saving.steps(total_steps):
+            for step in validator.between(saving.steps(total_steps)):
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)
                 ]
@@ -77,14 +76,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
                     metrics.skip(step, micro_batches, guard.reason)
                 optimizer.zero_grad()
 
-        if (adapters := training.whole_state(model, world)) is not None:
-            save_peft_adapter(
-                model,
-                Path(cfg.output_dir, "final"),
-                base_model=cfg.model_directory,
-                state=adapters,
-                overwrite=True,
-            )
+        training.save_model(cfg, model, world, "final")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "torchtune.datasets": {"config", "data"},
     "torchtune.utils": set[str](),
     "torchtune.generation": {"models", "modules", "data"},
-    "torchtune.training": {"models", "modules", "data", "utils", "config"},
+    "torchtune.training": {"models", "modules", "data", "utils", "config", "generation"},
     "torchtune.cli": {"config"},
     "recipes": {"config", "modules", "data", "models", "datasets", "utils", "generation", "training"},
     "configs_py": {"config", "modules", "data", "models", "datasets", "utils", "training", "recipes"},

@@ -8,6 +8,7 @@ import torch
 from tests.training.tiny import ALONE, batch_of, examples
 from torchtune.training import Metrics
 from torchtune.training._metrics import cut_back, peak_memory_bytes
+from torchtune.utils.metric_logging import read_metrics
 
 BATCHES = [batch_of(examples()[:2]), batch_of(examples()[3:5])]
 
@@ -27,7 +28,7 @@ class Probe:
 def run(
     folder: Path, probe: Probe | None, first: int, last: int, log_every: int = 1
 ) -> list[dict[str, float]]:
-    with Metrics(str(folder), probe, ALONE, first, last, log_every=log_every) as metrics:
+    with Metrics(str(folder), [probe] if probe else [], ALONE, first, last, log_every=log_every) as metrics:
         for step in range(first + 1, last + 1):
             metrics.log(step, BATCHES, loss=1 / step, lr=0.1, grad_norm=3.0)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -58,7 +59,7 @@ def test_logger_gets_every_nth_step_and_the_last_and_is_closed(tmp_path: Path) -
 
 def test_logger_is_closed_when_the_run_fails(tmp_path: Path) -> None:
     probe = Probe()
-    with pytest.raises(RuntimeError), Metrics(str(tmp_path), probe, ALONE, 0, 1):
+    with pytest.raises(RuntimeError), Metrics(str(tmp_path), [probe], ALONE, 0, 1):
         raise RuntimeError
     assert probe.closed
 
@@ -84,7 +85,7 @@ def test_skipped_step_is_a_line_of_nulls_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe = Probe()
-    with Metrics(str(tmp_path), probe, ALONE, 0, 1) as metrics:
+    with Metrics(str(tmp_path), [probe], ALONE, 0, 1) as metrics:
         metrics.skip(1, BATCHES, "no target token")
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["loss"], line["lr"], line["grad_norm"]) == (1, None, None, None)
@@ -110,7 +111,90 @@ def test_on_a_terminal_a_bar_shows_loss_and_speed(
     shown = capsys.readouterr().err
     assert "2/2" in shown
     assert "loss 0.5000" in shown
-    assert "tokens/s" in shown
+    assert "tokens/s, 16% padding" in shown
+
+
+class Failing(Probe):
+    """Takes one call, then raises, as when it is closed."""
+
+    def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
+        if self.seen:
+            raise ConnectionError("the server is gone\nand more")
+        super().log_dict(metrics, step)
+
+    def close(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_logger_that_raises_is_told_of_once_and_the_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing, never, probe = Failing(), Failing(), Probe()
+    with Metrics(str(tmp_path), [failing, never, probe], ALONE, 0, 4) as metrics:
+        never.seen.clear()
+        for step in range(1, 5):
+            never.seen.clear()
+            metrics.log(step, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+    assert [step for step, _ in probe.seen] == [1, 2, 3, 4]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+    said = capsys.readouterr().err
+    expected = "note: Failing failed at step 2 and is asked no more, the run goes on without it: ConnectionError: the "
+    assert said.count(expected + "server is gone (metrics.jsonl has every step)") == 1
+    assert (
+        "Failing could not be closed, the run goes on without it: OSError: [Errno 28] No space left" in said
+    )
+
+
+def test_a_validation_is_a_line_of_its_own_and_reaches_loggers_and_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = Probe()
+    with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
+        metrics.validated(0, 2.5, 40, is_best=True)
+        metrics.log(1, BATCHES, loss=2.0, lr=0.1, grad_norm=3.0)
+        metrics.validated(1, 1.5, 40, [("Who are\nyou?", "I am " + "long " * 40)], is_best=True)
+        metrics.log(2, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+        metrics.validated(2, None, 40, is_best=False)
+    found = read_metrics(tmp_path)
+    assert [line["step"] for line in found.lines] == [0, 1, 1, 2, 2]
+    assert found.series("validation_loss") == [(0, 2.5), (1, 1.5)]
+    assert found.lines[-1] == {"step": 2, "validation_loss": None, "validation_targets": 40}
+    assert [seen for seen in probe.seen if "loss" not in seen[1]] == [
+        (0, {"validation_loss": 2.5}),
+        (1, {"validation_loss": 1.5}),
+    ]
+    said = capsys.readouterr().err
+    assert "step 0: validation loss 2.5000\n" in said
+    assert "step 1: validation loss 1.5000, the lowest so far\n  “Who are you?” “I am long" in said
+    assert "long…”\n" in said
+    assert "step 2: validation loss is no number\n" in said
+
+
+def test_time_that_is_passed_over_slows_no_step_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    with Metrics(str(tmp_path), [], ALONE, 0, 2) as metrics:
+        for step in (1, 2):
+            now[0] += 2.0
+            metrics.log(step, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+            now[0] += 50.0
+            metrics.pass_over(50.0)
+    speeds = [value for _, value in read_metrics(tmp_path).series("tokens_per_second")]
+    useful = sum(batch.n_tokens for batch in BATCHES)
+    assert speeds == [round(useful / 2.0, 1)] * 2
+
+
+def test_mfu_is_the_share_of_the_peak_that_useful_tokens_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    with Metrics(
+        str(tmp_path), [], ALONE, 0, 1, flops=lambda batches: 6e9 * len(batches), peak=1e10
+    ) as metrics:
+        now[0] += 2.0
+        metrics.log(1, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+    assert read_metrics(tmp_path).lines[0]["mfu"] == 0.6
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="compares with Linux's own count")

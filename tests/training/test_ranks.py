@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import torch
 
 from tests.training.tiny import ALONE, tiny_model
 from tests.training.together import together
-from tests.training.two_ranks import CASES, one_step
+from tests.training.two_ranks import CASES, one_step, validations
 from torchtune.models import load_hf_weights
 from torchtune.training import whole_state
 
@@ -67,3 +68,17 @@ def test_sharded_model_is_written_whole_and_read_back(folder: Path, found: dict[
     for name, p in model.named_parameters():
         assert torch.equal(p, expected[name].double()), name
         assert torch.equal(found["read back"][name], expected[name].float()), name
+
+
+def test_ranks_find_the_validation_loss_of_one(tmp_path: Path, folder: Path, found: dict[str, Any]) -> None:
+    alone = validations(ALONE, tmp_path)
+    assert alone == pytest.approx([alone[0]] * 3, rel=1e-12)
+    for losses in found["validations"]:
+        assert losses == pytest.approx(alone, rel=1e-12)
+    samples = [read_lines(where / "samples.jsonl") for where in (tmp_path, folder / "validated")]
+    assert samples[0] == samples[1]
+    assert [line["prompt"] for line in samples[0]] == ["abc"] * 3
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]

@@ -1,13 +1,18 @@
 """The smallest models, rows and worlds that a training test can do with."""
 
 import random
+from pathlib import Path
 
 import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
+from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import IGNORE_INDEX, Batch, Batches, Example, collate
 from torchtune.models.smollm2 import smollm2
-from torchtune.modules import Decoder
-from torchtune.training import Lora, World, place
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training import Lora, Metrics, State, Validation, Validator, World, place, step_loss
+from torchtune.training._validation import HeldOut
 
 VOCAB = 31
 ALONE = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
@@ -69,4 +74,38 @@ def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches:
         pad_id=0,
         rank=world.data_rank,
         size=world.data_size,
+    )
+
+
+class SmallTokenizer(ByteTokenizer):
+    """Fills rows up with an id that the tiny model has."""
+
+    pad_id = 0
+
+
+def tiny_validator(
+    folder: Path,
+    section: Validation,
+    model: Decoder,
+    *,
+    batch_size: int = 3,
+    world: World = ALONE,
+    total_steps: int = 99,
+) -> Validator:
+    """Make what looks at those of the rows that have a target, and asks a prompt."""
+    optimizer = SGD(model.parameters(), lr=0.1)
+    batches = Batches(examples(), 2, shuffle=True, seed=0, pad_id=0)
+    schedule = LambdaLR(optimizer, lambda _: 1.0)
+    state = State(str(folder), model, optimizer, schedule, batches, world=world, total_steps=total_steps)
+    rows = [example for example in examples() if example.n_targets]
+    return Validator(
+        HeldOut(section, rows, [[1, 2, 3] for _ in section.prompts]),
+        model=model,
+        loss_fn=step_loss(LinearCrossEntropy(reduction="sum"), "fp64"),
+        tokenizer=SmallTokenizer(),
+        batch_size=batch_size,
+        state=state,
+        metrics=Metrics(str(folder), [], world, 0, total_steps),
+        world=world,
+        save=lambda name: (folder / name).mkdir(exist_ok=True),
     )

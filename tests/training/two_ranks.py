@@ -10,12 +10,21 @@ from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import VOCAB, batch_of, examples, tiny_batches, tiny_decoder, tiny_model
+from tests.training.tiny import (
+    VOCAB,
+    batch_of,
+    examples,
+    tiny_batches,
+    tiny_decoder,
+    tiny_model,
+    tiny_validator,
+)
 from torchtune.models import save_hf_folder
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Lora,
     State,
+    Validation,
     World,
     _checkpoint,
     clip_gradients,
@@ -137,6 +146,18 @@ def _listed(steps: list[int], _folder: Path) -> list[int]:
 _checkpoint_manifest = _checkpoint._manifest
 
 
+def validations(world: World, folder: Path) -> list[float]:
+    """Look at held-out rows, of which one rank has none in a last round, and ask a prompt."""
+    model = tiny_model("fp64", LORA, world, enable_fsdp=world.size > 1)
+    found = []
+    for batch_size in (1, 3, 9):
+        section = Validation(share=0.5, prompts=["abc"], max_new_tokens=4)
+        validator = tiny_validator(folder, section, model, batch_size=batch_size, world=world)
+        with validator._metrics:
+            found.append(validator.validate())
+    return found
+
+
 def final_folder(world: World, folder: Path) -> dict[str, Any]:
     """Write a sharded model out, and read it back into shards."""
     model = tiny_model("bf16", None, world, enable_fsdp=True)
@@ -162,6 +183,7 @@ def main(out: Path) -> None:
             found[name] = one_step(fixed, **case)
         found |= stop_and_go_on(fixed, out / "run")
         found |= one_sees_less(fixed, out / "behind")
+        found["validations"] = world.gather(validations(fixed, out / "validated"))
         found |= final_folder(fixed, out / "final")
         if world.is_main:
             torch.save(found, out / "found.pt")

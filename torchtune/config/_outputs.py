@@ -31,6 +31,8 @@ LOCK_FILE = ".lock"
 
 _OF_A_START = {CONFIG_FILE, RECORD_FILE, LOCK_FILE.strip(".")}
 """What a run leaves that ended before it had done anything."""
+_OF_A_RUN = ("checkpoints", "metrics.jsonl", "samples.jsonl", "best", "final", "profile", "wandb_id.txt")
+"""What else it writes, by the names that it has in the folder."""
 _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""
 
@@ -202,7 +204,7 @@ def _clear(folder: Path) -> None:
     if checkpoints.is_dir() and not checkpoints.is_symlink():
         shutil.rmtree(gone, ignore_errors=True)
         checkpoints.rename(gone)
-    for name in (gone.name, "checkpoints", "metrics.jsonl", "final", RECORD_FILE, CONFIG_FILE):
+    for name in (gone.name, *_OF_A_RUN, RECORD_FILE, CONFIG_FILE):
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

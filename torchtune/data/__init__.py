@@ -8,6 +8,7 @@ from torchtune.data._order import Order
 from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
 from torchtune.data._report import Piece, Report, pieces, report
+from torchtune.data._subset import Subset, split_off
 from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
 from torchtune.data._windows import Encoded, Examples, spread
@@ -28,6 +29,7 @@ __all__ = [
     "Preference",
     "Rendered",
     "Report",
+    "Subset",
     "Tokenizer",
     "alpaca_prompt",
     "chat_example",
@@ -40,6 +42,7 @@ __all__ = [
     "pieces",
     "plain_example",
     "report",
+    "split_off",
     "spread",
     "unused_mark",
 ]

@@ -26,6 +26,8 @@ class Batch:
     documents: Tensor | None = None
     """The number of the document in its row that each token belongs to, [b, s], padding being more of them, none longer
     than the row's longest; None where every row holds a single one."""
+    lengths: tuple[int, ...] = ()
+    """How many tokens of each example are read; together they are `n_tokens`."""
     rows: tuple[int, ...] = ()
     """The dataset's rows that the examples came from, counted from 0; empty where that is not known."""
 
@@ -69,6 +71,7 @@ def collate(rows: Sequence[Example | Sequence[Example]], pad_id: int) -> Batch:
         _rectangle(labels, n),
         n_targets=sum(example.n_targets for row in packed for example in row),
         n_tokens=sum(lengths),
+        lengths=tuple(len(example.tokens) - 1 for row in packed for example in row),
         documents=_rectangle(documents, n) if any(len(row) > 1 for row in packed) else None,
     )
 

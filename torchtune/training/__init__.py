@@ -3,20 +3,26 @@
 from torchtune.models import check_vocabulary
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import RATES, FinetuneConfig
+from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._from_config import (
     count_steps,
     open_batches,
+    open_datasets,
     open_metrics,
     open_state,
+    open_validator,
     place_model,
+    save_model,
 )
 from torchtune.training._guard import Guard
+from torchtune.training._loggers import Logger
 from torchtune.training._lora import Lora
 from torchtune.training._memory import OutOfMemoryError, batch_of, model_of, needs_of, ways_out
 from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs
 from torchtune.training._packing import Packing
 from torchtune.training._placement import DTYPES, place, whole_state
+from torchtune.training._profiling import Profiling
 from torchtune.training._saving import Saving
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import (
@@ -32,6 +38,7 @@ from torchtune.training._sharding import Sharding
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._step import StepLoss, clip_gradients, step_loss
+from torchtune.training._validation import Validation, Validator
 from torchtune.training._world import Device, World, check_device, pick_device, start
 
 __all__ = [
@@ -41,18 +48,22 @@ __all__ = [
     "Device",
     "FinetuneConfig",
     "Guard",
+    "Logger",
     "Lora",
     "LossScale",
     "Metrics",
     "Needs",
     "OutOfMemoryError",
     "Packing",
+    "Profiling",
     "Saving",
     "Sharding",
     "State",
     "StepLoss",
     "StopRequests",
     "Stopped",
+    "Validation",
+    "Validator",
     "World",
     "batch_of",
     "build_optimizer",
@@ -68,12 +79,17 @@ __all__ = [
     "needs",
     "needs_of",
     "open_batches",
+    "open_datasets",
     "open_metrics",
     "open_state",
+    "open_validator",
+    "peak_flops",
     "pick_device",
     "place",
     "place_model",
+    "save_model",
     "start",
+    "step_flops",
     "step_loss",
     "steps_in",
     "warmup_stable_decay",

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from torchtune.training._world import World
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _PIECE = 1 << 22  # bytes read at once for a checksum
 

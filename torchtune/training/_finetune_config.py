@@ -1,6 +1,6 @@
 """What every fine-tuning recipe reads; a recipe's own config class adds what only it needs."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from attrs import define, field
 from torch import nn
@@ -26,10 +26,12 @@ from torchtune.data import Encoded, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._packing import Packing
+from torchtune.training._profiling import Profiling
 from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._sharding import Sharding
+from torchtune.training._validation import Validation
 from torchtune.training._world import Device
-from torchtune.utils.metric_logging import DiskLogger, MetricLogger
+from torchtune.utils.metric_logging import DiskLogger, MetricLogger, check_packages
 
 RATES = arguments(
     lr=at_least(0), betas=each(share()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
@@ -54,6 +56,16 @@ def _beside_fsdp(cfg: "FinetuneConfig", _: object, value: Sharding | None) -> No
 def _beside_offloading(cfg: "FinetuneConfig", _: object, value: bool) -> None:
     if cfg.activation_checkpointing is not None:
         cfg.activation_checkpointing.check(compiles=value)
+
+
+def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
+    for logger in value if isinstance(value, list) else [value]:
+        kind = getattr(logger, "func", None)
+        if isinstance(kind, type) and issubclass(kind, MetricLogger):
+            try:
+                check_packages(kind)
+            except ValueError as error:
+                raise ValueError(f"metric_logger: {error}") from None
 
 
 def _without_packing(cfg: "FinetuneConfig", _: object, value: bool) -> None:
@@ -134,12 +146,17 @@ class FinetuneConfig:
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
     """What a loss or gradient that is no number does: end the run, or pass over its step, unless ten come in a row."""
 
-    metric_logger: Annotated[Component[MetricLogger] | None, MayChange()] = lazy(
-        DiskLogger, log_dir=ref("output_dir")
+    validation: Annotated[Validation | None, MayChange()] = None
+    """Rows that are not trained on, whose loss is looked at every so often; null: there are none."""
+
+    metric_logger: Annotated[Component[MetricLogger] | list[Component[MetricLogger]] | None, MayChange()] = (
+        field(default=lazy(DiskLogger, log_dir=ref("output_dir")), validator=_installed)
     )
-    """Where metrics go besides `metrics.jsonl`; null: nowhere."""
+    """Where metrics go besides `metrics.jsonl`, one logger or a list; null: nowhere."""
     log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Optimizer steps between two calls of the logger; `metrics.jsonl` has every step."""
+    profiling: Annotated[Profiling | None, MayChange()] = None
+    """Which steps torch.profiler records; null: none."""
     save_every_n_steps: Annotated[int | None, MayChange()] = field(default=100, validator=above(0))
     """Optimizer steps between two checkpoints, from which an interrupted run goes on; null: they bring none."""
     save_every_n_minutes: Annotated[float | None, MayChange()] = field(default=None, validator=above(0))

@@ -1,25 +1,60 @@
-"""What a config says, built: its batches, its steps, its model where it is to be trained."""
+"""What a config says, built: its batches, its steps, its model where it is to be trained, and what becomes of it."""
 
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Dataset
 
 from torchtune.config import fixed_tree, instantiate
-from torchtune.data import Batches, Encoded, Examples, Tokenizer
-from torchtune.modules import Decoder
+from torchtune.data import Batches, Examples, Tokenizer, split_off
+from torchtune.models import save_hf_folder, save_peft_adapter
+from torchtune.modules import Decoder, lora_layers
 from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._metrics import Metrics
-from torchtune.training._placement import place
+from torchtune.training._placement import place, whole_state
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import steps_in
 from torchtune.training._state import State
+from torchtune.training._step import StepLoss
+from torchtune.training._validation import HeldOut, Validator, hold_out
 from torchtune.training._world import World
 
 
+def open_datasets(
+    cfg: FinetuneConfig, tokenizer: Tokenizer, model: Decoder, world: World
+) -> tuple[Examples, HeldOut | None]:
+    """Open the rows that are trained on, and those that are held out.
+
+    Args:
+        cfg: Names them, or the share of the former that becomes the latter.
+        tokenizer: Encodes them.
+        model: Tells how long an example may be; it may be on the meta device.
+        world: Knows the seed that a share is drawn from.
+
+    Returns:
+        The rows, and those that are held out, encoded; None if there is no validation.
+
+    Raises:
+        InstantiationError: A dataset refuses its arguments, or its rows cannot be read.
+        ValueError: No share of the rows can be held out, none has a target, or a prompt is too long.
+    """
+    dataset: Examples = cast("Examples", instantiate(cfg.dataset, tokenizer))
+    rows: Examples
+    section = cfg.validation
+    if section is None:
+        return dataset, None
+    if section.share is not None:
+        dataset, rows = split_off(dataset, section.share, world.seed)
+    else:
+        rows = cast("Examples", instantiate(section.dataset, tokenizer))
+    return dataset, hold_out(section, rows, tokenizer, model)
+
+
 def open_batches(
-    cfg: FinetuneConfig, dataset: Dataset[Encoded], tokenizer: Tokenizer, model: Decoder, world: World
+    cfg: FinetuneConfig, dataset: Examples, tokenizer: Tokenizer, model: Decoder, world: World
 ) -> Batches:
     """Make the batches of this rank, as a config describes them.
 
@@ -38,7 +73,7 @@ def open_batches(
     if cfg.token_cache is not None and callable(use_cache := getattr(dataset, "use_cache", None)):
         use_cache(cfg.token_cache)
     return Batches(
-        cast("Examples", dataset),
+        dataset,
         cfg.batch_size,
         shuffle=cfg.shuffle,
         seed=world.seed,
@@ -135,7 +170,82 @@ def open_state(  # noqa: PLR0913, PLR0917 - a run is all of these.
     return state
 
 
-def open_metrics(cfg: FinetuneConfig, state: State, world: World, total_steps: int) -> Metrics:
-    """Make a run's metrics, with the logger that its config names on rank 0."""
-    logger = instantiate(cfg.metric_logger) if world.is_main else None
-    return Metrics(cfg.output_dir, logger, world, state.step, total_steps, log_every=cfg.log_every_n_steps)
+def open_metrics(
+    cfg: FinetuneConfig, model: Decoder, state: State, world: World, total_steps: int
+) -> Metrics:
+    """Make a run's metrics, with the loggers that its config names on rank 0."""
+    named = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
+    return Metrics(
+        cfg.output_dir,
+        [instantiate(logger) for logger in named if logger is not None and world.is_main],
+        world,
+        state.step,
+        total_steps,
+        log_every=cfg.log_every_n_steps,
+        flops=step_flops(model),
+        peak=peak_flops(world.device, cfg.dtype),
+        profiling=cfg.profiling,
+    )
+
+
+def open_validator(  # noqa: PLR0913, PLR0917 - it sees the whole run.
+    cfg: FinetuneConfig,
+    held_out: HeldOut | None,
+    tokenizer: Tokenizer,
+    model: Decoder,
+    loss_fn: StepLoss,
+    state: State,
+    metrics: Metrics,
+    world: World,
+) -> Validator:
+    """Make what looks at held-out rows between a run's steps; nothing does where the config says so.
+
+    Args:
+        cfg: Says how many rows a batch has, and what the model is written with.
+        held_out: The rows, and how often.
+        tokenizer: Fills rows up, and decodes answers.
+        model: Placed.
+        loss_fn: The training step's.
+        state: Keeps the lowest loss.
+        metrics: Are told.
+        world: This process and its fellows.
+    """
+    section = cfg.validation
+    return Validator(
+        held_out,
+        model=model,
+        loss_fn=loss_fn,
+        tokenizer=tokenizer,
+        batch_size=(section and section.batch_size) or cfg.batch_size,
+        state=state,
+        metrics=metrics,
+        world=world,
+        save=partial(save_model, cfg, model, world),
+    )
+
+
+def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: str) -> None:
+    """Write a model into a folder of the run, as others load it; all ranks must call it.
+
+    Adapters become a PEFT folder, which is for the base in `model_directory`; any other model becomes a Hugging Face
+    folder with its tokenizer, in the precision that it computes in.
+
+    Args:
+        cfg: Names the run's folder, and what the model came from.
+        model: Placed.
+        world: This process and its fellows.
+        name: The folder's name in that of the run.
+
+    Raises:
+        OSError: The folder cannot be written; what stood there is as it was.
+    """
+    folder, has_adapters = Path(cfg.output_dir, name), any(True for _ in lora_layers(model))
+    state = whole_state(model, world, None if has_adapters else cfg.dtype)
+    if state is None:
+        return
+    if has_adapters:
+        save_peft_adapter(model, folder, base_model=cfg.model_directory, state=state, overwrite=True)
+    else:
+        save_hf_folder(
+            model, folder, tokenizer_directory=cfg.tokenizer_directory, state=state, overwrite=True
+        )

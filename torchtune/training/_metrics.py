@@ -6,30 +6,22 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from torchtune.data import Batch
+from torchtune.training._loggers import Logger, Loggers
+from torchtune.training._profiling import Profiling, profiled
 from torchtune.training._world import World
+from torchtune.utils.metric_logging import FILENAME
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-FILENAME = "metrics.jsonl"
-
-
-class Logger(Protocol):
-    """Where metrics go besides, such as a `torchtune.utils.metric_logging.MetricLogger`."""
-
-    def log_dict(self, metrics: Mapping[str, float | int], step: int) -> None:
-        """Record several metrics of one optimizer step."""
-
-    def close(self) -> None:
-        """Let go of files and connections."""
 
 
 class Metrics:
@@ -44,36 +36,49 @@ class Metrics:
     - `tokens_per_second`: useful tokens of all ranks, no padding, by the time since the step before.
     - `padding_share`: of the tokens computed, from 0 to 1.
     - `peak_memory_bytes`: of rank 0, allocated on its GPU or resident in its process.
+    - `mfu`: the share of what the devices can do that the step's useful tokens need (`step_flops`), where the
+      devices' peak is known.
 
     A step that was skipped, having no target token or no finite loss, has a loss, lr and norm of null; it is told and
-    counted.
+    counted. A validation is an object of its own, behind that of its step: `step`, `validation_loss` (mean over
+    target tokens, null if it is no number) and `validation_targets`.
 
-    On a terminal a progress bar shows loss and speed; where standard error is none, a line of text is written
-    every so often instead.
+    On a terminal a progress bar shows loss, speed, padding and the time left; where standard error is none, a line of
+    text is written every so often instead.
 
-    Use it as a context manager, so that the logger is closed also when the run fails.
+    Use it as a context manager, so that the loggers are closed also when the run fails.
 
     Args:
         output_dir: The run's folder.
-        logger: Gets the same numbers; None where there is none, as on all ranks but 0.
+        loggers: Get the same numbers; none on all ranks but 0. One that raises is told of and asked no more.
         world: This process and its fellows.
         step: Optimizer steps taken so far; lines of `metrics.jsonl` after it are cut off.
         total_steps: Optimizer steps of the whole run.
-        log_every: Optimizer steps between two calls of the logger and two plain lines.
+        log_every: Optimizer steps between two calls of the loggers and two plain lines.
+        flops: Counts the operations of a step's batches.
+        peak: What each device can do, FLOP/s; None: not known.
+        profiling: Which steps are recorded; None: none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run has to tell about itself
         self,
         output_dir: str,
-        logger: Logger | None,
+        loggers: Sequence[Logger],
         world: World,
         step: int,
         total_steps: int,
         *,
         log_every: int = 1,
+        flops: Callable[[Sequence[Batch]], float] | None = None,
+        peak: float | None = None,
+        profiling: Profiling | None = None,
     ) -> None:
         self._world = world
-        self._logger = logger
+        self._loggers = Loggers(loggers, self.note)
+        self._flops, self._peak = flops, peak
+        self._output_dir, self._profiling, self._stack = output_dir, profiling, ExitStack()
+        self._step_done: Callable[[], None] = lambda: None
+        self._validation = ""
         self._first_step, self._total_steps, self._log_every = step, total_steps, log_every
         self._path = Path(output_dir) / FILENAME
         self._bar: tqdm[Any] | None = None
@@ -82,6 +87,7 @@ class Metrics:
             cut_back(self._path, step)
 
     def __enter__(self) -> Self:
+        self._step_done = self._stack.enter_context(profiled(self._profiling, self._output_dir, self._world))
         self._since = time.perf_counter()
         if self._world.is_main:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,7 @@ class Metrics:
                 self._bar = tqdm(
                     total=self._total_steps,
                     initial=self._first_step,
-                    unit="step",
+                    bar_format="{percentage:3.0f}%|{bar:10}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
                     ncols=columns,
                     nrows=lines,
                 )
@@ -102,13 +108,15 @@ class Metrics:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file, the bar and the logger."""
-        if self._world.is_main:
-            self._file.close()
-        if self._bar is not None:
-            self._bar.close()
-        if self._logger is not None:
-            self._logger.close()
+        """Close the file, the bar and the loggers."""
+        try:
+            self._stack.__exit__(kind, error, trace)
+        finally:
+            if self._world.is_main:
+                self._file.close()
+            if self._bar is not None:
+                self._bar.close()
+            self._loggers.close()
 
     def log(self, step: int, batches: Sequence[Batch], *, loss: float, lr: float, grad_norm: float) -> None:
         """Record one optimizer step; all ranks must call it.
@@ -134,6 +142,48 @@ class Metrics:
         values: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
         self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}", is_told=True)
 
+    def validated(
+        self,
+        step: int,
+        loss: float | None,
+        n_targets: int,
+        answers: Sequence[tuple[str, str]] = (),
+        *,
+        is_best: bool,
+    ) -> None:
+        """Record a validation.
+
+        Args:
+            step: Optimizer steps so far.
+            loss: Mean over the target tokens of the rows that it looked at; None if it is no number.
+            n_targets: How many there are.
+            answers: Prompts with what the model said.
+            is_best: Whether no loss was lower so far.
+        """
+        if not self._world.is_main:
+            return
+        self._write({"step": step, "validation_loss": loss, "validation_targets": n_targets})
+        found = "is no number" if loss is None else f"{loss:.4f}"
+        self._validation = f"validation {found}"
+        self.note(f"step {step}: validation loss {found}{', the lowest so far' * (is_best and step > 0)}")
+        for prompt, answer in answers:
+            self.note(f"  {_shortened(prompt, 40)} {_shortened(answer, 80)}")
+        if loss is not None:
+            self._loggers.log_dict({"validation_loss": loss}, step)
+
+    def pass_over(self, seconds: float) -> None:
+        """Count so many seconds to no step's speed."""
+        self._since += seconds
+
+    def note(self, text: str) -> None:
+        """Write a line for the user, on rank 0."""
+        if not self._world.is_main:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
     def _record(
         self,
         step: int,
@@ -145,26 +195,36 @@ class Metrics:
     ) -> None:
         useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
         slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
+        flops = 0.0
+        if self._peak is not None and self._flops is not None:
+            flops = self._world.data_sum(self._flops(batches))
+        self._step_done()
         if not self._world.is_main:
             return
         now = time.perf_counter()
-        speed, self._since = useful / (now - self._since), now
+        seconds, self._since = now - self._since, now
         values |= {
-            "tokens_per_second": round(speed, 1),
+            "tokens_per_second": round(useful / seconds, 1),
             "padding_share": 1 - useful / slots,
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
         }
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._peak is not None:
+            values["mfu"] = round(flops / (seconds * self._peak * self._world.size), 4)
+        self._write({"step": step, **values})
+        padding = f", {1 - useful / slots:.0%} padding" if self._bar is not None else ""
+        self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=is_told)
+        if self._is_due(step):
+            self._loggers.log_dict({name: value for name, value in values.items() if value is not None}, step)
+
+    def _write(self, line: Mapping[str, float | None]) -> None:
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        self._show(step, f"{shown}, {speed:.0f} tokens/s", is_told=is_told)
-        if self._logger is not None and self._is_due(step):
-            self._logger.log_dict({name: value for name, value in values.items() if value is not None}, step)
 
     def _show(self, step: int, text: str, *, is_told: bool) -> None:
         if self._bar is not None:
             if is_told:
-                self._bar.write(f"step {step}: {text}", file=sys.stderr)
-            self._bar.set_postfix_str(text, refresh=False)
+                self.note(f"step {step}: {text}")
+            self._bar.set_postfix_str(", ".join(filter(None, [text, self._validation])), refresh=False)
             self._bar.update()
         elif is_told or self._is_due(step):
             print(f"step {step}/{self._total_steps}: {text}", file=sys.stderr, flush=True)
@@ -173,8 +233,14 @@ class Metrics:
         return step % self._log_every == 0 or step == self._total_steps
 
 
+def _shortened(text: str, longest: int) -> str:
+    """Return text as one line in quotation marks, cut if it is too long."""
+    line = " ".join(text.split())
+    return f"“{line}”" if len(line) <= longest else f"“{line[: longest - 1].rstrip()}…”"
+
+
 def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of a `metrics.jsonl` that come after a step, and those that a kill left unfinished."""
+    """Drop the lines of a run's file that come after a step, and those that a kill left unfinished."""
     if not path.is_file():  # nor one of the system's, such as /dev/full, that has no end
         return
     kept = [line for line in path.read_text("utf-8").splitlines(keepends=True) if _is_kept(line, step)]

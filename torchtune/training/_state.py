@@ -63,7 +63,17 @@ class State:
         self.step = 0
         self.non_finite_in_a_row = 0
         """Steps before this one that were skipped since their loss or gradient was no number."""
-        self._total_steps, self._base = total_steps, base
+        self.best_loss: float | None = None
+        """The lowest loss of a validation so far (nats a token)."""
+        self.best_step: int | None = None
+        """The step that it was behind."""
+        self.since_best = 0
+        """Validations after it."""
+        self.held_out_rows: list[int] | None = None
+        """How many examples and targets validations look at."""
+        self.total_steps = total_steps
+        """Optimizer steps of the whole run; None: not known."""
+        self._base = base
         # As they are now, when they have just been read; rank 0 writes what is shared.
         self._prints = _prints(Path(base)) if base is not None and world.is_main else None
         self._scale, self._config = scale or LossScale("fp32"), config
@@ -185,6 +195,7 @@ class State:
         self._batches.load_state_dict(shared["batches"])
         self._scale.load_state_dict(shared["scale"])
         self.step, self.non_finite_in_a_row = shared["step"], shared["non_finite_in_a_row"]
+        self.best_loss, self.best_step, self.since_best, self.held_out_rows = shared["validation"]
         if self._world.is_main and (ranks := shared["ranks"]) != self._world.size:
             _logger.warning(
                 "the run was saved by %d rank(s) and goes on with %d; a step has as many rows as before if"
@@ -226,7 +237,8 @@ class State:
             "batches": self._batches.state_dict(),
             "scale": self._scale.state_dict(),
             "non_finite_in_a_row": self.non_finite_in_a_row,
-            "total_steps": self._total_steps,
+            "validation": [self.best_loss, self.best_step, self.since_best, self.held_out_rows],
+            "total_steps": self.total_steps,
             "ranks": self._world.size,
             "base": self._prints,
             "config": None if self._config is None else json.dumps(self._config, default=str),
@@ -268,7 +280,7 @@ class State:
 
     def _load_scheduler(self, saved: dict[str, Any], total_steps: int | None) -> None:
         """Take up the schedule; that of a run whose length has changed gives the rates of the new length."""
-        if self._total_steps in (None, total_steps):
+        if self.total_steps in (None, total_steps):
             self._scheduler.load_state_dict(saved)
             return
         if "total_steps" in saved:

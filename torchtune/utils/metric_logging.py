@@ -1,12 +1,27 @@
-"""Where a run's metrics go besides `metrics.jsonl`, which every run writes by itself.
+"""Where a run's metrics go, and how they are read back.
 
-A logger is a component of the config (`metric_logger`); a recipe builds it on rank 0 alone.
+Every run writes `metrics.jsonl` by itself. Where they go besides is said by components of the config
+(`metric_logger`), which a recipe builds on rank 0 alone.
 """
 
+import json
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+
+import yaml
+from attrs import frozen
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch.utils.tensorboard import SummaryWriter
+
+FILENAME = "metrics.jsonl"
+"""The file of a run's folder that holds its metrics, one JSON object a line."""
 
 Scalar = float | int
 """One metric's value at one step."""
@@ -16,8 +31,11 @@ class MetricLogger(ABC):
     """A destination for metrics, one optimizer step at a time.
 
     A subclass says what to do with the metrics of one step; the rest follows from it. `close` is called once, at
-    the run's end, also when the run fails.
+    the run's end, also when the run fails. A logger that raises is reported once and asked no more: it ends no run.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages that must be installed besides torchtune's own; a config is refused where one is not."""
 
     @abstractmethod
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
@@ -87,3 +105,185 @@ class StdoutLogger(MetricLogger):
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
         """Print the step's line."""
         print(metric_line(metrics, step), flush=True)
+
+
+class TensorBoardLogger(MetricLogger):
+    """Write scalars for TensorBoard; needs the package `tensorboard`.
+
+    The event file is made at the first metric. A continued run begins another one, which tells TensorBoard to drop
+    what the earlier ones hold from its first step on.
+
+    Args:
+        log_dir: Folder of the event files; made if it is missing.
+    """
+
+    packages = ("tensorboard",)
+
+    def __init__(self, log_dir: str) -> None:
+        check_packages(type(self))
+        self._log_dir = log_dir
+        self._writer: SummaryWriter | None = None
+
+    def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
+        """Write the step's scalars, so that they can be read at once.
+
+        Raises:
+            OSError: The folder cannot be made or the file cannot be written.
+        """
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self._log_dir, purge_step=step)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class WandBLogger(MetricLogger):
+    """Send metrics to Weights & Biases; needs the package `wandb`.
+
+    It is told the frozen config of the run whose folder `log_dir` is. A continued run goes on with the same one there,
+    whose id is kept in `log_dir`.
+
+    Args:
+        log_dir: Folder of wandb's own files (`wandb/`); made if it is missing.
+        project: The project's name.
+        entity: The team or user; None: the account's own.
+        group: What several runs have in common, such as an experiment's name.
+        name: The run's name; None: the folder's.
+        mode: "offline" only writes files, which `wandb sync` sends later.
+    """
+
+    packages = ("wandb",)
+
+    def __init__(  # noqa: PLR0917 - what wandb asks for
+        self,
+        log_dir: str,
+        project: str = "torchtune",
+        entity: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        mode: Literal["online", "offline"] = "online",
+    ) -> None:
+        check_packages(type(self))
+        self._folder = Path(log_dir)
+        self._project, self._entity, self._group, self._mode = project, entity, group, mode
+        self._name = name or self._folder.resolve().name
+        self._run: Any = None  # wandb's types come with the package, which need not be there
+
+    def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
+        """Send the step's metrics; the first call opens the run.
+
+        Raises:
+            Exception: Whatever wandb raises, such as an error of its own without a login.
+        """
+        if self._run is None:
+            self._run = self._open()
+        self._run.log(dict(metrics), step=step)
+
+    def _open(self) -> Any:
+        import wandb
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        kept = self._folder / "wandb_id.txt"
+        known = kept.read_text("utf-8").strip() if kept.is_file() else None
+        config = self._folder / "config.yaml"
+        run = wandb.init(
+            project=self._project,
+            entity=self._entity,
+            group=self._group,
+            name=self._name,
+            mode=self._mode,
+            dir=self._folder,
+            id=known,
+            resume=None if known is None or self._mode == "offline" else "allow",
+            config=yaml.safe_load(config.read_text("utf-8")) if config.is_file() else None,
+        )
+        kept.write_text(run.id, "utf-8")
+        return run
+
+    def close(self) -> None:
+        """Let wandb send what is left."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def check_packages(logger: type[MetricLogger]) -> None:
+    """Refuse a logger whose packages are not installed.
+
+    Raises:
+        ValueError: One is not; the message says how to install it.
+    """
+    for package in logger.packages:
+        if find_spec(package) is None:
+            raise ValueError(f"{logger.__name__} needs the package {package}; pip install {package}")
+
+
+@frozen
+class RunMetrics:
+    """What a run's `metrics.jsonl` holds."""
+
+    lines: list[dict[str, Any]]
+    """Its objects in their order: of optimizer steps, and of validations between them."""
+    broken: list[int]
+    """Numbers, from 1, of lines that could not be read, such as the last one of a run that was killed."""
+
+    def series(self, name: str) -> list[tuple[int, float]]:
+        """Return a metric's steps and values, those that are finite numbers; of a step that stands twice, the later."""
+        found: dict[int, float] = {}
+        for line in self.lines:
+            value = line.get(name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                found[line["step"]] = value
+        return sorted(found.items())
+
+    def frame(self) -> "pd.DataFrame":
+        """Return a table with a row for each step, whose index is `step`, and a column for each metric.
+
+        What a step has no value of is NaN: a skipped step has no loss, and most have no `validation_loss`.
+        """
+        import pandas as pd
+
+        steps: dict[int, dict[str, Any]] = {}
+        for line in self.lines:
+            values = {name: value for name, value in line.items() if value is not None}
+            steps.setdefault(line["step"], {}).update(values)
+        names = dict.fromkeys(name for line in self.lines for name in line)
+        table = pd.DataFrame([steps[step] for step in sorted(steps)], columns=list(names or ["step"]))
+        return table.set_index("step")
+
+
+def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
+    """Read a run's metrics, also while it goes on.
+
+    Args:
+        run: The run's folder, or its `metrics.jsonl`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read.
+    """
+    path = Path(run)
+    path = path / FILENAME if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is no run's folder: there is no {FILENAME} in it")
+    lines, broken = [], []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            lines.append(values)
+        else:
+            broken.append(number)
+    return RunMetrics(lines, broken)

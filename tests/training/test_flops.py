@@ -1,0 +1,95 @@
+"""Counts of arithmetic against torch's own counter, and published peaks."""
+
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.training.tiny import VOCAB, batch_of, examples, tiny_model
+from torchtune.data import Batch, Example, collate
+from torchtune.modules import Decoder
+from torchtune.training import Lora, peak_flops, step_flops
+from torchtune.training._flops import PEAKS, pairs, published_peak
+
+
+def counted(model: Decoder, batch: Batch) -> dict[str, int]:
+    """Let torch count the matrix multiplications of a forward and a backward pass, logits at every position."""
+    with FlopCounterMode(display=False) as counter:
+        model(batch.tokens).sum().backward()
+    found: dict[Any, int] = counter.get_flop_counts()["Global"]
+    return {str(name): number for name, number in found.items()}
+
+
+def matrices(found: dict[str, int]) -> int:
+    return sum(n for name, n in found.items() if name in ("aten.mm", "aten.addmm", "aten.bmm"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_matrices_are_counted_as_torch_counts_them(tied: bool) -> None:
+    model = tiny_model("fp32")
+    assert model.architecture.tied_embeddings
+    if not tied:
+        from torchtune.models.smollm2 import smollm2
+
+        a = model.architecture
+        sizes = {
+            n: getattr(a, n) for n in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "ffn_dim")
+        }
+        model = smollm2(vocab_size=VOCAB, max_seq_len=32, tied_embeddings=False, **sizes)
+    rows = [Example([1] * 8, [1] * 8)] * 3
+    batch = batch_of(rows)
+    attention = 3 * 4 * sum(pairs(n, None) for n in batch.lengths) * 16 * 2  # 16 channels, 2 layers
+    found = step_flops(model)([batch]) - attention
+    first = model.layers[0].self_attn.q_proj
+    # torch counts no gradient for what the first matrices read: it comes from the embedding, which is trained.
+    assert first.weight.requires_grad
+    assert found == matrices(counted(model, batch))
+
+
+def test_frozen_matrices_have_no_gradient_of_their_own() -> None:
+    batch = batch_of([Example([1] * 8, [1] * 8)] * 3)
+    plain, adapted = tiny_model("fp32"), tiny_model("fp32", Lora(targets=["q_proj"], rank=2))
+    small = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in plain.parameters() if p.dim() == 2)
+    saved = step_flops(plain)([batch]) - step_flops(adapted)([batch])
+    assert saved == (2 * whole - 6 * small) * 21
+
+
+def test_attention_counts_pairs_that_are_seen() -> None:
+    for length in range(1, 12):
+        for window in (None, 1, 3, 20):
+            slow = sum(1 for q in range(length) for k in range(q + 1) if window is None or k > q - window)
+            assert pairs(length, window) == slow
+
+
+def test_packed_rows_are_counted_by_their_documents_and_windows_by_their_layers() -> None:
+    architecture = evolve(tiny_model("fp32").architecture, window=4, full_attention_every=2)
+    model = Decoder(architecture)
+    rows = examples(2)
+    apart, together = collate(rows, 0), collate([rows], 0)
+    assert together.documents is not None
+    assert step_flops(model)([apart]) == step_flops(model)([together])
+    a = model.architecture
+    windows = [4 if a.slides(i) else None for i in range(2)]
+    seen = sum(pairs(len(row.tokens) - 1, w) for row in rows for w in windows)
+    every = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
+    tokens = sum(len(row.tokens) - 1 for row in rows)
+    assert step_flops(model)([apart]) == 6 * every * tokens + 3 * 4 * seen * 16
+
+
+def test_peaks_are_known_by_what_cuda_calls_a_device() -> None:
+    assert published_peak("NVIDIA H100 80GB HBM3", "bf16") == 989e12
+    assert published_peak("NVIDIA H100 PCIe", "fp16") == 756e12
+    assert published_peak("NVIDIA A100-SXM4-40GB", "fp32") == 19.5e12
+    assert published_peak("NVIDIA A10G", "bf16") == 70e12
+    assert published_peak("NVIDIA GH200 480GB", "bf16") == 989e12
+    assert published_peak("NVIDIA GeForce GTX 1080", "bf16") is None
+    assert published_peak("NVIDIA L40S", "bf16") == 362e12
+    assert published_peak("NVIDIA L4", "bf16") == 121e12
+    assert peak_flops(torch.device("cpu"), "fp32") is None
+    for name in PEAKS:
+        assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
+            "an earlier name is part of this one"
+        )

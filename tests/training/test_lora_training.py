@@ -1,0 +1,260 @@
+"""Every kind of adapter in training: where it starts, what is trained, on one rank and on two."""
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import AdamW
+
+from recipes import lora_finetune
+from tests.recipes.parts import PowerCut, lora_config, losses, metrics
+from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_batches, tiny_decoder
+from tests.training.together import together
+from tests.training.two_ranks_lora import CASES, magnitudes_from, one_step, placed
+from torchtune.config import instantiate, lazy
+from torchtune.models import load_peft_adapter, save_hf_folder
+from torchtune.models.phi3 import phi3_mini_4k
+from torchtune.modules import Decoder, DoRALinear, LinearCrossEntropy, lora_layers
+from torchtune.training import (
+    ActivationCheckpointing,
+    Lora,
+    Sharding,
+    State,
+    constant_with_warmup,
+    needs,
+    place,
+    step_loss,
+    whole_state,
+)
+
+KINDS = {
+    "lora": Lora(targets=["all-linear"], rank=3),
+    "rslora": Lora(targets=["all-linear"], rank=3, rank_stabilized=True),
+    "dora": Lora(targets=["all-linear"], rank=3, dora=True),
+    "rslora and dora": Lora(targets=["all-linear"], rank=3, rank_stabilized=True, dora=True),
+}
+kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
+
+
+def model_of(lora: Lora | None, dtype: str = "fp32", **how: Any) -> Decoder:
+    with torch.device("meta"):
+        model = tiny_decoder()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, ALONE, dtype=dtype, **how)
+    return model
+
+
+def backward(model: Decoder, dtype: str) -> float:
+    loss = step_loss(LinearCrossEntropy(), dtype)(model, batch_of(examples()))
+    torch.autograd.backward(loss)
+    return loss.item()
+
+
+def gradients(model: Decoder) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture
+def own_group() -> Iterator[None]:
+    """End the process group that a run of one process was given."""
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@kinds
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("reads_folder", [False, True])
+def test_a_run_starts_where_its_base_is(tmp_path: Path, lora: Lora, dtype: str, reads_folder: bool) -> None:
+    how: dict[str, Any] = {}
+    if reads_folder:
+        save_hf_folder(model_of(None), tmp_path / "hf")
+        how["model_directory"] = str(tmp_path / "hf")
+    model, base = model_of(lora, dtype, **how), model_of(None, dtype, **how)
+    if dtype == "fp32":
+        assert backward(model, dtype) == pytest.approx(backward(base, dtype), rel=1e-6)
+    else:  # Magnitudes are cast for the pass, and the norms below them are rounded alike.
+        assert backward(model, dtype) == backward(base, dtype)
+    for _, layer in lora_layers(model):
+        if isinstance(layer, DoRALinear):
+            norms = layer.weight.double().norm(dim=1)
+            torch.testing.assert_close(layer.lora_magnitude.double(), norms, rtol=1e-6, atol=0)
+
+
+@kinds
+@pytest.mark.parametrize(("dtype", "held"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_only_adapters_get_gradients_state_and_checkpoints(
+    tmp_path: Path, lora: Lora, dtype: str, held: torch.dtype
+) -> None:
+    model = model_of(lora, dtype)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    stir_adapters(model)
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
+    backward(model, dtype)
+    optimizer.step()
+    parts = {"lora_a", "lora_b", "lora_magnitude"} if lora.dora else {"lora_a", "lora_b"}
+    expected = {f"{name}.{part}" for name, _ in lora_layers(model) for part in parts}
+    assert len(expected) == len(parts) * 7 * 2
+    assert gradients(model).keys() == expected
+    assert all(g.any() and g.dtype == torch.float32 for g in gradients(model).values())
+    assert len(optimizer.state) == len(expected)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) is (name not in expected), name
+        assert p.dtype == (torch.float32 if name in expected else held)
+    state = State(
+        str(tmp_path), model, optimizer, constant_with_warmup(optimizer), tiny_batches(), world=ALONE
+    )
+    saved = {name for name, _ in state._tensors({})}
+    assert saved == {f"model.{name}" for name in expected}
+
+
+@kinds
+@pytest.mark.parametrize("keep", ["inputs", "matmuls"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_checkpointing_changes_no_bit(lora: Lora, keep: Any, dtype: str) -> None:
+    found = []
+    for section in (None, ActivationCheckpointing(keep=keep)):
+        model = model_of(lora, dtype, activation_checkpointing=section)
+        stir_adapters(model)
+        found.append((backward(model, dtype), gradients(model)))
+    (plain_loss, plain), (loss, ours) = found
+    assert loss == plain_loss
+    assert all(torch.equal(ours[name], g) for name, g in plain.items())
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
+def test_compiled_layers_take_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    found = []
+    for compiles in (False, True):
+        model = model_of(KINDS["dora"], compile=compiles)
+        stir_adapters(model)
+        found.append((backward(model, "fp32"), gradients(model)))
+    assert not counters["graph_break"]
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1])
+
+
+@kinds
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_needs_count_what_a_run_holds(lora: Lora, dtype: str) -> None:
+    with torch.device("meta"):
+        planned = tiny_decoder()
+    lora.add_to(planned)
+    found = needs(planned, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, 16))
+    model = model_of(lora, dtype)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(trained, lr=1e-3)
+    backward(model, dtype)
+    optimizer.step()
+    assert found.trainable == sum(p.numel() for p in trained)
+    assert found.weights == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    assert found.gradients == sum(g.nbytes for g in gradients(model).values())
+    state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
+    assert found.optimizer == sum(t.nbytes for t in state)
+    assert found.activations > 0
+
+
+@kinds
+def test_interrupted_run_goes_on_and_equals_the_unbroken_one(tmp_path: Path, lora: Lora) -> None:
+    lora = copy.copy(lora)
+    lora.dropout = 0.2
+    changes: dict[str, Any] = {
+        "optimizer": lazy(AdamW, lr=1e-2, fused=True),
+        "epochs": 3,
+        "save_every_n_steps": 2,
+        "lora": lora,
+    }
+    lora_finetune.main(lora_config(tmp_path, "unbroken", **changes))
+    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        lora_finetune.main(lora_config(tmp_path, "cut", **cut))
+    lora_finetune.main(lora_config(tmp_path, "cut", **cut))
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
+    name = "adapter_model.safetensors"
+    ours, expected = (tmp_path / run / "final" / name for run in ("cut", "unbroken"))
+    assert ours.read_bytes() == expected.read_bytes()
+    found = losses(tmp_path, "cut")
+    assert found[-1] < found[0] - 0.1
+
+
+@kinds
+def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, lora: Lora) -> None:
+    config = lora_config(tmp_path, "run", lora=lora, optimizer=lazy(AdamW, lr=1e-2, fused=True))
+    lora_finetune.main(config)
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    place(model, ALONE, dtype="fp32")
+    base = model(torch.arange(9)[None])
+    load_peft_adapter(model, tmp_path / "run" / "final")
+    assert (model(torch.arange(9)[None]) - base).abs().max() > 1e-3
+    for _, layer in lora_layers(model):
+        assert (type(layer) is DoRALinear) is lora.dora
+        assert layer.rank_stabilized is lora.rank_stabilized
+        if isinstance(layer, DoRALinear):
+            assert not torch.allclose(layer.lora_magnitude, layer.weight.norm(dim=1))
+
+
+def test_dora_that_pefts_folders_cannot_hold_is_refused_before_a_run() -> None:
+    with torch.device("meta"):
+        model = phi3_mini_4k()
+    with pytest.raises(ValueError, match=r"qkv_proj.*self_attn.k_proj would have none; adapt all of q_proj"):
+        Lora(dora=True).add_to(model)
+
+
+@pytest.mark.usefixtures("own_group")
+def test_magnitudes_of_offloaded_weights_are_theirs(tmp_path: Path) -> None:
+    save_hf_folder(model_of(None), tmp_path / "hf")
+    how = {"dtype": "bf16", "model_directory": str(tmp_path / "hf")}
+    alone = whole_state(model_of(KINDS["dora"], **how), ALONE)
+    offloaded = model_of(KINDS["dora"], **how, enable_fsdp=True, sharding=Sharding(cpu_offload=True))
+    ours = whole_state(offloaded, ALONE)
+    assert alone is not None
+    assert ours is not None
+    torch.testing.assert_close(ours, alone, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run two processes over gloo, and return the folder of what they found."""
+    return together(tmp_path_factory, "two_ranks_lora", 2)
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = torch.load(folder / "found.pt")
+    return result
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> None:
+    ours, alone = found[case], one_step(ALONE, **CASES[case])
+    # In bf16 the parameters have taken one Adam step of 0.01, whose sign a rounded gradient may turn.
+    rtol, atol = (2e-2, 2.1e-2) if "bf16" in case else (1e-12, 1e-12)
+    assert ours["loss"] == pytest.approx(alone["loss"], rel=rtol)
+    assert ours["norm"] == pytest.approx(alone["norm"], rel=rtol)
+    assert any(name.endswith("lora_magnitude") for name in alone["parameters"])
+    torch.testing.assert_close(ours["began"], alone["began"], rtol=1e-6 if "bf16" in case else 1e-14, atol=0)
+    torch.testing.assert_close(ours["parameters"], alone["parameters"], rtol=rtol, atol=atol)
+
+
+def test_shards_of_a_folders_weights_have_their_own_magnitudes(folder: Path, found: dict[str, Any]) -> None:
+    alone = magnitudes_from(ALONE, folder)
+    assert alone is not None
+    ours = found["from a folder"]
+    torch.testing.assert_close(ours, alone, rtol=1e-6, atol=0)
+    model = placed(ALONE, dtype="bf16", model_directory=str(folder / "base"))
+    for name, layer in lora_layers(model):
+        norms = layer.weight.double().norm(dim=1)
+        torch.testing.assert_close(ours[f"{name}.lora_magnitude"].double(), norms, rtol=1e-6, atol=0)

@@ -1,0 +1,251 @@
+"""Held-out rows: their loss, what is kept, when a run ends."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from recipes import full_finetune, lora_finetune
+from tests.data.byte_tokenizer import ByteTokenizer
+from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
+from tests.training.tiny import batch_of, examples, tiny_model, tiny_validator
+from torchtune.config import Trust, instantiate, lazy, only_trusting
+from torchtune.data import Example, LeftOut, split_off
+from torchtune.datasets import InstructDataset
+from torchtune.models import load_hf_weights, load_peft_adapter
+from torchtune.modules import LinearCrossEntropy
+from torchtune.training import Validation, Validator, step_loss
+from torchtune.training._validation import held_out_examples
+from torchtune.utils.metric_logging import read_metrics
+
+
+@pytest.fixture(autouse=True)
+def trusting_the_tests() -> Iterator[None]:
+    with only_trusting(Trust(packages=frozenset({"tests"}))):
+        yield
+
+
+def share_of(**fields: Any) -> Validation:
+    return Validation(share=0.5, **fields)
+
+
+def by_hand(model: nn.Module) -> float:
+    """Compute the mean over all target tokens, row by row."""
+    total, n = 0.0, 0
+    for row in examples():
+        batch = batch_of([row])
+        log_shares = torch.log_softmax(model(batch.tokens).detach()[0], dim=-1)
+        for share, label in zip(log_shares, batch.labels[0].tolist(), strict=True):
+            if label >= 0:
+                total, n = total - float(share[label]), n + 1
+    return total / n
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
+def test_the_loss_is_the_mean_over_target_tokens_at_any_batch_size(tmp_path: Path, batch_size: int) -> None:
+    model = tiny_model()
+    validator = tiny_validator(tmp_path, share_of(), model, batch_size=batch_size)
+    with validator._metrics:
+        assert validator.validate() == pytest.approx(by_hand(model), rel=1e-12)
+
+
+def scripted(validator: Validator, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Run a validator between steps, with losses that are given; return the steps that were taken."""
+    left = iter(losses)
+    monkeypatch.setattr(validator, "_mean_loss", lambda: next(left))
+    taken = []
+
+    def steps() -> Iterator[int]:
+        for step in range(1, 100):
+            validator._state.step = step
+            yield step
+
+    with validator._metrics:
+        for step in validator.between(steps()):
+            taken.append(step)
+    return taken
+
+
+def test_a_run_ends_once_the_loss_falls_no_more_and_the_best_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = []
+    validator = tiny_validator(
+        tmp_path, share_of(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
+    )
+    validator._save = lambda name: saved.append((name, validator._state.step))
+    curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # at steps 0, 10, ...; turns behind step 30
+    taken = scripted(validator, curve, monkeypatch)
+    assert taken[-1] == 60
+    assert saved == [("best", 10), ("best", 20), ("best", 30)]
+    said = capsys.readouterr().err
+    assert (
+        "step 60: the run ends early: at 3 validations in a row the loss was not below that of step 30"
+        in said
+    )
+    assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == list(range(0, 61, 10))
+
+
+def test_without_patience_all_steps_are_taken_and_the_last_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validator = tiny_validator(tmp_path, share_of(every_n_steps=40, at_start=False), tiny_model())
+    assert scripted(validator, [1.0, 2.0, 3.0], monkeypatch)[-1] == 99
+    assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == [40, 80, 99]
+
+
+def test_a_loss_that_is_no_number_is_no_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validator = tiny_validator(tmp_path, share_of(every_n_steps=1, patience=2), tiny_model())
+    assert scripted(validator, [float("nan"), 1.0, float("nan"), float("inf")], monkeypatch) == [1, 2, 3]
+    assert (validator._state.best_loss, validator._state.best_step) == (1.0, 1)
+
+
+CHANGES: dict[str, Any] = {"epochs": 4, "save_every_n_steps": 2}
+HELD_OUT = [row | {"output": "It is so."} for row in ROWS[:3]]
+
+
+def held_out(folder: Path, **fields: Any) -> Validation:
+    source = folder / "held_out.json"
+    source.write_text(json.dumps(HELD_OUT))
+    return Validation(dataset=lazy(InstructDataset, source=str(source)), **fields)
+
+
+def test_validation_changes_nothing_of_what_is_trained(tmp_path: Path) -> None:
+    section = held_out(tmp_path, every_n_steps=3, prompts=["Who are you?"], max_new_tokens=5)
+    lora = {"lora": lora_config(tmp_path).lora}
+    lora["lora"].dropout = 0.3
+    lora_finetune.main(lora_config(tmp_path, "plain", **CHANGES, **lora))
+    lora_finetune.main(lora_config(tmp_path, "watched", validation=section, **CHANGES, **lora))
+    found = metrics(tmp_path, "watched")
+    assert [line for line in found if "loss" in line] == metrics(tmp_path, "plain")
+    assert [line["step"] for line in found if "validation_loss" in line] == [0, 3, 6, 9, 12]
+    weights = [tmp_path / name / "final" / "adapter_model.safetensors" for name in ("plain", "watched")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    samples = [json.loads(line) for line in (tmp_path / "watched" / "samples.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in samples] == [
+        (step, "Who are you?") for step in (0, 3, 6, 9, 12)
+    ]
+
+
+def test_a_run_that_goes_on_validates_as_the_unbroken_one(tmp_path: Path) -> None:
+    section = held_out(tmp_path, every_n_steps=2, patience=3, prompts=["Hi"], max_new_tokens=3)
+    optimizer = lazy(SGD, lr=0.3)
+    full_finetune.main(full_config(tmp_path, "a", validation=section, optimizer=optimizer, **CHANGES))
+    cut = lazy(PowerCut, step=7, mark=str(tmp_path / "mark"))
+    cfg = full_config(tmp_path, "b", validation=section, optimizer=optimizer, **CHANGES, metric_logger=cut)
+    with pytest.raises(KeyboardInterrupt):
+        full_finetune.main(cfg)
+    with (tmp_path / "b" / "samples.jsonl").open("a") as file:
+        file.write('{"step": 9, "prompt": "Hi", "ans')
+    full_finetune.main(cfg)
+    assert metrics(tmp_path, "b") == metrics(tmp_path, "a")
+    for name in ("samples.jsonl", "final/model.safetensors", "best/model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) -> None:
+    # Rows that are memorised soon: held-out rows with another answer become less likely.
+    section = held_out(tmp_path, every_n_steps=2)
+    changes: dict[str, Any] = {
+        "epochs": 30,
+        "batch_size": 6,
+        "validation": section,
+        "optimizer": lazy(AdamW, lr=1e-2, fused=True) if kind == "full" else lazy(SGD, lr=1.0),
+    }
+    base: Path | None = None
+    if kind == "full":
+        full_finetune.main(full_config(tmp_path, "a", **changes))
+    else:
+        full_finetune.main(full_config(tmp_path, "base", max_steps=1))
+        base = tmp_path / "base" / "final"
+        changes |= {"model_directory": str(base), "tokenizer_directory": None}
+        lora_finetune.main(lora_config(tmp_path, "a", **changes))
+    found = dict(read_metrics(tmp_path / "a").series("validation_loss"))
+    best = min(found, key=lambda step: found[step])
+    assert 0 < best < 30, "the curve does not turn"
+    model = instantiate(full_config(tmp_path).model)
+    load_hf_weights(model, base or tmp_path / "a" / "best")
+    if base is not None:
+        load_peft_adapter(model, tmp_path / "a" / "best")
+    rows = held_out_examples(instantiate(section.dataset, ByteTokenizer()), None, 256)
+    loss_fn = step_loss(LinearCrossEntropy(reduction="sum"), "fp32")
+    total = sum(loss_fn(model, batch_of([row])).item() for row in rows)
+    assert total / sum(row.n_targets for row in rows) == pytest.approx(found[best], rel=1e-5)
+
+
+def test_a_share_is_held_out_of_what_is_trained_on() -> None:
+    rows = examples(40)
+    trained, held = split_off(rows, 0.25, seed=3)
+    assert (len(trained), len(held)) == (30, 10)
+    numbers = [next(i for i, row in enumerate(rows) if row is found) for found in (*trained, *held)]
+    assert sorted(numbers) == list(range(40))
+    assert numbers[:30] == sorted(numbers[:30])
+    again = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
+    assert held.rows == again[0] != again[1]
+    assert [trained.place(i) for i in (0, 29)] == [f"number {numbers[i] + 1}" for i in (0, 29)]
+    with pytest.raises(IndexError):
+        held[10]
+    assert len(split_off(rows[:2], 0.99, seed=0)[0]) == 1
+    with pytest.raises(ValueError, match=r"a dataset of 1 row\(s\) has none to hold out"):
+        split_off(rows[:1], 0.5, seed=0)
+
+
+def test_a_share_of_a_runs_rows_is_not_trained_on(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"validation": Validation(share=0.34, every_n_steps=1), "batch_size": 1}
+    full_finetune.main(full_config(tmp_path, "a", **changes))
+    found = metrics(tmp_path, "a")
+    assert [line["step"] for line in found if "loss" in line] == [1, 2, 3, 4]
+    dataset = instantiate(full_config(tmp_path).dataset, ByteTokenizer())
+    _, held = split_off(dataset, 0.34, seed=1)
+    assert found[0]["validation_targets"] == sum(held[i].n_targets for i in range(2))
+
+
+class Odd(list[Any]):
+    """Rows of which some give nothing."""
+
+
+def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    good = Example([1, 2, 3], [-100, 2, 3])
+    rows = Odd([LeftOut("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
+    assert held_out_examples(rows, None, 9) == [good] * 3
+    assert "1 of 4 held-out rows are left out; the first: row 1 (have no answer)" in caplog.text
+    assert held_out_examples(rows, None, 1)[0].tokens == [1, 2]
+    with pytest.raises(ValueError, match="none of 1 held-out rows has a target; they have no answer: row 1"):
+        held_out_examples(Odd(rows[:1]), None, 9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "neither is"),
+        ({"share": 0.1, "dataset": lazy(InstructDataset, source="x")}, "both are given"),
+        ({"share": 0.0}, "expected a number above 0 and below 1, got 0.0"),
+        ({"share": 1.0}, "expected a number above 0 and below 1, got 1.0"),
+        ({"share": 0.1, "patience": 0}, "patience"),
+    ],
+)
+def test_sections_that_make_no_sense_are_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Validation(**fields)
+
+
+def test_a_prompt_that_is_too_long_is_named_before_the_run(tmp_path: Path) -> None:
+    section = held_out(tmp_path, prompts=["Hi", "How long " * 30])
+    with pytest.raises(ValueError, match=r"validation.prompts: 'How long .*: the prompt has \d+ tokens"):
+        full_finetune.main(full_config(tmp_path, "a", validation=section))
+    assert not (tmp_path / "a" / "metrics.jsonl").exists()
+
+
+def test_other_rows_begin_anew_with_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    validator = tiny_validator(tmp_path, share_of(), tiny_model())
+    state = validator._state
+    state.best_loss, state.best_step, state.since_best, state.held_out_rows = 1.0, 5, 2, [3, 4]
+    validator._forget_other_rows()
+    assert (state.best_loss, state.best_step, state.since_best) == (None, None, 0)
+    assert "rows are not those of before" in caplog.text

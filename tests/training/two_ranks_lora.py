@@ -1,0 +1,112 @@
+"""What each of two processes does for `test_lora_training.py`; run as a program, once per rank."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor
+from torch.optim import AdamW
+
+from tests.training.tiny import batch_of, examples, stir_adapters
+from torchtune.models.smollm2 import smollm2
+from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.training import (
+    ActivationCheckpointing,
+    Lora,
+    World,
+    clip_gradients,
+    place,
+    start,
+    step_loss,
+    whole_state,
+)
+
+DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, dora=True)
+CASES: dict[str, dict[str, Any]] = {
+    "sharded": {},
+    "replicated": {"enable_fsdp": False},
+    "matmuls kept": {"activation_checkpointing": ActivationCheckpointing(keep="matmuls")},
+    "bf16 sharded": {"dtype": "bf16"},
+}
+ROWS = examples()[:8]
+SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
+
+
+@frozen
+class Cfg:
+    device: str = "cpu"
+    seed: int | None = 0
+
+
+def uneven_decoder() -> Decoder:
+    """Build a model of whose feed-forward's 23 rows two ranks hold 12 and 11."""
+    with torch.device("meta"):
+        return smollm2(
+            vocab_size=31,
+            num_layers=2,
+            embed_dim=16,
+            num_heads=4,
+            num_kv_heads=2,
+            ffn_dim=23,
+            max_seq_len=32,
+        )
+
+
+def placed(
+    world: World, lora: Lora | None = DORA, *, dtype: str = "fp64", enable_fsdp: bool = True, **how: Any
+) -> Decoder:
+    model = uneven_decoder()
+    if lora is not None:
+        lora.add_to(model)
+    place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **how)
+    return model
+
+
+def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]:
+    """Take one optimizer step on this rank's share of the rows, as a recipe does."""
+    model = placed(world, dtype=dtype, **how)
+    began = whole_state(model, world)
+    stir_adapters(model)
+    shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
+    batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
+    n_targets = world.data_sum(sum(batch.n_targets for batch in batches))
+    loss_fn, loss_sum = step_loss(LinearCrossEntropy(), dtype), 0.0
+    for batch in batches:
+        loss = loss_fn(model, batch)
+        torch.autograd.backward(loss / n_targets * world.data_size)
+        loss_sum += loss.item()
+    norm = clip_gradients(model, 0.1)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    AdamW(trained, lr=0.01, fused=True).step()
+    return {
+        "loss": world.data_sum(loss_sum) / n_targets,
+        "norm": norm,
+        "began": None if began is None else {name: p.clone() for name, p in began.items()},
+        "parameters": whole_state(model, world),
+    }
+
+
+def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
+    """Read a bf16 base into shards, and return the adapters that it begins with."""
+    return whole_state(placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    with start(Cfg()) as world:
+        found: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
+        alone = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
+        if world.is_main:
+            from torchtune.models import save_hf_folder
+
+            save_hf_folder(placed(alone, None, dtype="fp32"), out / "base")
+        world.barrier()
+        found["from a folder"] = magnitudes_from(world, out)
+        if world.is_main:
+            torch.save(found, out / "found.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

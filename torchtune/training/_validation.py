@@ -1,0 +1,310 @@
+"""The loss of rows that are not trained on, and what a run does with it."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from attrs import Attribute, define, evolve, field, frozen
+from torch.utils.data import Dataset
+
+from torchtune.config import Component, Passed, above, at_least
+from torchtune.data import (
+    IGNORE_INDEX,
+    Batch,
+    Encoded,
+    Example,
+    Examples,
+    LeftOut,
+    Message,
+    Tokenizer,
+    alpaca_prompt,
+    chat_prompt,
+    collate,
+    cut,
+)
+from torchtune.generation import generate, generate_batch
+from torchtune.modules import Decoder
+from torchtune.training._metrics import Metrics, cut_back
+from torchtune.training._random import random_state, set_random_state
+from torchtune.training._state import State
+from torchtune.training._step import StepLoss
+from torchtune.training._world import World
+
+_logger = logging.getLogger(__name__)
+
+SAMPLES = "samples.jsonl"
+"""The file of a run's folder that holds the answers to fixed prompts."""
+
+
+def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None) -> None:
+    if value is not None and not 0 < value < 1:
+        raise ValueError(f"share: expected a number above 0 and below 1, got {value}")
+    if (value is None) == (section.dataset is None):
+        both = "both are given" if value is not None else "neither is"
+        raise ValueError(f"share: rows are held out of the training dataset, or read from `dataset`; {both}")
+
+
+@define(kw_only=True)
+class Validation:
+    """How often rows that are not trained on are looked at, and what follows from their loss."""
+
+    dataset: Annotated[Component[Dataset[Encoded]] | None, Passed(1)] = None
+    """Those rows; the recipe passes the tokenizer. Null: some of the training dataset's."""
+    share: float | None = field(default=None, validator=_one_source)
+    """Share of the training dataset's rows that are held out, drawn from the seed, and not trained on."""
+    max_rows: int | None = field(default=None, validator=above(0))
+    """Rows that are looked at, spread over the dataset; null: all."""
+    batch_size: int | None = field(default=None, validator=above(0))
+    """Rows of one forward pass on each rank; null: as in training. The loss does not depend on it."""
+    every_n_steps: int | None = field(default=100, validator=above(0))
+    """Optimizer steps between two validations; there is one after the last step in any case. Null: only there."""
+    at_start: bool = True
+    """Begin with one before the first step."""
+    keep_best: bool = True
+    """Keep the model with the lowest loss in `best/`, as `final/` keeps the last."""
+    patience: int | None = field(default=None, validator=above(0))
+    """Validations in a row without a lower loss that end the run early; null: none do."""
+    min_improvement: float = field(default=0.0, validator=at_least(0))
+    """How much lower a loss must be to count as lower (nats a token)."""
+    prompts: list[str] = field(factory=list)
+    """What the model is asked at every validation, in its chat template or Alpaca's; `samples.jsonl` has what it says."""
+    max_new_tokens: int = field(default=64, validator=above(0))
+    """Tokens after which such an answer is cut off."""
+
+
+class Validator:
+    """Computes the loss of held-out rows between a run's steps, keeps the best model, and ends the run early.
+
+    The loss is the mean over all target tokens of all rows, whatever the batches and the ranks are: a sum in fp64 of
+    the batches' sums. Nothing of it changes what is trained: no dropout, no random number, no gradient.
+
+    Args:
+        held_out: What is looked at, the same on all ranks; None: there is no validation.
+        model: Placed.
+        loss_fn: The training step's.
+        tokenizer: Fills rows up, and decodes answers.
+        batch_size: Rows of a forward pass.
+        state: Keeps the lowest loss and when it was.
+        metrics: Are told.
+        world: This process and its fellows.
+        save: Writes the model into a folder beside `final/`; all ranks call it.
+    """
+
+    def __init__(  # noqa: PLR0913 - it sees the whole run.
+        self,
+        held_out: "HeldOut | None",
+        *,
+        model: Decoder,
+        loss_fn: StepLoss,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        state: State,
+        metrics: Metrics,
+        world: World,
+        save: Callable[[str], None],
+    ) -> None:
+        self._section = None if held_out is None else held_out.section
+        examples = [] if held_out is None else held_out.examples
+        self._prompts = [] if held_out is None else held_out.prompts
+        self._tokenizer, self._model, self._loss_fn, self._save = tokenizer, model, loss_fn, save
+        self._state, self._metrics, self._world = state, metrics, world
+        # Rows of like length stand together, and the longest come first: what does not fit fails at once.
+        self._examples = sorted(examples, key=lambda example: -len(example.tokens))
+        self._n_targets = sum(example.n_targets for example in examples)
+        self._batch_size = batch_size
+        self._samples = Path(state.output_dir, SAMPLES)
+        if held_out is not None and world.is_main:
+            cut_back(self._samples, state.step)
+        self._forget_other_rows()
+
+    def between(self, steps: Iterator[int]) -> Iterator[int]:
+        """Pass on the numbers of steps, with validations between them; fewer if the loss falls no more.
+
+        A validation comes before what `steps` does behind its step, such as writing a checkpoint. All ranks must go
+        through them.
+        """
+        if self._section is None:
+            yield from steps
+            return
+        if self._section.at_start and self._state.step == 0:
+            self.validate()
+        for step in steps:
+            yield step
+            every = self._section.every_n_steps
+            if step == self._state.total_steps or (every is not None and step % every == 0):
+                self.validate()
+                if self._has_lost_patience():
+                    return
+
+    def validate(self) -> float:
+        """Compute the loss now, tell it, and keep the model if it is the best so far; all ranks must call it.
+
+        Returns:
+            The mean over target tokens, nats.
+        """
+        assert self._section is not None
+        begun = time.perf_counter()
+        was_training, random_numbers = self._model.training, random_state(self._world.device)
+        self._model.eval()
+        try:
+            loss = self._mean_loss()
+            answers = self._answers()
+        finally:
+            self._model.train(was_training)
+            set_random_state(random_numbers, self._world.device)
+        best, found = self._state.best_loss, loss if math.isfinite(loss) else None
+        is_lower = found is not None and (best is None or found < best - self._section.min_improvement)
+        self._state.since_best += 1
+        if is_lower:
+            self._state.best_loss, self._state.best_step, self._state.since_best = found, self._state.step, 0
+        step = self._state.step
+        self._metrics.validated(step, found, self._n_targets, answers, is_best=is_lower)
+        if self._world.is_main and answers:
+            with self._samples.open("a", encoding="utf-8") as file:
+                for prompt, answer in answers:
+                    line = {"step": step, "prompt": prompt, "answer": answer}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        if is_lower and self._section.keep_best and step:
+            self._save("best")
+        self._metrics.pass_over(time.perf_counter() - begun)
+        return loss
+
+    @torch.no_grad()
+    def _mean_loss(self) -> float:
+        total, each = 0.0, self._batch_size * self._world.data_size
+        for first in range(0, len(self._examples), each):
+            own = first + self._world.data_rank * self._batch_size
+            batch = self._batch(self._examples[own : own + self._batch_size])
+            total += self._loss_fn(self._model, batch.to(self._world.device)).item()
+        return self._world.data_sum(total) / self._n_targets
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        """Collate; a rank without a row goes along with one that has no target, as all must go through the model."""
+        if examples:
+            return collate(examples, self._tokenizer.pad_id)
+        batch = collate(self._examples[-1:], self._tokenizer.pad_id)
+        return evolve(batch, labels=torch.full_like(batch.labels, IGNORE_INDEX), n_targets=0)
+
+    def _answers(self) -> list[tuple[str, str]]:
+        if self._section is None or not self._prompts:
+            return []
+        most, stop_ids = self._section.max_new_tokens, self._tokenizer.stop_ids
+        found = generate_batch(self._model, self._prompts, max_new_tokens=most, stop_ids=stop_ids)
+        answers = [self._tokenizer.decode(ids).strip() for ids in found]
+        return list(zip(self._section.prompts, answers, strict=True))
+
+    def _has_lost_patience(self) -> bool:
+        assert self._section is not None
+        state, patience = self._state, self._section.patience
+        if patience is None or state.since_best < patience or state.step == state.total_steps:
+            return False
+        self._metrics.note(
+            f"step {self._state.step}: the run ends early: at {self._state.since_best} validations in a row the loss"
+            f" was not below that of step {self._state.best_step}"
+        )
+        return True
+
+    def _forget_other_rows(self) -> None:
+        """Begin anew with the lowest loss, if that of the saved run was of other rows."""
+        rows = [len(self._examples), self._n_targets] if self._section is not None else None
+        if self._state.held_out_rows not in (None, rows):
+            if self._world.is_main:
+                _logger.warning(
+                    "the validation's rows are not those of before; its lowest loss is looked for anew"
+                )
+            self._state.best_loss, self._state.best_step, self._state.since_best = None, None, 0
+        self._state.held_out_rows = rows
+
+
+@frozen
+class HeldOut:
+    """What a validation looks at, encoded."""
+
+    section: Validation
+    examples: list[Example]
+    """Those of the rows that have a target."""
+    prompts: list[list[int]]
+    """The ids of each of the section's prompts."""
+
+
+def hold_out(section: Validation, rows: Examples, tokenizer: Tokenizer, model: Decoder) -> HeldOut:
+    """Encode what a validation looks at.
+
+    Args:
+        section: The config's.
+        rows: The dataset that it names, or its share of another.
+        tokenizer: Encodes prompts.
+        model: Tells how many positions there are; a longer example is cut at its end. It may be on the meta device.
+
+    Raises:
+        ValueError: No row has a target, or a prompt is too long.
+    """
+    examples = held_out_examples(rows, section.max_rows, model.architecture.max_seq_len)
+    return HeldOut(section, examples, encoded_prompts(section, tokenizer, model))
+
+
+def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> list[Example]:
+    """Encode the rows that a validation looks at.
+
+    Args:
+        rows: The dataset.
+        max_rows: How many at most, spread over it; None: all.
+        longest: Positions that the model has; a longer example is cut at its end.
+
+    Raises:
+        ValueError: None of them has a target.
+    """
+    n = len(rows)
+    chosen = range(n) if max_rows is None or n <= max_rows else [i * n // max_rows for i in range(max_rows)]
+    if getattr(rows, "block", None) is not None:  # read in their order
+        chosen = range(min(n, max_rows or n))
+    examples, left_out = list[Example](), list[LeftOut]()
+    for i in chosen:
+        found = rows[i]
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+        else:
+            examples += [found] if isinstance(found, Example) else found
+    examples = [cut(example, longest + 1, "right") for example in examples]
+    examples = [example for example in examples if example.n_targets]
+    if not examples:
+        why = f"; they {left_out[0].reason}: {left_out[0].place}" if left_out else ""
+        raise ValueError(f"validation: none of {len(chosen)} held-out rows has a target{why}")
+    if left_out:
+        _logger.warning(
+            "validation: %d of %d held-out rows are left out; the first: %s (%s)",
+            len(left_out),
+            len(chosen),
+            left_out[0].place,
+            left_out[0].reason,
+        )
+    return examples
+
+
+def encoded_prompts(section: Validation, tokenizer: Tokenizer, model: Decoder) -> list[list[int]]:
+    """Encode a validation's prompts, through the tokenizer's chat template, or Alpaca's where it has none.
+
+    Raises:
+        ValueError: One is too long for the model.
+    """
+    if not section.prompts:
+        return []
+    if tokenizer.chat_template is None:
+        encoded = [tokenizer.encode(alpaca_prompt(prompt, ""), add_eos=False) for prompt in section.prompts]
+    else:
+        encoded = [
+            chat_prompt(tokenizer, [Message(role="user", content=prompt)]) for prompt in section.prompts
+        ]
+    for prompt, ids in zip(section.prompts, encoded, strict=True):
+        try:
+            generate(
+                model, ids, max_new_tokens=section.max_new_tokens
+            )  # which checks at once, and begins later
+        except ValueError as error:
+            raise ValueError(f"validation.prompts: {prompt[:40]!r}: {error}") from error
+    return encoded
