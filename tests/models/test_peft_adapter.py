@@ -64,7 +64,8 @@ def base_of(family: str, folder: Path) -> Path:
 def theirs_of(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    return model.eval()
 
 
 def ours_of(folder: Path) -> Decoder:
@@ -203,6 +204,9 @@ def test_every_kind_comes_from_peft_is_merged_and_goes_back(
     load_peft_adapter(again, tmp_path / "back")
     assert torch.equal(again(tokens), model(tokens))
 
+    convert(tmp_path / "adapter", tmp_path / "apart", base=base, apart=True)
+    apart = load_file(tmp_path / "apart/adapter_model.safetensors")
+    torch.testing.assert_close(apart, expected, rtol=0, atol=0)
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
     merged = load_file(tmp_path / "merged/model.safetensors")
     unloaded = theirs.merge_and_unload().state_dict()
@@ -354,6 +358,19 @@ def test_another_models_adapter_is_refused(
     with pytest.raises(ValueError, match=f"the adapter in .* is another model's.*: .*{message}"):
         load_peft_adapter(model, folder)
     assert not list(lora_layers(model))
+
+
+@pytest.mark.parametrize(("tensor", "found"), [(None, "missing"), (torch.ones(64, 1), r"\[64, 1\]")])
+def test_every_layer_of_dora_has_a_magnitude(tmp_path: Path, tensor: Tensor | None, found: str) -> None:
+    model = tiny_smollm2()
+    add_lora(model, ["q_proj"], rank=3, alpha=5.0, dora=True)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=None)
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors[f"{LAYER}.lora_magnitude_vector"]
+    save_file(tensors if tensor is None else {**tensors, f"{LAYER}.lora_magnitude_vector": tensor}, file)
+    with pytest.raises(ValueError, match=rf"{LAYER}.lora_magnitude_vector should be \[64\], it is {found}"):
+        load_peft_adapter(tiny_smollm2(), tmp_path / "adapter")
 
 
 def test_missing_files_are_named(folder: Path) -> None:

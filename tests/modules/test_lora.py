@@ -233,9 +233,20 @@ def test_a_row_of_zeros_stays_one_and_harms_no_other() -> None:
     y.square().sum().backward()
     assert not y[:, 2].any()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.adapter().values())
+    assert torch.equal(layer.merged_weight()[2], torch.zeros(6))
     nn.init.normal_(layer.lora_b)
     assert torch.equal(layer(torch.ones(1, 6))[:, 2], torch.zeros(1))
-    assert not layer.merged_weight()[2].any()
+    assert torch.equal(layer.merged_weight()[2], torch.zeros(6))
+
+
+def test_norms_and_sums_are_float32_where_a_step_casts_adapters_to_bfloat16() -> None:
+    layer = DoRALinear(nn.Linear(64, 32, bias=False), rank=4, alpha=8.0).bfloat16()
+    stir(layer)
+    weight = layer.weight.double() + layer.scale * layer.lora_b.double() @ layer.lora_a.double()
+    norms = weight.norm(dim=1)
+    torch.testing.assert_close(layer.row_norms().double(), norms, rtol=1e-6, atol=0)
+    merged = weight * (layer.lora_magnitude.double() / norms)[:, None]
+    assert (layer.merged_weight() == merged.bfloat16()).float().mean() > 0.99  # rounded once
 
 
 def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
@@ -243,7 +254,7 @@ def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
 
     sizes = []
 
-    class Sizes(TorchDispatchMode):
+    class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **kwargs or {})
             if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
@@ -251,7 +262,7 @@ def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
             return result
 
     layer = DoRALinear(nn.Linear(64, 32), rank=2, alpha=4.0)
-    with Sizes():
+    with Sizes():  # type: ignore[no-untyped-call]
         layer(torch.randn(5, 64, requires_grad=True)).sum().backward()
     assert len(sizes) >= 5
     assert max(sizes) < layer.weight.numel()

@@ -1,5 +1,6 @@
 """What each of two processes does for `test_lora_training.py`; run as a program, once per rank."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def placed(
 def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]:
     """Take one optimizer step on this rank's share of the rows, as a recipe does."""
     model = placed(world, dtype=dtype, **how)
-    began = whole_state(model, world)
+    began = copy.deepcopy(whole_state(model, world))
     stir_adapters(model)
     shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
@@ -83,7 +84,7 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
     return {
         "loss": world.data_sum(loss_sum) / n_targets,
         "norm": norm,
-        "began": None if began is None else {name: p.clone() for name, p in began.items()},
+        "began": began,
         "parameters": whole_state(model, world),
     }
 

@@ -23,7 +23,7 @@ class LoRALinear(nn.Module):
         alpha: The change is scaled by `alpha / rank`.
         dropout: Share of the change's inputs that are zeroed while training, from 0 to below 1.
         rank_stabilized: Scale by `alpha / sqrt(rank)` instead, with which the change and its gradients stay of
-            one size whatever the rank (arXiv 2312.03732, theorem 3.2).
+            one size whatever the rank (arXiv 2312.03732).
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """Compute the weight `[out, in]` of the one linear layer that does the same, in weight's dtype."""
-        return merge_weight(self.weight, scale=self.scale, **self.adapter()).to(self.weight.dtype)
+        wide = torch.promote_types(self.lora_a.dtype, torch.float32)
+        tensors = {name: parameter.to(wide) for name, parameter in self.adapter().items()}
+        return merge_weight(self.weight, scale=self.scale, **tensors).to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         scaling = ", rank_stabilized" if self.rank_stabilized else ""

@@ -16,11 +16,11 @@ class Lora:
     rank: int = field(default=8, validator=above(0))
     """Inner width of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
-    """An adapter's output is scaled by alpha / rank; one of twice the rank then needs twice the alpha."""
+    """An adapter's output is scaled by alpha / rank, or as `rank_stabilized` says."""
     dropout: float = field(default=0.0, validator=share())
     """Share of an adapter's inputs that are dropped while training, from 0 to below 1."""
     rank_stabilized: bool = False
-    """Scale by alpha / sqrt(rank) instead, so that large ranks learn as fast as small ones (arXiv:2312.03732)."""
+    """Scale by alpha / sqrt(rank), with which large ranks learn as fast as small ones (rsLoRA, arXiv:2312.03732)."""
     dora: bool = False
     """Train the length of each row of a weight apart from its direction (DoRA, arXiv:2402.09353)."""
 
