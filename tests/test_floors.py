@@ -36,6 +36,7 @@ LATE_IMPORTS = {
     ("torchtune.cli", "models"): "tune convert",
     ("torchtune.cli", "training"): "tune validate counts what a model needs, tune data makes batches",
     ("torchtune.cli", "data"): "tune data looks at rows",
+    ("torchtune.cli", "utils"): "tune plot reads metrics",
 }
 
 # Third-party packages that a floor may import at the top of a file.

@@ -19,6 +19,7 @@ VERBS = {
     "validate": "find every mistake in a config, and what its model needs",
     "data": "show what a run would read, token by token, and its numbers",
     "schema": "write a JSON Schema of a recipe's YAML, for an editor",
+    "plot": "draw the curves of runs, as a picture and a page",
     "diff": "compare two configs leaf by leaf, or a run with its command today",
     "import": "turn a YAML of the original torchtune into a config of ours",
     "completion": "print a script that lets bash, zsh or fish complete",

@@ -34,6 +34,7 @@ OPTIONS = {
         "--html",
         "--held-out",
     ),
+    "plot": ("-o", "--output", "--smooth"),
     "diff": ("--json",),
     "schema": ("-o",),
     "import": ("-o", "--force"),
@@ -85,6 +86,8 @@ def candidates(words: Sequence[str]) -> Iterator[str]:
         yield from (*recipe_names(), *config_sources())
     elif verb == "diff":
         yield from (*config_sources(), *OPTIONS["diff"])
+    elif verb == "plot":  # of runs, which are folders
+        yield from OPTIONS["plot"] if current.startswith("-") else ()
     elif recipe is None and verb not in ("cp", "download", "convert"):
         yield from (*recipe_names(), *OPTIONS.get(verb, ()))
     elif verb in TAKE_CONFIG and recipe is not None:

@@ -1,0 +1,91 @@
+"""Folders of runs that never ran, with metrics as runs write them."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+CONFIG = """\
+output_dir: {folder}
+seed: {seed}
+optimizer:
+  _component_: torch.optim.AdamW
+  lr: {lr}
+  betas: [0.9, 0.95]
+metric_logger:
+  _component_: torchtune.utils.metric_logging.DiskLogger
+  log_dir: ${{output_dir}}
+batch_size: {batch_size}
+epochs: 3
+max_steps_per_epoch: null
+max_steps: {max_steps}
+"""
+
+
+def made_metrics(
+    n_steps: int, *, seed: int = 0, lr: float = 1e-4, every: int = 0, skipped: tuple[int, ...] = ()
+) -> list[dict[str, Any]]:
+    """Return the lines of a run: a loss that falls and is noisy, with a validation every so many steps."""
+    draw = random.Random(seed)
+    warm, rate = max(1, n_steps // 20), 40 + 10 * draw.random()
+    lines: list[dict[str, Any]] = []
+
+    def validate(step: int) -> None:
+        level = 1.15 + 2.2 * math.exp(-step / n_steps * 6) + 0.15 * (step / n_steps) ** 2 + seed * 0.04
+        lines.append(
+            {"step": step, "validation_loss": level + draw.gauss(0, 0.004), "validation_targets": 9000}
+        )
+
+    if every:
+        validate(0)
+    for step in range(1, n_steps + 1):
+        done = step / n_steps
+        level = 1.1 + 2.2 * math.exp(-done * rate / 7) + seed * 0.04
+        now = lr * min(1.0, step / warm) * (1 + math.cos(math.pi * done)) / 2
+        norm = (0.6 + 4 * math.exp(-done * 20)) * math.exp(draw.gauss(0, 0.25))
+        told = {
+            "loss": level + draw.gauss(0, 0.09),
+            "lr": now,
+            "grad_norm": norm * (40 if draw.random() < 2e-3 else 1),
+        }
+        lines.append(
+            {
+                "step": step,
+                **(dict.fromkeys(told) if step in skipped else told),
+                "tokens_per_second": round(
+                    (300 if step == 1 else 5200 + 200 * seed) * (1 + draw.gauss(0, 0.03)), 1
+                ),
+                "padding_share": draw.random() * 0.1,
+                "peak_memory_bytes": int((1.2 + 0.1 * seed + 0.2 * min(1, 20 * done)) * 2**30),
+            }
+        )
+        if every and step % every == 0:
+            validate(step)
+    return lines
+
+
+def write_run(
+    folder: Path,
+    lines: list[dict[str, Any]] | None,
+    *,
+    seed: int = 1,
+    lr: float = 1e-4,
+    batch_size: int = 8,
+    max_steps: int | None = None,
+    finished: bool = True,
+    samples: list[dict[str, Any]] | None = None,
+) -> Path:
+    """Write a run's folder; None as its lines: it has not come to its first step."""
+    folder.mkdir(parents=True)
+    told = "null" if max_steps is None else max_steps
+    text = CONFIG.format(folder=folder, seed=seed, lr=lr, batch_size=batch_size, max_steps=told)
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    record = {"command": ["tune"], "started": "2026-11-26T15:00:00+0000"}
+    record |= {"finished": "2026-11-26T16:00:00+0000"} if finished else {}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    for name, rows in (("metrics", lines), ("samples", samples)):
+        if rows is not None:
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder

@@ -1,0 +1,133 @@
+"""`tune plot`: the curves of runs, and what differs in their configs, as a picture and a page."""
+
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from os.path import commonpath
+from pathlib import Path
+
+from torchtune.cli._plot_curves import usual_smoothing
+from torchtune.cli._plot_run import PlottedRun, read_runs
+from torchtune.cli._plot_table import HEADS, row_of
+from torchtune.cli._style import paint
+
+HELP = """\
+usage: tune plot RUN [RUN ...] [-o FOLDER or FILE] [--smooth N]
+
+Draws loss, validation loss, learning rate, gradient norm, speed and memory of
+runs, beside what differs in their configs: a picture, and a page that needs no
+network. A run is its output_dir or the metrics.jsonl in it; a running one will
+do. Of several, each has the part of its path that tells it from the others as
+its name, or the one given as NAME=RUN.
+
+  -o, --output  a folder for plot.png and plot.html, or a name for both, or one
+                file ending in .png or .html; the run's folder if left out, that
+                of all runs if there are several
+  --smooth N    steps that the thick curves are the mean of, 1 for none; a
+                twenty-fifth of the longest run if left out. The page has a
+                slider for it
+
+  tune plot runs/monday
+  tune plot runs/*
+  tune plot small=runs/monday large=runs/tuesday -o comparison --smooth 25
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw runs."""
+    if "-h" in argv or "--help" in argv:
+        sys.stdout.write(HELP)
+        return 0
+    words, options = _parse(argv)
+    if not words:
+        raise ValueError("tune plot takes a run's folder, or several; tune plot --help says more")
+    smooth = _steps(options["--smooth"]) if "--smooth" in options else None
+    runs = read_runs(words)
+    files = _targets(options.get("-o"), runs)
+    smooth = usual_smoothing(runs) if smooth is None else smooth
+    for file in files:
+        _write(file, runs, smooth, beside=[other.name for other in files if other != file])
+    sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADS), *map(row_of, runs)])))
+    for file in files:
+        sys.stdout.write(f"wrote {file}\n")
+    for run in runs:
+        for note in run.notes:
+            sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {run.name}: {note}\n")
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the runs' words, and the options by their names."""
+    words: list[str] = []
+    options: dict[str, str] = {}
+    rest = iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        if name not in ("-o", "--output", "--smooth"):
+            raise ValueError(f"tune plot: {word!r} is not understood; tune plot --help lists the options")
+        key = "-o" if name == "--output" else name
+        if key in options:
+            raise ValueError(f"tune plot: {name} is given twice")
+        options[key] = value if equals else next(rest, "")
+        if not options[key]:
+            raise ValueError(f"tune plot: {name} needs a value")
+    return words, options
+
+
+def _steps(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"tune plot: --smooth: expected a number of steps above 0, got {text!r}")
+    return int(text)
+
+
+def _targets(output: str | None, runs: Sequence[PlottedRun]) -> list[Path]:
+    """Return the files to write."""
+    if output is None:
+        name = Path(commonpath([run.folder.resolve() for run in runs])) / "plot"
+        here = Path.cwd()
+        name = name.relative_to(here) if name.is_relative_to(here) else name
+    elif output.endswith((".png", ".html")):
+        return [Path(output)]
+    else:
+        name = Path(output) / "plot" if output.endswith("/") or Path(output).is_dir() else Path(output)
+    return [name.with_name(f"{name.name}{ending}") for ending in (".png", ".html")]
+
+
+def _write(file: Path, runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str]) -> None:
+    if file.suffix == ".png":
+        from torchtune.cli._plot_image import image_of
+
+        content = image_of(runs, smooth)
+    else:
+        from torchtune.cli._plot_page import page_of
+
+        content = page_of(runs, smooth, beside).encode("utf-8", "replace")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except OSError as error:
+        raise ValueError(
+            f"{file} cannot be written: {error.strerror}; choose another place with -o"
+        ) from error
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table whose first row is its head; numbers stand at the right of their columns."""
+    widths = [max(_width(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        cells = []
+        for at, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - _width(cell))
+            shown = paint(cell, "bold") if number == 0 else cell
+            cells.append(shown + space if at in (0, len(row) - 1) else space + shown)
+        yield "  ".join(cells).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes; ideographs take two."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    combined = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) + wide - combined
