@@ -251,7 +251,7 @@ def test_dora_of_a_part_of_a_fused_layer_is_refused(tmp_path: Path) -> None:
     model = ours_of(base_of("Phi3", tmp_path / "base"))
     add_lora(model, ["q_proj", "v_proj"], rank=4, alpha=6.0, dora=True)
     message = (
-        r"DoRA has one magnitude for each row of model.layers.0.self_attn.qkv_proj, .* phi3 hold 3 layers in, and"
+        r"phi3 hold q_proj, k_proj, v_proj as one layer, model.layers.0.self_attn.qkv_proj, .* and"
         r" layers.0.self_attn.k_proj would have none; adapt all of q_proj, k_proj, v_proj, or none"
     )
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from recipes import lora_finetune
+from tests.modules import adapters
 from tests.recipes.parts import PowerCut, lora_config, losses, metrics
 from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_batches, tiny_decoder
 from tests.training.together import together
@@ -32,12 +33,7 @@ from torchtune.training import (
     whole_state,
 )
 
-KINDS = {
-    "lora": Lora(targets=["all-linear"], rank=3),
-    "rslora": Lora(targets=["all-linear"], rank=3, rank_stabilized=True),
-    "dora": Lora(targets=["all-linear"], rank=3, dora=True),
-    "rslora and dora": Lora(targets=["all-linear"], rank=3, rank_stabilized=True, dora=True),
-}
+KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in adapters.KINDS.items()}
 kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
 
 

@@ -73,10 +73,10 @@ def check_peft_adapter(model: Decoder) -> None:
     for theirs, names in peft_layers(model).items():
         without = [name for name in names if name not in layers]
         if 0 < len(without) < len(names):
+            parts = ", ".join(name.rpartition(".")[2] for name in names)
             raise ValueError(
-                f"DoRA has one magnitude for each row of {theirs}, which checkpoints of {model.architecture.family}"
-                f" hold {len(names)} layers in, and {' and '.join(without)} would have none; adapt all of"
-                f" {', '.join(name.rpartition('.')[2] for name in names)}, or none"
+                f"checkpoints of {model.architecture.family} hold {parts} as one layer, {theirs}, each row of which has"
+                f" a magnitude of DoRA's, and {' and '.join(without)} would have none; adapt all of {parts}, or none"
             )
 
 
@@ -105,20 +105,21 @@ def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[st
         adapted = [ours[name] for name in names if name in ours]
         if not adapted:
             continue
-        tensors = _joined(model, names, state)
+        tensors = _joined(model, ours, names, state)
         growth = tensors["lora_a"].shape[0] / adapted[0].rank
         alpha = adapted[0].alpha * (math.sqrt(growth) if adapted[0].rank_stabilized else growth)
         found[theirs] = _CheckpointAdapter(tensors=tensors, alpha=alpha)
     return found
 
 
-def _joined(model: Decoder, names: tuple[str, ...], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _joined(
+    model: Decoder, ours: Mapping[str, LoRALinear], names: tuple[str, ...], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Join the adapters of what is one layer in checkpoints, with the scale of the first.
 
     They become one of a larger rank: their A below each other, their B as the blocks of a matrix of zeros, so that
     each still changes its own rows alone. Those that came from one adapter, and still have its A, become it again.
     """
-    ours = dict(lora_layers(model))
     adapted = [name for name in names if name in ours]
     all_a = [state[f"{name}.lora_a"] for name in adapted]
     blocks = []
