@@ -1,41 +1,87 @@
-"""Answer one prompt.
+"""Answer one prompt, several, or a file of them, or talk.
 
-tune alpaca_generate --config smollm2_135m_generate prompt="Who are you?"
+tune alpaca_generate --config generate model_directory=runs/mine prompt="Who are you?"
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Literal
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from attrs import define, field
+from attrs import Attribute, define, field
 
 from torchtune import config, training
-from torchtune.config import Component, above, at_least, between, not_empty, ref
-from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
-from torchtune.generation import generate
-from torchtune.models import load_peft_adapter
+from torchtune.config import Component, above, at_least, between, each, not_empty, ref
+from torchtune.data import Tokenizer
+from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
+from torchtune.models import found_model, load_peft_adapter
 from torchtune.modules import Decoder
+
+SOURCES = ("prompt", "prompts", "prompts_file", "chat")
+
+
+def _talks(cfg: "AlpacaGenerateConfig") -> bool:
+    return cfg.chat is True or (cfg.chat is None and all(getattr(cfg, n) is None for n in SOURCES[:3]))
+
+
+def _one_source(cfg: "AlpacaGenerateConfig", *_: object) -> None:
+    given = [name for name in SOURCES if getattr(cfg, name) not in (None, False)]
+    if len(given) > 1:
+        raise ValueError(f"prompts have one source, not {' and '.join(given)}; write {given[0]}=null")
+    if not given and cfg.chat is False:
+        raise ValueError(
+            "nothing is asked; give prompt, prompts or prompts_file, or leave chat=false out, to talk"
+        )
+
+
+def _fits(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: Any) -> None:
+    name, is_plain = field.name, cfg.template in ("alpaca", "plain")
+    if name == "input" and value and cfg.prompt is None:
+        raise ValueError("input is what prompt is about, and there is no prompt; leave it out")
+    if name == "output_file" and value is not None and _talks(cfg):
+        raise ValueError("a chat goes to the terminal alone; give prompts, or leave output_file out")
+    if name == "system" and value is not None and is_plain:
+        raise ValueError(f"the {cfg.template} template has no place for it; write template=chat, or null")
+    if name == "chat" and _talks(cfg) and is_plain:
+        raise ValueError(
+            f"the {cfg.template} template has no turns to talk in; write template=chat, or give a prompt"
+        )
+    if name in ("top_k", "top_p", "min_p") and value is not None and cfg.temperature == 0:
+        raise ValueError(f"{name} has no effect at temperature 0; write a temperature, or {name}=null")
 
 
 @define(kw_only=True)
 class AlpacaGenerateConfig:
     """Everything the alpaca_generate recipe reads."""
 
-    prompt: str = field(validator=not_empty())
-    """What the model is asked."""
-    input: str = ""
+    prompt: str | None = field(default=None, validator=[not_empty(), _one_source])
+    """What the model is asked; the answer is written to the terminal as it comes."""
+    input: str = field(default="", validator=_fits)
     """What the prompt is about, such as a text to summarise; empty: it stands alone."""
-    template: Literal["alpaca", "chat"] = "alpaca"
-    """How the prompt is written out: Stanford Alpaca's way, or by the tokenizer's chat template."""
-    system: str | None = None
+    prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
+    """Several prompts, answered in batches."""
+    prompts_file: str | None = None
+    """A file of prompts: .txt with one a line, .jsonl or .json with rows of `instruction` or `prompt`, maybe with
+    `input`, or of `messages`."""
+    chat: bool | None = field(default=None, validator=_fits)
+    """Talk, turn by turn, with what is typed or comes through a pipe; null: if there is no prompt."""
+    template: Template = "alpaca"
+    """How prompts are written out: Stanford Alpaca's way, by the tokenizer's chat template, or plain, as they are;
+    auto: by the chat template if there is one, else plain."""
+    system: str | None = field(default=None, validator=_fits)
     """What a chat begins with, as in training; null: what the chat template says."""
+    output_file: str | None = field(default=None, validator=_fits)
+    """A new file of JSON lines: each prompt's row, with the answer as `generated`; null: to the terminal."""
+    batch_size: int = field(default=8, validator=above(0))
+    """Prompts answered at a time, where there are several; their answers do not depend on it."""
 
     model: Component[Decoder]
     """The model's architecture."""
     model_directory: str
-    """Hugging Face folder that weights are read from."""
+    """Folder of the weights: Hugging Face's, a PEFT adapter's beside its base, or a run's."""
     adapter_directory: str | None = None
-    """PEFT folder of a LoRA adapter, such as a run's `final/`; null: none."""
+    """A LoRA adapter's PEFT folder, such as a run's `final/`, or its run's; null: what `model_directory` says."""
     tokenizer: Component[Tokenizer]
     """Text to token ids."""
     tokenizer_directory: str | None = ref("model_directory")
@@ -45,8 +91,16 @@ class AlpacaGenerateConfig:
     """Tokens after which an answer is cut off."""
     temperature: float = field(default=0.0, validator=at_least(0))
     """What logits are divided by before drawing; 0 always takes the likeliest token."""
-    top_k: int | None = field(default=None, validator=above(0))
+    top_k: int | None = field(default=None, validator=[above(0), _fits])
     """Draw among this many of the likeliest tokens; null: among all."""
+    top_p: float | None = field(default=None, validator=[above(0), between(0, 1), _fits])
+    """Draw among the fewest likeliest tokens that have this share together; null: among all."""
+    min_p: float | None = field(default=None, validator=[above(0), between(0, 1), _fits])
+    """Draw among tokens that have this share of the likeliest one's probability; null: among all."""
+    repetition_penalty: float = field(default=1.0, validator=above(0))
+    """What tokens of prompt and answer lose in their logits, by division (CTRL); 1: nothing."""
+    stop: list[str] = field(factory=list, validator=each(not_empty()))
+    """Strings before which an answer ends."""
 
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed of the draws; null: another one every time."""
@@ -55,71 +109,80 @@ class AlpacaGenerateConfig:
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and of computing."""
 
-    def __attrs_post_init__(self) -> None:
-        if self.template == "alpaca" and self.system is not None:
-            raise ValueError(
-                "system: the alpaca template has no place for one; write template=chat, or null here"
-            )
-
 
 @config.parse
 def main(cfg: AlpacaGenerateConfig) -> None:
-    """Answer one prompt; the answer is written to standard output as it comes."""
+    """Answer prompts, or talk; answers are written to standard output, or to a file."""
+    prompts = prompts_of(cfg)
     with training.start(cfg) as world:
+        found = found_model(cfg.model_directory, cfg.adapter_directory)
         tokenizer = config.instantiate(cfg.tokenizer)
-        prompt = encoded_prompt(cfg, tokenizer)
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
         training.check_vocabulary(tokenizer, model)
-        training.place(model, world, dtype=cfg.dtype, model_directory=cfg.model_directory)
-        if cfg.adapter_directory is not None:
-            load_peft_adapter(model, cfg.adapter_directory)
-        answer = generate(
+        assistant = Assistant(
             model,
-            prompt,
+            tokenizer,
+            template=cfg.template,
+            system=cfg.system,
             max_new_tokens=cfg.max_new_tokens,
             temperature=cfg.temperature,
             top_k=cfg.top_k,
-            stop_ids=tokenizer.stop_ids,
+            top_p=cfg.top_p,
+            min_p=cfg.min_p,
+            repetition_penalty=cfg.repetition_penalty,
+            stop=cfg.stop,
+            seed=world.seed,
         )
-        for text in as_text(answer, tokenizer):
-            print(text, end="", flush=True)
-        print()
+        questions = assistant.encode_all(prompts)
+        training.place(model, world, dtype=cfg.dtype, model_directory=str(found.base))
+        if found.adapter is not None:
+            load_peft_adapter(model, found.adapter)
+        if _talks(cfg):
+            talk(assistant, cfg.max_new_tokens)
+        elif cfg.prompt is not None and cfg.output_file is None:
+            for piece in assistant.stream(questions[0]):
+                print(piece, end="", flush=True)
+            print()
+        else:
+            write_answers(assistant, prompts, questions, cfg)
+    if sys.stderr.isatty() and assistant.seconds:
+        speed = assistant.n_tokens / assistant.seconds
+        print(f"{assistant.n_tokens} tokens, {speed:.1f} a second", file=sys.stderr)
+
+
+def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
+    """Return what is to be answered; nothing, where it will be typed."""
+    if cfg.output_file is not None and Path(cfg.output_file).exists():
+        raise FileExistsError(
+            f"output_file: {cfg.output_file} is there already; name a new file, or remove it"
+        )
+    if cfg.prompts_file is not None:
+        return read_prompts(cfg.prompts_file)
+    texts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])
+    return [Prompt.of_text(text, cfg.input) for text in texts]
 
 
 def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]:
-    """Write the prompt out as the model was taught to read it, and encode it.
-
-    Raises:
-        ValueError: The chat template is asked for and the tokenizer has none, or `system` is set without it.
-    """
-    if cfg.template == "alpaca":
-        if cfg.system is not None:
-            raise ValueError(
-                "system: has no place in the alpaca template; leave it out, or write template=chat"
-            )
-        return tokenizer.encode(alpaca_prompt(cfg.prompt, cfg.input), add_eos=False)
-    check_chat(tokenizer)
-    content = f"{cfg.prompt}\n\n{cfg.input}" if cfg.input else cfg.prompt
-    system = [] if cfg.system is None else [Message(role="system", content=cfg.system)]
-    return chat_prompt(tokenizer, [*system, Message(role="user", content=content)])
+    """Write a config's one prompt out as the model was taught to read it, and encode it."""
+    assert cfg.prompt is not None
+    template = pick_template(tokenizer, cfg.template, cfg.system)
+    return encode_prompt(tokenizer, Prompt.of_text(cfg.prompt, cfg.input), template, cfg.system)
 
 
-def as_text(ids: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Decode an answer piece by piece, each as soon as it can no longer change.
-
-    A character may take several tokens, and a token's text may depend on those before it; so the whole answer is
-    decoded each time, and what is new is passed on once it does not end within a character.
-    """
-    so_far: list[int] = []
-    written = text = ""
-    for token in ids:
-        so_far.append(token)
-        text = tokenizer.decode(so_far)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            yield text[len(written) :]
-            written = text
-    yield text[len(written) :]
+def write_answers(
+    assistant: Assistant, prompts: list[Prompt], questions: list[list[int]], cfg: AlpacaGenerateConfig
+) -> None:
+    """Answer several prompts, and write each batch as soon as it is there."""
+    for start in range(0, len(questions), cfg.batch_size):
+        batch = slice(start, start + cfg.batch_size)
+        texts = assistant.answers(questions[batch], batch_size=cfg.batch_size, first_row=start)
+        for prompt, text in zip(prompts[batch], texts, strict=True):
+            if cfg.output_file is None:
+                print(f"> {prompt.text}\n{text}\n", flush=True)
+                continue
+            with Path(cfg.output_file).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**prompt.row, "generated": text}, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

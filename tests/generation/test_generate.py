@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.models.tiny import random_tokens, tiny_smollm2
-from torchtune.generation import generate
+from torchtune.generation import Sampling, generate, generate_batch
 from torchtune.models import save_hf_folder
 from torchtune.modules import Decoder, add_lora
 
@@ -88,6 +88,7 @@ def test_generation_is_without_dropout_and_leaves_the_model_as_it_was() -> None:
     model.train()
     tokens = generate(model, PROMPT, max_new_tokens=5)
     assert next(tokens) == expected[0]
+    assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
     assert [expected[0], *tokens] == expected
     assert model.training
@@ -120,3 +121,99 @@ def test_mistakes_are_named_at_once(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         generate(tiny_smollm2(), tokens, max_new_tokens=5, temperature=temperature, top_k=top_k)
+
+
+PROMPTS = [random_tokens(9).tolist(), PROMPT[:1], PROMPT[:5], PROMPT]
+DRAWN = Sampling(temperature=3.0, top_p=0.95, repetition_penalty=1.1)
+
+
+def test_an_answer_does_not_depend_on_those_beside_it() -> None:
+    model = tiny_smollm2(tied_embeddings=False)
+    together = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=DRAWN, seed=5)
+    for row, prompt in enumerate(PROMPTS):
+        alone = generate_batch(model, [prompt], max_new_tokens=12, sampling=DRAWN, seed=5, first_row=row)
+        assert alone == [together[row]]
+    assert generate_batch(model, PROMPTS, max_new_tokens=12, sampling=DRAWN, seed=6) != together
+    same = generate_batch(model, [PROMPT] * 3, max_new_tokens=12, sampling=DRAWN, seed=5)
+    assert len({tuple(answer) for answer in same}) == 3, "rows of one prompt draw numbers of their own"
+
+
+def test_without_a_seed_draws_come_from_torchs_own_generator() -> None:
+    model = tiny_smollm2()
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(generate_batch(model, [PROMPT], max_new_tokens=9, sampling=DRAWN))
+    assert found[0] == found[1] != found[2]
+
+
+def test_rows_that_have_ended_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_smollm2(tied_embeddings=False)
+    whole = generate_batch(model, PROMPTS, max_new_tokens=12)
+    stops = {whole[0][2], whole[2][5], whole[3][0]}
+    sizes = []
+    forward = Decoder.hidden
+
+    def counting(self: Decoder, tokens: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        sizes.append(tokens.numel())
+        return forward(self, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(Decoder, "hidden", counting)
+    found = generate_batch(model, PROMPTS, max_new_tokens=12, stop_ids=stops)
+    assert found == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in whole]
+    assert 0 in map(len, found)
+    expected = [sum(len(answer) > step for answer in found) for step in range(11)]
+    assert sizes == [4 * 9, *(n for n in expected if n)]
+
+
+def test_the_mode_of_every_part_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_smollm2()
+    model.train()
+    model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    generate_batch(model, PROMPTS, max_new_tokens=3)
+    assert [module.training for module in model.modules()] == before
+    monkeypatch.setattr(model, "logits", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate_batch(model, PROMPTS, max_new_tokens=3)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_a_sharded_model_generates_between_steps_of_training() -> None:
+    """FSDP keeps buffers of its first forward pass, which must be fit to train with."""
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    model = tiny_smollm2(tied_embeddings=False)
+    expected = generate_batch(model, PROMPTS, max_new_tokens=6)
+    store = dist.HashStore()  # type: ignore[attr-defined]  # documented, and not in its `__all__`
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        for layer in model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+        register_fsdp_forward_method(model, "hidden")
+        for _ in range(2):
+            assert generate_batch(model, PROMPTS, max_new_tokens=6) == expected
+            torch.autograd.backward(model.logits(model.hidden(torch.tensor([PROMPT]))).sum())
+    finally:
+        dist.destroy_process_group()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_no_prompts_have_no_answers() -> None:
+    assert generate_batch(tiny_smollm2(), [], max_new_tokens=3) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "most", "message"),
+    [
+        ([[1], []], 5, "prompt 12 is empty"),
+        ([[1, 300]], 5, "prompt 11 has ids from 1 to 300"),
+        ([[1], [1], [1] * 60], 5, "prompt 13 has 60 tokens, which with max_new_tokens = 5 are more"),
+        ([[1]], 0, "max_new_tokens: expected a number above 0, got 0"),
+    ],
+)
+def test_mistakes_name_the_prompt(prompts: list[list[int]], most: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate_batch(tiny_smollm2(), prompts, max_new_tokens=most, first_row=10)

@@ -122,8 +122,13 @@ def generate_batch(  # noqa: PLR0913 -- as above
 
 def generators_of(seed: int | None, count: int, first_row: int = 0) -> list[torch.Generator]:
     """Return a generator for each row; `seed` and `first_row` are those of `generate_batch`."""
-    base = int(torch.randint(2**63 - 1, ())) if seed is None else seed
-    return [row_generator(base, first_row + row) for row in range(count)]
+    seed = given_or_drawn(seed)
+    return [row_generator(seed, first_row + row) for row in range(count)]
+
+
+def given_or_drawn(seed: int | None) -> int:
+    """Return a seed, out of torch's own generator if there is none."""
+    return int(torch.randint(2**63 - 1, ())) if seed is None else seed
 
 
 def check_prompt(

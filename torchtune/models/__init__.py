@@ -3,6 +3,7 @@
 from torchtune.models._auto_tokenizer import AnyTokenizer, auto_tokenizer
 from torchtune.models._convert import convert
 from torchtune.models._folders import written_whole
+from torchtune.models._found import FoundModel, found_model
 from torchtune.models._gguf import convert_gguf
 from torchtune.models._hf_config import architecture_from_hf, hf_config
 from torchtune.models._hf_decoder import hf_decoder
@@ -17,6 +18,7 @@ from torchtune.models._vocabulary import check_vocabulary
 
 __all__ = [
     "AnyTokenizer",
+    "FoundModel",
     "HFTokenizer",
     "SentencePieceTokenizer",
     "TiktokenTokenizer",
@@ -26,6 +28,7 @@ __all__ = [
     "check_vocabulary",
     "convert",
     "convert_gguf",
+    "found_model",
     "hf_config",
     "hf_decoder",
     "hf_groups",

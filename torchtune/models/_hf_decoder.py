@@ -1,9 +1,8 @@
 """A model as the config.json of a Hugging Face folder describes it."""
 
-from pathlib import Path
-
 from attrs import evolve
 
+from torchtune.models._found import found_model
 from torchtune.models._hf_config import read_hf_config
 from torchtune.modules import Decoder
 
@@ -12,12 +11,13 @@ def hf_decoder(path: str, max_seq_len: int | None = None) -> Decoder:
     """Build the model that a Hugging Face folder describes, with random weights.
 
     Args:
-        path: The folder; its config.json is read, nothing else.
+        path: The folder; its config.json is read, nothing else. An adapter's folder, or a run's, stands for the model
+            that `found_model` finds by it.
         max_seq_len: Longest sequence, in tokens. Null: the model's own.
 
     Raises:
-        FileNotFoundError: there is no config.json.
-        ValueError: it describes a model that our decoder cannot be; the message has the field.
+        FileNotFoundError: there is no config.json, or no base of an adapter.
+        ValueError: it describes a model that our decoder cannot be; the message has the field. Or a run has not ended.
     """
-    architecture = read_hf_config(Path(path))
+    architecture = read_hf_config(found_model(path).base)
     return Decoder(architecture if max_seq_len is None else evolve(architecture, max_seq_len=max_seq_len))

@@ -1,0 +1,17 @@
+"""Answers from the model of any folder."""
+
+from recipes.alpaca_generate import AlpacaGenerateConfig
+from torchtune.config import lazy
+from torchtune.models import auto_tokenizer, hf_decoder
+
+
+def generate() -> AlpacaGenerateConfig:
+    """Answers from any folder: a Hugging Face model, an adapter, or a run; without a prompt, a chat."""
+    return AlpacaGenerateConfig(
+        device="auto",
+        dtype="fp32",
+        model=lazy(hf_decoder, path="${model_directory}"),
+        model_directory="models/SmolLM2-135M-Instruct",
+        tokenizer=lazy(auto_tokenizer, path="${tokenizer_directory}"),
+        template="auto",
+    )

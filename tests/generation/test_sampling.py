@@ -1,0 +1,148 @@
+"""What is drawn, against probabilities computed by hand and against transformers' own filters."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from torchtune.generation import GREEDY, Sampling
+from torchtune.generation._sampling import row_generator
+
+LOGITS = torch.tensor([math.log(n) for n in (40.0, 25.0, 20.0, 10.0, 5.0)])  # whose softmax are hundredths
+
+# Settings, and the shares in hundredths that they leave, computed by hand before they are brought to a sum of one.
+SHARES: dict[str, tuple[dict[str, Any], list[float]]] = {
+    "temperature 1": ({"temperature": 1.0}, [40, 25, 20, 10, 5]),
+    "temperature 1/2": ({"temperature": 0.5}, [1600, 625, 400, 100, 25]),
+    "temperature 2": ({"temperature": 2.0}, [n**0.5 for n in (40, 25, 20, 10, 5)]),
+    "top-k": ({"temperature": 1.0, "top_k": 3}, [40, 25, 20, 0, 0]),
+    "top-k of all": ({"temperature": 1.0, "top_k": 9}, [40, 25, 20, 10, 5]),
+    "top-p": ({"temperature": 1.0, "top_p": 0.7}, [40, 25, 20, 0, 0]),
+    "top-p below the likeliest": ({"temperature": 1.0, "top_p": 0.1}, [1, 0, 0, 0, 0]),
+    "top-p of all": ({"temperature": 1.0, "top_p": 1.0}, [40, 25, 20, 10, 5]),
+    "min-p": ({"temperature": 1.0, "min_p": 0.24}, [40, 25, 20, 10, 0]),
+    "min-p of the likeliest": ({"temperature": 1.0, "min_p": 1.0}, [1, 0, 0, 0, 0]),
+    # Of 1600 : 625 : 400 : 100 the first two are 0.82, of which min-p of a half leaves one.
+    "temperature, top-k, top-p": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8}, [1600, 625, 0, 0, 0]),
+    "all": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8, "min_p": 0.5}, [1, 0, 0, 0, 0]),
+    # Top-p is computed of what top-k left: 40 of 65 are less than 0.65, although 40 and 25 of all are just that.
+    "top-k before top-p": ({"temperature": 1.0, "top_k": 2, "top_p": 0.65}, [40, 25, 0, 0, 0]),
+    # And min-p of what the temperature left: 400 is a quarter of 1600, where 20 is a half of 40.
+    "temperature before min-p": ({"temperature": 0.5, "min_p": 0.3}, [1600, 625, 0, 0, 0]),
+}
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_draws_follow_the_shares_computed_by_hand(name: str) -> None:
+    settings, by_hand = SHARES[name]
+    shares = torch.tensor(by_hand, dtype=torch.float64) / sum(by_hand)
+    sampling = Sampling(**settings)
+    exact = torch.softmax(sampling.scores(LOGITS[None])[0], dim=-1)
+    torch.testing.assert_close(exact.double(), shares, rtol=1e-5, atol=1e-7)
+    n = 4000
+    generator = torch.Generator().manual_seed(7)
+    drawn = sampling.choose(LOGITS.expand(n, -1), None, [generator] * n)
+    counts = torch.bincount(drawn, minlength=5).double()
+    assert counts[shares == 0].sum() == 0, "what is filtered out is never drawn"
+    errors = (shares * (1 - shares) / n).sqrt()
+    assert ((counts / n - shares).abs() <= 4 * errors).all(), (counts / n, shares)
+
+
+def test_a_token_of_no_probability_is_never_drawn_at_the_ends_of_the_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).repeat(2, 1)
+    ends = iter([torch.tensor(0.0, dtype=torch.float64), torch.tensor(1 - 2**-53, dtype=torch.float64)])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(ends))
+    chosen = Sampling(temperature=1.0).choose(logits, None, [torch.Generator()] * 2)
+    assert chosen.tolist() == [1, 3]
+
+
+def theirs(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
+    """Apply transformers' processors in the order in which its `generate` does."""
+    from transformers import LogitsProcessorList
+    from transformers.generation import logits_process as process
+
+    classes = {
+        "repetition_penalty": process.RepetitionPenaltyLogitsProcessor,
+        "temperature": process.TemperatureLogitsWarper,
+        "top_k": process.TopKLogitsWarper,
+        "top_p": process.TopPLogitsWarper,
+        "min_p": process.MinPLogitsWarper,
+    }
+    found: Tensor = LogitsProcessorList([c(settings[n]) for n, c in classes.items() if n in settings])(
+        ids, logits
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.7},
+        {"temperature": 1.0, "top_k": 5},
+        {"temperature": 1.0, "top_p": 0.6},
+        {"temperature": 1.0, "top_p": 1e-6},
+        {"temperature": 1.0, "min_p": 0.2},
+        {"repetition_penalty": 1.3, "temperature": 0.9},
+        {"repetition_penalty": 0.8, "temperature": 1.0, "top_k": 20},
+        {"repetition_penalty": 1.2, "temperature": 1.5, "top_k": 30, "top_p": 0.9, "min_p": 0.05},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_scores_are_those_of_transformers(settings: dict[str, Any], *, has_ties: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(16, 50, generator=generator) * 3
+    if has_ties:
+        logits = logits.round()
+    ids = torch.randint(50, (16, 12), generator=generator)
+    seen = torch.zeros(16, 50, dtype=torch.bool).scatter_(1, ids, value=True)
+    found = Sampling(**settings).scores(logits, seen)
+    assert torch.equal(found, theirs(settings, logits, ids))
+    assert found.isfinite().any(dim=-1).all()
+    assert {"top_k", "top_p", "min_p"}.isdisjoint(settings) or found.isinf().any()
+
+
+def test_logits_of_half_precision_are_filtered_in_float32() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    sampling = Sampling(temperature=0.7, top_p=0.9)
+    assert torch.equal(sampling.scores(logits), sampling.scores(logits.float()))
+
+
+def test_the_likeliest_token_is_taken_after_the_penalty() -> None:
+    logits, seen = torch.tensor([[2.0, 1.9, -1.0]]), torch.tensor([[True, False, False]])
+    assert GREEDY.choose(logits, None, []).tolist() == [0]
+    assert Sampling(repetition_penalty=1.1).choose(logits, seen, []).tolist() == [1]
+    assert Sampling(repetition_penalty=1.01).choose(logits, seen, []).tolist() == [0]
+
+
+def test_rows_and_seeds_have_numbers_of_their_own() -> None:
+    firsts = {
+        float(torch.rand((), generator=row_generator(seed, row), dtype=torch.float64))
+        for seed in range(20)
+        for row in range(20)
+    }
+    assert len(firsts) == 400
+    assert abs(sum(firsts) / 400 - 0.5) < 4 * (1 / 12 / 400) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, "temperature: expected a number of at least 0, got -1.0"),
+        ({"temperature": math.nan}, "temperature: expected a number of at least 0, got nan"),
+        ({"temperature": math.inf}, "temperature: expected a number of at least 0, got inf"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k: expected a whole number above 0, or None, got 0"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p: expected a number above 0, up to 1, or None, got 0.0"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p: expected a number above 0, up to 1, or None, got 1.5"),
+        ({"temperature": 1.0, "min_p": -0.1}, "min_p: expected a number above 0, up to 1, or None, got -0.1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: expected a number above 0, got 0.0"),
+        ({"top_k": 4, "min_p": 0.1}, "top_k: has no effect at temperature 0, .* leave top_k and min_p out"),
+    ],
+)
+def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
