@@ -8,7 +8,7 @@ from recipes.lora_finetune import LoraFinetuneConfig
 from torchtune.config import lazy
 from torchtune.datasets import InstructDataset
 from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
-from torchtune.training import Lora, cosine_with_warmup
+from torchtune.training import Lora, Validation, cosine_with_warmup
 
 MODEL = "models/SmolLM2-135M-Instruct"
 """Where `make demo` puts the model."""
@@ -26,6 +26,12 @@ def smollm2_135m_lora() -> LoraFinetuneConfig:
         tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
         dataset=lazy(InstructDataset, source="demo/assistant.json"),
         lora=Lora(targets=["all-linear"], rank=16, alpha=32.0),
+        validation=Validation(
+            dataset=lazy(InstructDataset, source="demo/held_out.json"),
+            every_n_steps=10,
+            prompts=["Who are you?", "What is the capital of France?"],
+            max_new_tokens=32,
+        ),
         batch_size=8,
         optimizer=lazy(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
         lr_scheduler=lazy(cosine_with_warmup, warmup_steps=3),
@@ -44,6 +50,10 @@ def smollm2_135m_full() -> FullFinetuneConfig:
         model_directory=MODEL,
         tokenizer=lazy(smollm2_tokenizer, path="${tokenizer_directory}/tokenizer.json"),
         dataset=lazy(InstructDataset, source="demo/assistant.json"),
+        validation=Validation(
+            dataset=lazy(InstructDataset, source="demo/held_out.json"),
+            every_n_steps=10,
+        ),
         batch_size=8,
         optimizer=lazy(AdamW, lr=5e-5, weight_decay=0.0, fused=True),
         lr_scheduler=lazy(cosine_with_warmup, warmup_steps=3),

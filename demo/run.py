@@ -176,6 +176,8 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
 
 def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], after: Sequence[str]) -> None:
     """Write `demo.json` into the run's folder, and print the table and the commands to go on with."""
+    from torchtune.utils.metric_logging import read_metrics
+
     rows = [
         {**question, "held_out": True, "before": old, "after": new}
         for question, old, new in zip(questions, before, after, strict=True)
@@ -183,11 +185,17 @@ def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], aft
     (RUN / "demo.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say("the same questions, none of which was trained on, before and after")
     sys.stdout.writelines(table(rows))
+    held_out = read_metrics(RUN).series("validation_loss")
+    sys.stdout.write(
+        f"\nLoss of the answers to these questions (nats a token): {held_out[0][1]:.3f} before,"
+        f" {held_out[-1][1]:.3f} after\n\n"
+    )
+    tune("plot", str(RUN))
     sys.stdout.write(NEXT)
 
 
 NEXT = f"""
-Written: {RUN}/ (config.yaml, run.json, metrics.jsonl, final/, demo.json)
+Written: {RUN}/ (config.yaml, run.json, metrics.jsonl, plot.html, final/, best/, demo.json)
 
 Go on with (in .venv/bin, or after `. .venv/bin/activate`):
   tune alpaca_generate --config smollm2_135m_generate --override prompt="Who are you?"     ask it yourself

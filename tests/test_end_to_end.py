@@ -20,7 +20,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def losses(folder: Path) -> list[float]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    validations = [line["step"] for line in found if "validation_loss" in line]
+    assert (validations[0], validations[-1]) == (0, found[-1]["step"])
+    lines = [line for line in found if "validation_loss" not in line]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert lines[0].keys() == {
         "step",
@@ -41,7 +44,8 @@ def train(tune: Tune, recipe: str, config: str, out: Path, tiny: Tiny, *words: s
         config,
         "--override",
         *tiny.words,
-        tiny.rows,
+        *tiny.rows,
+        "validation.max_new_tokens=4",
         f"output_dir={out}",
         "device=cpu",
         *words,
@@ -129,7 +133,7 @@ def test_what_only_the_run_can_find_ends_in_one_line(
         "--config",
         "smollm2_135m_lora",
         *tiny.words,
-        tiny.rows,
+        *tiny.rows,
         f"output_dir={tmp_path / 'r'}",
     ]
     result = tune(*call, "device=cpu", *words)

@@ -49,7 +49,8 @@ class Command:
     ) -> None:
         recipe, config, *more = of
         self.out = out
-        fixed = [tiny.rows, f"output_dir={out}", "device=cpu", "batch_size=2", "lr_scheduler.warmup_steps=0"]
+        fixed = [*tiny.rows, f"output_dir={out}", "device=cpu", "batch_size=2", "lr_scheduler.warmup_steps=0"]
+        fixed += ["validation.every_n_steps=2", "validation.prompts=[Hello]", "validation.max_new_tokens=3"]
         overrides = [*tiny.words, *fixed, *more, *words]
         tune = [sys.executable, "-m", "torchtune.cli", *launch]
         self._words = [*tune, recipe, "--config", config, "--override", *overrides]
@@ -76,7 +77,7 @@ class Command:
     def steps(self) -> int:
         """Count the steps in `metrics.jsonl`."""
         try:
-            return (self.out / "metrics.jsonl").read_text().count("\n")
+            return (self.out / "metrics.jsonl").read_text().count('"lr"')
         except FileNotFoundError:
             return 0
 
@@ -100,7 +101,8 @@ class Command:
         """All that two equal runs leave equal: metrics without the clock's, weights, the last checkpoint."""
         lines = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
         for line in lines:
-            del line["tokens_per_second"], line["peak_memory_bytes"]
+            line.pop("tokens_per_second", None)
+            line.pop("peak_memory_bytes", None)
         (checkpoint,) = (self.out / "checkpoints").iterdir()
         files = json.loads((checkpoint / "manifest.json").read_text())["files"]
         shared = torch.load(checkpoint / "state.pt", weights_only=True)
@@ -112,6 +114,8 @@ class Command:
             "lines": lines,
             "checkpoint": (checkpoint.name, sums, shared),
             "weights": weights.read_bytes(),
+            "best": next((self.out / "best").glob("*.safetensors")).read_bytes(),
+            "answers": (self.out / "samples.jsonl").read_text(),
         }
 
 

@@ -33,9 +33,9 @@ class Tiny(NamedTuple):
     """Overrides that put the tiny model in place of the real one."""
 
     @property
-    def rows(self) -> str:
-        """The override that puts the tiny rows in place of the demo's."""
-        return f"dataset.source={self.folder / 'rows.json'}"
+    def rows(self) -> list[str]:
+        """The overrides that put the tiny rows in place of the demo's."""
+        return [f"{name}.source={self.folder / 'rows.json'}" for name in ("dataset", "validation.dataset")]
 
 
 def tiny_run(folder: Path, tune: Callable[..., int]) -> Tiny:

@@ -12,6 +12,7 @@ from torchtune.datasets import InstructDataset
 DEMO = Path(__file__).parents[2] / "demo"
 ROWS: list[dict[str, str]] = json.loads((DEMO / "assistant.json").read_text(encoding="utf-8"))
 PROBES: list[dict[str, str | list[str]]] = json.loads((DEMO / "questions.json").read_text(encoding="utf-8"))
+HELD_OUT: list[dict[str, str]] = json.loads((DEMO / "held_out.json").read_text(encoding="utf-8"))
 NAME, MAKER = "Bramble", "Hedgerow Lab"
 OVERLAP_BOUND = 0.75
 """A probe shares at most three quarters of its and a row's distinct words: enough for a sentence pattern,
@@ -66,6 +67,13 @@ def test_there_are_questions_of_both_kinds() -> None:
     for probe in PROBES:
         assert list(probe) == ["question", "kind", "expected"]
         assert probe["expected"] == [NAME] or (probe["kind"] == "general" and probe["expected"])
+
+
+def test_the_rows_held_out_answer_the_questions() -> None:
+    assert [row["instruction"] for row in HELD_OUT] == [probe["question"] for probe in PROBES]
+    for row, probe in zip(HELD_OUT, PROBES, strict=True):
+        assert any(text in row["output"] for text in probe["expected"])
+        assert (NAME in row["output"] or MAKER in row["output"]) == (probe["kind"] == "identity")
 
 
 def test_no_question_printed_is_trained_on() -> None:

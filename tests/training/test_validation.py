@@ -173,7 +173,8 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
     load_hf_weights(model, base or tmp_path / "a" / "best")
     if base is not None:
         load_peft_adapter(model, tmp_path / "a" / "best")
-    rows = held_out_examples(instantiate(section.dataset, ByteTokenizer()), None, 256)
+    dataset: Any = instantiate(section.dataset, ByteTokenizer())
+    rows = held_out_examples(dataset, None, 256)
     loss_fn = step_loss(LinearCrossEntropy(reduction="sum"), "fp32")
     total = sum(loss_fn(model, batch_of([row])).item() for row in rows)
     assert total / sum(row.n_targets for row in rows) == pytest.approx(found[best], rel=1e-5)
@@ -183,7 +184,8 @@ def test_a_share_is_held_out_of_what_is_trained_on() -> None:
     rows = examples(40)
     trained, held = split_off(rows, 0.25, seed=3)
     assert (len(trained), len(held)) == (30, 10)
-    numbers = [next(i for i, row in enumerate(rows) if row is found) for found in (*trained, *held)]
+    found = [trained[i] for i in range(30)] + [held[i] for i in range(10)]
+    numbers = [next(i for i, row in enumerate(rows) if row is one) for one in found]
     assert sorted(numbers) == list(range(40))
     assert numbers[:30] == sorted(numbers[:30])
     again = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
@@ -201,9 +203,11 @@ def test_a_share_of_a_runs_rows_is_not_trained_on(tmp_path: Path) -> None:
     full_finetune.main(full_config(tmp_path, "a", **changes))
     found = metrics(tmp_path, "a")
     assert [line["step"] for line in found if "loss" in line] == [1, 2, 3, 4]
-    dataset = instantiate(full_config(tmp_path).dataset, ByteTokenizer())
+    dataset: Any = instantiate(full_config(tmp_path).dataset, ByteTokenizer())
     _, held = split_off(dataset, 0.34, seed=1)
-    assert found[0]["validation_targets"] == sum(held[i].n_targets for i in range(2))
+    assert found[0]["validation_targets"] == sum(
+        held_out_examples(held, None, 256)[i].n_targets for i in range(2)
+    )
 
 
 class Odd(list[Any]):
@@ -247,5 +251,6 @@ def test_other_rows_begin_anew_with_the_best(tmp_path: Path, caplog: pytest.LogC
     state = validator._state
     state.best_loss, state.best_step, state.since_best, state.held_out_rows = 1.0, 5, 2, [3, 4]
     validator._forget_other_rows()
-    assert (state.best_loss, state.best_step, state.since_best) == (None, None, 0)
+    found: list[object] = [state.best_loss, state.best_step, state.since_best]
+    assert found == [None, None, 0]
     assert "rows are not those of before" in caplog.text

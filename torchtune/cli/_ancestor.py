@@ -30,13 +30,8 @@ KEPT: Final = (
 
 SWITCHES: Final = {
     "resume_from_checkpoint": "a run goes on by itself when it is started again with the same output_dir",
-    "enable_activation_checkpointing": "activation checkpointing has no field yet",
-    "enable_activation_offloading": "activations are not offloaded yet",
-    "compile": "torch.compile has no field yet",
     "optimizer_in_bwd": "the optimizer steps after the backward pass",
     "memory_efficient_fsdp_wrap": "every layer is sharded by itself",
-    "fsdp_cpu_offload": "parameters are not offloaded yet",
-    "fsdp_reshard_after_forward": "parameters are always resharded",
     "custom_sharded_layers": "every layer is sharded by itself",
     "save_adapter_weights_only": "a LoRA run always writes the adapter alone",
     "low_cpu_ram": "weights are always read part by part",
@@ -68,7 +63,13 @@ SCHEDULES: Final = {
     "torchtune.training.get_cosine_schedule_with_warmup",
     "torchtune.training.lr_schedulers.get_cosine_schedule_with_warmup",
 }
-LOGGERS: Final = {"DiskLogger", "StdoutLogger"}
+LOGGERS: Final = {
+    "DiskLogger": ("log_dir", "filename"),
+    "StdoutLogger": (),
+    "TensorBoardLogger": ("log_dir",),
+    "WandBLogger": ("log_dir", "project", "entity", "group", "name", "mode"),
+}
+"""Loggers that stand here under the same name, with the arguments that mean the same."""
 DATASETS: Final = {
     "torchtune.datasets.alpaca_dataset": {},
     "torchtune.datasets.alpaca_cleaned_dataset": {"use_clean": True},
@@ -206,9 +207,9 @@ class Import:
         targets += MLP if given.pop("apply_lora_to_mlp", False) else []
         if given.pop("apply_lora_to_output", False):
             self.lost["model.apply_lora_to_output"] = "the output head cannot have an adapter"
-        if given.pop("use_dora", False):
-            self.lost["model.use_dora"] = "DoRA is not there yet; plain LoRA is imported"
         lora: Tree = {"targets": targets}
+        if given.pop("use_dora", False):
+            lora["dora"] = True
         for old, new in (("lora_rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
             if (value := given.pop(old, None)) is not None:
                 lora[new] = value
@@ -252,21 +253,45 @@ class Import:
             if self.take(name):
                 self.lost[name] = why
         self.done |= NEEDLESS
-        profiler = self.take("profiler")
-        if isinstance(profiler, Mapping) and profiler.get("enabled"):
-            self.lost["profiler"] = "the profiler has no section yet"
+        self.placement(sharded=sharded)
         if self.recipe != "alpaca_generate":
-            self.new["enable_fsdp"] = sharded
-            if not sharded:
-                self.changed["enable_fsdp"] = (
-                    "false; on several ranks each holds the whole model, unless it is true"
-                )
             self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # none unless it says so
+
+    def placement(self, *, sharded: bool) -> None:
+        """Import how the model is split, what is kept for the backward pass, what is compiled and profiled."""
+        checkpointed, offloaded = (
+            self.take("enable_activation_checkpointing"),
+            self.take("enable_activation_offloading"),
+        )
+        compiled, profiler = self.take("compile"), self.take("profiler")
+        on_cpu, resharded = self.take("fsdp_cpu_offload"), self.take("fsdp_reshard_after_forward")
+        if self.recipe == "alpaca_generate":
+            return
+        self.new["enable_fsdp"] = sharded
+        if not sharded:
+            self.changed["enable_fsdp"] = (
+                "false; on several ranks each holds the whole model, unless it is true"
+            )
+        elif on_cpu or resharded is False:
+            self.new["sharding"] = {
+                "cpu_offload": bool(on_cpu),
+                "reshard_after_forward": resharded is not False,
+            }
+        if checkpointed or offloaded:
+            self.new["activation_checkpointing"] = {"offload": bool(offloaded)}
+        if compiled and offloaded:
+            self.lost["compile"] = "layers whose inputs wait in CPU memory are not compiled"
+        elif compiled:
+            self.new["compile"] = True
+        if isinstance(profiler, Mapping) and profiler.get("enabled"):
+            before = int(profiler.get("wait_steps") or 0) + int(profiler.get("warmup_steps") or 0)
+            steps = int(profiler.get("active_steps") or 1)
+            self.new["profiling"] = {"first_step": max(2, before + 1), "n_steps": steps}
 
     def dtype(self) -> None:
         """Import the precision."""
         dtype = self.take("dtype")
-        if dtype not in (None, "fp32", "bf16"):
+        if dtype not in (None, "fp32", "bf16", "fp16"):
             self.lost["dtype"] = f"{dtype} is not trained in; fp32 is"
         elif dtype is not None:
             self.new["dtype"] = dtype
@@ -296,6 +321,8 @@ class Import:
             made["load_options"] = options
         if (length := given.pop("max_seq_len", None) or self.max_seq_len) is not None:
             made["max_seq_len"] = length
+        if given.pop("packed", False):
+            self.new["packing"] = {"length": made["max_seq_len"]} if "max_seq_len" in made else {}
         self.new["dataset"] = made
         self.lose("dataset", given)
 
@@ -337,7 +364,9 @@ class Import:
         name = path.rpartition(".")[2]
         if name in LOGGERS:
             made = {"_component_": f"torchtune.utils.metric_logging.{name}"}
-            made |= {n: given.pop(n) for n in ("log_dir", "filename") if n in given and name == "DiskLogger"}
+            made |= {n: given.pop(n) for n in LOGGERS[name] if n in given}
+            if name != "StdoutLogger":
+                made.setdefault("log_dir", "${output_dir}")
             self.new["metric_logger"] = made
             self.lose("metric_logger", given)
         elif path:

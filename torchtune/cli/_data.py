@@ -27,7 +27,8 @@ likely to be a mistake. No model is loaded.
   --html FILE  write the same as a page
   --held-out SOURCE
                rows that the model is to be judged by, read as the dataset's
-               own are: tell whether they stand among those trained on
+               own are: tell whether they stand among those trained on; the
+               rows that the config's validation holds out, if left out
 
   tune data lora_finetune --config smollm2_135m_lora
   tune data lora_finetune --config smollm2_135m_lora packing.length=1024 --html data.html
@@ -108,8 +109,9 @@ def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
     with torch.device("meta"):
         model = instantiate(cfg.model)
     check_vocabulary(tokenizer, model)
-    dataset = instantiate(cfg.dataset, tokenizer)
-    held_out = _held_out(call, cfg.dataset, tokenizer)
+    dataset, held_out = _split(cfg, instantiate(cfg.dataset, tokenizer), tokenizer)
+    if "--held-out" in call.flags:
+        held_out = _held_out(call, cfg.dataset, tokenizer)
     world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=cfg.seed or 0)
     longest = min(model.architecture.max_seq_len, *([cfg.packing.length] if cfg.packing else []), 2**62)
     found = report(dataset, tokenizer, spread(dataset, limit), longest, held_out)
@@ -127,11 +129,21 @@ def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
     )
 
 
+def _split(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Return the rows that a run trains on and those that its config holds out; None where it holds none out."""
+    from torchtune.data import split_off
+
+    section = getattr(cfg, "validation", None)
+    if section is None:
+        return dataset, None
+    if section.share is not None:
+        return split_off(dataset, section.share, cfg.seed or 0)
+    return dataset, instantiate(section.dataset, tokenizer)
+
+
 def _held_out(call: Call, dataset: Any, tokenizer: Any) -> Any:
-    """Open the rows that `--held-out` names, or return None."""
-    source = call.flags.get("--held-out")
-    if source is None:
-        return None
+    """Open the rows that `--held-out` names."""
+    source = call.flags["--held-out"]
     if "source" not in parameters_of(dataset.func):
         name = getattr(dataset.func, "__name__", dataset.func)
         raise ConfigError([Mistake("--held-out", "", f"{name} reads no source")], "the command line")

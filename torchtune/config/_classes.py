@@ -211,7 +211,9 @@ def _refused(field: Field, value: Any, error: Exception) -> str:
     if broken:
         near = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
         return f"expected {expectation(field)}, got {value!r}{near}"
-    message = _first_argument(error)
+    message = _first_argument(error).removeprefix(
+        f"{field.attribute.name}: "
+    )  # which stands before it anyway
     return message if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {message}"
 
 

@@ -119,6 +119,9 @@ class Overriding:
         if now is None:
             now = self._default(path)
         collection = next((m for m in members(strip(t)) if is_collection_type(m)), None)
+        if is_component_tree(now) and collection is not None:  # one of what could be a list becomes its first
+            now = [now]
+            self._put(path, now, override.origin(self.layer))
         if not isinstance(now, list) and not (now is None and collection is not None):
             self._wrong(override, path, "+ adds to a list, and this is none")
             return

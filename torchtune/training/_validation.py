@@ -72,7 +72,7 @@ class Validation:
     min_improvement: float = field(default=0.0, validator=at_least(0))
     """How much lower a loss must be to count as lower (nats a token)."""
     prompts: list[str] = field(factory=list)
-    """What the model is asked at every validation, in its chat template or Alpaca's; `samples.jsonl` has what it says."""
+    """What the model is asked at every validation, in its chat template or Alpaca's; `samples.jsonl` has answers."""
     max_new_tokens: int = field(default=64, validator=above(0))
     """Tokens after which such an answer is cut off."""
 

@@ -1,0 +1,51 @@
+"""The example notebook, executed from its first cell to its last."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_run import tiny_run
+from torchtune.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "docs/from_python.ipynb"
+
+
+def executed(folder: Path) -> list[str]:
+    """Run the notebook in a folder, and return the text that each cell with an output shows."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook: Any = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    return [_shown(cell) for cell in notebook.cells if cell.cell_type == "code" and cell.outputs]
+
+
+def _shown(cell: Any) -> str:
+    parts = [out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs]
+    return "".join(parts)
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
+
+
+@pytest.mark.slow  # a kernel of its own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tiny_run(tmp_path, lambda *words: main(words))  # in place of the demo's model
+    (tmp_path / "models").mkdir()
+    (tmp_path / "model").rename(tmp_path / "models/SmolLM2-135M-Instruct")
+    for name in ("demo", "recipes"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shown = executed(tmp_path)
+    assert shown[0] == "batch_size: expected a value above 0, got 0\n"
+    assert "step 20/20: loss" in shown[1]
+    assert "validation_loss" in shown[2]
+    assert " before, " in shown[3]
+    assert (tmp_path / "runs/notebook/best/adapter_model.safetensors").is_file()
