@@ -1,10 +1,14 @@
-"""Folders of runs that never ran, with metrics as runs write them."""
+"""Runs that never ran, with metrics as runs write them; and a page that they are drawn on, read back."""
 
 import json
 import math
 import random
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+from torchtune.cli._plot_run import PlottedRun
+from torchtune.utils.metric_logging import RunMetrics
 
 CONFIG = """\
 output_dir: {folder}
@@ -89,3 +93,34 @@ def write_run(
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return folder
+
+
+class Page(HTMLParser):
+    """Collects a page's elements, its text, and the JSON that its script draws."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._data: list[str] = []
+        self._is_data = False
+        self.feed(text)
+        self.close()
+        self.data: dict[str, Any] = json.loads("".join(self._data))
+        self.text = "\n".join(self.texts)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._is_data = tag == "script" and dict(attrs).get("id") == "data"
+
+    def handle_data(self, data: str) -> None:
+        (self._data if self._is_data else self.texts).append(data)
+        self._is_data = False
+
+    def points(self, run: int, metric: str) -> list[tuple[int, float]]:
+        return [(step, value) for step, value in self.data["runs"][run]["curves"][metric]["points"]]
+
+
+def a_run(lines: list[dict[str, Any]], name: str = "a", **more: Any) -> PlottedRun:
+    parts = {"config": {}, "record": {}, "samples": [], "notes": []} | more
+    return PlottedRun(name, Path(), RunMetrics(lines, []), **parts)

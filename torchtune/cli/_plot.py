@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     words, options = _parse(argv)
     if not words:
-        raise ValueError("tune plot takes a run's folder, or several; tune plot --help says more")
+        raise ValueError("name a run's folder, or several; tune plot --help says more")
     smooth = _steps(options["--smooth"]) if "--smooth" in options else None
     runs = read_runs(words)
     files = _targets(options.get("-o"), runs)
@@ -67,19 +67,19 @@ def _parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             words.append(word)
             continue
         if name not in ("-o", "--output", "--smooth"):
-            raise ValueError(f"tune plot: {word!r} is not understood; tune plot --help lists the options")
+            raise ValueError(f"{word!r} is not understood; tune plot --help lists the options")
         key = "-o" if name == "--output" else name
         if key in options:
-            raise ValueError(f"tune plot: {name} is given twice")
+            raise ValueError(f"{name} is given twice")
         options[key] = value if equals else next(rest, "")
         if not options[key]:
-            raise ValueError(f"tune plot: {name} needs a value")
+            raise ValueError(f"{name} needs a value")
     return words, options
 
 
 def _steps(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"tune plot: --smooth: expected a number of steps above 0, got {text!r}")
+        raise ValueError(f"--smooth: expected a number of steps above 0, got {text!r}")
     return int(text)
 
 

@@ -28,6 +28,9 @@ class Panel:
     """Another metric, of the same unit, whose values are drawn as points."""
 
 
+_LEAST, _GREATEST = 1e-38, 1e38
+"""About those of a float32."""
+
 PANELS = (
     Panel(metric="loss", title="Loss", unit="nats a token", marks="validation_loss"),
     Panel(metric="lr", title="Learning rate", unit="", is_noisy=False),
@@ -67,25 +70,24 @@ def panels_of(runs: Sequence[PlottedRun]) -> list[Panel]:
 
 
 def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
-    """Return a metric as it is drawn."""
-    scaled = [(step, value * scale) for step, value in series]
+    """Return a metric as it is drawn.
+
+    Args:
+        series: Steps and values. What a float32 cannot hold is drawn at the edge of what it can.
+        scale: What values are multiplied by.
+        n_columns: How many pixels it is wide. Where there are more than two points a column, only the first and the
+            last of all and the least and the greatest of each column are kept; columns are equally wide.
+    """
+    scaled = [(step, _bounded(value * scale)) for step, value in series]
     if len(scaled) <= 2 * n_columns:
         return Curve(scaled, [Column(step, value, 1) for step, value in scaled])
     buckets = list(_buckets(scaled, n_columns))
     return Curve(list(_extremes(buckets)), [_mean(bucket) for bucket in buckets])
 
 
-def thinned(series: Series, n_columns: int) -> list[tuple[int, float]]:
-    """Leave out points that would not be seen: of each column, its least and its greatest value stay.
-
-    Args:
-        series: Steps and values.
-        n_columns: How many pixels it is wide. So many columns of equal width are made of the steps.
-
-    Returns:
-        At most two points of each column, beside the first and the last point of all.
-    """
-    return curve_of(series, 1.0, n_columns).points
+def _bounded(value: float) -> float:
+    """Return a value that no axis overflows at: axes compute with powers and differences of their ends."""
+    return max(-_GREATEST, min(_GREATEST, value)) if abs(value) >= _LEAST else 0.0
 
 
 def _buckets(series: Series, n_columns: int) -> Iterator[list[tuple[int, float]]]:

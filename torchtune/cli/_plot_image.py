@@ -123,16 +123,16 @@ def _draw(
         order = 3 + (len(runs) - number) / len(runs)  # the first one named is on top
         _draw_curve(axes, curve, look, smooth if panel.is_noisy else 1, order=order, faint=faint)
     if panel.marks:
-        for run, look in zip(runs, looks(len(runs)), strict=True):
-            _draw_marks(axes, run.metrics.series(panel.marks), look, 6.5 if len(runs) < 8 else 4)
+        for run, look in reversed(list(zip(runs, looks(len(runs)), strict=True))):
+            marks = curve_of(run.metrics.series(panel.marks), panel.scale, n_columns).points
+            _draw_marks(axes, marks, look, 6.5 if len(runs) < 8 else 4)
     _label(axes, panel, runs, names_steps=names_steps)
     is_log = panel.metric == "grad_norm" and has_decades(curves)
     _scale(axes, is_log=is_log, n_ticks=5 if is_small else 9)
     axes.set_xlim(0, max(1, longest(runs)) * 1.01)
     if not any(curve.points for curve in curves):
-        axes.text(
-            0.5, 0.5, "no step yet", transform=axes.transAxes, ha="center", va="center", color="#4a5058"
-        )
+        centred = {"ha": "center", "va": "center", "color": "#4a5058"}
+        axes.text(0.5, 0.5, "no value yet", centred, transform=axes.transAxes)
 
 
 def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, names_steps: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchtune.cli._plot_image_fonts import writable
 from torchtune.cli._plot_run import PlottedRun
-from torchtune.cli._plot_table import leaves_that_differ, row_of
+from torchtune.cli._plot_table import HEADS, NOTHING, leaves_that_differ, row_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,6 @@ _LONGEST = 26
 """Characters of a cell; a longer one loses its beginning, which paths and keys have in common."""
 _OF_ALL = (1, 2, 3, 6)
 """Columns of a run's row that are shown beside its name and what differs; the others are panels."""
-_HEADS = ("run", "steps", "last loss", "best validation", "", "", "state")
 
 
 def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Sequence[Any]) -> None:
@@ -49,7 +48,7 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
         )
     axes.plot([0, box.width], [_ROW, _ROW], color="#c9ced4", linewidth=0.8)
     if rest := len(columns) - n_shown:
-        foot = f"{rest} more differ; plot.html and tune diff have all"
+        foot = f"{rest} more differ; the page has all"
         axes.text(0, _ROW * (len(runs) + 1.6), foot, va="center", fontsize=_SIZE - 1, color="#4a5058")
 
 
@@ -61,7 +60,8 @@ def _columns(runs: Sequence[PlottedRun]) -> Iterator[list[str]]:
     rows = [row_of(run) for run in runs]
     yield ["run", *(_short(row[0]) for row in rows)]
     for at in _OF_ALL:
-        yield [_HEADS[at], *(row[at] for row in rows)]
+        if any(row[at] != NOTHING for row in rows):
+            yield [HEADS[at], *(row[at] for row in rows)]
     for leaf in leaves_that_differ(runs):
         yield [_short(leaf.path), *map(_short, leaf.values)]
 

@@ -142,7 +142,7 @@
     }
     chart.cross = make(svg, "line", { class: "cross", y1: top, y2: bottom, visibility: "hidden" });
     if (!data.runs.some((run) => curveOf(run, panel).points.length)) {
-      make(svg, "text", { x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, "no step yet");
+      make(svg, "text", { x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, "no value yet");
     }
   }
 
@@ -227,7 +227,7 @@
   }
 
   function addChart(panel, number) {
-    const figure = make(document.getElementById("panels"), "figure", number ? {} : { class: "wide" });
+    const figure = make(panels, "figure", number ? {} : { class: "wide" });
     const caption = make(figure, "figcaption");
     make(caption, "span", {}, panel.title);
     const hasMarks = panel.marks && data.runs.some((run) => marksOf(run, panel).length);
@@ -292,6 +292,8 @@
     tell();
   }
 
+  const panels = document.getElementById("panels");
+  panels.style.setProperty("--small", Math.max(1, data.panels.length - 1));
   addSwitches();
   data.panels.forEach(addChart);
 })();

@@ -165,7 +165,7 @@ def _leaves(runs: Sequence[PlottedRun]) -> Iterator[str]:
 def _matrix(corner: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table of escaped texts."""
     body = "".join(
-        f"<tr><th>{name}{''.join(f'<td class=value>{cell}' for cell in row)}"
+        f"<tr><th>{name}{''.join(f'<td class=value><div>{cell}</div>' for cell in row)}"
         for name, row in zip(names, rows, strict=True)
     )
     head = "".join(f"<th>{text}" for text in heads)

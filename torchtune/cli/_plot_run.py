@@ -117,7 +117,7 @@ def _n_shared(sequences: Sequence[Sequence[str]]) -> int:
 
 
 def _folder_parts(path: Path) -> tuple[str, ...]:
-    absolute = path.resolve()
+    absolute = path.resolve() if ".." in path.parts else path.absolute()  # a link has its own name
     if absolute.name == "metrics.jsonl":
         return absolute.parent.parts
     return (absolute if absolute.is_dir() else absolute.with_suffix("")).parts
