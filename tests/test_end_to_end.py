@@ -134,6 +134,7 @@ def test_what_only_the_run_can_find_ends_in_one_line(
         "smollm2_135m_lora",
         *tiny.words,
         *tiny.rows,
+        "validation.max_new_tokens=4",
         f"output_dir={tmp_path / 'r'}",
     ]
     result = tune(*call, "device=cpu", *words)

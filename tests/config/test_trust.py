@@ -32,7 +32,7 @@ REFUSED = {
     "torch.optim.Optimizer.load_state_dict": "not a part of a class",
     "torch.nn.modules.module.torch.load": "",
     "recipes.full_finetune.main": "",
-    "recipes.lora_finetune.Path": "which is not trusted",
+    "recipes.alpaca_generate.Path": "which is not trusted",
     "torchtune.models.convert": "only models, datasets, optimizers and the like may stand",
     "torchtune.models.written_whole": "only models, datasets, optimizers and the like may stand",
     "torchtune.cli.main": "torchtune.cli holds no components",

@@ -259,10 +259,8 @@ class Import:
 
     def placement(self, *, sharded: bool) -> None:
         """Import how the model is split, what is kept for the backward pass, what is compiled and profiled."""
-        checkpointed, offloaded = (
-            self.take("enable_activation_checkpointing"),
-            self.take("enable_activation_offloading"),
-        )
+        checkpointed = self.take("enable_activation_checkpointing")
+        offloaded = self.take("enable_activation_offloading")
         compiled, profiler = self.take("compile"), self.take("profiler")
         on_cpu, resharded = self.take("fsdp_cpu_offload"), self.take("fsdp_reshard_after_forward")
         if self.recipe == "alpaca_generate":

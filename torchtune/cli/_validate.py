@@ -111,17 +111,23 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
 
             model = model_of(cfg)
     except InstantiationError as error:
-        raise _mistake(layers, "model", error, of) from error
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise _mistake(layers, "model", error, of) from error
+        _note(f"{error.__cause__}; so it is not known what the model is, and what it needs")
     except ValueError as error:  # the adapters do not fit the model
         raise _mistake(layers, "lora", error, of) from error
     for note in _absent(cfg):
-        sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {note}\n")
+        _note(note)
     if model is None:
         return None
     try:
         return _counted(cfg, model, ranks)
     except InstantiationError as error:
         raise _mistake(layers, "optimizer", error, of) from error
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {text}\n")
 
 
 def _mistake(layers: Layers, field: str, error: Exception, of: str) -> ConfigError:
@@ -134,8 +140,9 @@ def _absent(cfg: Any) -> list[str]:
         name: getattr(cfg, name, None)
         for name in ("model_directory", "tokenizer_directory", "adapter_directory")
     }
-    for field in ("tokenizer", "dataset"):
-        component = getattr(cfg, field, None)
+    parts = {field: getattr(cfg, field, None) for field in ("tokenizer", "dataset")}
+    parts["validation.dataset"] = getattr(getattr(cfg, "validation", None), "dataset", None)
+    for field, component in parts.items():
         given: Any = getattr(component, "keywords", {})
         named |= {f"{field}.{name}": given.get(name) for name in ("path", "source") if name in given}
     is_hub_name = {
