@@ -115,11 +115,11 @@ def test_columns_of_a_long_curve_have_its_means() -> None:
     assert sum(c.mean * c.count for c in columns) == pytest.approx(2 * sum(value for _, value in series))
 
 
-def test_usual_smoothing_is_odd_and_none_for_a_short_run() -> None:
-    windows = [usual_smoothing([a_run([{"step": n}])]) for n in range(1, 300)]
+def test_usual_smoothing_is_odd_and_grows_with_the_run() -> None:
+    windows = [usual_smoothing([a_run([{"step": n}])]) for n in range(1, 2000)]
     assert all(window % 2 for window in windows)
-    assert windows[0] == windows[20] == 1
-    assert max(windows) == 11
+    assert windows == sorted(windows)
+    assert [windows[n - 1] for n in (1, 9, 30, 75, 300, 1000)] == [1, 1, 7, 15, 15, 41]
 
 
 def test_numbers_at_an_axis_are_short() -> None:

@@ -23,9 +23,8 @@ its name, or the one given as NAME=RUN.
   -o, --output  a folder for plot.png and plot.html, or a name for both, or one
                 file ending in .png or .html; the run's folder if left out, that
                 of all runs if there are several
-  --smooth N    steps that the thick curves are the mean of, 1 for none; a
-                twenty-fifth of the longest run if left out. The page has a
-                slider for it
+  --smooth N    steps that the thick curves are the mean of, 1 for none; as many
+                as suit the longest run if left out. The page has a slider for it
 
   tune plot runs/monday
   tune plot runs/*

@@ -144,8 +144,9 @@ def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float
 
 
 def usual_smoothing(runs: Sequence[PlottedRun]) -> int:
-    """Return an odd number of steps, a twenty-fifth of the longest run: the same width on the screen for all."""
-    return longest(runs) // 25 // 2 * 2 + 1
+    """Return an odd number of steps: a twenty-fifth of the longest run, or up to 15 where that is too few for noise."""
+    n = longest(runs)
+    return max(n // 25, min(15, n // 5)) // 2 * 2 + 1
 
 
 def longest(runs: Sequence[PlottedRun]) -> int:

@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
-  const state = { off: new Set(), smooth: data.smooth, log: new Set(data.panels.filter((p) => p.log).map((p) => p.metric)) };
+  const state = { step: null, off: new Set(), smooth: data.smooth, log: new Set(data.panels.filter((p) => p.log).map((p) => p.metric)) };
   const charts = [];
 
   function make(parent, name, attributes = {}, text = "") {
@@ -141,6 +141,7 @@
       marks.filter(fits).forEach((point) => dot(run, point, marks.length > 60 || isCrowded ? 2.5 : 4));
     }
     chart.cross = make(svg, "line", { class: "cross", y1: top, y2: bottom, visibility: "hidden" });
+    if (state.step !== null) cross(chart);
     if (!data.runs.some((run) => curveOf(run, panel).points.length)) {
       make(svg, "text", { x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, "no value yet");
     }
@@ -178,14 +179,16 @@
     return found;
   }
 
+  function cross(chart) {
+    chart.cross.setAttribute("x1", chart.x(state.step));
+    chart.cross.setAttribute("x2", chart.x(state.step));
+    chart.cross.setAttribute("visibility", "visible");
+  }
+
   function show(chart, step) {
     if (step === null) return hide();
     state.step = step;
-    for (const { cross, x } of charts.filter((each) => each.cross)) {
-      cross.setAttribute("x1", x(step));
-      cross.setAttribute("x2", x(step));
-      cross.setAttribute("visibility", "visible");
-    }
+    charts.filter((each) => each.cross).forEach(cross);
     charts.filter((each) => each !== chart).forEach((each) => (each.tip.hidden = true));
     const { tip, panel, svg } = chart;
     tip.replaceChildren();
