@@ -153,10 +153,12 @@ def main(cfg: AlpacaGenerateConfig) -> None:
 
 def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
     """Return what is to be answered; nothing, where it will be typed."""
-    if cfg.output_file is not None and Path(cfg.output_file).exists():
-        raise FileExistsError(
-            f"output_file: {cfg.output_file} is there already; name a new file, or remove it"
-        )
+    if cfg.output_file is not None:
+        if Path(cfg.output_file).exists():
+            raise FileExistsError(
+                f"output_file: {cfg.output_file} is there already; name a new file, or remove it"
+            )
+        Path(cfg.output_file).parent.mkdir(parents=True, exist_ok=True)
     if cfg.prompts_file is not None:
         return read_prompts(cfg.prompts_file)
     texts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])

@@ -68,6 +68,13 @@ def test_batches_change_no_answer(assistant: Assistant, how: How) -> None:
     assert assistant.answers(QUESTIONS[1:], first_row=1, **how) == alone[1:]
 
 
+def test_greedy_answers_take_no_random_numbers(assistant: Assistant) -> None:
+    before = torch.get_rng_state()
+    assistant.answers(QUESTIONS)
+    assistant.answer(QUESTIONS[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_without_a_seed_each_call_draws_anew(assistant: Assistant) -> None:
     torch.manual_seed(1)
     said = [assistant.answers(QUESTIONS[:1] * 2, temperature=3.0, batch_size=1) for _ in range(2)]

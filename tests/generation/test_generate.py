@@ -147,6 +147,25 @@ def test_without_a_seed_draws_come_from_torchs_own_generator() -> None:
     assert found[0] == found[1] != found[2]
 
 
+def test_a_penalty_stays_with_its_row_when_others_end() -> None:
+    model, penalised = tiny_smollm2(tied_embeddings=False), Sampling(repetition_penalty=1.3)
+    whole = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised)
+    stops = {whole[0][1], whole[2][4]}
+    found = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised, stop_ids=stops)
+    assert found == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in whole]
+    assert 12 in map(len, found)
+
+
+def test_greedy_answers_take_no_random_numbers() -> None:
+    model = tiny_smollm2()
+    before = torch.get_rng_state()
+    generate_batch(model, PROMPTS, max_new_tokens=3, sampling=Sampling(repetition_penalty=1.2))
+    list(generate(model, PROMPT, max_new_tokens=3))
+    assert torch.equal(torch.get_rng_state(), before), (
+        "a run that looks at answers trains as one that does not"
+    )
+
+
 def test_rows_that_have_ended_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_smollm2(tied_embeddings=False)
     whole = generate_batch(model, PROMPTS, max_new_tokens=12)

@@ -84,7 +84,7 @@ def theirs(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
         {"temperature": 0.7},
         {"temperature": 1.0, "top_k": 5},
         {"temperature": 1.0, "top_p": 0.6},
-        {"temperature": 1.0, "top_p": 1e-6},
+        {"temperature": 1.0, "top_p": 1e-9},
         {"temperature": 1.0, "min_p": 0.2},
         {"repetition_penalty": 1.3, "temperature": 0.9},
         {"repetition_penalty": 0.8, "temperature": 1.0, "top_k": 20},

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,6 +140,33 @@ def pieces_until(ids: list[int], stop: list[str]) -> list[str]:
 )
 def test_a_text_ends_before_a_stop_string(text: str, stop: list[str], expected: str) -> None:
     assert "".join(pieces_until(list(text.encode()), stop)) == expected
+
+
+class Words:
+    """Has texts for tokens; spaces before a text are dropped, as some SentencePiece models do."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self._words[i] for i in ids).lstrip(" ")
+
+
+@pytest.mark.parametrize(
+    ("words", "stop", "expected"),
+    [
+        ((" a", " ", " ", " b", "  c"), [], "a   b  c"),
+        (("  ", " a", " "), [], "a "),
+        (("abcd",), ["abcd", "bc"], "a"),  # Within one token, too, the one that is complete first.
+        (("abcd",), ["cd", "bcd"], "a"),
+        (("xab", "cdy"), ["bcd"], "xa"),
+    ],
+)
+def test_tokens_of_several_letters(words: tuple[str, ...], stop: list[str], expected: str) -> None:
+    tokenizer: Any = Words(*words)
+    ids = list(range(len(words)))
+    assert "".join(as_text(ids, tokenizer, stop)) == expected
+    assert stop or tokenizer.decode(ids) == expected
 
 
 def test_stop_strings_are_found_wherever_tokens_begin_and_end(tokenizer: Tokenizer) -> None:

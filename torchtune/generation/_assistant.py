@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 from attrs import evolve, field, frozen
 
 from torchtune.data import Message, Tokenizer
-from torchtune.generation._generate import check_prompt, generators_of, given_or_drawn, steps, stream
+from torchtune.generation._generate import a_seed, check_prompt, generators_of, steps, stream
 from torchtune.generation._prompts import Prompt, Template, encode_prompt, pick_template
 from torchtune.generation._sampling import GREEDY, Sampling
 from torchtune.generation._text import AnswerText, as_text
@@ -115,7 +115,7 @@ class Assistant:
             max_new_tokens=settings.max_new_tokens,
             stop_ids=self.tokenizer.stop_ids,
             sampling=settings.sampling,
-            generators=generators_of(settings.seed, 1, row),
+            generators=generators_of(a_seed(settings.seed, settings.sampling), 1, row),
         )
         return as_text(self._counted(ids), self.tokenizer, settings.stop)
 
@@ -140,7 +140,7 @@ class Assistant:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a number above 0, got {batch_size}")
         settings = self._settings.changed(how)
-        settings = evolve(settings, seed=given_or_drawn(settings.seed))
+        settings = evolve(settings, seed=a_seed(settings.seed, settings.sampling))
         prompts = self._encode_all(questions, settings, first_row)
         batches = range(0, len(prompts), batch_size)
         return [
@@ -192,7 +192,7 @@ class Assistant:
             prompts,
             max_new_tokens=settings.max_new_tokens,
             sampling=settings.sampling,
-            generators=generators_of(settings.seed, len(prompts), first_row),
+            generators=generators_of(a_seed(settings.seed, settings.sampling), len(prompts), first_row),
             goes_on=goes_on,
         ):
             pass

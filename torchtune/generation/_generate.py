@@ -113,22 +113,26 @@ def generate_batch(  # noqa: PLR0913 -- as above
         prompts,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
-        generators=generators_of(seed, len(prompts), first_row),
+        generators=generators_of(a_seed(seed, sampling), len(prompts), first_row),
         goes_on=goes_on,
     ):
         pass
     return answers
 
 
-def generators_of(seed: int | None, count: int, first_row: int = 0) -> list[torch.Generator]:
+def generators_of(seed: int, count: int, first_row: int = 0) -> list[torch.Generator]:
     """Return a generator for each row; `seed` and `first_row` are those of `generate_batch`."""
-    seed = given_or_drawn(seed)
     return [row_generator(seed, first_row + row) for row in range(count)]
 
 
-def given_or_drawn(seed: int | None) -> int:
-    """Return a seed, out of torch's own generator if there is none."""
-    return int(torch.randint(2**63 - 1, ())) if seed is None else seed
+def a_seed(seed: int | None, sampling: Sampling) -> int:
+    """Return the given seed, or one out of torch's own generator, unless nothing is drawn.
+
+    A training run that looks at greedy answers in between has the same random numbers as one that does not.
+    """
+    if seed is None and sampling.temperature > 0:
+        return int(torch.randint(2**63 - 1, ()))
+    return seed or 0
 
 
 def check_prompt(
@@ -213,18 +217,19 @@ def steps(
     Yields:
         After every token of all rows.
     """
+    if not prompts:
+        return
     rows = list(range(len(prompts)))  # those that go on
     lengths = [len(tokens) for tokens in prompts]
+    longest = max(lengths)
     with evaluating(model):
-        cache = KVCache(model.architecture.num_layers, max(lengths, default=0) + max_new_tokens, grows=True)
+        cache = KVCache(model.architecture.num_layers, longest + max_new_tokens, grows=True)
         # What fills up a shorter row is masked until it is overwritten; its own last token is not new to it.
-        width = max(lengths, default=0)
-        padded = torch.tensor(
-            [t + t[-1:] * (width - len(t)) for t in prompts], device=model.head_weight.device
-        )
-        hidden = _prefill(model, padded, lengths, cache) if rows else padded  # [b, d]
-        seen = _seen(padded, model, hidden.device) if sampling.repetition_penalty != 1 else None
-        for step in range(max_new_tokens if rows else 0):
+        filled = [tokens + tokens[-1:] * (longest - len(tokens)) for tokens in prompts]
+        tokens = torch.tensor(filled, device=model.head_weight.device)  # [b, s]
+        hidden = _prefill(model, tokens, lengths, cache)  # [b, d]
+        seen = _seen(tokens, model, hidden.device) if sampling.repetition_penalty != 1 else None
+        for step in range(max_new_tokens):
             chosen = sampling.choose(model.logits(hidden), seen, [generators[row] for row in rows])  # [b]
             kept = [i for i, token in enumerate(chosen.tolist()) if goes_on(rows[i], token)]
             yield

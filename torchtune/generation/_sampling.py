@@ -82,7 +82,7 @@ class Sampling:
         heaps = torch.softmax(scores.to(dtype), dim=-1).cumsum(dim=-1)  # [b, v]
         heaps = heaps / heaps[:, -1:]  # the last is 1, and every number drawn is below it
         drawn = [torch.rand((), generator=g, dtype=dtype, device=g.device) for g in generators]
-        points = torch.stack([number.to(heaps.device) for number in drawn])[:, None]  # [b, 1]
+        points = torch.stack(drawn).to(heaps.device)[:, None]  # [b, 1]
         return torch.searchsorted(heaps, points, right=True)[:, 0]
 
     def scores(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:

@@ -29,7 +29,7 @@ class AnswerText:
         if "" in stop:
             raise ValueError("stop: a stop string is empty, so that every answer would be; leave it out")
         self._tokenizer = tokenizer
-        self._stop = sorted(stop, key=len, reverse=True)
+        self._stop = tuple(stop)
         self._tail: list[int] = []
         self._n_told, self._told = (
             0,
