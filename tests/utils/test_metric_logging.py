@@ -101,7 +101,7 @@ LINES = [
     '{"step": 1, "loss": 2.5, "lr": 0.1}',
     '{"step": 2, "loss": null, "lr": null}',
     '{"step": 2, "validation_loss": 2.0}',
-    '{"step": 3, "loss": NaN, "lr": 0.2}',
+    '{"step": 3, "loss": NaN, "lr": 0.2, "grad_norm": 1' + "0" * 400 + "}",
     "[]",
     '{"loss": 1.0}',
     '{"step": 3, "loss": 1.5, "lr": 0.2}',
@@ -116,7 +116,7 @@ def test_metrics_are_read_back_and_broken_lines_are_named(tmp_path: Path) -> Non
     assert found.broken == [6, 7, 9]
     assert found.series("loss") == [(1, 2.5), (3, 1.5)]
     assert found.series("validation_loss") == [(0, 3.0), (2, 2.0)]
-    assert found.series("nothing") == []
+    assert found.series("nothing") == found.series("grad_norm") == []
     with pytest.raises(FileNotFoundError, match=r"is no run.s folder: there is no metrics\.jsonl in it"):
         read_metrics(tmp_path / "nowhere")
 
@@ -125,7 +125,7 @@ def test_metrics_are_a_data_frame_with_a_row_a_step(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(LINES))
     table = read_metrics(tmp_path).frame()
     assert list(table.index) == [0, 1, 2, 3]
-    assert list(table.columns) == ["validation_loss", "loss", "lr"]
+    assert list(table.columns) == ["validation_loss", "loss", "lr", "grad_norm"]
     assert table["loss"].dropna().to_dict() == {1: 2.5, 3: 1.5}
     assert table["validation_loss"].dropna().to_dict() == {0: 3.0, 2: 2.0}
     (tmp_path / "metrics.jsonl").write_text("")

@@ -29,9 +29,19 @@ CONFIG_FILE = "config.yaml"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 
-_OF_A_START = {CONFIG_FILE, RECORD_FILE, LOCK_FILE.strip(".")}
-"""What a run leaves that ended before it had done anything."""
-_OF_A_RUN = ("checkpoints", "metrics.jsonl", "samples.jsonl", "best", "final", "profile", "wandb_id.txt")
+_PLOTS = ("plot.png", "plot.html")
+_OF_A_START = {CONFIG_FILE, RECORD_FILE, LOCK_FILE.strip("."), *_PLOTS}
+"""What is left of a run that ended before it had done anything."""
+_OF_A_RUN = (
+    "checkpoints",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "best",
+    "final",
+    "profile",
+    "wandb_id.txt",
+    *_PLOTS,
+)
 """What else it writes, by the names that it has in the folder."""
 _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""

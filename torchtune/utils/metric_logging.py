@@ -240,7 +240,7 @@ class RunMetrics:
         found: dict[int, float] = {}
         for line in self.lines:
             value = line.get(name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value):
                 found[line["step"]] = value
         return sorted(found.items())
 
@@ -258,6 +258,13 @@ class RunMetrics:
         names = dict.fromkeys(name for line in self.lines for name in line)
         table = pd.DataFrame([steps[step] for step in sorted(steps)], columns=list(names or ["step"]))
         return table.set_index("step")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float holds
+        return False
 
 
 def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
