@@ -83,3 +83,19 @@ def test_a_growing_cache_never_outgrows_its_limit() -> None:
     assert cache.layers[0]._keys.shape[2] == 4
     with pytest.raises(ValueError, match="5 tokens is longer than max_seq_len = 4 of the cache"):
         model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_sequences_that_stay_go_on_as_before(*, grows: bool) -> None:
+    model = random_decoder()
+    tokens, lengths = torch.randint(TINY.vocab_size, (3, 8)), torch.tensor([5, 2, 3])
+    expected = model(tokens)
+    cache = KVCache(TINY.num_layers, max_seq_len=8, grows=grows)
+    model(tokens[:, :5], positions=torch.arange(5)[None], cache=cache)
+    rows = torch.tensor([2, 1])
+    cache.keep(rows, length=3)
+    assert cache.length == 3, "what only the longest needed is not looked at any more"
+    for step in range(5):
+        at = lengths[rows] + step
+        logits = model(tokens[rows, at][:, None], positions=at[:, None], cache=cache)
+        torch.testing.assert_close(logits[:, 0], expected[rows, at])

@@ -213,6 +213,16 @@ def test_a_chat_ends_with_its_input(
     assert talked(base, "Why?", monkeypatch, capsys, chat=True) == ("> Why?\nIt is so.\n> \n", "")
 
 
+def test_every_turn_of_a_chat_draws_numbers_of_its_own(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = {"temperature": 9.0, "seed": 1, "max_new_tokens": 8}
+    first, again = (talked(base, "Why?\n/new\nWhy?\n", monkeypatch, capsys, **drawn)[0] for _ in range(2))
+    assert first == again
+    before, after = first.split("> /new\n")
+    assert before != after.removesuffix("> \n")
+
+
 def test_what_a_chat_cannot_answer_is_told_and_it_goes_on(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
