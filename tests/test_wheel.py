@@ -44,6 +44,7 @@ def tune(folder: Path, *words: str, environment: dict[str, str] | None = None) -
     return done.stdout
 
 
+@pytest.mark.slow
 def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]

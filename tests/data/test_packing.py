@@ -72,8 +72,9 @@ def test_an_order_is_a_permutation(n: int) -> None:
     assert sorted(found) == list(range(n))
     if n > 99:
         assert found != list(range(n))
-        assert found != [Order(n, 3, 1)[i] for i in range(n)]
-        assert found != [Order(n, 4, 0)[i] for i in range(n)]
+        some = range(0, n, 1 + n // 1000)
+        others = Order(n, 3, 1), Order(n, 4, 0)
+        assert all([other[i] for i in some] != [found[i] for i in some] for other in others)
     assert [Order(n, None, 0)[i] for i in range(min(n, 9))] == list(range(min(n, 9)))
 
 

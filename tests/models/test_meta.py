@@ -410,6 +410,7 @@ def test_a_tokenizer_that_is_damaged_or_too_large_is_refused(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["meta"]
 
 
+@pytest.mark.slow
 def test_llama_3s_tokenizer_becomes_a_tokenizer_json(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

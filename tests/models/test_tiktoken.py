@@ -80,6 +80,7 @@ def test_a_config_beside_it_counts(file: Path, tmp_path: Path) -> None:
     assert tokenizer.chat_template is not None
 
 
+@pytest.mark.slow
 def test_it_is_written_as_hugging_face_has_it(file: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -208,12 +208,12 @@ def test_magnitudes_of_offloaded_weights_are_theirs(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run two processes over gloo, and return the folder of what they found."""
-    return together(tmp_path_factory, "two_ranks_lora", 2)
+    return together(tmp_path_factory, "two_ranks", 2)
 
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = torch.load(folder / "found.pt")
+    result: dict[str, Any] = torch.load(folder / "found.pt")["dora"]
     return result
 
 
@@ -230,11 +230,11 @@ def test_two_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> Non
 
 
 def test_shards_of_a_folders_weights_have_their_own_magnitudes(folder: Path, found: dict[str, Any]) -> None:
-    alone = magnitudes_from(ALONE, folder)
+    alone = magnitudes_from(ALONE, folder / "dora")
     assert alone is not None
     ours = found["from a folder"]
     torch.testing.assert_close(ours, alone, rtol=1e-6, atol=0)
-    model = placed(ALONE, dtype="bf16", model_directory=str(folder / "base"))
+    model = placed(ALONE, dtype="bf16", model_directory=str(folder / "dora" / "base"))
     for name, layer in lora_layers(model):
         norms = layer.weight.double().norm(dim=1)
         torch.testing.assert_close(ours[f"{name}.lora_magnitude"].double(), norms, rtol=1e-6, atol=0)

@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
+from tests.training import two_ranks_lora
 from tests.training.tiny import (
     VOCAB,
     batch_of,
@@ -184,6 +185,7 @@ def main(out: Path) -> None:
         found |= stop_and_go_on(fixed, out / "run")
         found |= one_sees_less(fixed, out / "behind")
         found["validations"] = world.gather(validations(fixed, out / "validated"))
+        found["dora"] = two_ranks_lora.found_by(fixed, out / "dora")
         found |= final_folder(fixed, out / "final")
         if world.is_main:
             torch.save(found, out / "found.pt")

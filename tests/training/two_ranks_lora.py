@@ -1,16 +1,15 @@
-"""What each of two processes does for `test_lora_training.py`; run as a program, once per rank."""
+"""What each of two processes does for `test_lora_training.py`; `two_ranks.py` calls it."""
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
 from tests.training.tiny import batch_of, examples, stir_adapters
+from torchtune.models import save_hf_folder
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
@@ -19,7 +18,6 @@ from torchtune.training import (
     World,
     clip_gradients,
     place,
-    start,
     step_loss,
     whole_state,
 )
@@ -33,12 +31,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 ROWS = examples()[:8]
 SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
-
-
-@frozen
-class Cfg:
-    device: str = "cpu"
-    seed: int | None = 0
 
 
 def uneven_decoder() -> Decoder:
@@ -94,20 +86,12 @@ def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
     return whole_state(placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
-    with start(Cfg()) as world:
-        found: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
-        alone = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
-        if world.is_main:
-            from torchtune.models import save_hf_folder
-
-            save_hf_folder(placed(alone, None, dtype="fp32"), out / "base")
-        world.barrier()
-        found["from a folder"] = magnitudes_from(world, out)
-        if world.is_main:
-            torch.save(found, out / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def found_by(world: World, out: Path) -> dict[str, Any]:
+    """Take the steps, and read a folder; all ranks must call it."""
+    found: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
+    alone = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
+    if world.is_main:
+        save_hf_folder(placed(alone, None, dtype="fp32"), out / "base")
+    world.barrier()
+    found["from a folder"] = magnitudes_from(world, out)
+    return found
