@@ -82,6 +82,7 @@ def parts(found: Needs) -> tuple[int, int, int]:
     return found.weights, found.gradients, found.optimizer
 
 
+@pytest.mark.slow  # a dozen seconds of fake tensors; the tests below do it with a smaller model
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 def test_llama3_8b_on_64_ranks_holds_what_needs_says(lora: Lora | None) -> None:
     found = held(llama3_8b, lora)
