@@ -114,7 +114,9 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         there = Path(getattr(cfg, "model_directory", None) or ".").is_dir()
         if there or not isinstance(error.__cause__, FileNotFoundError):
             raise _mistake(layers, "model", error, of) from error
-        _note(f"it is not known what the model is and needs, as its folder is not there yet: {error.__cause__}")
+        _note(
+            f"it is not known what the model is and needs, as its folder is not there yet: {error.__cause__}"
+        )
     except ValueError as error:  # the adapters do not fit the model
         raise _mistake(layers, "lora", error, of) from error
     for note in _absent(cfg):

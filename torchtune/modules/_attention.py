@@ -71,7 +71,7 @@ class Attention(nn.Module):
         q, k, v = self._heads(q), self._heads(k), self._heads(v)  # [b, h or kv, s, head_dim]
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotation(q), rotation(k)
+        q, k = self._turned(q, rotation), self._turned(k, rotation)
         # The rotation has left q and k in float32. On a CPU they stay there: attention of bfloat16 is
         # as fast forwards, but its backward takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
         dtype = q.dtype if x.device.type == "cpu" else v.dtype
@@ -86,6 +86,9 @@ class Attention(nn.Module):
             out = attend(q, k, v, mask, is_causal=is_causal, scale=self.scale, softcap=self.softcap)
         y: Tensor = self.o_proj(out.transpose(1, 2).flatten(2).to(x.dtype))  # [b, s, d]
         return y
+
+    def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
+        return rotation(x)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Split `[b, s, h * head_dim]` into `[b, h, s, head_dim]`."""
@@ -178,14 +181,20 @@ def by_document(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any
 ) -> Tensor:
     """Attend to each document by itself, which is exact and computes nothing that is masked."""
-    rows: list[list[Tensor]] = [[] for _ in range(q.shape[0])]
-    for row, start, end in documents.spans:
-        at = slice(row, row + 1), slice(None), slice(start, end)
-        mask = None
-        if window is not None and end - start > window:
-            mask = Documents(torch.zeros(1, end - start, dtype=torch.long)).mask(window)
-        rows[row].append(attend(q[at], k[at], v[at], mask, is_causal=mask is None, **how))
-    return torch.cat([torch.cat(parts, dim=2) for parts in rows])
+    rows = []
+    # Views by split and not by slices: the backward pass of each slice would fill and add a whole row's gradient.
+    for of_q, of_k, of_v, lengths in zip(
+        torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True
+    ):
+        parts = []
+        own = (torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v))
+        for length, own_q, own_k, own_v in zip(lengths, *own, strict=True):
+            mask = None
+            if window is not None and length > window:
+                mask = Documents(torch.zeros(1, length, dtype=torch.long)).mask(window)
+            parts.append(attend(own_q, own_k, own_v, mask, is_causal=mask is None, **how))
+        rows.append(torch.cat(parts, dim=2))
+    return torch.cat(rows)
 
 
 def by_block(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:

@@ -34,6 +34,14 @@ class Documents:
         ]
 
     @property
+    def lengths(self) -> list[list[int]]:
+        """How many tokens each document has, row by row."""
+        found: list[list[int]] = [[] for _ in range(self.ids.shape[0])]
+        for row, start, end in self.spans:
+            found[row].append(end - start)
+        return found
+
+    @property
     def longest(self) -> int:
         """How many tokens the longest document has."""
         return max(end - start for _, start, end in self.spans)

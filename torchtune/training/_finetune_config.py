@@ -95,6 +95,9 @@ class FinetuneConfig:
     """How they are split; null: over all ranks."""
     activation_checkpointing: ActivationCheckpointing | None = None
     """What the backward pass computes again instead of keeping it; null: everything is kept."""
+    lean_layers: bool = True
+    """Layers that keep less for the backward pass and copy less, equal to the plain ones but for the order of sums.
+    Plain ones are taken where they are compiled, and with keep=matmuls."""
     compile: bool = field(default=False, validator=_beside_offloading)
     """Compile every layer by torch.compile; the first steps take minutes, the others less."""
 

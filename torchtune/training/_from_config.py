@@ -122,6 +122,7 @@ def place_model(cfg: FinetuneConfig, model: Decoder, world: World) -> None:
         enable_fsdp=cfg.enable_fsdp,
         sharding=cfg.sharding,
         activation_checkpointing=cfg.activation_checkpointing,
+        lean_layers=cfg.lean_layers,
         compile=cfg.compile,
         model_directory=cfg.model_directory,
     )

@@ -74,6 +74,7 @@ def needs_of(cfg: Any, model: nn.Module, ranks: int = 1) -> Needs:
         replicas=sharding.replicas if isinstance(sharding, Sharding) else 1,
         batch=batch_of(cfg) if is_trained else None,
         activation_checkpointing=getattr(cfg, "activation_checkpointing", None),
+        lean_layers=getattr(cfg, "lean_layers", False) is True and getattr(cfg, "compile", False) is not True,
     )
 
 

@@ -240,7 +240,10 @@ def _shortened(text: str, longest: int) -> str:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of a run's file that come after a step, and those that a kill left unfinished."""
+    """Drop the lines of a run's file that come after a step, and those that a kill left unfinished.
+
+    A run that begins again at step 0 looks at held-out rows again as well, so that nothing is kept.
+    """
     if not path.is_file():  # nor one of the system's, such as /dev/full, that has no end
         return
     kept = [line for line in path.read_text("utf-8").splitlines(keepends=True) if _is_kept(line, step)]
@@ -251,7 +254,7 @@ def cut_back(path: Path, step: int) -> None:
 
 def _is_kept(line: str, step: int) -> bool:
     try:
-        return line.endswith("\n") and bool(json.loads(line)["step"] <= step)
+        return line.endswith("\n") and step > 0 and bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchtune.config import Component, instantiate, parameters_of
-from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.modules import Decoder, LinearCrossEntropy, lean
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations
 from torchtune.training._placement import DTYPES, set_dtype
 
@@ -54,6 +54,7 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     replicas: int = 1,
     batch: tuple[int, int] | None = None,
     activation_checkpointing: ActivationCheckpointing | None = None,
+    lean_layers: bool = False,
 ) -> Needs:
     """Count what a model takes on each rank.
 
@@ -68,6 +69,7 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
         replicas: Groups of ranks that each hold all parts.
         batch: Rows of a forward pass on one rank, and their positions, to count activations; None: they are not.
         activation_checkpointing: What layers compute a second time.
+        lean_layers: As `place` takes it.
 
     Raises:
         InstantiationError: The optimizer refuses its arguments.
@@ -79,6 +81,8 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     trained = [p for p in every if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
     activations = 0
+    if lean_layers and (activation_checkpointing is None or activation_checkpointing.keep == "inputs"):
+        lean(model)
     if batch is not None and isinstance(model, Decoder):
         activations = _activation_bytes(model, DTYPES[dtype], batch, activation_checkpointing, parts)
     return Needs(
@@ -141,7 +145,8 @@ def _peaks(
         for name, value in vars(m).items()
         if isinstance(value, (int, float))
     ]
-    key = repr((model.architecture, n_layers, shapes, settings, head, compute, batch, section))
+    kinds = [type(m) for m in layer.modules()]
+    key = repr((model.architecture, kinds, n_layers, shapes, settings, head, compute, batch, section))
     if key in _KNOWN:
         return _KNOWN[key]
     rows, length = batch[0], min(batch[1], model.architecture.max_seq_len)

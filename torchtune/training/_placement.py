@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchtune.models import load_hf_weights, read_hf_weights
-from torchtune.modules import Decoder, lora_layers
+from torchtune.modules import Decoder, lean, lora_layers, multiplies_by_onednn
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.training._sharding import Sharding, check_sharding, shard
 from torchtune.training._world import World
@@ -53,6 +53,7 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
     enable_fsdp: bool = False,
     sharding: Sharding | None = None,
     activation_checkpointing: ActivationCheckpointing | None = None,
+    lean_layers: bool = False,
     compile: bool = False,  # noqa: A002 -- the field's name
     model_directory: str | None = None,
 ) -> None:
@@ -71,6 +72,8 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
         enable_fsdp: Split every layer's parameters over the ranks.
         sharding: How they are split; None: over all ranks, on their device.
         activation_checkpointing: What layers compute a second time; None: nothing.
+        lean_layers: Let layers keep and copy less (`torchtune.modules.lean`), unless they are compiled or the products
+            of matrices are kept, where others decide what is kept.
         compile: Compile each layer.
         model_directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
 
@@ -84,6 +87,9 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
             "this CPU multiplies bf16 about 10 times as slowly as fp32; dtype=fp32 will be faster"
         )
     set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
+    keeps_matmuls = activation_checkpointing is not None and activation_checkpointing.keep == "matmuls"
+    if lean_layers and not compile and not keeps_matmuls:
+        lean(model, onednn=world.device.type == "cpu" and multiplies_by_onednn())
     if activation_checkpointing is not None:
         activation_checkpointing.check(compiles=compile)
         checkpoint_activations(model, activation_checkpointing)

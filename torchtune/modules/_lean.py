@@ -1,0 +1,276 @@
+"""Layers that compute what the plain ones do, keep less of it for the backward pass, and make fewer copies.
+
+The plain modules are the reference: autograd decides there what is kept. Here each operation says itself what its
+backward pass needs, and writes into memory that it has. Values and gradients are the same up to the order of sums;
+`tests/modules/test_lean.py` compares both.
+
+| | kept by autograd, besides parameters | kept here |
+|---|---|---|
+| gated feed-forward | gate, activated gate, up, their product if `down_proj` is trained | gate, up, the same product |
+| linear layer with LoRA | its input, the inner product | the same, without the full-size summands |
+| RMS norm of bfloat16 | its input in float32 | its input |
+| rotary positions | nothing, but makes six copies of the size of queries | nothing, one copy |
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from torchtune.modules._attention import Attention
+from torchtune.modules._feed_forward import FeedForward
+from torchtune.modules._linear import Linear
+from torchtune.modules._lora import LoRALinear
+from torchtune.modules._rms_norm import RMSNorm
+from torchtune.modules._rotary import Rotation
+
+
+def lean(model: nn.Module, *, onednn: bool = False) -> None:
+    """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
+
+    Args:
+        model: Its layers become instances of subclasses that differ in `forward`.
+        onednn: Multiply float32 matrices by oneDNN, on a CPU (`multiplies_by_onednn` tells where that can be).
+    """
+    for module in model.modules():
+        kind = _LEAN.get(type(module))
+        if kind is not None:
+            module.__class__ = kind
+            module.onednn = onednn  # type: ignore[assignment]  # a plain attribute
+
+
+def multiplies_by_onednn() -> bool:
+    """Tell by a trial whether oneDNN multiplies float32 matrices in float32 here: torch has it, and its error is small.
+
+    The operator is torch's own for compiled models on a CPU. Unlike `torch.set_float32_matmul_precision`, it never
+    rounds to bfloat16.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = x.double() @ weight.double().T
+    try:
+        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # noqa: SLF001
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((found - exact).norm() < 2e-6 * exact.norm())
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, onednn: bool) -> Tensor:
+    """Multiply x `[n, in]` by a weight `[out, in]`, of any strides.
+
+    MKL, which torch takes for float32 on a CPU, is about a fifth slower on a few hundred rows
+    (`benchmarks/training.py --ablate`).
+    """
+    if onednn and x.dtype == torch.float32 and x.device.type == "cpu":
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # noqa: SLF001
+        return y
+    return F.linear(x, weight, bias)
+
+
+class LeanLinear(Linear):
+    """A `Linear` that keeps its input only if its weight is trained, and multiplies as it is told."""
+
+    onednn = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x `[..., in]` to `[..., out]`."""
+        y: Tensor = _Product.apply(x, self.weight, self.bias, self.onednn)  # type: ignore[no-untyped-call]
+        return y
+
+
+class LeanLoRALinear(LoRALinear):
+    """A `LoRALinear` whose change is added in place; with dropout it is the plain one."""
+
+    onednn = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x `[..., in]` to `[..., out]`."""
+        if (self.training and self.dropout.p > 0) or x.dtype != self.lora_a.dtype:
+            return super().forward(x)
+        y: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale, self.onednn
+        )
+        return y
+
+
+class LeanFeedForward(FeedForward):
+    """A `FeedForward` that computes the activation of its gate again in the backward pass."""
+
+    onednn = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
+        if not self.gated:
+            return super().forward(x)
+        inner = _Gated.apply(self.gate_proj(x), self.up_proj(x), self.activation)  # type: ignore[no-untyped-call]
+        y: Tensor = self.down_proj(inner)
+        return y
+
+
+class LeanRMSNorm(RMSNorm):
+    """An `RMSNorm` that keeps its input as it came, not a wider copy, and a number for each vector."""
+
+    onednn = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x `[..., d]` along its last axis, in its own dtype."""
+        y: Tensor = _Normed.apply(x, self.weight, self.offset, self.eps)  # type: ignore[no-untyped-call]
+        return y
+
+
+class LeanAttention(Attention):
+    """An `Attention` that turns queries and keys without copies in between."""
+
+    onednn = False
+
+    def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
+        if not rotation.turns:
+            return super()._turned(x, rotation)
+        turned: Tensor = _Turned.apply(x, rotation.cos, rotation.sin)  # type: ignore[no-untyped-call]
+        return turned
+
+
+_LEAN: dict[type[nn.Module], type[nn.Module]] = {
+    Linear: LeanLinear,
+    LoRALinear: LeanLoRALinear,
+    FeedForward: LeanFeedForward,
+    Attention: LeanAttention,
+    RMSNorm: LeanRMSNorm,
+}
+
+
+class _Product(torch.autograd.Function):
+    """`x W^T + b`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
+        ctx.onednn = onednn
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return product(x.reshape(-1, x.shape[-1]), weight, bias, onednn=onednn).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        flat = grad.reshape(-1, grad.shape[-1])  # [n, out]
+        grad_x = grad_weight = None
+        if wants_x:
+            grad_x = product(flat, weight.T, onednn=ctx.onednn).view(*grad.shape[:-1], -1)
+        if wants_weight:
+            grad_weight = product(flat.T, x.reshape(-1, x.shape[-1]).T, onednn=ctx.onednn)
+        return grad_x, grad_weight, flat.sum(0) if wants_bias else None, None
+
+
+class _Adapted(torch.autograd.Function):
+    """`x W^T + b + s x A^T B^T`; W and b are frozen."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        lora_a: Tensor,
+        lora_b: Tensor,
+        scale: float,
+        onednn: bool,
+    ) -> Tensor:
+        ctx.scale, ctx.onednn = scale, onednn
+        flat = x.reshape(-1, x.shape[-1])  # [n, in]
+        inner = flat @ lora_a.T  # [n, r]
+        y = product(flat, weight, bias, onednn=onednn).addmm_(inner, lora_b.T, alpha=scale)  # [n, out]
+        ctx.save_for_backward(x, weight, lora_a, lora_b, inner)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, lora_a, lora_b, inner = ctx.saved_tensors
+        flat, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])  # [n, out], [n, in]
+        grad_inner = (flat @ lora_b).mul_(ctx.scale)  # [n, r]
+        grad_a, grad_b = grad_inner.T @ x, (flat.T @ inner).mul_(ctx.scale)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = product(flat, weight.T, onednn=ctx.onednn).addmm_(grad_inner, lora_a)
+            grad_x = grad_x.view(*grad.shape[:-1], -1)
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """`act(gate) * up`."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        ctx.is_silu = activation == "silu"
+        ctx.save_for_backward(gate, up)
+        return _activated(gate, is_silu=ctx.is_silu).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, up = ctx.saved_tensors
+        grad_up = _activated(gate, is_silu=ctx.is_silu).mul_(grad)
+        if ctx.is_silu:
+            grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
+        else:
+            grad_gate = torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh")
+        return grad_gate, grad_up, None
+
+
+def _activated(gate: Tensor, *, is_silu: bool) -> Tensor:
+    return F.silu(gate) if is_silu else F.gelu(gate, approximate="tanh")
+
+
+class _Normed(torch.autograd.Function):
+    """`x / sqrt(mean(x^2) + eps) * (weight + offset)`, in float32 at least."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        own = x.to(wide)
+        inverse = torch.linalg.vecdot(own, own)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()  # [..., 1]
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.offset = offset
+        return (own * inverse).mul_(weight.to(wide) + offset).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        grad, normed = grad.to(inverse.dtype), x * inverse
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            scaled = grad * (weight.to(grad.dtype) + ctx.offset)
+            along = torch.linalg.vecdot(scaled, normed)[..., None].div_(x.shape[-1])
+            grad_x = scaled.addcmul_(normed, along, value=-1).mul_(inverse).to(x.dtype)
+        return grad_x, grad_weight, None, None
+
+
+class _Turned(torch.autograd.Function):
+    """Pairs of channels turned by angles (`Rotation`); its backward pass turns back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.dtype = x.dtype
+        return _turn(x.to(cos.dtype), cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, sin, -1.0).to(ctx.dtype), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """Turn x `[b, h, s, head_dim]` forwards or backwards."""
+    turned = torch.empty_like(x)
+    (left, right), (to_left, to_right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-sign)
+    torch.mul(right, cos, out=to_right).addcmul_(left, sin, value=sign)
+    return turned
