@@ -137,6 +137,7 @@ class Bench:
         return found
 
     def ours(self, case: dict[str, Any], more: Sequence[str] = ()) -> Found:
+        """Run our side of a case, with more overrides."""
         out = tempfile.mkdtemp(dir=self.folder)
         kind = "lora" if case["lora"] else "full"
         words = [f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"]
@@ -156,6 +157,7 @@ class Bench:
         return self._run("ours", {"words": [*words, *more], "dtype": case["dtype"]}, case)
 
     def peer(self, case: dict[str, Any]) -> Found:
+        """Run TRL's side of a case."""
         packed = case.get("peer_packed", False)
         given = {
             "model": self.model,

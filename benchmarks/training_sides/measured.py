@@ -1,5 +1,6 @@
 """What both sides measure in the same way."""
 
+import itertools
 import json
 import os
 import resource
@@ -23,18 +24,20 @@ def peak_bytes() -> int:
 def matmul_flops(dtype: str, embed_dim: int, ffn_dim: int, rows: int = 1024) -> float:
     """Measure the best matrix product at the shapes of a model's feed-forward, in FLOP/s.
 
-    Both of fp32's ways are tried, MKL's and oneDNN's; the better one counts for either side.
+    Of float32, MKL's and oneDNN's are tried, both of which round to nothing narrower; the better one counts for
+    either side.
     """
     import torch
 
+    from torchtune.modules import multiplies_by_onednn, product
+
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    x, w = torch.randn(rows, embed_dim).to(kind), torch.randn(ffn_dim, embed_dim).to(kind)
     best = 0.0
-    for precision in ("highest", "medium"):
-        torch.set_float32_matmul_precision(precision)
-        x, w = torch.randn(rows, embed_dim, dtype=kind), torch.randn(ffn_dim, embed_dim, dtype=kind)
+    for onednn in {False, multiplies_by_onednn()}:
         for _ in range(60):
             start = time.perf_counter()
-            torch.nn.functional.linear(x, w)
+            product(x, w, onednn=onednn)
             best = max(best, 2 * rows * embed_dim * ffn_dim / (time.perf_counter() - start))
     return best
 
@@ -53,7 +56,7 @@ def report(
     """
     found = {
         "start": times[0] - given["begun"],
-        "seconds": [b - a for a, b in zip(times, times[1:], strict=False)],
+        "seconds": [b - a for a, b in itertools.pairwise(times)],
         "losses": losses,
         "peak": peak,
         "lengths": lengths,

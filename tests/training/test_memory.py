@@ -65,15 +65,31 @@ SECTIONS = [
 def test_activations_are_what_the_profiler_sees(
     lora: bool, dtype: str, section: ActivationCheckpointing | None
 ) -> None:
+    compare_with_the_profiler(lora, dtype, section, lean_layers=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # as above
+@pytest.mark.parametrize(("lora", "dtype"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
+def test_activations_of_lean_layers_are_what_the_profiler_sees(lora: bool, dtype: str) -> None:
+    lean, plain = (
+        compare_with_the_profiler(lora, dtype, None, lean_layers=is_lean) for is_lean in (True, False)
+    )
+    assert lean < 0.9 * plain
+
+
+def compare_with_the_profiler(
+    lora: bool, dtype: str, section: ActivationCheckpointing | None, *, lean_layers: bool
+) -> int:
     said = needs(
         meta_model(lora),
         lazy(AdamW, lr=1e-3),
         dtype=dtype,
         batch=(8, 128),
         activation_checkpointing=section,
+        lean_layers=lean_layers,
     ).activations
     model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
-    place(model, ALONE, dtype=dtype, activation_checkpointing=section)
+    place(model, ALONE, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
     tokens = torch.randint(0, 100, (8, 128))
     batch = Batch(tokens, tokens, tokens.numel(), tokens.numel())
     torch.autograd.backward(loss_fn(model, batch))  # so that gradients are there, and not counted
@@ -87,6 +103,7 @@ def test_activations_are_what_the_profiler_sees(
         peak = max(peak, now)
     assert peak > 500_000
     assert said == pytest.approx(peak, rel=0.12)
+    return said
 
 
 def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from torchtune.models import load_hf_weights, read_hf_weights
-from torchtune.modules import Decoder, lean, lora_layers, multiplies_by_onednn
+from torchtune.modules import Decoder, lean, lora_layers
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.training._sharding import Sharding, check_sharding, shard
 from torchtune.training._world import World
@@ -89,7 +89,7 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
     set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
     keeps_matmuls = activation_checkpointing is not None and activation_checkpointing.keep == "matmuls"
     if lean_layers and not compile and not keeps_matmuls:
-        lean(model, onednn=world.device.type == "cpu" and multiplies_by_onednn())
+        lean(model)
     if activation_checkpointing is not None:
         activation_checkpointing.check(compiles=compile)
         checkpoint_activations(model, activation_checkpointing)
