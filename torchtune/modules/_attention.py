@@ -122,6 +122,13 @@ def attend(
     Returns:
         `[b, h, s, head_dim]`.
     """
+    if softcap is None and q.shape[0] == 1 and k.shape[1] < q.shape[1] and q.device.type == "cpu":
+        # On a CPU `enable_gqa` copies keys and values for each head of a group, and keeps the copies for the backward
+        # pass. Groups as rows of a batch see the one pair as a view.
+        groups = torch.unflatten(q[0], 0, (k.shape[1], -1))  # [kv_heads, group, s, head_dim]
+        keys, values = (x[0][:, None].expand(-1, groups.shape[1], -1, -1) for x in (k, v))
+        out = F.scaled_dot_product_attention(groups, keys, values, mask, is_causal=is_causal, scale=scale)
+        return out.flatten(0, 1)[None]
     if softcap is None:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale, enable_gqa=True

@@ -234,7 +234,8 @@ class _Normed(torch.autograd.Function):
         inverse = torch.linalg.vecdot(own, own)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()  # [..., 1]
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
-        return (own * inverse).mul_(weight.to(wide) + offset).to(x.dtype)
+        normed: Tensor = (own * inverse).mul_(weight.to(wide) + offset)
+        return normed.to(x.dtype)
 
     @staticmethod
     @once_differentiable

@@ -134,7 +134,9 @@ def _materialise_adapters(model: Decoder, device: torch.device) -> None:
     """Give memory to the adapters of a model whose other parameters have it."""
     for _, layer in lora_layers(model):
         for name, parameter in layer.adapter().items():
-            setattr(layer, name, nn.Parameter(torch.empty_like(parameter, device=device)))
+            # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            setattr(layer, name, nn.Parameter(empty))
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype | None = None) -> None:

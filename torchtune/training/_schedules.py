@@ -13,6 +13,7 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from torchtune.config import Component, instantiate
+from torchtune.training._light_optimizer import lighten, spare_the_compiler
 
 
 def build_scheduler(
@@ -48,11 +49,13 @@ def build_optimizer(component: Component[Optimizer], parameters: Iterable[nn.Par
     Raises:
         ValueError: It is one that a recipe's step cannot drive.
     """
+    spare_the_compiler()
     optimizer = instantiate(component, list(parameters))
     if isinstance(optimizer, LBFGS):
         raise ValueError("optimizer: LBFGS calls the model itself, which no recipe lets it")  # noqa: TRY004 - as above.
     if isinstance(optimizer, SparseAdam):
         raise ValueError("optimizer: SparseAdam takes sparse gradients, and no model here has any")  # noqa: TRY004 - as above.
+    lighten(optimizer)
     return optimizer
 
 

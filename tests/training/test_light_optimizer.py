@@ -1,0 +1,73 @@
+"""Optimizers of torch's that leave its compiler alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD, Adafactor, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from torchtune.config import Component, lazy
+from torchtune.training import build_optimizer
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import sys
+import torch
+from torch.optim import {name}
+from torch.optim.lr_scheduler import LambdaLR
+from torchtune.config import lazy
+from torchtune.training import build_optimizer
+torch.manual_seed(0)
+p = torch.nn.Parameter(torch.randn(5, 3))
+optimizer = build_optimizer(lazy({name}, {settings}), [p])
+schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
+for i in range(4):
+    p.grad = torch.randn(5, 3)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+assert "torch._dynamo" not in sys.modules
+assert p.requires_grad and not any(v.requires_grad for v in optimizer.state[p].values() if isinstance(v, torch.Tensor))
+print(p.tolist())
+"""
+CASES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
+    "fused": (AdamW, {"lr": 0.1, "weight_decay": 0.01, "fused": True}),
+    "plain": (AdamW, {"lr": 0.1, "foreach": False, "amsgrad": True}),
+    "momentum": (SGD, {"lr": 0.1, "momentum": 0.9}),
+    "adafactor": (Adafactor, {"lr": 0.1}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_those_of_torch_and_its_compiler_is_not_imported(case: str) -> None:
+    kind, settings = CASES[case]
+    given = ", ".join(f"{name}={value}" for name, value in settings.items())
+    program = PROGRAM.format(name=kind.__name__, settings=given)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(5, 3))
+    optimizer = kind([p], **settings)
+    schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    for _ in range(4):
+        p.grad = torch.randn(5, 3)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    assert done.stdout.strip() == str(p.tolist())
+
+
+class Own(SGD):
+    """An optimizer that is not torch's."""
+
+
+def test_an_optimizer_of_anothers_keeps_its_step() -> None:
+    component: Component[Optimizer] = lazy(Own, lr=0.1)
+    optimizer = build_optimizer(component, [torch.nn.Parameter(torch.ones(2))])
+    assert "step" not in vars(optimizer)
