@@ -1,0 +1,157 @@
+"""All that makes a step fast and small together, beside the plain path in float64: losses, gradients, fifty steps."""
+
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from tests.modules.reference import TINY
+from tests.training.tiny import ALONE
+from torchtune.config import lazy
+from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
+from torchtune.modules import Architecture, Decoder, LinearCrossEntropy
+from torchtune.training import Lora, build_optimizer, place, step_loss
+
+SMALL = evolve(TINY, vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
+FAMILIES: dict[str, Architecture] = {
+    "llama": SMALL,
+    "qwen3": evolve(SMALL, qk_norm="head", tied_embeddings=True),
+    "gemma": evolve(
+        SMALL,
+        activation="gelu_tanh",
+        norms="both",
+        norm_offset=1.0,
+        qk_norm="head",
+        embed_scale=24**0.5,
+        window=6,
+        full_attention_every=2,
+        rope_local_base=500.0,
+        tied_embeddings=True,
+    ),
+}
+LORA = Lora(targets=["all-linear"], rank=4, alpha=8.0)
+
+
+def rows(n: int, seed: int = 0) -> list[Example]:
+    """Draw rows of uneven lengths, of which about half is given."""
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(n):
+        length = 6 + int(torch.randint(20, (), generator=draw))
+        tokens = torch.randint(61, (length,), generator=draw).tolist()
+        n_given = 1 + i % (length // 2)
+        found.append(Example(tokens, [IGNORE_INDEX] * n_given + tokens[n_given:]))
+    return found
+
+
+def packed(examples: list[Example], length: int = 48) -> list[Batch]:
+    """Pack rows, two to a batch."""
+    groups = pack([len(example.tokens) - 1 for example in examples], length)
+    together = [[examples[i] for i in group] for group in groups]
+    return [collate(together[i : i + 2], 0) for i in range(0, len(together), 2)]
+
+
+def model_of(architecture: Architecture, lora: Lora | None, dtype: str, *, lean_layers: bool) -> Decoder:
+    """Place a model whose weights are the same whatever the precision."""
+    with torch.device("meta"):
+        model = Decoder(architecture)
+    if lora is not None:
+        lora.add_to(model)
+    place(model, ALONE, dtype=dtype, lean_layers=lean_layers)
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            value = torch.randn(parameter.shape, generator=draw) * (0.25 if parameter.dim() > 1 else 0.1)
+            parameter.copy_((value + (parameter.dim() == 1)).bfloat16())
+    return model
+
+
+def gradients(model: Decoder) -> dict[str, Tensor]:
+    return {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_by_one(
+    architecture: Architecture, lora: Lora | None, examples: list[Example]
+) -> tuple[float, dict[str, Tensor]]:
+    """Take each row alone through plain layers in float64, with all logits."""
+    model = model_of(architecture, lora, "fp64", lean_layers=False)
+    total = 0.0
+    for example in examples:
+        batch = collate([example], 0)
+        logits = model(batch.tokens)[0]
+        loss = nn.functional.cross_entropy(
+            logits, batch.labels[0], ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        torch.autograd.backward(loss)
+        total += loss.item()
+    return total, gradients(model)
+
+
+def in_batches(
+    architecture: Architecture, lora: Lora | None, dtype: str, examples: list[Example], *, lean_layers: bool
+) -> tuple[float, dict[str, Tensor]]:
+    """Take packed rows through what a recipe takes them through."""
+    model, loss_fn = (
+        model_of(architecture, lora, dtype, lean_layers=lean_layers),
+        step_loss(LinearCrossEntropy(), dtype),
+    )
+    total = 0.0
+    batches = packed(examples)
+    assert any(batch.documents is not None for batch in batches)
+    for batch in batches:
+        loss = loss_fn(model, batch)
+        torch.autograd.backward(loss)
+        total += loss.item()
+    return total, gradients(model)
+
+
+def apart(found: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
+    """Return how far a gradient is from another, by that one's length."""
+    assert found.keys() == exact.keys()
+    whole = torch.cat([exact[name].flatten() for name in exact])
+    return float(torch.cat([(found[name] - exact[name]).flatten() for name in exact]).norm() / whole.norm())
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_gradients_are_those_of_the_plain_path(family: str, lora: Lora | None) -> None:
+    examples = rows(14)
+    exact_loss, exact = one_by_one(FAMILIES[family], lora, examples)
+    loss, found = in_batches(FAMILIES[family], lora, "fp32", examples, lean_layers=True)
+    assert loss == pytest.approx(exact_loss, rel=1e-5)
+    assert apart(found, exact) < 1e-5
+    plain_loss, plain = in_batches(FAMILIES[family], lora, "bf16", examples, lean_layers=False)
+    loss, found = in_batches(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
+    assert abs(loss - exact_loss) < 0.003 * exact_loss + 1.5 * abs(plain_loss - exact_loss)
+    assert apart(found, exact) < 1.3 * apart(plain, exact) < 0.13
+
+
+def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[float]:
+    """Train adapters for fifty steps, and return the losses."""
+    model = model_of(architecture, LORA, dtype, lean_layers=lean_layers)
+    loss_fn = step_loss(LinearCrossEntropy(), dtype)
+    trained: list[Any] = [p for p in model.parameters() if p.requires_grad]
+    optimizer = build_optimizer(lazy(AdamW, lr=3e-3, fused=True), trained)
+    losses = []
+    for step in range(50):
+        (batch, *_) = packed(rows(6, seed=step))
+        loss = loss_fn(model, batch) / batch.n_targets
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fifty_steps_in_bfloat16_are_not_biased(family: str) -> None:
+    exact = torch.tensor(run(FAMILIES[family], "fp32", lean_layers=False), dtype=torch.float64)
+    lean = torch.tensor(run(FAMILIES[family], "fp32", lean_layers=True), dtype=torch.float64)
+    torch.testing.assert_close(lean, exact, rtol=1e-4, atol=0)
+    apart = torch.tensor(run(FAMILIES[family], "bf16", lean_layers=True), dtype=torch.float64) - exact
+    assert apart.abs().max() < 0.05 * exact.mean()
+    # A bias would be many standard errors from zero; half a per cent of the loss is what rounding may come to.
+    assert abs(float(apart.mean())) < 4 * float(apart.std()) / 50**0.5 + 0.002 * float(exact.mean())
