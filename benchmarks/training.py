@@ -62,6 +62,8 @@ ABLATIONS: dict[str, list[str]] = {
     "everything": [],
     "logits at every position": ["loss=torch.nn.CrossEntropyLoss"],
     "padded": ["packing=null", f"batch_size={BATCH}"],
+    "plain layers": ["lean_layers=false"],
+    "inputs kept alone": ["activation_checkpointing.keep=inputs"],
 }
 
 Found = dict[str, Any]
@@ -130,7 +132,9 @@ class Bench:
     def ablations(self, name: str, repeats: int) -> dict[str, Found]:
         """Leave one technique out at a time."""
         found = {}
-        print(f"{name}, one technique left out at a time")
+        print(
+            f"{name}: one technique left out at a time, and checkpointed activations, which trade time for memory"
+        )
         for what, words in ABLATIONS.items():
             found[what] = middle([self.ours(CASES[name], words) for _ in range(repeats)])
             show_line(what, found[what], found["everything"])

@@ -71,7 +71,13 @@ def tune(*words: str) -> None:
     """
     sys.stdout.write(f"$ tune {' '.join(words)}\n")
     sys.stdout.flush()
-    if subprocess.run([sys.executable, "-m", "torchtune.cli", *words], check=False).returncode:  # noqa: S603 -- our own
+    child = subprocess.Popen([sys.executable, "-m", "torchtune.cli", *words])  # noqa: S603 -- our own
+    try:
+        status = child.wait()
+    except KeyboardInterrupt:  # the child has it too: it saves, says so, and ends
+        child.wait()
+        raise
+    if status:
         raise DemoError(f"`tune {words[0]}` did not end well, see above; mend that and run `make demo` again")
 
 
@@ -185,11 +191,9 @@ def write_result(questions: Sequence[dict[str, Any]], before: Sequence[str], aft
     (RUN / "demo.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say("the same questions, none of which was trained on, before and after")
     sys.stdout.writelines(table(rows))
-    held_out = read_metrics(RUN).series("validation_loss")
-    sys.stdout.write(
-        f"\nLoss of the answers to these questions (nats a token): {held_out[0][1]:.3f} before,"
-        f" {held_out[-1][1]:.3f} after\n\n"
-    )
+    held_out = [loss for _, loss in read_metrics(RUN).series("validation_loss")]
+    told = f"{held_out[0]:.3f} before, {held_out[-1]:.3f} after" if held_out else "not measured"
+    sys.stdout.write(f"\nLoss of the answers to these questions (nats a token): {told}\n\n")
     tune("plot", str(RUN))
     sys.stdout.write(NEXT)
 

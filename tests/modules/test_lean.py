@@ -18,6 +18,8 @@ from torchtune.modules import (
     lora_state,
     multiplies_by_onednn,
 )
+from torchtune.modules._linear import Linear
+from torchtune.modules._rms_norm import RMSNorm
 
 FAMILIES: dict[str, Architecture] = {
     "llama": TINY,
@@ -163,3 +165,28 @@ def test_generation_with_a_cache_is_the_same() -> None:
     lean(ours)
     expected = list(generate(plain, [1, 2, 3], max_new_tokens=12))
     assert list(generate(ours, [1, 2, 3], max_new_tokens=12)) == expected
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8,), (2, 0, 8), (2, 3, 8)])
+def test_inputs_of_any_shape_are_taken(shape: tuple[int, ...]) -> None:
+    parts: list[nn.Module] = [Linear(8, 5), RMSNorm(8, 1e-5), nn.Sequential(nn.Linear(8, 4))]
+    add_lora(parts[2], ["0"], 2, 4.0)
+    for part in parts:
+        x = torch.randn(shape, requires_grad=True)
+        expected = part(x)
+        (grad,) = torch.autograd.grad(expected.sum(), x)
+        whole = nn.Sequential(part)
+        lean(whole)
+        found = whole(x)
+        torch.testing.assert_close(found, expected)
+        found.sum().backward()
+        torch.testing.assert_close(x.grad, grad)
+
+
+def test_autocast_takes_the_plain_way() -> None:
+    layer = nn.Sequential(Linear(8, 5))
+    lean(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(3, 8))
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16

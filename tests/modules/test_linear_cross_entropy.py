@@ -92,3 +92,15 @@ def test_unknown_reductions_and_empty_chunks_are_refused() -> None:
         LinearCrossEntropy("none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="chunk_size must be above 0, got 0"):
         LinearCrossEntropy(chunk_size=0)
+
+
+def test_products_of_bfloat16_leave_the_settings_of_precision_as_they_were() -> None:
+    hidden = torch.randn(6, 8, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(9, 8, dtype=torch.bfloat16)
+    before = torch.get_float32_matmul_precision()
+    LinearCrossEntropy()(hidden, weight, torch.arange(6)).backward()
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises((IndexError, RuntimeError)):
+        LinearCrossEntropy()(hidden, weight, torch.arange(6) + 90)
+    x = torch.randn(64, 64)
+    torch.testing.assert_close((x @ x).double(), x.double() @ x.double(), rtol=1e-5, atol=1e-4)

@@ -63,6 +63,26 @@ def test_steps_are_those_of_torch_and_its_compiler_is_not_imported(case: str) ->
     assert done.stdout.strip() == str(p.tolist())
 
 
+HOOKED = """
+import sys
+import torch
+from torch.optim import SGD
+from torchtune.config import lazy
+from torchtune.training import build_optimizer
+p = torch.nn.Parameter(torch.ones(2))
+optimizer = build_optimizer(lazy(SGD, lr=0.5), [p])
+seen = []
+optimizer.register_step_post_hook(lambda *_: seen.append(p.tolist()))
+p.grad = torch.ones(2)
+optimizer.step()
+assert seen == [[0.5, 0.5]], seen
+"""
+
+
+def test_hooks_are_called() -> None:
+    subprocess.run([sys.executable, "-c", HOOKED], cwd=ROOT, check=True)
+
+
 class Own(SGD):
     """An optimizer that is not torch's."""
 

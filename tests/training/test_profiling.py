@@ -27,7 +27,13 @@ def test_the_steps_that_are_asked_for_are_in_the_trace(tmp_path: Path, first_ste
     assert "aten::mm" in (folder / "rank_0.txt").read_text()
 
 
-def test_a_run_that_ends_before_the_first_recorded_step_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_run_that_ends_before_the_first_recorded_step_leaves_no_trace_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         full_finetune.main(full_config(tmp_path, "a", profiling=Profiling(first_step=50)))
     assert not (tmp_path / "a" / "profile").exists()
+    assert (
+        "no step was recorded: the run ended before the 2 steps from profiling.first_step=50 on"
+        in caplog.text
+    )

@@ -82,12 +82,11 @@ def test_a_run_ends_once_the_loss_falls_no_more_and_the_best_is_kept(
     curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # at steps 0, 10, ...; turns behind step 30
     taken = scripted(validator, curve, monkeypatch)
     assert taken[-1] == 60
-    assert saved == [("best", 10), ("best", 20), ("best", 30)]
+    # 1.95 is the lowest, though no improvement by 0.1: it is kept, and costs patience.
+    assert saved == [("best", 10), ("best", 20), ("best", 30), ("best", 40)]
     said = capsys.readouterr().err
-    assert (
-        "step 60: the run ends early: at 3 validations in a row the loss was not below that of step 30"
-        in said
-    )
+    assert "step 60: the run ends early: at 3 validations in a row the loss was not below 2.0000" in said
+    assert "2.0000 by more than 0.1" in said
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == list(range(0, 61, 10))
 
 
@@ -99,9 +98,12 @@ def test_without_patience_all_steps_are_taken_and_the_last_is_looked_at(
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == [40, 80, 99]
 
 
-def test_a_loss_that_is_no_number_is_no_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_is_no_improvement_and_costs_no_patience(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     validator = tiny_validator(tmp_path, share_of(every_n_steps=1, patience=2), tiny_model())
-    assert scripted(validator, [float("nan"), 1.0, float("nan"), float("inf")], monkeypatch) == [1, 2, 3]
+    curve = [float("nan"), 1.0, float("nan"), float("inf"), 2.0, 3.0, 4.0]
+    assert scripted(validator, curve, monkeypatch) == [1, 2, 3, 4, 5]
     assert (validator._state.best_loss, validator._state.best_step) == (1.0, 1)
 
 
@@ -249,8 +251,8 @@ def test_a_prompt_that_is_too_long_is_named_before_the_run(tmp_path: Path) -> No
 def test_other_rows_begin_anew_with_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     validator = tiny_validator(tmp_path, share_of(), tiny_model())
     state = validator._state
-    state.best_loss, state.best_step, state.since_best, state.held_out_rows = 1.0, 5, 2, [3, 4]
+    state.best_loss, state.best_step, state.since_improved, state.held_out_rows = 1.0, 5, 2, [3, 4]
     validator._forget_other_rows()
-    found: list[object] = [state.best_loss, state.best_step, state.since_best]
+    found: list[object] = [state.best_loss, state.best_step, state.since_improved]
     assert found == [None, None, 0]
     assert "rows are not those of before" in caplog.text

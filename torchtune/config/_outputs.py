@@ -39,6 +39,7 @@ _OF_A_RUN = (
     "best",
     "final",
     "profile",
+    "log.txt",
     "wandb_id.txt",
     *_PLOTS,
 )
@@ -288,7 +289,7 @@ def _update_record(folder: Path, more: dict[str, Any]) -> None:
 
 def _write(file: Path, text: str) -> None:
     """Write beside and rename, so that a kill leaves the old file or the new one."""
-    beside = file.with_name(f".{file.name}.part")  # under the folder's lock
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
     beside.write_text(text, encoding="utf-8")
     beside.replace(file)
 

@@ -63,7 +63,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, onednn: bo
     MKL, which torch takes for float32 on a CPU, is about a fifth slower on a few hundred rows
     (`benchmarks/training.py --ablate`).
     """
-    if onednn and x.dtype == torch.float32 and x.device.type == "cpu":
+    if onednn and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # noqa: SLF001
         return y
     return F.linear(x, weight, bias)
@@ -76,6 +76,8 @@ class LeanLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
+        if x.dtype != self.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
         y: Tensor = _Product.apply(x, self.weight, self.bias, self.onednn)  # type: ignore[no-untyped-call]
         return y
 
@@ -87,7 +89,12 @@ class LeanLoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        if (self.training and self.dropout.p > 0) or x.dtype != self.lora_a.dtype:
+        drops = self.training and self.dropout.p > 0
+        if (
+            drops
+            or not x.dtype == self.lora_a.dtype == self.weight.dtype
+            or torch.is_autocast_enabled(x.device.type)
+        ):
             return super().forward(x)
         y: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale, self.onednn
@@ -148,7 +155,8 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
         ctx.onednn = onednn
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return product(x.reshape(-1, x.shape[-1]), weight, bias, onednn=onednn).view(*x.shape[:-1], -1)
+        y = product(x.reshape(-1, weight.shape[1]), weight, bias, onednn=onednn)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     @once_differentiable
@@ -158,7 +166,7 @@ class _Product(torch.autograd.Function):
         flat = grad.reshape(-1, grad.shape[-1])  # [n, out]
         grad_x = grad_weight = None
         if wants_x:
-            grad_x = product(flat, weight.T, onednn=ctx.onednn).view(*grad.shape[:-1], -1)
+            grad_x = product(flat, weight.T, onednn=ctx.onednn).view(*grad.shape[:-1], weight.shape[1])
         if wants_weight:
             grad_weight = product(flat.T, x.reshape(-1, x.shape[-1]).T, onednn=ctx.onednn)
         return grad_x, grad_weight, flat.sum(0) if wants_bias else None, None
@@ -179,11 +187,11 @@ class _Adapted(torch.autograd.Function):
         onednn: bool,
     ) -> Tensor:
         ctx.scale, ctx.onednn = scale, onednn
-        flat = x.reshape(-1, x.shape[-1])  # [n, in]
+        flat = x.reshape(-1, weight.shape[1])  # [n, in]
         inner = flat @ lora_a.T  # [n, r]
         y = product(flat, weight, bias, onednn=onednn).addmm_(inner, lora_b.T, alpha=scale)  # [n, out]
         ctx.save_for_backward(x, weight, lora_a, lora_b, inner)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     @once_differentiable
@@ -195,7 +203,7 @@ class _Adapted(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = product(flat, weight.T, onednn=ctx.onednn).addmm_(grad_inner, lora_a)
-            grad_x = grad_x.view(*grad.shape[:-1], -1)
+            grad_x = grad_x.view(*grad.shape[:-1], weight.shape[1])
         return grad_x, None, None, grad_a, grad_b, None, None
 
 
@@ -244,7 +252,7 @@ class _Normed(torch.autograd.Function):
         grad, normed = grad.to(inverse.dtype), x * inverse
         grad_x = grad_weight = None
         if ctx.needs_input_grad[1]:
-            grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+            grad_weight = (grad * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             scaled = grad * (weight.to(grad.dtype) + ctx.offset)
             along = torch.linalg.vecdot(scaled, normed)[..., None].div_(x.shape[-1])

@@ -81,29 +81,32 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=sums)
         grad_hidden = torch.zeros_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=sums) if wants_weight else None
-        # Numbers that were bfloat16 are so still, so that their products may be taken in it: those are exact in the
-        # float32 that sums them. Where a CPU has units for it (AMX) that is four times as fast.
-        narrow = hidden.dtype == weight.dtype == torch.bfloat16 and inner == torch.float32
-        with _products_of_bfloat16() if narrow else nullcontext():
-            for chunk in torch.split(targets, chunk_size):
-                x, y = hidden[chunk].to(inner), labels[chunk, None]  # [c, d], [c, 1]
+        # Numbers that were bfloat16 are so still, so that products may be taken in it, several times as fast where a
+        # CPU has units for it. Logits are exact then, being summed in float32; of the hidden states' gradient, which
+        # becomes bfloat16 anyway, the probabilities are rounded to it. A trained head's gradient stays float32.
+        is_narrow = hidden.dtype == weight.dtype == torch.bfloat16 and inner == torch.float32
+        products = _products_of_bfloat16 if is_narrow else nullcontext
+        for chunk in torch.split(targets, chunk_size):
+            x, y = hidden[chunk].to(inner), labels[chunk, None]  # [c, d], [c, 1]
+            with products():
                 logits = (x @ head.T).to(sums)  # [c, v]
-                slope = None
-                if softcap is not None:
-                    logits = torch.tanh(logits / softcap)
-                    slope = 1 - logits.square()  # of the capped logits by the plain ones
-                    logits = softcap * logits
-                log_sum = logits.logsumexp(-1, keepdim=True)  # [c, 1]
-                total += (log_sum - logits.gather(-1, y)).sum()
-                if not (wants_hidden or wants_weight):
-                    continue
-                # The gradient of the logits is softmax(logits) minus one at the target, in the logits' memory.
-                grad = logits.sub_(log_sum).exp_().scatter_add_(-1, y, -torch.ones_like(log_sum))
-                grad = (grad if slope is None else grad.mul_(slope)).to(x.dtype)
-                if grad_hidden is not None:
+            slope = None
+            if softcap is not None:
+                logits = torch.tanh(logits / softcap)
+                slope = 1 - logits.square()  # of the capped logits by the plain ones
+                logits = softcap * logits
+            log_sum = logits.logsumexp(-1, keepdim=True)  # [c, 1]
+            total += (log_sum - logits.gather(-1, y)).sum()
+            if not (wants_hidden or wants_weight):
+                continue
+            # The gradient of the logits is softmax(logits) minus one at the target, in the logits' memory.
+            grad = logits.sub_(log_sum).exp_().scatter_add_(-1, y, -torch.ones_like(log_sum))
+            grad = (grad if slope is None else grad.mul_(slope)).to(x.dtype)
+            if grad_hidden is not None:
+                with products():
                     grad_hidden[chunk] = (grad @ head).to(hidden.dtype)
-                if grad_weight is not None:
-                    grad_weight += grad.T @ x
+            if grad_weight is not None:
+                grad_weight += grad.T @ x
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         return total
@@ -124,9 +127,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 @contextmanager
 def _products_of_bfloat16() -> Iterator[None]:
     """Let a CPU round what it multiplies to bfloat16 within, and sum in float32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # its stubs are behind
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        settings.fp32_precision = before

@@ -2,6 +2,7 @@
 
 import sys
 from types import MethodType
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -24,13 +25,19 @@ def spare_the_compiler() -> None:
 def lighten(optimizer: Optimizer) -> None:
     """Let an optimizer of torch's own take its steps without importing torch._dynamo, in place.
 
-    Its class's `step` is wrapped twice: to call hooks and a profiler, of which a run has none, and to tell the compiler
-    to stay away. The step itself is called without either, and without gradients as it is there.
+    Its class's `step` is wrapped twice: to call hooks and a profiler, and to tell the compiler to stay away. The step
+    itself is called without either, and without gradients as it is there; an optimizer with hooks keeps its own.
     """
     if "torch._dynamo" in sys.modules or not type(optimizer).__module__.startswith("torch.optim."):
         return
     step = type(optimizer).step
     while (inner := getattr(step, "__wrapped__", None)) is not None:
         step = inner
+    plain, light = type(optimizer).step, torch.no_grad()(step)
+
+    def take(self: Optimizer, *given: Any) -> Any:
+        has_hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        return (plain if has_hooks else light)(self, *given)
+
     if not optimizer.defaults.get("differentiable", False):
-        optimizer.step = MethodType(torch.no_grad()(step), optimizer)  # type: ignore[method-assign]
+        optimizer.step = MethodType(take, optimizer)  # type: ignore[method-assign]

@@ -198,11 +198,11 @@ class Metrics:
         flops = 0.0
         if self._peak is not None and self._flops is not None:
             flops = self._world.data_sum(self._flops(batches))
+        seconds = time.perf_counter() - self._since
         self._step_done()
+        self._since = time.perf_counter()  # what a profiler writes is no step's time
         if not self._world.is_main:
             return
-        now = time.perf_counter()
-        seconds, self._since = now - self._since, now
         values |= {
             "tokens_per_second": round(useful / seconds, 1),
             "padding_share": 1 - useful / slots,
@@ -246,7 +246,9 @@ def cut_back(path: Path, step: int) -> None:
     """
     if not path.is_file():  # nor one of the system's, such as /dev/full, that has no end
         return
-    kept = [line for line in path.read_text("utf-8").splitlines(keepends=True) if _is_kept(line, step)]
+    # Not `splitlines`, which would take a separator within a text for the end of a line.
+    with path.open(encoding="utf-8", newline="\n") as file:
+        kept = [line for line in file if _is_kept(line, step)]
     part = path.with_suffix(".part")
     part.write_text("".join(kept), "utf-8")
     part.replace(path)

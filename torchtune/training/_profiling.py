@@ -48,6 +48,7 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
         return
     from torch.profiler import ProfilerActivity, profile, schedule
 
+    written: list[bool] = []
     folder = Path(output_dir, "profile")
     kinds = [ProfilerActivity.CPU]
     if world.device.type == "cuda":
@@ -55,15 +56,21 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
     with profile(
         activities=kinds,
         schedule=schedule(wait=section.first_step - 2, warmup=1, active=section.n_steps, repeat=1),
-        on_trace_ready=lambda found: _write(found, folder, world),
+        on_trace_ready=lambda found: written.append(_write(found, folder, world)),
         profile_memory=section.memory,
         with_stack=section.stacks,
         acc_events=True,
     ) as profiler:
         yield profiler.step
+    if not written and world.is_main:
+        _logger.warning(
+            "no step was recorded: the run ended before the %d steps from profiling.first_step=%d on",
+            section.n_steps,
+            section.first_step,
+        )
 
 
-def _write(found: "profile", folder: Path, world: World) -> None:
+def _write(found: "profile", folder: Path, world: World) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"rank_{world.rank}"
     found.export_chrome_trace(str(folder / f"{name}.json"))
@@ -72,3 +79,4 @@ def _write(found: "profile", folder: Path, world: World) -> None:
     (folder / f"{name}.txt").write_text(table, encoding="utf-8")
     if world.is_main:
         _logger.warning("the profile of these steps is in %s", folder)
+    return True

@@ -67,7 +67,9 @@ class State:
         """The lowest loss of a validation so far (nats a token)."""
         self.best_step: int | None = None
         """The step that it was behind."""
-        self.since_best = 0
+        self.improved_to: float | None = None
+        """The last loss of a validation that was lower by more than is asked for."""
+        self.since_improved = 0
         """Validations after it."""
         self.held_out_rows: list[int] | None = None
         """How many examples and targets validations look at."""
@@ -195,7 +197,9 @@ class State:
         self._batches.load_state_dict(shared["batches"])
         self._scale.load_state_dict(shared["scale"])
         self.step, self.non_finite_in_a_row = shared["step"], shared["non_finite_in_a_row"]
-        self.best_loss, self.best_step, self.since_best, self.held_out_rows = shared["validation"]
+        self.best_loss, self.best_step, self.improved_to, self.since_improved, self.held_out_rows = shared[
+            "validation"
+        ]
         if self._world.is_main and (ranks := shared["ranks"]) != self._world.size:
             _logger.warning(
                 "the run was saved by %d rank(s) and goes on with %d; a step has as many rows as before if"
@@ -237,7 +241,13 @@ class State:
             "batches": self._batches.state_dict(),
             "scale": self._scale.state_dict(),
             "non_finite_in_a_row": self.non_finite_in_a_row,
-            "validation": [self.best_loss, self.best_step, self.since_best, self.held_out_rows],
+            "validation": [
+                self.best_loss,
+                self.best_step,
+                self.improved_to,
+                self.since_improved,
+                self.held_out_rows,
+            ],
             "total_steps": self.total_steps,
             "ranks": self._world.size,
             "base": self._prints,

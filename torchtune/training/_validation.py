@@ -68,9 +68,9 @@ class Validation:
     keep_best: bool = True
     """Keep the model with the lowest loss in `best/`, as `final/` keeps the last."""
     patience: int | None = field(default=None, validator=above(0))
-    """Validations in a row without a lower loss that end the run early; null: none do."""
+    """Validations in a row without a lower loss that end the run, which is finished then; null: none do."""
     min_improvement: float = field(default=0.0, validator=at_least(0))
-    """How much lower a loss must be to count as lower (nats a token)."""
+    """How much lower a loss must be to count for `patience` (nats a token)."""
     prompts: list[str] = field(factory=list)
     """What the model is asked at every validation, in its chat template or Alpaca's; `samples.jsonl` has answers."""
     max_new_tokens: int = field(default=64, validator=above(0))
@@ -157,12 +157,8 @@ class Validator:
         finally:
             self._model.train(was_training)
             set_random_state(random_numbers, self._world.device)
-        best, found = self._state.best_loss, loss if math.isfinite(loss) else None
-        is_lower = found is not None and (best is None or found < best - self._section.min_improvement)
-        self._state.since_best += 1
-        if is_lower:
-            self._state.best_loss, self._state.best_step, self._state.since_best = found, self._state.step, 0
-        step = self._state.step
+        found, step = loss if math.isfinite(loss) else None, self._state.step
+        is_lower = self._judge(found)
         self._metrics.validated(step, found, self._n_targets, answers, is_best=is_lower)
         if self._world.is_main and answers:
             with self._samples.open("a", encoding="utf-8") as file:
@@ -173,6 +169,23 @@ class Validator:
             self._save("best")
         self._metrics.pass_over(time.perf_counter() - begun)
         return loss
+
+    def _judge(self, loss: float | None) -> bool:
+        """Remember a loss if it is the lowest, and whether it is lower by as much as is asked for.
+
+        One that is no number tells nothing about how well the rows are learnt, so that it costs no patience.
+        """
+        assert self._section is not None
+        state = self._state
+        if loss is None:
+            return False
+        state.since_improved += 1
+        if state.improved_to is None or loss < state.improved_to - self._section.min_improvement:
+            state.improved_to, state.since_improved = loss, 0
+        if state.best_loss is not None and loss >= state.best_loss:
+            return False
+        state.best_loss, state.best_step = loss, state.step
+        return True
 
     @torch.no_grad()
     def _mean_loss(self) -> float:
@@ -201,11 +214,12 @@ class Validator:
     def _has_lost_patience(self) -> bool:
         assert self._section is not None
         state, patience = self._state, self._section.patience
-        if patience is None or state.since_best < patience or state.step == state.total_steps:
+        if patience is None or state.since_improved < patience or state.step == state.total_steps:
             return False
+        by = f" by more than {self._section.min_improvement:g}" if self._section.min_improvement else ""
         self._metrics.note(
-            f"step {self._state.step}: the run ends early: at {self._state.since_best} validations in a row the loss"
-            f" was not below that of step {self._state.best_step}"
+            f"step {state.step}: the run ends early: at {state.since_improved} validations in a row the loss was not"
+            f" below {state.improved_to:.4f}{by}"
         )
         return True
 
@@ -217,7 +231,8 @@ class Validator:
                 _logger.warning(
                     "the validation's rows are not those of before; its lowest loss is looked for anew"
                 )
-            self._state.best_loss, self._state.best_step, self._state.since_best = None, None, 0
+            self._state.best_loss = self._state.best_step = self._state.improved_to = None
+            self._state.since_improved = 0
         self._state.held_out_rows = rows
 
 
