@@ -22,23 +22,16 @@ def peak_bytes() -> int:
 
 
 def matmul_flops(dtype: str, embed_dim: int, ffn_dim: int, rows: int = 1024) -> float:
-    """Measure the best matrix product at the shapes of a model's feed-forward, in FLOP/s.
-
-    Of float32, MKL's and oneDNN's are tried, both of which round to nothing narrower; the better one counts for
-    either side.
-    """
+    """Measure the best matrix product at the shapes of a model's feed-forward, in FLOP/s."""
     import torch
-
-    from torchtune.modules import multiplies_by_onednn, product
 
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     x, w = torch.randn(rows, embed_dim).to(kind), torch.randn(ffn_dim, embed_dim).to(kind)
     best = 0.0
-    for onednn in {False, multiplies_by_onednn()}:
-        for _ in range(60):
-            start = time.perf_counter()
-            product(x, w, onednn=onednn)
-            best = max(best, 2 * rows * embed_dim * ffn_dim / (time.perf_counter() - start))
+    for _ in range(60):
+        start = time.perf_counter()
+        torch.nn.functional.linear(x, w)
+        best = max(best, 2 * rows * embed_dim * ffn_dim / (time.perf_counter() - start))
     return best
 
 

@@ -16,7 +16,6 @@ from torchtune.modules import (
     add_lora,
     lean,
     lora_state,
-    multiplies_by_onednn,
 )
 from torchtune.modules._linear import Linear
 from torchtune.modules._rms_norm import RMSNorm
@@ -88,13 +87,11 @@ def test_values_and_gradients_are_those_of_the_plain_layers(family: str, kind: s
 
 
 @pytest.mark.parametrize("kind", ["full", "lora on all"])
-def test_float32_by_onednn_is_as_near_to_float64_as_the_plain_layers_are(kind: str) -> None:
-    if not multiplies_by_onednn():
-        pytest.skip("this build of torch has no oneDNN")
+def test_float32_is_as_near_to_float64_as_the_plain_layers_are(kind: str) -> None:
     exact = results(decoder(TINY, kind))
     plain = results(decoder(TINY, kind).float())
     model = decoder(TINY, kind).float()
-    lean(model, onednn=True)
+    lean(model)
     found = results(model)
 
     def off(values: dict[str, Tensor]) -> float:

@@ -243,7 +243,7 @@ def test_sections_that_make_no_sense_are_refused(fields: dict[str, Any], said: s
 
 def test_a_prompt_that_is_too_long_is_named_before_the_run(tmp_path: Path) -> None:
     section = held_out(tmp_path, prompts=["Hi", "How long " * 30])
-    with pytest.raises(ValueError, match=r"validation.prompts: 'How long .*: the prompt has \d+ tokens"):
+    with pytest.raises(ValueError, match=r"validation.prompts: 'How long .*' has \d+ tokens"):
         full_finetune.main(full_config(tmp_path, "a", validation=section))
     assert not (tmp_path / "a" / "metrics.jsonl").exists()
 

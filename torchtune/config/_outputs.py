@@ -166,7 +166,7 @@ def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
         for d in differences(resolved_tree(there | same_place), resolved_tree(here.tree | same_place))
         if d.path.split(".")[0] not in may_change
     ]
-    if changed and {path.name.strip(".").removesuffix(".part") for path in folder.iterdir()} <= _OF_A_START:
+    if changed and _left_in(folder) <= _OF_A_START:
         _start(layers, folder, command)  # that run ended before it had done anything
         return
     if changed:
@@ -184,6 +184,11 @@ def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
             layers, f"{folder} holds a finished run; choose another output_dir, or --overwrite to start anew"
         )
     _write(folder / CONFIG_FILE, here.render())
+
+
+def _left_in(folder: Path) -> set[str]:
+    """Return what stands in a folder, without what a kill left half written."""
+    return {path.name.strip(".") for path in folder.iterdir() if path.suffix != ".part"}
 
 
 def free(layers: Layers) -> set[str]:

@@ -1,7 +1,7 @@
 """Words out of a model: tokens with a KV cache, how they are chosen, and texts of them."""
 
 from torchtune.generation._assistant import Assistant, How, Question
-from torchtune.generation._generate import check_prompt, generate, generate_batch
+from torchtune.generation._generate import check_prompt, evaluating, generate, generate_batch
 from torchtune.generation._load import load
 from torchtune.generation._prompts import Prompt, Template, encode_prompt, pick_template, read_prompts
 from torchtune.generation._sampling import GREEDY, Sampling
@@ -20,6 +20,7 @@ __all__ = [
     "as_text",
     "check_prompt",
     "encode_prompt",
+    "evaluating",
     "generate",
     "generate_batch",
     "load",

@@ -10,7 +10,7 @@ from torchtune.modules._dora import DoRALinear
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm
-from torchtune.modules._lean import lean, multiplies_by_onednn, product
+from torchtune.modules._lean import lean
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
 from torchtune.modules._lora import LoRALinear, lora_scale, merge_weight
 from torchtune.modules._rms_norm import RMSNorm
@@ -41,6 +41,4 @@ __all__ = [
     "lora_state",
     "merge_lora",
     "merge_weight",
-    "multiplies_by_onednn",
-    "product",
 ]

@@ -27,65 +27,31 @@ from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import Rotation
 
 
-def lean(model: nn.Module, *, onednn: bool = False) -> None:
+def lean(model: nn.Module) -> None:
     """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
 
     Args:
         model: Its layers become instances of subclasses that differ in `forward`.
-        onednn: Multiply float32 matrices by oneDNN, on a CPU (`multiplies_by_onednn` tells where that can be).
     """
     for module in model.modules():
         kind = _LEAN.get(type(module))
         if kind is not None:
             module.__class__ = kind
-            module.onednn = onednn  # type: ignore[assignment]  # a plain attribute
-
-
-def multiplies_by_onednn() -> bool:
-    """Tell by a trial whether oneDNN multiplies float32 matrices in float32 here: torch has it, and its error is small.
-
-    The operator is torch's own for compiled models on a CPU. Unlike `torch.set_float32_matmul_precision`, it never
-    rounds to bfloat16.
-    """
-    generator = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(256, 256, generator=generator) for _ in range(2))
-    exact = x.double() @ weight.double().T
-    try:
-        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")  # noqa: SLF001
-    except (AttributeError, RuntimeError):
-        return False
-    return bool((found - exact).norm() < 2e-6 * exact.norm())
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, onednn: bool) -> Tensor:
-    """Multiply x `[n, in]` by a weight `[out, in]`, of any strides.
-
-    MKL, which torch takes for float32 on a CPU, is about a fifth slower on a few hundred rows
-    (`benchmarks/training.py --ablate`).
-    """
-    if onednn and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu":
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # noqa: SLF001
-        return y
-    return F.linear(x, weight, bias)
 
 
 class LeanLinear(Linear):
-    """A `Linear` that keeps its input only if its weight is trained, and multiplies as it is told."""
-
-    onednn = False
+    """A `Linear` that keeps its input only if its weight is trained."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
         if x.dtype != self.weight.dtype or torch.is_autocast_enabled(x.device.type):
             return super().forward(x)
-        y: Tensor = _Product.apply(x, self.weight, self.bias, self.onednn)  # type: ignore[no-untyped-call]
+        y: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return y
 
 
 class LeanLoRALinear(LoRALinear):
     """A `LoRALinear` whose change is added in place; with dropout it is the plain one."""
-
-    onednn = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
@@ -97,15 +63,13 @@ class LeanLoRALinear(LoRALinear):
         ):
             return super().forward(x)
         y: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale, self.onednn
+            x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale
         )
         return y
 
 
 class LeanFeedForward(FeedForward):
     """A `FeedForward` that computes the activation of its gate again in the backward pass."""
-
-    onednn = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
@@ -119,8 +83,6 @@ class LeanFeedForward(FeedForward):
 class LeanRMSNorm(RMSNorm):
     """An `RMSNorm` that keeps its input as it came, not a wider copy, and a number for each vector."""
 
-    onednn = False
-
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x `[..., d]` along its last axis, in its own dtype."""
         y: Tensor = _Normed.apply(x, self.weight, self.offset, self.eps)  # type: ignore[no-untyped-call]
@@ -129,8 +91,6 @@ class LeanRMSNorm(RMSNorm):
 
 class LeanAttention(Attention):
     """An `Attention` that turns queries and keys without copies in between."""
-
-    onednn = False
 
     def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
         if not rotation.turns:
@@ -152,24 +112,22 @@ class _Product(torch.autograd.Function):
     """`x W^T + b`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> Tensor:
-        ctx.onednn = onednn
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        y = product(x.reshape(-1, weight.shape[1]), weight, bias, onednn=onednn)
-        return y.view(*x.shape[:-1], weight.shape[0])
+        return F.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         flat = grad.reshape(-1, grad.shape[-1])  # [n, out]
         grad_x = grad_weight = None
         if wants_x:
-            grad_x = product(flat, weight.T, onednn=ctx.onednn).view(*grad.shape[:-1], weight.shape[1])
+            grad_x = (flat @ weight).view(*grad.shape[:-1], weight.shape[1])
         if wants_weight:
-            grad_weight = product(flat.T, x.reshape(-1, x.shape[-1]).T, onednn=ctx.onednn)
-        return grad_x, grad_weight, flat.sum(0) if wants_bias else None, None
+            grad_weight = flat.T @ x.reshape(-1, x.shape[-1])
+        return grad_x, grad_weight, flat.sum(0) if wants_bias else None
 
 
 class _Adapted(torch.autograd.Function):
@@ -184,12 +142,11 @@ class _Adapted(torch.autograd.Function):
         lora_a: Tensor,
         lora_b: Tensor,
         scale: float,
-        onednn: bool,
     ) -> Tensor:
-        ctx.scale, ctx.onednn = scale, onednn
+        ctx.scale = scale
         flat = x.reshape(-1, weight.shape[1])  # [n, in]
         inner = flat @ lora_a.T  # [n, r]
-        y = product(flat, weight, bias, onednn=onednn).addmm_(inner, lora_b.T, alpha=scale)  # [n, out]
+        y = F.linear(flat, weight, bias).addmm_(inner, lora_b.T, alpha=scale)  # [n, out]
         ctx.save_for_backward(x, weight, lora_a, lora_b, inner)
         return y.view(*x.shape[:-1], weight.shape[0])
 
@@ -202,9 +159,9 @@ class _Adapted(torch.autograd.Function):
         grad_a, grad_b = grad_inner.T @ x, (flat.T @ inner).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = product(flat, weight.T, onednn=ctx.onednn).addmm_(grad_inner, lora_a)
+            grad_x = (flat @ weight).addmm_(grad_inner, lora_a)
             grad_x = grad_x.view(*grad.shape[:-1], weight.shape[1])
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, None, None, grad_a, grad_b, None
 
 
 class _Gated(torch.autograd.Function):

@@ -20,14 +20,12 @@ from torchtune.data import (
     Example,
     Examples,
     LeftOut,
-    Message,
     Tokenizer,
-    alpaca_prompt,
-    chat_prompt,
     collate,
     cut,
+    spread,
 )
-from torchtune.generation import generate, generate_batch
+from torchtune.generation import Prompt, Template, check_prompt, encode_prompt, evaluating, generate_batch
 from torchtune.modules import Decoder
 from torchtune.training._metrics import Metrics, cut_back
 from torchtune.training._random import random_state, set_random_state
@@ -77,6 +75,17 @@ class Validation:
     """Tokens after which such an answer is cut off."""
 
 
+@frozen
+class HeldOut:
+    """What a validation looks at, encoded."""
+
+    section: Validation
+    examples: list[Example]
+    """Those of the rows that have a target."""
+    prompts: list[list[int]]
+    """The ids of each of the section's prompts."""
+
+
 class Validator:
     """Computes the loss of held-out rows between a run's steps, keeps the best model, and ends the run early.
 
@@ -97,7 +106,7 @@ class Validator:
 
     def __init__(  # noqa: PLR0913 - it sees the whole run.
         self,
-        held_out: "HeldOut | None",
+        held_out: HeldOut | None,
         *,
         model: Decoder,
         loss_fn: StepLoss,
@@ -149,13 +158,12 @@ class Validator:
         """
         assert self._section is not None
         begun = time.perf_counter()
-        was_training, random_numbers = self._model.training, random_state(self._world.device)
-        self._model.eval()
+        random_numbers = random_state(self._world.device)
         try:
-            loss = self._mean_loss()
+            with evaluating(self._model):
+                loss = self._mean_loss()
             answers = self._answers()
         finally:
-            self._model.train(was_training)
             set_random_state(random_numbers, self._world.device)
         found, step = loss if math.isfinite(loss) else None, self._state.step
         is_lower = self._judge(found)
@@ -236,17 +244,6 @@ class Validator:
         self._state.held_out_rows = rows
 
 
-@frozen
-class HeldOut:
-    """What a validation looks at, encoded."""
-
-    section: Validation
-    examples: list[Example]
-    """Those of the rows that have a target."""
-    prompts: list[list[int]]
-    """The ids of each of the section's prompts."""
-
-
 def hold_out(section: Validation, rows: Examples, tokenizer: Tokenizer, model: Decoder) -> HeldOut:
     """Encode what a validation looks at.
 
@@ -275,9 +272,7 @@ def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> lis
         ValueError: None of them has a target.
     """
     n = len(rows)
-    chosen = range(n) if max_rows is None or n <= max_rows else [i * n // max_rows for i in range(max_rows)]
-    if getattr(rows, "block", None) is not None:  # read in their order
-        chosen = range(min(n, max_rows or n))
+    chosen = spread(rows, n if max_rows is None else max_rows)
     examples, left_out = list[Example](), list[LeftOut]()
     for i in chosen:
         found = rows[i]
@@ -307,19 +302,8 @@ def encoded_prompts(section: Validation, tokenizer: Tokenizer, model: Decoder) -
     Raises:
         ValueError: One is too long for the model.
     """
-    if not section.prompts:
-        return []
-    if tokenizer.chat_template is None:
-        encoded = [tokenizer.encode(alpaca_prompt(prompt, ""), add_eos=False) for prompt in section.prompts]
-    else:
-        encoded = [
-            chat_prompt(tokenizer, [Message(role="user", content=prompt)]) for prompt in section.prompts
-        ]
+    template: Template = "alpaca" if tokenizer.chat_template is None else "chat"
+    encoded = [encode_prompt(tokenizer, Prompt.of_text(prompt), template) for prompt in section.prompts]
     for prompt, ids in zip(section.prompts, encoded, strict=True):
-        try:
-            generate(
-                model, ids, max_new_tokens=section.max_new_tokens
-            )  # which checks at once, and begins later
-        except ValueError as error:
-            raise ValueError(f"validation.prompts: {prompt[:40]!r}: {error}") from error
+        check_prompt(model, ids, section.max_new_tokens, f"validation.prompts: {prompt[:40]!r}")
     return encoded
