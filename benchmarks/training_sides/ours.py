@@ -7,6 +7,9 @@ from benchmarks.training_sides.measured import order, peak_bytes, report
 
 
 def main() -> None:
+    from torchtune.cli._heap import steady_heap
+
+    steady_heap()  # as `tune` does
     given = order()
     from torchtune import training
     from torchtune.cli import main as tune

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchtune.modules import LinearCrossEntropy
+from torchtune.modules import LinearCrossEntropy, _linear_cross_entropy
 
 Reduction = Literal["sum", "mean"]
 
@@ -63,7 +63,9 @@ def test_without_gradients_the_value_is_the_same() -> None:
     assert loss.item() == LinearCrossEntropy()(hidden, weight, labels).item()
 
 
-def test_bfloat16_sums_in_float32() -> None:
+@pytest.mark.parametrize("has_units", [False, True])
+def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: has_units)
     hidden, weight, labels = batch(2001, torch.bfloat16)
     loss = LinearCrossEntropy()(hidden, weight, labels)
     loss.backward()

@@ -57,7 +57,14 @@ def usage() -> str:
 
 def run() -> None:
     """Run `tune` as a program."""
-    sys.exit(main(sys.argv[1:]))
+    words = sys.argv[1:]
+    if words and (
+        words[0] == "run" or words[0] not in (*VERBS, "__complete", "help", "-h", "--help", "--version")
+    ):
+        from torchtune.cli._heap import steady_heap
+
+        steady_heap()
+    sys.exit(main(words))
 
 
 INTERRUPTED = 130

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -86,6 +87,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # becomes bfloat16 anyway, the probabilities are rounded to it. A trained head's gradient stays float32.
         is_narrow = hidden.dtype == weight.dtype == torch.bfloat16 and inner == torch.float32
         products = _products_of_bfloat16 if is_narrow else nullcontext
+        back = weight if is_narrow and _has_units_for_bfloat16() else head  # [v, d]
         for chunk in torch.split(targets, chunk_size):
             x, y = hidden[chunk].to(inner), labels[chunk, None]  # [c, d], [c, 1]
             with products():
@@ -95,16 +97,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits = torch.tanh(logits / softcap)
                 slope = 1 - logits.square()  # of the capped logits by the plain ones
                 logits = softcap * logits
-            log_sum = logits.logsumexp(-1, keepdim=True)  # [c, 1]
-            total += (log_sum - logits.gather(-1, y)).sum()
+            # Softmax and the logarithm of its sum, in the memory of the logits: half the time of logsumexp and exp.
+            largest, picked = logits.amax(-1, keepdim=True), logits.gather(-1, y)  # [c, 1] each
+            grad = logits.sub_(largest).exp_()  # [c, v]
+            row_sum = grad.sum(-1, keepdim=True)  # [c, 1]
+            total += (largest + row_sum.log() - picked).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            # The gradient of the logits is softmax(logits) minus one at the target, in the logits' memory.
-            grad = logits.sub_(log_sum).exp_().scatter_add_(-1, y, -torch.ones_like(log_sum))
+            # The gradient of the logits is softmax(logits) minus one at the target.
+            grad = grad.div_(row_sum).scatter_add_(-1, y, -torch.ones_like(row_sum))
             grad = (grad if slope is None else grad.mul_(slope)).to(x.dtype)
             if grad_hidden is not None:
                 with products():
-                    grad_hidden[chunk] = (grad @ head).to(hidden.dtype)
+                    grad_hidden[chunk] = (grad.to(back.dtype) @ back).to(hidden.dtype)
             if grad_weight is not None:
                 grad_weight += grad.T @ x
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -122,6 +127,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = grad_weight.mul_(grad_total).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None, None, None, None, None
+
+
+@cache
+def _has_units_for_bfloat16() -> bool:
+    """Tell whether products of bfloat16 tensors are worth it: they take half the time of what rounds within (AMX)."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 @contextmanager
