@@ -7,6 +7,7 @@ import torch
 
 from torchtune.data import IGNORE_INDEX, Example, collate, pack
 from torchtune.data._order import Order
+from torchtune.modules import Documents
 
 
 @pytest.mark.parametrize("fit", ["best", "first"])
@@ -103,3 +104,50 @@ def test_a_packed_row_is_its_documents_one_behind_the_other() -> None:
     assert batch.to("meta").documents is not None
     with pytest.raises(ValueError, match="at least one example in every row"):
         collate([[a], []], pad_id=9)
+
+
+def given(*tokens: int, learnt: int) -> Example:
+    """Begin with 1 to 16, which no example learns."""
+    every = [*range(1, 17), *tokens]
+    return Example(every, [IGNORE_INDEX] * (len(every) - learnt) + every[len(every) - learnt :])
+
+
+def test_what_documents_begin_with_alike_stands_in_a_row_once() -> None:
+    a, b, c = given(40, 41, 42, learnt=2), given(50, 51, learnt=1), given(60, 61, 62, 63, learnt=1)
+    batch = collate([[a, b], [c]], pad_id=9, share_prefixes=True)
+    assert batch.shared == (16, 0)
+    assert batch.tokens.tolist() == [[*range(1, 17), 40, 41, 50], [*range(1, 17), 60, 61, 62]]
+    assert batch.labels[:, 15:].tolist() == [[IGNORE_INDEX, 41, 42, 51], [IGNORE_INDEX] * 3 + [63]]
+    assert batch.documents is not None
+    assert batch.documents[0].tolist() == [0] * 18 + [1]
+    assert (batch.n_targets, batch.n_tokens, batch.lengths) == (4, 18 + 17 + 19, (18, 17, 19))
+    assert (batch.n_shared, batch.n_padding) == (16, 0)
+    plain = collate([[a, b], [c]], pad_id=9)
+    assert (plain.n_targets, plain.n_tokens, plain.lengths) == (4, 54, (18, 17, 19))
+    assert (plain.n_shared, plain.n_padding) == (0, 16)
+    assert plain.shared == ()
+    assert plain.tokens.shape == (2, 35)
+
+
+def test_padding_behind_shared_tokens_is_no_longer_document_than_theirs() -> None:
+    a, b = given(40, 41, 42, learnt=2), given(50, 51, learnt=1)
+    long = given(*range(60, 100), learnt=1)
+    batch = collate([[a, b], [long]], pad_id=9, share_prefixes=True)
+    assert batch.documents is not None
+    assert Documents(batch.documents[:1], batch.shared[:1]).longest == 18
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param([given(40, learnt=1)], id="one"),
+        pytest.param([given(40, 41, learnt=1), Example([7] * 20, [7] * 20)], id="another beginning"),
+        pytest.param([given(40, 41, learnt=1), given(50, 51, learnt=3)], id="learnt"),
+        pytest.param([given(40, 41, learnt=1), given(learnt=1)], id="nothing of its own"),
+    ],
+)
+def test_what_cannot_be_shared_is_not(row: list[Example]) -> None:
+    shared, plain = (collate([row], pad_id=9, share_prefixes=share) for share in (True, False))
+    assert shared.shared == ()
+    assert torch.equal(shared.tokens, plain.tokens)
+    assert torch.equal(shared.labels, plain.labels)

@@ -27,6 +27,37 @@ def test_spans_positions_and_mask_say_where_documents_stand() -> None:
     ]
 
 
+def test_documents_that_begin_alike_see_that_beginning() -> None:
+    documents = Documents(torch.tensor([[0, 0, 0, 1, 1, 2], [0, 0, 0, 0, 1, 1]]), (2, 0))
+    assert documents.positions.tolist() == [[0, 1, 2, 2, 3, 2], [0, 1, 2, 3, 0, 1]]
+    assert documents.longest == 4
+    assert documents.mask(None)[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+    assert torch.equal(documents.mask(None)[1], Documents(documents.ids).mask(None)[1])
+    assert documents.mask(3)[0, 0].int().tolist()[3:] == [
+        [1, 1, 0, 1, 0, 0],
+        [0, 1, 0, 1, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+    seen = documents.mask_of_one(2, 2, 3)
+    assert seen is not None
+    assert seen[0, 0].int().tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
+    assert seen is documents.mask_of_one(2, 2, 3)
+    assert documents.mask_of_one(4, 0, 4) is None
+
+
+@pytest.mark.parametrize("shared", [(4,), (-1,), (1, 1)])
+def test_shared_tokens_that_are_not_there_are_refused(shared: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shared: "):
+        Documents(torch.tensor([[0, 0, 0, 1]]), shared)
+
+
 def test_document_in_two_pieces_is_refused() -> None:
     with pytest.raises(ValueError, match="a document stands in one piece"):
         Documents(torch.tensor([[0, 1, 0]]))

@@ -18,8 +18,8 @@ LENGTHS = [
 ]  # of the documents in two rows: 330 tokens, which are padded to 384
 
 
-def documents(lengths: list[list[int]] = LENGTHS) -> Documents:
-    return Documents(torch.stack([torch.repeat_interleave(torch.tensor(row)) for row in lengths]))
+def documents(lengths: list[list[int]] = LENGTHS, shared: tuple[int, ...] = ()) -> Documents:
+    return Documents(torch.stack([torch.repeat_interleave(torch.tensor(row)) for row in lengths]), shared)
 
 
 def heads(length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,6 +48,24 @@ def test_blocks_give_what_each_document_gives_alone(
     expected = by_document(q, k, v, packed, window, scale=0.3, softcap=softcap)
     out = by_block(q, k, v, packed, window, scale=0.3, softcap=softcap)
     torch.testing.assert_close(out, expected)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("kernel", [by_block, by_mask])
+@pytest.mark.parametrize("window", [None, 3, 40, 140])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_what_is_shared_is_seen_by_every_document(
+    kernel: Callable[..., Tensor], window: int | None, softcap: float | None
+) -> None:
+    packed = documents([[150, 5, 1, 44, 130], [200, 130]], (131, 0))
+    q, k, v = heads(330)
+    expected = by_document(q, k, v, packed, window, scale=0.3, softcap=softcap)
+    torch.testing.assert_close(kernel(q, k, v, packed, window, scale=0.3, softcap=softcap), expected)
+    # Document 3 of row 0, written out in full.
+    own = slice(156, 200)
+    q1, k1, v1 = (torch.cat([x[:1, :, :131], x[:1, :, own]], dim=2) for x in (q, k, v))
+    alone = by_document(q1, k1, v1, documents([[175]]), window, scale=0.3, softcap=softcap)
+    torch.testing.assert_close(expected[:1, :, own], alone[:, :, 131:])
 
 
 @pytest.mark.parametrize("window", [None, 1, 40, 129, 1000])

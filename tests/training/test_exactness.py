@@ -47,11 +47,17 @@ def rows(n: int, seed: int = 0) -> list[Example]:
     return found
 
 
+def beginning_alike(examples: list[Example], n: int) -> list[Example]:
+    """Put the same tokens before each, which are given."""
+    before = [i * 7 % 61 for i in range(n)]
+    return [Example(before + e.tokens, [IGNORE_INDEX] * n + e.labels) for e in examples]
+
+
 def packed(examples: list[Example], length: int = 48) -> list[Batch]:
     """Pack rows, two to a batch."""
     groups = pack([len(example.tokens) - 1 for example in examples], length)
     together = [[examples[i] for i in group] for group in groups]
-    return [collate(together[i : i + 2], 0) for i in range(0, len(together), 2)]
+    return [collate(together[i : i + 2], 0, share_prefixes=True) for i in range(0, len(together), 2)]
 
 
 def model_of(architecture: Architecture, lora: Lora | None, dtype: str, *, lean_layers: bool) -> Decoder:
@@ -91,7 +97,13 @@ def one_by_one(
 
 
 def in_batches(
-    architecture: Architecture, lora: Lora | None, dtype: str, examples: list[Example], *, lean_layers: bool
+    architecture: Architecture,
+    lora: Lora | None,
+    dtype: str,
+    examples: list[Example],
+    *,
+    lean_layers: bool,
+    length: int = 48,
 ) -> tuple[float, dict[str, Tensor]]:
     """Take packed rows through what a recipe takes them through."""
     model, loss_fn = (
@@ -99,7 +111,7 @@ def in_batches(
         step_loss(LinearCrossEntropy(), dtype),
     )
     total = 0.0
-    batches = packed(examples)
+    batches = packed(examples, length)
     assert any(batch.documents is not None for batch in batches)
     for batch in batches:
         loss = loss_fn(model, batch)
@@ -127,6 +139,22 @@ def test_losses_and_gradients_are_those_of_the_plain_path(family: str, lora: Lor
     loss, found = in_batches(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
     assert abs(loss - exact_loss) < 0.003 * exact_loss + 1.5 * abs(plain_loss - exact_loss)
     assert apart(found, exact) < 1.3 * apart(plain, exact) < 0.13
+
+
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_rows_begin_with_alike_is_computed_once(family: str, lora: Lora | None) -> None:
+    examples = beginning_alike(rows(9), 20)
+    batches = packed(examples, 100)
+    assert all(max(batch.shared) == 20 for batch in batches)
+    assert sum(batch.tokens.numel() for batch in batches) < sum(len(e.tokens) - 1 for e in examples)
+    exact_loss, exact = one_by_one(FAMILIES[family], lora, examples)
+    loss, found = in_batches(FAMILIES[family], lora, "fp64", examples, lean_layers=False, length=100)
+    assert loss == pytest.approx(exact_loss, rel=1e-12)
+    assert apart(found, exact) < 1e-12
+    loss, found = in_batches(FAMILIES[family], lora, "fp32", examples, lean_layers=True, length=100)
+    assert loss == pytest.approx(exact_loss, rel=1e-5)
+    assert apart(found, exact) < 1e-5
 
 
 def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[float]:

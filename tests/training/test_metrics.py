@@ -45,7 +45,7 @@ def test_a_line_holds_the_step_and_counts_no_padding(tmp_path: Path) -> None:
         "loss": 1 / 3,
         "lr": 0.1,
         "grad_norm": 3.0,
-        "padding_share": 1 - useful / slots,
+        "padding_share": (slots - useful) / slots,
     }
 
 

@@ -174,9 +174,16 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     if found.n_cut:
         yield "cut", f"{found.n_cut:,} are longer than fits, and lose their end"
     n_batches = batches.batches_in(1)
-    drawn = [collate(batches.take(cfg.batch_size), 0) for _ in range(min(100, n_batches))]
+    shares = cfg.packing is not None and cfg.packing.share_prefixes
+    rows = (batches.take(cfg.batch_size) for _ in range(min(100, n_batches)))
+    drawn = [collate(taken, 0, share_prefixes=shares) for taken in rows]
     useful, slots = sum(b.n_tokens for b in drawn), sum(b.tokens.numel() for b in drawn)
-    yield "padding", f"{1 - useful / slots:.1%} of all positions"
+    yield "padding", f"{sum(b.n_padding for b in drawn) / slots:.1%} of all positions"
+    if n_shared := sum(b.n_shared for b in drawn):
+        yield (
+            "shared",
+            f"{n_shared / useful:.1%} of all tokens, which rows begin with alike, are computed once",
+        )
     each = -(-n_batches // ranks)
     steps = steps_in(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
     a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks

@@ -48,6 +48,7 @@ class Batches(Iterator[Batch]):
         packed_length: Positions of a row that holds several documents; a longer one is cut at its end. None: a row
             holds one.
         fit: How documents are put into rows (`pack`).
+        share_prefixes: Let what all documents of a row begin with stand in it once (`collate`).
         group_by_length: Bring rows of like length together, where they are not packed.
         window: Rows that are encoded together.
         workers: Processes that encode ahead; 0: none, rows are encoded when they are needed.
@@ -69,6 +70,7 @@ class Batches(Iterator[Batch]):
         longest: int | None = None,
         packed_length: int | None = None,
         fit: Fit = "best",
+        share_prefixes: bool = False,
         group_by_length: bool = False,
         window: int = 1024,
         workers: int = 0,
@@ -96,6 +98,7 @@ class Batches(Iterator[Batch]):
         self._ahead, self._workers = Ahead(self._windows, workers), workers
         self._ahead.begin(0)  # at once: its processes take seconds to import, as a model takes to load
         self._batch_size, self._pad_id, self._rank, self._size = batch_size, pad_id, rank, size
+        self._share_prefixes = share_prefixes
         self._stream = {
             "n_rows": len(dataset),
             "shuffle": shuffle,
@@ -159,7 +162,8 @@ class Batches(Iterator[Batch]):
         taken = self._take(self._size * self._batch_size)
         first = self._rank * self._batch_size
         own = taken[first : first + self._batch_size]
-        batch = collate([[example for _, example in row] for row in own], self._pad_id)
+        examples = [[example for _, example in row] for row in own]
+        batch = collate(examples, self._pad_id, share_prefixes=self._share_prefixes)
         return evolve(batch, rows=tuple(self._windows.row(place) for row in own for (place, _), _ in row))
 
     def take(self, n: int) -> list[list[Example]]:

@@ -190,16 +190,19 @@ def by_document(
     """Attend to each document by itself, which is exact and computes nothing that is masked."""
     rows = []
     # Views by split and not by slices: the backward pass of each slice would fill and add a whole row's gradient.
-    for of_q, of_k, of_v, lengths in zip(
-        torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True
+    for row, (of_q, of_k, of_v, lengths) in enumerate(
+        zip(torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True)
     ):
-        parts = []
-        own = (torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v))
-        for length, own_q, own_k, own_v in zip(lengths, *own, strict=True):
-            mask = None
-            if window is not None and length > window:
-                mask = Documents(torch.zeros(1, length, dtype=torch.long)).mask(window)
-            parts.append(attend(own_q, own_k, own_v, mask, is_causal=mask is None, **how))
+        parts, own = [], [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
+        shared = documents.before(row, lengths[0])
+        first_k, first_v = (of[0][:, :, :shared] for of in own[1:])
+        for i, (own_q, own_k, own_v) in enumerate(zip(*own, strict=True)):
+            before, keys, values = 0, own_k, own_v
+            if shared and i:
+                before, keys = shared, torch.cat([first_k, own_k], dim=2)
+                values = torch.cat([first_v, own_v], dim=2)
+            mask = documents.mask_of_one(own_q.shape[2], before, window)
+            parts.append(attend(own_q, keys, values, mask, is_causal=mask is None, **how))
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)
 

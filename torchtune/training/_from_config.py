@@ -83,6 +83,7 @@ def open_batches(
         longest=model.architecture.max_seq_len,
         packed_length=None if packing is None else packing.length,
         fit="best" if packing is None else packing.fit,
+        share_prefixes=packing is not None and packing.share_prefixes,
         window=1024 if packing is None else packing.window,
         group_by_length=cfg.group_by_length,
         workers=cfg.data_workers,

@@ -195,6 +195,7 @@ class Metrics:
     ) -> None:
         useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
         slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
+        padding_share = self._world.data_sum(sum(batch.n_padding for batch in batches)) / slots
         flops = 0.0
         if self._peak is not None and self._flops is not None:
             flops = self._world.data_sum(self._flops(batches))
@@ -205,13 +206,13 @@ class Metrics:
             return
         values |= {
             "tokens_per_second": round(useful / seconds, 1),
-            "padding_share": 1 - useful / slots,
+            "padding_share": padding_share,
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
         }
         if self._peak is not None:
             values["mfu"] = round(flops / (seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **values})
-        padding = f", {1 - useful / slots:.0%} padding" if self._bar is not None else ""
+        padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
         self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=is_told)
         if self._is_due(step):
             self._loggers.log_dict({name: value for name, value in values.items() if value is not None}, step)

@@ -17,3 +17,6 @@ class Packing:
     """How rows are filled: "best": the longest example goes into the fullest row that has room; "first": in order."""
     window: int = field(default=1024, validator=above(0))
     """Examples that are packed together; more fill rows better, and take more memory."""
+    share_prefixes: bool = True
+    """Compute what all examples of a row begin with once, such as the prompt's first words or a system message; their
+    values and gradients are those of examples apart. With dropout, they draw its masks together."""

@@ -43,7 +43,7 @@ class _Step(nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, batch: Batch) -> Tensor:
-        documents = None if batch.documents is None else Documents(batch.documents)
+        documents = None if batch.documents is None else Documents(batch.documents, batch.shared)
         hidden = self.model.hidden(batch.tokens, documents=documents)  # [b, s, d]
         is_target = batch.labels != IGNORE_INDEX  # [b, s]
         hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]
