@@ -20,6 +20,9 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
     monkeypatch.setattr(os, "execv", lambda file, words: found.append((file, words)))
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is put back
     monkeypatch.delenv("GLIBC_TUNABLES")
+    for name in _heap.CACHES:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     monkeypatch.setattr(_heap, "_is_glibc", lambda: True)
     monkeypatch.setattr(cli, "main", lambda words: 0)
     return found
@@ -40,6 +43,7 @@ def test_runs_start_once_more_with_the_same_words(
     called(monkeypatch, *words)
     assert execs == [(sys.executable, [sys.executable, "-X", "dev", "/bin/tune", *words])]
     assert os.environ["GLIBC_TUNABLES"] == _heap.TUNABLES
+    assert os.environ["LRU_CACHE_CAPACITY"] == "64"
     called(monkeypatch, *words)
     assert len(execs) == 1
 
