@@ -16,8 +16,9 @@ on a CPU, so it computes something else.
 tokens/s  useful tokens (no padding) a second, over the steps behind the first three
 peak      resident set of the process at its largest, imports among it
 start     seconds from the command to the end of the first optimizer step
-MFU       what the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), by the best matrix
-          product that the same process reached at the shapes of the model's feed-forward
+MFU       what the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), by what matrix
+          products at the shapes of the model's feed-forward sustained in the same process
+planned   what `tune validate --memory` says a step takes, by what the run took beyond its imports
 """
 
 import argparse
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ ABLATIONS: dict[str, list[str]] = {
     "logits at every position": ["loss=torch.nn.CrossEntropyLoss"],
     "padded": [],
     "plain layers": ["lean_layers=false"],
+    "prefixes written out": ["packing.share_prefixes=false"],
+    "the heap as glibc has it": [],
     "inputs kept alone": ["activation_checkpointing.keep=inputs"],
 }
+ENVIRONMENTS = {"the heap as glibc has it": {"GLIBC_TUNABLES": "", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}}
+"""Of ablations that the environment makes."""
 
 Found = dict[str, Any]
 
@@ -137,11 +142,14 @@ class Bench:
         )
         for what, words in ABLATIONS.items():
             case = {**CASES[name], "packed": CASES[name]["packed"] and what != "padded"}
-            found[what] = middle([self.ours(case, words) for _ in range(repeats)])
+            environment = ENVIRONMENTS.get(what, {})
+            found[what] = middle([self.ours(case, words, environment) for _ in range(repeats)])
             show_line(what, found[what], found["everything"])
         return found
 
-    def ours(self, case: dict[str, Any], more: Sequence[str] = ()) -> Found:
+    def ours(
+        self, case: dict[str, Any], more: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> Found:
         """Run our side of a case, with more overrides."""
         out = tempfile.mkdtemp(dir=self.folder)
         kind = "lora" if case["lora"] else "full"
@@ -159,7 +167,7 @@ class Bench:
         if case["lora"]:
             words += [f"lora.targets=[{','.join(case['lora'])}]", f"lora.rank={case['rank']}"]
             words += [f"lora.alpha={2 * case['rank']}"]
-        return self._run("ours", {"words": [*words, *more], "dtype": case["dtype"]}, case)
+        return self._run("ours", {"words": [*words, *more], "dtype": case["dtype"]}, case, environment)
 
     def peer(self, case: dict[str, Any]) -> Found:
         """Run TRL's side of a case."""
@@ -177,13 +185,24 @@ class Bench:
         }
         return self._run("peer", given, case)
 
-    def _run(self, side: str, given: dict[str, Any], case: dict[str, Any]) -> Found:
+    def _run(
+        self,
+        side: str,
+        given: dict[str, Any],
+        case: dict[str, Any],
+        environment: Mapping[str, str] | None = None,
+    ) -> Found:
         a = self.decoder.architecture
         given |= {"begun": time.time(), "embed_dim": a.embed_dim, "ffn_dim": a.ffn_dim}
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.training_sides.{side}", json.dumps(given)],
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={
+                **os.environ,
+                "HF_HUB_OFFLINE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                **(environment or {}),
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -218,8 +237,9 @@ class Bench:
 
 def middle(runs: list[Found]) -> Found:
     """Take the median of each number over runs."""
-    numbers = ("tokens_per_second", "peak", "start", "mfu")
-    return {**runs[0], **{name: statistics.median(run[name] for run in runs) for name in numbers}}
+    numbers = ("tokens_per_second", "peak", "start", "mfu", "matmul", "planned", "beyond")
+    found = {name: statistics.median(run[name] for run in runs) for name in numbers if name in runs[0]}
+    return {**runs[0], **found, "runs": len(runs)}
 
 
 def show(name: str, found: dict[str, Found]) -> None:
@@ -248,7 +268,8 @@ def show_line(name: str, found: Found, beside: Found) -> None:
     print(
         f"  {name:26}{found['tokens_per_second']:8.0f} tokens/s {speed:5.2f}x"
         f"   peak {found['peak'] / 2**30:5.2f} GiB {peak:5.2f}x"
-        f"   start {found['start']:5.1f} s {start:5.2f}x   MFU {found['mfu']:.2f}",
+        f"   start {found['start']:5.1f} s {start:5.2f}x   MFU {found['mfu']:.2f}"
+        + (f"   planned {found['planned'] / found['beyond']:.2f}x" if "planned" in found else ""),
         flush=True,
     )
 

@@ -65,6 +65,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
                     loss = loss_fn(model, batch)  # summed over target tokens
                     torch.autograd.backward(loss / n_targets * world.data_size * scale.factor)  # averaged
                     losses.append(loss.item())
+                    del loss  # what is left of its graph would split the memory that the next pass takes
                 mean_loss = world.data_sum(sum(losses)) / n_targets
                 grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, scale.factor)
                 lr = float(scheduler.get_last_lr()[0])

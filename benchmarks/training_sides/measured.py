@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -21,22 +22,39 @@ def peak_bytes() -> int:
     return peak if os.uname().sysname == "Darwin" else peak * 1024
 
 
-def matmul_flops(dtype: str, embed_dim: int, ffn_dim: int, rows: int = 1024) -> float:
-    """Measure the best matrix product at the shapes of a model's feed-forward, in FLOP/s."""
+def resident_bytes() -> int:
+    """Return what this process holds resident now; where the system does not say, what it held at most."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return peak_bytes()
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def matmul_flops(dtype: str, embed_dim: int, ffn_dim: int, rows: int = 1024, seconds: float = 2.0) -> float:
+    """Measure what matrix products at the shapes of a model's feed-forward sustain, in FLOP/s.
+
+    A single product may be several times as fast as they are one after the other, where cores share units or clocks.
+    """
     import torch
 
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     x, w = torch.randn(rows, embed_dim).to(kind), torch.randn(ffn_dim, embed_dim).to(kind)
-    best = 0.0
-    for _ in range(60):
-        start = time.perf_counter()
+    torch.nn.functional.linear(x, w)
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
         torch.nn.functional.linear(x, w)
-        best = max(best, 2 * rows * embed_dim * ffn_dim / (time.perf_counter() - start))
-    return best
+        done += 1
+    return done * 2 * rows * embed_dim * ffn_dim / (time.perf_counter() - start)
 
 
 def report(
-    times: list[float], losses: list[float], peak: int, given: dict[str, Any], lengths: list[list[int]]
+    times: list[float],
+    losses: list[float],
+    peak: int,
+    given: dict[str, Any],
+    lengths: list[list[int]],
+    **more: float,
 ) -> None:
     """Print what was found, as the last line.
 
@@ -46,8 +64,10 @@ def report(
         peak: Resident bytes at most, while it trained.
         given: What this process was asked.
         lengths: How many tokens of each example a step read; empty where the benchmark knows them.
+        more: What else was found.
     """
     found = {
+        **more,
         "start": times[0] - given["begun"],
         "seconds": [b - a for a, b in itertools.pairwise(times)],
         "losses": losses,

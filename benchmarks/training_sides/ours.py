@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from benchmarks.training_sides.measured import order, peak_bytes, report
+from benchmarks.training_sides.measured import order, peak_bytes, report, resident_bytes
 
 
 def main() -> None:
@@ -23,10 +23,27 @@ def main() -> None:
         losses.append(values["loss"])
         tokens.append([length for batch in batches for length in batch.lengths])
 
+    place, before = training.place_model, []
+
+    def placed(*placing: Any) -> None:
+        before.append(resident_bytes())
+        place(*placing)
+
     training.Metrics.log = timed  # type: ignore[method-assign]
+    training.place_model = placed
     if tune(given["words"]):
         raise SystemExit(1)
-    report(times, losses, peak_bytes(), given, tokens)
+    peak = peak_bytes()
+    report(times, losses, peak, given, tokens, planned=planned(given["words"]), beyond=peak - before[0])
+
+
+def planned(words: list[str]) -> int:
+    """Return what `tune validate --memory` says of the run."""
+    from torchtune.cli._call import read_call
+    from torchtune.cli._validate import needs_of
+
+    needs = needs_of(read_call(words))
+    return needs["peak"] if needs else 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`tune validate`: every mistake in a config, or what its model is and needs; no GPU, no weights, no probing."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from torchtune.config import (
 
 HELP = """\
 usage: tune validate [--nproc_per_node N] <recipe> --config <name or path>
-                     [--override key=value ...] [--json]
+                     [--override key=value ...] [--memory] [--json]
        tune validate --all [FOLDER] [--json]
 
 Finds every mistake in a config without building anything, or says `ok`, and
 what each of the ranks holds: weights, gradients and optimizer state, counted on
-tensors without memory, and about what activations take at their peak.
+tensors without memory, and about what activations take at their peak. With
+--memory, line by line, up to the most that a step holds at once.
 
   tune validate lora_finetune --config smollm2_135m_lora
   tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Validate one config, a folder of them, or all that are registered."""
     from torchtune.cli._run import ranks_of, split_launch_options
 
-    switches = ("--all", "--json")
+    switches = ("--all", "--json", "--memory")
     words = list(argv)
     options = [] if words and words[0] in switches else split_launch_options(words)[0]
     call = read_call(words[len(options) :], switches=switches)
@@ -49,7 +50,10 @@ def _validate(call: Call, ranks: int) -> int:
             raise ConfigError([Mistake("--all", "", message)], "the command line")
         return validate_all(call.recipe or None, json="--json" in call.flags)
     if "--json" not in call.flags:
-        sys.stdout.write(f"{_summary(needs_of(call, ranks))}\n")
+        needs = needs_of(call, ranks)
+        sys.stdout.write(f"{_summary(needs)}\n")
+        if needs and "--memory" in call.flags:
+            sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(needs)))
         return 0
     found, failed = _outcome(call, ranks)
     _write_json(found)
@@ -166,11 +170,12 @@ def _absent(cfg: Any) -> list[str]:
 def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
     from attrs import asdict
 
-    from torchtune.training import batch_of, needs_of
+    from torchtune.training import batch_of, mapped_bytes, needs_of
 
     counted = needs_of(cfg, model, ranks)
     rows, length = batch_of(cfg) or (0, 0)
-    return {**asdict(counted), "total": counted.total, "rows": rows, "length": length}
+    found = {**asdict(counted), "total": counted.total, "rows": rows, "length": length}
+    return {**found, "mapped": mapped_bytes(cfg, model, ranks)}
 
 
 def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
@@ -194,6 +199,25 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
         of = f"{needs['rows']} x {needs['length']:,} positions"
         more = f"about {_size(needs['activations'])} of activations for {of}"
     return f"{said}{between}{each}: {' + '.join(held)}{total}, and {more}"
+
+
+def _memory(needs: dict[str, int]) -> Iterator[str]:
+    """Yield the lines of what a rank holds in a step, and the most of it that is there at once."""
+    of = f"{needs['rows']} x {needs['length']:,} positions"
+    rows = [("weights", needs["weights"], "")]
+    if needs["mapped"]:
+        mapped = f"of them {_size(needs['mapped'])} stay in their file, which other processes share"
+        rows = [("weights", needs["weights"], mapped)]
+    rows += [("optimizer state", needs["optimizer"], ""), ("gradients", needs["gradients"], "")]
+    if needs["activations"]:
+        rows += [("activations", needs["activations"] - needs["loss"], f"for {of}")]
+        rows += [("logits and loss", needs["loss"], "")] if needs["loss"] else []
+        rows += [("heap", needs["heap"], "between blocks, as measured on Linux")] if needs["heap"] else []
+    beside = "beside Python and what it imports, 0.3 GiB or so" if needs["heap"] else ""
+    if needs["peak"] and needs["peak"] < sum(size for _, size, _ in rows):
+        beside = "gradients come as activations go" + (f"; {beside}" if beside else "")
+    for name, size, note in [*rows, *([("peak", needs["peak"], beside)] if needs["peak"] else [])]:
+        yield f"{name:16}{_size(size):>10}  {note}".rstrip()
 
 
 def _size(count: int) -> str:

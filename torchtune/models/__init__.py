@@ -9,7 +9,14 @@ from torchtune.models._hf_config import architecture_from_hf, hf_config
 from torchtune.models._hf_decoder import hf_decoder
 from torchtune.models._hf_folder import save_hf_folder
 from torchtune.models._hf_tokenizer import HFTokenizer
-from torchtune.models._hf_weights import hf_groups, hf_name, is_transposed, load_hf_weights, read_hf_weights
+from torchtune.models._hf_weights import (
+    hf_groups,
+    hf_name,
+    is_transposed,
+    load_hf_weights,
+    read_hf_weights,
+    stored_dtypes,
+)
 from torchtune.models._peft_adapter import load_peft_adapter
 from torchtune.models._peft_export import check_peft_adapter, save_peft_adapter
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
@@ -39,5 +46,6 @@ __all__ = [
     "read_hf_weights",
     "save_hf_folder",
     "save_peft_adapter",
+    "stored_dtypes",
     "written_whole",
 ]

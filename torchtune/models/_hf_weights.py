@@ -33,6 +33,16 @@ def hf_name(name: str, family: str = "llama") -> str:
     return name
 
 
+def stored_dtypes(folder: str | os.PathLike[str]) -> set[torch.dtype]:
+    """Return the precisions that a Hugging Face folder's weights are stored in; the tensors are not read.
+
+    Raises:
+        FileNotFoundError: there are none, or a file of them is missing.
+        ValueError: a file or the index is damaged.
+    """
+    return set(folder_tensors(Path(folder)).dtypes.values())
+
+
 def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """Load the weights of a Hugging Face folder into a model, in the model's dtype.
 

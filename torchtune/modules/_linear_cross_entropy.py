@@ -111,7 +111,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 with products():
                     grad_hidden[chunk] = (grad.to(back.dtype) @ back).to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight += grad.T @ x
+                grad_weight.addmm_(grad.T, x)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         return total

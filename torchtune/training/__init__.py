@@ -17,7 +17,7 @@ from torchtune.training._from_config import (
 from torchtune.training._guard import Guard
 from torchtune.training._loggers import Logger
 from torchtune.training._lora import Lora
-from torchtune.training._memory import OutOfMemoryError, batch_of, model_of, needs_of, ways_out
+from torchtune.training._memory import OutOfMemoryError, batch_of, mapped_bytes, model_of, needs_of, ways_out
 from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs
 from torchtune.training._packing import Packing
@@ -75,6 +75,7 @@ __all__ = [
     "cosine_with_warmup",
     "count_steps",
     "linear_with_warmup",
+    "mapped_bytes",
     "model_of",
     "needs",
     "needs_of",

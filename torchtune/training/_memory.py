@@ -2,6 +2,7 @@
 
 import linecache
 import re
+import sys
 from collections.abc import Iterator
 from traceback import walk_tb
 from types import TracebackType
@@ -12,6 +13,7 @@ from attrs import evolve, has
 from torch import nn
 
 from torchtune.config import ConfigError, InstantiationError, instantiate, is_component
+from torchtune.models import stored_dtypes
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._needs import Needs, needs
 from torchtune.training._placement import DTYPES
@@ -75,7 +77,34 @@ def needs_of(cfg: Any, model: nn.Module, ranks: int = 1) -> Needs:
         batch=batch_of(cfg) if is_trained else None,
         activation_checkpointing=getattr(cfg, "activation_checkpointing", None),
         lean_layers=getattr(cfg, "lean_layers", False) is True and getattr(cfg, "compile", False) is not True,
+        accumulates=getattr(cfg, "gradient_accumulation_steps", 1) != 1,
+        on_cpu=_is_for_cpu(getattr(cfg, "device", None)),
     )
+
+
+def mapped_bytes(cfg: Any, model: nn.Module, ranks: int = 1) -> int:
+    """Return how many bytes of a config's frozen weights a run leaves in their file: on one CPU, what is not cast.
+
+    Args:
+        cfg: Its weights are looked at where they are there: at what the files say they hold, not at the tensors.
+        model: The config's, as `needs_of` left it.
+        ranks: Processes that share the work.
+    """
+    folder = getattr(cfg, "model_directory", None)
+    if ranks > 1 or not folder or not _is_for_cpu(getattr(cfg, "device", None)):
+        return 0
+    try:
+        stored = stored_dtypes(folder)
+    except (OSError, ValueError):
+        return 0
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    return sum(p.numel() * p.element_size() for p in frozen if stored == {p.dtype})
+
+
+def _is_for_cpu(device: str | None) -> bool:
+    """Tell whether a run would be on a CPU, without looking for a GPU, which takes a second, and memory on it."""
+    built = torch.version.cuda is not None or torch.version.hip is not None or sys.platform == "darwin"
+    return device == "cpu" or (device == "auto" and not built)
 
 
 def ways_out(cfg: Any, ranks: int = 1) -> list[tuple[str, int]]:

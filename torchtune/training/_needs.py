@@ -36,6 +36,12 @@ class Needs:
     """Bytes of the optimizer's state on one rank."""
     activations: int = 0
     """Bytes that a forward and a backward pass add at their peak, about; 0 where no batch was said."""
+    loss: int = 0
+    """Those of them that are logits and what else the loss holds while it is computed; 0 where the peak is later."""
+    heap: int = 0
+    """Bytes that a CPU's heap holds between blocks, and kernels made for bfloat16, about."""
+    peak: int = 0
+    """Bytes at the most in a step, about: gradients come as activations go, so it may be less than the sum."""
 
     @property
     def total(self) -> int:
@@ -55,6 +61,8 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     batch: tuple[int, int] | None = None,
     activation_checkpointing: ActivationCheckpointing | None = None,
     lean_layers: bool = False,
+    accumulates: bool = False,
+    on_cpu: bool = False,
 ) -> Needs:
     """Count what a model takes on each rank.
 
@@ -70,6 +78,8 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
         batch: Rows of a forward pass on one rank, and their positions, to count activations; None: they are not.
         activation_checkpointing: What layers compute a second time.
         lean_layers: As `place` takes it.
+        accumulates: A step has several batches, so that gradients are there while later ones are computed.
+        on_cpu: The loss is computed on a CPU, in float32 throughout.
 
     Raises:
         InstantiationError: The optimizer refuses its arguments.
@@ -80,51 +90,107 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     every = list(model.parameters())
     trained = [p for p in every if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
-    activations = 0
     if lean_layers and (activation_checkpointing is None or activation_checkpointing.keep == "inputs"):
         lean(model)
+    passed = None
     if batch is not None and isinstance(model, Decoder):
-        activations = _activation_bytes(model, DTYPES[dtype], batch, activation_checkpointing, parts)
+        passed = _pass_of(model, DTYPES[dtype], batch, activation_checkpointing, parts, on_cpu=on_cpu)
+    weights = sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers())
+    gradients = sum(_bytes(p, parts) for p in trained)
+    state = 0 if optimizer is None else _state_bytes(optimizer, trained, parts)
+    heap = 0
+    if passed is not None and on_cpu:
+        heap = int(_HEAP * passed.most) + (_KERNELS if DTYPES[dtype].itemsize < 4 else 0)
     return Needs(
         parameters=sum(p.numel() for p in every),
         trainable=sum(p.numel() for p in trained),
         ranks=ranks,
-        weights=sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers()),
-        gradients=sum(_bytes(p, parts) for p in trained),
-        optimizer=0 if optimizer is None else _state_bytes(optimizer, trained, parts),
-        activations=activations,
+        weights=weights,
+        gradients=gradients,
+        optimizer=state,
+        activations=0 if passed is None else passed.most,
+        loss=0 if passed is None or passed.most > passed.kept + passed.loss else passed.loss,
+        heap=heap,
+        peak=0
+        if passed is None
+        else weights + state + passed.most_with(gradients, accumulates=accumulates) + heap,
     )
 
 
-def _activation_bytes(
+@frozen
+class _Pass:
+    """What a forward and a backward pass hold, in bytes, besides weights and their gradients."""
+
+    kept: int
+    """At the end of the forward pass."""
+    loss: int
+    """Of the loss, while it is computed, besides what is kept."""
+    head: int
+    """Of the head's gradient, which the loss makes, and which is there until the embedding's is added."""
+    layers: int
+    """At the most in the layers' forward and backward passes."""
+    last: int
+    """At the end of the backward pass, in the embedding."""
+
+    @property
+    def most(self) -> int:
+        """At the most, gradients being there already."""
+        return max(self.kept + self.loss, self.layers, self.last) + self.head
+
+    def most_with(self, gradients: int, *, accumulates: bool) -> int:
+        """With gradients, which come layer by layer as what is kept goes."""
+        if accumulates:
+            return self.most + gradients
+        # The head's gradient is one of them.
+        return max(self.head + max(self.kept + self.loss, self.layers), gradients + self.last + self.head)
+
+
+def _pass_of(
     model: Decoder,
     compute: torch.dtype,
     batch: tuple[int, int],
     section: ActivationCheckpointing | None,
     parts: int,
-) -> int:
-    """Return the bytes that a forward and a backward pass add at their peak.
+    *,
+    on_cpu: bool,
+) -> _Pass:
+    """Count what a forward and a backward pass hold.
 
     They are run on tensors without contents, through a few of the layers, which are alike. What is trained and held
-    wider than it is computed in is cast for the pass, whole or, under FSDP, two layers and the root at a time. Of
-    the loss, a chunk's logits count, and the head's gradient.
+    wider than it is computed in is cast for the pass, whole or, under FSDP, two layers and the root at a time.
     """
-    a, n = model.architecture, len(model.layers)
+    n = len(model.layers)
     every = 1 if section is None else section.every_n_layers
     few, more = min(2 * every, n), min(3 * every, n)  # the first layer may keep less than the others
-    peak, last = _peaks(model, few, compute, batch, section)
+    kept, layers, last = _peaks(model, few, compute, batch, section)
     if more > few:
-        peak += (_peaks(model, more, compute, batch, section)[0] - peak) * (n - few) // (more - few)
-    peak = max(peak, last)
+        then = _peaks(model, more, compute, batch, section)
+        kept += (then[0] - kept) * (n - few) // (more - few)
+        layers += (then[1] - layers) * (n - few) // (more - few)
     master = [p for p in model.parameters() if p.requires_grad and p.dtype != compute]
     casts = sum(p.numel() for p in master) * compute.itemsize
     if parts > 1:
-        layers = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
-        root = sum(p.numel() for p in model.parameters()) - sum(layers)
-        casts = (2 * max(layers, default=0) + root) * compute.itemsize
-    head = model.head_weight
-    loss = 3 * 4 * _CHUNK * a.vocab_size + (4 * head.numel() if head.requires_grad else 0)
-    return peak + casts + loss
+        sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
+        root = sum(p.numel() for p in model.parameters()) - sum(sizes)
+        casts = (2 * max(sizes, default=0) + root) * compute.itemsize
+    loss, head = _loss_bytes(model, compute, batch, on_cpu=on_cpu)
+    return _Pass(kept + casts, loss, head, layers + casts, last + casts)
+
+
+def _loss_bytes(
+    model: Decoder, compute: torch.dtype, batch: tuple[int, int], *, on_cpu: bool
+) -> tuple[int, int]:
+    """Return what `LinearCrossEntropy` holds for as many targets as positions; and the head's gradient."""
+    a, head = model.architecture, model.head_weight
+    wide = torch.promote_types(compute, torch.float32).itemsize
+    logits = min(_CHUNK, batch[0] * batch[1]) * a.vocab_size
+    copies = wide * (1 if a.final_softcap is None else 3)  # with a cap, its slope, and one more as it is made
+    if compute.itemsize < wide:
+        copies += compute.itemsize  # as factors of a product
+    held = logits * copies + 2 * batch[0] * batch[1] * a.embed_dim * compute.itemsize
+    if on_cpu and compute.itemsize < wide:
+        held += wide * head.numel()
+    return held, wide * head.numel() if head.requires_grad else 0
 
 
 def _peaks(
@@ -133,8 +199,8 @@ def _peaks(
     compute: torch.dtype,
     batch: tuple[int, int],
     section: ActivationCheckpointing | None,
-) -> tuple[int, int]:
-    """Return what a pass through the first layers adds at its peak, which grows with them; and in the embedding."""
+) -> tuple[int, int, int]:
+    """Return what a pass through the first layers keeps, and adds at its peak; and what it does in the embedding."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     layer, head = model.layers[:1], model.embed_tokens.weight.requires_grad
@@ -170,17 +236,23 @@ def _peaks(
             hidden = torch.func.functional_call(
                 _Hidden(own), {f"model.{n}": p for n, p in made.items()}, (tokens,)
             )
+            alive = live.now
             hidden.sum().backward()
     peak, last = (live.peak, 0) if live.peak_of_layers is None else (live.peak_of_layers, live.peak)
     if section is not None and section.offload:  # what waits in CPU memory
         inputs = -(-n_layers // section.every_n_layers) * rows * length
         peak -= inputs * model.architecture.embed_dim * compute.itemsize
-    return _KNOWN.setdefault(key, (peak, last))
+        alive -= inputs * model.architecture.embed_dim * compute.itemsize
+    return _KNOWN.setdefault(key, (alive, peak, last))
 
 
-_KNOWN: dict[str, tuple[int, int]] = {}
+_KNOWN: dict[str, tuple[int, int, int]] = {}
 """What passes added, by all that it depends on: a second of work for each."""
 _CHUNK = LinearCrossEntropy().chunk_size
+_HEAP = 0.27
+"""What glibc's heap held between blocks, as a share of what comes and goes, with the settings that `tune` gives it."""
+_KERNELS = 64 * 2**20
+"""What oneDNN's kernels of bfloat16 took, with as many as `tune` lets it keep."""
 
 
 class _Hidden(nn.Module):
@@ -204,7 +276,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage()._cdata for tensor in known}  # noqa: SLF001 - as below.
-        self.peak = self._now = 0
+        self.peak = self.now = 0
         self.peak_of_layers: int | None = None
         self._sizes: dict[int, int] = {}
 
@@ -220,8 +292,8 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are 
         if key in self._sizes or key in self._known:
             return
         self._sizes[key] = size
-        self._now += size
-        self.peak = max(self.peak, self._now)
+        self.now += size
+        self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key)
 
     def begin_of(self, _module: object, _inputs: object, output: Tensor) -> None:
@@ -230,7 +302,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are 
             output.register_hook(self._note_layers)  # type: ignore[no-untyped-call]
 
     def _note_layers(self, _gradient: Tensor) -> None:
-        self.peak_of_layers, self.peak = self.peak, self._now
+        self.peak_of_layers, self.peak = self.peak, self.now
 
     def pass_over_gradient(self, parameter: Tensor) -> None:
         """Count a parameter's gradient no more, which is counted elsewhere."""
@@ -238,7 +310,7 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are 
             self._forget(parameter.grad.untyped_storage()._cdata)  # noqa: SLF001 - as above.
 
     def _forget(self, key: int) -> None:
-        self._now -= self._sizes.pop(key, 0)
+        self.now -= self._sizes.pop(key, 0)
 
 
 def _bytes(tensor: Tensor, parts: int) -> int:
