@@ -1,6 +1,7 @@
 """Fine-tuning steps beside TRL's, on the same rows: speed, memory, start, and the losses that must agree.
 
-    python benchmarks/training.py MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--ablate] [--json FILE]
+    python benchmarks/training.py MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--ablate]
+        [--json FILE] [--picture FILE]
 
 MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows,
 such as alpaca_en_demo.json of LLaMA-Factory's source package. Every side of a case runs in a fresh process, the sides
@@ -87,6 +88,10 @@ def main() -> None:
         else:
             for name in arguments.cases:
                 found[name] = bench.case(name, arguments.repeats)
+    if arguments.picture and not arguments.ablate:
+        from benchmarks.training_sides.picture import picture
+
+        Path(arguments.picture).write_text(picture(found), encoding="utf-8")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -99,7 +104,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ablate", action="store_true")
-    parser.add_argument("--json")
+    parser.add_argument("--json", help="a file for the numbers")
+    parser.add_argument("--picture", help="a file for bars of them, SVG")
     return parser.parse_args()
 
 

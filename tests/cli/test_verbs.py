@@ -97,6 +97,28 @@ def test_copied_yaml_runs_by_path_and_equals_the_original(tune: Tune, tmp_path: 
     assert tune("cp", "smollm2_135m_lora", path, "--force").status == 0
 
 
+def test_validate_says_a_steps_memory_line_by_line(tune: Tune) -> None:
+    words = (
+        "validate",
+        "full_finetune",
+        "--config",
+        "smollm2_135m_full",
+        "packing.length=256",
+        "batch_size=1",
+    )
+    lines = tune(*words, "device=cpu", "--memory").out.partition("\n\n")[2].splitlines()
+    named = {line[4:20].strip(): line[20:30].strip() for line in lines}
+    assert list(named)[:4] == ["weights", "optimizer state", "gradients", "activations"]
+    assert list(named)[-2:] == ["heap", "peak"]
+    assert (named["weights"], named["optimizer state"]) == ("513 MiB", "1.00 GiB")
+    assert named["peak"].endswith("GiB")
+    assert "for 1 x 256 positions" in lines[3]
+    found = json.loads(tune(*words, "device=cpu", "--json").out)["needs"]
+    assert found["total"] < found["peak"] - found["heap"] < found["total"] + found["activations"]
+    assert found["mapped"] == 0
+    assert "heap" not in tune(*words, "device=cuda", "--memory").out
+
+
 def test_copied_python_config_runs_by_path(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "my_copied_runs.py")
     assert tune("cp", "smollm2_135m_lora", path).status == 0

@@ -1,12 +1,14 @@
 """What a run is said to take, against what torch's profiler sees; and what is said when memory runs out."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from attrs import evolve
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
@@ -24,6 +26,7 @@ from torchtune.training import (
     Packing,
     Sharding,
     batch_of,
+    mapped_bytes,
     model_of,
     needs,
     needs_of,
@@ -87,23 +90,58 @@ def compare_with_the_profiler(
         batch=(8, 128),
         activation_checkpointing=section,
         lean_layers=lean_layers,
-    ).activations
+        on_cpu=True,
+    )
     model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
     place(model, ALONE, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
     tokens = torch.randint(0, 100, (8, 128))
     batch = Batch(tokens, tokens, tokens.numel(), tokens.numel())
-    torch.autograd.backward(loss_fn(model, batch))  # so that gradients are there, and not counted
+    with_gradients = most_held(lambda: torch.autograd.backward(loss_fn(model, batch)))
+    peak = most_held(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients are there already
+    assert peak > 500_000
+    assert said.activations == pytest.approx(peak, rel=0.12)
+    assert said.peak - said.weights - said.optimizer - said.heap == pytest.approx(with_gradients, rel=0.12)
+    return said.activations
+
+
+def most_held(call: Callable[[], None]) -> int:
+    """Return the bytes of tensors that a call adds at its peak."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        torch.autograd.backward(loss_fn(model, batch))
+        call()
     now = peak = 0
     assert seen.profiler is not None
     events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):
         now += event.nbytes()
         peak = max(peak, now)
-    assert peak > 500_000
-    assert said == pytest.approx(peak, rel=0.12)
-    return said
+    return peak
+
+
+def test_gradients_of_earlier_batches_are_there_at_the_peak() -> None:
+    at_once, summed = (
+        needs(meta_model(lora=False), lazy(AdamW, lr=1e-3), batch=(8, 128), accumulates=accumulates)
+        for accumulates in (False, True)
+    )
+    assert summed.peak == summed.total + summed.activations
+    assert summed.total < at_once.peak < summed.peak
+    assert at_once.heap == 0
+
+
+def test_weights_that_are_not_cast_stay_in_their_file(tmp_path: Path) -> None:
+    cfg = lora_config(tmp_path, device="cpu")
+    model = model_of(cfg)
+    assert model is not None
+    needs_of(cfg, model)
+    assert mapped_bytes(cfg, model) == 0  # there is no folder
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for dtype in (torch.float32, torch.bfloat16):
+        save_file({"lm_head.weight": torch.zeros(2, 2, dtype=dtype)}, folder / "model.safetensors")
+        frozen = sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
+        found = mapped_bytes(evolve(cfg, model_directory=str(folder)), model)
+        assert found == (frozen if dtype == torch.float32 else 0)
+    (folder / "model.safetensors").write_bytes(b"torn")
+    assert mapped_bytes(evolve(cfg, model_directory=str(folder)), model) == 0
 
 
 def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:

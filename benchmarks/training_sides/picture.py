@@ -1,0 +1,45 @@
+"""The cases of benchmarks/training.py as a picture: bars of both sides, one panel a number."""
+
+from typing import Any
+from xml.sax.saxutils import escape
+
+WIDTH, BAR, GAP, TOP, LEFT, PANEL = 860, 15, 12, 66, 190, 205
+OURS, PEER = "#0f766e", "#b8b2a7"
+PANELS = [
+    ("tokens per second", lambda found: found["tokens_per_second"], "{:.0f}"),
+    ("peak memory, GiB", lambda found: found["peak"] / 2**30, "{:.2f}"),
+    ("seconds to the first step", lambda found: found["start"], "{:.1f}"),
+]
+
+
+def picture(cases: dict[str, dict[str, Any]]) -> str:
+    """Draw cases, each with what was found of "TRL" and "ours", as SVG."""
+    group = 2 * BAR + GAP + 8
+    height = TOP + group * len(cases) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        _text(20, 26, "torchtune", 14, OURS, bold=True),
+        _text(104, 26, "and TRL, on the same rows", 14, "#6b6459"),
+    ]
+    for i, name in enumerate(cases):
+        parts.append(_text(20, TOP + i * group + BAR + 5, name, 13, "#29251f"))
+    for column, (title, value, shown) in enumerate(PANELS):
+        x = LEFT + column * (PANEL + 18)
+        most = max(value(side) for case in cases.values() for side in case.values())
+        parts.append(_text(x, TOP - 14, title, 12, "#6b6459"))
+        for i, case in enumerate(cases.values()):
+            for side, (who, colour) in enumerate((("ours", OURS), ("TRL", PEER))):
+                y = TOP + i * group + side * (BAR + 1)
+                length = (PANEL - 48) * value(case[who]) / most
+                parts.append(
+                    f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{colour}"/>'
+                )
+                text = shown.format(value(case[who]))
+                parts.append(_text(x + length + 5, y + BAR - 3, text, 12, "#29251f", bold=who == "ours"))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _text(x: float, y: float, text: str, size: int, colour: str, *, bold: bool = False) -> str:
+    weight = ' font-weight="600"' if bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{colour}"{weight}>{escape(text)}</text>'
