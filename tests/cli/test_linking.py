@@ -66,6 +66,7 @@ def run(clone: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_linked_recipe_and_config_are_listed_validated_and_run(clone: Path) -> None:
     listed = run(clone, "-m", "torchtune.cli", "ls", "my_recipe")
     assert "Counts to a number." in listed

@@ -101,7 +101,7 @@ def test_nothing_that_a_strangers_yaml_names_is_imported_or_run(recipe: str, fol
             assert why in line
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_torch_beside_the_yaml_shadows_nothing(processes: int, folder: Path) -> None:
     (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")
     launch = [] if processes == 1 else ["--nproc_per_node", "2"]
