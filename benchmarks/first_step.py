@@ -61,7 +61,11 @@ def main() -> None:
     parser.add_argument("--measured", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measured is not None:
-        measure(arguments.measured, words_of(arguments.model, arguments.rows))
+        from torchtune.cli._heap import steady_heap
+
+        steady_heap()  # as `tune` does
+        with tempfile.TemporaryDirectory() as folder:
+            measure(arguments.measured, words_of(arguments.model, arguments.rows, folder))
         return
     call = [sys.executable, __file__, arguments.model, arguments.rows, "--measured"]
     runs = [run(call) for _ in range(arguments.repeats)]
@@ -91,9 +95,9 @@ def run(call: list[str], *options: str) -> tuple[dict[str, Any], str]:
     return found, done.stderr
 
 
-def words_of(model: str, rows: str) -> list[str]:
+def words_of(model: str, rows: str, folder: str) -> list[str]:
     """Return what `tune` is told."""
-    words = ["lora_finetune", "--config", "smollm2_135m_lora", f"output_dir={tempfile.mkdtemp()}"]
+    words = ["lora_finetune", "--config", "smollm2_135m_lora", f"output_dir={folder}/run"]
     words += [
         f"model_directory={model}",
         "model=torchtune.models.hf_decoder",
@@ -113,11 +117,8 @@ def words_of(model: str, rows: str) -> list[str]:
 
 def measure(begun: float, words: list[str]) -> None:
     """Be `tune`, with a clock read at the borders of its parts."""
-    from torchtune.cli._heap import steady_heap
-
-    steady_heap()
     marks = [("Python, and the heap's settings", time.time())]
-    import torch
+    import torch  # noqa: F401 -- it is what is measured
 
     marks.append(("import torch", time.time()))
     from torchtune import training
@@ -146,7 +147,6 @@ def measure(begun: float, words: list[str]) -> None:
     training.Metrics.log = logged  # type: ignore[method-assign]
     with contextlib.suppress(_DoneError):
         sys.exit(tune(words))  # it has failed, and said why
-    assert torch.get_num_threads() > 0
     seconds: dict[str, float] = {}
     for (name, at), before in zip(marks, [begun, *(at for _, at in marks)], strict=False):
         seconds[name] = seconds.get(name, 0.0) + at - before

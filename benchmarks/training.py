@@ -69,7 +69,13 @@ ABLATIONS: dict[str, list[str]] = {
     "the heap as glibc has it": [],
     "inputs kept alone": ["activation_checkpointing.keep=inputs"],
 }
-ENVIRONMENTS = {"the heap as glibc has it": {"GLIBC_TUNABLES": "", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}}
+ENVIRONMENTS = {
+    "the heap as glibc has it": {
+        "GLIBC_TUNABLES": "",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024",
+        "LRU_CACHE_CAPACITY": "1024",
+    }
+}
 """Of ablations that the environment makes."""
 
 Found = dict[str, Any]
