@@ -12,7 +12,8 @@ Both sides get the same rows in the same order, encoded by us, with the loss on 
 constant rate and no warm-up. TRL has its rows padded to the longest of a batch, which is what its attention can do
 exactly on a CPU; "same batches" is ours padded alike, to the token, and its losses must agree. In the other cases our
 rows are packed, to about as many tokens a step. "peer packed" lets TRL pack as well; its documents then see each other
-on a CPU, so it computes something else.
+on a CPU, so it computes something else. "no AMX" has both sides compute bfloat16 by AVX-512 alone, as on processors
+without tiles: AMX multiplies so much faster than anything else runs that MFU says little of it.
 
 tokens/s  useful tokens (no padding) a second, over the steps behind the first three
 peak      resident set of the process at its largest, imports among it
@@ -31,52 +32,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation  # noqa: E402
+
 FIRST = 3
 """Steps that are not timed."""
 BATCH, LENGTH, PACKED = 4, 512, 1024
 """Rows of a padded batch, tokens of an example at most, positions of a packed row."""
-
-QV, ALL = ["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-CASES: dict[str, dict[str, Any]] = {
-    "lora fp32": {"lora": QV, "rank": 8, "dtype": "fp32", "packed": True},
-    "lora bf16": {"lora": QV, "rank": 8, "dtype": "bf16", "packed": True},
-    "full fp32": {"lora": None, "dtype": "fp32", "packed": True},
-    "lora fp32, same batches": {"lora": QV, "rank": 8, "dtype": "fp32", "packed": False},
-    "lora on all fp32": {"lora": ALL, "rank": 16, "dtype": "fp32", "packed": True},
-    "full bf16": {"lora": None, "dtype": "bf16", "packed": True},
-    "lora fp32, peer packed": {"lora": QV, "rank": 8, "dtype": "fp32", "packed": True, "peer_packed": True},
-}
-GOALS = {
-    "lora fp32": (2.0, 0.40, 0.45, 0.60),
-    "lora bf16": (2.3, 0.35, 0.45, 0.45),
-    "full fp32": (1.8, 0.60, 0.50, 0.60),
-    "lora fp32, same batches": (1.3, 0.60, None, None),
-}
-"""The project's: tokens/s beside TRL's at least, peak and start beside TRL's at most, MFU at least."""
-ABLATIONS: dict[str, list[str]] = {
-    "everything": [],
-    "logits at every position": ["loss=torch.nn.CrossEntropyLoss"],
-    "padded": [],
-    "plain layers": ["lean_layers=false"],
-    "prefixes written out": ["packing.share_prefixes=false"],
-    "the heap as glibc has it": [],
-    "inputs kept alone": ["activation_checkpointing.keep=inputs"],
-}
-ENVIRONMENTS = {
-    "the heap as glibc has it": {
-        "GLIBC_TUNABLES": "",
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024",
-        "LRU_CACHE_CAPACITY": "1024",
-    }
-}
-"""Of ablations that the environment makes."""
 
 Found = dict[str, Any]
 
@@ -149,20 +117,22 @@ class Bench:
     def ablations(self, name: str, repeats: int) -> dict[str, Found]:
         """Leave one technique out at a time."""
         found = {}
-        print(
-            f"{name}: one technique left out at a time, and checkpointed activations, which trade time for memory"
-        )
-        for what, words in ABLATIONS.items():
-            case = {**CASES[name], "packed": CASES[name]["packed"] and what != "padded"}
-            environment = ENVIRONMENTS.get(what, {})
-            found[what] = middle([self.ours(case, words, environment) for _ in range(repeats)])
+        print(f"{name}: one technique left out at a time, or another in its place")
+        case = CASES[name]
+        fitting = {
+            what: ablation for what, ablation in ABLATIONS.items() if ablation.dtype in {"", case["dtype"]}
+        }
+        runs: dict[str, list[Found]] = {what: [] for what in fitting}
+        for _ in range(repeats):  # in turns, as the machine's speed drifts
+            for what, ablation in fitting.items():
+                runs[what].append(self.ours(case, ablation))
+        for what, of in runs.items():
+            found[what] = middle(of)
             show_line(what, found[what], found["everything"])
         return found
 
-    def ours(
-        self, case: dict[str, Any], more: Sequence[str] = (), environment: Mapping[str, str] | None = None
-    ) -> Found:
-        """Run our side of a case, with more overrides."""
+    def ours(self, case: dict[str, Any], ablation: Ablation = ABLATIONS["everything"]) -> Found:
+        """Run our side of a case, with a technique left out."""
         out = tempfile.mkdtemp(dir=self.folder)
         kind = "lora" if case["lora"] else "full"
         words = [f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"]
@@ -172,14 +142,15 @@ class Bench:
         words += [f"dataset.max_seq_len={LENGTH}", "validation=null", "shuffle=false", "data_workers=0"]
         words += [f"max_steps={self.steps}", f"dtype={case['dtype']}", "device=cpu", "lr_scheduler=null"]
         words += ["optimizer.lr=1e-4", "save_every_n_steps=null", "save_at_epoch_ends=false"]
-        if case["packed"]:
+        if case["packed"] and ablation.packed:
             words += [f"packing.length={PACKED}", "packing.window=64", "batch_size=1"]
         else:
             words += [f"batch_size={BATCH}"]
         if case["lora"]:
             words += [f"lora.targets=[{','.join(case['lora'])}]", f"lora.rank={case['rank']}"]
             words += [f"lora.alpha={2 * case['rank']}"]
-        return self._run("ours", {"words": [*words, *more], "dtype": case["dtype"]}, case, environment)
+        given = {"words": [*words, *ablation.words], "dtype": case["dtype"], "instead": ablation.instead}
+        return self._run("ours", given, case, ablation.environment)
 
     def peer(self, case: dict[str, Any]) -> Found:
         """Run TRL's side of a case."""
@@ -213,6 +184,7 @@ class Bench:
                 **os.environ,
                 "HF_HUB_OFFLINE": "1",
                 "TOKENIZERS_PARALLELISM": "false",
+                **case.get("environment", {}),
                 **(environment or {}),
             },
             capture_output=True,

@@ -28,6 +28,10 @@ def main() -> None:
     def placed(*placing: Any) -> None:
         before.append(resident_bytes())
         place(*placing)
+        if given["instead"]:
+            from benchmarks.training_sides.instead import INSTEAD
+
+            INSTEAD[given["instead"]](placing[1])
 
     training.Metrics.log = timed  # type: ignore[method-assign]
     training.place_model = placed

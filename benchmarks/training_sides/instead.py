@@ -1,0 +1,66 @@
+"""What ablations of benchmarks/training.py put in a technique's place where no override of a run does."""
+# ruff: noqa: SLF001 -- what is replaced has no public name, as no run replaces it
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchtune.modules import _attention, _lean
+from torchtune.training import _schedules
+
+
+def weights_copied(model: nn.Module) -> None:
+    """Hold weights in memory that would stay in their file."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def attention_in_bfloat16(_: nn.Module) -> None:
+    """Attend in bfloat16 where the products would be float32."""
+    attend = _attention.attend_documents
+
+    def narrow(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *given: Any, **how: Any) -> torch.Tensor:
+        return attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), *given, **how)
+
+    _attention.attend_documents = narrow
+
+
+def products_by_onednn(_: nn.Module) -> None:
+    """Let oneDNN multiply by frozen weights of float32, where torch takes MKL."""
+
+    class Product(_lean._Product):
+        @staticmethod
+        def forward(
+            ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+        ) -> torch.Tensor:
+            ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+            return by_onednn(x, weight, bias)
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+            if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
+                return _lean._Product.backward(ctx, grad)
+            return by_onednn(grad, ctx.saved_tensors[1].T, None), None, None
+
+    def by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y
+
+    _lean._Product = Product  # type: ignore[misc]
+
+
+def optimizer_as_it_is(_: nn.Module) -> None:
+    """Let torch's optimizers import its compiler."""
+    _schedules.spare_the_compiler = lambda: None
+    _schedules.lighten = lambda _: None
+
+
+INSTEAD: dict[str, Callable[[nn.Module], None]] = {
+    "weights copied": weights_copied,
+    "attention in bfloat16": attention_in_bfloat16,
+    "products by oneDNN": products_by_onednn,
+    "torch's optimizer as it is": optimizer_as_it_is,
+}
+"""What an ablation does once the model has its weights, where no override does it."""
