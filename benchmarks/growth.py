@@ -80,6 +80,16 @@ GROWTH: dict[str, list[int]] = {
     "vocabulary": [32_000, 64_000, 128_000],
     "rows": [1_000, 10_000, 100_000, 1_000_000],
     "ranks": [1, 2],
+    "ranks, more rows": [1, 2],
+    "ranks, weights copied": [1, 2],
+}
+RANKED = {"ranks": (8, True), "ranks, more rows": (32, True), "ranks, weights copied": (8, False)}
+"""Rows a step, and whether weights are split over the ranks or each rank has them whole."""
+TITLES = {
+    "rows": "rows, to the first batch",
+    "ranks": "ranks of one thread each, which split weights, 8 rows a step",
+    "ranks, more rows": "the same, 32 rows a step",
+    "ranks, weights copied": "ranks of one thread each with all weights, 8 rows a step",
 }
 
 
@@ -90,10 +100,10 @@ def main() -> None:
     arguments = parser.parse_args()
     found: dict[str, list[dict[str, Any]]] = {}
     for what, values in GROWTH.items():
-        print({"rows": "rows, to the first batch", "ranks": "ranks, of one thread each"}.get(what, what))
+        print(TITLES.get(what, what))
         for value in values:
-            if what == "ranks":
-                line = ranks(value)
+            if what in RANKED:
+                line = ranks(value, *RANKED[what])
             elif what == "rows":
                 line = measured(ROWS, {"rows": value})
             else:
@@ -120,14 +130,15 @@ def measured(program: str, given: dict[str, int]) -> dict[str, Any]:
     return line
 
 
-def ranks(n: int) -> dict[str, Any]:
-    """Run the demo's rows through a random model on n sharded ranks; the same rows a step, and their seconds."""
+def ranks(n: int, rows: int, splits: bool) -> dict[str, Any]:
+    """Run the demo's rows through a random model on n ranks; so many rows a step, and the seconds of 50 tokens each."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["model=torchtune.models.smollm2.smollm2", "model.num_layers=4", "model.vocab_size=49152"]
         words += ["model.embed_dim=576", "model.num_heads=9", "model.num_kv_heads=3", "model.ffn_dim=1536"]
         words += ["model.max_seq_len=2048", "model_directory=null", f"output_dir={folder}/run"]
         words += [f"tokenizer_directory={ROOT / 'models/SmolLM2-135M-Instruct'}", "validation=null"]
-        words += ["max_steps=10", f"batch_size={8 // n}", "enable_fsdp=true", "device=cpu", "data_workers=0"]
+        words += ["max_steps=10", f"batch_size={rows // n}", f"enable_fsdp={str(splits).lower()}"]
+        words += ["device=cpu", "data_workers=0"]
         words += ["save_every_n_steps=null", "save_at_epoch_ends=false"]
         launch = ["--nproc_per_node", str(n)] if n > 1 else []
         call = [
@@ -151,7 +162,7 @@ def ranks(n: int) -> dict[str, Any]:
             sys.exit(f"the benchmark failed:\n{done.stderr[-2000:]}")
         lines = [json.loads(line) for line in Path(folder, "run/metrics.jsonl").read_text().splitlines()]
     speed = statistics.median(line["tokens_per_second"] for line in lines[3:])
-    return {"seconds": 400 / speed, "bytes": lines[-1]["peak_memory_bytes"]}
+    return {"seconds": 50 * rows / speed, "bytes": lines[-1]["peak_memory_bytes"]}
 
 
 def show(line: dict[str, Any], before: list[dict[str, Any]]) -> None:

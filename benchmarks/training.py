@@ -20,7 +20,8 @@ peak      resident set of the process at its largest, imports among it
 start     seconds from the command to the end of the first optimizer step
 MFU       what the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), by what matrix
           products at the shapes of the model's feed-forward sustained in the same process
-planned   what `tune validate --memory` says a step takes, by what the run took beyond its imports
+planned   what `tune validate --memory` says a step takes whose rows are as wide as the widest of the run, by what the
+          run took beyond its imports
 """
 
 import argparse

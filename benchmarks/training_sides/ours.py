@@ -14,7 +14,7 @@ def main() -> None:
     from torchtune import training
     from torchtune.cli import main as tune
 
-    times, losses, tokens = [], [], []
+    times, losses, tokens, widths = [], [], [], []
     log = training.Metrics.log
 
     def timed(metrics: training.Metrics, step: int, batches: Any, **values: Any) -> None:
@@ -22,6 +22,7 @@ def main() -> None:
         times.append(time.time())
         losses.append(values["loss"])
         tokens.append([length for batch in batches for length in batch.lengths])
+        widths.extend(batch.tokens.shape[1] for batch in batches)
 
     place, before = training.place_model, []
 
@@ -38,15 +39,25 @@ def main() -> None:
     if tune(given["words"]):
         raise SystemExit(1)
     peak = peak_bytes()
-    report(times, losses, peak, given, tokens, planned=planned(given["words"]), beyond=peak - before[0])
+    report(
+        times,
+        losses,
+        peak,
+        given,
+        tokens,
+        planned=planned(given["words"], max(widths)),
+        beyond=peak - before[0],
+    )
 
 
-def planned(words: list[str]) -> int:
-    """Return what `tune validate --memory` says of the run."""
+def planned(words: list[str], width: int) -> int:
+    """Return what `tune validate --memory` says of the run with rows as wide as the widest it had."""
     from torchtune.cli._call import read_call
     from torchtune.cli._validate import needs_of
 
-    needs = needs_of(read_call(words))
+    is_packed = any(word.startswith("packing.length=") for word in words)
+    length = f"packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
+    needs = needs_of(read_call([*words, length]))
     return needs["peak"] if needs else 0
 
 
