@@ -1,6 +1,5 @@
-"""What each of four processes does for `test_sharding.py`; run as a program, once per rank."""
+"""What each of four processes does for `test_sharding.py`; once per rank."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,3 @@ def main(out: Path) -> None:
         )
         if world.is_main:
             torch.save({"cases": found, "same on every rank": same}, out / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,9 +1,13 @@
 """Programs of several processes over gloo, each run once in a session."""
 
+import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +22,7 @@ def together(factory: pytest.TempPathFactory, program: str, size: int) -> Path:
 
     Args:
         factory: pytest's.
-        program: The module's name; its one argument is the folder.
+        program: The module's name; its `main` gets the folder.
         size: How many ranks.
     """
     return once(factory, program, lambda out: _run(program, size, out))
@@ -34,16 +38,50 @@ def _run(program: str, size: int, out: Path) -> None:
         "MASTER_PORT": str(port),
         "PYTHONPATH": str(ROOT),
     }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"tests.training.{program}", str(out)],
-            cwd=ROOT,
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    said = [rank.communicate(timeout=240)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * size, "\n".join(said)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.together", program, str(size), str(out)],
+        cwd=ROOT,
+        env=os.environ | common,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _main(program: str, size: int, out: Path) -> int:
+    """Run a program as so many ranks: processes that share what they import, which takes longer than what they do."""
+    module = importlib.import_module(f"tests.training.{program}")
+    importlib.import_module("torch.distributed.fsdp")
+    ranks = set()
+    for rank in range(size):
+        if (child := os.fork()) == 0:
+            signal.alarm(240)  # ends one that waits for another in vain
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            os._exit(_status(module.main, out))
+        ranks.add(child)
+    failed = 0
+    while ranks:
+        child, status = os.wait()
+        ranks.remove(child)
+        if status and not failed:
+            failed = 1
+            for other in ranks:
+                os.kill(other, signal.SIGKILL)
+    return failed
+
+
+def _status(main: Callable[[Path], None], out: Path) -> int:
+    try:
+        main(out)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))

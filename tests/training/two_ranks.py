@@ -1,6 +1,5 @@
-"""What each of two processes does for `test_ranks.py`; run as a program, once per rank."""
+"""What each of two processes does for `test_ranks.py`; once per rank."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,7 +188,3 @@ def main(out: Path) -> None:
         found |= final_folder(fixed, out / "final")
         if world.is_main:
             torch.save(found, out / "found.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
