@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, NoReturn, NotRequired, TypedDict
 
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -71,6 +71,14 @@ class ChatTemplate:
     source: str
     bos_token: str = ""
     eos_token: str = ""
+    tool_source: str | None = None
+    """The template for conversations with tools, where the model has one of its own; null: `source`."""
+    special_tokens: Mapping[str, Any] = field(factory=dict)
+    """The tokenizer's other special tokens, by the names that templates know, such as `unk_token`."""
+    arguments: Mapping[str, Any] = field(factory=dict)
+    """Arguments of the template, such as `enable_thinking`."""
+    date: str | None = None
+    """The date that the template is given as today's (YYYY-MM-DD)."""
 
     def __attrs_post_init__(self) -> None:
         from jinja2 import TemplateSyntaxError
@@ -122,6 +130,8 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
+                **self.special_tokens,
+                **self.arguments,
                 **{_MARK: mark},
             )
         except Exception as error:  # A template is a program of its own and may fail in any way.
