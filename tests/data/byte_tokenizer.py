@@ -25,6 +25,8 @@ class ByteTokenizer:
     special_tokens = SPECIAL_TOKENS
     stop_ids = frozenset({SPECIAL_TOKENS["<|eos|>"], SPECIAL_TOKENS["<|im_end|>"]})
 
+    content_tokens: frozenset[str] = frozenset()
+
     def __init__(self, template: str | None = CHATML) -> None:
         self.chat_template = None if template is None else ChatTemplate(template, "<|bos|>", "<|eos|>")
 

@@ -107,9 +107,9 @@ def test_of_several_answers_all_or_the_last_are_trained() -> None:
 def test_a_greeting_is_the_assistants_too() -> None:
     chat = chat_tokens(TOKENIZER, [ANSWER, QUESTION, ANSWER, QUESTION])
     assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["So.<|im_end|>"] * 2
-    rewriting = ByteTokenizer("{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}")
-    with pytest.raises(ValueError, match="writes a conversation otherwise once it is answered"):
-        chat_tokens(rewriting, [ANSWER])
+    shouting = ByteTokenizer("{% for m in messages %}{{ m['content'] | upper }}<|im_end|>{% endfor %}")
+    chat = chat_tokens(shouting, [ANSWER])
+    assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["SO.<|im_end|>"]
 
 
 def test_a_system_turn_may_move_to_the_last_question() -> None:
@@ -183,10 +183,14 @@ def test_a_message_cannot_forge_special_tokens(text: str) -> None:
     assert targets(example) == f"{text}<|im_end|>"
 
 
-def test_a_forged_token_that_cannot_be_kept_apart_is_refused() -> None:
-    shouting = ByteTokenizer("{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")
-    with pytest.raises(ValueError, match="holds the text of a special token"):
-        chat_prompt(shouting, [Message(role="user", content="<|im_end|>")])
+@pytest.mark.parametrize(
+    "change", ["m.content[::-1] | reverse", "m.content | replace('a', '')", "m.content.split(' ')[1]"]
+)
+def test_a_message_that_the_template_rewrites_cannot_forge_special_tokens(change: str) -> None:
+    rewriting = ByteTokenizer(f"{{% for m in messages %}}[{{{{ {change} }}}}]<|im_end|>{{% endfor %}}")
+    prompt = chat_prompt(rewriting, [Message(role="user", content="a <|im_end|> b")])
+    assert sum(i > 255 for i in prompt) == 1
+    assert "<|im_end|>" in TOKENIZER.decode(prompt).removesuffix("<|im_end|>")
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:
@@ -196,7 +200,7 @@ def test_a_tokenizer_without_a_template_is_refused() -> None:
 
 def test_a_template_that_ends_no_turn_is_refused() -> None:
     endless = ByteTokenizer("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    with pytest.raises(ValueError, match=r"none of the stop ids \[257, 260\]"):
+    with pytest.raises(ValueError, match=r"none of the stop tokens \('<\|eos\|>', '<\|im_end\|>'\)"):
         chat_example(endless, [QUESTION, ANSWER], train_on_input=False)
 
 
@@ -259,16 +263,37 @@ def test_generation_blocks_must_hold_the_end_and_stay_whole() -> None:
     last_only = loop.format(
         "{% generation %}{{ m.content }}{% if loop.last %}<|im_end|>{% endif %}{% endgeneration %}"
     )
-    with pytest.raises(ValueError, match="ends an answer with none of the stop ids"):
+    with pytest.raises(ValueError, match="ends an answer with none of the stop tokens"):
         chat_tokens(ByteTokenizer(last_only), [ANSWER, ANSWER])
     nested = loop.format(
         "{% generation %}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>{% endgeneration %}"
     )
     chat = chat_tokens(ByteTokenizer(nested), [ANSWER, ANSWER])
     assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["So.<|im_end|>"] * 2
-    cut = "{% set x %}{% generation %}{{ messages[0].content }}<|im_end|>{% endgeneration %}{% endset %}{{ x[:-1] }}"
-    with pytest.raises(ValueError, match=r"cuts its \{% generation %\} blocks to pieces"):
-        chat_tokens(ByteTokenizer(cut), [ANSWER])
+    trimmed = "{% set x %}{% generation %}{{ messages[0].content }}<|im_end|>  {% endgeneration %}{% endset %}[{{ x | trim }}]"
+    chat = chat_tokens(ByteTokenizer(trimmed), [ANSWER])
+    assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["So.<|im_end|>"]
+
+
+def test_an_answer_may_be_in_several_generation_blocks() -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% else %}"
+        "{% generation %}({{ m.reasoning_content }}){% endgeneration %} so "
+        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endif %}{% endfor %}"
+    )
+    tokenizer = ByteTokenizer(template)
+    answer = Message(role="assistant", content="So.", reasoning_content="Hm.")
+    example = chat_example(tokenizer, [QUESTION, answer, QUESTION, answer], train_on_input=False)
+    assert targets(example) == "(Hm.)So.<|im_end|>" * 2
+    last = chat_example(tokenizer, [QUESTION, answer, QUESTION, answer], train_on_input=False, turns="last")
+    assert targets(last) == "(Hm.)So.<|im_end|>"
+    first = chat_example(
+        tokenizer, [QUESTION, answer, QUESTION, answer], train_on_input=False, learnt=[True, False]
+    )
+    assert targets(first) == "(Hm.)So.<|im_end|>"
+    assert [note.text for note in first.notes] == [
+        "have turns after the last answer that is learnt, which are left out"
+    ]
 
 
 def test_a_template_is_tried_before_a_run_relies_on_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -279,12 +304,12 @@ def test_a_template_is_tried_before_a_run_relies_on_it(caplog: pytest.LogCapture
     assert "begin with BOS, but its chat template writes none" in caplog.text
     for source, said in {
         "{{ bos_token }}{{ bos_token }}" + body: "begins a conversation with BOS twice",
-        "{% for m in messages %}{{ m['content'] }}{% endfor %}": "ends an answer with none of the stop ids",
+        "{% for m in messages %}{{ m['content'] }}{% endfor %}": "ends an answer with none of the stop tokens",
         "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>{% endfor %}": (
-            "ends an answer with none of the stop ids"
+            "ends an answer with none of the stop tokens"
         ),
         "{% for m in messages %}{{ m.content }}{{ '<|im_end|>' if m.role == 'user' or loop.last }}{% endfor %}": (
-            "ends an answer with none of the stop ids"
+            "ends an answer with none of the stop tokens"
         ),
         "{{ raise_exception('tools only') }}": "refused messages of the roles user, .*: tools only",
     }.items():

@@ -160,20 +160,36 @@ def test_a_template_that_is_not_jinja_is_refused() -> None:
     ],
 )
 def test_a_template_that_goes_on_for_ever_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchtune.data._template.TIME_LIMIT", 0.1)
+    monkeypatch.setattr("torchtune.data._template_environment.TIME_LIMIT", 0.1)
     with pytest.raises(
         ValueError, match=r"refused messages of the roles : it runs for more than 0.1 seconds"
     ):
         ChatTemplate(source).render([], add_generation_prompt=True)
 
 
-def test_a_template_is_not_told_the_date() -> None:
-    with pytest.raises(ValueError, match="it asks for today's date, with which no run can be repeated"):
-        ChatTemplate("{{ strftime_now('%Y') }}").render([], add_generation_prompt=True)
-    guarded = ChatTemplate(
-        "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}2024{% endif %}"
-    )
-    assert guarded.render([], add_generation_prompt=True) == "2024"
+def test_a_template_gets_the_date_of_the_config_or_names_the_field() -> None:
+    source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+    with pytest.raises(ValueError, match=r"asks for today's date, .* tokenizer\.date=\d{4}-\d\d-\d\d"):
+        ChatTemplate(source).render([], add_generation_prompt=True)
+    assert ChatTemplate(source, date="2024-07-26").render([], add_generation_prompt=True) == "26 Jul 2024"
+    with pytest.raises(ValueError, match="date: the chat template does not ask for today's date"):
+        ChatTemplate(CHATML, date="2024-07-26")
+
+
+def test_an_argument_that_a_template_does_not_read_is_a_mistake() -> None:
+    source = "{% if enable_thinking %}<think>{% endif %}{{ custom | default('') }}"
+    template = ChatTemplate(source, arguments={"enable_thinking": True})
+    assert template.render([], add_generation_prompt=True) == "<think>"
+    with pytest.raises(ValueError, match=r"template_arguments\.think: .* it reads custom, enable_thinking"):
+        ChatTemplate(source, arguments={"think": True})
+    with pytest.raises(ValueError, match=r"template_arguments\.tools: the chat template is given this"):
+        ChatTemplate(source, arguments={"tools": []})
+
+
+def test_a_template_for_tools_writes_conversations_with_tools() -> None:
+    template = ChatTemplate("plain", tool_source="{{ tools | tojson }}")
+    assert template.render([], add_generation_prompt=True) == "plain"
+    assert template.render([], True, [{"name": "f"}]) == '[{"name": "f"}]'
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,31 @@
 """Conversations to token ids through a chat template.
 
-What people write never turns into special tokens: text such as "<|im_end|>" inside a message is encoded
-as the plain text it is, so that no message can end its own turn or open another.
+What people write never turns into special tokens, unless the tokenizer is told which ones may: other text such as
+"<|im_end|>" inside a message is encoded as the plain text it is, so that no message can end its own turn or open
+another.
 """
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import evolve, frozen
+from attrs import define, field, frozen
 
+from torchtune.data._conversation import Conversation
+from torchtune.data._coverage import Coverage
 from torchtune.data._example import IGNORE_INDEX, Example
-from torchtune.data._template import ChatTemplate, Message, Rendered, Span, strings_in, unused_mark
+from torchtune.data._notes import Note, shortened
+from torchtune.data._rendering import Rendering, special_matches
+from torchtune.data._template import ChatTemplate, Message, Rendered, Span
 from torchtune.data._tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
+
+Turns = Literal["all", "last"]
+"""Which of the assistant's turns are meant."""
+
+_SECOND = "Where are you from?"
+"""The second question of a trial, which is no part of the first answer."""
 
 
 @frozen
@@ -25,14 +34,12 @@ class ChatTokens:
 
     tokens: list[int]
     answers: list[Span]
-    """Where each answer begins and ends among the tokens, the token that ends its turn included."""
-
-
-_SECOND = "Where are you from?"
-"""The second question of a trial, which is no part of the first answer."""
-
-Turns = Literal["all", "last"]
-"""Which of the assistant's turns are meant."""
+    """Where each answer begins and ends among the tokens, the token that ends its turn included. One that the template
+    writes in several `{% generation %}` blocks has several."""
+    turns: list[int]
+    """Of each of these, the number of its message."""
+    notes: tuple[Note, ...] = ()
+    """What of the conversation is not in the tokens, or not as it was meant."""
 
 
 def chat_prompt(
@@ -40,15 +47,22 @@ def chat_prompt(
 ) -> list[int]:
     """Encode a conversation up to where the assistant answers, through the tokenizer's chat template.
 
+    What the template leaves out of it is logged as a warning.
+
     Args:
         tokenizer: Its chat template writes the conversation out.
         messages: The turns, oldest first.
         tools: JSON schemas of the tools that the assistant may call.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or the template refuses the messages.
+        ValueError: the tokenizer has no chat template, the template refuses the messages, or leaves out what the
+            assistant did before.
     """
-    return _Conversation(tokenizer, messages, tools).written(is_open=True).encode(tokenizer)
+    renderer = _Renderer.of(tokenizer, messages, tools)
+    rendering = renderer.rendering(renderer.prompt(len(messages)))
+    for note in renderer.notes(rendering):
+        _logger.warning("a prompt %s: %s", note.text.replace("have", "has", 1), note.example)
+    return rendering.encode()
 
 
 def chat_tokens(
@@ -62,9 +76,9 @@ def chat_tokens(
 
     The assistant's are the tokens in the template's `{% generation %}` blocks, where it has any. Otherwise an answer
     begins where the template ends what comes before it, the words that open an answer included, and ends with the
-    first stop id. Tokens are those of the whole text, with two exceptions, since generation starts with what is given
-    and training is to do so too: a border that was merged into one token is cut, and where a template writes the
-    turns before the last answer otherwise once that is given (Mistral's drops the system's), they are written as
+    first stop id. Tokens are those of the whole text, with two exceptions, since generation starts from the prompt and
+    training is to do so too: a token across the border of prompt and answer is cut there, and where a template writes
+    the turns before the last answer otherwise once that is given (Mistral's drops the system's), they are written as
     before.
 
     Args:
@@ -74,36 +88,35 @@ def chat_tokens(
         turns: Which of the assistant's turns are looked for.
 
     Raises:
-        ValueError: the tokenizer has no chat template, the template refuses the messages or writes a conversation
-            otherwise once it goes on, or an answer ends with no stop id.
+        ValueError: the tokenizer has no chat template, the template refuses the messages, writes a conversation
+            otherwise once it is answered or leaves out what the assistant does, or an answer ends with no stop id.
     """
-    conversation = _Conversation(tokenizer, messages, tools)
-    written = conversation.written(is_open=False)
-    if written.answers:
-        borders = [border for answer in written.answers for border in answer]
-        tokens, found = written.encode_at(tokenizer, borders)
-        answers = list(zip(found[::2], found[1::2], strict=True))
-        if not all(tokenizer.stop_ids & set(tokens[start:end]) for start, end in answers):
-            raise ValueError(_no_end(tokenizer))
-        return ChatTokens(tokens, answers if turns == "all" else answers[-1:])
-    asked = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    last = asked.pop() if asked and asked[-1] == len(messages) - 1 > 0 else None
-    if turns == "last":
-        asked = asked[-1:] if last is None else []
-    borders = []
-    if last is None:
-        borders = [conversation.start_of_answer(i, written.text, is_open=False) for i in asked]
+    renderer = _Renderer.of(tokenizer, messages, tools)
+    rendered, starts = renderer.answered()
+    rendering = renderer.rendering(rendered)
+    if rendered.answers:
+        blocks = [
+            (turn, block)
+            for turn, block in renderer.blocks(rendered)
+            if turns == "all" or turn == starts[-1][0]
+        ]
+        tokens, borders = rendering.encode_at([border for _, block in blocks for border in block])
+        answers = list(zip(borders[::2], borders[1::2], strict=True))
+        asked = [turn for turn, _ in blocks]
+        for i, (start, end) in enumerate(answers):
+            ends_turn = i + 1 == len(answers) or asked[i + 1] != asked[i]
+            if ends_turn and not tokenizer.stop_ids & set(tokens[start:end]):
+                raise ValueError(_no_end(tokenizer, tokens[start : end + 2]))
     else:
-        before = evolve(conversation, messages=messages[:last])
-        prompt = before.written(is_open=True)
-        start = conversation.start_of_answer(last, written.text, is_open=False, given=prompt.text)
-        written = prompt.then(written, start)
-        borders = [before.start_of_answer(i, prompt.text, is_open=True) for i in asked] + [len(prompt.text)]
-    tokens, found = written.encode_at(tokenizer, borders)
-    regions = pairwise([*found, len(tokens)])
-    return ChatTokens(
-        tokens, [(start, _end_of_turn(tokenizer, tokens, start, end)) for start, end in regions]
-    )
+        wanted = starts if turns == "all" else starts[-1:]
+        tokens, borders = rendering.encode_at([start for _, start in wanted])
+        asked = [turn for turn, _ in wanted]
+        ends = [*borders[1:], len(tokens)][: len(borders)]
+        answers = [
+            (start, _end_of_turn(tokenizer, tokens, start, end))
+            for start, end in zip(borders, ends, strict=True)
+        ]
+    return ChatTokens(tokens, answers, asked, renderer.notes(rendering))
 
 
 def chat_example(
@@ -117,7 +130,7 @@ def chat_example(
 ) -> Example:
     """Encode a conversation whose answers are to be learnt, each with the token that ends it.
 
-    What the template writes after the end of the last answer is left out: nobody reads or predicts it.
+    The conversation ends with the last answer that is learnt: nobody reads or predicts what comes after it.
 
     Args:
         tokenizer: Its chat template writes the conversation out.
@@ -125,30 +138,27 @@ def chat_example(
         tools: JSON schemas of the tools that the assistant may call.
         train_on_input: Train on everything, not on the answers alone.
         turns: Which answers are targets.
-        learnt: Of each of these, whether it is one after all. None: all are.
+        learnt: Of each of the assistant's turns, whether it is one after all. None: all are.
 
     Raises:
         ValueError: as `chat_tokens`; or nobody answers.
     """
-    chat = chat_tokens(tokenizer, messages, tools, turns=turns)
-    answers = chat.answers
+    answering = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if learnt is not None:
-        if len(learnt) != len(answers):
-            raise ValueError(
-                f"the chat template marks {len(answers)} answers, the conversation has {len(learnt)}, so that it cannot"
-                " be told which are not to be learnt"
-            )
-        answers = [answer for answer, is_target in zip(answers, learnt, strict=True) if is_target]
-    if not answers:
+        answering = [i for i, is_target in zip(answering, learnt, strict=True) if is_target]
+    if not answering:
         raise ValueError("no turn of the conversation is the assistant's, so that there is nothing to learn")
-    end = answers[-1][1]
-    tokens = chat.tokens[:end]
+    end = answering[-1] + 1
+    chat = chat_tokens(tokenizer, messages[:end], tools, turns=turns)
+    targets = [span for span, turn in zip(chat.answers, chat.turns, strict=True) if turn in set(answering)]
+    notes = [*chat.notes, *_left_out(messages[end:])]
+    tokens = chat.tokens[: targets[-1][1]] if targets else chat.tokens
     if train_on_input:
-        return Example(tokens, list(tokens))
-    labels = [IGNORE_INDEX] * end
-    for start, stop in answers:
+        return Example(tokens, list(tokens), tuple(notes))
+    labels = [IGNORE_INDEX] * len(tokens)
+    for start, stop in targets:
         labels[start:stop] = tokens[start:stop]
-    return Example(tokens, labels)
+    return Example(tokens, labels, tuple(notes))
 
 
 def check_chat(tokenizer: Tokenizer) -> None:
@@ -174,172 +184,197 @@ def check_chat(tokenizer: Tokenizer) -> None:
             "this model's texts begin with BOS, but its chat template writes none; if that is not as the model was"
             " taught, put {{ bos_token }} first in the template"
         )
-    if len(chat.answers) != 2 or _SECOND in tokenizer.decode(chat.tokens[slice(*chat.answers[0])]):
-        raise ValueError(_no_end(tokenizer))
+    first = [span for span, turn in zip(chat.answers, chat.turns, strict=True) if turn == 1]
+    if set(chat.turns) != {1, 3} or any(
+        _SECOND in tokenizer.decode(chat.tokens[slice(*span)]) for span in first
+    ):
+        raise ValueError(_no_end(tokenizer, chat.tokens[first[0][0] :] if first else []))
 
 
-@frozen
-class _Conversation:
-    """Turns, and how they are written."""
+@define
+class _Renderer:
+    """Writes a conversation out, each of its beginnings once at most."""
 
     tokenizer: Tokenizer
-    messages: list[Message]
-    tools: list[dict[str, Any]] | None
+    template: ChatTemplate
+    conversation: Conversation
+    _openings: dict[str | None, str] = field(factory=dict)
+    """What a prompt has after its last message, by the role of that message."""
 
-    def render(self, messages: list[Message], *, is_open: bool) -> Rendered:
-        """Write some turns out; `is_open` with the words that open an answer."""
-        return template_of(self.tokenizer).render_marked(messages, is_open, self.tools)
-
-    def written(self, *, is_open: bool) -> "_Written":
-        """Write all turns out, and find where they spell out special tokens."""
-        rendered = self.render(self.messages, is_open=is_open)
-        special = self.tokenizer.special_tokens
-        texts = set(strings_in([self.messages, self.tools or []]))
-        risky = {text for text in texts if any(token in text for token in special)}
-        if any(message["role"] in risky for message in self.messages):
+    @classmethod
+    def of(
+        cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+    ) -> "_Renderer":
+        template = template_of(tokenizer)
+        special = special_matches(tokenizer)
+        if any(special(message["role"]) for message in messages):
             raise ValueError("a role holds the text of a special token")
-        found = self._find(risky, rendered.text, is_open=is_open) if risky else []
-        if found is None:
-            raise ValueError(
-                "a message holds the text of a special token, and the chat template rewrites messages, so that"
-                f" the two cannot be kept apart; take it out of {min(risky)!r}"
-            )
-        return _Written(rendered.text, found, rendered.answers)
+        return cls(tokenizer, template, Conversation.trace(template, messages, tools))
 
-    def start_of_answer(self, turn: int, text: str, *, is_open: bool, given: str | None = None) -> int:
-        """Find where in the conversation's text an answer begins.
+    def prompt(self, n: int) -> Rendered:
+        """Write the first messages out, and the words that open an answer."""
+        conversation = self.conversation
+        return self.template.render_traced(conversation.messages[:n], True, conversation.tools)  # noqa: FBT003
 
-        Args:
-            turn: Which of them is the answer.
-            text: What was written.
-            is_open: Whether it ends with the words that open a further answer.
-            given: What the template writes before the answer, where that is known.
+    def rendering(self, rendered: Rendered) -> Rendering:
+        """Prepare a text for encoding."""
+        return Rendering.of(self.tokenizer, self.conversation, rendered)
+
+    def notes(self, rendering: Rendering) -> tuple[Note, ...]:
+        """Tell what of the conversation is not in a text, or not as it was meant.
+
+        Raises:
+            ValueError: something that the assistant does is not in it.
         """
-        if given is None:
-            given = self.render(self.messages[:turn], is_open=True).text if turn else ""
-        if turn and text.startswith(given):
-            return len(given)
-        # A greeting, or a template that moves something, as Mistral's does with the system's turn: begin with the
-        # words themselves, if what stands between them and the question is what generation would see there.
-        found = self._find(turn, text, is_open=is_open)
-        if found:
-            start, words = found[0][0], content_of(self.messages[turn])
-            blanks = words[: len(words) - len(words.lstrip())]
-            start -= len(blanks) if text[:start].endswith(blanks) else 0
-            asked = content_of(self.messages[turn - 1]).strip() if turn else ""
-            if text[:start].endswith(given[given.rfind(asked) :] if asked else given):
-                return start
-        raise ValueError(
-            "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
-            " its answer; put {% generation %} and {% endgeneration %} around the answers in the template, or train on"
-            f" other turns; before the answer it wrote {given!r}, with it {text!r}"
-        )
+        return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes())
 
-    def _find(self, which: set[str] | int, text: str, *, is_open: bool) -> list[Span] | None:
-        """Find where some texts stand in what was written of all; None: they are rewritten.
+    def answered(self) -> tuple[Rendered, list[tuple[int, int]]]:
+        """Write all messages out.
 
-        Each is replaced by a mark, between the blanks around it, which templates are fond of trimming.
-
-        Args:
-            which: Texts in messages and tools; or the number of a turn, whose content is meant.
-            text: What was written.
-            is_open: Whether it ends with the words that open an answer.
+        Returns:
+            The text; and of each turn of the assistant's its number, and where it begins in the text.
         """
-        mark = unused_mark([text, *strings_in([self.messages, self.tools or []])])
-        cores: list[str] = []
+        conversation = self.conversation
+        messages = conversation.messages
+        rendered = self.template.render_traced(messages, False, conversation.tools)  # noqa: FBT003
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if rendered.answers:
+            return rendered, [(turn, 0) for turn in turns]
+        starts: list[tuple[int, int]] = []
+        last = len(messages) - 1
+        if turns and turns[-1] == last > 0:
+            rendered, start = self._joined_to_prompt(rendered, last)
+            starts = [(turns.pop(), start)]
+        layout = _Layout(self.conversation, rendered)
+        return rendered, [*((turn, self._start(turn, layout)) for turn in turns), *starts]
 
-        def marked(words: str) -> str:
-            core = words.strip()
-            if not core:
-                return words
-            cores.append(core)
-            return words.replace(core, f"{mark}{len(cores) - 1}{mark}")
+    def blocks(self, rendered: Rendered) -> list[tuple[int, Span]]:
+        """Return the template's `{% generation %}` blocks, each with the number of its message."""
+        layout = _Layout(self.conversation, rendered)
+        return [(layout.turn_at(*block), block) for block in rendered.answers]
 
-        if isinstance(which, int):
-            turns = list(self.messages)
-            turns[which] = Message(**{**turns[which], "content": marked(content_of(turns[which]))})
-            conversation = evolve(self, messages=turns)
+    def _joined_to_prompt(self, whole: Rendered, last: int) -> tuple[Rendered, int]:
+        """Write the last answer after its own prompt, which a template may write otherwise once it is answered."""
+        prompt = self.prompt(last)
+        before = _Layout(self.conversation, prompt)
+        opening = prompt.text[before.end_of(last - 1) :]
+        self._openings[before.role_of(last - 1)] = opening
+        end = len(prompt.text)
+        if whole.text.startswith(prompt.text):
+            return whole, end
+        layout = _Layout(self.conversation, whole)
+        begin = layout.starts.get(last)
+        if begin is None or whole.text[layout.end_of(last - 1) : begin] != opening:
+            raise ValueError(_rewritten(prompt.text, whole.text))
+        shift = end - begin
+        moved = tuple((s + shift, e + shift, *rest) for s, e, *rest in whole.origins if s >= begin)
+        return Rendered(prompt.text + whole.text[begin:], (*prompt.origins, *moved)), end  # type: ignore[arg-type]
+
+    def _start(self, turn: int, layout: "_Layout") -> int:
+        """Find where an answer within a conversation begins."""
+        text, begin = layout.text, layout.starts.get(turn)
+        if turn == 0:
+            if begin is None:
+                raise ValueError(_rewritten("", text))
+            return begin
+        before = layout.end_of(turn - 1)
+        role = layout.role_of(turn - 1)
+        if role in self._openings:
+            opening = self._openings[role]
         else:
-            replaced: Any = _replaced([self.messages, self.tools], lambda t: marked(t) if t in which else t)
-            conversation = evolve(self, messages=replaced[0], tools=replaced[1])
-        pieces = conversation.render(conversation.messages, is_open=is_open).text.split(mark)
-        at, found = 0, []
-        for i, piece in enumerate(pieces):
-            forms = (
-                (cores[int(piece)], json.dumps(cores[int(piece)], ensure_ascii=False)[1:-1])
-                if i % 2
-                else (piece,)
-            )
-            form = next((form for form in forms if text.startswith(form, at)), None)
-            if form is None:
-                return None
-            found += [(at, at + len(form))] if i % 2 else []
-            at += len(form)
-        return found if at == len(text) else None
+            prompt = self.prompt(turn)
+            opening = prompt.text[_Layout(self.conversation, prompt).end_of(turn - 1) :]
+            self._openings[role] = opening
+        if text.startswith(opening, before):
+            return before + len(opening)
+        # The words that open an answer may go on, as with an empty thought, where earlier answers have none.
+        if begin is not None and opening.startswith(text[before:begin]):
+            return begin
+        raise ValueError(_rewritten(opening, text[before : before + len(opening)]))
 
 
-@frozen
-class _Written:
-    """A conversation as a template wrote it."""
+class _Layout:
+    """Where the messages stand in a text.
 
-    text: str
-    plain: Sequence[Span] = ()
-    """Where it spells out special tokens that are none."""
-    answers: Sequence[Span] = ()
-    """The template's `{% generation %}` blocks."""
+    Args:
+        conversation: The messages.
+        rendered: The text.
+    """
 
-    def then(self, other: "_Written", start: int) -> "_Written":
-        """Go on with what stands in another from `start`."""
-        if other.text.startswith(self.text) and start == len(self.text):
-            return other
-        shift = len(self.text) - start
-        after = [(max(s, start) + shift, e + shift) for s, e in other.plain if e > start]
-        return _Written(self.text + other.text[start:], [*self.plain, *after])
+    def __init__(self, conversation: Conversation, rendered: Rendered) -> None:
+        self.text = rendered.text
+        self._conversation = conversation
+        self._ends: dict[int, int] = {}
+        self.starts: dict[int, int] = {}
+        """Where each message's own words begin, after its role."""
+        self._at: list[tuple[int, int, int]] = []
+        for start, end, i, _ in rendered.origins:
+            source = conversation.sources[i]
+            number = source.message
+            self._ends[number] = max(end, self._ends.get(number, 0))
+            self._at.append((start, end, number))
+            if source.part != "role":
+                self.starts[number] = min(start, self.starts.get(number, start))
 
-    def encode(self, tokenizer: Tokenizer, start: int = 0, end: int | None = None) -> list[int]:
-        """Encode a part of it."""
-        end = len(self.text) if end is None else end
-        plain = [(max(s, start) - start, min(e, end) - start) for s, e in self.plain if s < end and start < e]
-        return tokenizer.encode_template(self.text[start:end], plain)
+    def end_of(self, number: int) -> int:
+        """Return where a message's words end, or those of the nearest one before it that has some."""
+        while number >= 0 and number not in self._ends:
+            number -= 1
+        return self._ends.get(number, 0)
 
-    def _rest(self, tokenizer: Tokenizer, start: int, end: int | None = None) -> list[int]:
-        """Encode what stands behind a border, as part of a text that goes on."""
-        if start == 0:
-            return self.encode(tokenizer, 0, end)
-        # SentencePiece would put a space before it, but not behind a line break.
-        after_break = evolve(self, text=f"{self.text[: start - 1]}\n{self.text[start:]}")
-        lead, whole = tokenizer.encode_template("\n"), after_break.encode(tokenizer, start - 1, end)
-        return whole[len(lead) :] if whole[: len(lead)] == lead else self.encode(tokenizer, start, end)
+    def role_of(self, number: int) -> str:
+        """Return who speaks in a message."""
+        return str(self._conversation.messages[number]["role"])
 
-    def encode_at(self, tokenizer: Tokenizer, borders: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Encode it, and find where borders between characters lie between tokens.
+    def turn_at(self, start: int, end: int) -> int:
+        """Return which of the assistant's messages a block belongs to."""
+        messages = self._conversation.messages
+        for s, e, number in self._at:
+            if number >= 0 and start <= s and e <= end and messages[number]["role"] == "assistant":
+                return number
+        return next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "assistant"), 0)
 
-        A border within a token cuts it: what comes after is encoded by itself.
-        """
-        tokens = self.encode(tokenizer)
-        cut, kept = 0, 0  # the last border that cut a token, and what came before it
-        found: list[int] = []
-        for border in borders:
-            before = [*tokens[:kept], *self._rest(tokenizer, cut, border)]
-            if tokens[: len(before)] != before:
-                cut, kept = border, len(before)
-                tokens = [*before, *self._rest(tokenizer, cut)]
-            found.append(len(before))
-        return tokens, found
+
+def _left_out(messages: Sequence[Message]) -> list[Note]:
+    if not messages:
+        return []
+    said = messages[0].get("content") or ""
+    return [
+        Note(
+            "have turns after the last answer that is learnt, which are left out",
+            f"{messages[0]['role']}: {shortened(said)}",
+        )
+    ]
+
+
+def _rewritten(prompt: str, text: str) -> str:
+    return (
+        "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
+        " its answer; put {% generation %} and {% endgeneration %} around the answers in the template, or train on"
+        f" other turns; before the answer it wrote {prompt!r}, with it {text!r}"
+    )
 
 
 def _end_of_turn(tokenizer: Tokenizer, tokens: list[int], start: int, end: int) -> int:
-    """Find where an answer is over: behind its first stop id."""
+    """Find where an answer is over: after its first stop id."""
     for i in range(start, end):
         if tokens[i] in tokenizer.stop_ids:
             return i + 1
-    raise ValueError(_no_end(tokenizer))
+    raise ValueError(_no_end(tokenizer, tokens[start:end]))
 
 
-def _no_end(tokenizer: Tokenizer) -> str:
+def _no_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
+    """Say that an answer never ends, and which special token could end it."""
+    names = {i: text for text, i in tokenizer.special_tokens.items()}
+    stops = ", ".join(repr(names.get(i, str(i))) for i in sorted(tokenizer.stop_ids))
+    after = next((names[i] for i in tokens if i in names), None)
+    if after is None:
+        fix = "use a template that ends answers, such as that of the model's own folder"
+    else:
+        fix = f"{after!r} comes after it: if that ends a turn, set tokenizer.stop_tokens=[{after!r}]"
     return (
-        f"the chat template ends an answer with none of the stop ids {sorted(tokenizer.stop_ids)}, so that the model"
-        " would never learn to stop; use the tokenizer and the template of one model"
+        f"the chat template ends an answer with none of the stop tokens ({stops}), so that the model would never learn"
+        f" to stop; {fix}"
     )
 
 
@@ -351,23 +386,7 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate:
     """
     if tokenizer.chat_template is None:
         raise ValueError(
-            "the tokenizer has no chat template; use a plain prompt (torchtune.datasets.AlpacaDataset), or a"
-            " tokenizer folder whose tokenizer_config.json holds one"
+            "the tokenizer has no chat template; name one (tokenizer.chat_template=FILE), or use a plain prompt"
+            " (torchtune.datasets.AlpacaDataset)"
         )
     return tokenizer.chat_template
-
-
-def content_of(message: Message) -> str:
-    """Return what a turn says; nothing, where it only calls a tool."""
-    return message.get("content") or ""
-
-
-def _replaced(value: Any, change: Callable[[str], str]) -> Any:
-    """Change every text in messages and tools, but for the names of fields and of those who speak."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: item if key == "role" else _replaced(item, change) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_replaced(item, change) for item in value]
-    return value

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
+from torchtune.data._notes import Note
 from torchtune.data._tokenizer import Tokenizer
 
 IGNORE_INDEX = -100
@@ -23,6 +24,8 @@ class Example:
 
     tokens: list[int]
     labels: list[int]
+    notes: tuple[Note, ...] = field(default=(), eq=False)
+    """What happened to the row that it comes from."""
 
     def __attrs_post_init__(self) -> None:
         if len(self.tokens) != len(self.labels):
@@ -65,7 +68,7 @@ def cut(example: Example, max_seq_len: int, side: Literal["left", "right"]) -> E
     if len(example.tokens) <= max_seq_len:
         return example
     kept = slice(-max_seq_len, None) if side == "left" else slice(max_seq_len)
-    return Example(example.tokens[kept], example.labels[kept])
+    return evolve(example, tokens=example.tokens[kept], labels=example.labels[kept])
 
 
 def masked_example(tokens: list[int], n_given: int, *, train_on_input: bool) -> Example:

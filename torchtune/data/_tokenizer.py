@@ -35,6 +35,10 @@ class Tokenizer(Protocol):
         """Ids by text, of the tokens that `encode_template` finds and `encode` does not."""
 
     @property
+    def content_tokens(self) -> frozenset[str]:
+        """The special tokens that messages and plain text may contain; all others are encoded as plain text there."""
+
+    @property
     def chat_template(self) -> ChatTemplate | None:
         """How this model's conversations are written out, or None for a model that was taught none."""
 

@@ -25,6 +25,8 @@ class BackendTokenizer:
         ValueError: the file is damaged, or a special token is not in the vocabulary.
     """
 
+    content_tokens: frozenset[str] = frozenset()
+
     def __init__(self, path: Path, config: TokenizerConfig) -> None:
         self._path = path
         self._marked: dict[str, _Marked] = {}

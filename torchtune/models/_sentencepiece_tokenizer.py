@@ -30,6 +30,8 @@ class SentencePieceTokenizer:
         ValueError: it is damaged, or has no end-of-sequence token.
     """
 
+    content_tokens: frozenset[str] = frozenset()
+
     def __init__(
         self, path: str, special_tokens: Sequence[str] = (), stop_tokens: Sequence[str] = ()
     ) -> None:

@@ -1,0 +1,67 @@
+"""What happens to rows on their way to tokens that their owner may not expect."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import define, field, frozen
+
+
+@frozen
+class Note:
+    """Something that happened to a row, such as a column that is not read."""
+
+    text: str
+    """What it is, as it is said of several rows: "have a column 'id' that is not read"."""
+    example: str = ""
+    """What exactly it is in this row."""
+
+
+@define
+class Tally:
+    """How many rows each thing happened to, and the first of them."""
+
+    rows: dict[str, int] = field(factory=dict)
+    """Numbers of rows, by the text of the note."""
+    first: dict[str, str] = field(factory=dict)
+    """Where the first row is, and its example."""
+
+    def add(self, notes: Iterable[Note], place: str) -> list[str]:
+        """Count the notes of one row.
+
+        Args:
+            notes: What happened to it.
+            place: Where it is.
+
+        Returns:
+            The texts of those that no row had before.
+        """
+        new = []
+        for text, note in {note.text: note for note in notes}.items():
+            if text not in self.rows:
+                self.first[text] = f"{place}: {note.example}" if note.example else place
+                new.append(text)
+            self.rows[text] = self.rows.get(text, 0) + 1
+        return new
+
+    def lines(self, n_rows: int) -> list[str]:
+        """Say it all, a line for each thing."""
+        return [
+            f"{n:,} of {n_rows:,} rows {text}; the first: {self.first[text]}" for text, n in self.rows.items()
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the numbers and the first rows."""
+        return {"rows": dict(self.rows), "first": dict(self.first)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.rows, self.first = dict(state["rows"]), dict(state["first"])
+
+
+SHOWN = 80
+"""Characters of an example at most."""
+
+
+def shortened(text: str) -> str:
+    """Quote the beginning of a text on one line."""
+    return repr(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...")

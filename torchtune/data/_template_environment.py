@@ -1,0 +1,237 @@
+"""The Jinja environment of chat templates: a sandbox with limits, in which text keeps its origins.
+
+The settings and names are those that Hugging Face documents for chat templates
+(https://huggingface.co/docs/transformers/chat_templating_writing), so that a template writes what it writes there.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import date as Date
+from functools import wraps
+from types import BuiltinMethodType, MethodType
+from typing import Any, NoReturn
+
+from attrs import frozen
+from jinja2 import Environment as JinjaEnvironment
+from jinja2 import Template, TemplateError, meta, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import FILTERS, make_attrgetter
+from jinja2.nodes import EvalContext
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import pass_eval_context
+from jinja2.visitor import NodeTransformer
+
+from torchtune.data._traced import Traced, as_text, changed, joined, to_json
+
+TIME_LIMIT = 10.0
+"""How long one template may take for one conversation (seconds of this thread's processor time)."""
+
+MAX_REPEATED = 10**7
+"""How long a text or list may become by multiplication."""
+
+MAX_BITS = 10**5
+"""How large a power may become (binary digits)."""
+
+MAX_WIDTH = 10**4
+"""How wide a filter may make a text (characters)."""
+
+GENERATION = -1
+"""The source that stands for the template's `{% generation %}` blocks."""
+
+CLOCK = "strftime_now"
+"""The name under which templates ask for today's date."""
+
+_deadline: ContextVar[float] = ContextVar("deadline")
+"""When the template that is running is stopped (seconds of this thread's processor time)."""
+
+
+@frozen
+class Compiled:
+    """A compiled template."""
+
+    template: Template
+    variables: frozenset[str]
+    """The names that it reads and does not set itself."""
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """Run it, within the time limit; the text is `Traced` where what it was given is.
+
+        Raises:
+            Exception: whatever the template comes to.
+        """
+        token = _deadline.set(time.thread_time() + TIME_LIMIT)
+        try:
+            return self.template.render(variables)
+        finally:
+            _deadline.reset(token)
+
+
+def compile_template(source: str, date: str | None) -> Compiled:
+    """Compile a chat template.
+
+    Args:
+        source: Jinja.
+        date: What it is given as today's date (YYYY-MM-DD); None: asking for it is an error.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is not valid Jinja.
+    """
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+    environment.globals["raise_exception"] = _raise_exception
+    del environment.globals["lipsum"]
+    tree = environment.parse(source)
+    variables = frozenset(meta.find_undeclared_variables(tree))  # which leaves out what is global by now
+    environment.globals[CLOCK] = _clock(date)
+    tree = _Rewriter().visit(tree)
+    return Compiled(environment.from_string(tree), variables)
+
+
+class _Generation(Extension):
+    """`{% generation %}` blocks, around what the model is to write."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own way.
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
+
+    def mark(self, caller: Macro) -> str:
+        text = caller()
+        block = (0, len(text), GENERATION, 0)
+        return Traced(str.__str__(text), (block, *text.origins) if isinstance(text, Traced) else (block,))
+
+
+class _Rewriter(NodeTransformer):
+    """Checks the time in every loop and macro, and joins text by our own function, which keeps origins."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's name
+        return self._timed(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802 - Jinja's name
+        return self._timed(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's name
+        self.generic_visit(node)
+        join = nodes.EnvironmentAttribute("concatenated")
+        return nodes.Call(join, node.nodes, [], None, None).set_lineno(node.lineno, override=True)
+
+    def _timed(self, node: nodes.For | nodes.Macro) -> nodes.Node:
+        self.generic_visit(node)
+        check = nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(check).set_lineno(node.lineno, override=True))
+        return node
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, which keeps origins and limits what a template may compute."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+    concat = staticmethod(joined)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(finalize=_finalized, **settings)
+        self.filters = {name: _traced_filter(fill) for name, fill in FILTERS.items()}
+        for name in ("center", "indent", "wordwrap"):  # their widths are numbers that nothing else limits
+            self.filters[name] = _of_bounded_width(self.filters[name])
+        self.filters |= {"tojson": to_json, "join": _join, "string": as_text, "safe": lambda value: value}
+
+    def call(self, __self: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # Jinja's names
+        owner = __obj.__self__ if isinstance(__obj, (MethodType, BuiltinMethodType)) else None
+        if type(owner) is not str or isinstance(__obj, Undefined):
+            return super().call(__self, __obj, *args, **kwargs)
+        if __obj.__name__ == "join" and len(args) == 1 and not kwargs:
+            return joined(args[0], owner)
+        result = super().call(__self, __obj, *args, **kwargs)
+        return changed(result, args, kwargs) if type(result) is str else result
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator != "%":
+            _check_size(operator, left, right)
+        result = super().call_binop(context, operator, left, right)
+        return changed(result, left, right) if type(result) is str else result
+
+    def concatenated(self, *values: Any) -> str:
+        """Join values as the operator `~` does."""
+        return joined(map(as_text, values))
+
+    def check_time(self) -> str:
+        """Stop a template that runs for too long: the sandbox limits ranges, but not one within another."""
+        if time.thread_time() > _deadline.get():
+            raise RuntimeError(f"it runs for more than {TIME_LIMIT:g} seconds")
+        return ""
+
+
+def _finalized(value: Any) -> Any:
+    """Write a list or an object as Python does, with the origins of what is in it."""
+    return as_text(value) if isinstance(value, (dict, list, tuple)) else value
+
+
+def _traced_filter(fill: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what a filter makes of text keep the text's origins."""
+
+    @wraps(fill)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        result = fill(*args, **kwargs)
+        if type(result) is not str:
+            return result
+        return changed(
+            result, [arg for arg in args if not isinstance(arg, (JinjaEnvironment, EvalContext))], kwargs
+        )
+
+    return traced
+
+
+@pass_eval_context
+def _join(context: EvalContext, value: Any, d: str = "", attribute: str | int | None = None) -> str:
+    """Join items, as Jinja's own filter does."""
+    items = value if attribute is None else map(make_attrgetter(context.environment, attribute), value)
+    return joined(map(as_text, items), d)
+
+
+def _of_bounded_width(fill: Callable[..., str]) -> Callable[..., str]:
+    """Let a filter refuse a width that would fill the memory."""
+
+    @wraps(fill)
+    def bounded(*args: Any, **kwargs: Any) -> str:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, int) and value > MAX_WIDTH:
+                raise ValueError(f"a width of {value} is too large")
+        return fill(*args, **kwargs)
+
+    return bounded
+
+
+def _check_size(operator: str, left: Any, right: Any) -> None:
+    """Refuse to compute what would fill the memory."""
+    if operator == "**":
+        if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_BITS:
+            raise ValueError("a power is too large")
+    else:
+        for items, times in ((left, right), (right, left)):
+            if (
+                isinstance(items, (str, list, tuple))
+                and isinstance(times, int)
+                and len(items) * times > MAX_REPEATED
+            ):
+                raise ValueError(f"{len(items)} items {times} times are too many")
+
+
+def _clock(date: str | None) -> Callable[[str], str]:
+    def strftime_now(format: str) -> str:  # noqa: A002 - transformers' name
+        if date is None:
+            raise ValueError(
+                "it asks for today's date, with which no run can be repeated; name one, such as"
+                f" tokenizer.date={Date.today():%Y-%m-%d}"  # noqa: DTZ011 - an example for a person
+            )
+        return Date.fromisoformat(date).strftime(format)
+
+    return strftime_now
+
+
+def _raise_exception(message: str) -> NoReturn:
+    """Let a template refuse what it is given."""
+    raise TemplateError(message)
