@@ -77,7 +77,7 @@ def test_a_system_turn_is_put_before_those_without_one() -> None:
 def test_tools_and_their_calls_reach_the_template() -> None:
     tokenizer = ByteTokenizer(
         "{{ tools | tojson if tools }}{% for m in messages %}[{{ m.role }}:{{ m.content }}"
-        "{% for c in m.tool_calls or [] %}{{ c.function.arguments.x }}{% endfor %}]<|im_end|>{% endfor %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments.x }}{% endfor %}]<|im_end|>{% endfor %}"
     )
     call = {"id": "1", "function": {"name": "f", "arguments": '{"x": 5}'}}
     turns = [
@@ -92,7 +92,7 @@ def test_tools_and_their_calls_reach_the_template() -> None:
         text = tokenizer.decode(example.tokens)
         assert (
             text
-            == '[{"name": "f"}][user:Why?]<|im_end|>[assistant:5]<|im_end|>[tool:25]<|im_end|>[assistant:No.]<|im_end|>'
+            == '[{"name": "f"}][user:Why?]<|im_end|>[assistant:f 5]<|im_end|>[tool:25]<|im_end|>[assistant:No.]<|im_end|>'
         )
 
 
@@ -101,7 +101,7 @@ def test_tools_and_their_calls_reach_the_template() -> None:
     [
         (
             {"text": "a"},
-            "no column 'messages' or 'conversations' with a list of turns; the columns found are 'text'",
+            "no column 'messages' or 'conversations' with a list of turns, and no 'prompt' and 'completion'; the columns",
         ),
         ({"messages": "a"}, "'messages': expected a list of turns, got str 'a'"),
         ({"messages": []}, "'messages': the conversation is empty"),
@@ -142,7 +142,7 @@ def test_rows_that_the_template_refuses_are_named() -> None:
         "{% for m in messages %}{% if loop.index0 == 4 %}{{ raise_exception('too long') }}{% endif %}"
         "{{ m.content }}<|im_end|>{% endfor %}"
     )
-    rows = [{"messages": OPENAI}, {"messages": [*OPENAI, OPENAI[0]]}]
+    rows = [{"messages": OPENAI}, {"messages": [*OPENAI, *OPENAI[:2]]}]
     with pytest.raises(RowError, match=r"source: row 2: the chat template refused .* too long"):
         ChatDataset(strict, rows)[1]
     assert isinstance(ChatDataset(strict, rows, on_error="skip")[1], LeftOut)
@@ -162,7 +162,7 @@ def test_columns_and_prompts_of_ones_own() -> None:
     for arguments, message in [
         (
             {"columns": {"prompt": "question"}},
-            "columns: expected names for instruction, input, output, got one for",
+            "columns: expected names for instruction, input, output, system, history, got one for",
         ),
         ({"template": "Q: {question}"}, "template: expected 'chat', 'alpaca', or a text with {instruction}"),
         ({"template": "alpaca", "system": "a"}, "system: has no place in the template 'alpaca'"),

@@ -31,14 +31,16 @@ WORDS = st.one_of(
     st.integers(500, 3000).map(lambda n: "long " * n),
 )
 CONTENT = st.lists(WORDS, max_size=3).map("".join)
-TURNS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=4)
+TURNS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=4).filter(
+    lambda turns: any(said.strip() for _, said in turns)
+)
 
 
-def by_hand(turns: list[tuple[str, str]], learnt: range) -> Example:
-    """Write turns as ChatML does, letter by letter."""
+def by_hand(turns: list[tuple[str, str]], learnt: list[int]) -> Example:
+    """Write turns as ChatML does, letter by letter, up to the last answer that is learnt."""
     tokens: list[int] = []
     labels: list[int] = []
-    for number, pair in enumerate(turns):
+    for number, pair in enumerate(turns[: learnt[-1] + 1]):
         for role, content in zip(("user", "assistant"), pair, strict=True):
             head, words = [START, *f"{role}\n".encode()], [*content.encode(), END]
             is_target = role == "assistant" and number in learnt
@@ -59,17 +61,18 @@ def test_every_format_is_what_is_put_together_by_hand(turns: list[tuple[str, str
     shared = [{"from": {"user": "human"}.get(m["role"], "gpt"), "value": m["content"]} for m in messages]
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": messages}) + "\n" + json.dumps({"conversations": shared}))
-    every, last = range(len(turns)), range(len(turns) - 1, len(turns))
+    every = [i for i, (_, said) in enumerate(turns) if said.strip()]  # empty answers are not learnt
+    last = every[-1:]
     for row in range(2):
         assert ChatDataset(TOKENIZER, str(path))[row] == by_hand(turns, every)
         assert ChatDataset(TOKENIZER, str(path), train_on="last")[row] == by_hand(turns, last)
         whole = ChatDataset(TOKENIZER, str(path), train_on="everything")[row]
         assert isinstance(whole, Example)
-        assert whole.labels == whole.tokens == by_hand(turns, every).tokens
+        assert whole.labels == whole.tokens == by_hand(turns, [len(turns) - 1]).tokens
     asked, said = turns[0]
     if asked.strip() and said.strip():
         found = InstructDataset(TOKENIZER, [{"instruction": asked, "output": said}])[0]
-        assert found == by_hand(turns[:1], range(1))
+        assert found == by_hand(turns[:1], [0])
 
 
 @settings(deadline=None, max_examples=100)

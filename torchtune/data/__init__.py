@@ -4,6 +4,7 @@ from torchtune.data._batch import Batch, collate
 from torchtune.data._batches import Batches
 from torchtune.data._chat import ChatTokens, chat_example, chat_prompt, chat_tokens, check_chat
 from torchtune.data._example import IGNORE_INDEX, Example, LeftOut, Preference, cut, plain_example
+from torchtune.data._notes import Note, Tally, shortened
 from torchtune.data._order import Order
 from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
@@ -24,12 +25,14 @@ __all__ = [
     "Examples",
     "LeftOut",
     "Message",
+    "Note",
     "Order",
     "Piece",
     "Preference",
     "Rendered",
     "Report",
     "Subset",
+    "Tally",
     "Tokenizer",
     "alpaca_prompt",
     "chat_example",
@@ -42,6 +45,7 @@ __all__ = [
     "pieces",
     "plain_example",
     "report",
+    "shortened",
     "split_off",
     "spread",
     "unused_mark",

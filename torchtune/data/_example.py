@@ -1,5 +1,6 @@
 """One training example: tokens, and which of them are targets."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from attrs import evolve, field, frozen
@@ -32,6 +33,10 @@ class Example:
             raise ValueError(f"an example of {len(self.tokens)} tokens has {len(self.labels)} labels")
         if len(self.tokens) < 2:
             raise ValueError("an example needs at least two tokens, one to read and one to predict")
+
+    def with_notes(self, notes: Iterable[Note]) -> "Example":
+        """Return the same example with further notes."""
+        return evolve(self, notes=(*self.notes, *notes))
 
     @property
     def n_targets(self) -> int:

@@ -1,6 +1,6 @@
 """What happens to rows on their way to tokens that their owner may not expect."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from attrs import define, field, frozen
@@ -25,12 +25,12 @@ class Tally:
     first: dict[str, str] = field(factory=dict)
     """Where the first row is, and its example."""
 
-    def add(self, notes: Iterable[Note], place: str) -> list[str]:
+    def add(self, notes: Iterable[Note], place: Callable[[], str]) -> list[str]:
         """Count the notes of one row.
 
         Args:
             notes: What happened to it.
-            place: Where it is.
+            place: Tells where it is; that may take reading a file, so that it is asked of the first row alone.
 
         Returns:
             The texts of those that no row had before.
@@ -38,7 +38,7 @@ class Tally:
         new = []
         for text, note in {note.text: note for note in notes}.items():
             if text not in self.rows:
-                self.first[text] = f"{place}: {note.example}" if note.example else place
+                self.first[text] = f"{place()}: {note.example}" if note.example else place()
                 new.append(text)
             self.rows[text] = self.rows.get(text, 0) + 1
         return new

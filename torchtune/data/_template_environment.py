@@ -121,8 +121,8 @@ class _Rewriter(NodeTransformer):
 
     def _timed(self, node: nodes.For | nodes.Macro) -> nodes.Node:
         self.generic_visit(node)
-        check = nodes.Call(nodes.EnvironmentAttribute("check_time"), [], [], None, None)
-        node.body.insert(0, nodes.ExprStmt(check).set_lineno(node.lineno, override=True))
+        check = nodes.ExprStmt(nodes.EnvironmentAttribute("checked_time"))
+        node.body.insert(0, check.set_lineno(node.lineno, override=True))
         return node
 
 
@@ -158,11 +158,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         """Join values as the operator `~` does."""
         return joined(map(as_text, values))
 
-    def check_time(self) -> str:
+    @property
+    def checked_time(self) -> None:
         """Stop a template that runs for too long: the sandbox limits ranges, but not one within another."""
         if time.thread_time() > _deadline.get():
             raise RuntimeError(f"it runs for more than {TIME_LIMIT:g} seconds")
-        return ""
 
 
 def _finalized(value: Any) -> Any:

@@ -42,10 +42,15 @@ class Traced(str):
         return self
 
     def __add__(self, other: Any) -> str:
-        return joined((self, other)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        more = _moved(other.origins, len(self)) if isinstance(other, Traced) else ()
+        return Traced(str.__add__(self, other), self.origins + more)
 
     def __radd__(self, other: Any) -> str:
-        return joined((other, self)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return Traced(str.__add__(other, self), _moved(self.origins, len(other)))
 
     def __mul__(self, times: SupportsIndex) -> str:
         return changed(str.__mul__(self, times), self)
@@ -199,20 +204,23 @@ class JsonObject(dict[Any, Any]):
 
 def joined(parts: Iterable[Any], separator: str = "") -> str:
     """Join texts, with their origins."""
-    texts: list[str] = []
+    texts: list[str] = list(parts)
+    if separator:
+        texts = [text for part in texts for text in (separator, part)][1:]
     origins: list[Origin] = []
     at = 0
-    for part in parts:
-        for text in (separator, part) if separator and texts else (part,):
-            if isinstance(text, Traced):
-                if at:
-                    origins += [(s + at, e + at, source, offset) for s, e, source, offset in text.origins]
-                else:
-                    origins += text.origins
-            texts.append(text)
-            at += len(text)
+    for text in texts:
+        if isinstance(text, Traced):
+            origins += _moved(text.origins, at)
+        at += len(text)
     whole = str.join("", texts)
     return Traced(whole, tuple(origins)) if origins else whole
+
+
+def _moved(origins: tuple[Origin, ...], by: int) -> tuple[Origin, ...]:
+    if not by:
+        return origins
+    return tuple([(start + by, end + by, source, offset) for start, end, source, offset in origins])
 
 
 def changed(text: str, *given: object) -> str:

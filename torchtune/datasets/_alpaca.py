@@ -18,7 +18,7 @@ class AlpacaDataset(InstructDataset):
         train_on_input: Train on the prompt as well, not on the answer alone.
         use_clean: Take the cleaned rows, yahma/alpaca-cleaned, instead of tatsu-lab/alpaca.
         source: Rows of your own, as `InstructDataset` takes them. Null: the Alpaca data set.
-        split: Which split of a data set on the hub.
+        split: Which split of a folder, or of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
             cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
             the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
@@ -27,6 +27,7 @@ class AlpacaDataset(InstructDataset):
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -46,12 +47,15 @@ class AlpacaDataset(InstructDataset):
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",
+        ignore_columns: list[str] | None = None,
     ) -> None:
         if use_clean and source is not None:
             raise ValueError(
                 f"use_clean: chooses an Alpaca data set, without effect on the source {source!r}"
             )
         original = "yahma/alpaca-cleaned" if use_clean else "tatsu-lab/alpaca"
+        if source is None and not use_clean and ignore_columns is None:
+            ignore_columns = ["text"]  # the prompt and its answer once more
         super().__init__(
             tokenizer,
             source or original,
@@ -63,4 +67,5 @@ class AlpacaDataset(InstructDataset):
             max_seq_len=max_seq_len,
             truncate=truncate,
             on_error=on_error,
+            ignore_columns=ignore_columns,
         )

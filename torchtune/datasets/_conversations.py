@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from attrs import frozen
 
-from torchtune.data import Example, Message, Tokenizer, chat_example, check_chat
+from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
 from torchtune.datasets._hub import LoadOptions
-from torchtune.datasets._messages import is_learnt, read_messages, read_tools
+from torchtune.datasets._messages import Turns, read_message, read_tools, read_turns
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate, found, required
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
@@ -21,16 +21,20 @@ class Conversation:
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None
-    learnt: list[bool] | None
-    """Of each of the assistant's; None: all."""
+    learnt: list[bool]
+    """Of each of the assistant's."""
+    notes: tuple[Note, ...] = ()
 
 
 class ChatDataset(RowDataset[Conversation, Example]):
     """Conversations through the tokenizer's own chat template.
 
     A row has a list of turns in a column `messages` or `conversations`: OpenAI's, each with a `role` and `content`, or
-    ShareGPT's, with `from` and `value`. A column `tools` may hold the tools that can be called. An assistant's turn
-    with `"weight": 0` is no target.
+    ShareGPT's, with `from` and `value`; or such a list as JSON text. Or it has a `prompt` and its `completion`, texts
+    or lists of turns, of which the latter is learnt. A column `tools` may hold the tools that can be called, `system`
+    the system's turn of a conversation that has none. An assistant's turn with `"weight": 0` or `"train": false` is no
+    target, nor is an empty one. Tool calls, `reasoning_content` and all other fields of a turn are passed to the
+    template; what it does not write is reported, and is an error where the assistant's acts would be lost.
 
     Args:
         tokenizer: Its chat template writes the conversations out; the recipe passes it.
@@ -40,7 +44,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         tools_column: The column of the tools, which may be missing.
         system: A system's turn for conversations that have none. Null: the chat template's own, if it has one.
         train_on: What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything".
-        split: Which split of a data set on the hub.
+        split: Which split of a folder, or of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
             cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
             the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
@@ -48,6 +52,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -68,36 +73,26 @@ class ChatDataset(RowDataset[Conversation, Example]):
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",
+        ignore_columns: list[str] | None = None,
     ) -> None:
         check_chat(tokenizer)
         self._tokenizer = tokenizer
         self._column, self._tools_column = column, tools_column
         self._system, self._train_on = system, train_on
-        super().__init__(open_source(source, split, load_options), max_seq_len, truncate, on_error)
+        table = open_source(source, split, load_options)
+        super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
 
     def _parse(self, row: Row) -> Conversation | Nothing:
-        name = self._column or next((name for name in COLUMNS if name in row), None)
-        if name is None:
-            raise ValueError(
-                f"no column {' or '.join(map(repr, COLUMNS[:2]))} with a list of turns; {found(row)}"
-            )
-        turns = required(row, name, "conversation")
-        messages = read_messages(turns, name)
-        tools = read_tools(row.get(self._tools_column), self._tools_column)
-        if self._system is not None and messages[0]["role"] != "system":
-            messages.insert(0, Message(role="system", content=self._system))
-        assert isinstance(turns, list)
-        asked = [
-            turn for turn, m in zip(turns, messages[-len(turns) :], strict=True) if m["role"] == "assistant"
-        ]
-        learnt = [is_learnt(turn) for turn in asked]
+        turns = read_conversation(row, self._column)
+        tools = read_row_tools(row, self._tools_column)
+        messages = with_system(turns.messages, row, self._system)
+        learnt = turns.learnt
         if not any(learnt):
             return Nothing("have no turn of the assistant's to learn")
-        if self._train_on == "last":  # what follows the last that is learnt would only be read
-            at = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-            last = max(i for i, is_target in zip(at, learnt, strict=True) if is_target)
-            return Conversation(messages[: last + 1], tools, None)
-        return Conversation(messages, tools, None if all(learnt) else learnt)
+        if self._train_on == "last":
+            last = max(i for i, is_target in enumerate(learnt) if is_target)
+            learnt = [i == last for i in range(len(learnt))]
+        return Conversation(messages, tools, learnt, turns.notes)
 
     def _encode(self, parsed: Conversation, /) -> Example | Nothing:
         everything = self._train_on == "everything"
@@ -106,7 +101,80 @@ class ChatDataset(RowDataset[Conversation, Example]):
             parsed.messages,
             parsed.tools,
             train_on_input=everything,
-            turns="last" if self._train_on == "last" else "all",
             learnt=None if everything else parsed.learnt,
         )
-        return self._fitted(example)
+        return self._fitted(example.with_notes(parsed.notes))
+
+
+def read_conversation(row: Row, column: str | None = None) -> Turns:
+    """Read the turns of a row: in one column, or as a prompt and its completion.
+
+    Args:
+        row: Columns by name.
+        column: The column of the turns. None: one of `COLUMNS`, or `prompt` and `completion`.
+
+    Raises:
+        ValueError: there are none; the message has the columns found.
+    """
+    name = column or next((name for name in COLUMNS if row.get(name) is not None), None)
+    if name is not None:
+        return read_turns(required(row, name, "conversation"), name)
+    if row.get("prompt") is None or row.get("completion") is None:
+        raise ValueError(
+            f"no column {' or '.join(map(repr, COLUMNS[:2]))} with a list of turns, and no 'prompt' and"
+            f" 'completion'; {found(row)}"
+        )
+    prompt = turns_of(row["prompt"], "prompt", "user")
+    return Turns(prompt.messages, [False] * len(prompt.learnt)) + turns_of(
+        row["completion"], "completion", "assistant"
+    )
+
+
+def turns_of(value: object, name: str, role: str) -> Turns:
+    """Read text, one turn or several.
+
+    Args:
+        value: What a column holds.
+        name: The column's name.
+        role: Whose turn a text is.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, str) and not value.lstrip().startswith("[{"):
+        value = [{"role": role, "content": value}]
+    return read_turns([value] if isinstance(value, dict) else value, name)
+
+
+def read_row_tools(row: Row, column: str) -> list[dict[str, Any]] | None:
+    """Read the tools of a row, in the column that is named or in OpenAI's older `functions`.
+
+    Raises:
+        ValueError: they are not written as tools are.
+    """
+    tools = read_tools(row.get(column), column)
+    if tools is None and row.get("functions"):
+        return [
+            {"type": "function", "function": tool} for tool in read_tools(row["functions"], "functions") or []
+        ]
+    return tools
+
+
+def with_system(messages: list[Message], row: Row, system: str | None) -> list[Message]:
+    """Put a system's turn before turns that have none: the row's own in the column `system`, or the config's.
+
+    Raises:
+        ValueError: the column holds something else than text.
+    """
+    if messages[0]["role"] in ("system", "developer"):
+        return messages
+    own = row.get("system")
+    if not isinstance(own, str | None):
+        raise ValueError(f"'system': expected text, got {own!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+    if own and own.strip():
+        system = own
+    return (
+        messages
+        if system is None
+        else [read_message({"role": "system", "content": system}, "system"), *messages]
+    )

@@ -7,11 +7,13 @@ from attrs import frozen
 from torchtune.data import (
     Example,
     Message,
+    Note,
     Tokenizer,
     alpaca_prompt,
     chat_example,
     check_chat,
     plain_example,
+    shortened,
 )
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._row_dataset import (
@@ -26,8 +28,9 @@ from torchtune.datasets._row_dataset import (
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 
-COLUMNS = ("instruction", "input", "output")
-"""The fields of Stanford Alpaca, https://github.com/tatsu-lab/stanford_alpaca, "Data Release"."""
+COLUMNS = ("instruction", "input", "output", "system", "history")
+"""The fields of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca, "Data Release"), and the two that
+LLaMA-Factory adds (data/README.md): a system's turn, and earlier turns as pairs of a question and its answer."""
 
 _TASK, _INPUT = "{instruction}", "{input}"
 
@@ -39,6 +42,19 @@ class Task:
     instruction: str
     input: str
     output: str
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+
+    def messages(self) -> list[Message]:
+        """Write it as a conversation."""
+        task = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        turns = [*self.history, (task, self.output)]
+        messages = [
+            Message(role=role, content=content)
+            for turn in turns
+            for role, content in zip(("user", "assistant"), turn, strict=True)
+        ]
+        return messages if self.system is None else [Message(role="system", content=self.system), *messages]
 
 
 class InstructDataset(RowDataset[Task, Example]):
@@ -46,7 +62,8 @@ class InstructDataset(RowDataset[Task, Example]):
 
     The rows have an `instruction`, an `input` (which may be empty or missing) and an `output`. The user's turn is
     the instruction and, two lines below, the input; the assistant's is the output. Rows with an empty
-    output are left out and counted.
+    output are left out and counted. With a chat template, a row may also have a `system` turn and a `history`, a list
+    of earlier questions and answers, of which the answers are learnt too.
 
     Args:
         tokenizer: Encodes prompts and answers; the recipe passes it.
@@ -57,7 +74,7 @@ class InstructDataset(RowDataset[Task, Example]):
             your own with {instruction} and {input} in it, which the answer follows directly.
         system: The system's turn before every task. Null: the chat template's own, if it has one.
         train_on_input: Train on the prompt as well, not on the answer and the end of its turn alone.
-        split: Which split of a data set on the hub.
+        split: Which split of a folder, or of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
             cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
             the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
@@ -65,6 +82,7 @@ class InstructDataset(RowDataset[Task, Example]):
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -86,6 +104,7 @@ class InstructDataset(RowDataset[Task, Example]):
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",
+        ignore_columns: list[str] | None = None,
     ) -> None:
         if template == "chat":
             check_chat(tokenizer)
@@ -99,28 +118,57 @@ class InstructDataset(RowDataset[Task, Example]):
             )
         self._tokenizer = tokenizer
         self._train_on_input = train_on_input
-        self._columns = checked_columns(columns, COLUMNS)
+        self._columns = checked_columns(columns, COLUMNS, required=("instruction", "output"))
         self._is_input_named = columns is not None and "input" in columns
         self._template, self._system = template, system
-        super().__init__(open_source(source, split, load_options), max_seq_len, truncate, on_error)
+        table = open_source(source, split, load_options)
+        super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
 
     def _parse(self, row: Row) -> Task | Nothing:
         names = self._columns
         instruction = column(row, names["instruction"], "instruction")
         output = column(row, names["output"], "output")
-        given = row.get(names["input"], None if self._is_input_named else "")
-        if names["input"] not in row:
-            if self._is_input_named:
-                column(row, names["input"], "input")
-            if any("input" in name.lower() for name in row if name not in names.values()):
-                raise ValueError(f"no column 'input', only a similar one that would go unread; {found(row)}")
-        if given is None:
-            given = ""
-        elif not isinstance(given, str):
-            raise ValueError(f"{names['input']!r}: expected text, got {given!r}")
+        given = self._input(row)
         if not (instruction.strip() or given.strip()):
             raise ValueError("'instruction' and 'input' are both empty; there is nothing to answer")
-        return Task(instruction, given, output) if output.strip() else Nothing("have no answer")
+        if not output.strip():
+            return Nothing("have no answer")
+        if self._template != "chat":
+            return Task(instruction, given, output)
+        return Task(instruction, given, output, self._system_of(row), self._history(row))
+
+    def _input(self, row: Row) -> str:
+        """Read what the task is to be done with."""
+        name = self._columns.get("input")
+        if name is None:
+            return ""
+        if name not in row:
+            if self._is_input_named:
+                column(row, name, "input")
+            if any("input" in other.lower() for other in row if other not in self._columns.values()):
+                raise ValueError(f"no column 'input', only a similar one that would go unread; {found(row)}")
+        given = row.get(name)
+        if not isinstance(given, str | None):
+            raise ValueError(f"{name!r}: expected text, got {given!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        return given or ""
+
+    def _system_of(self, row: Row) -> str | None:
+        """Read the system's turn: the row's own, or that of the config."""
+        name = self._columns.get("system")
+        own = None if name is None else row.get(name)
+        if not isinstance(own, str | None):
+            raise ValueError(f"{name!r}: expected text, got {own!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        return own if own and own.strip() else self._system
+
+    def _history(self, row: Row) -> tuple[tuple[str, str], ...]:
+        """Read the turns before."""
+        name = self._columns.get("history")
+        pairs = (None if name is None else row.get(name)) or []
+        if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+            raise ValueError(
+                f"{name!r}: expected a list of pairs, each a question and its answer, got {pairs!r}"
+            )
+        return tuple((str(question), str(answer)) for question, answer in pairs)
 
     def _encode(self, parsed: Task, /) -> Example | Nothing:
         return self._fitted(self._example(parsed))
@@ -128,14 +176,20 @@ class InstructDataset(RowDataset[Task, Example]):
     def _example(self, parsed: Task) -> Example:
         tokenizer, learn_all = self._tokenizer, self._train_on_input
         if self._template == "chat":
-            task = f"{parsed.instruction}\n\n{parsed.input}" if parsed.input else parsed.instruction
-            messages = [Message(role="user", content=task), Message(role="assistant", content=parsed.output)]
-            if self._system is not None:
-                messages.insert(0, Message(role="system", content=self._system))
-            return chat_example(tokenizer, messages, train_on_input=learn_all)
+            return chat_example(tokenizer, parsed.messages(), train_on_input=learn_all)
         if self._template == "alpaca":
             prompt = alpaca_prompt(parsed.instruction, parsed.input)
         else:
             values = {_TASK: parsed.instruction, _INPUT: parsed.input}
             prompt = re.sub(f"{_TASK}|{_INPUT}", lambda match: values[match[0]], self._template)
-        return plain_example(tokenizer, prompt, parsed.output, train_on_input=learn_all)
+        example = plain_example(tokenizer, prompt, parsed.output, train_on_input=learn_all)
+        if parsed.input.strip() and self._template != "alpaca" and _INPUT not in self._template:
+            note = Note(f"have an input for which the template has no {_INPUT}", shortened(parsed.input))
+            return example.with_notes([note])
+        return example
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(text, str) for text in value)
+    )

@@ -1,11 +1,13 @@
 """Pairs of answers, of which one is preferred."""
 
+from typing import Any
+
 from attrs import frozen
 
 from torchtune.data import Example, Message, Preference, Tokenizer, chat_example, check_chat
-from torchtune.datasets._conversations import COLUMNS
+from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._hub import LoadOptions
-from torchtune.datasets._messages import read_message, read_messages
+from torchtune.datasets._messages import does_something
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, checked_columns, found, required
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
@@ -18,6 +20,7 @@ class Pair:
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    tools: list[dict[str, Any]] | None = None
 
 
 class PreferenceDataset(RowDataset[Pair, Preference]):
@@ -25,7 +28,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
 
     The two columns hold texts, turns, or whole conversations that begin alike. The prompt stands in a column `prompt`
     (text or turns), or in `messages` or `conversations`; whole conversations need none. Texts become a user's turn and
-    an assistant's.
+    an assistant's. A column `tools` may hold the tools that can be called, `system` the system's turn.
 
     Args:
         tokenizer: Its chat template writes the conversations out.
@@ -33,12 +36,13 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
             files, the name of a data set on the Hugging Face hub, or a list of rows.
         columns: The columns' names there, where they are others: `{prompt: question}`.
         system: A system's turn for conversations that have none.
-        split: Which split of a data set on the hub.
+        split: Which split of a folder, or of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
             cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
             the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
         max_seq_len: Longest of the two in tokens; a longer one is cut at its right end. Null: any length.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -56,41 +60,49 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         load_options: LoadOptions | None = None,
         max_seq_len: int | None = None,
         on_error: OnError = "raise",
+        ignore_columns: list[str] | None = None,
     ) -> None:
         check_chat(tokenizer)
         self._tokenizer, self._system = tokenizer, system
-        self._columns = checked_columns(columns, ("prompt", "chosen", "rejected"))
-        super().__init__(open_source(source, split, load_options), max_seq_len, "right", on_error)
+        self._columns = checked_columns(
+            columns, ("prompt", "chosen", "rejected"), required=("chosen", "rejected")
+        )
+        table = open_source(source, split, load_options)
+        super().__init__(table, max_seq_len, "right", on_error, ignore_columns)
 
     def _parse(self, row: Row) -> Pair | Nothing:
         names = self._columns
         chosen, rejected = (
-            _turns(required(row, names[key], key), names[key], "assistant") for key in ("chosen", "rejected")
+            turns_of(required(row, names[key], key), names[key], "assistant").messages
+            for key in ("chosen", "rejected")
         )
-        place = next((name for name in (names["prompt"], *COLUMNS) if row.get(name) is not None), None)
+        places = (*((names["prompt"],) if "prompt" in names else ()), *COLUMNS)
+        place = next((name for name in places if row.get(name) is not None), None)
         if place is None:
             shared = _shared(chosen, rejected)
             prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
             if not prompt:
                 raise ValueError(
-                    f"no column {names['prompt']!r}, and what is chosen and rejected do not begin alike; {found(row)}"
+                    f"no column {places[0]!r}, and what is chosen and rejected do not begin alike; {found(row)}"
                 )
         else:
-            prompt = _turns(row[place], place, "user")
-        if self._system is not None and prompt[0]["role"] != "system":
-            prompt = [Message(role="system", content=self._system), *prompt]
+            prompt = turns_of(row[place], place, "user").messages
+        prompt = with_system(prompt, row, self._system)
         for turns, name in ((chosen, names["chosen"]), (rejected, names["rejected"])):
             if not turns or turns[-1]["role"] != "assistant":
                 raise ValueError(f"{name!r}: expected to end with a turn of the assistant's")
         if chosen == rejected:
             return Nothing("have two answers that are the same")
-        return Pair(prompt, chosen, rejected)
+        if not does_something(chosen[-1]) or not does_something(rejected[-1]):
+            return Nothing("have an empty answer")
+        return Pair(prompt, chosen, rejected, read_row_tools(row, "tools"))
 
     def _encode(self, parsed: Pair, /) -> Preference | Nothing:
         both = []
         for answer in (parsed.chosen, parsed.rejected):
             turns = [*parsed.prompt, *answer]
-            fitted = self._fitted(chat_example(self._tokenizer, turns, train_on_input=False, turns="last"))
+            example = chat_example(self._tokenizer, turns, parsed.tools, train_on_input=False, turns="last")
+            fitted = self._fitted(example)
             if isinstance(fitted, Nothing):
                 return fitted
             both.append(fitted)
@@ -101,13 +113,6 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
 
     def _joined(self, examples: list[Example]) -> Preference:
         return Preference(*examples)
-
-
-def _turns(value: object, name: str, role: str) -> list[Message]:
-    """Read text, one turn or several."""
-    if isinstance(value, str):
-        return [Message(role=role, content=value)]
-    return [read_message(value, name)] if isinstance(value, dict) else read_messages(value, name)
 
 
 def _shared(one: list[Message], other: list[Message]) -> int:

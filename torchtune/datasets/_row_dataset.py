@@ -3,15 +3,16 @@
 import logging
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import ItemsView, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from attrs import frozen
 from torch.utils.data import Dataset
 
-from torchtune.data import Example, LeftOut, Tokenizer, cut
+from torchtune.data import Example, LeftOut, Note, Tally, Tokenizer, cut, shortened
 from torchtune.datasets._stream import Bookmark, StreamTable
 from torchtune.datasets._tables import Row, RowError, Table
 from torchtune.datasets._token_cache import TokenCache
@@ -35,7 +36,36 @@ class Nothing:
     """As it would be said of several: "have no answer"."""
 
 
-class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
+class ReadRow(dict[str, Any]):
+    """A row that knows which of its columns were read, so that the others can be reported."""
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Read a column, or take the default where there is none."""
+        self.read.add(name)
+        return super().get(name, default)
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]  # a view of the same pairs
+        """Read all columns."""
+        self.read.update(self)
+        return super().items()
+
+    def unread(self) -> tuple[str, ...]:
+        """Return the columns that hold something and were not read."""
+        return tuple(name for name, value in super().items() if name not in self.read and value not in _EMPTY)
+
+
+_EMPTY: tuple[object, ...] = (None, "", [], {})
+
+
+class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     """Encodes rows when they are asked for.
 
     Encoding a row takes about a millisecond, a step of training hundreds of them; done ahead, it
@@ -49,22 +79,32 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
         max_seq_len: Longest example in tokens, above 1, or None for any length.
         truncate: Where a longer one is cut; "drop" leaves it out.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted and logged.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
-        ValueError: no row is left, one cannot be used, or the first one cannot be encoded.
+        ValueError: no row is left, one cannot be used, the rows are of another kind, or the first one cannot be
+            encoded.
     """
 
     _tokenizer: Tokenizer
     """A subclass sets it before it calls this class's constructor."""
 
     def __init__(
-        self, table: Table, max_seq_len: int | None, truncate: Truncate = "right", on_error: OnError = "raise"
+        self,
+        table: Table,
+        max_seq_len: int | None,
+        truncate: Truncate = "right",
+        on_error: OnError = "raise",
+        ignore_columns: Sequence[str] | None = None,
     ) -> None:
         if max_seq_len is not None and max_seq_len < 2:
             raise ValueError(f"max_seq_len: expected an int above 1, or null, got {max_seq_len}")
         self._table = table
         self._max_seq_len, self._truncate, self._on_error = max_seq_len, truncate, on_error
+        self._ignored = frozenset(ignore_columns or ())
         self._cache: TokenCache | None = None
+        self.reported: frozenset[str] = frozenset()
+        """The texts of the notes that were logged when the first rows were checked."""
         self._check()
 
     def __len__(self) -> int:
@@ -83,11 +123,14 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
         if index >= len(self):
             raise IndexError(index)
         try:
-            parsed = self._parsed(index)
+            parsed, row = self._parsed(index)
             if isinstance(parsed, LeftOut):
                 return parsed
             encoded = self._encode(parsed) if self._cache is None else self._cached(parsed, self._cache)
-            return LeftOut(encoded.reason, self.place(index)) if isinstance(encoded, Nothing) else encoded
+            if isinstance(encoded, Nothing):
+                return LeftOut(encoded.reason, self.place(index))
+            notes = self._notes(row)
+            return self._noted(encoded, notes) if notes else encoded
         except RowError as error:
             return self._unusable(error)
         except ValueError as error:  # the chat template's, or the tokenizer's
@@ -127,7 +170,7 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
                 "rows are not cached: %s does not say what it depends on", type(tokenizer).__name__
             )
             return
-        apart = ("_table", "_tokenizer", "_cache", "_on_error")
+        apart = ("_table", "_tokenizer", "_cache", "_on_error", "_ignored", "reported")
         settings = {name: value for name, value in sorted(vars(self).items()) if name not in apart}
         versions = [
             f"{name} {version(name)}" for name in ("torchtune", "tokenizers", "sentencepiece", "jinja2")
@@ -170,13 +213,27 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
     def _encode(self, parsed: Parsed, /) -> Encoded | Nothing:
         """Encode what was read, or say that nothing of it is left to learn."""
 
-    def _parsed(self, index: int) -> Parsed | LeftOut:
-        row = self._table[index]
+    def _parsed(self, index: int) -> tuple[Parsed | LeftOut, ReadRow]:
+        """Read what is needed out of a row; the row then knows what was not."""
+        row = ReadRow(self._table[index])
         try:
             parsed = self._parse(row)
         except ValueError as error:
             raise RowError(f"{self.place(index)}: {error}") from error
-        return LeftOut(parsed.reason, self.place(index)) if isinstance(parsed, Nothing) else parsed
+        return (LeftOut(parsed.reason, self.place(index)) if isinstance(parsed, Nothing) else parsed), row
+
+    def _notes(self, row: ReadRow) -> list[Note]:
+        """Tell which columns of a row were not read."""
+        unread = [name for name in row.unread() if name not in self._ignored]
+        if not unread:
+            return []
+        what = "a column that is" if len(unread) == 1 else "columns that are"
+        names = ", ".join(map(repr, unread))
+        return [Note(f"have {what} not read: {names}", shortened(str(dict.get(row, unread[0]))))]
+
+    def _noted(self, encoded: Encoded, notes: Sequence[Note]) -> Encoded:
+        first, *others = self._apart(encoded)
+        return self._joined([first.with_notes(notes), *others])
 
     def _fitted(self, example: Example) -> Example | Nothing:
         """Cut an example that is too long, as `truncate` says."""
@@ -186,7 +243,9 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
         if self._truncate == "drop":
             return Nothing(f"are longer than {n} tokens")
         short = cut(example, n, self._truncate)
-        return short if short.n_targets else Nothing(f"have no target within {n} tokens")
+        if not short.n_targets:
+            return Nothing(f"have no target within {n} tokens")
+        return short.with_notes([Note(f"are cut at max_seq_len={n} tokens", f"{len(example.tokens)} tokens")])
 
     def _unusable(self, error: RowError) -> LeftOut:
         if self._on_error == "raise":
@@ -194,28 +253,60 @@ class RowDataset(Dataset["Encoded | LeftOut"], Generic[Parsed, Encoded]):
         return LeftOut("cannot be used", str(error))
 
     def _check(self) -> None:
-        """Look at the first rows, say what is left out of them, and encode one."""
+        """Look at the first rows, say what is not used of them, and encode one."""
         n = min(len(self), CHECKED_ROWS if self.block is None else self.block)
         left_out: dict[str, list[str]] = defaultdict(list)
+        unread, unknown = Tally(), set(self._ignored)
         first: int | None = None
         for i in range(n):
             try:
-                parsed = self._parsed(i)
+                parsed, row = self._parsed(i)
             except RowError as error:
                 parsed = self._unusable(error)
             if isinstance(parsed, LeftOut):
                 left_out[parsed.reason].append(parsed.place)
-            elif first is None:
+                continue
+            unknown -= row.keys()
+            unread.add(self._notes(row), partial(self.place, i))
+            if first is None:
                 first = i
+                self._check_kind(i, row)
         report(left_out, n)
+        for line in unread.lines(n):
+            _logger.warning("%s", line)
+        self.reported = frozenset(unread.rows)
         if first is None and n == len(self):
             reason, places = max(left_out.items(), key=lambda item: len(item[1]))
             raise ValueError(
                 f"{places[0]}: no row can be learnt from: {len(places)} of {n} {reason}"
                 + (f" {_columns(self._table)}" if reason == "cannot be used" else "")
             )
+        if unknown:
+            raise ValueError(
+                f"ignore_columns: no row has a column {min(unknown)!r}, so that naming it has no effect"
+                f" {_columns(self._table)}"
+            )
         if first is not None:
             self[first]
+
+    def _check_kind(self, index: int, row: ReadRow) -> None:
+        """Refuse rows for preference tuning that would be read as good answers.
+
+        Raises:
+            ValueError: a row has a label or a rejected answer that is not read.
+        """
+        unread = set(row.unread()) - self._ignored
+        fix = "if they are to be learnt all the same, name the columns that are not read in dataset.ignore_columns"
+        if isinstance(dict.get(row, "label"), bool) and "label" in {*row} - row.read - self._ignored:
+            raise ValueError(
+                f"{self.place(index)}: the rows have a column 'label' of true or false, as those for KTO have, so that"
+                f" answers marked as bad would be learnt as good ones; {fix}"
+            )
+        if {"chosen", "rejected"} <= unread:
+            raise ValueError(
+                f"{self.place(index)}: the rows have columns 'chosen' and 'rejected', as those for preference tuning"
+                f" have, which {type(self).__name__} does not read; {fix}"
+            )
 
 
 def _columns(table: Table) -> str:
@@ -273,13 +364,31 @@ def found(row: Row) -> str:
     return f"the columns found are {', '.join(map(repr, row)) or 'none'}"
 
 
-def checked_columns(columns: dict[str, str] | None, names: Sequence[str]) -> dict[str, str]:
+def checked_columns(
+    columns: dict[str, str] | None, names: Sequence[str], required: Sequence[str]
+) -> dict[str, str]:
     """Return every column's name in the file, by our own.
 
+    A name that stands for another column in the file is that column's alone: `{instruction: input}` says that there
+    is no `input` besides.
+
     Raises:
-        ValueError: a name of ours is none.
+        ValueError: a name of ours is none, or a column is to be read twice.
     """
     given = columns or {}
     if unknown := [name for name in given if name not in names]:
         raise ValueError(f"columns: expected names for {', '.join(names)}, got one for {unknown[0]!r}")
-    return {name: given.get(name, name) for name in names}
+    taken: dict[str, str] = {}
+    for name, column in given.items():
+        if column in taken:
+            raise ValueError(
+                f"columns: {column!r} is named for both {taken[column]} and {name}; name it once"
+            )
+        taken[column] = name
+    chosen = {name: given.get(name, name) for name in names if name in given or name not in taken}
+    for name in required:
+        if name not in chosen:
+            raise ValueError(
+                f"columns: {name!r} is named for {taken[name]}; name a column for the {name} too"
+            )
+    return chosen

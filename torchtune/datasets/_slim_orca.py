@@ -17,7 +17,7 @@ class SlimOrcaDataset(ChatDataset):
         source: A copy of your own, of ShareGPT's format. Null: the data set on the hub.
         system: A system's turn for conversations that have none.
         train_on: What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything".
-        split: Which split of a data set on the hub.
+        split: Which split of a folder, or of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
             cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
             the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
@@ -25,6 +25,7 @@ class SlimOrcaDataset(ChatDataset):
         truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
             target remains.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -43,6 +44,7 @@ class SlimOrcaDataset(ChatDataset):
         max_seq_len: int | None = None,
         truncate: Truncate = "right",
         on_error: OnError = "raise",
+        ignore_columns: list[str] | None = None,
     ) -> None:
         super().__init__(
             tokenizer,
@@ -55,4 +57,5 @@ class SlimOrcaDataset(ChatDataset):
             max_seq_len=max_seq_len,
             truncate=truncate,
             on_error=on_error,
+            ignore_columns=ignore_columns,
         )

@@ -21,7 +21,7 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
             a pattern of such files, the name of a data set on the Hugging Face hub, or a list of rows.
         column: The column of the text.
         add_eos: End every text with the token that ends one.
-        split: Which split of a data set on the hub.
+        split: Which split of a folder, or of a data set on the hub.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
             cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
             the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
@@ -29,6 +29,7 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         truncate: What becomes of a longer one: it is "split" into several, cut at its "right" or "left" end, or "drop"
             leaves it out.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
+        ignore_columns: Columns that are known not to be read, and are not reported.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -47,11 +48,13 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         max_seq_len: int | None = None,
         truncate: Truncate | Literal["split"] = "split",
         on_error: OnError = "raise",
+        ignore_columns: list[str] | None = None,
     ) -> None:
         self._tokenizer, self._column, self._add_eos = tokenizer, column, add_eos
         self._split = truncate == "split"
         table = open_source(source, split, load_options)
-        super().__init__(table, max_seq_len, "right" if truncate == "split" else truncate, on_error)
+        cut_at = "right" if truncate == "split" else truncate
+        super().__init__(table, max_seq_len, cut_at, on_error, ignore_columns)
 
     def _parse(self, row: Row) -> str | Nothing:
         text = text_of(row, self._column, "text")

@@ -9,6 +9,7 @@ encoded again.
 
 import contextlib
 import hashlib
+import json
 import os
 import struct
 import time
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from attrs import define, field
 
-from torchtune.data import IGNORE_INDEX, Example
+from torchtune.data import IGNORE_INDEX, Example, Note
 
 _ENTRY = np.dtype(
     [("high", "<u8"), ("low", "<u8"), ("offset", "<i8"), ("size", "<i4"), ("checksum", "<u4")], align=False
@@ -172,12 +173,22 @@ class _Writer:
 
 
 def _packed(examples: list[Example]) -> bytes:
-    """Write examples as bytes: how many, then of each how many tokens, the tokens, and a bit each for the targets."""
+    """Write examples as bytes.
+
+    First comes how many there are; then of each how many tokens, the tokens, a bit each for the targets, how many bytes
+    its notes take, and these as JSON.
+    """
     parts = [struct.pack("<I", len(examples))]
     for example in examples:
         mask = np.array(example.labels) != IGNORE_INDEX
         tokens = np.array(example.tokens, "<i4")
         parts += [struct.pack("<I", len(tokens)), tokens.tobytes(), np.packbits(mask).tobytes()]
+        notes = (
+            json.dumps([[note.text, note.example] for note in example.notes]).encode()
+            if example.notes
+            else b""
+        )
+        parts += [struct.pack("<I", len(notes)), notes]
     return b"".join(parts)
 
 
@@ -190,6 +201,9 @@ def _unpacked(record: bytes) -> list[Example]:
         at += 4 + 4 * length
         n_bytes = -(-length // 8)
         mask = np.unpackbits(np.frombuffer(record, np.uint8, n_bytes, at), count=length).astype(bool)
-        at += n_bytes
-        examples.append(Example(tokens.tolist(), np.where(mask, tokens, IGNORE_INDEX).tolist()))
+        (size,) = struct.unpack_from("<I", record, at + n_bytes)
+        at += n_bytes + 4
+        notes = tuple(Note(*note) for note in json.loads(record[at : at + size])) if size else ()
+        at += size
+        examples.append(Example(tokens.tolist(), np.where(mask, tokens, IGNORE_INDEX).tolist(), notes))
     return examples
