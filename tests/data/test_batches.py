@@ -219,8 +219,8 @@ def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptu
     long = Example([2] * 20, [2] * 20)
     batches = Batches([late, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
     assert contents([next(batches)]) == [(2, 8)]
-    assert "1 of 2 rows have no target within 8 tokens and are left out; the first: number 1" in caplog.text
-    assert "1 of 2 rows are cut at 8 tokens; the first: number 2" in caplog.text
+    assert "1 of 2 rows have no target within 8 tokens and are left out; the first: row 1" in caplog.text
+    assert "1 of 2 rows are cut at 8 tokens; the first: row 2: 20 tokens" in caplog.text
     alone = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
     assert next(alone).tokens.tolist() == [[2] * 5]
     with pytest.raises(
@@ -240,20 +240,42 @@ def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
     assert batches.batches_in(2) == 6
     assert numbers(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
-    assert "in the first epoch, 1 of 3 rows are empty and are left out; the first: line 2" in caplog.text
+    assert "epoch 1: 1 of 3 rows are empty and are left out; the first: line 2" in caplog.text
 
 
-def test_a_run_that_is_taken_up_does_not_judge_an_epoch_by_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    data: list[Encoded] = [*rows(8), *(LeftOut("are empty", f"line {i}") for i in range(8, 12))]
-    first, second = (Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=4) for _ in range(2))
-    before = numbers(first, 3)
-    second.load_state_dict(first.state_dict())
-    assert before + numbers(second, 3) == [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1], [2, 3]]
-    assert not caplog.messages
-    numbers(first, 2)
-    assert caplog.messages == [
-        "in the first epoch, 4 of 12 rows are empty and are left out; the first: line 8"
+def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
+    data: list[Encoded] = [
+        LeftOut("are empty", "line 0"),
+        *rows(8)[1:],
+        *(LeftOut("are empty", f"line {i}") for i in range(8, 12)),
     ]
+    records: list[dict[str, Any]] = []
+    first, second = (
+        Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=4, record=records.append) for _ in range(2)
+    )
+    before = numbers(first, 2)
+    assert caplog.messages == ["rows are empty and are left out; the first: line 0"]
+    caplog.clear()
+    second.load_state_dict(first.state_dict())
+    assert before + numbers(second, 2) == [[1, 2], [3, 4], [5, 6], [7, 1]]
+    assert caplog.messages[0] == "epoch 1: 5 of 12 rows are empty and are left out; the first: line 0"
+    assert records == [
+        {"epoch": 1, "rows": 12, "notes": {"are empty and are left out": {"rows": 5, "first": "line 0"}}}
+    ]
+    with second:
+        pass
+    assert [(record["epoch"], record["rows"]) for record in records] == [(1, 12), (2, 4)]
+
+
+def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() -> None:
+    data: list[Encoded] = [Example([1] * 20, [IGNORE_INDEX] * 19 + [1]), LeftOut("are empty", "line 2")]
+    batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0, longest=8)
+    message = (
+        "none of 2 rows gives anything to learn: .*1 of 2 rows have no target within 8 tokens and are left out"
+    )
+    for look in (lambda: batches.batches_in(1), lambda: next(batches)):
+        with pytest.raises(ValueError, match=message):
+            look()
 
 
 def test_orders_differ_between_epochs_and_between_seeds() -> None:

@@ -270,7 +270,8 @@ def test_generation_blocks_must_hold_the_end_and_stay_whole() -> None:
     )
     chat = chat_tokens(ByteTokenizer(nested), [ANSWER, ANSWER])
     assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["So.<|im_end|>"] * 2
-    trimmed = "{% set x %}{% generation %}{{ messages[0].content }}<|im_end|>  {% endgeneration %}{% endset %}[{{ x | trim }}]"
+    block = "{% generation %}{{ messages[0].content }}<|im_end|>  {% endgeneration %}"
+    trimmed = f"{{% set x %}}{block}{{% endset %}}[{{{{ x | trim }}}}]"
     chat = chat_tokens(ByteTokenizer(trimmed), [ANSWER])
     assert [TOKENIZER.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == ["So.<|im_end|>"]
 

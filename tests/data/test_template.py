@@ -189,7 +189,7 @@ def test_an_argument_that_a_template_does_not_read_is_a_mistake() -> None:
 def test_a_template_for_tools_writes_conversations_with_tools() -> None:
     template = ChatTemplate("plain", tool_source="{{ tools | tojson }}")
     assert template.render([], add_generation_prompt=True) == "plain"
-    assert template.render([], True, [{"name": "f"}]) == '[{"name": "f"}]'
+    assert template.render([], add_generation_prompt=True, tools=[{"name": "f"}]) == '[{"name": "f"}]'
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def test_a_system_turn_is_put_before_those_without_one() -> None:
 def test_tools_and_their_calls_reach_the_template() -> None:
     tokenizer = ByteTokenizer(
         "{{ tools | tojson if tools }}{% for m in messages %}[{{ m.role }}:{{ m.content }}"
-        "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments.x }}{% endfor %}]<|im_end|>{% endfor %}"
+        "{% for c in m.tool_calls or [] %}{{ c.function.name }} {{ c.function.arguments.x }}{% endfor %}]<|im_end|>"
+        "{% endfor %}"
     )
     call = {"id": "1", "function": {"name": "f", "arguments": '{"x": 5}'}}
     turns = [
@@ -90,10 +91,10 @@ def test_tools_and_their_calls_reach_the_template() -> None:
         example = ChatDataset(tokenizer, [{"messages": turns, "tools": tools}])[0]
         assert isinstance(example, Example)
         text = tokenizer.decode(example.tokens)
-        assert (
-            text
-            == '[{"name": "f"}][user:Why?]<|im_end|>[assistant:f 5]<|im_end|>[tool:25]<|im_end|>[assistant:No.]<|im_end|>'
+        turns_text = (
+            "[user:Why?]<|im_end|>[assistant:f 5]<|im_end|>[tool:25]<|im_end|>[assistant:No.]<|im_end|>"
         )
+        assert text == f'[{{"name": "f"}}]{turns_text}'
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_tools_and_their_calls_reach_the_template() -> None:
     [
         (
             {"text": "a"},
-            "no column 'messages' or 'conversations' with a list of turns, and no 'prompt' and 'completion'; the columns",
+            "no column 'messages' or 'conversations' with a list of turns, and no 'prompt' and 'completion'; the",
         ),
         ({"messages": "a"}, "'messages': expected a list of turns, got str 'a'"),
         ({"messages": []}, "'messages': the conversation is empty"),

@@ -192,7 +192,7 @@ def test_a_share_is_held_out_of_what_is_trained_on() -> None:
     assert numbers[:30] == sorted(numbers[:30])
     again = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
     assert held.rows == again[0] != again[1]
-    assert [trained.place(i) for i in (0, 29)] == [f"number {numbers[i] + 1}" for i in (0, 29)]
+    assert [trained.place(i) for i in (0, 29)] == [f"row {numbers[i] + 1}" for i in (0, 29)]
     with pytest.raises(IndexError):
         held[10]
     assert len(split_off(rows[:2], 0.99, seed=0)[0]) == 1
@@ -220,9 +220,16 @@ def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> Non
     good = Example([1, 2, 3], [-100, 2, 3])
     rows = Odd([LeftOut("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
     assert held_out_examples(rows, None, 9) == [good] * 3
-    assert "1 of 4 held-out rows are left out; the first: row 1 (have no answer)" in caplog.text
+    assert "validation: 1 of 4 rows have no answer and are left out; the first: row 1" in caplog.text
+    assert (
+        "validation: 1 of 4 rows have no target within 9 tokens and are left out; the first: row 3"
+        in caplog.text
+    )
     assert held_out_examples(rows, None, 1)[0].tokens == [1, 2]
-    with pytest.raises(ValueError, match="none of 1 held-out rows has a target; they have no answer: row 1"):
+    with pytest.raises(
+        ValueError,
+        match="none of 1 held-out rows has a target; 1 of 1 rows have no answer and are left out; the first: row 1",
+    ):
         held_out_examples(Odd(rows[:1]), None, 9)
 
 

@@ -18,12 +18,12 @@ usage: tune data [--nproc_per_node N] <recipe> --config <name or path>
 
 Shows the first rows as the model will see them: targets, which it is trained to
 predict, stand apart from what it is given, special tokens have their names, and
-a bar stands between tokens. Then come the numbers of the dataset, and what is
-likely to be a mistake. No model is loaded.
+a bar stands between tokens. Then come the numbers of the dataset, what of its
+rows is not in the tokens, and what is likely to be a mistake. No model is loaded.
 
   --rows N     rows that are shown, 2 if left out
-  --limit N    rows that the numbers are of, spread over the dataset; 10000 if
-               left out
+  --limit N    rows that are read for the numbers, spread over the dataset; all
+               if left out (of a stream: the first 10000)
   --html FILE  write the same as a page
   --held-out SOURCE
                rows that the model is to be judged by, read as the dataset's
@@ -36,6 +36,8 @@ likely to be a mistake. No model is loaded.
 
 _BARS = "▁▂▃▄▅▆▇█"
 _BINS = 24
+_OF_A_STREAM = 10_000
+"""Rows of a stream that are read if no limit is named."""
 
 
 @frozen
@@ -63,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _show(call: Call, ranks: int) -> int:
-    shown = look(call, ranks, rows=_count(call, "--rows", 2), limit=_count(call, "--limit", 10_000))
+    limit = _count(call, "--limit", 0) if "--limit" in call.flags else None
+    shown = look(call, ranks, rows=_count(call, "--rows", 2), limit=limit)
     sys.stdout.write("".join(f"{line}\n" for line in _lines(shown)))
     if page := call.flags.get("--html"):
         from torchtune.cli._data_page import page_of
@@ -82,14 +85,14 @@ def _count(call: Call, flag: str, otherwise: int) -> int:
     return int(text)
 
 
-def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
+def look(call: Call, ranks: int, *, rows: int, limit: int | None) -> Shown:
     """Read a config's data.
 
     Args:
         call: Names the recipe and the config.
         ranks: How many processes would share the data.
         rows: How many rows are shown.
-        limit: How many rows are looked at for the numbers.
+        limit: How many rows are read for the numbers; None: all, or the first of a stream.
 
     Raises:
         ConfigError: The config has mistakes, or describes no data.
@@ -114,6 +117,8 @@ def look(call: Call, ranks: int, *, rows: int, limit: int) -> Shown:
         held_out = _held_out(call, cfg.dataset, tokenizer)
     world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=cfg.seed or 0)
     longest = min(model.architecture.max_seq_len, *([cfg.packing.length] if cfg.packing else []), 2**62)
+    if limit is None:
+        limit = len(dataset) if getattr(dataset, "block", None) is None else _OF_A_STREAM
     found = report(dataset, tokenizer, spread(dataset, limit), longest, held_out)
     facts, first = [], []
     if found.lengths:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
     from torchtune.config._node import Node
-    from torchtune.config._outputs import LockedError, lock, read_record, versions, way_on
+    from torchtune.config._outputs import LockedError, lock, read_record, update_record, versions, way_on
     from torchtune.config._overrides import override
     from torchtune.config._parse import Recipe, parse
     from torchtune.config._registry import (
@@ -80,7 +80,7 @@ _HOMES = {
     "_layers": ("Layers", "Origin"),
     "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
-    "_outputs": ("LockedError", "lock", "read_record", "versions", "way_on"),
+    "_outputs": ("LockedError", "lock", "read_record", "update_record", "versions", "way_on"),
     "_overrides": ("override",),
     "_parse": ("Recipe", "parse"),
     "_registry": (
@@ -191,6 +191,7 @@ __all__ = [
     "trust_folder_of",
     "unknown_name",
     "unstructured_default",
+    "update_record",
     "versions",
     "way_on",
 ]

@@ -288,6 +288,16 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     return found
 
 
+def update_record(folder: Path | str, more: dict[str, Any]) -> None:
+    """Add to a run's record, where there is one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if (Path(folder) / RECORD_FILE).exists():
+        _update_record(Path(folder), more)
+
+
 def _update_record(folder: Path, more: dict[str, Any]) -> None:
     _write(folder / RECORD_FILE, json.dumps({**read_record(folder), **more}, indent=2) + "\n")
 

@@ -12,7 +12,7 @@ from torchtune.data._report import Piece, Report, pieces, report
 from torchtune.data._subset import Subset, split_off
 from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
-from torchtune.data._windows import Encoded, Examples, spread
+from torchtune.data._windows import Encoded, Examples, place_of, reported_of, spread
 
 __all__ = [
     "IGNORE_INDEX",
@@ -43,8 +43,10 @@ __all__ = [
     "cut",
     "pack",
     "pieces",
+    "place_of",
     "plain_example",
     "report",
+    "reported_of",
     "shortened",
     "split_off",
     "spread",

@@ -1,8 +1,8 @@
 """The order in which a run reads its examples."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 from attrs import evolve
@@ -11,8 +11,9 @@ from torchtune.data._ahead import Ahead
 from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch, collate
 from torchtune.data._example import Example, LeftOut, cut
+from torchtune.data._notes import Note, Tally
 from torchtune.data._packing import Fit
-from torchtune.data._windows import Examples, Window, Windows, spread
+from torchtune.data._windows import Examples, Window, Windows, place_of, reported_of, spread
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class Batches(Iterator[Batch]):
     micro-batches each and 1 rank with four read the same ones.
 
     Rows are encoded in windows of up to `window`, in which documents are packed or rows of like length brought
-    together; memory is bounded by the window. What is left out is counted, and logged at the first epoch's end.
+    together; memory is bounded by the window. What happens to rows (those that are left out or cut, and whatever else
+    their notes say) is logged when it is first met, counted, and logged again with its totals at the end of each epoch.
 
     A position in the stream is a window and a row of it. Taking it up again costs encoding one window, not
     reading what went before, and may use another number of ranks or another batch size.
@@ -52,6 +54,7 @@ class Batches(Iterator[Batch]):
         group_by_length: Bring rows of like length together, where they are not packed.
         window: Rows that are encoded together.
         workers: Processes that encode ahead; 0: none, rows are encoded when they are needed.
+        record: Takes what happened to the rows of an epoch, as plain data, at its end and at the stream's.
 
     Raises:
         ValueError: the dataset is empty, or a number is out of its range.
@@ -74,6 +77,7 @@ class Batches(Iterator[Batch]):
         group_by_length: bool = False,
         window: int = 1024,
         workers: int = 0,
+        record: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty; there is nothing to make batches of")
@@ -116,9 +120,10 @@ class Batches(Iterator[Batch]):
         self._examples: dict[Document, Example] = {}
         self._rows: list[list[Document]] = []
         self._waiting: list[Document] = []
-        # What the first epoch lost, by what became of it.
-        self._lost: dict[str, list[str]] = defaultdict(list)
-        self._n_found = self._n_noted = 0
+        # What happened to the rows of this epoch, how many there were and what they gave.
+        self._tally, self._n_seen, self._n_given = Tally(), 0, 0
+        self._told = set(reported_of(dataset))
+        self._record = record
 
     @property
     def epoch(self) -> int:
@@ -136,9 +141,17 @@ class Batches(Iterator[Batch]):
 
         It is exact for up to 512 rows, and where rows are not packed and each gives one example; otherwise it is
         estimated from 512 of them, spread over the dataset (of a stream: the first), which are encoded for it.
+
+        Raises:
+            ValueError: none of these rows has a target.
         """
         n = len(self._windows.dataset)
-        lengths = {row: self._lengths(row) for row in spread(self._windows.dataset, _SAMPLED)}
+        sampled = Tally()
+        lengths = {row: self._lengths(row, sampled) for row in spread(self._windows.dataset, _SAMPLED)}
+        if not any(lengths.values()):
+            raise ValueError(
+                f"none of {len(lengths)} rows gives anything to learn: {'; '.join(sampled.lines(len(lengths)))}"
+            )
         if n <= _SAMPLED:
             n_rows = self._count(lengths, epochs)
         else:
@@ -154,8 +167,9 @@ class Batches(Iterator[Batch]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes that encode ahead."""
+        """End the processes that encode ahead, and record what happened to the rows so far."""
         self._ahead.close()
+        self._record_totals()
 
     def __next__(self) -> Batch:
         """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
@@ -199,6 +213,7 @@ class Batches(Iterator[Batch]):
             "row": self._row,
             "waited": waited,
             "bookmarks": bookmarks,
+            "tally": {**self._tally.state_dict(), "seen": self._n_seen, "given": self._n_given},
             **self._stream,
         }
 
@@ -221,6 +236,9 @@ class Batches(Iterator[Batch]):
             self._windows.add_bookmarks(state["bookmarks"])
             self._ahead.close()  # its processes were sent the dataset without them
             self._ahead = Ahead(self._windows, self._workers)
+        self._tally.load_state_dict(state["tally"])
+        self._told |= set(self._tally.rows)
+        self._n_seen, self._n_given = state["tally"]["seen"], state["tally"]["given"]
         self._ahead.begin(max(state["window"], 0))
         self._window, self._row, self._rows, self._waiting = state["window"], 0, [], []
         if self._window >= 0:
@@ -234,8 +252,7 @@ class Batches(Iterator[Batch]):
         waited = {document: self._examples[document] for document in self._waiting}
         window = self._arrange(waited, number)
         self._window, self._row = number, 0
-        if number < self._windows.per_epoch:
-            self._note(window)
+        self._note(window)
 
     def _arrange(self, waited: dict[Document, Example], number: int) -> Window:
         """Make rows of a window, and of what waited for it."""
@@ -265,10 +282,14 @@ class Batches(Iterator[Batch]):
             raise ValueError("the data cannot be taken up where the saved run left it: they have changed")
         return example
 
-    def _lengths(self, row: int) -> list[int]:
+    def _lengths(self, row: int, tally: Tally) -> list[int]:
         """Return what the examples of a row of the dataset take of a row of a batch."""
-        found = self._windows.encoded(row)
-        fitted = [] if isinstance(found, LeftOut) else [self._fitted(example) for example in found]
+        encoded = self._windows.encoded(row)
+        if isinstance(encoded, LeftOut):
+            self._tell(tally, [Note(f"{encoded.reason} and are left out")], encoded.place)
+            return []
+        fitted = [self._fitted(example) for example in encoded]
+        self._tell(tally, self._happened(encoded), partial(place_of, self._windows.dataset, row))
         return [len(example.tokens) - 1 for example in fitted if example is not None]
 
     def _count(self, lengths: Mapping[int, list[int]], epochs: int) -> int:
@@ -285,30 +306,52 @@ class Batches(Iterator[Batch]):
             n_rows, waiting = n_rows + len(rows), {document: found[document] for document in left}
         return n_rows
 
-    def _note(self, window: Window) -> None:
-        """Count what the first epoch loses, and log it at its end."""
-        for row in window.left_out:
-            self._lost[f"{row.reason} and are left out"].append(row.place)
-        for document, example in window.examples.items():
-            if document not in self._examples:
-                what = f"have no target within {self._longest} tokens and are left out"
+    def _happened(self, examples: Iterable[Example]) -> list[Note]:
+        """Tell what happened to the examples of a row, the cut to the longest that fits included."""
+        notes: list[Note] = []
+        for example in examples:
+            notes += example.notes
+            if self._fitted(example) is None:
+                notes.append(Note(f"have no target within {self._longest} tokens and are left out"))
             elif self._longest is not None and len(example.tokens) > self._longest + 1:
-                what = f"are cut at {self._longest} tokens"
-            else:
-                continue
-            self._lost[what].append(f"number {self._windows.row(document[0]) + 1}")
-        self._n_found += len(self._rows) + len(self._waiting)
-        self._n_noted += 1
-        if (
-            self._n_noted < self._windows.per_epoch
-        ):  # or the run was taken up within the epoch, and saw a part of it
-            return
-        n = len(self._windows.dataset)
-        said = [
-            f"{len(places)} of {n} rows {why}; the first: {places[0]}" for why, places in self._lost.items()
-        ]
-        if not self._n_found:
-            raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(said)}")
+                notes.append(Note(f"are cut at {self._longest} tokens", f"{len(example.tokens)} tokens"))
+        return notes
+
+    def _tell(self, tally: Tally, notes: Iterable[Note], place: str | Callable[[], str]) -> None:
+        """Count what happened to a row, and log what no row had before."""
+        for text in tally.add(notes, place):
+            if text not in self._told and self._rank == 0:
+                _logger.warning("rows %s; the first: %s", text, tally.first[text])
+            self._told.add(text)
+
+    def _note(self, window: Window) -> None:
+        """Count what happened to a window's rows; at the end of an epoch, log it all."""
+        for left_out in window.left_out:
+            self._tell(self._tally, [Note(f"{left_out.reason} and are left out")], left_out.place)
+        of_rows: dict[int, list[Example]] = {}
+        for (place, _), example in window.examples.items():
+            of_rows.setdefault(place, []).append(example)
+        for place, examples in of_rows.items():
+            if notes := self._happened(examples):
+                self._tell(
+                    self._tally, notes, partial(place_of, self._windows.dataset, self._windows.row(place))
+                )
+        self._n_given += len(self._rows) + len(self._waiting)
+        self._n_seen += window.n_rows
+        if self._windows.ends_epoch(self._window):
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        n, lines = self._n_seen, self._tally.lines(self._n_seen)
+        if not self._n_given:
+            raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(lines)}")
         if self._rank == 0:
-            for text in said:
-                _logger.warning("in the first epoch, %s", text)
+            for line in lines:
+                _logger.warning("epoch %d: %s", self._window // self._windows.per_epoch + 1, line)
+        self._record_totals()
+        self._tally, self._n_seen, self._n_given = Tally(), 0, 0
+
+    def _record_totals(self) -> None:
+        if self._record is not None and self._n_seen:
+            epoch = max(self._window, 0) // self._windows.per_epoch + 1
+            self._record({"epoch": epoch, "rows": self._n_seen, "notes": self._tally.summary()})

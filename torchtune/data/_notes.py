@@ -25,12 +25,12 @@ class Tally:
     first: dict[str, str] = field(factory=dict)
     """Where the first row is, and its example."""
 
-    def add(self, notes: Iterable[Note], place: Callable[[], str]) -> list[str]:
+    def add(self, notes: Iterable[Note], place: str | Callable[[], str]) -> list[str]:
         """Count the notes of one row.
 
         Args:
             notes: What happened to it.
-            place: Tells where it is; that may take reading a file, so that it is asked of the first row alone.
+            place: Where it is. A function is called for the first row alone, since it may have to read a file.
 
         Returns:
             The texts of those that no row had before.
@@ -38,7 +38,8 @@ class Tally:
         new = []
         for text, note in {note.text: note for note in notes}.items():
             if text not in self.rows:
-                self.first[text] = f"{place()}: {note.example}" if note.example else place()
+                where = place if isinstance(place, str) else place()
+                self.first[text] = f"{where}: {note.example}" if note.example else where
                 new.append(text)
             self.rows[text] = self.rows.get(text, 0) + 1
         return new
@@ -48,6 +49,10 @@ class Tally:
         return [
             f"{n:,} of {n_rows:,} rows {text}; the first: {self.first[text]}" for text, n in self.rows.items()
         ]
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Give it all as plain data."""
+        return {text: {"rows": n, "first": self.first[text]} for text, n in self.rows.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Give the numbers and the first rows."""

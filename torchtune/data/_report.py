@@ -1,13 +1,15 @@
 """What a run would read, looked at without a model."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from attrs import define, field, frozen
 
 from torchtune.data._example import IGNORE_INDEX, Example, LeftOut
+from torchtune.data._notes import Tally
 from torchtune.data._tokenizer import Tokenizer
-from torchtune.data._windows import Examples
+from torchtune.data._windows import Examples, place_of
 
 UNKNOWN_SHARE = 0.01
 """Share of unknown tokens from which something is likely to be wrong."""
@@ -50,6 +52,8 @@ class Report:
     """Tokens of each example."""
     left_out: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
     """Places of rows that give nothing, by the reason."""
+    notes: Tally = field(factory=Tally)
+    """What else happened to rows, such as columns that are not read."""
     n_cut: int = 0
     """Examples longer than the model, or than a row of several, which are cut."""
     n_doubled: int = 0
@@ -93,6 +97,9 @@ def report(
         if isinstance(read, LeftOut):
             found.left_out[read.reason].append(read.place)
             continue
+        notes = [note for example in _examples(read) for note in example.notes]
+        if notes:
+            found.notes.add(notes, partial(place_of, dataset, row))
         for example in _examples(read):
             tokens = example.tokens
             texts.add(hash(tuple(tokens)))
@@ -127,23 +134,22 @@ def _prompt(example: Example) -> tuple[int, ...]:
 
 def _compare(found: Report, held_out: Examples, texts: set[int], prompts: set[int]) -> None:
     """Find the held-out rows that stand among those looked at."""
-    place: Callable[[int], str] = getattr(held_out, "place", lambda row: f"row {row + 1}")
     for row in range(len(held_out)):
         read = held_out[row]
         if isinstance(read, LeftOut):
             continue
         found.n_held_out += 1
         if any(hash(tuple(example.tokens)) in texts for example in _examples(read)):
-            found.held_out_seen.append(place(row))
+            found.held_out_seen.append(place_of(held_out, row))
         elif any(len(_prompt(e)) > 1 and hash(_prompt(e)) in prompts for e in _examples(read)):
-            found.held_out_asked.append(place(row))
+            found.held_out_asked.append(place_of(held_out, row))
 
 
 def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
     n = len(found.lengths)
     if not n:
         return ["no row gives anything to learn"]
-    said = []
+    said = found.notes.lines(found.n_read)
     if suspect["bos"]:
         said.append(f"{suspect['bos']} of {n} examples begin with BOS twice, which the model never saw")
     if suspect["end"]:

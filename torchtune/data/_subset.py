@@ -6,7 +6,7 @@ from typing import Protocol
 from attrs import define, field
 
 from torchtune.data._order import Order
-from torchtune.data._windows import Encoded, Examples
+from torchtune.data._windows import Encoded, Examples, place_of, reported_of
 
 
 class _Rows(Protocol):
@@ -36,9 +36,12 @@ class Subset:
 
     def place(self, index: int) -> str:
         """Say where a row stands, for errors."""
-        row = self.rows[index]
-        named = getattr(self.dataset, "place", None)
-        return f"number {row + 1}" if named is None else str(named(row))
+        return place_of(self.dataset, self.rows[index])
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """The texts of the notes that the dataset has logged already."""
+        return reported_of(self.dataset)
 
     def use_cache(self, folder: str) -> None:
         """Keep encoded rows on the disk, if the dataset can (`RowDataset.use_cache`)."""

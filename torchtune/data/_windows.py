@@ -36,6 +36,17 @@ def spread(dataset: Examples, n: int) -> Sequence[int]:
     return [i * n_rows // n for i in range(n)]
 
 
+def place_of(dataset: Examples, row: int) -> str:
+    """Say where a row of a dataset is, as the dataset has it, or by its number."""
+    place: Callable[[int], str] | None = getattr(dataset, "place", None)
+    return f"row {row + 1}" if place is None else place(row)
+
+
+def reported_of(dataset: Examples) -> frozenset[str]:
+    """Return the texts of the notes that a dataset has logged already (`RowDataset.reported`)."""
+    return getattr(dataset, "reported", frozenset())
+
+
 def _block(dataset: Examples) -> int | None:
     """Return how many rows are in memory together, of a dataset that is read in its order (a stream)."""
     return getattr(dataset, "block", None)

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from torch.utils.data import Dataset
 
 from torchtune.config import Component, Passed, instantiate
-from torchtune.data import Encoded, Examples, Order, Tokenizer
+from torchtune.data import Encoded, Examples, Order, Tokenizer, place_of, reported_of
 
 
 class ConcatDataset(Dataset[Encoded]):
@@ -53,9 +53,23 @@ class ConcatDataset(Dataset[Encoded]):
         """Encode a row of whichever dataset it belongs to."""
         if index >= len(self):
             raise IndexError(index)
+        part, row = self._at(index)
+        return part[row]
+
+    def place(self, index: int) -> str:
+        """Say where a row is, such as `rows.jsonl: line 3`."""
+        return place_of(*self._at(index))
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """The texts of the notes that the datasets have logged already."""
+        return frozenset().union(*map(reported_of, self._parts))
+
+    def _at(self, index: int) -> tuple[Examples, int]:
+        """Return the dataset that a row belongs to, and its number there."""
         i = bisect.bisect_right(self._ends, index)
         part, at = self._parts[i], index - (self._ends[i - 1] if i else 0)
-        return part[self._orders[i][at % len(part)]]
+        return part, self._orders[i][at % len(part)]
 
     def use_cache(self, folder: str) -> None:
         """Keep the encoded rows of each that can on the disk (`RowDataset.use_cache`)."""

@@ -7,7 +7,7 @@ from typing import cast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from torchtune.config import fixed_tree, instantiate
+from torchtune.config import fixed_tree, instantiate, update_record
 from torchtune.data import Batches, Examples, Tokenizer, split_off
 from torchtune.models import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
@@ -87,6 +87,7 @@ def open_batches(
         window=1024 if packing is None else packing.window,
         group_by_length=cfg.group_by_length,
         workers=cfg.data_workers,
+        record=(lambda totals: update_record(cfg.output_dir, {"data": totals})) if world.is_main else None,
     )
 
 

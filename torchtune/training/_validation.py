@@ -20,9 +20,12 @@ from torchtune.data import (
     Example,
     Examples,
     LeftOut,
+    Note,
+    Tally,
     Tokenizer,
     collate,
     cut,
+    place_of,
     spread,
 )
 from torchtune.generation import Prompt, Template, check_prompt, encode_prompt, evaluating, generate_batch
@@ -273,26 +276,28 @@ def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> lis
     """
     n = len(rows)
     chosen = spread(rows, n if max_rows is None else max_rows)
-    examples, left_out = list[Example](), list[LeftOut]()
+    examples, tally = list[Example](), Tally()
     for i in chosen:
-        found = rows[i]
-        if isinstance(found, LeftOut):
-            left_out.append(found)
-        else:
-            examples += [found] if isinstance(found, Example) else found
-    examples = [cut(example, longest + 1, "right") for example in examples]
-    examples = [example for example in examples if example.n_targets]
+        encoded = rows[i]
+        if isinstance(encoded, LeftOut):
+            tally.add([Note(f"{encoded.reason} and are left out")], encoded.place)
+            continue
+        for example in [encoded] if isinstance(encoded, Example) else encoded:
+            short = cut(example, longest + 1, "right")
+            notes = list(example.notes)
+            if short is not example:
+                notes.append(Note(f"are cut at {longest} tokens", f"{len(example.tokens)} tokens"))
+            if short.n_targets:
+                examples.append(short)
+            else:
+                notes.append(Note(f"have no target within {longest} tokens and are left out"))
+            if notes:
+                tally.add(notes, place_of(rows, i))
+    lines = tally.lines(len(chosen))
     if not examples:
-        why = f"; they {left_out[0].reason}: {left_out[0].place}" if left_out else ""
-        raise ValueError(f"validation: none of {len(chosen)} held-out rows has a target{why}")
-    if left_out:
-        _logger.warning(
-            "validation: %d of %d held-out rows are left out; the first: %s (%s)",
-            len(left_out),
-            len(chosen),
-            left_out[0].place,
-            left_out[0].reason,
-        )
+        raise ValueError(f"validation: none of {len(chosen)} held-out rows has a target; {'; '.join(lines)}")
+    for line in lines:
+        _logger.warning("validation: %s", line)
     return examples
 
 
