@@ -270,9 +270,7 @@ def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
 def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() -> None:
     data: list[Encoded] = [Example([1] * 20, [IGNORE_INDEX] * 19 + [1]), LeftOut("are empty", "line 2")]
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0, longest=8)
-    message = (
-        "none of 2 rows gives anything to learn: .*1 of 2 rows have no target within 8 tokens and are left out"
-    )
+    message = "none of 2 rows gives anything to learn: .*1 of 2 rows have no target within 8 tokens and are left out"
     for look in (lambda: batches.batches_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match=message):
             look()

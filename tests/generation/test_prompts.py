@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import Message, alpaca_prompt
+from torchtune.data import IGNORE_INDEX, Example, Message, alpaca_prompt
+from torchtune.datasets import ChatDataset, InstructDataset
 from torchtune.generation import Prompt, encode_prompt, pick_template, read_prompts
 
 USER = Message(role="user", content="Hello?")
@@ -51,32 +52,38 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "", "a.csv: a file of prompts is a .txt, .json or .jsonl"),
-        ("a.txt", "\n \n", "a.txt holds no prompt"),
-        ("a.json", "[]", "a.json holds no prompt"),
-        ("a.json", '{"prompt": "a"}', "a.json: a list of rows is expected, it holds a row with prompt"),
-        ("a.json", "[1", "a.json is not valid JSON: "),
-        ("a.jsonl", '"a"\n{"a": 1', "a.jsonl:2 is not valid JSON: "),
-        ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "a.jsonl:3: a prompt is a text, or a row with one of"),
+        ("a.csv", "", "a.csv: the file is empty"),
+        ("a.txt", "\n \n", "a.txt: the file has no rows"),
+        ("a.json", "[]", "a.json: the file has no rows"),
+        ("a.json", "[1", "a.json: not valid JSON at column 3"),
+        ("a.jsonl", '"a"\n{"a": 1', "a.jsonl: line 2: not valid JSON"),
+        (
+            "a.jsonl",
+            '"a"\n\n{"text": "a", "b": 1}',
+            "a.jsonl: line 3: a prompt is a text, or a row with one of",
+        ),
         ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "this one is a row with text, b"),
         (
             "a.json",
             '[{"prompt": "a", "messages": []}]',
-            "row 1: a prompt is .* a row with prompt and messages",
+            "row 1: .* this one is a row with a conversation and a prompt",
         ),
-        ("a.json", "[[]]", "row 1: a prompt is .* this one is a list"),
-        ("a.json", "[null]", "row 1: a prompt is .* this one is null"),
+        ("a.json", "[[]]", "row 1: expected an object with named columns, got list"),
         ("a.json", "[{}]", "this one is a row with nothing"),
-        ("a.json", '[{"prompt": ""}]', "row 1: prompt is to be a text with something in it, got ''"),
-        ("a.json", '["a", {"instruction": 5}]', "row 2: instruction is to be a text .* got 5"),
-        ("a.json", '[{"instruction": "a", "input": 5}]', "row 1: input is to be a text .* got 5"),
-        ("a.json", '[{"messages": "a"}]', "row 1: messages is a list of objects with two texts"),
-        ("a.json", '[{"messages": [{"from": "a"}]}]', "row 1: messages is a list of objects with two texts"),
-        ("a.json", '[{"messages": [{"role": "user", "content": [1]}]}]', "a list of objects with two texts"),
-        ("a.json", '[{"messages": []}]', "row 1: messages has no turn that is to be answered"),
+        ("a.json", '[{"prompt": ""}]', "row 1: prompt: expected a text with something in it, got ''"),
+        ("a.json", '["a", {"instruction": 5}]', "row 2: 'instruction': expected text, got 5"),
+        ("a.json", '[{"instruction": "a", "input": 5}]', "row 1: 'input': expected text, got 5"),
+        ("a.json", '[{"messages": "a"}]', "row 1: 'messages': expected a list of turns, got str 'a'"),
+        ("a.json", '[{"messages": [{"from": "a"}]}]', "row 1: 'messages.0': a turn has 'role' and 'content'"),
+        (
+            "a.json",
+            '[{"messages": [{"role": "user", "content": [1]}]}]',
+            "only parts of text are supported, got 1",
+        ),
+        ("a.json", '[{"messages": []}]', "row 1: 'messages': the conversation is empty"),
         ("a.json", '[{"messages": [{"role": "assistant", "content": "a"}]}]', "no turn that is to be"),
         ("a.json", '[{"messages": [{"role": "system", "content": "a"}]}]', "no turn that is to be answered"),
-        ("a.json", '[""]', "row 1: a prompt is to be a text with something in it, got ''"),
+        ("a.json", '[""]', "row 1: a prompt: expected a text with something in it, got ''"),
     ],
 )
 def test_mistakes_in_a_file_say_where(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -90,8 +97,91 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*a\.txt; prompts were to be read from it"):
         read_prompts(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"a\.txt is not a text in UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.txt: .*UTF-(8|16)"):
         read_prompts(tmp_path / "a.txt")
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"city": {"type": "string"}}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+AGENT = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}[{{ m.role }}]{{ m.reasoning_content }}"
+    "{{ m.content }}{% for c in m.tool_calls %}{{ c | tojson }}{% endfor %}{{ m.tool_call_id }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                {"role": "user", "content": "Weather in Paris?"},
+                {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "1", "content": "Rain"},
+                {"role": "assistant", "content": "It rains.", "reasoning_content": "Rain, it says."},
+            ],
+            "tools": [TOOL],
+        },
+        {
+            "conversations": [
+                {"from": "human", "value": "Weather in Paris?"},
+                {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Paris"}}'},
+                {"from": "observation", "value": "Rain"},
+                {"from": "gpt", "value": "It rains."},
+            ],
+            "system": "Be kind.",
+            "tools": json.dumps([TOOL]),
+        },
+        {
+            "prompt": [
+                {"role": "user", "content": "Weather in Paris?"},
+                {
+                    "role": "assistant",
+                    "function_call": {"name": "weather", "arguments": '{"city": "Paris"}'},
+                    "content": "",
+                },
+                {"role": "function", "name": "weather", "content": "Rain"},
+            ],
+            "completion": [{"role": "assistant", "content": "It rains."}],
+            "tools": [json.dumps(TOOL)],
+        },
+        {
+            "instruction": "Sum up.",
+            "input": "A text.",
+            "output": "It.",
+            "history": [["a", "b"]],
+            "system": "Be kind.",
+        },
+    ],
+    ids=["openai", "sharegpt", "prompt and completion", "alpaca"],
+)
+def test_a_prompt_has_the_tokens_of_the_training_row(row: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer(AGENT)
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    dataset = (InstructDataset if "instruction" in row else ChatDataset)(tokenizer, str(path))
+    example = dataset[0]
+    assert isinstance(example, Example)
+    (prompt,) = read_prompts(path)
+    tokens = encode_prompt(tokenizer, prompt, "chat")
+    assert example.tokens[: len(tokens)] == tokens
+    assert IGNORE_INDEX not in example.labels[len(tokens) :], "what is left is the answer"
+    if "tools" in row:
+        assert tokenizer.decode(tokens).count("Paris") == 2
+        assert '"arguments": {"city": "Paris"}' in tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_files_of_prompts_are_read_as_files_of_rows(name: str, tmp_path: Path) -> None:
+    texts = ["One\x85two", "form\x0cfeed", "three\u2028four"]
+    lines = {
+        "a.txt": "\n".join(texts),
+        "a.jsonl": "\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in texts),
+        "a.csv": "prompt\n" + "\n".join(f'"{text}"' for text in texts),
+    }
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + lines[name].encode())
+    assert [prompt.text for prompt in read_prompts(tmp_path / name)] == texts
 
 
 def test_templates_write_prompts_out_each_in_its_way() -> None:

@@ -2,8 +2,14 @@
 
 from torchtune.datasets._alpaca import AlpacaDataset
 from torchtune.datasets._concat import ConcatDataset
-from torchtune.datasets._conversations import ChatDataset
-from torchtune.datasets._instruct import InstructDataset
+from torchtune.datasets._conversations import (
+    ChatDataset,
+    read_conversation,
+    read_row_tools,
+    turns_of,
+    with_system,
+)
+from torchtune.datasets._instruct import InstructDataset, read_task
 from torchtune.datasets._preference import PreferenceDataset
 from torchtune.datasets._slim_orca import SlimOrcaDataset
 from torchtune.datasets._source import open_source
@@ -20,4 +26,9 @@ __all__ = [
     "SlimOrcaDataset",
     "TextCompletionDataset",
     "open_source",
+    "read_conversation",
+    "read_row_tools",
+    "read_task",
+    "turns_of",
+    "with_system",
 ]

@@ -2,7 +2,7 @@
 
 import re
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from torchtune.data import (
     Example,
@@ -119,56 +119,15 @@ class InstructDataset(RowDataset[Task, Example]):
         self._tokenizer = tokenizer
         self._train_on_input = train_on_input
         self._columns = checked_columns(columns, COLUMNS, required=("instruction", "output"))
-        self._is_input_named = columns is not None and "input" in columns
         self._template, self._system = template, system
         table = open_source(source, split, load_options)
         super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
 
     def _parse(self, row: Row) -> Task | Nothing:
-        names = self._columns
-        instruction = column(row, names["instruction"], "instruction")
-        output = column(row, names["output"], "output")
-        given = self._input(row)
-        if not (instruction.strip() or given.strip()):
-            raise ValueError("'instruction' and 'input' are both empty; there is nothing to answer")
-        if not output.strip():
-            return Nothing("have no answer")
-        if self._template != "chat":
-            return Task(instruction, given, output)
-        return Task(instruction, given, output, self._system_of(row), self._history(row))
-
-    def _input(self, row: Row) -> str:
-        """Read what the task is to be done with."""
-        name = self._columns.get("input")
-        if name is None:
-            return ""
-        if name not in row:
-            if self._is_input_named:
-                column(row, name, "input")
-            if any("input" in other.lower() for other in row if other not in self._columns.values()):
-                raise ValueError(f"no column 'input', only a similar one that would go unread; {found(row)}")
-        given = row.get(name)
-        if not isinstance(given, str | None):
-            raise ValueError(f"{name!r}: expected text, got {given!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
-        return given or ""
-
-    def _system_of(self, row: Row) -> str | None:
-        """Read the system's turn: the row's own, or that of the config."""
-        name = self._columns.get("system")
-        own = None if name is None else row.get(name)
-        if not isinstance(own, str | None):
-            raise ValueError(f"{name!r}: expected text, got {own!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
-        return own if own and own.strip() else self._system
-
-    def _history(self, row: Row) -> tuple[tuple[str, str], ...]:
-        """Read the turns before."""
-        name = self._columns.get("history")
-        pairs = (None if name is None else row.get(name)) or []
-        if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
-            raise ValueError(
-                f"{name!r}: expected a list of pairs, each a question and its answer, got {pairs!r}"
-            )
-        return tuple((str(question), str(answer)) for question, answer in pairs)
+        task = read_task(row, self._columns, is_chat=self._template == "chat")
+        if task.system is None:
+            task = evolve(task, system=self._system)
+        return task if task.output.strip() else Nothing("have no answer")
 
     def _encode(self, parsed: Task, /) -> Example | Nothing:
         return self._fitted(self._example(parsed))
@@ -187,6 +146,57 @@ class InstructDataset(RowDataset[Task, Example]):
             note = Note(f"have an input for which the template has no {_INPUT}", shortened(parsed.input))
             return example.with_notes([note])
         return example
+
+
+def read_task(row: Row, columns: dict[str, str] | None = None, *, is_chat: bool = True) -> Task:
+    """Read a task and its answer.
+
+    Args:
+        row: Columns by name.
+        columns: The columns' names by ours. None: they are ours.
+        is_chat: Whether a system's turn and earlier turns are read.
+
+    Raises:
+        ValueError: a column is missing or holds something else; the message does not say where.
+    """
+    names = {name: name for name in COLUMNS} if columns is None else columns
+    instruction = column(row, names["instruction"], "instruction")
+    output = column(row, names["output"], "output")
+    about = _input(row, names)
+    if not (instruction.strip() or about.strip()):
+        raise ValueError("'instruction' and 'input' are both empty; there is nothing to answer")
+    if not is_chat:
+        return Task(instruction, about, output)
+    system = _optional_text(row, names.get("system"))
+    return Task(
+        instruction, about, output, system if system.strip() else None, _history(row, names.get("history"))
+    )
+
+
+def _input(row: Row, names: dict[str, str]) -> str:
+    """Read what the task is to be done with."""
+    name = names.get("input")
+    if name is not None and name not in row:
+        if name != "input":
+            column(row, name, "input")
+        if any("input" in other.lower() for other in row if other not in names.values()):
+            raise ValueError(f"no column 'input', only a similar one that would go unread; {found(row)}")
+    return _optional_text(row, name)
+
+
+def _optional_text(row: Row, name: str | None) -> str:
+    value = None if name is None else row.get(name)
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+    return value or ""
+
+
+def _history(row: Row, name: str | None) -> tuple[tuple[str, str], ...]:
+    """Read the turns before."""
+    pairs = (None if name is None else row.get(name)) or []
+    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+        raise ValueError(f"{name!r}: expected a list of pairs, each a question and its answer, got {pairs!r}")
+    return tuple((str(question), str(answer)) for question, answer in pairs)
 
 
 def _is_pair(value: object) -> bool:

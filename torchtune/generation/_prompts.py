@@ -1,6 +1,5 @@
 """What a model is asked, read from files and written out as it was taught to read it."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ Template = Literal["auto", "chat", "alpaca", "plain"]
 """How a prompt is written out: by the tokenizer's chat template, in Stanford Alpaca's way, or as the text that it is.
 `auto` is the first where there is a chat template, and the last where there is none."""
 
-_KINDS = (".txt", ".json", ".jsonl")
-
 
 @frozen
 class Prompt:
@@ -25,13 +22,15 @@ class Prompt:
     """The turns, oldest first; the last is not the assistant's."""
     input: str = ""
     """What the last turn is about, such as a text to summarise; empty: it stands alone."""
+    tools: list[dict[str, Any]] | None = None
+    """JSON schemas of the tools that may be called."""
     row: Mapping[str, Any] = field(factory=dict, eq=False)
     """The row of a file that it was read from."""
 
     @classmethod
-    def of_text(cls, text: str, input: str = "", row: Mapping[str, Any] | None = None) -> "Prompt":  # noqa: A002 -- the data set's word
+    def of_text(cls, text: str, input: str = "") -> "Prompt":  # noqa: A002 -- the data set's word
         """Make a prompt of one text."""
-        return cls([Message(role="user", content=text)], input, {"prompt": text} if row is None else row)
+        return cls([Message(role="user", content=text)], input, row={"prompt": text})
 
     @property
     def text(self) -> str:
@@ -41,97 +40,80 @@ class Prompt:
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
-    """Read the prompts of a file.
+    """Read the prompts of a file, in all formats and shapes that datasets read.
 
     Args:
-        path: A `.txt` with one prompt a line, of which empty ones are passed over; or a `.jsonl` of rows or a `.json`
-            with a list of them. A row is a text; or has `instruction` or `prompt`, and maybe `input`; or `messages`, of
-            which an answer at the end is left out. Other fields are kept in `Prompt.row`.
+        path: A file of rows, as `torchtune.datasets.open_source` takes it: `.txt` with one prompt a line, `.json`,
+            `.jsonl`, `.csv`, Parquet and others. A row has a text (`prompt` or `text`); an `instruction`, and maybe
+            `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or a `prompt` of turns), of
+            which an answer at the end is left out, and maybe `tools` and `system`. Other fields are kept in
+            `Prompt.row`.
 
     Raises:
         FileNotFoundError: it is not there.
         ValueError: it is of another kind, or damaged, a row has no prompt, or there is none at all.
     """
-    file = Path(path)
-    if file.suffix not in _KINDS:
-        raise ValueError(f"{file}: a file of prompts is a {', '.join(_KINDS[:-1])} or {_KINDS[-1]}")
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}; prompts were to be read from it")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text in UTF-8 ({error}); save it as one") from error
-    found = _of_lines(file, text) if file.suffix != ".json" else _of_list(file, text)
-    if not found:
-        raise ValueError(f"{file} holds no prompt")
-    return found
+    from torchtune.datasets import open_source
+
+    if not Path(path).expanduser().exists():
+        raise FileNotFoundError(f"no file {path}; prompts were to be read from it")
+    table = open_source(str(Path(path).expanduser()))
+    prompts = []
+    for i in range(len(table)):
+        row = table[i]
+        try:
+            prompts.append(_of_row(row))
+        except ValueError as error:
+            raise ValueError(f"{table.place(i)}: {error}") from error
+    return prompts
 
 
-def _of_lines(file: Path, text: str) -> list[Prompt]:
-    lines = [(f"{file}:{n}", line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if file.suffix == ".txt":
-        return [Prompt.of_text(line) for _, line in lines]
-    return [_of_row(where, _json(where, line)) for where, line in lines]
+def _of_row(row: dict[str, Any]) -> Prompt:
+    from torchtune.datasets import read_conversation, read_row_tools, read_task, turns_of, with_system
 
-
-def _of_list(file: Path, text: str) -> list[Prompt]:
-    rows = _json(str(file), text)
-    if not isinstance(rows, list):
-        raise ValueError(f"{file}: a list of rows is expected, it holds {_described(rows)}")  # noqa: TRY004 -- the file is wrong
-    return [_of_row(f"{file}, row {n}", row) for n, row in enumerate(rows, start=1)]
-
-
-def _json(where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from error
-
-
-def _of_row(where: str, row: Any) -> Prompt:
-    if isinstance(row, str):
-        return Prompt.of_text(_something(where, "a prompt", row))
-    names = [name for name in ("instruction", "prompt", "messages") if isinstance(row, dict) and name in row]
-    if len(names) != 1:
-        found = f"a row with {' and '.join(names)}" if names else _described(row)
+    shapes = {
+        "a conversation": any(
+            row.get(name) is not None for name in ("messages", "conversations", "conversation")
+        ),
+        "an instruction": row.get("instruction") is not None,
+        "a prompt": row.get("prompt") is not None,
+        "a text": row.get("text") is not None and set(row) == {"text"},
+    }
+    named = [shape for shape, is_there in shapes.items() if is_there]
+    if len(named) != 1:
         raise ValueError(
-            f"{where}: a prompt is a text, or a row with one of `instruction` and `prompt` (and maybe `input`) and"
-            f" `messages`; this one is {found}"
+            "a prompt is a text, or a row with one of `instruction`, `prompt` and `messages`; this one is"
+            f" {_described(row) if not named else 'a row with ' + ' and '.join(named)}"
         )
-    if names[0] == "messages":
-        return Prompt(_turns(where, row["messages"]), row=row)
-    about = _something(where, "input", row["input"]) if row.get("input") else ""
-    return Prompt.of_text(_something(where, names[0], row[names[0]]), about, row)
+    if named == ["an instruction"]:
+        task = read_task({**row, "output": ""})
+        *turns, last, _ = task.messages()
+        asked = Message(**{**last, "content": task.instruction})
+        return Prompt([*turns, asked], task.input, row=row)
+    if named == ["a text"]:
+        return Prompt.of_text(_something("a prompt", row["text"]))
+    if named == ["a conversation"]:
+        turns = read_conversation(row).messages
+    else:
+        turns = turns_of(row["prompt"], "prompt", "user").messages
+        _something("prompt", turns[-1].get("content"))
+    if isinstance(row.get("prompt"), str) and len(turns) == 1 and row.get("input"):
+        return Prompt(turns, _something("input", row["input"]), row=row)
+    while turns and turns[-1]["role"] == "assistant":
+        turns.pop()
+    if not turns or turns[-1]["role"] in ("system", "developer"):
+        raise ValueError("the conversation has no turn that is to be answered")
+    return Prompt(with_system(turns, row, None), tools=read_row_tools(row, "tools"), row=row)
 
 
-def _something(where: str, name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{where}: {name} is to be a text with something in it, got {value!r}")
+def _something(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name}: expected a text with something in it, got {value!r}")
     return value
 
 
-def _turns(where: str, value: Any) -> list[Message]:
-    """Check the turns of a conversation, and leave out the answer that it ends with."""
-    if not isinstance(value, list) or not all(map(_is_turn, value)):
-        raise ValueError(f"{where}: messages is a list of objects with two texts, `role` and `content`")
-    turns: list[Message] = list(value)
-    while turns and turns[-1]["role"] == "assistant":
-        turns.pop()
-    if not turns or turns[-1]["role"] == "system":
-        raise ValueError(f"{where}: messages has no turn that is to be answered")
-    return turns
-
-
-def _is_turn(value: Any) -> bool:
-    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
-        return False
-    return isinstance(value.get("content") or "", str)  # Who only calls a tool says nothing.
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"a row with {', '.join(map(str, value)) or 'nothing'}"
-    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), repr(value))
+def _described(row: Mapping[str, Any]) -> str:
+    return f"a row with {', '.join(map(str, row)) or 'nothing'}"
 
 
 def pick_template(tokenizer: Tokenizer, template: Template, system: str | None = None) -> Template:
@@ -180,15 +162,13 @@ def encode_prompt(
     """
     if template == "chat":
         first = []
-        if system is not None and prompt.turns[0]["role"] != "system":
+        if system is not None and prompt.turns[0]["role"] not in ("system", "developer"):
             first = [Message(role="system", content=system)]
         last = Message(**{**prompt.turns[-1], "content": prompt.text})
-        return chat_prompt(tokenizer, [*first, *prompt.turns[:-1], last])
-    if len(prompt.turns) > 1:
-        raise ValueError(
-            f"the {template} template has no place for the {len(prompt.turns)} turns of a conversation; write"
-            " template=chat"
-        )
+        return chat_prompt(tokenizer, [*first, *prompt.turns[:-1], last], prompt.tools)
+    if len(prompt.turns) > 1 or prompt.tools:
+        what = f"the {len(prompt.turns)} turns of a conversation" if len(prompt.turns) > 1 else "tools"
+        raise ValueError(f"the {template} template has no place for {what}; write template=chat")
     if template == "alpaca":
         instruction = prompt.turns[0].get("content") or ""
         return tokenizer.encode(alpaca_prompt(instruction, prompt.input), add_eos=False)
