@@ -1,13 +1,19 @@
 """The chat templates of real models, out of llama-cpp-python's sources, against transformers' reading of them."""
 
+import copy
 import json
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 
+from tests.data.test_nothing_is_lost import check, rows
 from torchtune.data import ChatTemplate, Message, chat_prompt, chat_tokens
+from torchtune.data._conversation import Conversation
+from torchtune.data._coverage import Coverage
 from torchtune.models import HFTokenizer
 
 pytestmark = pytest.mark.slow
@@ -38,7 +44,47 @@ TURNS = [
 ]
 SYSTEM = [Message(role="system", content="Be kind.")]
 TODAY = "strftime_now"
-"""What a template asks for that no run can repeat."""
+"""By which a template asks for today's date."""
+CALL = {
+    "id": "abcdefghi",
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "arguments": {"city": "Zürich", "days": 3, "at": {"hours": [6.5, "noon"]}},
+    },
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Looks <out> of the window.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "description": "Which town"},
+                "days": {"type": "integer"},
+            },
+            "required": ["city"],
+        },
+    },
+}
+
+
+def agent(*, thinks: bool, calls: bool) -> list[Any]:
+    """Write a conversation with reasoning, with tool calls, or with both."""
+    turns: list[Any] = [*SYSTEM, Message(role="user", content="Weather?")]
+    if calls:
+        turns += [
+            {"role": "assistant", "content": "", "tool_calls": [CALL]},
+            {"role": "tool", "content": "Rain", "tool_call_id": "abcdefghi", "name": "get_weather"},
+        ]
+    turns += [{"role": "assistant", "content": "It rains."}, {"role": "user", "content": "And tomorrow?"}]
+    turns.append({"role": "assistant", "content": "Sun."})
+    if thinks:
+        for turn in turns:
+            if turn["role"] == "assistant":
+                turn["reasoning_content"] = f"So: {turn['content']}"
+    return turns
 
 
 def load(folder: Path, name: str, source: str) -> HFTokenizer:
@@ -75,24 +121,109 @@ def reference(source: str) -> Any:
     return _compile_jinja_template(source)
 
 
+def templates(folder: Path) -> dict[str, str]:
+    """Return the sources of all templates that come with llama.cpp."""
+    paths = sorted((folder / "templates").glob("*.jinja"))
+    return {path.stem: path.read_text(encoding="utf-8") for path in paths}
+
+
+def ours_of(source: str) -> ChatTemplate:
+    """Make our template, which is told the date that transformers takes from the clock."""
+    date = datetime.now(tz=UTC).astimezone().date().isoformat() if TODAY in source else None
+    return ChatTemplate(source, "<bos>", "</s>", date=date)
+
+
+def theirs_of(source: str, messages: Any, tools: Any, *, add_generation_prompt: bool) -> str | None:
+    """Render as transformers' apply_chat_template does; None where the template refuses."""
+    from transformers.utils.chat_template_utils import _alias_reasoning_fields, _normalize_chat_messages
+
+    prepared: Any = _alias_reasoning_fields(_normalize_chat_messages(messages))
+    try:
+        rendered: str = reference(source).render(
+            messages=prepared,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            bos_token="<bos>",
+            eos_token="</s>",
+        )
+    except Exception:  # of whatever kind; a template may raise anything
+        return None
+    return rendered
+
+
 def test_every_template_is_written_as_transformers_does(llama_cpp: Path) -> None:
-    paths = sorted((llama_cpp / "templates").glob("*.jinja"))
-    sources = {path.name: path.read_text(encoding="utf-8") for path in paths}
-    undated = {name: source for name, source in sources.items() if TODAY not in source}
-    assert len(undated) > 60
-    for name, source in undated.items():
-        ours = ChatTemplate(source, "<bos>", "</s>")
-        for messages in (TURNS, SYSTEM + TURNS, TURNS[:-1], TURNS[:1]):
+    sources = templates(llama_cpp)
+    assert len(sources) > 65
+    n_refused = 0
+    conversations = [TURNS, SYSTEM + TURNS, TURNS[:-1], TURNS[:1]]
+    conversations += [
+        agent(thinks=thinks, calls=calls) for thinks in (True, False) for calls in (True, False)
+    ]
+    for name, source in sources.items():
+        template = ours_of(source)
+        for messages in conversations:
             for add_generation_prompt in (True, False):
-                given = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
-                special = {"documents": None, "bos_token": "<bos>", "eos_token": "</s>"}
-                try:
-                    expected = reference(source).render(**given, **special)
-                except Exception:  # of whatever kind; a template may raise anything
+                tools = [TOOL] if any("tool_calls" in message for message in messages) else None
+                # This one joins arguments to text, and so is for those that are JSON text.
+                is_text = "functionary-medium-v3.2" in name
+                expected = theirs_of(
+                    source,
+                    as_text(messages) if is_text else messages,
+                    tools,
+                    add_generation_prompt=add_generation_prompt,
+                )
+                conversation = Conversation.trace(template, as_text(messages) if is_text else messages, tools)
+                if expected is None:
+                    n_refused += 1
                     with pytest.raises(ValueError, match="the chat template refused"):
-                        ours.render(messages, add_generation_prompt)
+                        template.render_traced(
+                            conversation.messages, add_generation_prompt, conversation.tools
+                        )
                     continue
-                assert ours.render(messages, add_generation_prompt) == expected, name
+                rendered = template.render_traced(
+                    conversation.messages, add_generation_prompt, conversation.tools
+                )
+                assert rendered.text == expected, name
+    assert n_refused < 0.1 * len(sources) * len(conversations) * 2
+
+
+def as_text(messages: list[Any]) -> list[Any]:
+    """Write tool calls' arguments as JSON text."""
+    messages = copy.deepcopy(messages)
+    for message in messages:
+        for call in message.get("tool_calls", []):
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+    return messages
+
+
+def test_every_part_is_in_the_text_or_reported(llama_cpp: Path) -> None:
+    for name, source in templates(llama_cpp).items():
+        try:
+            check_rows_with(ours_of(source))
+        except AssertionError as error:
+            error.add_note(name)
+            raise
+
+
+def check_rows_with(template: ChatTemplate) -> None:
+    """Draw conversations, and check what a template makes of them."""
+
+    def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:
+        conversation = Conversation.trace(template, row["messages"], row.get("tools"))
+        try:
+            rendered = template.render_traced(conversation.messages, False, conversation.tools)  # noqa: FBT003
+            notes = Coverage(conversation, rendered.origins).notes()
+        except ValueError as error:
+            return None, [str(error)]
+        return rendered.text, [f"{note.text}: {note.example}" for note in notes]
+
+    @settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(row=rows())
+    def check_rows(row: dict[str, Any]) -> None:
+        check(template, outcome, {key: value for key, value in row.items() if key != "id"})
+
+    check_rows()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -122,7 +122,7 @@ def look(call: Call, ranks: int, *, rows: int, limit: int | None) -> Shown:
     found = report(dataset, tokenizer, spread(dataset, limit), longest, held_out)
     facts, first = [], []
     if found.lengths:
-        batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world)
+        batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world, logs=False)
         first = [[pieces(tokenizer, e) for e in row] for row in batches.take(rows)]
         facts = list(_facts(cfg, found, batches, ranks))
     return Shown(

@@ -55,6 +55,7 @@ class Batches(Iterator[Batch]):
         window: Rows that are encoded together.
         workers: Processes that encode ahead; 0: none, rows are encoded when they are needed.
         record: Takes what happened to the rows of an epoch, as plain data, at its end and at the stream's.
+        logs: Whether what happens to rows is logged; by rank 0 alone.
 
     Raises:
         ValueError: the dataset is empty, or a number is out of its range.
@@ -78,6 +79,7 @@ class Batches(Iterator[Batch]):
         window: int = 1024,
         workers: int = 0,
         record: Callable[[dict[str, Any]], None] | None = None,
+        logs: bool = True,
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty; there is nothing to make batches of")
@@ -123,7 +125,8 @@ class Batches(Iterator[Batch]):
         # What happened to the rows of this epoch, how many there were and what they gave.
         self._tally, self._n_seen, self._n_given = Tally(), 0, 0
         self._told = set(reported_of(dataset))
-        self._record = record
+        self._said: list[str] = []
+        self._record, self._logs = record, logs and rank == 0
 
     @property
     def epoch(self) -> int:
@@ -320,7 +323,7 @@ class Batches(Iterator[Batch]):
     def _tell(self, tally: Tally, notes: Iterable[Note], place: str | Callable[[], str]) -> None:
         """Count what happened to a row, and log what no row had before."""
         for text in tally.add(notes, place):
-            if text not in self._told and self._rank == 0:
+            if text not in self._told and self._logs:
                 _logger.warning("rows %s; the first: %s", text, tally.first[text])
             self._told.add(text)
 
@@ -345,9 +348,13 @@ class Batches(Iterator[Batch]):
         n, lines = self._n_seen, self._tally.lines(self._n_seen)
         if not self._n_given:
             raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(lines)}")
-        if self._rank == 0:
-            for line in lines:
-                _logger.warning("epoch %d: %s", self._window // self._windows.per_epoch + 1, line)
+        if self._logs:
+            epoch = self._window // self._windows.per_epoch + 1
+            for line in (
+                ["the same happened to the rows as in the epoch before"] if lines == self._said else lines
+            ):
+                _logger.warning("epoch %d: %s", epoch, line)
+        self._said = lines
         self._record_totals()
         self._tally, self._n_seen, self._n_given = Tally(), 0, 0
 

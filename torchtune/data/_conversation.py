@@ -155,7 +155,7 @@ class Conversation:
         return traced
 
     def _add(self, traced: dict[str, Any], key: str, value: Any, at: _At, *, is_free: bool = False) -> None:
-        """Trace an entry of an object. A flag has no text, so that its name is traced.
+        """Trace an entry of an object: its value and, where that says nothing without it, its name.
 
         Args:
             traced: The object.
@@ -164,10 +164,8 @@ class Conversation:
             at: Where it is.
             is_free: Whether the object's names are the user's, and not those of a format.
         """
-        if isinstance(value, bool) or (is_free and (value is None or value in ({}, []))):
-            traced[self._traced(key, at)] = value
-        else:
-            traced[key] = self._value(value, at)
+        name = self._traced(key, at) if is_free or isinstance(value, bool) else key
+        traced[name] = self._value(value, at)
 
     def _value(self, value: Any, at: _At) -> Any:
         if isinstance(value, str):

@@ -1,5 +1,6 @@
 """What of a conversation a template wrote, and what it left out."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +8,7 @@ from attrs import frozen
 
 from torchtune.data._conversation import REASONING, THOUGHT_END, TOOLS, Conversation, Source, without_marks
 from torchtune.data._notes import Note, shortened
+from torchtune.data._template import ChatTemplate
 from torchtune.data._traced import CHANGED, Origin
 
 _LOST = "that the chat template does not write"
@@ -55,7 +57,7 @@ class Coverage:
                 continue
             role = self._role(part.source)
             if role == "assistant" and _is_an_act(part.kind) and not kept[part.kind] - {part.source.message}:
-                raise ValueError(_lost_act(part))
+                raise ValueError(_lost_act(part, self._conversation.template))
             what = _named(part, role)
             if _owner(part.source) in silent and role != "assistant":
                 what = f"{role} turns" if role else "tools"
@@ -135,10 +137,11 @@ def _named(part: _Part, role: str) -> str:
         return f"'{part.source.part.partition('.')[2]}' of tools"
     if part.kind.startswith("reasoning"):
         return f"{part.kind} of some {role} turns" if role == "assistant" else f"{part.kind} of {role} turns"
-    return f"{part.kind!r} of {role} turns"
+    field = part.kind.replace("[0]", "").replace("[1:]", "")
+    return f"{field!r} of {role} turns"
 
 
-def _lost_act(part: _Part) -> str:
+def _lost_act(part: _Part, template: ChatTemplate) -> str:
     """Explain how to keep what the assistant does."""
     lost = f"{part.source.path}: {shortened(part.lost)}"
     if part.kind.startswith("tool_calls"):
@@ -147,6 +150,9 @@ def _lost_act(part: _Part) -> str:
     elif part.kind.startswith("reasoning"):
         what = "what the assistant thinks before it answers"
         fix = "use a chat template that writes it (tokenizer.chat_template=FILE), or take it out of the rows"
+        switches = [name for name in sorted(template.variables) if re.search("think|reason", name)]
+        if switches:
+            fix = f"try tokenizer.template_arguments, of which the template reads {', '.join(switches)}; or {fix}"
     else:
         what = (
             "the assistant's words"

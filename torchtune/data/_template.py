@@ -77,7 +77,7 @@ class ChatTemplate:
         from jinja2 import TemplateSyntaxError
 
         try:
-            variables = self._compiled.variables | self._compiled_for_tools.variables
+            variables = self.variables
         except TemplateSyntaxError as error:
             raise ValueError(
                 f"the chat template is not valid Jinja: line {error.lineno}: {error.message}"
@@ -85,6 +85,11 @@ class ChatTemplate:
         except RecursionError as error:
             raise ValueError("the chat template is not valid Jinja: it is nested too deeply") from error
         self._check_arguments(variables)
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """The names that the template reads and does not set itself, such as `messages` and `enable_thinking`."""
+        return self._compiled.variables | self._compiled_for_tools.variables
 
     def mentions(self, name: str) -> bool:
         """Tell whether a word, such as a role or a field of messages, stands in the template."""

@@ -23,8 +23,9 @@ from jinja2.runtime import Context, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import pass_eval_context
 from jinja2.visitor import NodeTransformer
+from markupsafe import Markup
 
-from torchtune.data._traced import Traced, as_text, changed, joined, to_json
+from torchtune.data._traced import Sourced, Traced, as_text, changed, joined, sources_in, to_json
 
 TIME_LIMIT = 10.0
 """How long one template may take for one conversation (seconds of this thread's processor time)."""
@@ -137,11 +138,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: _traced_filter(fill) for name, fill in FILTERS.items()}
         for name in ("center", "indent", "wordwrap"):  # their widths are numbers that nothing else limits
             self.filters[name] = _of_bounded_width(self.filters[name])
-        self.filters |= {"tojson": to_json, "join": _join, "string": as_text, "safe": lambda value: value}
+        self.filters |= {"tojson": to_json, "join": _join, "string": as_text, "safe": _safe}
 
     def call(self, __self: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # Jinja's names
-        owner = __obj.__self__ if isinstance(__obj, (MethodType, BuiltinMethodType)) else None
-        if type(owner) is not str or isinstance(__obj, Undefined):
+        method = (
+            None if isinstance(__obj, Undefined) else getattr(__obj, "__wrapped__", __obj)
+        )  # as of `format`
+        owner = method.__self__ if isinstance(method, (MethodType, BuiltinMethodType)) else None
+        if type(owner) is not str:
             return super().call(__self, __obj, *args, **kwargs)
         if __obj.__name__ == "join" and len(args) == 1 and not kwargs:
             return joined(args[0], owner)
@@ -165,9 +169,30 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise RuntimeError(f"it runs for more than {TIME_LIMIT:g} seconds")
 
 
+class _Safe(Markup, Sourced):
+    """Text that the filter `safe` has marked: what is added to it is escaped for HTML, whatever that is good for."""
+
+    @classmethod
+    def of(cls, text: str, *given: object) -> "_Safe":
+        """Make it from what the text was computed from."""
+        self = cls(text)
+        self.sources = tuple(dict.fromkeys(source for value in given for source in sources_in(value)))
+        return self
+
+    def __add__(self, other: Any) -> "_Safe":
+        return self.of(super().__add__(other), self, other)
+
+    def __radd__(self, other: Any) -> "_Safe":
+        return self.of(super().__radd__(other), self, other)
+
+
+def _safe(value: Any) -> _Safe:
+    return _Safe.of(str.__str__(as_text(value)), value)
+
+
 def _finalized(value: Any) -> Any:
-    """Write a list or an object as Python does, with the origins of what is in it."""
-    return as_text(value) if isinstance(value, (dict, list, tuple)) else value
+    """Write a list, an object or marked text with the origins of what is in it."""
+    return as_text(value) if isinstance(value, (dict, list, tuple, _Safe)) else value
 
 
 def _traced_filter(fill: Callable[..., Any]) -> Callable[..., Any]:
@@ -176,11 +201,10 @@ def _traced_filter(fill: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(fill)
     def traced(*args: Any, **kwargs: Any) -> Any:
         result = fill(*args, **kwargs)
-        if type(result) is not str:
-            return result
-        return changed(
-            result, [arg for arg in args if not isinstance(arg, (JinjaEnvironment, EvalContext))], kwargs
-        )
+        given = [arg for arg in args if not isinstance(arg, (JinjaEnvironment, EvalContext))]
+        if type(result) is Markup:
+            return _Safe.of(result, given, kwargs)
+        return changed(result, given, kwargs) if type(result) is str else result
 
     return traced
 

@@ -42,13 +42,13 @@ class Traced(str):
         return self
 
     def __add__(self, other: Any) -> str:
-        if not isinstance(other, str):
+        if not isinstance(other, str) or hasattr(other, "__html__"):  # that escapes what it is joined to
             return NotImplemented
         more = _moved(other.origins, len(self)) if isinstance(other, Traced) else ()
         return Traced(str.__add__(self, other), self.origins + more)
 
     def __radd__(self, other: Any) -> str:
-        if not isinstance(other, str):
+        if not isinstance(other, str) or hasattr(other, "__html__"):
             return NotImplemented
         return Traced(str.__add__(other, self), _moved(self.origins, len(other)))
 
@@ -166,6 +166,12 @@ for _name in (
     setattr(Traced, _name, _changing(_name))
 
 
+class Sourced:
+    """A value of another kind that knows its sources."""
+
+    sources: tuple[int, ...] = ()
+
+
 class TracedInt(int):
     """A whole number of a known source."""
 
@@ -237,6 +243,8 @@ def sources_in(value: object) -> Iterator[int]:
         yield from (source for _, _, source, _ in value.origins)
     elif isinstance(value, (TracedInt, TracedFloat)):
         yield value.source
+    elif isinstance(value, Sourced):
+        yield from value.sources
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from (*sources_in(key), *sources_in(item))
@@ -249,7 +257,7 @@ def as_text(value: Any) -> str:
     """Return what a template writes of a value, as `str` does."""
     if isinstance(value, (dict, list, tuple)) and not isinstance(value, JsonObject):
         return changed(str(value), value)
-    return str(value)
+    return changed(str.__str__(value), value) if isinstance(value, Sourced) else str(value)
 
 
 def to_json(
@@ -279,7 +287,7 @@ def to_json(
                 return joined(('"', value, '"'))
             return changed(text, value)
         if isinstance(value, (TracedInt, TracedFloat)):
-            return str(value)
+            return Traced.of_source(json.dumps(value), value.source)
         return json.dumps(value, ensure_ascii=ensure_ascii)
 
     def write(value: Any, depth: int) -> Iterator[str]:

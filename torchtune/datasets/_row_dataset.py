@@ -229,7 +229,9 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
             return []
         what = "a column that is" if len(unread) == 1 else "columns that are"
         names = ", ".join(map(repr, unread))
-        return [Note(f"have {what} not read: {names}", shortened(str(dict.get(row, unread[0]))))]
+        return [
+            Note(f"have {what} not read: {names}", f"{unread[0]}={shortened(str(dict.get(row, unread[0])))}")
+        ]
 
     def _noted(self, encoded: Encoded, notes: Sequence[Note]) -> Encoded:
         first, *others = self._apart(encoded)

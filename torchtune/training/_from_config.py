@@ -54,7 +54,13 @@ def open_datasets(
 
 
 def open_batches(
-    cfg: FinetuneConfig, dataset: Examples, tokenizer: Tokenizer, model: Decoder, world: World
+    cfg: FinetuneConfig,
+    dataset: Examples,
+    tokenizer: Tokenizer,
+    model: Decoder,
+    world: World,
+    *,
+    logs: bool = True,
 ) -> Batches:
     """Make the batches of this rank, as a config describes them.
 
@@ -64,6 +70,7 @@ def open_batches(
         tokenizer: Tells what shorter rows are filled up with.
         model: Tells how long an example may be; it may be on the meta device.
         world: This process and its fellows.
+        logs: Whether what happens to rows is logged.
 
     Raises:
         OSError: The token cache's folder cannot be made.
@@ -88,6 +95,7 @@ def open_batches(
         group_by_length=cfg.group_by_length,
         workers=cfg.data_workers,
         record=(lambda totals: update_record(cfg.output_dir, {"data": totals})) if world.is_main else None,
+        logs=logs,
     )
 
 

@@ -1,0 +1,314 @@
+"""Every part of a conversation is in the tokens or reported, whatever the chat template does with it.
+
+Each part of a drawn conversation has a word of its own, so that looking for the word in the decoded tokens tells,
+without knowing how origins are kept, whether the part is there.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.data.byte_tokenizer import CHATML, ByteTokenizer
+from torchtune.data import ChatTemplate, Example
+from torchtune.data._conversation import Conversation
+from torchtune.data._coverage import Coverage
+from torchtune.datasets import ChatDataset
+
+HEAD = "<|im_start|>{{ m.role }}\n"
+CALLS = (
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>"
+    "{% endfor %}"
+)
+TEMPLATES = {
+    "content alone": CHATML,
+    "everything": (
+        "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}{% for m in messages %}" + HEAD +
+        "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.name }}{{ m.note }}"
+        "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}"
+        "{{ m.tool_call_id }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "the last thought alone": (
+        "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{% for m in messages %}" + HEAD +
+        "{% if m.reasoning_content and loop.last %}<think>{{ m.reasoning_content.strip() }}</think>{% endif %}"
+        "{{ m.content | trim }}" + CALLS + "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "the system's turn in the first question": (
+        "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}"
+        "{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+        "{% if m.role == 'user' %}[INST] {% if loop.first and system %}<<SYS>>{{ system }}<</SYS>>{% endif %}"
+        "{{ m.content }} [/INST]{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    ),
+    "the system's turn in the last question": (
+        "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[{% if loop.last %}"
+        "{{ messages[0].content if messages[0].role == 'system' }} {% endif %}{{ m.content }}]"
+        "{% elif m.role == 'tool' %}({{ m.content }}){% else %}{{ m.content }}" + CALLS + "<|im_end|>"
+        "{% endif %}{% endfor %}"
+    ),
+    "roles of its own, no tools": (
+        "{% for m in messages %}{% if m.role == 'user' %}<start>user\n{{ m.content }}<end>\n"
+        "{% elif m.role == 'assistant' %}<start>model\n{{ m.content | trim }}<|im_end|>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<start>model\n{% endif %}"
+    ),
+    "generation blocks": (
+        "{% for m in messages %}" + HEAD + "{% if m.role == 'assistant' %}{% generation %}{{ m.thinking }}"
+        "{{ m.content }}" + CALLS + "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n"
+        "{% endfor %}"
+    ),
+    "macros and variables": (
+        "{% macro turn(m) %}{{ caller(m) | trim }}{% endmacro %}{% set ns = namespace(text='') %}"
+        "{% for m in messages %}{% set body %} {{ m.content }} {% for c in m.tool_calls or [] %}"
+        "{{ [c.function.name, c.function.arguments | tojson] | join(': ') }}{% endfor %}{% endset %}"
+        "{% set ns.text = ns.text ~ '<|im_start|>' ~ m.role ~ '\n' ~ body.strip() ~ '<|im_end|>\n' %}{% endfor %}"
+        "{{ ns.text }}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "whole messages as JSON": (
+        "{{ tools | tojson if tools }}{% for m in messages %}{{ m | tojson(sort_keys=true) }}<|im_end|>\n{% endfor %}"
+    ),
+    "the first of several calls": (
+        "{% for m in messages %}" + HEAD + "{{ m.content }}{% if m.tool_calls %}{% set f = m.tool_calls[0].function %}"
+        "{{ '%s(%s)' % (f.name, f.arguments | tojson) }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "calls instead of words": (
+        "{% for t in tools or [] %}{{ t.function.name }}: {{ t.function.description }}\n{% endfor %}"
+        "{% for m in messages %}" + HEAD + "{% if m.tool_calls %}" + CALLS +
+        "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "the last turns alone": (
+        "{% for m in messages[-3:] %}" + HEAD + "{{ m.content }}{{ m.reasoning_content }}" + CALLS + "<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "what follows a thought": (
+        "{% for m in messages %}" + HEAD + "{% set said = m.content.split('</think>')[-1] %}{{ said.lstrip('\n') }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+}  # fmt: skip
+"""Templates in the manner of different families, and made-up ones; each loses something else."""
+
+Part = tuple[Any, ...]
+"""The way to a part of a row."""
+
+
+class Words:
+    """Gives words of which no two are the same, and draws."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self._draw, self._n = draw, 0
+
+    def word(self) -> str:
+        self._n += 1
+        return f"w{self._n}w"
+
+    def may(self, share: float = 0.5) -> bool:
+        return self._draw(st.integers(1, 100)) <= 100 * share
+
+    def some(self, most: int) -> range:
+        return range(self._draw(st.integers(1, most)))
+
+    def call(self) -> dict[str, Any]:
+        value: Any = self._draw(st.sampled_from([self.word(), [self.word(), 1], {"x": self.word()}]))
+        function = {"name": self.word(), "arguments": {self.word(): value}}
+        return {"id": self.word(), "type": "function", "function": function}
+
+    def calling(self) -> list[dict[str, Any]]:
+        """Draw a turn that calls tools, and their answers."""
+        calls = [self.call() for _ in self.some(2)]
+        turn = {"role": "assistant", "content": self.word() if self.may(0.3) else "", "tool_calls": calls}
+        return [turn, *({"role": "tool", "tool_call_id": c["id"], "content": self.word()} for c in calls)]
+
+    def answer(self) -> dict[str, Any]:
+        """Draw an answer, which may have a thought before it."""
+        turn = {"role": "assistant", "content": self.word()}
+        if self.may(0.4):
+            turn[self._draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))] = self.word()
+        elif self.may(0.3):
+            turn["content"] = f"<think>\n{self.word()}\n</think>\n\n{self.word()}"
+        return turn | ({"note": self.word()} if self.may(0.2) else {})
+
+    def tool(self) -> dict[str, Any]:
+        schema = {"type": "object", "properties": {self.word(): {"type": "string"}}}
+        function = {"name": self.word(), "description": self.word(), "parameters": schema}
+        return {"type": "function", "function": function}
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a conversation in which every part has a word of its own."""
+    some = Words(draw)
+    messages: list[dict[str, Any]] = [{"role": "system", "content": some.word()}] if some.may() else []
+    for _ in some.some(3):
+        messages.append(
+            {"role": "user", "content": some.word()} | ({"name": some.word()} if some.may(0.2) else {})
+        )
+        messages += some.calling() if some.may(0.4) else []
+        messages.append(some.answer())
+    if some.may(0.2):
+        messages.append({"role": "user", "content": some.word()})
+    row: dict[str, Any] = {"messages": messages}
+    if some.may():
+        row["tools"] = [some.tool() for _ in some.some(2)]
+    if some.may(0.3):
+        row["id"] = some.word()
+    return row
+
+
+def parts_of(row: dict[str, Any]) -> list[Part]:
+    """Return the way to every part that can be removed."""
+    found: list[Part] = [("id",)] if "id" in row else []
+    for i, tool in enumerate(row.get("tools", [])):
+        found += [
+            ("tools", i),
+            *(("tools", i, "function", key) for key in ("description", "parameters")),
+        ]
+        del tool
+    for i, message in enumerate(row["messages"]):
+        found += [
+            ("messages", i),
+            *(("messages", i, key) for key in message if key != "role" and message[key]),
+        ]
+        for j, call in enumerate(message.get("tool_calls", [])):
+            way = ("messages", i, "tool_calls", j)
+            found += [way, (*way, "id")]
+            found += [(*way, "function", "arguments", key) for key in call["function"]["arguments"]]
+    return found
+
+
+def without(row: dict[str, Any], part: Part) -> dict[str, Any]:
+    """Remove a part; of content there is none then."""
+    row = copy.deepcopy(row)
+    holder: Any = row
+    for key in part[:-1]:
+        holder = holder[key]
+    if part[-1] == "content":
+        holder["content"] = ""
+    else:
+        del holder[part[-1]]
+        if part[-2:-1] == ("tool_calls",) and not holder:
+            del row["messages"][part[1]]["tool_calls"]
+    return row
+
+
+@cache
+def tokenizer_of(template: str) -> ByteTokenizer:
+    return ByteTokenizer(template)
+
+
+Outcome = Callable[[dict[str, Any]], tuple[str | None, list[str]]]
+"""Gives what the tokens of a row say, and what is reported; None and the error where the row is refused."""
+
+
+def outcome_of(template: str) -> Outcome:
+    """Read rows as a dataset does."""
+
+    def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:
+        tokenizer = tokenizer_of(template)
+        try:
+            example = ChatDataset(tokenizer, [row])[0]
+        except ValueError as error:
+            return None, [str(error)]
+        assert isinstance(example, Example)
+        return tokenizer.decode(example.tokens), [f"{note.text}: {note.example}" for note in example.notes]
+
+    return outcome
+
+
+def words_in(value: Any) -> set[str]:
+    return set(re.findall(r"w\d+w", json.dumps(value)))
+
+
+def identifiers(row: dict[str, Any]) -> set[str]:
+    return {call["id"] for message in row["messages"] for call in message.get("tool_calls", [])}
+
+
+def names(row: dict[str, Any], part: Part) -> list[str]:
+    """Return how a part may be called in a report."""
+    if part[0] == "id":
+        return ["'id'"]
+    if part[0] == "tools":
+        return [f"'{part[-1]}' of tools", "have tools that"]
+    message = row["messages"][part[1]]
+    fields = [str(key) for key in part[2:] if isinstance(key, str)] or list(message)
+    known = ["turns after the last answer", f"{message['role']} turns that", "content beside tool calls"]
+    known += ["reasoning"] if set(fields) & {"reasoning_content", "reasoning", "thinking", "content"} else []
+    return known + [f"'{field}" for field in fields] + [f"tool_calls.{field}" for field in fields]
+
+
+def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) -> None:
+    """Assert that every part is in the tokens or reported, and nothing else is reported."""
+    text, reports = outcome(row)
+    if text is None:
+        (error,) = reports
+        if "does not write" in error:
+            assert template is not None
+            turns, tools = row["messages"], row.get("tools")
+            end = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant") + 1
+            lost = words_in(error.rpartition(": ")[2])
+            assert lost
+            # A dataset leaves out what comes after the last answer, before it renders.
+            traced = [Conversation.trace(template, part, tools) for part in (turns, turns[:end])]
+            texts = [template.render(t.messages, add_generation_prompt=False, tools=t.tools) for t in traced]
+            assert any(not lost & words_in(written) for written in texts)
+        return
+    is_complete = True
+    for part in parts_of(row):
+        other, _ = outcome(without(row, part))
+        if other == text:
+            is_complete = False
+            assert any(name in report for report in reports for name in names(row, part)), (part, reports)
+    # The same identifier is in a call and in what answers it, and a template may write the call's number instead.
+    of_words = [report for report in reports if not report.rpartition(": ")[0].endswith("id")]
+    assert bool(words_in(row) - words_in(text) - identifiers(row)) == bool(of_words), reports
+    assert not (is_complete and of_words), reports
+    for report in of_words:
+        assert not words_in(report.rpartition(": ")[2]) & words_in(text), report
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
+@given(row=rows())
+def test_every_part_is_in_the_tokens_or_reported(name: str, row: dict[str, Any]) -> None:
+    check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
+@given(row=rows())
+def test_every_part_of_many_rows_is_in_the_tokens_or_reported(name: str, row: dict[str, Any]) -> None:
+    check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TEMPLATES if name not in ("everything", "whole messages as JSON")]
+)
+def test_without_the_check_parts_are_lost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [
+        {
+            "id": f"w{n}w",
+            "type": "function",
+            "function": {"name": f"w{n + 1}w", "arguments": {f"w{n + 2}w": f"w{n + 3}w"}},
+        }
+        for n in (20, 30)
+    ]
+    row = {
+        "messages": [
+            {"role": "system", "content": "w5w"},
+            {"role": "user", "content": "w6w", "name": "w7w"},
+            {"role": "assistant", "content": "w8w", "tool_calls": calls},
+            {"role": "tool", "content": "w9w", "tool_call_id": "w20w"},
+            {"role": "assistant", "content": "<think>w10w</think>w11w"},
+        ]
+    }
+    check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
+    monkeypatch.setattr(Coverage, "notes", lambda _: [])
+    with pytest.raises(AssertionError):
+        check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
