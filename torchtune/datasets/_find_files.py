@@ -15,11 +15,12 @@ _METADATA = {
     "dataset_infos.json",
     "dataset_dict.json",
     "state.json",
-    "gitattributes",
 }
-_ABOUT = re.compile(r"(readme|licen[cs]e|copying|notice|changelog|citation|requirements)\b", re.IGNORECASE)
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|copying|notice|changelog|requirements)([-_]\w+)*(\.(txt|md|rst))?", re.IGNORECASE
+)
 """Files about the data, such as LICENSE.txt."""
-_BACKUPS = re.compile(r"(#.*#|~\$.*|.*~)$")
+_BACKUPS = re.compile(r"#.*#|~\$.*|.*(~|\.bak|\.orig|\.swp)")
 """Files that editors and office programs write while another is open."""
 
 
@@ -97,4 +98,4 @@ def _is_ignored(path: Path, parts: tuple[str, ...]) -> bool:
     if {"__MACOSX", "__pycache__", ".ipynb_checkpoints"} & set(parts):
         return True
     name = path.name
-    return bool(name in _METADATA or _ABOUT.match(name) or _BACKUPS.match(name))
+    return bool(name in _METADATA or _ABOUT.fullmatch(name) or _BACKUPS.fullmatch(name))

@@ -21,6 +21,8 @@ _READERS: dict[str, Callable[[Path], Table]] = {
     ".ndjson": open_json,
 }
 _NOT_COMPRESSED = (".parquet", ".arrow")
+_POINTER = b"version https://git-lfs.github.com"
+"""What a file begins with that stands for one which Git LFS has not downloaded."""
 SAVED = "saved by datasets"
 """The format of a folder that `Dataset.save_to_disk` wrote."""
 ENDINGS = ", ".join(_READERS)
@@ -44,6 +46,19 @@ def format_of(path: Path) -> str | None:
     if end not in _READERS or (is_compressed and end in _NOT_COMPRESSED):
         return None
     return ".jsonl" if end == ".ndjson" else end
+
+
+def check_downloaded(path: Path) -> None:
+    """Reject a file whose content Git has not downloaded.
+
+    Raises:
+        ValueError: The message says what to do.
+    """
+    if path.is_dir():
+        return
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path}: the file is a pointer of Git LFS, not the data; run `git lfs pull`")
 
 
 def open_file(path: Path) -> Table:

@@ -95,41 +95,48 @@ def _first_byte(file: TextFile) -> bytes:
 
 
 def _check_first_line(lines: Records, is_json: bool) -> None:
-    """Reject files that hold an object that is not a row, or objects that span lines.
+    """Reject a file that holds one object that is not a row, or objects that span lines.
 
     Raises:
         ValueError: The message says what the file holds, and what to do.
     """
-    path, line = lines.file.path, lines.line(0)
-    start = int(lines.starts[0])
-    text = lines.file.read(start, int(lines.starts[1])).decode(errors="replace")
+    start, end = int(lines.starts[0]), int(lines.starts[1])
+    text = lines.file.read(start, end).decode(errors="replace")
     if not text.startswith("{"):
         return
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        pass
+        _check_spanning_object(lines, is_json)
     else:
         if is_json and len(lines) == 1:
-            raise ValueError(f"{path}: {describe_object(value)}")
-        return
-    text = lines.file.read(start, min(start + _OBJECT_LIMIT, lines.file.size)).decode(errors="replace")
+            raise ValueError(f"{lines.file.path}: {describe_object(value)}")
+
+
+def _check_spanning_object(lines: Records, is_json: bool) -> None:
+    """Reject a file that begins with an object of several lines.
+
+    Raises:
+        ValueError: The message says what the file holds, and what to do.
+    """
+    file, line, start = lines.file, lines.line(0), int(lines.starts[0])
+    text = file.read(start, min(start + _OBJECT_LIMIT, file.size)).decode(errors="replace")
     try:
         value, end = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
-        if is_json and error.lineno > 1:
-            raise ValueError(
-                f"{path}: line {line + error.lineno - 1}: not valid JSON at column {error.colno}: {error.msg}"
-            ) from error
-        return
+        if not is_json or error.lineno == 1:
+            return  # it is reported when the row is read
+        problem = f"not valid JSON at column {error.colno}: {error.msg}"
+        if file.size - start > _OBJECT_LIMIT:
+            problem = "expected a list of rows, or a row on each line, got one object that does not end"
+        raise ValueError(f"{file.path}: line {line + error.lineno - 1}: {problem}") from error
     except (ValueError, RecursionError):
         return
     n_lines = text.count("\n", 0, end)
-    if n_lines == 0:
-        return
-    if is_json and not text[end:].strip():
-        raise ValueError(f"{path}: {describe_object(value)}")
-    raise ValueError(
-        f"{path}: line {line}: the object that begins here ends on line {line + n_lines}; write each row on a line of"
-        " its own, or all rows as one list: [{...}, {...}]"
-    )
+    if n_lines and is_json and not text[end:].strip():
+        raise ValueError(f"{file.path}: {describe_object(value)}")
+    if n_lines:
+        raise ValueError(
+            f"{file.path}: line {line}: the object that begins here ends on line {line + n_lines}; write each row on a"
+            " line of its own, or all rows as one list: [{...}, {...}]"
+        )

@@ -26,7 +26,6 @@ _NOT_TEXT = {
     b"PK\x03\x04": "a ZIP archive; extract it first",
     b"PAR1": "a Parquet file; rename it to end in .parquet",
     b"ARROW1": "an Arrow file; rename it to end in .arrow",
-    b"version https://git-lfs.github.com": "a pointer of Git LFS, not the data; run `git lfs pull`",
 }
 """What a file is whose first bytes are these, and what to do."""
 

@@ -1,13 +1,14 @@
 """A source that a config names, opened as a table of rows."""
 
 import glob
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torchtune.datasets._dataset_card import choose_config, read_configs
 from torchtune.datasets._find_files import FoundFile, files_in, matching_files, wildcard_part
-from torchtune.datasets._formats import EXPECTED, SAVED, format_of, open_file
+from torchtune.datasets._formats import EXPECTED, SAVED, check_downloaded, format_of, open_file
 from torchtune.datasets._hub import LoadOptions, Streaming, load_hub_table, stream_parquet, streaming_in
 from torchtune.datasets._splits import SplitPart, choose_files, families_in, family_of, parse_split, split_of
 from torchtune.datasets._tables import RowList, Table, join
@@ -52,6 +53,8 @@ def open_source(source: Source, split: str = "train", load_options: LoadOptions 
     parts = parse_split(split)
     name = str(options["name"]) if "name" in options else None
     files = {part.name: _files(source, part.name, name) for part in parts}
+    for file in itertools.chain(*files.values()):
+        check_downloaded(file.path)
     if (streaming := streaming_in(options)) is not None:
         return _open_stream(source, parts, files, streaming)
     tables = {name: join([open_file(file.path) for file in found]) for name, found in files.items()}

@@ -65,11 +65,10 @@ class ArrowTable:
     Args:
         table: A `datasets.Dataset`.
         name: What the table is called in messages.
-        file: A temporary file in which the table is, kept as long as this object.
     """
 
-    def __init__(self, table: Any, name: str, file: object = None) -> None:  # `datasets` ships no types.
-        self._table, self._name, self._file = table, name, file
+    def __init__(self, table: Any, name: str) -> None:  # `datasets` ships no types.
+        self._table, self._name = table, name
 
     def __len__(self) -> int:
         return len(self._table)
