@@ -170,7 +170,7 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
     ("rows", "message"),
     [
         ([], "rows.json: the file has no rows"),
-        (["Sing."], "rows.json: row 1: expected an object with named columns, got str"),
+        (["Sing."], "rows.json: row 1: no column 'instruction'; the columns found are 'text'"),
         (
             [ROWS[0], {"instruction": "a", "answer": "b"}],
             "row 2: no column 'output'; the columns found are 'instruction', 'answer'",
@@ -201,16 +201,20 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.json", b'{"data": []}', "rows.json: expected a list of rows at the top, got dict"),
+        (
+            "rows.json",
+            b'{"data": []}',
+            "rows.json: expected a list of rows, or a row on each line, got one object",
+        ),
         ("rows.json", b'[\n{"a": 1},\n{"b"}]', "rows.json: not valid JSON at line 3, column 5: "),
-        ("rows.json", b"", "rows.json: not valid JSON at column 1: "),
+        ("rows.json", b"", "rows.json: the file has no rows"),
         (
             "rows.jsonl",
             b'{"instruction": "a", "output": "b"}\n\n{"instr',
             "rows.jsonl: line 3: not valid JSON at column 2: ",
         ),
         ("rows.jsonl", b"", "rows.jsonl: the file has no rows"),
-        ("rows.json", b'["\xff"]', "rows.json: expected UTF-8 text; byte 2 is none"),
+        ("rows.json", b'["\xff"]', "rows.json: row 1: expected UTF-8 text; byte 1 of it (0xff) is not"),
         (
             "rows.doc",
             b"instruction,output\n",

@@ -99,9 +99,9 @@ def test_folders_and_patterns_are_files_in_the_order_of_their_names(tmp_path: Pa
             b'a,b\n"x\ny",2\n1,2,3\n',
             "a.csv: line 4: 3 fields, where the first line names 2 columns: 'a', 'b'",
         ),
-        ("a.csv", b"a,b\n1,2\n\xff,2\n", "a.csv: line 3: expected UTF-8 text; byte 0 of it is none"),
+        ("a.csv", b"a,b\n1,2\n\xff,2\n", "a.csv: line 3: expected UTF-8 text; byte 0 of it (0xff) is not"),
         ("a.txt", b" \n\n", "a.txt: the file has no rows"),
-        ("a.jsonl", b"[1]\n", "a.jsonl: line 1: expected an object with named columns, got list"),
+        ("a.jsonl", b"[1]\n", "a.jsonl: row 1: expected an object with named columns, or a string, got int"),
         ("a.jsonl", b'{"a": 1}\n{"a":\n', "a.jsonl: line 2: not valid JSON at column 6: Expecting value"),
         ("a.parquet", b"PAR1", "a.parquet is damaged, or no such file"),
         ("a.arrow", b"ARROW1", "a.arrow is damaged, or no such file"),
@@ -117,12 +117,12 @@ def test_what_is_wrong_is_named(name: str, content: bytes, message: str, tmp_pat
 def test_an_empty_list_is_refused() -> None:
     with pytest.raises(ValueError, match="source: there are no rows"):
         open_source([])
-    with pytest.raises(RowError, match="source: row 1: expected an object with named columns, got str"):
-        listed(["a"])
+    with pytest.raises(RowError, match="source: row 1: expected an object with named columns, or a string"):
+        listed([["a"]])
 
 
 def test_a_large_file_is_looked_through_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchtune.datasets._tables._CHUNK", 7)
+    monkeypatch.setattr("torchtune.datasets._records._CHUNK", 7)
     rows = [{"a": "x" * (i % 11)} for i in range(200)]
     path = write(tmp_path / "a.jsonl", rows)
     assert listed(str(path)) == rows

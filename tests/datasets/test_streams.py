@@ -185,7 +185,7 @@ def test_what_cannot_be_streamed_is_refused(source: str, tmp_path: Path) -> None
     lines.parent.mkdir()
     lines.write_text('{"text": "a"}\n')
     with pytest.raises(
-        ValueError, match=r"of local files, Parquet alone is streamed; .*rows.jsonl is read row"
+        ValueError, match=r"of local files, only Parquet is streamed; .*rows.jsonl is read row"
     ):
         streamed(str(lines))
     lines.unlink()

@@ -1,159 +1,153 @@
-"""What a config calls a source, as a table of rows."""
+"""A source that a config names, opened as a table of rows."""
 
 import glob
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.datasets._hub import LoadOptions, load_hub_table, stream_parquet, streaming_in
-from torchtune.datasets._tables import (
-    ArrowTable,
-    Csv,
-    Joined,
-    JsonLines,
-    Listed,
-    Table,
-    TextLines,
-    read_json,
-)
+from torchtune.datasets._dataset_card import choose_config, read_configs
+from torchtune.datasets._find_files import FoundFile, files_in, matching_files, wildcard_part
+from torchtune.datasets._formats import EXPECTED, SAVED, check_downloaded, format_of, open_file
+from torchtune.datasets._hub import LoadOptions, Streaming, load_hub_table, stream_parquet, streaming_in
+from torchtune.datasets._splits import SplitPart, choose_files, families_in, family_of, parse_split, split_of
+from torchtune.datasets._tables import RowList, Table, join
 
 Source = str | list[dict[str, Any]]
 """A file, a folder, a pattern of files, the name of a data set on the hub, or the rows themselves."""
 
 
 def open_source(source: Source, split: str = "train", load_options: LoadOptions | None = None) -> Table:
-    """Look into a source; rows are read later.
+    """Open a source; rows are read later.
 
     Text files are read by our own readers: those of `datasets` name neither row nor column, copy a file into a cache
     first, and count the use of its loaders over the network.
 
     Args:
-        source: A local file (.json: a list of objects; .jsonl: an object a line; .csv, .tsv: with a first line of
-            column names; .txt: a row a line; .parquet; .arrow), a folder or a pattern (`data/*.jsonl`) of files of one
-            kind, a folder that `datasets` saved, the name of a data set on the Hugging Face hub, or a list of rows.
-        split: Which split of a data set on the hub.
+        source: A local file (.json, .jsonl, .ndjson: a list of objects or an object on each line; .csv, .tsv: with a
+            first line of column names; .txt: a row on each line; these also compressed, .gz, .zst, .bz2, .xz; .parquet;
+            .arrow), a folder or a pattern (`data/*.jsonl`) of files of one kind, a folder that `datasets` saved, a
+            clone of a repository of the hub, the name of a data set on the Hugging Face hub, or a list of rows.
+        split: Which split, which range of its rows, or which of several: `validation`, `train[:1000]`,
+            `train[10%:20%]`, `train+validation`. Of local files, names of files and folders tell which belong to it;
+            one file, or files without such names, are read as `train` whatever they are called.
         load_options: What else a data set on the hub needs: name, revision, data_dir, data_files, cache_dir (as
-            `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as the run goes,
-            with no copy on the disk; `rows` says how many rows of it are used.
+            `datasets.load_dataset` takes them); `name` also chooses a configuration of a clone. `streaming: true` reads
+            it, or local Parquet files, as the run goes, with no copy on the disk; `rows` says how many rows are used.
 
     Raises:
-        FileNotFoundError: there is no such file or data set.
-        ConnectionError: the hub cannot be reached.
-        ValueError: it holds no rows, is of another kind, or an argument has no meaning for it.
+        FileNotFoundError: There is no such file or data set.
+        ConnectionError: The hub cannot be reached.
+        ValueError: It holds no rows, is of another kind, or an argument has no meaning for it.
     """
-    if isinstance(source, str) and not _is_local(source):
-        return load_hub_table(source, split, load_options or {})
-    what = source if isinstance(source, str) else "a list of rows"
-    if split != "train":
-        raise ValueError(
-            f"split: {what} is local and has no split {split!r}; name that split's file as the source"
-        )
     options = load_options or {}
-    if useless := [name for name in options if name not in ("streaming", "rows")]:
-        raise ValueError(f"load_options: {what} is local; {', '.join(useless)} would have no effect")
-    streaming = streaming_in(options)
     if not isinstance(source, str):
-        if streaming is not None:
-            raise ValueError("load_options.streaming: a list of rows is in memory already")
-        return Listed(source, "source")
-    files = _files(source)
-    if streaming is not None:
-        if any(path.suffix.lower() != ".parquet" for path in files):
-            raise ValueError(
-                f"load_options.streaming: of local files, Parquet alone is streamed; {what} is read row by row anyway,"
-                " without a copy"
-            )
-        return stream_parquet(files, streaming, source)
-    tables = [_open(path) for path in files]
-    return tables[0] if len(tables) == 1 else Joined(tables)
+        return _open_list(source, split, options)
+    if not _is_local(source):
+        return load_hub_table(source, split, options)
+    useless = [name for name in options if name not in ("streaming", "rows", "name")]
+    if "name" in options and not _has_configs(source):
+        useless.append("name")
+    if useless:
+        raise ValueError(f"load_options: {source} is local; {', '.join(useless)} would have no effect")
+    parts = parse_split(split)
+    name = str(options["name"]) if "name" in options else None
+    files = {part.name: _files(source, part.name, name) for part in parts}
+    for file in itertools.chain(*files.values()):
+        check_downloaded(file.path)
+    if (streaming := streaming_in(options)) is not None:
+        return _open_stream(source, parts, files, streaming)
+    tables = {name: join([open_file(file.path) for file in found]) for name, found in files.items()}
+    return join([part.of(tables[part.name]) for part in parts])
 
 
-def _open(path: Path) -> Table:
-    return _READERS[path.suffix.lower()](path) if path.is_file() else _saved(path)
+def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
+    if streaming_in(options) is not None:
+        raise ValueError("load_options.streaming: a list of rows is in memory already")
+    if options:
+        raise ValueError(f"load_options: a list of rows is local; {', '.join(options)} would have no effect")
+    parts = parse_split(split)
+    if other := [part.name for part in parts if part.name != "train"]:
+        raise ValueError(f"split: a list of rows has no split {other[0]!r}, only 'train'")
+    table = RowList(rows, "source")
+    return join([part.of(table) for part in parts])
 
 
-def _files(source: str) -> Sequence[Path]:
-    """Find the files that a path or pattern stands for, in the order of their names."""
+def _open_stream(
+    source: str, parts: Sequence[SplitPart], files: dict[str, Sequence[FoundFile]], streaming: Streaming
+) -> Table:
+    if any(format_of(file.path) != ".parquet" for found in files.values() for file in found):
+        raise ValueError(
+            f"load_options.streaming: of local files, only Parquet is streamed; {source} is read row by row anyway,"
+            " without a copy"
+        )
+    if not all(part.is_whole for part in parts):
+        raise ValueError("load_options.streaming: a range of rows cannot be streamed; use load_options.rows")
+    return stream_parquet([file.path for part in parts for file in files[part.name]], streaming, source)
+
+
+def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
+    """Find the files of a split, all of one kind, in the order of their names.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: They cannot be told from others, are of several kinds, or cannot be read.
+    """
     path = Path(source).expanduser()
-    if path.is_file():
-        if path.suffix.lower() not in _READERS:
-            raise ValueError(f"{path}: {_EXPECTED}")
-        return [path]
+    if path.is_file() or format_of(path) == SAVED:
+        return [_single(path, split, source)]
     if path.is_dir():
-        if (path / "state.json").is_file():
-            return [path]
-        found = [p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in _READERS]
-        where = f"{path}: the folder"
+        if configs := read_configs(path):
+            found = choose_config(configs, config, path).files(split)
+        else:
+            found = choose_files(files_in(path), split, str(path))
+        where, example = f"{path}: the folder", path
     elif glob.has_magic(source):
-        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207 - a Path takes no absolute pattern.
-        where = f"{source}: the pattern"
-        if other := sorted(p for p in found if p.suffix.lower() not in _READERS):
-            raise ValueError(f"{other[0]}: {_EXPECTED}")
+        found = _choose_matching(source, split)
+        where, example = f"{source}: the pattern", path.parent
     else:
         raise FileNotFoundError(f"{path}: no such file; paths are looked up from {Path.cwd()}")
-    if not found:
-        raise FileNotFoundError(f"{where} has no files of rows in it ({', '.join(_READERS)})")
-    if len(kinds := {p.suffix.lower() for p in found}) > 1:
+    kinds = sorted({str(format_of(file.path)) for file in found})
+    if len(kinds) > 1:
         raise ValueError(
-            f"{where} has files of several kinds ({', '.join(sorted(kinds))}); choose one by a pattern, such as"
-            f" {path if path.is_dir() else path.parent}/*{min(kinds)}"
+            f"{where} has files of several kinds ({', '.join(kinds)}); choose one by a pattern, such as"
+            f" {example}/*{kinds[0]}"
         )
-    return sorted(found)
+    return found
+
+
+def _single(path: Path, split: str, source: str) -> FoundFile:
+    """Return a file that the user named: it is `train` whatever it is called, and the split that its name tells."""
+    if format_of(path) is None:
+        raise ValueError(f"{path}: {EXPECTED}")
+    file = FoundFile(path, path.name)
+    if split != "train" and family_of(split) not in families_in(path.name) and split != split_of(file):
+        raise ValueError(
+            f"split: {source} is local and has no split {split!r}; name that split's file as the source"
+        )
+    return file
+
+
+def _choose_matching(pattern: str, split: str) -> Sequence[FoundFile]:
+    """Choose files by a pattern; one such as `test-*.jsonl`, which itself names the split, needs no setting."""
+    files = matching_files(pattern)
+    asked = families_in(wildcard_part(pattern))
+    if split == "train" and asked and "train" not in asked and {split_of(file) for file in files} <= asked:
+        return files
+    return choose_files(files, split, pattern)
+
+
+def _has_configs(source: str) -> bool:
+    path = Path(source).expanduser()
+    return path.is_dir() and bool(read_configs(path))
 
 
 def _is_local(source: str) -> bool:
     """Tell a path from a name on the hub, which looks like `owner/name`."""
     path = Path(source).expanduser()
     return (
-        path.suffix.lower() in _READERS
+        format_of(path) is not None
         or source.startswith((".", "/", "~"))
         or glob.has_magic(source)
         or path.exists()
     )
-
-
-def _parquet(path: Path) -> Table:
-    """Open a Parquet file; `datasets` writes it as an Arrow table into its cache first, once."""
-    from datasets import Dataset
-
-    return _arrow_table(path, lambda: Dataset.from_parquet(str(path)))
-
-
-def _arrow(path: Path) -> Table:
-    from datasets import Dataset
-
-    return _arrow_table(path, lambda: Dataset.from_file(str(path)))
-
-
-def _saved(path: Path) -> Table:
-    """Open a folder that `Dataset.save_to_disk` wrote."""
-    from datasets import load_from_disk
-
-    return _arrow_table(path, lambda: load_from_disk(str(path)))
-
-
-def _arrow_table(path: Path, read: Callable[[], Any]) -> Table:
-    try:
-        table = read()
-        n = len(table)
-    except Exception as error:  # of whatever kind the library raises
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ValueError(f"{path} is damaged, or no such file: {reason}") from error
-    if n == 0:
-        raise ValueError(f"{path}: the file has no rows")
-    return ArrowTable(table, str(path))
-
-
-_READERS: dict[str, Callable[[Path], Table]] = {
-    ".json": read_json,
-    ".jsonl": JsonLines,
-    ".csv": Csv,
-    ".tsv": Csv,
-    ".txt": TextLines,
-    ".parquet": _parquet,
-    ".arrow": _arrow,
-}
-_EXPECTED = (
-    f"expected a file of rows ending in {', '.join(_READERS)}, a folder or a pattern of such files, or the name of a"
-    " data set on the Hugging Face hub"
-)

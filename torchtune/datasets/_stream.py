@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from torchtune.datasets._tables import Row, RowError
+from torchtune.datasets._tables import Row, RowError, without_filled_nulls
 
 BLOCK = 4096
 """Rows that are in memory together, and that are shuffled among themselves."""
@@ -99,4 +99,4 @@ class StreamTable:
                 raise OSError(f"{place}: the stream broke off: {type(error).__name__}: {error}") from error
             if row is None:
                 return
-            yield row
+            yield without_filled_nulls(row, self._stream.features)

@@ -1,0 +1,194 @@
+"""Folders: what in them is data, and clones of repositories of the hub, whose README.md says what their files are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from tests.datasets.reading import error_of, rows_of
+
+NOT_DATA = [
+    ".hidden.jsonl", ".cache/a.jsonl", ".git/a.jsonl", ".ipynb_checkpoints/rows-checkpoint.jsonl",
+    "sub/.ipynb_checkpoints/rows-checkpoint.jsonl", "__MACOSX/._rows.jsonl", "__MACOSX/rows.jsonl", "._rows.jsonl",
+    "rows.jsonl~", "#rows.jsonl#", ".#rows.jsonl", "~$rows.csv", "rows.jsonl.bak", "rows.jsonl.orig", ".rows.jsonl.swp",
+    "dataset_info.json", "dataset_infos.json", "sub/dataset_info.json", "README.md", "README.txt", "readme",
+    "LICENSE.txt", "LICENSE-MIT.txt", "License.md", "licence.txt", "requirements.txt", "load.py", ".gitattributes",
+]  # fmt: skip
+
+
+def write(path: Path, value: Any = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"file": path.name} if value is None else value))
+    return path
+
+
+def files_read(source: Any, **settings: Any) -> list[str]:
+    return [row["file"] for row in rows_of(source, **settings)]
+
+
+def test_what_is_no_data_is_left_out(tmp_path: Path) -> None:
+    for name in [*NOT_DATA, "rows.jsonl", "sub/more.ndjson"]:
+        write(tmp_path / name)
+    assert files_read(tmp_path) == ["rows.jsonl", "more.ndjson"]
+    assert files_read(tmp_path / "**/*son*") == ["rows.jsonl", "more.ndjson"]
+
+
+@pytest.mark.parametrize("name", NOT_DATA)
+def test_a_folder_of_nothing_else_has_no_rows(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    assert "the folder has no files of rows in it (.json, .jsonl," in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements.jsonl", "license-questions.csv", "notices.txt", "readme.json"]
+)
+def test_data_about_such_things_is_data(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(
+        "file\na\nb\n" if name.endswith((".csv", ".txt")) else '{"file": 1}\n{"file": 2}'
+    )
+    assert len(rows_of(tmp_path)) >= 2
+
+
+def test_a_hidden_file_or_folder_that_is_named_is_read(tmp_path: Path) -> None:
+    write(tmp_path / ".cache" / ".rows.jsonl")
+    write(tmp_path / ".cache" / "a.jsonl")
+    assert files_read(tmp_path / ".cache" / ".rows.jsonl") == [".rows.jsonl"]
+    assert files_read(tmp_path / ".cache") == files_read(tmp_path / ".cache" / "*.jsonl") == ["a.jsonl"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "a.jsonl")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "data")
+    assert files_read(tmp_path / "data") == ["a.jsonl"]
+
+
+def test_several_kinds_of_files_are_a_question(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    write(tmp_path / "test.ndjson")
+    (tmp_path / "train.csv").write_text("file\nx\n")
+    said = error_of(tmp_path)
+    assert "the folder has files of several kinds (.csv, .jsonl); choose one by a pattern, such as" in said
+    assert files_read(tmp_path, split="test") == ["test.ndjson"]
+    assert files_read(tmp_path / "*.csv") == ["x"]
+
+
+CARD = """---
+license: mit
+configs:
+- config_name: english
+  data_files:
+  - split: train
+    path: "en/part-*.jsonl"
+  - split: test
+    path: [en/held_out.jsonl, en/more.jsonl]
+- config_name: german
+  data_files: de/*.jsonl
+- config_name: sharded
+  data_dir: sharded
+---
+# A data set
+
+---
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    (tmp_path / "README.md").write_text(CARD)
+    for name in (
+        "en/part-1",
+        "en/part-2",
+        "en/held_out",
+        "en/more",
+        "en/unused",
+        "de/a",
+        "sharded/dev",
+        "sharded/train",
+    ):
+        write(tmp_path / f"{name}.jsonl")
+    return tmp_path
+
+
+def test_a_clone_has_the_configurations_and_splits_of_its_readme(clone: Path) -> None:
+    assert files_read(clone, load_options={"name": "english"}) == ["part-1.jsonl", "part-2.jsonl"]
+    assert files_read(clone, split="test", load_options={"name": "english"}) == [
+        "held_out.jsonl",
+        "more.jsonl",
+    ]
+    assert files_read(clone, split="train[1:]", load_options={"name": "english"}) == ["part-2.jsonl"]
+    assert files_read(clone, load_options={"name": "german"}) == ["a.jsonl"]
+    assert files_read(clone, split="validation", load_options={"name": "sharded"}) == ["dev.jsonl"]
+
+
+@pytest.mark.parametrize(("name", "split"), [("english", "train"), ("english", "test"), ("german", "train")])
+def test_they_are_those_that_the_datasets_library_finds(
+    clone: Path, tmp_path: Path, name: str, split: str
+) -> None:
+    expected = datasets.load_dataset(str(clone), name, split=split, cache_dir=str(tmp_path / "cache"))
+    assert rows_of(clone, split=split, load_options={"name": name}) == list(expected)
+
+
+def test_several_configurations_are_a_question(clone: Path) -> None:
+    choices = "choose one of english, german, sharded"
+    assert f"has several configurations; {choices}" in error_of(clone)
+    assert f"has no configuration 'french'; {choices}" in error_of(clone, load_options={"name": "french"})
+    said = error_of(clone, split="validation", load_options={"name": "english"})
+    assert "the configuration 'english' of " in said
+    assert "has no split 'validation'; choose one of test, train" in said
+
+
+@pytest.mark.parametrize("line", ["default: true", "config_name: default"])
+def test_the_default_configuration_needs_no_name(clone: Path, line: str) -> None:
+    card = CARD.replace("config_name: german", f"config_name: german\n  {line}")
+    (clone / "README.md").write_text(card.replace("config_name: german\n  config_name", "config_name"))
+    assert files_read(clone) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("data_files", "message"),
+    [
+        (
+            "gone/*.jsonl",
+            "no file here matches 'gone/*.jsonl', which README.md names for the configuration 'only'",
+        ),
+        ("../*.jsonl", "README.md names files outside of the folder, '../*.jsonl'"),
+        ("/etc/*.txt", "README.md names files outside of the folder, '/etc/*.txt'"),
+        ("'hf://datasets/a/b/c.jsonl'", "README.md names files outside of the folder, 'hf://"),
+        ("archive.tar", "archive.tar: expected a file of rows ending in .json, .jsonl"),
+        (
+            "a.csv\n  sep: ';'",
+            "the configuration 'only' sets 'sep', which is not supported; convert its files",
+        ),
+        ("[", "README.md: its header is not valid YAML (while parsing"),
+    ],
+)
+def test_a_readme_that_cannot_be_followed_is_an_error(tmp_path: Path, data_files: str, message: str) -> None:
+    (tmp_path / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: only\n  data_files: {data_files}\n---\n"
+    )
+    (tmp_path / "archive.tar").touch()
+    (tmp_path / "a.csv").write_text("a;b\n1;2\n")
+    assert message in error_of(tmp_path)
+
+
+def test_a_readme_without_configurations_changes_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "train-00000-of-00001.jsonl")
+    write(tmp_path / "data" / "test-00000-of-00001.jsonl")
+    for text in ("# Data", "---\nlicense: mit\n---\n", "---\n", "", "---\n- a\n---\n"):
+        (tmp_path / "README.md").write_text(text)
+        assert files_read(tmp_path) == ["train-00000-of-00001.jsonl"]
+        said = error_of(tmp_path, load_options={"name": "english"})
+        assert "is local; name would have no effect" in said
+
+
+def test_pointers_of_git_lfs_are_told_from_data(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    for name in ("a.jsonl", "a.csv", "a.txt", "a.json", "a.parquet", "a.jsonl.gz", "a.arrow"):
+        (tmp_path / name).write_text(pointer)
+        assert error_of(tmp_path / name) == (
+            f"{name}: the file is a pointer of Git LFS, not the data; run `git lfs pull`"
+        )

@@ -1,0 +1,77 @@
+"""Compressed files, decompressed once into a temporary file in which any row can be found."""
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import tempfile
+import weakref
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+_BLOCK = 2**22
+"""How much is decompressed at a time (bytes)."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+"""Formats by the ending of a file's name."""
+
+
+def ending(path: Path) -> str:
+    """Return the ending of a file's name in small letters, without that of its compression: `.csv` of `a.CSV.gz`."""
+    suffix = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() if suffix in COMPRESSIONS else suffix
+
+
+class TemporaryFile:
+    """An empty file in the folder for temporary files, removed with this object, at the latest when Python ends."""
+
+    def __init__(self) -> None:
+        number, name = tempfile.mkstemp(prefix="torchtune-rows-")
+        os.close(number)
+        self.path = Path(name)
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+
+def decompress(path: Path) -> TemporaryFile:
+    """Decompress a file.
+
+    Raises:
+        ValueError: It is damaged or cut short, or not compressed as its name says.
+        OSError: There is no room for the result.
+    """
+    kind = COMPRESSIONS[path.suffix.lower()]
+    copy = TemporaryFile()
+    try:
+        with _open(path, kind) as source, copy.path.open("wb") as target:
+            shutil.copyfileobj(source, target, _BLOCK)
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's error, not the decoder's
+            raise OSError(
+                f"{path}: cannot be decompressed into {copy.path.parent}: {error.strerror}; the environment variable"
+                " TMPDIR names another folder for temporary files"
+            ) from error
+        raise ValueError(
+            f"{path}: cannot be decompressed, it is damaged, cut short or not a {kind} file ({error}); copy or"
+            " download it again"
+        ) from error
+    return copy
+
+
+def _open(path: Path, kind: str) -> IO[bytes] | Any:  # pyarrow ships no types
+    if kind == "gzip":
+        return gzip.open(path)
+    if kind == "bz2":
+        return bz2.open(path)
+    if kind == "xz":
+        return lzma.open(path)
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="zstd")
+
+
+def _remove(path: Path, process: int) -> None:
+    """Remove a temporary file, unless this process is only a fork of the one that made it."""
+    if os.getpid() == process:
+        path.unlink(missing_ok=True)

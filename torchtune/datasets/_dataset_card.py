@@ -1,0 +1,151 @@
+"""The README.md of a repository cloned from the Hugging Face hub, whose header says what its files are."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from attrs import frozen
+
+from torchtune.datasets._find_files import FoundFile, files_in
+from torchtune.datasets._formats import EXPECTED, format_of
+from torchtune.datasets._splits import choose_files, match_split
+
+_READER_SETTINGS = {
+    "sep",
+    "delimiter",
+    "names",
+    "column_names",
+    "header",
+    "skiprows",
+    "quotechar",
+    "encoding",
+    "field",
+}
+"""Settings of the readers of `datasets`, which a configuration may have and ours do not."""
+
+
+@frozen
+class DatasetConfig:
+    """One of the configurations of a repository, such as one language.
+
+    The format: https://huggingface.co/docs/hub/datasets-manual-configuration.
+    """
+
+    name: str
+    root: Path
+    """The folder that its patterns are relative to."""
+    patterns: dict[str, list[str]] | None
+    """Patterns of files by split; None: the names of the files tell."""
+    is_default: bool
+
+    def files(self, split: str) -> Sequence[FoundFile]:
+        """Find the files of a split.
+
+        Raises:
+            FileNotFoundError: They are not in the folder.
+            ValueError: There is no such split, or its files are not files of rows.
+        """
+        where = f"the configuration {self.name!r} of {self.root}"
+        if self.patterns is None:
+            return choose_files(files_in(self.root), split, where)
+        name = match_split(self.patterns, split, where)
+        if name is None:
+            raise ValueError(
+                f"split: {where} has no split {split!r}; choose one of {', '.join(sorted(self.patterns))}"
+            )
+        found = sorted({path for pattern in self.patterns[name] for path in self._matching(pattern)})
+        if other := [path for path in found if format_of(path) is None]:
+            raise ValueError(f"{other[0]}: {EXPECTED}")
+        return [FoundFile(path, path.relative_to(self.root).as_posix()) for path in found]
+
+    def _matching(self, pattern: str) -> list[Path]:
+        if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
+            raise ValueError(
+                f"{self.root}: README.md names files outside of the folder, {pattern!r}; choose files by a pattern"
+            )
+        names = glob.glob(pattern, root_dir=self.root, recursive=True)  # noqa: PTH207 - a Path does not take `**.jsonl`.
+        found = [self.root / name for name in names if (self.root / name).is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"{self.root}: no file here matches {pattern!r}, which README.md names for the configuration"
+                f" {self.name!r}; download it, or choose other files by a pattern"
+            )
+        return found
+
+
+def read_configs(folder: Path) -> list[DatasetConfig]:
+    """Read the configurations that a folder's README.md lists; none where there is no such file, or it lists none.
+
+    Raises:
+        ValueError: The list cannot be read.
+    """
+    path = folder / "README.md"
+    entries = _header(path).get("configs") if path.is_file() else None
+    if entries is None:
+        return []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(
+            f"{path}: expected a list of configurations under 'configs'; choose files by a pattern"
+        )
+    return [_config(entry, path) for entry in entries]
+
+
+def choose_config(configs: Sequence[DatasetConfig], name: str | None, folder: Path) -> DatasetConfig:
+    """Choose a configuration by its name; without one, the only one or the default one.
+
+    Raises:
+        ValueError: There is none of that name, or several and no default one.
+    """
+    matches = [config for config in configs if config.name == name] if name is not None else list(configs)
+    if name is None and len(configs) > 1:
+        matches = [config for config in configs if config.is_default]
+    if len(matches) != 1:
+        asked = "has several configurations" if name is None else f"has no configuration {name!r}"
+        names = ", ".join(sorted(config.name for config in configs))
+        raise ValueError(f"load_options.name: {folder} {asked}; choose one of {names}")
+    return matches[0]
+
+
+def _config(entry: dict[str, Any], path: Path) -> DatasetConfig:
+    name = str(entry.get("config_name", "default"))
+    if settings := sorted(_READER_SETTINGS & entry.keys()):
+        raise ValueError(
+            f"{path}: the configuration {name!r} sets {settings[0]!r}, which is not supported; convert its files and"
+            " name them as the source"
+        )
+    is_default = entry.get("default") is True or name == "default"
+    patterns = _patterns(entry.get("data_files"))
+    return DatasetConfig(name, path.parent / str(entry.get("data_dir") or ""), patterns, is_default)
+
+
+def _patterns(data_files: Any) -> dict[str, list[str]] | None:
+    """Return patterns by split: of one pattern or a list of them, all are `train`."""
+    if data_files is None:
+        return None
+    if isinstance(data_files, dict):
+        return {str(split): _texts(patterns) for split, patterns in data_files.items()}
+    entries = data_files if isinstance(data_files, list) else [data_files]
+    if not all(isinstance(entry, dict) for entry in entries):
+        return {"train": _texts(entries)}
+    return {str(entry.get("split", "train")): _texts(entry.get("path")) for entry in entries}
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Read the YAML between the two lines of dashes that a README.md may begin with."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    dashes = [i for i, line in enumerate(lines) if line.rstrip() == "---"]
+    if len(dashes) < 2 or dashes[0] != 0:
+        return {}
+    try:
+        found = yaml.safe_load("\n".join(lines[1 : dashes[1]]))
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{path}: its header is not valid YAML ({' '.join(str(error).split())}); choose files by a pattern"
+        ) from error
+    return found if isinstance(found, dict) else {}

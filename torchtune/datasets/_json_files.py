@@ -1,0 +1,142 @@
+"""JSON files: a list of rows, or a row on each line; which of them is seen from the content, not from the name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torchtune.datasets._compressed import ending
+from torchtune.datasets._json_list import ListItems, find_items
+from torchtune.datasets._json_object import describe_object
+from torchtune.datasets._json_values import JsonError, parse_first, parse_line
+from torchtune.datasets._records import Records, TextFile, find_lines
+from torchtune.datasets._tables import Row, RowError, Table, check_text, to_row
+
+_OBJECT_LIMIT = 2**26
+"""How much of a file is searched for the end of an object that spans lines (bytes)."""
+
+
+def open_json(path: Path) -> Table:
+    """Open a JSON file.
+
+    Raises:
+        ValueError: It has no rows, is neither a list of rows nor a row on each line, or is not text.
+    """
+    file = TextFile(path)
+    if _first_byte(file) == b"[":
+        items = find_items(file)
+        if items is not None:
+            return JsonList(items)
+    lines = find_lines(file)
+    _check_first_line(lines, is_json=ending(path) == ".json")
+    return JsonLines(lines)
+
+
+class JsonLines:
+    """A file with a row on each line."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int, /) -> Row:
+        text = self._records.text(index).removeprefix("\ufeff").rstrip()  # of a file that was appended
+        try:
+            value = parse_line(text)
+        except JsonError as error:
+            raise RowError(f"{self.place(index)}: {error}") from error
+        return _checked(value, text, self, index)
+
+    def place(self, index: int) -> str:
+        """Return the line of a row."""
+        return self._records.place(index)
+
+
+class JsonList:
+    """A file that is one list of rows."""
+
+    def __init__(self, items: ListItems) -> None:
+        self._records = items
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int, /) -> Row:
+        text = self._records.text(index)
+        try:
+            value = parse_first(text)
+        except JsonError as error:
+            raise RowError(f"{self.place(index)}: {error}") from error
+        return _checked(value, text, self, index)
+
+    def place(self, index: int) -> str:
+        """Return the number of a row, and its line where the list has several."""
+        return self._records.place(index)
+
+
+def _checked(value: Any, text: str, table: Table, index: int) -> Row:
+    row = to_row(value, table, index)
+    if "\\ud" in text or "\\uD" in text:  # UTF-8 itself cannot hold a surrogate
+        check_text(row, table, index)
+    return row
+
+
+def _first_byte(file: TextFile) -> bytes:
+    """Return the first byte that is not white space; none where there is no other.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for _, chunk in file.chunks(file.start):
+        if text := chunk.lstrip():
+            return text[:1]
+    raise ValueError(f"{file.path}: the file has no rows")
+
+
+def _check_first_line(lines: Records, is_json: bool) -> None:
+    """Reject a file that holds one object that is not a row, or objects that span lines.
+
+    Raises:
+        ValueError: The message says what the file holds, and what to do.
+    """
+    start, end = int(lines.starts[0]), int(lines.starts[1])
+    text = lines.file.read(start, end).decode(errors="replace")
+    if not text.startswith("{"):
+        return
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        _check_spanning_object(lines, is_json)
+    else:
+        if is_json and len(lines) == 1:
+            raise ValueError(f"{lines.file.path}: {describe_object(value)}")
+
+
+def _check_spanning_object(lines: Records, is_json: bool) -> None:
+    """Reject a file that begins with an object of several lines.
+
+    Raises:
+        ValueError: The message says what the file holds, and what to do.
+    """
+    file, line, start = lines.file, lines.line(0), int(lines.starts[0])
+    text = file.read(start, min(start + _OBJECT_LIMIT, file.size)).decode(errors="replace")
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:
+        if not is_json or error.lineno == 1:
+            return  # it is reported when the row is read
+        problem = f"not valid JSON at column {error.colno}: {error.msg}"
+        if file.size - start > _OBJECT_LIMIT:
+            problem = "expected a list of rows, or a row on each line, got one object that does not end"
+        raise ValueError(f"{file.path}: line {line + error.lineno - 1}: {problem}") from error
+    except (ValueError, RecursionError):
+        return
+    n_lines = text.count("\n", 0, end)
+    if n_lines and is_json and not text[end:].strip():
+        raise ValueError(f"{file.path}: {describe_object(value)}")
+    if n_lines:
+        raise ValueError(
+            f"{file.path}: line {line}: the object that begins here ends on line {line + n_lines}; write each row on a"
+            " line of its own, or all rows as one list: [{...}, {...}]"
+        )

@@ -1,0 +1,212 @@
+"""Files of text, of which any part can be read when it is needed."""
+
+import os
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from attrs import define, field
+
+from torchtune.datasets._compressed import COMPRESSIONS, TemporaryFile, decompress
+from torchtune.datasets._tables import RowError
+
+_CHUNK = 2**22
+"""How much is searched for line ends at a time (bytes)."""
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = "UTF-16 text, not UTF-8; save it as UTF-8"
+_NOT_TEXT = {
+    b"\xff\xfe": _UTF_16,
+    b"\xfe\xff": _UTF_16,
+    b"\x1f\x8b": "compressed with gzip; add .gz to its name",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd; add .zst to its name",
+    b"BZh": "compressed with bzip2; add .bz2 to its name",
+    b"\xfd7zXZ\x00": "compressed with xz; add .xz to its name",
+    b"PK\x03\x04": "a ZIP archive; extract it first",
+    b"PAR1": "a Parquet file; rename it to end in .parquet",
+    b"ARROW1": "an Arrow file; rename it to end in .arrow",
+}
+"""What a file is whose first bytes are these, and what to do."""
+
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+"""Positions in a file (bytes)."""
+
+
+class TextFile:
+    """A file of UTF-8 text, or the temporary copy that a compressed one was decompressed into.
+
+    It is read, not memory-mapped: pages of a mapping count as this process's memory once they were touched.
+
+    Args:
+        path: The user's file, which messages name.
+
+    Raises:
+        ValueError: The file is not text, or cannot be decompressed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._copy: TemporaryFile | None = None
+        self._data = path
+        if path.suffix.lower() in COMPRESSIONS:
+            self._decompress()
+        self._number: int | None = None
+        self._stamp = _stamp(os.stat(self._data))  # noqa: PTH116 - as the open file's own
+        self._counted = (0, 0)
+        self.size = self._stamp[0]
+        """Bytes of the text."""
+        beginning = self.read(0, 4096)
+        _check_is_text(path, beginning)
+        self.start = len(_BOM) if beginning.startswith(_BOM) else 0
+        """Where the text begins, after a byte order mark (bytes)."""
+        self.newline = b"\n"
+        """What ends a line: `\\r` in files without any `\\n`, as old Macs wrote them."""
+        self.newline = self._find_newline()
+
+    def read(self, start: int, end: int) -> bytes:
+        """Read from one position to another.
+
+        Raises:
+            OSError: The file has changed since its rows were found.
+        """
+        if self._number is None:
+            self._number = self._open()
+            weakref.finalize(self, os.close, self._number)
+        return os.pread(self._number, end - start, start)
+
+    def chunks(self, start: int, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield the bytes from a position on, some MiB at a time, each with its position."""
+        end = self.size if end is None else end
+        for at in range(start, end, _CHUNK):
+            yield at, self.read(at, min(at + _CHUNK, end))
+
+    def line(self, position: int) -> int:
+        """Return the number of the line that a position is on, counted from 1."""
+        start, n = self._counted if self._counted[0] <= position else (0, 0)
+        n += sum(chunk.count(self.newline) for _, chunk in self.chunks(start, position))
+        self._counted = position, n  # locations are mostly asked for in order
+        return n + 1
+
+    def column(self, position: int) -> int:
+        """Return how many characters into its line a position is, counted from 1."""
+        start = position
+        while start > self.start:
+            begin = max(start - _CHUNK, self.start)
+            at = self.read(begin, start).rfind(self.newline)
+            start = begin + at + 1
+            if at >= 0:
+                break
+        return len(self.read(start, position).decode(errors="replace")) + 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_number": None, "_copy": None}
+
+    def _open(self) -> int:
+        if not self._data.exists() and self._data != self.path:  # unpickled, and the copy is gone
+            self._decompress()
+            self._stamp = _stamp(os.stat(self._data))  # noqa: PTH116 - as above
+        number = os.open(self._data, os.O_RDONLY)
+        if _stamp(os.fstat(number)) != self._stamp:
+            os.close(number)
+            raise OSError(f"{self.path}: the file has changed since its rows were found; start again")
+        return number
+
+    def _decompress(self) -> None:
+        self._copy = decompress(self.path)
+        self._data = self._copy.path
+
+    def _find_newline(self) -> bytes:
+        has_return = False
+        for _, chunk in self.chunks(0):
+            if b"\n" in chunk:
+                return b"\n"
+            has_return = has_return or b"\r" in chunk
+        return b"\r" if has_return else b"\n"
+
+
+@define
+class Records:
+    """Parts of a file, each read when it is asked for; the position of each takes 8 bytes of memory."""
+
+    file: TextFile
+    starts: Offsets = field(repr=False)
+    """Where each begins, and where the last ends (bytes)."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def line(self, index: int) -> int:
+        """Return the number of the line on which a record begins, blank ones counted."""
+        return self.file.line(int(self.starts[index]))
+
+    def place(self, index: int) -> str:
+        """Return the location of a record."""
+        return f"{self.file.path}: line {self.line(index)}"
+
+    def text(self, index: int) -> str:
+        """Read a record.
+
+        Raises:
+            RowError: It is not UTF-8.
+        """
+        raw = self.file.read(int(self.starts[index]), int(self.starts[index + 1]))
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RowError(
+                f"{self.place(index)}: expected UTF-8 text; byte {error.start} of it (0x{raw[error.start]:02x}) is not;"
+                " save the file as UTF-8"
+            ) from error
+
+
+def find_lines(file: TextFile) -> Records:
+    """Find the lines that are not blank; blank ones belong to the record before them.
+
+    Raises:
+        ValueError: There is none.
+    """
+    parts: list[Offsets] = []
+    start = file.start
+    for at, data in file.chunks(file.start):
+        chunk = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(chunk == file.newline[0]) + (at + 1)
+        if at + len(data) == file.size and (not len(ends) or ends[-1] != file.size):
+            ends = np.append(ends, file.size)  # the last line has no line end
+        if len(ends):
+            starts = np.concatenate([[start], ends[:-1]])
+            parts.append(starts[_has_text(file, data, at, starts, ends)])
+            start = int(ends[-1])
+    offsets = np.concatenate([*parts, [file.size]]).astype(np.int64)
+    if len(offsets) == 1:
+        raise ValueError(f"{file.path}: the file has no rows")
+    return Records(file, offsets)
+
+
+def _has_text(file: TextFile, data: bytes, at: int, starts: Offsets, ends: Offsets) -> Any:
+    """Tell which lines of a chunk hold more than white space; only those that begin with some are looked at."""
+    begins_blank = np.frombuffer(data, np.uint8)[np.maximum(starts - at, 0)] <= ord(" ")
+    begins_blank[0] |= starts[0] < at  # it begins in an earlier chunk
+    has_text = np.ones(len(starts), dtype=bool)
+    for i in np.flatnonzero(begins_blank):
+        start, end = int(starts[i]), int(ends[i])
+        line = data[start - at : end - at] if start >= at else file.read(start, end)
+        has_text[i] = bool(line.strip())
+    return has_text
+
+
+def _check_is_text(path: Path, beginning: bytes) -> None:
+    """Reject what only looks like text.
+
+    Raises:
+        ValueError: The message says what it is and what to do.
+    """
+    for magic, message in _NOT_TEXT.items():
+        if beginning.startswith(magic):
+            raise ValueError(f"{path}: the file is {message}")
+    if beginning.count(0) > len(beginning) // 4:
+        raise ValueError(f"{path}: the file is binary, or {_UTF_16}")
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
