@@ -77,15 +77,37 @@ def byte_level(
     return backend
 
 
-def from_ranks(ranks: Mapping[bytes, int], split: Split) -> "Backend":
+def from_ranks(ranks: Mapping[bytes, int], split: Split, special_tokens: Sequence[str] = ()) -> "Backend":
     """Build a byte-level tokenizer out of ranks, as tiktoken keeps them.
 
-    tiktoken joins those two neighbours whose joint bytes have the lowest rank. The same comes of merging pairs in the
-    order of their joint rank, where every way to cut a token into two tokens is such a pair.
+    tiktoken joins those two neighbours whose joint bytes have the lowest rank. Merging pairs in the order of their
+    joint rank does the same, where every way to cut a token into two tokens is such a pair.
+
+    Args:
+        ranks: The rank of each token.
+        split: How texts become words.
+        special_tokens: Special tokens with the ids from 0 on; the ranks follow them.
+
+    Raises:
+        ValueError: a text that spells a special token would be encoded as that token.
     """
     letters = _byte_letters()
     written = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
-    return byte_level(written, _merges(written), split)
+    vocabulary = {token: i for i, token in enumerate(special_tokens)}
+    clashes = [token for token in special_tokens if token in written]
+    vocabulary |= {token: rank + len(special_tokens) for token, rank in written.items()}
+    backend = byte_level(vocabulary, _merges(written), split)
+    clashes += [token for token in special_tokens if split.whole_words and _is_word(backend, token)]
+    if clashes:
+        raise ValueError(f"the special token {clashes[0]!r} is a token of ordinary text as well")
+    add_tokens(backend, ((token, True) for token in special_tokens))
+    return backend
+
+
+def _is_word(backend: "Backend", token: str) -> bool:
+    """Tell whether a token is split off as one word, which then is looked up in the vocabulary."""
+    words = backend.pre_tokenizer.pre_tokenize_str(token)
+    return [word for word, _ in words] == [token]
 
 
 def from_pieces(
