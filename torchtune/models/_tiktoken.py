@@ -72,9 +72,9 @@ class TiktokenTokenizer(BackendTokenizer):
     """Llama 3's tokenizer.model.
 
     Args:
-        path: The file, or the folder that holds it. Without a tokenizer_config.json next to it that names the
-            end of a text, texts begin with <|begin_of_text|> and end with <|end_of_text|>; without a generation_config.json and a config.json,
-            answers also end at <|eot_id|> and <|eom_id|>.
+        path: The file, or the folder that holds it. Unless a tokenizer_config.json next to it names the end of a text,
+            texts begin with <|begin_of_text|> and end with <|end_of_text|>. Unless a generation_config.json or a
+            config.json names other ends, answers also end at <|eot_id|> and <|eom_id|>.
         **options: Options of every tokenizer.
 
     Raises:
