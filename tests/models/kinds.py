@@ -108,8 +108,9 @@ def tekken(special_tokens: list[str] | None = None, n: int = 30, **config: Any) 
     """Return a tekken.json: bytes, pairs of letters, some words, and more tokens than are used."""
     letters = [b" ", *(bytes([c]) for c in b"etaoinshrdlu<>[]|")]
     pairs = [b"".join(pair) for pair in itertools.product(letters, repeat=2)]
-    words = [b"the", b" the", b"word", b"words", b"wor", b"or", b"wo", b"\xc3\xa4", b"  "]
-    tokens = [*(bytes([i]) for i in range(256)), *dict.fromkeys([*pairs, *words])]
+    # No two tokens make "qzx": a whole word is looked up before its bytes are merged.
+    words = [b"qzx", b"the", b" the", b"word", b"words", b"wor", b"or", b"wo", b"\xc3\xa4", b"  "]
+    tokens = [*(bytes([i]) for i in range(256)), *dict.fromkeys([*words, *pairs])]
     used = len(tokens) - 20
     vocab = [
         {"rank": i, "token_bytes": base64.b64encode(t).decode(), "token_str": None}

@@ -61,7 +61,7 @@ def test_files_with_special_tokens_of_their_own(special: list[str] | None, tmp_p
     version = "v3" if special is None else "v11"
     write(tmp_path, tekken__json=json.dumps(tekken(special, version=version)))
     ours, theirs = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
-    texts = random_texts(300, "the words äö\n 01/<s>[INST]pad")
+    texts = [*random_texts(300, "the words äö\n 01/<s>[INST]pad"), "qzx", " qzx", "aqzx", "<qzx>qzx"]
     check_same(ours, theirs, [*TEXTS, *SPECIAL_TEXTS, "<s>", "<SPECIAL_20>", "[T3]", *texts])
     for text, i in ours.special_tokens.items():
         assert ours.encode_template(f"the{text}words")[1:-1].count(i) == 1

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from recipes.lora_finetune import LoraFinetuneConfig
 from tests.models.kinds import KINDS, LLAMA3_RANKS, TEMPLATE, Kind, set_config, write_hf
@@ -151,6 +153,16 @@ def test_a_token_that_is_none(kind: Kind, folder: Path, option: str) -> None:
     for wrong in (kind.marker, 3, [3], {"a": 1}):
         with pytest.raises(ValueError, match=rf"^{option}: expected a list of tokens, got "):
             kind.load(str(folder), **{option: wrong})
+
+
+def test_what_stands_for_unknown_text_is_no_stop_token(tmp_path: Path) -> None:
+    backend = Backend(models.WordLevel({"<unk>": 0, "</s>": 1, "word": 2}, unk_token="<unk>"))
+    folder = set_config(
+        write(tmp_path, tokenizer__json=backend.to_str()), unk_token="<unk>", eos_token="</s>"
+    )
+    assert HFTokenizer(str(folder), stop_tokens=["word", "<unk>"]).stop_ids == {0, 1, 2}
+    with pytest.raises(ValueError, match=r"stop_tokens: 'nothing' is not a token of the vocabulary"):
+        HFTokenizer(str(folder), stop_tokens=["nothing"])
 
 
 def test_content_tokens_are_encoded_as_what_they_name(kind: Kind, folder: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_token_that_the_vocabulary_lacks(two_files: Path, tmp_path: Path) -> N
     added = {"2000": {"content": "[PAD]", "special": True}}
     set_config(folder, added_tokens_decoder=added)
     with pytest.raises(
-        ValueError, match=r"'\[PAD\]' is added to the vocabulary with id 2000, but the vocabulary end"
+        ValueError, match=r"'\[PAD\]' is added to the vocabulary with id 2000, but the next free id"
     ):
         auto_tokenizer(str(folder))
 

@@ -168,15 +168,20 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
         ValueError: a token that is not in the vocabulary would get another id than the configuration's.
     """
     known = {repr(token) for token in backend.get_added_tokens_decoder().values()}
-    listed = config.added_tokens()
-    for text, token in listed.items():
-        added, is_new = token.backend(text), backend.token_to_id(text) is None
-        if repr(added) in known or not (is_new or config.lists_added_tokens):
-            continue
-        backend.add_tokens([added])
-        if is_new and backend.token_to_id(text) != token.id:
+    tokens = config.added_tokens()
+    new = {text: token.id for text, token in tokens.items() if backend.token_to_id(text) is None}
+    listed = {text: token.backend(text) for text, token in tokens.items()}
+    backend.add_tokens(
+        [
+            token
+            for text, token in listed.items()
+            if text in new or (config.lists_added_tokens and repr(token) not in known)
+        ]
+    )
+    for text, number in new.items():
+        if backend.token_to_id(text) != number:
             raise ValueError(
-                f"{config.folder}: {text!r} is added to the vocabulary with id {token.id}, but the vocabulary ends at"
+                f"{config.folder}: {text!r} is added to the vocabulary with id {number}, but the next free id is"
                 f" {backend.token_to_id(text)}; fetch the tokenizer again"
             )
     found = {token.content for token in backend.get_added_tokens_decoder().values()}
