@@ -11,6 +11,7 @@ from tokenizers import models
 
 from recipes.lora_finetune import LoraFinetuneConfig
 from tests.models.kinds import KINDS, LLAMA3_RANKS, TEMPLATE, Kind, set_config, write_hf
+from tests.models.real import SPECIAL_TEXTS, TEXTS
 from tests.models.tiny import write
 from torchtune import config
 from torchtune.config import InstantiationError, instantiate, lazy
@@ -179,6 +180,14 @@ def test_content_tokens_are_encoded_as_what_they_name(kind: Kind, folder: Path) 
         assert loaded.decode(loaded.encode(text)) == text
     assert tokenizer.special_tokens == before.special_tokens
     assert (tokenizer.vocab_size, tokenizer.stop_ids) == (before.vocab_size, before.stop_ids)
+
+
+def test_texts_without_content_tokens_are_encoded_as_before(kind: Kind, folder: Path) -> None:
+    before = kind.load(str(folder))
+    tokenizer = kind.load(str(folder), special_tokens_in_content=[kind.marker])
+    for text in [*TEXTS, *SPECIAL_TEXTS, kind.marker[:-1], f" {kind.marker[1:]}"]:
+        assert tokenizer.encode(text) == before.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == before.decode(before.encode(text))
 
 
 def test_other_special_tokens_stay_text_beside_content_tokens(kind: Kind, folder: Path) -> None:

@@ -68,7 +68,7 @@ def test_ids_are_those_of_the_class(name: str, two_files: Path, tmp_path: Path) 
         assert ours.decode(ours.encode(text)) == theirs.decode(ours.encode(text), skip_special_tokens=True)
     assert ours.eos_id == theirs.eos_token_id
     assert ours.pad_id == (theirs.eos_token_id if theirs.pad_token_id is None else theirs.pad_token_id)
-    assert ours.bos_id is None
+    assert ours.bos_id is ours.unknown_id is None
     assert {*ours.special_tokens} == {*theirs.all_special_tokens}
 
 

@@ -45,6 +45,8 @@ class BackendTokenizer:
             raise ValueError(f"{path} holds no tokens; fetch it again")
         self.vocab_size: int = 1 + max(vocabulary.values())
         unknown = config.token("unk_token")
+        if getattr(self._plain.model, "unk_token", unknown) is None:  # Bytes write every text.
+            unknown = None
         self.unknown_id: int | None = None if unknown is None else self._plain.token_to_id(unknown)
         """What stands for text that no token can write; None where there is no such text."""
         added = self._plain.get_added_tokens_decoder()

@@ -76,10 +76,11 @@ class SentencePieceTokenizer:
         in_template = {text: AddedToken(i) for text, i in controls.items()}
         in_template |= {text: added[text] for text in special}
         in_text = {text: token for text, token in outside.items() if not token.special}
+        in_content = {text: in_template[text] for text in self.content_tokens}
         self._in_template = _Tokens({**in_template, **in_text})
-        in_text |= {text: in_template[text] for text in self.content_tokens}
         self._in_text = _Tokens(in_text) if in_text else None
-        self._outside |= {in_template[text].id: text for text in self.content_tokens}
+        self._in_content = _Tokens({**in_text, **in_content})
+        self._outside |= {token.id: text for text, token in in_content.items()}
         self._prefixes_everywhere = config.prefixes_everywhere()
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
@@ -91,7 +92,9 @@ class SentencePieceTokenizer:
             add_eos: Put `eos_id` last.
         """
         bos = [self.bos_id] if add_bos and self.bos_id is not None else []
-        ids = self._model.encode(text) if self._in_text is None else self._split(text, self._in_text)
+        has_content_tokens = any(token in text for token in self.content_tokens)
+        tokens = self._in_content if has_content_tokens else self._in_text
+        ids = self._model.encode(text) if tokens is None else self._split(text, tokens)
         return [*bos, *ids, *([self.eos_id] if add_eos else [])]
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
@@ -177,7 +180,7 @@ class SentencePieceTokenizer:
         )
 
     def _split(self, text: str, tokens: "_Tokens", plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode what stands between tokens, each as a text of its own."""
+        """Encode the parts between tokens, each as a text of its own."""
         ids: list[int] = []
         at = 0
         for start, end, number in tokens.find(text):
