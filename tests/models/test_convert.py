@@ -177,7 +177,7 @@ def test_a_folder_without_a_tokenizer_stays_without_one_unless_one_is_named(
         convert(llama, tmp_path / f"with-{i}", tokenizer=named)
         assert (tmp_path / f"with-{i}/tokenizer.json").is_file()
         assert config(tmp_path / f"with-{i}")["eos_token_id"] == 2
-    with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor tokenizer.model in"):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*: expected tokenizer.json, "):
         convert(tmp_path / "without", tmp_path / "ours", tokenizer=llama)
 
 
@@ -273,7 +273,7 @@ def test_a_tokenizer_for_another_model_or_damaged_is_refused_before_weights_are_
         with pytest.raises(ValueError, match=message):
             convert(llama, tmp_path / "ours", tokenizer=named, progress=never)
     with pytest.raises(
-        ValueError, match=r"base/config.json is no file of a tokenizer; name its tokenizer.json or"
+        ValueError, match=r"base/config.json is not a tokenizer's file; name its tokenizer.json, "
     ):
         convert(llama, tmp_path / "ours", tokenizer=llama / "config.json", progress=never)
     idle = tiny_tokenizer()

@@ -142,7 +142,7 @@ def test_texts_begin_as_the_file_says_or_as_llama_cpp_takes_it(
         ({"eos_token_id": None}, "names no end-of-sequence token"),
         ({"eos_token_id": 300}, "its eos token is number 300 of 300, counted from 0"),
         ({"head_count": None}, "has no 'attention.head_count' in its metadata"),
-        ({"token_merges": ["a b c"]}, "merges that are no pairs"),
+        ({"token_merges": ["a b c"]}, "has a merge that is not a pair"),
         ({"token_merges": ["Ġ nowhere"]}, "merges do not fit its tokens"),
         ({"head_count": 3}, "num_kv_heads = 2 does not divide num_heads = 3"),
         (

@@ -289,7 +289,7 @@ def test_where_to_stop_is_found_without_a_generation_config(tmp_path: Path) -> N
 
 def test_what_cannot_be_saved_leaves_nothing_behind(tmp_path: Path) -> None:
     model = tiny_smollm2()
-    with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor tokenizer.model in"):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*: expected tokenizer.json, "):
         save_hf_folder(model, tmp_path / "model", tokenizer_directory=tmp_path)
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     with pytest.raises(ValueError, match=r"has LoRA adapters; merge them into it first \(merge_lora\)"):

@@ -165,7 +165,7 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer.json is not a tokenizer.json, or is damaged"):
         HFTokenizer(str(tmp_path))
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer_config.json beside .*; it names the special"):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer_config.json next to .*; it names the special"):
         HFTokenizer(str(tmp_path))
 
 

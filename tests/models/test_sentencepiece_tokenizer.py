@@ -11,6 +11,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from tests.models.tiny import TEXT, write
 from torchtune.data import Tokenizer
+from torchtune.models import SentencePieceTokenizer
 from torchtune.models.gemma import gemma_tokenizer
 from torchtune.models.llama2 import llama2_tokenizer
 from torchtune.models.phi3 import phi3_tokenizer
@@ -254,7 +255,7 @@ def test_what_is_missing_or_damaged_is_named(folder: Path, tmp_path: Path) -> No
     with pytest.raises(
         FileNotFoundError, match=r"no tokenizer.model in .*; the tokenizer's tokenizer.model, or"
     ):
-        llama2_tokenizer(str(tmp_path))
+        SentencePieceTokenizer(str(tmp_path))
     whole = (folder / "tokenizer.model").read_bytes()
     for damaged in (b"\x0adamaged", whole[: len(whole) // 2], b"\x0f", b"{}"):
         (tmp_path / "tokenizer.model").write_bytes(damaged)

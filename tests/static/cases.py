@@ -50,6 +50,10 @@ lazy(smollm2_135m, max_seq_len=128)  # ok
 lazy(smollm2_135m, max_seq_len="128")  # error: arg-type
 lazy(smollm2_135m, layers=3)  # error: call-arg
 lazy(smollm2_tokenizer, path=ref("tokenizer_directory"))  # ok
+lazy(smollm2_tokenizer, path="a", stop_tokens=["x"], template_arguments={"think": False})  # ok
+lazy(smollm2_tokenizer, path="a", stop_tokenss=["x"])  # error: call-arg
+lazy(smollm2_tokenizer, path="a", stop_tokens=3)  # error: arg-type
+lazy(smollm2_tokenizer, path="a", date=ref("run_date"))  # ok
 lazy(cosine_with_warmup, warmup_steps=3)  # ok
 lazy(cosine_with_warmup, warmup="3")  # error: call-arg
 lazy(DiskLogger, log_dir=3)  # error: arg-type

@@ -18,7 +18,8 @@ RULES = {
     "arg-type": {"reportArgumentType", "reportAttributeAccessIssue", "reportAssignmentType"},
     "assignment": {"reportAttributeAccessIssue", "reportAssignmentType"},
     "attr-defined": {"reportAttributeAccessIssue"},
-    "call-arg": {"reportCallIssue"},
+    # The second is a partial's, where the function takes `**kwargs: Unpack[...]`.
+    "call-arg": {"reportCallIssue", "reportArgumentType"},
     "index": {"reportIndexIssue"},
     "return-value": {"reportReturnType"},
 }

@@ -18,13 +18,13 @@ from attrs import define, field
 from torchtune.config._classes import REQUIRED, Field, fields
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import admits, argument_type
+from torchtune.config._docstrings import documentation
 from torchtune.config._dotpath import dotpath
 from torchtune.config._mistakes import RejectedError
 from torchtune.config._schema import Slot, mapping_of, section_slots
 from torchtune.config._signature import (
     MISSING,
     Passed,
-    documentation,
     parameters,
     swallows_keywords,
     type_hints,

@@ -3,11 +3,7 @@
 Overrides, command-line flags, help, freezing and completion are walks over these slots.
 """
 
-import ast
 import functools
-import inspect
-import itertools
-import textwrap
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -17,12 +13,12 @@ import attrs
 from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import argument_type
+from torchtune.config._docstrings import documentation, field_docs
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import RejectedError, nearest
 from torchtune.config._signature import (
     MISSING,
     Passed,
-    documentation,
     parameters,
     swallows_keywords,
     type_hints,
@@ -214,26 +210,3 @@ def section_slots(cls: type) -> dict[str, Slot]:
         name: Slot(f.type, defaults.get(name, f.default), cls.__name__, name, cls)
         for name, f in fields(cls).items()
     }
-
-
-@functools.cache
-def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring under each field of a class, its bases' included."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):  # made in an interpreter, where there is no source
-            continue
-        found |= _docs_in(body)
-    return found
-
-
-def _docs_in(node: ast.stmt) -> Iterator[tuple[str, str]] | dict[str, str]:
-    statements = getattr(node, "body", [])
-    found = {}
-    for statement, after in itertools.pairwise(statements):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and is_text:
-            found[statement.target.id] = inspect.cleandoc(str(after.value.value))
-    return found

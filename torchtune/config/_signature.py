@@ -2,15 +2,25 @@
 
 import functools
 import inspect
-import re
 import typing
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NotRequired, Required, Unpack
 
 from attrs import frozen
 
 MISSING: Final = inspect.Parameter.empty
 """Stands for "no default" and "no annotation"."""
+
+
+class _NotPassed:
+    """The default of a keyword that a component is called without unless the config sets it."""
+
+    def __repr__(self) -> str:
+        return "not passed"
+
+
+NOT_PASSED: Final = _NotPassed()
+"""No value of YAML stands for it, so that a frozen config leaves the keyword out."""
 
 
 @frozen
@@ -63,21 +73,52 @@ class Parameter:
 
 @functools.lru_cache(maxsize=1024)
 def _read(fn: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
-    """Return a callable's named parameters, and whether it swallows others with `**kwargs`."""
+    """Return a callable's named parameters, and whether it takes any others with `**kwargs`.
+
+    `**kwargs: Unpack[SomeTypedDict]` are named parameters: the keys of the TypedDict.
+    """
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # builtins without a signature: nothing about their arguments is known
         return {}, True
     hints = type_hints(_hinted(fn))
-    found, swallows = {}, False
+    found: dict[str, Parameter] = {}
+    swallows = False
     for name, p in signature.parameters.items():
         if p.kind is p.VAR_KEYWORD:
-            swallows = True
+            options = unpacked(hints.get(name))
+            swallows = options is None
+            found |= {} if options is None else {key.name: key for key in _keys(options)}
         elif p.kind is not p.VAR_POSITIONAL:
             by_position = p.kind is not p.KEYWORD_ONLY
             only = p.kind is p.POSITIONAL_ONLY
             found[name] = Parameter(name, hints.get(name, MISSING), p.default, by_position, only)
     return found, swallows
+
+
+def unpacked(hint: Any) -> type | None:
+    """Return the TypedDict in `Unpack[SomeTypedDict]`; None for any other annotation."""
+    args = typing.get_args(hint)
+    is_one = typing.get_origin(hint) is Unpack and typing.is_typeddict(args[0])
+    return typing.cast("type", args[0]) if is_one else None
+
+
+def _keys(options: Any) -> Iterator[Parameter]:
+    """Yield the keys of a TypedDict as keyword parameters; what need not be passed is None, or else left out."""
+    for name, hint in type_hints(options).items():
+        required, bare = name in options.__required_keys__, hint
+        while typing.get_origin(bare) in (Required, NotRequired):
+            required = typing.get_origin(bare) is Required
+            bare = typing.get_args(bare)[0]
+        takes_none = type(None) in typing.get_args(bare)
+        default = MISSING if required else None if takes_none else NOT_PASSED
+        yield Parameter(name, bare, default, positional=False)
+
+
+def unpacked_in(fn: Callable[..., Any]) -> type | None:
+    """Return the TypedDict that documents the keywords of a callable with `**kwargs: Unpack[...]`, or None."""
+    hints = type_hints(_hinted(fn))
+    return next(filter(None, map(unpacked, hints.values())), None)
 
 
 def _hinted(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,27 +181,3 @@ def result_type(fn: Callable[..., Any]) -> Any:
     if inspect.isclass(fn):
         return fn
     return type_hints(unwrap(fn)).get("return", MISSING)
-
-
-@functools.lru_cache(maxsize=1024)
-def documentation(fn: Callable[..., Any]) -> dict[str, str]:
-    """Return the documentation of each parameter, from the docstrings of the callable and its constructor."""
-    import docstring_parser
-
-    texts = [inspect.getdoc(fn)]
-    if inspect.isclass(fn):
-        texts.append(inspect.getdoc(fn.__init__))
-    found: dict[str, str] = {}
-    for text in filter(None, texts):
-        for entry in docstring_parser.parse(text).params:
-            for name in entry.arg_name.replace("*", "").split(","):
-                found.setdefault(name.strip(), _plain(entry.description or ""))
-    return found
-
-
-def _plain(text: str) -> str:
-    """Put a description on one line, without the default that help and freezing state themselves."""
-    text = re.sub(r":\w+:`~?([^`<]+?)\s*(?:<[^>]*>)?`", r"`\1`", text)  # roles and links of reStructuredText
-    text = re.sub(r"`([^`]+?)\s*(?:<[^>]*>)?`_+", r"\1", text)
-    text = re.sub(r"\s*\([Dd]efault: (?:[^()]|\([^()]*\))*\)|Default: \S+", "", text)
-    return " ".join(text.replace("``", "`").split())

@@ -1,6 +1,7 @@
 """Model families, their tokenizers, and their weights in other people's formats."""
 
 from torchtune.models._auto_tokenizer import AnyTokenizer, auto_tokenizer
+from torchtune.models._bpe_tokenizer import BPETokenizer
 from torchtune.models._convert import convert
 from torchtune.models._folders import written_whole
 from torchtune.models._found import FoundModel, found_model
@@ -20,15 +21,20 @@ from torchtune.models._hf_weights import (
 from torchtune.models._peft_adapter import load_peft_adapter
 from torchtune.models._peft_export import check_peft_adapter, save_peft_adapter
 from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
+from torchtune.models._tekken import TekkenTokenizer
 from torchtune.models._tiktoken import TiktokenTokenizer
+from torchtune.models._tokenizer_options import TokenizerOptions
 from torchtune.models._vocabulary import check_vocabulary
 
 __all__ = [
     "AnyTokenizer",
+    "BPETokenizer",
     "FoundModel",
     "HFTokenizer",
     "SentencePieceTokenizer",
+    "TekkenTokenizer",
     "TiktokenTokenizer",
+    "TokenizerOptions",
     "architecture_from_hf",
     "auto_tokenizer",
     "check_peft_adapter",

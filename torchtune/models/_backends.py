@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""The words of cl100k (tiktoken's openai_public.py), but for its numbers."""
+"""The words of cl100k (tiktoken's openai_public.py), except for its numbers."""
 
 
 @frozen
@@ -21,13 +21,13 @@ class Split:
     """How a text is split into words before their bytes are merged."""
 
     pattern: str | None = None
-    """Words; None: GPT-2's."""
+    """Regular expression of a word; None: GPT-2's."""
     single_digits: bool = False
     """Whether digits are split off one by one first."""
     nfc: bool = False
     """Whether characters are composed (Unicode's NFC) first."""
     whole_words: bool = False
-    """Whether a word that is a token itself is that token, whatever merging its bytes would come to."""
+    """Whether a word that is itself a token is encoded as that token without merging its bytes."""
     adds_bos: bool = False
     """Whether texts begin with BOS where a GGUF file does not say."""
 
@@ -50,11 +50,11 @@ def byte_level(
     Args:
         vocabulary: Ids by token, whose bytes are written as GPT-2's printable characters.
         merges: Pairs of tokens, the first to be merged first.
-        split: How texts become words.
+        split: How texts are split into words.
         space_prefix: Put a space before every text.
 
     Raises:
-        ValueError: a merge speaks of what is no token.
+        ValueError: a merge names something that is not a token.
     """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
@@ -77,15 +77,37 @@ def byte_level(
     return backend
 
 
-def from_ranks(ranks: Mapping[bytes, int], split: Split) -> "Backend":
+def from_ranks(ranks: Mapping[bytes, int], split: Split, special_tokens: Sequence[str] = ()) -> "Backend":
     """Build a byte-level tokenizer out of ranks, as tiktoken keeps them.
 
-    tiktoken joins those two neighbours whose joint bytes have the lowest rank. The same comes of merging pairs in the
-    order of their joint rank, where every way to cut a token into two tokens is such a pair.
+    tiktoken joins those two neighbours whose joint bytes have the lowest rank. Merging pairs in the order of their
+    joint rank does the same, where every way to cut a token into two tokens is such a pair.
+
+    Args:
+        ranks: The rank of each token.
+        split: How texts are split into words.
+        special_tokens: Special tokens with the ids from 0 on; the ranks follow them.
+
+    Raises:
+        ValueError: a text that spells a special token would be encoded as that token.
     """
     letters = _byte_letters()
     written = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
-    return byte_level(written, _merges(written), split)
+    vocabulary = {token: i for i, token in enumerate(special_tokens)}
+    clashes = [token for token in special_tokens if token in written]
+    vocabulary |= {token: rank + len(special_tokens) for token, rank in written.items()}
+    backend = byte_level(vocabulary, _merges(written), split)
+    clashes += [token for token in special_tokens if split.whole_words and _is_word(backend, token)]
+    if clashes:
+        raise ValueError(f"the special token {clashes[0]!r} is a token of ordinary text as well")
+    add_tokens(backend, ((token, True) for token in special_tokens))
+    return backend
+
+
+def _is_word(backend: "Backend", token: str) -> bool:
+    """Tell whether a token is split off as one word, which then is looked up in the vocabulary."""
+    words = backend.pre_tokenizer.pre_tokenize_str(token)
+    return [word for word, _ in words] == [token]
 
 
 def from_pieces(
@@ -100,7 +122,7 @@ def from_pieces(
         space_prefix: Put a space before every text.
 
     Raises:
-        ValueError: `unknown` is no piece.
+        ValueError: `unknown` is not a piece.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, normalizers
@@ -116,7 +138,7 @@ def from_pieces(
             byte_fallback=True,
         )
     except Exception as error:  # The library raises nothing narrower.
-        raise ValueError(f"its tokenizer does not hold together: {error}") from error
+        raise ValueError(f"the pieces of its tokenizer are inconsistent: {error}") from error
     backend = Backend(model)
     spaces = normalizers.Replace(" ", "▁")
     prefix = [normalizers.Prepend("▁")] if space_prefix else []
@@ -129,7 +151,7 @@ def from_pieces(
 
 
 def add_tokens(backend: "Backend", tokens: Iterable[tuple[str, bool]]) -> None:
-    """Let a tokenizer find tokens in texts before these are split, each with whether it is a special one."""
+    """Let a tokenizer find tokens in texts before these are split; each comes with whether it is special."""
     from tokenizers import AddedToken
 
     backend.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in tokens])
@@ -151,7 +173,7 @@ def _merges(ranks: Mapping[str, int]) -> list[tuple[str, str]]:
     for piece in sorted(ranks, key=ranks.__getitem__):
         cuts = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
         known = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
-        # Of two cuts of one piece, the one of the more frequent parts is the one that was learnt.
+        # Of two cuts of a piece, training chose the one with the more frequent parts.
         found += sorted(known, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
     return found
 

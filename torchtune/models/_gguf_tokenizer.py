@@ -15,13 +15,13 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
     """Build the tokenizer that a GGUF file describes: byte-level BPE, or SentencePiece's BPE.
 
     Raises:
-        ValueError: it is of another kind, or does not hold together.
+        ValueError: it is of another kind, or is inconsistent.
         KeyError: a part is missing.
     """
     kind, tokens = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.tokens"]
     kinds = metadata["tokenizer.ggml.token_type"]
     if len(set(tokens)) != len(tokens) or len(kinds) != len(tokens):
-        raise ValueError("its tokenizer has doubled tokens, or tokens without a type")
+        raise ValueError("its tokenizer has a token twice, or a token without a type")
     backend = _pieces(metadata) if kind == "llama" else _bytes(metadata)
     found = {_CONTROL: True, _USER_DEFINED: False}
     add_tokens(
@@ -34,7 +34,7 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
 
 
 def adds_bos(metadata: dict[str, Any]) -> bool:
-    """Tell whether a file's model begins its texts with BOS: as it says, or as llama.cpp takes it for its kind."""
+    """Tell whether a model's texts begin with BOS: as the file says, or else as llama.cpp assumes."""
     is_pieces = metadata["tokenizer.ggml.model"] == "llama"
     otherwise = is_pieces or SPLITS[metadata["tokenizer.ggml.pre"]].adds_bos
     has_one = "tokenizer.ggml.bos_token_id" in metadata
@@ -50,7 +50,7 @@ def _bytes(metadata: dict[str, Any]) -> "Backend":
         )
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     if any(len(merge) != 2 for merge in merges):
-        raise ValueError("its tokenizer has merges that are no pairs")
+        raise ValueError("its tokenizer has a merge that is not a pair")
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", False)
     return byte_level(vocabulary, merges, SPLITS[pre], space_prefix=prefix)
@@ -59,7 +59,7 @@ def _bytes(metadata: dict[str, Any]) -> "Backend":
 def _pieces(metadata: dict[str, Any]) -> "Backend":
     tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
     if len(scores) != len(tokens):
-        raise ValueError("its tokenizer has tokens without a score")
+        raise ValueError("its tokenizer has a token without a score")
     unknown = metadata.get("tokenizer.ggml.unknown_token_id")
     return from_pieces(
         tokens,

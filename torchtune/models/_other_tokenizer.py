@@ -17,7 +17,7 @@ from torchtune.models._special_ids import (
     joined,
     known_ids,
 )
-from torchtune.models._tokenizer_files import TOKENIZER_FILES, copy_files, copy_tokenizer, tokenizer_folder
+from torchtune.models._tokenizer_files import copy_files, copy_tokenizer, remove_tokenizer, tokenizer_folder
 
 
 def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
@@ -39,8 +39,7 @@ def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         own: SpecialIds = {}
         with suppress(FileNotFoundError):  # Meta's weights may lie apart from their tokenizer.
             own = checkpoint.write_tokenizer(target)
-        for name in TOKENIZER_FILES:
-            (target / name).unlink(missing_ok=True)
+        remove_tokenizer(target)
         copy_tokenizer(folder, target)
         others = known_ids(folder)
         if not ends(others):

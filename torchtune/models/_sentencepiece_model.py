@@ -2,8 +2,8 @@
 
 The library offers none. A model is a protocol buffer (`src/sentencepiece_model.proto` of
 https://github.com/google/sentencepiece): field 1 of `ModelProto` is a piece, repeated, and field 3 the settings of its
-normaliser; of a piece, field 1 is the text and field 3 the type. Of a field that is there twice, the last counts, and
-messages are merged, so that what is to be changed is written behind what is there.
+normaliser; of a piece, field 1 is the text and field 3 the type. If a field occurs twice, the last one counts, and
+messages are merged, so that a change is appended to the existing bytes.
 """
 
 from collections.abc import Collection, Iterator
@@ -28,7 +28,7 @@ def as_control(model: bytes, texts: Collection[str]) -> bytes:
     """Make some of a model's pieces control pieces, which are not found in texts.
 
     Raises:
-        ValueError: it is no such model, or is damaged.
+        ValueError: it is not such a model, or is damaged.
     """
     wanted = {text.encode() for text in texts}
     parts = []
@@ -45,7 +45,7 @@ def is_plain_bpe(model: bytes) -> bool:
     """Tell whether a model merges pairs of pieces, and takes texts as they are, as Llama 2's does.
 
     Raises:
-        ValueError: it is no such model, or is damaged.
+        ValueError: it is not such a model, or is damaged.
     """
     parts = {number: content for number, _, content in _fields(model) if number != _PIECES}
     trainer = {number: content for number, _, content in _fields(parts.get(_TRAINER, b""))}

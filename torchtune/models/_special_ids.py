@@ -17,16 +17,16 @@ _NAMES = ("bos_token_id", _EOS, "pad_token_id")
 
 
 def read_ids(path: Path, names: Sequence[str] = _NAMES) -> SpecialIds:
-    """Read those ids that a file has, also where they are null; none without the file.
+    """Read the ids that a file has, including those that are null; a missing file has none.
 
     Raises:
-        ValueError: the file is damaged, or one of them is none.
+        ValueError: the file is damaged, or one of them is not an id.
     """
     values = read_json(path) if path.is_file() else {}
     found = {name: values[name] for name in names if name in values}
     for name, value in found.items():
         ids = value if isinstance(value, list) and name == _EOS else [] if value is None else [value]
-        # Some files have -1 for a token that the model is without.
+        # Some files have -1 for a token that the model does not have.
         if not all(type(i) is int and (i >= 0 or name != _EOS) for i in ids):
             also = " or a list of them" if name == _EOS else ""
             raise unexpected(path, name, value, f"a token's number{also}")
@@ -49,7 +49,7 @@ def ends(ids: SpecialIds) -> list[int]:
 
 
 def known_ids(folder: Path) -> SpecialIds:
-    """Read what a folder's config.json says, and before it generation_config.json.
+    """Read the ids of a folder; those of generation_config.json go before those of config.json.
 
     Raises:
         ValueError: as in `read_ids`.
@@ -63,20 +63,20 @@ def given(ids: Mapping[str, Any]) -> SpecialIds:
 
 
 def ids_of(tokenizer: Tokenizer) -> SpecialIds:
-    """Return a tokenizer's own."""
+    """Return the ids of a tokenizer."""
     return dict(zip(_NAMES, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id), strict=True))
 
 
 def completed(ids: SpecialIds, tokenizer: Tokenizer) -> SpecialIds:
-    """Add a tokenizer's ids, if the end is not among those that are known; transformers then assumes Llama 2's."""
+    """Add a tokenizer's ids if no end is known; transformers would assume Llama 2's."""
     return ids if ends(ids) else {**ids_of(tokenizer), **given(ids)}
 
 
 def joined(ids: SpecialIds, others: SpecialIds) -> SpecialIds:
-    """Join the weights' own ids with those of a tokenizer from elsewhere.
+    """Join the ids that come with the weights and those of another tokenizer.
 
-    The own ones stay where they have all ends of the others; if not, they are those of another vocabulary, or the model
-    was taught a further end since.
+    The first ones stay if they have all ends of the second ones. If not, they belong to another vocabulary, or the
+    model was taught a further end later.
     """
     if {*ends(others)} <= {*ends(ids)}:
         return {**others, **ids, **given(others), **given(ids)}

@@ -7,12 +7,15 @@ file but in Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, http
 import base64
 import binascii
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+from attrs import evolve
 
 from torchtune.models._backend_tokenizer import BackendTokenizer
 from torchtune.models._backends import SPLITS, add_tokens, begin_with, from_ranks
 from torchtune.models._json import write_json
 from torchtune.models._tokenizer_config import TokenizerConfig, tokenizer_file
+from torchtune.models._tokenizer_options import TokenizerOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -69,24 +72,29 @@ class TiktokenTokenizer(BackendTokenizer):
     """Llama 3's tokenizer.model.
 
     Args:
-        path: The file, or the folder that holds it. Where no tokenizer_config.json and generation_config.json stand
-            beside it, texts begin with <|begin_of_text|>, end with <|end_of_text|>, and stop at <|eot_id|> and
-            <|eom_id|> as well.
+        path: The file, or the folder that holds it. Unless a tokenizer_config.json next to it names the end of a text,
+            texts begin with <|begin_of_text|> and end with <|end_of_text|>. Unless a generation_config.json or a
+            config.json names other ends, answers also end at <|eot_id|> and <|eom_id|>.
+        **options: Options of every tokenizer.
 
     Raises:
         FileNotFoundError: there is no tokenizer.model.
-        ValueError: it is damaged, or another model's.
+        ValueError: it is damaged, another model's, or an option has no effect.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tokenizer.model")
         config = TokenizerConfig.beside(file)
-        super().__init__(file, config if config.values else TokenizerConfig(_config(), file.parent))
-        if self.stop_ids == {self.eos_id}:
-            self.stop_ids = frozenset(_special_ids()["eos_token_id"])
+        if config.token("eos_token") is None:
+            config = evolve(config, values={**_config(), **config.values})
+        super().__init__(file, config, options)
 
     def _read(self) -> "Backend":
         return read_tiktoken(self._path)
+
+    def _own_stop_ids(self) -> frozenset[int]:
+        stops = super()._own_stop_ids()
+        return stops if stops - {self.eos_id} else frozenset(_special_ids()["eos_token_id"])
 
 
 def write_tiktoken_tokenizer(file: Path, folder: Path) -> dict[str, Any]:

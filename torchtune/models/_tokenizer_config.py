@@ -1,23 +1,37 @@
-"""What stands beside a tokenizer: its special tokens and its chat template."""
+"""The files next to a tokenizer's vocabulary: its special tokens, and how it is used."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
 from torchtune.data import ChatTemplate
+from torchtune.models._chat_templates import CONFIG, MORE_CHAT_TEMPLATES, read_chat_template
 from torchtune.models._json import read_json, unexpected
 from torchtune.models._special_ids import GENERATION_CONFIG, read_ends
+from torchtune.models._tokenizer_files import SIDE_FILES
+from torchtune.models._tokenizer_options import TokenizerOptions
 
-_CONFIG = "tokenizer_config.json"
+if TYPE_CHECKING:
+    from tokenizers import AddedToken as BackendToken
+
+_SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+_ADDED = "added_tokens_decoder"
+_MORE = ("extra_special_tokens", "additional_special_tokens")
+"""Special tokens without a name of their own; transformers 5 has the first name for what earlier ones wrote as the
+second."""
+_NAMED = ("model_specific_special_tokens", "extra_special_tokens")
+"""Special tokens of one model, by their names."""
 
 
 def tokenizer_file(path: str, name: str) -> Path:
-    """Find a tokenizer's file, given itself or its folder.
+    """Find a tokenizer's file, given the file or its folder.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is no such file.
     """
     file = Path(path)
     if file.is_dir():
@@ -36,117 +50,146 @@ class AddedToken:
     id: int
     special: bool = True
     lstrip: bool = False
-    """Whether it swallows the blanks before it."""
+    """Whether it takes the blanks before it."""
     rstrip: bool = False
-    """Whether it swallows the blanks behind it."""
+    """Whether it takes the blanks after it."""
+    single_word: bool = False
+    """Whether it is found as a whole word only."""
+    normalized: bool = False
+    """Whether it is looked for in the normalised text."""
+
+    def backend(self, text: str) -> "BackendToken":
+        """Return it as the `tokenizers` library has it."""
+        from tokenizers import AddedToken as BackendToken
+
+        return BackendToken(
+            text,
+            single_word=self.single_word,
+            lstrip=self.lstrip,
+            rstrip=self.rstrip,
+            normalized=self.normalized,
+            special=self.special,
+        )
 
 
-@frozen
+@frozen(slots=False)
 class TokenizerConfig:
-    """The parts of tokenizer_config.json and its neighbours that say how a tokenizer is used."""
+    """What tokenizer_config.json and the files next to it say."""
 
     values: dict[str, Any]
-    """tokenizer_config.json, or nothing."""
+    """tokenizer_config.json, completed by special_tokens_map.json; empty where there is neither."""
     folder: Path
 
     @classmethod
     def beside(cls, file: Path) -> "TokenizerConfig":
-        """Read what stands beside a tokenizer's file.
+        """Read the files next to a tokenizer's file.
+
+        As in transformers, special_tokens_map.json counts only where tokenizer_config.json lists no added tokens.
 
         Raises:
-            ValueError: tokenizer_config.json is damaged.
+            ValueError: one of them is damaged.
         """
-        path = file.parent / _CONFIG
-        return cls(read_json(path) if path.is_file() else {}, file.parent)
+        path, older = file.parent / CONFIG, file.parent / _SPECIAL_TOKENS_MAP
+        values = read_json(path) if path.is_file() else {}
+        if _ADDED not in values and older.is_file():
+            values |= read_json(older)
+        return cls(values, file.parent)
 
     def token(self, name: str) -> str | None:
-        """Look a special token up: its text, as "bos_token", "eos_token" or "pad_token" names it."""
-        token = self.values.get(name)
-        # transformers writes either the text itself, or an object that holds it.
-        text = token.get("content") if isinstance(token, dict) else token
-        return text if isinstance(text, str) else None
+        """Return the text of a special token by its name, such as "bos_token"."""
+        return _text(self.values.get(name))
 
-    def named_tokens(self) -> list[str]:
-        """Return the texts of the special tokens that have a name of their own."""
-        found = map(self.token, ("bos_token", "eos_token", "pad_token"))
-        return [token for token in found if token is not None]
+    @cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """The texts of the special tokens that have a name, as transformers passes them to chat templates."""
+        groups = [self.values, *(self.values.get(group) for group in _NAMED)]
+        entries = [(i, name, token) for i, group in enumerate(groups) for name, token in _items(group)]
+        return {
+            name: text
+            for i, name, token in entries
+            if (i or name.endswith("_token")) and (text := _text(token)) is not None
+        }
+
+    @property
+    def lists_added_tokens(self) -> bool:
+        """Whether tokenizer_config.json lists the added tokens with their flags; older folders list only their ids."""
+        return self.values.get(_ADDED) is not None
+
+    def special_texts(self) -> list[str]:
+        """Return the texts of all special tokens that it names or lists."""
+        lists = [self.values.get(name) for name in _MORE]
+        listed = [_text(token) for tokens in lists if isinstance(tokens, list) for token in tokens]
+        return [*dict.fromkeys([*self.special_tokens.values(), *(text for text in listed if text)])]
 
     def added_tokens(self) -> dict[str, AddedToken]:
-        """Read the tokens that stand beside the vocabulary, by their texts, from wherever transformers wrote them.
+        """Read the tokens that are added to the vocabulary, by their texts, in the order of their ids.
 
         Raises:
-            ValueError: they are not written as transformers does.
+            ValueError: they are not written as transformers writes them.
         """
         found: dict[str, AddedToken] = {}
+        tokens = self.values.get(_ADDED)
         older = self.folder / "added_tokens.json"
-        for text, i in (read_json(older) if older.is_file() else {}).items():
+        for text, i in (read_json(older) if tokens is None and older.is_file() else {}).items():
             _check_added(older, text, i)
             found[text] = AddedToken(i)
-        tokens = self.values.get("added_tokens_decoder")
         if not isinstance(tokens, dict | None):
-            raise unexpected(self._path, "added_tokens_decoder", tokens, "an object of tokens by their ids")
+            raise unexpected(self._path, _ADDED, tokens, "an object of tokens by their ids")
         for name, token in (tokens or {}).items():
             values = token if isinstance(token, dict) else {}
             content, i = values.get("content"), int(name) if name.isdecimal() else name
             _check_added(self._path, content, i)
             assert isinstance(content, str)
-            flags = {key: bool(values.get(key, False)) for key in ("special", "lstrip", "rstrip")}
-            found[content] = AddedToken(i, **flags)
-        return found
+            special = bool(values.get("special", False))
+            defaults = {"normalized": not special}
+            flags = {key: bool(values.get(key, defaults.get(key, False))) for key in _FLAGS}
+            found[content] = AddedToken(i, special, **flags)
+        return dict(sorted(found.items(), key=lambda item: item[1].id))
 
     def prefixes_everywhere(self) -> bool:
-        """Tell whether SentencePiece's space goes before every text between special tokens, or the first alone.
+        """Tell whether SentencePiece's space goes before every text between special tokens, or before the first alone.
 
-        As transformers 5 has it, `legacy` says so; without any tokenizer_config.json, the models' authors do so.
+        As in transformers 5, `legacy` decides; without a tokenizer_config.json it goes before every one, as in the
+        code of the models' authors.
         """
-        return bool(self.values.get("legacy", not self.values))
+        return bool(self.values.get("legacy", not self._path.is_file()))
 
     def stop_ids(self) -> frozenset[int]:
-        """Read the ids at which generation is to stop out of generation_config.json, if it is there."""
-        return frozenset(read_ends(self.folder / GENERATION_CONFIG))
+        """Read the ids at which generation stops: those of generation_config.json and of config.json."""
+        return frozenset(i for path in self._models_own for i in read_ends(path))
 
     def eos_id(self) -> int | None:
-        """Look up the id that ends a text where the model's own files have it, not the tokenizer's."""
-        ids = read_ends(self.folder / GENERATION_CONFIG) or read_ends(self.folder / "config.json")
-        return ids[0] if ids else None
+        """Return the id that ends a text according to the model's own files."""
+        return next((ids[0] for path in self._models_own if (ids := read_ends(path))), None)
 
-    def chat_template(self) -> ChatTemplate | None:
-        """Read the chat template, which newer folders keep in a file of its own.
+    def chat_template(self, options: TokenizerOptions) -> ChatTemplate | None:
+        """Read the chat template that the options choose.
 
         Raises:
-            ValueError: it is not valid.
+            ValueError: it is not valid, or an option has no effect.
         """
-        file = self.folder / "chat_template.jinja"
-        is_apart = file.is_file()
-        source = _read_text(file) if is_apart else self._own_template()
-        if source is None:
-            return None
-        try:
-            return ChatTemplate(source, self.token("bos_token") or "", self.token("eos_token") or "")
-        except ValueError as error:
-            raise ValueError(f"{file if is_apart else self._path}: {error}") from error
+        return read_chat_template(self.folder, self.values, self.special_tokens, options)
 
     @property
     def _path(self) -> Path:
-        return self.folder / _CONFIG
+        return self.folder / CONFIG
 
-    def _own_template(self) -> str | None:
-        """Return the template in tokenizer_config.json: the only one, or the one for plain conversations of several."""
-        found = self.values.get("chat_template")
-        if found is None or isinstance(found, str):
-            return found
-        entries = found if isinstance(found, list) else [found]
-        if not all(isinstance(e, dict) and isinstance(e.get("template"), str) for e in entries):
-            what = "a template, or a list of objects with a name and a template,"
-            raise unexpected(self._path, "chat_template", found, what)
-        return next((str(e["template"]) for e in entries if e.get("name") == "default"), None)
+    @property
+    def _models_own(self) -> tuple[Path, Path]:
+        return self.folder / GENERATION_CONFIG, self.folder / "config.json"
 
 
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text in UTF-8 ({error}); fetch it again") from error
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
+
+def _items(group: Any) -> Sequence[tuple[str, Any]]:
+    return [*group.items()] if isinstance(group, Mapping) else []
+
+
+def _text(token: Any) -> str | None:
+    """Return a special token's text: transformers writes the text itself, or an object that holds it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def _check_added(path: Path, text: Any, i: Any) -> None:
@@ -154,17 +197,17 @@ def _check_added(path: Path, text: Any, i: Any) -> None:
         raise unexpected(path, "an added token", [i, text], "a whole number from 0, and its text,")
 
 
-def fingerprint_of(path: Path, *settings: object) -> str:
-    """Return a digest of a tokenizer's file, of all that stands beside it and says how it is used, and of settings."""
-    names = (
-        "tokenizer_config.json",
-        "added_tokens.json",
-        "chat_template.jinja",
-        "generation_config.json",
-        "config.json",
-    )
+def fingerprint_of(files: Sequence[Path], *settings: object) -> str:
+    """Return a digest of all that a tokenizer depends on.
+
+    Args:
+        files: The files of its vocabulary, of one folder.
+        *settings: What else it depends on, in values whose `repr` is the same in every process.
+    """
+    folder = files[0].parent
+    more = sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))
     digest = hashlib.sha256(repr(settings).encode())
-    for file in (path, *(path.parent / name for name in names)):
+    for file in (*files, *(folder / name for name in (*SIDE_FILES, GENERATION_CONFIG, "config.json")), *more):
         digest.update(f"{file.name} {file.stat().st_size if file.is_file() else None}".encode())
         if file.is_file():
             digest.update(file.read_bytes())

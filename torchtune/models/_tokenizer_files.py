@@ -4,39 +4,58 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-VOCABULARIES = ("tokenizer.json", "tokenizer.model")
-"""Either of these is a tokenizer; the other files say how it is used."""
+VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("tekken.json",), ("vocab.json", "merges.txt"))
+"""The files that are a tokenizer, by kind; of several kinds in a folder, the first is read."""
 
-TOKENIZER_FILES = (
-    *VOCABULARIES,
+EXPECTED = "tokenizer.json, tokenizer.model, tekken.json, or vocab.json with merges.txt"
+
+SIDE_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
+    "chat_template.json",
 )
+"""What says how a tokenizer is used."""
+
+TOKENIZER_FILES = (
+    *(name for names in VOCABULARIES for name in names),
+    *SIDE_FILES,
+    "additional_chat_templates",
+)
+"""All files of a tokenizer; the last one is a folder."""
+
+
+def vocabulary_file(folder: Path) -> Path | None:
+    """Return the file of a folder's tokenizer, the first of its kind's; None where it holds no tokenizer."""
+    kinds = (names for names in VOCABULARIES if all((folder / name).is_file() for name in names))
+    return next((folder / names[0] for names in kinds), None)
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Tell whether a folder holds a tokenizer that can be read."""
-    return any((folder / name).is_file() for name in VOCABULARIES)
+    return vocabulary_file(folder) is not None
+
+
+def no_tokenizer(folder: Path) -> FileNotFoundError:
+    """Return the error of a folder without a tokenizer."""
+    return FileNotFoundError(f"no tokenizer in {folder}: expected {EXPECTED}")
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """Find a tokenizer's folder, given itself or a file of it.
+    """Find a tokenizer's folder, given the folder or a file of it.
 
     Raises:
         FileNotFoundError: there is no tokenizer.
-        ValueError: the file is none of a tokenizer's.
+        ValueError: the file is not one of a tokenizer's.
     """
     if path.is_file() and path.name not in TOKENIZER_FILES:
         raise ValueError(
-            f"{path} is no file of a tokenizer; name its {' or '.join(VOCABULARIES)}, or the folder that holds it"
+            f"{path} is not a tokenizer's file; name its {EXPECTED}, or the folder that holds it"
         )
     folder = path.parent if path.is_file() else path
     if not has_tokenizer(folder):
-        raise FileNotFoundError(f"neither {' nor '.join(VOCABULARIES)} in {folder}")
+        raise no_tokenizer(folder)
     return folder
 
 
@@ -49,8 +68,20 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     copy_files(tokenizer_folder(source), target, TOKENIZER_FILES)
 
 
+def remove_tokenizer(folder: Path) -> None:
+    """Remove a tokenizer's files from a folder."""
+    for name in TOKENIZER_FILES:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def copy_files(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy those of the named files that are there."""
+    """Copy those of the named files and folders that exist."""
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+        elif (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)

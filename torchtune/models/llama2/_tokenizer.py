@@ -1,12 +1,16 @@
 """Llama 2's tokenizer."""
 
-from torchtune.models._sentencepiece_tokenizer import SentencePieceTokenizer
+from typing import Unpack
+
+from torchtune.models._auto_tokenizer import AnyTokenizer, auto_tokenizer
+from torchtune.models._tokenizer_options import TokenizerOptions
 
 
-def llama2_tokenizer(path: str) -> SentencePieceTokenizer:
+def llama2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Llama 2's tokenizer.
 
     Args:
-        path: The model's tokenizer.model, or the folder that holds it.
+        path: The model's tokenizer.json or tokenizer.model, or the folder that holds one.
+        **options: Options of every tokenizer.
     """
-    return SentencePieceTokenizer(path)
+    return auto_tokenizer(path, **options)

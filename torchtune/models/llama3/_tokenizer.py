@@ -1,12 +1,16 @@
 """Llama 3's tokenizer."""
 
+from typing import Unpack
+
 from torchtune.models._auto_tokenizer import AnyTokenizer, auto_tokenizer
+from torchtune.models._tokenizer_options import TokenizerOptions
 
 
-def llama3_tokenizer(path: str) -> AnyTokenizer:
+def llama3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Llama 3's tokenizer.
 
     Args:
         path: The model's tokenizer.json, Meta's own tokenizer.model, or the folder that holds one.
+        **options: Options of every tokenizer.
     """
-    return auto_tokenizer(path)
+    return auto_tokenizer(path, **options)

@@ -1,12 +1,16 @@
 """Mistral's tokenizer."""
 
+from typing import Unpack
+
 from torchtune.models._auto_tokenizer import AnyTokenizer, auto_tokenizer
+from torchtune.models._tokenizer_options import TokenizerOptions
 
 
-def mistral_tokenizer(path: str) -> AnyTokenizer:
+def mistral_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Mistral's tokenizer.
 
     Args:
-        path: The model's tokenizer.json or tokenizer.model, or the folder that holds one.
+        path: The model's tokenizer.json, tokenizer.model or tekken.json, or the folder that holds one.
+        **options: Options of every tokenizer.
     """
-    return auto_tokenizer(path)
+    return auto_tokenizer(path, **options)

@@ -1,12 +1,16 @@
 """SmolLM2's tokenizer."""
 
-from torchtune.models._hf_tokenizer import HFTokenizer
+from typing import Unpack
+
+from torchtune.models._auto_tokenizer import AnyTokenizer, load_tokenizer
+from torchtune.models._tokenizer_options import TokenizerOptions
 
 
-def smollm2_tokenizer(path: str) -> HFTokenizer:
+def smollm2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load SmolLM2's tokenizer.
 
     Args:
-        path: The model's tokenizer.json with tokenizer_config.json beside it, or their folder.
+        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        **options: Options of every tokenizer.
     """
-    return HFTokenizer(path)
+    return load_tokenizer(path, options, split="smollm")

@@ -1,0 +1,143 @@
+"""Options that every tokenizer takes."""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class TokenizerOptions(TypedDict, total=False):
+    """Options that every tokenizer takes; null stands for the default."""
+
+    chat_template: str | None
+    """Path of a Jinja file to use as chat template, or the name of a template that is stored with the tokenizer, such
+    as `tool_use` or `default`. Null: the tokenizer's own."""
+    template_arguments: dict[str, Any] | None
+    """Arguments of the chat template, such as `{enable_thinking: false}`."""
+    date: str | None
+    """The date that the chat template gets as today's (YYYY-MM-DD)."""
+    stop_tokens: Sequence[str] | None
+    """Tokens of the vocabulary that end an answer, in addition to the tokenizer's own."""
+    special_tokens_in_content: Sequence[str] | None
+    """Special tokens that messages and plain texts may contain, such as `<think>`. They are encoded as the tokens that
+    they name; all other special tokens in a message or a plain text are encoded as text."""
+
+
+def check_options(options: TokenizerOptions) -> None:
+    """Check the names and the values of options, as far as this is possible without a tokenizer.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: a value is not one that its option takes.
+    """
+    known = TokenizerOptions.__annotations__
+    if unknown := next((name for name in options if name not in known), None):
+        raise TypeError(f"a tokenizer has no option {unknown!r}{did_you_mean(unknown, known)}")
+    _check_texts("stop_tokens", options.get("stop_tokens"))
+    _check_texts("special_tokens_in_content", options.get("special_tokens_in_content"))
+    _check_date(options.get("date"))
+    _check_arguments(options.get("template_arguments"))
+
+
+def stop_ids_of(
+    options: TokenizerOptions, find: Callable[[str], int | None], names: Iterable[str]
+) -> frozenset[int]:
+    """Return the ids of the option `stop_tokens`.
+
+    Args:
+        options: Checked.
+        find: Returns the id of a token, None for a text that is not one.
+        names: Tokens to suggest for a misspelt one.
+
+    Raises:
+        ValueError: one of them is not a token of the vocabulary.
+    """
+    found = {token: find(token) for token in options.get("stop_tokens") or ()}
+    for token, number in found.items():
+        if number is None:
+            raise _unknown("stop_tokens", token, names)
+    return frozenset(number for number in found.values() if number is not None)
+
+
+def content_tokens_of(
+    options: TokenizerOptions, special_tokens: Iterable[str], find: Callable[[str], int | None]
+) -> frozenset[str]:
+    """Return the tokens of the option `special_tokens_in_content`.
+
+    Args:
+        options: Checked.
+        special_tokens: All special tokens of the tokenizer.
+        find: Returns the id of a token, None for a text that is not one.
+
+    Raises:
+        ValueError: one of them is not a special token.
+    """
+    tokens, special = options.get("special_tokens_in_content") or (), [*special_tokens]
+    for token in tokens:
+        if token in special:
+            continue
+        if find(token) is None:
+            raise _unknown("special_tokens_in_content", token, special)
+        raise ValueError(
+            f"special_tokens_in_content: {token!r} is not a special token, so that any text may contain it already;"
+            " leave it out"
+        )
+    return frozenset(tokens)
+
+
+def options_text(options: TokenizerOptions) -> str:
+    """Write the options that are set as a text, the same for the same options."""
+    values: Mapping[str, Any] = options
+    return json.dumps(
+        {name: value for name in TokenizerOptions.__annotations__ if (value := values.get(name))}
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`, or nothing where no known name is similar."""
+    import difflib
+
+    near = difflib.get_close_matches(name, [*known], 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _unknown(option: str, token: str, known: Iterable[str]) -> ValueError:
+    near = did_you_mean(token, known)
+    return ValueError(
+        f"{option}: {token!r} is not a token of the vocabulary{near or '; name one that is, or leave it out'}"
+    )
+
+
+def _check_texts(option: str, value: Any) -> None:  # A config in Python may pass anything.
+    if value is not None and (
+        isinstance(value, str)
+        or not isinstance(value, Sequence)
+        or not all(isinstance(item, str) for item in value)
+    ):
+        raise ValueError(f"{option}: expected a list of tokens, got {value!r}")
+
+
+def _check_date(value: Any) -> None:
+    if value is None:
+        return
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+            raise ValueError("another form")
+        dt.date.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"date: expected YYYY-MM-DD, such as '2024-07-26', got {value!r}") from error
+
+
+def _check_arguments(value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"template_arguments: expected a mapping of values by name, got {value!r}")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "template_arguments: expected text, numbers, true, false, null, lists and mappings of these,"
+            f" got {value!r}"
+        ) from error
