@@ -68,7 +68,7 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
             '[{"prompt": "a", "messages": []}]',
             "row 1: .* this one is a row with a conversation and a prompt",
         ),
-        ("a.json", "[[]]", "row 1: expected an object with named columns, got list"),
+        ("a.json", "[[]]", "row 1: expected an object with named columns, or a string, got list"),
         ("a.json", "[{}]", "this one is a row with nothing"),
         ("a.json", '[{"prompt": ""}]', "row 1: prompt: expected a text with something in it, got ''"),
         ("a.json", '["a", {"instruction": 5}]', "row 2: 'instruction': expected text, got 5"),

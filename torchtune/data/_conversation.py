@@ -28,7 +28,9 @@ class Source:
     path: str
     """Where it is, such as `messages.1.tool_calls.0.function.name`."""
     text: str
-    """The text itself; of a flag, its name."""
+    """The text itself."""
+    is_name: bool = False
+    """Whether it is the name of an entry, which may go without saying where its value is written."""
 
 
 @frozen
@@ -164,7 +166,7 @@ class Conversation:
             at: Where it is.
             is_free: Whether the object's names are the user's, and not those of a format.
         """
-        name = self._traced(key, at) if is_free or isinstance(value, bool) else key
+        name = self._traced(key, at, is_name=True) if is_free or isinstance(value, bool) else key
         traced[name] = self._value(value, at)
 
     def _value(self, value: Any, at: _At) -> Any:
@@ -187,11 +189,11 @@ class Conversation:
             return [self._value(item, at.entry(i)) for i, item in enumerate(value)]
         return value
 
-    def _traced(self, text: str, at: _At) -> Traced:
-        return Traced.of_source(text, self._source(text, at))
+    def _traced(self, text: str, at: _At, *, is_name: bool = False) -> Traced:
+        return Traced.of_source(text, self._source(text, at, is_name=is_name))
 
-    def _source(self, text: str, at: _At) -> int:
-        self.sources.append(Source(at.message, at.part, at.path, text))
+    def _source(self, text: str, at: _At, *, is_name: bool = False) -> int:
+        self.sources.append(Source(at.message, at.part, at.path, text, is_name))
         return len(self.sources) - 1
 
 

@@ -77,9 +77,10 @@ class Coverage:
     def _parts(self) -> Iterator[_Part]:
         """Yield the parts that say something."""
         calls = {s.message for s in self._conversation.sources if s.part.startswith("tool_calls")}
+        values = self._written_values()
         tool_parts: dict[str, list[_Part]] = defaultdict(list)
         for i, source in enumerate(self._conversation.sources):
-            if source.part == "role" or not source.text.strip():
+            if source.part == "role" or not source.text.strip() or (source.is_name and source.path in values):
                 continue
             if source.message == TOOLS:
                 tool_parts[source.part].append(_Part(source, source.part, self._lost(i, 0, len(source.text))))
@@ -91,6 +92,17 @@ class Coverage:
             # A schema may be written in another notation, in which its types and braces are others.
             written = [part for part in of_one if not part.lost]
             yield written[0] if written else of_one[0]
+
+    def _written_values(self) -> set[str]:
+        """Return the paths at which, or below which, a value is in the text."""
+        found = set[str]()
+        for i in self._written:
+            source = self._conversation.sources[i]
+            path = "" if source.is_name else source.path
+            while path and path not in found:
+                found.add(path)
+                path = path.rpartition(".")[0]
+        return found
 
     def _content(self, i: int, source: Source, *, calls_tools: bool) -> Iterator[_Part]:
         """Yield what a turn says, and before it what it thinks."""
