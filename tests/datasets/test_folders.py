@@ -148,6 +148,14 @@ def test_the_default_configuration_needs_no_name(clone: Path, line: str) -> None
     assert files_read(clone) == ["a.jsonl"]
 
 
+def test_a_split_may_be_listed_in_several_entries(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl")
+    write(tmp_path / "b.jsonl")
+    entries = "".join(f"  - split: train\n    path: {name}.jsonl\n" for name in "ab")
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- data_files:\n{entries}---\n")
+    assert files_read(tmp_path) == ["a.jsonl", "b.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("data_files", "message"),
     [
@@ -162,6 +170,12 @@ def test_the_default_configuration_needs_no_name(clone: Path, line: str) -> None
         (
             "a.csv\n  sep: ';'",
             "the configuration 'only' sets 'sep', which is not supported; convert its files",
+        ),
+        ("[]", "README.md names no files for the split 'train' of the configuration 'only'"),
+        ("\n  - split: train", "README.md names no files for the split 'train' of the configuration 'only'"),
+        (
+            "a.csv\n  data_dir: gone",
+            "gone: no such folder, which README.md names for the configuration 'only'",
         ),
         ("[", "README.md: its header is not valid YAML (while parsing"),
     ],

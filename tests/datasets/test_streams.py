@@ -118,14 +118,14 @@ def test_taking_up_reads_a_few_blocks_and_not_what_stands_before(
         found.take(1)
     resumed = batches(source, packed_length=64)
     read_rows = 0
-    taken = _stream.StreamTable._taken
+    taken = _stream.StreamTable._read
 
     def counted(self: _stream.StreamTable, n: int, rows: Any) -> Any:
         nonlocal read_rows
         read_rows += n
         return taken(self, n, rows)
 
-    monkeypatch.setattr(_stream.StreamTable, "_taken", counted)
+    monkeypatch.setattr(_stream.StreamTable, "_read", counted)
     resumed.load_state_dict(found.state_dict())
     assert read(resumed.take(1)) == read(found.take(1))
     assert read_rows <= 6 * BLOCK
@@ -134,7 +134,7 @@ def test_taking_up_reads_a_few_blocks_and_not_what_stands_before(
 def test_bookmarks_are_few_and_those_of_the_latest_blocks_in_every_epoch(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stream, "_KEPT", 3)
+    monkeypatch.setattr(_stream, "_MAX_BOOKMARKS", 3)
     found = batches(source)
     for _ in range(5):  # through two epochs
         found.take(50)

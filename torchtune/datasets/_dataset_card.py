@@ -47,6 +47,10 @@ class DatasetConfig:
             FileNotFoundError: They are not in the folder.
             ValueError: There is no such split, or its files are not files of rows.
         """
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"{self.root}: no such folder, which README.md names for the configuration {self.name!r}"
+            )
         where = f"the configuration {self.name!r} of {self.root}"
         if self.patterns is None:
             return choose_files(files_in(self.root), split, where)
@@ -56,6 +60,8 @@ class DatasetConfig:
                 f"split: {where} has no split {split!r}; choose one of {', '.join(sorted(self.patterns))}"
             )
         found = sorted({path for pattern in self.patterns[name] for path in self._matching(pattern)})
+        if not found:
+            raise ValueError(f"split: README.md names no files for the split {name!r} of {where}")
         if other := [path for path in found if format_of(path) is None]:
             raise ValueError(f"{other[0]}: {EXPECTED}")
         return [FoundFile(path, path.relative_to(self.root).as_posix()) for path in found]
@@ -127,9 +133,12 @@ def _patterns(data_files: Any) -> dict[str, list[str]] | None:
     if isinstance(data_files, dict):
         return {str(split): _texts(patterns) for split, patterns in data_files.items()}
     entries = data_files if isinstance(data_files, list) else [data_files]
-    if not all(isinstance(entry, dict) for entry in entries):
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
         return {"train": _texts(entries)}
-    return {str(entry.get("split", "train")): _texts(entry.get("path")) for entry in entries}
+    patterns = dict[str, list[str]]()
+    for entry in entries:
+        patterns.setdefault(str(entry.get("split", "train")), []).extend(_texts(entry.get("path", [])))
+    return patterns
 
 
 def _texts(value: Any) -> list[str]:

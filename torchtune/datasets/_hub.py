@@ -1,4 +1,4 @@
-"""Tables from the Hugging Face hub."""
+"""Tables from the Hugging Face hub, and streams."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,9 @@ LoadOptions = dict[str, str | int | bool]
 """Options by name."""
 
 LOAD_OPTIONS = ("name", "revision", "data_dir", "data_files", "cache_dir")
-"""What of `datasets.load_dataset` a config may say, as text. No tokens: configs are written into run folders."""
+"""Options of `datasets.load_dataset` that a config may set. No tokens: configs are written into run folders."""
+
+_ALTERNATIVE = "a local .json or .jsonl file with the same columns can be the source instead"
 
 
 @frozen
@@ -25,21 +27,21 @@ class Streaming:
 
 
 def streaming_in(load_options: LoadOptions) -> Streaming | None:
-    """Read the options on streaming; None where it is not asked for.
+    """Read the options for streaming; None where it is not asked for.
 
     Raises:
-        ValueError: one of them is of another kind, or stands without the other.
+        ValueError: An option has another type, or has no effect without the other.
     """
-    asked, rows = load_options.get("streaming", False), load_options.get("rows")
-    if asked not in (True, False, "true", "false"):
-        raise ValueError(f"load_options.streaming: expected true or false, got {asked!r}")
-    is_streamed = asked in (True, "true")
+    streaming, rows = load_options.get("streaming", False), load_options.get("rows")
+    if streaming not in (True, False, "true", "false"):
+        raise ValueError(f"load_options.streaming: expected true or false, got {streaming!r}")
+    is_streamed = streaming in (True, "true")
     if rows is None:
         return Streaming(None) if is_streamed else None
     if isinstance(rows, bool) or not str(rows).isdecimal() or int(rows) < 1:
         raise ValueError(f"load_options.rows: expected a number above 0, got {rows!r}")
     if not is_streamed:
-        raise ValueError("load_options.rows: is for streams; without streaming, say split='train[:1000]'")
+        raise ValueError("load_options.rows: is for streams; without streaming, use split='train[:1000]'")
     return Streaming(int(rows))
 
 
@@ -47,71 +49,88 @@ def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
     """Load one split of a data set of the hub, or of its copy in the local cache, or begin to stream it.
 
     Raises:
-        FileNotFoundError: the hub has no such data set.
-        ConnectionError: the hub cannot be reached, and there is no copy.
-        ValueError: the data set has no such split, an option is unknown, or there are no rows.
+        FileNotFoundError: The hub has no such data set.
+        ConnectionError: The hub cannot be reached, and there is no copy.
+        ValueError: The data set has no such split, an option is unknown, or there are no rows.
     """
     known = (*LOAD_OPTIONS, "streaming", "rows")
     if unknown := [name for name in load_options if name not in known]:
         raise ValueError(f"load_options: expected {', '.join(known)}, got {', '.join(unknown)}")
-    instead = "a local .json or .jsonl file with the same columns can be the source instead"
     if "/" not in source:  # `datasets` takes names such as `pandas` for its own loaders, which unpickle files
         raise FileNotFoundError(
-            f"{source}: no such file; a data set on the hub is named owner/name; {instead}"
+            f"{source}: no such file; a data set on the hub is named owner/name; {_ALTERNATIVE}"
         )
-    from datasets import load_dataset
-
     streaming = streaming_in(load_options)
     options: dict[str, Any] = {name: str(load_options[name]) for name in LOAD_OPTIONS if name in load_options}
     if streaming is not None:
         options["streaming"] = True
-    try:
-        table = load_dataset(source, split=split, **options)
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"{source}: the Hugging Face hub cannot be reached ({error}); {instead}"
-        ) from error
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {instead}") from error
-    except ValueError as error:
-        raise ValueError(f"{source}: cannot be loaded: {error}") from error
+    table = _load(source, split, options)
     if streaming is not None:
-        told = (table.info.splits or {}).get(split)
-        return _stream_table(table, streaming, told.num_examples if told else None, source)
+        info = (table.info.splits or {}).get(split)
+        return _stream_table(table, streaming, info.num_examples if info else None, source)
     if len(table) == 0:
         raise ValueError(f"{source}: the split {split!r} has no rows")
     return ArrowTable(table, source)
 
 
-def stream_parquet(paths: Sequence[Path], streaming: Streaming, where: str) -> Table:
+def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Table:
     """Stream Parquet files, one after the other.
 
+    Args:
+        paths: The files.
+        streaming: How many of their rows are used.
+        name: What they are called in messages.
+
     Raises:
-        ValueError: one is damaged, or they have no rows.
+        ValueError: A file is damaged, or they have no rows.
     """
-    import pyarrow.parquet
+    import pyarrow.parquet as pq
     from datasets import load_dataset
 
-    numbers: dict[str, int] = {}
+    n_rows: dict[str, int] = {}
     for path in paths:
         try:
-            numbers[str(path)] = pyarrow.parquet.read_metadata(path).num_rows
+            n_rows[str(path)] = pq.read_metadata(path).num_rows
         except Exception as error:  # of whatever kind the library raises
             raise ValueError(f"{path} is damaged, or no Parquet file: {error}") from error
-    files = [name for name, n in numbers.items() if n]  # `datasets` stops at a file without rows
+    files = [file for file, n in n_rows.items() if n]  # `datasets` stops at a file without rows
     if not files:
-        raise ValueError(f"{where}: there are no rows")
+        raise ValueError(f"{name}: there are no rows")
     stream = load_dataset("parquet", data_files=files, split="train", streaming=True)
-    return _stream_table(stream, streaming, sum(numbers.values()), where)
+    return _stream_table(stream, streaming, sum(n_rows.values()), name)
 
 
-def _stream_table(stream: Any, streaming: Streaming, told: int | None, where: str) -> Table:
-    if streaming.rows is None and not told:
+def _load(source: str, split: str, options: dict[str, Any]) -> Any:
+    """Call `datasets.load_dataset`; its errors name the source and say what can be done."""
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(source, split=split, **options)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{source}: the Hugging Face hub cannot be reached ({error}); {_ALTERNATIVE}"
+        ) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {_ALTERNATIVE}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: cannot be loaded: {error}") from error
+
+
+def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name: str) -> Table:
+    """Open a stream as a table.
+
+    Args:
+        stream: A `datasets.IterableDataset`.
+        streaming: How many of its rows are used.
+        n_stated: How many rows it says it has; None or 0: it does not say.
+        name: What it is called in messages.
+    """
+    if streaming.rows is None and not n_stated:
         raise ValueError(
-            f"{where}: does not say how many rows it has; load_options.rows is to say how many make an epoch"
+            f"{name}: does not say how many rows it has; load_options.rows is to say how many make an epoch"
         )
-    if streaming.rows is not None and told and streaming.rows > told:
-        raise ValueError(f"load_options.rows: {where} has {told:,} rows, not {streaming.rows:,}")
-    n_rows = streaming.rows or told
+    if streaming.rows is not None and n_stated and streaming.rows > n_stated:
+        raise ValueError(f"load_options.rows: {name} has {n_stated:,} rows, not {streaming.rows:,}")
+    n_rows = streaming.rows or n_stated
     assert n_rows is not None
-    return StreamTable(stream, n_rows, where)
+    return StreamTable(stream, n_rows, name)

@@ -70,10 +70,11 @@ class TextFile:
         Raises:
             OSError: The file has changed since its rows were found.
         """
-        if self._number is None:
-            self._number = self._open()
-            weakref.finalize(self, os.close, self._number)
-        return os.pread(self._number, end - start, start)
+        number = self._number
+        if number is None:
+            self._number = number = self._open()
+            weakref.finalize(self, os.close, number)
+        return os.pread(number, end - start, start)
 
     def chunks(self, start: int, end: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Yield the bytes from a position on, some MiB at a time, each with its position."""
@@ -83,7 +84,9 @@ class TextFile:
 
     def line(self, position: int) -> int:
         """Return the number of the line that a position is on, counted from 1."""
-        start, n = self._counted if self._counted[0] <= position else (0, 0)
+        start, n = self._counted
+        if start > position:
+            start = n = 0
         n += sum(chunk.count(self.newline) for _, chunk in self.chunks(start, position))
         self._counted = position, n  # locations are mostly asked for in order
         return n + 1
