@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "torchtune.models": {"modules", "data"},
     "torchtune.datasets": {"config", "data"},
     "torchtune.utils": set[str](),
-    "torchtune.generation": {"models", "modules", "data"},
+    "torchtune.generation": {"models", "modules", "data", "datasets"},
     "torchtune.training": {"models", "modules", "data", "utils", "config", "generation"},
     "torchtune.cli": {"config"},
     "recipes": {"config", "modules", "data", "models", "datasets", "utils", "generation", "training"},

@@ -312,10 +312,10 @@ def test_mistakes_in_the_config_are_found_before_anything_is_loaded(tune: Tune) 
 
 
 def test_files_that_are_wrong_are_told_before_anything_is_loaded(tune: Tune, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"text": "a"}\n')
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"texts": "a"}\n')
     (tmp_path / "there").touch()
     mistakes = {
-        f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl:2: a prompt is a text, or a row with one of",
+        f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text, or a row with one of",
         f"prompts_file={tmp_path / 'b.txt'}": "b.txt; prompts were to be read from it",
         f"prompt=a output_file={tmp_path / 'there'}": "is there already; name a new file, or remove it",
         "prompt=a": "no config.json in nowhere, for there is no such folder; name a Hugging Face model's",
