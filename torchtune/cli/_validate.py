@@ -14,6 +14,7 @@ from torchtune.config import (
     Mistake,
     config_names,
     is_component,
+    parameters_of,
 )
 
 HELP = """\
@@ -21,10 +22,11 @@ usage: tune validate [--nproc_per_node N] <recipe> --config <name or path>
                      [--override key=value ...] [--memory] [--json]
        tune validate --all [FOLDER] [--json]
 
-Finds every mistake in a config without building anything, or says `ok`, and
-what each of the ranks holds: weights, gradients and optimizer state, counted on
-tensors without memory, and about what activations take at their peak. With
---memory, line by line, up to the most that a step holds at once.
+Finds every mistake in a config, or says `ok`, and what each of the ranks holds:
+weights, gradients and optimizer state, counted on tensors without memory, and
+about what activations take at their peak. With --memory, line by line, up to the
+most that a step holds at once. The tokenizer and the first rows of the data are
+read where they are local files that exist; no weights are.
 
   tune validate lora_finetune --config smollm2_135m_lora
   tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune
@@ -125,6 +127,7 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         raise _mistake(layers, "lora", error, of) from error
     for note in _absent(cfg):
         _note(note)
+    _check_rows(cfg, layers, of)
     if model is None:
         return None
     try:
@@ -133,11 +136,58 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         raise _mistake(layers, "optimizer", error, of) from error
 
 
+def _check_rows(cfg: Any, layers: Layers, of: str) -> None:
+    """Read the first rows of local data as the run would.
+
+    Raises:
+        ConfigError: The tokenizer or a dataset cannot be built, or a row cannot be used.
+    """
+    tokenizer_field = getattr(cfg, "tokenizer", None)
+    datasets = {
+        "dataset": getattr(cfg, "dataset", None),
+        "validation.dataset": getattr(getattr(cfg, "validation", None), "dataset", None),
+    }
+    if not _is_local(tokenizer_field) or not any(map(_is_local, datasets.values())):
+        return
+    from torchtune.config import instantiate
+
+    field = "tokenizer"
+    try:
+        tokenizer = instantiate(tokenizer_field)
+        for name, component in datasets.items():
+            field = name
+            if _is_local(component):
+                instantiate(component, tokenizer)
+    except InstantiationError as error:
+        raise _mistake(layers, field, error.__cause__ or error, of) from error
+
+
+def _is_local(component: Any) -> bool:
+    """Tell whether all files that a component reads are there, and none is on the hub."""
+    if not is_component(component):
+        return False
+    given: dict[str, Any] = dict(getattr(component, "keywords", {}))
+    if "source" in parameters_of(component.func) and given.get("source") is None:
+        return False
+    parts = [
+        part for value in given.values() if isinstance(value, list) for part in value if is_component(part)
+    ]
+    files = [value for name, value in given.items() if name in ("path", "source") and isinstance(value, str)]
+    return all(map(_is_there, files)) and all(map(_is_local, parts))
+
+
+def _is_there(path: str) -> bool:
+    import glob
+
+    whole = str(Path(path).expanduser())
+    return Path(whole).exists() or (glob.has_magic(whole) and bool(glob.glob(whole, recursive=True)))  # noqa: PTH207 - a Path takes no absolute pattern.
+
+
 def _note(text: str) -> None:
     sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {text}\n")
 
 
-def _mistake(layers: Layers, field: str, error: Exception, of: str) -> ConfigError:
+def _mistake(layers: Layers, field: str, error: BaseException, of: str) -> ConfigError:
     return ConfigError([Mistake(layers.last_origin((field,)).text, field, str(error))], of)
 
 

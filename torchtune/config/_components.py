@@ -12,7 +12,17 @@ from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, nearest, reject
 from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
 from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own, refuse_object
-from torchtune.config._types import article, class_name, is_anything, is_union, push_down, storable, yaml_repr
+from torchtune.config._types import (
+    article,
+    class_name,
+    generic_arguments,
+    is_anything,
+    is_union,
+    push_down,
+    storable,
+    type_name,
+    yaml_repr,
+)
 
 
 def structure_component(
@@ -155,7 +165,7 @@ def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:
     if result is MISSING:
         return "does not say what it returns; annotate its result"
     if builds(result, wanted):
-        return None
+        return _refuse_items(result, wanted)
     return f"builds {article(class_name(_bare(result)))}, not {article(class_name(wanted))}"
 
 
@@ -174,6 +184,34 @@ def builds(result: Any, wanted: Any) -> bool:
     if getattr(sought, "_is_protocol", False):
         return all(callable(getattr(made, name, None)) for name in _protocol_methods(sought))
     return issubclass(made, sought)
+
+
+def _refuse_items(result: Any, wanted: Any) -> str | None:
+    """Judge what an object holds, such as a dataset's examples, as far as both types say it."""
+    sought = _bare(wanted)
+    if is_union(wanted) or not isinstance(sought, type) or not typing.get_args(wanted):
+        return None
+    given, needed = generic_arguments(result, sought), generic_arguments(wanted, sought)
+    for item, needed_item in zip(given, needed, strict=False):
+        if not all(_is_one_of(member, needed_item) for member in _alternatives(item)):
+            return (
+                f"is {article(class_name(sought))} of {type_name(item)}, and the recipe reads"
+                f" {article(class_name(sought))} of {type_name(needed_item)}"
+            )
+    return None
+
+
+def _alternatives(t: Any) -> tuple[Any, ...]:
+    return typing.get_args(t) if is_union(t) else (t,)
+
+
+def _is_one_of(t: Any, wanted: Any) -> bool:
+    """Tell whether a type is one of several; one that says nothing may be."""
+    made = _bare(t)
+    if is_anything(t) or not isinstance(made, type):
+        return True
+    found = [_bare(member) for member in _alternatives(wanted)]
+    return any(is_anything(w) or (isinstance(w, type) and issubclass(made, w)) for w in found)
 
 
 def _protocol_methods(protocol: type) -> set[str]:

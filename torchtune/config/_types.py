@@ -167,6 +167,38 @@ def class_name(t: Any) -> str:
     return getattr(t, "__name__", None) or str(t)
 
 
+def type_name(t: Any) -> str:
+    """Return a type as a person writes it, such as `Example | list[Example]`."""
+    if is_union(t):
+        return " | ".join(map(type_name, typing.get_args(t)))
+    args = ", ".join(map(type_name, typing.get_args(t)))
+    return f"{class_name(typing.get_origin(t) or t)}[{args}]" if args else class_name(t)
+
+
+def generic_arguments(t: Any, base: type) -> tuple[Any, ...]:
+    """Return the arguments that a type gives to a generic base class, such as a dataset's items; none if unknown.
+
+    Args:
+        t: A class, or a generic alias of one.
+        base: The generic class.
+    """
+    own = typing.get_origin(t) or t
+    if own is base:
+        return typing.get_args(t)
+    filled = dict(zip(getattr(own, "__parameters__", ()), typing.get_args(t), strict=False))
+    for parent in getattr(own, "__orig_bases__", ()):
+        origin = typing.get_origin(parent) or parent
+        if isinstance(origin, type) and issubclass(origin, base):
+            open_ones = getattr(parent, "__parameters__", ())
+            return generic_arguments(
+                parent[tuple(filled.get(p, p) for p in open_ones)] if open_ones else parent, base
+            )
+    for plain in getattr(own, "__bases__", ()):
+        if issubclass(plain, base):
+            return generic_arguments(plain, base)
+    return ()
+
+
 def yaml_repr(value: Any) -> str:
     """Show a scalar as YAML has it."""
     if value is None or isinstance(value, bool):
