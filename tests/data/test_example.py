@@ -128,15 +128,43 @@ def test_a_system_turn_may_move_to_the_last_question() -> None:
     assert [moving.decode(chat.tokens[slice(*a)]) for a in chat.answers] == ["<|eos|> So.<|eos|>"] * 2
 
 
-def test_an_opened_thought_that_the_answer_leaves_out_is_refused() -> None:
-    thinking = ByteTokenizer(
-        "{% for m in messages %}[{{ m['content'] }}]<|eos|>{% endfor %}"
-        "{% if add_generation_prompt %}[<think>{% endif %}"
-    )
-    with pytest.raises(
-        ValueError, match=r"put \{% generation %\} and \{% endgeneration %\} around the answers"
+OPENS_A_THOUGHT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def test_an_answer_without_the_thought_that_the_prompt_opens_is_learnt_whole_and_reported() -> None:
+    tokenizer = ByteTokenizer(OPENS_A_THOUGHT)
+    check_chat(tokenizer)
+    thought = Message(role="assistant", content="<think>\nHm.\n</think>\nSo.")
+    for messages, words in (
+        ([QUESTION, ANSWER], ["So.<|im_end|>"]),
+        ([QUESTION, ANSWER, QUESTION, ANSWER], ["So.<|im_end|>", "So.<|im_end|>"]),
+        ([QUESTION, thought], ["Hm.\n</think>\nSo.<|im_end|>"]),
+        ([QUESTION, ANSWER, QUESTION, thought], ["So.<|im_end|>", "Hm.\n</think>\nSo.<|im_end|>"]),
     ):
-        chat_tokens(thinking, [QUESTION, ANSWER])
+        chat = chat_tokens(tokenizer, messages)
+        assert [tokenizer.decode(chat.tokens[slice(*answer)]) for answer in chat.answers] == words
+        assert chat.tokens == chat_tokens(TOKENIZER, messages).tokens[: len(chat.tokens)]
+        is_other = messages[-1] == ANSWER
+        said = "have an answer that does not begin with '<think>\\n', as the chat template begins every answer that is"
+        assert [note.text for note in chat.notes] == is_other * [f"{said} generated"]
+
+
+def test_a_template_may_end_the_last_answer_alone() -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+        "{% if loop.last and m.role != 'user' %}<|im_end|>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    tokenizer = ByteTokenizer(template)
+    check_chat(tokenizer)
+    example = chat_example(tokenizer, [QUESTION, ANSWER, QUESTION, ANSWER], train_on_input=False)
+    assert targets(example) == "So.So.<|im_end|>"
+    assert [note.text for note in example.notes] == ["have answers before the last that no stop token ends"]
+    single = chat_example(tokenizer, [QUESTION, ANSWER], train_on_input=False)
+    assert (targets(single), single.notes) == ("So.<|im_end|>", ())
 
 
 def test_generation_blocks_say_what_is_the_assistants() -> None:
@@ -263,8 +291,12 @@ def test_generation_blocks_must_hold_the_end_and_stay_whole() -> None:
     last_only = loop.format(
         "{% generation %}{{ m.content }}{% if loop.last %}<|im_end|>{% endif %}{% endgeneration %}"
     )
+    assert [note.text for note in chat_tokens(ByteTokenizer(last_only), [ANSWER, ANSWER]).notes] == [
+        "have answers before the last that no stop token ends"
+    ]
+    never = loop.format("{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>")
     with pytest.raises(ValueError, match="ends an answer with none of the stop tokens"):
-        chat_tokens(ByteTokenizer(last_only), [ANSWER, ANSWER])
+        chat_tokens(ByteTokenizer(never), [ANSWER, ANSWER])
     nested = loop.format(
         "{% generation %}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>{% endgeneration %}"
     )
@@ -309,7 +341,7 @@ def test_a_template_is_tried_before_a_run_relies_on_it(caplog: pytest.LogCapture
         "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>{% endfor %}": (
             "ends an answer with none of the stop tokens"
         ),
-        "{% for m in messages %}{{ m.content }}{{ '<|im_end|>' if m.role == 'user' or loop.last }}{% endfor %}": (
+        "{% for m in messages %}{{ m.content }}{{ '<|im_end|>' if m.role == 'user' }}{% endfor %}": (
             "ends an answer with none of the stop tokens"
         ),
         "{{ raise_exception('tools only') }}": "refused messages of the roles user, .*: tools only",

@@ -185,7 +185,7 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
             "row 1: no column 'input', only a similar one",
         ),
         ([ROWS[0], {**ROWS[0], "output": 5}], "row 2: 'output': expected text, got 5"),
-        ([{**ROWS[0], "output": None}], "row 1: 'output': expected text, got None"),
+        ([{**ROWS[0], "output": None}], "row 1: 'output': expected text, got null"),
         (
             [{"instruction": " ", "input": "", "output": "a"}],
             "row 1: 'instruction' and 'input' are both empty",

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from torchtune.data._conversation import Conversation
 from torchtune.data._coverage import Coverage
@@ -61,7 +61,7 @@ def chat_prompt(
     renderer = _Renderer.of(tokenizer, messages, tools)
     rendering = renderer.rendering(renderer.prompt(len(messages)))
     for note in renderer.notes(rendering):
-        _logger.warning("a prompt %s: %s", note.text.replace("have", "has", 1), note.example)
+        _logger.warning("prompts %s; the first: %s", note.text, note.example)
     return rendering.encode()
 
 
@@ -94,29 +94,65 @@ def chat_tokens(
     renderer = _Renderer.of(tokenizer, messages, tools)
     rendered, starts = renderer.answered()
     rendering = renderer.rendering(rendered)
+    if turns == "last":
+        starts = starts[-1:]
     if rendered.answers:
-        blocks = [
-            (turn, block)
-            for turn, block in renderer.blocks(rendered)
-            if turns == "all" or turn == starts[-1][0]
-        ]
+        asked = {turn for turn, _ in starts}
+        blocks = [(turn, block) for turn, block in renderer.layout.blocks(rendered.answers) if turn in asked]
         tokens, borders = rendering.encode_at([border for _, block in blocks for border in block])
         answers = list(zip(borders[::2], borders[1::2], strict=True))
-        asked = [turn for turn, _ in blocks]
-        for i, (start, end) in enumerate(answers):
-            ends_turn = i + 1 == len(answers) or asked[i + 1] != asked[i]
-            if ends_turn and not tokenizer.stop_ids & set(tokens[start:end]):
-                raise ValueError(_no_end(tokenizer, tokens[start : end + 2]))
+        chat = ChatTokens(tokens, answers, [turn for turn, _ in blocks])
     else:
-        wanted = starts if turns == "all" else starts[-1:]
-        tokens, borders = rendering.encode_at([start for _, start in wanted])
-        asked = [turn for turn, _ in wanted]
-        ends = [*borders[1:], len(tokens)][: len(borders)]
-        answers = [
-            (start, _end_of_turn(tokenizer, tokens, start, end))
-            for start, end in zip(borders, ends, strict=True)
-        ]
-    return ChatTokens(tokens, answers, asked, renderer.notes(rendering))
+        chat = _up_to_stop_tokens(rendering, renderer.layout, starts)
+    notes = [*renderer.notes(rendering), *_unended(tokenizer, chat, len(messages) - 1)]
+    return evolve(chat, notes=tuple(notes))
+
+
+def _up_to_stop_tokens(
+    rendering: Rendering, layout: "_Layout", starts: Sequence[tuple[int, int]]
+) -> ChatTokens:
+    """Find where each answer ends: after its first stop id, or else with its words.
+
+    Args:
+        rendering: The conversation.
+        layout: Where its messages are.
+        starts: Of each answer the number of its message, and where it begins (characters).
+    """
+    limits = [layout.next_start(turn) for turn, _ in starts]
+    tokens, begins = rendering.encode_at([start for _, start in starts])
+    ends = rendering.ends(tokens, begins, limits)
+    if None in ends:
+        tokens, both = rendering.encode_at(
+            [at for turn, start in starts for at in (start, layout.end_of(turn))]
+        )
+        begins, words_end = both[::2], both[1::2]
+        stops = rendering.ends(tokens, begins, limits)
+        ends = [stop or end for stop, end in zip(stops, words_end, strict=True)]
+    answers = [(begin, end) for begin, end in zip(begins, ends, strict=True) if end is not None]
+    return ChatTokens(tokens, answers, [turn for turn, _ in starts])
+
+
+def _unended(tokenizer: Tokenizer, chat: ChatTokens, last: int) -> list[Note]:
+    """Tell which answers end with no stop id.
+
+    Args:
+        tokenizer: Knows the stop ids.
+        chat: The answers.
+        last: The number of the conversation's last message.
+
+    Raises:
+        ValueError: no answer ends with one, or the conversation's last message does not.
+    """
+    spans = dict(zip(chat.turns, chat.answers, strict=True))  # the last of several blocks
+    unended = [
+        turn for turn, (start, end) in spans.items() if not tokenizer.stop_ids & set(chat.tokens[start:end])
+    ]
+    if not unended:
+        return []
+    if len(unended) == len(spans) or unended[-1] == last:
+        start, end = spans[unended[-1]]
+        raise ValueError(_no_end(tokenizer, chat.tokens[start : end + 2]))
+    return [Note("have answers before the last that no stop token ends", f"messages.{unended[0]}")]
 
 
 def chat_example(
@@ -198,8 +234,11 @@ class _Renderer:
     tokenizer: Tokenizer
     template: ChatTemplate
     conversation: Conversation
-    _openings: dict[str | None, str] = field(factory=dict)
+    layout: "_Layout" = field(init=False)
+    """Where the messages are in what `answered` wrote."""
+    _openings: dict[str, str] = field(factory=dict)
     """What a prompt has after its last message, by the role of that message."""
+    _notes: list[Note] = field(factory=list)
 
     @classmethod
     def of(
@@ -226,7 +265,7 @@ class _Renderer:
         Raises:
             ValueError: something that the assistant does is not in it.
         """
-        return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes())
+        return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes, *self._notes)
 
     def answered(self) -> tuple[Rendered, list[tuple[int, int]]]:
         """Write all messages out.
@@ -238,20 +277,15 @@ class _Renderer:
         messages = conversation.messages
         rendered = self.template.render_traced(messages, False, conversation.tools)  # noqa: FBT003
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if rendered.answers:
-            return rendered, [(turn, 0) for turn in turns]
         starts: list[tuple[int, int]] = []
         last = len(messages) - 1
-        if turns and turns[-1] == last > 0:
+        if turns and turns[-1] == last > 0 and not rendered.answers:
             rendered, start = self._joined_to_prompt(rendered, last)
             starts = [(turns.pop(), start)]
-        layout = _Layout(self.conversation, rendered)
-        return rendered, [*((turn, self._start(turn, layout)) for turn in turns), *starts]
-
-    def blocks(self, rendered: Rendered) -> list[tuple[int, Span]]:
-        """Return the template's `{% generation %}` blocks, each with the number of its message."""
-        layout = _Layout(self.conversation, rendered)
-        return [(layout.turn_at(*block), block) for block in rendered.answers]
+        self.layout = _Layout(conversation, rendered)
+        if rendered.answers:
+            return rendered, [(turn, 0) for turn in turns]
+        return rendered, [*((turn, self._start(turn, self.layout)) for turn in turns), *starts]
 
     def _joined_to_prompt(self, whole: Rendered, last: int) -> tuple[Rendered, int]:
         """Write the last answer after its own prompt, which a template may write otherwise once it is answered."""
@@ -263,12 +297,25 @@ class _Renderer:
         if whole.text.startswith(prompt.text):
             return whole, end
         layout = _Layout(self.conversation, whole)
-        begin = layout.starts.get(last)
-        if begin is None or whole.text[layout.end_of(last - 1) : begin] != opening:
-            raise ValueError(_rewritten(prompt.text, whole.text))
+        begin, asked = layout.starts.get(last), layout.end_of(last - 1)
+        between = whole.text[asked:begin]
+        if begin is None or not opening.startswith(between):
+            raise ValueError(_rewritten(opening, whole.text[asked : asked + len(opening)]))
+        if between != opening:  # an opened thought, which this answer does without
+            end -= len(opening) - len(between)
+            self._notes.append(
+                Note(
+                    f"have an answer that does not begin with {opening[len(between) :]!r}, as the chat template begins"
+                    " every answer that is generated",
+                    shortened(whole.text[begin:]),
+                )
+            )
         shift = end - begin
-        moved = tuple((s + shift, e + shift, *rest) for s, e, *rest in whole.origins if s >= begin)
-        return Rendered(prompt.text + whole.text[begin:], (*prompt.origins, *moved)), end  # type: ignore[arg-type]
+        kept = [origin for origin in prompt.origins if origin[1] <= end]
+        moved = [
+            (s + shift, e + shift, source, offset) for s, e, source, offset in whole.origins if s >= begin
+        ]
+        return Rendered(prompt.text[:end] + whole.text[begin:], (*kept, *moved)), end
 
     def _start(self, turn: int, layout: "_Layout") -> int:
         """Find where an answer within a conversation begins."""
@@ -307,12 +354,14 @@ class _Layout:
         self._ends: dict[int, int] = {}
         self.starts: dict[int, int] = {}
         """Where each message's own words begin, after its role."""
+        self._firsts: dict[int, int] = {}
         self._at: list[tuple[int, int, int]] = []
         for start, end, i, _ in rendered.origins:
             source = conversation.sources[i]
             number = source.message
             self._ends[number] = max(end, self._ends.get(number, 0))
             self._at.append((start, end, number))
+            self._firsts[number] = min(start, self._firsts.get(number, start))
             if source.part != "role":
                 self.starts[number] = min(start, self.starts.get(number, start))
 
@@ -322,11 +371,22 @@ class _Layout:
             number -= 1
         return self._ends.get(number, 0)
 
+    def next_start(self, number: int) -> int:
+        """Return where the message after one begins, its role included; the text's end where none does."""
+        later = number + 1
+        while later < len(self._conversation.messages) and later not in self._firsts:
+            later += 1
+        return self._firsts.get(later, len(self.text))
+
+    def blocks(self, answers: Sequence[Span]) -> list[tuple[int, Span]]:
+        """Return the template's `{% generation %}` blocks, each with the number of its message."""
+        return [(self._turn_at(*block), block) for block in answers]
+
     def role_of(self, number: int) -> str:
         """Return who speaks in a message."""
         return str(self._conversation.messages[number]["role"])
 
-    def turn_at(self, start: int, end: int) -> int:
+    def _turn_at(self, start: int, end: int) -> int:
         """Return which of the assistant's messages a block belongs to."""
         messages = self._conversation.messages
         for s, e, number in self._at:
@@ -350,17 +410,9 @@ def _left_out(messages: Sequence[Message]) -> list[Note]:
 def _rewritten(prompt: str, text: str) -> str:
     return (
         "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
-        " its answer; put {% generation %} and {% endgeneration %} around the answers in the template, or train on"
-        f" other turns; before the answer it wrote {prompt!r}, with it {text!r}"
+        " its answer; put {% generation %} and {% endgeneration %} around the answers in the template; before an"
+        f" answer it writes {prompt!r}, and with it {text!r}"
     )
-
-
-def _end_of_turn(tokenizer: Tokenizer, tokens: list[int], start: int, end: int) -> int:
-    """Find where an answer is over: after its first stop id."""
-    for i in range(start, end):
-        if tokens[i] in tokenizer.stop_ids:
-            return i + 1
-    raise ValueError(_no_end(tokenizer, tokens[start:end]))
 
 
 def _no_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:

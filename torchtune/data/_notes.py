@@ -63,10 +63,21 @@ class Tally:
         self.rows, self.first = dict(state["rows"]), dict(state["first"])
 
 
+def _agreeing(text: str, n: int) -> str:
+    """Put a text that is said of rows in the singular where it is said of one."""
+    if n != 1:
+        return text
+    verb, _, rest = text.partition(" ")
+    singular = {"have": "has", "are": "is", "contain": "contains"}.get(verb, verb)
+    return f"{singular} {rest}".replace(" and are left out", " and is left out")
+
+
 SHOWN = 80
 """Characters of an example at most."""
 
 
-def shortened(text: str) -> str:
-    """Quote the beginning of a text on one line."""
-    return repr(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...")
+def shortened(text: str, at: int = 0) -> str:
+    """Quote a text on one line, or so much of it around a character as is enough to find it."""
+    start = 0 if at < SHOWN // 2 else at - SHOWN // 4
+    end = start + SHOWN
+    return repr(f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}")

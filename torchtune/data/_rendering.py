@@ -31,41 +31,40 @@ class Rendering:
     """Where special tokens are spelt out that are none."""
     special: tuple[Span, ...]
     """Where special tokens are."""
-    media: str
-    """A mark that stands for an image or a sound, if there is one."""
+    _notes: tuple[Note, ...]
     _encoded: dict[str, list[int]] = field(factory=dict, eq=False)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, conversation: Conversation, rendered: Rendered) -> "Rendering":
         """Find the special tokens in a text."""
-        text = rendered.text
-        written = sorted(
-            (start, end)
-            for start, end, i, _ in rendered.origins
-            if start < end and conversation.sources[i].part != "role"
-        )
-        starts, allowed = [start for start, _ in written], tokenizer.content_tokens
+        written = _Written(conversation, rendered)
         plain, special = list[Span](), list[Span]()
-        for match in special_matches(tokenizer)(text):
-            i = bisect.bisect_left(starts, match.end()) - 1
-            is_written = i >= 0 and written[i][1] > match.start() and match[0] not in allowed
-            (plain if is_written else special).append(match.span())
-        media = next((m[0] for m in MEDIA.finditer(text) if _within(m.span(), written, starts)), "")
-        return cls(tokenizer, text, rendered.origins, tuple(plain), tuple(special), media)
+        notes: dict[str, Note] = {}
+        for match in special_matches(tokenizer)(rendered.text):
+            example = written.example(match)
+            if not example or match[0] in tokenizer.content_tokens:
+                special.append(match.span())
+                continue
+            plain.append(match.span())
+            text = (
+                f"contain the special token {match[0]!r} as text, which is encoded as plain text"
+                " (tokenizer.special_tokens_in_content can allow it)"
+            )
+            notes.setdefault(text, Note(text, example))
+        for match in MEDIA.finditer(rendered.text):
+            if example := written.example(match):
+                text = (
+                    f"contain {match[0]!r}, which stands for an image or a sound and is learnt as plain text"
+                )
+                notes.setdefault(text, Note(text, example))
+        return cls(
+            tokenizer, rendered.text, rendered.origins, tuple(plain), tuple(special), tuple(notes.values())
+        )
 
-    def notes(self) -> Iterator[Note]:
-        """Yield what is encoded in a way that its author may not have meant."""
-        for token, (start, end) in {self.text[slice(*span)]: span for span in reversed(self.plain)}.items():
-            around = self.text[max(0, start - 20) : end + 20]
-            yield Note(
-                f"contain the special token {token!r} as text, which is encoded as plain text"
-                " (tokenizer.special_tokens_in_content can allow it)",
-                shortened(around),
-            )
-        if self.media:
-            yield Note(
-                f"contain {self.media!r}, which stands for an image or a sound and is learnt as plain text"
-            )
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is encoded in a way that its author may not have meant."""
+        return self._notes
 
     def encode(self) -> list[int]:
         """Encode it."""
@@ -97,6 +96,26 @@ class Rendering:
             found += [len(result) + count for count in counts]
             result += own
         return result, found
+
+    def ends(self, tokens: Sequence[int], starts: Sequence[int], limits: Sequence[int]) -> list[int | None]:
+        """Find where answers are over: after the first stop id of each; None where it has none.
+
+        Args:
+            tokens: What `encode_at` returned.
+            starts: Where the answers begin (tokens).
+            limits: Where the message after each begins (characters); a stop id after that is none of the answer's.
+        """
+        known = set(self.tokenizer.special_tokens.values())
+        special = [i for i, token in enumerate(tokens) if token in known]
+        is_aligned = len(special) == len(self.special)
+        character = (
+            {i: start for i, (start, _) in zip(special, self.special, strict=False)} if is_aligned else {}
+        )
+        found: list[int | None] = []
+        for start, until, limit in zip(starts, [*starts, len(tokens)][1:], limits, strict=True):
+            stop = next((i for i in range(start, until) if tokens[i] in self.tokenizer.stop_ids), None)
+            found.append(None if stop is None or character.get(stop, -1) >= limit else stop + 1)
+        return found
 
     def _stretches(self, tokens: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
         """Yield parts that are encoded independently of each other, each beginning with a special token.
@@ -149,9 +168,26 @@ class Rendering:
         return self._encoded[text]
 
 
-def _within(span: Span, written: Sequence[Span], starts: Sequence[int]) -> bool:
-    i = bisect.bisect_left(starts, span[1]) - 1
-    return i >= 0 and written[i][1] > span[0]
+class _Written:
+    """The pieces of a text that come from messages and tools."""
+
+    def __init__(self, conversation: Conversation, rendered: Rendered) -> None:
+        self._conversation = conversation
+        self._pieces = sorted(
+            (start, end, i, offset)
+            for start, end, i, offset in rendered.origins
+            if start < end and conversation.sources[i].part != "role"
+        )
+        self._starts = [start for start, *_ in self._pieces]
+
+    def example(self, match: re.Match[str]) -> str:
+        """Return where in the conversation a match is, and the words around it; nothing if the template wrote it."""
+        at = bisect.bisect_left(self._starts, match.end()) - 1
+        if at < 0 or self._pieces[at][1] <= match.start():
+            return ""
+        start, _, i, offset = self._pieces[at]
+        source = self._conversation.sources[i]
+        return f"{source.path}: {shortened(source.text, max(0, match.start() - start + offset))}"
 
 
 def special_matches(tokenizer: Tokenizer) -> Callable[[str], list[re.Match[str]]]:

@@ -23,6 +23,18 @@ def parse_line(text: str) -> Any:
         raise JsonError(f"not valid JSON at column {error.colno}: {error.msg}{_hint(error)}") from error
 
 
+def parse_text(text: str) -> Any:
+    """Read the JSON text that a column holds.
+
+    Raises:
+        JsonError: The text is not one value; the message has the column and what is wrong.
+    """
+    try:
+        return _parse(text, _STRICT.decode)
+    except json.JSONDecodeError as error:
+        raise JsonError(f"{error.msg} at character {error.pos + 1}") from error
+
+
 def parse_first(text: str) -> Any:
     """Read the JSON text that a string begins with, which is known to be valid.
 

@@ -1,12 +1,12 @@
 """Conversations as files hold them: OpenAI's messages, ShareGPT's turns, and what people made of both."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from torchtune.data import Message, Note
+from torchtune.datasets._json_values import JsonError, parse_text
 
 _ROLES = {
     "human": "user",
@@ -103,7 +103,10 @@ def read_message(turn: Any, what: str) -> Message:
             f" {', '.join(map(repr, turn)) or 'none'}"
         )
     if role not in KNOWN:
-        raise ValueError(f"{what!r}: the role is {said!r}, expected one of {', '.join((*KNOWN, *_ROLES))}")
+        raise ValueError(
+            f"{what!r}: the role is {'null' if said is None else repr(said)}, expected one of"
+            f" {', '.join((*KNOWN, *_ROLES))}"
+        )
     if said in _CALLS:
         return _calling(turn[content_key], own, what)
     content, thought = _content(turn.get(content_key), what, is_optional=acts)
@@ -171,9 +174,12 @@ def _call(call: dict[str, Any], what: str) -> dict[str, Any]:
         inner = {key: value for key, value in inner.items() if value is not None}
     if "arguments" not in inner and "parameters" in inner:
         inner["arguments"] = inner.pop("parameters")
-    if isinstance(inner.get("arguments"), str):
-        text = inner["arguments"].strip() or "{}"
-        inner["arguments"] = _json(text, what, "expected arguments as JSON, got text that is not")
+    arguments = inner.get("arguments")
+    if isinstance(arguments, str) and arguments.strip():
+        arguments = _json(arguments, what, "expected arguments as JSON, got text that is not")
+    inner["arguments"] = arguments = arguments or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{what!r}: expected arguments to be an object, got {_kind(arguments)}")  # noqa: TRY004 - the user's data is wrong, not a call.
     outer = {key: value for key, value in call.items() if value is not None and key != "function"}
     return {"type": "function", **outer, "function": inner}
 
@@ -223,6 +229,8 @@ def read_tools(value: Any, what: str) -> list[dict[str, Any]] | None:
         return None
     if isinstance(value, str):
         value = _json(value, what, "expected a list of tools, got text that is no JSON")
+        if value is None:
+            return None
     if isinstance(value, list):
         value = [
             _json(tool, what, "expected a tool's JSON schema, got text that is no JSON")
@@ -257,8 +265,8 @@ def _content(value: Any, what: str, *, is_optional: bool) -> tuple[str, str]:
 
 def _json(text: str, what: str, otherwise: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return parse_text(text)
+    except JsonError as error:
         raise ValueError(f"{what!r}: {otherwise}: {error}") from error
 
 

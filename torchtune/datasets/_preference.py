@@ -82,6 +82,9 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
             shared = _shared(chosen, rejected)
             prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
             if not prompt:
+                empty = [name for name in places if name in row]
+                if empty:
+                    raise ValueError(f"{empty[0]!r}: expected text or turns, got null")
                 raise ValueError(
                     f"no column {places[0]!r}, and what is chosen and rejected do not begin alike; {found(row)}"
                 )

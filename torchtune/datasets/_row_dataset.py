@@ -326,29 +326,29 @@ def report(left_out: dict[str, list[str]], n_rows: int) -> None:
         n_rows: How many rows were looked at.
     """
     for reason, places in left_out.items():
-        _logger.warning(
-            "%d of %d rows %s and are left out; the first: %s", len(places), n_rows, reason, places[0]
-        )
+        tally = Tally({f"{reason} and are left out": len(places)}, {f"{reason} and are left out": places[0]})
+        _logger.warning("%s", *tally.lines(n_rows))
 
 
-def column(row: Row, name: str, what: str) -> str:
+def column(row: Row, name: str, what: str, setting: str = "columns") -> str:
     """Read a column that must hold text.
 
     Args:
         row: Columns by name.
         name: The column's name there.
         what: What it is called in messages; the same as `name` where nobody renamed it.
+        setting: The setting that names columns.
 
     Raises:
         ValueError: it is missing or holds something else; the message has the columns found.
     """
-    value = required(row, name, what)
+    value = required(row, name, what, setting)
     if not isinstance(value, str):
-        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
     return value
 
 
-def required(row: Row, name: str, what: str) -> object:
+def required(row: Row, name: str, what: str, setting: str = "columns") -> object:
     """Read a column, whatever it holds.
 
     Raises:
@@ -356,7 +356,8 @@ def required(row: Row, name: str, what: str) -> object:
     """
     if name not in row:
         of = "" if name == what else f", which is to be the {what}"
-        raise ValueError(f"no column {name!r}{of}; {found(row)}")
+        example = f"{{{what}: NAME}}" if setting == "columns" else "NAME"
+        raise ValueError(f"no column {name!r}{of}; {found(row)}; dataset.{setting}={example} names another")
     value: object = row[name]
     return value
 

@@ -57,7 +57,7 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         super().__init__(table, max_seq_len, cut_at, on_error, ignore_columns)
 
     def _parse(self, row: Row) -> str | Nothing:
-        text = text_of(row, self._column, "text")
+        text = text_of(row, self._column, "text", "column")
         return text if text.strip() else Nothing("are empty")
 
     def _encode(self, parsed: str, /) -> list[Example] | Nothing:
