@@ -65,8 +65,8 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
         ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "this one is a row with text, b"),
         (
             "a.json",
-            '[{"prompt": "a", "messages": []}]',
-            "row 1: .* this one is a row with a conversation and a prompt",
+            '[{"prompt": "a", "instruction": "b"}]',
+            "row 1: .* this one is a row with an instruction and a",
         ),
         ("a.json", "[[]]", "row 1: expected an object with named columns, or a string, got list"),
         ("a.json", "[{}]", "this one is a row with nothing"),

@@ -9,6 +9,7 @@ from torchtune.data._order import Order
 from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
 from torchtune.data._report import Piece, Report, pieces, report
+from torchtune.data._special_text import text_notes
 from torchtune.data._subset import Subset, split_off
 from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
@@ -50,5 +51,6 @@ __all__ = [
     "shortened",
     "split_off",
     "spread",
+    "text_notes",
     "unused_mark",
 ]

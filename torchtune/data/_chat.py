@@ -5,6 +5,7 @@ What people write never turns into special tokens, unless the tokenizer is told 
 another.
 """
 
+import bisect
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from torchtune.data._conversation import Conversation
 from torchtune.data._coverage import Coverage
 from torchtune.data._example import IGNORE_INDEX, Example
 from torchtune.data._notes import Note, shortened
-from torchtune.data._rendering import Rendering, special_matches
+from torchtune.data._rendering import Rendering
+from torchtune.data._special_text import special_matches
 from torchtune.data._template import ChatTemplate, Message, Rendered, Span
 from torchtune.data._tokenizer import Tokenizer
 
@@ -360,10 +362,12 @@ class _Layout:
             source = conversation.sources[i]
             number = source.message
             self._ends[number] = max(end, self._ends.get(number, 0))
-            self._at.append((start, end, number))
+            if number >= 0 and conversation.messages[number]["role"] == "assistant":
+                self._at.append((start, end, number))
             self._firsts[number] = min(start, self._firsts.get(number, start))
             if source.part != "role":
                 self.starts[number] = min(start, self.starts.get(number, start))
+        self._at.sort()
 
     def end_of(self, number: int) -> int:
         """Return where a message's words end, or those of the nearest one before it that has some."""
@@ -387,12 +391,11 @@ class _Layout:
         return str(self._conversation.messages[number]["role"])
 
     def _turn_at(self, start: int, end: int) -> int:
-        """Return which of the assistant's messages a block belongs to."""
-        messages = self._conversation.messages
-        for s, e, number in self._at:
-            if number >= 0 and start <= s and e <= end and messages[number]["role"] == "assistant":
-                return number
-        return next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "assistant"), 0)
+        """Return whose a block is: the assistant's message of which it has words, or else the one before it."""
+        i = bisect.bisect_left(self._at, (start, start, -1))
+        if i < len(self._at) and self._at[i][1] <= end:
+            return self._at[i][2]
+        return self._at[max(0, i - 1)][2]
 
 
 def _left_out(messages: Sequence[Message]) -> list[Note]:

@@ -6,6 +6,7 @@ from typing import Literal
 from attrs import evolve, field, frozen
 
 from torchtune.data._notes import Note
+from torchtune.data._special_text import text_notes
 from torchtune.data._tokenizer import Tokenizer
 
 IGNORE_INDEX = -100
@@ -102,4 +103,5 @@ def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_in
     if tokens[: len(given)] != given:
         # The border was merged into one token. Generation starts from `given`, so training does too.
         tokens = given + tokenizer.encode(answer, add_bos=False)
-    return masked_example(tokens, len(given), train_on_input=train_on_input)
+    example = masked_example(tokens, len(given), train_on_input=train_on_input)
+    return example.with_notes(notes) if (notes := [*text_notes(tokenizer, prompt + answer)]) else example

@@ -2,19 +2,16 @@
 
 import bisect
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 
 from attrs import field, frozen
 
 from torchtune.data._conversation import Conversation
 from torchtune.data._notes import Note, shortened
+from torchtune.data._special_text import MEDIA, special_matches, special_note
 from torchtune.data._template import Rendered, Span
 from torchtune.data._tokenizer import Tokenizer
 from torchtune.data._traced import Origin
-
-MEDIA = re.compile(r"<\|?(?:image|video|audio)(?:_pad|_placeholder)?\|?>|\[IMG\]|<img>")
-"""What datasets write where an image, a video or a sound belongs."""
 
 
 @frozen
@@ -46,11 +43,7 @@ class Rendering:
                 special.append(match.span())
                 continue
             plain.append(match.span())
-            text = (
-                f"contain the special token {match[0]!r} as text, which is encoded as plain text"
-                " (tokenizer.special_tokens_in_content can allow it)"
-            )
-            notes.setdefault(text, Note(text, example))
+            notes.setdefault(match[0], special_note(match[0], example))
         for match in MEDIA.finditer(rendered.text):
             if example := written.example(match):
                 text = (
@@ -136,13 +129,20 @@ class Rendering:
         self, tokens: list[int], start: int, end: int, borders: Sequence[int]
     ) -> tuple[list[int], list[int]]:
         """Find the borders in one such part, and cut the tokens that they lie within."""
-        cut, kept, found = start, 0, list[int]()
+        cut, kept = start, 0
+        at, count, found = start, 0, list[int]()
         for border in borders:
-            before = [*tokens[:kept], *self._rest(start, cut, border)]
-            if tokens[: len(before)] != before:
-                cut, kept = border, len(before)
-                tokens = [*before, *self._rest(start, cut, end)]
-            found.append(len(before))
+            own = self._rest(start, at, border)
+            if tokens[count : count + len(own)] == own:  # from one border to the next
+                count += len(own)
+            else:
+                before = [*tokens[:kept], *self._rest(start, cut, border)]
+                count = len(before)
+                if tokens[:count] != before:
+                    cut, kept = border, count
+                    tokens = [*before, *self._rest(start, cut, end)]
+            at = border
+            found.append(count)
         return tokens, found
 
     def _rest(self, first: int, start: int, end: int) -> list[int]:
@@ -188,17 +188,3 @@ class _Written:
         start, _, i, offset = self._pieces[at]
         source = self._conversation.sources[i]
         return f"{source.path}: {shortened(source.text, max(0, match.start() - start + offset))}"
-
-
-def special_matches(tokenizer: Tokenizer) -> Callable[[str], list[re.Match[str]]]:
-    """Return a function that finds the special tokens spelt out in a text, the longest at each place."""
-    return _pattern(tuple(tokenizer.special_tokens))
-
-
-@lru_cache(maxsize=64)
-def _pattern(tokens: tuple[str, ...]) -> Callable[[str], list[re.Match[str]]]:
-    if not tokens:
-        return lambda _: []
-    longest_first = sorted(tokens, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)))
-    return lambda text: list(pattern.finditer(text))

@@ -6,7 +6,7 @@ from attrs import frozen
 
 from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
 from torchtune.datasets._hub import LoadOptions
-from torchtune.datasets._messages import Turns, read_message, read_tools, read_turns
+from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate, found, required
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
@@ -95,7 +95,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         return Conversation(messages, tools, learnt, turns.notes)
 
     def _encode(self, parsed: Conversation, /) -> Example | Nothing:
-        everything = self._train_on == "everything"
+        everything = self._train_on == "everything"  # empty answers and those of no weight too
         example = chat_example(
             self._tokenizer,
             parsed.messages,
@@ -103,7 +103,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
             train_on_input=everything,
             learnt=None if everything else parsed.learnt,
         )
-        return self._fitted(example.with_notes(parsed.notes))
+        return self._fitted(example if everything else example.with_notes(parsed.notes))
 
 
 def read_conversation(row: Row, column: str | None = None) -> Turns:
@@ -144,7 +144,7 @@ def turns_of(value: object, name: str, role: str) -> Turns:
     Raises:
         ValueError: it is none of these.
     """
-    if isinstance(value, str) and not value.lstrip().startswith("[{"):
+    if isinstance(value, str) and not is_json_turns(value):
         value = [{"role": role, "content": value}]
     return read_turns([value] if isinstance(value, dict) else value, name)
 

@@ -16,6 +16,7 @@ from torchtune.data import (
     shortened,
 )
 from torchtune.datasets._hub import LoadOptions
+from torchtune.datasets._messages import EMPTY_ANSWERS
 from torchtune.datasets._row_dataset import (
     Nothing,
     OnError,
@@ -135,7 +136,11 @@ class InstructDataset(RowDataset[Task, Example]):
     def _example(self, parsed: Task) -> Example:
         tokenizer, learn_all = self._tokenizer, self._train_on_input
         if self._template == "chat":
-            return chat_example(tokenizer, parsed.messages(), train_on_input=learn_all)
+            learnt = [bool(answer.strip()) for _, answer in parsed.history] + [True]
+            example = chat_example(
+                tokenizer, parsed.messages(), train_on_input=learn_all, learnt=None if learn_all else learnt
+            )
+            return example if all(learnt) or learn_all else example.with_notes([EMPTY_ANSWERS])
         if self._template == "alpaca":
             prompt = alpaca_prompt(parsed.instruction, parsed.input)
         else:

@@ -1,12 +1,14 @@
 """Conversations as files hold them: OpenAI's messages, ShareGPT's turns, and what people made of both."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from torchtune.data import Message, Note
 from torchtune.datasets._json_values import JsonError, parse_text
+from torchtune.datasets._tables import lone_surrogate
 
 _ROLES = {
     "human": "user",
@@ -29,6 +31,9 @@ KNOWN = ("system", "developer", "user", "assistant", "tool")
 
 _FLAGS = ("train", "training", "loss")
 """Fields that say whether a turn is learnt, by true or false: axolotl's and ms-swift's."""
+
+
+EMPTY_ANSWERS = Note("have empty answers, which are not learnt")
 
 
 @frozen
@@ -67,7 +72,7 @@ def read_turns(value: Any, what: str) -> Turns:
             wanted, acts = _is_learnt(turn, f"{what}.{i}"), does_something(message)
             learnt.append(wanted and acts)
             if wanted and not acts:
-                notes.append(Note("have empty answers, which are not learnt", f"{what}.{i}"))
+                notes.append(evolve(EMPTY_ANSWERS, example=f"{what}.{i}"))
         messages.append(message)
     return Turns(messages, learnt, tuple(notes))
 
@@ -80,6 +85,19 @@ def _list(value: Any, what: str) -> list[Any]:
     if not value:
         raise ValueError(f"{what!r}: the conversation is empty")
     return value
+
+
+def is_json_turns(text: str) -> bool:
+    """Tell whether a text is JSON of a list of turns, and not a text that speaks of JSON."""
+    if re.match(r"\s*\[\s*\{", text) is None:
+        return False
+    try:
+        turns = parse_text(text)
+    except JsonError:
+        return False
+    return bool(turns) and all(
+        isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in turns
+    )
 
 
 def read_message(turn: Any, what: str) -> Message:
@@ -265,9 +283,12 @@ def _content(value: Any, what: str, *, is_optional: bool) -> tuple[str, str]:
 
 def _json(text: str, what: str, otherwise: str) -> Any:
     try:
-        return parse_text(text)
+        value = parse_text(text)
     except JsonError as error:
         raise ValueError(f"{what!r}: {otherwise}: {error}") from error
+    if half := lone_surrogate(value):
+        raise ValueError(f"{what!r}: contains {half!a}, half of a surrogate pair, which is not a character")
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -72,10 +72,11 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
 
     def _parse(self, row: Row) -> Pair | Nothing:
         names = self._columns
-        chosen, rejected = (
-            turns_of(required(row, names[key], key), names[key], "assistant").messages
+        both = [
+            turns_of(required(row, names[key], key), names[key], "assistant")
             for key in ("chosen", "rejected")
-        )
+        ]
+        chosen, rejected = (turns.messages for turns in both)
         places = (*((names["prompt"],) if "prompt" in names else ()), *COLUMNS)
         place = next((name for name in places if row.get(name) is not None), None)
         if place is None:
@@ -98,6 +99,11 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
             return Nothing("have two answers that are the same")
         if not does_something(chosen[-1]) or not does_something(rejected[-1]):
             return Nothing("have an empty answer")
+        for answer, key in zip(both, ("chosen", "rejected"), strict=True):
+            if not answer.learnt[-1]:
+                raise ValueError(
+                    f"{names[key]!r}: its answer has a weight of 0 or is not to be trained on, and a pair needs both"
+                )
         return Pair(prompt, chosen, rejected, read_row_tools(row, "tools"))
 
     def _encode(self, parsed: Pair, /) -> Preference | Nothing:
@@ -109,6 +115,8 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
             if isinstance(fitted, Nothing):
                 return fitted
             both.append(fitted)
+        if both[0].tokens == both[1].tokens:
+            return Nothing("have two answers that the chat template writes alike")
         return Preference(*both)
 
     def _apart(self, encoded: Preference) -> list[Example]:

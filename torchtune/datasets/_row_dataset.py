@@ -59,10 +59,13 @@ class ReadRow(dict[str, Any]):
 
     def unread(self) -> tuple[str, ...]:
         """Return the columns that hold something and were not read."""
-        return tuple(name for name, value in super().items() if name not in self.read and value not in _EMPTY)
+        return tuple(
+            name for name, value in super().items() if name not in self.read and not _is_empty(value)
+        )
 
 
-_EMPTY: tuple[object, ...] = (None, "", [], {})
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, (str, list, dict, tuple)) and not value)
 
 
 class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
@@ -270,9 +273,8 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
                 continue
             unknown -= row.keys()
             unread.add(self._notes(row), partial(self.place, i))
-            if first is None:
-                first = i
-                self._check_kind(i, row)
+            self._check_kind(i, row)
+            first = i if first is None else first
         report(left_out, n)
         for line in unread.lines(n):
             _logger.warning("%s", line)

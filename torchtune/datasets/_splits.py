@@ -10,9 +10,9 @@ from torchtune.datasets._formats import is_saved
 from torchtune.datasets._tables import SlicedTable, Table
 
 _FAMILIES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "eval"),
-    "test": ("test", "testing"),
+    "train": ("train", "training", "trainset"),
+    "validation": ("validation", "valid", "val", "dev", "eval", "valset", "devset", "evalset"),
+    "test": ("test", "testing", "testset"),
 }
 _FAMILY_OF = {name: family for family, names in _FAMILIES.items() for name in names}
 
@@ -91,7 +91,7 @@ def family_of(name: str) -> str:
 
 def families_in(text: str) -> set[str]:
     """Return the splits whose names a text has as whole words, such as `test` in `my_test-2.jsonl`."""
-    return {_FAMILY_OF[word] for word in re.split(r"[^0-9a-z]+", text.lower()) if word in _FAMILY_OF}
+    return {_FAMILY_OF[word] for word in re.split(r"[^a-z]+", text.lower()) if word in _FAMILY_OF}
 
 
 def match_split(names: Collection[str], split: str, where: str) -> str | None:

@@ -149,7 +149,7 @@ def check_text(row: Row, table: Table, index: int) -> None:
         RowError: A column, or something nested in it, contains one.
     """
     for name, value in row.items():
-        half = _lone_surrogate(name) or _lone_surrogate(value)
+        half = lone_surrogate(name) or lone_surrogate(value)
         if half:
             raise RowError(
                 f"{table.place(index)}: column {name!r} contains {half!a}, half of a surrogate pair, which is not a"
@@ -157,8 +157,8 @@ def check_text(row: Row, table: Table, index: int) -> None:
             )
 
 
-def _lone_surrogate(value: Any) -> str | None:
-    """Return the first lone surrogate of a string, or of the strings in a list or an object."""
+def lone_surrogate(value: Any) -> str | None:
+    """Return the first half of a surrogate pair in a string, or of the strings in a list or an object."""
     if isinstance(value, str):
         if value.isascii():
             return None
@@ -171,7 +171,7 @@ def _lone_surrogate(value: Any) -> str | None:
         value = itertools.chain(value, value.values())
     elif not isinstance(value, (list, tuple)):
         return None
-    return next(filter(None, map(_lone_surrogate, value)), None)
+    return next(filter(None, map(lone_surrogate, value)), None)
 
 
 def without_filled_nulls(row: Row, features: Any = None) -> Row:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from torchtune.data import Example, Tokenizer
+from torchtune.data import Example, Tokenizer, text_notes
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
 from torchtune.datasets._row_dataset import column as text_of
@@ -68,8 +68,10 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         if self._split and n is not None and len(tokens) > n:
             # A piece begins with the token that the one before ends with, so that each but the first is predicted once.
             pieces = [tokens[i : i + n] for i in range(0, len(tokens) - 1, n - 1)]
-            return [Example(piece, list(piece)) for piece in pieces]
-        fitted = self._fitted(Example(tokens, list(tokens)))
+            first, *others = [Example(piece, list(piece)) for piece in pieces]
+            return [first.with_notes(text_notes(self._tokenizer, parsed)), *others]
+        whole = Example(tokens, list(tokens))
+        fitted = self._fitted(whole.with_notes(text_notes(self._tokenizer, parsed)))
         return fitted if isinstance(fitted, Nothing) else [fitted]
 
     def _apart(self, encoded: list[Example]) -> list[Example]:

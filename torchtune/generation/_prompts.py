@@ -80,6 +80,8 @@ def _of_row(row: dict[str, Any]) -> Prompt:
         "a text": row.get("text") is not None and set(row) == {"text"},
     }
     named = [shape for shape, is_there in shapes.items() if is_there]
+    if "a conversation" in named:  # it has the prompt in it
+        named = ["a conversation"]
     if len(named) != 1:
         raise ValueError(
             "a prompt is a text, or a row with one of `instruction`, `prompt` and `messages`; this one is"
@@ -97,13 +99,14 @@ def _of_row(row: dict[str, Any]) -> Prompt:
     else:
         turns = turns_of(row["prompt"], "prompt", "user").messages
         _something("prompt", turns[-1].get("content"))
-    if isinstance(row.get("prompt"), str) and len(turns) == 1 and row.get("input"):
-        return Prompt(turns, _something("input", row["input"]), row=row)
+    about = ""
+    if named == ["a prompt"] and isinstance(row["prompt"], str) and len(turns) == 1 and row.get("input"):
+        about = _something("input", row["input"])
     while turns and turns[-1]["role"] == "assistant":
         turns.pop()
     if not turns or turns[-1]["role"] in ("system", "developer"):
         raise ValueError("the conversation has no turn that is to be answered")
-    return Prompt(with_system(turns, row, None), tools=read_row_tools(row, "tools"), row=row)
+    return Prompt(with_system(turns, row, None), about, read_row_tools(row, "tools"), row)
 
 
 def _something(name: str, value: Any) -> str:
