@@ -73,7 +73,7 @@ def test_what_is_likely_to_be_wrong_is_said(tune: Tune, tiny: Tiny) -> None:
     assert "every token is a target: what is given, the prompts, is learnt too" in out
     assert "examples stand there twice or more" in out
     assert "do not end with a token that ends an answer" in out
-    assert "left out  1 have no answer; the first: " in out
+    assert "rows has no answer and is left out; the first: " in out
 
 
 class Reader(HTMLParser):

@@ -219,13 +219,11 @@ def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptu
     long = Example([2] * 20, [2] * 20)
     batches = Batches([late, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
     assert contents([next(batches)]) == [(2, 8)]
-    assert "1 of 2 rows have no target within 8 tokens and are left out; the first: row 1" in caplog.text
-    assert "1 of 2 rows are cut at 8 tokens; the first: row 2: 20 tokens" in caplog.text
+    assert "1 of 2 rows has no target within 8 tokens and is left out; the first: row 1" in caplog.text
+    assert "1 of 2 rows is cut at 8 tokens; the first: row 2: 20 tokens" in caplog.text
     alone = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
     assert next(alone).tokens.tolist() == [[2] * 5]
-    with pytest.raises(
-        ValueError, match="none of 1 rows gives anything to learn: 1 of 1 rows have no target"
-    ):
+    with pytest.raises(ValueError, match="none of 1 rows gives anything to learn: 1 of 1 rows has no target"):
         next(Batches([late], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
 
 
@@ -240,7 +238,7 @@ def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
     assert batches.batches_in(2) == 6
     assert numbers(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
-    assert "epoch 1: 1 of 3 rows are empty and are left out; the first: line 2" in caplog.text
+    assert "epoch 1: 1 of 3 rows is empty and is left out; the first: line 2" in caplog.text
 
 
 def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -270,7 +268,9 @@ def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
 def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() -> None:
     data: list[Encoded] = [Example([1] * 20, [IGNORE_INDEX] * 19 + [1]), LeftOut("are empty", "line 2")]
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0, longest=8)
-    message = "none of 2 rows gives anything to learn: .*1 of 2 rows have no target within 8 tokens and are left out"
+    message = (
+        "none of 2 rows gives anything to learn: .*1 of 2 rows has no target within 8 tokens and is left out"
+    )
     for look in (lambda: batches.batches_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match=message):
             look()

@@ -24,7 +24,7 @@ def test_rows_that_are_well_are_counted() -> None:
     assert (found.n_rows, found.n_read, found.lengths) == (4, 4, [5, 5, 5, 5])
     assert (found.n_tokens, found.n_targets, found.n_cut, found.n_doubled) == (20, 12, 0, 0)
     assert found.left_out == {"have no answer": ["line 3"]}
-    assert not found.warnings
+    assert found.warnings == ["1 of 4 rows has no answer and is left out; the first: line 3"]
     assert report(rows, Knowing(), [0], longest=3).n_cut == 1
 
 

@@ -123,7 +123,7 @@ def test_tools_and_their_calls_reach_the_template() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
             "only parts of text are supported",
         ),
-        ({"messages": OPENAI, "tools": "f"}, "'tools': expected a list of tools, got text that is no JSON"),
+        ({"messages": OPENAI, "tools": "f"}, "'tools': expected a list of tools, got text that is not JSON"),
         ({"messages": OPENAI, "tools": {"a": 1}}, "'tools': expected a list of tools, each a JSON schema"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_list_longer_than_what_is_read_at_a_time(
             '{"test": [{}], "train": [{}, {}]}',
             "its key 'train' holds a list of 2 objects, 'test' one of 1: if",
         ),
-        ('{"messages": [{"role": "user"}]}', "if the object itself is a row, put it in a list: [{...}]"),
+        ('{"messages": [{"role": "user"}]}', "it seems to be one row: put it in a list, [{...}]"),
         ('{"a": "x"}', "its keys are 'a'; if the object itself is a row, put it in a list: [{...}]"),
         ('{"a": ["x", "y"],\n "b": ["z", "w"]}', "its keys 'a', 'b' seem to be columns: save a list of rows"),
         ('{"a": {"0": "x", "1": "y"}}', "its keys 'a' seem to be columns"),

@@ -220,15 +220,15 @@ def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> Non
     good = Example([1, 2, 3], [-100, 2, 3])
     rows = Odd([LeftOut("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
     assert held_out_examples(rows, None, 9) == [good] * 3
-    assert "validation: 1 of 4 rows have no answer and are left out; the first: row 1" in caplog.text
+    assert "validation: 1 of 4 rows has no answer and is left out; the first: row 1" in caplog.text
     assert (
-        "validation: 1 of 4 rows have no target within 9 tokens and are left out; the first: row 3"
+        "validation: 1 of 4 rows has no target within 9 tokens and is left out; the first: row 3"
         in caplog.text
     )
     assert held_out_examples(rows, None, 1)[0].tokens == [1, 2]
     with pytest.raises(
         ValueError,
-        match="none of 1 held-out rows has a target; 1 of 1 rows have no answer and are left out; the first: row 1",
+        match="none of 1 held-out rows has a target; 1 of 1 rows has no answer and is left out; the first: row 1",
     ):
         held_out_examples(Odd(rows[:1]), None, 9)
 

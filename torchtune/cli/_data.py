@@ -165,8 +165,6 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     looked = "" if found.n_read == found.n_rows else f", of which {found.n_read:,} were looked at"
     yield "rows", f"{found.n_rows:,}{looked}"
     yield "examples", f"{n:,}" + (f", {found.n_doubled:,} of them twice" if found.n_doubled else "")
-    for reason, places in found.left_out.items():
-        yield "left out", f"{len(places):,} {reason}; the first: {places[0]}"
     yield "tokens", f"{found.n_tokens:,}"
     yield "targets", f"{found.n_targets:,} ({found.n_targets / found.n_tokens:.1%})"
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"

@@ -125,7 +125,7 @@ class Batches(Iterator[Batch]):
         # What happened to the rows of this epoch, how many there were and what they gave.
         self._tally, self._n_seen, self._n_given = Tally(), 0, 0
         self._told = set(reported_of(dataset))
-        self._said: list[str] = []
+        self._before: dict[str, int] = {}
         self._record, self._logs = record, logs and rank == 0
 
     @property
@@ -350,11 +350,10 @@ class Batches(Iterator[Batch]):
             raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(lines)}")
         if self._logs:
             epoch = self._window // self._windows.per_epoch + 1
-            for line in (
-                ["the same happened to the rows as in the epoch before"] if lines == self._said else lines
-            ):
+            is_same = bool(lines) and self._tally.rows == self._before
+            for line in ["the same happened to the rows as in the epoch before"] if is_same else lines:
                 _logger.warning("epoch %d: %s", epoch, line)
-        self._said = lines
+        self._before = self._tally.rows
         self._record_totals()
         self._tally, self._n_seen, self._n_given = Tally(), 0, 0
 

@@ -255,7 +255,9 @@ class _Renderer:
     def prompt(self, n: int) -> Rendered:
         """Write the first messages out, and the words that open an answer."""
         conversation = self.conversation
-        return self.template.render_traced(conversation.messages[:n], True, conversation.tools)  # noqa: FBT003
+        return self.template.render_traced(
+            conversation.messages[:n], add_generation_prompt=True, tools=conversation.tools
+        )
 
     def rendering(self, rendered: Rendered) -> Rendering:
         """Prepare a text for encoding."""
@@ -277,7 +279,9 @@ class _Renderer:
         """
         conversation = self.conversation
         messages = conversation.messages
-        rendered = self.template.render_traced(messages, False, conversation.tools)  # noqa: FBT003
+        rendered = self.template.render_traced(
+            messages, add_generation_prompt=False, tools=conversation.tools
+        )
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         starts: list[tuple[int, int]] = []
         last = len(messages) - 1
@@ -301,23 +305,34 @@ class _Renderer:
         layout = _Layout(self.conversation, whole)
         begin, asked = layout.starts.get(last), layout.end_of(last - 1)
         between = whole.text[asked:begin]
-        if begin is None or not opening.startswith(between):
+        if begin is None or not (opening.startswith(between) or self._opens_alike(prompt, last, between)):
             raise ValueError(_rewritten(opening, whole.text[asked : asked + len(opening)]))
-        if between != opening:  # an opened thought, which this answer does without
+        if between != opening and opening.startswith(
+            between
+        ):  # an opened thought, which this answer does without
             end -= len(opening) - len(between)
-            self._notes.append(
-                Note(
-                    f"have an answer that does not begin with {opening[len(between) :]!r}, as the chat template begins"
-                    " every answer that is generated",
-                    shortened(whole.text[begin:]),
-                )
-            )
+            self._note_opening(opening[len(between) :], whole.text[begin:])
         shift = end - begin
         kept = [origin for origin in prompt.origins if origin[1] <= end]
         moved = [
             (s + shift, e + shift, source, offset) for s, e, source, offset in whole.origins if s >= begin
         ]
         return Rendered(prompt.text[:end] + whole.text[begin:], (*kept, *moved)), end
+
+    def _opens_alike(self, prompt: Rendered, last: int, between: str) -> bool:
+        """Tell whether what precedes an answer ends with the words that open one, whatever is before these."""
+        closed = self.template.render_traced(
+            self.conversation.messages[:last], add_generation_prompt=False, tools=self.conversation.tools
+        )
+        opens = prompt.text[len(closed.text) :] if prompt.text.startswith(closed.text) else ""
+        return bool(opens) and between.endswith(opens)
+
+    def _note_opening(self, missing: str, answer: str) -> None:
+        text = (
+            f"have an answer that does not begin with {missing!r}, as the chat template begins every answer that is"
+            " generated"
+        )
+        self._notes.append(Note(text, shortened(answer)))
 
     def _start(self, turn: int, layout: "_Layout") -> int:
         """Find where an answer within a conversation begins."""
@@ -338,6 +353,7 @@ class _Renderer:
             return before + len(opening)
         # The words that open an answer may go on, as with an empty thought, where earlier answers have none.
         if begin is not None and opening.startswith(text[before:begin]):
+            self._note_opening(opening[begin - before :], text[begin:])
             return begin
         raise ValueError(_rewritten(opening, text[before : before + len(opening)]))
 

@@ -44,9 +44,10 @@ class Coverage:
         """Tell what is lost.
 
         Raises:
-            ValueError: something that the assistant does is lost, and the template writes nothing of its kind.
+            ValueError: something that the assistant does is lost, and the template writes nothing of its kind elsewhere
+                in the conversation, nor this if it were in the last turn.
         """
-        parts = list(self._parts())
+        parts = list(self.parts())
         kept: dict[str, set[int]] = defaultdict(set)
         for part in parts:
             if not part.lost:
@@ -57,7 +58,11 @@ class Coverage:
                 continue
             role = self._role(part.source)
             if role == "assistant" and _is_an_act(part.kind) and not kept[part.kind] - {part.source.message}:
-                raise ValueError(_lost_act(part, self._conversation.template))
+                if not self._is_written_of_a_last_turn(part):
+                    raise ValueError(_lost_act(part, self._conversation.template))
+                kept[part.kind].add(
+                    TOOLS
+                )  # the template knows it, and leaves it out of earlier turns by design
             what = _named(part, role)
             if _owner(part.source) in silent and role != "assistant":
                 what = f"{role} turns" if role else "tools"
@@ -65,6 +70,20 @@ class Coverage:
                 what, Note(f"have {what} {_LOST}", f"{part.source.path}: {shortened(part.lost)}")
             )
         return list(found.values())
+
+    def _is_written_of_a_last_turn(self, part: _Part) -> bool:
+        """Tell whether the template writes a part if its turn is the last, as a prompt's continuation."""
+        conversation, end = self._conversation, part.source.message + 1
+        if end == len(conversation.messages):
+            return False
+        try:
+            rendered = conversation.template.render_traced(
+                conversation.messages[:end], add_generation_prompt=False, tools=conversation.tools
+            )
+        except ValueError:
+            return False
+        others = Coverage(conversation, rendered.origins).parts()
+        return any(p.source is part.source and p.kind == part.kind and not p.lost for p in others)
 
     def _role(self, source: Source) -> str:
         return "" if source.message == TOOLS else str(self._conversation.messages[source.message]["role"])
@@ -74,7 +93,7 @@ class Coverage:
         sources = self._conversation.sources
         return {_owner(source) for source in sources} - {_owner(sources[i]) for i in self._written}
 
-    def _parts(self) -> Iterator[_Part]:
+    def parts(self) -> Iterator[_Part]:
         """Yield the parts that say something."""
         calls = {s.message for s in self._conversation.sources if s.part.startswith("tool_calls")}
         values = self._written_values()
@@ -148,7 +167,7 @@ def _named(part: _Part, role: str) -> str:
     if part.source.message == TOOLS:
         return f"'{part.source.part.partition('.')[2]}' of tools"
     if part.kind.startswith("reasoning"):
-        return f"{part.kind} of some {role} turns" if role == "assistant" else f"{part.kind} of {role} turns"
+        return f"{part.kind} of some {role} turns"
     field = part.kind.replace("[0]", "").replace("[1:]", "")
     return f"{field!r} of {role} turns"
 

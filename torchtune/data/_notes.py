@@ -47,7 +47,8 @@ class Tally:
     def lines(self, n_rows: int) -> list[str]:
         """Say it all, a line for each thing."""
         return [
-            f"{n:,} of {n_rows:,} rows {text}; the first: {self.first[text]}" for text, n in self.rows.items()
+            f"{n:,} of {n_rows:,} rows {_agreeing(text, n)}; the first: {self.first[text]}"
+            for text, n in self.rows.items()
         ]
 
     def summary(self) -> dict[str, dict[str, Any]]:

@@ -118,6 +118,8 @@ def report(
             suspect["all"] += example.n_targets == len(tokens) - 1
     if held_out is not None:
         _compare(found, held_out, texts, prompts)
+    if getattr(dataset, "is_plain_text", False):
+        suspect["end"] = suspect["all"] = 0
     found.warnings = _warnings(found, suspect)
     return found
 
@@ -149,7 +151,13 @@ def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
     n = len(found.lengths)
     if not n:
         return ["no row gives anything to learn"]
-    said = found.notes.lines(found.n_read)
+    said = [
+        *Tally(
+            {f"{reason} and are left out": len(places) for reason, places in found.left_out.items()},
+            {f"{reason} and are left out": places[0] for reason, places in found.left_out.items()},
+        ).lines(found.n_read),
+        *found.notes.lines(found.n_read),
+    ]
     if suspect["bos"]:
         said.append(f"{suspect['bos']} of {n} examples begin with BOS twice, which the model never saw")
     if suspect["end"]:

@@ -122,10 +122,11 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
     if row.get("prompt") is None or row.get("completion") is None:
         empty = [name for name in (*COLUMNS, "prompt", "completion") if name in row and row[name] is None]
         if empty:
-            raise ValueError(f"{empty[0]!r}: expected a list of turns, got null")
+            raise ValueError(f"{empty[0]!r}: expected text or a list of turns, got null")
         raise ValueError(
             f"no column {' or '.join(map(repr, COLUMNS[:2]))} with a list of turns, and no 'prompt' and"
             f" 'completion'; {found(row)}; dataset.column=NAME names another"
+            " column of turns, and torchtune.datasets.InstructDataset reads questions and answers in columns"
         )
     prompt = turns_of(row["prompt"], "prompt", "user")
     return Turns(prompt.messages, [False] * len(prompt.learnt)) + turns_of(

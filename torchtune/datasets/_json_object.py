@@ -2,6 +2,18 @@
 
 from typing import Any
 
+_OF_ROWS = {
+    "messages",
+    "conversations",
+    "conversation",
+    "instruction",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+}
+"""Columns that the datasets read."""
+
 
 def describe_object(value: dict[str, Any]) -> str:
     """Describe an object that stands where a list of rows is expected: which keys seem to hold rows, and what to do."""
@@ -10,12 +22,15 @@ def describe_object(value: dict[str, Any]) -> str:
 
 def _advice(value: dict[str, Any]) -> str:
     alone = "if the object itself is a row, put it in a list: [{...}]"
+    if _OF_ROWS & value.keys():
+        return "it seems to be one row: put it in a list, [{...}], or on one line of a .jsonl file"
     if lists := [key for key, item in value.items() if _is_rows(item)]:
         key = max(lists, key=lambda name: len(value[name]))
+        plural = "s" * (len(value[key]) > 1)
         others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)
         return (
-            f"its key {key!r} holds a list of {len(value[key]):,} objects{others}: if those are the rows, save that"
-            f" list alone, json.dump(value[{key!r}], file); {alone}"
+            f"its key {key!r} holds a list of {len(value[key]):,} object{plural}{others}: if those are the rows, save"
+            f" that list alone, json.dump(value[{key!r}], file); {alone}"
         )
     if _is_columns(value):
         return (

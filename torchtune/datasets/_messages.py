@@ -197,7 +197,8 @@ def _call(call: dict[str, Any], what: str) -> dict[str, Any]:
         arguments = _json(arguments, what, "expected arguments as JSON, got text that is not")
     inner["arguments"] = arguments = arguments or {}
     if not isinstance(arguments, dict):
-        raise ValueError(f"{what!r}: expected arguments to be an object, got {_kind(arguments)}")  # noqa: TRY004 - the user's data is wrong, not a call.
+        twice = "; the text is JSON that was written as JSON once more" if isinstance(arguments, str) else ""
+        raise ValueError(f"{what!r}: expected arguments to be an object, got {_kind(arguments)}{twice}")  # noqa: TRY004 - the user's data is wrong, not a call.
     outer = {key: value for key, value in call.items() if value is not None and key != "function"}
     return {"type": "function", **outer, "function": inner}
 
@@ -246,12 +247,12 @@ def read_tools(value: Any, what: str) -> list[dict[str, Any]] | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
-        value = _json(value, what, "expected a list of tools, got text that is no JSON")
+        value = _json(value, what, "expected a list of tools, got text that is not JSON")
         if value is None:
             return None
     if isinstance(value, list):
         value = [
-            _json(tool, what, "expected a tool's JSON schema, got text that is no JSON")
+            _json(tool, what, "expected a tool's JSON schema, got text that is not JSON")
             if isinstance(tool, str)
             else tool
             for tool in value

@@ -89,6 +89,9 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
             encoded.
     """
 
+    is_plain_text: bool = False
+    """Whether examples are text without prompts, so that every token is meant to be a target."""
+
     _tokenizer: Tokenizer
     """A subclass sets it before it calls this class's constructor."""
 

@@ -37,6 +37,8 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         ValueError: the rows are not as they must be, or an argument has no meaning for this source.
     """
 
+    is_plain_text = True
+
     def __init__(  # noqa: PLR0913, PLR0917 - these are settings of a config, given by name.
         self,
         tokenizer: Tokenizer,
