@@ -210,8 +210,8 @@ def _is_one_of(t: Any, wanted: Any) -> bool:
     made = _bare(t)
     if is_anything(t) or not isinstance(made, type):
         return True
-    found = [_bare(member) for member in _alternatives(wanted)]
-    return any(is_anything(w) or (isinstance(w, type) and issubclass(made, w)) for w in found)
+    classes = [_bare(member) for member in _alternatives(wanted)]
+    return any(is_anything(w) or (isinstance(w, type) and issubclass(made, w)) for w in classes)
 
 
 def _protocol_methods(protocol: type) -> set[str]:

@@ -5,20 +5,17 @@ What people write never turns into special tokens, unless the tokenizer is told 
 another.
 """
 
-import bisect
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, frozen
 
-from torchtune.data._conversation import Conversation
-from torchtune.data._coverage import Coverage
+from torchtune.data._answers import ChatRenderer, Layout, template_of
 from torchtune.data._example import IGNORE_INDEX, Example
 from torchtune.data._notes import Note, shortened
 from torchtune.data._rendering import Rendering
-from torchtune.data._special_text import special_matches
-from torchtune.data._template import ChatTemplate, Message, Rendered, Span
+from torchtune.data._template import Message, Span
 from torchtune.data._tokenizer import Tokenizer
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +57,7 @@ def chat_prompt(
         ValueError: the tokenizer has no chat template, the template refuses the messages, or leaves out what the
             assistant did before.
     """
-    renderer = _Renderer.of(tokenizer, messages, tools)
+    renderer = ChatRenderer.of(tokenizer, messages, tools)
     rendering = renderer.rendering(renderer.prompt(len(messages)))
     for note in renderer.notes(rendering):
         _logger.warning("prompts %s; the first: %s", note.text, note.example)
@@ -93,7 +90,7 @@ def chat_tokens(
         ValueError: the tokenizer has no chat template, the template refuses the messages, writes a conversation
             otherwise once it is answered or leaves out what the assistant does, or an answer ends with no stop id.
     """
-    renderer = _Renderer.of(tokenizer, messages, tools)
+    renderer = ChatRenderer.of(tokenizer, messages, tools)
     rendered, starts = renderer.answered()
     rendering = renderer.rendering(rendered)
     if turns == "last":
@@ -110,9 +107,7 @@ def chat_tokens(
     return evolve(chat, notes=tuple(notes))
 
 
-def _up_to_stop_tokens(
-    rendering: Rendering, layout: "_Layout", starts: Sequence[tuple[int, int]]
-) -> ChatTokens:
+def _up_to_stop_tokens(rendering: Rendering, layout: Layout, starts: Sequence[tuple[int, int]]) -> ChatTokens:
     """Find where each answer ends: after its first stop id, or else with its words.
 
     Args:
@@ -229,191 +224,6 @@ def check_chat(tokenizer: Tokenizer) -> None:
         raise ValueError(_no_end(tokenizer, chat.tokens[first[0][0] :] if first else []))
 
 
-@define
-class _Renderer:
-    """Writes a conversation out, each of its beginnings once at most."""
-
-    tokenizer: Tokenizer
-    template: ChatTemplate
-    conversation: Conversation
-    layout: "_Layout" = field(init=False)
-    """Where the messages are in what `answered` wrote."""
-    _openings: dict[str, str] = field(factory=dict)
-    """What a prompt has after its last message, by the role of that message."""
-    _notes: list[Note] = field(factory=list)
-
-    @classmethod
-    def of(
-        cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: list[dict[str, Any]] | None
-    ) -> "_Renderer":
-        template = template_of(tokenizer)
-        special = special_matches(tokenizer)
-        if any(special(message["role"]) for message in messages):
-            raise ValueError("a role holds the text of a special token")
-        return cls(tokenizer, template, Conversation.trace(template, messages, tools))
-
-    def prompt(self, n: int) -> Rendered:
-        """Write the first messages out, and the words that open an answer."""
-        conversation = self.conversation
-        return self.template.render_traced(
-            conversation.messages[:n], add_generation_prompt=True, tools=conversation.tools
-        )
-
-    def rendering(self, rendered: Rendered) -> Rendering:
-        """Prepare a text for encoding."""
-        return Rendering.of(self.tokenizer, self.conversation, rendered)
-
-    def notes(self, rendering: Rendering) -> tuple[Note, ...]:
-        """Tell what of the conversation is not in a text, or not as it was meant.
-
-        Raises:
-            ValueError: something that the assistant does is not in it.
-        """
-        return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes, *self._notes)
-
-    def answered(self) -> tuple[Rendered, list[tuple[int, int]]]:
-        """Write all messages out.
-
-        Returns:
-            The text; and of each turn of the assistant's its number, and where it begins in the text.
-        """
-        conversation = self.conversation
-        messages = conversation.messages
-        rendered = self.template.render_traced(
-            messages, add_generation_prompt=False, tools=conversation.tools
-        )
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        starts: list[tuple[int, int]] = []
-        last = len(messages) - 1
-        if turns and turns[-1] == last > 0 and not rendered.answers:
-            rendered, start = self._joined_to_prompt(rendered, last)
-            starts = [(turns.pop(), start)]
-        self.layout = _Layout(conversation, rendered)
-        if rendered.answers:
-            return rendered, [(turn, 0) for turn in turns]
-        return rendered, [*((turn, self._start(turn, self.layout)) for turn in turns), *starts]
-
-    def _joined_to_prompt(self, whole: Rendered, last: int) -> tuple[Rendered, int]:
-        """Write the last answer after its own prompt, which a template may write otherwise once it is answered."""
-        prompt = self.prompt(last)
-        before = _Layout(self.conversation, prompt)
-        opening = prompt.text[before.end_of(last - 1) :]
-        self._openings[before.role_of(last - 1)] = opening
-        end = len(prompt.text)
-        if whole.text.startswith(prompt.text):
-            return whole, end
-        layout = _Layout(self.conversation, whole)
-        begin, asked = layout.starts.get(last), layout.end_of(last - 1)
-        between = whole.text[asked:begin]
-        if begin is None or not (opening.startswith(between) or self._opens_alike(prompt, last, between)):
-            raise ValueError(_rewritten(opening, whole.text[asked : asked + len(opening)]))
-        if between != opening and opening.startswith(
-            between
-        ):  # an opened thought, which this answer does without
-            end -= len(opening) - len(between)
-            self._note_opening(opening[len(between) :], whole.text[begin:])
-        shift = end - begin
-        kept = [origin for origin in prompt.origins if origin[1] <= end]
-        moved = [
-            (s + shift, e + shift, source, offset) for s, e, source, offset in whole.origins if s >= begin
-        ]
-        return Rendered(prompt.text[:end] + whole.text[begin:], (*kept, *moved)), end
-
-    def _opens_alike(self, prompt: Rendered, last: int, between: str) -> bool:
-        """Tell whether what precedes an answer ends with the words that open one, whatever is before these."""
-        closed = self.template.render_traced(
-            self.conversation.messages[:last], add_generation_prompt=False, tools=self.conversation.tools
-        )
-        opens = prompt.text[len(closed.text) :] if prompt.text.startswith(closed.text) else ""
-        return bool(opens) and between.endswith(opens)
-
-    def _note_opening(self, missing: str, answer: str) -> None:
-        text = (
-            f"have an answer that does not begin with {missing!r}, as the chat template begins every answer that is"
-            " generated"
-        )
-        self._notes.append(Note(text, shortened(answer)))
-
-    def _start(self, turn: int, layout: "_Layout") -> int:
-        """Find where an answer within a conversation begins."""
-        text, begin = layout.text, layout.starts.get(turn)
-        if turn == 0:
-            if begin is None:
-                raise ValueError(_rewritten("", text))
-            return begin
-        before = layout.end_of(turn - 1)
-        role = layout.role_of(turn - 1)
-        if role in self._openings:
-            opening = self._openings[role]
-        else:
-            prompt = self.prompt(turn)
-            opening = prompt.text[_Layout(self.conversation, prompt).end_of(turn - 1) :]
-            self._openings[role] = opening
-        if text.startswith(opening, before):
-            return before + len(opening)
-        # The words that open an answer may go on, as with an empty thought, where earlier answers have none.
-        if begin is not None and opening.startswith(text[before:begin]):
-            self._note_opening(opening[begin - before :], text[begin:])
-            return begin
-        raise ValueError(_rewritten(opening, text[before : before + len(opening)]))
-
-
-class _Layout:
-    """Where the messages stand in a text.
-
-    Args:
-        conversation: The messages.
-        rendered: The text.
-    """
-
-    def __init__(self, conversation: Conversation, rendered: Rendered) -> None:
-        self.text = rendered.text
-        self._conversation = conversation
-        self._ends: dict[int, int] = {}
-        self.starts: dict[int, int] = {}
-        """Where each message's own words begin, after its role."""
-        self._firsts: dict[int, int] = {}
-        self._at: list[tuple[int, int, int]] = []
-        for start, end, i, _ in rendered.origins:
-            source = conversation.sources[i]
-            number = source.message
-            self._ends[number] = max(end, self._ends.get(number, 0))
-            if number >= 0 and conversation.messages[number]["role"] == "assistant":
-                self._at.append((start, end, number))
-            self._firsts[number] = min(start, self._firsts.get(number, start))
-            if source.part != "role":
-                self.starts[number] = min(start, self.starts.get(number, start))
-        self._at.sort()
-
-    def end_of(self, number: int) -> int:
-        """Return where a message's words end, or those of the nearest one before it that has some."""
-        while number >= 0 and number not in self._ends:
-            number -= 1
-        return self._ends.get(number, 0)
-
-    def next_start(self, number: int) -> int:
-        """Return where the message after one begins, its role included; the text's end where none does."""
-        later = number + 1
-        while later < len(self._conversation.messages) and later not in self._firsts:
-            later += 1
-        return self._firsts.get(later, len(self.text))
-
-    def blocks(self, answers: Sequence[Span]) -> list[tuple[int, Span]]:
-        """Return the template's `{% generation %}` blocks, each with the number of its message."""
-        return [(self._turn_at(*block), block) for block in answers]
-
-    def role_of(self, number: int) -> str:
-        """Return who speaks in a message."""
-        return str(self._conversation.messages[number]["role"])
-
-    def _turn_at(self, start: int, end: int) -> int:
-        """Return whose a block is: the assistant's message of which it has words, or else the one before it."""
-        i = bisect.bisect_left(self._at, (start, start, -1))
-        if i < len(self._at) and self._at[i][1] <= end:
-            return self._at[i][2]
-        return self._at[max(0, i - 1)][2]
-
-
 def _left_out(messages: Sequence[Message]) -> list[Note]:
     if not messages:
         return []
@@ -424,14 +234,6 @@ def _left_out(messages: Sequence[Message]) -> list[Note]:
             f"{messages[0]['role']}: {shortened(said)}",
         )
     ]
-
-
-def _rewritten(prompt: str, text: str) -> str:
-    return (
-        "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
-        " its answer; put {% generation %} and {% endgeneration %} around the answers in the template; before an"
-        f" answer it writes {prompt!r}, and with it {text!r}"
-    )
 
 
 def _no_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
@@ -447,17 +249,3 @@ def _no_end(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
         f"the chat template ends an answer with none of the stop tokens ({stops}), so that the model would never learn"
         f" to stop; {fix}"
     )
-
-
-def template_of(tokenizer: Tokenizer) -> ChatTemplate:
-    """Return a tokenizer's chat template.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            "the tokenizer has no chat template; name one (tokenizer.chat_template=FILE), or use a plain prompt"
-            " (torchtune.datasets.AlpacaDataset)"
-        )
-    return tokenizer.chat_template

@@ -136,11 +136,11 @@ class Conversation:
                 entries = None
             if not isinstance(entries, dict):
                 return self._value(value, at)
-        found = JsonObject()
+        arguments = JsonObject()
         for key, entry in entries.items():
-            self._add(found, key, entry, at.entry(key), is_free=True)
-        found.text = changed(value, found) if isinstance(value, str) else to_json(found)
-        return found
+            self._add(arguments, key, entry, at.entry(key), is_free=True)
+        arguments.text = changed(value, arguments) if isinstance(value, str) else to_json(arguments)
+        return arguments
 
     def _tool(self, number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
         at = _At(TOOLS, "", f"tools.{number}")
@@ -181,10 +181,10 @@ class Conversation:
             real.source = self._source(str(value), at)
             return real
         if isinstance(value, Mapping):
-            found: dict[Any, Any] = {}
+            entries: dict[Any, Any] = {}
             for key, item in value.items():
-                self._add(found, key, item, at.entry(key), is_free=True)
-            return found
+                self._add(entries, key, item, at.entry(key), is_free=True)
+            return entries
         if isinstance(value, (list, tuple)):
             return [self._value(item, at.entry(i)) for i, item in enumerate(value)]
         return value

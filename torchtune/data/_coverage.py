@@ -52,7 +52,7 @@ class Coverage:
         for part in parts:
             if not part.lost:
                 kept[part.kind].add(part.source.message)
-        silent, found = self._silent(), dict[str, Note]()
+        silent, notes = self._silent(), dict[str, Note]()
         for part in parts:
             if not part.lost:
                 continue
@@ -66,10 +66,10 @@ class Coverage:
             what = _named(part, role)
             if _owner(part.source) in silent and role != "assistant":
                 what = f"{role} turns" if role else "tools"
-            found.setdefault(
+            notes.setdefault(
                 what, Note(f"have {what} {_LOST}", f"{part.source.path}: {shortened(part.lost)}")
             )
-        return list(found.values())
+        return list(notes.values())
 
     def _is_written_of_a_last_turn(self, part: _Part) -> bool:
         """Tell whether the template writes a part if its turn is the last, as a prompt's continuation."""
@@ -114,14 +114,14 @@ class Coverage:
 
     def _written_values(self) -> set[str]:
         """Return the paths at which, or below which, a value is in the text."""
-        found = set[str]()
+        paths = set[str]()
         for i in self._written:
             source = self._conversation.sources[i]
             path = "" if source.is_name else source.path
-            while path and path not in found:
-                found.add(path)
+            while path and path not in paths:
+                paths.add(path)
                 path = path.rpartition(".")[0]
-        return found
+        return paths
 
     def _content(self, i: int, source: Source, *, calls_tools: bool) -> Iterator[_Part]:
         """Yield what a turn says, and before it what it thinks."""

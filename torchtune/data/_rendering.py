@@ -75,7 +75,7 @@ class Rendering:
             The token ids; and of each border, how many of them come before it.
         """
         tokens = self.encode()
-        found: list[int] = []
+        counts: list[int] = []
         result: list[int] = []
         stretches = list(self._stretches(tokens))
         at = 0
@@ -85,10 +85,10 @@ class Rendering:
             while at < len(borders) and (borders[at] < end or end == len(self.text)):
                 inside.append(borders[at])
                 at += 1
-            own, counts = self._cut(own, start, end, inside)
-            found += [len(result) + count for count in counts]
+            own, own_counts = self._cut(own, start, end, inside)
+            counts += [len(result) + count for count in own_counts]
             result += own
-        return result, found
+        return result, counts
 
     def ends(self, tokens: Sequence[int], starts: Sequence[int], limits: Sequence[int]) -> list[int | None]:
         """Find where answers are over: after the first stop id of each; None where it has none.
@@ -104,11 +104,11 @@ class Rendering:
         character = (
             {i: start for i, (start, _) in zip(special, self.special, strict=False)} if is_aligned else {}
         )
-        found: list[int | None] = []
+        ends: list[int | None] = []
         for start, until, limit in zip(starts, [*starts, len(tokens)][1:], limits, strict=True):
             stop = next((i for i in range(start, until) if tokens[i] in self.tokenizer.stop_ids), None)
-            found.append(None if stop is None or character.get(stop, -1) >= limit else stop + 1)
-        return found
+            ends.append(None if stop is None or character.get(stop, -1) >= limit else stop + 1)
+        return ends
 
     def _stretches(self, tokens: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
         """Yield parts that are encoded independently of each other, each beginning with a special token.
@@ -130,7 +130,7 @@ class Rendering:
     ) -> tuple[list[int], list[int]]:
         """Find the borders in one such part, and cut the tokens that they lie within."""
         cut, kept = start, 0
-        at, count, found = start, 0, list[int]()
+        at, count, counts = start, 0, list[int]()
         for border in borders:
             own = self._rest(start, at, border)
             if tokens[count : count + len(own)] == own:  # from one border to the next
@@ -142,8 +142,8 @@ class Rendering:
                     cut, kept = border, count
                     tokens = [*before, *self._rest(start, cut, end)]
             at = border
-            found.append(count)
-        return tokens, found
+            counts.append(count)
+        return tokens, counts
 
     def _rest(self, first: int, start: int, end: int) -> list[int]:
         """Encode what comes after a border, as part of a text that has begun before."""

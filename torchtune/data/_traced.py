@@ -136,12 +136,12 @@ class Traced(str):
 
     def _located(self, parts: Sequence[str]) -> list[str]:
         """Return parts of this text, given in their order as plain text."""
-        at, found = 0, []
+        at, pieces = 0, []
         for part in parts:
             at = str.find(self, part, at)
-            found.append(self.between(at, at + len(part)))
+            pieces.append(self.between(at, at + len(part)))
             at += len(part)
-        return found
+        return pieces
 
 
 def _changing(name: str) -> Callable[..., str]:

@@ -7,7 +7,7 @@ from attrs import frozen
 from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
-from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate, found, required
+from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate, columns_of, required
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 
@@ -125,7 +125,7 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
             raise ValueError(f"{empty[0]!r}: expected text or a list of turns, got null")
         raise ValueError(
             f"no column {' or '.join(map(repr, COLUMNS[:2]))} with a list of turns, and no 'prompt' and"
-            f" 'completion'; {found(row)}; dataset.column=NAME names another"
+            f" 'completion'; {columns_of(row)}; dataset.column=NAME names another"
             " column of turns, and torchtune.datasets.InstructDataset reads questions and answers in columns"
         )
     prompt = turns_of(row["prompt"], "prompt", "user")

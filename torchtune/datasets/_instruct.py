@@ -24,7 +24,7 @@ from torchtune.datasets._row_dataset import (
     Truncate,
     checked_columns,
     column,
-    found,
+    columns_of,
 )
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
@@ -185,7 +185,7 @@ def _input(row: Row, names: dict[str, str]) -> str:
         if name != "input":
             column(row, name, "input")
         if any("input" in other.lower() for other in row if other not in names.values()):
-            raise ValueError(f"no column 'input', only a similar one that would go unread; {found(row)}")
+            raise ValueError(f"no column 'input', only a similar one that would go unread; {columns_of(row)}")
     return _optional_text(row, name)
 
 

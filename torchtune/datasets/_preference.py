@@ -8,7 +8,14 @@ from torchtune.data import Example, Message, Preference, Tokenizer, chat_example
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import does_something
-from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, checked_columns, found, required
+from torchtune.datasets._row_dataset import (
+    Nothing,
+    OnError,
+    RowDataset,
+    checked_columns,
+    columns_of,
+    required,
+)
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 
@@ -87,7 +94,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
                 if empty:
                     raise ValueError(f"{empty[0]!r}: expected text or turns, got null")
                 raise ValueError(
-                    f"no column {places[0]!r}, and what is chosen and rejected do not begin alike; {found(row)}"
+                    f"no column {places[0]!r}, and what is chosen and rejected do not begin alike; {columns_of(row)}"
                 )
         else:
             prompt = turns_of(row[place], place, "user").messages

@@ -362,12 +362,14 @@ def required(row: Row, name: str, what: str, setting: str = "columns") -> object
     if name not in row:
         of = "" if name == what else f", which is to be the {what}"
         example = f"{{{what}: NAME}}" if setting == "columns" else "NAME"
-        raise ValueError(f"no column {name!r}{of}; {found(row)}; dataset.{setting}={example} names another")
+        raise ValueError(
+            f"no column {name!r}{of}; {columns_of(row)}; dataset.{setting}={example} names another"
+        )
     value: object = row[name]
     return value
 
 
-def found(row: Row) -> str:
+def columns_of(row: Row) -> str:
     """List a row's columns for a message."""
     return f"the columns found are {', '.join(map(repr, row)) or 'none'}"
 
