@@ -1,0 +1,237 @@
+"""Unclosed quotes, huge cells, halves of characters and keys that Arrow filled in: the right rows, or one error."""
+
+import csv
+import gzip
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from tests.datasets.by_hand import AGENT, answered, asked, assistant, example, user
+from torchtune.data import Batches, Example, LeftOut, Preference
+from torchtune.datasets import (
+    ChatDataset,
+    InstructDataset,
+    PreferenceDataset,
+    RowError,
+    TextCompletionDataset,
+)
+
+TOKENIZER = ByteTokenizer()
+HEADER = "instruction,output\n"
+
+
+# Quotes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('Q,A\n"never,closed\nQ,A\n', "line 3: the quote that opens at column 1 is never closed"),
+        ('Q,A\nQ,"never\n\nQ,A', "line 3: the quote that opens at column 3 is never closed"),
+        ('"one\ntwo","three\nQ,A\n', "line 3: the quote that opens at column 6 is never closed"),
+        ('"Say ""hi,A\nQ,A\n', "line 2: the quote that opens at column 1 is never closed"),
+        (
+            'Q,"A" and more\n',
+            "line 2: the field that opens with a quote at column 3 continues after its closing quote",
+        ),
+        (
+            '"never,closed\n"Q",A\n',
+            "line 2: the field that opens with a quote at column 1 continues after its closing",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_an_unclosed_quote_is_an_error_with_its_line(
+    name: str, text: str, message: str, line_end: str, tmp_path: Path
+) -> None:
+    whole = (HEADER + text).replace("\n", line_end)
+    content = (whole.replace(",", "\t") if ".tsv" in name else whole).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    for on_error in ("raise", "skip"):  # the rows after it are not known, so that none can be skipped
+        with pytest.raises(ValueError, match="line ") as raised:
+            InstructDataset(TOKENIZER, str(tmp_path / name), on_error=on_error)
+        assert f"{name}: {message}" in str(raised.value)
+
+
+def test_quotes_that_are_text_are_no_mistake(tmp_path: Path) -> None:
+    rows = [('12" pipe', 'it is 5"'), ("a\n\nb", 'say "hi", he said'), ("'a'", "“b”"), ('""', '"')]
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    (tmp_path / "a.csv").write_text(f'{HEADER}12" pipe,it is 5"\n{text.getvalue()}', newline="")
+    dataset = InstructDataset(TOKENIZER, str(tmp_path / "a.csv"))
+    found = [dataset[i] for i in range(len(dataset))]
+    assert found == [example(asked(q), answered(a)) for q, a in [rows[0], *rows]]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
+    cells = ["x" * 131_073, '"' * 140_000 + "\n", "é" * 200_000]
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t" if "tsv" in name else ",")
+    writer.writerows([("instruction", "output"), *((cell, cell) for cell in cells)])
+    content = text.getvalue().encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    limit = csv.field_size_limit(131_072)  # what a new process has
+    try:
+        dataset = InstructDataset(TOKENIZER, str(tmp_path / name))
+        csv.field_size_limit(131_072)
+        for one in (dataset, pickle.loads(pickle.dumps(dataset))):
+            assert [one[i] for i in range(3)] == [example(asked(cell), answered(cell)) for cell in cells]
+        texts = TextCompletionDataset(TOKENIZER, str(tmp_path / name), column="output", max_seq_len=1000)[2]
+        assert isinstance(texts, list)
+        assert sum(part.n_targets for part in texts) == 2 * 200_000 + 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+# Half of a surrogate pair
+
+HALF = "x\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "row", "column"),
+    [
+        (ChatDataset, {"messages": [user(HALF), assistant()]}, "messages"),
+        (
+            ChatDataset,
+            {"messages": [user(), assistant(None, tool_calls=[{"name": "f", "arguments": {HALF: 1}}])]},
+            "messages",
+        ),
+        (ChatDataset, {"prompt": "Q", "completion": HALF}, "completion"),
+        (ChatDataset, {"messages": [user(), assistant()], "tools": [{"name": HALF}]}, "tools"),
+        (InstructDataset, {"instruction": "Q", "output": "A", "history": [["a", HALF]]}, "history"),
+        (InstructDataset, {"instruction": "Q", "output": "A", "note": HALF}, "note"),
+        (PreferenceDataset, {"prompt": "Q", "chosen": "A", "rejected": HALF}, "rejected"),
+        (TextCompletionDataset, {"text": HALF}, "text"),
+    ],
+)
+@pytest.mark.parametrize("as_file", [True, False])
+def test_half_a_character_is_an_error_of_its_row_before_the_run(
+    dataset: Any, row: dict[str, Any], column: str, as_file: bool, tmp_path: Path
+) -> None:
+    good = json.loads(json.dumps(row).replace("\\ud83d", ""))
+    rows = [good] * 25 + [row]
+    source: Any = rows
+    if as_file:
+        source = str(tmp_path / "a.jsonl")
+        Path(source).write_text("\n".join(map(json.dumps, rows)))
+    message = rf"(line|row) 26: column '{column}' contains '\\ud83d', half of a surrogate pair"
+    names = {"ignore_columns": ["note"]} if column == "note" else {}
+    with pytest.raises(RowError, match=message):
+        dataset(ByteTokenizer(AGENT), source, **names)
+    skipping = dataset(ByteTokenizer(AGENT), source, on_error="skip", **names)
+    left_out = skipping[25]
+    assert isinstance(left_out, LeftOut)
+    assert left_out.reason == "cannot be used"
+    assert skipping[24] == skipping[0]
+    if dataset is not PreferenceDataset:
+        with Batches(skipping, 5, shuffle=False, seed=0, pad_id=0) as batches:
+            assert {row for _ in range(5) for row in next(batches).rows} == set(range(25))
+
+
+def test_whole_pairs_are_characters_in_every_spelling(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "\\ud83d\\ude00", "completion": "😀\\uD83D\\uDE00"}')
+    assert ChatDataset(TOKENIZER, str(tmp_path / "a.jsonl"))[0] == example(asked("😀"), answered("😀😀"))
+
+
+# Keys that Arrow filled in
+
+
+def calling(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return assistant("", tool_calls=[{"function": {"name": name, "arguments": arguments}}])
+
+
+def schema(name: str, argument: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": argument}}}
+
+
+CHATS: list[dict[str, Any]] = [
+    {
+        "messages": [
+            user(),
+            calling("find", {"city": "Rome"}),
+            {"role": "tool", "content": "Sun"},
+            assistant(reasoning_content="Hm."),
+        ],
+        "tools": [schema("find", {"city": {"type": "string"}})],
+    },
+    {
+        "messages": [
+            user(),
+            calling("turn", {"unit": "C", "to": {"deep": [1]}}),
+            {"role": "tool", "content": "On"},
+            assistant(weight=0),
+        ],
+        "tools": [schema("turn", {"unit": {"enum": ["C"]}}), schema("stop", {})],
+    },
+]
+PAIRS = [
+    {
+        "prompt": [user()],
+        "chosen": [calling("find", {"city": "Rome"})],
+        "rejected": [assistant("B")],
+        "tools": CHATS[0]["tools"],
+    },
+    {
+        "prompt": [user()],
+        "chosen": [assistant("A")],
+        "rejected": [calling("turn", {"unit": "C"})],
+        "tools": CHATS[1]["tools"],
+    },
+]
+
+
+def parquet(rows: list[dict[str, Any]], folder: Path) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    return str(folder / "a.parquet")
+
+
+def saved(rows: list[dict[str, Any]], folder: Path) -> str:
+    datasets.Dataset.from_list(rows).save_to_disk(folder / "saved")
+    return str(folder / "saved")
+
+
+@pytest.mark.parametrize("write", [parquet, saved])
+def test_structs_of_other_keys_give_the_tokens_of_the_same_lines(write: Any, tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer(AGENT)
+    lines = tmp_path / "a.jsonl"
+    lines.write_text("\n".join(map(json.dumps, CHATS)))
+    source = write(CHATS, tmp_path)
+    for options in [None, {"streaming": True}] if write is parquet else [None]:
+        found, expected = (
+            ChatDataset(tokenizer, source, load_options=options),  # type: ignore[arg-type]
+            ChatDataset(tokenizer, str(lines)),
+        )
+        assert [found[i] for i in range(2)] == [expected[i] for i in range(2)]
+        first, second = found[0], found[1]
+        assert isinstance(first, Example)
+        assert isinstance(second, Example)
+        assert '<call>find {"city": "Rome"}</call>' in tokenizer.decode(first.tokens)
+        assert f"TOOLS {json.dumps(CHATS[0]['tools'])}<|im_end|>" in tokenizer.decode(first.tokens)
+        assert '<call>turn {"unit": "C", "to": {"deep": [1]}}</call>' in tokenizer.decode(second.tokens)
+        assert "null" not in tokenizer.decode([*first.tokens, *second.tokens])
+
+
+def test_structs_of_other_keys_in_preferences(tmp_path: Path) -> None:
+    tokenizer = ByteTokenizer(AGENT)
+    found, expected = (PreferenceDataset(tokenizer, source) for source in (parquet(PAIRS, tmp_path), PAIRS))
+    assert [found[i] for i in range(2)] == [expected[i] for i in range(2)]
+    first = found[0]
+    assert isinstance(first, Preference)
+    assert "null" not in tokenizer.decode(first.chosen.tokens)
+
+
+def test_arguments_that_are_stored_as_text_keep_their_nulls(tmp_path: Path) -> None:
+    call = assistant("", tool_calls=[{"function": {"name": "f", "arguments": '{"a": null}'}}])
+    found = ChatDataset(ByteTokenizer(AGENT), parquet([{"messages": [user(), call]}], tmp_path))[0]
+    assert found == example(asked(), answered('<call>f {"a": null}</call>'))

@@ -1,0 +1,253 @@
+"""Tool calls, reasoning and rare roles are in the tokens or are reported, whichever way rows spell them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.data.byte_tokenizer import CHATML, ByteTokenizer
+from tests.datasets.by_hand import (
+    AGENT,
+    BLOCKS,
+    NO_TOOLS,
+    Learnt,
+    answered,
+    asked,
+    assistant,
+    example,
+    notes_of,
+    user,
+)
+from torchtune.data import Example, LeftOut, Preference
+from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset
+
+CALL = {"type": "function", "function": {"name": "find", "arguments": {"city": "Rome"}}}
+CALLING = assistant(None, tool_calls=[CALL])
+RESULT = {"role": "tool", "content": "Sun"}
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+WRITTEN = '<call>find {"city": "Rome"}</call>'
+
+
+def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example | LeftOut:
+    return ChatDataset(ByteTokenizer(template), [row], **settings)[0]
+
+
+# Tool calls that the template does not write
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_TOOLS], ids=["content alone", "two roles"])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user(), assistant(), user(), CALLING],
+        [
+            user(),
+            assistant("", function_call={"name": "find", "arguments": '{"city": "Rome"}'}),
+            RESULT,
+            assistant(),
+        ],
+        [user(), assistant("One moment.", tool_calls=[CALL]), RESULT, assistant()],
+        [user(), {**CALLING, "weight": 0}, RESULT, assistant()],
+    ],
+    ids=["as the last turn", "older spelling", "after words", "not learnt itself"],
+)
+def test_a_call_that_the_template_leaves_out_is_an_error_of_its_row(
+    template: str, messages: list[dict[str, Any]]
+) -> None:
+    tokenizer, good = ByteTokenizer(template), {"messages": [user(), assistant()]}
+    with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
+        ChatDataset(tokenizer, [{"messages": messages}])
+    skipping = ChatDataset(tokenizer, [good, {"messages": messages}], on_error="skip")
+    found = skipping[1]
+    assert isinstance(found, LeftOut)
+    assert "the chat template does not write tool calls" in found.place
+    assert isinstance(skipping[0], Example)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": [CALLING], "rejected": "No."},
+        {"prompt": "Q", "chosen": "No.", "rejected": [CALLING]},
+        {"prompt": [user(), CALLING, RESULT], "chosen": "Yes.", "rejected": "No."},
+    ],
+    ids=["chosen", "rejected", "in the prompt"],
+)
+def test_calls_in_preferences_are_checked_alike(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
+        PreferenceDataset(ByteTokenizer(), [row])
+    pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
+    assert isinstance(pair, Preference)
+    assert WRITTEN in ByteTokenizer().decode(pair.chosen.tokens) + ByteTokenizer().decode(
+        pair.rejected.tokens
+    )
+
+
+def test_tools_without_a_call_are_reported() -> None:
+    for row in ({"tools": [TOOL]}, {"tools": json.dumps([TOOL])}, {"functions": [TOOL["function"]]}):
+        found = read({"messages": [user(), assistant()], **row}, CHATML)
+        assert found == example(asked(), answered())
+        assert notes_of(found) == [
+            "have tools that the chat template does not write: tools.0.function.name: 'find'"
+        ]
+
+
+# Spellings of a tool call
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        CALLING,
+        assistant("", tool_calls=[{"name": "find", "arguments": {"city": "Rome"}}]),
+        assistant(None, tool_calls=[{"name": "find", "arguments": '{"city": "Rome"}'}]),
+        assistant(None, tool_calls=json.dumps([CALL])),
+        {"role": "assistant", "function_call": {"name": "find", "arguments": ' {"city":\n"Rome"} '}},
+        {"from": "function_call", "value": '{"name": "find", "arguments": {"city": "Rome"}}'},
+        {"from": "tool_call", "value": '[{"name": "find", "arguments": "{\\"city\\": \\"Rome\\"}"}]'},
+        {"role": "tool_call", "content": {"name": "find", "arguments": {"city": "Rome"}}},
+        {"from": "gpt", "value": None, "tool_calls": [{"name": "find", "parameters": {"city": "Rome"}}]},
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_every_spelling_of_a_call_is_the_templates_own(turn: dict[str, Any], last: bool) -> None:
+    after = [] if last else [RESULT, user("And?"), assistant("Sun.")]
+    rest: list[str | Learnt] = [f"\n<|im_start|>tool\nSun<|im_end|>\n{asked('And?')}", answered("Sun.")]
+    expected = example(asked(), answered(WRITTEN), *([] if last else rest))
+    assert read({"messages": [user(), turn, *after]}) == expected
+    assert read({"conversations": json.dumps([user(), turn, *after])}) == expected
+
+
+def test_several_calls_of_one_turn_and_nested_arguments_stay_in_their_order() -> None:
+    arguments = {"z": {"b": [1, 2.5, None, True], "a": 'é"\n'}, "a": {}}
+    calls = [{"name": "one", "arguments": json.dumps(arguments)}, {"name": "two", "arguments": ""}]
+    written = f"<call>one {json.dumps(arguments, ensure_ascii=False)}</call><call>two {{}}</call>"
+    for row in (
+        {"messages": [user(), assistant(None, tool_calls=calls)]},
+        {"messages": [user(), {"from": "function_call", "value": json.dumps(calls)}]},
+    ):
+        assert read(row) == example(asked(), answered(written))
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (
+            {"from": "function_call", "value": "find(Rome)"},
+            "'conversations.1': expected a tool call as JSON, got text",
+        ),
+        (
+            {"from": "function_call", "value": '{"city": "Rome"}'},
+            "'conversations.1': expected tool calls, each with a name",
+        ),
+        (
+            assistant(None, tool_calls=[{"name": "find", "arguments": "{city: Rome}"}]),
+            "expected arguments as JSON, got text",
+        ),
+        (
+            assistant(None, tool_calls=[CALL], function_call={"name": "f"}),
+            "has both 'tool_calls' and the older",
+        ),
+        (assistant([{"type": "tool_use", "name": "find", "input": {}}]), "only parts of text are supported"),
+    ],
+)
+def test_what_is_no_call_is_an_error_of_its_row(turn: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match="source: row 1: ") as raised:
+        read({"conversations": [user(), turn]})
+    assert message in str(raised.value)
+
+
+# Reasoning
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize(("template", "marks"), [(AGENT, ("<r>", "</r>")), (BLOCKS, ("<t>", "</t>"))])
+def test_reasoning_is_learnt_under_any_of_its_names(
+    field: str, template: str, marks: tuple[str, str]
+) -> None:
+    turns = [user(), assistant(**{field: "Hm."}), user("And?"), assistant("B", **{field: "So."})]
+    first, second = ("".join((marks[0], thought, marks[1])) for thought in ("Hm.", "So."))
+    expected = example(asked(), answered(f"{first}A"), f"\n{asked('And?')}", answered(f"{second}B"))
+    assert read({"messages": turns}, template) == expected
+    assert read({"messages": json.dumps(turns)}, template) == expected
+    parts = assistant([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "A"}])
+    assert read({"messages": [user(), parts]}, template) == example(asked(), answered(f"{first}A"))
+    pair = PreferenceDataset(
+        ByteTokenizer(template), [{"prompt": "Q", "chosen": [turns[1]], "rejected": "C"}]
+    )[0]
+    assert isinstance(pair, Preference)
+    assert pair.chosen == example(asked(), answered(f"{first}A"))
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_that_the_template_drops_is_an_error_of_its_row(field: str) -> None:
+    for messages in (
+        [user(), assistant(**{field: "Hm."})],
+        [user(), assistant(), user(), assistant(None, **{field: "Hm."})],
+    ):
+        with pytest.raises(ValueError, match=r"row 1: .*does not write what the assistant thinks.*'Hm\.'"):
+            read({"messages": messages}, CHATML)
+    blank = assistant(**{field: "\n"})
+    assert read({"messages": [user(), blank]}, CHATML) == example(asked(), answered())
+
+
+# Roles
+
+
+@pytest.mark.parametrize("place", ["in the turns", "in the prompt", "as a preference"])
+def test_developer_turns_are_system_turns_where_the_template_does_not_know_them(place: str) -> None:
+    first, tokenizer = {"role": "developer", "content": "Be kind."}, ByteTokenizer()
+    expected = example(f"<|im_start|>system\nBe kind.<|im_end|>\n{asked()}", answered())
+    if place == "in the turns":
+        found = read({"messages": [first, user(), assistant()]}, CHATML, system="Not this.")
+    elif place == "in the prompt":
+        found = read({"prompt": [first, user()], "completion": "A"}, CHATML)
+    else:
+        pair = PreferenceDataset(tokenizer, [{"prompt": [first, user()], "chosen": "A", "rejected": "B"}])[0]
+        assert isinstance(pair, Preference)
+        found = pair.chosen
+    assert found == expected
+    knows = f"{CHATML}{{% if messages[0].role == 'developer' %}}{{% endif %}}"
+    kept = read({"messages": [first, user(), assistant()]}, knows)
+    assert isinstance(kept, Example)
+    assert tokenizer.decode(kept.tokens).startswith("<|im_start|>developer\nBe kind.")
+
+
+@pytest.mark.parametrize(
+    ("messages", "what"),
+    [
+        ([{"role": "developer", "content": "D"}, user(), assistant()], "system turns"),
+        ([{"role": "system", "content": "D"}, user(), assistant()], "system turns"),
+        ([user(), assistant("B"), {"role": "tool", "content": "D"}, assistant()], "tool turns"),
+        (
+            [
+                {"from": "human", "value": "Q"},
+                {"from": "gpt", "value": "B"},
+                {"from": "observation", "value": "D"},
+                assistant(),
+            ],
+            "tool turns",
+        ),
+    ],
+)
+def test_a_turn_that_leaves_no_trace_is_reported(messages: list[dict[str, Any]], what: str) -> None:
+    found = read({"messages": messages}, NO_TOOLS)
+    (note,) = notes_of(found)
+    assert note.startswith(f"have {what} that the chat template does not write: messages.")
+    assert note.endswith(".content: 'D'")
+
+
+def test_a_system_turn_of_the_config_or_a_column_that_is_not_written_is_reported() -> None:
+    tokenizer = ByteTokenizer(NO_TOOLS)
+    rows = [{"instruction": "Q", "output": "A", "system": "D"}]
+    found = [
+        read({"messages": [user(), assistant()]}, NO_TOOLS, system="D"),
+        read({"messages": [user(), assistant()], "system": "D"}, NO_TOOLS),
+        InstructDataset(tokenizer, rows)[0],
+        InstructDataset(tokenizer, [{"instruction": "Q", "output": "A"}], system="D")[0],
+    ]
+    for one in found:
+        assert one == example(asked(opening="model\n"), answered())
+        assert notes_of(one) == [
+            "have system turns that the chat template does not write: messages.0.content: 'D'"
+        ]

@@ -1,0 +1,218 @@
+"""The same rows in every shape and kind of file give the same examples, also streamed, cached and with rows skipped."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.data.byte_tokenizer import ByteTokenizer
+from tests.datasets.by_hand import AGENT, Learnt, Plain, answered, asked, assistant, example, notes_of, user
+from torchtune.data import Example, LeftOut, Preference
+from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
+
+TOKENIZER = ByteTokenizer()
+SYSTEM = "<|im_start|>system\nBe kind.<|im_end|>\n"
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: bytes(pa.Codec("zstd").compress(content, asbytes=True)),
+}
+
+
+# Kinds of files
+
+TASKS = [
+    {"instruction": "Q, «é»", "output": 'A\n"B"'},
+    {"instruction": "\ufeff\x85\x0c\u2028", "output": "🎉"},
+]
+EXPECTED = [example(asked(row["instruction"]), answered(row["output"])) for row in TASKS]
+
+
+def as_lines(rows: list[Any]) -> str:
+    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+
+
+def as_csv(rows: list[Any], delimiter: str = ",") -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+    return text.getvalue()
+
+
+CONTENTS = {
+    "lines.json": as_lines(TASKS),
+    "lines.ndjson": as_lines(TASKS),
+    "list.jsonl": json.dumps(TASKS),
+    "list.ndjson": json.dumps(TASKS, indent=1),
+    "list.json": json.dumps(TASKS, indent="\t", ensure_ascii=False),
+    "records.csv": as_csv(TASKS),
+    "records.tsv": as_csv(TASKS, "\t"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_every_kind_of_file_gives_the_same_examples(name: str, compression: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}{compression}"
+    for bom in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(COMPRESS[compression](bom + CONTENTS[name].encode()))
+        dataset = InstructDataset(TOKENIZER, str(path))
+        assert [dataset[i] for i in range(len(dataset))] == EXPECTED
+    assert InstructDataset(TOKENIZER, str(path), split="train[1:]")[0] == EXPECTED[1]
+
+
+def test_a_folder_of_compressed_lines_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    for i, compression in enumerate(COMPRESS):
+        line = json.dumps({"text": f"{i}"}).encode()
+        (tmp_path / f"{i}.jsonl{compression}").write_bytes(COMPRESS[compression](line))
+    dataset = TextCompletionDataset(TOKENIZER, str(tmp_path))
+    assert [dataset[i] for i in range(len(dataset))] == [
+        [example(Learnt(f"<|bos|>{i}<|eos|>"))] for i in range(5)
+    ]
+
+
+# Shapes of a conversation
+
+TURNS = [user("Q"), assistant("A"), user("And?"), assistant("B")]
+BOTH = example(asked(), answered(), f"\n{asked('And?')}", answered("B"))
+LAST = example(f"{asked()}A<|im_end|>\n{asked('And?')}", answered("B"))
+SHARED = [
+    {"from": who, "value": turn["content"]} for who, turn in zip(["human", "gpt"] * 2, TURNS, strict=True)
+]
+
+
+def text(value: Any) -> str:
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": TURNS}, BOTH),
+        ({"messages": text(TURNS)}, BOTH),
+        ({"messages": json.dumps(TURNS, indent=2)}, BOTH),
+        ({"conversations": f"\n {text(SHARED)}\n"}, BOTH),
+        ({"conversation": SHARED}, BOTH),
+        ({"messages": None, "conversations": SHARED}, BOTH),
+        ({"prompt": TURNS[:3], "completion": TURNS[3:]}, LAST),
+        ({"prompt": SHARED[:3], "completion": "B"}, LAST),
+        ({"prompt": text(TURNS[:3]), "completion": text(TURNS[3:])}, LAST),
+        ({"prompt": TURNS[:3], "completion": TURNS[3]}, LAST),
+        ({"prompt": "Q", "completion": TURNS[1:]}, BOTH),
+        ({"prompt": TURNS[0], "completion": text(TURNS[1:])}, BOTH),
+    ],
+)
+def test_every_shape_of_a_conversation_gives_the_same_example(
+    row: dict[str, Any], expected: Example, tmp_path: Path
+) -> None:
+    assert ChatDataset(TOKENIZER, [row])[0] == expected
+    assert ChatDataset(TOKENIZER, [row], train_on="last")[0] == LAST
+    with_system = ChatDataset(TOKENIZER, [{**row, "system": "Be kind."}])[0]
+    assert isinstance(with_system, Example)
+    assert with_system.tokens == example(SYSTEM).tokens + expected.tokens
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    assert ChatDataset(TOKENIZER, str(path))[0] == expected
+    assert ChatDataset(TOKENIZER, str(path), load_options={"streaming": True})[0] == expected
+    if all(isinstance(value, str) for value in row.values()):
+        (tmp_path / "rows.csv").write_text(as_csv([row]))
+        assert ChatDataset(TOKENIZER, str(tmp_path / "rows.csv"))[0] == expected
+
+
+def test_text_that_begins_like_json_is_text() -> None:
+    for said in ("[1, 2]", '{"role": "user"}', "[x] or [y]?", "[]", '["a"]'):
+        row = {"prompt": said, "completion": said}
+        assert ChatDataset(TOKENIZER, [row])[0] == example(asked(said), answered(said))
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_preferences_have_the_same_shapes(as_text: bool) -> None:
+    def column(value: Any) -> Any:
+        return json.dumps(value) if as_text else value
+
+    other = [*TURNS[:3], assistant("C")]
+    expected = Preference(LAST, example(f"{asked()}A<|im_end|>\n{asked('And?')}", answered("C")))
+    rows = [
+        {"chosen": column(TURNS), "rejected": column(other)},
+        {"prompt": column(TURNS[:3]), "chosen": column(TURNS[3:]), "rejected": column(other[3:])},
+        {"messages": column(TURNS[:3]), "chosen": "B", "rejected": "C"},
+        {"conversations": column(SHARED[:3]), "chosen": "B", "rejected": column(other[3:])},
+    ]
+    for row in rows:
+        assert PreferenceDataset(TOKENIZER, [row])[0] == expected
+
+
+# Marks of images
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "[IMG]", "<img>", "<image_placeholder>"],
+)
+def test_a_mark_of_an_image_is_reported_wherever_it_is(mark: str, tmp_path: Path) -> None:
+    said = f"{mark}\nWhat is this?"
+    call = assistant(None, tool_calls=[{"name": "look", "arguments": {"at": mark}}])
+    pair = PreferenceDataset(TOKENIZER, [{"prompt": said, "chosen": "A", "rejected": mark}])[0]
+    assert isinstance(pair, Preference)
+    found = [
+        ChatDataset(TOKENIZER, [{"messages": [user("Q"), assistant("B"), user(said), assistant()]}])[0],
+        ChatDataset(TOKENIZER, [{"prompt": "Q", "completion": said}])[0],
+        ChatDataset(ByteTokenizer(AGENT), [{"messages": [user(), call]}])[0],
+        InstructDataset(TOKENIZER, [{"instruction": "Q", "input": said, "output": "A"}])[0],
+        pair.chosen,
+        pair.rejected,
+    ]
+    for one in found:
+        assert notes_of(one) == [
+            f"contain '{mark}', which stands for an image or a sound and is learnt as plain text: "
+        ]
+    assert found[1] == example(asked(), answered(said))
+
+
+@pytest.mark.parametrize("said", ["a < image > b", "<images>", "How do I use <img src='a'>?", "image"])
+def test_other_text_is_no_mark_of_an_image(said: str) -> None:
+    assert notes_of(ChatDataset(TOKENIZER, [{"messages": [user(said), assistant()]}])[0]) == []
+
+
+# With a cache
+
+
+class Cached(ByteTokenizer):
+    """Says what it depends on, so that its rows are cached."""
+
+    def fingerprint(self) -> str:
+        return "bytes"
+
+
+def test_notes_and_errors_come_out_of_the_cache_as_they_went_in(tmp_path: Path) -> None:
+    call = assistant(None, tool_calls=[{"name": "f", "arguments": {}}])
+    rows: list[dict[str, Any]] = [
+        {"messages": json.dumps([user("<image>", name="Bob"), assistant("<|eos|>")]), "id": 7},
+        {"messages": [user(), call]},
+        {"messages": [user(), assistant(" ")]},
+    ]
+    made = [ChatDataset(Cached(), rows, on_error="skip") for _ in range(3)]
+    plain = [made[0][i] for i in range(3)]
+    assert plain[0] == example(asked("<image>"), Plain("<|eos|>", is_learnt=True), Learnt("<|im_end|>"))
+    for dataset in made[1:]:
+        dataset.use_cache(str(tmp_path))
+        found = [dataset[i] for i in range(3)]
+        assert found == plain
+        assert notes_of(found[0]) == notes_of(plain[0])
+        assert dataset._cache is not None
+        dataset._cache.flush()
+    assert len(notes_of(plain[0])) == 4
+    assert all(isinstance(row, LeftOut) for row in plain[1:])
