@@ -5,9 +5,10 @@ from typing import Any, Literal
 from attrs import frozen
 
 from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
+from torchtune.datasets._columns import columns_of, required
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
-from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate, columns_of, required
+from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 

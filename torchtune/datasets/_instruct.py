@@ -15,17 +15,10 @@ from torchtune.data import (
     plain_example,
     shortened,
 )
+from torchtune.datasets._columns import checked_columns, column, columns_of
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import EMPTY_ANSWERS
-from torchtune.datasets._row_dataset import (
-    Nothing,
-    OnError,
-    RowDataset,
-    Truncate,
-    checked_columns,
-    column,
-    columns_of,
-)
+from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 

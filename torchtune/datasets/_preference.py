@@ -5,17 +5,11 @@ from typing import Any
 from attrs import frozen
 
 from torchtune.data import Example, Message, Preference, Tokenizer, chat_example, check_chat
+from torchtune.datasets._columns import checked_columns, columns_of, required
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import does_something
-from torchtune.datasets._row_dataset import (
-    Nothing,
-    OnError,
-    RowDataset,
-    checked_columns,
-    columns_of,
-    required,
-)
+from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 

@@ -3,9 +3,9 @@
 from typing import Literal
 
 from torchtune.data import Example, Tokenizer, text_notes
+from torchtune.datasets._columns import column as text_of
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
-from torchtune.datasets._row_dataset import column as text_of
 from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._tables import Row
 
