@@ -10,7 +10,7 @@ from torchtune.data._conversation import Conversation
 from torchtune.data._coverage import Coverage
 from torchtune.data._notes import Note, shortened
 from torchtune.data._rendering import Rendering
-from torchtune.data._special_text import special_matches
+from torchtune.data._special_text import SpecialTokens
 from torchtune.data._template import ChatTemplate, Message, Rendered, Span
 from torchtune.data._tokenizer import Tokenizer
 
@@ -33,8 +33,8 @@ class ChatRenderer:
         cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: list[dict[str, Any]] | None
     ) -> "ChatRenderer":
         template = template_of(tokenizer)
-        special = special_matches(tokenizer)
-        if any(special(message["role"]) for message in messages):
+        special = SpecialTokens.of(tokenizer)
+        if any(special.matches(message["role"]) for message in messages):
             raise ValueError("a role holds the text of a special token")
         return cls(tokenizer, template, Conversation.trace(template, messages, tools))
 

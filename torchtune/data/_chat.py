@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from torchtune.data._answers import ChatRenderer, Layout, template_of
 from torchtune.data._example import IGNORE_INDEX, Example
@@ -104,7 +104,7 @@ def chat_tokens(
     else:
         chat = _up_to_stop_tokens(rendering, renderer.layout, starts)
     notes = [*renderer.notes(rendering), *_unended(tokenizer, chat, len(messages) - 1)]
-    return evolve(chat, notes=tuple(notes))
+    return ChatTokens(chat.tokens, chat.answers, chat.turns, tuple(notes))
 
 
 def _up_to_stop_tokens(rendering: Rendering, layout: Layout, starts: Sequence[tuple[int, int]]) -> ChatTokens:

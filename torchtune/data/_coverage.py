@@ -47,6 +47,8 @@ class Coverage:
             ValueError: something that the assistant does is lost, and the template writes nothing of its kind elsewhere
                 in the conversation, nor this if it were in the last turn.
         """
+        if self._is_complete():
+            return []
         parts = list(self.parts())
         kept: dict[str, set[int]] = defaultdict(set)
         for part in parts:
@@ -70,6 +72,14 @@ class Coverage:
                 what, Note(f"have {what} {_LOST}", f"{part.source.path}: {shortened(part.lost)}")
             )
         return list(notes.values())
+
+    def _is_complete(self) -> bool:
+        """Tell whether all sources are in the text from end to end, as they are in most conversations."""
+        return all(
+            self._written.get(i) == [(0, len(source.text))] or not source.text.strip()
+            for i, source in enumerate(self._conversation.sources)
+            if source.part != "role"
+        )
 
     def _is_written_of_a_last_turn(self, part: _Part) -> bool:
         """Tell whether the template writes a part if its turn is the last, as a prompt's continuation."""

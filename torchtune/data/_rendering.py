@@ -4,11 +4,11 @@ import bisect
 import re
 from collections.abc import Iterator, Sequence
 
-from attrs import field, frozen
+from attrs import frozen
 
 from torchtune.data._conversation import Conversation
 from torchtune.data._notes import Note, shortened
-from torchtune.data._special_text import MEDIA, special_matches, special_note
+from torchtune.data._special_text import MEDIA, SpecialTokens, media_note, special_note
 from torchtune.data._template import Rendered, Span
 from torchtune.data._tokenizer import Tokenizer
 from torchtune.data._traced import Origin
@@ -29,7 +29,7 @@ class Rendering:
     special: tuple[Span, ...]
     """Where special tokens are."""
     _notes: tuple[Note, ...]
-    _encoded: dict[str, list[int]] = field(factory=dict, eq=False)
+    _known: SpecialTokens
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, conversation: Conversation, rendered: Rendered) -> "Rendering":
@@ -37,7 +37,8 @@ class Rendering:
         written = _Written(conversation, rendered)
         plain, special = list[Span](), list[Span]()
         notes: dict[str, Note] = {}
-        for match in special_matches(tokenizer)(rendered.text):
+        known = SpecialTokens.of(tokenizer)
+        for match in known.matches(rendered.text):
             example = written.example(match)
             if not example or match[0] in tokenizer.content_tokens:
                 special.append(match.span())
@@ -46,12 +47,15 @@ class Rendering:
             notes.setdefault(match[0], special_note(match[0], example))
         for match in MEDIA.finditer(rendered.text):
             if example := written.example(match):
-                text = (
-                    f"contain {match[0]!r}, which stands for an image or a sound and is learnt as plain text"
-                )
-                notes.setdefault(text, Note(text, example))
+                notes.setdefault(match[0], media_note(match[0], example))
         return cls(
-            tokenizer, rendered.text, rendered.origins, tuple(plain), tuple(special), tuple(notes.values())
+            tokenizer,
+            rendered.text,
+            rendered.origins,
+            tuple(plain),
+            tuple(special),
+            tuple(notes.values()),
+            known,
         )
 
     @property
@@ -81,12 +85,13 @@ class Rendering:
         at = 0
         for start, end, first, last in stretches:
             own = tokens[first:last]
-            inside = []
+            inside: list[int] = []
             while at < len(borders) and (borders[at] < end or end == len(self.text)):
                 inside.append(borders[at])
                 at += 1
-            own, own_counts = self._cut(own, start, end, inside)
-            counts += [len(result) + count for count in own_counts]
+            if inside:
+                own, own_counts = self._cut(own, start, end, inside)
+                counts += [len(result) + count for count in own_counts]
             result += own
         return result, counts
 
@@ -98,7 +103,7 @@ class Rendering:
             starts: Where the answers begin (tokens).
             limits: Where the message after each begins (characters); a stop id after that is none of the answer's.
         """
-        known = set(self.tokenizer.special_tokens.values())
+        known = self._known.known
         special = [i for i, token in enumerate(tokens) if token in known]
         is_aligned = len(special) == len(self.special)
         character = (
@@ -116,8 +121,7 @@ class Rendering:
         Yields:
             Where a part begins and ends in the text and among the tokens.
         """
-        ids = self.tokenizer.special_tokens
-        known = set(ids.values())
+        ids, known = self._known.ids, self._known.known
         marks = [start for start, _ in self.special]
         at = [i for i, token in enumerate(tokens) if token in known]
         if [tokens[i] for i in at] != [ids[self.text[slice(*span)]] for span in self.special]:
@@ -158,14 +162,14 @@ class Rendering:
 
     def _part(self, start: int, end: int, before: str = "") -> list[int]:
         shift = len(before) - start
-        first = bisect.bisect_left(self.plain, (start, start))
-        plain = [(s + shift, e + shift) for s, e in self.plain[first:] if e <= end] if self.plain else []
+        plain = []
+        if self.plain:
+            first, last = (bisect.bisect_left(self.plain, (at, at)) for at in (start, end))
+            plain = [(s + shift, e + shift) for s, e in self.plain[first:last] if e <= end]
         text = before + self.text[start:end]
         if plain:
             return self.tokenizer.encode_template(text, plain)
-        if text not in self._encoded:  # the words that open an answer come again with each
-            self._encoded[text] = self.tokenizer.encode_template(text)
-        return self._encoded[text]
+        return self._known.encoded(self.tokenizer, text)
 
 
 class _Written:

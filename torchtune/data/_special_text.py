@@ -1,8 +1,10 @@
 """Text that looks like something else than text: special tokens spelt out, and marks for images and sounds."""
 
 import re
-from collections.abc import Callable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+from attrs import field, frozen
 
 from torchtune.data._notes import Note, shortened
 from torchtune.data._tokenizer import Tokenizer
@@ -29,7 +31,7 @@ def media_note(mark: str, example: str) -> Note:
 
 def text_notes(tokenizer: Tokenizer, text: str) -> Iterator[Note]:
     """Yield what is encoded of a plain text in a way that its author may not have meant."""
-    matches = special_matches(tokenizer)(text)
+    matches = SpecialTokens.of(tokenizer).matches(text)
     for match in {match[0]: match for match in reversed(matches)}.values():
         if match[0] not in tokenizer.content_tokens:
             yield special_note(match[0], shortened(text, match.start()))
@@ -37,15 +39,48 @@ def text_notes(tokenizer: Tokenizer, text: str) -> Iterator[Note]:
         yield media_note(media[0], shortened(text, media.start()))
 
 
-def special_matches(tokenizer: Tokenizer) -> Callable[[str], list[re.Match[str]]]:
-    """Return a function that finds the special tokens spelt out in a text, the longest at each place."""
-    return _pattern(tuple(tokenizer.special_tokens))
+@frozen(eq=False)
+class SpecialTokens:
+    """A tokenizer's special tokens, and what short texts with them are encoded as, such as what opens an answer."""
+
+    ids: dict[str, int]
+    known: frozenset[int]
+    """All ids."""
+    _pattern: re.Pattern[str] | None
+    _encoded: dict[str, list[int]] = field(factory=dict)
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "SpecialTokens":
+        """Take those of a tokenizer, which are kept as long as it is."""
+        try:
+            special = _OF_TOKENIZERS.get(tokenizer)
+            if special is None:
+                special = _OF_TOKENIZERS[tokenizer] = cls._read(tokenizer)
+        except TypeError:  # the tokenizer cannot be a key
+            return cls._read(tokenizer)
+        return special
+
+    @classmethod
+    def _read(cls, tokenizer: Tokenizer) -> "SpecialTokens":
+        ids = dict(tokenizer.special_tokens)
+        longest_first = sorted(ids, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first))) if ids else None
+        return cls(ids, frozenset(ids.values()), pattern)
+
+    def matches(self, text: str) -> list[re.Match[str]]:
+        """Find the special tokens spelt out in a text, the longest at each place."""
+        return [] if self._pattern is None else list(self._pattern.finditer(text))
+
+    def encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        """Encode a text in which all of them are meant; what is short is encoded once."""
+        if len(text) > _SHORT:
+            return tokenizer.encode_template(text)
+        if text not in self._encoded and len(self._encoded) < _MOST:
+            self._encoded[text] = tokenizer.encode_template(text)
+        return self._encoded.get(text) or tokenizer.encode_template(text)
 
 
-@lru_cache(maxsize=64)
-def _pattern(tokens: tuple[str, ...]) -> Callable[[str], list[re.Match[str]]]:
-    if not tokens:
-        return lambda _: []
-    longest_first = sorted(tokens, key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, longest_first)))
-    return lambda text: list(pattern.finditer(text))
+_SHORT, _MOST = 64, 4096
+"""Characters of a text whose tokens are kept, and how many texts' are, at most."""
+
+_OF_TOKENIZERS: "WeakKeyDictionary[Tokenizer, SpecialTokens]" = WeakKeyDictionary()

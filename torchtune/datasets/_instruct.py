@@ -119,7 +119,7 @@ class InstructDataset(RowDataset[Task, Example]):
 
     def _parse(self, row: Row) -> Task | Nothing:
         task = read_task(row, self._columns, is_chat=self._template == "chat")
-        if task.system is None:
+        if task.system is None and self._system is not None:
             task = evolve(task, system=self._system)
         return task if task.output.strip() else Nothing("have no answer")
 
