@@ -51,6 +51,10 @@ class Plain:
     is_learnt: bool = False
 
 
+Piece = str | Learnt | Plain
+"""A part of an example. A text is no target, and its special tokens are meant."""
+
+
 def ids(text: str) -> list[int]:
     """Encode a text, its special tokens as their ids."""
     at, found = 0, list[int]()
@@ -60,7 +64,7 @@ def ids(text: str) -> list[int]:
     return found + list(text[at:].encode())
 
 
-def example(*pieces: str | Learnt | Plain) -> Example:
+def example(*pieces: Piece) -> Example:
     """Put an example together; only learnt pieces are targets."""
     tokens, labels = list[int](), list[int]()
     for piece in pieces:

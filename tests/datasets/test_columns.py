@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import Learnt, answered, asked, assistant, example, notes_of, user
+from tests.datasets.by_hand import Piece, answered, asked, assistant, example, notes_of, user
 from torchtune.data import Example, Preference, alpaca_prompt
 from torchtune.datasets import (
     AlpacaDataset,
@@ -133,7 +133,7 @@ def test_earlier_turns_of_a_task_are_learnt_in_their_order(tmp_path: Path) -> No
         "system": "Be kind.",
     }
     first = f"{SYSTEM}{asked('a')}"
-    rest: list[str | Learnt] = [
+    rest: list[Piece] = [
         answered("b"),
         f"\n{asked('c')}",
         answered("d"),

@@ -10,7 +10,7 @@ from tests.datasets.by_hand import (
     AGENT,
     BLOCKS,
     NO_TOOLS,
-    Learnt,
+    Piece,
     answered,
     asked,
     assistant,
@@ -112,7 +112,7 @@ def test_tools_without_a_call_are_reported() -> None:
 @pytest.mark.parametrize("last", [True, False])
 def test_every_spelling_of_a_call_is_the_templates_own(turn: dict[str, Any], last: bool) -> None:
     after = [] if last else [RESULT, user("And?"), assistant("Sun.")]
-    rest: list[str | Learnt] = [f"\n<|im_start|>tool\nSun<|im_end|>\n{asked('And?')}", answered("Sun.")]
+    rest: list[Piece] = [f"\n<|im_start|>tool\nSun<|im_end|>\n{asked('And?')}", answered("Sun.")]
     expected = example(asked(), answered(WRITTEN), *([] if last else rest))
     assert read({"messages": [user(), turn, *after]}) == expected
     assert read({"conversations": json.dumps([user(), turn, *after])}) == expected

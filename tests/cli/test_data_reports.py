@@ -1,0 +1,187 @@
+"""`tune data`, `tune validate` and a run say what of the rows is not learnt, and end before a step where nothing is."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny_run import Tiny, tiny_run
+from tests.tune import Result, Tune
+
+CHAT = "dataset=torchtune.datasets.ChatDataset"
+PREFERENCE = "torchtune.datasets.PreferenceDataset"
+GOOD = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {}}]}
+CALLING = {"messages": [{"role": "user", "content": "Q"}, CALL]}
+PAIR = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+LONG = {"instruction": "Q" * 3000, "output": "A"}
+SCHEDULE = "lr_scheduler={_component_: torchtune.training.cosine_with_warmup, warmup_steps: 1}"
+VERBS = ("data", "validate", "run")
+
+
+@pytest.fixture
+def tiny(tune: Tune, tmp_path: Path) -> Tiny:
+    return tiny_run(tmp_path, lambda *words: tune(*words).status)
+
+
+def write(tiny: Tiny, rows: Sequence[Any], name: str = "users.jsonl") -> str:
+    path = tiny.folder / name
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) -> Result:
+    """Show, check or train on rows; a run ends after one step."""
+    first = () if verb == "run" else (verb,)
+    run = (f"output_dir={tiny.folder / 'out'}", "max_steps=1", "lr_scheduler=null", "device=cpu")
+    held_out = () if any(word.startswith("validation") for word in words) else ("validation=null",)
+    source = f"dataset.source={write(tiny, rows)}"
+    config = ("lora_finetune", "--config", "smollm2_135m_lora")
+    dataset, others = words[:1], words[1:]
+    return tune(*first, *config, *tiny.words, *dataset, source, "seed=1", *run, *held_out, *others)
+
+
+def test_a_quarter_of_rows_with_calls_that_are_not_written_ends_everything(tune: Tune, tiny: Tiny) -> None:
+    rows = [GOOD, GOOD, GOOD, CALLING]
+    for verb in ("data", "run"):
+        done = call(tune, tiny, verb, rows, CHAT)
+        assert done.status == 2
+        assert "users.jsonl: line 4: the chat template does not write tool calls" in done.err
+        assert "step 1" not in done.out
+    first = call(tune, tiny, "validate", [CALLING, GOOD], CHAT)
+    assert (first.status, "line 1: the chat template does not write tool calls" in first.err) == (2, True)
+    assert not (tiny.folder / "out" / "final").exists()
+
+
+def test_such_rows_can_be_left_out_and_are_counted(
+    tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [GOOD, GOOD, GOOD, CALLING]
+    done = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
+    assert done.status == 0
+    assert "left out  1 cannot be used; the first: " in done.out
+    assert "users.jsonl: line 4: the chat template does not write tool calls" in done.out
+    run = call(tune, tiny, "run", rows, CHAT, "dataset.on_error=skip", "shuffle=false")
+    assert run.status == 0, run.err
+    assert "4: the chat template does not write tool calls" in caplog.text
+    (text,) = json.loads((tiny.folder / "out" / "run.json").read_text())["data"]["notes"]
+    assert text == "cannot be used and are left out"
+
+
+UNREAD = "3 of 4 rows have columns that are not read: 'id', 'chosen_by'; the first: "
+TOOLS = "have tools that the chat template does not write; the first: "
+
+
+def test_unread_columns_and_lost_tools_are_said_by_both(
+    tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [GOOD, *({**GOOD, "id": i, "chosen_by": "x", "tools": [{"name": "f"}]} for i in range(3))]
+    done = call(tune, tiny, "data", rows, CHAT)
+    assert done.status == 0
+    assert done.out.count(f"warning: {UNREAD}") == 1
+    assert done.out.count(f"warning: 3 of 4 rows {TOOLS}") == 1
+    cached = f"token_cache={tiny.folder / 'cache'}"
+    for again in range(2):
+        caplog.clear()
+        run = call(tune, tiny, "run", rows, CHAT, cached, *(["--overwrite"] if again else []))
+        assert run.status == 0, run.err
+        assert caplog.text.count(UNREAD) == 2, "before the first step, and when the epoch is over"
+        assert TOOLS in caplog.text
+        record = json.loads((tiny.folder / "out" / "run.json").read_text())
+        assert any("have tools that the chat template" in text for text in record["data"]["notes"])
+
+
+def test_what_held_out_rows_lose_is_said_by_the_run(
+    tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = write(tiny, [{**GOOD, "id": 1, "tools": [{"name": "f"}]}, CALLING], "held_out.jsonl")
+    section = f"{{_component_: torchtune.datasets.ChatDataset, source: {held_out}, on_error: skip}}"
+    run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
+    assert run.status == 0, run.err
+    for said in (
+        f"validation: 1 of 2 rows {TOOLS}",
+        "validation: 1 of 2 rows cannot be used and are left out",
+    ):
+        assert said in caplog.text
+    section = section.replace("on_error: skip", "on_error: raise")
+    run = call(
+        tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}", "--overwrite"
+    )
+    assert (run.status, "held_out.jsonl: line 2: the chat template does not" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words", "reason"),
+    [
+        ([LONG] * 3, ("dataset=torchtune.datasets.InstructDataset",), "have no target within 64 tokens"),
+        (
+            [LONG] * 3,
+            ("dataset=torchtune.datasets.InstructDataset", "packing.length=32"),
+            "no target within 32 tokens",
+        ),
+        (
+            [LONG] * 3,
+            ("dataset=torchtune.datasets.InstructDataset", "max_steps=null", SCHEDULE),
+            "have no target within 64 tokens",
+        ),
+        ([CALLING] * 3, (CHAT, "dataset.on_error=skip"), "cannot be used"),
+    ],
+    ids=["too long", "too long for a pack", "with a warm-up", "skipped"],
+)
+def test_a_run_that_would_learn_nothing_does_not_start(
+    rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune, tiny: Tiny
+) -> None:
+    done = call(tune, tiny, "run", rows, *words)
+    assert done.status == 2
+    assert "none of 3 rows gives anything to learn: 3 of 3 rows" in done.err
+    assert reason in done.err
+    assert "users.jsonl: line 1" in done.err
+    assert not (tiny.folder / "out" / "final").exists()
+
+
+def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, tiny: Tiny) -> None:
+    source = write(tiny, [LONG], "long.jsonl")
+    section = f"{{_component_: torchtune.datasets.InstructDataset, source: {source}}}"
+    run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
+    assert run.status == 2
+    assert "validation: none of 1 held-out rows has a target; 1 of 1 rows are cut at 64 tokens" in run.err
+
+
+KIND = "is a Dataset of Preference | LeftOut, and the recipe reads a Dataset of Example"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_preferences_in_a_supervised_recipe_are_a_mistake_of_the_config(
+    verb: str, tune: Tune, tiny: Tiny
+) -> None:
+    done = call(tune, tiny, verb, [PAIR] * 3, f"dataset={PREFERENCE}")
+    assert done.status == 2
+    assert f"dataset: {PREFERENCE} {KIND}" in done.err
+    section = (
+        f"validation={{dataset: {{_component_: {PREFERENCE}, source: {write(tiny, [PAIR], 'p.jsonl')}}}}}"
+    )
+    held_out = call(tune, tiny, verb, [GOOD] * 3, CHAT, section)
+    assert held_out.status == 2
+    assert f"validation.dataset: {PREFERENCE} {KIND}" in held_out.err
+    assert not (tiny.folder / "out").exists()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**GOOD, "label": False}, "the rows have a column 'label' of true or false, as those for KTO have"),
+        (
+            {**GOOD, "chosen": "A", "rejected": "B"},
+            "the rows have columns 'chosen' and 'rejected', as those for",
+        ),
+    ],
+)
+def test_rows_for_preference_tuning_train_no_chat(
+    verb: str, row: dict[str, Any], message: str, tune: Tune, tiny: Tiny
+) -> None:
+    done = call(tune, tiny, verb, [row] * 3, CHAT)
+    assert done.status == 2
+    assert f"users.jsonl: line 1: {message}" in done.err
