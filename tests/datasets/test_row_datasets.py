@@ -155,7 +155,8 @@ def test_rows_are_encoded_when_they_are_asked_for(tmp_path: Path) -> None:
     at_construction = len(Counting.texts)
     dataset[7]
     one_row = len(Counting.texts) - at_construction
-    assert (one_row, at_construction) == (2, 4), "the trial of the template, and the first row"
+    assert one_row == 1
+    assert at_construction <= 4, "the trial of the template, and the first row"
 
 
 def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

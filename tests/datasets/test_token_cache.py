@@ -90,7 +90,7 @@ def test_what_changes_tokens_changes_what_is_found(tmp_path: Path) -> None:
     reordered, n = read(
         InstructDataset(Counting(), [*reversed(ROWS), {"instruction": "New.", "output": "1"}]), tmp_path
     )
-    assert n == 2, "the new row alone"
+    assert n == 1, "the new row alone"
     assert len(reordered) == 101
 
 

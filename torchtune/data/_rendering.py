@@ -65,7 +65,7 @@ class Rendering:
 
     def encode(self) -> list[int]:
         """Encode it."""
-        return self._part(0, len(self.text))
+        return self.tokenizer.encode_template(self.text, self.plain)
 
     def encode_at(self, borders: Sequence[int]) -> tuple[list[int], list[int]]:
         """Encode it, and find where borders between characters lie between tokens.

@@ -3,7 +3,7 @@
 from collections.abc import ItemsView, Mapping, Sequence
 from typing import Any
 
-from torchtune.datasets._tables import Row
+from torchtune.datasets._tables import Row, lone_surrogate
 
 
 class ReadRow(dict[str, Any]):
@@ -35,7 +35,18 @@ class ReadRow(dict[str, Any]):
 
 
 def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, (str, list, dict, tuple)) and not value)
+    is_empty_array = getattr(value, "size", None) == 0  # numpy's, in rows that are given in memory
+    return value is None or is_empty_array or (isinstance(value, (str, list, dict, tuple)) and not value)
+
+
+def check_characters(name: str, text: str | None) -> None:
+    """Check a text of the config.
+
+    Raises:
+        ValueError: it contains half of a surrogate pair, which no tokenizer can encode.
+    """
+    if half := lone_surrogate(text):
+        raise ValueError(f"{name}: contains {half!a}, half of a surrogate pair, which is not a character")
 
 
 def column(row: Row, name: str, what: str, setting: str = "columns") -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
-from torchtune.datasets._columns import columns_of, required
+from torchtune.datasets._columns import check_characters, columns_of, required
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
@@ -77,6 +77,7 @@ class ChatDataset(RowDataset[Conversation, Example]):
         ignore_columns: list[str] | None = None,
     ) -> None:
         check_chat(tokenizer)
+        check_characters("system", system)
         self._tokenizer = tokenizer
         self._column, self._tools_column = column, tools_column
         self._system, self._train_on = system, train_on

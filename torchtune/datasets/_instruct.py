@@ -15,7 +15,7 @@ from torchtune.data import (
     plain_example,
     shortened,
 )
-from torchtune.datasets._columns import checked_columns, column, columns_of
+from torchtune.datasets._columns import check_characters, checked_columns, column, columns_of
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import EMPTY_ANSWERS
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
@@ -110,6 +110,7 @@ class InstructDataset(RowDataset[Task, Example]):
             raise ValueError(
                 f"template: expected 'chat', 'alpaca', or a text with {_TASK} (and {_INPUT}) in it, got {template!r}"
             )
+        check_characters("system", system)
         self._tokenizer = tokenizer
         self._train_on_input = train_on_input
         self._columns = checked_columns(columns, COLUMNS, required=("instruction", "output"))

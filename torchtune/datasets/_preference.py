@@ -5,7 +5,7 @@ from typing import Any
 from attrs import frozen
 
 from torchtune.data import Example, Message, Preference, Tokenizer, chat_example, check_chat
-from torchtune.datasets._columns import checked_columns, columns_of, required
+from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import does_something
@@ -64,6 +64,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         ignore_columns: list[str] | None = None,
     ) -> None:
         check_chat(tokenizer)
+        check_characters("system", system)
         self._tokenizer, self._system = tokenizer, system
         self._columns = checked_columns(
             columns, ("prompt", "chosen", "rejected"), required=("chosen", "rejected")
