@@ -1,5 +1,5 @@
 # Two commands do everything: `make demo` fine-tunes a real model, `make test` runs the tests.
-.PHONY: demo docs transcripts test test-all lint bench configs clean
+.PHONY: demo docs transcripts test test-all test-portable lint bench configs clean
 
 PYTEST := .venv/bin/python -m pytest
 
@@ -16,6 +16,11 @@ test-all:
 	@PYTHON="$(PYTHON)" scripts/install.sh dev
 	@$(MAKE) --no-print-directory lint
 	@$(PYTEST) -m "slow or not slow"
+
+# The numeric tests as on other processors: kernels for older instructions, one thread and three.
+test-portable:
+	@PYTHON="$(PYTHON)" scripts/install.sh dev
+	@scripts/test_portable.sh
 
 lint:
 	@.venv/bin/ruff check --quiet .

@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.models.exact import lifted
 from tests.models.tiny import random_tokens, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
+from tests.tolerance import FLOAT64, assert_near
 from torchtune.models import architecture_from_hf, hf_config, load_hf_weights, save_hf_folder
 from torchtune.models.llama2 import llama2_7b
 from torchtune.models.smollm2 import smollm2
@@ -29,16 +31,19 @@ def test_logits_and_gradients_equal_those_of_transformers(tmp_path: Path, *, tie
 
     model, tokens = tiny_smollm2(tied_embeddings=tied_embeddings), random_tokens(2, 9)
     save_hf_folder(model, tmp_path / "model")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert theirs.dtype == torch.float64
-    # transformers computes norms and rotary angles in float32 also in a double model, hence 1e-5; the
-    # same comparison against NumPy in float64 holds to 1e-11 (tests/modules/test_decoder.py).
-    torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
-    for logits in model(tokens), theirs(tokens).logits:
-        logits.square().mean().backward()
+    with lifted():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+        assert theirs.dtype == torch.float64
+        expected = theirs(tokens).logits
+        expected.square().mean().backward()
+    logits = model(tokens)
+    logits.square().mean().backward()
+    assert_near(logits, expected, FLOAT64)
     for name, parameter in theirs.named_parameters():
-        ours = model.get_parameter(name.removeprefix("model.")).grad
-        torch.testing.assert_close(ours, parameter.grad, rtol=1e-5, atol=1e-5)
+        ours = model.get_parameter(name.removeprefix("model."))
+        assert ours.grad is not None
+        assert parameter.grad is not None
+        assert_near(ours.grad, parameter.grad, FLOAT64)
 
 
 @pytest.mark.parametrize("on_meta", [False, True])
@@ -58,14 +63,14 @@ def test_weights_take_the_dtype_of_the_model(folder: Path, *, on_meta: bool) -> 
     with torch.device("meta" if on_meta else "cpu"):
         model = Decoder(tiny_smollm2().architecture).bfloat16()
     load_hf_weights(model, folder)
-    torch.testing.assert_close(model.state_dict(), tiny_smollm2().bfloat16().state_dict())
+    torch.testing.assert_close(model.state_dict(), tiny_smollm2().bfloat16().state_dict(), rtol=0, atol=0)
 
 
 def test_weights_go_under_adapters(folder: Path) -> None:
     model = Decoder(tiny_smollm2().architecture).double()
     add_lora(model, "all-linear", rank=2, alpha=4.0)
     load_hf_weights(model, folder)
-    torch.testing.assert_close(model(random_tokens(1, 5)), tiny_smollm2()(random_tokens(1, 5)))
+    assert_near(model(random_tokens(1, 5)), tiny_smollm2()(random_tokens(1, 5)), FLOAT64)
 
 
 def test_shards_are_read_by_their_index(folder: Path) -> None:
@@ -77,7 +82,7 @@ def test_shards_are_read_by_their_index(folder: Path) -> None:
     write(folder, model__safetensors__index__json=json.dumps({"weight_map": files}))
     model = Decoder(tiny_smollm2().architecture).double()
     load_hf_weights(model, folder)
-    torch.testing.assert_close(model.state_dict(), tiny_smollm2().state_dict())
+    torch.testing.assert_close(model.state_dict(), tiny_smollm2().state_dict(), rtol=0, atol=0)
     (folder / "shard-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no shard-1.safetensors in"):
         load_hf_weights(model, folder)
@@ -113,7 +118,7 @@ def test_pickles_of_tensors_are_read_as_well(folder: Path, shards: int) -> None:
         write(folder, pytorch_model__bin__index__json=json.dumps({"weight_map": files}))
     model = Decoder(tiny_smollm2().architecture).double()
     load_hf_weights(model, folder)
-    torch.testing.assert_close(model.state_dict(), tiny_smollm2().state_dict())
+    torch.testing.assert_close(model.state_dict(), tiny_smollm2().state_dict(), rtol=0, atol=0)
 
 
 class Runs:

@@ -27,6 +27,7 @@ from tests.models.tiny_meta import (
     tiny_state,
     write_meta,
 )
+from tests.tolerance import FLOAT64, assert_near
 from torchtune.models import HFTokenizer, SentencePieceTokenizer, auto_tokenizer, convert, llama2, llama3
 from torchtune.models._meta_params import read_params
 
@@ -58,7 +59,7 @@ def test_transformers_gets_metas_logits_from_the_folder(
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
         assert theirs.dtype == torch.float64
         logits = theirs(tokens()).logits
-    torch.testing.assert_close(logits, metas_logits(state, params, tokens()), rtol=0, atol=1e-10)
+    assert_near(logits, metas_logits(state, params, tokens()), FLOAT64)
     assert read(tmp_path / "ours")["tie_word_embeddings"] is False
 
 
@@ -73,7 +74,7 @@ def test_equal_ends_of_a_stretched_model_are_tied_and_its_factor_is_that_of_llam
     with lifted():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager")
         logits = theirs(tokens()).logits
-    torch.testing.assert_close(logits, metas_logits(state, LLAMA3_1, tokens(), 32.0), rtol=0, atol=1e-10)
+    assert_near(logits, metas_logits(state, LLAMA3_1, tokens(), 32.0), FLOAT64)
     assert (logits - metas_logits(state, LLAMA3_1, tokens(), 8.0)).abs().max() > 1e-4
 
 

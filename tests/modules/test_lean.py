@@ -1,5 +1,6 @@
 """Lean layers beside the plain ones: values, gradients, and what is kept."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from attrs import evolve
 from torch import Tensor, nn
 
 from tests.modules.reference import TINY
+from tests.tolerance import FLOAT64, assert_as_near, assert_near, bound, rms_error, roundings
 from torchtune.modules import (
     Architecture,
     Decoder,
@@ -82,33 +84,26 @@ def test_values_and_gradients_are_those_of_the_plain_layers(family: str, kind: s
     expected, found = results(plain), results(ours)
     assert found.keys() == expected.keys()
     assert len(found) >= 10
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
+    assert_near(found, expected, FLOAT64)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora on all"])
 def test_float32_is_as_near_to_float64_as_the_plain_layers_are(kind: str) -> None:
-    exact = results(decoder(TINY, kind))
-    plain = results(decoder(TINY, kind).float())
     model = decoder(TINY, kind).float()
+    exact, plain = results(copy.deepcopy(model).double()), results(copy.deepcopy(model))
     lean(model)
-    found = results(model)
-
-    def off(values: dict[str, Tensor]) -> float:
-        return max(float((values[n].double() - exact[n]).norm() / exact[n].norm()) for n in exact)
-
-    assert off(found) < max(1e-5, 3 * off(plain))
+    ours = results(model)
+    for name in exact:
+        assert_as_near(ours[name], plain[name], exact[name], bound(torch.float32, 3 * roundings(TINY, 11)))
 
 
-def test_bfloat16_is_as_near_to_float32_as_the_plain_layers_are() -> None:
-    exact = results(decoder(TINY, "full"))
-    model = decoder(TINY, "full", torch.bfloat16)
-    plain = results(decoder(TINY, "full", torch.bfloat16))
+def test_bfloat16_is_as_near_to_float64_as_the_plain_layers_are() -> None:
+    model = decoder(TINY, "full").bfloat16()
+    exact, plain = results(copy.deepcopy(model).double()), results(copy.deepcopy(model))
     lean(model)
-    found = results(model)
-    for name, value in exact.items():
-        errors = [float((other[name].double() - value).norm() / value.norm()) for other in (found, plain)]
-        assert errors[0] < 0.02 + 2 * errors[1], name
+    ours = results(model)
+    for name in exact:
+        assert_as_near(ours[name], plain[name], exact[name], rms_error(torch.bfloat16, 1), factor=2)
 
 
 def kept_bytes(run: Callable[[], Tensor], known: set[int]) -> int:
@@ -169,15 +164,17 @@ def test_inputs_of_any_shape_are_taken(shape: tuple[int, ...]) -> None:
     parts: list[nn.Module] = [Linear(8, 5), RMSNorm(8, 1e-5), nn.Sequential(nn.Linear(8, 4))]
     add_lora(parts[2], ["0"], 2, 4.0)
     for part in parts:
-        x = torch.randn(shape, requires_grad=True)
+        part.double()
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         expected = part(x)
         (grad,) = torch.autograd.grad(expected.sum(), x)
         whole = nn.Sequential(part)
         lean(whole)
         found = whole(x)
-        torch.testing.assert_close(found, expected)
+        assert_near(found, expected, FLOAT64)
         found.sum().backward()
-        torch.testing.assert_close(x.grad, grad)
+        assert x.grad is not None
+        assert_near(x.grad, grad, FLOAT64)
 
 
 def test_autocast_takes_the_plain_way() -> None:

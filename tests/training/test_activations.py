@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_decoder
 from torchtune.data import Batch, collate
 from torchtune.models.smollm2 import smollm2
@@ -155,7 +156,7 @@ def test_generation_with_a_cache_is_left_as_it_is(section: str) -> None:
         with torch.set_grad_enabled(grad):
             steps = [ours(tokens[:, i : i + 1], cache=cache) for i in range(6)]
         assert cache.length == 6
-        torch.testing.assert_close(torch.cat(steps, dim=1), expected)
+        assert_near(torch.cat(steps, dim=1), expected, FLOAT64)
 
 
 def test_parameters_keep_their_names() -> None:
@@ -182,8 +183,8 @@ def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None)
     plain, ours = built(None, lora, "fp32"), built(section, lora, "fp32", compile=True)
     for batch in (batch_of(examples()[:4]), PADDED):  # of two lengths
         expected, found = (loss_and_gradients(model, batch, "fp32") for model in (plain, ours))
-        for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5)
+        longest = max(len(example.tokens) for example in examples())
+        assert_near(found, expected, bound(torch.float32, 3 * roundings(plain.architecture, longest)))
     assert not counters["graph_break"]
     n_graphs: int = counters["stats"]["unique_graphs"]
     torch._dynamo.reset()

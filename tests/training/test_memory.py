@@ -1,5 +1,6 @@
 """What a run is said to take, against what torch's profiler sees; and what is said when memory runs out."""
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,7 @@ def compare_with_the_profiler(
 
 def most_held(call: Callable[[], None]) -> int:
     """Return the bytes of tensors that a call adds at its peak."""
+    gc.collect()  # What earlier calls left in cycles would be freed during this one, and be taken off its peak.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     now = peak = 0

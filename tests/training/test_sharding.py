@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from attrs import evolve
 
+from tests.tolerance import FLOAT64, assert_near, bound
 from tests.training.four_ranks import CASES, one_step, placed
 from tests.training.tiny import ALONE, tiny_decoder, tiny_model
 from tests.training.together import together
@@ -38,13 +39,11 @@ def own_group() -> Iterator[None]:
 @pytest.mark.parametrize("case", EXACT)
 def test_four_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> None:
     ours, alone = found["cases"][case], one_step(ALONE, lora=CASES[case].get("lora"))
-    assert ours["loss"] == pytest.approx(alone["loss"], rel=1e-12)
-    assert ours["norm"] == pytest.approx(alone["norm"], rel=1e-12)
+    assert ours["loss"] == pytest.approx(alone["loss"], rel=FLOAT64)
+    assert ours["norm"] == pytest.approx(alone["norm"], rel=FLOAT64)
     assert alone["norm"] > 0.2  # so that clipping to 0.1 does something
     for kind in ("gradients", "clipped", "parameters"):
-        assert ours[kind].keys() == alone[kind].keys()
-        for name, tensor in alone[kind].items():
-            torch.testing.assert_close(ours[kind][name], tensor, rtol=1e-12, atol=1e-12)
+        assert_near(ours[kind], alone[kind], FLOAT64)
 
 
 def test_all_ranks_end_with_the_same_parameters(found: dict[str, Any]) -> None:
@@ -62,8 +61,9 @@ def test_pure_bf16_holds_parameters_and_gradients_in_bf16_and_is_near(found: dic
     pure, wide = found["cases"]["pure bf16"], found["cases"]["bf16 plain"]
     for kind in ("gradients", "parameters"):
         assert {tensor.dtype for tensor in pure[kind].values()} == {torch.bfloat16}
-    assert pure["loss"] == pytest.approx(wide["loss"], rel=1e-2)
-    assert pure["norm"] == pytest.approx(wide["norm"], rel=2e-2)
+    # Gradients are rounded once more, when they are put where fp32 ones would be.
+    assert pure["loss"] == pytest.approx(wide["loss"], rel=bound(torch.bfloat16, 1))
+    assert pure["norm"] == pytest.approx(wide["norm"], rel=bound(torch.bfloat16, 1))
 
 
 @pytest.mark.parametrize(("case", "parts"), [("fsdp", 4), ("hsdp", 2), ("offloaded hsdp", 2), ("copies", 1)])
@@ -88,9 +88,8 @@ def test_one_process_offloads_too(tmp_path: Path, reads_folder: bool) -> None:
     alone = one_step(ALONE, **how)
     ours = one_step(ALONE, sharding=Sharding(cpu_offload=True), **how)
     assert dist.is_initialized()
-    assert ours["norm"] == pytest.approx(alone["norm"], rel=1e-12)
-    for name, tensor in alone["parameters"].items():
-        torch.testing.assert_close(ours["parameters"][name], tensor, rtol=1e-12, atol=1e-12)
+    assert ours["norm"] == pytest.approx(alone["norm"], rel=FLOAT64)
+    assert_near(ours["parameters"], alone["parameters"], FLOAT64)
 
 
 @pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
@@ -105,8 +104,7 @@ def test_compiled_layers_can_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None
     alone, ours = one_step(ALONE), one_step(ALONE, sharding=Sharding(cpu_offload=True), **how)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
-    for name, tensor in alone["parameters"].items():
-        torch.testing.assert_close(ours["parameters"][name], tensor, rtol=1e-12, atol=1e-12)
+    assert_near(ours["parameters"], alone["parameters"], FLOAT64)
 
 
 @pytest.mark.usefixtures("own_group")

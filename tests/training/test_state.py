@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
+from tests.tolerance import FLOAT64
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, State, _checkpoint, cosine_with_warmup, step_loss
@@ -311,7 +312,7 @@ def test_a_schedule_goes_on_along_the_curve_of_its_new_length(tmp_path: Path) ->
     assert longer.state.resume()
     whole = run(tmp_path / "whole", 30)
     rates = [lr for _, lr, _ in whole.train(12).seen[6:]]
-    assert [lr for _, lr, _ in longer.train(12).seen] == pytest.approx(rates, rel=1e-12)
+    assert [lr for _, lr, _ in longer.train(12).seen] == pytest.approx(rates, rel=FLOAT64)
 
 
 def test_a_schedule_that_cannot_change_its_length_says_so(tmp_path: Path) -> None:

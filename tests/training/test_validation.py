@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW
 from recipes import full_finetune, lora_finetune
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
+from tests.tolerance import FLOAT64, bound, roundings
 from tests.training.tiny import batch_of, examples, tiny_model, tiny_validator
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.data import Example, LeftOut, split_off
@@ -51,7 +52,7 @@ def test_the_loss_is_the_mean_over_target_tokens_at_any_batch_size(tmp_path: Pat
     model = tiny_model()
     validator = tiny_validator(tmp_path, share_of(), model, batch_size=batch_size)
     with validator._metrics:
-        assert validator.validate() == pytest.approx(by_hand(model), rel=1e-12)
+        assert validator.validate() == pytest.approx(by_hand(model), rel=FLOAT64)
 
 
 def scripted(validator: Validator, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -158,13 +159,15 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
         "epochs": 30,
         "batch_size": 6,
         "validation": section,
-        "optimizer": lazy(AdamW, lr=1e-2, fused=True) if kind == "full" else lazy(SGD, lr=1.0),
+        "optimizer": lazy(AdamW, lr=1e-2 if kind == "full" else 3e-3, fused=True),
     }
     base: Path | None = None
     if kind == "full":
         full_finetune.main(full_config(tmp_path, "a", **changes))
     else:
-        full_finetune.main(full_config(tmp_path, "base", max_steps=1))
+        # A base that has had twelve steps: the loss falls by 0.008, and rises by 0.013 until the end.
+        taught = {"epochs": 30, "batch_size": 6, "optimizer": lazy(AdamW, lr=1e-2, fused=True)}
+        full_finetune.main(full_config(tmp_path, "base", max_steps=12, **taught))
         base = tmp_path / "base" / "final"
         changes |= {"model_directory": str(base), "tokenizer_directory": None}
         lora_finetune.main(lora_config(tmp_path, "a", **changes))
@@ -179,7 +182,8 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
     rows = held_out_examples(dataset, None, 256)
     loss_fn = step_loss(LinearCrossEntropy(reduction="sum"), "fp32")
     total = sum(loss_fn(model, batch_of([row])).item() for row in rows)
-    assert total / sum(row.n_targets for row in rows) == pytest.approx(found[best], rel=1e-5)
+    rounded = bound(torch.float32, roundings(model.architecture, max(len(row.tokens) for row in rows)))
+    assert total / sum(row.n_targets for row in rows) == pytest.approx(found[best], rel=rounded)
 
 
 def test_a_share_is_held_out_of_what_is_trained_on() -> None:

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -48,6 +49,14 @@ def stir_adapters(model: Decoder) -> None:
     for name, p in model.named_parameters():
         if name.endswith("lora_b"):
             p.data.add_(0.01)
+
+
+def whole_gradients(model: Decoder) -> dict[str, Tensor]:
+    """Copy the gradients of all trained parameters, gathered if they are sharded; all ranks must call it."""
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name: (g.full_tensor() if hasattr(g, "full_tensor") else g).clone() for name, g in gradients.items()
+    }
 
 
 def examples(n: int = 11) -> list[Example]:

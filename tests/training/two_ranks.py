@@ -18,6 +18,7 @@ from tests.training.tiny import (
     tiny_decoder,
     tiny_model,
     tiny_validator,
+    whole_gradients,
 )
 from torchtune.models import save_hf_folder
 from torchtune.modules import LinearCrossEntropy
@@ -66,11 +67,13 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
         torch.autograd.backward(loss / n_targets * world.data_size)
         loss_sum += loss.item()
     norm = clip_gradients(model, 0.1)
+    gradients = whole_gradients(model)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
     optimizer.step()
     return {
         "loss": world.data_sum(loss_sum) / n_targets,
         "norm": norm,
+        "gradients": gradients,
         "parameters": whole_state(model, world),
         "held": sum(_own(p).numel() for p in model.parameters()),
     }

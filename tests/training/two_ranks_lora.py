@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import batch_of, examples, stir_adapters
+from tests.training.tiny import batch_of, examples, stir_adapters, whole_gradients
 from torchtune.models import save_hf_folder
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
@@ -71,11 +71,13 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
         torch.autograd.backward(loss / n_targets * world.data_size)
         loss_sum += loss.item()
     norm = clip_gradients(model, 0.1)
+    gradients = whole_gradients(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     AdamW(trained, lr=0.01, fused=True).step()
     return {
         "loss": world.data_sum(loss_sum) / n_targets,
         "norm": norm,
+        "gradients": gradients,
         "began": began,
         "parameters": whole_state(model, world),
     }

@@ -1,0 +1,50 @@
+#!/bin/sh
+# Runs the numeric tests as on other processors: with kernels for older instructions, with one thread and with three.
+#   scripts/test_portable.sh [pytest's arguments, in place of the list of tests below]
+# Bounds on rounding are derived in tests/tolerance.py, so that they hold everywhere; here they have to.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+python=${TEST_PYTHON:-.venv/bin/python}
+
+# Every test whose outcome depends on how numbers are rounded or in which order they are summed.
+numeric="tests/modules tests/training tests/generation tests/recipes tests/test_end_to_end.py
+  tests/models/test_convert.py tests/models/test_families.py tests/models/test_gguf.py tests/models/test_gguf_families.py
+  tests/models/test_hf_folder.py tests/models/test_meta.py tests/models/test_peft_adapter.py"
+[ $# -gt 0 ] || set -- -q -n 2 $numeric
+
+capability() { "$python" -c 'import torch; print(torch.backends.cpu.get_cpu_capability())'; }
+threads() { "$python" -c 'import torch; print(torch.get_num_threads())'; }
+
+# What torch's own kernels are compiled for. "default" is SSE on x86 and NEON on Arm; other names only x86 knows.
+native=$(capability) || exit 1
+case $native in
+  AVX*) kernels="default avx2" ;;
+  *) kernels="default" ;;
+esac
+echo "test-portable: $(uname -m), whose kernels are $native; as well: $kernels, 1 and 3 threads"
+
+case $(uname -m) in
+  x86_64 | amd64)
+    export ONEDNN_MAX_CPU_ISA=AVX2  # neither AVX-512 nor AMX in oneDNN
+    export MKL_CBWR=COMPATIBLE      # MKL's sums in the order of the oldest processors
+    ;;
+esac
+export MKL_DYNAMIC=FALSE        # or MKL, and torch with it, starts no more threads than there are cores
+export OMP_WAIT_POLICY=PASSIVE  # or three threads on two cores spend their time waiting for each other
+
+failed=
+for kernel in $kernels; do
+  for n in 1 3; do
+    export ATEN_CPU_CAPABILITY="$kernel" OMP_NUM_THREADS="$n" MKL_NUM_THREADS="$n"
+    environment="ATEN_CPU_CAPABILITY=$kernel OMP_NUM_THREADS=$n"
+    echo "test-portable: $environment"
+    if [ "$(threads)" != "$n" ]; then
+      echo "test-portable: torch does not run $n threads here" >&2
+      failed="$failed [$environment]"
+    elif ! "$python" -m pytest "$@"; then
+      failed="$failed [$environment]"
+    fi
+  done
+done
+[ -z "$failed" ] || { echo "test-portable: failed with$failed" >&2; exit 1; }
+echo "test-portable: passed in every environment"
