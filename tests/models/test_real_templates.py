@@ -188,6 +188,34 @@ def test_every_template_is_written_as_transformers_does(llama_cpp: Path) -> None
     assert n_refused < 0.1 * len(sources) * len(conversations) * 2
 
 
+def test_generation_blocks_are_where_transformers_finds_them(llama_cpp: Path) -> None:
+    from transformers.utils import chat_template_utils
+
+    marking = {name: source for name, source in templates(llama_cpp).items() if "endgeneration" in source}
+    assert len(marking) >= 4
+    render: Any = chat_template_utils._render_with_assistant_indices
+    prepare: Any = chat_template_utils._normalize_chat_messages
+    alias: Any = chat_template_utils._alias_reasoning_fields
+    for name, source in marking.items():
+        template = ours_of(source)
+        for thinks, calls in ((False, False), (True, False), (False, True), (True, True)):
+            messages, tools = agent(thinks=thinks, calls=calls), [TOOL] if calls else None
+            text, spans = render(
+                reference(source),
+                alias(prepare(messages)),
+                tools,
+                None,
+                add_generation_prompt=False,
+                bos_token="<bos>",
+                eos_token="</s>",
+            )
+            conversation = Conversation.trace(template, messages, tools)
+            rendered = template.render_traced(
+                conversation.messages, add_generation_prompt=False, tools=conversation.tools
+            )
+            assert (rendered.text, list(rendered.answers)) == (text, [tuple(span) for span in spans]), name
+
+
 def as_text(messages: list[Any]) -> list[Any]:
     """Write tool calls' arguments as JSON text."""
     messages = copy.deepcopy(messages)
