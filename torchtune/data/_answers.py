@@ -93,9 +93,8 @@ class ChatRenderer:
         between = whole.text[asked:begin]
         if begin is None or not (opening.startswith(between) or self._opens_alike(prompt, last, between)):
             raise ValueError(_rewritten(opening, whole.text[asked : asked + len(opening)]))
-        if between != opening and opening.startswith(
-            between
-        ):  # an opened thought, which this answer does without
+        if between != opening and opening.startswith(between):
+            # The prompt opens a thought, say, and this answer has none.
             end -= len(opening) - len(between)
             self._note_opening(opening[len(between) :], whole.text[begin:])
         shift = end - begin

@@ -62,9 +62,8 @@ class Coverage:
             if role == "assistant" and _is_an_act(part.kind) and not kept[part.kind] - {part.source.message}:
                 if not self._is_written_of_a_last_turn(part):
                     raise ValueError(_lost_act(part, self._conversation.template))
-                kept[part.kind].add(
-                    TOOLS
-                )  # the template knows it, and leaves it out of earlier turns by design
+                # The template knows this kind, and leaves it out of earlier turns by design.
+                kept[part.kind].add(TOOLS)
             what = _named(part, role)
             if _owner(part.source) in silent and role != "assistant":
                 what = f"{role} turns" if role else "tools"
