@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs the numeric tests as on other processors: with kernels for older instructions, with one thread and with three.
 #   scripts/test_portable.sh [pytest's arguments, in place of the list of tests below]
-# Bounds on rounding are derived in tests/tolerance.py, so that they hold everywhere; here they have to.
+# Bounds on rounding are derived in tests/tolerance.py, so that they hold on every processor; this checks it.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 python=${TEST_PYTHON:-.venv/bin/python}

@@ -3,12 +3,12 @@
 A rounding changes a value by at most u = eps / 2 of it. A sum of n products, in any order, with or without fused
 multiply-adds, is off by at most n u, relative to the sum of the products' magnitudes (Higham, Accuracy and Stability
 of Numerical Algorithms, 2nd edition, section 3.1). If its roundings are independent, it is off by more than
-lambda sqrt(n) u with a probability of at most 2 exp(-lambda^2 / 2) (Higham and Mary, doi 10.1137/18M1226312,
-theorem 2.4). Processors differ in the order of their sums, in what they fuse and in how they compute exp and tanh:
-all of that is within these bounds, and none of it is a defect.
+lambda sqrt(n) u with a probability of at most 2 exp(-lambda^2 / 2) (Higham and Mary, A New Approach to Probabilistic
+Rounding Error Analysis, doi 10.1137/18M1226312). Processors differ in the order of their sums, in what they fuse and
+in how they compute exp and tanh: all of that is within these bounds, and none of it is a defect.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def bound(dtype: torch.dtype, n_operations: int, scale: float = 1.0) -> float:
     """Return how far any element may be from its value in another order, or in float64.
 
     Two results that are off by n u each differ by n eps, whatever happens: that is the bound up to 16 roundings.
-    Beyond, it is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, and 8 for one beside an exact result.
+    Beyond, it is 4 sqrt(n) eps: lambda is 4 for each of two rounded results, or 8 for one against an exact result.
 
     Args:
         dtype: The precision that is computed in.
@@ -60,8 +60,9 @@ def norm_bound(dtype: torch.dtype, n_operations: int) -> float:
 
 def distance(result: Tensors, exact: Tensors) -> float:
     """Return the norm of the difference of all elements together, relative to the norm of `exact`."""
-    ours, theirs = (torch.cat([t.detach().double().flatten() for t in _leaves(x)]) for x in (result, exact))
-    return float((ours - theirs).norm() / theirs.norm())
+    ours, theirs = zip(*_pairs(result, exact), strict=True)
+    whole, exact_whole = (torch.cat([t.detach().double().flatten() for t in part]) for part in (ours, theirs))
+    return float((whole - exact_whole).norm() / exact_whole.norm())
 
 
 def assert_near(result: Tensors, expected: Tensors, allowed: float) -> None:
@@ -70,10 +71,7 @@ def assert_near(result: Tensors, expected: Tensors, allowed: float) -> None:
     What bounds the error of a sum is the magnitude of its summands, which is about that of the largest element; an
     element that is small because its summands cancel is as far off as the others.
     """
-    ours, theirs = _leaves(result), _leaves(expected)
-    if isinstance(result, Mapping) and isinstance(expected, Mapping):
-        assert result.keys() == expected.keys()
-    for tensor, exact in zip(ours, theirs, strict=True):
+    for tensor, exact in _pairs(result, expected):
         largest = float(exact.detach().abs().max()) if exact.numel() else 0.0
         torch.testing.assert_close(tensor.double(), exact.double(), rtol=0, atol=allowed * largest)
 
@@ -116,9 +114,18 @@ def roundings(architecture: Architecture, length: int) -> int:
     return a.num_layers * (attention + feed_forward) + 2 * a.embed_dim + a.vocab_size
 
 
-def _leaves(values: Tensors) -> list[Tensor]:
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, Mapping):
-        return [leaf for name in sorted(values) for leaf in _leaves(values[name])]
-    return [leaf for value in values for leaf in _leaves(value)]
+def _pairs(result: Tensors, expected: Tensors) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pair the tensors of two structures, which must be alike."""
+    if isinstance(expected, Tensor):
+        assert isinstance(result, Tensor)
+        assert result.shape == expected.shape
+        yield result, expected
+    elif isinstance(expected, Mapping):
+        assert isinstance(result, Mapping)
+        assert result.keys() == expected.keys()
+        for name, value in expected.items():
+            yield from _pairs(result[name], value)
+    else:
+        assert isinstance(result, Sequence)
+        for ours, theirs in zip(result, expected, strict=True):
+            yield from _pairs(ours, theirs)

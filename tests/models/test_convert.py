@@ -363,8 +363,10 @@ def test_a_merged_adapter_is_pefts_up_to_rounding(tmp_path: Path, dtype: torch.d
     theirs = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).merge_and_unload()
     convert(tmp_path / "adapter", tmp_path / "merged", base=tmp_path / "base")
     expected = {n: t for n, t in theirs.state_dict().items() if n != "lm_head.weight"}
+    merged = tensors(tmp_path / "merged")
+    assert {tensor.dtype for tensor in merged.values()} == {dtype}
     # The product over up to five ranks is scaled and added to the weight.
-    assert_near(tensors(tmp_path / "merged"), expected, bound(dtype, 5 + 2))
+    assert_near(merged, expected, bound(dtype, 5 + 2))
 
 
 @pytest.mark.parametrize("kind", ["gguf", "meta"])
@@ -377,6 +379,7 @@ def test_the_base_of_an_adapter_may_be_of_any_kind(tmp_path: Path, kind: str) ->
     convert(tmp_path / "adapter", tmp_path / "in_one", base=source, dtype=torch.float32)
     convert(tmp_path / "adapter", tmp_path / "in_two")
     found, expected = tensors(tmp_path / "in_one"), tensors(tmp_path / "in_two")
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     # The checkpoint's float64 is rounded to float32 before the adapter is added, or after.
     assert_near(found, expected, 0 if kind == "gguf" else bound(torch.float32, 3 + 2))
 

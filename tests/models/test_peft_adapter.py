@@ -219,6 +219,7 @@ def test_every_kind_comes_from_peft_is_merged_and_goes_back(
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
     merged = load_file(tmp_path / "merged/model.safetensors")
     unloaded = theirs.merge_and_unload().state_dict()
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
     # The product over up to five ranks is scaled and added to the weight; DoRA takes norms of rows of up to 96.
     assert_near(merged, {name: unloaded[name] for name in merged}, bound(torch.float32, 96 + 5 + 2))
 

@@ -156,7 +156,7 @@ def test_a_file_of_prompts_becomes_json_lines(base: Path, tmp_path: Path) -> Non
         alpaca_generate.main(generate_config(base, prompt=None, **files))
 
 
-@pytest.mark.usefixtures("fp32_is_float64")  # a draw beside the edge of two shares is turned by a rounding
+@pytest.mark.usefixtures("fp32_is_float64")  # a rounding could turn a draw at the edge of a token's share
 def test_answers_of_a_seed_do_not_depend_on_the_batch(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = []
     for batch_size in (1, 2, 3):

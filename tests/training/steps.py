@@ -16,7 +16,7 @@ def assert_same_step(ours: dict[str, Any], alone: dict[str, Any]) -> None:
 
 
 def assert_same_step_in_bf16(ours: dict[str, Any], alone: dict[str, Any], lr: float = 0.01) -> None:
-    """Compare steps in bfloat16, which round the gradients of other batches.
+    """Compare steps in bfloat16: each batch's gradient is rounded, and several ranks have other batches than one.
 
     The first step of AdamW moves a parameter by lr g / (|g| + 1e-8): by lr, with the sign of its gradient g.
 
@@ -28,7 +28,6 @@ def assert_same_step_in_bf16(ours: dict[str, Any], alone: dict[str, Any], lr: fl
     one_rounding = bound(torch.bfloat16, 1)
     for kind in ("loss", "norm"):
         assert_near(torch.tensor(ours[kind]), torch.tensor(alone[kind]), one_rounding)
-    # Each batch's gradient is rounded, and those of one rank's batches and of several ranks' are not the same.
     assert distance(ours["gradients"], alone["gradients"]) < norm_bound(torch.bfloat16, 2)
     n_same = n = 0
     for name, gradient in alone["gradients"].items():

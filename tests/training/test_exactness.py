@@ -41,7 +41,7 @@ ROUNDED = bound(torch.float32, 3 * roundings(SMALL, 45))
 
 @pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loss choose its products of bfloat16 as on a processor without or with units for them."""
+    """Let the loss compute as on a processor without AMX, or with it."""
     monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: request.param)
 
 

@@ -107,7 +107,7 @@ def compare_with_the_profiler(
 
 def most_held(call: Callable[[], None]) -> int:
     """Return the bytes of tensors that a call adds at its peak."""
-    gc.collect()  # What earlier calls left in cycles would be freed during this one, and be taken off its peak.
+    gc.collect()  # Reference cycles of earlier calls, freed during this one, would lower its peak.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     now = peak = 0

@@ -206,6 +206,6 @@ def test_mfu_is_the_share_of_the_peak_that_useful_tokens_need(
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="compares with Linux's own count")
 def test_peak_memory_of_a_process_is_what_the_system_says() -> None:
     peak_kib = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    # Linux counts pages by thread, some dozens of them late, and what the parent held before this program replaced it
-    # in the process. A wrong unit is a factor of 1,024.
+    # Linux updates its counts in batches of pages, and the peak includes that of the program that this one replaced in
+    # its process, by exec. A wrong unit would be a factor of 1,024.
     assert 0.9 < peak_memory_bytes(torch.device("cpu")) / (peak_kib * 1024) < 100

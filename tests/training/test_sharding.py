@@ -61,7 +61,7 @@ def test_pure_bf16_holds_parameters_and_gradients_in_bf16_and_is_near(found: dic
     pure, wide = found["cases"]["pure bf16"], found["cases"]["bf16 plain"]
     for kind in ("gradients", "parameters"):
         assert {tensor.dtype for tensor in pure[kind].values()} == {torch.bfloat16}
-    # Gradients are rounded once more, when they are put where fp32 ones would be.
+    # Gradients are rounded once more, to be held in bf16.
     assert pure["loss"] == pytest.approx(wide["loss"], rel=bound(torch.bfloat16, 1))
     assert pure["norm"] == pytest.approx(wide["norm"], rel=bound(torch.bfloat16, 1))
 
