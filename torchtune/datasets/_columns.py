@@ -29,9 +29,10 @@ class ReadRow(dict[str, Any]):
 
     def unread(self) -> tuple[str, ...]:
         """Return the columns that hold something and were not read."""
-        return tuple(
-            name for name, value in super().items() if name not in self.read and not _is_empty(value)
-        )
+        others = self.keys() - self.read
+        if not others:
+            return ()
+        return tuple(name for name, value in super().items() if name in others and not _is_empty(value))
 
 
 def _is_empty(value: object) -> bool:

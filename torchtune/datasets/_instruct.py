@@ -184,7 +184,9 @@ def _input(row: Row, names: dict[str, str]) -> str:
 
 
 def _optional_text(row: Row, name: str | None) -> str:
-    value = None if name is None else row.get(name)
+    if name is None or name not in row:
+        return ""
+    value = row[name]
     if not isinstance(value, str | None):
         raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
     return value or ""
@@ -192,7 +194,9 @@ def _optional_text(row: Row, name: str | None) -> str:
 
 def _history(row: Row, name: str | None) -> tuple[tuple[str, str], ...]:
     """Read the turns before."""
-    pairs = (None if name is None else row.get(name)) or []
+    if name is None or name not in row:
+        return ()
+    pairs = row[name] or []
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
         raise ValueError(f"{name!r}: expected a list of pairs, each a question and its answer, got {pairs!r}")
     return tuple((str(question), str(answer)) for question, answer in pairs)

@@ -243,9 +243,11 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
             if isinstance(parsed, LeftOut):
                 left_out[parsed.reason].append(parsed.place)
                 continue
-            unknown -= row.keys()
-            unread.add(self._notes(row), partial(self.place, i))
-            self._check_kind(i, row)
+            if unknown:
+                unknown -= row.keys()
+            if notes := self._notes(row):
+                unread.add(notes, partial(self.place, i))
+                self._check_kind(i, row)
             first = i if first is None else first
         report(left_out, n)
         for line in unread.lines(n):
@@ -273,7 +275,7 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         """
         unread = set(row.unread()) - self._ignored
         fix = "if they are to be learnt all the same, name the columns that are not read in dataset.ignore_columns"
-        if isinstance(dict.get(row, "label"), bool) and "label" in {*row} - row.read - self._ignored:
+        if "label" in unread and isinstance(dict.get(row, "label"), bool):
             raise ValueError(
                 f"{self.place(index)}: the rows have a column 'label' of true or false, as those for KTO have, so that"
                 f" answers marked as bad would be learnt as good ones; {fix}"
