@@ -62,8 +62,8 @@ class AlpacaGenerateConfig:
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """Several prompts, answered in batches."""
     prompts_file: str | None = None
-    """A file of prompts: .txt with one a line, .jsonl or .json with rows of `instruction` or `prompt`, maybe with
-    `input`, or of `messages`."""
+    """A file of prompts, in the formats and shapes of training rows: a text a line, `prompt`, `instruction` maybe with
+    `input`, or `messages` maybe with `tools`, of which an answer at the end is left out."""
     chat: bool | None = field(default=None, validator=_fits)
     """Talk, turn by turn, with what is typed or comes through a pipe; null: if there is no prompt."""
     template: Template = "alpaca"
