@@ -21,7 +21,7 @@ case $native in
   AVX*) kernels="default avx2" ;;
   *) kernels="default" ;;
 esac
-echo "test-portable: $(uname -m), whose kernels are $native; as well: $kernels, 1 and 3 threads"
+echo "test-portable: this processor ($(uname -m)) runs $native kernels; tried are: $kernels, with 1 and 3 threads"
 
 case $(uname -m) in
   x86_64 | amd64)
@@ -46,5 +46,5 @@ for kernel in $kernels; do
     fi
   done
 done
-[ -z "$failed" ] || { echo "test-portable: failed with$failed" >&2; exit 1; }
+[ -z "$failed" ] || { echo "test-portable: failed in$failed" >&2; exit 1; }
 echo "test-portable: passed in every environment"
