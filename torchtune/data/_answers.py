@@ -72,16 +72,19 @@ class ChatRenderer:
         starts: list[tuple[int, int]] = []
         last = len(messages) - 1
         if turns and turns[-1] == last > 0 and not rendered.answers:
-            rendered, start = self._joined_to_prompt(rendered, last)
-            starts = [(turns.pop(), start)]
+            turns.pop()
+            rendered, start = self._joined_to_prompt(rendered, last, is_only=not turns)
+            starts = [(last, start)]
         self.layout = Layout(conversation, rendered)
         if rendered.answers:
             return rendered, [(turn, 0) for turn in turns]
         return rendered, [*((turn, self._start(turn, self.layout)) for turn in turns), *starts]
 
-    def _joined_to_prompt(self, whole: Rendered, last: int) -> tuple[Rendered, int]:
+    def _joined_to_prompt(self, whole: Rendered, last: int, *, is_only: bool) -> tuple[Rendered, int]:
         """Write the last answer after its own prompt, which a template may write otherwise once it is answered."""
         prompt = self.prompt(last)
+        if is_only and whole.text.startswith(prompt.text):
+            return whole, len(prompt.text)
         before = Layout(self.conversation, prompt)
         opening = prompt.text[before.end_of(last - 1) :]
         self._openings[before.role_of(last - 1)] = opening
