@@ -1,6 +1,6 @@
 """Conversations to token ids through a chat template.
 
-What people write never turns into special tokens, unless the tokenizer is told which ones may: other text such as
+What people write never turns into special tokens, except those that the tokenizer allows there: other text such as
 "<|im_end|>" inside a message is encoded as the plain text it is, so that no message can end its own turn or open
 another.
 """

@@ -92,7 +92,7 @@ class ChatTemplate:
         return self._compiled.variables | self._compiled_for_tools.variables
 
     def mentions(self, name: str) -> bool:
-        """Tell whether a word, such as a role or a field of messages, stands in the template."""
+        """Tell whether the template contains a word, such as a role or a field of messages."""
         return re.search(rf"\b{re.escape(name)}\b", self._sources) is not None
 
     @cached_property
