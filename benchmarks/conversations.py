@@ -49,7 +49,7 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     from torchtune.data import chat_tokens
-    from torchtune.models import auto_tokenizer
+    from torchtune.tokenizers import auto_tokenizer
 
     ours, theirs = auto_tokenizer(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
     for n in [int(word) for word in sys.argv[2:]] or [1, 50, 100, 400, 1600]:

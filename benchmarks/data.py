@@ -35,7 +35,7 @@ file, tokenizer_folder, length, packed, workers, seconds = json.loads(sys.argv[1
 import jinja2.sandbox, tokenizers
 from torchtune.data import Batches
 from torchtune.datasets import InstructDataset
-from torchtune.models import HFTokenizer
+from torchtune.tokenizers import HFTokenizer
 tokenizer = HFTokenizer(tokenizer_folder)
 before, start = status("VmRSS"), time.perf_counter()
 dataset = InstructDataset(tokenizer, file)
@@ -59,7 +59,7 @@ file, tokenizer_folder, length, speed, workers, seconds = json.loads(sys.argv[1]
 import jinja2.sandbox, tokenizers
 from torchtune.data import Batches
 from torchtune.datasets import InstructDataset
-from torchtune.models import HFTokenizer
+from torchtune.tokenizers import HFTokenizer
 tokenizer = HFTokenizer(tokenizer_folder)
 dataset = InstructDataset(tokenizer, file)
 batches = Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, workers=workers, packed_length=length)

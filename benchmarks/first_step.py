@@ -100,10 +100,10 @@ def words_of(model: str, rows: str, folder: str) -> list[str]:
     words = ["lora_finetune", "--config", "smollm2_135m_lora", f"output_dir={folder}/run"]
     words += [
         f"model_directory={model}",
-        "model=torchtune.models.hf_decoder",
+        "model=torchtune.formats.hf_decoder",
         "model.path=${model_directory}",
     ]
-    words += ["tokenizer=torchtune.models.auto_tokenizer", "tokenizer.path=${model_directory}"]
+    words += ["tokenizer=torchtune.tokenizers.auto_tokenizer", "tokenizer.path=${model_directory}"]
     words += [
         f"dataset.source={rows}",
         "validation=null",

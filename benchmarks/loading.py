@@ -24,7 +24,7 @@ def status(key):  # of this program alone; getrusage counts the one that started
 folder, who = sys.argv[1:]
 import torch
 if who == "ours":
-    from torchtune.models import hf_decoder, load_hf_weights
+    from torchtune.formats import hf_decoder, load_hf_weights
 else:
     from transformers import AutoModelForCausalLM
 before = status("VmRSS")
@@ -50,7 +50,7 @@ def synthetic(folder: Path) -> Path:
     import torch
     from attrs import evolve
 
-    from torchtune.models import save_hf_folder
+    from torchtune.formats import save_hf_folder
     from torchtune.models.llama2 import LLAMA2_7B
     from torchtune.modules import Decoder
 

@@ -91,7 +91,8 @@ class Bench:
         import torch
 
         from torchtune.datasets import InstructDataset
-        from torchtune.models import auto_tokenizer, hf_decoder
+        from torchtune.formats import hf_decoder
+        from torchtune.tokenizers import auto_tokenizer
 
         self.model, self.rows, self.steps, self.folder = model, rows, steps, folder
         with torch.device("meta"):
@@ -137,8 +138,8 @@ class Bench:
         out = tempfile.mkdtemp(dir=self.folder)
         kind = "lora" if case["lora"] else "full"
         words = [f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"]
-        words += [f"output_dir={out}", f"model_directory={self.model}", "model=torchtune.models.hf_decoder"]
-        words += ["model.path=${model_directory}", "tokenizer=torchtune.models.auto_tokenizer"]
+        words += [f"output_dir={out}", f"model_directory={self.model}", "model=torchtune.formats.hf_decoder"]
+        words += ["model.path=${model_directory}", "tokenizer=torchtune.tokenizers.auto_tokenizer"]
         words += ["tokenizer.path=${model_directory}", f"dataset.source={self.rows}"]
         words += [f"dataset.max_seq_len={LENGTH}", "validation=null", "shuffle=false", "data_workers=0"]
         words += [f"max_steps={self.steps}", f"dtype={case['dtype']}", "device=cpu", "lr_scheduler=null"]

@@ -2,7 +2,8 @@
 
 from recipes.alpaca_generate import AlpacaGenerateConfig
 from torchtune.config import lazy
-from torchtune.models import auto_tokenizer, hf_decoder
+from torchtune.formats import hf_decoder
+from torchtune.tokenizers import auto_tokenizer
 
 
 def generate() -> AlpacaGenerateConfig:

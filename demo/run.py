@@ -155,8 +155,8 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
     from configs_py.smollm2 import smollm2_135m_generate
     from recipes.alpaca_generate import encoded_prompt
     from torchtune import config, training
+    from torchtune.formats import load_peft_adapter
     from torchtune.generation import generate
-    from torchtune.models import load_peft_adapter
 
     cfg = smollm2_135m_generate()
     cfg.adapter_directory = adapter

@@ -14,9 +14,10 @@ from attrs import Attribute, define, field
 from torchtune import config, training
 from torchtune.config import Component, above, at_least, between, each, not_empty, ref
 from torchtune.data import Tokenizer
+from torchtune.formats import load_peft_adapter
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
-from torchtune.models import found_model, load_peft_adapter
 from torchtune.modules import Decoder
+from torchtune.runs import locate_model
 
 SOURCES = ("prompt", "prompts", "prompts_file", "chat")
 
@@ -115,7 +116,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
     """Answer prompts, or talk; answers are written to standard output, or to a file."""
     prompts = prompts_of(cfg)
     with training.start(cfg) as world:
-        found = found_model(cfg.model_directory, cfg.adapter_directory)
+        found = locate_model(cfg.model_directory, cfg.adapter_directory)
         tokenizer = config.instantiate(cfg.tokenizer)
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)

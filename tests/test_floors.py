@@ -15,15 +15,28 @@ MAY_IMPORT = {
     "torchtune.config": set[str](),
     "torchtune.modules": set[str](),
     "torchtune.data": set[str](),
-    "torchtune.models": {"modules", "data"},
-    "torchtune.datasets": {"config", "data"},
+    "torchtune.files": set[str](),
     "torchtune.utils": set[str](),
-    "torchtune.generation": {"models", "modules", "data", "datasets"},
-    "torchtune.training": {"models", "modules", "data", "utils", "config", "generation"},
-    "torchtune.cli": {"config"},
-    "recipes": {"config", "modules", "data", "models", "datasets", "utils", "generation", "training"},
-    "configs_py": {"config", "modules", "data", "models", "datasets", "utils", "training", "recipes"},
-}
+    "torchtune.runs": {"config", "files"},
+    "torchtune.datasets": {"config", "data"},
+    "torchtune.tokenizers": {"data", "files", "runs"},
+    "torchtune.models": {"modules", "data", "tokenizers"},
+    "torchtune.formats": {"modules", "data", "files", "runs", "tokenizers", "models"},
+    "torchtune.generation": {"modules", "data", "datasets", "runs", "tokenizers", "models", "formats"},
+    "torchtune.training": {
+        "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats", "generation"
+    },
+    "torchtune.plots": {"config", "files", "runs", "utils"},
+    "torchtune.migrate": {"config", "runs"},
+    "torchtune.cli": {"config", "runs", "plots", "migrate"},
+    "recipes": {
+        "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",
+        "training",
+    },
+    "configs_py": {
+        "config", "modules", "data", "tokenizers", "models", "formats", "datasets", "utils", "training", "recipes"
+    },
+}  # fmt: skip
 
 # Imports inside a function, each with its reason.
 LATE_IMPORTS = {
@@ -33,7 +46,7 @@ LATE_IMPORTS = {
     ): "Recipe.__call__ without a config is the command line; testing finds a file's recipe",
     ("torchtune.config", "training"): "check_device asks torch for the device, once a run is about to start",
     ("torchtune.config", "recipes"): "the registry is the lists in recipes/__init__.py",
-    ("torchtune.cli", "models"): "tune convert",
+    ("torchtune.cli", "formats"): "tune convert",
     ("torchtune.cli", "training"): "tune validate counts what a model needs, tune data makes batches",
     ("torchtune.cli", "data"): "tune data looks at rows",
     ("torchtune.cli", "utils"): "tune plot reads metrics",

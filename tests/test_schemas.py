@@ -71,7 +71,7 @@ BROKEN: list[tuple[str, Any]] = [
     ("model._component_", 3),
     ("model.max_seq_lenn", 8),
     ("model.max_seq_len", "x"),
-    ("tokenizer._component_", "torchtune.models._hf_tokenizer.HFTokenizer"),
+    ("tokenizer._component_", "torchtune.tokenizers._hf.HFTokenizer"),
     ("tokenizer.path", 3),
     ("dataset.tokenizer", "x"),
     ("dataset.sourc", "x"),

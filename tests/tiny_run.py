@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.models.tiny_gguf import write_gguf
-from torchtune.models import architecture_from_hf
+from tests.formats.tiny_gguf import write_gguf
+from torchtune.formats import architecture_from_hf
 
 ROWS = [
     {"instruction": f"What is the number {i} called?", "input": "", "output": f"It is called number {i}."}

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli._plot_run import PlottedRun
+from torchtune.plots._run import PlottedRun
 from torchtune.utils.metric_logging import RunMetrics
 
 CONFIG = """\

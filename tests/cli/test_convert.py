@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.formats.tiny_gguf import write_gguf
+from tests.formats.tiny_meta import LLAMA2, write_meta
 from tests.models.tiny import tiny_smollm2
-from tests.models.tiny_gguf import write_gguf
-from tests.models.tiny_meta import LLAMA2, write_meta
 from tests.tune import Tune
 from torchtune.cli._complete import OPTIONS
 from torchtune.cli._convert import HELP
-from torchtune.models import save_peft_adapter
+from torchtune.formats import save_peft_adapter
 from torchtune.modules import add_lora
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli._ancestor import SWITCHES
 from torchtune.config import read_yaml
+from torchtune.migrate._original import SWITCHES
 
 LORA = """# for the recipe lora_finetune_distributed
 model:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.cli.made_runs import Page, a_run, made_metrics, write_run
 from tests.tune import Tune
-from torchtune.cli._plot_page import page_of
-from torchtune.cli._plot_run import read_runs
-from torchtune.cli._plot_table import NOTHING, leaves_that_differ, row_of
+from torchtune.plots._page import page_of
+from torchtune.plots._run import read_runs
+from torchtune.plots._table import NOTHING, leaves_that_differ, row_of
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 

@@ -50,11 +50,11 @@ NAMED = {
     "torch.ops.load_library": "of torch, only",
     "torch.nn.modules.module.torch.load": "is refused",
     "recipes.full_finetune.main": "is refused",
-    "torchtune.models.convert_gguf": "",
+    "torchtune.formats.convert_gguf": "",
     "torchtune.cli.main": "torchtune.cli holds no components",
     "torchtune.config.folder_of": "torchtune.config holds no components",
     "evil.run": "'evil' is not trusted",
-    "torchtune.models._gguf.convert": "is private",
+    "torchtune.formats.gguf._open.convert": "is private",
     "torchtune.utils._x.y": "is private",
 }
 

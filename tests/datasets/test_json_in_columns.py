@@ -8,11 +8,11 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.by_hand import AGENT, answered, asked, assistant, example, user
-from tests.models.kinds import KINDS, LLAMA3_RANKS, TEMPLATE
+from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, TEMPLATE
 from torchtune.data import LeftOut, Preference
 from torchtune.datasets import ChatDataset, PreferenceDataset, RowError
 from torchtune.generation import encode_prompt, read_prompts
-from torchtune.models import _tiktoken
+from torchtune.tokenizers import _tiktoken
 
 TOKENIZER = ByteTokenizer(AGENT)
 GOOD: dict[str, Any] = {"messages": [user(), assistant()]}

@@ -20,7 +20,7 @@ from torchtune.datasets import (
     PreferenceDataset,
     TextCompletionDataset,
 )
-from torchtune.models import HFTokenizer
+from torchtune.tokenizers import HFTokenizer
 
 
 class Counting(ByteTokenizer):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.exact import lifted
+from tests.formats.exact import lifted
 from tests.models.test_families import FAMILIES, SMALL
+from torchtune.formats import architecture_from_hf, load_hf_weights
 from torchtune.generation import Sampling, _generate, generate, generate_batch
-from torchtune.models import architecture_from_hf, load_hf_weights
 from torchtune.modules import Decoder
 
 N = 16

@@ -9,9 +9,10 @@ import torch
 
 from tests.models.tiny import SPECIAL, TEMPLATE, tiny_smollm2, tiny_tokenizer, tokenizer_config, write
 from torchtune.data import Message, chat_prompt
+from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.generation import Assistant, How, Prompt, generate, load
-from torchtune.models import HFTokenizer, save_hf_folder, save_peft_adapter
 from torchtune.modules import add_lora, lora_state, merge_lora
+from torchtune.tokenizers import HFTokenizer
 
 QUESTIONS = ["Who are you?", "These words", "Digits 0 and 1, nothing more?"]
 DRAWN = How(temperature=3.0, top_k=40, seed=3)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.models.tiny import random_tokens, tiny_smollm2
+from torchtune.formats import save_hf_folder
 from torchtune.generation import Sampling, generate, generate_batch
-from torchtune.models import save_hf_folder
 from torchtune.modules import Decoder, add_lora
 
 PROMPT: list[int] = random_tokens(7).tolist()

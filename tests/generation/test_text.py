@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.models.real import TEXTS
-from tests.models.test_sentencepiece_tokenizer import train
 from tests.models.tiny import TEXT, tiny_tokenizer, tokenizer_config, write
+from tests.tokenizers.real import TEXTS
+from tests.tokenizers.test_sentencepiece_tokenizer import train
 from torchtune.data import Tokenizer
 from torchtune.generation import AnswerText, as_text
-from torchtune.models import HFTokenizer, SentencePieceTokenizer
+from torchtune.tokenizers import HFTokenizer, SentencePieceTokenizer
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 

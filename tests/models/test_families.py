@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.exact import lifted
+from tests.formats.exact import lifted
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
-from torchtune.generation import generate
-from torchtune.models import (
+from torchtune.formats import (
     architecture_from_hf,
     hf_groups,
     is_transposed,
@@ -20,6 +19,7 @@ from torchtune.models import (
     save_hf_folder,
     save_peft_adapter,
 )
+from torchtune.generation import generate
 from torchtune.modules import Decoder, Documents, KVCache, _attention, add_lora, lora_state
 
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.models.real import PARAGRAPH, SPECIAL_TEXTS, TEXTS
+from tests.tokenizers.real import PARAGRAPH, SPECIAL_TEXTS, TEXTS
 from tests.tolerance import bound, roundings
 from torchtune.cli import main
+from torchtune.formats import hf_decoder, load_hf_weights
 from torchtune.generation import generate
-from torchtune.models import HFTokenizer, hf_decoder, load_hf_weights
 from torchtune.modules import Decoder
+from torchtune.tokenizers import HFTokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from torchtune.models import architecture_from_hf, hf_config
+from torchtune.formats import architecture_from_hf, hf_config
 from torchtune.modules import Decoder
 
 # Parameters of the checkpoints on the Hugging Face hub (`model.safetensors.index.json` and model cards).

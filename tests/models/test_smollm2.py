@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.models import real
-from tests.models.exact import lifted
-from tests.models.real import PARAGRAPH
+from tests.formats.exact import lifted
+from tests.tokenizers import real
+from tests.tokenizers.real import PARAGRAPH
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
+from torchtune.formats import load_hf_weights
 from torchtune.generation import generate
-from torchtune.models import AnyTokenizer, load_hf_weights
 from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.tokenizers import AnyTokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ from tests.recipes.parts import ROWS, TINY, full_config, lora_config
 from tests.tune import Tune
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.data import Message, alpaca_prompt, chat_prompt
+from torchtune.formats import load_hf_weights, load_peft_adapter, save_hf_folder
 from torchtune.generation import generate
-from torchtune.models import load_hf_weights, load_peft_adapter, save_hf_folder
 from torchtune.modules import merge_lora
 
 BY_HEART: dict[str, Any] = {

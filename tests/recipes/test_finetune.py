@@ -26,7 +26,7 @@ from tests.tolerance import FLOAT64, bound
 from tests.training.tiny import ALONE
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
-from torchtune.models import load_hf_weights, load_peft_adapter
+from torchtune.formats import load_hf_weights, load_peft_adapter
 from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding, place
 
 Start = Callable[[Path, str, dict[str, Any]], None]

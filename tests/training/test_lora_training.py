@@ -20,7 +20,7 @@ from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_b
 from tests.training.together import together
 from tests.training.two_ranks_lora import CASES, magnitudes_from, one_step, placed
 from torchtune.config import Trust, instantiate, lazy, only_trusting
-from torchtune.models import load_peft_adapter, save_hf_folder
+from torchtune.formats import load_peft_adapter, save_hf_folder
 from torchtune.models.phi3 import phi3_mini_4k
 from torchtune.modules import Decoder, DoRALinear, LinearCrossEntropy, lora_layers
 from torchtune.training import (

@@ -6,7 +6,7 @@ from attrs import evolve
 from torch import Tensor
 
 from tests.training.tiny import ALONE, batch_of, examples, tiny_decoder, tiny_model
-from torchtune.models import save_hf_folder
+from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import Lora, place, step_loss, whole_state
 

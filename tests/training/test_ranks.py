@@ -10,7 +10,7 @@ from tests.training.steps import assert_same_step, assert_same_step_in_bf16
 from tests.training.tiny import ALONE, tiny_model
 from tests.training.together import together
 from tests.training.two_ranks import CASES, one_step, validations
-from torchtune.models import load_hf_weights
+from torchtune.formats import load_hf_weights
 from torchtune.training import whole_state
 
 

@@ -14,7 +14,7 @@ from tests.tolerance import FLOAT64, assert_near, bound
 from tests.training.four_ranks import CASES, one_step, placed
 from tests.training.tiny import ALONE, tiny_decoder, tiny_model
 from tests.training.together import together
-from torchtune.models import save_hf_folder
+from torchtune.formats import save_hf_folder
 from torchtune.training import ActivationCheckpointing, Sharding, whole_state
 from torchtune.training._sharding import check_sharding, shard
 

@@ -18,7 +18,7 @@ from tests.training.tiny import batch_of, examples, tiny_model, tiny_validator
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.data import Example, LeftOut, split_off
 from torchtune.datasets import InstructDataset
-from torchtune.models import load_hf_weights, load_peft_adapter
+from torchtune.formats import load_hf_weights, load_peft_adapter
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Validation, Validator, step_loss
 from torchtune.training._validation import held_out_examples

@@ -20,7 +20,7 @@ from tests.training.tiny import (
     tiny_validator,
     whole_gradients,
 )
-from torchtune.models import save_hf_folder
+from torchtune.formats import save_hf_folder
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Lora,

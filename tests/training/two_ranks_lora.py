@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from tests.training.tiny import batch_of, examples, stir_adapters, whole_gradients
-from torchtune.models import save_hf_folder
+from torchtune.formats import save_hf_folder
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (

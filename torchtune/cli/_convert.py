@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     import torch
 
-    from torchtune.models import convert
+    from torchtune.formats import convert
 
     source, folder = order.paths
     dtype = order.options.get("--dtype")

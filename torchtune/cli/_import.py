@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli._ancestor import Import
 from torchtune.cli._call import Call, help_or, load_recipe, read_call
 from torchtune.cli._style import paint, painted_mistakes
 from torchtune.config import (
@@ -19,6 +18,7 @@ from torchtune.config import (
     render_yaml,
     resolved_tree,
 )
+from torchtune.migrate import Import
 
 HELP = """\
 usage: tune import OLD.yaml [key=value ...] -o NEW.yaml

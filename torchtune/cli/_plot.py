@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 from os.path import commonpath
 from pathlib import Path
 
-from torchtune.cli._plot_curves import usual_smoothing
-from torchtune.cli._plot_run import PlottedRun, read_runs
-from torchtune.cli._plot_table import HEADS, row_of
 from torchtune.cli._style import paint
+from torchtune.plots import HEADS, PlottedRun, image_of, page_of, read_runs, row_of, usual_smoothing
 
 HELP = """\
 usage: tune plot RUN [RUN ...] [-o FOLDER or FILE] [--smooth N]
@@ -97,12 +95,8 @@ def _targets(output: str | None, runs: Sequence[PlottedRun]) -> list[Path]:
 
 def _write(file: Path, runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str]) -> None:
     if file.suffix == ".png":
-        from torchtune.cli._plot_image import image_of
-
         content = image_of(runs, smooth)
     else:
-        from torchtune.cli._plot_page import page_of
-
         content = page_of(runs, smooth, beside).encode("utf-8", "replace")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

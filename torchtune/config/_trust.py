@@ -30,8 +30,8 @@ KINDS: Final = frozenset(
         "torch.utils.data.sampler.Sampler",
         "torch.utils.data.dataloader.DataLoader",
         "torchtune.data._tokenizer.Tokenizer",
-        "torchtune.models._hf_tokenizer.HFTokenizer",
-        "torchtune.models._sentencepiece_tokenizer.SentencePieceTokenizer",
+        "torchtune.tokenizers._hf.HFTokenizer",
+        "torchtune.tokenizers._sentencepiece.SentencePieceTokenizer",
         "torchtune.utils.metric_logging.MetricLogger",
     }
 )

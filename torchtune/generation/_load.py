@@ -5,17 +5,13 @@ from typing import Unpack
 
 import torch
 
+from torchtune.formats import hf_decoder, load_hf_weights, load_peft_adapter
 from torchtune.generation._assistant import Assistant, How
 from torchtune.generation._prompts import Template
-from torchtune.models import (
-    auto_tokenizer,
-    check_vocabulary,
-    found_model,
-    hf_decoder,
-    load_hf_weights,
-    load_peft_adapter,
-)
+from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
+from torchtune.runs import locate_model
+from torchtune.tokenizers import auto_tokenizer
 
 StrPath = str | os.PathLike[str]
 
@@ -47,7 +43,7 @@ def load(  # noqa: PLR0913 -- each says something else of how a folder is read
         FileNotFoundError: the folder or a file in it is missing.
         ValueError: the folder's model is not supported, its run has written no weights yet, or as in `Assistant`.
     """
-    found = found_model(folder, adapter)
+    found = locate_model(folder, adapter)
     where = _device(device)
     words = auto_tokenizer(str(tokenizer or folder))
     with torch.device("meta"):

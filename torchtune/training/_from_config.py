@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune.config import fixed_tree, instantiate, update_record
 from torchtune.data import Batches, Examples, Tokenizer, split_off
-from torchtune.models import save_hf_folder, save_peft_adapter
+from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops

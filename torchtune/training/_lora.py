@@ -3,7 +3,7 @@
 from attrs import define, field
 
 from torchtune.config import above, not_empty, share
-from torchtune.models import check_peft_adapter
+from torchtune.formats import check_peft_adapter
 from torchtune.modules import Decoder, add_lora
 
 

@@ -13,7 +13,7 @@ from attrs import evolve, has
 from torch import nn
 
 from torchtune.config import ConfigError, InstantiationError, instantiate, is_component
-from torchtune.models import stored_dtypes
+from torchtune.formats import stored_dtypes
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._needs import Needs, needs
 from torchtune.training._placement import DTYPES

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from torchtune.models import load_hf_weights, read_hf_weights
+from torchtune.formats import load_hf_weights, read_hf_weights
 from torchtune.modules import Decoder, lean, lora_layers
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.training._sharding import Sharding, check_sharding, shard

@@ -1,0 +1,83 @@
+"""A model built from a folder's config.json, in Python and in a config."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.tiny import tiny_smollm2
+from tests.tune import Tune
+from torchtune.formats import hf_config, hf_decoder
+
+GELU = {"hidden_activation": "gelu_pytorch_tanh"}
+
+# Fields of a config.json that would give another model than our decoder is, and what is said of each.
+UNSUPPORTED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "another architecture": (
+        "llama",
+        {"model_type": "mamba"},
+        "model_type 'mamba' is not supported, only llama",
+    ),
+    "activation": ("llama", {"hidden_act": "relu"}, "hidden_act is 'relu', but only 'silu' is supported"),
+    "biases": ("llama", {"attention_bias": True}, "attention_bias is True, but only False is supported"),
+    "stretching": (
+        "llama",
+        {"rope_scaling": {"type": "yarn", "factor": 2}},
+        "rotary embeddings of type 'yarn'",
+    ),
+    "long": ("phi3", {"rope_scaling": {"type": "longrope"}}, "rotary embeddings of type 'longrope'"),
+    "part of a head": ("phi3", {"partial_rotary_factor": 0.75}, "a part of each head are not supported"),
+    "windows above a layer": ("qwen2", {"use_sliding_window": True}, "use_sliding_window is true"),
+    "both ways": (
+        "gemma3_text",
+        {"use_bidirectional_attention": True},
+        "use_bidirectional_attention is True",
+    ),
+    "pattern": (
+        "gemma3_text",
+        {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4, **GELU},
+        "a pattern that is not supported",
+    ),
+    "chunks": (
+        "gemma2",
+        {"layer_types": ["chunked_attention"] * 2, **GELU},
+        "layers of kind 'chunked_attention'",
+    ),
+    "gemma's activation": ("gemma", {"hidden_activation": "silu"}, "the activation is 'silu'"),
+    "first gemma": ("gemma", {"hidden_act": "relu"}, "the activation is 'relu'"),
+    "exact gelu": ("gemma2", {"hidden_activation": "gelu"}, "the activation is 'gelu'"),
+    "nothing": ("llama", {"hidden_size": None}, "there is no 'hidden_size'"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(tiny_smollm2())))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_field_that_is_not_supported_is_named(name: str, folder: Path) -> None:
+    family, change, message = UNSUPPORTED[name]
+    config = {**json.loads((folder / "config.json").read_text()), "model_type": family, **change}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json: ") as caught:
+        hf_decoder(str(folder))
+    assert message in str(caught.value)
+
+
+def test_model_of_a_folder_is_that_model(folder: Path) -> None:
+    with torch.device("meta"):
+        assert hf_decoder(str(folder)).architecture == tiny_smollm2().architecture
+        assert hf_decoder(str(folder), max_seq_len=16).architecture.max_seq_len == 16
+
+
+def test_config_takes_its_model_from_the_folder(folder: Path, tune: Tune) -> None:
+    call = ("validate", "full_finetune", "--config", "smollm2_135m_full", f"model_directory={folder}")
+    words = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
+    assert tune(*call, *words).out.startswith("ok: ")
+    missing = tune(*call, "model=torchtune.formats.hf_decoder", "model.path=none")
+    assert missing.status == 2
+    assert "model: torchtune.formats.hf_decoder: FileNotFoundError: no config.json in none" in missing.err

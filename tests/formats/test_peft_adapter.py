@@ -1,0 +1,394 @@
+"""Adapter folders go to PEFT and come back, with the same logits."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tests.formats.exact import lifted
+from tests.models.tiny import random_tokens, tiny_smollm2, write
+from tests.modules.adapters import KINDS, stir
+from tests.tolerance import FLOAT64, assert_near, bound
+from torchtune.formats import (
+    check_peft_adapter,
+    convert,
+    hf_decoder,
+    load_hf_weights,
+    load_peft_adapter,
+    save_hf_folder,
+    save_peft_adapter,
+)
+from torchtune.modules import Decoder, DoRALinear, LoRALinear, add_lora, lora_layers, lora_state
+
+# PEFT asks transformers by an attribute that transformers 5.23 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+LLAMA_LIKE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": LLAMA_LIKE,
+    "Phi3": {**LLAMA_LIKE, "original_max_position_embeddings": 64},  # several of our weights lie in one
+    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},  # weights lie the other way round
+}
+TARGETS = {
+    "Llama": ["q_proj", "v_proj", "down_proj"],
+    "Phi3": ["qkv_proj", "gate_up_proj", "down_proj"],
+    "GPT2": ["c_attn", "c_proj"],
+}
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def base_of(family: str, folder: Path) -> Path:
+    """Write a small model of transformers."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**FAMILIES[family], vocab_size=300, pad_token_id=0)
+    make: Any = transformers.AutoModelForCausalLM.from_config
+    model = make(config)
+    for name, parameter in model.named_parameters():
+        parameter.data.normal_(1.0 if "norm" in name or ".ln_" in name else 0.0, 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def theirs_of(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    return model.eval()
+
+
+def ours_of(folder: Path) -> Decoder:
+    """Load a folder's model in float64."""
+    model = hf_decoder(str(folder)).double()
+    load_hf_weights(model, folder)
+    return model
+
+
+def lora_config(family: str, kind: dict[str, Any], **more: Any) -> Any:
+    """Say to PEFT what `add_lora` is told by a kind; weights are random, and change something."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=TARGETS[family],
+        fan_in_fan_out=family == "GPT2",
+        init_lora_weights=False,
+        use_rslora=kind.get("rank_stabilized", False),
+        use_dora=kind.get("dora", False),
+        **more,
+    )
+
+
+def pefts_adapter(base: Path, folder: Path, config: Any) -> Any:
+    """Let PEFT write an adapter, and return the adapted model."""
+    from peft import get_peft_model
+
+    theirs: Any = get_peft_model(theirs_of(base), config).eval()
+    for name, parameter in theirs.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+        if "magnitude" in name:
+            parameter.data.mul_(torch.empty_like(parameter).uniform_(0.7, 1.3))
+    theirs.save_pretrained(str(folder))
+    return theirs
+
+
+def logits_of(theirs: Any, tokens: Tensor) -> Tensor:
+    """Let a copy of PEFT's model compute in float64 throughout, rotary frequencies too."""
+    from transformers import AutoModelForCausalLM
+
+    wide = copy.deepcopy(theirs).double()
+    make: Any = AutoModelForCausalLM.from_config
+    with lifted():
+        constants = dict(make(wide.config).named_buffers())
+        for name, buffer in wide.get_base_model().named_buffers():
+            buffer.data = constants[name]
+        logits: Tensor = wide(tokens).logits
+    return logits
+
+
+def adapted_smollm2(targets: str | list[str] = "all-linear") -> Decoder:
+    """Build a tiny model with adapters that change something."""
+    model = tiny_smollm2()
+    add_lora(model, targets, rank=3, alpha=5.0, dropout=0.1)
+    stir(model, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Write the adapters of q_proj and v_proj."""
+    save_peft_adapter(adapted_smollm2(["q_proj", "v_proj"]), tmp_path / "adapter", base_model="the/base")
+    return tmp_path / "adapter"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return config
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["layers.1.self_attn.q_proj"]])
+def test_peft_gets_our_logits_from_our_folder(tmp_path: Path, targets: str | list[str]) -> None:
+    from peft import PeftModel
+
+    model, tokens = adapted_smollm2(targets), random_tokens(2, 9)
+    save_hf_folder(tiny_smollm2(), tmp_path / "base")
+    save_peft_adapter(model, tmp_path / "adapter", base_model=str(tmp_path / "base"))
+    theirs = PeftModel.from_pretrained(theirs_of(tmp_path / "base"), tmp_path / "adapter")
+    assert_near(logits_of(theirs, tokens), model(tokens), FLOAT64)
+    assert (tiny_smollm2()(tokens) - model(tokens)).abs().max() > 0.01
+    assert theirs.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+    assert read(tmp_path / "adapter")["lora_dropout"] == 0.1
+
+
+@families
+@kinds
+def test_every_kind_goes_to_peft(tmp_path: Path, family: str, kind: dict[str, Any]) -> None:
+    from peft import PeftModel
+
+    base = base_of(family, tmp_path / "base")
+    model, tokens = ours_of(base), random_tokens(2, 9)
+    plain = model(tokens)
+    add_lora(model, "all-linear", rank=3, alpha=5.0, **kind)
+    stir(model, std=0.1)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
+    theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
+    # PEFT holds the two factors of each of the two layers' seven adapters in float32.
+    assert_near(logits_of(theirs, tokens), model(tokens), bound(torch.float32, 2 * 7 * 2))
+    assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
+    again = ours_of(base)
+    load_peft_adapter(again, tmp_path / "adapter")
+    assert_near(again(tokens), model(tokens), FLOAT64)
+
+
+PATTERNS: dict[str, dict[str, Any]] = {
+    "Llama": {
+        "rank_pattern": {"v_proj": 5},
+        "alpha_pattern": {"v_proj|q_proj": 7, "layers.1.mlp.down_proj": 2},
+    },
+    "Phi3": {
+        "rank_pattern": {"qkv_proj": 5},
+        "alpha_pattern": {"qkv_proj": 7, "layers.1.mlp.gate_up_proj": 2},
+    },
+    "GPT2": {"rank_pattern": {"attn.c_proj": 5}, "alpha_pattern": {"h.1.attn.c_attn": 2}},
+}
+
+
+@families
+@kinds
+@pytest.mark.parametrize("has_patterns", [False, True])
+def test_every_kind_comes_from_peft_is_merged_and_goes_back(
+    tmp_path: Path, family: str, kind: dict[str, Any], has_patterns: bool
+) -> None:
+    base, patterns = base_of(family, tmp_path / "base"), PATTERNS[family] if has_patterns else {}
+    theirs = pefts_adapter(base, tmp_path / "adapter", lora_config(family, kind, **patterns))
+    model, tokens = ours_of(base), random_tokens(2, 9)
+    plain = model(tokens)
+    load_peft_adapter(model, tmp_path / "adapter")
+    assert_near(model(tokens), logits_of(theirs, tokens), FLOAT64)
+    assert (plain - model(tokens)).abs().max() > 0.01 * plain.abs().max()
+
+    save_peft_adapter(model, tmp_path / "back", base_model=str(base))
+    found = load_file(tmp_path / "back/adapter_model.safetensors")
+    expected = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    torch.testing.assert_close(
+        {name: tensor.float() for name, tensor in found.items()}, expected, rtol=0, atol=0
+    )
+    again = ours_of(base)
+    load_peft_adapter(again, tmp_path / "back")
+    assert torch.equal(again(tokens), model(tokens))
+
+    convert(tmp_path / "adapter", tmp_path / "apart", base=base, apart=True)
+    apart = load_file(tmp_path / "apart/adapter_model.safetensors")
+    torch.testing.assert_close(apart, expected, rtol=0, atol=0)
+    convert(tmp_path / "adapter", tmp_path / "merged", base=base)
+    merged = load_file(tmp_path / "merged/model.safetensors")
+    unloaded = theirs.merge_and_unload().state_dict()
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+    # The product over up to five ranks is scaled and added to the weight; DoRA takes norms of rows of up to 96.
+    assert_near(merged, {name: unloaded[name] for name in merged}, bound(torch.float32, 96 + 5 + 2))
+
+
+@pytest.mark.parametrize("rank_stabilized", [False, True])
+def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
+    tmp_path: Path, *, rank_stabilized: bool
+) -> None:
+    from peft import PeftModel
+
+    base = base_of("Phi3", tmp_path / "base")
+    model, tokens = ours_of(base), random_tokens(2, 9)
+    for i, name in enumerate(
+        ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj", "layers.1.mlp.up_proj"]
+    ):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        layer = LoRALinear(linear, rank=2 + i, alpha=3.0 + 2 * i, rank_stabilized=rank_stabilized)
+        model.set_submodule(name, layer)
+    stir(model, std=0.1)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
+    theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
+    # PEFT holds the two factors of each adapter in float32.
+    assert_near(logits_of(theirs, tokens), model(tokens), bound(torch.float32, 3 * 2))
+
+
+def test_layers_whose_ranks_differ_are_named_as_briefly_as_they_can_be(tmp_path: Path) -> None:
+    base = base_of("Phi3", tmp_path / "base")
+    model = ours_of(base)
+    add_lora(model, ["q_proj", "k_proj", "v_proj", "o_proj", "layers.1.mlp.gate_proj"], rank=4, alpha=6.0)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
+    found = read(tmp_path / "adapter")
+    assert (found["r"], found["lora_alpha"]) == (4, 6.0)
+    assert found["rank_pattern"] == {"qkv_proj": 12}
+    assert found["alpha_pattern"] == {"qkv_proj": 18.0}
+    assert "model.layers.1.mlp.gate_up_proj" in found["target_modules"]
+
+
+def test_dora_of_a_part_of_a_fused_layer_is_refused(tmp_path: Path) -> None:
+    model = ours_of(base_of("Phi3", tmp_path / "base"))
+    add_lora(model, ["q_proj", "v_proj"], rank=4, alpha=6.0, dora=True)
+    message = (
+        r"phi3 hold q_proj, k_proj, v_proj as one layer, model.layers.0.self_attn.qkv_proj, .* and"
+        r" layers.0.self_attn.k_proj would have none; adapt all of q_proj, k_proj, v_proj, or none"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_peft_adapter(model)
+    with pytest.raises(ValueError, match=message):
+        save_peft_adapter(model, tmp_path / "adapter", base_model=None)
+
+
+def test_adapters_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    model = tiny_smollm2()
+    for name, kind in (("layers.0.mlp.up_proj", LoRALinear), ("layers.1.mlp.up_proj", DoRALinear)):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        model.set_submodule(name, kind(linear, rank=2, alpha=4.0))
+    with pytest.raises(ValueError, match="hold adapters of one kind, and the model has several"):
+        save_peft_adapter(model, tmp_path / "adapter", base_model=None)
+
+
+def test_a_saved_adapter_loads_to_the_bit(folder: Path) -> None:
+    model, expected = tiny_smollm2(), adapted_smollm2(["q_proj", "v_proj"])
+    load_peft_adapter(model, folder)
+    torch.testing.assert_close(lora_state(model), lora_state(expected), rtol=0, atol=0)
+    assert [layer.dropout.p for _, layer in lora_layers(model)] == [0.1] * 4
+    assert_near(model.eval()(random_tokens(1, 5)), expected(random_tokens(1, 5)), FLOAT64)
+
+
+def test_targets_are_named_as_briefly_as_they_can_be(tmp_path: Path, folder: Path) -> None:
+    assert read(folder)["target_modules"] == ["q_proj", "v_proj"]
+    save_peft_adapter(adapted_smollm2(["layers.1.mlp.up_proj"]), tmp_path / "one", base_model=None)
+    assert read(tmp_path / "one")["target_modules"] == ["model.layers.1.mlp.up_proj"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3', only 'LORA' is supported"),
+        ({"use_dora": "yes"}, "use_dora is 'yes', true or false is expected"),
+        ({"use_rslora": 1}, "use_rslora is 1, true or false"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\], only None is supported"),
+        ({"use_qalora": True}, "use_qalora is True, only False is supported"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights is 'pissa_niter_4', with which the adapter",
+        ),
+        ({"r": None}, "r is None, a whole number above 0 is expected; fetch it again"),
+        ({"r": "3"}, "r is '3', a whole number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, a number above 0 is expected"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is inf, a number"),
+        ({"lora_alpha": True}, "lora_alpha is True, a number"),
+        ({"lora_dropout": 1.0}, "lora_dropout is 1.0, a number from 0 to 1 is expected"),
+        ({"lora_dropout": None}, "lora_dropout is None"),
+        (
+            {"rank_pattern": ["q_proj"]},
+            r"rank_pattern is \['q_proj'\], an object of numbers by layers is expected",
+        ),
+        ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern of 'q_proj' is 2.5, a whole number above 0"),
+        ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern of 'q_proj' is '2', a number above 0"),
+        ({"alpha_pattern": {"(": 2}}, r"alpha_pattern has '\(', which is no regular expression"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5, a folder, or the hub's name of a"),
+    ],
+)
+def test_more_than_is_supported_and_wrong_values_are_refused(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
+    write(folder, adapter_config__json=json.dumps({**read(folder), **change}))
+    with pytest.raises(ValueError, match=f"adapter_config.json: {message}"):
+        load_peft_adapter(tiny_smollm2(), folder)
+
+
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            f"{LAYER}.lora_A.weight",
+            torch.zeros(3, 65),
+            r"q_proj.lora_A.weight should be \[3, 64\], it is \[3, 65\]",
+        ),
+        (f"{LAYER}.lora_B.weight", None, r"q_proj.lora_B.weight should be \[64, 3\], it is missing"),
+        (
+            f"{LAYER}.lora_magnitude_vector",
+            torch.zeros(64),
+            r"no place for base_model.*lora_magnitude_vector",
+        ),
+        (
+            "base_model.model.model.layers.7.mlp.up_proj.lora_A.weight",
+            torch.zeros(3, 64),
+            r"no place for base_model.model.model.layers.7.mlp.up_proj.lora_A.weight",
+        ),
+    ],
+)
+def test_another_models_adapter_is_refused(
+    folder: Path, name: str, tensor: torch.Tensor | None, message: str
+) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.pop(name, None)
+    if tensor is not None:
+        tensors[name] = tensor
+    save_file(tensors, folder / "adapter_model.safetensors")
+    model = tiny_smollm2()
+    with pytest.raises(ValueError, match=f"the adapter in .* is another model's.*: .*{message}"):
+        load_peft_adapter(model, folder)
+    assert not list(lora_layers(model))
+
+
+@pytest.mark.parametrize(("tensor", "found"), [(None, "missing"), (torch.ones(64, 1), r"\[64, 1\]")])
+def test_every_layer_of_dora_has_a_magnitude(tmp_path: Path, tensor: Tensor | None, found: str) -> None:
+    model = tiny_smollm2()
+    add_lora(model, ["q_proj"], rank=3, alpha=5.0, dora=True)
+    save_peft_adapter(model, tmp_path / "adapter", base_model=None)
+    file = tmp_path / "adapter/adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors[f"{LAYER}.lora_magnitude_vector"]
+    save_file(tensors if tensor is None else {**tensors, f"{LAYER}.lora_magnitude_vector": tensor}, file)
+    with pytest.raises(ValueError, match=rf"{LAYER}.lora_magnitude_vector should be \[64\], it is {found}"):
+        load_peft_adapter(tiny_smollm2(), tmp_path / "adapter")
+
+
+def test_missing_files_are_named(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors in"):
+        load_peft_adapter(tiny_smollm2(), folder)
+    with pytest.raises(FileNotFoundError, match=r"no adapter_config.json in .*; a PEFT adapter folder"):
+        load_peft_adapter(tiny_smollm2(), folder.parent)
+    with pytest.raises(ValueError, match="the model has no LoRA adapters to write"):
+        save_peft_adapter(tiny_smollm2(), folder.parent / "new", base_model=None)

@@ -1,0 +1,83 @@
+"""Checkpoints are read tensor by tensor: what is copied does not stay in memory, what is kept stays in its file."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from torchtune.formats._tensor_files import TensorFiles, folder_tensors, one_file
+from torchtune.training._placement import copy_whole
+
+MB = 2**20
+
+
+def resident(path: Path) -> int:
+    """Return how much of a file is mapped and in memory (bytes), as Linux tells."""
+    maps = Path("/proc/self/smaps").read_text()
+    found = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", maps)
+    return sum(map(int, found)) * 1024
+
+
+def tensors() -> dict[str, Tensor]:
+    """Return 64 MB in 32 tensors."""
+    return {f"t{i:02}": torch.full((MB,), float(i), dtype=torch.bfloat16) for i in range(32)}
+
+
+@pytest.fixture(params=["model.safetensors", "pytorch_model.bin"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path: Path = tmp_path / request.param
+    if path.suffix == ".bin":
+        torch.save(tensors(), path)
+    else:
+        save_file(tensors(), path)
+    return path
+
+
+def test_what_was_copied_does_not_stay_in_memory(file: Path) -> None:
+    files = one_file(file)
+    assert resident(file) < 2 * MB, "looking at shapes reads no tensor"
+    copies, most = {}, 0
+    for name in files.shapes:
+        copies[name] = files.read(name).float()
+        most = max(most, resident(file))
+    assert 2 * MB <= most <= 24 * MB
+    assert all(torch.equal(copies[name], tensor.float()) for name, tensor in tensors().items())
+
+
+def test_what_is_kept_stays_backed_by_the_file(file: Path) -> None:
+    files = one_file(file)
+    kept = {name: files.read(name) for name in files.shapes}
+    del files
+    assert all(torch.equal(kept[name], tensor) for name, tensor in tensors().items())
+    assert resident(file) >= 60 * MB
+
+
+def test_a_part_of_a_tensor_reads_that_part_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"whole": torch.arange(16 * MB, dtype=torch.float32)}, path)
+    part = torch.empty(MB)
+    copy_whole(part, one_file(path).read("whole")[3 * MB : 4 * MB])
+    assert torch.equal(part, torch.arange(3 * MB, 4 * MB, dtype=torch.float32))
+    assert resident(path) < 16 * MB
+
+
+def test_several_files_are_one_source(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / "1.safetensors")
+    torch.save({"b": torch.ones(4)}, tmp_path / "2.pth")
+    files = TensorFiles()
+    files.add(tmp_path / "1.safetensors")
+    files.add(tmp_path / "2.pth")
+    files.rename("b", "c")
+    assert files.shapes == {"a": [2, 3], "c": [4]}
+    assert torch.equal(files.read("c"), torch.ones(4))
+    files.drop("a")
+    assert list(files.shapes) == ["c"]
+
+
+def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert folder_tensors(tmp_path).read("a") == 1

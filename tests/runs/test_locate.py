@@ -1,0 +1,131 @@
+"""A model is found by a folder of weights, an adapter beside its base, or a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models.tiny import tiny_smollm2, tiny_tokenizer, tokenizer_config, write
+from torchtune.formats import hf_decoder, save_hf_folder, save_peft_adapter
+from torchtune.modules import add_lora
+from torchtune.runs import ModelFolders, locate_model
+from torchtune.tokenizers import HFTokenizer, auto_tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model with its tokenizer."""
+    folder = tmp_path_factory.mktemp("models")
+    config = json.dumps(tokenizer_config())
+    words = write(folder / "words", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
+    save_hf_folder(tiny_smollm2(), folder / "base", tokenizer_directory=words)
+    return folder / "base"
+
+
+def adapter(folder: Path, base_model: str | None) -> Path:
+    model = tiny_smollm2()
+    add_lora(model, "all-linear", rank=2, alpha=4.0)
+    save_peft_adapter(model, folder, base_model=base_model)
+    return folder
+
+
+def a_run(where: Path, **record: Any) -> Path:
+    return write(where, config__yaml="seed: 1\n", run__json=json.dumps(record))
+
+
+def test_a_hugging_face_folder_is_itself(base: Path) -> None:
+    assert locate_model(base) == locate_model(str(base)) == ModelFolders(base)
+
+
+def test_an_adapter_has_the_base_that_it_names(base: Path, tmp_path: Path) -> None:
+    found = adapter(tmp_path / "adapter", str(base))
+    assert locate_model(found) == ModelFolders(base, found)
+    assert hf_decoder(str(found)).architecture == hf_decoder(str(base)).architecture
+
+
+def test_a_base_is_looked_for_from_here_and_from_where_the_run_was_started(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path / "runs/lora", folder=str(base.parent))
+    final = adapter(run / "final", "base")
+    assert locate_model(run) == ModelFolders(base, final)
+    (run / "run.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="its base is 'base', and there is no such folder"):
+        locate_model(run)
+    monkeypatch.chdir(base.parent)
+    assert locate_model(run) == ModelFolders(Path("base"), final)
+
+
+def test_a_runs_folder_is_its_last_model_or_else_its_best(base: Path, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
+    with pytest.raises(ValueError, match="has not ended") as caught:
+        locate_model(run)
+    assert "`tune lora_finetune --config 'my config'` continues it" in str(caught.value)
+    for call in (hf_decoder, auto_tokenizer):
+        with pytest.raises(ValueError, match="has not ended"):
+            call(str(run))
+    save_hf_folder(tiny_smollm2(), run / "best")
+    assert locate_model(run) == ModelFolders(run / "best")
+    assert locate_model(run / "best") == ModelFolders(run / "best")
+    final = adapter(run / "final", str(base))
+    assert locate_model(run) == ModelFolders(base, final)
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_one_file_tells_a_runs_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("[damaged")
+    with pytest.raises(ValueError, match="the same command continues it"):
+        locate_model(tmp_path)
+
+
+def test_an_adapter_may_be_named_beside_its_base(base: Path, tmp_path: Path) -> None:
+    final = adapter(tmp_path / "adapter", "its/own")
+    assert locate_model(base, final) == ModelFolders(base, final)
+    run = a_run(tmp_path / "run")
+    final.rename(run / "final")
+    assert locate_model(base, run) == ModelFolders(base, run / "final")
+    with pytest.raises(ValueError, match=r"is an adapter itself, to which .* cannot be added"):
+        locate_model(run, run / "final")
+    with pytest.raises(FileNotFoundError, match=r"is no adapter: there is no adapter_config\.json in"):
+        locate_model(base, base)
+
+
+def test_a_base_that_is_not_here_can_be_fetched_and_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        locate_model(adapter(tmp_path / "adapter", "HuggingFaceTB/SmolLM2-135M"))
+    message = str(caught.value)
+    assert "its base is 'HuggingFaceTB/SmolLM2-135M', and there is no such folder" in message
+    assert (
+        "(tune download HuggingFaceTB/SmolLM2-135M --output-dir models/SmolLM2-135M) and name both" in message
+    )
+    with pytest.raises(ValueError, match=r"does not say what its base is; name both, .* model_directory"):
+        locate_model(adapter(tmp_path / "other", None))
+
+
+def test_a_base_may_be_a_run(base: Path, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    save_hf_folder(tiny_smollm2(), run / "final")
+    found = adapter(tmp_path / "adapter", str(run))
+    assert locate_model(found) == ModelFolders(run / "final", found)
+
+
+def test_a_folder_without_a_model_is_told_as_before(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in .*nowhere, for there is no such folder"):
+        hf_decoder(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in .*; a Hugging Face model folder is"):
+        hf_decoder(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*: expected tokenizer\.json, "):
+        auto_tokenizer(str(tmp_path))
+
+
+def test_an_adapters_tokenizer_is_its_own_or_else_its_bases(base: Path, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    final = adapter(run / "final", str(base))
+    for folder in (final, run):
+        found = auto_tokenizer(str(folder))
+        assert isinstance(found, HFTokenizer)
+        assert found.chat_template is not None
+    own = json.dumps({**tokenizer_config(), "chat_template": None})
+    write(final, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=own)
+    assert auto_tokenizer(str(run)).chat_template is None

@@ -1,0 +1,330 @@
+"""Stored templates, special tokens and stored settings have the effect that they have in transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+
+from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
+from tests.tokenizers.kinds import pieces, set_config, tekken, write_hf, write_pieces, write_tekken
+from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from torchtune.data import ChatTemplate, Message
+from torchtune.tokenizers import AnyTokenizer, HFTokenizer, SentencePieceTokenizer, auto_tokenizer
+from torchtune.tokenizers._files import copy_tokenizer, remove_tokenizer
+
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+HELLO: list[Message] = [Message(role="user", content="hello")]
+
+
+def theirs_of(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def template(tokenizer: AnyTokenizer) -> ChatTemplate:
+    assert tokenizer.chat_template is not None
+    return tokenizer.chat_template
+
+
+def source(tokenizer: AnyTokenizer, *, tools: bool) -> str:
+    found = template(tokenizer)
+    return found.tool_source if tools and found.tool_source is not None else found.source
+
+
+def named(*names: str) -> list[dict[str, str]]:
+    return [{"name": name, "template": f"{name} of the config"} for name in names]
+
+
+def more(folder: Path, *names: str) -> None:
+    for name in names:
+        write(folder / "additional_chat_templates", **{f"{name}__jinja": f"{name} of a file"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_hf(tmp_path / "tokenizer")
+
+
+# Which template is used
+
+
+def in_config(folder: Path) -> None:
+    set_config(folder, chat_template="the only one")
+
+
+def in_a_file(folder: Path) -> None:
+    set_config(folder, chat_template="of the config")
+    write(folder, chat_template__jinja="of a file")
+
+
+def several(folder: Path) -> None:
+    set_config(folder, chat_template=named("default", "tool_use", "rag"))
+
+
+def several_without_one_for_tools(folder: Path) -> None:
+    set_config(folder, chat_template=named("rag", "default"))
+
+
+def several_files(folder: Path) -> None:
+    set_config(folder, chat_template=named("default", "tool_use"))
+    write(folder, chat_template__jinja="of a file")
+    more(folder, "rag", "tool_use")
+
+
+def a_file_beside_several(folder: Path) -> None:
+    set_config(folder, chat_template=named("default", "tool_use"))
+    write(folder, chat_template__jinja="of a file")
+
+
+def a_default_among_the_files(folder: Path) -> None:
+    more(folder, "default", "tool_use")
+
+
+STORED = [
+    in_config,
+    in_a_file,
+    several,
+    several_without_one_for_tools,
+    several_files,
+    a_file_beside_several,
+    a_default_among_the_files,
+]
+
+
+@pytest.mark.parametrize("store", STORED)
+def test_the_template_is_that_of_transformers(store: Any, folder: Path) -> None:
+    store(folder)
+    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    assert source(ours, tools=False) == theirs.get_chat_template()
+    assert source(ours, tools=True) == theirs.get_chat_template(tools=TOOLS)
+    stored = (
+        theirs.chat_template if isinstance(theirs.chat_template, dict) else {"default": theirs.chat_template}
+    )
+    for name, text in stored.items():
+        chosen = HFTokenizer(str(folder), chat_template=name)
+        assert source(chosen, tools=False) == source(chosen, tools=True) == text
+    with pytest.raises(ValueError, match=rf"'other' is neither .* \(stored: {', '.join(sorted(stored))}\)"):
+        HFTokenizer(str(folder), chat_template="other")
+
+
+def test_without_a_default_one_must_be_chosen(folder: Path) -> None:
+    set_config(folder, chat_template=named("rag", "tool_use"))
+    assert HFTokenizer(str(folder)).chat_template is None
+    with pytest.raises(
+        ValueError, match=r"date: .* has no default chat template \(stored: rag, tool_use\); set chat"
+    ):
+        HFTokenizer(str(folder), date="2024-07-26")
+    assert source(HFTokenizer(str(folder), chat_template="rag"), tools=True) == "rag of the config"
+
+
+def test_an_older_file_of_its_own_counts_last(folder: Path) -> None:
+    write(folder, chat_template__json=json.dumps({"chat_template": "older"}))
+    assert source(HFTokenizer(str(folder)), tools=False) == "older"
+    set_config(folder, chat_template="newer")
+    assert source(HFTokenizer(str(folder)), tools=False) == "newer"
+    set_config(folder, chat_template=None)
+    write(folder, chat_template__json=json.dumps({"chat_template": 5}))
+    with pytest.raises(ValueError, match=r"chat_template.json: chat_template is 5, a template, or a list"):
+        HFTokenizer(str(folder))
+
+
+@pytest.mark.parametrize("name", ["default", "tool_use"])
+def test_a_damaged_template_is_named_by_its_file(name: str, folder: Path) -> None:
+    more(folder, "default", "tool_use")
+    write(folder / "additional_chat_templates", **{f"{name}__jinja": "{% for %}"})
+    with pytest.raises(
+        ValueError, match=rf"additional_chat_templates/{name}.jinja: the chat template is not valid"
+    ):
+        HFTokenizer(str(folder))
+    more(folder, "default", "tool_use")
+    (folder / "additional_chat_templates" / "rag.jinja").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"rag.jinja is not a text in UTF-8 .*; fetch it again"):
+        HFTokenizer(str(folder))
+
+
+@pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
+def test_every_kind_has_them(make: Any, tmp_path: Path) -> None:
+    folder = set_config(make(tmp_path), chat_template=named("default", "tool_use"))
+    for tokenizer in (auto_tokenizer(str(folder)), auto_tokenizer(str(folder), chat_template="tool_use")):
+        assert source(tokenizer, tools=True) == "tool_use of the config"
+
+
+def test_all_files_of_templates_are_copied_and_counted(folder: Path, tmp_path: Path) -> None:
+    write(folder, chat_template__jinja="of a file", chat_template__json="{}")
+    more(folder, "rag", "tool_use")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    copy_tokenizer(folder, copy)
+    copied = {str(f.relative_to(copy)): f.read_bytes() for f in copy.rglob("*") if f.is_file()}
+    assert copied == {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    before = HFTokenizer(str(copy)).fingerprint()
+    assert before == HFTokenizer(str(folder)).fingerprint()
+    write(copy / "additional_chat_templates", rag__jinja="another")
+    assert HFTokenizer(str(copy)).fingerprint() != before
+    remove_tokenizer(copy)
+    assert not [*copy.iterdir()]
+
+
+# What templates are told
+
+
+SPELLED = "|".join(
+    f"{{{{ {name} }}}}"
+    for name in (
+        *(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask", "image", "boi")),
+        "additional_special_tokens",
+        "extra_special_tokens",
+        "add_bos_token",
+    )
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"unk_token": "<think>", "sep_token": {"content": "</think>", "__type": "AddedToken"}},
+        {"cls_token": "<think>", "mask_token": "</think>", "pad_token": None, "add_bos_token": False},
+        {"image_token": "<think>", "boi_token": "</think>"},
+        {"extra_special_tokens": {"image_token": "<think>"}},
+        {"additional_special_tokens": ["<think>", "</think>"]},
+        {"extra_special_tokens": ["<think>"]},
+        {"bos_token": None},
+    ],
+)
+def test_special_tokens_reach_the_template_as_in_transformers(config: dict[str, Any], folder: Path) -> None:
+    set_config(folder, chat_template=SPELLED, **config)
+    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    expected = theirs.apply_chat_template(HELLO, tokenize=False)
+    assert template(ours).render(HELLO, add_generation_prompt=False) == expected
+    found = template(ours)
+    named_tokens = {"bos_token": found.bos_token, "eos_token": found.eos_token, **found.special_tokens}
+    assert {name: text for name, text in named_tokens.items() if text} == theirs.special_tokens_map
+
+
+@pytest.mark.parametrize("with_added", [True, False])
+def test_special_tokens_map_counts_where_no_added_tokens_are_listed(with_added: bool, folder: Path) -> None:
+    added = {"1": {"content": "<|im_start|>", "special": True, "normalized": False}} if with_added else None
+    set_config(folder, chat_template=SPELLED, added_tokens_decoder=added)
+    mapped = {"unk_token": "<think>", "pad_token": {"content": "</think>", "lstrip": False}}
+    write(folder, special_tokens_map__json=json.dumps(mapped))
+    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    assert template(ours).render(HELLO, add_generation_prompt=False) == theirs.apply_chat_template(
+        HELLO, tokenize=False
+    )
+    assert ours.pad_id == theirs.pad_token_id == (0 if with_added else 301)
+
+
+def test_an_argument_goes_before_a_special_token(folder: Path) -> None:
+    set_config(folder, chat_template="{{ unk_token }}", unk_token="<think>")
+    ours = HFTokenizer(str(folder), template_arguments={"unk_token": "mine"})
+    theirs = theirs_of(folder).apply_chat_template(HELLO, tokenize=False, unk_token="mine")
+    assert template(ours).render(HELLO, add_generation_prompt=False) == theirs == "mine"
+
+
+# Stored settings that change tokens
+
+
+def limited(folder: Path, **settings: Any) -> Path:
+    backend = tiny_tokenizer()
+    backend.enable_truncation(**settings.get("truncation", {"max_length": 16}))
+    backend.enable_padding(**settings.get("padding", {"length": 64, "pad_token": "<|endoftext|>"}))
+    config = {**tokenizer_config(), "chat_template": None}
+    return set_config(write(folder, tokenizer__json=backend.to_str()), **config)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"truncation": {"max_length": 3, "stride": 1, "direction": "left"}, "padding": {"direction": "left"}},
+        {"padding": {"pad_to_multiple_of": 8, "pad_id": 2, "pad_token": "<|im_end|>"}},
+        {"truncation": {"max_length": 1}},
+    ],
+)
+def test_stored_truncation_and_padding_are_not_applied(settings: dict[str, Any], tmp_path: Path) -> None:
+    ours, theirs = HFTokenizer(str(limited(tmp_path / "a", **settings))), theirs_of(tmp_path / "a")
+    free = HFTokenizer(str(set_config(write_hf(tmp_path / "b"), add_bos_token=True)))
+    for text in [*TEXTS, *SPECIAL_TEXTS]:
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode_template(text) == expected
+        assert ours.encode(text, add_eos=False) == free.encode(text, add_bos=False, add_eos=False)
+        assert ours.encode_template(text, [(0, len(text))]) == ours.encode(text, add_eos=False)
+    content = HFTokenizer(str(tmp_path / "a"), special_tokens_in_content=["<|im_start|>"])
+    text = f"<|im_start|>{TEXTS[0]}"
+    assert content.encode(text, add_eos=False) == ours.encode_template(text)
+    assert ours.bos_id is None
+
+
+def test_tokens_and_flags_of_the_config_are_applied_as_in_transformers(tmp_path: Path) -> None:
+    backend = tiny_tokenizer()
+    n = backend.get_vocab_size()
+    texts = ("<plain>", "<kept>")
+    backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in texts])
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    added = {
+        str(n): {"content": "<plain>", **flags, "special": True},
+        str(n + 1): {"content": "<kept>", **flags, "special": False},
+        str(n + 2): {"content": "<new>", **flags, "special": True, "lstrip": True},
+    }
+    folder = set_config(
+        write(tmp_path, tokenizer__json=backend.to_str()), **tokenizer_config(), added_tokens_decoder=added
+    )
+    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    for text in ("a <plain>b<kept>c  <new> d", "<new><plain><kept><|im_end|>", *SPECIAL_TEXTS):
+        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+        split = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert ours.encode(text, add_eos=False) == split
+    assert {*ours.special_tokens} >= {"<plain>", "<new>"}
+    assert "<kept>" not in ours.special_tokens
+    assert ours.vocab_size == len(theirs) == n + 3
+
+
+def test_a_named_token_is_special_although_the_file_takes_it_for_text(tmp_path: Path) -> None:
+    values = json.loads(tiny_tokenizer().to_str())
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "<|im_end|>"]
+    folder = set_config(write(tmp_path, tokenizer__json=json.dumps(values)), **tokenizer_config())
+    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    text = "hello<|im_end|>"
+    assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.encode_template(text)[-1] == 2
+    assert 2 not in ours.encode(text, add_eos=False)
+
+
+def test_named_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
+    folder = write_pieces(tmp_path)
+    assert b"\n" in pieces()
+    set_config(folder, additional_special_tokens=["▁these"], mask_token="▁words")
+    assert {"▁these", "▁words"} <= SentencePieceTokenizer(str(folder)).special_tokens.keys()
+
+
+# Where answers end
+
+
+@pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"config": 1}, {1}),
+        ({"config": [0, 1]}, {0, 1}),
+        ({"config": None}, set()),
+        ({"config": 1, "generation_config": 4}, {1, 4}),
+        ({"config": [1, 3], "generation_config": [4]}, {1, 3, 4}),
+        ({"generation_config": [4]}, {4}),
+    ],
+)
+def test_every_file_of_the_model_adds_its_end_ids(
+    make: Any, files: dict[str, Any], expected: set[int], tmp_path: Path
+) -> None:
+    folder = make(tmp_path)
+    for name, ids in files.items():
+        write(folder, **{f"{name}__json": json.dumps({"eos_token_id": ids})})
+    assert auto_tokenizer(str(folder)).stop_ids == {2, *expected}
+
+
+def test_a_tekken_json_has_its_own_default_ends(tmp_path: Path) -> None:
+    write(tmp_path, tekken__json=json.dumps(tekken()))
+    assert auto_tokenizer(str(tmp_path)).stop_ids == {2}

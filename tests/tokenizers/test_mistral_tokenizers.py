@@ -1,0 +1,107 @@
+"""Mistral's real SentencePiece models, which mistral-common ships, against the library itself and against theirs."""
+
+import json
+from pathlib import Path
+
+import mistral_common
+import pytest
+from mistral_common.protocol.instruct.messages import AssistantMessage, SystemMessage, UserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from sentencepiece import SentencePieceProcessor
+
+from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from torchtune.data import Message, chat_prompt, chat_tokens
+from torchtune.formats.meta._open import sentencepiece_backend
+from torchtune.models.mistral import mistral_tokenizer
+from torchtune.tokenizers import SentencePieceTokenizer
+
+FOLDER = Path(mistral_common.__file__).parent / "data"
+FILES = {path.name.rpartition(".")[2]: path for path in sorted(FOLDER.glob("*.model.v*"))}
+
+# How the releases write turns (https://docs.mistral.ai/guides/tokenization/): blanks differ, v7 has a system prompt.
+_TURNS = (
+    "{{ bos_token }}{%% for m in messages %%}{%% if m.role == 'user' %%}{{ '%s' + m.content + '%s' }}"
+    "{%% elif m.role == 'system' %%}{{ '[SYSTEM_PROMPT] ' + m.content + '[/SYSTEM_PROMPT]' }}"
+    "{%% else %%}{{ ' ' + m.content + eos_token }}{%% endif %%}{%% endfor %%}"
+)
+TEMPLATES = {
+    "v1": _TURNS % (" [INST] ", " [/INST]"),
+    **dict.fromkeys(("v2", "v3", "v7", "v7m1"), _TURNS % ("[INST] ", "[/INST]")),
+}
+TRICKY = [
+    "Größe, 東京 🎉?",
+    "I say </s> and [INST] and [/INST] myself.",
+    "def f():\n\treturn '<s>'\n",
+    *(text for text in TEXTS if text.strip() == text and text),
+    *SPECIAL_TEXTS[:2],
+]
+
+
+@pytest.fixture(params=FILES)
+def version(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+def test_there_are_all_versions() -> None:
+    assert FILES.keys() == {"v1", "v2", "v3", "v7", "v7m1"} == TEMPLATES.keys()
+
+
+def load(version: str, folder: Path) -> SentencePieceTokenizer:
+    """Load a file by itself, with a template but no other configuration."""
+    (folder / "tokenizer.model").symlink_to(FILES[version])
+    (folder / "chat_template.jinja").write_text(TEMPLATES[version])
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = mistral_tokenizer(str(folder))
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    return tokenizer
+
+
+def test_plain_text_is_encoded_as_the_library_does(version: str) -> None:
+    ours = mistral_tokenizer(str(FILES[version]))
+    theirs = SentencePieceProcessor(model_file=str(FILES[version]))
+    for text in [*TEXTS, *SPECIAL_TEXTS]:
+        ids = theirs.encode(text)
+        assert ours.encode(text) == [1, *ids, 2]
+        assert ours.decode([1, *ids, 2]) == theirs.decode(ids)
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (1, 2, 2)
+    assert ours.vocab_size == theirs.vocab_size()
+    assert ("[INST]" in ours.special_tokens) == (version != "v1")
+
+
+def test_conversations_are_those_of_mistrals_library(version: str, tmp_path: Path) -> None:
+    ours, theirs = load(version, tmp_path), MistralTokenizer.from_file(str(FILES[version]))
+    for text in TRICKY:
+        conversation = [
+            *([Message(role="system", content="Be kind.")] if version.startswith("v7") else []),
+            Message(role="user", content=text),
+            Message(role="assistant", content=text),
+            Message(role="user", content="And then?"),
+        ]
+        request = ChatCompletionRequest(
+            messages=[
+                {"user": UserMessage, "assistant": AssistantMessage, "system": SystemMessage}[m["role"]](
+                    content=m["content"]
+                )
+                for m in conversation
+            ]
+        )
+        expected = theirs.encode_chat_completion(request).tokens
+        assert chat_prompt(ours, conversation) == expected, text
+        chat = chat_tokens(ours, conversation)
+        ((start, end),) = chat.answers
+        assert chat.tokens == expected
+        assert chat.tokens[start:end] == [
+            *SentencePieceProcessor(model_file=str(FILES[version])).encode(text),
+            2,
+        ]
+
+
+def test_a_tokenizer_json_of_one_is_the_same(version: str) -> None:
+    model = SentencePieceProcessor(model_file=str(FILES[version]))
+    backend = sentencepiece_backend(model, {"bos": "<s>", "eos": "</s>", "unk": "<unk>"})
+    for text in TEXTS:
+        assert backend.encode(text).ids == [1, *model.encode(text)]
+        assert backend.decode(model.encode(text)) == model.decode(model.encode(text))

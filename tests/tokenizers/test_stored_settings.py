@@ -1,0 +1,219 @@
+"""Rows through tokenizers with stored limits, rare end tokens, templates of one's own and every kind of file."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
+
+from tests.models.tiny import TEMPLATE, tiny_tokenizer, tokenizer_config, write
+from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, Kind, set_config, write_bpe, write_hf
+from torchtune.config import instantiate, lazy
+from torchtune.data import Batches, Example, Preference
+from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
+from torchtune.generation import Prompt, encode_prompt, pick_template
+from torchtune.models.smollm2 import smollm2_tokenizer
+from torchtune.tokenizers import HFTokenizer, _tiktoken, auto_tokenizer
+
+TASKS = [{"instruction": f"the words {i} " * 30, "output": "these digits " * (20 + i)} for i in range(4)]
+
+
+def folder_with(folder: Path, *, eos: str = "<|im_end|>", **limits: Any) -> Path:
+    """Write a tokenizer like SmolLM2's, with stored limits and an end token of choice."""
+    backend = tiny_tokenizer()
+    backend.add_tokens([AddedToken("<think>", special=True, normalized=False)])
+    if "truncation" in limits:
+        backend.enable_truncation(**limits["truncation"])
+    if "padding" in limits:
+        backend.enable_padding(**limits["padding"])
+    write(folder, tokenizer__json=backend.to_str())
+    return set_config(folder, **{**tokenizer_config(), "eos_token": eos})
+
+
+# Stored truncation and padding
+
+LIMITS: list[dict[str, Any]] = [
+    {"truncation": {"max_length": 16}},
+    {"padding": {"pad_to_multiple_of": 8, "pad_token": "<|endoftext|>"}},
+    {"truncation": {"max_length": 7, "direction": "left"}, "padding": {"length": 2048, "direction": "left"}},
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=["cut", "padded", "both"])
+@pytest.mark.parametrize("load", [HFTokenizer, auto_tokenizer, smollm2_tokenizer])
+def test_rows_are_those_of_a_tokenizer_without_limits(
+    load: Any, limits: dict[str, Any], tmp_path: Path
+) -> None:
+    limited = load(str(folder_with(tmp_path / "limited", **limits)))
+    free = load(str(folder_with(tmp_path / "free")))
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path / "limited")
+    datasets: list[Any] = [
+        lazy(InstructDataset, source=TASKS),
+        lazy(InstructDataset, source=TASKS, template="alpaca"),
+        lazy(TextCompletionDataset, source=[{"text": task["output"] * 9} for task in TASKS], max_seq_len=50),
+        lazy(
+            PreferenceDataset, source=[{"prompt": "the words", "chosen": "these", "rejected": "more " * 40}]
+        ),
+    ]
+    for dataset in datasets:
+        expected = dataset(free)
+        for tokenizer in (limited, pickle.loads(pickle.dumps(limited))):
+            found = dataset(tokenizer)
+            assert [found[i] for i in range(len(found))] == [expected[i] for i in range(len(expected))]
+    first = InstructDataset(limited, TASKS)[0]
+    assert isinstance(first, Example)
+    turns = [
+        {"role": "user", "content": TASKS[0]["instruction"]},
+        {"role": "assistant", "content": TASKS[0]["output"]},
+    ]
+    whole = theirs.apply_chat_template(turns, return_dict=True, truncation=False, padding=False)["input_ids"]
+    assert first.tokens == whole[: len(first.tokens)]
+    assert len(whole) - len(first.tokens) < 3, "a line break after the last answer"
+    prompt = encode_prompt(limited, Prompt.of_text(TASKS[0]["instruction"]), "chat")
+    assert first.tokens[: len(prompt)] == prompt
+    with Batches(InstructDataset(limited, TASKS), 1, shuffle=False, seed=0, pad_id=limited.pad_id) as batches:
+        assert next(batches).n_padding == 0
+
+
+def test_limits_of_the_config_are_not_applied_either(tmp_path: Path) -> None:
+    folder = set_config(
+        folder_with(tmp_path), model_max_length=16, padding_side="left", truncation_side="left"
+    )
+    row = InstructDataset(HFTokenizer(str(folder)), TASKS)[0]
+    assert isinstance(row, Example)
+    assert len(row.tokens) > 100
+
+
+# Where answers end
+
+
+@pytest.mark.parametrize("generation", [{}, {"config": [0, 2]}, {"generation_config": 2}])
+def test_the_end_of_a_turn_is_named_where_the_end_of_texts_is_another(
+    generation: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = folder_with(tmp_path, eos="<|endoftext|>")
+    for name, ids in generation.items():
+        write(folder, **{f"{name}__json": json.dumps({"eos_token_id": ids})})
+    tokenizer = auto_tokenizer(str(folder))
+    datasets: list[Any] = [
+        lazy(ChatDataset, source=[{"prompt": "the words", "completion": "these"}]),
+        lazy(InstructDataset, source=TASKS),
+        lazy(PreferenceDataset, source=[{"prompt": "a", "chosen": "b", "rejected": "c"}]),
+    ]
+    end = 2
+    if not generation:
+        message = r"'<\|im_end\|>' comes after it: if that ends a turn, set tokenizer.stop_tokens=\['<\|im_end\|>'\]"
+        for dataset in datasets:
+            with pytest.raises(ValueError, match=message):
+                dataset(tokenizer)
+        with pytest.raises(ValueError, match=message):
+            pick_template(tokenizer, "chat")
+        tokenizer = auto_tokenizer(str(folder), stop_tokens=["<|im_end|>"])
+    assert tokenizer.stop_ids == {0, end}
+    assert tokenizer.eos_id == 0
+    for dataset in datasets:
+        found = dataset(tokenizer)[0]
+        for example in [found.chosen, found.rejected] if isinstance(found, Preference) else [found]:
+            assert example.tokens[-1] == example.labels[-1] == end
+    text = TextCompletionDataset(tokenizer, [{"text": "these words"}])[0]
+    assert isinstance(text, list)
+    assert text[0].tokens[-1] == 0, "texts end as before"
+
+
+def test_a_misspelt_end_is_an_error_in_a_config(tmp_path: Path) -> None:
+    component = lazy(auto_tokenizer, path=str(folder_with(tmp_path)), stop_tokens=["<|im_ende|>"])
+    with pytest.raises(ValueError, match=r"'<\|im_ende\|>' is not a token .*did you mean '<\|im_end\|>'"):
+        instantiate(component)
+
+
+# Templates and arguments of one's own
+
+THINKING = TEMPLATE.replace(
+    "message['content']",
+    "('<think>' + message['thinking'] + '</think>' if message.thinking and enable_thinking else '')"
+    " + message['content']",
+)
+
+
+def test_arguments_of_the_config_decide_what_is_written(tmp_path: Path) -> None:
+    folder = set_config(folder_with(tmp_path), chat_template=THINKING)
+    row = {
+        "prompt": "the words",
+        "completion": [{"role": "assistant", "content": "these", "reasoning": "digits"}],
+    }
+    with pytest.raises(
+        ValueError, match=r"try tokenizer\.template_arguments, of which .* reads enable_thinking"
+    ):
+        ChatDataset(HFTokenizer(str(folder)), [row])
+    theirs: Any = AutoTokenizer.from_pretrained(folder)
+    turns = [
+        {"role": "user", "content": "the words"},
+        {"role": "assistant", "content": "these", "thinking": "digits"},
+    ]
+    for arguments in ({"enable_thinking": True}, {"enable_thinking": "yes"}):
+        tokenizer = HFTokenizer(
+            str(folder), template_arguments=arguments, special_tokens_in_content=["<think>"]
+        )
+        found = ChatDataset(tokenizer, [row])[0]
+        assert isinstance(found, Example)
+        ids = theirs.apply_chat_template(turns, return_dict=True, **arguments)["input_ids"]
+        assert found.tokens == ids[: len(found.tokens)]
+        assert tokenizer.special_tokens["<think>"] in found.labels
+    with pytest.raises(
+        ValueError, match=r"template_arguments\.enable_thinkin: the chat template does not read it"
+    ):
+        HFTokenizer(str(folder), template_arguments={"enable_thinkin": True})
+
+
+# Every kind of file
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    monkeypatch.setattr(_tiktoken, "N_RANKS", LLAMA3_RANKS)
+    return KINDS[request.param]
+
+
+OWN = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ END }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_template_of_ones_own_makes_the_rows_of_every_kind(kind: Kind, tmp_path: Path) -> None:
+    folder = kind.write(tmp_path / "tokenizer")
+    plain = kind.load(str(folder))
+    end = next(token for token, i in plain.special_tokens.items() if i in plain.stop_ids)
+    (tmp_path / "mine.jinja").write_text(OWN.replace("{{ END }}", end))
+    options = {"chat_template": str(tmp_path / "mine.jinja"), "special_tokens_in_content": [kind.marker]}
+    tokenizer = auto_tokenizer(str(folder), **options)  # type: ignore[arg-type]  # a mapping of options
+    said = f"the words {kind.marker} these {end}"
+    found = ChatDataset(tokenizer, [{"prompt": "digits", "completion": said}])[0]
+    assert isinstance(found, Example)
+    prompt = encode_prompt(tokenizer, Prompt.of_text("digits"), "chat")
+    assert found.tokens[: len(prompt)] == prompt
+    answer = [label for label in found.labels if label >= 0]
+    assert found.tokens == [*prompt, *answer]
+    assert answer.count(plain.special_tokens[kind.marker]) == 1
+    assert answer.count(plain.special_tokens[end]) == 1, "the one that is spelt in letters is none"
+    assert [note.text.split("'")[1] for note in found.notes] == [end]
+
+
+def test_vocab_and_merges_give_the_rows_of_the_same_tokenizer_json(tmp_path: Path) -> None:
+    folders = [write_hf(tmp_path / "hf"), write_bpe(tmp_path / "bpe")]
+    for folder in folders:
+        set_config(folder, chat_template=TEMPLATE)
+    datasets: list[Any] = [
+        lazy(
+            ChatDataset,
+            source=[{"prompt": "Größe 123 <|im_end|>", "completion": "the <think>words</think> 🎉"}],
+        ),
+        lazy(InstructDataset, source=TASKS, template="alpaca"),
+        lazy(PreferenceDataset, source=[{"prompt": "a", "chosen": "b <tool>", "rejected": "c"}]),
+    ]
+    one, other = (auto_tokenizer(str(folder)) for folder in folders)
+    for dataset in datasets:
+        assert dataset(one)[0] == dataset(other)[0]

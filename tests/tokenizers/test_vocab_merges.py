@@ -1,0 +1,270 @@
+"""vocab.json and merges.txt encode as transformers' classes do that are made from the same two files."""
+
+import importlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+
+from tests.models.tiny import TEXT, write
+from tests.tokenizers.kinds import set_config, write_bpe, write_hf
+from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
+from torchtune.data import Tokenizer
+from torchtune.models.gpt2 import gpt2_tokenizer
+from torchtune.models.olmo2 import olmo2_tokenizer
+from torchtune.models.phi3 import phi3_tokenizer
+from torchtune.models.qwen2 import qwen2_tokenizer
+from torchtune.models.qwen3 import qwen3_tokenizer
+from torchtune.models.smollm2 import smollm2_tokenizer
+from torchtune.tokenizers import BPETokenizer, HFTokenizer, auto_tokenizer
+from torchtune.tokenizers._bpe import CLASSES, MODEL_TYPES
+
+END = "<|endoftext|>"
+MORE = "e\u0301le\u0300ve \u212b \uff46\uff55\uff4c\uff4c I'LL he'll THEY'VE 1234567 a1b2 \u00a0x /to//x\r\n\r\n  \n y"
+ALL = [*TEXTS, *SPECIAL_TEXTS, MORE, TEXT, f"a{END}b {END} c"]
+
+
+@pytest.fixture(scope="module")
+def two_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a vocabulary on all texts, so that every way to split them gives other tokens, with an end of text."""
+    backend = tokenizers.ByteLevelBPETokenizer()
+    backend.train_from_iterator(
+        ALL * 3, vocab_size=900, min_frequency=1, special_tokens=[], show_progress=False
+    )
+    folder = tmp_path_factory.mktemp("two")
+    backend.save_model(str(folder))
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    vocabulary |= {END: len(vocabulary), "<|padding|>": len(vocabulary) + 1}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    return folder
+
+
+def copy(source: Path, target: Path, **config: Any) -> Path:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(source / name, target / name)
+    return set_config(target, **config) if config else target
+
+
+def theirs_of(name: str, folder: Path) -> Any:
+    return getattr(importlib.import_module("transformers"), name).from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_ids_are_those_of_the_class(name: str, two_files: Path, tmp_path: Path) -> None:
+    folder = copy(two_files, tmp_path, tokenizer_class=name)
+    ours, theirs = auto_tokenizer(str(folder)), theirs_of(name, folder)
+    assert isinstance(ours, BPETokenizer)
+    assert isinstance(ours, Tokenizer)
+    for text in ALL:
+        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+        theirs._tokenizer.encode_special_tokens = True
+        assert ours.encode(text, add_bos=False, add_eos=False) == theirs._tokenizer.encode(text).ids
+        theirs._tokenizer.encode_special_tokens = False
+        assert ours.decode(ours.encode(text)) == theirs.decode(ours.encode(text), skip_special_tokens=True)
+    assert ours.eos_id == theirs.eos_token_id
+    assert ours.pad_id == (theirs.eos_token_id if theirs.pad_token_id is None else theirs.pad_token_id)
+    assert ours.bos_id is ours.unknown_id is None
+    assert {*ours.special_tokens} == {*theirs.all_special_tokens}
+
+
+def test_the_classes_differ_on_these_texts(two_files: Path, tmp_path: Path) -> None:
+    found = {
+        name: auto_tokenizer(str(copy(two_files, tmp_path / name, tokenizer_class=name))) for name in CLASSES
+    }
+    ids = {name: tuple(map(tuple, map(t.encode_template, ALL))) for name, t in found.items()}
+    assert len({*ids.values()}) == 3, "CodeGen's is GPT-2's"
+    assert ids["CodeGenTokenizer"] == ids["GPT2Tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("builder", "name"),
+    [
+        (gpt2_tokenizer, "GPT2TokenizerFast"),
+        (gpt2_tokenizer, None),
+        (qwen2_tokenizer, "Qwen2TokenizerFast"),
+        (qwen3_tokenizer, "Qwen2Tokenizer"),
+    ],
+)
+def test_families_read_them(builder: Any, name: str | None, two_files: Path, tmp_path: Path) -> None:
+    named: dict[str, Any] = {"tokenizer_class": name} if name else {"model_max_length": 1024}
+    folder = copy(two_files, tmp_path, eos_token=END, **named)
+    theirs = theirs_of(name or "GPT2Tokenizer", folder)
+    for path in (folder, folder / "vocab.json", folder / "merges.txt"):
+        ours = builder(str(path))
+        assert isinstance(ours, BPETokenizer)
+        for text in ALL:
+            assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+def test_families_know_what_the_class_does_not_say(tmp_path: Path) -> None:
+    ours, whole = (
+        smollm2_tokenizer(str(write_bpe(tmp_path / "a"))),
+        HFTokenizer(str(write_hf(tmp_path / "b"))),
+    )
+    for text in [*ALL, "<think>1234<tool>"]:
+        assert ours.encode(text) == whole.encode(text)
+        assert ours.encode_template(text) == whole.encode_template(text)
+    for name in ("eos_id", "pad_id", "bos_id", "stop_ids", "vocab_size", "special_tokens"):
+        assert getattr(ours, name) == getattr(whole, name)
+    assert pickle.loads(pickle.dumps(ours)).encode("1234") == ours.encode("1234")
+    assert olmo2_tokenizer(str(tmp_path / "a")).encode("12345") == phi3_tokenizer(str(tmp_path / "a")).encode(
+        "12345"
+    )
+
+
+def test_added_tokens_are_those_of_transformers(two_files: Path, tmp_path: Path) -> None:
+    n = len(json.loads((two_files / "vocab.json").read_text()))
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    texts = {"<|im_start|>": True, "<|im_end|>": True, "<tool>": False}
+    added = {str(n + i): {"content": t, **flags, "special": s} for i, (t, s) in enumerate(texts.items())}
+    added[str(n + 3)] = {**added[str(n)], "content": "<strip>", "lstrip": True, "rstrip": True}
+    added[str(n + 4)] = {**added[str(n)], "content": "whole", "single_word": True, "special": False}
+    folder = copy(
+        two_files,
+        tmp_path,
+        tokenizer_class="Qwen2Tokenizer",
+        eos_token="<|im_end|>",
+        added_tokens_decoder=added,
+    )
+    ours, theirs = qwen2_tokenizer(str(folder)), theirs_of("Qwen2Tokenizer", folder)
+    for text in ("<|im_start|>user\nhi<|im_end|>\n", "a <strip> b<tool>c", "wholesome whole <|im_end|>"):
+        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.encode("<tool><|im_end|>", add_eos=False)[0] == n + 2
+    assert n + 1 not in ours.encode("<tool><|im_end|>", add_eos=False)
+    assert ours.vocab_size == len(theirs) == n + 5
+    assert ours.eos_id == theirs.eos_token_id == n + 1
+
+
+def test_older_files_of_added_and_special_tokens(two_files: Path, tmp_path: Path) -> None:
+    n = len(json.loads((two_files / "vocab.json").read_text()))
+    folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
+    write(
+        folder,
+        added_tokens__json=json.dumps({"[SEP]": n + 1, "[PAD]": n}),
+        special_tokens_map__json=json.dumps({"pad_token": "[PAD]", "sep_token": {"content": "[SEP]"}}),
+    )
+    ours, theirs = gpt2_tokenizer(str(folder)), theirs_of("GPT2Tokenizer", folder)
+    for text in ("a[SEP]b[PAD]c", *ALL):
+        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert ours.pad_id == theirs.pad_token_id == n
+
+
+@pytest.mark.parametrize("config", [{"add_bos_token": True}, {"add_prefix_space": True}])
+def test_settings_are_those_of_transformers(config: dict[str, Any], two_files: Path, tmp_path: Path) -> None:
+    folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer", **config)
+    ours, theirs = gpt2_tokenizer(str(folder)), theirs_of("GPT2Tokenizer", folder)
+    for text in [text for text in ALL if text]:
+        assert ours.encode(text, add_eos=False) == theirs(text, split_special_tokens=True)["input_ids"]
+
+
+def test_the_model_type_stands_in_for_the_class(two_files: Path, tmp_path: Path) -> None:
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    for model_type, name in MODEL_TYPES.items():
+        assert TOKENIZER_MAPPING_NAMES[model_type] == name
+        folder = copy(two_files, tmp_path / model_type)
+        write(folder, config__json=json.dumps({"model_type": model_type}))
+        named = copy(two_files, tmp_path / f"{model_type}_named", tokenizer_class=name)
+        ids = [auto_tokenizer(str(path)).encode(MORE) for path in (folder, named)]
+        assert ids[0] == ids[1]
+
+
+def test_a_class_that_is_not_known(two_files: Path, tmp_path: Path) -> None:
+    for name in ("RobertaTokenizer", "PreTrainedTokenizerFast", 5):
+        folder = copy(two_files, tmp_path, tokenizer_class=name, eos_token=END)
+        with pytest.raises(
+            ValueError,
+            match=rf"tokenizer_class is {name!r}, and it is not known how .*known are CodeGen.*split",
+        ):
+            auto_tokenizer(str(folder))
+    assert BPETokenizer(str(folder), split="gpt-2").encode("a1") == gpt2_tokenizer(str(folder)).encode("a1")
+    with pytest.raises(ValueError, match=r"split: expected one of gpt-2, smollm, .*, got 'gpt2'"):
+        BPETokenizer(str(folder), split="gpt2")
+    bare = copy(two_files, tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"tokenizer_class is None, and it is not known"):
+        auto_tokenizer(str(bare))
+    write(bare, config__json='{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"config.json: tokenizer_class is None"):
+        auto_tokenizer(str(bare))
+
+
+def test_a_split_is_part_of_the_fingerprint_and_of_pickling(two_files: Path, tmp_path: Path) -> None:
+    folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
+    plain, split = BPETokenizer(str(folder)), BPETokenizer(str(folder), split="qwen2")
+    assert plain.fingerprint() != split.fingerprint() == pickle.loads(pickle.dumps(split)).fingerprint()
+    before = plain.fingerprint()
+    merges = folder / "merges.txt"
+    merges.write_text(merges.read_text().rstrip("\n").rpartition("\n")[0] + "\n")
+    assert BPETokenizer(str(folder)).fingerprint() != before
+
+
+def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) -> None:
+    folder = copy(two_files, tmp_path / "a", tokenizer_class="GPT2Tokenizer")
+    expected = gpt2_tokenizer(str(folder)).encode(TEXT)
+    merges = folder / "merges.txt"
+    lines = merges.read_text().splitlines()
+    assert lines[0].startswith("#version")
+    for text in ("\r\n".join(lines), "\n".join(lines[1:]), "\n".join([*lines, "", ""])):
+        merges.write_bytes(text.encode())
+        assert gpt2_tokenizer(str(folder)).encode(TEXT) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("vocab.json", "[]", r"vocab.json does not hold a JSON object; fetch it again"),
+        ("vocab.json", "{", r"vocab.json is not valid JSON"),
+        ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b', a whole number from 0 is expected"),
+        ("vocab.json", '{"a": 0, "b": 0}', r"vocab.json: two tokens have the same id"),
+        ("vocab.json", "{}", r"eos_token is None|merges do not fit"),
+        (
+            "merges.txt",
+            "a\n",
+            r"merges.txt, line 1, is not a pair of tokens: 'a'; fetch vocab.json and merges",
+        ),
+        ("merges.txt", "#version: 0.2\na b c\n", r"merges.txt, line 2, is not a pair of tokens: 'a b c'"),
+        (
+            "merges.txt",
+            "qqq xxx\n",
+            r"its tokenizer's merges do not fit its tokens: .*; fetch vocab.json and",
+        ),
+    ],
+)
+def test_what_is_damaged_is_named(
+    name: str, text: str, expected: str, two_files: Path, tmp_path: Path
+) -> None:
+    folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=expected):
+        auto_tokenizer(str(folder))
+
+
+def test_a_token_that_the_vocabulary_lacks(two_files: Path, tmp_path: Path) -> None:
+    folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer", pad_token="[PAD]")
+    with pytest.raises(
+        ValueError, match=r"pad_token is '\[PAD\]', which is not in the vocabulary of vocab.json"
+    ):
+        auto_tokenizer(str(folder))
+    added = {"2000": {"content": "[PAD]", "special": True}}
+    set_config(folder, added_tokens_decoder=added)
+    with pytest.raises(
+        ValueError, match=r"'\[PAD\]' is added to the vocabulary with id 2000, but the next free id"
+    ):
+        auto_tokenizer(str(folder))
+
+
+def test_half_of_it_is_none(two_files: Path, tmp_path: Path) -> None:
+    for name, other in (("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")):
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(two_files / name, folder / name)
+        with pytest.raises(FileNotFoundError, match=rf"no {other} in "):
+            BPETokenizer(str(folder / name))
+        write(folder, config__json="{}")
+        with pytest.raises(FileNotFoundError, match=r"no tokenizer in .* or vocab.json with merges.txt"):
+            auto_tokenizer(str(folder))

@@ -1,0 +1,146 @@
+"""Other people's checkpoints to ours: the work behind `tune convert`."""
+
+import os
+from pathlib import Path
+
+import torch
+from attrs import evolve
+
+from torchtune.files import partial_of, resolved
+from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
+from torchtune.formats._tensor_files import some
+from torchtune.formats._with_tokenizer import with_tokenizer
+from torchtune.formats.gguf._file import is_gguf
+from torchtune.formats.gguf._open import open_gguf
+from torchtune.formats.hf._open import open_hf
+from torchtune.formats.meta._open import is_meta, open_meta
+from torchtune.formats.peft._config import ADAPTER_CONFIG, read_peft_config
+from torchtune.formats.peft._load import copy_peft_adapter, read_peft_adapter
+from torchtune.formats.peft._merge import MergedWeights
+from torchtune.tokenizers import has_tokenizer
+
+StrPath = str | os.PathLike[str]
+
+
+def convert(
+    source: StrPath,
+    target: StrPath,
+    *,
+    base: StrPath | None = None,
+    apart: bool = False,
+    tokenizer: StrPath | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Path | None:
+    """Turn a checkpoint of any kind into a Hugging Face folder, tensor by tensor.
+
+    What the source is, is seen from what it holds: a GGUF file; a folder of Meta's (params.json and
+    consolidated.00.pth), of Hugging Face's (config.json), or of PEFT's (adapter_config.json), which is merged into its
+    base.
+
+    Args:
+        source: The file or folder.
+        target: The folder to write: config, weights and tokenizer in one.
+        base: The model that an adapter is for, of any of the other kinds. None: what its adapter_config.json names.
+        apart: Keep an adapter apart: the target is a PEFT folder, with the tokenizer that the adapter has, and names
+            `base`, if it is given.
+        tokenizer: A folder with the tokenizer to put beside the weights, or a file of it. None: the source's own; an
+            adapter's where its folder has one, else its base's.
+        dtype: Of the weights. None: the source's own, or bfloat16 for GGUF files.
+        progress: Called after each tensor with the number done and the number of all.
+
+    Returns:
+        The base that an adapter was merged into.
+
+    Raises:
+        FileNotFoundError: the source, its base or a file of theirs is missing.
+        FileExistsError: the target has something in it.
+        OSError: there is no room for the target.
+        ValueError: the source is none of these, is damaged, or holds what is not supported; or an argument has no
+            effect on it.
+    """
+    source, target = Path(source), Path(target)
+    base = None if base is None else Path(base)
+    tokenizer = None if tokenizer is None else Path(tokenizer)
+    is_adapter = (source / ADAPTER_CONFIG).is_file()
+    if is_adapter and base is None and not apart:
+        base = _base_of(source)
+    _check_paths(target, source, base, tokenizer)
+    if not is_adapter:
+        for value, name in ((base, "base"), (apart, "apart")):
+            if value:
+                raise ValueError(
+                    f"{name} (--{name}) is for adapters, and {source} is none (no {ADAPTER_CONFIG}); leave it out"
+                )
+        write_checkpoint(_open(source, tokenizer), target, dtype=dtype, progress=progress)
+        return None
+    if apart:
+        if tokenizer is not None:
+            raise ValueError(
+                "an adapter that is kept apart keeps the tokenizer that it has; leave tokenizer (--tokenizer) out"
+            )
+        if base is not None:
+            read_peft_adapter(_open(base).model, source)
+        copy_peft_adapter(source, target, base_model=None if base is None else str(base), dtype=dtype)
+        return None
+    assert base is not None
+    write_checkpoint(_merge(source, base, tokenizer), target, dtype=dtype, progress=progress)
+    return base
+
+
+def _check_paths(target: Path, *sources: Path | None) -> None:
+    """Refuse what is not there, and what would be replaced before it is read."""
+    for path in sources:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"no file or folder {path}")
+    written = resolved(target)
+    for path in sources:
+        if path is not None and any(
+            path.resolve().is_relative_to(folder) for folder in (written, partial_of(written))
+        ):
+            raise ValueError(f"{path} is in the folder that is to be written, {target}; choose another one")
+
+
+def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
+    checkpoint = _open(base, tokenizer)
+    if tokenizer is None and has_tokenizer(adapter):
+        checkpoint = with_tokenizer(checkpoint, adapter)
+    architecture = checkpoint.model.architecture
+    adapters = read_peft_adapter(checkpoint.model, adapter)
+    return evolve(checkpoint, weights=MergedWeights(checkpoint.weights, architecture, adapters))
+
+
+def _base_of(adapter: Path) -> Path:
+    """Find the base that an adapter names."""
+    named = read_peft_config(adapter).get("base_model_name_or_path")
+    if named and Path(named).exists():
+        return Path(named)
+    says = f"says that its base is {named!r}, which is not here" if named else "does not say what its base is"
+    raise FileNotFoundError(
+        f"{adapter / ADAPTER_CONFIG} {says}: name the base (--base), or keep the adapter apart (--apart)"
+    )
+
+
+def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
+    """Look into a whole model of whatever kind."""
+    if path.is_file():
+        if path.suffix.lower() != ".gguf" and not is_gguf(path):
+            raise ValueError(
+                f"{path} is no GGUF file; for a file of other weights, name the folder that it lies in"
+            )
+        if tokenizer is not None:
+            raise ValueError(f"{path} brings a tokenizer of its own; leave tokenizer (--tokenizer) out")
+        return open_gguf(path)
+    if (path / ADAPTER_CONFIG).is_file():
+        raise ValueError(f"{path} is an adapter, not a base; merge it into its own base first")
+    if (path / "config.json").is_file():
+        checkpoint = open_hf(path)
+        return checkpoint if tokenizer is None else with_tokenizer(checkpoint, tokenizer)
+    if is_meta(path):
+        return open_meta(path, tokenizer)
+    files = sorted(file.name for file in path.glob("*.gguf"))
+    raise ValueError(
+        f"{path} is no checkpoint: it holds neither config.json (Hugging Face's) nor params.json and"
+        f" consolidated.00.pth (Meta's) nor {ADAPTER_CONFIG} (an adapter)"
+        + (f"; name a file in it, {some(files)}" if files else "")
+    )

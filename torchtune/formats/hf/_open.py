@@ -1,0 +1,41 @@
+"""A Hugging Face folder as where a model comes from."""
+
+from pathlib import Path
+
+import torch
+
+from torchtune.formats._source import Checkpoint
+from torchtune.formats.hf._config import read_hf_config
+from torchtune.formats.hf._weights import hf_tensors
+from torchtune.modules import Decoder
+from torchtune.tokenizers import (
+    GENERATION_CONFIG,
+    SpecialIds,
+    copy_files,
+    copy_tokenizer,
+    has_tokenizer,
+    known_ids,
+)
+
+
+def open_hf(folder: Path) -> Checkpoint:
+    """Look into a Hugging Face folder.
+
+    Args:
+        folder: Holds config.json and weights in safetensors or pickles of tensors; maybe a tokenizer.
+
+    Raises:
+        FileNotFoundError: the folder's config.json or weights are missing.
+        ValueError: the folder's model is not supported, or a file is damaged.
+    """
+    with torch.device("meta"):
+        model = Decoder(read_hf_config(folder))
+    weights = hf_tensors(model, folder)
+
+    def write_tokenizer(target: Path) -> SpecialIds:
+        if has_tokenizer(folder):
+            copy_tokenizer(folder, target)
+        copy_files(folder, target, [GENERATION_CONFIG])
+        return known_ids(folder)
+
+    return Checkpoint(path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer)

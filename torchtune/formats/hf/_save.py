@@ -1,0 +1,147 @@
+"""A Hugging Face folder out of a model."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from torchtune.files import write_json, written_whole
+from torchtune.formats.hf._config import hf_config
+from torchtune.formats.hf._weights import hf_groups, hf_tensor
+from torchtune.modules import Decoder, lora_layers
+from torchtune.tokenizers import (
+    GENERATION_CONFIG,
+    SpecialIds,
+    auto_tokenizer,
+    completed,
+    copy_files,
+    copy_tokenizer,
+    ends,
+    known_ids,
+)
+
+SHARD_BYTES = 5 * 10**9
+"""Size of a file of weights, at most: what transformers writes, since hubs take no larger ones (bytes)."""
+
+
+def save_hf_folder(
+    model: Decoder,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer_directory: str | os.PathLike[str] | None = None,
+    state: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write a folder that `transformers.AutoModelForCausalLM.from_pretrained` loads.
+
+    Args:
+        model: Without adapters (`merge_lora` first).
+        folder: Written beside and renamed once complete.
+        tokenizer_directory: Its tokenizer's files and generation_config.json are copied along.
+        state: What to write in place of `model.state_dict()`, such as weights gathered from shards.
+        overwrite: Replace a folder that exists.
+        shard_bytes: Size of a file of weights, at most (bytes).
+
+    Raises:
+        FileExistsError: the folder has something in it and `overwrite` is False.
+        FileNotFoundError: `tokenizer_directory` holds no tokenizer.
+        ValueError: the model has LoRA adapters, or the tokenizer's files are damaged.
+    """
+    if next(lora_layers(model), None) is not None:
+        raise ValueError(
+            "the model has LoRA adapters; merge them into it first (merge_lora), or write them alone"
+            " (save_peft_adapter)"
+        )
+    with written_whole(folder, overwrite=overwrite) as partial:
+        special_ids: SpecialIds = {}
+        if tokenizer_directory is not None:
+            directory = Path(tokenizer_directory)
+            copy_tokenizer(directory, partial)
+            copy_files(directory, partial, [GENERATION_CONFIG])
+            special_ids = _special_ids(directory)
+        write_model(model, partial, special_ids, state, shard_bytes)
+
+
+def write_model(
+    model: Decoder,
+    folder: Path,
+    special_ids: SpecialIds,
+    state: Mapping[str, Tensor] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write config.json and the weights into a folder: model.safetensors, or shards of it with their index.
+
+    Args:
+        model: Without adapters.
+        folder: Where to.
+        special_ids: `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
+        state: What to write in place of `model.state_dict()`.
+        shard_bytes: Size of a file of weights, at most (bytes).
+    """
+    state = model.state_dict() if state is None else state
+    a = model.architecture
+    groups = hf_groups(a, state)
+    write_json(folder / "config.json", {**hf_config(model), **special_ids})
+    sizes = {theirs: sum(state[name].nbytes for name in names) for theirs, names in groups.items()}
+    write_shards(folder, sizes, lambda name: hf_tensor(a, state, name, groups[name]), shard_bytes)
+
+
+def write_shards(
+    folder: Path, sizes: Mapping[str, int], read: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write weights as transformers names them: one file, or several of at most `shard_bytes` with an index.
+
+    Args:
+        folder: Where to.
+        sizes: Every tensor's size by its name (bytes). One that is larger than a file may be has a file of its own.
+        read: Returns a tensor; those of one file are held at a time.
+        shard_bytes: Size of a file, at most (bytes).
+    """
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, n_bytes in sizes.items():
+        if shards[-1] and size + n_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += n_bytes
+    if len(shards) == 1:
+        write_safetensors(folder / "model.safetensors", {name: read(name) for name in shards[0]})
+        return
+    weight_map = {}
+    for i, shard in enumerate(shards, start=1):
+        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / file, {name: read(name) for name in shard})
+        weight_map.update(dict.fromkeys(shard, file))
+    write_json(
+        folder / "model.safetensors.index.json",
+        {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))},
+    )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors with the mark that transformers asks for.
+
+    Raises:
+        OSError: there is no room for them.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path, {"format": "pt"}
+        )
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
+    path.chmod(mode)  # The library makes files that nobody else may read.
+
+
+def _special_ids(directory: Path) -> SpecialIds:
+    """Find the ids that config.json repeats."""
+    ids = known_ids(directory)
+    return ids if ends(ids) else completed(ids, auto_tokenizer(str(directory)))

@@ -1,0 +1,206 @@
+"""Weights out of a Hugging Face folder."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from torchtune.formats._tensor_files import TensorFiles, TensorSource, folder_tensors, some
+from torchtune.formats.hf._config import read_hf_config
+from torchtune.models import FAMILIES
+from torchtune.modules import Architecture, Decoder
+
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = ("embed_tokens.weight", "transformer.wte.weight")
+_IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+"""Ends of the names of tables that old checkpoints hold without need."""
+
+
+def hf_name(name: str, family: str = "llama") -> str:
+    """Name a decoder's parameter as Hugging Face's checkpoints do."""
+    names = FAMILIES[family].names
+    if not names:
+        return name if name == _HEAD else f"model.{name}"
+    for ours, theirs in names:
+        inner = f".{ours}"
+        if name.startswith(ours):
+            name = theirs + name.removeprefix(ours)
+        elif inner in name:
+            name = name.replace(inner, f".{theirs}")
+    return name
+
+
+def stored_dtypes(folder: str | os.PathLike[str]) -> set[torch.dtype]:
+    """Return the precisions that a Hugging Face folder's weights are stored in; the tensors are not read.
+
+    Raises:
+        FileNotFoundError: there are none, or a file of them is missing.
+        ValueError: a file or the index is damaged.
+    """
+    return set(folder_tensors(Path(folder)).dtypes.values())
+
+
+def load_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> None:
+    """Load the weights of a Hugging Face folder into a model, in the model's dtype.
+
+    A model on the meta device gets the tensors themselves, on the CPU; one of the file's own dtype is
+    then backed by the file, and memory is used only for what is changed.
+
+    Args:
+        model: Built to the same sizes; it may have LoRA adapters already, which are left alone.
+        folder: Holds config.json and model.safetensors, or shards with their index; or a pytorch_model.bin.
+
+    Raises:
+        FileNotFoundError: the folder, its config.json or its safetensors are missing.
+        ValueError: the folder's model is another one (sizes, constants, missing, unexpected or misshapen
+            tensors), or a file is damaged.
+    """
+    parameters = dict(model.named_parameters())
+    for name, tensor in read_hf_weights(model, folder):
+        parameter = parameters[name]
+        if parameter.is_meta:
+            path, _, leaf = name.rpartition(".")
+            value = nn.Parameter(tensor.to(parameter.dtype), requires_grad=parameter.requires_grad)
+            setattr(model.get_submodule(path), leaf, value)
+        else:
+            with torch.no_grad():
+                parameter.copy_(tensor)
+
+
+def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[tuple[str, Tensor]]:
+    """Read the weights of a Hugging Face folder one by one, once all are known to fit a model.
+
+    Args:
+        model: Tells which names and shapes are expected; it may be on the meta device, and have adapters.
+        folder: As in `load_hf_weights`.
+
+    Yields:
+        Our name of each parameter, and its tensor, of the file's dtype and backed by it. What is neither kept nor in
+        use any more takes no memory.
+
+    Raises:
+        FileNotFoundError: as in `load_hf_weights`.
+        ValueError: as in `load_hf_weights`.
+    """
+    return _weights_of(model, hf_tensors(model, Path(folder)))
+
+
+def hf_tensors(model: Decoder, folder: Path) -> TensorFiles:
+    """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
+    _check_architecture(model, folder)
+    files, shapes = folder_tensors(folder), expected_shapes(model)
+    _drop_ignorable(files, shapes)
+    check_tensors(shapes, files, folder)
+    return files
+
+
+def _weights_of(model: Decoder, source: TensorSource) -> Iterator[tuple[str, Tensor]]:
+    """Read weights one by one; apart from `read_hf_weights`, so that its checks are made when it is called."""
+    parameters = _without_adapters(model)
+    for theirs, names in hf_groups(model.architecture, parameters).items():
+        tensor = source.read(theirs)
+        if is_transposed(model.architecture, theirs):
+            tensor = tensor.T
+        yield from zip(names, torch.split(tensor, [parameters[n].shape[0] for n in names]), strict=True)
+
+
+def expected_shapes(model: Decoder) -> dict[str, list[int]]:
+    """Return the shapes of a model's tensors as Hugging Face's checkpoints hold them, adapters left out."""
+    parameters = _without_adapters(model)
+    shapes = {}
+    for theirs, names in hf_groups(model.architecture, parameters).items():
+        shape = [sum(parameters[n].shape[0] for n in names), *parameters[names[0]].shape[1:]]
+        shapes[theirs] = shape[::-1] if is_transposed(model.architecture, theirs) else shape
+    return shapes
+
+
+def _without_adapters(model: Decoder) -> dict[str, Tensor]:
+    return {n: p for n, p in model.state_dict().items() if ".lora_" not in n}
+
+
+def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Name the tensors of a Hugging Face checkpoint, each with those of ours that stand in it, in their order."""
+    groups: dict[str, tuple[str, ...]] = {}
+    fused = {part: f for f in FAMILIES[architecture.family].fused for part in f.ours}
+    for name in names:
+        found = next((part for part in fused if f".{part}." in name), None)
+        if found is None:
+            groups[hf_name(name, architecture.family)] = (name,)
+            continue
+        f = fused[found]
+        theirs = hf_name(name.replace(found, f.theirs), architecture.family)
+        groups.setdefault(theirs, tuple(name.replace(found, part) for part in f.ours))
+    return groups
+
+
+def hf_tensor(
+    architecture: Architecture, state: Mapping[str, Tensor], name: str, parts: Iterable[str]
+) -> Tensor:
+    """Return one tensor as a Hugging Face checkpoint holds it.
+
+    Args:
+        architecture: The decoder's.
+        state: Weights by our names.
+        name: The checkpoint's name.
+        parts: Ours of what stands in it (`hf_groups`).
+    """
+    found = [state[part] for part in parts]
+    whole = found[0] if len(found) == 1 else torch.cat(found)
+    return whole.T if is_transposed(architecture, name) else whole
+
+
+def is_transposed(architecture: Architecture, name: str) -> bool:
+    """Tell whether a tensor lies in checkpoints the other way round, by its name there."""
+    ends = FAMILIES[architecture.family].transposed
+    return name.removesuffix(".weight").endswith(tuple(ends)) and name.endswith(".weight")
+
+
+def _check_architecture(model: Decoder, folder: Path) -> None:
+    """Compare numbers that shapes cannot show: a wrong rope_base loads, and talks nonsense."""
+    ours, theirs = attrs.asdict(model.architecture), attrs.asdict(read_hf_config(folder))
+    different = [
+        f"{key} is {theirs[key]} there, {ours[key]} in the model"
+        for key in ours
+        if ours[key] != theirs[key] and key != "max_seq_len"
+    ]
+    if different:
+        raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
+
+
+def _drop_ignorable(files: TensorFiles, expected: Mapping[str, list[int]]) -> None:
+    """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
+    for name in [name for name in files.shapes if name.endswith(_IGNORED)]:
+        files.drop(name)
+    if any(name.startswith("transformer.") for name in expected):  # OpenAI's own files leave that part out
+        for name in [name for name in files.shapes if not name.startswith(("transformer.", _HEAD))]:
+            files.rename(name, f"transformer.{name}")
+    embedding = next(name for name in expected if name.endswith(_EMBEDDINGS))
+    is_extra = _HEAD not in expected and {_HEAD, embedding} <= files.shapes.keys()
+    if is_extra and torch.equal(files.read(_HEAD), files.read(embedding)):
+        files.drop(_HEAD)
+
+
+def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: Path) -> None:
+    """Compare what a source holds with what a model needs.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or misshapen.
+    """
+    found = source.shapes
+    missing = sorted(map(source.own_name, shapes.keys() - found.keys()))
+    unexpected = sorted(map(source.own_name, found.keys() - shapes.keys()))
+    misshapen = [
+        f"{source.own_name(name)} is {list(found[name])} there, {shape} in the model"
+        for name, shape in shapes.items()
+        if name in found and list(found[name]) != shape
+    ]
+    mistakes = [
+        *([f"without {some(missing)}"] if missing else []),
+        *([f"with {some(unexpected)}, unknown to the model"] if unexpected else []),
+        *([some(sorted(misshapen), "; ")] if misshapen else []),
+    ]
+    if mistakes:
+        raise ValueError(f"the weights in {where} are another model's: {'; '.join(mistakes)}")

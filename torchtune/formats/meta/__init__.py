@@ -1,0 +1,1 @@
+"""Meta's own checkpoints of Llama."""

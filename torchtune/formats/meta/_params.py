@@ -1,0 +1,152 @@
+"""The params.json of Meta's own checkpoints: Llama 2, Code Llama, Llama 3 to 3.3.
+
+The keys and their defaults are those of `ModelArgs`, and the width of the feed-forward that of `FeedForward`, in
+`llama/model.py` of https://github.com/meta-llama/llama and `llama_models/llama3/` of
+https://github.com/meta-llama/llama-models.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from torchtune.files import read_json
+from torchtune.modules import Architecture, RopeScaling
+
+FILE = "params.json"
+
+_COUNTS = ("dim", "n_layers", "n_heads", "multiple_of", "n_kv_heads", "vocab_size")
+_NUMBERS = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
+_REQUIRED = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
+
+_LARGEST = 2**31
+"""What no number of a model reaches: sizes beyond it make matrices that torch cannot describe."""
+
+_MAX_SEQ_LEN = {10_000.0: 4096, 500_000.0: 8192, 1_000_000.0: 16_384}
+"""Longest sequence by rope_theta, which Meta's files leave out: of Llama 2, Llama 3 and Code Llama (config.json of
+meta-llama/Llama-2-7b-hf, meta-llama/Meta-Llama-3-8B and codellama/CodeLlama-7b-hf). LLaMA 1's 2048 tokens cannot be
+told from Llama 2's 4096."""
+
+_STRETCHED_MAX_SEQ_LEN = 131_072
+"""Longest sequence of Llama 3.1 to 3.3, whose rotary frequencies are stretched (their config.json)."""
+
+
+@frozen(kw_only=True)
+class MetaParams:
+    """What params.json says."""
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    multiple_of: int
+    norm_eps: float
+    vocab_size: int | None
+    """None: as many as the embeddings have rows."""
+    ffn_dim_multiplier: float
+    rope_theta: float
+    use_scaled_rope: bool
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Inner width of the feed-forward."""
+        width = int(self.ffn_dim_multiplier * int(2 * 4 * self.dim / 3))
+        return -(-width // self.multiple_of) * self.multiple_of
+
+    def architecture(self, vocab_size: int, *, tied_embeddings: bool) -> Architecture:
+        """Return what the decoder is.
+
+        Args:
+            vocab_size: Rows of the embeddings.
+            tied_embeddings: Whether the output head is the embedding table itself. The tied ones among those whose
+                rotary frequencies are stretched are Llama 3.2 1B and 3B: by a factor of 32 (their config.json on the
+                Hugging Face hub; Meta's own code has 8 for all), where Llama 3.1's and 3.3's is 8.
+
+        Raises:
+            ValueError: heads do not divide, or a head's width is odd.
+        """
+        scaling = RopeScaling(kind="llama3", factor=32.0 if tied_embeddings else 8.0)
+        return Architecture(
+            vocab_size=vocab_size,
+            num_layers=self.n_layers,
+            embed_dim=self.dim,
+            num_heads=self.n_heads,
+            num_kv_heads=self.n_kv_heads,
+            head_dim=self.head_dim,
+            ffn_dim=self.ffn_dim,
+            max_seq_len=_STRETCHED_MAX_SEQ_LEN if self.use_scaled_rope else _MAX_SEQ_LEN[self.rope_theta],
+            rope_base=self.rope_theta,
+            norm_eps=self.norm_eps,
+            tied_embeddings=tied_embeddings,
+            rope_scaling=scaling if self.use_scaled_rope else None,
+        )
+
+
+def read_params(folder: Path) -> MetaParams:
+    """Read a folder's params.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, lacks a number, or says more than is supported.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {FILE} in {folder}; Meta's checkpoints have one beside consolidated.00.pth"
+        )
+    said = {key: value for key, value in read_json(path).items() if value is not None}
+    if unknown := sorted(said.keys() - {*_COUNTS, *_NUMBERS, "use_scaled_rope"}):
+        raise ValueError(
+            f"{path}: {', '.join(unknown)} is not supported: only Llama 2, Code Llama and Llama 3 to 3.3 are, for text"
+            " alone and not quantised"
+        )
+    if missing := [key for key in _REQUIRED if key not in said]:
+        raise ValueError(f"{path} has no {', '.join(missing)}; fetch it again")
+    if said.get("vocab_size") == -1:  # Llama 2's, whose tokenizer says it
+        del said["vocab_size"]
+    _check_values(path, said)
+    params = MetaParams(
+        dim=said["dim"],
+        n_layers=said["n_layers"],
+        n_heads=said["n_heads"],
+        n_kv_heads=said.get("n_kv_heads", said["n_heads"]),
+        multiple_of=said["multiple_of"],
+        norm_eps=said["norm_eps"],
+        vocab_size=said.get("vocab_size"),
+        ffn_dim_multiplier=said.get("ffn_dim_multiplier", 1.0),
+        rope_theta=float(said.get("rope_theta", 10_000.0)),
+        use_scaled_rope=said.get("use_scaled_rope", False),
+    )
+    if params.ffn_dim >= _LARGEST:
+        raise ValueError(
+            f"{path}: dim, multiple_of and ffn_dim_multiplier make a feed-forward {params.ffn_dim:,} wide; fetch it"
+            " again"
+        )
+    return params
+
+
+def _check_values(path: Path, said: dict[str, Any]) -> None:
+    for key, value in said.items():
+        is_number = type(value) in (int, float) and 0 < value < _LARGEST
+        if key in _COUNTS and not (is_number and isinstance(value, int)):
+            raise ValueError(
+                f"{path}: {key} is {value!r}, a whole number above 0 and below 2**31 is expected"
+            )
+        if key in _NUMBERS and not is_number:
+            raise ValueError(f"{path}: {key} is {value!r}, a number above 0 and below 2**31 is expected")
+        if key == "use_scaled_rope" and not isinstance(value, bool):
+            raise ValueError(f"{path}: {key} is {value!r}, true or false is expected")
+    if said["dim"] % said["n_heads"]:
+        raise ValueError(f"{path}: dim = {said['dim']} is not a multiple of n_heads = {said['n_heads']}")
+    theta = said.get("rope_theta", 10_000.0)
+    if not said.get("use_scaled_rope") and theta not in _MAX_SEQ_LEN:
+        known = ", ".join(f"{base:,.0f}" for base in _MAX_SEQ_LEN)
+        raise ValueError(
+            f"{path}: the longest sequence is not in it, and is known for a rope_theta of {known} only, not for"
+            f" {theta:,}"
+        )

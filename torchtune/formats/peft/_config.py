@@ -1,0 +1,104 @@
+"""The adapter_config.json of PEFT's folders."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchtune.files import read_json, unexpected
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+PLAIN = {"bias": "none", "modules_to_save": None, "trainable_token_indices": None}
+"""What LoRA leaves off; other values change what the tensors mean, or add some."""
+
+_OFF = {
+    **PLAIN,
+    "lora_bias": False,
+    "layer_replication": None,
+    "target_parameters": None,
+    "use_qalora": False,
+    "use_bdlora": None,
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+}
+"""The same of newer releases of PEFT, whose older ones do not know it."""
+
+_CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""Ways to start that take something off the weights of the base, which PEFT does again when it loads them."""
+
+_RANK, _ALPHA = "a whole number above 0", "a number above 0"
+_PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
+
+
+def read_peft_config(folder: Path) -> dict[str, Any]:
+    """Read adapter_config.json, refusing what would change the result and is not supported.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or uses more of PEFT than LoRA, rsLoRA and DoRA.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"no {ADAPTER_CONFIG} in {folder}; a PEFT adapter folder is expected")
+    config = read_json(path)
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
+    for key, value in _OFF.items():
+        if (config.get(key) or value) != value:
+            raise ValueError(f"{path}: {key} is {config[key]!r}, only {value!r} is supported")
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGE_BASE):
+        raise ValueError(
+            f"{path}: init_lora_weights is {start!r}, with which the adapter belongs to a changed base; save it with"
+            " PEFT's path_initial_model_for_weight_conversion"
+        )
+    _check_values(path, config)
+    return config
+
+
+def of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) -> Any:
+    """Return a layer's own rank or alpha, which PEFT looks up by the end of its name."""
+    patterns: Mapping[str, Any] = config.get(key) or {}
+    return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), otherwise)
+
+
+def _ending(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})"
+
+
+def _check_values(path: Path, config: Mapping[str, Any]) -> None:
+    _expect(path, "r", config.get("r"), _RANK)
+    _expect(path, "lora_alpha", config.get("lora_alpha"), _ALPHA)
+    dropout = config.get("lora_dropout", 0.0)
+    if dropout != 0:
+        _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
+    for name in ("use_rslora", "use_dora"):
+        if not isinstance(config.get(name), bool | None):
+            raise unexpected(path, name, config[name], "true or false")
+    for name, what in _PATTERNS.items():
+        patterns = config.get(name) or {}
+        if not isinstance(patterns, dict):
+            raise unexpected(path, name, patterns, "an object of numbers by layers")
+        for pattern, value in patterns.items():
+            _expect(path, f"{name} of {pattern!r}", value, what)
+            try:
+                re.compile(_ending(pattern))
+            except re.error as error:
+                raise ValueError(
+                    f"{path}: {name} has {pattern!r}, which is no regular expression ({error}); fetch it again"
+                ) from error
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise unexpected(path, "base_model_name_or_path", base, "a folder, or the hub's name of a model,")
+
+
+def _expect(path: Path, name: str, value: Any, what: str, below: float = torch.finfo().max) -> None:
+    """Refuse what is no number, or not one of those that make sense."""
+    kinds = {int} if what == _RANK else {int, float}
+    if type(value) not in kinds or not 0 < value < below:
+        raise unexpected(path, name, value, what)

@@ -1,0 +1,25 @@
+"""How PEFT's folders name adapted layers and their tensors."""
+
+from torch import nn
+
+from torchtune.formats.hf._weights import hf_groups
+from torchtune.modules import Decoder, LoRALinear
+
+PREFIX = "base_model.model."
+PARTS = {
+    "lora_a": "lora_A.weight",
+    "lora_b": "lora_B.weight",
+    "lora_magnitude": "lora_magnitude_vector",
+}
+"""Our names of an adapter's tensors, each with PEFT's."""
+WEIGHTS = "adapter_model.safetensors"
+
+
+def peft_layers(model: Decoder) -> dict[str, tuple[str, ...]]:
+    """Name every linear layer as checkpoints do, each with those of ours that it holds, in their order."""
+    ours = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, LoRALinear))]
+    groups = hf_groups(model.architecture, [f"{name}.weight" for name in ours])
+    return {
+        theirs.removesuffix(".weight"): tuple(name.removesuffix(".weight") for name in names)
+        for theirs, names in groups.items()
+    }

@@ -1,0 +1,206 @@
+"""Adapters out of PEFT's folders."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from torchtune.files import write_json, written_whole
+from torchtune.formats._tensor_files import one_file
+from torchtune.formats.hf._save import write_safetensors
+from torchtune.formats.peft._config import ADAPTER_CONFIG, of_pattern, read_peft_config
+from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, peft_layers
+from torchtune.modules import Decoder, DoRALinear, LoRALinear, lora_layers, lora_scale
+from torchtune.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES, copy_files
+
+
+def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
+    """Adapt a model as a PEFT folder says, and load the adapters.
+
+    Where the checkpoint holds several of our layers as one, each gets its rows of that one's adapter.
+
+    Args:
+        model: The base model, without adapters.
+        folder: Holds adapter_config.json and adapter_model.safetensors, or adapter_model.bin.
+
+    Raises:
+        FileNotFoundError: one of the two is missing.
+        ValueError: they are damaged, belong to another model, or use more of PEFT than LoRA, rsLoRA and DoRA.
+    """
+    folder = Path(folder)
+    dropout = read_peft_config(folder).get("lora_dropout", 0.0)
+    if next(lora_layers(model), None) is not None:
+        raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
+    adapters = read_peft_adapter(model, folder)
+    model.requires_grad_(requires_grad=False)
+    for adapter in adapters.values():
+        for name, tensors in adapter.shares().items():
+            linear = _linear(model, name)
+            assert not linear.weight.is_meta, "load the model's weights before its adapters"
+            kind = LoRALinear if adapter.lora_magnitude is None else DoRALinear
+            layer = kind(
+                linear, adapter.rank, adapter.alpha, dropout, rank_stabilized=adapter.rank_stabilized
+            )
+            with torch.no_grad():
+                for part, parameter in layer.adapter().items():
+                    parameter.copy_(tensors[part])
+            model.set_submodule(name, layer)
+
+
+@frozen(kw_only=True)
+class LayerAdapter:
+    """The adapter of one layer of a checkpoint, which may hold several of ours."""
+
+    ours: tuple[str, ...]
+    """Our names of the layers, in their order."""
+    rows: tuple[int, ...]
+    """How many of the checkpoint's layer belong to each."""
+    lora_a: Tensor
+    """A `[r, in]`."""
+    lora_b: Tensor
+    """B `[out, r]`."""
+    lora_magnitude: Tensor | None
+    """DoRA's magnitude `[out]`; None: it is plain LoRA."""
+    alpha: float
+    rank_stabilized: bool
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.lora_a.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """What the change is multiplied by."""
+        return lora_scale(self.alpha, self.rank, rank_stabilized=self.rank_stabilized)
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Split the rows of a tensor `[out, ...]` between our layers."""
+        return torch.split(tensor, list(self.rows))
+
+    def shares(self) -> dict[str, dict[str, Tensor]]:
+        """Return the adapter of each of our layers, its tensors by our names: A is whole, the rest are its rows."""
+        found = {
+            name: {"lora_a": self.lora_a, "lora_b": b}
+            for name, b in zip(self.ours, self.split(self.lora_b), strict=True)
+        }
+        if self.lora_magnitude is not None:
+            for tensors, m in zip(found.values(), self.split(self.lora_magnitude), strict=True):
+                tensors["lora_magnitude"] = m
+        return found
+
+
+def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
+    """Read a PEFT folder's adapters, by the checkpoint's names of the layers.
+
+    Args:
+        model: The base model, without adapters; it may be on the meta device.
+        folder: As in `load_peft_adapter`.
+
+    Raises:
+        FileNotFoundError: as in `load_peft_adapter`.
+        ValueError: as in `load_peft_adapter`.
+    """
+    config, tensors = read_peft_config(folder), read_peft_tensors(folder)
+    layers = peft_layers(model)
+    return {
+        theirs: LayerAdapter(
+            ours=layers[theirs],
+            rows=tuple(_linear(model, name).out_features for name in layers[theirs]),
+            lora_a=tensors[f"{PREFIX}{theirs}.{PARTS['lora_a']}"],
+            lora_b=tensors[f"{PREFIX}{theirs}.{PARTS['lora_b']}"],
+            lora_magnitude=tensors.get(f"{PREFIX}{theirs}.{PARTS['lora_magnitude']}"),
+            alpha=of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"]),
+            rank_stabilized=bool(config.get("use_rslora")),
+        )
+        for theirs in _check_tensors(model, layers, tensors, config, folder)
+    }
+
+
+def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read a PEFT folder's tensors, by its names.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they are damaged.
+    """
+    pickled = folder / "adapter_model.bin"  # what older releases of PEFT wrote
+    path = folder / WEIGHTS
+    files = one_file(pickled if pickled.is_file() and not path.is_file() else path)
+    return {name: files.read(name) for name in files.shapes}
+
+
+def copy_peft_adapter(
+    source: Path, folder: Path, *, base_model: str | None = None, dtype: torch.dtype | None = None
+) -> None:
+    """Write a PEFT folder's adapters once more, with the tokenizer's files that stand beside them.
+
+    Args:
+        source: As in `load_peft_adapter`.
+        folder: Written beside and renamed once complete.
+        base_model: What they belong to. None: what the source says.
+        dtype: Of the adapters. None: their own.
+
+    Raises:
+        FileExistsError: the folder has something in it.
+        FileNotFoundError: as in `load_peft_adapter`.
+        ValueError: as in `load_peft_adapter`.
+    """
+    config, tensors = read_peft_config(source), read_peft_tensors(source)
+    if base_model is not None:
+        config["base_model_name_or_path"] = base_model
+    with written_whole(folder) as partial:
+        copy_files(source, partial, [*TOKENIZER_FILES, GENERATION_CONFIG])
+        write_json(partial / ADAPTER_CONFIG, config)
+        write_safetensors(partial / WEIGHTS, {name: t.to(dtype or t.dtype) for name, t in tensors.items()})
+
+
+def _linear(model: Decoder, name: str) -> nn.Linear:
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    return linear
+
+
+def _check_tensors(
+    model: Decoder,
+    layers: Mapping[str, tuple[str, ...]],
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    folder: Path,
+) -> list[str]:
+    """Compare an adapter's tensors with the model's layers, and return the checkpoint's names of those it adapts."""
+    ends = [f".{PARTS[part]}" for part in _parts(config)]
+    adapted: dict[str, None] = {}
+    for name in sorted(tensors):
+        end = next((e for e in ends if name.endswith(e)), "")
+        layer = name.removeprefix(PREFIX).removesuffix(end)
+        if not end or layer not in layers:
+            raise ValueError(
+                f"the adapter in {folder} is another model's, or of another kind: there is no place for {name}"
+            )
+        adapted[layer] = None
+    for layer in adapted:
+        for part, shape in _shapes([_linear(model, name) for name in layers[layer]], layer, config).items():
+            name = f"{PREFIX}{layer}.{PARTS[part]}"
+            found = list(tensors[name].shape) if name in tensors else "missing"
+            if found != shape:
+                raise ValueError(
+                    f"the adapter in {folder} is another model's: {name} should be {shape}, it is {found}"
+                )
+    return list(adapted)
+
+
+def _parts(config: Mapping[str, Any]) -> list[str]:
+    """Name the tensors that each adapted layer has."""
+    return [part for part in PARTS if part != "lora_magnitude" or config.get("use_dora")]
+
+
+def _shapes(linears: list[nn.Linear], layer: str, config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Return the shapes that the tensors of a checkpoint's layer have, by our names of them."""
+    rank, out = of_pattern(config, "rank_pattern", layer, config["r"]), sum(m.out_features for m in linears)
+    shapes = {"lora_a": [rank, linears[0].in_features], "lora_b": [out, rank], "lora_magnitude": [out]}
+    return {part: shapes[part] for part in _parts(config)}

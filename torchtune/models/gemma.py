@@ -1,0 +1,292 @@
+"""Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms, GEGLU; then soft caps and windows."""
+
+import math
+from typing import Any, Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Config, Family, layer_types, read_rope, rope, windows
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.modules import Architecture, Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
+
+__all__ = [
+    "gemma2_2b",
+    "gemma2_9b",
+    "gemma2_27b",
+    "gemma3_1b",
+    "gemma3_270m",
+    "gemma_2b",
+    "gemma_7b",
+    "gemma_tokenizer",
+]
+
+# arXiv 2403.08295, table 1.
+GEMMA_2B = evolve(
+    LLAMA2_7B,
+    family="gemma",
+    activation="gelu_tanh",
+    norm_offset=1.0,
+    embed_scale=math.sqrt(2048),
+    vocab_size=256_000,
+    num_layers=18,
+    embed_dim=2048,
+    num_heads=8,
+    num_kv_heads=1,
+    head_dim=256,
+    ffn_dim=16_384,
+    max_seq_len=8192,
+    norm_eps=1e-6,
+    tied_embeddings=True,
+)
+GEMMA_7B = evolve(
+    GEMMA_2B,
+    embed_scale=math.sqrt(3072),
+    num_layers=28,
+    embed_dim=3072,
+    num_heads=16,
+    num_kv_heads=16,
+    ffn_dim=24_576,
+)
+# arXiv 2408.00118, table 1 and section 2.
+GEMMA2_2B = evolve(
+    GEMMA_2B,
+    family="gemma2",
+    norms="both",
+    window=4096,
+    full_attention_every=2,
+    attention_scale=256**-0.5,
+    attention_softcap=50.0,
+    final_softcap=30.0,
+    embed_scale=math.sqrt(2304),
+    num_layers=26,
+    embed_dim=2304,
+    num_kv_heads=4,
+    ffn_dim=9216,
+)
+GEMMA2_9B = evolve(
+    GEMMA2_2B,
+    embed_scale=math.sqrt(3584),
+    num_layers=42,
+    embed_dim=3584,
+    num_heads=16,
+    num_kv_heads=8,
+    ffn_dim=14_336,
+)
+GEMMA2_27B = evolve(
+    GEMMA2_9B,
+    attention_scale=144**-0.5,
+    embed_scale=math.sqrt(4608),
+    num_layers=46,
+    embed_dim=4608,
+    num_heads=32,
+    num_kv_heads=16,
+    head_dim=128,
+    ffn_dim=36_864,
+)
+# arXiv 2503.19786, section 2: norms of queries and keys in the place of soft caps, five sliding layers to a full one.
+GEMMA3_1B = evolve(
+    GEMMA2_2B,
+    family="gemma3_text",
+    qk_norm="head",
+    attention_softcap=None,
+    final_softcap=None,
+    window=512,
+    full_attention_every=6,
+    rope_base=1e6,
+    rope_local_base=10_000.0,
+    embed_scale=math.sqrt(1152),
+    vocab_size=262_144,
+    embed_dim=1152,
+    num_heads=4,
+    num_kv_heads=1,
+    ffn_dim=6912,
+    max_seq_len=32_768,
+)
+GEMMA3_270M = evolve(GEMMA3_1B, embed_scale=math.sqrt(640), num_layers=18, embed_dim=640, ffn_dim=2048)
+
+
+def gemma_2b(max_seq_len: int = 8192) -> Decoder:
+    """Build Gemma 2B, with random weights (config.json of google/gemma-2b).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA_2B, max_seq_len=max_seq_len))
+
+
+def gemma_7b(max_seq_len: int = 8192) -> Decoder:
+    """Build Gemma 7B, with random weights (config.json of google/gemma-7b).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA_7B, max_seq_len=max_seq_len))
+
+
+def gemma2_2b(max_seq_len: int = 8192) -> Decoder:
+    """Build Gemma 2 2B, with random weights (config.json of google/gemma-2-2b).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA2_2B, max_seq_len=max_seq_len))
+
+
+def gemma2_9b(max_seq_len: int = 8192) -> Decoder:
+    """Build Gemma 2 9B, with random weights (config.json of google/gemma-2-9b).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA2_9B, max_seq_len=max_seq_len))
+
+
+def gemma2_27b(max_seq_len: int = 8192) -> Decoder:
+    """Build Gemma 2 27B, with random weights (config.json of google/gemma-2-27b).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA2_27B, max_seq_len=max_seq_len))
+
+
+def gemma3_270m(max_seq_len: int = 32_768) -> Decoder:
+    """Build Gemma 3 270M, with random weights (config.json of google/gemma-3-270m).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA3_270M, max_seq_len=max_seq_len))
+
+
+def gemma3_1b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Gemma 3 1B, with random weights (config.json of google/gemma-3-1b-pt).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(GEMMA3_1B, max_seq_len=max_seq_len))
+
+
+_TURNS = ("<start_of_turn>", "<end_of_turn>")
+_IMAGES = ("<start_of_image>", "<end_of_image>")
+"""Gemma 3's alone."""
+
+
+def gemma_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load the tokenizer of Gemma 1, 2 or 3.
+
+    Args:
+        path: The model's tokenizer.json or tokenizer.model, or the folder that holds one. SentencePiece takes the
+            tokens of turns and images for text; here they are special. Answers end at `<end_of_turn>` as well.
+        **options: Options of every tokenizer.
+    """
+    check_options(options)
+    options["stop_tokens"] = [_TURNS[1], *(options.get("stop_tokens") or ())]
+    return load_tokenizer(path, options, special_tokens=(*_TURNS, *_IMAGES))
+
+
+def _gemma(config: Config) -> dict[str, Any]:
+    said = config.get("hidden_activation")
+    if said is None and config["model_type"] == "gemma" and config.get("hidden_act") != "gelu":
+        said = config.get("hidden_act")  # Gemma 1's first configs said gelu there and meant its approximation
+    if said not in (None, "gelu_pytorch_tanh"):
+        raise ValueError(f"the activation is {said!r}, but only 'gelu_pytorch_tanh' is supported")
+    return {
+        **read_rope(config),
+        "activation": "gelu_tanh",
+        "norm_offset": 1.0,
+        "embed_scale": math.sqrt(config["hidden_size"]),
+    }
+
+
+def _write_gemma(_: Architecture) -> dict[str, Any]:
+    return {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"}
+
+
+GEMMA_FAMILY = Family(
+    model_type="gemma",
+    hf_class="GemmaForCausalLM",
+    gguf="gemma",
+    fixed={"attention_bias": False},
+    read=_gemma,
+    write=_write_gemma,
+    tied=True,
+)
+
+
+def _gemma2(config: Config) -> dict[str, Any]:
+    return {
+        **_gemma(config),
+        **windows(config, every=2),
+        "norms": "both",
+        "attention_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
+        "attention_softcap": config.get("attn_logit_softcapping"),
+        "final_softcap": config.get("final_logit_softcapping"),
+    }
+
+
+def _write_gemma2(a: Architecture) -> dict[str, Any]:
+    scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
+    return {
+        **_write_gemma(a),
+        "query_pre_attn_scalar": round(scale**-2),  # an int in transformers
+        "attn_logit_softcapping": a.attention_softcap,
+        "final_logit_softcapping": a.final_softcap,
+        "sliding_window": a.window,
+        "layer_types": layer_types(a),
+    }
+
+
+_LARGEST = {"gemma2": 46, "gemma3": 62}
+"""Layers of the 27B models, whose attention is scaled by the width of the model over its heads, not by head_dim."""
+
+
+def _read_gguf(metadata: Config, sizes: Config) -> dict[str, Any]:
+    is_largest = sizes["num_layers"] == _LARGEST[metadata["general.architecture"]]
+    of_heads = sizes["embed_dim"] // sizes["num_heads"] if is_largest else sizes["head_dim"]
+    return {
+        "sliding_window": metadata.get("attention.sliding_window"),
+        "query_pre_attn_scalar": of_heads,
+        "attn_logit_softcapping": metadata.get("attn_logit_softcapping"),
+        "final_logit_softcapping": metadata.get("final_logit_softcapping"),
+    }
+
+
+GEMMA2_FAMILY = Family(
+    model_type="gemma2",
+    hf_class="Gemma2ForCausalLM",
+    gguf="gemma2",
+    read_gguf=_read_gguf,
+    fixed={"attention_bias": False},
+    read=_gemma2,
+    write=_write_gemma2,
+    tied=True,
+)
+
+
+def _gemma3(config: Config) -> dict[str, Any]:
+    local, _ = rope(config, "sliding_attention")
+    return {
+        **_gemma2(config),
+        **windows(config, every=config.get("sliding_window_pattern", 6)),
+        "qk_norm": "head",
+        "rope_local_base": config.get("rope_local_base_freq", local),
+    }
+
+
+GEMMA3_FAMILY = Family(
+    model_type="gemma3_text",
+    hf_class="Gemma3ForCausalLM",
+    gguf="gemma3",
+    read_gguf=lambda metadata, sizes: {
+        **_read_gguf(metadata, sizes),
+        "rope_local_base_freq": metadata.get("rope.freq_base_swa", 10_000.0),
+    },
+    fixed={"attention_bias": False, "use_bidirectional_attention": False},
+    ignored=frozenset({"use_bidirectional_attention"}),
+    read=_gemma3,
+    write=lambda a: {**_write_gemma2(a), "rope_local_base_freq": a.rope_local_base},
+    tied=True,
+)

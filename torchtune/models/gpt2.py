@@ -1,0 +1,135 @@
+"""GPT-2 models: layer norms, learnt positions, biases, and feed-forwards without a gate."""
+
+from typing import Any, Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Config, Family, Fused
+from torchtune.modules import Architecture, Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+
+__all__ = ["gpt2", "gpt2_large", "gpt2_medium", "gpt2_tokenizer", "gpt2_xl"]
+
+GPT2 = Architecture(
+    family="gpt2",
+    norm_kind="layer",
+    learned_positions=True,
+    activation="gelu_tanh",
+    gated=False,
+    qkv_bias=True,
+    o_bias=True,
+    mlp_bias=True,
+    vocab_size=50_257,
+    num_layers=12,
+    embed_dim=768,
+    num_heads=12,
+    num_kv_heads=12,
+    head_dim=64,
+    ffn_dim=3072,
+    max_seq_len=1024,
+    rope_base=10_000.0,  # not used
+    norm_eps=1e-5,
+    tied_embeddings=True,
+)
+GPT2_MEDIUM = evolve(GPT2, num_layers=24, embed_dim=1024, num_heads=16, num_kv_heads=16, ffn_dim=4096)
+GPT2_LARGE = evolve(GPT2, num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120)
+GPT2_XL = evolve(GPT2, num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400)
+
+
+def gpt2(max_seq_len: int = 1024) -> Decoder:
+    """Build GPT-2 of 124 million parameters, with random weights (config.json of openai-community/gpt2).
+
+    Args:
+        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
+    """
+    return Decoder(evolve(GPT2, max_seq_len=max_seq_len))
+
+
+def gpt2_medium(max_seq_len: int = 1024) -> Decoder:
+    """Build GPT-2 medium, with random weights (config.json of openai-community/gpt2-medium).
+
+    Args:
+        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
+    """
+    return Decoder(evolve(GPT2_MEDIUM, max_seq_len=max_seq_len))
+
+
+def gpt2_large(max_seq_len: int = 1024) -> Decoder:
+    """Build GPT-2 large, with random weights (config.json of openai-community/gpt2-large).
+
+    Args:
+        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
+    """
+    return Decoder(evolve(GPT2_LARGE, max_seq_len=max_seq_len))
+
+
+def gpt2_xl(max_seq_len: int = 1024) -> Decoder:
+    """Build GPT-2 XL, with random weights (config.json of openai-community/gpt2-xl).
+
+    Args:
+        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
+    """
+    return Decoder(evolve(GPT2_XL, max_seq_len=max_seq_len))
+
+
+def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load GPT-2's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        **options: Options of every tokenizer.
+    """
+    return load_tokenizer(path, options, split="gpt-2")
+
+
+def _gpt2(_: Config) -> dict[str, Any]:
+    return {
+        "rope_base": 10_000.0,  # not used
+        "norm_kind": "layer",
+        "learned_positions": True,
+        "activation": "gelu_tanh",
+        "gated": False,
+        "qkv_bias": True,
+        "o_bias": True,
+        "mlp_bias": True,
+    }
+
+
+GPT2_FAMILY = Family(
+    model_type="gpt2",
+    hf_class="GPT2LMHeadModel",
+    gguf="gpt2",
+    fixed={
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+    },
+    read=_gpt2,
+    write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    tied=True,
+    ffn_factor=4,
+    fused=(Fused("attn.c_attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),),
+    keys={
+        "vocab_size": "vocab_size",
+        "num_layers": "n_layer",
+        "embed_dim": "n_embd",
+        "num_heads": "n_head",
+        "ffn_dim": "n_inner",
+        "max_seq_len": "n_positions",
+        "norm_eps": "layer_norm_epsilon",
+        "tied_embeddings": "tie_word_embeddings",
+    },
+    names=(
+        ("embed_tokens.", "transformer.wte."),
+        ("embed_positions.", "transformer.wpe."),
+        ("layers.", "transformer.h."),
+        ("input_layernorm.", "ln_1."),
+        ("post_attention_layernorm.", "ln_2."),
+        ("self_attn.o_proj", "attn.c_proj"),
+        ("mlp.up_proj", "mlp.c_fc"),
+        ("mlp.down_proj", "mlp.c_proj"),
+        ("norm.", "transformer.ln_f."),
+    ),
+    transposed=frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
+)

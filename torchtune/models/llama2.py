@@ -1,0 +1,158 @@
+"""Llama 2 models: the predecessor of every family here that is a Llama with other numbers."""
+
+from typing import Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Family, read_rope
+from torchtune.modules import Architecture, Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
+
+__all__ = [
+    "LLAMA2_7B",
+    "LLAMA2_70B",
+    "code_llama_7b",
+    "llama2",
+    "llama2_7b",
+    "llama2_13b",
+    "llama2_70b",
+    "llama2_tokenizer",
+    "tiny_llama_1_1b",
+]
+
+
+def llama2(
+    vocab_size: int = 32_000,
+    num_layers: int = 32,
+    embed_dim: int = 4096,
+    num_heads: int = 32,
+    num_kv_heads: int = 32,
+    head_dim: int | None = None,
+    ffn_dim: int = 11_008,
+    max_seq_len: int = 4096,
+    rope_base: float = 10_000.0,
+    norm_eps: float = 1e-5,
+    tied_embeddings: bool = False,
+) -> Decoder:
+    """Build a Llama of any size, with random weights; the defaults are those of Llama 2 7B.
+
+    Args:
+        vocab_size: Number of token ids.
+        num_layers: Number of decoder layers.
+        embed_dim: Width of the residual stream.
+        num_heads: Query heads per layer.
+        num_kv_heads: Key-value heads per layer, a divisor of num_heads.
+        head_dim: Width of one head, even; null is embed_dim / num_heads.
+        ffn_dim: Inner width of the feed-forward.
+        max_seq_len: Longest sequence, in tokens.
+        rope_base: Base of the rotary frequencies.
+        norm_eps: Added to the mean square inside every norm.
+        tied_embeddings: Whether the output head is the embedding table itself.
+
+    Raises:
+        ValueError: a size is not above 0, heads do not divide, or a head's width is odd.
+    """
+    if head_dim is None and embed_dim % num_heads:
+        raise ValueError(
+            f"embed_dim = {embed_dim} is not a multiple of num_heads = {num_heads}; give head_dim itself"
+        )
+    return Decoder(
+        Architecture(
+            vocab_size=vocab_size,
+            num_layers=num_layers,
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=embed_dim // num_heads if head_dim is None else head_dim,
+            ffn_dim=ffn_dim,
+            max_seq_len=max_seq_len,
+            rope_base=rope_base,
+            norm_eps=norm_eps,
+            tied_embeddings=tied_embeddings,
+        )
+    )
+
+
+LLAMA2_7B = Architecture(
+    vocab_size=32_000,
+    num_layers=32,
+    embed_dim=4096,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+    ffn_dim=11_008,
+    max_seq_len=4096,
+    rope_base=10_000.0,
+    norm_eps=1e-5,
+    tied_embeddings=False,
+)
+LLAMA2_13B = evolve(LLAMA2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
+LLAMA2_70B = evolve(LLAMA2_7B, num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, ffn_dim=28_672)
+CODE_LLAMA_7B = evolve(LLAMA2_7B, vocab_size=32_016, max_seq_len=16_384, rope_base=1e6)
+TINY_LLAMA_1_1B = evolve(
+    LLAMA2_7B, num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
+)
+
+
+def llama2_7b(max_seq_len: int = 4096) -> Decoder:
+    """Build Llama 2 7B, with random weights (config.json of meta-llama/Llama-2-7b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(LLAMA2_7B, max_seq_len=max_seq_len))
+
+
+def llama2_13b(max_seq_len: int = 4096) -> Decoder:
+    """Build Llama 2 13B, with random weights (config.json of meta-llama/Llama-2-13b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(LLAMA2_13B, max_seq_len=max_seq_len))
+
+
+def llama2_70b(max_seq_len: int = 4096) -> Decoder:
+    """Build Llama 2 70B, with random weights (config.json of meta-llama/Llama-2-70b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(LLAMA2_70B, max_seq_len=max_seq_len))
+
+
+def code_llama_7b(max_seq_len: int = 16_384) -> Decoder:
+    """Build Code Llama 7B, with random weights (config.json of codellama/CodeLlama-7b-hf).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(CODE_LLAMA_7B, max_seq_len=max_seq_len))
+
+
+def tiny_llama_1_1b(max_seq_len: int = 2048) -> Decoder:
+    """Build TinyLlama 1.1B, with random weights (config.json of TinyLlama/TinyLlama-1.1B-Chat-v1.0).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(TINY_LLAMA_1_1B, max_seq_len=max_seq_len))
+
+
+def llama2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load Llama 2's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json or tokenizer.model, or the folder that holds one.
+        **options: Options of every tokenizer.
+    """
+    return auto_tokenizer(path, **options)
+
+
+LLAMA_FAMILY = Family(
+    model_type="llama",
+    hf_class="LlamaForCausalLM",
+    gguf="llama",
+    fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    read=read_rope,
+)

@@ -1,0 +1,58 @@
+"""Mistral models: Llama 2 with grouped heads and a sliding window (arXiv 2310.06825)."""
+
+from typing import Any, Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Config, Family, read_rope, windows
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.modules import Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
+
+__all__ = ["mistral_7b", "mistral_7b_v0_3", "mistral_tokenizer"]
+
+MISTRAL_7B = evolve(
+    LLAMA2_7B, family="mistral", num_kv_heads=8, ffn_dim=14_336, max_seq_len=32_768, window=4096
+)
+MISTRAL_7B_V0_3 = evolve(MISTRAL_7B, vocab_size=32_768, rope_base=1e6, window=None)
+
+
+def mistral_7b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Mistral 7B v0.1, with random weights (config.json of mistralai/Mistral-7B-v0.1).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(MISTRAL_7B, max_seq_len=max_seq_len))
+
+
+def mistral_7b_v0_3(max_seq_len: int = 32_768) -> Decoder:
+    """Build Mistral 7B v0.3, with random weights (config.json of mistralai/Mistral-7B-v0.3).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(MISTRAL_7B_V0_3, max_seq_len=max_seq_len))
+
+
+def mistral_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load Mistral's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json, tokenizer.model or tekken.json, or the folder that holds one.
+        **options: Options of every tokenizer.
+    """
+    return auto_tokenizer(path, **options)
+
+
+def _mistral(config: Config) -> dict[str, Any]:
+    return {**read_rope(config), **windows({k: v for k, v in config.items() if k != "layer_types"})}
+
+
+MISTRAL_FAMILY = Family(
+    model_type="mistral",
+    hf_class="MistralForCausalLM",
+    fixed={"hidden_act": "silu"},
+    read=_mistral,
+    write=lambda a: {"sliding_window": a.window},
+)

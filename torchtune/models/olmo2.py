@@ -1,0 +1,80 @@
+"""OLMo 2 models: a Llama with norms behind attention and feed-forward, and of queries and keys (arXiv 2501.00656)."""
+
+from typing import Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Family, read_rope
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.modules import Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+
+__all__ = ["olmo2_1b", "olmo2_7b", "olmo2_13b", "olmo2_32b", "olmo2_tokenizer"]
+
+OLMO2_7B = evolve(
+    LLAMA2_7B,
+    family="olmo2",
+    qk_norm="whole",
+    norms="post",
+    vocab_size=100_352,
+    rope_base=500_000.0,
+    norm_eps=1e-6,
+)
+OLMO2_1B = evolve(OLMO2_7B, num_layers=16, embed_dim=2048, num_heads=16, num_kv_heads=16, ffn_dim=8192)
+OLMO2_13B = evolve(OLMO2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
+OLMO2_32B = evolve(OLMO2_13B, num_layers=64, num_kv_heads=8, ffn_dim=27_648)
+
+
+def olmo2_1b(max_seq_len: int = 4096) -> Decoder:
+    """Build OLMo 2 1B, with random weights (config.json of allenai/OLMo-2-0425-1B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(OLMO2_1B, max_seq_len=max_seq_len))
+
+
+def olmo2_7b(max_seq_len: int = 4096) -> Decoder:
+    """Build OLMo 2 7B, with random weights (config.json of allenai/OLMo-2-1124-7B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(OLMO2_7B, max_seq_len=max_seq_len))
+
+
+def olmo2_13b(max_seq_len: int = 4096) -> Decoder:
+    """Build OLMo 2 13B, with random weights (config.json of allenai/OLMo-2-1124-13B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(OLMO2_13B, max_seq_len=max_seq_len))
+
+
+def olmo2_32b(max_seq_len: int = 4096) -> Decoder:
+    """Build OLMo 2 32B, with random weights (config.json of allenai/OLMo-2-0325-32B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(OLMO2_32B, max_seq_len=max_seq_len))
+
+
+def olmo2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load OLMo 2's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        **options: Options of every tokenizer.
+    """
+    return load_tokenizer(path, options, split="dbrx")
+
+
+OLMO2_FAMILY = Family(
+    model_type="olmo2",
+    hf_class="Olmo2ForCausalLM",
+    gguf="olmo2",
+    fixed={"hidden_act": "silu", "attention_bias": False},
+    read=lambda c: {**read_rope(c), "qk_norm": "whole", "norms": "post"},
+)

@@ -1,0 +1,77 @@
+"""Phi-3 and Phi-4 models: Llamas whose checkpoints hold q, k and v as one weight, gate and up as another."""
+
+from typing import Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Family, Fused, read_rope, windows
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.modules import Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+
+__all__ = ["phi3_mini_4k", "phi3_tokenizer", "phi4"]
+
+PHI3_MINI_4K = evolve(
+    LLAMA2_7B, family="phi3", vocab_size=32_064, embed_dim=3072, head_dim=96, ffn_dim=8192, window=2047
+)
+PHI4 = evolve(
+    PHI3_MINI_4K,
+    vocab_size=100_352,
+    num_layers=40,
+    embed_dim=5120,
+    num_heads=40,
+    num_kv_heads=10,
+    head_dim=128,
+    ffn_dim=17_920,
+    max_seq_len=16_384,
+    rope_base=250_000.0,
+    window=None,
+)
+
+
+def phi3_mini_4k(max_seq_len: int = 4096) -> Decoder:
+    """Build Phi-3 mini for 4,096 tokens, with random weights (config.json of microsoft/Phi-3-mini-4k-instruct).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(PHI3_MINI_4K, max_seq_len=max_seq_len))
+
+
+def phi4(max_seq_len: int = 16_384) -> Decoder:
+    """Build Phi-4, with random weights (config.json of microsoft/phi-4).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(PHI4, max_seq_len=max_seq_len))
+
+
+def phi3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load Phi-3's or Phi-4's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json, tokenizer.model, vocab.json or merges.txt, or the folder that holds them.
+        **options: Options of every tokenizer.
+    """
+    return load_tokenizer(path, options, split="dbrx")
+
+
+PHI3_FAMILY = Family(
+    model_type="phi3",
+    hf_class="Phi3ForCausalLM",
+    gguf="phi3",
+    # Files say 0 where a model has no window.
+    read_gguf=lambda metadata, _: {"sliding_window": metadata.get("attention.sliding_window") or None},
+    fixed={"hidden_act": "silu", "attention_bias": False},
+    read=lambda c: {**read_rope(c), **windows({k: v for k, v in c.items() if k != "layer_types"})},
+    write=lambda a: {
+        "sliding_window": a.window,
+        "original_max_position_embeddings": a.max_seq_len,
+        "pad_token_id": None,  # its default in transformers may lie outside of the vocabulary
+    },
+    fused=(
+        Fused("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+        Fused("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
+    ),
+)

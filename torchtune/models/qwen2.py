@@ -1,0 +1,145 @@
+"""Qwen2 and Qwen2.5 models: a Llama with biases of queries, keys and values (arXiv 2407.10671, section 2.2)."""
+
+from typing import Any, Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Config, Family, read_rope
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.modules import Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+
+__all__ = [
+    "qwen2_0_5b",
+    "qwen2_1_5b",
+    "qwen2_5_3b",
+    "qwen2_5_14b",
+    "qwen2_5_32b",
+    "qwen2_5_72b",
+    "qwen2_7b",
+    "qwen2_tokenizer",
+]
+
+QWEN2_0_5B = evolve(
+    LLAMA2_7B,
+    family="qwen2",
+    qkv_bias=True,
+    vocab_size=151_936,
+    num_layers=24,
+    embed_dim=896,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    ffn_dim=4864,
+    max_seq_len=32_768,
+    rope_base=1e6,
+    norm_eps=1e-6,
+    tied_embeddings=True,
+)
+QWEN2_1_5B = evolve(QWEN2_0_5B, num_layers=28, embed_dim=1536, num_heads=12, head_dim=128, ffn_dim=8960)
+QWEN2_5_3B = evolve(QWEN2_1_5B, num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008)
+QWEN2_7B = evolve(
+    QWEN2_1_5B,
+    vocab_size=152_064,
+    embed_dim=3584,
+    num_heads=28,
+    num_kv_heads=4,
+    ffn_dim=18_944,
+    tied_embeddings=False,
+)
+QWEN2_5_14B = evolve(
+    QWEN2_7B, num_layers=48, embed_dim=5120, num_heads=40, num_kv_heads=8, ffn_dim=13_824, norm_eps=1e-5
+)
+QWEN2_5_32B = evolve(QWEN2_5_14B, num_layers=64, ffn_dim=27_648)
+QWEN2_5_72B = evolve(QWEN2_5_32B, num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568)
+
+
+def qwen2_0_5b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2 0.5B, or Qwen2.5 0.5B, which is the same, with random weights (config.json of Qwen/Qwen2.5-0.5B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_0_5B, max_seq_len=max_seq_len))
+
+
+def qwen2_1_5b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2 1.5B, or Qwen2.5 1.5B, which is the same, with random weights (config.json of Qwen/Qwen2-1.5B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_1_5B, max_seq_len=max_seq_len))
+
+
+def qwen2_5_3b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2.5 3B, with random weights (config.json of Qwen/Qwen2.5-3B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_5_3B, max_seq_len=max_seq_len))
+
+
+def qwen2_7b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2 7B, or Qwen2.5 7B, which is the same, with random weights (config.json of Qwen/Qwen2.5-7B-Instruct).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_7B, max_seq_len=max_seq_len))
+
+
+def qwen2_5_14b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2.5 14B, with random weights (config.json of Qwen/Qwen2.5-14B-Instruct).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_5_14B, max_seq_len=max_seq_len))
+
+
+def qwen2_5_32b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2.5 32B, with random weights (config.json of Qwen/Qwen2.5-32B-Instruct).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_5_32B, max_seq_len=max_seq_len))
+
+
+def qwen2_5_72b(max_seq_len: int = 32_768) -> Decoder:
+    """Build Qwen2.5 72B, with random weights (config.json of Qwen/Qwen2.5-72B-Instruct).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN2_5_72B, max_seq_len=max_seq_len))
+
+
+def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load Qwen2's or Qwen2.5's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        **options: Options of every tokenizer.
+    """
+    return load_tokenizer(path, options, split="qwen2")
+
+
+def read_qwen(config: Config) -> dict[str, Any]:
+    if config.get("use_sliding_window"):
+        raise ValueError(
+            "use_sliding_window is true, but sliding layers above max_window_layers are not supported"
+        )
+    return read_rope(config)
+
+
+QWEN2_FAMILY = Family(
+    model_type="qwen2",
+    hf_class="Qwen2ForCausalLM",
+    gguf="qwen2",
+    fixed={"hidden_act": "silu"},
+    read=lambda c: {**read_qwen(c), "qkv_bias": True},
+    write=lambda _: {"use_sliding_window": False},
+)

@@ -1,0 +1,116 @@
+"""Qwen3 dense models: a Llama with norms of each query and key head (arXiv 2505.09388, section 2)."""
+
+from typing import Unpack
+
+from attrs import evolve
+
+from torchtune.models._family import Family
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.qwen2 import read_qwen
+from torchtune.modules import Decoder
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+
+__all__ = [
+    "qwen3_0_6b",
+    "qwen3_1_7b",
+    "qwen3_4b",
+    "qwen3_8b",
+    "qwen3_14b",
+    "qwen3_32b",
+    "qwen3_tokenizer",
+]
+
+QWEN3_0_6B = evolve(
+    LLAMA2_7B,
+    family="qwen3",
+    qk_norm="head",
+    vocab_size=151_936,
+    num_layers=28,
+    embed_dim=1024,
+    num_heads=16,
+    num_kv_heads=8,
+    ffn_dim=3072,
+    max_seq_len=40_960,
+    rope_base=1e6,
+    norm_eps=1e-6,
+    tied_embeddings=True,
+)
+QWEN3_1_7B = evolve(QWEN3_0_6B, embed_dim=2048, ffn_dim=6144)
+QWEN3_4B = evolve(QWEN3_1_7B, num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
+QWEN3_8B = evolve(QWEN3_4B, embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
+QWEN3_14B = evolve(QWEN3_8B, num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
+QWEN3_32B = evolve(QWEN3_14B, num_layers=64, num_heads=64, ffn_dim=25_600)
+
+
+def qwen3_0_6b(max_seq_len: int = 40_960) -> Decoder:
+    """Build Qwen3 0.6B, with random weights (config.json of Qwen/Qwen3-0.6B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN3_0_6B, max_seq_len=max_seq_len))
+
+
+def qwen3_1_7b(max_seq_len: int = 40_960) -> Decoder:
+    """Build Qwen3 1.7B, with random weights (config.json of Qwen/Qwen3-1.7B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN3_1_7B, max_seq_len=max_seq_len))
+
+
+def qwen3_4b(max_seq_len: int = 40_960) -> Decoder:
+    """Build Qwen3 4B, with random weights (config.json of Qwen/Qwen3-4B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN3_4B, max_seq_len=max_seq_len))
+
+
+def qwen3_8b(max_seq_len: int = 40_960) -> Decoder:
+    """Build Qwen3 8B, with random weights (config.json of Qwen/Qwen3-8B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN3_8B, max_seq_len=max_seq_len))
+
+
+def qwen3_14b(max_seq_len: int = 40_960) -> Decoder:
+    """Build Qwen3 14B, with random weights (config.json of Qwen/Qwen3-14B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN3_14B, max_seq_len=max_seq_len))
+
+
+def qwen3_32b(max_seq_len: int = 40_960) -> Decoder:
+    """Build Qwen3 32B, with random weights (config.json of Qwen/Qwen3-32B).
+
+    Args:
+        max_seq_len: Longest sequence, in tokens.
+    """
+    return Decoder(evolve(QWEN3_32B, max_seq_len=max_seq_len))
+
+
+def qwen3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load Qwen3's tokenizer.
+
+    Args:
+        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        **options: Options of every tokenizer.
+    """
+    return load_tokenizer(path, options, split="qwen2")
+
+
+QWEN3_FAMILY = Family(
+    model_type="qwen3",
+    hf_class="Qwen3ForCausalLM",
+    gguf="qwen3",
+    fixed={"hidden_act": "silu", "attention_bias": False},
+    read=lambda c: {**read_qwen(c), "qk_norm": "head"},
+    write=lambda _: {"use_sliding_window": False},
+)

@@ -1,0 +1,214 @@
+"""The picture of `tune plot`: the loss above a table of the runs, everything else at the right."""
+
+import io
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from torchtune.plots._curves import Curve, Panel, curve_of, has_decades, longest, panels_of, smoothed
+from torchtune.plots._image_table import draw_table
+from torchtune.plots._run import PlottedRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 1600, 1000
+"""Pixels; it is higher where there are more runs than rows of the table fit."""
+COLOURS = ("#0072b2", "#d55e00", "#10a37f", "#4b1260", "#a284d2", "#6b4a10")
+"""Told apart on white by people with any kind of colour blindness (least distance 0.098 in OKLab under Machado's
+matrices of 2009), each at a contrast of 3 or more."""
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+"""What runs have behind those that take all colours."""
+_STYLE: dict[Any, Any] = {
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.edgecolor": "#8a9099",
+    "axes.labelcolor": "#4a5058",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#8a9099",
+    "ytick.color": "#8a9099",
+    "xtick.labelcolor": "#4a5058",
+    "ytick.labelcolor": "#4a5058",
+    "text.parse_math": False,
+}
+
+
+@frozen
+class Look:
+    """How a run's curves are drawn."""
+
+    colour: str
+    dash: Any
+    """A line style of matplotlib's."""
+
+
+def looks(n: int) -> list[Look]:
+    """Return so many looks; the colours come again with dashes."""
+    return [Look(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in range(n)]
+
+
+def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
+    """Draw runs as a PNG.
+
+    Args:
+        runs: At least one.
+        smooth: Steps that the thick curves are the mean of.
+    """
+    # It would tell of the fonts it finds, and of a home folder that it cannot write to.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from torchtune.plots._image_fonts import families
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever a matplotlibrc of the user's says
+        mpl.rcParams.update({**_STYLE, "font.family": families()})
+        rows = 20 * len(runs) + 60
+        height = max(HEIGHT, rows + 560)
+        figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        _draw_panels(figure, runs, smooth, height, rows)
+        table = _place(figure, (72, height - rows + 6, 1010, rows - 6), height)
+        draw_table(table, canvas, runs, looks(len(runs)))
+        with io.BytesIO() as file:
+            figure.savefig(file, format="png")
+            return file.getvalue()
+
+
+def _draw_panels(figure: Any, runs: Sequence[PlottedRun], smooth: int, height: int, rows: int) -> None:
+    """Draw the loss above the table, and the other panels below each other at the right."""
+    loss, *others = panels_of(runs)
+    _draw(_place(figure, (72, 48, 950, height - rows - 48 - 66), height), loss, runs, smooth)
+    each = (height - 20) / max(1, len(others))
+    for number, panel in enumerate(others):
+        is_last = number == len(others) - 1
+        bottom = 60 if is_last else 44
+        axes = _place(figure, (1130, 48 + number * each, 446, each - bottom - 24), height)
+        _draw(axes, panel, runs, smooth, is_small=True, names_steps=is_last)
+
+
+def _place(figure: Any, box: tuple[float, float, float, float], height: int) -> "Axes":
+    """Add axes at a left edge, a top edge, a width and a height, in pixels from the top left corner."""
+    left, top, width, tall = box
+    at = (left / WIDTH, 1 - (top + tall) / height, width / WIDTH, tall / height)
+    axes: Axes = figure.add_axes(at)
+    return axes
+
+
+def _draw(
+    axes: "Axes",
+    panel: Panel,
+    runs: Sequence[PlottedRun],
+    smooth: int,
+    *,
+    is_small: bool = False,
+    names_steps: bool = True,
+) -> None:
+    n_columns = 450 if is_small else 950
+    curves = [curve_of(run.metrics.series(panel.metric), panel.scale, n_columns) for run in runs]
+    faint = 0.32 if len(runs) <= 8 else 0.15
+    for number, (curve, look) in enumerate(zip(curves, looks(len(runs)), strict=True)):
+        order = 3 + (len(runs) - number) / len(runs)  # the first one named is on top
+        _draw_curve(axes, curve, look, smooth if panel.is_noisy else 1, order=order, faint=faint)
+    if panel.marks:
+        for run, look in reversed(list(zip(runs, looks(len(runs)), strict=True))):
+            marks = curve_of(run.metrics.series(panel.marks), panel.scale, n_columns).points
+            _draw_marks(axes, marks, look, 6.5 if len(runs) < 8 else 4)
+    _label(axes, panel, runs, names_steps=names_steps)
+    is_log = panel.metric == "grad_norm" and has_decades(curves)
+    _scale(axes, is_log=is_log, n_ticks=5 if is_small else 9)
+    axes.set_xlim(0, max(1, longest(runs)) * 1.01)
+    if not any(curve.points for curve in curves):
+        centred = {"ha": "center", "va": "center", "color": "#4a5058"}
+        axes.text(0.5, 0.5, "no value yet", centred, transform=axes.transAxes)
+
+
+def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, names_steps: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    unit = panel.unit
+    if panel.marks and any(run.metrics.series(panel.marks) for run in runs):
+        unit += "; points: validation"
+    title = axes.set_title(panel.title)
+    axes.annotate(
+        unit,
+        (1, 0),
+        xycoords=title,
+        xytext=(9, 0),
+        textcoords="offset points",
+        va="bottom",
+        color="#4a5058",
+        fontsize=10,
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    axes.tick_params(labelsize=9.5, labelbottom=True)
+    if names_steps:
+        axes.set_xlabel("step")
+
+
+def _scale(axes: "Axes", *, is_log: bool, n_ticks: int) -> None:
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    if is_log:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=n_ticks, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(lambda value, _: tick(value))
+
+
+def tick(value: float) -> str:
+    """Return a number as it stands at an axis: `6,000`, `0.25`, `2e-5`.
+
+    >>> tick(0.1 + 0.2), tick(2e-5)
+    ('0.3', '2e-5')
+    """
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.10g}"
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _draw_curve(axes: "Axes", curve: Curve, look: Look, smooth: int, *, order: float, faint: float) -> None:
+    if not curve.points:
+        return
+    is_smoothed = smooth > 1 and len(curve.points) > 1
+    marker = "o" if len(curve.points) == 1 else None
+    width, opacity, dash = (0.7, faint, "-") if is_smoothed else (1.5, 1.0, look.dash)
+    xs, ys = zip(*curve.points, strict=True)
+    (line,) = axes.plot(xs, ys, marker=marker, markersize=5, zorder=order - 1)
+    line.set(color=look.colour, linestyle=dash, linewidth=width, alpha=opacity, clip_on=marker is None)
+    if is_smoothed:
+        xs, ys = zip(*smoothed(curve.columns, smooth), strict=True)
+        axes.plot(xs, ys, color=look.colour, linestyle=look.dash, linewidth=1.9, zorder=order)
+
+
+def _draw_marks(axes: "Axes", series: Sequence[tuple[int, float]], look: Look, size: float) -> None:
+    if series:
+        xs, ys = zip(*series, strict=True)
+        axes.plot(
+            xs,
+            ys,
+            color=look.colour,
+            linestyle=look.dash,
+            linewidth=0.8,
+            marker="o",
+            markersize=size if len(series) < 60 else 3.5,
+            markeredgecolor="white",
+            markeredgewidth=1,
+            zorder=5,
+            clip_on=False,  # one stands on the axis: that before the first step
+        )

@@ -1,0 +1,174 @@
+"""The page of `tune plot`: one file that asks for nothing else, with the curves as JSON for the script in it."""
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from torchtune.plots._curves import Curve, curve_of, has_decades, longest, panels_of
+from torchtune.plots._run import PlottedRun
+from torchtune.plots._samples import samples_of
+from torchtune.plots._table import HEADS, leaves_that_differ, row_of
+
+N_COLOURS = 6
+"""`--c0` to `--c5` of the style sheet. Told apart by people with any kind of colour blindness: the least distance in
+OKLab under Machado's matrices of 2009 is 0.098 on the light page, 0.161 on the dark one; each has a contrast of 3."""
+DASHES = ("none", "7 3", "2 2.5", "9 2.5 2 2.5")
+_POINTS = 40_000
+"""All points of a page, so that it stays below 2 MB."""
+_NUMBERS = {"steps", "last loss", "tokens/s", "peak memory"}
+"""Columns whose cells stand at the right."""
+
+
+def page_of(runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str] = ()) -> str:
+    """Write runs as a page.
+
+    Args:
+        runs: At least one.
+        smooth: Steps that the thick curves are the mean of, to begin with.
+        beside: Files of the same curves that lie in the same folder.
+    """
+    folder = Path(__file__).parent
+    style, script = ((folder / f"_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    title = escape(
+        ", ".join(run.name for run in runs[:3]) + (f" and {len(runs) - 3} more" if runs[3:] else "")
+    )
+    notes = "".join(f"<p class=note>{escape(f'{r.name}: {note}')}" for r in runs for note in r.notes)
+    instead = f"; {escape(beside[0])} beside it has them" if beside else ""
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{style}</style><h1>{title}</h1>{notes}"
+        "<noscript><p class=note>The curves are drawn by this page's script, which may not run here"
+        f"{instead}. The tables are complete.</p></noscript>"
+        '<div id="switches" class="switches"></div><div id="panels" class="panels"></div>'
+        f"<h2>Runs</h2>{_runs(runs)}{_differences(runs)}{''.join(samples_of(runs))}"
+        f'<script id="data" type="application/json">{_json(data_of(runs, smooth))}</script>'
+        f"<script>{script}</script></html>\n"
+    )
+
+
+def _policy(script: str) -> str:
+    """Allow this page's script and style, and nothing else: no network, and no script that a text would bring."""
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _json(data: Any) -> str:
+    """Write JSON that can stand in a script element, whatever its texts are."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
+    """Return what the script draws.
+
+    Curves are lists of step and value, with seven digits, which is as much as a float32 has. One with more points than
+    are seen has also `columns`: middle, mean, and number of steps of each.
+    """
+    panels = panels_of(runs)
+    n_columns = max(50, min(1000, _POINTS // (2 * len(panels) * len(runs))))
+    scales = [(panel.metric, panel.scale) for panel in panels]
+    scales += [(panel.marks, panel.scale) for panel in panels if panel.marks]
+    curves = [
+        {name: curve_of(run.metrics.series(name), scale, n_columns) for name, scale in scales} for run in runs
+    ]
+    return {
+        "smooth": smooth,
+        "first": 0,
+        "last": max(1, longest(runs)),
+        "panels": [
+            {
+                "metric": panel.metric,
+                "title": panel.title,
+                "unit": panel.unit,
+                "noisy": panel.is_noisy,
+                "marks": panel.marks,
+                "log": panel.metric == "grad_norm" and has_decades([each["grad_norm"] for each in curves]),
+            }
+            for panel in panels
+        ],
+        "runs": [
+            {
+                "name": run.name,
+                "colour": number % N_COLOURS,
+                "dash": _dash(number),
+                "curves": {name: _numbers(curve) for name, curve in each.items()},
+            }
+            for number, (run, each) in enumerate(zip(runs, curves, strict=True))
+        ],
+    }
+
+
+def _dash(number: int) -> str:
+    return DASHES[number // N_COLOURS % len(DASHES)]
+
+
+def _numbers(curve: Curve) -> dict[str, Any]:
+    found: dict[str, Any] = {"points": [[step, _digits(value)] for step, value in curve.points]}
+    if any(column.count > 1 for column in curve.columns):
+        found["columns"] = [[c.step, _digits(c.mean), c.count] for c in curve.columns]
+    return found
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.7g}")
+
+
+def _runs(runs: Sequence[PlottedRun]) -> str:
+    heads = "".join(f"<th{_class(head)}>{head}" for head in HEADS)
+    rows = "".join(
+        f"<tr><th>{_swatch(number)}{escape(name)}"
+        + "".join(f"<td{_class(head)}>{escape(cell)}" for head, cell in zip(HEADS[1:], cells, strict=True))
+        for number, (name, *cells) in enumerate(map(row_of, runs))
+    )
+    return f"<div class=scroll><table><thead><tr>{heads}</thead><tbody>{rows}</tbody></table></div>"
+
+
+def _class(head: str) -> str:
+    return " class=number" if head in _NUMBERS else ""
+
+
+def _swatch(number: int) -> str:
+    stroke = f'stroke="var(--c{number % N_COLOURS})" stroke-dasharray="{_dash(number)}"'
+    return f'<svg class="swatch" aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" {stroke}/></svg>'
+
+
+def _differences(runs: Sequence[PlottedRun]) -> str:
+    if len(runs) < 2:
+        return ""
+    return f"<h2>What differs in their configs</h2>{''.join(_leaves(runs))}"
+
+
+def _leaves(runs: Sequence[PlottedRun]) -> Iterator[str]:
+    without = [run.name for run in runs if not run.config]
+    if without:
+        yield f"<p class=dim>Without a config.yaml: {escape(', '.join(without))}.</p>"
+    leaves = leaves_that_differ(runs)
+    if not leaves:
+        if len(without) < len(runs) - 1:
+            yield "<p>Nothing but their folders.</p>"
+        return
+    names = [f"{_swatch(number)}{escape(run.name)}" for number, run in enumerate(runs)]
+    values = [[escape(value) for value in leaf.values] for leaf in leaves]
+    paths = [escape(leaf.path) for leaf in leaves]
+    if len(runs) > max(6, len(leaves)):
+        yield _matrix("run", paths, names, list(zip(*values, strict=True)))
+    else:
+        yield _matrix("leaf", names, paths, values)
+
+
+def _matrix(corner: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table of escaped texts."""
+    body = "".join(
+        f"<tr><th>{name}{''.join(f'<td class=value><div>{cell}</div>' for cell in row)}"
+        for name, row in zip(names, rows, strict=True)
+    )
+    head = "".join(f"<th>{text}" for text in heads)
+    return (
+        f"<div class=scroll><table><thead><tr><th>{corner}{head}</thead><tbody>{body}</tbody></table></div>"
+    )

@@ -1,0 +1,117 @@
+"""The tables of `tune plot`: a row for each run, and what differs in their configs."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+
+from torchtune.config import ABSENT, differences, inline_yaml
+from torchtune.plots._run import PlottedRun
+
+HEADS = ("run", "steps", "last loss", "best validation", "tokens/s", "peak memory", "state")
+NOTHING = "\N{EN DASH}"
+"""Stands where a run has no value."""
+
+
+@frozen
+class Leaf:
+    """A leaf of configs that is not the same in all of them."""
+
+    path: str
+    values: list[str]
+    """One for each run, as YAML; a dash where it is absent or there is no config."""
+
+
+def row_of(run: PlottedRun) -> list[str]:
+    """Sum a run up, under `HEADS`."""
+    metrics = run.metrics
+    loss, validation = metrics.series("loss"), metrics.series("validation_loss")
+    speed, memory = metrics.series("tokens_per_second"), metrics.series("peak_memory_bytes")
+    best = min(validation, key=lambda point: point[1], default=None)
+    return [
+        run.name,
+        _steps(run, len(loss)),
+        f"{loss[-1][1]:.4f}" if loss else NOTHING,
+        f"{best[1]:.4f} at step {best[0]:,}" if best else NOTHING,
+        # The median, as the first steps are slow.
+        f"{statistics.median(value for _, value in speed):,.0f}" if speed else NOTHING,
+        f"{max(value for _, value in memory) / 2**30:.2f} GiB" if memory else NOTHING,
+        state_of(run),
+    ]
+
+
+def _steps(run: PlottedRun, n_with_loss: int) -> str:
+    taken = {line["step"] for line in run.metrics.lines if "loss" in line}
+    if not taken:
+        return "0"
+    skipped = len(taken) - n_with_loss
+    return f"{max(taken):,}" + (f" ({skipped:,} skipped)" if skipped else "")
+
+
+def state_of(run: PlottedRun) -> str:
+    """Say how far a run is; only its record tells whether it is finished."""
+    if "finished" in run.record:
+        return "finished"
+    if not run.metrics.lines:
+        return "no step yet"
+    step = f"step {max(line['step'] for line in run.metrics.lines):,}{_total(run.config)}"
+    return f"unfinished, {step}" if run.record else step
+
+
+def _total(config: dict[str, Any]) -> str:
+    """Say how many steps there are to be, as far as the config alone tells: the dataset's length is not in it."""
+    if isinstance(steps := config.get("max_steps"), int):
+        return f" of {steps:,}"
+    each, epochs = config.get("max_steps_per_epoch"), config.get("epochs")
+    if isinstance(each, int) and isinstance(epochs, int):
+        return f" of at most {each * epochs:,}"
+    return ""
+
+
+def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
+    """Compare the configs of runs, leaf by leaf.
+
+    A run's own folder and what lies in it are the same in all of them, wherever they are. A seed comes last.
+    """
+    trees = [_of_any_folder(run.config) for run in runs if run.config]
+    if len(trees) < 2:
+        return []
+    # All are compared with the first, so a leaf that one of them does not name is as it is there.
+    found = [{d.path: d for d in differences(trees[0], tree)} for tree in trees]
+    first = {path: d.left for rows in found for path, d in rows.items()}
+    paths = sorted(first, key=lambda path: path == "seed")
+    columns = iter(found)
+    rows = [next(columns) if run.config else None for run in runs]
+    return [
+        Leaf(
+            path,
+            [
+                NOTHING if row is None else _shown(row[path].right if path in row else first[path])
+                for row in rows
+            ],
+        )
+        for path in paths
+    ]
+
+
+def _shown(value: Any) -> str:
+    return NOTHING if value is ABSENT else inline_yaml(value)
+
+
+def _of_any_folder(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config without its output folder, and with references to it where it is spelt out."""
+    folder = config.get("output_dir")
+    rest = {name: value for name, value in config.items() if name != "output_dir"}
+    found: dict[str, Any] = _without(rest, folder) if isinstance(folder, str) and folder else rest
+    return found
+
+
+def _without(value: Any, folder: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without(inner, folder) for inner in value]
+    if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
+        return f"${{output_dir}}{value.removeprefix(folder)}"
+    return value

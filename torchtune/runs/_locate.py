@@ -1,0 +1,119 @@
+"""Where a model's weights are: in a Hugging Face folder, behind an adapter, or in a run's folder."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from torchtune.files import read_json, unexpected
+
+_CONFIG = "config.json"
+_ADAPTER_CONFIG = "adapter_config.json"
+_RECORD = "run.json"
+_OF_A_RUN = ("config.yaml", _RECORD)
+"""What a run's folder holds from its start on."""
+_RESULTS = ("final", "best")
+"""Its folders of weights, the one that is taken first; `best` is the model of the lowest validation loss so far."""
+
+StrPath = str | os.PathLike[str]
+
+
+@frozen
+class ModelFolders:
+    """A model's folders."""
+
+    base: Path
+    """The Hugging Face folder of whole weights."""
+    adapter: Path | None = None
+    """The PEFT folder of what is added to them."""
+
+
+def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolders:
+    """Find a model's weights by whatever folder they are known by.
+
+    Args:
+        folder: A Hugging Face folder; a PEFT folder, whose adapter_config.json names its base; or the folder of a
+            fine-tuning run, of which `final/` is meant or, where the run has not ended, `best/`.
+        adapter: A PEFT folder or a LoRA run's, where `folder` is its base. None: the adapter that `folder` is, if it
+            is one.
+
+    Raises:
+        FileNotFoundError: the folder is not there, nor an adapter's base, or `adapter` holds none.
+        ValueError: a run has written no weights yet, an adapter names no base, or there are two adapters.
+    """
+    found = result_of(folder)
+    if adapter is None:
+        return ModelFolders(_base_of(found), found) if _is_adapter(found) else ModelFolders(found)
+    if _is_adapter(found):
+        raise ValueError(
+            f"{folder} is an adapter itself, to which {adapter} cannot be added; name its base there, or leave one out"
+        )
+    own = result_of(adapter)
+    if not _is_adapter(own):
+        raise FileNotFoundError(
+            f"{adapter} is no adapter: there is no {_ADAPTER_CONFIG} in {own}; whole weights are named by themselves"
+        )
+    return ModelFolders(found, own)
+
+
+def result_of(folder: StrPath) -> Path:
+    """Return the folder of weights in a run's folder; any other folder is returned as it is.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the run has written no weights yet.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no {_CONFIG} in {folder}, for there is no such folder; name a Hugging Face model's, an adapter's or a"
+            " run's (tune download fetches a model, tune convert makes one of other files)"
+        )
+    is_model = (folder / _CONFIG).is_file() or _is_adapter(folder)
+    if is_model or not any((folder / name).is_file() for name in _OF_A_RUN):
+        return folder
+    for name in _RESULTS:
+        if (folder / name).is_dir():
+            return folder / name
+    command = _record(folder).get("command")
+    again = f"`{shlex.join(map(str, command))}`" if isinstance(command, list) else "the same command"
+    raise ValueError(
+        f"{folder} holds a run that has not ended: there is neither final/ nor best/ in it; {again} continues it"
+    )
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / _ADAPTER_CONFIG).is_file()
+
+
+def _base_of(adapter: Path) -> Path:
+    """Find the base that an adapter names, as seen from here or from where its run was started."""
+    path = adapter / _ADAPTER_CONFIG
+    named = read_json(path).get("base_model_name_or_path")
+    if not isinstance(named, str | None):
+        raise unexpected(path, "base_model_name_or_path", named, "a folder, or the hub's name of a model,")
+    how = f"name both, the base as model_directory and {adapter} as adapter_directory (adapter, in Python)"
+    if not named:
+        raise ValueError(f"{adapter / _ADAPTER_CONFIG} does not say what its base is; {how}")
+    started_in = _record(adapter.parent).get("folder")
+    for start in ("", started_in if isinstance(started_in, str) else ""):
+        base = Path(start, named)
+        if base.is_dir():
+            return result_of(base)
+    fetched = f"models/{Path(named).name}"
+    raise FileNotFoundError(
+        f"{adapter / _ADAPTER_CONFIG} says that its base is {named!r}, and there is no such folder; fetch it"
+        f" (tune download {named} --output-dir {fetched}) and {how}"
+    )
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Read what a run wrote down of its start; nothing, where there is none that can be read."""
+    try:
+        found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

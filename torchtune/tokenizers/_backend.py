@@ -1,0 +1,257 @@
+"""Tokenizers that run on the `tokenizers` library."""
+
+import json
+import re
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchtune.data import ChatTemplate, unused_mark
+from torchtune.tokenizers._build import add_tokens
+from torchtune.tokenizers._config import TokenizerConfig, fingerprint_of
+from torchtune.tokenizers._options import (
+    TokenizerOptions,
+    check_options,
+    content_tokens_of,
+    options_text,
+    stop_ids_of,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+
+class BackendTokenizer:
+    """What all tokenizers of that library have in common; a subclass reads its own kind of file.
+
+    Args:
+        path: The file.
+        config: What the files next to it say.
+        options: Options of the tokenizer.
+
+    Raises:
+        ValueError: the file is damaged, a special token is not in the vocabulary, or an option has no effect.
+    """
+
+    def __init__(self, path: Path, config: TokenizerConfig, options: TokenizerOptions) -> None:
+        check_options(options)
+        self._path, self._config, self._options = path, config, options
+        self._marked: dict[str, _Marked] = {}
+        self._plain = self._load()
+        self._plain.encode_special_tokens = True  # To encode them as the text they are.
+        vocabulary = self._plain.get_vocab()
+        if not vocabulary:
+            raise ValueError(f"{path} holds no tokens; fetch it again")
+        self.vocab_size: int = 1 + max(vocabulary.values())
+        unknown = config.token("unk_token")
+        if getattr(self._plain.model, "unk_token", unknown) is None:  # Bytes write every text.
+            unknown = None
+        self.unknown_id: int | None = None if unknown is None else self._plain.token_to_id(unknown)
+        """What stands for text that no token can write; None where there is no such text."""
+        added = self._plain.get_added_tokens_decoder()
+        self.special_tokens: dict[str, int] = {t.content: i for i, t in added.items() if t.special}
+        self.content_tokens: frozenset[str] = content_tokens_of(options, self.special_tokens, self._find)
+        """Special tokens that texts may contain."""
+        if self.content_tokens:
+            self._plain = _not_special(self._plain, self.content_tokens)
+        self.chat_template: ChatTemplate | None = config.chat_template(options)
+        # GPT-2's tokenizer_config.json names none.
+        eos_id = config.eos_id() if config.token("eos_token") is None else None
+        self.eos_id: int = self._id("eos_token") if eos_id is None else eos_id
+        self.pad_id: int = self.eos_id if config.token("pad_token") is None else self._id("pad_token")
+        names = [token.content for token in added.values()]
+        self.stop_ids: frozenset[int] = (
+            self._own_stop_ids() | {self.eos_id} | stop_ids_of(options, self._find, names)
+        )
+        self.bos_id: int | None = self._id("bos_token") if self._adds_bos() else None
+        """None also for a model that has such a token but begins no text with it, as SmolLM2."""
+
+    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        """Encode plain text; a special token spelt out in it stays text, unless it is one of `content_tokens`.
+
+        Args:
+            text: What to encode.
+            add_bos: Put `bos_id` first; without effect where it is None.
+            add_eos: Put `eos_id` last.
+        """
+        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
+        ids = self._plain.encode(text, add_special_tokens=False).ids
+        return [*bos, *ids, *([self.eos_id] if add_eos else [])]
+
+    def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+
+        Args:
+            text: What to encode.
+            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+        """
+        if not plain:
+            return list(self._special.encode(text, add_special_tokens=False).ids)
+        mark = unused_mark([text])
+        if mark not in self._marked:
+            self._marked[mark] = _Marked(self._load(), mark)
+        return self._marked[mark].encode(text, plain)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids back into text, leaving out special tokens other than `content_tokens`."""
+        return self._plain.decode(list(ids), skip_special_tokens=True)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that encoding depends on."""
+        settings = type(self).__name__, *self._settings().items(), options_text(self._options)
+        return fingerprint_of(self._files(), *settings, self.chat_template)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments alone: the library does not pickle that special tokens are to stay text."""
+        kind: Callable[..., BackendTokenizer] = type(self)  # Its path is a text.
+        return partial(kind, str(self._path), **self._settings(), **self._options), ()
+
+    def _read(self) -> "Backend":
+        """Read the file."""
+        raise NotImplementedError
+
+    def _files(self) -> list[Path]:
+        """Return the files of the vocabulary."""
+        return [self._path]
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the arguments of the subclass other than the path and the options."""
+        return {}
+
+    def _own_stop_ids(self) -> frozenset[int]:
+        """Return the ids that end an answer according to the model's own files."""
+        return self._config.stop_ids()
+
+    def _load(self) -> "Backend":
+        """Read the file, without the lengths that its last user cut and filled texts to."""
+        backend = self._read()
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    @cached_property
+    def _special(self) -> "Backend":
+        """The same tokenizer, which finds special tokens in what it reads."""
+        return self._load()
+
+    def _find(self, token: str) -> int | None:
+        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
+        number = self._plain.token_to_id(token)
+        if number is None:
+            ids = self._plain.encode(token, add_special_tokens=False).ids
+            number = ids[0] if len(ids) == 1 and ids[0] != self.unknown_id else None
+        return number
+
+    def _id(self, name: str) -> int:
+        token = self._config.token(name)
+        number = None if token is None else self._plain.token_to_id(token)
+        if number is None:
+            raise ValueError(
+                f"{self._config.folder}/tokenizer_config.json: {name} is {token!r}, which is not in the vocabulary"
+                f" of {self._path.name}"
+            )
+        return number
+
+    def _adds_bos(self) -> bool:
+        """Tell whether this model's texts begin with BOS: as configured, or as the file itself does."""
+        if "add_bos_token" in self._config.values:
+            return bool(self._config.values["add_bos_token"])
+        bos = self._config.token("bos_token")
+        return bos is not None and self._special.encode("a").tokens[:1] == [bos]
+
+
+def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
+    """Let a tokenizer find the tokens that its configuration adds or names as special, as transformers does.
+
+    Where both have a token, its id is the vocabulary's and its flags are the configuration's.
+
+    Raises:
+        ValueError: a token that is not in the vocabulary would get another id than the configuration's.
+    """
+    known = {repr(token) for token in backend.get_added_tokens_decoder().values()}
+    tokens = config.added_tokens()
+    new = {text: token.id for text, token in tokens.items() if backend.token_to_id(text) is None}
+    listed = {text: token.backend(text) for text, token in tokens.items()}
+    backend.add_tokens(
+        [
+            token
+            for text, token in listed.items()
+            if text in new or (config.lists_added_tokens and repr(token) not in known)
+        ]
+    )
+    for text, number in new.items():
+        if backend.token_to_id(text) != number:
+            raise ValueError(
+                f"{config.folder}: {text!r} is added to the vocabulary with id {number}, but the next free id is"
+                f" {backend.token_to_id(text)}; fetch the tokenizer again"
+            )
+    found = {token.content for token in backend.get_added_tokens_decoder().values()}
+    named = [
+        text for text in config.special_texts() if text not in found and backend.token_to_id(text) is not None
+    ]
+    add_tokens(backend, [(text, True) for text in named])
+
+
+def _not_special(backend: "Backend", tokens: Collection[str]) -> "Backend":
+    """Return a copy of a tokenizer that finds some of its special tokens in any text."""
+    from tokenizers import Tokenizer as Backend
+
+    written = json.loads(backend.to_str())
+    for token in written["added_tokens"]:
+        token["special"] = token["special"] and token["content"] not in tokens
+    changed = Backend.from_str(json.dumps(written))
+    changed.encode_special_tokens = True
+    return changed
+
+
+class _Marked:
+    """A tokenizer whose special tokens are written between marks, so that only the marked ones are found.
+
+    Args:
+        backend: The tokenizer.
+        mark: Stands before and after each special token, and nowhere in the texts.
+    """
+
+    def __init__(self, backend: "Backend", mark: str) -> None:
+        from tokenizers import AddedToken
+        from tokenizers import Tokenizer as Backend
+
+        self._mark = mark
+        added = backend.get_added_tokens_decoder()
+        written = json.loads(backend.to_str())
+        written["added_tokens"] = [token for token in written["added_tokens"] if not token["special"]]
+        written["post_processor"] = None
+        self._backend = Backend.from_str(json.dumps(written))
+        self._backend.add_tokens(
+            [
+                AddedToken(
+                    self._spelt(token.content),
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    single_word=token.single_word,
+                    normalized=False,
+                )
+                for token in added.values()
+                if token.special
+            ]
+        )
+        # Added tokens that the model does not know are numbered anew, the plain ones too.
+        spelt = {
+            i: self._spelt(token.content) if token.special else token.content for i, token in added.items()
+        }
+        self._ids = {self._backend.token_to_id(text): i for i, text in spelt.items()}
+        texts = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, texts)))
+
+    def encode(self, text: str, plain: Sequence[tuple[int, int]]) -> list[int]:
+        parts, at = [], 0
+        for match in self._pattern.finditer(text):
+            if not any(match.start() < end and start < match.end() for start, end in plain):
+                parts += [text[at : match.start()], self._spelt(match[0])]
+                at = match.end()
+        ids = self._backend.encode("".join([*parts, text[at:]]), add_special_tokens=False).ids
+        return [self._ids.get(i, i) for i in ids]
+
+    def _spelt(self, token: str) -> str:
+        return f"{self._mark}{token}{self._mark}"

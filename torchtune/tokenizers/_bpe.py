@@ -1,0 +1,153 @@
+"""Byte-level BPE in the two files of GPT-2's code: vocab.json and merges.txt.
+
+They do not say how texts are split into words before these are merged; `tokenizer_class` in tokenizer_config.json
+does, since each class of transformers has its own way.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from attrs import evolve, field, frozen
+
+from torchtune.files import read_json, unexpected
+from torchtune.tokenizers._backend import BackendTokenizer, add_configured_tokens
+from torchtune.tokenizers._build import SPLITS, Split, byte_level
+from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
+from torchtune.tokenizers._options import TokenizerOptions
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+
+_END = "<|endoftext|>"
+_GPT2_TOKENS = {"bos_token": _END, "eos_token": _END, "unk_token": _END}
+
+
+@frozen
+class BPEClass:
+    """What a tokenizer class of transformers adds to the two files."""
+
+    split: Split
+    special_tokens: Mapping[str, str] = field(factory=dict)
+    """Its special tokens, unless tokenizer_config.json names others."""
+
+
+_GPT2 = BPEClass(SPLITS["gpt-2"], _GPT2_TOKENS)
+_QWEN2 = BPEClass(SPLITS["qwen2"], {"eos_token": _END, "pad_token": _END, "unk_token": _END})
+_NEOX = BPEClass(Split(nfc=True), {**_GPT2_TOKENS, "pad_token": "<|padding|>"})
+
+CLASSES = {
+    "CodeGenTokenizer": _GPT2,
+    "GPT2Tokenizer": _GPT2,
+    "GPTNeoXTokenizer": _NEOX,
+    "Qwen2Tokenizer": _QWEN2,
+}
+"""By the name of the class, without "Fast" at its end (`models/*/tokenization_*.py` of transformers 5)."""
+
+MODEL_TYPES = {
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "starcoder2"), "GPT2Tokenizer"),
+    **dict.fromkeys(("gpt_neox", "olmo"), "GPTNeoXTokenizer"),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+}
+"""The class of a folder that names none, by `model_type` in config.json (`tokenization_auto.py` of transformers 5)."""
+
+
+class BPETokenizer(BackendTokenizer):
+    """A vocab.json and a merges.txt, as GPT-2 and Qwen2 have.
+
+    Args:
+        path: One of the two files, or the folder that holds both.
+        split: How texts are split into words: one of "gpt-2", "smollm", "llama-bpe", "dbrx" and "qwen2", the names that
+            llama.cpp gives them. Null: as `tokenizer_class` in tokenizer_config.json says, or else `model_type` in
+            config.json.
+        **options: Options of every tokenizer.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: one of them is damaged, `tokenizer_class` is not a known one, a special token is not in the
+            vocabulary, or an option has no effect.
+    """
+
+    def __init__(self, path: str, split: str | None = None, **options: Unpack[TokenizerOptions]) -> None:
+        found = tokenizer_file(path, VOCABULARY)
+        file, self._merges_file = found.with_name(VOCABULARY), tokenizer_file(str(found.parent), MERGES)
+        file = tokenizer_file(str(file), VOCABULARY)
+        config = TokenizerConfig.beside(file)
+        self._split_name = split
+        self._class = _class_of(config, split)
+        self._vocabulary = _read_vocabulary(file)
+        known = {*self._vocabulary, *config.added_tokens()}
+        tokens = {name: text for name, text in self._class.special_tokens.items() if text in known}
+        super().__init__(file, evolve(config, values={**tokens, **config.values}), options)
+
+    def _read(self) -> "Backend":
+        prefix = bool(self._config.values.get("add_prefix_space", False))
+        try:
+            backend = byte_level(
+                self._vocabulary, _read_merges(self._merges_file), self._class.split, space_prefix=prefix
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"{self._path.parent}: {error}; fetch {VOCABULARY} and {MERGES} again"
+            ) from error
+        add_configured_tokens(backend, self._config)
+        return backend
+
+    def _files(self) -> list[Path]:
+        return [self._path, self._merges_file]
+
+    def _settings(self) -> dict[str, Any]:
+        return {"split": self._split_name}
+
+
+def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
+    """Find out how texts are split, and which special tokens are assumed."""
+    name, where = config.values.get("tokenizer_class"), f"{config.folder}/tokenizer_config.json"
+    model = config.folder / "config.json"
+    if name is None and model.is_file():
+        name, where = MODEL_TYPES.get(str(read_json(model).get("model_type"))), str(model)
+    found = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
+    if split is not None:
+        if split not in SPLITS:
+            raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+        return BPEClass(SPLITS[split], found.special_tokens if found else {})
+    if found is None:
+        raise ValueError(
+            f"{where}: tokenizer_class is {name!r}, and it is not known how that class splits texts; known are"
+            f" {', '.join(CLASSES)}. Set `split` of torchtune.tokenizers.BPETokenizer, or fetch the tokenizer.json"
+        )
+    return found
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Read the ids of the tokens.
+
+    Raises:
+        ValueError: it does not hold ids by token.
+    """
+    vocabulary = read_json(path)
+    for token, number in vocabulary.items():
+        if type(number) is not int or number < 0:
+            raise unexpected(path, repr(token), number, "a whole number from 0")
+    if len({*vocabulary.values()}) < len(vocabulary):
+        raise ValueError(f"{path}: two tokens have the same id; fetch it again")
+    return vocabulary
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    """Read the pairs of tokens that are merged, the first to be merged first.
+
+    Raises:
+        ValueError: a line is not a pair.
+    """
+    merges = []
+    for i, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        first, _, second = line.rstrip("\r").partition(" ")
+        if line.startswith("#version") or not line.strip("\r"):
+            continue
+        if not first or not second or " " in second:
+            raise ValueError(f"{MERGES}, line {i}, is not a pair of tokens: {line!r}")
+        merges.append((first, second))
+    return merges

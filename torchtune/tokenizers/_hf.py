@@ -1,0 +1,42 @@
+"""Tokenizers of the Hugging Face kind: a tokenizer.json."""
+
+from typing import TYPE_CHECKING, Unpack
+
+from torchtune.tokenizers._backend import BackendTokenizer, add_configured_tokens
+from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
+from torchtune.tokenizers._options import TokenizerOptions
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+
+class HFTokenizer(BackendTokenizer):
+    """A tokenizer.json, with the special tokens and the chat template that the files next to it name.
+
+    Args:
+        path: A tokenizer.json with tokenizer_config.json next to it, or their folder.
+        **options: Options of every tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer.json, or no tokenizer_config.json next to it.
+        ValueError: one of them is damaged, a special token is not in the vocabulary, or an option has no effect.
+    """
+
+    def __init__(self, path: str, **options: Unpack[TokenizerOptions]) -> None:
+        file = tokenizer_file(path, "tokenizer.json")
+        config = TokenizerConfig.beside(file)
+        if not config.values:
+            raise FileNotFoundError(f"no tokenizer_config.json next to {file}; it names the special tokens")
+        super().__init__(file, config, options)
+
+    def _read(self) -> "Backend":
+        from tokenizers import Tokenizer as Backend
+
+        try:
+            backend = Backend.from_file(str(self._path))
+        except Exception as error:  # The library raises nothing narrower.
+            raise ValueError(
+                f"{self._path} is not a tokenizer.json, or is damaged ({error}); fetch it again"
+            ) from error
+        add_configured_tokens(backend, self._config)
+        return backend

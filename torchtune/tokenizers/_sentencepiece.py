@@ -1,0 +1,217 @@
+"""Tokenizers of the SentencePiece kind: a tokenizer.model."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
+
+from torchtune.data import ChatTemplate
+from torchtune.tokenizers._config import AddedToken, TokenizerConfig, fingerprint_of, tokenizer_file
+from torchtune.tokenizers._options import (
+    TokenizerOptions,
+    check_options,
+    content_tokens_of,
+    options_text,
+    stop_ids_of,
+)
+from torchtune.tokenizers._sentencepiece_model import as_control, without_space_prefix
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model (arXiv 1808.06226), as Llama 2, Mistral, Gemma and Phi-3 have.
+
+    Its special tokens are the model's own control pieces, those that a tokenizer_config.json or added_tokens.json next
+    to it adds or names, and those of `special_tokens`. In plain text they all stay text, unless the options say
+    otherwise.
+
+    Args:
+        path: A tokenizer.model, or the folder that holds it. A tokenizer_config.json next to it may hold a chat
+            template and further special tokens.
+        special_tokens: Pieces that are special although the model takes them for text, such as Gemma's
+            `<start_of_turn>`. Those that it does not have are ignored.
+        **options: Options of every tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer.model.
+        ValueError: it is damaged, has no end-of-sequence token, or an option has no effect.
+    """
+
+    def __init__(
+        self, path: str, special_tokens: Sequence[str] = (), **options: Unpack[TokenizerOptions]
+    ) -> None:
+        check_options(options)
+        self._path = tokenizer_file(path, "tokenizer.model")
+        self._special_tokens, self._options = tuple(special_tokens), options
+        config = TokenizerConfig.beside(self._path)
+        added = config.added_tokens()
+        special = {text for text, token in added.items() if token.special}
+        self._model, self._inner = self._load({*special, *special_tokens, *config.special_texts()})
+        n = self._model.vocab_size()
+        controls = {self._model.id_to_piece(i): i for i in range(n) if self._model.is_control(i)}
+        self.special_tokens: dict[str, int] = {**controls, **{text: added[text].id for text in special}}
+        self.vocab_size: int = max([n, *(token.id + 1 for token in added.values())])
+        self.chat_template: ChatTemplate | None = config.chat_template(options)
+        self.unknown_id: int | None = self._model.unk_id()
+        """What stands for text that no piece can write."""
+        eos_id = self._id(config, "eos_token", self._model.eos_id())
+        if eos_id is None:
+            raise ValueError(f"{self._path} has no end-of-sequence token")
+        self.eos_id: int = eos_id
+        pad_id = self._id(config, "pad_token", self._model.pad_id())
+        self.pad_id: int = eos_id if pad_id is None else pad_id
+        bos_id = self._id(config, "bos_token", self._model.bos_id())
+        self.bos_id: int | None = bos_id if config.values.get("add_bos_token", True) else None
+
+        # Tokens that the model does not know; of these, the special ones are found in templates only.
+        outside = {text: token for text, token in added.items() if token.id >= n}
+        self._outside = {token.id: text for text, token in outside.items()}
+        self.content_tokens: frozenset[str] = content_tokens_of(options, self.special_tokens, self._find)
+        """Special tokens that texts may contain."""
+        stops = stop_ids_of(options, self._find, [*self.special_tokens, *outside])
+        self.stop_ids: frozenset[int] = config.stop_ids() | {eos_id} | stops
+
+        in_template = {text: AddedToken(i) for text, i in controls.items()}
+        in_template |= {text: added[text] for text in special}
+        in_text = {text: token for text, token in outside.items() if not token.special}
+        in_content = {text: in_template[text] for text in self.content_tokens}
+        self._in_template = _Tokens({**in_template, **in_text})
+        self._in_text = _Tokens(in_text) if in_text else None
+        self._in_content = _Tokens({**in_text, **in_content})
+        self._outside |= {token.id: text for text, token in in_content.items()}
+        self._prefixes_everywhere = config.prefixes_everywhere()
+
+    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        """Encode plain text; a special token spelt out in it stays text, unless it is one of `content_tokens`.
+
+        Args:
+            text: What to encode.
+            add_bos: Put `bos_id` first; without effect where it is None.
+            add_eos: Put `eos_id` last.
+        """
+        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
+        has_content_tokens = any(token in text for token in self.content_tokens)
+        tokens = self._in_content if has_content_tokens else self._in_text
+        ids = self._model.encode(text) if tokens is None else self._split(text, tokens)
+        return [*bos, *ids, *([self.eos_id] if add_eos else [])]
+
+    def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+
+        Args:
+            text: What to encode.
+            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+
+        The model puts a space before a text, and so before what follows a special token, as Llama 2 was taught. With
+        a tokenizer_config.json next to it, it does so after special tokens only where that says `"legacy": true`.
+        """
+        return self._split(text, self._in_template, plain)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids back into text, leaving out special tokens other than `content_tokens`, and unknown ids.
+
+        The space that the model puts before a text goes before the first word alone, as transformers has it.
+        """
+        n = self._model.vocab_size()
+        special = {i for text, i in self.special_tokens.items() if text not in self.content_tokens}
+        kept = [i for i in ids if (0 <= i < n or i in self._outside) and i not in special]
+        parts: list[str] = []
+        start = 0
+        for end, i in enumerate([*kept, None]):
+            if i is None or i in self._outside:
+                model = self._inner if start else self._model
+                parts += [model.decode(kept[start:end]), *([] if i is None else [self._outside[i]])]
+                start = end + 1
+        return "".join(parts)
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that encoding depends on."""
+        settings = self._special_tokens, options_text(self._options), self.chat_template
+        return fingerprint_of([self._path], *settings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made from."""
+        return partial(SentencePieceTokenizer, str(self._path), self._special_tokens, **self._options), ()
+
+    def _load(self, special: Collection[str]) -> "tuple[SentencePieceProcessor, SentencePieceProcessor]":
+        """Load the model, and once more so that it puts no space before a text."""
+        from sentencepiece import SentencePieceProcessor
+
+        whole, inner = SentencePieceProcessor(), SentencePieceProcessor()
+        model = self._path.read_bytes()
+        try:
+            whole.LoadFromSerializedProto(model)
+            unknown = whole.id_to_piece(
+                whole.unk_id()
+            )  # stays what it is, although it may fill batches up as well
+            model = as_control(model, {*special} - {unknown})
+            whole.LoadFromSerializedProto(model)
+            inner.LoadFromSerializedProto(without_space_prefix(model))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{self._path} is not a SentencePiece model, or is damaged; fetch it again"
+            ) from error
+        return whole, inner
+
+    def _find(self, token: str) -> int | None:
+        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
+        known = {**self.special_tokens, **{text: i for i, text in self._outside.items()}}
+        number = known.get(token, self._model.piece_to_id(token))
+        if number == self.unknown_id and token != self._model.id_to_piece(number):
+            ids = self._inner.encode(token)
+            number = ids[0] if len(ids) == 1 else number
+        return None if number == self.unknown_id else int(number)
+
+    def _id(self, config: TokenizerConfig, name: str, of_model: int) -> int | None:
+        """Find a special token's id: as configured, or else the model's own."""
+        text = config.token(name)
+        if text is None:
+            return of_model if of_model >= 0 else None
+        if text in self.special_tokens:
+            return self.special_tokens[text]
+        unknown = self._model.unk_id()
+        if text == self._model.id_to_piece(unknown):
+            return unknown
+        raise ValueError(
+            f"{config.folder}/tokenizer_config.json: {name} is {text!r}, which is not in the vocabulary"
+            f" of {self._path.name}"
+        )
+
+    def _split(self, text: str, tokens: "_Tokens", plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Encode the parts between tokens, each as a text of its own."""
+        ids: list[int] = []
+        at = 0
+        for start, end, number in tokens.find(text):
+            if not any(start < e and s < end for s, e in plain):
+                ids += [*self._part(text[at:start], at), number]
+                at = end
+        return ids + self._part(text[at:], at)
+
+    def _part(self, text: str, at: int) -> list[int]:
+        is_first = at == 0 or self._prefixes_everywhere
+        model = self._model if is_first and not text.startswith(" ") else self._inner
+        ids: list[int] = model.encode(text)
+        return ids
+
+
+class _Tokens:
+    """Tokens to be found in texts, the longest first, with the blanks that each takes."""
+
+    def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
+        self._ids = {text: token.id for text, token in tokens.items()}
+        self._pattern = re.compile(
+            "|".join(
+                (r"\s*" if tokens[text].lstrip else "")
+                + f"({re.escape(text)})"
+                + (r"\s*" if tokens[text].rstrip else "")
+                for text in sorted(tokens, key=len, reverse=True)
+            )
+        )
+
+    def find(self, text: str) -> Iterator[tuple[int, int, int]]:
+        """Yield where each begins and ends, and its id."""
+        for match in self._pattern.finditer(text):
+            assert match.lastindex is not None
+            yield *match.span(), self._ids[match[match.lastindex]]

@@ -1,0 +1,157 @@
+"""Llama 3's tokenizer.model, which is in tiktoken's format, not in SentencePiece's.
+
+A line for each token: its bytes in base64, and its rank, which is its id as well. The special tokens are not in the
+file but in Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, https://github.com/meta-llama/llama-models).
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from attrs import evolve
+
+from torchtune.files import write_json
+from torchtune.tokenizers._backend import BackendTokenizer
+from torchtune.tokenizers._build import SPLITS, add_tokens, begin_with, from_ranks
+from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
+from torchtune.tokenizers._options import TokenizerOptions
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+N_RANKS = 128_000
+"""Tokens of Llama 3's file; Llama 4's has 200,000 and splits texts otherwise."""
+
+_N_SPECIAL = 256
+_NAMED = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+    "<|image|>",
+)
+SPECIAL_TOKENS = (
+    *_NAMED,
+    *(f"<|reserved_special_token_{2 + i}|>" for i in range(_N_SPECIAL - len(_NAMED))),
+)
+"""Special tokens in the order of their ids, which follow the last rank."""
+
+_PAD = "<|finetune_right_pad_id|>"
+_STOPS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+
+
+def is_tiktoken(path: Path) -> bool:
+    """Tell whether a tokenizer.model begins as tiktoken's do: with base64, a space and a number."""
+    with path.open("rb") as file:
+        token, _, rank = file.readline(1000).strip().partition(b" ")
+    return bool(token) and rank.isdigit()
+
+
+def read_tiktoken(path: Path) -> "Backend":
+    """Build Llama 3's tokenizer.
+
+    Raises:
+        ValueError: the file is damaged, or another model's.
+    """
+    ranks = _read_ranks(path)
+    backend = from_ranks(ranks, SPLITS["llama-bpe"])
+    add_tokens(backend, ((token, True) for token in SPECIAL_TOKENS))
+    begin_with(backend, SPECIAL_TOKENS[0])
+    return backend
+
+
+class TiktokenTokenizer(BackendTokenizer):
+    """Llama 3's tokenizer.model.
+
+    Args:
+        path: The file, or the folder that holds it. Unless a tokenizer_config.json next to it names the end of a text,
+            texts begin with <|begin_of_text|> and end with <|end_of_text|>. Unless a generation_config.json or a
+            config.json names other ends, answers also end at <|eot_id|> and <|eom_id|>.
+        **options: Options of every tokenizer.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer.model.
+        ValueError: it is damaged, another model's, or an option has no effect.
+    """
+
+    def __init__(self, path: str, **options: Unpack[TokenizerOptions]) -> None:
+        file = tokenizer_file(path, "tokenizer.model")
+        config = TokenizerConfig.beside(file)
+        if config.token("eos_token") is None:
+            config = evolve(config, values={**_config(), **config.values})
+        super().__init__(file, config, options)
+
+    def _read(self) -> "Backend":
+        return read_tiktoken(self._path)
+
+    def _own_stop_ids(self) -> frozenset[int]:
+        stops = super()._own_stop_ids()
+        return stops if stops - {self.eos_id} else frozenset(_special_ids()["eos_token_id"])
+
+
+def write_tiktoken_tokenizer(file: Path, folder: Path) -> dict[str, Any]:
+    """Write Llama 3's tokenizer as Hugging Face has it: tokenizer.json and the two files that say how it is used.
+
+    Args:
+        file: The tokenizer.model.
+        folder: Where to.
+
+    Returns:
+        `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
+
+    Raises:
+        ValueError: the file is damaged, or another model's.
+    """
+    (folder / "tokenizer.json").write_text(read_tiktoken(file).to_str(), encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", _config())
+    special_ids = _special_ids()
+    write_json(folder / "generation_config.json", special_ids)
+    return special_ids
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|end_of_text|>",
+        "pad_token": _PAD,
+        "add_bos_token": True,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _special_ids() -> dict[str, Any]:
+    number = {token: N_RANKS + i for i, token in enumerate(SPECIAL_TOKENS)}
+    return {
+        "bos_token_id": number["<|begin_of_text|>"],
+        "eos_token_id": [number[token] for token in _STOPS],
+        "pad_token_id": number[_PAD],
+    }
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    for i, line in enumerate(path.read_bytes().splitlines()):
+        token, _, rank = line.partition(b" ")
+        try:
+            if int(rank) != i:
+                raise ValueError(f"rank {i} was expected")
+            ranks[base64.b64decode(token, validate=True)] = i
+        except (ValueError, binascii.Error) as error:
+            raise ValueError(
+                f"{path}, line {i + 1}: not a token and its rank ({error}); fetch it again"
+            ) from error
+    if len(ranks) != N_RANKS or any(bytes([b]) not in ranks for b in range(256)):
+        raise ValueError(
+            f"{path} has {len(ranks):,} tokens, Llama 3's has {N_RANKS:,} with every byte among them; it is cut short,"
+            " or another model's"
+        )
+    return ranks
