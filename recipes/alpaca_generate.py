@@ -17,7 +17,7 @@ from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
 from torchtune.modules import Decoder
-from torchtune.runs import locate_model
+from torchtune.runs import Device, locate_model
 
 SOURCES = ("prompt", "prompts", "prompts_file", "chat")
 
@@ -105,7 +105,7 @@ class AlpacaGenerateConfig:
 
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed of the draws; null: another one every time."""
-    device: training.Device = "auto"
+    device: Device = "auto"
     """What to compute on; auto is the first that is there of cuda, mps and cpu."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of weights and of computing."""

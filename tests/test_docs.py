@@ -11,7 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.tune import Tune
-from torchtune.config import Trust, config_layers, only_trusting, recipe_names
+from torchtune.config import Trust, only_trusting
+from torchtune.runs import config_layers, recipe_names
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,7 +7,8 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune import config
-from torchtune.config import InstantiationError, Node, config_layers, parse
+from torchtune.config import InstantiationError, Node, parse
+from torchtune.runs import config_layers
 from torchtune.utils.metric_logging import DiskLogger
 
 YAML = """\
@@ -98,7 +99,7 @@ def test_names_lead_to_where_the_document_says() -> None:
     from recipes import _CONFIG_LISTS, _RECIPE_LIST
 
     assert config.instantiate.__module__ == "torchtune.config._instantiate"
-    assert config.parse.__module__ == "torchtune.config._parse"
+    assert config.parse.__module__ == "torchtune.runs._recipe"
     assert _RECIPE_LIST[:3] == ["full_finetune", "lora_finetune", "alpaca_generate"]
     assert "alpaca_llama2_full_finetune" in _CONFIG_LISTS["full_finetune"]
     assert "alpaca_llama2_lora_finetune" in _CONFIG_LISTS["lora_finetune"]

@@ -8,7 +8,22 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["config", "data", "datasets", "generation", "models", "modules", "training", "utils"]
+__all__ = [
+    "config",
+    "data",
+    "datasets",
+    "files",
+    "formats",
+    "generation",
+    "migrate",
+    "models",
+    "modules",
+    "plots",
+    "runs",
+    "tokenizers",
+    "training",
+    "utils",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -43,7 +43,8 @@ def _filled(tree: Any) -> Any:
 def torchtune_work(folder: str) -> Work:
     """Ours: overrides go to the engine's own merge, as path and text."""
     from config_peers.parts import COMPONENTS, OVERRIDES, Config
-    from torchtune.config import config_layers, instantiate, override, render
+    from torchtune.config import instantiate, render
+    from torchtune.runs import config_layers, override
 
     def work() -> str:
         layers = config_layers(f"{folder}/ours.yaml", Config)

@@ -10,10 +10,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-
-import torchtune.models
-from torchtune.cli import load_recipe, main
-from torchtune.config import (
+from torchtune.config.model import (
     Slot,
     describe,
     inline_yaml,
@@ -22,6 +19,9 @@ from torchtune.config import (
     slots,
     unstructured_default,
 )
+
+import torchtune.models
+from torchtune.cli import load_recipe, main
 
 SIZED = ["max_seq_len"]
 """The arguments of a builder of one size."""

@@ -12,7 +12,7 @@ from tests.tune import Tune
 from torchtune.cli import VERBS
 from torchtune.cli._complete import OPTIONS, candidates, split
 from torchtune.cli._completion import SCRIPTS
-from torchtune.config import config_names, config_sources, recipe_names
+from torchtune.runs import config_names, config_sources, recipe_names
 
 LORA = "tune lora_finetune --config smollm2_135m_lora "
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tune import Tune
 from torchtune.cli._excerpt import excerpt
-from torchtune.config import config_names, recipe_source
+from torchtune.runs import config_names, recipe_source
 
 CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.config import odd, sample
 from tests.config.broken import lines_of
-from torchtune.config import lazy, nested, override, render
+from torchtune.config import lazy, nested, render
+from torchtune.runs import override
 
 RECIPE = str(Path(odd.__file__))
 ODD = "tests.config.odd"

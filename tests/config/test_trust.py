@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torchtune.config.model import trust_folder_of
 
 from tests.config import sample
 from torchtune.config import (
@@ -12,13 +13,12 @@ from torchtune.config import (
     Node,
     Trust,
     allow,
-    config_layers,
     instantiate,
     only_trusting,
     parse,
-    trust_folder_of,
 )
 from torchtune.config._trust import refuse_path
+from torchtune.runs import config_layers
 
 REFUSED = {
     "os.system": "part of Python itself",

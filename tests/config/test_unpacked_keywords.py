@@ -11,11 +11,11 @@ from tests.config import options
 from torchtune import config
 from torchtune.config import Component, ConfigError, InstantiationError, instantiate, lazy, load, render
 from torchtune.config._docstrings import documentation
-from torchtune.config._flags import print_help
 from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
-from torchtune.config._overrides import override
 from torchtune.config._signature import MISSING, NOT_PASSED, parameters, swallows_keywords
+from torchtune.runs._flags import print_help
+from torchtune.runs._overrides import override
 
 
 @define(kw_only=True)

@@ -7,8 +7,9 @@ import torch
 from attrs import frozen
 
 from tests.recipes.parts import full_config
-from torchtune.config import frozen_tree
-from torchtune.training import World, check_device, pick_device, start
+from torchtune.config.model import frozen_tree
+from torchtune.runs import check_device
+from torchtune.training import World, pick_device, start
 from torchtune.training._world import _check_alike
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchtune.config import Recipe
+    from torchtune.runs import Recipe
 
 __all__ = ["guarded", "load_recipe", "main", "recipe_for", "run", "run_recipe", "usage"]
 

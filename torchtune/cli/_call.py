@@ -8,18 +8,9 @@ from typing import Any
 from attrs import define, field
 
 from torchtune.cli._style import paint
-from torchtune.config import (
-    ConfigError,
-    Layers,
-    Mistake,
-    Recipe,
-    allow,
-    config_names,
-    load_module,
-    recipe_source,
-    required_names,
-    trust_folder_of,
-)
+from torchtune.config import ConfigError, Mistake, allow
+from torchtune.config.model import Layers, required_names, trust_folder_of
+from torchtune.runs import Recipe, config_names, load_module, recipe_source
 
 OPTIONS = frozenset(
     {

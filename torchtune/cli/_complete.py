@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torchtune.cli import VERBS
-from torchtune.config import config_names, config_sources, folder_of, recipe_names
+from torchtune.runs import config_names, config_sources, folder_of, recipe_names
 
 Schema = Mapping[str, Any]
 
@@ -126,7 +126,7 @@ def _schema(recipe: str) -> Schema:
 
 def _tree(words: Sequence[str]) -> Any:
     """Return the rendering of the config that the line names, with the components that it swaps."""
-    from torchtune.config import read_yaml
+    from torchtune.config.model import read_yaml
 
     named = [w.removeprefix("--config=") for w in words if w.startswith("--config=")]
     named += [after for word, after in itertools.pairwise(words) if word == "--config"]

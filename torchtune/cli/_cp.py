@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from torchtune.config import (
+from torchtune.runs import (
     config_names,
     config_source,
     config_sources,

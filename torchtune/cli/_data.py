@@ -9,7 +9,8 @@ from attrs import evolve, frozen
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import is_coloured, paint
-from torchtune.config import ConfigError, Mistake, instantiate, lazy, parameters_of
+from torchtune.config import ConfigError, Mistake, instantiate, lazy
+from torchtune.config.model import parameters_of
 
 HELP = """\
 usage: tune data [--nproc_per_node N] <recipe> --config <name or path>

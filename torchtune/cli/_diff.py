@@ -7,18 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchtune.cli._style import paint
-from torchtune.config import (
-    ABSENT,
-    ConfigError,
-    Difference,
-    Mistake,
-    config_source,
-    config_sources,
-    differences,
-    folder_of,
-    inline_yaml,
-    read_yaml,
-)
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import ABSENT, Difference, differences, inline_yaml, read_yaml
+from torchtune.runs import config_source, config_sources, folder_of
 
 HELP = """\
 usage: tune diff A B [--json]
@@ -121,7 +112,7 @@ def since(run: str) -> list[Difference]:
         ConfigError: It is no run's folder, or its command means nothing any more.
     """
     from torchtune.cli._frozen_tree import today
-    from torchtune.config import read_record, versions
+    from torchtune.runs import read_record, versions
 
     record = read_record(run)
     if not record:

@@ -5,7 +5,8 @@ import traceback
 from pathlib import Path
 
 from torchtune.cli._style import painted_mistakes
-from torchtune.config import ConfigError, InstantiationError, current_trust
+from torchtune.config import ConfigError, InstantiationError
+from torchtune.config.model import current_trust
 
 OWN_FOLDERS = tuple(
     str(Path(__file__).resolve().parents[2] / name) for name in ("torchtune", "recipes", "configs_py")

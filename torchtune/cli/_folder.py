@@ -8,17 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.cli._call import Call, load_recipe
-from torchtune.config import (
-    ConfigError,
-    Mistake,
-    Recipe,
-    config_names,
-    config_source,
-    field_names,
-    load_module,
-    read_yaml,
-    recipe_names,
-)
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import field_names, read_yaml
+from torchtune.runs import Recipe, config_names, config_source, load_module, recipe_names
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""

@@ -5,11 +5,9 @@ from typing import Any
 
 from torchtune.cli._call import Call, layers_of, load_recipe, read_call
 from torchtune.cli._folder import recipe_for
-from torchtune.config import (
-    allow,
-    config_layers,
-    freeze,
-)
+from torchtune.config import allow
+from torchtune.config.model import freeze
+from torchtune.runs import config_layers
 
 
 def frozen_tree(name: str) -> Any:

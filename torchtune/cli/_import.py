@@ -8,9 +8,8 @@ from typing import Any
 
 from torchtune.cli._call import Call, help_or, load_recipe, read_call
 from torchtune.cli._style import paint, painted_mistakes
-from torchtune.config import (
-    ConfigError,
-    Mistake,
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import (
     field_names,
     is_component_path,
     parse_yaml,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from torchtune.cli._style import paint
-from torchtune.config import config_names, config_sources, recipe_names, recipe_source
+from torchtune.runs import config_names, config_sources, recipe_names, recipe_source
 
 HELP = """\
 usage: tune ls [recipe] [--json]

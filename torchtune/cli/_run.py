@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torchtune.cli import VERBS, usage
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
-from torchtune.config import (
-    ConfigError,
-    Layers,
-    Mistake,
-    Recipe,
-    config_names,
-    config_sources,
-    current_trust,
-    nearest,
-    print_help,
-    recipe_names,
-    unknown_name,
-)
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import Layers, current_trust, nearest
+from torchtune.runs import Recipe, config_names, config_sources, print_help, recipe_names, unknown_name
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchtune.cli._call import Call, help_or, load_recipe, read_call
-from torchtune.config import ConfigError, Mistake, Recipe, json_schema
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import json_schema
+from torchtune.runs import Recipe
 
 HELP = """\
 usage: tune schema <recipe> [-o FILE]

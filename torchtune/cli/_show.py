@@ -7,7 +7,7 @@ from typing import Any
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import painted_yaml
-from torchtune.config import Layers, dotted, inline_yaml, leaves, render_yaml
+from torchtune.config.model import Layers, dotted, inline_yaml, leaves, render_yaml
 
 HELP = """\
 usage: tune show <recipe> --config <name or path> [--override key=value ...]

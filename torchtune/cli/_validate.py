@@ -7,15 +7,9 @@ from typing import Any
 
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import paint, painted_mistakes
-from torchtune.config import (
-    ConfigError,
-    InstantiationError,
-    Layers,
-    Mistake,
-    config_names,
-    is_component,
-    parameters_of,
-)
+from torchtune.config import ConfigError, InstantiationError, Mistake
+from torchtune.config.model import Layers, is_component, parameters_of
+from torchtune.runs import config_names
 
 HELP = """\
 usage: tune validate [--nproc_per_node N] <recipe> --config <name or path>

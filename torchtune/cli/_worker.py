@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
         argv: The recipe, the frozen file, and `--file F` for each Python file that the user named.
     """
     from torchtune.cli._call import load_recipe, read_call
-    from torchtune.config import trust_folder_of
+    from torchtune.config.model import trust_folder_of
 
     recipe_name, file, *rest = argv
     for named in rest[1::2]:

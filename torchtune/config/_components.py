@@ -152,7 +152,7 @@ def admits(fn: Callable[..., Any], wanted: Any, passed: Passed) -> bool:
 
 def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:
     """Judge whether a field that wants a class admits a component; return why not, or None."""
-    if type(fn).__module__ == "torchtune.config._parse":
+    if type(fn).__module__ == "torchtune.runs._recipe":
         return "is refused: it is a recipe, and a recipe is no component"
     result = result_type(fn)
     if is_anything(wanted):

@@ -11,9 +11,8 @@ from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import is_reference, resolve_tree
 from torchtune.config._mistakes import InstantiationError, Path, Problem, RejectedError, did_you_mean, dotted
 from torchtune.config._node import place_of, root_of, tree_of
-from torchtune.config._recording import place_of_call
 from torchtune.config._signature import parameters, swallows_keywords
-from torchtune.config._sources import shown_path
+from torchtune.config._source_lines import position_of, shown_path
 from torchtune.config._structure import converter
 from torchtune.config._tree import copied
 from torchtune.config._types import holds_components
@@ -74,8 +73,8 @@ def _where(component: Any) -> str:
         origin, path = found
         return "".join(f"{part}: " for part in (origin, dotted(path)) if part)
     if written := written_at(component):
-        place = place_of_call(*written)
-        return f"{shown_path(place[0])}:{place[1]}: " if not place[0].startswith(_OWN_FOLDER) else ""
+        file = written[0].co_filename
+        return "" if file.startswith(_OWN_FOLDER) else f"{shown_path(file)}:{position_of(*written)[0]}: "
     return ""
 
 

@@ -29,7 +29,6 @@ from torchtune.config._signature import (
     swallows_keywords,
     type_hints,
 )
-from torchtune.config._sources import BASE_KEY
 from torchtune.config._trust import OWN_PACKAGES
 from torchtune.config._types import (
     SCALARS,
@@ -46,6 +45,7 @@ from torchtune.config._types import (
 )
 from torchtune.config._unstructure import unstructure
 from torchtune.config._validators import Arguments, rules
+from torchtune.config._yaml import BASE_KEY
 
 Schema = dict[str, Any]
 
@@ -55,8 +55,10 @@ PACKAGES: Final = (
     "torch.optim.lr_scheduler",
     "torch.utils.data",
     "torchtune.datasets",
+    "torchtune.formats",
     "torchtune.models",
     "torchtune.modules",
+    "torchtune.tokenizers",
     "torchtune.training",
     "torchtune.utils.metric_logging",
 )
@@ -319,7 +321,7 @@ def _modules() -> Iterator[Any]:
     for name in PACKAGES:
         module = importlib.import_module(name)
         yield module
-        if name == "torchtune.models":  # its families are packages
+        if name == "torchtune.models":  # its families are modules
             for entry in pkgutil.iter_modules(module.__path__):
-                if entry.ispkg and not entry.name.startswith("_"):
+                if not entry.name.startswith("_"):
                     yield importlib.import_module(f"{name}.{entry.name}")

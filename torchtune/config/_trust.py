@@ -17,7 +17,7 @@ from attrs import define, evolve, field
 from torchtune.config._mistakes import did_you_mean
 
 OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
-WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.cli.")
+WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.runs.", "torchtune.cli.")
 """Parts of torchtune that run a config and are never named by one."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
 

@@ -15,6 +15,9 @@ from torchtune.config._tree import Broken
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
+BASE_KEY: Final = "_base_"
+"""The key of a YAML file that names the config which it changes."""
+
 MAX_BYTES: Final = 4 * 2**20
 """A config is text that people write; a larger file is not one (bytes)."""
 MAX_NODES: Final = 100_000

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from torchtune.config import ConfigError, read_record, read_yaml
+from torchtune.config import ConfigError
+from torchtune.config.model import read_yaml
+from torchtune.runs import read_record
 
 if TYPE_CHECKING:
     from torchtune.utils.metric_logging import RunMetrics

@@ -6,7 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
-from torchtune.config import ABSENT, differences, inline_yaml
+from torchtune.config.model import ABSENT, differences, inline_yaml
 from torchtune.plots._run import PlottedRun
 
 HEADS = ("run", "steps", "last loss", "best validation", "tokens/s", "peak memory", "state")

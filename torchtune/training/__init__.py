@@ -39,13 +39,12 @@ from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._step import StepLoss, clip_gradients, step_loss
 from torchtune.training._validation import Validation, Validator
-from torchtune.training._world import Device, World, check_device, pick_device, start
+from torchtune.training._world import World, pick_device, start
 
 __all__ = [
     "DTYPES",
     "RATES",
     "ActivationCheckpointing",
-    "Device",
     "FinetuneConfig",
     "Guard",
     "Logger",
@@ -68,7 +67,6 @@ __all__ = [
     "batch_of",
     "build_optimizer",
     "build_scheduler",
-    "check_device",
     "check_vocabulary",
     "clip_gradients",
     "constant_with_warmup",

@@ -24,13 +24,13 @@ from torchtune.config import (
 )
 from torchtune.data import Encoded, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.runs import Device
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._packing import Packing
 from torchtune.training._profiling import Profiling
 from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._sharding import Sharding
 from torchtune.training._validation import Validation
-from torchtune.training._world import Device
 from torchtune.utils.metric_logging import DiskLogger, MetricLogger, check_packages
 
 RATES = arguments(

@@ -7,10 +7,12 @@ from typing import cast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from torchtune.config import fixed_tree, instantiate, update_record
+from torchtune.config import instantiate
+from torchtune.config.model import fixed_tree
 from torchtune.data import Batches, Examples, Tokenizer, split_off
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
+from torchtune.runs import update_record
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._metrics import Metrics

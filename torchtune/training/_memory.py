@@ -12,7 +12,8 @@ import torch
 from attrs import evolve, has
 from torch import nn
 
-from torchtune.config import ConfigError, InstantiationError, instantiate, is_component
+from torchtune.config import ConfigError, InstantiationError, instantiate
+from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._needs import Needs, needs

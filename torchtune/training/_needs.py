@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchtune.config import Component, instantiate, parameters_of
+from torchtune.config import Component, instantiate
+from torchtune.config.model import parameters_of
 from torchtune.modules import Decoder, LinearCrossEntropy, lean
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations
 from torchtune.training._placement import DTYPES, set_dtype

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Protocol, Self
 
-from torchtune.config import way_on
 from torchtune.data import Batches
+from torchtune.runs import way_on
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._world import World

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from torchtune.config import differences
+from torchtune.config.model import differences
 from torchtune.data import Batches
 from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state

@@ -6,18 +6,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from attrs import evolve, frozen, has
 
-from torchtune.config import differences, frozen_tree, lock
+from torchtune.config.model import differences, frozen_tree
+from torchtune.runs import check_device, device_type, lock
 
 Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 """What a config's `device` may say; `auto` is the first that is there of cuda, mps and cpu."""
 
 
@@ -96,37 +96,6 @@ class World:
             dist.barrier(group=self.group)
 
 
-def check_device(name: str, local_ranks: int = 1) -> None:
-    """Refuse a device that this machine does not have.
-
-    The run's parent calls it before anything is written; it imports torch and starts no GPU context.
-
-    Args:
-        name: A config's `device`, a `Device`.
-        local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
-
-    Raises:
-        ValueError: The device is unknown, absent, or there are fewer of it than processes.
-    """
-    if name not in get_args(Device):
-        raise ValueError(f"device: expected one of {', '.join(get_args(Device))}, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto"
-        )
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(
-            "device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto"
-        )
-    kind = _kind(name)
-    available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
-    if local_ranks > available:
-        raise ValueError(
-            f"device: {local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
-            f"start --nproc_per_node {available}, or write device=cpu"
-        )
-
-
 def pick_device(name: str) -> torch.device:
     """Turn a config's `device` into this process's device; on cuda, the GPU of its local rank.
 
@@ -135,16 +104,8 @@ def pick_device(name: str) -> torch.device:
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     check_device(name, local_ranks=local_rank + 1)
-    kind = _kind(name)
+    kind = device_type(name)
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
-
-
-def _kind(name: str) -> str:
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @contextmanager

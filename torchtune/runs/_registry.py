@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import did_you_mean
 
 
 class Source(NamedTuple):

@@ -16,14 +16,20 @@ from typing import Any
 
 from attrs import define
 
-from torchtune.config._classes import REQUIRED, fields
-from torchtune.config._diff import ABSENT, differences
-from torchtune.config._frozen import freeze, resolved_tree
-from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, Mistake
-from torchtune.config._tree import as_path
-from torchtune.config._trust import current_trust
-from torchtune.config._yaml import inline_yaml, read_yaml
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import (
+    ABSENT,
+    REQUIRED,
+    Layers,
+    as_path,
+    current_trust,
+    differences,
+    fields,
+    freeze,
+    inline_yaml,
+    read_yaml,
+    resolved_tree,
+)
 
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "run.json"

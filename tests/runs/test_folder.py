@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from tests.config import sample
-from torchtune.config import ConfigError, LockedError, load, lock, way_on
+from torchtune.config import ConfigError, load
+from torchtune.runs import LockedError, lock, way_on
 
 
 def run(folder: Path, *words: str, overwrite: bool = False) -> None:

@@ -18,7 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def golden_config(request: pytest.FixtureRequest) -> Callable[[Any, Path], None]:
     """Return a function that compares a config's rendering with a file: `golden_config(config, file)`."""
-    from torchtune.config.testing import compare_with_golden
+    from torchtune.runs.testing import compare_with_golden
 
     renew = bool(request.config.getoption("--renew-configs"))
 

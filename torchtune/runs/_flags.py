@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
 
-from torchtune.config._classes import REQUIRED
-from torchtune.config._component import COMPONENT_KEY
-from torchtune.config._interpolation import is_reference
-from torchtune.config._layers import Layers
-from torchtune.config._mistakes import Path
-from torchtune.config._schema import Slot, section_of, slots, unstructured_default
-from torchtune.config._tokens import Override
-from torchtune.config._tree import is_component_tree
-from torchtune.config._types import describe
-from torchtune.config._yaml import inline_yaml
+from torchtune.config.model import (
+    COMPONENT_KEY,
+    REQUIRED,
+    Layers,
+    Path,
+    Slot,
+    describe,
+    inline_yaml,
+    is_component_tree,
+    is_reference,
+    section_of,
+    slots,
+    unstructured_default,
+)
+from torchtune.runs._tokens import Override
 
 
 class Typed(str):

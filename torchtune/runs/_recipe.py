@@ -7,16 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from torchtune.config._frozen import freeze
-from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, Mistake
-from torchtune.config._outputs import Run, claim
-from torchtune.config._overrides import Overriding
-from torchtune.config._recording import recording
-from torchtune.config._signature import MISSING, parameters, unresolved
-from torchtune.config._sources import add_function, add_object, config_layers
-from torchtune.config._tokens import tokenise
-from torchtune.config._types import is_section
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import MISSING, Layers, freeze, is_section, parameters, unresolved
+from torchtune.runs._device import check_device
+from torchtune.runs._folder import Run, claim
+from torchtune.runs._overrides import Overriding
+from torchtune.runs._recording import recording
+from torchtune.runs._sources import add_function, add_object, config_layers
+from torchtune.runs._tokens import tokenise
 
 C = TypeVar("C")
 
@@ -131,7 +129,7 @@ class Recipe(Generic[C]):
             ConfigError: With every mistake, before anything is built.
         """
         cfg = layers.build(f"the config of {self.name}")
-        check_device(cfg, layers)
+        _check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
         return (
             claim(layers, str(output_dir), overwrite=overwrite, command=command)
@@ -144,7 +142,7 @@ class Recipe(Generic[C]):
         return freeze(layers).render()
 
 
-def check_device(cfg: Any, layers: Layers) -> None:
+def _check_device(cfg: Any, layers: Layers) -> None:
     """Check that the device of a config is there.
 
     Raises:
@@ -153,10 +151,8 @@ def check_device(cfg: Any, layers: Layers) -> None:
     device = getattr(cfg, "device", None)
     if not isinstance(device, str) or device in ("auto", "cpu"):
         return  # always there, so that a recipe without torch needs none
-    from torchtune.training import check_device as check
-
     try:
-        check(device)
+        check_device(device)
     except ValueError as error:
         where = layers.origin(("device",)).text
         raise ConfigError([Mistake(where, "device", str(error).removeprefix("device: "))]) from error
@@ -170,7 +166,7 @@ def apply_overrides(layers: Layers, words: Sequence[str]) -> None:
         layers.mistakes.append((layers.origin(()), mistake))
     rest = overriding.apply(overrides)
     if rest:
-        from torchtune.config._flags import match_flags
+        from torchtune.runs._flags import match_flags
 
         typed = match_flags(layers, rest)
         overriding.set_values([o.with_text(typed.get(o.key, o.text)) for o in rest])

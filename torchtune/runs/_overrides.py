@@ -7,34 +7,43 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from torchtune.config._classes import REQUIRED, field_names
-from torchtune.config._component import COMPONENT_KEY
-from torchtune.config._interpolation import is_reference
-from torchtune.config._layers import Layers, Origin
-from torchtune.config._mistakes import (
-    ConfigError,
+from torchtune.config import ConfigError
+from torchtune.config.model import (
+    COMPONENT_KEY,
+    REQUIRED,
+    Document,
+    Layers,
+    Origin,
     Path,
     Problem,
     RejectedError,
+    Slot,
+    at,
+    choices,
+    component_type_of,
     did_you_mean,
     dotted,
-    nearest,
-)
-from torchtune.config._schema import Slot, component_type_of, mapping_of, section_of, slots, type_of_unlisted
-from torchtune.config._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
-from torchtune.config._tree import at, is_component_tree, is_index, leaves
-from torchtune.config._types import (
-    choices,
+    field_names,
     is_anything,
     is_collection_type,
+    is_component_tree,
+    is_index,
+    is_reference,
+    leaves,
+    mapping_of,
     members,
+    nearest,
+    parse_yaml,
+    section_of,
     sections_of,
+    slots,
     strip,
     takes_none,
     takes_text,
+    type_of_unlisted,
+    unstructure,
 )
-from torchtune.config._unstructure import unstructure
-from torchtune.config._yaml import Document, parse_yaml
+from torchtune.runs._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
 
 
 @define

@@ -5,9 +5,8 @@ from typing import Final
 
 from attrs import frozen
 
-from torchtune.config._component import COMPONENT_KEY
-from torchtune.config._layers import Origin
-from torchtune.config._mistakes import Mistake, did_you_mean
+from torchtune.config import Mistake
+from torchtune.config.model import COMPONENT_KEY, Origin, did_you_mean
 
 OVERRIDE_FLAG: Final = "--override"
 SWITCHES: Final = (

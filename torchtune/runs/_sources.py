@@ -11,18 +11,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune.config._classes import fields
-from torchtune.config._layers import Layers, Origin, line_of
-from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean, dotted
-from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
-from torchtune.config._registry import config_source, config_sources
-from torchtune.config._signature import result_type
-from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
-from torchtune.config._types import article, is_section, yaml_repr
-from torchtune.config._unstructure import unstructure_what_can_be
-from torchtune.config._yaml import Document, read_yaml
-
-BASE_KEY = "_base_"
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.model import (
+    BASE_KEY,
+    OWN_PACKAGES,
+    Document,
+    Layers,
+    Origin,
+    article,
+    did_you_mean,
+    dotted,
+    fields,
+    is_section,
+    line_of,
+    read_yaml,
+    result_type,
+    shown_path,
+    trust_folder_of,
+    unstructure_what_can_be,
+    yaml_repr,
+)
+from torchtune.runs._recording import IncompleteError, Locator, Recorder, recording
+from torchtune.runs._registry import config_source, config_sources
 
 
 def config_layers(name: str | None, wanted: type | None) -> Layers:
@@ -332,17 +342,3 @@ def _import_file(name: str, path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def shown_path(file: str) -> str:
-    """Return a file's path as a user would write it here: relative where it lies below this folder."""
-    path, here = Path(file), Path.cwd()
-    if not path.is_absolute():
-        return str(path)
-    for root in (here, Path(__file__).resolve().parents[2]):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return str(path)
-
-
-__all__ = ["BASE_KEY", "Document", "add_function", "add_object", "config_layers", "load_module", "shown_path"]

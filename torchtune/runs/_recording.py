@@ -17,11 +17,23 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from torchtune.config._classes import REQUIRED, fields, refused_by_converter
-from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_at
-from torchtune.config._mistakes import Path, did_you_mean, nearest
-from torchtune.config._tree import BROKEN
-from torchtune.config._types import describe, is_section, members, strip
+from torchtune.config.model import (
+    BROKEN,
+    COMPONENT_KEY,
+    REQUIRED,
+    Path,
+    bound_keywords,
+    describe,
+    did_you_mean,
+    fields,
+    is_section,
+    members,
+    nearest,
+    position_of,
+    refused_by_converter,
+    strip,
+    written_at,
+)
 
 Place = tuple[str, int]
 """A file and a line."""
@@ -244,7 +256,7 @@ class Recorder:
             written = written_at(value)
             return _place_in_call(_Use(*written), str(key), value) if written else None
         if use := self.assigned.get((id(value), str(key))):
-            return use.code.co_filename, _position(use)[0]
+            return use.code.co_filename, position_of(use.code, use.instruction)[0]
         if found := self.made.get(id(value)):
             return self._place_in_constructor(found[1], str(key))
         return None
@@ -275,22 +287,9 @@ def _user() -> _Use | None:
     return None
 
 
-def place_of_call(code: CodeType, instruction: int) -> Place:
-    """Return the file and line of a call."""
-    use = _Use(code, instruction)
-    return code.co_filename, _position(use)[0]
-
-
-def _position(use: _Use) -> tuple[int, int]:
-    """Return the line and column at which an instruction's expression begins."""
-    positions = list(use.code.co_positions())
-    line, _, column, _ = positions[use.instruction // 2]
-    return line or use.code.co_firstlineno, column or 0
-
-
 def _place_in_call(use: _Use, key: str, component: Any, *, exact: bool = False) -> Place | None:
     """Return the line of an argument in a call; of the call itself where it is not spelt out and need not be."""
-    file, (line, column) = use.code.co_filename, _position(use)
+    file, (line, column) = use.code.co_filename, position_of(use.code, use.instruction)
     call = _calls(file).get((line, column))
     if call is None:
         return None if exact and component is None else (file, line)

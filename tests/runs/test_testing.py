@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.config import sample
-from torchtune.config import ConfigError, testing
+from torchtune.config import ConfigError
+from torchtune.runs import testing
 
 pytest_plugins = ["pytester"]
 
@@ -27,7 +28,7 @@ def test_check_raises_every_mistake_with_its_line() -> None:
     with pytest.raises(ConfigError) as caught:
         testing.check(broken, "epochs=0", recipe=sample.main)
     assert [m.path for m in caught.value.mistakes] == ["dtype", "batch_size", "epochs"]
-    assert caught.value.mistakes[0].origin.endswith("test_testing.py:16")
+    assert caught.value.mistakes[0].origin.endswith("test_testing.py:17")
 
 
 def test_check_tells_the_recipe_of_a_file(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_users_suite_renews_and_then_guards_its_configs(pytester: pytest.Pyteste
         test_mine="""
             from pathlib import Path
             import my_configs, pytest
-            from torchtune.config import testing
+            from torchtune.runs import testing
 
             @pytest.mark.parametrize("make", testing.functions_of(my_configs))
             def test_config(make, golden_config):

@@ -1,6 +1,6 @@
 """Testing configs, in your own pytest: every mistake found, and every change of what they mean seen in review.
 
-    from torchtune.config import testing
+    from torchtune.runs import testing
 
     import my_configs
 
@@ -19,12 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune.config._diff import ABSENT, differences
-from torchtune.config._frozen import render
-from torchtune.config._parse import Recipe, apply_overrides
-from torchtune.config._signature import result_type
-from torchtune.config._types import is_section
-from torchtune.config._yaml import inline_yaml, parse_yaml
+from torchtune.config import render
+from torchtune.config.model import ABSENT, differences, inline_yaml, is_section, parse_yaml, result_type
+from torchtune.runs._recipe import Recipe, apply_overrides
 
 __all__ = ["check", "compare_with_golden", "functions_of"]
 

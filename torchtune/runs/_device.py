@@ -1,0 +1,50 @@
+"""Whether this machine has the device of a config; torch is imported when that is asked."""
+
+from typing import Literal, get_args
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+"""What a config's `device` may be."""
+
+
+def check_device(name: str, local_ranks: int = 1) -> None:
+    """Refuse a device that this machine does not have.
+
+    The run's parent calls it before anything is written; it starts no GPU context.
+
+    Args:
+        name: A config's `device`, a `Device`.
+        local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
+
+    Raises:
+        ValueError: The device is unknown, absent, or there are fewer of it than processes.
+    """
+    if name not in get_args(Device):
+        raise ValueError(f"device: expected one of {', '.join(get_args(Device))}, got {name!r}")
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto"
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(
+            "device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto"
+        )
+    kind = device_type(name)
+    available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
+    if local_ranks > available:
+        raise ValueError(
+            f"device: {local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
+            f"start --nproc_per_node {available}, or write device=cpu"
+        )
+
+
+def device_type(name: str) -> str:
+    """Return the type of device that a config's `device` means on this machine."""
+    if name != "auto":
+        return name
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
