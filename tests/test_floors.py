@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "torchtune.modules": set[str](),
     "torchtune.data": set[str](),
     "torchtune.files": set[str](),
-    "torchtune.utils": set[str](),
+    "torchtune.utils": {"runs"},
     "torchtune.runs": {"config", "files"},
     "torchtune.datasets": {"config", "data"},
     "torchtune.tokenizers": {"data", "files", "runs"},

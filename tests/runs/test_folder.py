@@ -9,7 +9,7 @@ import yaml
 
 from tests.config import sample
 from torchtune.config import ConfigError, load
-from torchtune.runs import LockedError, lock, way_on
+from torchtune.runs import LockedError, RunFolder
 
 
 def run(folder: Path, *words: str, overwrite: bool = False) -> None:
@@ -143,7 +143,7 @@ def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:
 
 def test_a_folder_at_work_is_left_alone(unfinished: Path) -> None:
     before = (unfinished / "config.yaml").read_text()
-    with lock(unfinished, "a run"):
+    with RunFolder(unfinished).lock("a run"):
         for overwrite in (False, True):
             with pytest.raises(
                 ConfigError, match=r"a run \(.*, process \d+\) is at work in .*; wait for it or end it"
@@ -155,7 +155,7 @@ def test_a_folder_at_work_is_left_alone(unfinished: Path) -> None:
 
 def test_another_start_is_waited_for(unfinished: Path) -> None:
     def hold() -> None:
-        with lock(unfinished, "a start of a run"):
+        with RunFolder(unfinished).lock("a start of a run"):
             held.set()
             time.sleep(0.3)
 
@@ -170,15 +170,15 @@ def test_another_start_is_waited_for(unfinished: Path) -> None:
 def test_a_lock_is_gone_with_its_process_and_says_who_holds_it(tmp_path: Path) -> None:
     for _ in range(2):
         with (
-            lock(tmp_path, "a run"),
+            RunFolder(tmp_path).lock("a run"),
             pytest.raises(LockedError, match=r"^a run \("),
-            lock(tmp_path, "another"),
+            RunFolder(tmp_path).lock("another"),
         ):
             pass
     with (
-        lock(tmp_path, "a start"),
+        RunFolder(tmp_path).lock("a start"),
         pytest.raises(LockedError, match=r"^a start \("),
-        lock(tmp_path, "b", patience=0.1),
+        RunFolder(tmp_path).lock("b", patience=0.1),
     ):
         pass
 
@@ -216,9 +216,9 @@ def test_a_kill_while_a_run_is_overwritten_leaves_nothing_to_go_on_from(
 
 
 def test_the_way_on_is_the_command_that_was_typed(unfinished: Path) -> None:
-    assert way_on(unfinished) == "the same command continues"
+    assert RunFolder(unfinished).resume_hint() == "the same command continues"
     record = json.loads((unfinished / "run.json").read_text())
     record["command"] += ["--overwrite"]
     (unfinished / "run.json").write_text(json.dumps(record))
-    assert way_on(unfinished) == "the same command without --overwrite continues"
-    assert way_on(unfinished / "nowhere") == "the same command continues"
+    assert RunFolder(unfinished).resume_hint() == "the same command without --overwrite continues"
+    assert RunFolder(unfinished / "nowhere").resume_hint() == "the same command continues"

@@ -9,7 +9,7 @@ from typing import Any
 from torchtune.cli._style import paint
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, Difference, differences, inline_yaml, read_yaml
-from torchtune.runs import config_source, config_sources, folder_of
+from torchtune.runs import RunFolder, config_source, config_sources, folder_of
 
 HELP = """\
 usage: tune diff A B [--json]
@@ -72,7 +72,7 @@ def tree_of(name: str, *, frozen: bool = False) -> Any:
         ConfigError: There is no such config.
     """
     if _is_run(name):
-        return _read(os.path.join(name, "config.yaml"))  # noqa: PTH118
+        return _read(str(RunFolder(name).config))
     if name.endswith((".yaml", ".yml")):
         return _read(name)
     if frozen or ".py" in name:
@@ -112,14 +112,14 @@ def since(run: str) -> list[Difference]:
         ConfigError: It is no run's folder, or its command means nothing any more.
     """
     from torchtune.cli._frozen_tree import today
-    from torchtune.runs import read_record, versions
+    from torchtune.runs import versions
 
-    record = read_record(run)
+    record = RunFolder(run).read_record()
     if not record:
         raise ConfigError(
             [Mistake(run, "", "is no run's folder; name a second config to compare it with")], "the run"
         )
-    then = _read(os.path.join(run, "config.yaml"))  # noqa: PTH118
+    then = _read(str(RunFolder(run).config))
     folder = record.get("folder", "")
     # Its paths are relative to where it was started.
     here = contextlib.chdir(folder) if os.path.isdir(folder) else contextlib.nullcontext()  # noqa: PTH112

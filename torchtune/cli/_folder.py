@@ -10,7 +10,7 @@ from typing import Any
 from torchtune.cli._call import Call, load_recipe
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
-from torchtune.runs import Recipe, config_names, config_source, load_module, recipe_names
+from torchtune.runs import Recipe, RunFolder, config_names, config_source, load_module, recipe_names
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
@@ -52,7 +52,7 @@ def recipe_for(config: str | type) -> str:
     if ".py" not in config and not config.endswith((".yaml", ".yml")):
         if not Path(config).is_dir():
             config_source(config)  # it is not registered, which this says, with the nearest that is
-        config = str(Path(config) / "config.yaml")
+        config = str(RunFolder(config).config)
     if config.endswith((".yaml", ".yml")):
         call = _call_of_yaml(Path(config), _recipes([])[0])
         if call.mistakes:

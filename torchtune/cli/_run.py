@@ -164,13 +164,13 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
                 logging.getLogger(name).setLevel(logging.CRITICAL)
     files = [word for file in current_trust().files for word in ("--file", file)]
     try:
-        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *files])
+        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
     except SignalException as error:
         sys.stderr.write(f"tune: ended by {error.sigval.name}\n")
         return 128 + error.sigval
     except ChildFailedError as error:
         return _tell(error.failures)
-    frozen.finished()
+    frozen.finish()
     return 0
 
 

@@ -122,9 +122,13 @@ def fixed_tree(config: Any) -> dict[str, Any]:
     Args:
         config: A resolved config object; its fields marked `MayChange` are left out, and its output folder.
     """
-    cls: type = type(config)
-    free = {"output_dir", *(name for name, f in fields(cls).items() if f.may_change)}
+    free = {"output_dir", *may_change(type(config))}
     return {name: value for name, value in frozen_tree(config).items() if name not in free}
+
+
+def may_change(config_class: type | None) -> set[str]:
+    """Return the fields that a resumed run may change: those marked `MayChange`."""
+    return {name for name, f in fields(config_class).items() if f.may_change} if config_class else set()
 
 
 def _error(rejected: RejectedError) -> ConfigError:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torchtune.config._component import COMPONENT_KEY, bound_keywords, is_component, written_at
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._dotpath import is_component_path
-    from torchtune.config._frozen import fixed_tree, freeze, frozen_tree, resolved_tree
+    from torchtune.config._frozen import fixed_tree, freeze, frozen_tree, may_change, resolved_tree
     from torchtune.config._interpolation import is_reference
     from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers, Origin, line_of
@@ -92,6 +92,7 @@ __all__ = [
     "leaves",
     "line_of",
     "mapping_of",
+    "may_change",
     "members",
     "nearest",
     "parameters",

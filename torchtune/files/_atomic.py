@@ -1,4 +1,4 @@
-"""Folders that are complete or not there."""
+"""Files and folders that are complete or not there."""
 
 import os
 import shutil
@@ -42,6 +42,13 @@ def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
         shutil.rmtree(replaced)
     else:
         partial.rename(target)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file beside and rename it, so that a kill leaves the old file or the new one."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
 
 
 def resolved(folder: str | os.PathLike[str]) -> Path:

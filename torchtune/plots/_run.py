@@ -10,13 +10,11 @@ from attrs import frozen
 
 from torchtune.config import ConfigError
 from torchtune.config.model import read_yaml
-from torchtune.runs import read_record
+from torchtune.runs import RunFolder
 
 if TYPE_CHECKING:
     from torchtune.utils.metric_logging import RunMetrics
 
-_OF_A_RUN = ("config.yaml", "run.json")
-"""What the folder of a run holds before its first step."""
 _DRAWN = (".png", ".html")
 """What this verb writes, and what a shell's `runs/*` therefore finds the next time."""
 
@@ -64,7 +62,7 @@ def read_runs(words: Sequence[str]) -> list[PlottedRun]:
         named = [(label, path) for label, path in named if path.suffix not in _DRAWN] or named
     seen: dict[Path, Path] = {}
     for _, path in named:
-        file = path.resolve() / "metrics.jsonl" if path.is_dir() else path.resolve()
+        file = RunFolder(path.resolve()).metrics if path.is_dir() else path.resolve()
         if file in seen:
             raise ValueError(f"{path} and {seen[file]} are the same run; name each run once")
         seen[file] = path
@@ -128,23 +126,23 @@ def _folder_parts(path: Path) -> tuple[str, ...]:
 def _read(name: str, path: Path) -> PlottedRun:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such folder; name a run's output_dir, or its metrics.jsonl")
-    folder = path if path.is_dir() else path.parent
+    run = RunFolder(path if path.is_dir() else path.parent)
     metrics = _metrics(path)
     notes = []
     if metrics.broken:
         notes.append(f"{_lines(metrics.broken)} of metrics.jsonl cannot be read")
-    config, why = _config(folder / "config.yaml")
-    samples, broken = _samples(folder / "samples.jsonl")
+    config, why = _config(run.config)
+    samples, broken = _samples(run.samples)
     notes += [why] if why else []
     notes += [f"{_lines(broken)} of samples.jsonl cannot be read"] if broken else []
-    return PlottedRun(_printable(name), folder, metrics, config, read_record(folder), samples, notes)
+    return PlottedRun(_printable(name), run.path, metrics, config, run.read_record(), samples, notes)
 
 
 def _metrics(path: Path) -> "RunMetrics":
     from torchtune.utils.metric_logging import RunMetrics, read_metrics
 
-    has_begun = any((path / name).exists() for name in _OF_A_RUN)
-    if has_begun and not (path / "metrics.jsonl").exists():
+    run = RunFolder(path)
+    if run.has_begun and not run.metrics.exists():
         return RunMetrics([], [])  # it has not come to its first step
     metrics = read_metrics(path)
     if path.is_file() and metrics.broken and not metrics.lines:

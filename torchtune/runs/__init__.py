@@ -7,10 +7,11 @@ from torchtune._lazy import lazy_exports
 if TYPE_CHECKING:
     from torchtune.runs._device import Device, check_device, device_type
     from torchtune.runs._flags import print_help
-    from torchtune.runs._folder import LockedError, lock, read_record, update_record, versions, way_on
+    from torchtune.runs._folder import LockedError, RunFolder
     from torchtune.runs._locate import ModelFolders, locate_model, result_of
     from torchtune.runs._overrides import override
     from torchtune.runs._recipe import Recipe, parse
+    from torchtune.runs._record import versions
     from torchtune.runs._registry import (
         config_names,
         config_source,
@@ -27,6 +28,7 @@ __all__ = [
     "LockedError",
     "ModelFolders",
     "Recipe",
+    "RunFolder",
     "check_device",
     "config_layers",
     "config_names",
@@ -36,18 +38,14 @@ __all__ = [
     "folder_of",
     "load_module",
     "locate_model",
-    "lock",
     "override",
     "parse",
     "print_help",
-    "read_record",
     "recipe_names",
     "recipe_source",
     "result_of",
     "unknown_name",
-    "update_record",
     "versions",
-    "way_on",
 ]
 
 __getattr__ = lazy_exports(__name__)

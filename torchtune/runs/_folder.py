@@ -1,319 +1,255 @@
-"""The output folder of a run: who may write into it, its frozen config, and its record."""
+"""The output folder of a run: every file in it, who may write into it, and whether a run resumes there."""
 
 import fcntl
 import json
 import os
-import platform
 import secrets
+import shutil
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from attrs import define
+from typing import TYPE_CHECKING, Any
 
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     ABSENT,
-    REQUIRED,
-    Layers,
     as_path,
-    current_trust,
     differences,
-    fields,
-    freeze,
     inline_yaml,
     read_yaml,
-    resolved_tree,
 )
+from torchtune.files import write_text
+from torchtune.runs._record import now, record
 
-CONFIG_FILE = "config.yaml"
-RECORD_FILE = "run.json"
-LOCK_FILE = ".lock"
+if TYPE_CHECKING:
+    from torchtune.config.model import Layers
 
-_PLOTS = ("plot.png", "plot.html")
-_OF_A_START = {CONFIG_FILE, RECORD_FILE, LOCK_FILE.strip("."), *_PLOTS}
-"""What is left of a run that ended before it had done anything."""
-_OF_A_RUN = (
-    "checkpoints",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "best",
-    "final",
-    "profile",
-    "log.txt",
-    "wandb_id.txt",
-    *_PLOTS,
-)
-"""What else it writes, by the names that it has in the folder."""
 _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""
-
-
-@define
-class Run:
-    """A claimed output folder."""
-
-    folder: Path
-
-    @property
-    def file(self) -> Path:
-        """The frozen config."""
-        return self.folder / CONFIG_FILE
-
-    def finished(self) -> None:
-        """Record that the run is complete."""
-        _update_record(self.folder, {"finished": _now()})
-
-
-def claim(
-    layers: Layers, output_dir: str, *, overwrite: bool = False, command: list[str] | None = None
-) -> Run:
-    """Freeze a config into its output folder, or find that the run there is to be continued.
-
-    A null seed is replaced by one that is drawn, or by that of the run which is continued.
-
-    Args:
-        layers: The checked config.
-        output_dir: The folder.
-        overwrite: Start anew, whatever the folder holds of an earlier run.
-        command: What the user typed, for the record.
-
-    Raises:
-        ConfigError: The folder holds a finished run, or a run of another config, or cannot be written.
-    """
-    if "\0" in output_dir:
-        raise _refuse(layers, "holds a NUL character, which no folder's name can")
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder, "a start of a run", patience=_PATIENCE):
-            if overwrite:
-                _clear(folder)
-            if (folder / CONFIG_FILE).exists():
-                _continue(layers, folder, command or sys.argv)
-            else:
-                _start(layers, folder, command or sys.argv)
-    except LockedError as error:
-        raise _refuse(layers, str(error)) from error
-    except OSError as error:
-        raise _refuse(
-            layers, f"cannot write to {folder}: {error.strerror}; choose another output_dir"
-        ) from error
-    return Run(folder)
 
 
 class LockedError(ValueError):
     """Another process is at work in an output folder; the message says which."""
 
 
-@contextmanager
-def lock(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock of an output folder, which the system lets go of however this process ends.
+class RunFolder:
+    """The output folder of a run, and the files in it by their names; it need not exist.
 
     Args:
-        folder: It exists.
-        what: Who holds it, for others to read.
-        patience: How long another start of a run is waited for, such as that on another node (seconds).
-
-    Raises:
-        LockedError: Somebody else holds it.
+        path: The config's `output_dir`.
     """
-    until = time.monotonic() + patience
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip()
-                if holder.startswith("a run") or time.monotonic() > until:
-                    raise LockedError(
-                        f"{holder or 'another process'} is at work in {folder}; wait for it or end it, or choose"
-                        " another output_dir"
-                    ) from None
-                time.sleep(0.05)
-            except OSError:  # a file system without locks
-                break
-            else:
-                break
-        file.truncate(0)
-        file.write(f"{what} ({socket.gethostname()}, process {os.getpid()})\n")
-        file.flush()
-        yield
 
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        """The frozen config."""
+        self.record = self.path / "run.json"
+        """What else the run depends on, and when it began and ended."""
+        self.metrics = self.path / "metrics.jsonl"
+        """One JSON object for each optimizer step."""
+        self.samples = self.path / "samples.jsonl"
+        """Answers to fixed prompts."""
+        self.checkpoints = self.path / "checkpoints"
+        """Everything that is needed to resume."""
+        self.final = self.path / "final"
+        """The trained weights."""
+        self.best = self.path / "best"
+        """Those of the lowest validation loss."""
+        self.profile = self.path / "profile"
+        """Traces of torch.profiler."""
+        self.log = self.path / "log.txt"
+        """Metrics as text."""
+        self.wandb_id = self.path / "wandb_id.txt"
+        """The id under which Weights & Biases knows the run."""
+        self.plot = self.path / "plot"
+        """What `tune plot` writes, without the endings of its two files."""
+        self._plots = [self.plot.with_suffix(ending) for ending in (".png", ".html")]
+        self._lock = self.path / ".lock"
 
-def _start(layers: Layers, folder: Path, command: list[str]) -> None:
-    if layers.tree.get("seed", REQUIRED) is None:
-        layers.tree["seed"] = secrets.randbelow(2**31)
-    text = freeze(layers).render()
-    _write(folder / RECORD_FILE, json.dumps(record(command), indent=2) + "\n")
-    _write(folder / CONFIG_FILE, text)
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file() or self.record.is_file()
 
+    @property
+    def weights(self) -> Path | None:
+        """The folder of weights that stands for the run: `final`, or `best` where it has not ended."""
+        return next((folder for folder in (self.final, self.best) if folder.is_dir()), None)
 
-def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
-    """Take the seed of the run that is here, and refuse a run that is finished or another."""
-    there = read_yaml(str(folder / CONFIG_FILE)).value
-    if layers.tree.get("seed", REQUIRED) is None and isinstance(there, dict):
-        layers.tree["seed"] = there.get("seed")
-    if not isinstance(there, dict) or not there:
-        raise _refuse(
-            layers, f"{folder / CONFIG_FILE} holds no config; choose another output_dir, or --overwrite"
-        )
-    here, may_change = freeze(layers), free(layers)
-    # The folder may have moved, or be spelt in another way; what refers to it is still the same.
-    same_place = {"output_dir": str(folder)}
-    changed = [
-        d
-        for d in differences(resolved_tree(there | same_place), resolved_tree(here.tree | same_place))
-        if d.path.split(".")[0] not in may_change
-    ]
-    if changed and _left_in(folder) <= _OF_A_START:
-        _start(layers, folder, command)  # that run ended before it had done anything
-        return
-    if changed:
-        count = f"{len(changed)} values differ" if len(changed) > 1 else "1 value differs"
-        whole = f"{folder} holds a run of another config; choose another output_dir, or --overwrite; {count}"
-        leaves = [
-            Mistake(
-                layers.origin(as_path(d.path)).text, d.path, f"{_shown(d.left)} there, {_shown(d.right)} now"
+    def read_record(self) -> dict[str, Any]:
+        """Return the record; empty where there is none that can be read."""
+        try:
+            values = json.loads(self.record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def update_record(self, values: Mapping[str, Any]) -> None:
+        """Add to the record, where there is one.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if self.record.exists():
+            self._write_record({**self.read_record(), **values})
+
+    def _write_record(self, values: Mapping[str, Any]) -> None:
+        write_text(self.record, json.dumps(values, indent=2) + "\n")
+
+    def finish(self) -> None:
+        """Record that the run is complete."""
+        self.update_record({"finished": now()})
+
+    def resume_hint(self) -> str:
+        """Say how the run resumes that was stopped: by the command that is in its record."""
+        again = "the same command"
+        if "--overwrite" in self.read_record().get("command", ()):
+            again += " without --overwrite"
+        return f"{again} continues"
+
+    @contextmanager
+    def lock(self, holder: str, patience: float = 0.0) -> Iterator[None]:
+        """Hold the folder's lock, which the system lets go of however this process ends.
+
+        Args:
+            holder: Who holds it, for others to read.
+            patience: How long another start of a run is waited for, such as that on another node (seconds).
+
+        Raises:
+            LockedError: Somebody else holds it.
+        """
+        until = time.monotonic() + patience
+        with self._lock.open("a+", encoding="utf-8") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    other = file.read().strip()
+                    if other.startswith("a run") or time.monotonic() > until:
+                        raise LockedError(
+                            f"{other or 'another process'} is at work in {self.path}; wait for it or end it, or choose"
+                            " another output_dir"
+                        ) from None
+                    time.sleep(0.05)
+                except OSError:  # a file system without locks
+                    break
+                else:
+                    break
+            file.truncate(0)
+            file.write(f"{holder} ({socket.gethostname()}, process {os.getpid()})\n")
+            file.flush()
+            yield
+
+    def claim(self, layers: "Layers", command: list[str], *, overwrite: bool = False) -> None:
+        """Freeze a config into the folder, or find that the run in it is to be resumed.
+
+        A null seed is replaced by one that is drawn, or by that of the run which is resumed.
+
+        Args:
+            layers: The checked config.
+            command: What the user typed, for the record.
+            overwrite: Start anew, whatever the folder holds of an earlier run.
+
+        Raises:
+            ConfigError: The folder holds a finished run, or a run of another config, or cannot be written.
+        """
+        if "\0" in str(self.path):
+            raise _refused(layers, "holds a NUL character, which no folder's name can")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self.lock("a start of a run", patience=_PATIENCE):
+                if overwrite:
+                    self.clear()
+                if self.config.exists():
+                    self._resume(layers, command)
+                else:
+                    self._start(layers, command)
+        except LockedError as error:
+            raise _refused(layers, str(error)) from error
+        except OSError as error:
+            reason = f"cannot write to {self.path}: {error.strerror}; choose another output_dir"
+            raise _refused(layers, reason) from error
+
+    def _start(self, layers: "Layers", command: list[str]) -> None:
+        from torchtune.config.model import REQUIRED, freeze
+
+        if layers.tree.get("seed", REQUIRED) is None:
+            layers.tree["seed"] = secrets.randbelow(2**31)
+        text = freeze(layers).render()
+        self._write_record(record(command))
+        write_text(self.config, text)
+
+    def _resume(self, layers: "Layers", command: list[str]) -> None:
+        """Take the seed of the run that is here, and refuse a run that is finished or another."""
+        from torchtune.config.model import REQUIRED, freeze, may_change, resolved_tree
+
+        earlier = read_yaml(str(self.config)).value
+        if not isinstance(earlier, dict) or not earlier:
+            raise _refused(
+                layers, f"{self.config} holds no config; choose another output_dir, or --overwrite"
             )
-            for d in changed
-        ]
-        raise ConfigError([*_refuse(layers, whole).mistakes, *leaves], "the output folder")
-    if "finished" in read_record(folder):
-        raise _refuse(
-            layers, f"{folder} holds a finished run; choose another output_dir, or --overwrite to start anew"
-        )
-    _write(folder / CONFIG_FILE, here.render())
+        if layers.tree.get("seed", REQUIRED) is None:
+            layers.tree["seed"] = earlier.get("seed")
+        frozen, free = freeze(layers), {"output_dir", *may_change(layers.wanted)}
+        # The folder may have moved, or be spelt in another way; what refers to it is still the same.
+        same_folder = {"output_dir": str(self.path)}
+        sides = [resolved_tree(tree | same_folder) for tree in (earlier, frozen.tree)]
+        changes = [d for d in differences(*sides) if d.path.split(".")[0] not in free]
+        if changes and not self._has_progress():
+            self._start(layers, command)
+            return
+        if changes:
+            count = f"{len(changes)} values differ" if len(changes) > 1 else "1 value differs"
+            refusal = _refused(
+                layers,
+                f"{self.path} holds a run of another config; choose another output_dir, or --overwrite; {count}",
+            )
+            leaves = [
+                Mistake(
+                    layers.origin(as_path(d.path)).text,
+                    d.path,
+                    f"{_shown(d.left)} there, {_shown(d.right)} now",
+                )
+                for d in changes
+            ]
+            raise ConfigError([*refusal.mistakes, *leaves], "the output folder")
+        if "finished" in self.read_record():
+            raise _refused(
+                layers,
+                f"{self.path} holds a finished run; choose another output_dir, or --overwrite to start anew",
+            )
+        write_text(self.config, frozen.render())
 
+    def _has_progress(self) -> bool:
+        """Tell whether a run has done more here than to start; what a kill left half written is not counted."""
+        of_a_start = {self.config, self.record, self._lock, *self._plots}
+        return any(path not in of_a_start and path.suffix != ".part" for path in self.path.iterdir())
 
-def _left_in(folder: Path) -> set[str]:
-    """Return what stands in a folder, without what a kill left half written."""
-    return {path.name.strip(".") for path in folder.iterdir() if path.suffix != ".part"}
+    def clear(self) -> None:
+        """Remove what a run writes, and nothing else that is in the folder.
 
-
-def free(layers: Layers) -> set[str]:
-    """Return the fields that a continued run may change: those marked `MayChange`, and the folder's own name."""
-    if layers.wanted is None:
-        return {"output_dir"}
-    marked = {name for name, f in fields(layers.wanted).items() if f.may_change}
-    return {"output_dir", *marked}
+        Checkpoints lose their name first and the config is the last to go, so that no kill in between leaves a run
+        that resumes from what was to be removed.
+        """
+        removed = self.path / ".checkpoints.removed"
+        if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
+            shutil.rmtree(removed, ignore_errors=True)
+            self.checkpoints.rename(removed)
+        results = [self.checkpoints, self.metrics, self.samples, self.best, self.final, self.profile]
+        for path in (removed, *results, self.log, self.wandb_id, *self._plots, self.record, self.config):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _shown(value: Any) -> str:
     return "nothing" if value is ABSENT else inline_yaml(value)
 
 
-def _refuse(layers: Layers, message: str) -> ConfigError:
+def _refused(layers: "Layers", message: str) -> ConfigError:
     where = layers.origin(("output_dir",)).text
     return ConfigError([Mistake(where, "output_dir", message)], "the output folder")
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a run writes, and nothing else that stands in the folder.
-
-    Checkpoints lose their name first and the config is the last to go, so that no kill in between leaves a run that
-    goes on from what was to be removed.
-    """
-    import shutil
-
-    checkpoints, gone = folder / "checkpoints", folder / ".checkpoints.removed"
-    if checkpoints.is_dir() and not checkpoints.is_symlink():
-        shutil.rmtree(gone, ignore_errors=True)
-        checkpoints.rename(gone)
-    for name in (gone.name, *_OF_A_RUN, RECORD_FILE, CONFIG_FILE):
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def way_on(folder: Path | str) -> str:
-    """Say how a run goes on that was stopped: by the command that is in its record."""
-    again = "the same command"
-    if "--overwrite" in read_record(folder).get("command", ()):
-        again += " without --overwrite"
-    return f"{again} continues"
-
-
-def record(command: list[str]) -> dict[str, Any]:
-    """Return what else a run depends on: command, versions, threads, commit, machine, start."""
-    trust = current_trust()
-    return {
-        "command": command,
-        "folder": str(Path.cwd()),
-        "allow": sorted(trust.packages),
-        "trusted_folders": list(trust.folders),
-        "versions": versions(),
-        "threads": _threads(),
-        "git": git_state(),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "started": _now(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, torchtune and what was imported that has one and bears on numbers."""
-    names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece")
-    loaded = {n: getattr(sys.modules[n], "__version__", "") for n in names if n in sys.modules}
-    return {"python": platform.python_version(), **{n: str(v) for n, v in loaded.items() if v}}
-
-
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch else None
-
-
-def git_state() -> dict[str, Any] | None:
-    """Return the commit of the folder that torchtune is in, and whether it is dirty; None outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 -- git
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = run.stdout.splitlines()
-    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
-    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
-
-
-def read_record(folder: Path | str) -> dict[str, Any]:
-    """Return a run's record; empty where there is none that can be read."""
-    try:
-        found: dict[str, Any] = json.loads((Path(folder) / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def update_record(folder: Path | str, more: dict[str, Any]) -> None:
-    """Add to a run's record, where there is one.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    if (Path(folder) / RECORD_FILE).exists():
-        _update_record(Path(folder), more)
-
-
-def _update_record(folder: Path, more: dict[str, Any]) -> None:
-    _write(folder / RECORD_FILE, json.dumps({**read_record(folder), **more}, indent=2) + "\n")
-
-
-def _write(file: Path, text: str) -> None:
-    """Write beside and rename, so that a kill leaves the old file or the new one."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(file)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,22 +1,16 @@
 """Where a model's weights are: in a Hugging Face folder, behind an adapter, or in a run's folder."""
 
-import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 from attrs import frozen
 
 from torchtune.files import read_json, unexpected
+from torchtune.runs._folder import RunFolder
 
 _CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
-_RECORD = "run.json"
-_OF_A_RUN = ("config.yaml", _RECORD)
-"""What a run's folder holds from its start on."""
-_RESULTS = ("final", "best")
-"""Its folders of weights, the one that is taken first; `best` is the model of the lowest validation loss so far."""
 
 StrPath = str | os.PathLike[str]
 
@@ -73,12 +67,12 @@ def result_of(folder: StrPath) -> Path:
             " run's (tune download fetches a model, tune convert makes one of other files)"
         )
     is_model = (folder / _CONFIG).is_file() or _is_adapter(folder)
-    if is_model or not any((folder / name).is_file() for name in _OF_A_RUN):
+    run = RunFolder(folder)
+    if is_model or not run.has_begun:
         return folder
-    for name in _RESULTS:
-        if (folder / name).is_dir():
-            return folder / name
-    command = _record(folder).get("command")
+    if run.weights is not None:
+        return run.weights
+    command = run.read_record().get("command")
     again = f"`{shlex.join(map(str, command))}`" if isinstance(command, list) else "the same command"
     raise ValueError(
         f"{folder} holds a run that has not ended: there is neither final/ nor best/ in it; {again} continues it"
@@ -98,7 +92,7 @@ def _base_of(adapter: Path) -> Path:
     how = f"name both, the base as model_directory and {adapter} as adapter_directory (adapter, in Python)"
     if not named:
         raise ValueError(f"{adapter / _ADAPTER_CONFIG} does not say what its base is; {how}")
-    started_in = _record(adapter.parent).get("folder")
+    started_in = RunFolder(adapter.parent).read_record().get("folder")
     for start in ("", started_in if isinstance(started_in, str) else ""):
         base = Path(start, named)
         if base.is_dir():
@@ -108,12 +102,3 @@ def _base_of(adapter: Path) -> Path:
         f"{adapter / _ADAPTER_CONFIG} says that its base is {named!r}, and there is no such folder; fetch it"
         f" (tune download {named} --output-dir {fetched}) and {how}"
     )
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """Read what a run wrote down of its start; nothing, where there is none that can be read."""
-    try:
-        found = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import MISSING, Layers, freeze, is_section, parameters, unresolved
 from torchtune.runs._device import check_device
-from torchtune.runs._folder import Run, claim
+from torchtune.runs._folder import RunFolder
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
 from torchtune.runs._sources import add_function, add_object, config_layers
@@ -112,14 +112,14 @@ class Recipe(Generic[C]):
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        run = self.prepare(layers, overwrite=overwrite, command=command)
+        folder = self.prepare(layers, overwrite=overwrite, command=command)
         self.main(layers.build(f"the config of {self.name}"))
-        if run is not None:
-            run.finished()
+        if folder is not None:
+            folder.finish()
 
     def prepare(
         self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None
-    ) -> Run | None:
+    ) -> RunFolder | None:
         """Check a config and its device, and freeze it into its output folder.
 
         Returns:
@@ -131,11 +131,11 @@ class Recipe(Generic[C]):
         cfg = layers.build(f"the config of {self.name}")
         _check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
-        return (
-            claim(layers, str(output_dir), overwrite=overwrite, command=command)
-            if isinstance(output_dir, (str, Path))
-            else None
-        )
+        if not isinstance(output_dir, (str, Path)):
+            return None
+        folder = RunFolder(output_dir)
+        folder.claim(layers, command or sys.argv, overwrite=overwrite)
+        return folder
 
     def export(self, layers: Layers) -> str:
         """Return the frozen YAML of a config."""

@@ -31,6 +31,7 @@ from torchtune.config.model import (
     unstructure_what_can_be,
     yaml_repr,
 )
+from torchtune.runs._folder import RunFolder
 from torchtune.runs._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.runs._registry import config_source, config_sources
 
@@ -79,7 +80,7 @@ def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
         return near, None
     if name not in config_sources():
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
-            return str(Path(name) / "config.yaml"), None
+            return str(RunFolder(name).config), None
         if os.path.exists(name):  # noqa: PTH110
             raise _mistake(name, "expected a file.yaml, a file.py:function or a run's folder")
     source = config_source(name)

@@ -12,7 +12,7 @@ from torchtune.config.model import fixed_tree
 from torchtune.data import Batches, Examples, Tokenizer, split_off
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
-from torchtune.runs import update_record
+from torchtune.runs import RunFolder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._metrics import Metrics
@@ -96,7 +96,9 @@ def open_batches(
         window=1024 if packing is None else packing.window,
         group_by_length=cfg.group_by_length,
         workers=cfg.data_workers,
-        record=(lambda totals: update_record(cfg.output_dir, {"data": totals})) if world.is_main else None,
+        record=(lambda totals: RunFolder(cfg.output_dir).update_record({"data": totals}))
+        if world.is_main
+        else None,
         logs=logs,
     )
 

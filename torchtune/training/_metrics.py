@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from torchtune.data import Batch
+from torchtune.files import write_text
+from torchtune.runs import RunFolder
 from torchtune.training._loggers import Logger, Loggers
 from torchtune.training._profiling import Profiling, profiled
 from torchtune.training._world import World
-from torchtune.utils.metric_logging import FILENAME
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -80,7 +81,7 @@ class Metrics:
         self._step_done: Callable[[], None] = lambda: None
         self._validation = ""
         self._first_step, self._total_steps, self._log_every = step, total_steps, log_every
-        self._path = Path(output_dir) / FILENAME
+        self._path = RunFolder(output_dir).metrics
         self._bar: tqdm[Any] | None = None
         self._n_skipped = 0
         if world.is_main:
@@ -250,9 +251,7 @@ def cut_back(path: Path, step: int) -> None:
     # Not `splitlines`, which would take a separator within a text for the end of a line.
     with path.open(encoding="utf-8", newline="\n") as file:
         kept = [line for line in file if _is_kept(line, step)]
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept), "utf-8")
-    part.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _is_kept(line: str, step: int) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from torchtune.config import above, at_least
+from torchtune.runs import RunFolder
 from torchtune.training._world import World
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
     from torch.profiler import ProfilerActivity, profile, schedule
 
     written: list[bool] = []
-    folder = Path(output_dir, "profile")
+    folder = RunFolder(output_dir).profile
     kinds = [ProfilerActivity.CPU]
     if world.device.type == "cuda":
         kinds.append(ProfilerActivity.CUDA)

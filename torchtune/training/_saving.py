@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Protocol, Self
 
 from torchtune.data import Batches
-from torchtune.runs import way_on
+from torchtune.runs import RunFolder
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._world import World
@@ -55,7 +55,7 @@ class Saving:
 
     def __init__(self, cfg: SavingConfig, state: State, batches: Batches, world: World) -> None:
         self._cfg, self._state, self._batches, self._world = cfg, state, batches, world
-        self._requests = StopRequests(world, way_on(state.output_dir))
+        self._requests = StopRequests(world, RunFolder(state.output_dir).resume_hint())
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -113,6 +113,6 @@ class Saving:
         number = self._requests.received or signal.SIGTERM
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {self._state.step} of {total_steps};"
-            f" {self._state.last_checkpoint()} is written, and {way_on(self._state.output_dir)}",
+            f" {self._state.last_checkpoint()} is written, and {RunFolder(self._state.output_dir).resume_hint()}",
             number,
         )

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune.config.model import differences
 from torchtune.data import Batches
+from torchtune.runs import RunFolder
 from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._scaling import LossScale
@@ -83,7 +84,7 @@ class State:
         self._failure: BaseException | None = None
         self._apart: World | None = None
         self.output_dir = output_dir
-        self._folder = Path(output_dir) / "checkpoints"
+        self._folder = RunFolder(output_dir).checkpoints
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizer, self._scheduler, self._batches, self._world = optimizer, scheduler, batches, world
 

@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -30,6 +29,7 @@ from torchtune.data import (
 )
 from torchtune.generation import Prompt, Template, check_prompt, encode_prompt, evaluating, generate_batch
 from torchtune.modules import Decoder
+from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, cut_back
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._state import State
@@ -37,9 +37,6 @@ from torchtune.training._step import StepLoss
 from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
-
-SAMPLES = "samples.jsonl"
-"""The file of a run's folder that holds the answers to fixed prompts."""
 
 
 def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None) -> None:
@@ -129,7 +126,7 @@ class Validator:
         self._examples = sorted(examples, key=lambda example: -len(example.tokens))
         self._n_targets = sum(example.n_targets for example in examples)
         self._batch_size = batch_size
-        self._samples = Path(state.output_dir, SAMPLES)
+        self._samples = RunFolder(state.output_dir).samples
         if held_out is not None and world.is_main:
             cut_back(self._samples, state.step)
         self._forget_other_rows()

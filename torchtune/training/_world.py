@@ -13,7 +13,7 @@ import torch.distributed as dist
 from attrs import evolve, frozen, has
 
 from torchtune.config.model import differences, frozen_tree
-from torchtune.runs import check_device, device_type, lock
+from torchtune.runs import RunFolder, check_device, device_type
 
 Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
@@ -189,7 +189,7 @@ def _locked(folder: object) -> Iterator[None]:
     if not isinstance(folder, str) or not Path(folder).is_dir():
         yield
         return
-    with lock(Path(folder), "a run"):
+    with RunFolder(folder).lock("a run"):
         yield
 
 

@@ -16,11 +16,12 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 import yaml
 from attrs import frozen
 
+from torchtune.runs import RunFolder
+
 if TYPE_CHECKING:
     import pandas as pd
     from torch.utils.tensorboard import SummaryWriter
 
-FILENAME = "metrics.jsonl"
 """The file of a run's folder that holds its metrics, one JSON object a line."""
 
 Scalar = float | int
@@ -191,9 +192,9 @@ class WandBLogger(MetricLogger):
         import wandb
 
         self._folder.mkdir(parents=True, exist_ok=True)
-        kept = self._folder / "wandb_id.txt"
+        kept = RunFolder(self._folder).wandb_id
         known = kept.read_text("utf-8").strip() if kept.is_file() else None
-        config = self._folder / "config.yaml"
+        config = RunFolder(self._folder).config
         run = wandb.init(
             project=self._project,
             entity=self._entity,
@@ -278,9 +279,9 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
         OSError: It cannot be read.
     """
     path = Path(run)
-    path = path / FILENAME if path.is_dir() else path
+    path = RunFolder(path).metrics if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run's folder: there is no {FILENAME} in it")
+        raise FileNotFoundError(f"{run} is no run's folder: there is no metrics.jsonl in it")
     lines, broken = [], []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():

@@ -1,0 +1,59 @@
+"""What a run depends on besides its config: command, versions, threads, commit, machine."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torchtune.config.model import current_trust
+
+
+def record(command: list[str]) -> dict[str, Any]:
+    """Return what else a run depends on: command, versions, threads, commit, machine, start."""
+    trust = current_trust()
+    return {
+        "command": command,
+        "folder": str(Path.cwd()),
+        "allow": sorted(trust.packages),
+        "trusted_folders": list(trust.folders),
+        "versions": versions(),
+        "threads": _threads(),
+        "git": git_state(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "started": now(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, torchtune and what was imported that has one and bears on numbers."""
+    names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece")
+    loaded = {n: getattr(sys.modules[n], "__version__", "") for n in names if n in sys.modules}
+    return {"python": platform.python_version(), **{n: str(v) for n, v in loaded.items() if v}}
+
+
+def _threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the folder that torchtune is in, and whether it is dirty; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 -- git
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = run.stdout.splitlines()
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), None)
+    return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
+
+
+def now() -> str:
+    """Return the time as records hold it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
