@@ -17,7 +17,7 @@ from tests.tolerance import FLOAT64
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, State, _checkpoint, cosine_with_warmup, step_loss
-from torchtune.training._world import _seed_everything
+from torchtune.training._start import _seed_everything
 
 STEPS, STOP = 9, 4  # 11 rows in batches of 2: the stop is within the first epoch, the end within the second
 DROPOUT = Lora(targets=["q_proj", "v_proj"], rank=3, dropout=0.3)

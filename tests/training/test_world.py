@@ -10,7 +10,7 @@ from tests.recipes.parts import full_config
 from torchtune.config.model import frozen_tree
 from torchtune.runs import check_device
 from torchtune.training import World, pick_device, start
-from torchtune.training._world import _check_alike
+from torchtune.training._start import _check_alike
 
 
 @frozen

@@ -36,10 +36,11 @@ from torchtune.training._schedules import (
 )
 from torchtune.training._sharding import Sharding
 from torchtune.training._signals import Stopped, StopRequests
+from torchtune.training._start import start
 from torchtune.training._state import State
 from torchtune.training._step import StepLoss, clip_gradients, step_loss
 from torchtune.training._validation import Validation, Validator
-from torchtune.training._world import World, pick_device, start
+from torchtune.training._world import World, pick_device
 
 __all__ = [
     "DTYPES",

@@ -1,36 +1,16 @@
 """The processes of a run: how many there are, which one this is, and what it computes on."""
 
 import os
-import random
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from attrs import evolve, frozen, has
+from attrs import evolve, frozen
 
-from torchtune.config.model import differences, frozen_tree
-from torchtune.runs import RunFolder, check_device, device_type
+from torchtune.runs import check_device, device_type
 
 Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
-
-"""What a config's `device` may say; `auto` is the first that is there of cuda, mps and cpu."""
-
-
-class RunConfig(Protocol):
-    """What `start` reads of a config."""
-
-    @property
-    def device(self) -> str:
-        """A `Device`."""
-
-    @property
-    def seed(self) -> int | None:
-        """Seed of every random number of the run; None draws one."""
 
 
 @frozen(kw_only=True)
@@ -106,103 +86,3 @@ def pick_device(name: str) -> torch.device:
     check_device(name, local_ranks=local_rank + 1)
     kind = device_type(name)
     return torch.device(kind, local_rank) if kind == "cuda" else torch.device(kind)
-
-
-@contextmanager
-def start(cfg: RunConfig) -> Iterator[World]:
-    """Begin a run on this process and yield its `World`; at the end, leave the process group.
-
-    Where torchrun's environment is there (WORLD_SIZE), the process joins the group: gloo for tensors on the CPU,
-    nccl for those on GPUs. Python's, numpy's and torch's random numbers are seeded with `seed + data_rank`, so
-    that dropout differs between ranks; what must agree on all ranks takes `World.seed`.
-
-    A run with an `output_dir` holds the lock of that folder meanwhile.
-
-    Raises:
-        ValueError: The config's device is not there, another process is at work in its folder, or the ranks were
-            given different configs.
-        OutOfMemoryError: Memory ran out within the run; the message says what would take less.
-    """
-    device = pick_device(cfg.device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    joined = size > 1 and not dist.is_initialized()
-    if joined and (missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]):
-        raise ValueError(
-            f"WORLD_SIZE is {size} in the environment, and {missing[0]} is not there: unset it, or start the ranks by"
-            f" tune --nproc_per_node {size}"
-        )
-    if joined:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
-        rank = dist.get_rank() if size > 1 else 0
-        seed = _agreed_seed(cfg.seed, size)
-        _seed_everything(seed + rank)
-        world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
-        _check_alike(cfg, world)
-        with _locked(getattr(cfg, "output_dir", None) if world.is_main else None):
-            with _explaining_memory(cfg, size):
-                yield world
-            world.barrier()  # a rank that leaves early takes its connections from those still at work
-    finally:
-        if dist.is_initialized() and (joined or size == 1):
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _explaining_memory(cfg: RunConfig, size: int) -> Iterator[None]:
-    """Say what would take less where memory runs out."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        from torchtune.training import _memory
-
-        if not _memory.is_out_of_memory(error):
-            raise
-        explained = _memory.explain(error, cfg, size)
-        raise explained from error
-
-
-def _check_alike(cfg: object, world: World) -> None:
-    """Refuse to run where nodes were given different configs, which would wait for each other in vain."""
-    if world.size == 1 or not has(type(cfg)):
-        return
-    apart = (
-        "seed",
-        "output_dir",
-        "metric_logger",
-        "token_cache",
-    )  # rank 0's is taken, or each node has its own
-    trees = world.gather({key: value for key, value in frozen_tree(cfg).items() if key not in apart})
-    for rank, tree in enumerate(trees):
-        if changed := differences(trees[0], tree):
-            path, left, right = changed[0]
-            raise ValueError(
-                f"rank {rank} was given another config than rank 0: {path} is {right!r}, not {left!r}"
-            )
-
-
-@contextmanager
-def _locked(folder: object) -> Iterator[None]:
-    """Hold the lock of an output folder, if there is one."""
-    if not isinstance(folder, str) or not Path(folder).is_dir():
-        yield
-        return
-    with RunFolder(folder).lock("a run"):
-        yield
-
-
-def _agreed_seed(seed: int | None, size: int) -> int:
-    """Return the seed of rank 0's config, or one that it draws."""
-    drawn: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
-    if size > 1:
-        dist.broadcast_object_list(drawn, src=0)
-    return drawn[0]
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)

@@ -1,6 +1,7 @@
-"""design.md's floors: a file imports only from floors below its own."""
+"""Layers of packages: a file imports only from packages of layers below its own, and no imports form a circle."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What each place may import of this project, beside itself.
+# What each package may import of this project, besides itself.
 MAY_IMPORT = {
     "torchtune.config": set[str](),
     "torchtune.modules": set[str](),
@@ -52,7 +53,7 @@ LATE_IMPORTS = {
     ("torchtune.cli", "utils"): "tune plot reads metrics",
 }
 
-# Third-party packages that a floor may import at the top of a file.
+# Third-party packages that `config` may import at the top of a file.
 LIGHT = {"attrs", "cattrs", "yaml"}
 ALSO = {"pytest_plugin": {"pytest"}}
 
@@ -75,8 +76,8 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
                 yield node.module, node in late
 
 
-def place(name: str) -> str:
-    """Return the place of MAY_IMPORT that a module belongs to, without the package's name."""
+def package_of(name: str) -> str:
+    """Return the package of MAY_IMPORT that a module belongs to, without `torchtune.`."""
     parts = name.split(".")
     return parts[1] if parts[0] == "torchtune" and len(parts) > 1 else parts[0]
 
@@ -85,15 +86,57 @@ def files_of(package: str) -> list[Path]:
     return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
 
 
+def import_graph() -> dict[str, set[str]]:
+    """Return which files each file imports, also within functions; a name stands for the file that defines it."""
+    files = {file for package in MAY_IMPORT for file in files_of(package)}
+    modules = {
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files
+    }
+    trees = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in modules.items()}
+
+    def names(node: ast.AST, *, for_type_checkers: bool) -> Iterator[tuple[str, str]]:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_type_checkers:
+            return
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name) for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            yield from names(child, for_type_checkers=for_type_checkers)
+
+    exported = {
+        name: {attribute: module for module, attribute in names(tree, for_type_checkers=True)}
+        for name, tree in trees.items()
+        if modules[name].name == "__init__.py" or name == "torchtune.config.model"
+    }
+
+    def home(module: str, name: str) -> str:
+        if f"{module}.{name}" in modules:
+            return f"{module}.{name}"
+        if name in exported.get(module, {}):
+            return home(exported[module][name], name)
+        return module
+
+    return {
+        name: {home(*pair) for pair in names(tree, for_type_checkers=False)} & modules.keys() - {name}
+        for name, tree in trees.items()
+    }
+
+
+def test_no_imports_form_a_circle() -> None:
+    graph = import_graph()
+    assert "torchtune.training._memory" in graph["torchtune.training._start"]
+    assert "torchtune.runs._folder" in graph["torchtune.cli._run"] | graph["torchtune.runs._recipe"]
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names them
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_floor_imports_only_from_floors_below(package: str) -> None:
-    own = place(package)
-    ours = {place(name) for name in MAY_IMPORT}
+def test_a_package_imports_only_from_layers_below(package: str) -> None:
+    own = package_of(package)
+    ours = {package_of(name) for name in MAY_IMPORT}
     wrong = []
     assert files_of(package)
     for file in files_of(package):
         for name, late in imports(file):
-            target = place(name)
+            target = package_of(name)
             if target not in ours or target == own or target in MAY_IMPORT[package]:
                 continue
             if not (late and (package, target) in LATE_IMPORTS):
@@ -101,7 +144,7 @@ def test_a_floor_imports_only_from_floors_below(package: str) -> None:
     assert wrong == []
 
 
-def test_every_package_has_its_floor() -> None:
+def test_every_package_is_in_the_table() -> None:
     packages = {f"torchtune.{p.parent.name}" for p in (ROOT / "torchtune").glob("*/__init__.py")}
     assert packages | {"recipes", "configs_py"} == MAY_IMPORT.keys()
 
