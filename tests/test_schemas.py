@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
 
 from tests.config.test_random_edits import Edit, edited
 from torchtune.cli._call import load_recipe
 from torchtune.config import ConfigError
+from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
 from torchtune.runs import config_names, folder_of
 
 FOLDER = Path(folder_of("configs_yaml"))

@@ -10,6 +10,9 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+import torchtune.models
+from torchtune.cli import load_recipe, main
 from torchtune.config.model import (
     Slot,
     describe,
@@ -19,9 +22,6 @@ from torchtune.config.model import (
     slots,
     unstructured_default,
 )
-
-import torchtune.models
-from torchtune.cli import load_recipe, main
 
 SIZED = ["max_seq_len"]
 """The arguments of a builder of one size."""

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torchtune.config.model import read_yaml
 
 from tests.tune import Tune
+from torchtune.config.model import read_yaml
 from torchtune.migrate._original import SWITCHES
 
 LORA = """# for the recipe lora_finetune_distributed

@@ -4,10 +4,10 @@ import pickle
 from typing import Any
 
 import pytest
-from torchtune.config.model import Layers
 
 from tests.config.sample import Adam, Letters, Rows, Sgd
 from torchtune.config import InstantiationError, instantiate, lazy, nested, ref
+from torchtune.config.model import Layers
 
 
 def test_lazy_describes_without_building() -> None:

@@ -3,10 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torchtune.config.model import Layers
 
 from tests.config import sample
 from torchtune.config import ConfigError, lazy, load, nested, render, resolve
+from torchtune.config.model import Layers
 
 HERE = "tests/config/sample.py"
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torchtune.config.model import render_yaml
 
 from tests.config import odd, sample
 from torchtune.config import ConfigError, Mistake
 from torchtune.config._interpolation import resolve_tree
 from torchtune.config._tree import at, copied
 from torchtune.config._unstructure import unstructure
+from torchtune.config.model import render_yaml
 from torchtune.runs import Recipe
 
 Edit = tuple[str, float, Any]

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from torchtune.config.model import trust_folder_of
 
 from tests.config import sample
 from torchtune.config import (
@@ -18,6 +17,7 @@ from torchtune.config import (
     parse,
 )
 from torchtune.config._trust import refuse_path
+from torchtune.config.model import trust_folder_of
 from torchtune.runs import config_layers
 
 REFUSED = {
@@ -90,6 +90,9 @@ def test_components_of_torch_and_torchtune_may_stand_without_a_config_class(tmp_
         "e: {_component_: torchtune.models.llama2.llama2_tokenizer, path: x}\n"
         "f: {_component_: torchtune.utils.metric_logging.DiskLogger, log_dir: x}\n"
         "g: {_component_: torchtune.training.cosine_with_warmup, warmup_steps: 3}\n"
+        "h: {_component_: torchtune.tokenizers.TiktokenTokenizer, path: x}\n"
+        "i: {_component_: torchtune.tokenizers.TekkenTokenizer, path: x}\n"
+        "j: {_component_: torchtune.tokenizers.SentencePieceTokenizer, path: x}\n"
     )
     with only_trusting(Trust()):
         built = config_layers(str(tmp_path / "my.yaml"), None).build()

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from torchtune.config.model import inline_yaml, parse_yaml, render_yaml
 
 from torchtune.config import ConfigError
+from torchtune.config.model import inline_yaml, parse_yaml, render_yaml
 
 # Cases of YAML 1.2.2, section 10.3.2, beside what YAML 1.1 readers make of them.
 SCALARS = {

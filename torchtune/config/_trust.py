@@ -21,7 +21,7 @@ WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.runs.", "torchtune.
 """Parts of torchtune that run a config and are never named by one."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
 
-KINDS: Final = frozenset(
+TORCH_KINDS: Final = frozenset(
     {
         "torch.nn.modules.module.Module",
         "torch.optim.optimizer.Optimizer",
@@ -29,13 +29,12 @@ KINDS: Final = frozenset(
         "torch.utils.data.dataset.Dataset",
         "torch.utils.data.sampler.Sampler",
         "torch.utils.data.dataloader.DataLoader",
-        "torchtune.data._tokenizer.Tokenizer",
-        "torchtune.tokenizers._hf.HFTokenizer",
-        "torchtune.tokenizers._sentencepiece.SentencePieceTokenizer",
-        "torchtune.utils.metric_logging.MetricLogger",
     }
 )
-"""Classes whose subclasses may stand where no type is declared; torchtune's builders that return one may too."""
+"""Classes whose subclasses may stand where no type is declared; torchtune's builders that return one may too.
+
+A package of torchtune adds its own to them, as `COMPONENT_KINDS`.
+"""
 
 
 @define
@@ -145,8 +144,19 @@ def _file_of(found: Any) -> str | None:
 
 
 def is_kind(found: Any) -> bool:
-    """Tell whether a class is, or derives from, one of the listed component kinds."""
-    return any(f"{c.__module__}.{c.__qualname__}" in KINDS for c in getattr(found, "__mro__", ()))
+    """Tell whether a class is, or derives from, one of torch's component kinds or of those that a package registers."""
+    bases = getattr(found, "__mro__", ())
+    return any(
+        f"{c.__module__}.{c.__qualname__}" in TORCH_KINDS or c in _registered(c.__module__) for c in bases
+    )
+
+
+def _registered(module: str) -> tuple[type, ...]:
+    """Return the component kinds that a module of torchtune, or the package that it is in, registers."""
+    if not module.startswith("torchtune."):
+        return ()
+    homes = (sys.modules.get(name) for name in (module, module.rpartition(".")[0]))
+    return tuple(kind for home in homes for kind in getattr(home, "COMPONENT_KINDS", ()))
 
 
 def _origin(package: str) -> str | None:

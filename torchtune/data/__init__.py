@@ -54,3 +54,6 @@ __all__ = [
     "text_notes",
     "unused_mark",
 ]
+
+COMPONENT_KINDS = (Tokenizer,)
+"""Classes whose subclasses a config may name where no type is declared."""

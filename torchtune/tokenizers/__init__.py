@@ -1,6 +1,7 @@
 """Tokenizers of every kind, their files, and the ids at which texts begin and end."""
 
 from torchtune.tokenizers._auto import AnyTokenizer, auto_tokenizer, load_tokenizer
+from torchtune.tokenizers._backend import BackendTokenizer
 from torchtune.tokenizers._bpe import BPETokenizer
 from torchtune.tokenizers._build import add_tokens, begin_with, from_pieces
 from torchtune.tokenizers._files import (
@@ -34,6 +35,7 @@ __all__ = [
     "TOKENIZER_FILES",
     "AnyTokenizer",
     "BPETokenizer",
+    "BackendTokenizer",
     "HFTokenizer",
     "SentencePieceTokenizer",
     "SpecialIds",
@@ -63,3 +65,6 @@ __all__ = [
     "tokenizer_folder",
     "write_tiktoken_tokenizer",
 ]
+
+COMPONENT_KINDS = (BackendTokenizer, SentencePieceTokenizer)
+"""Classes whose subclasses a config may name where no type is declared."""

@@ -295,3 +295,7 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
         else:
             broken.append(number)
     return RunMetrics(lines, broken)
+
+
+COMPONENT_KINDS = (MetricLogger,)
+"""Classes whose subclasses a config may name where no type is declared."""
