@@ -47,6 +47,13 @@ def reported_of(dataset: Examples) -> frozenset[str]:
     return getattr(dataset, "reported", frozenset())
 
 
+def use_cache(dataset: Examples, folder: str) -> None:
+    """Keep a dataset's encoded rows on the disk, if it can (`RowDataset.use_cache`)."""
+    method: Callable[[str], None] | None = getattr(dataset, "use_cache", None)
+    if method is not None:
+        method(folder)
+
+
 def _block(dataset: Examples) -> int | None:
     """Return how many rows are in memory together, of a dataset that is read in its order (a stream)."""
     return getattr(dataset, "block", None)

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune.config import fixed_tree, instantiate, update_record
-from torchtune.data import Batches, Examples, Tokenizer, split_off
+from torchtune.data import Batches, Examples, Tokenizer, split_off, use_cache
 from torchtune.models import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
 from torchtune.training._finetune_config import FinetuneConfig
@@ -77,8 +77,8 @@ def open_batches(
         ValueError: The dataset is empty.
     """
     packing = cfg.packing
-    if cfg.token_cache is not None and callable(use_cache := getattr(dataset, "use_cache", None)):
-        use_cache(cfg.token_cache)
+    if cfg.token_cache is not None:
+        use_cache(dataset, cfg.token_cache)
     return Batches(
         dataset,
         cfg.batch_size,
