@@ -61,7 +61,8 @@ class Tally:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self.rows, self.first = dict(state["rows"]), dict(state["first"])
+        self.rows = dict(state["rows"])
+        self.first = dict(state["first"])
 
 
 def _agreeing(text: str, n: int) -> str:

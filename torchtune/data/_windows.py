@@ -91,7 +91,8 @@ class Windows:
     """The place in its epoch at which each window begins, and the end of the last."""
 
     def __attrs_post_init__(self) -> None:
-        n, rows = len(self.dataset), min(_FIRST, self.size)
+        n = len(self.dataset)
+        rows = min(_FIRST, self.size)
         self._starts = [0]
         while self._starts[-1] < n:
             self._starts.append(min(self._starts[-1] + rows, n))

@@ -44,7 +44,8 @@ class SentencePieceTokenizer:
     ) -> None:
         check_options(options)
         self._path = tokenizer_file(path, "tokenizer.model")
-        self._special_tokens, self._options = tuple(special_tokens), options
+        self._special_tokens = tuple(special_tokens)
+        self._options = options
         config = TokenizerConfig.beside(self._path)
         added = config.added_tokens()
         special = {text for text, token in added.items() if token.special}
