@@ -142,16 +142,12 @@ class Batches(Iterator[Batch]):
         done = self._window + (self._row == len(self._rows))
         return max(done, 0) // self._windows.per_epoch
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """How many batches of a rank it takes to see every row; the last may reach into the next epoch."""
-        return self.batches_in(1)
-
     def batches_in(self, epochs: int) -> int:
         """How many batches of a rank it takes to see every row this many times, from the stream's start.
 
-        It is exact for up to 512 rows, and where rows are not packed and each gives one example; otherwise it is
-        estimated from 512 of them, spread over the dataset (of a stream: the first), which are encoded for it.
+        The last may reach into the next epoch. It is exact for up to 512 rows, and where rows are not packed and each
+        gives one example; otherwise it is estimated from 512 of them, spread over the dataset (of a stream: the first),
+        which are encoded for it.
 
         Raises:
             ValueError: none of these rows has a target.

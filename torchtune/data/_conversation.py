@@ -180,14 +180,10 @@ class Conversation:
     def _value(self, value: Any, at: _At) -> Any:
         if isinstance(value, str):
             return self._traced(value, at)
-        if isinstance(value, int) and not isinstance(value, bool):
-            whole = TracedInt(value)
-            whole.source = self._source(str(value), at)
-            return whole
-        if isinstance(value, float):
-            real = TracedFloat(value)
-            real.source = self._source(str(value), at)
-            return real
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = TracedInt(value) if isinstance(value, int) else TracedFloat(value)
+            number.source = self._source(str(value), at)
+            return number
         if isinstance(value, Mapping):
             entries: dict[Any, Any] = {}
             for key, item in value.items():

@@ -253,8 +253,7 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
                 unread.add(notes, partial(self.place, i))
                 self._check_kind(i, row)
             first = i if first is None else first
-        report(left_out, n)
-        for line in unread.lines(n):
+        for line in (*Tally.of_left_out(left_out).lines(n), *unread.lines(n)):
             _logger.warning("%s", line)
         self.reported = frozenset(unread.rows)
         if first is None and n == len(self):
@@ -296,15 +295,3 @@ def _columns(table: Table) -> str:
         return f"(the first row's columns are {', '.join(table[0]) or 'none'})"
     except RowError:
         return "(the first row cannot be read at all)"
-
-
-def report(left_out: dict[str, list[str]], n_rows: int) -> None:
-    """Log which rows give no example, so that nothing is left out in silence.
-
-    Args:
-        left_out: The places of such rows, by the reason.
-        n_rows: How many rows were looked at.
-    """
-    for reason, places in left_out.items():
-        tally = Tally({f"{reason} and are left out": len(places)}, {f"{reason} and are left out": places[0]})
-        _logger.warning("%s", *tally.lines(n_rows))

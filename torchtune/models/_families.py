@@ -161,7 +161,7 @@ def _plain(config: Config) -> dict[str, Any]:
     return {"rope_base": base, "rope_scaling": scaling}
 
 
-def _mistral(config: Config) -> dict[str, Any]:
+def _with_window(config: Config) -> dict[str, Any]:
     return {**_plain(config), **windows({k: v for k, v in config.items() if k != "layer_types"})}
 
 
@@ -244,7 +244,7 @@ FAMILIES = {
     "mistral": Family(
         hf_class="MistralForCausalLM",
         fixed={"hidden_act": "silu"},
-        read=_mistral,
+        read=_with_window,
         write=lambda a: {"sliding_window": a.window},
     ),
     "qwen2": Family(
@@ -262,7 +262,7 @@ FAMILIES = {
     "phi3": Family(
         hf_class="Phi3ForCausalLM",
         fixed={"hidden_act": "silu", "attention_bias": False},
-        read=lambda c: {**_plain(c), **windows({k: v for k, v in c.items() if k != "layer_types"})},
+        read=_with_window,
         write=lambda a: {
             "sliding_window": a.window,
             "original_max_position_embeddings": a.max_seq_len,

@@ -146,7 +146,7 @@ class SentencePieceTokenizer:
             whole.LoadFromSerializedProto(model)
             unknown = whole.id_to_piece(
                 whole.unk_id()
-            )  # stays what it is, although it may fill batches up as well
+            )  # it may fill batches up as well, and is still unknown
             model = as_control(model, {*special} - {unknown})
             whole.LoadFromSerializedProto(model)
             inner.LoadFromSerializedProto(without_space_prefix(model))

@@ -250,7 +250,8 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: str) -> 
     Raises:
         OSError: The folder cannot be written; what stood there is as it was.
     """
-    folder, has_adapters = Path(cfg.output_dir, name), any(True for _ in lora_layers(model))
+    folder = Path(cfg.output_dir, name)
+    has_adapters = any(True for _ in lora_layers(model))
     state = whole_state(model, world, None if has_adapters else cfg.dtype)
     if state is None:
         return
