@@ -83,12 +83,13 @@ class Batches(Iterator[Batch]):
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty; there is nothing to make batches of")
-        for name, number in (
-            ("batch_size", batch_size),
-            ("window", window),
-            ("packed_length", packed_length),
-            ("longest", longest),
-        ):
+        numbers = {
+            "batch_size": batch_size,
+            "window": window,
+            "packed_length": packed_length,
+            "longest": longest,
+        }
+        for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name}: expected an int above 0, got {number}")
         if not 0 <= rank < size:
@@ -209,17 +210,15 @@ class Batches(Iterator[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""
-        waited = [list(document) for document in self._waited]
         places = [place for place, _ in self._waited]
         if self._window >= 0:
             window = self._windows.places(self._window)
             places += [window[0], window[-1]]
-        bookmarks = self._windows.bookmarks(places)
         return {
             "window": self._window,
             "row": self._row,
-            "waited": waited,
-            "bookmarks": bookmarks,
+            "waited": [list(document) for document in self._waited],
+            "bookmarks": self._windows.bookmarks(places),
             "tally": {**self._tally.state_dict(), "seen": self._n_seen, "given": self._n_given},
             **self._stream,
         }
