@@ -201,3 +201,30 @@ def test_light_calls_load_nothing_heavy(code: str, tmp_path: Path) -> None:
     check = f"import sys; {code.format(folder=tmp_path)}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+MOST_ASSIGNMENTS_IN_EXPRESSIONS = 20
+"""In the library and the recipes together; each is to be where a plain statement would be harder to read."""
+
+
+def nodes_of(kind: type[ast.expr], *folders: str) -> Iterator[tuple[ast.expr, str]]:
+    """Yield the expressions of a kind in the files of some folders, each with its location."""
+    for folder in folders:
+        for file in files_of(folder):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, kind):
+                    yield node, f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_no_conditional_expression_is_part_of_another() -> None:
+    nested = [
+        location
+        for node, location in nodes_of(ast.IfExp, "torchtune", "recipes", "configs_py")
+        if any(isinstance(part, ast.IfExp) and part is not node for part in ast.walk(node))
+    ]
+    assert nested == []
+
+
+def test_few_expressions_assign() -> None:
+    locations = [location for _, location in nodes_of(ast.NamedExpr, "torchtune", "recipes")]
+    assert len(locations) <= MOST_ASSIGNMENTS_IN_EXPRESSIONS, "\n".join(locations)

@@ -177,7 +177,7 @@ def test_packed_documents_are_each_document_alone(
     pair: Pair, by_mask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_mask:  # what is done on other devices
-        monkeypatch.setattr(_attention, "attend_documents", _attention.by_mask)
+        monkeypatch.setattr(_attention, "document_kernel", lambda *_: _attention.by_mask)
     tokens = rows(2, 30)
     ids = torch.stack([torch.repeat_interleave(torch.tensor(n)) for n in LENGTHS])
     weights = torch.randn(2, 30, pair.ours.architecture.vocab_size, dtype=torch.float64)

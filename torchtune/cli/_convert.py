@@ -91,7 +91,8 @@ def read(argv: Sequence[str]) -> Order:
     Raises:
         ConfigError: There are words that mean nothing, options without a value, or options given twice.
     """
-    order, mistakes = Order(), []
+    order = Order()
+    mistakes = []
     words = list(argv)
     while words:
         name, equals, text = words.pop(0).partition("=")

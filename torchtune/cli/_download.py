@@ -96,7 +96,8 @@ def read(argv: Sequence[str]) -> Order:
         ConfigError: There are words that mean nothing, options without a value, or options given twice.
     """
     given: dict[str, list[str]] = {"--output-dir": [], "--revision": [], "--include": [], "--ignore": []}
-    words, rest = list(argv), []
+    words = list(argv)
+    rest = []
     while words:
         name, equals, text = words.pop(0).partition("=")
         if name not in given:
@@ -160,7 +161,8 @@ def fetch(order: Order) -> dict[str, int]:
             tqdm_class=bars,
         )
     # snapshot_download only warns where the hub stops answering and the folder holds anything at all.
-    if lacking := _lacking(folder, wanted):
+    lacking = _lacking(folder, wanted)
+    if lacking:
         raise OSError(f"{_some(lacking)} did not come whole; try again later")
     return {name: (folder / name).stat().st_size for name in wanted}
 
@@ -171,7 +173,8 @@ def choose(order: Order, names: Sequence[str]) -> list[str]:
     Raises:
         LookupError: A pattern to include matches none of them, or all that match are to be ignored.
     """
-    include, ignore = list(order.include), list(order.ignore)
+    include = order.include
+    ignore = order.ignore
     for pattern in include:
         if not _matching(names, [pattern]):
             raise LookupError(f"no file of {order.repository} matches {pattern!r}; it has {_some(names)}")
@@ -181,7 +184,8 @@ def choose(order: Order, names: Sequence[str]) -> list[str]:
         if not weights:
             hint = f"no {' or '.join(WEIGHTS)}; --include takes others of {_some(names)}"
             sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {hint}\n")
-        include, ignore = [*TEXTS, *weights[:1]], [*ignore, *ELSEWHERE]
+        include = [*TEXTS, *weights[:1]]
+        ignore = [*ignore, *ELSEWHERE]
     left_out = set(_matching(names, ignore))
     chosen = [name for name in _matching(names, include) if name not in left_out]
     if not chosen:
@@ -305,7 +309,8 @@ def _refusal(error: "HfHubHTTPError", order: Order) -> Exception:
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    name, status = order.repository, error.response.status_code
+    name = order.repository
+    status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return PermissionError(
             f"{name} is gated: accept its licence on https://huggingface.co/{name}, and set HF_TOKEN to a token"

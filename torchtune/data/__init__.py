@@ -13,7 +13,7 @@ from torchtune.data._special_text import text_notes
 from torchtune.data._subset import Subset, split_off
 from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
 from torchtune.data._tokenizer import Tokenizer
-from torchtune.data._windows import Encoded, Examples, place_of, reported_of, spread
+from torchtune.data._windows import Encoded, Examples, place_of, reported_of, spread, use_cache
 
 __all__ = [
     "IGNORE_INDEX",
@@ -53,6 +53,7 @@ __all__ = [
     "spread",
     "text_notes",
     "unused_mark",
+    "use_cache",
 ]
 
 COMPONENT_KINDS = (Tokenizer,)

@@ -70,7 +70,9 @@ class Ahead:
 
     def close(self) -> None:
         """End the processes."""
-        pool, self._pool, self._asked = self._pool, None, {}
+        pool = self._pool
+        self._pool = None
+        self._asked = {}
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
         _end(self._processes)

@@ -20,7 +20,6 @@ class ChatRenderer:
     """Writes a conversation out, each of its beginnings once at most."""
 
     tokenizer: Tokenizer
-    template: ChatTemplate
     conversation: Conversation
     layout: "Layout" = field(init=False)
     """Where the messages are in what `answered` wrote."""
@@ -36,14 +35,11 @@ class ChatRenderer:
         special = SpecialTokens.of(tokenizer)
         if any(special.matches(message["role"]) for message in messages):
             raise ValueError("a role holds the text of a special token")
-        return cls(tokenizer, template, Conversation.trace(template, messages, tools))
+        return cls(tokenizer, Conversation.trace(template, messages, tools))
 
     def prompt(self, n: int) -> Rendered:
         """Write the first messages out, and the words that open an answer."""
-        conversation = self.conversation
-        return self.template.render_traced(
-            conversation.messages[:n], add_generation_prompt=True, tools=conversation.tools
-        )
+        return self.conversation.render(n, add_generation_prompt=True)
 
     def rendering(self, rendered: Rendered) -> Rendering:
         """Prepare a text for encoding."""
@@ -63,11 +59,8 @@ class ChatRenderer:
         Returns:
             The text; and of each turn of the assistant's its number, and where it begins in the text.
         """
-        conversation = self.conversation
-        messages = conversation.messages
-        rendered = self.template.render_traced(
-            messages, add_generation_prompt=False, tools=conversation.tools
-        )
+        messages = self.conversation.messages
+        rendered = self.conversation.render(len(messages))
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         starts: list[tuple[int, int]] = []
         last = len(messages) - 1
@@ -75,7 +68,7 @@ class ChatRenderer:
             turns.pop()
             rendered, start = self._joined_to_prompt(rendered, last, is_only=not turns)
             starts = [(last, start)]
-        self.layout = Layout(conversation, rendered)
+        self.layout = Layout(self.conversation, rendered)
         if rendered.answers:
             return rendered, [(turn, 0) for turn in turns]
         return rendered, [*((turn, self._start(turn, self.layout)) for turn in turns), *starts]
@@ -92,26 +85,25 @@ class ChatRenderer:
         if whole.text.startswith(prompt.text):
             return whole, end
         layout = Layout(self.conversation, whole)
-        begin, asked = layout.starts.get(last), layout.end_of(last - 1)
-        between = whole.text[asked:begin]
+        begin = layout.starts.get(last)
+        question_end = layout.end_of(last - 1)
+        between = whole.text[question_end:begin]
         if begin is None or not (opening.startswith(between) or self._opens_alike(prompt, last, between)):
-            raise ValueError(_rewritten(opening, whole.text[asked : asked + len(opening)]))
+            raise ValueError(_rewritten(opening, whole.text[question_end : question_end + len(opening)]))
         if between != opening and opening.startswith(between):
             # The prompt opens a thought, say, and this answer has none.
             end -= len(opening) - len(between)
             self._note_opening(opening[len(between) :], whole.text[begin:])
         shift = end - begin
-        kept = [origin for origin in prompt.origins if origin[1] <= end]
-        moved = [
+        of_prompt = [origin for origin in prompt.origins if origin[1] <= end]
+        of_answer = [
             (s + shift, e + shift, source, offset) for s, e, source, offset in whole.origins if s >= begin
         ]
-        return Rendered(prompt.text[:end] + whole.text[begin:], (*kept, *moved)), end
+        return Rendered(prompt.text[:end] + whole.text[begin:], (*of_prompt, *of_answer)), end
 
     def _opens_alike(self, prompt: Rendered, last: int, between: str) -> bool:
         """Tell whether what precedes an answer ends with the words that open one, whatever is before these."""
-        closed = self.template.render_traced(
-            self.conversation.messages[:last], add_generation_prompt=False, tools=self.conversation.tools
-        )
+        closed = self.conversation.render(last)
         opens = prompt.text[len(closed.text) :] if prompt.text.startswith(closed.text) else ""
         return bool(opens) and between.endswith(opens)
 
@@ -124,7 +116,8 @@ class ChatRenderer:
 
     def _start(self, turn: int, layout: "Layout") -> int:
         """Find where an answer within a conversation begins."""
-        text, begin = layout.text, layout.starts.get(turn)
+        text = layout.text
+        begin = layout.starts.get(turn)
         if turn == 0:
             if begin is None:
                 raise ValueError(_rewritten("", text))

@@ -83,12 +83,13 @@ class Batches(Iterator[Batch]):
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the dataset is empty; there is nothing to make batches of")
-        for name, number in (
-            ("batch_size", batch_size),
-            ("window", window),
-            ("packed_length", packed_length),
-            ("longest", longest),
-        ):
+        numbers = {
+            "batch_size": batch_size,
+            "window": window,
+            "packed_length": packed_length,
+            "longest": longest,
+        }
+        for name, number in numbers.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name}: expected an int above 0, got {number}")
         if not 0 <= rank < size:
@@ -101,9 +102,13 @@ class Batches(Iterator[Batch]):
             seed=seed if shuffle else None,
         )
         self._longest = min((n for n in (longest, packed_length) if n is not None), default=None)
-        self._ahead, self._workers = Ahead(self._windows, workers), workers
+        self._workers = workers
+        self._ahead = Ahead(self._windows, workers)
         self._ahead.begin(0)  # at once: its processes take seconds to import, as a model takes to load
-        self._batch_size, self._pad_id, self._rank, self._size = batch_size, pad_id, rank, size
+        self._batch_size = batch_size
+        self._pad_id = pad_id
+        self._rank = rank
+        self._size = size
         self._share_prefixes = share_prefixes
         self._stream = {
             "n_rows": len(dataset),
@@ -116,17 +121,21 @@ class Batches(Iterator[Batch]):
             "window_size": window,
         }
         # The position: a window, the documents that waited for it, and how many of the rows of both are taken.
-        self._window, self._row = -1, 0
+        self._window = -1
+        self._row = 0
         self._waited: list[Document] = []
         # What they gave.
         self._examples: dict[Document, Example] = {}
         self._rows: list[list[Document]] = []
         self._waiting: list[Document] = []
         # What happened to the rows of this epoch, how many there were and what they gave.
-        self._tally, self._n_seen, self._n_given = Tally(), 0, 0
+        self._tally = Tally()
+        self._n_seen = 0
+        self._n_given = 0
         self._told = set(reported_of(dataset))
         self._before: dict[str, int] = {}
-        self._record, self._logs = record, logs and rank == 0
+        self._record = record
+        self._logs = logs and rank == 0
 
     @property
     def epoch(self) -> int:
@@ -134,16 +143,12 @@ class Batches(Iterator[Batch]):
         done = self._window + (self._row == len(self._rows))
         return max(done, 0) // self._windows.per_epoch
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """How many batches of a rank it takes to see every row; the last may reach into the next epoch."""
-        return self.batches_in(1)
-
     def batches_in(self, epochs: int) -> int:
         """How many batches of a rank it takes to see every row this many times, from the stream's start.
 
-        It is exact for up to 512 rows, and where rows are not packed and each gives one example; otherwise it is
-        estimated from 512 of them, spread over the dataset (of a stream: the first), which are encoded for it.
+        The last may reach into the next epoch. It is exact for up to 512 rows, and where rows are not packed and each
+        gives one example; otherwise it is estimated from 512 of them, spread over the dataset (of a stream: the first),
+        which are encoded for it.
 
         Raises:
             ValueError: none of these rows has a target.
@@ -205,17 +210,15 @@ class Batches(Iterator[Batch]):
 
     def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""
-        waited = [list(document) for document in self._waited]
         places = [place for place, _ in self._waited]
         if self._window >= 0:
             window = self._windows.places(self._window)
             places += [window[0], window[-1]]
-        bookmarks = self._windows.bookmarks(places)
         return {
             "window": self._window,
             "row": self._row,
-            "waited": waited,
-            "bookmarks": bookmarks,
+            "waited": [list(document) for document in self._waited],
+            "bookmarks": self._windows.bookmarks(places),
             "tally": {**self._tally.state_dict(), "seen": self._n_seen, "given": self._n_given},
             **self._stream,
         }
@@ -241,9 +244,13 @@ class Batches(Iterator[Batch]):
             self._ahead = Ahead(self._windows, self._workers)
         self._tally.load_state_dict(state["tally"])
         self._told |= set(self._tally.rows)
-        self._n_seen, self._n_given = state["tally"]["seen"], state["tally"]["given"]
+        self._n_seen = state["tally"]["seen"]
+        self._n_given = state["tally"]["given"]
         self._ahead.begin(max(state["window"], 0))
-        self._window, self._row, self._rows, self._waiting = state["window"], 0, [], []
+        self._window = state["window"]
+        self._row = 0
+        self._rows = []
+        self._waiting = []
         if self._window >= 0:
             waited = [(int(place), int(i)) for place, i in state["waited"]]
             self._arrange({document: self._again(document) for document in waited}, self._window)
@@ -254,16 +261,17 @@ class Batches(Iterator[Batch]):
         number = self._window + 1
         waited = {document: self._examples[document] for document in self._waiting}
         window = self._arrange(waited, number)
-        self._window, self._row = number, 0
+        self._window = number
+        self._row = 0
         self._note(window)
 
     def _arrange(self, waited: dict[Document, Example], number: int) -> Window:
         """Make rows of a window, and of what waited for it."""
         window = self._ahead.read(number)
         self._windows.add_bookmarks(window.bookmarks)
-        found = {document: self._fitted(example) for document, example in window.examples.items()}
+        fitted = {document: self._fitted(example) for document, example in window.examples.items()}
         self._waited = list(waited)
-        self._examples = {**waited, **{d: example for d, example in found.items() if example is not None}}
+        self._examples = {**waited, **{d: example for d, example in fitted.items() if example is not None}}
         lengths = {document: len(example.tokens) - 1 for document, example in self._examples.items()}
         is_last = self._windows.ends_epoch(number)
         self._rows, self._waiting = self._arrangement.rows(lengths, number, is_last=is_last)
@@ -280,8 +288,11 @@ class Batches(Iterator[Batch]):
     def _again(self, document: Document) -> Example:
         """Encode a document once more."""
         place, i = document
-        found = self._windows.encoded(self._windows.row(place))
-        if isinstance(found, LeftOut) or i >= len(found) or (example := self._fitted(found[i])) is None:
+        encoded = self._windows.encoded(self._windows.row(place))
+        example = None
+        if not isinstance(encoded, LeftOut) and i < len(encoded):
+            example = self._fitted(encoded[i])
+        if example is None:
             raise ValueError("the data cannot be taken up where the saved run left it: they have changed")
         return example
 
@@ -289,7 +300,7 @@ class Batches(Iterator[Batch]):
         """Return what the examples of a row of the dataset take of a row of a batch."""
         encoded = self._windows.encoded(row)
         if isinstance(encoded, LeftOut):
-            self._tell(tally, [Note(f"{encoded.reason} and are left out")], encoded.place)
+            self._tell(tally, [encoded.note], encoded.place)
             return []
         fitted = [self._fitted(example) for example in encoded]
         self._tell(tally, self._happened(encoded), partial(place_of, self._windows.dataset, row))
@@ -297,16 +308,16 @@ class Batches(Iterator[Batch]):
 
     def _count(self, lengths: Mapping[int, list[int]], epochs: int) -> int:
         """Count the rows of some epochs, given what each row of the dataset takes."""
-        n_rows, waiting = 0, dict[Document, int]()
+        n_rows = 0
+        documents: dict[Document, int] = {}
         for number in range(epochs * self._windows.per_epoch):
-            found = {
-                (place, i): length
-                for place in self._windows.places(number)
-                for i, length in enumerate(lengths[self._windows.row(place)])
-            }
-            found = {**waiting, **found}
-            rows, left = self._arrangement.rows(found, number, is_last=self._windows.ends_epoch(number))
-            n_rows, waiting = n_rows + len(rows), {document: found[document] for document in left}
+            for place in self._windows.places(number):
+                documents |= {(place, i): n for i, n in enumerate(lengths[self._windows.row(place)])}
+            rows, waiting = self._arrangement.rows(
+                documents, number, is_last=self._windows.ends_epoch(number)
+            )
+            n_rows += len(rows)
+            documents = {document: documents[document] for document in waiting}
         return n_rows
 
     def _happened(self, examples: Iterable[Example]) -> list[Note]:
@@ -330,24 +341,24 @@ class Batches(Iterator[Batch]):
     def _note(self, window: Window) -> None:
         """Count what happened to a window's rows; at the end of an epoch, log it all."""
         for left_out in window.left_out:
-            self._tell(self._tally, [Note(f"{left_out.reason} and are left out")], left_out.place)
+            self._tell(self._tally, [left_out.note], left_out.place)
         of_rows: dict[int, list[Example]] = {}
         for (place, _), example in window.examples.items():
             of_rows.setdefault(place, []).append(example)
         for place, examples in of_rows.items():
-            if notes := self._happened(examples):
-                self._tell(
-                    self._tally, notes, partial(place_of, self._windows.dataset, self._windows.row(place))
-                )
+            notes = self._happened(examples)
+            if notes:
+                row = self._windows.row(place)
+                self._tell(self._tally, notes, partial(place_of, self._windows.dataset, row))
         self._n_given += len(self._rows) + len(self._waiting)
         self._n_seen += window.n_rows
         if self._windows.ends_epoch(self._window):
             self._end_epoch()
 
     def _end_epoch(self) -> None:
-        n, lines = self._n_seen, self._tally.lines(self._n_seen)
+        lines = self._tally.lines(self._n_seen)
         if not self._n_given:
-            raise ValueError(f"none of {n} rows gives anything to learn: {'; '.join(lines)}")
+            raise ValueError(f"none of {self._n_seen} rows gives anything to learn: {'; '.join(lines)}")
         if self._logs:
             epoch = self._window // self._windows.per_epoch + 1
             is_same = bool(lines) and self._tally.rows == self._before
@@ -355,7 +366,9 @@ class Batches(Iterator[Batch]):
                 _logger.warning("epoch %d: %s", epoch, line)
         self._before = self._tally.rows
         self._record_totals()
-        self._tally, self._n_seen, self._n_given = Tally(), 0, 0
+        self._tally = Tally()
+        self._n_seen = 0
+        self._n_given = 0
 
     def _record_totals(self) -> None:
         if self._record is not None and self._n_seen:

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from torchtune.data._template import ChatTemplate, Message
+from torchtune.data._template import ChatTemplate, Message, Rendered
 from torchtune.data._traced import JsonObject, Traced, TracedFloat, TracedInt, changed, to_json
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -75,6 +75,14 @@ class Conversation:
         if tools:
             self.tools = [self._tool(i, tool) for i, tool in enumerate(tools)]
         return self
+
+    def render(self, n: int, *, add_generation_prompt: bool = False) -> Rendered:
+        """Write the first messages out through the chat template.
+
+        Raises:
+            ValueError: the template refuses them.
+        """
+        return self.template.render_traced(self.messages[:n], add_generation_prompt, self.tools)
 
     def _message(self, number: int, message: Message) -> Message:
         fields: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
@@ -172,14 +180,10 @@ class Conversation:
     def _value(self, value: Any, at: _At) -> Any:
         if isinstance(value, str):
             return self._traced(value, at)
-        if isinstance(value, int) and not isinstance(value, bool):
-            whole = TracedInt(value)
-            whole.source = self._source(str(value), at)
-            return whole
-        if isinstance(value, float):
-            real = TracedFloat(value)
-            real.source = self._source(str(value), at)
-            return real
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = TracedInt(value) if isinstance(value, int) else TracedFloat(value)
+            number.source = self._source(str(value), at)
+            return number
         if isinstance(value, Mapping):
             entries: dict[Any, Any] = {}
             for key, item in value.items():

@@ -54,7 +54,8 @@ class Coverage:
         for part in parts:
             if not part.lost:
                 kept[part.kind].add(part.source.message)
-        silent, notes = self._silent(), dict[str, Note]()
+        silent = self._silent()
+        notes: dict[str, Note] = {}
         for part in parts:
             if not part.lost:
                 continue
@@ -82,16 +83,14 @@ class Coverage:
 
     def _is_written_of_a_last_turn(self, part: _Part) -> bool:
         """Tell whether the template writes a part if its turn is the last, as a prompt's continuation."""
-        conversation, end = self._conversation, part.source.message + 1
-        if end == len(conversation.messages):
+        n = part.source.message + 1
+        if n == len(self._conversation.messages):
             return False
         try:
-            rendered = conversation.template.render_traced(
-                conversation.messages[:end], add_generation_prompt=False, tools=conversation.tools
-            )
+            rendered = self._conversation.render(n)
         except ValueError:
             return False
-        others = Coverage(conversation, rendered.origins).parts()
+        others = Coverage(self._conversation, rendered.origins).parts()
         return any(p.source is part.source and p.kind == part.kind and not p.lost for p in others)
 
     def _role(self, source: Source) -> str:
@@ -144,7 +143,9 @@ class Coverage:
 
     def _lost(self, i: int, start: int, end: int) -> str:
         """Return what of a source's characters is not in the text, without marks such as `<think>`."""
-        text, at, missing = self._conversation.sources[i].text, start, []
+        text = self._conversation.sources[i].text
+        missing = []
+        at = start
         for s, e in sorted(self._written.get(i, ())):
             if s > at:
                 missing.append(text[at : min(s, end)])
@@ -194,11 +195,7 @@ def _lost_act(part: _Part, template: ChatTemplate) -> str:
         if switches:
             fix = f"try tokenizer.template_arguments, of which the template reads {', '.join(switches)}; or {fix}"
     else:
-        what = (
-            "the assistant's words"
-            if part.kind == "content"
-            else "the assistant's words where it also calls tools"
-        )
+        what = "the assistant's words" + ("" if part.kind == "content" else " where it also calls tools")
         fix = "use a chat template that writes them (tokenizer.chat_template=FILE), or take them out of the rows"
     return (
         f"the chat template does not write {what}, so that the model would learn to do without; {fix};"

@@ -54,6 +54,11 @@ class LeftOut:
     place: str
     """Where it stands."""
 
+    @property
+    def note(self) -> Note:
+        """What is told of it."""
+        return Note(f"{self.reason} and are left out")
+
 
 @frozen
 class Preference:
@@ -98,10 +103,10 @@ def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_in
         answer: What the model shall say, then stop.
         train_on_input: Train on the prompt as well, not on the answer alone.
     """
-    given = tokenizer.encode(prompt, add_eos=False)
+    prompt_tokens = tokenizer.encode(prompt, add_eos=False)
     tokens = tokenizer.encode(prompt + answer)
-    if tokens[: len(given)] != given:
-        # The border was merged into one token. Generation starts from `given`, so training does too.
-        tokens = given + tokenizer.encode(answer, add_bos=False)
-    example = masked_example(tokens, len(given), train_on_input=train_on_input)
-    return example.with_notes(notes) if (notes := [*text_notes(tokenizer, prompt + answer)]) else example
+    if tokens[: len(prompt_tokens)] != prompt_tokens:
+        # The border was merged into one token. Generation starts from the prompt's tokens, so training does too.
+        tokens = prompt_tokens + tokenizer.encode(answer, add_bos=False)
+    example = masked_example(tokens, len(prompt_tokens), train_on_input=train_on_input)
+    return example.with_notes(text_notes(tokenizer, prompt + answer))

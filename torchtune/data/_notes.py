@@ -1,7 +1,7 @@
 """What happens to rows on their way to tokens that their owner may not expect."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from attrs import define, field, frozen
 
@@ -24,6 +24,15 @@ class Tally:
     """Numbers of rows, by the text of the note."""
     first: dict[str, str] = field(factory=dict)
     """Where the first row is, and its example."""
+
+    @classmethod
+    def of_left_out(cls, places: Mapping[str, Sequence[str]]) -> Self:
+        """Count rows that give no example, whose places are listed by the reason."""
+        notes = {f"{reason} and are left out": of_rows for reason, of_rows in places.items()}
+        return cls(
+            {text: len(of_rows) for text, of_rows in notes.items()},
+            {text: of_rows[0] for text, of_rows in notes.items()},
+        )
 
     def add(self, notes: Iterable[Note], place: str | Callable[[], str]) -> list[str]:
         """Count the notes of one row.
@@ -61,7 +70,8 @@ class Tally:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self.rows, self.first = dict(state["rows"]), dict(state["first"])
+        self.rows = dict(state["rows"])
+        self.first = dict(state["first"])
 
 
 def _agreeing(text: str, n: int) -> str:

@@ -35,7 +35,8 @@ class Rendering:
     def of(cls, tokenizer: Tokenizer, conversation: Conversation, rendered: Rendered) -> "Rendering":
         """Find the special tokens in a text."""
         written = _Written(conversation, rendered)
-        plain, special = list[Span](), list[Span]()
+        plain: list[Span] = []
+        special: list[Span] = []
         notes: dict[str, Note] = {}
         known = SpecialTokens.of(tokenizer)
         for match in known.matches(rendered.text):
@@ -46,7 +47,8 @@ class Rendering:
             plain.append(match.span())
             notes.setdefault(match[0], special_note(match[0], example))
         for match in MEDIA.finditer(rendered.text):
-            if example := written.example(match):
+            example = written.example(match)
+            if example:
                 notes.setdefault(match[0], media_note(match[0], example))
         return cls(
             tokenizer,
@@ -126,25 +128,26 @@ class Rendering:
         at = [i for i, token in enumerate(tokens) if token in known]
         if [tokens[i] for i in at] != [ids[self.text[slice(*span)]] for span in self.special]:
             marks, at = [], []  # it is not known which token is which: one part
-        starts, firsts = [0, *marks], [0, *at]
-        yield from zip(starts, [*marks, len(self.text)], firsts, [*at, len(tokens)], strict=True)
+        yield from zip([0, *marks], [*marks, len(self.text)], [0, *at], [*at, len(tokens)], strict=True)
 
     def _cut(
         self, tokens: list[int], start: int, end: int, borders: Sequence[int]
     ) -> tuple[list[int], list[int]]:
         """Find the borders in one such part, and cut the tokens that they lie within."""
-        cut, kept = start, 0
-        at, count, counts = start, 0, list[int]()
+        last_cut = at = start
+        n_before_cut = count = 0
+        counts: list[int] = []
         for border in borders:
-            own = self._rest(start, at, border)
-            if tokens[count : count + len(own)] == own:  # from one border to the next
-                count += len(own)
+            next_tokens = self._rest(start, at, border)
+            if tokens[count : count + len(next_tokens)] == next_tokens:  # from one border to the next
+                count += len(next_tokens)
             else:
-                before = [*tokens[:kept], *self._rest(start, cut, border)]
+                before = [*tokens[:n_before_cut], *self._rest(start, last_cut, border)]
                 count = len(before)
                 if tokens[:count] != before:
-                    cut, kept = border, count
-                    tokens = [*before, *self._rest(start, cut, end)]
+                    last_cut = border
+                    n_before_cut = count
+                    tokens = [*before, *self._rest(start, last_cut, end)]
             at = border
             counts.append(count)
         return tokens, counts

@@ -152,10 +152,7 @@ def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
     if not n:
         return ["no row gives anything to learn"]
     said = [
-        *Tally(
-            {f"{reason} and are left out": len(places) for reason, places in found.left_out.items()},
-            {f"{reason} and are left out": places[0] for reason, places in found.left_out.items()},
-        ).lines(found.n_read),
+        *Tally.of_left_out(found.left_out).lines(found.n_read),
         *found.notes.lines(found.n_read),
     ]
     if suspect["bos"]:

@@ -35,7 +35,8 @@ def text_notes(tokenizer: Tokenizer, text: str) -> Iterator[Note]:
     for match in {match[0]: match for match in reversed(matches)}.values():
         if match[0] not in tokenizer.content_tokens:
             yield special_note(match[0], shortened(text, match.start()))
-    if media := MEDIA.search(text):
+    media = MEDIA.search(text)
+    if media is not None:
         yield media_note(media[0], shortened(text, media.start()))
 
 
@@ -80,7 +81,9 @@ class SpecialTokens:
         return self._encoded.get(text) or tokenizer.encode_template(text)
 
 
-_SHORT, _MOST = 64, 4096
-"""Characters of a text whose tokens are kept, and how many texts' are, at most."""
+_SHORT = 64
+"""Characters of a text whose tokens are kept, at most."""
+_MOST = 4096
+"""Texts whose tokens are kept, at most."""
 
 _OF_TOKENIZERS: "WeakKeyDictionary[Tokenizer, SpecialTokens]" = WeakKeyDictionary()

@@ -6,7 +6,7 @@ from typing import Protocol
 from attrs import define, field
 
 from torchtune.data._order import Order
-from torchtune.data._windows import Encoded, Examples, place_of, reported_of
+from torchtune.data._windows import Encoded, Examples, place_of, reported_of, use_cache
 
 
 class _Rows(Protocol):
@@ -45,8 +45,7 @@ class Subset:
 
     def use_cache(self, folder: str) -> None:
         """Keep encoded rows on the disk, if the dataset can (`RowDataset.use_cache`)."""
-        if callable(use_cache := getattr(self.dataset, "use_cache", None)):
-            use_cache(folder)
+        use_cache(self.dataset, folder)
 
 
 @define

@@ -219,9 +219,9 @@ def unused_mark(texts: Iterable[str]) -> str:
         ValueError: they have all of its 6,400 characters.
     """
     used = set().union(*texts)
-    found = next((mark for code in range(0xE000, 0xF900) if (mark := chr(code)) not in used), None)
-    if found is None:
+    mark = next((mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in used), None)
+    if mark is None:
         raise ValueError(
             "a conversation has every character of Unicode's private use area; take some out of it"
         )
-    return found
+    return mark

@@ -141,9 +141,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters |= {"tojson": to_json, "join": _join, "string": as_text, "safe": _safe}
 
     def call(self, __self: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # Jinja's names
-        method = (
-            None if isinstance(__obj, Undefined) else getattr(__obj, "__wrapped__", __obj)
-        )  # as of `format`
+        # That of `format`, for one, is wrapped.
+        method = None if isinstance(__obj, Undefined) else getattr(__obj, "__wrapped__", __obj)
         owner = method.__self__ if isinstance(method, (MethodType, BuiltinMethodType)) else None
         if type(owner) is not str:
             return super().call(__self, __obj, *args, **kwargs)

@@ -55,8 +55,7 @@ class Traced(str):
     def __mul__(self, times: SupportsIndex) -> str:
         return changed(str.__mul__(self, times), self)
 
-    def __rmul__(self, times: SupportsIndex) -> str:
-        return changed(str.__mul__(self, times), self)
+    __rmul__ = __mul__
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
         if not isinstance(key, slice):
@@ -136,7 +135,8 @@ class Traced(str):
 
     def _located(self, parts: Sequence[str]) -> list[str]:
         """Return parts of this text, given in their order as plain text."""
-        at, pieces = 0, []
+        at = 0
+        pieces = []
         for part in parts:
             at = str.find(self, part, at)
             pieces.append(self.between(at, at + len(part)))
@@ -149,13 +149,12 @@ def _changing(name: str) -> Callable[..., str]:
 
     def change(self: Traced, *args: Any, **kwargs: Any) -> str:
         text = method(self, *args, **kwargs)
-        if (
-            len(text) == len(self) and not args and not kwargs
-        ):  # upper, lower and their like: letter by letter
-            return Traced(text, self.origins)
+        if len(text) == len(self) and not args and not kwargs:
+            return Traced(text, self.origins)  # upper, lower and their like: letter by letter
         return changed(text, self, args, kwargs)
 
-    change.__name__, change.__doc__ = name, f"As `str.{name}`."
+    change.__name__ = name
+    change.__doc__ = f"As `str.{name}`."
     return change
 
 
@@ -260,6 +259,13 @@ def as_text(value: Any) -> str:
     return changed(str.__str__(value), value) if isinstance(value, Sourced) else str(value)
 
 
+def _entries(value: Any, *, sort_keys: bool) -> list[tuple[Any, Any]]:
+    """Return the entries of an object; those of a list have None as their key."""
+    if not isinstance(value, dict):
+        return [(None, entry) for entry in value]
+    return sorted(value.items()) if sort_keys else list(value.items())
+
+
 def to_json(
     value: Any,
     ensure_ascii: bool = False,
@@ -296,13 +302,8 @@ def to_json(
             yield text_of(value)
             return
         inner, outer = ("", "") if space is None else (f"\n{space * (depth + 1)}", f"\n{space * depth}")
-        entries = (
-            (sorted(value.items()) if sort_keys else value.items())
-            if is_mapping
-            else ((None, v) for v in value)
-        )
         yield "{" if is_mapping else "["
-        for i, (key, entry) in enumerate(entries):
+        for i, (key, entry) in enumerate(_entries(value, sort_keys=sort_keys)):
             yield f"{item if i else ''}{inner}"
             if is_mapping:
                 yield text_of(key) if isinstance(key, str) else text_of(json.dumps(key))

@@ -47,6 +47,13 @@ def reported_of(dataset: Examples) -> frozenset[str]:
     return getattr(dataset, "reported", frozenset())
 
 
+def use_cache(dataset: Examples, folder: str) -> None:
+    """Keep a dataset's encoded rows on the disk, if it can (`RowDataset.use_cache`)."""
+    method: Callable[[str], None] | None = getattr(dataset, "use_cache", None)
+    if method is not None:
+        method(folder)
+
+
 def _block(dataset: Examples) -> int | None:
     """Return how many rows are in memory together, of a dataset that is read in its order (a stream)."""
     return getattr(dataset, "block", None)
@@ -84,7 +91,8 @@ class Windows:
     """The place in its epoch at which each window begins, and the end of the last."""
 
     def __attrs_post_init__(self) -> None:
-        n, rows = len(self.dataset), min(_FIRST, self.size)
+        n = len(self.dataset)
+        rows = min(_FIRST, self.size)
         self._starts = [0]
         while self._starts[-1] < n:
             self._starts.append(min(self._starts[-1] + rows, n))

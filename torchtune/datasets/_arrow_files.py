@@ -44,7 +44,8 @@ class _ConvertedTable(ArrowTable):
     """A file of Arrow's file format, converted into a temporary file; each process that unpickles it makes its own."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._copy = path, TemporaryFile()
+        self._path = path
+        self._copy = TemporaryFile()
         super().__init__(_read(path, lambda: _convert(path, self._copy.path)), str(path))
 
     def __reduce__(self) -> tuple[type["_ConvertedTable"], tuple[Path]]:

@@ -40,13 +40,14 @@ def _is_empty(value: object) -> bool:
     return value is None or is_empty_array or (isinstance(value, (str, list, dict, tuple)) and not value)
 
 
-def check_characters(name: str, text: str | None) -> None:
-    """Check a text of the config.
+def check_characters(name: str, value: Any) -> None:
+    """Check a text, or those in a list or an object.
 
     Raises:
-        ValueError: it contains half of a surrogate pair, which no tokenizer can encode.
+        ValueError: one contains half of a surrogate pair, which no tokenizer can encode.
     """
-    if half := lone_surrogate(text):
+    half = lone_surrogate(value)
+    if half:
         raise ValueError(f"{name}: contains {half!a}, half of a surrogate pair, which is not a character")
 
 
@@ -66,6 +67,20 @@ def column(row: Row, name: str, what: str, setting: str = "columns") -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
     return value
+
+
+def optional_text(row: Row, name: str | None) -> str:
+    """Read a column that may hold text; "" where it is missing, null, or has no name.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if name is None or name not in row:
+        return ""
+    value = row[name]
+    if not isinstance(value, str | None):
+        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
+    return value or ""
 
 
 def required(row: Row, name: str, what: str, setting: str = "columns") -> object:
@@ -100,17 +115,18 @@ def checked_columns(
     Raises:
         ValueError: a name of ours is none, or a column is to be read twice.
     """
-    given = columns or {}
-    if unknown := [name for name in given if name not in names]:
+    columns = columns or {}
+    unknown = [name for name in columns if name not in names]
+    if unknown:
         raise ValueError(f"columns: expected names for {', '.join(names)}, got one for {unknown[0]!r}")
     taken: dict[str, str] = {}
-    for name, column in given.items():
+    for name, column in columns.items():
         if column in taken:
             raise ValueError(
                 f"columns: {column!r} is named for both {taken[column]} and {name}; name it once"
             )
         taken[column] = name
-    chosen = {name: given.get(name, name) for name in names if name in given or name not in taken}
+    chosen = {name: columns.get(name, name) for name in names if name in columns or name not in taken}
     for name in required:
         if name not in chosen:
             raise ValueError(

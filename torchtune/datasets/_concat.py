@@ -7,7 +7,7 @@ from typing import Annotated, cast
 from torch.utils.data import Dataset
 
 from torchtune.config import Component, Passed, instantiate
-from torchtune.data import Encoded, Examples, Order, Tokenizer, place_of, reported_of
+from torchtune.data import Encoded, Examples, Order, Tokenizer, place_of, reported_of, use_cache
 
 
 class ConcatDataset(Dataset[Encoded]):
@@ -68,11 +68,11 @@ class ConcatDataset(Dataset[Encoded]):
     def _at(self, index: int) -> tuple[Examples, int]:
         """Return the dataset that a row belongs to, and its number there."""
         i = bisect.bisect_right(self._ends, index)
-        part, at = self._parts[i], index - (self._ends[i - 1] if i else 0)
-        return part, self._orders[i][at % len(part)]
+        part = self._parts[i]
+        position = index - (self._ends[i - 1] if i else 0)
+        return part, self._orders[i][position % len(part)]
 
     def use_cache(self, folder: str) -> None:
         """Keep the encoded rows of each that can on the disk (`RowDataset.use_cache`)."""
         for part in self._parts:
-            if callable(use_cache := getattr(part, "use_cache", None)):
-                use_cache(folder)
+            use_cache(part, folder)

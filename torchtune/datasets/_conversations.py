@@ -5,7 +5,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
-from torchtune.datasets._columns import check_characters, columns_of, required
+from torchtune.datasets._columns import check_characters, columns_of, optional_text, required
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
@@ -79,8 +79,10 @@ class ChatDataset(RowDataset[Conversation, Example]):
         check_chat(tokenizer)
         check_characters("system", system)
         self._tokenizer = tokenizer
-        self._column, self._tools_column = column, tools_column
-        self._system, self._train_on = system, train_on
+        self._column = column
+        self._tools_column = tools_column
+        self._system = system
+        self._train_on = train_on
         table = open_source(source, split, load_options)
         super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
 
@@ -174,13 +176,9 @@ def with_system(messages: list[Message], row: Row, system: str | None) -> list[M
     """
     if messages[0]["role"] in ("system", "developer"):
         return messages
-    own = row.get("system")
-    if not isinstance(own, str | None):
-        raise ValueError(f"'system': expected text, got {own!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
-    if own and own.strip():
-        system = own
-    return (
-        messages
-        if system is None
-        else [read_message({"role": "system", "content": system}, "system"), *messages]
-    )
+    of_row = optional_text(row, "system")
+    if of_row.strip():
+        system = of_row
+    if system is None:
+        return messages
+    return [read_message({"role": "system", "content": system}, "system"), *messages]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from torchtune.datasets._compressed import ending
-from torchtune.datasets._records import Offsets, Records, TextFile
+from torchtune.datasets._records import Offsets, Records, RecordTable, TextFile
 from torchtune.datasets._tables import Row, RowError
 
 _LONGEST_FIELD = 2**31 - 1
@@ -17,7 +17,7 @@ _LONGEST_FIELD = 2**31 - 1
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
-class Csv:
+class Csv(RecordTable):
     """A .csv or .tsv file, whose first record names the columns.
 
     Raises:
@@ -35,10 +35,7 @@ class Csv:
         self._check_columns(path)
         if len(starts) < 3:
             raise ValueError(f"{path}: the file has no rows, only a line of column names")
-        self._records = Records(file, starts[1:])
-
-    def __len__(self) -> int:
-        return len(self._records)
+        super().__init__(Records(file, starts[1:]))
 
     def __getitem__(self, index: int, /) -> Row:
         fields = self._parsed(self._records.text(index))
@@ -50,10 +47,6 @@ class Csv:
             )
         return dict(zip(self._columns, fields, strict=True))
 
-    def place(self, index: int) -> str:
-        """Return the line on which a row begins."""
-        return self._records.place(index)
-
     def _parsed(self, text: str) -> list[str]:
         return next(_fields(iter([text]), self._separator))
 
@@ -64,15 +57,18 @@ class Csv:
             ValueError: The message says what to do.
         """
         names = self._columns
-        if doubled := [name for name in names if names.count(name) > 1 and name.strip()]:
+        doubled = [name for name in names if names.count(name) > 1 and name.strip()]
+        if doubled:
             raise ValueError(f"{path}: the first line names the column {doubled[0]!r} twice; rename one")
-        if len(names) == 1 and (others := [mark for mark in _SEPARATORS if mark in names[0]]):
+        separators = [mark for mark in _SEPARATORS if mark in names[0]]
+        if len(names) == 1 and separators:
             raise ValueError(
                 f"{path}: the first line names the single column {names[0]!r}; fields seem to be separated by"
-                f" {_SEPARATORS[others[0]]}, where a {ending(path)} file has {_SEPARATORS[self._separator]}; "
-                + _other_format(others[0])
+                f" {_SEPARATORS[separators[0]]}, where a {ending(path)} file has {_SEPARATORS[self._separator]}; "
+                + _other_format(separators[0])
             )
-        if unnamed := [i for i, name in enumerate(names, 1) if not name.strip()]:
+        unnamed = [i for i, name in enumerate(names, 1) if not name.strip()]
+        if unnamed:
             raise ValueError(
                 f"{path}: the first line gives column {unnamed[0]} of {len(names)} no name; name it, or leave it out"
                 " (pandas writes row numbers so, unless to_csv has index=False)"
@@ -132,11 +128,13 @@ def _lines(file: TextFile) -> Iterator[bytes]:
 def _field_error(file: TextFile, begin: int, end: int, separator: str) -> ValueError:
     """Describe the field that cannot be read of the record between two positions."""
     text = file.read(begin, end).decode("latin-1")
-    quoted = re.compile(rf'"(?:[^"]+|"")*+"(?={separator}|[\r\n]|$)')
-    plain = re.compile(rf'(?!")[^{separator}\r\n]*')
+    quoted_or_plain = re.compile(rf'"(?:[^"]+|"")*+"(?={separator}|[\r\n]|$)|(?!")[^{separator}\r\n]*')
     at = 0
-    while found := quoted.match(text, at) or plain.match(text, at):
-        at = found.end()
+    while True:
+        field = quoted_or_plain.match(text, at)
+        if field is None:
+            break
+        at = field.end()
         if text[at : at + 1] != separator:
             return ValueError(
                 f"{file.path}: line {file.line(begin + at)}: a carriage return outside quotes; save the file with one"

@@ -9,7 +9,7 @@ import yaml
 from attrs import frozen
 
 from torchtune.datasets._find_files import FoundFile, files_in
-from torchtune.datasets._formats import EXPECTED, format_of
+from torchtune.datasets._formats import check_formats
 from torchtune.datasets._splits import choose_files, match_split
 
 _READER_SETTINGS = {
@@ -59,12 +59,11 @@ class DatasetConfig:
             raise ValueError(
                 f"split: {where} has no split {split!r}; choose one of {', '.join(sorted(self.patterns))}"
             )
-        found = sorted({path for pattern in self.patterns[name] for path in self._matching(pattern)})
-        if not found:
+        paths = sorted({path for pattern in self.patterns[name] for path in self._matching(pattern)})
+        if not paths:
             raise ValueError(f"split: README.md names no files for the split {name!r} of {where}")
-        if other := [path for path in found if format_of(path) is None]:
-            raise ValueError(f"{other[0]}: {EXPECTED}")
-        return [FoundFile(path, path.relative_to(self.root).as_posix()) for path in found]
+        check_formats(paths)
+        return [FoundFile(path, path.relative_to(self.root).as_posix()) for path in paths]
 
     def _matching(self, pattern: str) -> list[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
@@ -116,7 +115,8 @@ def choose_config(configs: Sequence[DatasetConfig], name: str | None, folder: Pa
 
 def _config(entry: dict[str, Any], path: Path) -> DatasetConfig:
     name = str(entry.get("config_name", "default"))
-    if settings := sorted(_READER_SETTINGS & entry.keys()):
+    settings = sorted(_READER_SETTINGS & entry.keys())
+    if settings:
         raise ValueError(
             f"{path}: the configuration {name!r} sets {settings[0]!r}, which is not supported; convert its files and"
             " name them as the source"

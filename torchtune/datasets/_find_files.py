@@ -8,14 +8,9 @@ from pathlib import Path
 
 from attrs import frozen
 
-from torchtune.datasets._formats import ENDINGS, EXPECTED, format_of, is_saved
+from torchtune.datasets._formats import ENDINGS, check_formats, format_of, is_saved
 
-_METADATA = {
-    "dataset_info.json",
-    "dataset_infos.json",
-    "dataset_dict.json",
-    "state.json",
-}
+_METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _ABOUT = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|requirements)([-_]\w+)*(\.(txt|md|rst))?", re.IGNORECASE
 )
@@ -55,16 +50,15 @@ def matching_files(pattern: str) -> list[FoundFile]:
     expanded = Path(pattern).expanduser()
     n_fixed = _fixed_parts(expanded)
     matched = [Path(name) for name in glob.glob(str(expanded), recursive=True)]  # noqa: PTH207 - a Path takes no absolute pattern.
-    found = sorted(
+    paths = sorted(
         path
         for path in matched
         if not _is_ignored(path, path.parts[n_fixed:]) and (path.is_file() or is_saved(path))
     )
-    if other := [path for path in found if format_of(path) is None]:
-        raise ValueError(f"{other[0]}: {EXPECTED}")
-    if not found:
+    check_formats(paths)
+    if not paths:
         raise FileNotFoundError(f"{pattern}: the pattern has no files of rows in it ({ENDINGS})")
-    return [FoundFile(path, Path(*path.parts[n_fixed:]).as_posix()) for path in found]
+    return [FoundFile(path, Path(*path.parts[n_fixed:]).as_posix()) for path in paths]
 
 
 def wildcard_part(pattern: str) -> str:

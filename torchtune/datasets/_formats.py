@@ -1,6 +1,6 @@
 """Which reader reads a file, by the ending of its name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torchtune.datasets._arrow_files import open_arrow, open_parquet, open_saved
@@ -46,6 +46,17 @@ def format_of(path: Path) -> str | None:
     if end not in _READERS or (is_compressed and end in _NOT_COMPRESSED):
         return None
     return ".jsonl" if end == ".ndjson" else end
+
+
+def check_formats(paths: Iterable[Path]) -> None:
+    """Reject a file, or a folder, that has none of the formats.
+
+    Raises:
+        ValueError: The message has the formats.
+    """
+    for path in paths:
+        if format_of(path) is None:
+            raise ValueError(f"{path}: {EXPECTED}")
 
 
 def check_downloaded(path: Path) -> None:

@@ -32,7 +32,8 @@ def streaming_in(load_options: LoadOptions) -> Streaming | None:
     Raises:
         ValueError: An option has another type, or has no effect without the other.
     """
-    streaming, rows = load_options.get("streaming", False), load_options.get("rows")
+    streaming = load_options.get("streaming", False)
+    rows = load_options.get("rows")
     if streaming not in (True, False, "true", "false"):
         raise ValueError(f"load_options.streaming: expected true or false, got {streaming!r}")
     is_streamed = streaming in (True, "true")
@@ -54,7 +55,8 @@ def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
         ValueError: The data set has no such split, an option is unknown, or there are no rows.
     """
     known = (*LOAD_OPTIONS, "streaming", "rows")
-    if unknown := [name for name in load_options if name not in known]:
+    unknown = [name for name in load_options if name not in known]
+    if unknown:
         raise ValueError(f"load_options: expected {', '.join(known)}, got {', '.join(unknown)}")
     if "/" not in source:  # `datasets` takes names such as `pandas` for its own loaders, which unpickle files
         raise FileNotFoundError(

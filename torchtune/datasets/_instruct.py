@@ -15,7 +15,7 @@ from torchtune.data import (
     plain_example,
     shortened,
 )
-from torchtune.datasets._columns import check_characters, checked_columns, column, columns_of
+from torchtune.datasets._columns import check_characters, checked_columns, column, columns_of, optional_text
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import EMPTY_ANSWERS
 from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
@@ -114,7 +114,8 @@ class InstructDataset(RowDataset[Task, Example]):
         self._tokenizer = tokenizer
         self._train_on_input = train_on_input
         self._columns = checked_columns(columns, COLUMNS, required=("instruction", "output"))
-        self._template, self._system = template, system
+        self._template = template
+        self._system = system
         table = open_source(source, split, load_options)
         super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
 
@@ -128,7 +129,8 @@ class InstructDataset(RowDataset[Task, Example]):
         return self._fitted(self._example(parsed))
 
     def _example(self, parsed: Task) -> Example:
-        tokenizer, learn_all = self._tokenizer, self._train_on_input
+        tokenizer = self._tokenizer
+        learn_all = self._train_on_input
         if self._template == "chat":
             learnt = [bool(answer.strip()) for _, answer in parsed.history] + [True]
             example = chat_example(
@@ -166,7 +168,7 @@ def read_task(row: Row, columns: dict[str, str] | None = None, *, is_chat: bool 
         raise ValueError("'instruction' and 'input' are both empty; there is nothing to answer")
     if not is_chat:
         return Task(instruction, about, output)
-    system = _optional_text(row, names.get("system"))
+    system = optional_text(row, names.get("system"))
     return Task(
         instruction, about, output, system if system.strip() else None, _history(row, names.get("history"))
     )
@@ -180,16 +182,7 @@ def _input(row: Row, names: dict[str, str]) -> str:
             column(row, name, "input")
         if any("input" in other.lower() for other in row if other not in names.values()):
             raise ValueError(f"no column 'input', only a similar one that would go unread; {columns_of(row)}")
-    return _optional_text(row, name)
-
-
-def _optional_text(row: Row, name: str | None) -> str:
-    if name is None or name not in row:
-        return ""
-    value = row[name]
-    if not isinstance(value, str | None):
-        raise ValueError(f"{name!r}: expected text, got {value!r}")  # noqa: TRY004 - the user's data is wrong, not a call.
-    return value or ""
+    return optional_text(row, name)
 
 
 def _history(row: Row, name: str | None) -> tuple[tuple[str, str], ...]:

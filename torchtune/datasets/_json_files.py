@@ -1,14 +1,15 @@
 """JSON files: a list of rows, or a row on each line; which of them is seen from the content, not from the name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torchtune.datasets._compressed import ending
-from torchtune.datasets._json_list import ListItems, find_items
+from torchtune.datasets._json_list import find_items
 from torchtune.datasets._json_object import describe_object
 from torchtune.datasets._json_values import JsonError, parse_first, parse_line
-from torchtune.datasets._records import Records, TextFile, find_lines
+from torchtune.datasets._records import Records, RecordTable, TextFile, find_lines
 from torchtune.datasets._tables import Row, RowError, Table, check_text, to_row
 
 _OBJECT_LIMIT = 2**26
@@ -31,51 +32,31 @@ def open_json(path: Path) -> Table:
     return JsonLines(lines)
 
 
-class JsonLines:
+class JsonLines(RecordTable):
     """A file with a row on each line."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     def __getitem__(self, index: int, /) -> Row:
         text = self._records.text(index).removeprefix("\ufeff").rstrip()  # of a file that was appended
-        try:
-            value = parse_line(text)
-        except JsonError as error:
-            raise RowError(f"{self.place(index)}: {error}") from error
-        return _checked(value, text, self, index)
-
-    def place(self, index: int) -> str:
-        """Return the line of a row."""
-        return self._records.place(index)
+        return _read(text, parse_line, self, index)
 
 
-class JsonList:
+class JsonList(RecordTable):
     """A file that is one list of rows."""
 
-    def __init__(self, items: ListItems) -> None:
-        self._records = items
-
-    def __len__(self) -> int:
-        return len(self._records)
-
     def __getitem__(self, index: int, /) -> Row:
-        text = self._records.text(index)
-        try:
-            value = parse_first(text)
-        except JsonError as error:
-            raise RowError(f"{self.place(index)}: {error}") from error
-        return _checked(value, text, self, index)
-
-    def place(self, index: int) -> str:
-        """Return the number of a row, and its line where the list has several."""
-        return self._records.place(index)
+        return _read(self._records.text(index), parse_first, self, index)
 
 
-def _checked(value: Any, text: str, table: Table, index: int) -> Row:
+def _read(text: str, parse: Callable[[str], Any], table: Table, index: int) -> Row:
+    """Read the row that a record holds.
+
+    Raises:
+        RowError: The record is not JSON, or not a row.
+    """
+    try:
+        value = parse(text)
+    except JsonError as error:
+        raise RowError(f"{table.place(index)}: {error}") from error
     row = to_row(value, table, index)
     if "\\ud" in text or "\\uD" in text:  # UTF-8 itself cannot hold a surrogate
         check_text(row, table, index)
@@ -89,7 +70,8 @@ def _first_byte(file: TextFile) -> bytes:
         ValueError: There is none.
     """
     for _, chunk in file.chunks(file.start):
-        if text := chunk.lstrip():
+        text = chunk.lstrip()
+        if text:
             return text[:1]
     raise ValueError(f"{file.path}: the file has no rows")
 
@@ -119,7 +101,9 @@ def _check_spanning_object(lines: Records, is_json: bool) -> None:
     Raises:
         ValueError: The message says what the file holds, and what to do.
     """
-    file, line, start = lines.file, lines.line(0), int(lines.starts[0])
+    file = lines.file
+    line = lines.line(0)
+    start = int(lines.starts[0])
     text = file.read(start, min(start + _OBJECT_LIMIT, file.size)).decode(errors="replace")
     try:
         value, end = json.JSONDecoder().raw_decode(text)

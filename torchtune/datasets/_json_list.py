@@ -59,7 +59,9 @@ class _ListReader:
         self._chunks = file.chunks(file.start)
         # What is not UTF-8 is reported when its row is read.
         self._to_text = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self._text, self._at, self._is_whole = "", 0, False
+        self._text = ""
+        self._at = 0
+        self._is_whole = False
         self.offset = file.start
         """Where `_at` is in the file (bytes)."""
 

@@ -24,7 +24,8 @@ def _advice(value: dict[str, Any]) -> str:
     alone = "if the object itself is a row, put it in a list: [{...}]"
     if _OF_ROWS & value.keys():
         return "it seems to be one row: put it in a list, [{...}], or on one line of a .jsonl file"
-    if lists := [key for key, item in value.items() if _is_rows(item)]:
+    lists = [key for key, item in value.items() if _is_rows(item)]
+    if lists:
         key = max(lists, key=lambda name: len(value[name]))
         plural = "s" * (len(value[key]) > 1)
         others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)

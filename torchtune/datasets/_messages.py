@@ -7,8 +7,8 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from torchtune.data import Message, Note
+from torchtune.datasets._columns import check_characters
 from torchtune.datasets._json_values import JsonError, parse_text
-from torchtune.datasets._tables import lone_surrogate
 
 _ROLES = {
     "human": "user",
@@ -69,9 +69,10 @@ def read_turns(value: Any, what: str) -> Turns:
     for i, turn in enumerate(turns):
         message = read_message(turn, f"{what}.{i}")
         if message["role"] == "assistant":
-            wanted, acts = _is_learnt(turn, f"{what}.{i}"), does_something(message)
-            learnt.append(wanted and acts)
-            if wanted and not acts:
+            is_target = _is_learnt(turn, f"{what}.{i}")
+            is_empty = not does_something(message)
+            learnt.append(is_target and not is_empty)
+            if is_target and is_empty:
                 notes.append(evolve(EMPTY_ANSWERS, example=f"{what}.{i}"))
         messages.append(message)
     return Turns(messages, learnt, tuple(notes))
@@ -287,8 +288,7 @@ def _json(text: str, what: str, otherwise: str) -> Any:
         value = parse_text(text)
     except JsonError as error:
         raise ValueError(f"{what!r}: {otherwise}: {error}") from error
-    if half := lone_surrogate(value):
-        raise ValueError(f"{what!r}: contains {half!a}, half of a surrogate pair, which is not a character")
+    check_characters(repr(what), value)
     return value
 
 

@@ -65,7 +65,8 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
     ) -> None:
         check_chat(tokenizer)
         check_characters("system", system)
-        self._tokenizer, self._system = tokenizer, system
+        self._tokenizer = tokenizer
+        self._system = system
         self._columns = checked_columns(
             columns, ("prompt", "chosen", "rejected"), required=("chosen", "rejected")
         )

@@ -10,7 +10,7 @@ import numpy as np
 from attrs import define, field
 
 from torchtune.datasets._compressed import COMPRESSIONS, TemporaryFile, decompress
-from torchtune.datasets._tables import RowError
+from torchtune.datasets._tables import RowError, Table
 
 _CHUNK = 2**22
 """How much is searched for line ends at a time (bytes)."""
@@ -161,6 +161,20 @@ class Records:
                 f"{self.place(index)}: expected UTF-8 text; byte {error.start} of it (0x{raw[error.start]:02x}) is not;"
                 " save the file as UTF-8"
             ) from error
+
+
+class RecordTable(Table):
+    """A table with a row in each record of a file."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def place(self, index: int) -> str:
+        """Return the location of a row, as its record has it."""
+        return self._records.place(index)
 
 
 def find_lines(file: TextFile) -> Records:

@@ -75,7 +75,9 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         if max_seq_len is not None and max_seq_len < 2:
             raise ValueError(f"max_seq_len: expected an int above 1, or null, got {max_seq_len}")
         self._table = table
-        self._max_seq_len, self._truncate, self._on_error = max_seq_len, truncate, on_error
+        self._max_seq_len = max_seq_len
+        self._truncate = truncate
+        self._on_error = on_error
         self._ignored = frozenset(ignore_columns or ())
         self._cache: TokenCache | None = None
         self.reported: frozenset[str] = frozenset()
@@ -233,7 +235,8 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         """Look at the first rows, say what is not used of them, and encode one."""
         n = min(len(self), CHECKED_ROWS if self.block is None else self.block)
         left_out: dict[str, list[str]] = defaultdict(list)
-        unread, unknown = Tally(), set(self._ignored)
+        unread = Tally()
+        unknown = set(self._ignored)
         first: int | None = None
         for i in range(n):
             try:
@@ -245,12 +248,12 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
                 continue
             if unknown:
                 unknown -= row.keys()
-            if notes := self._notes(row):
+            notes = self._notes(row)
+            if notes:
                 unread.add(notes, partial(self.place, i))
                 self._check_kind(i, row)
             first = i if first is None else first
-        report(left_out, n)
-        for line in unread.lines(n):
+        for line in (*Tally.of_left_out(left_out).lines(n), *unread.lines(n)):
             _logger.warning("%s", line)
         self.reported = frozenset(unread.rows)
         if first is None and n == len(self):
@@ -292,15 +295,3 @@ def _columns(table: Table) -> str:
         return f"(the first row's columns are {', '.join(table[0]) or 'none'})"
     except RowError:
         return "(the first row cannot be read at all)"
-
-
-def report(left_out: dict[str, list[str]], n_rows: int) -> None:
-    """Log which rows give no example, so that nothing is left out in silence.
-
-    Args:
-        left_out: The places of such rows, by the reason.
-        n_rows: How many rows were looked at.
-    """
-    for reason, places in left_out.items():
-        tally = Tally({f"{reason} and are left out": len(places)}, {f"{reason} and are left out": places[0]})
-        _logger.warning("%s", *tally.lines(n_rows))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchtune.datasets._dataset_card import choose_config, read_configs
 from torchtune.datasets._find_files import FoundFile, files_in, matching_files, wildcard_part
-from torchtune.datasets._formats import EXPECTED, SAVED, check_downloaded, format_of, open_file
+from torchtune.datasets._formats import SAVED, check_downloaded, check_formats, format_of, open_file
 from torchtune.datasets._hub import LoadOptions, Streaming, load_hub_table, stream_parquet, streaming_in
 from torchtune.datasets._splits import SplitPart, choose_files, families_in, family_of, parse_split, split_of
 from torchtune.datasets._tables import RowList, Table, join
@@ -55,9 +55,10 @@ def open_source(source: Source, split: str = "train", load_options: LoadOptions 
     files = {part.name: _files(source, part.name, name) for part in parts}
     for file in itertools.chain(*files.values()):
         check_downloaded(file.path)
-    if (streaming := streaming_in(options)) is not None:
+    streaming = streaming_in(options)
+    if streaming is not None:
         return _open_stream(source, parts, files, streaming)
-    tables = {name: join([open_file(file.path) for file in found]) for name, found in files.items()}
+    tables = {name: join([open_file(file.path) for file in members]) for name, members in files.items()}
     return join([part.of(tables[part.name]) for part in parts])
 
 
@@ -67,8 +68,9 @@ def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
     if options:
         raise ValueError(f"load_options: a list of rows is local; {', '.join(options)} would have no effect")
     parts = parse_split(split)
-    if other := [part.name for part in parts if part.name != "train"]:
-        raise ValueError(f"split: a list of rows has no split {other[0]!r}, only 'train'")
+    for part in parts:
+        if part.name != "train":
+            raise ValueError(f"split: a list of rows has no split {part.name!r}, only 'train'")
     table = RowList(rows, "source")
     return join([part.of(table) for part in parts])
 
@@ -97,29 +99,29 @@ def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
     if path.is_file() or format_of(path) == SAVED:
         return [_single(path, split, source)]
     if path.is_dir():
-        if configs := read_configs(path):
-            found = choose_config(configs, config, path).files(split)
+        configs = read_configs(path)
+        if configs:
+            files = choose_config(configs, config, path).files(split)
         else:
-            found = choose_files(files_in(path), split, str(path))
+            files = choose_files(files_in(path), split, str(path))
         where, example = f"{path}: the folder", path
     elif glob.has_magic(source):
-        found = _choose_matching(source, split)
+        files = _choose_matching(source, split)
         where, example = f"{source}: the pattern", path.parent
     else:
         raise FileNotFoundError(f"{path}: no such file; paths are looked up from {Path.cwd()}")
-    kinds = sorted({str(format_of(file.path)) for file in found})
+    kinds = sorted({str(format_of(file.path)) for file in files})
     if len(kinds) > 1:
         raise ValueError(
             f"{where} has files of several kinds ({', '.join(kinds)}); choose one by a pattern, such as"
             f" {example}/*{kinds[0]}"
         )
-    return found
+    return files
 
 
 def _single(path: Path, split: str, source: str) -> FoundFile:
     """Return a file that the user named: it is `train` whatever it is called, and the split that its name tells."""
-    if format_of(path) is None:
-        raise ValueError(f"{path}: {EXPECTED}")
+    check_formats([path])
     file = FoundFile(path, path.name)
     if split != "train" and family_of(split) not in families_in(path.name) and split != split_of(file):
         raise ValueError(

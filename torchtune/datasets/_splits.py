@@ -129,17 +129,19 @@ def choose_files(files: Sequence[FoundFile], split: str, where: str) -> Sequence
     if chosen is None and not names and family_of(split) == "train":
         return files
     if chosen is None:
-        if asked := [file for file in files if split in _names_of(file)]:
-            return asked
+        named = [file for file in files if split in _names_of(file)]
+        if named:
+            return named
         choices = (
             f"choose one of {', '.join(sorted(names))}" if names else "no file or folder in it has that name"
         )
         raise ValueError(f"split: {where} has no split {split!r}; {choices}")
-    if unnamed := [file.name for file, name in splits.items() if name is None]:
-        named = next(file.name for file, name in splits.items() if name is not None)
+    unnamed = [file.name for file, name in splits.items() if name is None]
+    if unnamed:
+        example = next(file.name for file, name in splits.items() if name is not None)
         raise ValueError(
-            f"split: {where} has files that carry the name of a split, such as {named}, and files that carry none, such"
-            f" as {unnamed[0]}; choose files by a pattern, or give one file as the source"
+            f"split: {where} has files that carry the name of a split, such as {example}, and files that carry none,"
+            f" such as {unnamed[0]}; choose files by a pattern, or give one file as the source"
         )
     return [file for file, name in splits.items() if name == chosen]
 
@@ -153,7 +155,8 @@ def split_of(file: FoundFile) -> str | None:
     if is_saved(file.path) and (file.path.parent / "dataset_dict.json").is_file():
         return file.path.name
     *_, last = parts = file.name.split("/")
-    if shard := _SHARD.match(last):
+    shard = _SHARD.match(last)
+    if shard is not None:
         return shard["split"]
     for part in reversed(parts):
         families = sorted(families_in(part))

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from torchtune.datasets._tables import Row, RowError, without_filled_nulls
+from torchtune.datasets._tables import NumberedTable, Row, RowError, without_filled_nulls
 
 BLOCK = 4096
 """Rows that are in memory together, and that are shuffled among themselves."""
@@ -15,7 +15,7 @@ Bookmark = dict[str, Any]
 """What `datasets` needs to resume from a position: which file, and how far in it; numbers, texts and dicts of them."""
 
 
-class StreamTable:
+class StreamTable(NumberedTable):
     """A stream of `datasets` as a table; a block of its rows is in memory.
 
     Any row can be asked for. For one that is not in memory, the stream is read up to it: from its current position, or
@@ -29,11 +29,14 @@ class StreamTable:
 
     def __init__(self, stream: Any, n_rows: int, name: str) -> None:  # `datasets` ships no types.
         self.block = BLOCK
-        self._stream, self._n_rows, self._name = stream, n_rows, name
+        super().__init__(name)
+        self._stream = stream
+        self._n_rows = n_rows
         self._bookmarks: dict[int, Bookmark] = {0: copy.deepcopy(stream.state_dict())}
         self._iterator: Iterator[Row] | None = None
         self._next_block = 0
-        self._current_block, self._rows = -1, list[Row]()
+        self._current_block = -1
+        self._rows: list[Row] = []
 
     def __len__(self) -> int:
         return self._n_rows
@@ -53,10 +56,6 @@ class StreamTable:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_iterator": None, "_next_block": 0, "_current_block": -1, "_rows": []}
 
-    def place(self, index: int) -> str:
-        """Return the number of a row, counted from 1."""
-        return f"{self._name}: row {index + 1}"
-
     def bookmark(self, row: int) -> dict[int, Bookmark]:
         """Return what finds a row again without reading the blocks before its own, if that is known."""
         block = row // self.block
@@ -71,7 +70,8 @@ class StreamTable:
         nearest = max(i for i in self._bookmarks if i <= block)
         if self._iterator is None or not nearest <= self._next_block <= block:
             self._stream.load_state_dict(copy.deepcopy(self._bookmarks[nearest]))
-            self._iterator, self._next_block = iter(self._stream), nearest
+            self._iterator = iter(self._stream)
+            self._next_block = nearest
         while self._next_block <= block:
             self._keep(self._next_block, copy.deepcopy(self._stream.state_dict()))
             n = min(self.block, self._n_rows - self._next_block * self.block)
@@ -98,7 +98,8 @@ class StreamTable:
             try:
                 row = next(rows, None)
             except Exception as error:  # of whatever kind the library and those below it raise
-                self._iterator, self._current_block = None, -1
+                self._iterator = None
+                self._current_block = -1
                 place = self.place(self._next_block * self.block + i)
                 raise OSError(f"{place}: the stream broke off: {type(error).__name__}: {error}") from error
             if row is None:

@@ -30,7 +30,22 @@ class Table(Protocol):
         """Return the location of a row, such as `rows.jsonl: line 3`."""
 
 
-class RowList:
+class NumberedTable(Table):
+    """A table whose rows have no location but their number.
+
+    Args:
+        name: What the table is called in messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def place(self, index: int) -> str:
+        """Return the number of a row, counted from 1."""
+        return f"{self._name}: row {index + 1}"
+
+
+class RowList(NumberedTable):
     """Rows in memory. A string is a row with the column `text`.
 
     Args:
@@ -44,7 +59,8 @@ class RowList:
     def __init__(self, values: Sequence[Any], name: str) -> None:
         if not values:
             raise ValueError(f"{name}: there are no rows")
-        self._values, self._name = values, name
+        super().__init__(name)
+        self._values = values
 
     def __len__(self) -> int:
         return len(self._values)
@@ -54,12 +70,8 @@ class RowList:
         check_text(row, self, index)
         return row
 
-    def place(self, index: int) -> str:
-        """Return the number of a row, counted from 1."""
-        return f"{self._name}: row {index + 1}"
 
-
-class ArrowTable:
+class ArrowTable(NumberedTable):
     """A table of the `datasets` library, which stays on the disk.
 
     Args:
@@ -68,17 +80,14 @@ class ArrowTable:
     """
 
     def __init__(self, table: Any, name: str) -> None:  # `datasets` ships no types.
-        self._table, self._name = table, name
+        super().__init__(name)
+        self._table = table
 
     def __len__(self) -> int:
         return len(self._table)
 
     def __getitem__(self, index: int, /) -> Row:
         return without_filled_nulls(self._table[index], self._table.features)
-
-    def place(self, index: int) -> str:
-        """Return the number of a row, counted from 1."""
-        return f"{self._name}: row {index + 1}"
 
 
 class JoinedTable:

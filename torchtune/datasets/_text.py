@@ -52,7 +52,9 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
         on_error: OnError = "raise",
         ignore_columns: list[str] | None = None,
     ) -> None:
-        self._tokenizer, self._column, self._add_eos = tokenizer, column, add_eos
+        self._tokenizer = tokenizer
+        self._column = column
+        self._add_eos = add_eos
         self._split = truncate == "split"
         table = open_source(source, split, load_options)
         cut_at = "right" if truncate == "split" else truncate

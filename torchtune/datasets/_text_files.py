@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from torchtune.datasets._records import TextFile, find_lines
+from torchtune.datasets._records import RecordTable, TextFile, find_lines
 from torchtune.datasets._tables import Row
 
 
-class TextLines:
+class TextLines(RecordTable):
     """A .txt file: a row for each line that is not blank, its text in the column `text`.
 
     Raises:
@@ -14,15 +14,8 @@ class TextLines:
     """
 
     def __init__(self, path: Path) -> None:
-        self._records = find_lines(TextFile(path))
+        super().__init__(find_lines(TextFile(path)))
         self._newline = self._records.file.newline.decode()
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     def __getitem__(self, index: int, /) -> Row:
         return {"text": self._records.text(index).partition(self._newline)[0].rstrip("\r")}
-
-    def place(self, index: int) -> str:
-        """Return the line of a row."""
-        return self._records.place(index)

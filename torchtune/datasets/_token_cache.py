@@ -24,9 +24,7 @@ from attrs import define, field
 
 from torchtune.data import IGNORE_INDEX, Example, Note
 
-_ENTRY = np.dtype(
-    [("high", "<u8"), ("low", "<u8"), ("offset", "<i8"), ("size", "<i4"), ("checksum", "<u4")], align=False
-)
+_ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<i8"), ("size", "<i4"), ("checksum", "<u4")])
 """A digest in two halves, and the record's place in the file beside its index."""
 _REFRESH_SECONDS = 10.0
 """How old the view of what other processes have written may be."""
@@ -77,11 +75,11 @@ class TokenCache:
             row: What was read out of the source, as text.
         """
         high, low = self._digest(row)
-        found = self._find(high, low)
-        if found is None and time.monotonic() - self._looked > _REFRESH_SECONDS:
+        examples = self._find(high, low)
+        if examples is None and time.monotonic() - self._looked > _REFRESH_SECONDS:
             self._refresh()
-            found = self._find(high, low)
-        return found
+            examples = self._find(high, low)
+        return examples
 
     def put(self, row: str, examples: list[Example]) -> None:
         """Write what a row was encoded to.
@@ -107,13 +105,15 @@ class TokenCache:
     def _find(self, high: int, low: int) -> list[Example] | None:
         at = int(np.searchsorted(self._entries["high"], np.uint64(high)))
         while at < len(self._entries) and int(self._entries["high"][at]) == high:
-            if int(self._entries["low"][at]) == low and (found := self._read(at)) is not None:
-                return found
+            examples = self._read(at) if int(self._entries["low"][at]) == low else None
+            if examples is not None:
+                return examples
             at += 1
         return None
 
     def _read(self, at: int) -> list[Example] | None:
-        entry, number = self._entries[at], int(self._files[at])
+        entry = self._entries[at]
+        number = int(self._files[at])
         if number not in self._open:
             path = list(self._known)[number].with_suffix(".rows")
             if not path.is_file():
@@ -139,9 +139,10 @@ class TokenCache:
                 files.append(np.full(len(added), list(self._known).index(path), np.int32))
                 self._known[path] = size
         if len(entries) > 1:
-            joined, numbers = np.concatenate(entries), np.concatenate(files)
+            joined = np.concatenate(entries)
             order = np.argsort(joined["high"], kind="stable")
-            self._entries, self._files = joined[order], numbers[order]
+            self._entries = joined[order]
+            self._files = np.concatenate(files)[order]
 
 
 class _Writer:
@@ -183,18 +184,16 @@ def _packed(examples: list[Example]) -> bytes:
         mask = np.array(example.labels) != IGNORE_INDEX
         tokens = np.array(example.tokens, "<i4")
         parts += [struct.pack("<I", len(tokens)), tokens.tobytes(), np.packbits(mask).tobytes()]
-        notes = (
-            json.dumps([[note.text, note.example] for note in example.notes]).encode()
-            if example.notes
-            else b""
-        )
+        pairs = [[note.text, note.example] for note in example.notes]
+        notes = json.dumps(pairs).encode() if pairs else b""
         parts += [struct.pack("<I", len(notes)), notes]
     return b"".join(parts)
 
 
 def _unpacked(record: bytes) -> list[Example]:
     (n,) = struct.unpack_from("<I", record)
-    at, examples = 4, []
+    at = 4
+    examples = []
     for _ in range(n):
         (length,) = struct.unpack_from("<I", record, at)
         tokens = np.frombuffer(record, "<i4", length, at + 4)

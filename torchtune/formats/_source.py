@@ -69,9 +69,9 @@ def write_checkpoint(
         ValueError: the weights are not those of the model, are quantised, or do not fit the dtype; or the tokenizer is
             damaged, or another model's.
     """
-    model, weights = checkpoint.model, checkpoint.weights
+    model = checkpoint.model
     shapes = expected_shapes(model)
-    check_tensors(shapes, weights, checkpoint.path)
+    check_tensors(shapes, checkpoint.weights, checkpoint.path)
     numbers = {name: math.prod(shape) for name, shape in shapes.items()}
     dtypes = {name: dtype or checkpoint.dtype or own for name, own in _own_dtypes(checkpoint, shapes).items()}
     n_done = 0
@@ -111,13 +111,14 @@ def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _own_dtypes(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, torch.dtype]:
     """Return the dtype of every tensor, where all are plain numbers."""
-    found = checkpoint.weights.dtypes
-    if quantised := sorted(checkpoint.weights.own_name(name) for name in names if name not in found):
+    dtypes = checkpoint.weights.dtypes
+    quantised = sorted(checkpoint.weights.own_name(name) for name in names if name not in dtypes)
+    if quantised:
         raise ValueError(
             f"{checkpoint.path} holds {some(quantised)} in numbers that are not float64, float32, float16 or bfloat16;"
             " quantised weights are not supported, fetch the model as it was before"
         )
-    return {name: found[name] for name in names}
+    return {name: dtypes[name] for name in names}
 
 
 def _most_common(dtypes: Mapping[str, torch.dtype], numbers: Mapping[str, int]) -> torch.dtype:

@@ -58,8 +58,9 @@ class _File:
 
     def read(self, name: str) -> Tensor:
         if self.tensors is None or self.n_read > _MAPPED_BYTES:
-            self.tensors, self.n_read = None, 0
+            self.tensors = None  # the old mapping goes before the new one comes
             self.tensors = self.open(self.path)
+            self.n_read = 0
         tensors = self.tensors
         tensor: Tensor = tensors[name] if isinstance(tensors, dict) else tensors.get_tensor(name)
         self.n_read += tensor.nbytes
@@ -94,7 +95,8 @@ class TensorFiles:
         tensors = file.tensors = file.open(path)
         for name in tensors.keys():  # noqa: SIM118  A handle of safetensors is no mapping.
             part = tensors.get_slice(name) if is_safe else tensors[name]
-            self.shapes[name], self._files[name] = list(part.get_shape() if is_safe else part.shape), file
+            self.shapes[name] = list(part.get_shape() if is_safe else part.shape)
+            self._files[name] = file
             dtype: torch.dtype | None = _FLOATS.get(part.get_dtype()) if is_safe else part.dtype
             if dtype is not None and dtype in _FLOATS.values():
                 self.dtypes[name] = dtype
@@ -114,7 +116,8 @@ class TensorFiles:
 
     def rename(self, old: str, new: str) -> None:
         """Call a tensor otherwise."""
-        self.shapes[new], self._files[new] = self.shapes.pop(old), self._files.pop(old)
+        self.shapes[new] = self.shapes.pop(old)
+        self._files[new] = self._files.pop(old)
         if old in self.dtypes:
             self.dtypes[new] = self.dtypes.pop(old)
         self._names[new] = self._names.pop(old, old)
@@ -128,9 +131,9 @@ def folder_tensors(folder: Path) -> TensorFiles:
         ValueError: a file or the index is damaged, or the index belongs to other files.
     """
     for stem in _STEMS:
-        single, index = folder / stem, folder / f"{stem}.index.json"
-        if single.is_file():
-            return one_file(single)
+        if (folder / stem).is_file():
+            return one_file(folder / stem)
+        index = folder / f"{stem}.index.json"
         if index.is_file():
             return _indexed(folder, index)
     raise FileNotFoundError(
@@ -155,7 +158,8 @@ def _indexed(folder: Path, index: Path) -> TensorFiles:
         if Path(name).name != name:
             raise ValueError(f"{index} names {name!r}, which is no file of its folder")
         files.add(folder / name)
-    if absent := sorted(weight_map.keys() - files.shapes.keys()):
+    absent = sorted(weight_map.keys() - files.shapes.keys())
+    if absent:
         raise ValueError(f"{index} speaks of {some(absent)}, which no file of {folder} holds; fetch it again")
     return files
 

@@ -14,10 +14,10 @@ from torchtune.tokenizers import (
     copy_files,
     copy_tokenizer,
     ends,
-    given,
     ids_of,
     joined,
     known_ids,
+    non_null,
     remove_tokenizer,
     tokenizer_folder,
 )
@@ -51,8 +51,8 @@ def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         generation = target / GENERATION_CONFIG
         if not generation.is_file():
             copy_files(folder, target, [GENERATION_CONFIG])
-        elif given(ids) != given(own):
-            write_json(generation, {**read_json(generation), **given(ids)})
+        elif non_null(ids) != non_null(own):
+            write_json(generation, {**read_json(generation), **non_null(ids)})
         return ids
 
     return evolve(checkpoint, write_tokenizer=write_tokenizer, tokenizer=folder)

@@ -42,7 +42,8 @@ class _Settings:
     seed: int | None = None
 
     def changed(self, how: How) -> "_Settings":
-        if unknown := how.keys() - How.__annotations__.keys():
+        unknown = how.keys() - How.__annotations__.keys()
+        if unknown:
             raise TypeError(f"there is no {min(unknown)!r}, only {', '.join(How.__annotations__)}")
         own: dict[str, Any] = {name: value for name, value in how.items() if hasattr(self, name)}
         sampling: dict[str, Any] = {name: value for name, value in how.items() if name not in own}
@@ -72,7 +73,9 @@ class Assistant:
         system: str | None = None,
         **how: Unpack[How],
     ) -> None:
-        self.model, self.tokenizer, self.system = model, tokenizer, system
+        self.model = model
+        self.tokenizer = tokenizer
+        self.system = system
         self.template = pick_template(tokenizer, template, system)
         self._settings = _Settings().changed(how)
         self.n_tokens = 0

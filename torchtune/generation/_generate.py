@@ -149,7 +149,8 @@ def check_prompt(
     Raises:
         ValueError: It is so.
     """
-    vocab_size, max_seq_len = model.architecture.vocab_size, model.architecture.max_seq_len
+    vocab_size = model.architecture.vocab_size
+    max_seq_len = model.architecture.max_seq_len
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens: expected a number above 0, got {max_new_tokens}")
     if not tokens:
@@ -239,7 +240,9 @@ def steps(
                 seen.scatter_(1, chosen[:, None], value=True)
             if len(kept) < len(rows):
                 at = torch.tensor(kept, device=chosen.device)
-                rows, chosen, seen = [rows[i] for i in kept], chosen[at], None if seen is None else seen[at]
+                rows = [rows[i] for i in kept]
+                chosen = chosen[at]
+                seen = None if seen is None else seen[at]
                 cache.keep(at, max(lengths[row] for row in rows) + step)
             hidden = _next_hidden(model, chosen, [lengths[row] + step for row in rows], cache)
 

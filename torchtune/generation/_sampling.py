@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,24 +12,20 @@ from torch import Tensor
 _FILTERS = ("top_k", "top_p", "min_p")
 
 
-def _is_temperature(_: Any, attribute: "Attribute[Any]", value: float) -> None:  # attrs passes the instance.
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{attribute.name}: expected a number of at least 0, got {value}")
+def _rule(expected: str, holds: Callable[[Any], bool]) -> Callable[[Any, "Attribute[Any]", Any], None]:
+    """Make a validator of a rule, and of the words that a message has for it."""
+
+    def check(_: Any, attribute: "Attribute[Any]", value: Any) -> None:  # attrs passes the instance.
+        if not holds(value):
+            raise ValueError(f"{attribute.name}: expected {expected}, got {value}")
+
+    return check
 
 
-def _is_count(_: Any, attribute: "Attribute[Any]", value: int | None) -> None:
-    if value is not None and value < 1:
-        raise ValueError(f"{attribute.name}: expected a whole number above 0, or None, got {value}")
-
-
-def _is_share(_: Any, attribute: "Attribute[Any]", value: float | None) -> None:
-    if value is not None and not 0 < value <= 1:
-        raise ValueError(f"{attribute.name}: expected a number above 0, up to 1, or None, got {value}")
-
-
-def _is_penalty(_: Any, attribute: "Attribute[Any]", value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{attribute.name}: expected a number above 0, got {value}")
+_is_temperature = _rule("a number of at least 0", lambda value: 0 <= value < math.inf)
+_is_penalty = _rule("a number above 0", lambda value: 0 < value < math.inf)
+_is_count = _rule("a whole number above 0, or None", lambda value: value is None or value >= 1)
+_is_share = _rule("a number above 0, up to 1, or None", lambda value: value is None or 0 < value <= 1)
 
 
 @frozen(kw_only=True)

@@ -31,10 +31,9 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tail: list[int] = []
-        self._n_told, self._told = (
-            0,
-            "",
-        )  # how many of the tail's tokens are in a piece already, and their text
+        # How many of the tail's tokens are in a piece already, and their text.
+        self._n_told = 0
+        self._told = ""
         self._held = ""
         self.is_over = False
         """Whether a stop string has ended the text; no token is to follow then."""
@@ -49,8 +48,10 @@ class AnswerText:
         piece = self._behind(text, last)
         told = self._tokenizer.decode(last)
         if told and text.endswith(told):  # It is a beginning of its own, whose own first space is behind us.
-            self._tail, text = last, told
-        self._n_told, self._told = len(self._tail), text
+            self._tail = last
+            text = told
+        self._n_told = len(self._tail)
+        self._told = text
         return self._unless_stopped(piece)
 
     def end(self) -> str:
@@ -70,13 +71,14 @@ class AnswerText:
     def _unless_stopped(self, piece: str, *, is_last: bool = False) -> str:
         """Return what is held back and a piece, up to a stop string or, unless it is the last, what may become one."""
         text = self._held + piece
-        ends = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        starts = {stop: text.find(stop) for stop in self._stop}
+        ends = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
         if ends:
             self.is_over = True
             return text[: min(ends)[1]]
-        kept = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        n_held = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - n_held :]
+        return text[: len(text) - n_held]
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -103,11 +105,13 @@ def as_text(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) 
 
 def _pieces(ids: Iterable[int], text: AnswerText) -> Iterator[str]:
     for token in ids:
-        if piece := text.add(token):
+        piece = text.add(token)
+        if piece:
             yield piece
         if text.is_over:
             break
     if isinstance(ids, Generator):
         ids.close()  # so that the model is back in its own mode
-    if piece := text.end():
-        yield piece
+    rest = text.end()
+    if rest:
+        yield rest

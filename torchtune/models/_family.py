@@ -140,14 +140,19 @@ def windows(config: Config, every: int | None = None) -> dict[str, Any]:
     Raises:
         ValueError: The layers alternate in no pattern that the decoder knows.
     """
-    window, kinds = config.get("sliding_window"), config.get("layer_types")
+    window = config.get("sliding_window")
+    kinds = config.get("layer_types")
     if kinds is not None:
-        if unknown := set(kinds) - {"sliding_attention", "full_attention"}:
-            raise ValueError(f"layers of kind {sorted(unknown)[0]!r} are not supported")
+        unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})
+        if unknown:
+            raise ValueError(f"layers of kind {unknown[0]!r} are not supported")
         full = [i + 1 for i, kind in enumerate(kinds) if kind == "full_attention"]
         if len(full) == len(kinds):
             return {}
-        every = full[0] if full else every if every and every > len(kinds) else None
+        if full:
+            every = full[0]
+        elif every is not None and every <= len(kinds):  # no layer is full, not even that one
+            every = None
         expected = [i for i in range(1, len(kinds) + 1) if every is not None and i % every == 0]
         if full != expected:
             raise ValueError("layer_types alternate in a pattern that is not supported")
@@ -163,3 +168,8 @@ def read_rope(config: Config) -> dict[str, Any]:
     """Read the base of the rotary frequencies and their stretching as arguments of Architecture."""
     base, scaling = rope(config)
     return {"rope_base": base, "rope_scaling": scaling}
+
+
+def read_rope_and_window(config: Config) -> dict[str, Any]:
+    """Read the rotary frequencies, and the sliding window of all layers, as arguments of Architecture."""
+    return {**read_rope(config), **windows({k: v for k, v in config.items() if k != "layer_types"})}

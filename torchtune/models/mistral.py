@@ -1,10 +1,10 @@
 """Mistral models: Llama 2 with grouped heads and a sliding window (arXiv 2310.06825)."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from attrs import evolve
 
-from torchtune.models._family import Config, Family, read_rope, windows
+from torchtune.models._family import Family, read_rope_and_window
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
@@ -45,14 +45,10 @@ def mistral_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyToke
     return auto_tokenizer(path, **options)
 
 
-def _mistral(config: Config) -> dict[str, Any]:
-    return {**read_rope(config), **windows({k: v for k, v in config.items() if k != "layer_types"})}
-
-
 MISTRAL_FAMILY = Family(
     model_type="mistral",
     hf_class="MistralForCausalLM",
     fixed={"hidden_act": "silu"},
-    read=_mistral,
+    read=read_rope_and_window,
     write=lambda a: {"sliding_window": a.window},
 )

@@ -4,7 +4,7 @@ from typing import Unpack
 
 from attrs import evolve
 
-from torchtune.models._family import Family, Fused, read_rope, windows
+from torchtune.models._family import Family, Fused, read_rope_and_window
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
@@ -64,7 +64,7 @@ PHI3_FAMILY = Family(
     # Files say 0 where a model has no window.
     read_gguf=lambda metadata, _: {"sliding_window": metadata.get("attention.sliding_window") or None},
     fixed={"hidden_act": "silu", "attention_bias": False},
-    read=lambda c: {**read_rope(c), **windows({k: v for k, v in c.items() if k != "layer_types"})},
+    read=read_rope_and_window,
     write=lambda a: {
         "sliding_window": a.window,
         "original_max_position_embeddings": a.max_seq_len,

@@ -28,7 +28,8 @@ class Attention(nn.Module):
         super().__init__()
         a = architecture
         self.window = window
-        self.head_dim, self.qk_norm = a.head_dim, a.qk_norm
+        self.head_dim = a.head_dim
+        self.qk_norm = a.qk_norm
         self.scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
         self.softcap = a.attention_softcap
         self.q_proj = Linear(a.embed_dim, a.num_heads * a.head_dim, bias=a.qkv_bias)
@@ -61,11 +62,9 @@ class Attention(nn.Module):
         Returns:
             `[b, s, d]`.
         """
-        q, k, v = (
-            self.q_proj(x),
-            self.k_proj(x),
-            self.v_proj(x),
-        )  # [b, s, h * head_dim], [b, s, kv * head_dim] twice
+        q = self.q_proj(x)  # [b, s, h * head_dim]
+        k = self.k_proj(x)  # [b, s, kv * head_dim]
+        v = self.v_proj(x)  # [b, s, kv * head_dim]
         if self.qk_norm == "whole":
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = self._heads(q), self._heads(k), self._heads(v)  # [b, h or kv, s, head_dim]
@@ -81,7 +80,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(k, v, rotation.positions)
         if documents is not None:
-            out = attend_documents(q, k, v, documents, self.window, scale=self.scale, softcap=self.softcap)
+            kernel = document_kernel(q.device.type, q.shape[3], q.dtype)
+            out = kernel(q, k, v, documents, self.window, scale=self.scale, softcap=self.softcap)
         else:
             out = attend(q, k, v, mask, is_causal=is_causal, scale=self.scale, softcap=self.softcap)
         y: Tensor = self.o_proj(out.transpose(1, 2).flatten(2).to(x.dtype))  # [b, s, d]
@@ -144,36 +144,13 @@ def attend(
     return (weights @ v[:, :, None]).flatten(1, 2)
 
 
-def attend_documents(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    documents: Documents,
-    window: int | None,
-    *,
-    scale: float,
-    softcap: float | None = None,
-) -> Tensor:
-    """Let tokens see those of their own document to their left; the other arguments are those of `attend`.
-
-    Args:
-        q: `[b, h, s, head_dim]`.
-        k: `[b, kv_heads, s, head_dim]`.
-        v: `[b, kv_heads, s, head_dim]`.
-        documents: Where they stand.
-        window: Keys that a query sees, its own among them; None: all of its document to its left.
-        scale: What products are multiplied by.
-        softcap: Bound of the scores.
-
-    Returns:
-        `[b, h, s, head_dim]`.
-    """
-    kernel = document_kernel(q.device.type, q.shape[3], q.dtype)
-    return kernel(q, k, v, documents, window, scale=scale, softcap=softcap)
-
-
 def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """Choose what attends to packed rows: one of the three functions below, with `attend_documents`'s arguments."""
+    """Choose what attends to packed rows: one of the three functions below.
+
+    They let tokens see those of their own document to their left. Their arguments are q `[b, h, s, head_dim]`, k and v
+    `[b, kv_heads, s, head_dim]`, where the documents stand, and how many keys a query sees, its own among them (None:
+    all of its document to its left); `scale` and `softcap` are those of `attend`. They return `[b, h, s, head_dim]`.
+    """
     if device_type == "cpu":
         return by_document
     # `varlen_attn` (torch 2.13) has windows, groups of heads and gradients too, but no soft cap and no float32, as
@@ -193,16 +170,16 @@ def by_document(
     for row, (of_q, of_k, of_v, lengths) in enumerate(
         zip(torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True)
     ):
-        parts, own = [], [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
+        parts = []
+        by_part = [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
         shared = documents.before(row, lengths[0])
-        first_k, first_v = (of[0][:, :, :shared] for of in own[1:])
-        for i, (own_q, own_k, own_v) in enumerate(zip(*own, strict=True)):
-            before, keys, values = 0, own_k, own_v
-            if shared and i:
-                before, keys = shared, torch.cat([first_k, own_k], dim=2)
-                values = torch.cat([first_v, own_v], dim=2)
-            mask = documents.mask_of_one(own_q.shape[2], before, window)
-            parts.append(attend(own_q, keys, values, mask, is_causal=mask is None, **how))
+        first_k, first_v = (of[0][:, :, :shared] for of in by_part[1:])
+        for i, (queries, new_keys, new_values) in enumerate(zip(*by_part, strict=True)):
+            before = shared if i else 0
+            keys = torch.cat([first_k, new_keys], dim=2) if before else new_keys
+            values = torch.cat([first_v, new_values], dim=2) if before else new_values
+            mask = documents.mask_of_one(queries.shape[2], before, window)
+            parts.append(attend(queries, keys, values, mask, is_causal=mask is None, **how))
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)
 

@@ -126,7 +126,9 @@ class Decoder(nn.Module):
 
         None is the plain causal mask, or a single token that sees every key.
         """
-        length, keys, window = tokens.shape[1], start + tokens.shape[1], self.architecture.window
+        length = tokens.shape[1]
+        keys = start + length
+        window = self.architecture.window
         slots = torch.arange(keys, device=tokens.device)
         # With a cache, a row's own positions say where its tokens stand; without, their place in the row does.
         at = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]

@@ -31,7 +31,8 @@ class FeedForward(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.activation, self.gated = activation, gated
+        self.activation = activation
+        self.gated = gated
         if gated:
             self.gate_proj = Linear(embed_dim, ffn_dim, bias=bias)
         self.up_proj = Linear(embed_dim, ffn_dim, bias=bias)

@@ -154,9 +154,11 @@ class _Adapted(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, lora_a, lora_b, inner = ctx.saved_tensors
-        flat, x = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])  # [n, out], [n, in]
+        x = x.reshape(-1, x.shape[-1])  # [n, in]
+        flat = grad.reshape(-1, grad.shape[-1])  # [n, out]
         grad_inner = (flat @ lora_b).mul_(ctx.scale)  # [n, r]
-        grad_a, grad_b = grad_inner.T @ x, (flat.T @ inner).mul_(ctx.scale)
+        grad_a = grad_inner.T @ x
+        grad_b = (flat.T @ inner).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = (flat @ weight).addmm_(grad_inner, lora_a)
@@ -206,7 +208,8 @@ class _Normed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, inverse = ctx.saved_tensors
-        grad, normed = grad.to(inverse.dtype), x * inverse
+        grad = grad.to(inverse.dtype)
+        normed = x * inverse
         grad_x = grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = (grad * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)

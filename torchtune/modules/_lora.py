@@ -36,9 +36,13 @@ class LoRALinear(nn.Module):
         rank_stabilized: bool = False,
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.rank, self.alpha, self.rank_stabilized = rank, alpha, rank_stabilized
-        self.weight, self.bias = linear.weight, linear.bias
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.rank = rank
+        self.alpha = alpha
+        self.rank_stabilized = rank_stabilized
+        self.weight = linear.weight
+        self.bias = linear.bias
         self.weight.requires_grad = False
         if self.bias is not None:
             self.bias.requires_grad = False

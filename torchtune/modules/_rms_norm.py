@@ -18,7 +18,8 @@ class RMSNorm(nn.Module):
 
     def __init__(self, dim: int, eps: float, offset: float = 0.0) -> None:
         super().__init__()
-        self.eps, self.offset = eps, offset
+        self.eps = eps
+        self.offset = offset
         self.weight = nn.Parameter(torch.full((dim,), 1.0 - offset))  # [d]
 
     def reset_parameters(self) -> None:
@@ -28,6 +29,5 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x `[..., d]` along its last axis, in its own dtype."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(dtype), self.weight.shape, self.weight.to(dtype) + self.offset, self.eps).to(
-            x.dtype
-        )
+        weight = self.weight.to(dtype) + self.offset
+        return F.rms_norm(x.to(dtype), self.weight.shape, weight, self.eps).to(x.dtype)

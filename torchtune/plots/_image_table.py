@@ -33,7 +33,8 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
     axes.set_axis_off()
     axes.set(xlim=(0, box.width), ylim=(box.height, 0))
     columns = list(_columns(runs))
-    left, n_shown = 0.0, 0
+    left = 0.0
+    n_drawn = 0
     for number, column in enumerate(columns):
         start = left + (_SWATCH if number == 0 else 0)
         width = max(_width(canvas, cell) for cell in column)
@@ -41,14 +42,15 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
             break
         for row, cell in enumerate(column):
             axes.text(start, _ROW * (row + 0.5), cell, va="center", fontsize=_SIZE, color=_ink(row))
-        left, n_shown = start + width + _GAP, n_shown + 1
+        left = start + width + _GAP
+        n_drawn += 1
     for row, look in enumerate(looks, start=1):
         axes.plot(
             [0, _SWATCH - 10], [_ROW * (row + 0.5)] * 2, color=look.colour, linestyle=look.dash, linewidth=2
         )
     axes.plot([0, box.width], [_ROW, _ROW], color="#c9ced4", linewidth=0.8)
-    if rest := len(columns) - n_shown:
-        foot = f"{rest} more differ; the page has all"
+    if n_drawn < len(columns):
+        foot = f"{len(columns) - n_drawn} more differ; the page has all"
         axes.text(0, _ROW * (len(runs) + 1.6), foot, va="center", fontsize=_SIZE - 1, color="#4a5058")
 
 

@@ -1,6 +1,5 @@
 """The runs of `tune plot`: found, named and read; nothing in a run's folder but its metrics has to be there."""
 
-import json
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -165,21 +164,20 @@ def _config(file: Path) -> tuple[dict[str, Any], str]:
 
 def _samples(file: Path) -> tuple[list[Sample], list[int]]:
     """Return the answers, of a step's prompt that stands twice the later, and the numbers of broken lines."""
-    found: dict[tuple[int, str], Sample] = {}
+    from torchtune.utils.metric_logging import json_lines
+
+    samples: dict[tuple[int, str], Sample] = {}
     broken: list[int] = []
     if not file.is_file():
         return [], broken
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for number, values in json_lines(file):
         try:
-            values = json.loads(line)
             sample = Sample(int(values["step"]), str(values["prompt"]), str(values["answer"]))
         except (ValueError, TypeError, KeyError):
             broken.append(number)
         else:
-            found[sample.step, sample.prompt] = sample
-    return list(found.values()), broken
+            samples[sample.step, sample.prompt] = sample
+    return list(samples.values()), broken
 
 
 def _lines(numbers: Sequence[int]) -> str:

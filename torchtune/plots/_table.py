@@ -61,11 +61,13 @@ def state_of(run: PlottedRun) -> str:
 
 def _total(config: dict[str, Any]) -> str:
     """Say how many steps there are to be, as far as the config alone tells: the dataset's length is not in it."""
-    if isinstance(steps := config.get("max_steps"), int):
+    steps = config.get("max_steps")
+    if isinstance(steps, int):
         return f" of {steps:,}"
-    each, epochs = config.get("max_steps_per_epoch"), config.get("epochs")
-    if isinstance(each, int) and isinstance(epochs, int):
-        return f" of at most {each * epochs:,}"
+    steps_per_epoch = config.get("max_steps_per_epoch")
+    epochs = config.get("epochs")
+    if isinstance(steps_per_epoch, int) and isinstance(epochs, int):
+        return f" of at most {steps_per_epoch * epochs:,}"
     return ""
 
 
@@ -78,24 +80,16 @@ def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
     if len(trees) < 2:
         return []
     # All are compared with the first, so a leaf that one of them does not name is as it is there.
-    found = [{d.path: d for d in differences(trees[0], tree)} for tree in trees]
-    first = {path: d.left for rows in found for path, d in rows.items()}
+    changes = [{d.path: d for d in differences(trees[0], tree)} for tree in trees]
+    first = {path: d.left for of_run in changes for path, d in of_run.items()}
+    leaves = [first | {path: d.right for path, d in of_run.items()} for of_run in changes]
+    of_each = iter(leaves)
+    columns = [next(of_each) if run.config else dict.fromkeys(first, ABSENT) for run in runs]
     paths = sorted(first, key=lambda path: path == "seed")
-    columns = iter(found)
-    rows = [next(columns) if run.config else None for run in runs]
-    return [
-        Leaf(
-            path,
-            [
-                NOTHING if row is None else _shown(row[path].right if path in row else first[path])
-                for row in rows
-            ],
-        )
-        for path in paths
-    ]
+    return [Leaf(path, [_as_text(column[path]) for column in columns]) for path in paths]
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return NOTHING if value is ABSENT else inline_yaml(value)
 
 

@@ -22,10 +22,10 @@ from torchtune.tokenizers._special_ids import (
     SpecialIds,
     completed,
     ends,
-    given,
     ids_of,
     joined,
     known_ids,
+    non_null,
 )
 from torchtune.tokenizers._tekken import TekkenTokenizer
 from torchtune.tokenizers._tiktoken import TiktokenTokenizer, is_tiktoken, write_tiktoken_tokenizer
@@ -53,7 +53,6 @@ __all__ = [
     "ends",
     "from_pieces",
     "gguf_tokenizer",
-    "given",
     "has_tokenizer",
     "ids_of",
     "is_plain_bpe",
@@ -61,6 +60,7 @@ __all__ = [
     "joined",
     "known_ids",
     "load_tokenizer",
+    "non_null",
     "remove_tokenizer",
     "tokenizer_folder",
     "write_tiktoken_tokenizer",

@@ -22,10 +22,6 @@ class AnyTokenizer(Tokenizer, Protocol):
     def unknown_id(self) -> int | None:
         """What stands for text that no token can write; None where there is no such text."""
 
-    @property
-    def content_tokens(self) -> frozenset[str]:
-        """Special tokens that texts may contain, and that are then encoded as the tokens they name."""
-
     def fingerprint(self) -> str:
         """Return a digest of all that encoding depends on."""
 

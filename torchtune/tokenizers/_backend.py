@@ -36,7 +36,9 @@ class BackendTokenizer:
 
     def __init__(self, path: Path, config: TokenizerConfig, options: TokenizerOptions) -> None:
         check_options(options)
-        self._path, self._config, self._options = path, config, options
+        self._path = path
+        self._config = config
+        self._options = options
         self._marked: dict[str, _Marked] = {}
         self._plain = self._load()
         self._plain.encode_special_tokens = True  # To encode them as the text they are.
@@ -245,7 +247,8 @@ class _Marked:
         self._pattern = re.compile("|".join(map(re.escape, texts)))
 
     def encode(self, text: str, plain: Sequence[tuple[int, int]]) -> list[int]:
-        parts, at = [], 0
+        parts = []
+        at = 0
         for match in self._pattern.finditer(text):
             if not any(match.start() < end and start < match.end() for start, end in plain):
                 parts += [text[at : match.start()], self._spelt(match[0])]

@@ -71,9 +71,9 @@ class BPETokenizer(BackendTokenizer):
     """
 
     def __init__(self, path: str, split: str | None = None, **options: Unpack[TokenizerOptions]) -> None:
-        found = tokenizer_file(path, VOCABULARY)
-        file, self._merges_file = found.with_name(VOCABULARY), tokenizer_file(str(found.parent), MERGES)
-        file = tokenizer_file(str(file), VOCABULARY)
+        folder = str(tokenizer_file(path, VOCABULARY).parent)
+        self._merges_file = tokenizer_file(folder, MERGES)
+        file = tokenizer_file(folder, VOCABULARY)
         config = TokenizerConfig.beside(file)
         self._split_name = split
         self._class = _class_of(config, split)
@@ -104,21 +104,23 @@ class BPETokenizer(BackendTokenizer):
 
 def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
     """Find out how texts are split, and which special tokens are assumed."""
-    name, where = config.values.get("tokenizer_class"), f"{config.folder}/tokenizer_config.json"
+    file = config.folder / "tokenizer_config.json"
+    name = config.values.get("tokenizer_class")
     model = config.folder / "config.json"
     if name is None and model.is_file():
-        name, where = MODEL_TYPES.get(str(read_json(model).get("model_type"))), str(model)
-    found = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
+        file = model
+        name = MODEL_TYPES.get(str(read_json(model).get("model_type")))
+    known = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
     if split is not None:
         if split not in SPLITS:
             raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-        return BPEClass(SPLITS[split], found.special_tokens if found else {})
-    if found is None:
+        return BPEClass(SPLITS[split], known.special_tokens if known else {})
+    if known is None:
         raise ValueError(
-            f"{where}: tokenizer_class is {name!r}, and it is not known how that class splits texts; known are"
+            f"{file}: tokenizer_class is {name!r}, and it is not known how that class splits texts; known are"
             f" {', '.join(CLASSES)}. Set `split` of torchtune.tokenizers.BPETokenizer, or fetch the tokenizer.json"
         )
-    return found
+    return known
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:

@@ -62,12 +62,12 @@ def read_chat_template(
         ValueError: a template is not valid, or an option has no effect.
     """
     stored = stored_templates(folder, config)
-    chosen, for_tools = _chosen(folder, stored, options), None
+    chosen = _chosen(folder, stored, options)
     if chosen is None:
         _refuse_unused(folder, stored, options)
         return None
-    if options.get("chat_template") is None and _TOOLS in stored:
-        for_tools = stored[_TOOLS]
+    for_tools = stored.get(_TOOLS) if options.get("chat_template") is None else None
+    if for_tools is not None:
         _template(for_tools)
     arguments = options.get("template_arguments") or {}
     others = {name: text for name, text in special_tokens.items() if name not in arguments}
@@ -106,7 +106,8 @@ def _chosen(
 
 
 def _refuse_unused(folder: Path, stored: Mapping[str, StoredTemplate], options: TokenizerOptions) -> None:
-    if unused := [name for name in ("template_arguments", "date") if options.get(name)]:
+    unused = [name for name in ("template_arguments", "date") if options.get(name)]
+    if unused:
         lacking = "no default chat template" if stored else "no chat template"
         raise ValueError(
             f"{unused[0]}: without effect, since {folder} has {lacking}{_names(stored)}; set chat_template, or leave"

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from torchtune.data import ChatTemplate
 from torchtune.files import read_json, unexpected
@@ -62,14 +62,9 @@ class AddedToken:
         """Return it as the `tokenizers` library has it."""
         from tokenizers import AddedToken as BackendToken
 
-        return BackendToken(
-            text,
-            single_word=self.single_word,
-            lstrip=self.lstrip,
-            rstrip=self.rstrip,
-            normalized=self.normalized,
-            special=self.special,
-        )
+        flags = asdict(self)
+        del flags["id"]
+        return BackendToken(text, **flags)
 
 
 @frozen(slots=False)
@@ -103,11 +98,9 @@ class TokenizerConfig:
     def special_tokens(self) -> dict[str, str]:
         """The texts of the special tokens that have a name, as transformers passes them to chat templates."""
         groups = [self.values, *(self.values.get(group) for group in _NAMED)]
-        entries = [(i, name, token) for i, group in enumerate(groups) for name, token in _items(group)]
+        entries = [(i, name, _text(token)) for i, group in enumerate(groups) for name, token in _items(group)]
         return {
-            name: text
-            for i, name, token in entries
-            if (i or name.endswith("_token")) and (text := _text(token)) is not None
+            name: text for i, name, text in entries if text is not None and (i or name.endswith("_token"))
         }
 
     @property
@@ -127,24 +120,25 @@ class TokenizerConfig:
         Raises:
             ValueError: they are not written as transformers writes them.
         """
-        found: dict[str, AddedToken] = {}
+        added: dict[str, AddedToken] = {}
         tokens = self.values.get(_ADDED)
         older = self.folder / "added_tokens.json"
         for text, i in (read_json(older) if tokens is None and older.is_file() else {}).items():
             _check_added(older, text, i)
-            found[text] = AddedToken(i)
+            added[text] = AddedToken(i)
         if not isinstance(tokens, dict | None):
             raise unexpected(self._path, _ADDED, tokens, "an object of tokens by their ids")
         for name, token in (tokens or {}).items():
             values = token if isinstance(token, dict) else {}
-            content, i = values.get("content"), int(name) if name.isdecimal() else name
+            content = values.get("content")
+            i = int(name) if name.isdecimal() else name
             _check_added(self._path, content, i)
             assert isinstance(content, str)
             special = bool(values.get("special", False))
             defaults = {"normalized": not special}
             flags = {key: bool(values.get(key, defaults.get(key, False))) for key in _FLAGS}
-            found[content] = AddedToken(i, special, **flags)
-        return dict(sorted(found.items(), key=lambda item: item[1].id))
+            added[content] = AddedToken(i, special, **flags)
+        return dict(sorted(added.items(), key=lambda item: item[1].id))
 
     def prefixes_everywhere(self) -> bool:
         """Tell whether SentencePiece's space goes before every text between special tokens, or before the first alone.
@@ -160,7 +154,7 @@ class TokenizerConfig:
 
     def eos_id(self) -> int | None:
         """Return the id that ends a text according to the model's own files."""
-        return next((ids[0] for path in self._models_own if (ids := read_ends(path))), None)
+        return next((ids[0] for ids in map(read_ends, self._models_own) if ids), None)
 
     def chat_template(self, options: TokenizerOptions) -> ChatTemplate | None:
         """Read the chat template that the options choose.

@@ -23,11 +23,9 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
     if len(set(tokens)) != len(tokens) or len(kinds) != len(tokens):
         raise ValueError("its tokenizer has a token twice, or a token without a type")
     backend = _pieces(metadata) if kind == "llama" else _bytes(metadata)
-    found = {_CONTROL: True, _USER_DEFINED: False}
-    add_tokens(
-        backend,
-        [(token, found[kind]) for token, kind in zip(tokens, kinds, strict=True) if kind in found],
-    )
+    is_special = {_CONTROL: True, _USER_DEFINED: False}
+    of_kinds = ((token, kind) for token, kind in zip(tokens, kinds, strict=True) if kind in is_special)
+    add_tokens(backend, ((token, is_special[kind]) for token, kind in of_kinds))
     if adds_bos(metadata):
         begin_with(backend, tokens[metadata["tokenizer.ggml.bos_token_id"]])
     return backend

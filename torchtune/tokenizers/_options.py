@@ -32,8 +32,9 @@ def check_options(options: TokenizerOptions) -> None:
         ValueError: a value is not one that its option takes.
     """
     known = TokenizerOptions.__annotations__
-    if unknown := next((name for name in options if name not in known), None):
-        raise TypeError(f"a tokenizer has no option {unknown!r}{did_you_mean(unknown, known)}")
+    for name in options:
+        if name not in known:
+            raise TypeError(f"a tokenizer has no option {name!r}{did_you_mean(name, known)}")
     _check_texts("stop_tokens", options.get("stop_tokens"))
     _check_texts("special_tokens_in_content", options.get("special_tokens_in_content"))
     _check_date(options.get("date"))
@@ -53,11 +54,13 @@ def stop_ids_of(
     Raises:
         ValueError: one of them is not a token of the vocabulary.
     """
-    found = {token: find(token) for token in options.get("stop_tokens") or ()}
-    for token, number in found.items():
+    stop_ids = set[int]()
+    for token in options.get("stop_tokens") or ():
+        number = find(token)
         if number is None:
             raise _unknown("stop_tokens", token, names)
-    return frozenset(number for number in found.values() if number is not None)
+        stop_ids.add(number)
+    return frozenset(stop_ids)
 
 
 def content_tokens_of(
@@ -73,7 +76,8 @@ def content_tokens_of(
     Raises:
         ValueError: one of them is not a special token.
     """
-    tokens, special = options.get("special_tokens_in_content") or (), [*special_tokens]
+    tokens = options.get("special_tokens_in_content") or ()
+    special = [*special_tokens]
     for token in tokens:
         if token in special:
             continue
@@ -89,9 +93,7 @@ def content_tokens_of(
 def options_text(options: TokenizerOptions) -> str:
     """Write the options that are set as a text, the same for the same options."""
     values: Mapping[str, Any] = options
-    return json.dumps(
-        {name: value for name in TokenizerOptions.__annotations__ if (value := values.get(name))}
-    )
+    return json.dumps({name: values[name] for name in TokenizerOptions.__annotations__ if values.get(name)})
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

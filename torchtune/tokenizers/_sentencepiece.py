@@ -44,7 +44,8 @@ class SentencePieceTokenizer:
     ) -> None:
         check_options(options)
         self._path = tokenizer_file(path, "tokenizer.model")
-        self._special_tokens, self._options = tuple(special_tokens), options
+        self._special_tokens = tuple(special_tokens)
+        self._options = options
         config = TokenizerConfig.beside(self._path)
         added = config.added_tokens()
         special = {text for text, token in added.items() if token.special}
@@ -145,7 +146,7 @@ class SentencePieceTokenizer:
             whole.LoadFromSerializedProto(model)
             unknown = whole.id_to_piece(
                 whole.unk_id()
-            )  # stays what it is, although it may fill batches up as well
+            )  # it may fill batches up as well, and is still unknown
             model = as_control(model, {*special} - {unknown})
             whole.LoadFromSerializedProto(model)
             inner.LoadFromSerializedProto(without_space_prefix(model))

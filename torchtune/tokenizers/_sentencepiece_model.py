@@ -96,7 +96,8 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
     while at < len(message):
         byte = message[at]
         number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
+        shift += 7
         if byte < 0x80:
             return number, at
     raise ValueError("cut short")

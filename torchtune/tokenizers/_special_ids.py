@@ -23,14 +23,20 @@ def read_ids(path: Path, names: Sequence[str] = _NAMES) -> SpecialIds:
         ValueError: the file is damaged, or one of them is not an id.
     """
     values = read_json(path) if path.is_file() else {}
-    found = {name: values[name] for name in names if name in values}
-    for name, value in found.items():
-        ids = value if isinstance(value, list) and name == _EOS else [] if value is None else [value]
+    special_ids = {name: values[name] for name in names if name in values}
+    for name, value in special_ids.items():
+        ids = _as_list(value) if name == _EOS or value is None else [value]
         # Some files have -1 for a token that the model does not have.
         if not all(type(i) is int and (i >= 0 or name != _EOS) for i in ids):
             also = " or a list of them" if name == _EOS else ""
             raise unexpected(path, name, value, f"a token's number{also}")
-    return found
+    return special_ids
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def read_ends(path: Path) -> list[int]:
@@ -44,8 +50,7 @@ def read_ends(path: Path) -> list[int]:
 
 def ends(ids: SpecialIds) -> list[int]:
     """Return the ids at which texts end."""
-    found = ids.get(_EOS)
-    return list(found) if isinstance(found, list) else [] if found is None else [found]
+    return _as_list(ids.get(_EOS))
 
 
 def known_ids(folder: Path) -> SpecialIds:
@@ -54,10 +59,10 @@ def known_ids(folder: Path) -> SpecialIds:
     Raises:
         ValueError: as in `read_ids`.
     """
-    return {**read_ids(folder / "config.json"), **given(read_ids(folder / GENERATION_CONFIG))}
+    return {**read_ids(folder / "config.json"), **non_null(read_ids(folder / GENERATION_CONFIG))}
 
 
-def given(ids: Mapping[str, Any]) -> SpecialIds:
+def non_null(ids: Mapping[str, Any]) -> SpecialIds:
     """Leave out what is null."""
     return {name: value for name, value in ids.items() if value not in (None, [])}
 
@@ -69,7 +74,7 @@ def ids_of(tokenizer: Tokenizer) -> SpecialIds:
 
 def completed(ids: SpecialIds, tokenizer: Tokenizer) -> SpecialIds:
     """Add a tokenizer's ids if no end is known; transformers would assume Llama 2's."""
-    return ids if ends(ids) else {**ids_of(tokenizer), **given(ids)}
+    return ids if ends(ids) else {**ids_of(tokenizer), **non_null(ids)}
 
 
 def joined(ids: SpecialIds, others: SpecialIds) -> SpecialIds:
@@ -79,5 +84,5 @@ def joined(ids: SpecialIds, others: SpecialIds) -> SpecialIds:
     model was taught a further end later.
     """
     if {*ends(others)} <= {*ends(ids)}:
-        return {**others, **ids, **given(others), **given(ids)}
-    return {**others, **ids, **given(others)}
+        return {**others, **ids, **non_null(others), **non_null(ids)}
+    return {**others, **ids, **non_null(others)}

@@ -72,7 +72,7 @@ def compile_layers(model: Decoder) -> None:
 
 def _checkpoint_layer(layer: nn.Module, section: ActivationCheckpointing) -> None:
     plain = layer.forward
-    anew = _Anew(layer, plain)
+    anew = Calling(layer, plain)
     kept: dict[str, Any] = {}
     if section.keep == "matmuls":
         kept["context_fn"] = partial(create_selective_checkpoint_contexts, _matmuls())
@@ -88,8 +88,10 @@ def _checkpoint_layer(layer: nn.Module, section: ActivationCheckpointing) -> Non
         if cache is not None or not torch.is_grad_enabled():
             result: Tensor = plain(x, rotation, mask, cache, documents)
             return result
+        # `step_loss` casts parameters for the time of the forward pass alone, and computing again comes later: without
+        # what the forward pass saw in their places, it would see uncast ones.
         parameters: Iterator[tuple[str, Tensor]] = layer.named_parameters()
-        swapped = {f"layer.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
+        swapped = {f"module.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
 
         def run(x: Tensor) -> Tensor:
             y: Tensor = torch.func.functional_call(anew, swapped, (x, rotation, mask, None, documents))
@@ -103,19 +105,22 @@ def _checkpoint_layer(layer: nn.Module, section: ActivationCheckpointing) -> Non
     layer.forward = forward
 
 
-class _Anew(nn.Module):
-    """A layer without its checkpointing, for `functional_call`.
+class Calling(nn.Module):
+    """A module that calls a method of another one, for `functional_call`.
 
-    `step_loss` casts parameters for the time of the forward pass alone, and computing again comes later: without
-    what the forward pass saw in their places, it would see uncast ones.
+    Args:
+        module: Its parameters' names begin with `module.` here.
+        method: What is called in the forward pass.
     """
 
-    def __init__(self, layer: nn.Module, plain: Callable[..., Tensor]) -> None:
+    def __init__(self, module: nn.Module, method: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.layer, self.plain = layer, plain
+        self.module = module
+        self.method = method
 
     def forward(self, *args: Any) -> Tensor:
-        return self.plain(*args)
+        """Call the method."""
+        return self.method(*args)
 
 
 def _matmuls() -> list[Any]:
@@ -125,7 +130,4 @@ def _matmuls() -> list[Any]:
     """
     attention = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
     names = ["mm", "addmm", "bmm", *(f"_scaled_dot_product_{name}" for name in attention)]
-    return [
-        *(getattr(torch.ops.aten, name).default for name in names),
-        torch.ops.higher_order.flex_attention,
-    ]
+    return [*(getattr(torch.ops.aten, name).default for name in names), torch.ops.higher_order.flex_attention]

@@ -13,6 +13,7 @@ shows it.
 """
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -115,11 +116,12 @@ def verify(folder: Path, world: World) -> None:
     try:
         files = _manifest(folder)
         mine = sorted(files)[world.rank :: world.size]
-        faults = [fault for name in mine if (fault := _fault(folder / name, files[name]))]
+        faults = [_fault(folder / name, files[name]) for name in mine]
     except DamagedCheckpointError as error:  # on this rank, or on all
         faults = [str(error)]
-    if everyones := [fault for share in world.gather(faults) for fault in share]:
-        raise DamagedCheckpointError(everyones[0])
+    for fault in itertools.chain(*world.gather(faults)):
+        if fault is not None:
+            raise DamagedCheckpointError(fault)
 
 
 def read_shared(folder: Path) -> dict[str, Any]:
@@ -217,7 +219,8 @@ def _fault(path: Path, expected: list[int]) -> str | None:
     """Say how a file differs from its manifest; None if it does not."""
     if not path.exists():
         return f"{path.name} is missing"
-    if (size := path.stat().st_size) != expected[0]:
+    size = path.stat().st_size
+    if size != expected[0]:
         return f"{path.name} has {size} bytes, {expected[0]} were written"
     return None if _fingerprint(path) == expected else f"{path.name} has changed since it was written"
 

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
-from torchtune.data import Batches, Examples, Tokenizer, split_off
+from torchtune.data import Batches, Examples, Tokenizer, split_off, use_cache
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
 from torchtune.runs import RunFolder
@@ -79,8 +79,8 @@ def open_batches(
         ValueError: The dataset is empty.
     """
     packing = cfg.packing
-    if cfg.token_cache is not None and callable(use_cache := getattr(dataset, "use_cache", None)):
-        use_cache(cfg.token_cache)
+    if cfg.token_cache is not None:
+        use_cache(dataset, cfg.token_cache)
     return Batches(
         dataset,
         cfg.batch_size,
@@ -254,7 +254,8 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: str) -> 
     Raises:
         OSError: The folder cannot be written; what stood there is as it was.
     """
-    folder, has_adapters = Path(cfg.output_dir, name), any(True for _ in lora_layers(model))
+    folder = Path(cfg.output_dir, name)
+    has_adapters = any(True for _ in lora_layers(model))
     state = whole_state(model, world, None if has_adapters else cfg.dtype)
     if state is None:
         return

@@ -2,8 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
+
+from attrs import define, field
 
 from torchtune.data import Batch
 from torchtune.training._scaling import LossScale
@@ -18,6 +20,7 @@ _NAMED = 8
 """Rows that are named at most."""
 
 
+@define(eq=False)
 class Guard:
     """Lets steps through whose loss and gradient are finite; all ranks come to the same answer.
 
@@ -29,19 +32,13 @@ class Guard:
         world: This process and its fellows.
     """
 
-    def __init__(
-        self,
-        non_finite: Literal["stop", "skip"],
-        state: State,
-        scale: LossScale,
-        dataset: object,
-        world: World,
-    ) -> None:
-        self._skips = non_finite == "skip"
-        self._state, self._scale, self._world = state, scale, world
-        self._place: Callable[[int], str] = getattr(dataset, "place", lambda row: f"number {row + 1}")
-        self.reason = ""
-        """Why the last step was not let through."""
+    _non_finite: Literal["stop", "skip"]
+    _state: State
+    _scale: LossScale
+    _dataset: object
+    _world: World
+    reason: str = field(default="", init=False)
+    """Why the last step was not let through."""
 
     def passes(
         self, mean_loss: float, grad_norm: float, losses: Sequence[float], batches: Sequence[Batch]
@@ -73,11 +70,12 @@ class Guard:
             f"the gradient's norm is {grad_norm}" if math.isfinite(mean_loss) else f"the loss is {mean_loss}"
         )
         rows = self._rows(losses, batches)
-        if self._skips and in_a_row < IN_A_ROW:
+        skips = self._non_finite == "skip"
+        if skips and in_a_row < IN_A_ROW:
             self.reason = f"{value}; its rows: {rows}"
             return False
-        again = f", as it was not at {in_a_row} steps in a row" if self._skips else ""
-        skip = "" if self._skips else ", or pass over such steps with non_finite=skip"
+        again = f", as it was not at {in_a_row} steps in a row" if skips else ""
+        skip = "" if skips else ", or pass over such steps with non_finite=skip"
         raise FloatingPointError(
             f"step {self._state.step}: {value}{again}. Its rows: {rows}. {self._kept()} Lower optimizer.lr, look for a"
             f" damaged row or weight file{skip}"
@@ -85,15 +83,16 @@ class Guard:
 
     def _rows(self, losses: Sequence[float], batches: Sequence[Batch]) -> str:
         """Name the rows of the micro-batches whose loss is not finite; those of all where each is."""
-        own = [
+        damaged = [
             row for loss, b in zip(losses, batches, strict=True) if not math.isfinite(loss) for row in b.rows
         ]
-        everyones = self._world.gather((own, [row for batch in batches for row in batch.rows]))
-        found = [row for rows, _ in everyones for row in rows] or [
-            row for _, rows in everyones for row in rows
+        of_ranks = self._world.gather((damaged, [row for batch in batches for row in batch.rows]))
+        rows = [row for damaged, _ in of_ranks for row in damaged] or [
+            row for _, of_rank in of_ranks for row in of_rank
         ]
-        named = ", ".join(self._place(row) for row in found[:_NAMED])
-        return named + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+        place = getattr(self._dataset, "place", lambda row: f"number {row + 1}")
+        named = ", ".join(place(row) for row in rows[:_NAMED])
+        return named + (f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else "")
 
     def _kept(self) -> str:
         folder = self._state.last_checkpoint()

@@ -1,5 +1,6 @@
 """torch's optimizers without its compiler, which they import only to tell it that they are not to be compiled."""
 
+import inspect
 import sys
 from types import MethodType
 from typing import Any
@@ -30,14 +31,12 @@ def lighten(optimizer: Optimizer) -> None:
     """
     if "torch._dynamo" in sys.modules or not type(optimizer).__module__.startswith("torch.optim."):
         return
-    step = type(optimizer).step
-    while (inner := getattr(step, "__wrapped__", None)) is not None:
-        step = inner
-    plain, light = type(optimizer).step, torch.no_grad()(step)
+    plain = type(optimizer).step
+    light = torch.no_grad()(inspect.unwrap(plain))
 
-    def take(self: Optimizer, *given: Any) -> Any:
+    def take(self: Optimizer, *args: Any) -> Any:
         has_hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        return (plain if has_hooks else light)(self, *given)
+        return (plain if has_hooks else light)(self, *args)
 
     if not optimizer.defaults.get("differentiable", False):
         optimizer.step = MethodType(take, optimizer)  # type: ignore[method-assign]

@@ -23,7 +23,8 @@ class Loggers:
     """
 
     def __init__(self, loggers: Sequence[Logger], tell: Callable[[str], None]) -> None:
-        self._loggers, self._tell = list(loggers), tell
+        self._loggers = list(loggers)
+        self._tell = tell
 
     def log_dict(self, metrics: Mapping[str, float | int], step: int) -> None:
         """Pass one step's metrics on to every logger."""

@@ -42,7 +42,8 @@ def model_of(cfg: Any) -> nn.Module | None:
         model = instantiate(component)
     if not isinstance(model, nn.Module):
         return None
-    if callable(add_to := getattr(getattr(cfg, "lora", None), "add_to", None)):
+    add_to = getattr(getattr(cfg, "lora", None), "add_to", None)
+    if callable(add_to):
         add_to(model)
     return model
 
@@ -118,16 +119,17 @@ def ways_out(cfg: Any, ranks: int = 1) -> list[tuple[str, int]]:
     now = _held(cfg, ranks)
     if now is None:
         return []
-    found = []
+    savings = []
     for words, changes in _changes(cfg, ranks):
         then = _held(evolve(cfg, **changes), ranks)
         if then is not None and now - then > 0.02 * now:
-            found.append((words, now - then))
-    if (sharding := getattr(cfg, "sharding", None)) is None or not sharding.cpu_offload:
+            savings.append((words, now - then))
+    sharding = getattr(cfg, "sharding", None)
+    if sharding is None or not sharding.cpu_offload:
         model = model_of(cfg)
         if model is not None and getattr(cfg, "enable_fsdp", False) and getattr(cfg, "device", "") != "cpu":
-            found.append(("sharding.cpu_offload=true", needs_of(cfg, model, ranks).total))
-    return sorted(found, key=lambda way: -way[1])
+            savings.append(("sharding.cpu_offload=true", needs_of(cfg, model, ranks).total))
+    return sorted(savings, key=lambda saving: -saving[1])
 
 
 def _held(cfg: Any, ranks: int) -> int | None:
@@ -144,7 +146,8 @@ def _held(cfg: Any, ranks: int) -> int | None:
 def _changes(cfg: Any, ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what could be set otherwise, in words of the command line and as values."""
     if cfg.batch_size > 1:
-        rows, steps = -(-cfg.batch_size // 2), 2 * cfg.gradient_accumulation_steps
+        rows = -(-cfg.batch_size // 2)
+        steps = 2 * cfg.gradient_accumulation_steps
         yield f"batch_size={rows} gradient_accumulation_steps={steps}", {"batch_size": rows}
     if cfg.activation_checkpointing is None:
         yield "activation_checkpointing.keep=inputs", {"activation_checkpointing": ActivationCheckpointing()}
@@ -175,17 +178,17 @@ def explain(error: BaseException, cfg: Any, ranks: int) -> OutOfMemoryError:
         ranks: Processes that share the work.
     """
     line = _line_of(error.__traceback__)
-    said = f"memory ran out{f' in `{line}`' if line else ''}"
-    if asked := re.search(r"[Tt]ried to allocate (\d[\d.]* ?\w+)", str(error)):
-        amount = asked[1]
-        number, _, unit = amount.partition(" ")
-        said += f", when {_size(int(number)) if unit == 'bytes' else amount} more were asked for"
+    message = f"memory ran out{f' in `{line}`' if line else ''}"
+    request = re.search(r"[Tt]ried to allocate (\d[\d.]* ?\w+)", str(error))
+    if request is not None:
+        number, _, unit = request[1].partition(" ")
+        message += f", when {_size(int(number)) if unit == 'bytes' else request[1]} more were asked for"
     if not has(type(cfg)) or not hasattr(cfg, "activation_checkpointing"):
-        return OutOfMemoryError(said)
+        return OutOfMemoryError(message)
     rows, length = batch_of(cfg) or (0, 0)
     ways = "; ".join(f"{words} by {_size(saved)}" for words, saved in ways_out(cfg, ranks))
     of = f"for {rows} rows of {length:,} positions"
-    return OutOfMemoryError(f"{said}. What would lower it, about, {of}: {ways or 'a smaller model'}")
+    return OutOfMemoryError(f"{message}. What would lower it, about, {of}: {ways or 'a smaller model'}")
 
 
 def _line_of(trace: TracebackType | None) -> str:

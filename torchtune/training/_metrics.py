@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from attrs import define, field
 
 from torchtune.data import Batch
 from torchtune.files import write_text
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
+@define(eq=False, slots=False)
 class Metrics:
     """The metrics of each optimizer step, written by rank 0.
 
@@ -61,31 +63,26 @@ class Metrics:
         profiling: Which steps are recorded; None: none.
     """
 
-    def __init__(  # noqa: PLR0913 - what a run has to tell about itself
-        self,
-        output_dir: str,
-        loggers: Sequence[Logger],
-        world: World,
-        step: int,
-        total_steps: int,
-        *,
-        log_every: int = 1,
-        flops: Callable[[Sequence[Batch]], float] | None = None,
-        peak: float | None = None,
-        profiling: Profiling | None = None,
-    ) -> None:
-        self._world = world
-        self._loggers = Loggers(loggers, self.note)
-        self._flops, self._peak = flops, peak
-        self._output_dir, self._profiling, self._stack = output_dir, profiling, ExitStack()
-        self._step_done: Callable[[], None] = lambda: None
-        self._validation = ""
-        self._first_step, self._total_steps, self._log_every = step, total_steps, log_every
-        self._path = RunFolder(output_dir).metrics
-        self._bar: tqdm[Any] | None = None
-        self._n_skipped = 0
-        if world.is_main:
-            cut_back(self._path, step)
+    _output_dir: str
+    loggers: Sequence[Logger]
+    _world: World
+    _step: int
+    _total_steps: int
+    _log_every: int = field(default=1, kw_only=True)
+    _flops: Callable[[Sequence[Batch]], float] | None = field(default=None, kw_only=True)
+    _peak: float | None = field(default=None, kw_only=True)
+    _profiling: Profiling | None = field(default=None, kw_only=True)
+    _step_done: Callable[[], None] = field(default=lambda: None, init=False)
+    _validation: str = field(default="", init=False)
+    _bar: "tqdm[Any] | None" = field(default=None, init=False)
+    _n_skipped: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._loggers = Loggers(self.loggers, self.note)
+        self._stack = ExitStack()
+        self._path = RunFolder(self._output_dir).metrics
+        if self._world.is_main:
+            cut_back(self._path, self._step)
 
     def __enter__(self) -> Self:
         self._step_done = self._stack.enter_context(profiled(self._profiling, self._output_dir, self._world))
@@ -99,7 +96,7 @@ class Metrics:
                 columns, lines = shutil.get_terminal_size()  # tqdm draws nothing on a terminal that says 0
                 self._bar = tqdm(
                     total=self._total_steps,
-                    initial=self._first_step,
+                    initial=self._step,
                     bar_format="{percentage:3.0f}%|{bar:10}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
                     ncols=columns,
                     nrows=lines,
@@ -268,7 +265,5 @@ def peak_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (
-        peak if os.uname().sysname == "Darwin" else peak * 1024
-    )  # bytes on macOS, KiB elsewhere: getrusage(2)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere: getrusage(2)
+    return peak if os.uname().sysname == "Darwin" else peak * 1024

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchtune.config import Component, instantiate
 from torchtune.config.model import parameters_of
 from torchtune.modules import Decoder, LinearCrossEntropy, lean
-from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations
+from torchtune.training._activations import ActivationCheckpointing, Calling, checkpoint_activations
 from torchtune.training._placement import DTYPES, set_dtype
 
 
@@ -182,7 +182,8 @@ def _loss_bytes(
     model: Decoder, compute: torch.dtype, batch: tuple[int, int], *, on_cpu: bool
 ) -> tuple[int, int]:
     """Return what `LinearCrossEntropy` holds for as many targets as positions; and the head's gradient."""
-    a, head = model.architecture, model.head_weight
+    a = model.architecture
+    head = model.head_weight
     wide = torch.promote_types(compute, torch.float32).itemsize
     logits = min(_CHUNK, batch[0] * batch[1]) * a.vocab_size
     copies = wide * (1 if a.final_softcap is None else 3)  # with a cap, its slope, and one more as it is made
@@ -204,7 +205,8 @@ def _peaks(
     """Return what a pass through the first layers keeps, and adds at its peak; and what it does in the embedding."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    layer, head = model.layers[:1], model.embed_tokens.weight.requires_grad
+    layer = model.layers[:1]
+    head = model.embed_tokens.weight.requires_grad
     shapes = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
     settings = [  # such as an adapter's dropout
         (name, value)
@@ -235,7 +237,7 @@ def _peaks(
         with live:
             own.embed_tokens.register_forward_hook(live.begin_of)
             hidden = torch.func.functional_call(
-                _Hidden(own), {f"model.{n}": p for n, p in made.items()}, (tokens,)
+                Calling(own, own.hidden), {f"module.{n}": p for n, p in made.items()}, (tokens,)
             )
             alive = live.now
             hidden.sum().backward()
@@ -254,17 +256,6 @@ _HEAP = 0.27
 """What glibc's heap held between blocks, as a share of what comes and goes, with the settings that `tune` gives it."""
 _KERNELS = 64 * 2**20
 """What oneDNN's kernels of bfloat16 took, with as many as `tune` lets it keep."""
-
-
-class _Hidden(nn.Module):
-    """A model up to its last norm, for `functional_call`."""
-
-    def __init__(self, model: Decoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.model.hidden(tokens)
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped

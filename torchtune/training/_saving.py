@@ -16,29 +16,18 @@ from torchtune.training._world import World
 class SavingConfig(Protocol):
     """What `Saving` reads of a config."""
 
-    @property
-    def save_every_n_steps(self) -> int | None:
-        """Optimizer steps between two checkpoints."""
-
-    @property
-    def save_every_n_minutes(self) -> float | None:
-        """Minutes between two checkpoints."""
-
-    @property
-    def save_at_epoch_ends(self) -> bool:
-        """Whether every epoch's end has one."""
-
-    @property
-    def async_checkpoints(self) -> bool:
-        """Whether they are written while the run goes on."""
-
-    @property
-    def keep_checkpoints(self) -> int:
-        """How many of the newest stay."""
-
-    @property
-    def keep_every_n_steps(self) -> int | None:
-        """Which of the others stay."""
+    save_every_n_steps: int | None
+    """Optimizer steps between two checkpoints."""
+    save_every_n_minutes: float | None
+    """Minutes between two checkpoints."""
+    save_at_epoch_ends: bool
+    """Whether every epoch's end has one."""
+    async_checkpoints: bool
+    """Whether they are written while the run goes on."""
+    keep_checkpoints: int
+    """How many of the newest stay."""
+    keep_every_n_steps: int | None
+    """Which of the others stay."""
 
 
 class Saving:
@@ -54,7 +43,10 @@ class Saving:
     """
 
     def __init__(self, cfg: SavingConfig, state: State, batches: Batches, world: World) -> None:
-        self._cfg, self._state, self._batches, self._world = cfg, state, batches, world
+        self._cfg = cfg
+        self._state = state
+        self._batches = batches
+        self._world = world
         self._requests = StopRequests(world, RunFolder(state.output_dir).resume_hint())
         self._stack = ExitStack()
 
@@ -83,22 +75,28 @@ class Saving:
                 f"the run is at step {self._state.step} already, behind the {total_steps} that it shall have; raise"
                 " epochs or the step limits, or write another output_dir"
             )
-        saved_at, epoch = time.monotonic(), self._batches.epoch
+        saved_at = time.monotonic()
+        epoch = self._batches.epoch
         while self._state.step < total_steps:
             self._state.step += 1
             yield self._state.step
             self._state.check()
             now = time.monotonic()
-            late = self._cfg.save_every_n_minutes is not None and self._world.is_main
-            late = late and now - saved_at >= 60 * (self._cfg.save_every_n_minutes or 0)
-            late, stop = self._world.any(late, self._requests.received is not None)
-            ends = self._cfg.save_at_epoch_ends and self._batches.epoch > epoch
+            is_time = self._is_time(now - saved_at)
+            is_time, stop = self._world.any(is_time, self._requests.received is not None)
+            epoch_ended = self._cfg.save_at_epoch_ends and self._batches.epoch > epoch
             every = self._cfg.save_every_n_steps
-            if stop or late or ends or (every is not None and self._state.step % every == 0):
+            if stop or is_time or epoch_ended or (every is not None and self._state.step % every == 0):
                 self._save()
-                saved_at, epoch = now, self._batches.epoch
+                saved_at = now
+                epoch = self._batches.epoch
             if stop and self._state.step < total_steps:
                 self._stop(total_steps)
+
+    def _is_time(self, seconds: float) -> bool:
+        """Tell whether a checkpoint is due so long after the last one; rank 0's clock decides."""
+        minutes = self._cfg.save_every_n_minutes
+        return minutes is not None and self._world.is_main and seconds >= 60 * minutes
 
     def _save(self) -> None:
         cfg = self._cfg

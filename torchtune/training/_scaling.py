@@ -49,4 +49,5 @@ class LossScale:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the factor where another run left it."""
-        self.factor, self._good = state["factor"], state["good"]
+        self.factor = state["factor"]
+        self._good = state["good"]

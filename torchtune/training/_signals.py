@@ -46,7 +46,8 @@ class StopRequests:
     """
 
     def __init__(self, world: World, way_on: str = "the same command continues") -> None:
-        self._world, self._way_on = world, way_on
+        self._world = world
+        self._way_on = way_on
         self.received: int | None = None
         """The signal that came first."""
         self._before: dict[int, Any] = {}
@@ -120,8 +121,6 @@ def _is_there(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    with contextlib.suppress(
-        OSError, IndexError
-    ):  # where there is no /proc, one that has ended counts as there
+    with contextlib.suppress(OSError, IndexError):  # without /proc, one that has ended counts as there
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True

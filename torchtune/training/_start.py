@@ -50,7 +50,8 @@ def start(cfg: RunConfig) -> Iterator[World]:
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
     joined = size > 1 and not dist.is_initialized()
-    if joined and (missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]):
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if joined and missing:
         raise ValueError(
             f"WORLD_SIZE is {size} in the environment, and {missing[0]} is not there: unset it, or start the ranks by"
             f" tune --nproc_per_node {size}"
@@ -87,15 +88,12 @@ def _check_alike(cfg: object, world: World) -> None:
     """Refuse to run where nodes were given different configs, which would wait for each other in vain."""
     if world.size == 1 or not has(type(cfg)):
         return
-    apart = (
-        "seed",
-        "output_dir",
-        "metric_logger",
-        "token_cache",
-    )  # rank 0's is taken, or each node has its own
-    trees = world.gather({key: value for key, value in frozen_tree(cfg).items() if key not in apart})
+    # Of these, rank 0's is taken, or each node has its own.
+    may_differ = ("seed", "output_dir", "metric_logger", "token_cache")
+    trees = world.gather({key: value for key, value in frozen_tree(cfg).items() if key not in may_differ})
     for rank, tree in enumerate(trees):
-        if changed := differences(trees[0], tree):
+        changed = differences(trees[0], tree)
+        if changed:
             path, left, right = changed[0]
             raise ValueError(
                 f"rank {rank} was given another config than rank 0: {path} is {right!r}, not {left!r}"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import define, field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune.config.model import differences
 from torchtune.data import Batches
-from torchtune.runs import RunFolder
 from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._scaling import LossScale
@@ -26,6 +26,11 @@ from torchtune.training._world import World
 _logger = logging.getLogger(__name__)
 
 
+_OF_VALIDATION = ("best_loss", "best_step", "improved_to", "since_improved", "held_out_rows")
+"""Attributes of `State` that validations set, in the order in which a checkpoint has them."""
+
+
+@define(eq=False, slots=False)
 class State:
     """A run's position, and what it takes to come back to it: `checkpoints/step_<n>/` in its folder.
 
@@ -47,46 +52,39 @@ class State:
         config: What a run that goes on must have in common with the saved one, as a tree; None: that is not checked.
     """
 
-    def __init__(  # noqa: PLR0913 - a run's state is all of these.
-        self,
-        output_dir: str,
-        model: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        batches: Batches,
-        *,
-        world: World,
-        scale: LossScale | None = None,
-        total_steps: int | None = None,
-        base: str | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.step = 0
-        self.non_finite_in_a_row = 0
-        """Steps before this one that were skipped since their loss or gradient was no number."""
-        self.best_loss: float | None = None
-        """The lowest loss of a validation so far (nats a token)."""
-        self.best_step: int | None = None
-        """The step that it was behind."""
-        self.improved_to: float | None = None
-        """The last loss of a validation that was lower by more than is asked for."""
-        self.since_improved = 0
-        """Validations after it."""
-        self.held_out_rows: list[int] | None = None
-        """How many examples and targets validations look at."""
-        self.total_steps = total_steps
-        """Optimizer steps of the whole run; None: not known."""
-        self._base = base
+    output_dir: str
+    _model: nn.Module
+    _optimizer: Optimizer
+    _scheduler: LRScheduler
+    _batches: Batches
+    _world: World = field(kw_only=True)
+    _scale: LossScale = field(factory=lambda: LossScale("fp32"), kw_only=True)
+    total_steps: int | None = field(default=None, kw_only=True)
+    """Optimizer steps of the whole run; None: not known."""
+    _base: str | None = field(default=None, kw_only=True)
+    _config: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    step: int = field(default=0, init=False)
+    non_finite_in_a_row: int = field(default=0, init=False)
+    """Steps before this one that were skipped since their loss or gradient was no number."""
+    best_loss: float | None = field(default=None, init=False)
+    """The lowest loss of a validation so far (nats a token)."""
+    best_step: int | None = field(default=None, init=False)
+    """The step of the validation that had it."""
+    improved_to: float | None = field(default=None, init=False)
+    """The last loss of a validation that was lower by more than is asked for."""
+    since_improved: int = field(default=0, init=False)
+    """Validations after it."""
+    held_out_rows: list[int] | None = field(default=None, init=False)
+    """How many examples and targets validations look at."""
+    _writing: threading.Thread | None = field(default=None, init=False)
+    _failure: BaseException | None = field(default=None, init=False)
+    _apart: World | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._folder = Path(self.output_dir) / "checkpoints"
+        self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
         # As they are now, when they have just been read; rank 0 writes what is shared.
-        self._prints = _prints(Path(base)) if base is not None and world.is_main else None
-        self._scale, self._config = scale or LossScale("fp32"), config
-        self._writing: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self._apart: World | None = None
-        self.output_dir = output_dir
-        self._folder = RunFolder(output_dir).checkpoints
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer, self._scheduler, self._batches, self._world = optimizer, scheduler, batches, world
+        self._prints = _prints(Path(self._base)) if self._base is not None and self._world.is_main else None
 
     def save(self, keep: int = 1, keep_every: int | None = None, *, wait: bool = True) -> None:
         """Write a checkpoint of this step, then remove the oldest; all ranks must call it.
@@ -105,7 +103,8 @@ class State:
         if folder.exists():  # What stands there is of this very step: it was resumed from.
             self._prune(keep, keep_every)
             return
-        tensors, shared = dict(self._tensors(self._optimizer.state)), self._shared()
+        tensors = dict(self._tensors(self._optimizer.state))
+        shared = self._shared()
         own = {"random": random_state(self._world.device)}
         if wait:
             _checkpoint.write(folder, self._world, tensors=tensors, shared=shared, own=own)
@@ -137,7 +136,8 @@ class State:
             self._writing.join()
             self._writing = None
         if self._failure is not None:
-            failure, self._failure = self._failure, None
+            failure = self._failure
+            self._failure = None
             raise failure
 
     def check(self) -> None:
@@ -179,17 +179,18 @@ class State:
         """
         if self._world.is_main:
             _checkpoint.tidy(self._folder)
-        listed = self._world.gather(_checkpoint.steps(self._folder))
-        found = listed[0]  # another rank may see less of a shared disk
-        if not found:
+        steps = self._world.gather(_checkpoint.steps(self._folder))[
+            0
+        ]  # other ranks may see less of a shared disk
+        if not steps:
             return False
-        folder = self._folder / f"step_{found[-1]}"
+        folder = self._folder / f"step_{steps[-1]}"
         try:
             _checkpoint.verify(folder, self._world)
         except _checkpoint.DamagedCheckpointError as fault:
-            raise ValueError(f"{folder} is damaged: {fault}; {self._way_out(found)}") from None
+            raise ValueError(f"{folder} is damaged: {fault}; {self._way_out(steps)}") from None
         shared = _checkpoint.read_shared(folder)
-        self._check_config(folder, shared["config"], found)
+        self._check_config(folder, shared["config"], steps)
         self._check_parameters(folder, shared["parameters"])
         self._check_base(folder, shared["base"])
         self._load_optimizer(shared["optimizer"])
@@ -197,11 +198,12 @@ class State:
         self._load_scheduler(shared["scheduler"], shared["total_steps"])
         self._batches.load_state_dict(shared["batches"])
         self._scale.load_state_dict(shared["scale"])
-        self.step, self.non_finite_in_a_row = shared["step"], shared["non_finite_in_a_row"]
-        self.best_loss, self.best_step, self.improved_to, self.since_improved, self.held_out_rows = shared[
-            "validation"
-        ]
-        if self._world.is_main and (ranks := shared["ranks"]) != self._world.size:
+        self.step = shared["step"]
+        self.non_finite_in_a_row = shared["non_finite_in_a_row"]
+        for name, value in zip(_OF_VALIDATION, shared["validation"], strict=True):
+            setattr(self, name, value)
+        ranks = shared["ranks"]
+        if self._world.is_main and ranks != self._world.size:
             _logger.warning(
                 "the run was saved by %d rank(s) and goes on with %d; a step has as many rows as before if"
                 " gradient_accumulation_steps makes up for it",
@@ -211,8 +213,8 @@ class State:
         self._restore_random(folder)
         return True
 
-    def _way_out(self, found: list[int]) -> str:
-        earlier = f" to continue from step_{found[-2]}," if len(found) > 1 else " to start again from step 0,"
+    def _way_out(self, steps: list[int]) -> str:
+        earlier = f" to continue from step_{steps[-2]}," if len(steps) > 1 else " to start again from step 0,"
         return f"delete that folder{earlier} or write another output_dir"
 
     def _tensors(self, optimizer_state: Any) -> Iterator[tuple[str, Tensor]]:
@@ -242,28 +244,23 @@ class State:
             "batches": self._batches.state_dict(),
             "scale": self._scale.state_dict(),
             "non_finite_in_a_row": self.non_finite_in_a_row,
-            "validation": [
-                self.best_loss,
-                self.best_step,
-                self.improved_to,
-                self.since_improved,
-                self.held_out_rows,
-            ],
+            "validation": [getattr(self, name) for name in _OF_VALIDATION],
             "total_steps": self.total_steps,
             "ranks": self._world.size,
             "base": self._prints,
             "config": None if self._config is None else json.dumps(self._config, default=str),
         }
 
-    def _check_config(self, folder: Path, saved: str | None, found: list[int]) -> None:
+    def _check_config(self, folder: Path, saved: str | None, steps: list[int]) -> None:
         if saved is None or self._config is None:
             return
         now = json.loads(json.dumps(self._config, default=str))
-        if changed := differences(json.loads(saved), now):
+        changed = differences(json.loads(saved), now)
+        if changed:
             first = changed[0]
             raise ValueError(
                 f"{folder} is of another config: {first.path} is {first.left!r} there and {first.right!r} here"
-                f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._way_out(found)}"
+                f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._way_out(steps)}"
             )
 
     def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
@@ -280,13 +277,15 @@ class State:
 
     def _check_base(self, folder: Path, saved: dict[str, list[int]] | None) -> None:
         """Refuse other weights below the adapters; rank 0 looks, and all come to the same end."""
-        fault, now = None, self._prints
+        now = self._prints
+        differing = None
         if saved is not None and now is not None:
-            fault = next((name for name in saved | now if saved.get(name) != now.get(name)), None)
-        if fault := self._world.gather(fault)[0]:
+            differing = next((name for name in saved | now if saved.get(name) != now.get(name)), None)
+        differing = self._world.gather(differing)[0]
+        if differing:
             raise ValueError(
-                f"{folder} was trained on other weights than those in {self._base}: {fault} differs; name the folder"
-                " that the run began with, or write another output_dir"
+                f"{folder} was trained on other weights than those in {self._base}: {differing} differs; name the"
+                " folder that the run began with, or write another output_dir"
             )
 
     def _load_scheduler(self, saved: dict[str, Any], total_steps: int | None) -> None:
@@ -301,7 +300,8 @@ class State:
             )
         self._scheduler.load_state_dict(saved)
         if isinstance(self._scheduler, LambdaLR):
-            groups, scheduler = self._optimizer.param_groups, self._scheduler
+            groups = self._optimizer.param_groups
+            scheduler = self._scheduler
             for group, base, curve in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
                 group["lr"] = base * curve(scheduler.last_epoch)
             scheduler._last_lr = [group["lr"] for group in groups]  # noqa: SLF001 - what get_last_lr returns
@@ -323,16 +323,17 @@ class State:
 
 def _prints(folder: Path) -> dict[str, list[int]]:
     """Tell files of weights by their sizes and a checksum of samples: 4 KiB at the beginning and at 63 places more."""
-    found = {}
+    prints = {}
     for path in sorted(folder.glob("*")):
         if path.suffix in (".safetensors", ".bin", ".pth", ".gguf") and path.is_file():
-            size, crc = path.stat().st_size, 0
+            size = path.stat().st_size
+            crc = 0
             with path.open("rb") as file:
                 for i in range(64):
                     file.seek(size * i // 64)
                     crc = zlib.crc32(file.read(4096), crc)
-            found[path.name] = [size, crc]
-    return found
+            prints[path.name] = [size, crc]
+    return prints
 
 
 def _copy(tensor: Tensor) -> Tensor:

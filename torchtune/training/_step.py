@@ -40,7 +40,8 @@ class _Step(nn.Module):
 
     def __init__(self, model: Decoder, loss: nn.Module) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model = model
+        self.loss = loss
 
     def forward(self, batch: Batch) -> Tensor:
         documents = None if batch.documents is None else Documents(batch.documents, batch.shared)

@@ -86,6 +86,7 @@ class HeldOut:
     """The ids of each of the section's prompts."""
 
 
+@define(eq=False, slots=False)
 class Validator:
     """Computes the loss of held-out rows between a run's steps, keeps the best model, and ends the run early.
 
@@ -104,31 +105,27 @@ class Validator:
         save: Writes the model into a folder beside `final/`; all ranks call it.
     """
 
-    def __init__(  # noqa: PLR0913 - it sees the whole run.
-        self,
-        held_out: HeldOut | None,
-        *,
-        model: Decoder,
-        loss_fn: StepLoss,
-        tokenizer: Tokenizer,
-        batch_size: int,
-        state: State,
-        metrics: Metrics,
-        world: World,
-        save: Callable[[str], None],
-    ) -> None:
+    _held_out: HeldOut | None
+    _model: Decoder
+    _loss_fn: StepLoss
+    _tokenizer: Tokenizer
+    _batch_size: int
+    _state: State
+    _metrics: Metrics
+    _world: World
+    _save: Callable[[str], None]
+
+    def __attrs_post_init__(self) -> None:
+        held_out = self._held_out
         self._section = None if held_out is None else held_out.section
         examples = [] if held_out is None else held_out.examples
         self._prompts = [] if held_out is None else held_out.prompts
-        self._tokenizer, self._model, self._loss_fn, self._save = tokenizer, model, loss_fn, save
-        self._state, self._metrics, self._world = state, metrics, world
         # Rows of like length stand together, and the longest come first: what does not fit fails at once.
         self._examples = sorted(examples, key=lambda example: -len(example.tokens))
         self._n_targets = sum(example.n_targets for example in examples)
-        self._batch_size = batch_size
-        self._samples = RunFolder(state.output_dir).samples
-        if held_out is not None and world.is_main:
-            cut_back(self._samples, state.step)
+        self._samples = RunFolder(self._state.output_dir).samples
+        if held_out is not None and self._world.is_main:
+            cut_back(self._samples, self._state.step)
         self._forget_other_rows()
 
     def between(self, steps: Iterator[int]) -> Iterator[int]:
@@ -165,9 +162,10 @@ class Validator:
             answers = self._answers()
         finally:
             set_random_state(random_numbers, self._world.device)
-        found, step = loss if math.isfinite(loss) else None, self._state.step
-        is_lower = self._judge(found)
-        self._metrics.validated(step, found, self._n_targets, answers, is_best=is_lower)
+        step = self._state.step
+        finite_loss = loss if math.isfinite(loss) else None
+        is_lower = self._judge(finite_loss)
+        self._metrics.validated(step, finite_loss, self._n_targets, answers, is_best=is_lower)
         if self._world.is_main and answers:
             with self._samples.open("a", encoding="utf-8") as file:
                 for prompt, answer in answers:
@@ -189,18 +187,20 @@ class Validator:
             return False
         state.since_improved += 1
         if state.improved_to is None or loss < state.improved_to - self._section.min_improvement:
-            state.improved_to, state.since_improved = loss, 0
+            state.improved_to = loss
+            state.since_improved = 0
         if state.best_loss is not None and loss >= state.best_loss:
             return False
-        state.best_loss, state.best_step = loss, state.step
+        state.best_loss = loss
+        state.best_step = state.step
         return True
 
     @torch.no_grad()
     def _mean_loss(self) -> float:
-        total, each = 0.0, self._batch_size * self._world.data_size
-        for first in range(0, len(self._examples), each):
-            own = first + self._world.data_rank * self._batch_size
-            batch = self._batch(self._examples[own : own + self._batch_size])
+        total = 0.0
+        for first_of_all in range(0, len(self._examples), self._batch_size * self._world.data_size):
+            first = first_of_all + self._world.data_rank * self._batch_size
+            batch = self._batch(self._examples[first : first + self._batch_size])
             total += self._loss_fn(self._model, batch.to(self._world.device)).item()
         return self._world.data_sum(total) / self._n_targets
 
@@ -214,14 +214,19 @@ class Validator:
     def _answers(self) -> list[tuple[str, str]]:
         if self._section is None or not self._prompts:
             return []
-        most, stop_ids = self._section.max_new_tokens, self._tokenizer.stop_ids
-        found = generate_batch(self._model, self._prompts, max_new_tokens=most, stop_ids=stop_ids)
-        answers = [self._tokenizer.decode(ids).strip() for ids in found]
+        generated = generate_batch(
+            self._model,
+            self._prompts,
+            max_new_tokens=self._section.max_new_tokens,
+            stop_ids=self._tokenizer.stop_ids,
+        )
+        answers = [self._tokenizer.decode(ids).strip() for ids in generated]
         return list(zip(self._section.prompts, answers, strict=True))
 
     def _has_lost_patience(self) -> bool:
         assert self._section is not None
-        state, patience = self._state, self._section.patience
+        state = self._state
+        patience = self._section.patience
         if patience is None or state.since_improved < patience or state.step == state.total_steps:
             return False
         by = f" by more than {self._section.min_improvement:g}" if self._section.min_improvement else ""
@@ -273,11 +278,12 @@ def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> lis
     """
     n = len(rows)
     chosen = spread(rows, n if max_rows is None else max_rows)
-    examples, tally = list[Example](), Tally()
+    examples: list[Example] = []
+    tally = Tally()
     for i in chosen:
         encoded = rows[i]
         if isinstance(encoded, LeftOut):
-            tally.add([Note(f"{encoded.reason} and are left out")], encoded.place)
+            tally.add([encoded.note], encoded.place)
             continue
         for example in [encoded] if isinstance(encoded, Example) else encoded:
             short = cut(example, longest + 1, "right")

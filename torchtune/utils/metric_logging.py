@@ -8,7 +8,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
@@ -174,7 +174,10 @@ class WandBLogger(MetricLogger):
     ) -> None:
         check_packages(type(self))
         self._folder = Path(log_dir)
-        self._project, self._entity, self._group, self._mode = project, entity, group, mode
+        self._project = project
+        self._entity = entity
+        self._group = group
+        self._mode = mode
         self._name = name or self._folder.resolve().name
         self._run: Any = None  # wandb's types come with the package, which need not be there
 
@@ -268,6 +271,18 @@ def _is_finite(value: float) -> bool:
         return False
 
 
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield what the lines of a file hold as JSON, each with its number from 1; None where it cannot be read."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        yield number, value
+
+
 def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
     """Read a run's metrics, also while it goes on.
 
@@ -282,14 +297,9 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
     path = RunFolder(path).metrics if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run's folder: there is no metrics.jsonl in it")
-    lines, broken = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError:
-            values = None
+    lines = []
+    broken = []
+    for number, values in json_lines(path):
         if isinstance(values, dict) and type(values.get("step")) is int:
             lines.append(values)
         else:

@@ -70,14 +70,13 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
 
 def _positions(file: GGUFFile, about: dict[str, Any]) -> dict[str, Any]:
     """Describe the rotary embeddings."""
-    base, kind = about.get("rope.freq_base", 10_000.0), about.get("rope.scaling.type", "none")
+    base = about.get("rope.freq_base", 10_000.0)
+    kind = about.get("rope.scaling.type", "none")
     if ROPE_FREQS in file.tensors:
         return {"rope_theta": base, "rope_scaling": _llama3(file.read(ROPE_FREQS), base)}
     if kind == "linear":
-        return {
-            "rope_theta": base,
-            "rope_scaling": {"rope_type": "linear", "factor": about["rope.scaling.factor"]},
-        }
+        scaling = {"rope_type": "linear", "factor": about["rope.scaling.factor"]}
+        return {"rope_theta": base, "rope_scaling": scaling}
     if kind != "none":
         raise ValueError(f"rotary embeddings scaled by {kind!r} are not supported")
     return {"rope_theta": base}

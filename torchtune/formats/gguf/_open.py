@@ -103,7 +103,8 @@ def _special_ids(metadata: dict[str, Any]) -> SpecialIds:
 
 
 def _tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
-    tokens, ids = metadata["tokenizer.ggml.tokens"], _special_tokens(metadata)
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = _special_tokens(metadata)
     template = metadata.get("tokenizer.chat_template")
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -39,16 +39,15 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
     config = {key: value for key, value in config.items() if value is not None}
     keys = family.keys
     try:
-        width, heads = config[keys["embed_dim"]], config[keys["num_heads"]]
-        otherwise = {"num_kv_heads": heads, "head_dim": width // heads, "tied_embeddings": family.tied}
+        width = config[keys["embed_dim"]]
+        heads = config[keys["num_heads"]]
+        defaults = {"num_kv_heads": heads, "head_dim": width // heads, "tied_embeddings": family.tied}
         if family.ffn_factor is not None:
-            otherwise["ffn_dim"] = family.ffn_factor * width
+            defaults["ffn_dim"] = family.ffn_factor * width
         numbers: dict[str, Any] = {}
         for name in KEYS:
-            found = config.get(keys.get(name, ""))
-            numbers[name] = (
-                found if found is not None else otherwise[name] if name in otherwise else config[keys[name]]
-            )
+            is_default = name in defaults and keys.get(name) not in config
+            numbers[name] = defaults[name] if is_default else config[keys[name]]
         return Architecture(family=config["model_type"], **numbers, **family.read(config))
     except KeyError as error:
         raise ValueError(f"there is no {error.args[0]!r}") from error

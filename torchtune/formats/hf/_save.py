@@ -61,31 +61,12 @@ def save_hf_folder(
             copy_tokenizer(directory, partial)
             copy_files(directory, partial, [GENERATION_CONFIG])
             special_ids = _special_ids(directory)
-        write_model(model, partial, special_ids, state, shard_bytes)
-
-
-def write_model(
-    model: Decoder,
-    folder: Path,
-    special_ids: SpecialIds,
-    state: Mapping[str, Tensor] | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Write config.json and the weights into a folder: model.safetensors, or shards of it with their index.
-
-    Args:
-        model: Without adapters.
-        folder: Where to.
-        special_ids: `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
-        state: What to write in place of `model.state_dict()`.
-        shard_bytes: Size of a file of weights, at most (bytes).
-    """
-    state = model.state_dict() if state is None else state
-    a = model.architecture
-    groups = hf_groups(a, state)
-    write_json(folder / "config.json", {**hf_config(model), **special_ids})
-    sizes = {theirs: sum(state[name].nbytes for name in names) for theirs, names in groups.items()}
-    write_shards(folder, sizes, lambda name: hf_tensor(a, state, name, groups[name]), shard_bytes)
+        write_json(partial / "config.json", {**hf_config(model), **special_ids})
+        weights = model.state_dict() if state is None else state
+        a = model.architecture
+        groups = hf_groups(a, weights)
+        sizes = {theirs: sum(weights[name].nbytes for name in names) for theirs, names in groups.items()}
+        write_shards(partial, sizes, lambda name: hf_tensor(a, weights, name, groups[name]), shard_bytes)
 
 
 def write_shards(

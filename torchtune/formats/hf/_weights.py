@@ -91,7 +91,8 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
 def hf_tensors(model: Decoder, folder: Path) -> TensorFiles:
     """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
     _check_architecture(model, folder)
-    files, shapes = folder_tensors(folder), expected_shapes(model)
+    files = folder_tensors(folder)
+    shapes = expected_shapes(model)
     _drop_ignorable(files, shapes)
     check_tensors(shapes, files, folder)
     return files

@@ -87,7 +87,8 @@ class MetaFiles:
     def _check_number(self) -> None:
         """Compare the number of files with the part of a matrix that the first one holds."""
         (path, first), *_ = self._files.items()
-        rows, n = _rows(first, _QUERIES), len(self._files)
+        n = len(self._files)
+        rows = _rows(first, _QUERIES)
         if not rows or self.params.dim % rows:
             return  # is named with all that is missing or misshapen
         expected = self.params.dim // rows
@@ -124,12 +125,15 @@ class MetaFiles:
         """Return the dimension along which a tensor is cut; None: every file has it whole."""
         if name == EMBEDDINGS:
             return self._split_of_embeddings()
-        return 0 if name.endswith(_BY_ROWS) else 1 if name.endswith(_BY_COLUMNS) else None
+        if name.endswith(_BY_ROWS):
+            return 0
+        return 1 if name.endswith(_BY_COLUMNS) else None
 
     def _split_of_embeddings(self) -> int:
         """Tell Llama 3, which cuts the vocabulary, from Llama 2, which cuts the width."""
         path, file = next(iter(self._files.items()))
-        shape, dim = file.shapes.get(EMBEDDINGS, []), self.params.dim
+        shape = file.shapes.get(EMBEDDINGS, [])
+        dim = self.params.dim
         if shape[1:] == [dim]:
             return 0
         if len(shape) == 2 and shape[1] * len(self._files) == dim:

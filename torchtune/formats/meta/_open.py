@@ -60,11 +60,7 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
     try:
         with torch.device("meta"):
             model = Decoder(params.architecture(vocab_size, tied_embeddings=tied))
-    except (
-        ValueError,
-        ArithmeticError,
-        RuntimeError,
-    ) as error:  # the latter two of numbers beyond all models
+    except (ValueError, ArithmeticError, RuntimeError) as error:  # the latter two: numbers beyond all models
         raise ValueError(f"{folder / FILE}: {error}") from error
     weights = MetaWeights(files, expected_shapes(model), frozenset({HEAD} if tied else ()))
 

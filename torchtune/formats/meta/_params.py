@@ -8,7 +8,7 @@ https://github.com/meta-llama/llama-models.
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from torchtune.files import read_json
 from torchtune.modules import Architecture, RopeScaling
@@ -41,11 +41,11 @@ class MetaParams:
     n_kv_heads: int
     multiple_of: int
     norm_eps: float
-    vocab_size: int | None
+    vocab_size: int | None = None
     """None: as many as the embeddings have rows."""
-    ffn_dim_multiplier: float
-    rope_theta: float
-    use_scaled_rope: bool
+    ffn_dim_multiplier: float = 1.0
+    rope_theta: float = field(default=10_000.0, converter=float)
+    use_scaled_rope: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -99,29 +99,21 @@ def read_params(folder: Path) -> MetaParams:
         raise FileNotFoundError(
             f"no {FILE} in {folder}; Meta's checkpoints have one beside consolidated.00.pth"
         )
-    said = {key: value for key, value in read_json(path).items() if value is not None}
-    if unknown := sorted(said.keys() - {*_COUNTS, *_NUMBERS, "use_scaled_rope"}):
+    values = {key: value for key, value in read_json(path).items() if value is not None}
+    unknown = sorted(values.keys() - {*_COUNTS, *_NUMBERS, "use_scaled_rope"})
+    if unknown:
         raise ValueError(
             f"{path}: {', '.join(unknown)} is not supported: only Llama 2, Code Llama and Llama 3 to 3.3 are, for text"
             " alone and not quantised"
         )
-    if missing := [key for key in _REQUIRED if key not in said]:
+    missing = [key for key in _REQUIRED if key not in values]
+    if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; fetch it again")
-    if said.get("vocab_size") == -1:  # Llama 2's, whose tokenizer says it
-        del said["vocab_size"]
-    _check_values(path, said)
-    params = MetaParams(
-        dim=said["dim"],
-        n_layers=said["n_layers"],
-        n_heads=said["n_heads"],
-        n_kv_heads=said.get("n_kv_heads", said["n_heads"]),
-        multiple_of=said["multiple_of"],
-        norm_eps=said["norm_eps"],
-        vocab_size=said.get("vocab_size"),
-        ffn_dim_multiplier=said.get("ffn_dim_multiplier", 1.0),
-        rope_theta=float(said.get("rope_theta", 10_000.0)),
-        use_scaled_rope=said.get("use_scaled_rope", False),
-    )
+    if values.get("vocab_size") == -1:  # Llama 2's, whose tokenizer says it
+        del values["vocab_size"]
+    _check_values(path, values)
+    values.setdefault("n_kv_heads", values["n_heads"])
+    params = MetaParams(**values)
     if params.ffn_dim >= _LARGEST:
         raise ValueError(
             f"{path}: dim, multiple_of and ffn_dim_multiplier make a feed-forward {params.ffn_dim:,} wide; fetch it"
@@ -130,8 +122,8 @@ def read_params(folder: Path) -> MetaParams:
     return params
 
 
-def _check_values(path: Path, said: dict[str, Any]) -> None:
-    for key, value in said.items():
+def _check_values(path: Path, values: dict[str, Any]) -> None:
+    for key, value in values.items():
         is_number = type(value) in (int, float) and 0 < value < _LARGEST
         if key in _COUNTS and not (is_number and isinstance(value, int)):
             raise ValueError(
@@ -141,10 +133,10 @@ def _check_values(path: Path, said: dict[str, Any]) -> None:
             raise ValueError(f"{path}: {key} is {value!r}, a number above 0 and below 2**31 is expected")
         if key == "use_scaled_rope" and not isinstance(value, bool):
             raise ValueError(f"{path}: {key} is {value!r}, true or false is expected")
-    if said["dim"] % said["n_heads"]:
-        raise ValueError(f"{path}: dim = {said['dim']} is not a multiple of n_heads = {said['n_heads']}")
-    theta = said.get("rope_theta", 10_000.0)
-    if not said.get("use_scaled_rope") and theta not in _MAX_SEQ_LEN:
+    if values["dim"] % values["n_heads"]:
+        raise ValueError(f"{path}: dim = {values['dim']} is not a multiple of n_heads = {values['n_heads']}")
+    theta = values.get("rope_theta", 10_000.0)
+    if not values.get("use_scaled_rope") and theta not in _MAX_SEQ_LEN:
         known = ", ".join(f"{base:,.0f}" for base in _MAX_SEQ_LEN)
         raise ValueError(
             f"{path}: the longest sequence is not in it, and is known for a rope_theta of {known} only, not for"

@@ -6,11 +6,7 @@ from torchtune.formats.hf._weights import hf_groups
 from torchtune.modules import Decoder, LoRALinear
 
 PREFIX = "base_model.model."
-PARTS = {
-    "lora_a": "lora_A.weight",
-    "lora_b": "lora_B.weight",
-    "lora_magnitude": "lora_magnitude_vector",
-}
+PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "lora_magnitude": "lora_magnitude_vector"}
 """Our names of an adapter's tensors, each with PEFT's."""
 WEIGHTS = "adapter_model.safetensors"
 

@@ -201,6 +201,7 @@ def _parts(config: Mapping[str, Any]) -> list[str]:
 
 def _shapes(linears: list[nn.Linear], layer: str, config: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the shapes that the tensors of a checkpoint's layer have, by our names of them."""
-    rank, out = of_pattern(config, "rank_pattern", layer, config["r"]), sum(m.out_features for m in linears)
+    rank = of_pattern(config, "rank_pattern", layer, config["r"])
+    out = sum(linear.out_features for linear in linears)
     shapes = {"lora_a": [rank, linears[0].in_features], "lora_b": [out, rank], "lora_magnitude": [out]}
     return {part: shapes[part] for part in _parts(config)}
