@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 
-def lazy_exports(package: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that imports its names below `if TYPE_CHECKING:` alone.
+def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return the `__getattr__` and `__dir__` of a package that imports its names when they are first used.
 
     Args:
-        package: Its name; the imports that type checkers see are also the table of where each name is.
+        package: Its name. What it imports below `if TYPE_CHECKING:` are its names, and where they are.
     """
 
     @functools.cache
@@ -31,4 +31,4 @@ def lazy_exports(package: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)
         return value
 
-    return get
+    return get, lambda: sorted(homes())

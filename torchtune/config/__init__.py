@@ -9,58 +9,32 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from torchtune.config._component import Component, lazy, nested, ref
-    from torchtune.config._frozen import load, render, resolve
-    from torchtune.config._instantiate import instantiate
-    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake
-    from torchtune.config._node import Node
-    from torchtune.config._signature import MayChange, Passed
-    from torchtune.config._trust import Trust, allow, only_trusting
-    from torchtune.config._validators import (
-        Rule,
-        above,
-        arguments,
-        at_least,
-        between,
-        each,
-        not_empty,
-        one_of,
-        share,
-    )
-    from torchtune.runs import parse
+    from torchtune.config._component import Component as Component
+    from torchtune.config._component import lazy as lazy
+    from torchtune.config._component import nested as nested
+    from torchtune.config._component import ref as ref
+    from torchtune.config._frozen import load as load
+    from torchtune.config._frozen import render as render
+    from torchtune.config._frozen import resolve as resolve
+    from torchtune.config._instantiate import instantiate as instantiate
+    from torchtune.config._mistakes import ConfigError as ConfigError
+    from torchtune.config._mistakes import InstantiationError as InstantiationError
+    from torchtune.config._mistakes import Mistake as Mistake
+    from torchtune.config._node import Node as Node
+    from torchtune.config._signature import MayChange as MayChange
+    from torchtune.config._signature import Passed as Passed
+    from torchtune.config._trust import Trust as Trust
+    from torchtune.config._trust import allow as allow
+    from torchtune.config._trust import only_trusting as only_trusting
+    from torchtune.config._validators import Rule as Rule
+    from torchtune.config._validators import above as above
+    from torchtune.config._validators import arguments as arguments
+    from torchtune.config._validators import at_least as at_least
+    from torchtune.config._validators import between as between
+    from torchtune.config._validators import each as each
+    from torchtune.config._validators import not_empty as not_empty
+    from torchtune.config._validators import one_of as one_of
+    from torchtune.config._validators import share as share
+    from torchtune.runs import parse as parse
 
-__all__ = [
-    "Component",
-    "ConfigError",
-    "InstantiationError",
-    "MayChange",
-    "Mistake",
-    "Node",
-    "Passed",
-    "Rule",
-    "Trust",
-    "above",
-    "allow",
-    "arguments",
-    "at_least",
-    "between",
-    "each",
-    "instantiate",
-    "lazy",
-    "load",
-    "nested",
-    "not_empty",
-    "one_of",
-    "only_trusting",
-    "parse",
-    "ref",
-    "render",
-    "resolve",
-    "share",
-]
-
-__getattr__ = lazy_exports(__name__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -8,122 +8,77 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from torchtune.config._classes import REQUIRED, field_names, fields, refused_by_converter, required_names
-    from torchtune.config._component import COMPONENT_KEY, bound_keywords, is_component, written_at
-    from torchtune.config._diff import ABSENT, Difference, differences
-    from torchtune.config._dotpath import is_component_path
-    from torchtune.config._frozen import fixed_tree, freeze, frozen_tree, may_change, resolved_tree
-    from torchtune.config._interpolation import is_reference
-    from torchtune.config._json_schema import json_schema
-    from torchtune.config._layers import Layers, Origin, line_of
-    from torchtune.config._mistakes import Path, Problem, RejectedError, did_you_mean, dotted, nearest
-    from torchtune.config._schema import (
-        Slot,
-        component_type_of,
-        mapping_of,
-        section_of,
-        slots,
-        type_of_unlisted,
-        unstructured_default,
-    )
-    from torchtune.config._signature import MISSING, parameters, parameters_of, result_type, unresolved
-    from torchtune.config._source_lines import position_of, shown_path
-    from torchtune.config._tree import BROKEN, as_path, at, is_component_tree, is_index, leaves
-    from torchtune.config._trust import OWN_PACKAGES, current_trust, trust_folder_of
-    from torchtune.config._types import (
-        article,
-        choices,
-        describe,
-        is_anything,
-        is_collection_type,
-        is_section,
-        members,
-        sections_of,
-        strip,
-        takes_none,
-        takes_text,
-        yaml_repr,
-    )
-    from torchtune.config._unstructure import unstructure, unstructure_what_can_be
-    from torchtune.config._yaml import BASE_KEY, Document, inline_yaml, parse_yaml, read_yaml, render_yaml
+    from torchtune.config._classes import REQUIRED as REQUIRED
+    from torchtune.config._classes import field_names as field_names
+    from torchtune.config._classes import fields as fields
+    from torchtune.config._classes import refused_by_converter as refused_by_converter
+    from torchtune.config._classes import required_names as required_names
+    from torchtune.config._component import COMPONENT_KEY as COMPONENT_KEY
+    from torchtune.config._component import bound_keywords as bound_keywords
+    from torchtune.config._component import is_component as is_component
+    from torchtune.config._component import written_at as written_at
+    from torchtune.config._diff import ABSENT as ABSENT
+    from torchtune.config._diff import Difference as Difference
+    from torchtune.config._diff import differences as differences
+    from torchtune.config._dotpath import is_component_path as is_component_path
+    from torchtune.config._frozen import fixed_tree as fixed_tree
+    from torchtune.config._frozen import freeze as freeze
+    from torchtune.config._frozen import frozen_tree as frozen_tree
+    from torchtune.config._frozen import may_change as may_change
+    from torchtune.config._frozen import resolved_tree as resolved_tree
+    from torchtune.config._interpolation import is_reference as is_reference
+    from torchtune.config._json_schema import json_schema as json_schema
+    from torchtune.config._layers import Layers as Layers
+    from torchtune.config._layers import Origin as Origin
+    from torchtune.config._layers import line_of as line_of
+    from torchtune.config._mistakes import Path as Path
+    from torchtune.config._mistakes import Problem as Problem
+    from torchtune.config._mistakes import RejectedError as RejectedError
+    from torchtune.config._mistakes import did_you_mean as did_you_mean
+    from torchtune.config._mistakes import dotted as dotted
+    from torchtune.config._mistakes import nearest as nearest
+    from torchtune.config._schema import Slot as Slot
+    from torchtune.config._schema import component_type_of as component_type_of
+    from torchtune.config._schema import mapping_of as mapping_of
+    from torchtune.config._schema import section_of as section_of
+    from torchtune.config._schema import slots as slots
+    from torchtune.config._schema import type_of_unlisted as type_of_unlisted
+    from torchtune.config._schema import unstructured_default as unstructured_default
+    from torchtune.config._signature import MISSING as MISSING
+    from torchtune.config._signature import parameters as parameters
+    from torchtune.config._signature import parameters_of as parameters_of
+    from torchtune.config._signature import result_type as result_type
+    from torchtune.config._signature import unresolved as unresolved
+    from torchtune.config._source_lines import position_of as position_of
+    from torchtune.config._source_lines import shown_path as shown_path
+    from torchtune.config._tree import BROKEN as BROKEN
+    from torchtune.config._tree import as_path as as_path
+    from torchtune.config._tree import at as at
+    from torchtune.config._tree import is_component_tree as is_component_tree
+    from torchtune.config._tree import is_index as is_index
+    from torchtune.config._tree import leaves as leaves
+    from torchtune.config._trust import OWN_PACKAGES as OWN_PACKAGES
+    from torchtune.config._trust import current_trust as current_trust
+    from torchtune.config._trust import trust_folder_of as trust_folder_of
+    from torchtune.config._types import article as article
+    from torchtune.config._types import choices as choices
+    from torchtune.config._types import describe as describe
+    from torchtune.config._types import is_anything as is_anything
+    from torchtune.config._types import is_collection_type as is_collection_type
+    from torchtune.config._types import is_section as is_section
+    from torchtune.config._types import members as members
+    from torchtune.config._types import sections_of as sections_of
+    from torchtune.config._types import strip as strip
+    from torchtune.config._types import takes_none as takes_none
+    from torchtune.config._types import takes_text as takes_text
+    from torchtune.config._types import yaml_repr as yaml_repr
+    from torchtune.config._unstructure import unstructure as unstructure
+    from torchtune.config._unstructure import unstructure_what_can_be as unstructure_what_can_be
+    from torchtune.config._yaml import BASE_KEY as BASE_KEY
+    from torchtune.config._yaml import Document as Document
+    from torchtune.config._yaml import inline_yaml as inline_yaml
+    from torchtune.config._yaml import parse_yaml as parse_yaml
+    from torchtune.config._yaml import read_yaml as read_yaml
+    from torchtune.config._yaml import render_yaml as render_yaml
 
-__all__ = [
-    "ABSENT",
-    "BASE_KEY",
-    "BROKEN",
-    "COMPONENT_KEY",
-    "MISSING",
-    "OWN_PACKAGES",
-    "REQUIRED",
-    "Difference",
-    "Document",
-    "Layers",
-    "Origin",
-    "Path",
-    "Problem",
-    "RejectedError",
-    "Slot",
-    "article",
-    "as_path",
-    "at",
-    "bound_keywords",
-    "choices",
-    "component_type_of",
-    "current_trust",
-    "describe",
-    "did_you_mean",
-    "differences",
-    "dotted",
-    "field_names",
-    "fields",
-    "fixed_tree",
-    "freeze",
-    "frozen_tree",
-    "inline_yaml",
-    "is_anything",
-    "is_collection_type",
-    "is_component",
-    "is_component_path",
-    "is_component_tree",
-    "is_index",
-    "is_reference",
-    "is_section",
-    "json_schema",
-    "leaves",
-    "line_of",
-    "mapping_of",
-    "may_change",
-    "members",
-    "nearest",
-    "parameters",
-    "parameters_of",
-    "parse_yaml",
-    "position_of",
-    "read_yaml",
-    "refused_by_converter",
-    "render_yaml",
-    "required_names",
-    "resolved_tree",
-    "result_type",
-    "section_of",
-    "sections_of",
-    "shown_path",
-    "slots",
-    "strip",
-    "takes_none",
-    "takes_text",
-    "trust_folder_of",
-    "type_of_unlisted",
-    "unresolved",
-    "unstructure",
-    "unstructure_what_can_be",
-    "unstructured_default",
-    "written_at",
-    "yaml_repr",
-]
-
-__getattr__ = lazy_exports(__name__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -5,51 +5,27 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from torchtune.runs._device import Device, check_device, device_type
-    from torchtune.runs._flags import print_help
-    from torchtune.runs._folder import LockedError, RunFolder
-    from torchtune.runs._locate import ModelFolders, locate_model, result_of
-    from torchtune.runs._overrides import override
-    from torchtune.runs._recipe import Recipe, parse
-    from torchtune.runs._record import versions
-    from torchtune.runs._registry import (
-        config_names,
-        config_source,
-        config_sources,
-        folder_of,
-        recipe_names,
-        recipe_source,
-        unknown_name,
-    )
-    from torchtune.runs._sources import config_layers, load_module
+    from torchtune.runs._device import Device as Device
+    from torchtune.runs._device import check_device as check_device
+    from torchtune.runs._device import device_type as device_type
+    from torchtune.runs._flags import print_help as print_help
+    from torchtune.runs._folder import LockedError as LockedError
+    from torchtune.runs._folder import RunFolder as RunFolder
+    from torchtune.runs._locate import ModelFolders as ModelFolders
+    from torchtune.runs._locate import locate_model as locate_model
+    from torchtune.runs._locate import result_of as result_of
+    from torchtune.runs._overrides import override as override
+    from torchtune.runs._recipe import Recipe as Recipe
+    from torchtune.runs._recipe import parse as parse
+    from torchtune.runs._record import versions as versions
+    from torchtune.runs._registry import config_names as config_names
+    from torchtune.runs._registry import config_source as config_source
+    from torchtune.runs._registry import config_sources as config_sources
+    from torchtune.runs._registry import folder_of as folder_of
+    from torchtune.runs._registry import recipe_names as recipe_names
+    from torchtune.runs._registry import recipe_source as recipe_source
+    from torchtune.runs._registry import unknown_name as unknown_name
+    from torchtune.runs._sources import config_layers as config_layers
+    from torchtune.runs._sources import load_module as load_module
 
-__all__ = [
-    "Device",
-    "LockedError",
-    "ModelFolders",
-    "Recipe",
-    "RunFolder",
-    "check_device",
-    "config_layers",
-    "config_names",
-    "config_source",
-    "config_sources",
-    "device_type",
-    "folder_of",
-    "load_module",
-    "locate_model",
-    "override",
-    "parse",
-    "print_help",
-    "recipe_names",
-    "recipe_source",
-    "result_of",
-    "unknown_name",
-    "versions",
-]
-
-__getattr__ = lazy_exports(__name__)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(__name__)
