@@ -10,7 +10,7 @@ from torchtune.generation._assistant import Assistant, How
 from torchtune.generation._prompts import Template
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
-from torchtune.runs import locate_model
+from torchtune.runs import device_type, locate_model
 from torchtune.tokenizers import auto_tokenizer
 
 StrPath = str | os.PathLike[str]
@@ -44,7 +44,7 @@ def load(  # noqa: PLR0913 -- each says something else of how a folder is read
         ValueError: the folder's model is not supported, its run has written no weights yet, or as in `Assistant`.
     """
     found = locate_model(folder, adapter)
-    where = _device(device)
+    where = torch.device(device_type(device))
     words = auto_tokenizer(str(tokenizer or folder))
     with torch.device("meta"):
         model = hf_decoder(str(found.base)).requires_grad_(requires_grad=False)
@@ -60,11 +60,3 @@ def _fill(model: Decoder, folder: StrPath, device: torch.device) -> None:
     if device.type != "cpu":
         model.to_empty(device=device)
     load_hf_weights(model, folder)
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

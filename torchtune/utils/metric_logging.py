@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch.utils.tensorboard import SummaryWriter
 
-"""The file of a run's folder that holds its metrics, one JSON object a line."""
-
 Scalar = float | int
 """One metric's value at one step."""
 
