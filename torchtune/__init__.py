@@ -5,6 +5,7 @@ Importing this package loads nothing heavy: each subpackage is imported when it 
 
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -26,11 +27,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a subpackage when it is first named (PEP 562)."""
-    if name in __all__:
-        return import_module(f"torchtune.{name}")
-    raise AttributeError(f"module 'torchtune' has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers find subpackages by themselves, and then know a misspelt one
+
+    def __getattr__(name: str) -> ModuleType:
+        """Import a subpackage when it is first named (PEP 562)."""
+        if name in __all__:
+            return import_module(f"torchtune.{name}")
+        raise AttributeError(f"module 'torchtune' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,7 @@ from recipes.lora_finetune import LoraFinetuneConfig
 from tests.models.tiny import write
 from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, TEMPLATE, Kind, set_config, write_hf
 from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
-from torchtune import config
+from torchtune import runs
 from torchtune.config import InstantiationError, instantiate, lazy
 from torchtune.data import ChatTemplate, Message
 from torchtune.models.gemma import gemma_tokenizer
@@ -301,9 +301,9 @@ def test_a_config_passes_them(tmp_path: Path) -> None:
     ],
 )
 def test_the_command_line_passes_them(override: str, expected: dict[str, Any]) -> None:
-    layers = config.config_layers("smollm2_135m_lora", LoraFinetuneConfig)
+    layers = runs.config_layers("smollm2_135m_lora", LoraFinetuneConfig)
     name, _, text = override.partition("=")
-    config.override(layers, [(f"tokenizer.{name}", text)])
+    runs.override(layers, [(f"tokenizer.{name}", text)])
     keywords = layers.build("the config").tokenizer.keywords
     assert {name: keywords[name] for name in expected} == expected
 

@@ -36,5 +36,5 @@ if TYPE_CHECKING:
     from torchtune.config._validators import one_of as one_of
     from torchtune.config._validators import share as share
     from torchtune.runs import parse as parse
-
-__getattr__, __dir__ = lazy_exports(__name__)
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)

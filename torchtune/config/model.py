@@ -80,5 +80,5 @@ if TYPE_CHECKING:
     from torchtune.config._yaml import parse_yaml as parse_yaml
     from torchtune.config._yaml import read_yaml as read_yaml
     from torchtune.config._yaml import render_yaml as render_yaml
-
-__getattr__, __dir__ = lazy_exports(__name__)
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)

@@ -27,5 +27,5 @@ if TYPE_CHECKING:
     from torchtune.runs._registry import unknown_name as unknown_name
     from torchtune.runs._sources import config_layers as config_layers
     from torchtune.runs._sources import load_module as load_module
-
-__getattr__, __dir__ = lazy_exports(__name__)
+else:
+    __getattr__, __dir__ = lazy_exports(__name__)
