@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.config import sample
-from torchtune.config import ConfigError, LockedError, load, lock, way_on
+from torchtune.config import ConfigError, LockedError, dotted, load, lock, way_on
 
 
 def run(folder: Path, *words: str, overwrite: bool = False) -> None:
@@ -120,8 +120,8 @@ def test_unfinished_run_goes_on_however_its_folder_is_spelt(
         sample.main.prepare(
             sample.main.layers(None, ["output_dir=moved", "seed=3", "tokenizer.path=elsewhere"])
         )
-    assert [m.path for m in caught.value.mistakes] == ["output_dir", "tokenizer.path"]
-    assert caught.value.mistakes[1].origin == "--override tokenizer.path=elsewhere"
+    assert [dotted(m.path) for m in caught.value.mistakes] == ["output_dir", "tokenizer.path"]
+    assert str(caught.value.mistakes[1].location) == "--override tokenizer.path=elsewhere"
 
 
 def test_run_that_ended_before_it_did_anything_gives_its_folder_up(tmp_path: Path) -> None:

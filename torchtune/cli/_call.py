@@ -50,6 +50,8 @@ class Call:
     flags: dict[str, str] = field(factory=dict)
     """Flags of the verb, with their values; empty text for a switch."""
     mistakes: list[Mistake] = field(factory=list)
+    lacks_config: bool = False
+    """True where a config should have been named, which is a mistake of its own."""
 
     @property
     def wants_help(self) -> bool:
@@ -68,7 +70,7 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
     call = Call()
     words = list(argv)
     while words:
-        word = words.pop(0)
+        position, word = len(argv) - len(words), words.pop(0)
         name, equals, text = word.partition("=")
         if word in ("-h", "--help") or word in switches:
             call.flags["--help" if word == "-h" else word] = ""
@@ -76,13 +78,13 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
             has_value = bool(equals) or bool(words and not words[0].startswith("--"))
             value = text if equals else words.pop(0) if has_value else ""
             if has_value and (value or name == "--config"):  # an empty name is said to be no config
-                _set_flag(call, name, value)
+                _set_flag(call, name, value, position)
             else:
-                call.mistakes.append(Mistake(name, "", "needs a value"))
+                call.mistakes.append(Mistake.of_word(name, "needs a value", position=position))
+                call.lacks_config |= name == "--config"
         elif name in OPTIONS:
-            call.mistakes.append(
-                Mistake(name, "", "is an option of another call; tune <verb> --help lists them")
-            )
+            advice = "tune <verb> --help lists them"
+            call.mistakes.append(Mistake.of_word(name, "is an option of another call", advice, position))
         elif not call.recipe and not word.startswith("-") and "=" not in word:
             call.recipe = word
         else:
@@ -90,9 +92,10 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
     return call
 
 
-def _set_flag(call: Call, name: str, text: str) -> None:
+def _set_flag(call: Call, name: str, text: str, position: int) -> None:
     if name in call.flags or (name == "--config" and call.config is not None):
-        call.mistakes.append(Mistake(f"{name} {text}", "", f"{name} is given twice"))
+        twice = Mistake.of_word(f"{name} {text}", f"{name} is given twice", position=position)
+        call.mistakes.append(twice)
     elif name == "--config":
         call.config = text
     elif name == "--allow":
@@ -118,7 +121,7 @@ def load_recipe(name: str) -> Recipe[Any]:
             else f"{len(own)} functions decorated with it"
         )
         raise ConfigError(
-            [Mistake(name, "", f"expected one recipe, a main(cfg) under @config.parse; found {what}")],
+            [Mistake.of_file(name, f"expected one recipe, a main(cfg) under @config.parse; found {what}")],
             "the recipe",
         )
     return own[0]
@@ -131,14 +134,15 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         ConfigError: The recipe or the config cannot be read at all.
     """
     if not call.recipe:
-        raise ConfigError([Mistake("", "", "name a recipe; tune ls lists them")], "the command line")
+        raise ConfigError([Mistake("word", "name a recipe", "tune ls lists them")], "the command line")
     recipe = load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.words)
     if call.config is None and (configs := config_names().get(recipe.name)) and _lacks_much(layers):
-        why = f"none is named; those of {recipe.name} are {', '.join(configs)}"
-        call.mistakes.append(Mistake("--config", "", why))
-    layers.incomplete |= any(mistake.origin == "--config" for mistake in call.mistakes)
-    layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
+        known = f"those of {recipe.name} are {', '.join(configs)}"
+        call.mistakes.append(Mistake.of_word("--config", "none is named", known))
+        call.lacks_config = True
+    layers.incomplete |= call.lacks_config
+    layers.mistakes += call.mistakes
     return recipe, layers
 
 

@@ -106,7 +106,7 @@ def _read(file: str) -> Any:
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     if not isinstance(document.value, dict):
-        raise ConfigError([Mistake(file, "", "holds no config, a mapping of fields to values")], file)
+        raise ConfigError([Mistake.of_file(file, "holds no config, a mapping of fields to values")], file)
     if "_base_" not in document.value:
         return document.value
     from torchtune.cli._frozen_tree import merged_tree
@@ -125,9 +125,8 @@ def since(run: str) -> list[Difference]:
 
     record = read_record(run)
     if not record:
-        raise ConfigError(
-            [Mistake(run, "", "is no run's folder; name a second config to compare it with")], "the run"
-        )
+        advice = "name a second config to compare it with"
+        raise ConfigError([Mistake.of_file(run, "is no run's folder", advice)], "the run")
     then = _read(os.path.join(run, "config.yaml"))  # noqa: PTH118
     folder = record.get("folder", "")
     # Its paths are relative to where it was started.

@@ -35,13 +35,13 @@ def calls_in(folder: str) -> list[Call]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ConfigError([Mistake(folder, "", "no such folder")], "the command line")
+        raise ConfigError([Mistake.of_word(folder, "no such folder")], "the command line")
     files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
         raise ConfigError(
-            [Mistake(folder, "", "holds no config, a YAML file or a function that returns one")]
+            [Mistake.of_word(folder, "holds no config, a YAML file or a function that returns one")]
         )
     return calls
 
@@ -70,7 +70,8 @@ def recipe_for(config: str | type) -> str:
     try:
         found = dict(functions_returning(Path(file).read_text(encoding="utf-8")))
     except OSError as error:
-        raise ConfigError([Mistake(file or config, "", error.strerror or "cannot be read")]) from error
+        message = error.strerror or "cannot be read"
+        raise ConfigError([Mistake.of_file(file or config, message)]) from error
     wanted = {returns for made, returns in found.items() if function in ("", made)}
     own = _own_recipe(file, wanted)
     return own or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
@@ -95,7 +96,7 @@ def _of_class(name: str, config: str) -> str:
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe
     message = "name it as file.py:function, whose result is annotated with a registered recipe's config class"
-    raise ConfigError([Mistake(config, "", message)])
+    raise ConfigError([Mistake.of_word(config, message)])
 
 
 def _is_hidden(path: Path) -> bool:
@@ -145,12 +146,10 @@ def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
         return Call("", str(file), mistakes=list(error.mistakes))
     if len(found) == 1:
         return Call(found[0], str(file))
-    message = (
-        f"it fits {' and '.join(found)}; say which in a comment, `# recipe: {found[0]}`"
-        if found
-        else "its fields are those of no recipe; say which it is for in a comment, `# recipe: lora_finetune`"
-    )
-    return Call("", str(file), mistakes=[Mistake(str(file), "", message)])
+    message = f"it fits {' and '.join(found)}" if found else "its fields are those of no recipe"
+    what = "which" if found else "which it is for"
+    advice = f"say {what} in a comment, `# recipe: {[*found, 'lora_finetune'][0]}`"
+    return Call("", str(file), mistakes=[Mistake.of_file(str(file), message, advice)])
 
 
 def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune.cli import VERBS, usage
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
@@ -43,11 +43,13 @@ def main(argv: Sequence[str]) -> int:
     if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
         if call.recipe in config_sources():
             of = next(name for name, names in config_names().items() if call.recipe in names)
-            why = f"is a config of {of}; write tune {of} --config {call.recipe}"
-            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
+            advice = f"write tune {of} --config {call.recipe}"
+            wrong = Mistake.of_word(call.recipe, f"is a config of {of}", advice)
+            raise ConfigError([wrong], "the command line")
         if call.recipe in VERBS and launch:
-            why = f"is a verb and stands first; write tune {call.recipe} {' '.join(launch)} ..."
-            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
+            advice = f"write tune {call.recipe} {' '.join(launch)} ..."
+            wrong = Mistake.of_word(call.recipe, "is a verb and stands first", advice)
+            raise ConfigError([wrong], "the command line")
         kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
         raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
     if call.wants_help and not call.recipe:
@@ -78,10 +80,10 @@ def run_script(recipe: Recipe[Any], argv: Sequence[str]) -> int:
     call = read_call(argv, switches=("--overwrite",))
     if call.recipe:
         raise ConfigError(
-            [Mistake(call.recipe, "", "expected --config, key=value or a flag")], "the command line"
+            [Mistake.of_word(call.recipe, "expected --config, key=value or a flag")], "the command line"
         )
     layers = recipe.layers(call.config, call.words)
-    layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
+    layers.mistakes += call.mistakes
     if call.wants_help:
         print_help(layers, recipe.name, recipe.__doc__ or "")
         return 0
@@ -123,25 +125,24 @@ def check_launch_options(options: list[str]) -> int:
     Raises:
         ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
     """
-    import contextlib
-    import io
-
     from torch.distributed.run import config_from_args, get_args_parser
 
-    said = io.StringIO()
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say that it sets this
     try:
-        with contextlib.redirect_stderr(said):
-            launch, *_ = config_from_args(get_args_parser().parse_args([*options, "program"]))
-            if launch.nproc_per_node < 1:
-                raise ValueError("there must be at least one process")
+        launch, *_ = config_from_args(parser.parse_args([*options, "program"]))
+        if launch.nproc_per_node < 1:
+            refuse("there must be at least one process")
     except (SystemExit, ValueError, AssertionError) as error:
-        message = (
-            said.getvalue().strip().rpartition("error: ")[2] or str(error) or "torchrun refuses these values"
-        )
-        hint = "; what stands before the recipe is torchrun's, all else behind it"
-        raise ConfigError([Mistake(" ".join(options), "", message + hint)], "the command line") from error
+        advice = "what stands before the recipe is torchrun's, all else behind it"
+        message = str(error) or "torchrun refuses these values"
+        wrong = Mistake.of_word(" ".join(options), message, advice)
+        raise ConfigError([wrong], "the command line") from error
     finally:
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -154,7 +155,7 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
     frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
     if frozen is None:
         raise ConfigError(
-            [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]
+            [Mistake.of_word(" ".join(options), "this recipe has no output_dir, so it runs as one process")]
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
@@ -195,13 +196,14 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
     first = {rank: f for rank, f in failures.items() if rank not in echoes | asked}
     first = first or {rank: f for rank, f in failures.items() if rank not in asked} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
-    said = str(failure.error_file_data.get("message", "")).replace("<NONE>", "")  # torch's word for no file
+    record = failure.error_file_data
+    text = str(record.get("message", ""))
     if rank in echoes:
         why = "lost its connection to another rank, which has ended; see what the other nodes say"
-    elif said:
-        why = f"failed\n{said}".rstrip("\n")
-        if said.startswith("tune: ") and said.count("\n") == 1:
-            why = said.removeprefix("tune: ").rstrip("\n")
+    elif record.get("sentence"):
+        why = record["sentence"]
+    elif text not in ("", "<NONE>"):  # torch's word for no file
+        why = f"failed\n{text}".rstrip("\n")
     elif (failure.exitcode < 0 or failure.exitcode > 128) and abs(failure.exitcode) % 128 in list(
         signal.Signals
     ):

@@ -13,6 +13,7 @@ from torchtune.config import (
     Layers,
     Mistake,
     config_names,
+    dotted,
     is_component,
     parameters_of,
 )
@@ -48,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
 def _validate(call: Call, ranks: int) -> int:
     if "--all" in call.flags:
         if call.config or call.words:
-            message = "validates every config of a folder, or every registered one; name none beside it"
-            raise ConfigError([Mistake("--all", "", message)], "the command line")
+            message = "validates every config of a folder, or every registered one"
+            raise ConfigError([Mistake.of_word("--all", message, "name none beside it")], "the command line")
         return validate_all(call.recipe or None, json="--json" in call.flags)
     if "--json" not in call.flags:
         needs = needs_of(call, ranks)
@@ -88,8 +89,21 @@ def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None
     try:
         found = needs_of(call, ranks)
     except ConfigError as error:
-        return {"ok": False, "mistakes": [m._asdict() for m in error.mistakes]}, error
+        return {"ok": False, "mistakes": [_as_dict(m) for m in error.mistakes]}, error
     return {"ok": True, **({"needs": found} if found else {})}, None
+
+
+def _as_dict(mistake: Mistake) -> dict[str, str]:
+    """Return a mistake for a script: what a reader sees, and the parts that it is made of."""
+    return {
+        "location": str(mistake.location),
+        "path": dotted(mistake.path),
+        "kind": mistake.kind,
+        "message": mistake.sentence,
+        "expected": mistake.expected,
+        "got": mistake.got,
+        "suggestion": mistake.suggestion,
+    }
 
 
 def _write_json(found: object) -> None:
@@ -188,7 +202,9 @@ def _note(text: str) -> None:
 
 
 def _mistake(layers: Layers, field: str, error: BaseException, of: str) -> ConfigError:
-    return ConfigError([Mistake(layers.last_origin((field,)).text, field, str(error))], of)
+    path = tuple(field.split("."))
+    found = Mistake("component", str(error), path=path, location=layers.last_origin(path))
+    return ConfigError([found], of)
 
 
 def _absent(cfg: Any) -> list[str]:

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
     )
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
-    from torchtune.config._layers import Layers, Origin
-    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
+    from torchtune.config._layers import Layers
+    from torchtune.config._mistakes import (
+        ConfigError,
+        FieldError,
+        InstantiationError,
+        Location,
+        Mistake,
+        dotted,
+        nearest,
+    )
     from torchtune.config._node import Node
     from torchtune.config._outputs import LockedError, lock, read_record, update_record, versions, way_on
     from torchtune.config._overrides import override
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
         folder_of,
         recipe_names,
         recipe_source,
+        syntax_tree,
         unknown_name,
     )
     from torchtune.config._schema import Slot, section_of, slots, unstructured_default
@@ -77,8 +86,16 @@ _HOMES = {
     ),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
-    "_layers": ("Layers", "Origin"),
-    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
+    "_layers": ("Layers",),
+    "_mistakes": (
+        "ConfigError",
+        "FieldError",
+        "InstantiationError",
+        "Location",
+        "Mistake",
+        "dotted",
+        "nearest",
+    ),
     "_node": ("Node",),
     "_outputs": ("LockedError", "lock", "read_record", "update_record", "versions", "way_on"),
     "_overrides": ("override",),
@@ -92,6 +109,7 @@ _HOMES = {
         "freeze",
         "recipe_names",
         "recipe_source",
+        "syntax_tree",
         "unknown_name",
     ),
     "_schema": ("Slot", "section_of", "slots", "unstructured_default"),
@@ -122,14 +140,15 @@ __all__ = [
     "ConfigError",
     "Difference",
     "Document",
+    "FieldError",
     "Frozen",
     "InstantiationError",
     "Layers",
+    "Location",
     "LockedError",
     "MayChange",
     "Mistake",
     "Node",
-    "Origin",
     "Passed",
     "Recipe",
     "Rule",
@@ -188,6 +207,7 @@ __all__ = [
     "section_of",
     "share",
     "slots",
+    "syntax_tree",
     "trust_folder_of",
     "unknown_name",
     "unstructured_default",

@@ -11,8 +11,29 @@ from torchtune.config._mistakes import Path
 from torchtune.config._schema import Slot, section_of, slots, unstructured_default
 from torchtune.config._tokens import Override
 from torchtune.config._tree import is_component_tree
-from torchtune.config._types import describe
+from torchtune.config._types import (
+    choices,
+    is_anything,
+    is_collection_type,
+    is_mapping_type,
+    is_section,
+    is_torch_name,
+    is_union,
+    members,
+    strip,
+    takes_text,
+    yaml_repr,
+)
 from torchtune.config._yaml import inline_yaml
+
+_METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", type(None): "null"}
+_METAVARS_OF_KINDS = (
+    (is_anything, "VALUE"),
+    (is_mapping_type, "MAPPING"),
+    (is_section, "MAPPING"),
+    (is_collection_type, "LIST"),
+    (takes_text, "PATH"),
+)
 
 
 class Typed(str):
@@ -168,19 +189,13 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> An
 
 def metavar(t: Any) -> str:
     """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
-    words = describe(t)
-    for long, short in (
-        ("true or false", "BOOL"),
-        ("an int", "INT"),
-        ("a float", "FLOAT"),
-        ("text", "TEXT"),
-        ("a path", "PATH"),
-        ("a value", "VALUE"),
-        (" or ", "|"),
-    ):
-        words = words.replace(long, short)
-    if words.startswith("one of "):
-        words = words.removeprefix("one of ").replace("'", "").replace(", ", "|")
-    if words.startswith("a component"):
-        words = "DOTPATH" + ("|null" if words.endswith("|null") else "")
-    return "LIST" if words.startswith("a list") else "MAPPING" if words.startswith("a mapping") else words
+    t = strip(t)
+    if is_union(t):
+        return "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
+    if t in _METAVARS:
+        return _METAVARS[t]
+    if spelt_out := choices(t):
+        return "|".join(c if isinstance(c, str) else yaml_repr(c) for c in spelt_out)
+    if is_torch_name(t):
+        return str(t.__name__).upper()
+    return next((word for fits, word in _METAVARS_OF_KINDS if fits(t)), "DOTPATH")

@@ -8,8 +8,8 @@ from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._interpolation import is_reference, resolve_tree
-from torchtune.config._layers import Layers, Origin
-from torchtune.config._mistakes import ConfigError, Mistake, Path, RejectedError, dotted
+from torchtune.config._layers import Layers
+from torchtune.config._mistakes import ConfigError, Location, Path, RejectedError, dotted
 from torchtune.config._schema import slots
 from torchtune.config._structure import structure
 from torchtune.config._tree import copied
@@ -70,7 +70,7 @@ def render(config: Any) -> str:
     try:
         return render_yaml(unstructure(config))
     except RejectedError as rejected:
-        raise _error(rejected) from rejected
+        raise ConfigError(rejected.mistakes) from rejected
 
 
 def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
@@ -85,8 +85,7 @@ def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
     try:
         loaded: C = structure(layers.tree, config_class, references=True)
     except RejectedError as rejected:
-        for p in rejected.problems:
-            layers.mistake(layers.origin(p.path), p.path, p.message)
+        layers.mistakes += [m._replace(location=layers.origin(m.path)) for m in rejected.mistakes]
     layers.check(name)
     return loaded
 
@@ -101,8 +100,8 @@ def resolve(config: C) -> C:
     try:
         layers.tree = unstructure(config)
     except RejectedError as rejected:
-        raise _error(rejected) from rejected
-    layers.origins = {(): Origin(0, 0, "")}
+        raise ConfigError(rejected.mistakes) from rejected
+    layers.origins = {(): Location()}
     resolved: C = layers.build(f"the {type(config).__name__}")
     return resolved
 
@@ -111,7 +110,7 @@ def frozen_tree(config: Any) -> dict[str, Any]:
     """Return the tree of a resolved config object, defaults spelt out and references resolved."""
     layers = Layers.of_defaults(type(config))
     layers.tree = unstructure(config)
-    layers.origins = {(): Origin(0, 0, "")}
+    layers.origins = {(): Location()}
     tree: dict[str, Any] = resolved_tree(freeze(layers).tree)
     return tree
 
@@ -125,10 +124,6 @@ def fixed_tree(config: Any) -> dict[str, Any]:
     cls: type = type(config)
     free = {"output_dir", *(name for name, f in fields(cls).items() if f.may_change)}
     return {name: value for name, value in frozen_tree(config).items() if name not in free}
-
-
-def _error(rejected: RejectedError) -> ConfigError:
-    return ConfigError(Mistake("", dotted(p.path), p.message) for p in rejected.problems)
 
 
 def resolved_tree(tree: Any) -> Any:

@@ -19,6 +19,7 @@ from attrs import define
 from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._diff import ABSENT, differences
 from torchtune.config._frozen import freeze, resolved_tree
+from torchtune.config._interpolation import resolve_tree
 from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
 from torchtune.config._tree import as_path
@@ -44,6 +45,8 @@ _OF_A_RUN = (
     *_PLOTS,
 )
 """What else it writes, by the names that it has in the folder."""
+ELSEWHERE = "choose another output_dir, or --overwrite"
+"""What to do about a folder that holds something else than this run."""
 _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""
 
@@ -64,17 +67,51 @@ class Run:
         _update_record(self.folder, {"finished": _now()})
 
 
+def settle_seed(layers: Layers, *, overwrite: bool = False) -> bool:
+    """Replace a null seed by that of the run in the output folder, or by one that is drawn; nothing is written.
+
+    Args:
+        layers: The config, not checked yet; one without an output folder is left as it is.
+        overwrite: The run in the folder is not to be continued.
+
+    Returns:
+        Whether the seed was null, so that the run takes any.
+    """
+    is_computed = layers.wanted is not None and "output_dir" in fields(layers.wanted)
+    written = layers.tree.get("output_dir", "" if is_computed else None)
+    folder, _ = resolve_tree(written, layers.tree)
+    if not isinstance(folder, str) or layers.tree.get("seed", REQUIRED) is not None:
+        return False
+    seed = None if overwrite or not folder else _seed_in(folder)
+    layers.tree["seed"] = secrets.randbelow(2**31) if seed is None else seed
+    return True
+
+
+def _seed_in(folder: str) -> Any:
+    """Return the seed of the run in a folder; None where there is no run."""
+    try:
+        held = read_yaml(str(Path(folder, CONFIG_FILE))).value
+    except ValueError:  # it holds no run, or no config that can be read, which `claim` says
+        return None
+    return held.get("seed") if isinstance(held, dict) else None
+
+
 def claim(
-    layers: Layers, output_dir: str, *, overwrite: bool = False, command: list[str] | None = None
+    layers: Layers,
+    output_dir: str,
+    *,
+    overwrite: bool = False,
+    takes_any_seed: bool = False,
+    command: list[str] | None = None,
 ) -> Run:
     """Freeze a config into its output folder, or find that the run there is to be continued.
-
-    A null seed is replaced by one that is drawn, or by that of the run which is continued.
 
     Args:
         layers: The checked config.
         output_dir: The folder.
         overwrite: Start anew, whatever the folder holds of an earlier run.
+        takes_any_seed: Take the seed of the run that is continued, whatever `layers` say: another node may have begun
+            it since `settle_seed` looked.
         command: What the user typed, for the record.
 
     Raises:
@@ -89,15 +126,14 @@ def claim(
             if overwrite:
                 _clear(folder)
             if (folder / CONFIG_FILE).exists():
-                _continue(layers, folder, command or sys.argv)
+                _continue(layers, folder, command or sys.argv, takes_any_seed=takes_any_seed)
             else:
                 _start(layers, folder, command or sys.argv)
     except LockedError as error:
         raise _refuse(layers, str(error)) from error
     except OSError as error:
-        raise _refuse(
-            layers, f"cannot write to {folder}: {error.strerror}; choose another output_dir"
-        ) from error
+        message = f"cannot write to {folder}: {error.strerror}"
+        raise _refuse(layers, message, "choose another output_dir") from error
     return Run(folder)
 
 
@@ -142,22 +178,18 @@ def lock(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def _start(layers: Layers, folder: Path, command: list[str]) -> None:
-    if layers.tree.get("seed", REQUIRED) is None:
-        layers.tree["seed"] = secrets.randbelow(2**31)
     text = freeze(layers).render()
     _write(folder / RECORD_FILE, json.dumps(record(command), indent=2) + "\n")
     _write(folder / CONFIG_FILE, text)
 
 
-def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
-    """Take the seed of the run that is here, and refuse a run that is finished or another."""
+def _continue(layers: Layers, folder: Path, command: list[str], *, takes_any_seed: bool) -> None:
+    """Refuse a run that is finished or another."""
     there = read_yaml(str(folder / CONFIG_FILE)).value
-    if layers.tree.get("seed", REQUIRED) is None and isinstance(there, dict):
-        layers.tree["seed"] = there.get("seed")
     if not isinstance(there, dict) or not there:
-        raise _refuse(
-            layers, f"{folder / CONFIG_FILE} holds no config; choose another output_dir, or --overwrite"
-        )
+        raise _refuse(layers, f"{folder / CONFIG_FILE} holds no config", ELSEWHERE)
+    if takes_any_seed:
+        layers.tree["seed"] = there.get("seed")
     here, may_change = freeze(layers), free(layers)
     # The folder may have moved, or be spelt in another way; what refers to it is still the same.
     same_place = {"output_dir": str(folder)}
@@ -171,18 +203,19 @@ def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
         return
     if changed:
         count = f"{len(changed)} values differ" if len(changed) > 1 else "1 value differs"
-        whole = f"{folder} holds a run of another config; choose another output_dir, or --overwrite; {count}"
+        whole = _refuse(layers, f"{folder} holds a run of another config", f"{ELSEWHERE}; {count}")
         leaves = [
             Mistake(
-                layers.origin(as_path(d.path)).text, d.path, f"{_shown(d.left)} there, {_shown(d.right)} now"
+                "run",
+                f"{_shown(d.left)} there, {_shown(d.right)} now",
+                path=as_path(d.path),
+                location=layers.origin(as_path(d.path)),
             )
             for d in changed
         ]
-        raise ConfigError([*_refuse(layers, whole).mistakes, *leaves], "the output folder")
+        raise ConfigError([*whole.mistakes, *leaves], "the output folder")
     if "finished" in read_record(folder):
-        raise _refuse(
-            layers, f"{folder} holds a finished run; choose another output_dir, or --overwrite to start anew"
-        )
+        raise _refuse(layers, f"{folder} holds a finished run", f"{ELSEWHERE} to start anew")
     _write(folder / CONFIG_FILE, here.render())
 
 
@@ -203,9 +236,10 @@ def _shown(value: Any) -> str:
     return "nothing" if value is ABSENT else inline_yaml(value)
 
 
-def _refuse(layers: Layers, message: str) -> ConfigError:
-    where = layers.origin(("output_dir",)).text
-    return ConfigError([Mistake(where, "output_dir", message)], "the output folder")
+def _refuse(layers: Layers, message: str, suggestion: str = "") -> ConfigError:
+    path = ("output_dir",)
+    found = Mistake("run", message, suggestion, path, location=layers.origin(path))
+    return ConfigError([found], "the output folder")
 
 
 def _clear(folder: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, Mistake
-from torchtune.config._outputs import Run, claim
+from torchtune.config._mistakes import ConfigError, FieldError, Location, Mistake
+from torchtune.config._outputs import Run, claim, settle_seed
 from torchtune.config._overrides import Overriding
 from torchtune.config._recording import recording
 from torchtune.config._signature import MISSING, parameters, unresolved
@@ -55,8 +55,9 @@ class Recipe(Generic[C]):
 
     def _wrong(self, message: str) -> ConfigError:
         code = self.main.__code__
-        where = f"{code.co_filename}:{code.co_firstlineno}"
-        return ConfigError([Mistake(where, "main", message)], f"the recipe {self.name}")
+        where = Location(0, code.co_firstlineno, code.co_filename, "file")
+        found = Mistake("source", message, path=("main",), location=where)
+        return ConfigError([found], f"the recipe {self.name}")
 
     def __call__(self, cfg: C | None = None, *, overwrite: bool = False) -> None:
         """Run with a config object, or with the command line.
@@ -81,7 +82,7 @@ class Recipe(Generic[C]):
         """Return a config object as layers."""
         layers = Layers.of_defaults(self.config_class)
         with recording(None) as recorder:
-            add_object(layers, cfg, recorder.locate, "")
+            add_object(layers, cfg, recorder.locate, Location())
         return layers
 
     def layers_of_function(self, make: Callable[[], C]) -> Layers:
@@ -114,8 +115,8 @@ class Recipe(Generic[C]):
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        run = self.prepare(layers, overwrite=overwrite, command=command)
-        self.main(layers.build(f"the config of {self.name}"))
+        cfg, run = self._begin(layers, overwrite=overwrite, command=command)
+        self.main(cfg)
         if run is not None:
             run.finished()
 
@@ -130,14 +131,24 @@ class Recipe(Generic[C]):
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        cfg = layers.build(f"the config of {self.name}")
+        return self._begin(layers, overwrite=overwrite, command=command)[1]
+
+    def _begin(self, layers: Layers, *, overwrite: bool, command: list[str] | None) -> tuple[C, Run | None]:
+        """Settle the seed, build the config once, and freeze it."""
+        of = f"the config of {self.name}"
+        takes_any_seed = settle_seed(layers, overwrite=overwrite)
+        cfg = layers.build(of)
         check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
-        return (
-            claim(layers, str(output_dir), overwrite=overwrite, command=command)
-            if isinstance(output_dir, (str, Path))
-            else None
+        if not isinstance(output_dir, (str, Path)):
+            return cfg, None
+        seed = layers.tree.get("seed")
+        run = claim(
+            layers, str(output_dir), overwrite=overwrite, takes_any_seed=takes_any_seed, command=command
         )
+        if layers.tree.get("seed") != seed:  # another node began this run meanwhile
+            cfg = layers.build(of)
+        return cfg, run
 
     def export(self, layers: Layers) -> str:
         """Return the frozen YAML of a config."""
@@ -157,17 +168,16 @@ def check_device(cfg: Any, layers: Layers) -> None:
 
     try:
         check(device)
-    except ValueError as error:
-        where = layers.origin(("device",)).text
-        raise ConfigError([Mistake(where, "device", str(error).removeprefix("device: "))]) from error
+    except FieldError as error:
+        path = ("device",)
+        raise ConfigError([Mistake("run", error.message, path=path, location=layers.origin(path))]) from error
 
 
 def apply_overrides(layers: Layers, words: Sequence[str]) -> None:
     """Apply overrides as typed; what is wrong with them is noted in the layers."""
     overrides, mistakes = tokenise(words)
     overriding = Overriding(layers)
-    for mistake in mistakes:
-        layers.mistakes.append((layers.origin(()), mistake))
+    layers.mistakes += mistakes
     rest = overriding.apply(overrides)
     if rest:
         from torchtune.config._flags import match_flags

@@ -14,6 +14,7 @@ from attrs import Attribute, frozen
 
 from torchtune.config._component import bound_keywords
 from torchtune.config._interpolation import is_reference
+from torchtune.config._mistakes import FieldError
 
 
 @frozen
@@ -33,10 +34,10 @@ class Rule:
         """Check one value; None passes, since an optional field's type says whether it may be None.
 
         Raises:
-            ValueError: The rule does not hold; the message has the field, the rule and the value.
+            FieldError: The rule does not hold; the message has the field, the rule and the value.
         """
         if not self.admits(value):
-            raise ValueError(f"{attribute.name}: expected a value {self.words}, got {value!r}")
+            raise FieldError(f"expected a value {self.words}, got {value!r}", attribute.name)
 
     def admits(self, value: Any) -> bool:
         """Tell whether the rule holds; it does for None and for what is not resolved yet."""
@@ -58,10 +59,11 @@ class Arguments:
         """Check the arguments of one component.
 
         Raises:
-            ValueError: A rule does not hold; the message has the argument, the rule and the value.
+            FieldError: A rule does not hold; the message has the argument, the rule and the value.
         """
         for name, rule, argument in self.broken(value):
-            raise ValueError(f"{attribute.name}.{name}: expected a value {rule.words}, got {argument!r}")
+            message = f"expected a value {rule.words}, got {argument!r}"
+            raise FieldError(message, f"{attribute.name}.{name}")
 
     def broken(self, component: Any) -> Iterator[tuple[str, Rule, Any]]:
         """Yield each argument whose rule does not hold, with the rule and its value."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from attrs import evolve, frozen, has
 
-from torchtune.config import differences, frozen_tree, lock
+from torchtune.config import FieldError, differences, frozen_tree, lock
 
 Item = TypeVar("Item")
 Number = TypeVar("Number", int, float)
@@ -106,24 +106,22 @@ def check_device(name: str, local_ranks: int = 1) -> None:
         local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
 
     Raises:
-        ValueError: The device is unknown, absent, or there are fewer of it than processes.
+        FieldError: The device is unknown, absent, or there are fewer of it than processes.
     """
     if name not in get_args(Device):
-        raise ValueError(f"device: expected one of {', '.join(get_args(Device))}, got {name!r}")
+        raise FieldError(f"expected one of {', '.join(get_args(Device))}, got {name!r}", "device")
+    advice = "write device=cpu or device=auto"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto"
-        )
+        raise FieldError(f"this machine has no CUDA GPU that torch can use; {advice}", "device")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(
-            "device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto"
-        )
+        raise FieldError(f"this machine has no Apple GPU that torch can use; {advice}", "device")
     kind = _kind(name)
     available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
     if local_ranks > available:
-        raise ValueError(
-            f"device: {local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
-            f"start --nproc_per_node {available}, or write device=cpu"
+        raise FieldError(
+            f"{local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
+            f"start --nproc_per_node {available}, or write device=cpu",
+            "device",
         )
 
 
@@ -131,7 +129,7 @@ def pick_device(name: str) -> torch.device:
     """Turn a config's `device` into this process's device; on cuda, the GPU of its local rank.
 
     Raises:
-        ValueError: The device is unknown or absent.
+        FieldError: The device is unknown or absent.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     check_device(name, local_ranks=local_rank + 1)
