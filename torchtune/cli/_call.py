@@ -16,7 +16,7 @@ from torchtune.config import (
     allow,
     config_names,
     load_module,
-    recipe_source,
+    recipe_file,
     required_names,
     trust_folder_of,
 )
@@ -70,7 +70,7 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
     call = Call()
     words = list(argv)
     while words:
-        position, word = len(argv) - len(words), words.pop(0)
+        word = words.pop(0)
         name, equals, text = word.partition("=")
         if word in ("-h", "--help") or word in switches:
             call.flags["--help" if word == "-h" else word] = ""
@@ -78,13 +78,13 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
             has_value = bool(equals) or bool(words and not words[0].startswith("--"))
             value = text if equals else words.pop(0) if has_value else ""
             if has_value and (value or name == "--config"):  # an empty name is said to be no config
-                _set_flag(call, name, value, position)
+                _set_flag(call, name, value)
             else:
-                call.mistakes.append(Mistake.of_word(name, "needs a value", position=position))
+                call.mistakes.append(Mistake.of_word(name, "needs a value"))
                 call.lacks_config |= name == "--config"
         elif name in OPTIONS:
             advice = "tune <verb> --help lists them"
-            call.mistakes.append(Mistake.of_word(name, "is an option of another call", advice, position))
+            call.mistakes.append(Mistake.of_word(name, "is an option of another call", advice))
         elif not call.recipe and not word.startswith("-") and "=" not in word:
             call.recipe = word
         else:
@@ -92,10 +92,9 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
     return call
 
 
-def _set_flag(call: Call, name: str, text: str, position: int) -> None:
+def _set_flag(call: Call, name: str, text: str) -> None:
     if name in call.flags or (name == "--config" and call.config is not None):
-        twice = Mistake.of_word(f"{name} {text}", f"{name} is given twice", position=position)
-        call.mistakes.append(twice)
+        call.mistakes.append(Mistake.of_word(f"{name} {text}", f"{name} is given twice"))
     elif name == "--config":
         call.config = text
     elif name == "--allow":
@@ -110,7 +109,7 @@ def load_recipe(name: str) -> Recipe[Any]:
     Raises:
         ConfigError: There is none, or the file holds none.
     """
-    file = name if name.endswith(".py") else recipe_source(name).file
+    file = name if name.endswith(".py") else recipe_file(name)
     module = load_module(file)
     found = [value for value in vars(module).values() if isinstance(value, Recipe)]
     own = [r for r in found if r.main.__module__ == module.__name__]
@@ -134,10 +133,11 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         ConfigError: The recipe or the config cannot be read at all.
     """
     if not call.recipe:
-        raise ConfigError([Mistake("word", "name a recipe", "tune ls lists them")], "the command line")
+        raise ConfigError.of_word("", "name a recipe", "tune ls lists them")
     recipe = load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.words)
-    if call.config is None and (configs := config_names().get(recipe.name)) and _lacks_much(layers):
+    configs = config_names().get(recipe.name)
+    if call.config is None and configs and _lacks_much(layers):
         known = f"those of {recipe.name} are {', '.join(configs)}"
         call.mistakes.append(Mistake.of_word("--config", "none is named", known))
         call.lacks_config = True

@@ -81,8 +81,7 @@ def _count(call: Call, flag: str, otherwise: int) -> int:
     if text is None:
         return otherwise
     if not text.isdecimal() or int(text) < 1:
-        wrong = Mistake.of_word(flag, f"expected a number above 0, got {text!r}")
-        raise ConfigError([wrong], "the command line")
+        raise ConfigError.of_word(flag, f"expected a number above 0, got {text!r}")
     return int(text)
 
 
@@ -152,7 +151,7 @@ def _held_out(call: Call, dataset: Any, tokenizer: Any) -> Any:
     source = call.flags["--held-out"]
     if "source" not in parameters_of(dataset.func):
         name = getattr(dataset.func, "__name__", dataset.func)
-        raise ConfigError([Mistake.of_word("--held-out", f"{name} reads no source")], "the command line")
+        raise ConfigError.of_word("--held-out", f"{name} reads no source")
     settings = {key: value for key, value in dataset.keywords.items() if key not in ("split", "load_options")}
     return instantiate(lazy(dataset.func, **{**settings, "source": source}), tokenizer)
 

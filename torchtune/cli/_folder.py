@@ -18,6 +18,7 @@ from torchtune.config import (
     load_module,
     read_yaml,
     recipe_names,
+    syntax_tree,
 )
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
@@ -35,14 +36,12 @@ def calls_in(folder: str) -> list[Call]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ConfigError([Mistake.of_word(folder, "no such folder")], "the command line")
+        raise ConfigError.of_word(folder, "no such folder")
     files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
-        raise ConfigError(
-            [Mistake.of_word(folder, "holds no config, a YAML file or a function that returns one")]
-        )
+        raise ConfigError.of_word(folder, "holds no config, a YAML file or a function that returns one")
     return calls
 
 
@@ -68,10 +67,10 @@ def recipe_for(config: str | type) -> str:
         return call.recipe
     file, function = (config, "") if config.endswith(".py") else config.rpartition(":")[::2]
     try:
-        found = dict(functions_returning(Path(file).read_text(encoding="utf-8")))
+        found = dict(functions_returning(file))
     except OSError as error:
         message = error.strerror or "cannot be read"
-        raise ConfigError([Mistake.of_file(file or config, message)]) from error
+        raise ConfigError.of_file(file or config, message) from error
     wanted = {returns for made, returns in found.items() if function in ("", made)}
     own = _own_recipe(file, wanted)
     return own or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
@@ -96,7 +95,7 @@ def _of_class(name: str, config: str) -> str:
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe
     message = "name it as file.py:function, whose result is annotated with a registered recipe's config class"
-    raise ConfigError([Mistake.of_word(config, message)])
+    raise ConfigError.of_word(config, message)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -119,16 +118,16 @@ def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
     if file.suffix in (".yaml", ".yml"):
         yield _call_of_yaml(file, recipes)
     elif file.suffix == ".py":
-        for function, returns in functions_returning(file.read_text(encoding="utf-8")):
+        for function, returns in functions_returning(str(file)):
             fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
             if fitting:
                 yield Call(fitting[-1], f"{file}:{function}")
 
 
-def functions_returning(text: str) -> Iterator[tuple[str, str]]:
+def functions_returning(file: str) -> Iterator[tuple[str, str]]:
     """Yield the public functions of a Python file that take nothing, each with the name of what it returns."""
     try:
-        body = ast.parse(text).body
+        body = syntax_tree(file).body
     except SyntaxError:
         return
     for node in body:
@@ -161,7 +160,8 @@ def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
     base = value.get("_base_") if isinstance(value, dict) else None
     if not isinstance(base, str) or file in seen:
         return []
-    if (beside := file.parent / base).suffix in (".yaml", ".yml") and beside.is_file():
+    beside = file.parent / base
+    if beside.suffix in (".yaml", ".yml") and beside.is_file():
         return _named(beside, seen | {file})
     return [recipe for recipe, names in config_names().items() if base in names]
 

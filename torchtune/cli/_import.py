@@ -48,13 +48,9 @@ def import_file(call: Call) -> int:
         message = "tune import takes the original's YAML and -o NEW.yaml"
         raise ConfigError([*call.mistakes, Mistake("word", message)], "the command line")
     if not target.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            [Mistake.of_word(target, "a config is YAML", "end the path in .yaml")], "the command line"
-        )
+        raise ConfigError.of_word(target, "a config is YAML", "end the path in .yaml")
     if Path(target).exists() and "--force" not in call.flags:
-        raise ConfigError(
-            [Mistake.of_word(target, "exists", "choose another path, or --force")], "the command line"
-        )
+        raise ConfigError.of_word(target, "exists", "choose another path, or --force")
     old = old_tree(call.recipe, call.words)
     text = Path(call.recipe).read_text(encoding="utf-8-sig")
     done = Import(old, is_component_path)
@@ -97,7 +93,7 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.removeprefix("--").partition("=")
         if not equals:
-            raise ConfigError([Mistake.of_word(word, "expected key=value")], "the command line")
+            raise ConfigError.of_word(word, "expected key=value")
         *above, last = key.split(".")
         holder: dict[str, Any] = tree
         for part in above:

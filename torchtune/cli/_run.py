@@ -13,7 +13,6 @@ from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, prin
 from torchtune.config import (
     ConfigError,
     Layers,
-    Mistake,
     Recipe,
     config_names,
     config_sources,
@@ -44,12 +43,10 @@ def main(argv: Sequence[str]) -> int:
         if call.recipe in config_sources():
             of = next(name for name, names in config_names().items() if call.recipe in names)
             advice = f"write tune {of} --config {call.recipe}"
-            wrong = Mistake.of_word(call.recipe, f"is a config of {of}", advice)
-            raise ConfigError([wrong], "the command line")
+            raise ConfigError.of_word(call.recipe, f"is a config of {of}", advice)
         if call.recipe in VERBS and launch:
             advice = f"write tune {call.recipe} {' '.join(launch)} ..."
-            wrong = Mistake.of_word(call.recipe, "is a verb and stands first", advice)
-            raise ConfigError([wrong], "the command line")
+            raise ConfigError.of_word(call.recipe, "is a verb and stands first", advice)
         kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
         raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
     if call.wants_help and not call.recipe:
@@ -79,9 +76,7 @@ def run_script(recipe: Recipe[Any], argv: Sequence[str]) -> int:
     adopt_script(recipe)
     call = read_call(argv, switches=("--overwrite",))
     if call.recipe:
-        raise ConfigError(
-            [Mistake.of_word(call.recipe, "expected --config, key=value or a flag")], "the command line"
-        )
+        raise ConfigError.of_word(call.recipe, "expected --config, key=value or a flag")
     layers = recipe.layers(call.config, call.words)
     layers.mistakes += call.mistakes
     if call.wants_help:
@@ -108,23 +103,13 @@ def show_help(call: Call) -> int:
 
 
 def ranks_of(options: list[str]) -> int:
-    """Return how many processes torchrun's options start, of several nodes at most.
-
-    Raises:
-        ConfigError: The options make no sense.
-    """
-    return check_launch_options(options) if options else 1
-
-
-def check_launch_options(options: list[str]) -> int:
-    """Check torchrun's options, before anything is written.
-
-    Returns:
-        The number of processes.
+    """Check torchrun's options, and return how many processes they start, of several nodes at most.
 
     Raises:
         ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
     """
+    if not options:
+        return 1
     from torch.distributed.run import config_from_args, get_args_parser
 
     def refuse(message: str) -> NoReturn:
@@ -141,8 +126,7 @@ def check_launch_options(options: list[str]) -> int:
     except (SystemExit, ValueError, AssertionError) as error:
         advice = "what stands before the recipe is torchrun's, all else behind it"
         message = str(error) or "torchrun refuses these values"
-        wrong = Mistake.of_word(" ".join(options), message, advice)
-        raise ConfigError([wrong], "the command line") from error
+        raise ConfigError.of_word(" ".join(options), message, advice) from error
     finally:
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -151,11 +135,11 @@ def check_launch_options(options: list[str]) -> int:
 
 def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers, command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    check_launch_options(options)
-    frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
+    ranks_of(options)
+    _, frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
     if frozen is None:
-        raise ConfigError(
-            [Mistake.of_word(" ".join(options), "this recipe has no output_dir, so it runs as one process")]
+        raise ConfigError.of_word(
+            " ".join(options), "this recipe has no output_dir, so it runs as one process"
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint

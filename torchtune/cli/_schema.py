@@ -51,6 +51,6 @@ def schema_of(recipe: "Recipe[object]") -> str:
     """
     if recipe.config_class is None:
         message = "has no config class, so there is nothing to describe"
-        raise ConfigError([Mistake.of_word(recipe.name, message)])
+        raise ConfigError.of_word(recipe.name, message)
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
     return json.dumps(json_schema(recipe.config_class, recipe.name, doc), indent=1, ensure_ascii=False) + "\n"

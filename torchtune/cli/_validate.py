@@ -50,7 +50,7 @@ def _validate(call: Call, ranks: int) -> int:
     if "--all" in call.flags:
         if call.config or call.words:
             message = "validates every config of a folder, or every registered one"
-            raise ConfigError([Mistake.of_word("--all", message, "name none beside it")], "the command line")
+            raise ConfigError.of_word("--all", message, "name none beside it")
         return validate_all(call.recipe or None, json="--json" in call.flags)
     if "--json" not in call.flags:
         needs = needs_of(call, ranks)
@@ -95,15 +95,10 @@ def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None
 
 def _as_dict(mistake: Mistake) -> dict[str, str]:
     """Return a mistake for a script: what a reader sees, and the parts that it is made of."""
-    return {
-        "location": str(mistake.location),
-        "path": dotted(mistake.path),
-        "kind": mistake.kind,
-        "message": mistake.sentence,
-        "expected": mistake.expected,
-        "got": mistake.got,
-        "suggestion": mistake.suggestion,
+    parts = {
+        name: str(getattr(mistake, name)) for name in ("kind", "expected", "got", "suggestion", "location")
     }
+    return {**parts, "path": dotted(mistake.path), "message": mistake.sentence}
 
 
 def _write_json(found: object) -> None:

@@ -25,15 +25,7 @@ if TYPE_CHECKING:
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers
-    from torchtune.config._mistakes import (
-        ConfigError,
-        FieldError,
-        InstantiationError,
-        Location,
-        Mistake,
-        dotted,
-        nearest,
-    )
+    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
     from torchtune.config._node import Node
     from torchtune.config._outputs import LockedError, lock, read_record, update_record, versions, way_on
     from torchtune.config._overrides import override
@@ -44,6 +36,7 @@ if TYPE_CHECKING:
         config_source,
         config_sources,
         folder_of,
+        recipe_file,
         recipe_names,
         recipe_source,
         syntax_tree,
@@ -56,6 +49,7 @@ if TYPE_CHECKING:
     from torchtune.config._trust import Trust, allow, current_trust, only_trusting, trust_folder_of
     from torchtune.config._types import describe
     from torchtune.config._validators import (
+        FieldError,
         Rule,
         above,
         arguments,
@@ -87,15 +81,7 @@ _HOMES = {
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
     "_layers": ("Layers",),
-    "_mistakes": (
-        "ConfigError",
-        "FieldError",
-        "InstantiationError",
-        "Location",
-        "Mistake",
-        "dotted",
-        "nearest",
-    ),
+    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
     "_outputs": ("LockedError", "lock", "read_record", "update_record", "versions", "way_on"),
     "_overrides": ("override",),
@@ -106,8 +92,8 @@ _HOMES = {
         "config_source",
         "config_sources",
         "folder_of",
-        "freeze",
         "recipe_names",
+        "recipe_file",
         "recipe_source",
         "syntax_tree",
         "unknown_name",
@@ -119,8 +105,8 @@ _HOMES = {
     "_tree": ("leaves",),
     "_trust": ("Trust", "allow", "current_trust", "only_trusting", "trust_folder_of"),
     "_validators": (
+        "FieldError",
         "Rule",
-        "Slot",
         "above",
         "arguments",
         "at_least",
@@ -129,7 +115,6 @@ _HOMES = {
         "not_empty",
         "one_of",
         "share",
-        "slots",
     ),
     "_yaml": ("Document", "inline_yaml", "parse_yaml", "read_yaml", "render_yaml"),
 }
@@ -144,7 +129,6 @@ __all__ = [
     "Frozen",
     "InstantiationError",
     "Layers",
-    "Location",
     "LockedError",
     "MayChange",
     "Mistake",
@@ -196,6 +180,7 @@ __all__ = [
     "print_help",
     "read_record",
     "read_yaml",
+    "recipe_file",
     "recipe_names",
     "recipe_source",
     "ref",

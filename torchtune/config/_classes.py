@@ -13,7 +13,6 @@ from torchtune.config._components import argument_type
 from torchtune.config._interpolation import is_reference
 from torchtune.config._mistakes import (
     ConfigError,
-    FieldError,
     Location,
     Mistake,
     RejectedError,
@@ -24,7 +23,7 @@ from torchtune.config._mistakes import (
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
 from torchtune.config._types import describe, is_anything, is_section, members, push_down, strip, takes_none
-from torchtune.config._validators import Arguments, Rule, rules
+from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
 """Stands for "no default"."""
@@ -48,7 +47,8 @@ class Field:
 def fields(cls: type) -> dict[str, Field]:
     """Return the fields of a config class by name."""
     hints = type_hints(cls)
-    if lost := {n: hint for base in cls.__mro__ for n, hint in unresolved(base).items() if n not in hints}:
+    lost = {n: hint for base in cls.__mro__ for n, hint in unresolved(base).items() if n not in hints}
+    if lost:
         where = Location(source=f"{cls.__module__}.{cls.__qualname__}")
         advice = "import what it names at run time"
         wrong = {name: f"its annotation {hint!r} leads to nothing" for name, hint in lost.items()}
@@ -121,9 +121,8 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
         for name, f in known.items()
         if f.default is REQUIRED and name not in tree and name not in meant
     ]
-    given = SimpleNamespace(**default_values(cls) | values)
     if mistakes:
-        raise RejectedError(*mistakes, *_validate(given, values, known))
+        raise RejectedError(*mistakes, *_validate_unbuilt(cls, values, known))
     try:
         with attrs.validators.disabled():
             built = cls(
@@ -132,21 +131,17 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
     except (Exception, SystemExit) as error:  # of the class's own code, such as its __attrs_post_init__
         about = error.fields if isinstance(error, FieldError) else ()
         found = Mistake("contradiction", message_of(error), fields=about)
-        raise RejectedError(*_validate(given, values, known), found) from error
-    if failed := _validate(built, {name: getattr(built, name) for name in known}, known):
+        raise RejectedError(*_validate_unbuilt(cls, values, known), found) from error
+    failed = _validate(built, {name: getattr(built, name) for name in known}, known)
+    if failed:
         raise RejectedError(*failed)
     return built
 
 
 def missing(field: Field) -> Mistake:
     """Return the mistake of a required field that is not set."""
-    return Mistake(
-        "missing",
-        "is required",
-        f"write {field.name}=...",
-        (field.name,),
-        expected=describe(field.type),
-    )
+    name = field.name
+    return Mistake("missing", "is required", f"write {name}=...", (name,), describe(field.type))
 
 
 def _read_fields(
@@ -163,7 +158,8 @@ def _read_fields(
         except RejectedError as rejected:
             mistakes += [_with_rule(known[name], m) for m in below(name, rejected)]
             continue
-        if refused := refused_by_converter(known[name], values[name]):
+        refused = refused_by_converter(known[name], values[name])
+        if refused:
             mistakes.append(refused)
     return values, mistakes
 
@@ -182,10 +178,8 @@ def refused_by_converter(field: Field, value: Any) -> Mistake | None:
 
 def _with_rule(field: Field, mistake: Mistake) -> Mistake:
     """Complete the type that is expected of a field with the field's rule, such as `an int above 0`."""
-    is_of_field = mistake.kind == "wrong_type" and mistake.path == (field.name,)
-    return (
-        mistake._replace(expected=expectation(field)) if is_of_field and rules(field.validator) else mistake
-    )
+    is_of_field = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
+    return mistake._replace(expected=expectation(field)) if is_of_field else mistake
 
 
 def expectation(field: Field) -> str:
@@ -214,6 +208,10 @@ def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Fiel
         except Exception as error:  # of a validator of the class's own
             mistakes.append(_refused(field, value, error))
     return mistakes
+
+
+def _validate_unbuilt(cls: type, values: dict[str, Any], known: Mapping[str, Field]) -> list[Mistake]:
+    return _validate(SimpleNamespace(**default_values(cls) | values), values, known)
 
 
 def _refused(field: Field, value: Any, error: Exception) -> Mistake:

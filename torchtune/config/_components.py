@@ -48,7 +48,8 @@ def structure_component(
     path = _named(tree, wanted)
     try:
         fn = locate(path)
-        if why := refuse_kind(fn, wanted):
+        why = refuse_kind(fn, wanted)
+        if why:
             raise reject("component", f"{path} {why}")
     except RejectedError as rejected:
         raise RejectedError(*(m._replace(path=()) for m in rejected.mistakes)) from rejected
@@ -66,11 +67,12 @@ def _named(tree: Any, wanted: Any) -> str:
     what = (
         f"a component that builds {article(class_name(wanted))}" if not is_anything(wanted) else "a component"
     )
-    if isinstance(tree, Mapping) and isinstance(path := tree.get(COMPONENT_KEY), str):
-        return path
     if isinstance(tree, Mapping) and COMPONENT_KEY in tree:
-        got, path = yaml_repr(tree[COMPONENT_KEY]), (COMPONENT_KEY,)
-        raise RejectedError(Mistake("wrong_type", path=path, expected="a dotpath", got=got))
+        named = tree[COMPONENT_KEY]
+        if isinstance(named, str):
+            return named
+        wrong = Mistake("wrong_type", path=(COMPONENT_KEY,), expected="a dotpath", got=yaml_repr(named))
+        raise RejectedError(wrong)
     got = "a mapping without it" if isinstance(tree, Mapping) else yaml_repr(tree)
     expected = f"{what}, a mapping with {COMPONENT_KEY}"
     raise RejectedError(Mistake("wrong_type", expected=expected, got=got))
@@ -140,9 +142,8 @@ def _cannot_pass(
         if name not in known
     ]
     if passed.positional > sum(p.positional for p in known.values()):
-        mistakes.append(
-            Mistake("component", f"{path} takes fewer positional arguments than the recipe passes")
-        )
+        message = f"{path} takes fewer positional arguments than the recipe passes"
+        mistakes.append(Mistake("component", message))
     return mistakes
 
 

@@ -49,13 +49,15 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         suggestion = hinted("write package.module.Name", _known_name(parts[-1]))
         raise reject("component", f"{path!r} is not a dotpath", suggestion)
-    if refusal := refuse_path(path):
+    refusal = refuse_path(path)
+    if refusal:
         raise reject("component", f"{path} is refused: {refusal.why}", refusal.suggestion)
     if any(part.startswith("_") for part in parts):
         raise reject("component", f"{path} is private", _public_name(path, parts))
     holder, name = _walk(path, parts)
     found = getattr(holder, name)
-    if callable(found) and (why := refuse_object(found)):
+    why = refuse_object(found) if callable(found) else None
+    if why:
         raise reject("component", f"{path} is refused: {why}")
     if not isinstance(holder, ModuleType):
         why = "a component is a class or a function of a module, not a part of a class"

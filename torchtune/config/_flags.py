@@ -11,29 +11,8 @@ from torchtune.config._mistakes import Path
 from torchtune.config._schema import Slot, section_of, slots, unstructured_default
 from torchtune.config._tokens import Override
 from torchtune.config._tree import is_component_tree
-from torchtune.config._types import (
-    choices,
-    is_anything,
-    is_collection_type,
-    is_mapping_type,
-    is_section,
-    is_torch_name,
-    is_union,
-    members,
-    strip,
-    takes_text,
-    yaml_repr,
-)
+from torchtune.config._types import metavar
 from torchtune.config._yaml import inline_yaml
-
-_METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", type(None): "null"}
-_METAVARS_OF_KINDS = (
-    (is_anything, "VALUE"),
-    (is_mapping_type, "MAPPING"),
-    (is_section, "MAPPING"),
-    (is_collection_type, "LIST"),
-    (takes_text, "PATH"),
-)
 
 
 class Typed(str):
@@ -185,17 +164,3 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> An
     hint = shown if value is REQUIRED else f"({'default' if is_default else 'here'}: {shown or repr(shown)})"
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
-
-
-def metavar(t: Any) -> str:
-    """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
-    t = strip(t)
-    if is_union(t):
-        return "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
-    if t in _METAVARS:
-        return _METAVARS[t]
-    if spelt_out := choices(t):
-        return "|".join(c if isinstance(c, str) else yaml_repr(c) for c in spelt_out)
-    if is_torch_name(t):
-        return str(t.__name__).upper()
-    return next((word for fits, word in _METAVARS_OF_KINDS if fits(t)), "DOTPATH")

@@ -9,7 +9,7 @@ from attrs import define, field
 from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._interpolation import is_reference, resolve_tree
 from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, Location, Path, RejectedError, dotted
+from torchtune.config._mistakes import ConfigError, Path, RejectedError, dotted
 from torchtune.config._schema import slots
 from torchtune.config._structure import structure
 from torchtune.config._tree import copied
@@ -96,23 +96,22 @@ def resolve(config: C) -> C:
     Raises:
         ConfigError: With every mistake in it.
     """
-    layers = Layers.of_defaults(type(config))
     try:
-        layers.tree = unstructure(config)
+        layers = _without_locations(config)
     except RejectedError as rejected:
         raise ConfigError(rejected.mistakes) from rejected
-    layers.origins = {(): Location()}
     resolved: C = layers.build(f"the {type(config).__name__}")
     return resolved
 
 
 def frozen_tree(config: Any) -> dict[str, Any]:
     """Return the tree of a resolved config object, defaults spelt out and references resolved."""
-    layers = Layers.of_defaults(type(config))
-    layers.tree = unstructure(config)
-    layers.origins = {(): Location()}
-    tree: dict[str, Any] = resolved_tree(freeze(layers).tree)
+    tree: dict[str, Any] = resolved_tree(freeze(_without_locations(config)).tree)
     return tree
+
+
+def _without_locations(config: Any) -> Layers:
+    return Layers(type(config), unstructure(config))
 
 
 def fixed_tree(config: Any) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def _located(error: InstantiationError, component: Any) -> InstantiationError:
 
 def _where(component: Any) -> tuple[Location | None, Path]:
     """Return where a component was written, and its path in its config; None where it is not known."""
-    if found := place_of(component) or read_at(component):
+    found = place_of(component) or read_at(component)
+    if found:
         return found
     written = written_at(component)
     if written is None or written[0].co_filename.startswith(_OWN_FOLDER):
@@ -151,7 +152,8 @@ def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
         return
     positional = [p.name for p in known.values() if p.positional]
     filled = set(positional[: len(args)])
-    if twice := sorted(filled & kwargs.keys()):
+    twice = sorted(filled & kwargs.keys())
+    if twice:
         raise InstantiationError(f"{name}: {twice[0]!r} is passed by position and by name")
     missing = [p.name for p in known.values() if p.required and p.name not in filled and p.name not in kwargs]
     if missing:

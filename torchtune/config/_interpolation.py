@@ -134,7 +134,8 @@ class _Resolver:
     def _text(self, value: Any) -> Any:
         if not isinstance(value, str) or "${" not in value:
             return value
-        if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
+        whole = _REFERENCE.fullmatch(value)
+        if whole and whole[1] is not None:
             return self._look_up(whole[1])
         if "${" in _REFERENCE.sub("", value):
             raise _broken(f"{value!r} holds an unfinished reference", "write ${name}, or $${ for itself")

@@ -46,6 +46,8 @@ class Layers:
     depth: int = 0
     incomplete: bool = False
     """True where a layer could not be read, which is a mistake; missing fields are then not reported."""
+    takes_any_seed: bool = False
+    """True where the seed was null and is settled: that of a run which is continued takes its place."""
 
     @classmethod
     def of_defaults(cls, wanted: type | None) -> "Layers":
@@ -68,13 +70,8 @@ class Layers:
     def add_document(self, document: Document) -> None:
         """Add a YAML file."""
         self.depth += 1
-        file = Location(self.depth, 0, document.name, "file")
+        file = document.location((), self.depth)
         self.sources.append(file)
-
-        def origin(path: Path) -> Location:
-            above = (path[:n] for n in range(len(path), 0, -1))
-            return file._replace(position=next((document.lines[p] for p in above if p in document.lines), 0))
-
         self.mistakes += [
             m._replace(location=m.location._replace(layer=self.depth)) for m in document.mistakes
         ]
@@ -83,11 +80,11 @@ class Layers:
             message = kinds.get(type(document.value), "holds a single value")
             advice = "a config is a mapping of fields to values"
             raise ConfigError([Mistake("source", message, advice, location=file)], document.name)
-        self.merge(document.value, origin)
+        self.merge(document.value, functools.partial(document.location, layer=self.depth))
 
     def merge(self, tree: Mapping[str, Any], origin: Origins, path: Path = ()) -> None:
         """Merge a layer's mapping into what is at `path`; mappings merge, everything else replaces."""
-        holder = self._holder(path)
+        holder = at(self.tree, path)
         for key, value in tree.items():
             here = (*path, key)
             old = holder.get(key)
@@ -117,13 +114,6 @@ class Layers:
             tree = at(self.tree, path[: i + 1])
         return t
 
-    def _holder(self, path: Path) -> dict[str, Any]:
-        holder: Any = self.tree
-        for key in path:
-            holder = holder[key]
-        assert isinstance(holder, dict)
-        return holder
-
     def put(self, path: Path, value: Any, origin: Origins) -> None:
         """Replace what is at a path, forgetting the origins below it.
 
@@ -132,9 +122,7 @@ class Layers:
             value: A tree.
             origin: Gives the location of each path in it.
         """
-        holder: Any = self.tree
-        for key in path[:-1]:
-            holder = holder[key]
+        holder = at(self.tree, path[:-1])
         old = None if isinstance(holder, dict) and path[-1] not in holder else holder[path[-1]]
         self._note_dropped(path, old, value, origin(path))
         holder[path[-1]] = copied(value)
@@ -218,7 +206,8 @@ class Layers:
                     value = at(self.tree, mistake.path[:length])
                 except LookupError:
                     return False
-                if target := referred(value):
+                target = referred(value)
+                if target:
                     return (*target, *map(str, mistake.path[length:])) in known
             return False
 
@@ -298,4 +287,6 @@ class Layers:
             ConfigError: With every mistake, in the order in which a reader meets them.
         """
         if self.mistakes:
-            raise ConfigError(sorted(self.mistakes, key=lambda mistake: mistake.location), of)
+            raise ConfigError(
+                sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position)), of
+            )

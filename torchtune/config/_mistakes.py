@@ -33,9 +33,9 @@ class Location(NamedTuple):
     """Where something was written; locations sort as a reader meets them."""
 
     layer: int = 0
-    """0 for defaults and for the words of the command line themselves, then one for each layer."""
+    """0 for defaults and for words of the command line that are no overrides, then one for each layer."""
     position: int = 0
-    """The line of a file, counted from 1, or the number of a word on the command line; 0 where it is not known."""
+    """The line of a file, counted from 1, or an override's place on the command line; 0 where it is not known."""
     source: str = ""
     """The file, the words, or `default of FullFinetuneConfig`; empty where nothing was written."""
     kind: Literal["default", "file", "command line"] = "default"
@@ -71,9 +71,9 @@ class Mistake(NamedTuple):
     """Where it was written."""
 
     @classmethod
-    def of_word(cls, word: str, message: str, suggestion: str = "", position: int = 0) -> "Mistake":
+    def of_word(cls, word: str, message: str, suggestion: str = "") -> "Mistake":
         """Return a mistake on the command line."""
-        return cls("word", message, suggestion, location=Location(0, position, word, "command line"))
+        return cls("word", message, suggestion, location=Location(0, 0, word, "command line"))
 
     @classmethod
     def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "Mistake":
@@ -115,6 +115,16 @@ class ConfigError(ValueError):
         self.of = of
         super().__init__(self.mistakes, of)
 
+    @classmethod
+    def of_word(cls, word: str, message: str, suggestion: str = "") -> "ConfigError":
+        """Return the error for one mistake on the command line."""
+        return cls([Mistake.of_word(word, message, suggestion)], "the command line")
+
+    @classmethod
+    def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "ConfigError":
+        """Return the error for one mistake of a file."""
+        return cls([Mistake.of_file(file, message, suggestion, line)])
+
     def render(self, paint: Painter = lambda text, _: text) -> str:
         """Return the list as text: a head, then a line for each mistake."""
         count = len(self.mistakes)
@@ -123,23 +133,6 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         return self.render()
-
-
-class FieldError(ValueError):
-    """A config class's own rule is broken; raised by its validators and its `__attrs_post_init__`.
-
-    Attributes:
-        message: What is wrong and how to fix it.
-        fields: The fields that the rule is about, the one that it belongs to first. The mistake is reported at the last
-            of them that was set.
-    """
-
-    def __init__(self, message: str, *fields: str) -> None:
-        super().__init__(message, *fields)
-        self.message, self.fields = message, fields
-
-    def __str__(self) -> str:
-        return ": ".join([*self.fields[:1], self.message])
 
 
 class InstantiationError(ValueError):
@@ -194,7 +187,8 @@ def nearest(name: str, known: Iterable[object]) -> str | None:
     """Return the known name that a misspelt one most likely means."""
     names = [str(k) for k in known]
     folded = {n.lower().replace("-", "_"): n for n in reversed(names)}
-    if exact := folded.get(name.lower().replace("-", "_")):
+    exact = folded.get(name.lower().replace("-", "_"))
+    if exact:
         return exact
     import difflib
 

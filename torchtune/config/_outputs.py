@@ -67,24 +67,19 @@ class Run:
         _update_record(self.folder, {"finished": _now()})
 
 
-def settle_seed(layers: Layers, *, overwrite: bool = False) -> bool:
+def settle_seed(layers: Layers, *, overwrite: bool = False) -> None:
     """Replace a null seed by that of the run in the output folder, or by one that is drawn; nothing is written.
 
     Args:
         layers: The config, not checked yet; one without an output folder is left as it is.
         overwrite: The run in the folder is not to be continued.
-
-    Returns:
-        Whether the seed was null, so that the run takes any.
     """
     is_computed = layers.wanted is not None and "output_dir" in fields(layers.wanted)
-    written = layers.tree.get("output_dir", "" if is_computed else None)
-    folder, _ = resolve_tree(written, layers.tree)
-    if not isinstance(folder, str) or layers.tree.get("seed", REQUIRED) is not None:
-        return False
-    seed = None if overwrite or not folder else _seed_in(folder)
-    layers.tree["seed"] = secrets.randbelow(2**31) if seed is None else seed
-    return True
+    folder, _ = resolve_tree(layers.tree.get("output_dir", "" if is_computed else None), layers.tree)
+    if isinstance(folder, str) and layers.tree.get("seed", REQUIRED) is None:
+        layers.takes_any_seed = True
+        seed = None if overwrite or not folder else _seed_in(folder)
+        layers.tree["seed"] = secrets.randbelow(2**31) if seed is None else seed
 
 
 def _seed_in(folder: str) -> Any:
@@ -97,12 +92,7 @@ def _seed_in(folder: str) -> Any:
 
 
 def claim(
-    layers: Layers,
-    output_dir: str,
-    *,
-    overwrite: bool = False,
-    takes_any_seed: bool = False,
-    command: list[str] | None = None,
+    layers: Layers, output_dir: str, *, overwrite: bool = False, command: list[str] | None = None
 ) -> Run:
     """Freeze a config into its output folder, or find that the run there is to be continued.
 
@@ -110,8 +100,6 @@ def claim(
         layers: The checked config.
         output_dir: The folder.
         overwrite: Start anew, whatever the folder holds of an earlier run.
-        takes_any_seed: Take the seed of the run that is continued, whatever `layers` say: another node may have begun
-            it since `settle_seed` looked.
         command: What the user typed, for the record.
 
     Raises:
@@ -126,7 +114,7 @@ def claim(
             if overwrite:
                 _clear(folder)
             if (folder / CONFIG_FILE).exists():
-                _continue(layers, folder, command or sys.argv, takes_any_seed=takes_any_seed)
+                _continue(layers, folder, command or sys.argv)
             else:
                 _start(layers, folder, command or sys.argv)
     except LockedError as error:
@@ -183,12 +171,12 @@ def _start(layers: Layers, folder: Path, command: list[str]) -> None:
     _write(folder / CONFIG_FILE, text)
 
 
-def _continue(layers: Layers, folder: Path, command: list[str], *, takes_any_seed: bool) -> None:
+def _continue(layers: Layers, folder: Path, command: list[str]) -> None:
     """Refuse a run that is finished or another."""
     there = read_yaml(str(folder / CONFIG_FILE)).value
     if not isinstance(there, dict) or not there:
         raise _refuse(layers, f"{folder / CONFIG_FILE} holds no config", ELSEWHERE)
-    if takes_any_seed:
+    if layers.takes_any_seed:  # another node may have begun this run since `settle_seed` looked
         layers.tree["seed"] = there.get("seed")
     here, may_change = freeze(layers), free(layers)
     # The folder may have moved, or be spelt in another way; what refers to it is still the same.
@@ -205,14 +193,10 @@ def _continue(layers: Layers, folder: Path, command: list[str], *, takes_any_see
         count = f"{len(changed)} values differ" if len(changed) > 1 else "1 value differs"
         whole = _refuse(layers, f"{folder} holds a run of another config", f"{ELSEWHERE}; {count}")
         leaves = [
-            Mistake(
-                "run",
-                f"{_shown(d.left)} there, {_shown(d.right)} now",
-                path=as_path(d.path),
-                location=layers.origin(as_path(d.path)),
-            )
+            Mistake("run", f"{_shown(d.left)} there, {_shown(d.right)} now", path=as_path(d.path))
             for d in changed
         ]
+        leaves = [m._replace(location=layers.origin(m.path)) for m in leaves]
         raise ConfigError([*whole.mistakes, *leaves], "the output folder")
     if "finished" in read_record(folder):
         raise _refuse(layers, f"{folder} holds a finished run", f"{ELSEWHERE} to start anew")

@@ -90,7 +90,8 @@ class Overriding:
         if override.adds:
             self._add(path, t, override)
         elif self._names_component(t, path, override):
-            if not is_component_tree(old := self._now(path)) or old[COMPONENT_KEY] != override.text:
+            old = self._now(path)
+            if not is_component_tree(old) or old[COMPONENT_KEY] != override.text:
                 self._put(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
         elif override.text in choices(t) or takes_text(t):
             return False

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, FieldError, Location, Mistake
+from torchtune.config._mistakes import ConfigError, Location, Mistake
 from torchtune.config._outputs import Run, claim, settle_seed
 from torchtune.config._overrides import Overriding
 from torchtune.config._recording import recording
@@ -17,6 +17,7 @@ from torchtune.config._signature import MISSING, parameters, unresolved
 from torchtune.config._sources import add_function, add_object, config_layers
 from torchtune.config._tokens import tokenise
 from torchtune.config._types import is_section
+from torchtune.config._validators import FieldError
 
 C = TypeVar("C")
 
@@ -44,7 +45,8 @@ class Recipe(Generic[C]):
         taken = list(parameters(self.main).values())
         if len(taken) != 1:
             raise self._wrong("takes one argument, the config")
-        if lost := unresolved(self.main).get(taken[0].name):
+        lost = unresolved(self.main).get(taken[0].name)
+        if lost:
             raise self._wrong(f"is annotated with {lost!r}, which is not defined there")
         if taken[0].type is MISSING or taken[0].type is Any:
             return None
@@ -73,7 +75,8 @@ class Recipe(Generic[C]):
         if cfg is None:
             from torchtune.cli import run_recipe
 
-            if status := run_recipe(self, sys.argv[1:]):
+            status = run_recipe(self, sys.argv[1:])
+            if status:
                 raise SystemExit(status)
             return
         self.run(self.layers_of(cfg), overwrite=overwrite)
@@ -115,37 +118,31 @@ class Recipe(Generic[C]):
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        cfg, run = self._begin(layers, overwrite=overwrite, command=command)
+        cfg, run = self.prepare(layers, overwrite=overwrite, command=command)
         self.main(cfg)
         if run is not None:
             run.finished()
 
     def prepare(
         self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None
-    ) -> Run | None:
-        """Check a config and its device, and freeze it into its output folder.
+    ) -> tuple[C, Run | None]:
+        """Settle the seed, check a config and its device, and freeze it into its output folder.
 
         Returns:
-            The claimed output folder; None for a recipe that has none.
+            The config, and the claimed output folder; None for a recipe that has none.
 
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        return self._begin(layers, overwrite=overwrite, command=command)[1]
-
-    def _begin(self, layers: Layers, *, overwrite: bool, command: list[str] | None) -> tuple[C, Run | None]:
-        """Settle the seed, build the config once, and freeze it."""
         of = f"the config of {self.name}"
-        takes_any_seed = settle_seed(layers, overwrite=overwrite)
+        settle_seed(layers, overwrite=overwrite)
         cfg = layers.build(of)
         check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
         if not isinstance(output_dir, (str, Path)):
             return cfg, None
         seed = layers.tree.get("seed")
-        run = claim(
-            layers, str(output_dir), overwrite=overwrite, takes_any_seed=takes_any_seed, command=command
-        )
+        run = claim(layers, str(output_dir), overwrite=overwrite, command=command)
         if layers.tree.get("seed") != seed:  # another node began this run meanwhile
             cfg = layers.build(of)
         return cfg, run

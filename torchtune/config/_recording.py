@@ -156,7 +156,8 @@ class Recorder:
             alias = getattr(f.attribute, "alias", name)
             if alias not in given or f.default is REQUIRED:
                 continue
-            if mistake := refused_by_converter(f, given[alias]):
+            mistake = refused_by_converter(f, given[alias])
+            if mistake:
                 self._note(instance, use, mistake)
                 del given[alias]
                 refused.append(name)
@@ -231,9 +232,11 @@ class Recorder:
         if isinstance(value, functools.partial):
             written = written_at(value)
             return _location_in_call(_Use(*written), str(key), value) if written else None
-        if use := self.assigned.get((id(value), str(key))):
+        use = self.assigned.get((id(value), str(key)))
+        if use:
             return _line_of(use, _position(use)[0])
-        if found := self.made.get(id(value)):
+        found = self.made.get(id(value))
+        if found:
             return self._location_in_constructor(found[1], str(key))
         return None
 

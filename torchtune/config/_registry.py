@@ -18,7 +18,6 @@ class Source(NamedTuple):
 
     name: str
     file: str
-    line: int = 1
     doc: str = ""
     """The first line of its docstring."""
 
@@ -47,19 +46,28 @@ def config_names() -> Mapping[str, Sequence[str]]:
     return lists
 
 
-def recipe_source(name: str) -> Source:
-    """Return a registered recipe's file, and its docstring's first line.
+def recipe_file(name: str) -> str:
+    """Return a registered recipe's file.
 
     Raises:
         ConfigError: There is no recipe of this name.
     """
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
-    file = os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
+    return os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
+
+
+def recipe_source(name: str) -> Source:
+    """Return a registered recipe's file, and its docstring's first line.
+
+    Raises:
+        ConfigError: There is no recipe of this name.
+    """
+    file = recipe_file(name)
     module = syntax_tree(file)
     mains = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     doc = ast.get_docstring(module) or next(filter(None, map(ast.get_docstring, mains)), None)
-    return Source(name, file, 1, _first_line(doc))
+    return Source(name, file, _first_line(doc))
 
 
 def config_source(name: str) -> Source:
@@ -89,9 +97,7 @@ def _python_configs() -> dict[str, Source]:
             file = os.path.join(folder, entry)  # noqa: PTH118
             for node in syntax_tree(file).body:
                 if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                    found[node.name] = Source(
-                        node.name, file, node.lineno, _first_line(ast.get_docstring(node))
-                    )
+                    found[node.name] = Source(node.name, file, _first_line(ast.get_docstring(node)))
     return found
 
 
@@ -104,7 +110,7 @@ def _yaml_config(name: str) -> Source:
             first = next(lines, "")
     except OSError:
         first = ""
-    return Source(name, file, 1, first.removeprefix("#").strip() if first.startswith("#") else "")
+    return Source(name, file, first.removeprefix("#").strip() if first.startswith("#") else "")
 
 
 def syntax_tree(file: str) -> ast.Module:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torchtune.config._classes import fields
 from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, Location, Mistake, did_you_mean, shown_path
+from torchtune.config._mistakes import ConfigError, Location, Mistake, did_you_mean, shown_path, unknown
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_names, config_source
 from torchtune.config._signature import result_type
@@ -45,7 +45,7 @@ def _add(layers: Layers, name: str, beside: str | None, above: tuple[tuple[str, 
     """Add a config, its bases first."""
     file, function = _file_of(name, beside)
     if (file, function) in above:
-        raise ConfigError([Mistake.of_file(name, f"{BASE_KEY} leads back to this file")])
+        raise ConfigError.of_file(name, f"{BASE_KEY} leads back to this file")
     if function is None:
         _add_yaml(layers, file, (*above, (file, function)))
     else:
@@ -71,9 +71,7 @@ def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
             return str(Path(name) / "config.yaml"), None
         if os.path.exists(name):  # noqa: PTH110
-            raise ConfigError(
-                [Mistake.of_word(name, "expected a file.yaml, a file.py:function or a run's folder")]
-            )
+            raise ConfigError.of_word(name, "expected a file.yaml, a file.py:function or a run's folder")
     source = config_source(name)
     return source.file, None if source.file.endswith(".yaml") else source.name
 
@@ -93,11 +91,11 @@ def _nearest_file(file: str) -> str:
 
 def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ...]) -> None:
     if not os.path.exists(file):  # noqa: PTH110
-        raise ConfigError([Mistake.of_file(file, "no such file", _nearest_file(file))])
-    document = read_yaml(file, shown_path(file))
+        raise ConfigError.of_file(file, "no such file", _nearest_file(file))
+    document = read_yaml(file)
     if isinstance(document.value, dict) and BASE_KEY in document.value:
         base = document.value.pop(BASE_KEY)
-        where = _location_of_key(document, BASE_KEY)
+        where = document.location((BASE_KEY,))
         if not isinstance(base, str) or base.endswith(".py") or ".py:" in base:
             expected, got = "a registered config or a YAML file", yaml_repr(base)
             raise ConfigError(
@@ -119,14 +117,9 @@ def _note_misspelt_base(layers: Layers, document: Document) -> None:
         k for k in document.value if k.strip("_").lower() == "base" and k not in known and layers.wanted
     ]:
         del document.value[key]
-        where = _location_of_key(document, key)
-        near = f"did you mean {BASE_KEY!r}?"
-        document.mistakes.append(Mistake("unknown", f"no {key!r}", near, (key,), got=key, location=where))
+        found = unknown(key, [BASE_KEY], (key,))
+        document.mistakes.append(found._replace(location=document.location((key,))))
         layers.incomplete = True
-
-
-def _location_of_key(document: Document, key: str) -> Location:
-    return Location(0, document.lines[key,], document.name, "file")
 
 
 def _under(where: Location, mistake: Mistake) -> Mistake:
@@ -153,9 +146,7 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
     code = getattr(inspect.unwrap(make), "__code__", None)
     if code is None or isinstance(make, type) or inspect.iscoroutinefunction(make):
         name = getattr(make, "__name__", repr(make))
-        raise ConfigError(
-            [Mistake.of_file(shown_path(file), f"{name} is no plain function that returns a config")]
-        )
+        raise ConfigError.of_file(shown_path(file), f"{name} is no plain function that returns a config")
     here = Location(0, code.co_firstlineno, shown_path(file), "file")
     with recording(layers.wanted) as recorder:
         try:
@@ -248,10 +239,10 @@ def _function(module: ModuleType, file: str, function: str) -> Any:
         if len(returning) == 1:
             return known[returning[0]]
         message = f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
-        raise ConfigError([Mistake.of_file(shown_path(file), message)])
+        raise ConfigError.of_file(shown_path(file), message)
     if function not in known:
         near = did_you_mean(function, known)
-        raise ConfigError([Mistake.of_file(shown_path(file), f"no function {function!r}", near)])
+        raise ConfigError.of_file(shown_path(file), f"no function {function!r}", near)
     return getattr(module, function)
 
 
@@ -266,9 +257,10 @@ def load_module(file: str) -> ModuleType:
     path = Path(file).resolve()
     if not os.path.isfile(path):  # noqa: PTH113 -- pathlib raises for a name that is too long
         if os.path.isdir(path):  # noqa: PTH112
-            raise ConfigError([Mistake.of_file(file, "is a folder, not a Python file")])
-        raise ConfigError([Mistake.of_file(file, "no such file", _nearest_file(file))])
-    if loaded := _loaded_from(path):
+            raise ConfigError.of_file(file, "is a folder, not a Python file")
+        raise ConfigError.of_file(file, "no such file", _nearest_file(file))
+    loaded = _loaded_from(path)
+    if loaded:
         return loaded
     try:
         return _import_member(path) or _import_file(path.stem, path)
@@ -277,7 +269,7 @@ def load_module(file: str) -> ModuleType:
     except SyntaxError as error:
         named = shown_path(error.filename or file)
         message = f"not valid Python: {error.msg}"
-        raise ConfigError([Mistake.of_file(named, message, line=error.lineno or 0)]) from error
+        raise ConfigError.of_file(named, message, line=error.lineno or 0) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(_failure(error, file)) from error
 
@@ -315,7 +307,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
     assert spec.loader is not None
     if name in sys.modules:
         message = f"a module named {name!r} is loaded already"
-        raise ConfigError([Mistake.of_file(shown_path(str(path)), message, "rename the file")])
+        raise ConfigError.of_file(shown_path(str(path)), message, "rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -324,6 +316,3 @@ def _import_file(name: str, path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-__all__ = ["BASE_KEY", "Document", "add_function", "add_object", "config_layers", "load_module"]

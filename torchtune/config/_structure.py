@@ -242,7 +242,8 @@ def _union(t: Any, made: cattrs.Converter) -> Hook:
         deep = [r for r in rejections if any(m.path for m in r.mistakes)]
         if len(deep) == 1 and len(sections_of(t)) < 2:
             raise deep[0]
-        if deep and isinstance(value, Mapping) and (section := section_of(t, value)):
+        section = section_of(t, value) if deep and isinstance(value, Mapping) else None
+        if section:
             made.structure(value, section)  # of several sections, what is wrong with the likeliest
         raise _wrong(t, value)
 

@@ -76,7 +76,7 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
             behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
             if "=" not in behind or behind.startswith("--"):
-                mistakes.append(Mistake.of_word(typed, "needs key=value behind it", position=i))
+                mistakes.append(Mistake.of_word(typed, "needs key=value behind it"))
                 if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
                     next(words)
                     if "=" not in after and not after.startswith("--"):
@@ -88,14 +88,14 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
                 near = did_you_mean(word, SWITCHES)
                 message = f"needs a value: {word} VALUE, or {key}=VALUE"
-                mistakes.append(Mistake.of_word(word, message, near, i))
+                mistakes.append(Mistake.of_word(word, message, near))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
             advice = "quote a value that holds spaces: 'prompt=What is it?'"
-            mistakes.append(Mistake.of_word(word, "expected key=value", advice, i))
+            mistakes.append(Mistake.of_word(word, "expected key=value", advice))
         elif not all(key.removeprefix("+").split(".")):
-            mistakes.append(Mistake.of_word(typed, f"{key!r} is not a path: a name is empty", position=i))
+            mistakes.append(Mistake.of_word(typed, f"{key!r} is not a path: a name is empty"))
         else:
             found.append(Override(key, text, i))
     return found, mistakes

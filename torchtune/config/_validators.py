@@ -14,7 +14,23 @@ from attrs import Attribute, frozen
 
 from torchtune.config._component import bound_keywords
 from torchtune.config._interpolation import is_reference
-from torchtune.config._mistakes import FieldError
+
+
+class FieldError(ValueError):
+    """A config class's own rule is broken; raised by its validators and its `__attrs_post_init__`.
+
+    Attributes:
+        message: What is wrong and how to fix it.
+        fields: The fields that the rule is about, the one that it belongs to first. A validator's mistake is reported
+            at its own field if that was set, any other at the last of these that was.
+    """
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message, *fields)
+        self.message, self.fields = message, fields
+
+    def __str__(self) -> str:
+        return ": ".join([*self.fields[:1], self.message])
 
 
 @frozen

@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from torchtune.config._interpolation import Text
-from torchtune.config._mistakes import ConfigError, Mistake, Path
+from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, shown_path
 from torchtune.config._tree import Broken, copied
 
 # The C parser is about ten times faster; a PyYAML built without libyaml has the other one.
@@ -102,6 +102,12 @@ class Document:
         self.value: Any = None
         self.lines: dict[Path, int] = {}
         self.mistakes: list[Mistake] = []
+
+    def location(self, path: Path, layer: int = 0) -> Location:
+        """Return the line of a path, or of the nearest thing above it."""
+        above = (path[:length] for length in range(len(path), 0, -1))
+        line = next((self.lines[p] for p in above if p in self.lines), 0)
+        return Location(layer, line, self.name, "file")
 
 
 class _Reader:
@@ -227,17 +233,13 @@ def _parsed(text: str, name: str) -> Document:
     return document
 
 
-def read_yaml(file: str, name: str | None = None) -> Document:
-    """Parse a YAML file.
-
-    Args:
-        file: Its path.
-        name: What to call it in messages; its path by default.
+def read_yaml(file: str) -> Document:
+    """Parse a YAML file, which is called in messages what a user would call it here.
 
     Raises:
         ConfigError: The file is missing, not readable, or not YAML.
     """
-    name = file if name is None else name
+    name = shown_path(file)
     try:
         with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123 -- pathlib costs a tenth of a start-up here
             text = stream.read(MAX_BYTES + 1)
