@@ -12,7 +12,7 @@ import torch
 from attrs import Attribute, define, field
 
 from torchtune import config, training
-from torchtune.config import Component, above, at_least, between, each, not_empty, ref
+from torchtune.config import Component, FieldError, above, at_least, between, each, not_empty, ref
 from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
@@ -29,27 +29,33 @@ def _talks(cfg: "AlpacaGenerateConfig") -> bool:
 def _one_source(cfg: "AlpacaGenerateConfig", *_: object) -> None:
     given = [name for name in SOURCES if getattr(cfg, name) not in (None, False)]
     if len(given) > 1:
-        raise ValueError(f"prompts have one source, not {' and '.join(given)}; write {given[0]}=null")
+        message = f"prompts have one source, not {' and '.join(given)}; write {given[0]}=null"
+        raise FieldError(message, *given)
     if not given and cfg.chat is False:
-        raise ValueError(
-            "nothing is asked; give prompt, prompts or prompts_file, or leave chat=false out, to talk"
-        )
+        message = "nothing is asked; give prompt, prompts or prompts_file, or leave chat=false out, to talk"
+        raise FieldError(message, *SOURCES)
 
 
 def _fits(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: Any) -> None:
     name, is_plain = field.name, cfg.template in ("alpaca", "plain")
     if name == "input" and value and cfg.prompt is None:
-        raise ValueError("input is what prompt is about, and there is no prompt; leave it out")
+        raise FieldError(
+            "input is what prompt is about, and there is no prompt; leave it out", name, "prompt"
+        )
     if name == "output_file" and value is not None and _talks(cfg):
-        raise ValueError("a chat goes to the terminal alone; give prompts, or leave output_file out")
+        message = "a chat goes to the terminal alone; give prompts, or leave output_file out"
+        raise FieldError(message, name, "prompts")
     if name == "system" and value is not None and is_plain:
-        raise ValueError(f"the {cfg.template} template has no place for it; write template=chat, or null")
+        message = f"the {cfg.template} template has no place for it; write template=chat, or null"
+        raise FieldError(message, name, "template")
     if name == "chat" and _talks(cfg) and is_plain:
-        raise ValueError(
+        message = (
             f"the {cfg.template} template has no turns to talk in; write template=chat, or give a prompt"
         )
+        raise FieldError(message, name, "template", "prompt")
     if name in ("top_k", "top_p", "min_p") and value is not None and cfg.temperature == 0:
-        raise ValueError(f"{name} has no effect at temperature 0; write a temperature, or {name}=null")
+        message = f"{name} has no effect at temperature 0; write a temperature, or {name}=null"
+        raise FieldError(message, name, "temperature")
 
 
 @define(kw_only=True)

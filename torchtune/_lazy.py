@@ -13,9 +13,8 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
     """Return the `__getattr__` and `__dir__` of a package that imports its names when they are first used.
 
     Args:
-        package: Its name. What it imports below `if TYPE_CHECKING:` are its names, and where they are. It is called below
-            the `else:` of that,
-            so that type checkers know which names it lacks.
+        package: Its name. What it imports below `if TYPE_CHECKING:` are its names, and where they are. The call stands
+            below the `else:` of that, so that type checkers know which names it lacks.
     """
 
     @functools.cache

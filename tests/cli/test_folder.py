@@ -104,9 +104,13 @@ def test_one_outcome_is_json_too(tune: Tune) -> None:
         "ok": False,
         "mistakes": [
             {
-                "origin": "--override batch_size=0",
+                "location": "--override batch_size=0",
                 "path": "batch_size",
+                "kind": "rule",
                 "message": "expected an int above 0, got 0",
+                "expected": "an int above 0",
+                "got": "0",
+                "suggestion": "",
             }
         ],
     }

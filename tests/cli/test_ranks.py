@@ -31,7 +31,7 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
         (3, {}, "ended with status 3", 1),
         (
             2,
-            {"message": "tune: rows.jsonl: line 7: no column 'output'\n"},
+            {"message": "tune: rows.jsonl: ...\n", "sentence": "rows.jsonl: line 7: no column 'output'"},
             "rows.jsonl: line 7: no column 'output'",
             2,
         ),

@@ -22,7 +22,7 @@ def rich(*words: str) -> Layers:
 
 def origins(layers: Layers, *paths: str) -> list[str]:
     return [
-        layers.origin(tuple(int(p) if p.isdigit() else p for p in path.split("."))).text for path in paths
+        str(layers.origin(tuple(int(p) if p.isdigit() else p for p in path.split(".")))) for path in paths
     ]
 
 

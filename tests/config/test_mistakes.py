@@ -5,6 +5,7 @@ import pytest
 from tests.config import sample
 from tests.config.broken import mistakes_of
 from torchtune.config import ConfigError, resolve
+from torchtune.config.model import dotted
 
 HEAD = "output_dir: out\n"
 
@@ -127,7 +128,7 @@ def test_all_mistakes_of_all_layers_come_in_one_list(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         sample.main.layers(str(file), ["seed=x", "optimizer.betas=[1]"]).build("the config of sample")
     assert str(caught.value).startswith("6 mistakes in the config of sample:\n")
-    assert [m.path for m in caught.value.mistakes] == [
+    assert [dotted(m.path) for m in caught.value.mistakes] == [
         "output_dir",
         "batch_size",
         "optimizer.lrr",

@@ -101,16 +101,13 @@ def edited(tree: Any, done: list[Edit]) -> Any:
 
 def is_true(mistake: Mistake, tree: Any) -> bool:
     """Tell whether a mistake's path leads to a value of the tree, or to one that is missing beside those there."""
-    path = tuple(mistake.path.split(".")) if mistake.path else ()
-    for length in (len(path), len(path) - 1):
+    for length in (len(mistake.path), len(mistake.path) - 1):
         try:
-            at(tree, path[: max(length, 0)])
+            at(tree, mistake.path[: max(length, 0)])
         except (LookupError, TypeError):
             continue
         return True
-    return any(
-        isinstance(key, str) and key and "." in key for _, key in holders(tree)
-    )  # a key that holds a dot
+    return False
 
 
 def same(built: Any, written: Any) -> bool:
@@ -149,5 +146,6 @@ def test_edited_yaml_is_a_config_that_holds_it_or_mistakes_with_true_paths(
     assert mistakes
     everything = tree if layers is None else resolve_tree(layers.tree)[0]
     for mistake in mistakes:
-        assert "my.yaml" in mistake.origin or mistake.origin.startswith("default of ")
+        assert mistake.location.kind == "default" or "my.yaml" in mistake.location.source
+        assert mistake.location.source
         assert is_true(mistake, everything), mistake

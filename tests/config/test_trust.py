@@ -139,8 +139,9 @@ def test_folder_of_a_named_file_does_not_trust_the_environment_in_it(tmp_path: P
     try:
         with only_trusting(Trust()):
             trust_folder_of(tmp_path / "recipe.py")
-            assert (
-                refuse_path("third.run") == "'third' is not trusted; if you know its code, add --allow third"
+            assert refuse_path("third.run") == (
+                "'third' is not trusted",
+                "if you know its code, add --allow third",
             )
             assert refuse_path("own_package.run") is None
             assert refuse_path("torch.hub.load") is not None

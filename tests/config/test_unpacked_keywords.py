@@ -131,6 +131,6 @@ def test_help_shows_each_with_type_and_documentation() -> None:
     with redirect_stdout(out):
         print_help(Layers.of_defaults(ReaderConfig), "read", "Read.")
     text = " ".join(out.getvalue().split())
-    assert "--reader.stop_words LIST Words" in text
+    assert "--reader.stop_words LIST|null Words" in text
     assert "Words that end an answer." in text
     assert "--reader.depth INT" in text

@@ -263,7 +263,7 @@ def test_items_of_a_list_at_its_default_can_be_set() -> None:
 
 def test_origin_of_a_list_is_where_it_was_last_changed() -> None:
     layers = wide.main.layers(None, ["steps=3", "+tags=x"])
-    assert layers.last_origin(("tags",)).text == "--override +tags=x"
+    assert str(layers.last_origin(("tags",))) == "--override +tags=x"
 
 
 def test_mapping_of_sections_is_merged_and_one_of_plain_values_replaced(tmp_path: Path) -> None:

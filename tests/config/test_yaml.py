@@ -78,7 +78,7 @@ def test_every_key_and_item_has_its_line() -> None:
 
 def test_duplicate_key_is_a_mistake_with_both_lines() -> None:
     (mistake,) = parse_yaml("a: 1\nb: 2\na: 3\n", "f.yaml").mistakes
-    assert (mistake.origin, mistake.path) == ("f.yaml:3", "a")
+    assert (str(mistake.location), mistake.path) == ("f.yaml:3", ("a",))
     assert "first on line 1" in mistake.message
 
 
@@ -98,8 +98,8 @@ def test_text_that_cannot_be_read_is_one_mistake(text: str, origin: str, part: s
     with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "f.yaml")
     (mistake,) = caught.value.mistakes
-    assert mistake.origin == origin
-    assert part in mistake.message
+    assert str(mistake.location) == origin
+    assert part in mistake.sentence
 
 
 def test_alias_bomb_is_refused() -> None:

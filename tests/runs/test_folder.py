@@ -9,6 +9,7 @@ import yaml
 
 from tests.config import sample
 from torchtune.config import ConfigError, load
+from torchtune.config.model import dotted
 from torchtune.runs import LockedError, RunFolder
 
 
@@ -113,22 +114,23 @@ def test_unfinished_run_goes_on_however_its_folder_is_spelt(
     sample.main.prepare(sample.main.layers(None, ["output_dir=run", *words]))
     (tmp_path / "run/metrics.jsonl").touch()
     for spelt in ("run/", "./run", str(tmp_path / "run")):
-        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={spelt}", *words])) is not None
+        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={spelt}", *words]))[1] is not None
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = sample.main.layers("moved", ["output_dir=moved"])
-    assert sample.main.prepare(moved) is not None
+    assert sample.main.prepare(moved)[1] is not None
     with pytest.raises(ConfigError) as caught:
         sample.main.prepare(
             sample.main.layers(None, ["output_dir=moved", "seed=3", "tokenizer.path=elsewhere"])
         )
-    assert [m.path for m in caught.value.mistakes] == ["output_dir", "tokenizer.path"]
-    assert caught.value.mistakes[1].origin == "--override tokenizer.path=elsewhere"
+    assert [dotted(m.path) for m in caught.value.mistakes] == ["output_dir", "tokenizer.path"]
+    assert str(caught.value.mistakes[1].location) == "--override tokenizer.path=elsewhere"
 
 
 def test_run_that_ended_before_it_did_anything_gives_its_folder_up(tmp_path: Path) -> None:
     sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=3"]))
     assert (
-        sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=5"])) is not None
+        sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=5"]))[1]
+        is not None
     )
     assert "batch_size: 5" in (tmp_path / "config.yaml").read_text()
 

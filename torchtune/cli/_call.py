@@ -10,7 +10,7 @@ from attrs import define, field
 from torchtune.cli._style import paint
 from torchtune.config import ConfigError, Mistake, allow
 from torchtune.config.model import Layers, required_names, trust_folder_of
-from torchtune.runs import Recipe, config_names, load_module, recipe_source
+from torchtune.runs import Recipe, config_names, load_module, recipe_file
 
 OPTIONS = frozenset(
     {
@@ -41,6 +41,8 @@ class Call:
     flags: dict[str, str] = field(factory=dict)
     """Flags of the verb, with their values; empty text for a switch."""
     mistakes: list[Mistake] = field(factory=list)
+    lacks_config: bool = False
+    """True where a config should have been named, which is a mistake of its own."""
 
     @property
     def wants_help(self) -> bool:
@@ -69,11 +71,11 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
             if has_value and (value or name == "--config"):  # an empty name is said to be no config
                 _set_flag(call, name, value)
             else:
-                call.mistakes.append(Mistake(name, "", "needs a value"))
+                call.mistakes.append(Mistake.of_word(name, "needs a value"))
+                call.lacks_config |= name == "--config"
         elif name in OPTIONS:
-            call.mistakes.append(
-                Mistake(name, "", "is an option of another call; tune <verb> --help lists them")
-            )
+            advice = "tune <verb> --help lists them"
+            call.mistakes.append(Mistake.of_word(name, "is an option of another call", advice))
         elif not call.recipe and not word.startswith("-") and "=" not in word:
             call.recipe = word
         else:
@@ -83,7 +85,7 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
 
 def _set_flag(call: Call, name: str, text: str) -> None:
     if name in call.flags or (name == "--config" and call.config is not None):
-        call.mistakes.append(Mistake(f"{name} {text}", "", f"{name} is given twice"))
+        call.mistakes.append(Mistake.of_word(f"{name} {text}", f"{name} is given twice"))
     elif name == "--config":
         call.config = text
     elif name == "--allow":
@@ -98,7 +100,7 @@ def load_recipe(name: str) -> Recipe[Any]:
     Raises:
         ConfigError: There is none, or the file holds none.
     """
-    file = name if name.endswith(".py") else recipe_source(name).file
+    file = name if name.endswith(".py") else recipe_file(name)
     module = load_module(file)
     found = [value for value in vars(module).values() if isinstance(value, Recipe)]
     own = [r for r in found if r.main.__module__ == module.__name__]
@@ -109,7 +111,7 @@ def load_recipe(name: str) -> Recipe[Any]:
             else f"{len(own)} functions decorated with it"
         )
         raise ConfigError(
-            [Mistake(name, "", f"expected one recipe, a main(cfg) under @config.parse; found {what}")],
+            [Mistake.of_file(name, f"expected one recipe, a main(cfg) under @config.parse; found {what}")],
             "the recipe",
         )
     return own[0]
@@ -122,14 +124,16 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         ConfigError: The recipe or the config cannot be read at all.
     """
     if not call.recipe:
-        raise ConfigError([Mistake("", "", "name a recipe; tune ls lists them")], "the command line")
+        raise ConfigError.of_word("", "name a recipe", "tune ls lists them")
     recipe = load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.words)
-    if call.config is None and (configs := config_names().get(recipe.name)) and _lacks_much(layers):
-        why = f"none is named; those of {recipe.name} are {', '.join(configs)}"
-        call.mistakes.append(Mistake("--config", "", why))
-    layers.incomplete |= any(mistake.origin == "--config" for mistake in call.mistakes)
-    layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
+    configs = config_names().get(recipe.name)
+    if call.config is None and configs and _lacks_much(layers):
+        known = f"those of {recipe.name} are {', '.join(configs)}"
+        call.mistakes.append(Mistake.of_word("--config", "none is named", known))
+        call.lacks_config = True
+    layers.incomplete |= call.lacks_config
+    layers.mistakes += call.mistakes
     return recipe, layers
 
 

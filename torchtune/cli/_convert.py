@@ -102,14 +102,14 @@ def read(argv: Sequence[str]) -> Order:
         if name in VALUED and not equals:
             text = "" if not words or words[0].startswith("-") else words.pop(0)
         if name not in (*VALUED, "--apart") or (name == "--apart" and equals):
-            hint = "is not understood; tune convert --help lists the options"
-            mistakes.append(Mistake(f"{name}{equals}{text}", "", hint))
+            advice = "tune convert --help lists the options"
+            mistakes.append(Mistake.of_word(f"{name}{equals}{text}", "is not understood", advice))
         elif name in order.options:
-            mistakes.append(Mistake(name, "", "is given twice"))
+            mistakes.append(Mistake.of_word(name, "is given twice"))
         elif name in VALUED and not text:
-            mistakes.append(Mistake(name, "", "needs a value"))
+            mistakes.append(Mistake.of_word(name, "needs a value"))
         elif name == "--dtype" and text not in DTYPES:
-            mistakes.append(Mistake(name, "", f"is {text!r}; {', '.join(DTYPES)} are possible"))
+            mistakes.append(Mistake.of_word(name, f"is {text!r}", f"{', '.join(DTYPES)} are possible"))
         order.options[name] = text
     if mistakes:
         raise ConfigError(mistakes, "the command line")

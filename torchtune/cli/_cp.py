@@ -9,8 +9,8 @@ from torchtune.runs import (
     config_source,
     config_sources,
     folder_of,
+    recipe_file,
     recipe_names,
-    recipe_source,
     unknown_name,
 )
 
@@ -78,7 +78,7 @@ def copy_of(name: str, path: str) -> str:
     if name in recipe_names():
         if not path.endswith(".py"):
             raise ValueError(f"{path}: a recipe is a Python file; end the path in .py")
-        return _read(recipe_source(name).file)
+        return _read(recipe_file(name))
     if name not in config_sources():
         raise unknown_name("recipe or config", name, [*recipe_names(), *config_sources()])
     if path.endswith((".yaml", ".yml")):

@@ -82,7 +82,7 @@ def _count(call: Call, flag: str, otherwise: int) -> int:
     if text is None:
         return otherwise
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError([Mistake(flag, "", f"expected a number above 0, got {text!r}")], "the command line")
+        raise ConfigError.of_word(flag, f"expected a number above 0, got {text!r}")
     return int(text)
 
 
@@ -103,7 +103,7 @@ def look(call: Call, ranks: int, *, rows: int, limit: int | None) -> Shown:
     print_notes(layers)
     cfg: Any = layers.build(f"the config of {recipe.name}")
     if not all(hasattr(cfg, name) for name in ("dataset", "tokenizer", "model", "packing")):
-        raise ConfigError([Mistake("", "", f"{recipe.name} reads no dataset")], "the recipe")
+        raise ConfigError([Mistake("word", f"{recipe.name} reads no dataset")], "the recipe")
     import torch
 
     from torchtune.data import pieces, report, spread
@@ -152,7 +152,7 @@ def _held_out(call: Call, dataset: Any, tokenizer: Any) -> Any:
     source = call.flags["--held-out"]
     if "source" not in parameters_of(dataset.func):
         name = getattr(dataset.func, "__name__", dataset.func)
-        raise ConfigError([Mistake("--held-out", "", f"{name} reads no source")], "the command line")
+        raise ConfigError.of_word("--held-out", f"{name} reads no source")
     settings = {key: value for key, value in dataset.keywords.items() if key not in ("split", "load_options")}
     return instantiate(lazy(dataset.func, **{**settings, "source": source}), tokenizer)
 

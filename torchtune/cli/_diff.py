@@ -97,7 +97,7 @@ def _read(file: str) -> Any:
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     if not isinstance(document.value, dict):
-        raise ConfigError([Mistake(file, "", "holds no config, a mapping of fields to values")], file)
+        raise ConfigError([Mistake.of_file(file, "holds no config, a mapping of fields to values")], file)
     if "_base_" not in document.value:
         return document.value
     from torchtune.cli._frozen_tree import merged_tree
@@ -116,9 +116,8 @@ def since(run: str) -> list[Difference]:
 
     record = RunFolder(run).read_record()
     if not record:
-        raise ConfigError(
-            [Mistake(run, "", "is no run's folder; name a second config to compare it with")], "the run"
-        )
+        advice = "name a second config to compare it with"
+        raise ConfigError([Mistake.of_file(run, "is no run's folder", advice)], "the run")
     then = _read(str(RunFolder(run).config))
     folder = record.get("folder", "")
     # Its paths are relative to where it was started.

@@ -109,12 +109,12 @@ def read(argv: Sequence[str]) -> Order:
     repository = next((word for word in rest if not word.startswith("-")), "")
     if repository:
         rest.remove(repository)
-    hint = "is not understood; a pattern stands in quotes behind --include or --ignore"
-    mistakes = [Mistake(word, "", hint) for word in rest]
-    mistakes += [Mistake(name, "", "needs a value") for name, texts in given.items() if "" in texts]
+    advice = "a pattern stands in quotes behind --include or --ignore"
+    mistakes = [Mistake.of_word(word, "is not understood", advice) for word in rest]
+    mistakes += [Mistake.of_word(name, "needs a value") for name, texts in given.items() if "" in texts]
     for name in ("--output-dir", "--revision"):
         if len(given[name]) > 1:
-            mistakes.append(Mistake(name, "", "is given twice"))
+            mistakes.append(Mistake.of_word(name, "is given twice"))
     if mistakes:
         raise ConfigError(mistakes, "the command line")
     return Order(

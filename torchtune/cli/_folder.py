@@ -10,7 +10,15 @@ from typing import Any
 from torchtune.cli._call import Call, load_recipe
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
-from torchtune.runs import Recipe, RunFolder, config_names, config_source, load_module, recipe_names
+from torchtune.runs import (
+    Recipe,
+    RunFolder,
+    config_names,
+    config_source,
+    load_module,
+    recipe_names,
+    syntax_tree,
+)
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
@@ -27,14 +35,12 @@ def calls_in(folder: str) -> list[Call]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ConfigError([Mistake(folder, "", "no such folder")], "the command line")
+        raise ConfigError.of_word(folder, "no such folder")
     files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
-        raise ConfigError(
-            [Mistake(folder, "", "holds no config, a YAML file or a function that returns one")]
-        )
+        raise ConfigError.of_word(folder, "holds no config, a YAML file or a function that returns one")
     return calls
 
 
@@ -60,9 +66,10 @@ def recipe_for(config: str | type) -> str:
         return call.recipe
     file, function = (config, "") if config.endswith(".py") else config.rpartition(":")[::2]
     try:
-        found = dict(functions_returning(Path(file).read_text(encoding="utf-8")))
+        found = dict(functions_returning(file))
     except OSError as error:
-        raise ConfigError([Mistake(file or config, "", error.strerror or "cannot be read")]) from error
+        message = error.strerror or "cannot be read"
+        raise ConfigError.of_file(file or config, message) from error
     wanted = {returns for made, returns in found.items() if function in ("", made)}
     own = _own_recipe(file, wanted)
     return own or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
@@ -87,7 +94,7 @@ def _of_class(name: str, config: str) -> str:
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe
     message = "name it as file.py:function, whose result is annotated with a registered recipe's config class"
-    raise ConfigError([Mistake(config, "", message)])
+    raise ConfigError.of_word(config, message)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -110,16 +117,16 @@ def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
     if file.suffix in (".yaml", ".yml"):
         yield _call_of_yaml(file, recipes)
     elif file.suffix == ".py":
-        for function, returns in functions_returning(file.read_text(encoding="utf-8")):
+        for function, returns in functions_returning(str(file)):
             fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
             if fitting:
                 yield Call(fitting[-1], f"{file}:{function}")
 
 
-def functions_returning(text: str) -> Iterator[tuple[str, str]]:
+def functions_returning(file: str) -> Iterator[tuple[str, str]]:
     """Yield the public functions of a Python file that take nothing, each with the name of what it returns."""
     try:
-        body = ast.parse(text).body
+        body = syntax_tree(file).body
     except SyntaxError:
         return
     for node in body:
@@ -137,12 +144,10 @@ def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
         return Call("", str(file), mistakes=list(error.mistakes))
     if len(found) == 1:
         return Call(found[0], str(file))
-    message = (
-        f"it fits {' and '.join(found)}; say which in a comment, `# recipe: {found[0]}`"
-        if found
-        else "its fields are those of no recipe; say which it is for in a comment, `# recipe: lora_finetune`"
-    )
-    return Call("", str(file), mistakes=[Mistake(str(file), "", message)])
+    message = f"it fits {' and '.join(found)}" if found else "its fields are those of no recipe"
+    what = "which" if found else "which it is for"
+    advice = f"say {what} in a comment, `# recipe: {[*found, 'lora_finetune'][0]}`"
+    return Call("", str(file), mistakes=[Mistake.of_file(str(file), message, advice)])
 
 
 def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
@@ -154,7 +159,8 @@ def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
     base = value.get("_base_") if isinstance(value, dict) else None
     if not isinstance(base, str) or file in seen:
         return []
-    if (beside := file.parent / base).suffix in (".yaml", ".yml") and beside.is_file():
+    beside = file.parent / base
+    if beside.suffix in (".yaml", ".yml") and beside.is_file():
         return _named(beside, seen | {file})
     return [recipe for recipe, names in config_names().items() if base in names]
 

@@ -45,15 +45,11 @@ def import_file(call: Call) -> int:
     target = call.flags.get("-o") or call.flags.get("--output")
     if not call.recipe or not target or call.mistakes:
         message = "tune import takes the original's YAML and -o NEW.yaml"
-        raise ConfigError([*call.mistakes, Mistake("", "", message)], "the command line")
+        raise ConfigError([*call.mistakes, Mistake("word", message)], "the command line")
     if not target.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            [Mistake(target, "", "a config is YAML; end the path in .yaml")], "the command line"
-        )
+        raise ConfigError.of_word(target, "a config is YAML", "end the path in .yaml")
     if Path(target).exists() and "--force" not in call.flags:
-        raise ConfigError(
-            [Mistake(target, "", "exists; choose another path, or --force")], "the command line"
-        )
+        raise ConfigError.of_word(target, "exists", "choose another path, or --force")
     old = old_tree(call.recipe, call.words)
     text = Path(call.recipe).read_text(encoding="utf-8-sig")
     done = Import(old, is_component_path)
@@ -88,14 +84,15 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(document.mistakes, file)
     tree = document.value
     if isinstance(tree, dict) and "model_directory" in tree:
-        raise ConfigError([Mistake(file, "", "is a config of ours already: it has a model_directory")], file)
+        message = "is a config of ours already: it has a model_directory"
+        raise ConfigError([Mistake.of_file(file, message)], file)
     if not isinstance(tree, dict) or not {"model", "checkpointer"} & tree.keys():
         message = "is no config of the original torchtune: it has neither a model nor a checkpointer"
-        raise ConfigError([Mistake(file, "", message)], file)
+        raise ConfigError([Mistake.of_file(file, message)], file)
     for word in words:
         key, equals, text = word.removeprefix("--").partition("=")
         if not equals:
-            raise ConfigError([Mistake(word, "", "expected key=value")], "the command line")
+            raise ConfigError.of_word(word, "expected key=value")
         *above, last = key.split(".")
         holder: dict[str, Any] = tree
         for part in above:

@@ -6,11 +6,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune.cli import VERBS, usage
 from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
-from torchtune.config import ConfigError, Mistake
+from torchtune.config import ConfigError
 from torchtune.config.model import Layers, current_trust, nearest
 from torchtune.runs import Recipe, config_names, config_sources, print_help, recipe_names, unknown_name
 
@@ -33,11 +33,11 @@ def main(argv: Sequence[str]) -> int:
     if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
         if call.recipe in config_sources():
             of = next(name for name, names in config_names().items() if call.recipe in names)
-            why = f"is a config of {of}; write tune {of} --config {call.recipe}"
-            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
+            advice = f"write tune {of} --config {call.recipe}"
+            raise ConfigError.of_word(call.recipe, f"is a config of {of}", advice)
         if call.recipe in VERBS and launch:
-            why = f"is a verb and stands first; write tune {call.recipe} {' '.join(launch)} ..."
-            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
+            advice = f"write tune {call.recipe} {' '.join(launch)} ..."
+            raise ConfigError.of_word(call.recipe, "is a verb and stands first", advice)
         kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
         raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
     if call.wants_help and not call.recipe:
@@ -67,11 +67,9 @@ def run_script(recipe: Recipe[Any], argv: Sequence[str]) -> int:
     adopt_script(recipe)
     call = read_call(argv, switches=("--overwrite",))
     if call.recipe:
-        raise ConfigError(
-            [Mistake(call.recipe, "", "expected --config, key=value or a flag")], "the command line"
-        )
+        raise ConfigError.of_word(call.recipe, "expected --config, key=value or a flag")
     layers = recipe.layers(call.config, call.words)
-    layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
+    layers.mistakes += call.mistakes
     if call.wants_help:
         print_help(layers, recipe.name, recipe.__doc__ or "")
         return 0
@@ -96,42 +94,30 @@ def show_help(call: Call) -> int:
 
 
 def ranks_of(options: list[str]) -> int:
-    """Return how many processes torchrun's options start, of several nodes at most.
-
-    Raises:
-        ConfigError: The options make no sense.
-    """
-    return check_launch_options(options) if options else 1
-
-
-def check_launch_options(options: list[str]) -> int:
-    """Check torchrun's options, before anything is written.
-
-    Returns:
-        The number of processes.
+    """Check torchrun's options, and return how many processes they start, of several nodes at most.
 
     Raises:
         ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
     """
-    import contextlib
-    import io
-
+    if not options:
+        return 1
     from torch.distributed.run import config_from_args, get_args_parser
 
-    said = io.StringIO()
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say that it sets this
     try:
-        with contextlib.redirect_stderr(said):
-            launch, *_ = config_from_args(get_args_parser().parse_args([*options, "program"]))
-            if launch.nproc_per_node < 1:
-                raise ValueError("there must be at least one process")
+        launch, *_ = config_from_args(parser.parse_args([*options, "program"]))
+        if launch.nproc_per_node < 1:
+            refuse("there must be at least one process")
     except (SystemExit, ValueError, AssertionError) as error:
-        message = (
-            said.getvalue().strip().rpartition("error: ")[2] or str(error) or "torchrun refuses these values"
-        )
-        hint = "; what stands before the recipe is torchrun's, all else behind it"
-        raise ConfigError([Mistake(" ".join(options), "", message + hint)], "the command line") from error
+        advice = "what stands before the recipe is torchrun's, all else behind it"
+        message = str(error) or "torchrun refuses these values"
+        raise ConfigError.of_word(" ".join(options), message, advice) from error
     finally:
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -140,11 +126,11 @@ def check_launch_options(options: list[str]) -> int:
 
 def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers, command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    check_launch_options(options)
-    frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
+    ranks_of(options)
+    _, frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
     if frozen is None:
-        raise ConfigError(
-            [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]
+        raise ConfigError.of_word(
+            " ".join(options), "this recipe has no output_dir, so it runs as one process"
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
@@ -185,13 +171,14 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
     first = {rank: f for rank, f in failures.items() if rank not in echoes | asked}
     first = first or {rank: f for rank, f in failures.items() if rank not in asked} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
-    said = str(failure.error_file_data.get("message", "")).replace("<NONE>", "")  # torch's word for no file
+    record = failure.error_file_data
+    text = str(record.get("message", ""))
     if rank in echoes:
         why = "lost its connection to another rank, which has ended; see what the other nodes say"
-    elif said:
-        why = f"failed\n{said}".rstrip("\n")
-        if said.startswith("tune: ") and said.count("\n") == 1:
-            why = said.removeprefix("tune: ").rstrip("\n")
+    elif record.get("sentence"):
+        why = record["sentence"]
+    elif text not in ("", "<NONE>"):  # torch's word for no file
+        why = f"failed\n{text}".rstrip("\n")
     elif (failure.exitcode < 0 or failure.exitcode > 128) and abs(failure.exitcode) % 128 in list(
         signal.Signals
     ):

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 def write(call: Call) -> int:
     """Write a recipe's schema to a file or to standard output."""
     if not call.recipe or call.words or call.mistakes:
-        raise ConfigError([*call.mistakes, Mistake("", "", "tune schema takes a recipe")], "the command line")
+        raise ConfigError([*call.mistakes, Mistake("word", "tune schema takes a recipe")], "the command line")
     text = schema_of(load_recipe(call.recipe))
     target = call.flags.get("-o") or call.flags.get("--output")
     if target:
@@ -52,6 +52,7 @@ def schema_of(recipe: "Recipe[object]") -> str:
         ConfigError: It has no config class, so nothing is known of its YAML.
     """
     if recipe.config_class is None:
-        raise ConfigError([Mistake(recipe.name, "", "has no config class, so there is nothing to describe")])
+        message = "has no config class, so there is nothing to describe"
+        raise ConfigError.of_word(recipe.name, message)
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
     return json.dumps(json_schema(recipe.config_class, recipe.name, doc), indent=1, ensure_ascii=False) + "\n"

@@ -53,7 +53,7 @@ def with_origins_as_rows(layers: Layers) -> list[dict[str, object]]:
 
 def _origin(layers: Layers, path: tuple[str | int, ...], value: object) -> str:
     """Return where a leaf was written; a list's is where it was last changed."""
-    return (layers.last_origin(path) if isinstance(value, list) else layers.origin(path)).text
+    return str(layers.last_origin(path) if isinstance(value, list) else layers.origin(path))
 
 
 def _finite(tree: Any) -> Any:

@@ -7,6 +7,9 @@ from typing import Final, TextIO
 
 from torchtune.config import ConfigError
 
+STYLES: Final = {"head": ("bold", "red"), "location": ("cyan",), "path": ("bold",), "sentence": ()}
+"""How the parts of a mistake are set apart."""
+
 # ECMA-48, section 8.3.117 (SGR).
 CODES: Final = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
 
@@ -27,23 +30,8 @@ def paint(text: str, *styles: str, stream: TextIO | None = None) -> str:
 
 
 def painted_mistakes(error: ConfigError, stream: TextIO) -> str:
-    """Return a list of mistakes with its head, origins and paths set apart."""
-    head, *lines = str(error).splitlines()
-    shown = [paint(head, "bold", "red", stream=stream)]
-    for mistake, line in zip(error.mistakes, lines, strict=True):
-        rest = line[2:]
-        origin, path = mistake.origin, mistake.path
-        if origin and rest.startswith(f"{origin}: "):
-            rest = rest.removeprefix(f"{origin}: ")
-        else:
-            origin = ""
-        if path and rest.startswith(f"{path}: "):
-            rest = rest.removeprefix(f"{path}: ")
-        else:
-            path = ""
-        parts = [paint(origin, "cyan", stream=stream), paint(path, "bold", stream=stream), rest]
-        shown.append("  " + ": ".join(part for part in parts if part))
-    return "\n".join(shown)
+    """Return a list of mistakes with its head, locations and paths set apart."""
+    return error.render(lambda text, part: paint(text, *STYLES[part], stream=stream))
 
 
 def painted_yaml(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
 from torchtune.cli._style import paint, painted_mistakes
 from torchtune.config import ConfigError, InstantiationError, Mistake
-from torchtune.config.model import Layers, is_component, parameters_of
+from torchtune.config.model import Layers, dotted, is_component, parameters_of
 from torchtune.runs import config_names
 
 HELP = """\
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
 def _validate(call: Call, ranks: int) -> int:
     if "--all" in call.flags:
         if call.config or call.words:
-            message = "validates every config of a folder, or every registered one; name none beside it"
-            raise ConfigError([Mistake("--all", "", message)], "the command line")
+            message = "validates every config of a folder, or every registered one"
+            raise ConfigError.of_word("--all", message, "name none beside it")
         return validate_all(call.recipe or None, json="--json" in call.flags)
     if "--json" not in call.flags:
         needs = needs_of(call, ranks)
@@ -82,8 +82,16 @@ def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None
     try:
         found = needs_of(call, ranks)
     except ConfigError as error:
-        return {"ok": False, "mistakes": [m._asdict() for m in error.mistakes]}, error
+        return {"ok": False, "mistakes": [_as_dict(m) for m in error.mistakes]}, error
     return {"ok": True, **({"needs": found} if found else {})}, None
+
+
+def _as_dict(mistake: Mistake) -> dict[str, str]:
+    """Return a mistake for a script: what a reader sees, and the parts that it is made of."""
+    parts = {
+        name: str(getattr(mistake, name)) for name in ("kind", "expected", "got", "suggestion", "location")
+    }
+    return {**parts, "path": dotted(mistake.path), "message": mistake.sentence}
 
 
 def _write_json(found: object) -> None:
@@ -182,7 +190,9 @@ def _note(text: str) -> None:
 
 
 def _mistake(layers: Layers, field: str, error: BaseException, of: str) -> ConfigError:
-    return ConfigError([Mistake(layers.last_origin((field,)).text, field, str(error))], of)
+    path = tuple(field.split("."))
+    found = Mistake("component", str(error), path=path, location=layers.last_origin(path))
+    return ConfigError([found], of)
 
 
 def _absent(cfg: Any) -> list[str]:

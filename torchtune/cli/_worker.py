@@ -1,7 +1,5 @@
 """One rank of a run: it reads the config that the parent froze, and runs the recipe."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -46,19 +44,19 @@ def answered(argv: Sequence[str]) -> int:
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
         return getattr(error, "status", INTERRUPTED)
     except Exception as error:
-        from torchtune.cli._failure import report
+        from torchtune.cli._failure import failure_of
 
-        said = io.StringIO()
-        with contextlib.redirect_stderr(said):
-            status = report(error)
+        failure = failure_of(error)
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if file is None:
-            sys.stderr.write(said.getvalue())
+            sys.stderr.write(failure.text)
         else:
-            found = {"message": said.getvalue(), "timestamp": int(time.time()), "is_echo": _is_echo(error)}
-            Path(file).write_text(json.dumps(found), encoding="utf-8")
+            sentence = "" if failure.details else failure.message
+            record = {"message": failure.text, "sentence": sentence, "is_echo": _is_echo(error)}
+            record["timestamp"] = int(time.time())  # which torchrun asks for, as it does for the message
+            Path(file).write_text(json.dumps(record), encoding="utf-8")
         sys.stdout.flush()
-        os._exit(status)  # without waiting for threads that talk to ranks which are gone
+        os._exit(failure.status)  # without waiting for threads that talk to ranks which are gone
 
 
 def _end_with(parent: int) -> None:

@@ -13,17 +13,17 @@ from torchtune.config._components import argument_type
 from torchtune.config._interpolation import is_reference
 from torchtune.config._mistakes import (
     ConfigError,
+    Location,
     Mistake,
-    Problem,
     RejectedError,
     below,
     did_you_mean,
     nearest,
-    reject,
+    unknown,
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
-from torchtune.config._types import describe, is_section, push_down, takes_none
-from torchtune.config._validators import Arguments, Rule, rules
+from torchtune.config._types import describe, is_anything, is_section, members, push_down, strip, takes_none
+from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
 """Stands for "no default"."""
@@ -47,15 +47,13 @@ class Field:
 def fields(cls: type) -> dict[str, Field]:
     """Return the fields of a config class by name."""
     hints = type_hints(cls)
-    if lost := {n: hint for base in cls.__mro__ for n, hint in unresolved(base).items() if n not in hints}:
-        where = f"{cls.__module__}.{cls.__qualname__}"
+    lost = {n: hint for base in cls.__mro__ for n, hint in unresolved(base).items() if n not in hints}
+    if lost:
+        where = Location(source=f"{cls.__module__}.{cls.__qualname__}")
+        advice = "import what it names at run time"
+        wrong = {name: f"its annotation {hint!r} leads to nothing" for name, hint in lost.items()}
         raise ConfigError(
-            [
-                Mistake(
-                    where, name, f"its annotation {hint!r} leads to nothing; import what it names at run time"
-                )
-                for name, hint in lost.items()
-            ],
+            [Mistake("failure", why, advice, (n,), location=where) for n, why in wrong.items()],
             "the config class",
         )
     if attrs.has(cls):
@@ -113,122 +111,134 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
         RejectedError: With every unknown key, missing field, wrong value and failed validator.
     """
     if not isinstance(tree, Mapping):
-        raise reject(f"expected {describe(cls)}, got {'null' if tree is None else repr(tree)}")
+        got = "null" if tree is None else repr(tree)
+        raise RejectedError(Mistake("wrong_type", expected=describe(cls), got=got))
     known = fields(cls)
-    values, problems = _read_fields(tree, known, made)
+    values, mistakes = _read_fields(tree, known, made)
     meant = {nearest(key, known) for key in tree if key not in known}  # a misspelt one is one mistake
-    problems += [
-        Problem((name,), f"is required: {describe(f.type)}; write {name}=...")
+    mistakes += [
+        missing(f)
         for name, f in known.items()
         if f.default is REQUIRED and name not in tree and name not in meant
     ]
-    if problems:
-        raise RejectedError(
-            *problems, *_validate(SimpleNamespace(**default_values(cls) | values), values, known)
-        )
+    if mistakes:
+        raise RejectedError(*mistakes, *_validate_unbuilt(cls, values, known))
     try:
         with attrs.validators.disabled():
             built = cls(
                 **{known[name].attribute.alias if attrs.has(cls) else name: v for name, v in values.items()}
             )
     except (Exception, SystemExit) as error:  # of the class's own code, such as its __attrs_post_init__
-        failed = _validate(SimpleNamespace(**default_values(cls) | values), values, known)
-        raise RejectedError(*failed, Problem((), said(error))) from error
-    if failed := _validate(built, {name: getattr(built, name) for name in known}, known):
+        about = error.fields if isinstance(error, FieldError) else ()
+        found = Mistake("contradiction", message_of(error), fields=about)
+        raise RejectedError(*_validate_unbuilt(cls, values, known), found) from error
+    failed = _validate(built, {name: getattr(built, name) for name in known}, known)
+    if failed:
         raise RejectedError(*failed)
     return built
 
 
+def missing(field: Field) -> Mistake:
+    """Return the mistake of a required field that is not set."""
+    name = field.name
+    return Mistake("missing", "is required", f"write {name}=...", (name,), describe(field.type))
+
+
 def _read_fields(
     tree: Mapping[str, Any], known: Mapping[str, Field], made: cattrs.Converter
-) -> tuple[dict[str, Any], list[Problem]]:
+) -> tuple[dict[str, Any], list[Mistake]]:
     values: dict[str, Any] = {}
-    problems: list[Problem] = []
+    mistakes: list[Mistake] = []
     for name, value in tree.items():
         if name not in known:
-            problems.append(Problem((name,), f"no {name!r}{did_you_mean(name, known)}"))
+            mistakes.append(unknown(name, known, (name,)))
             continue
         try:
             values[name] = made.structure(value, known[name].type)
-            if why := refused_by_converter(known[name], values[name]):
-                raise reject(why)
         except RejectedError as rejected:
-            problems += _with_rule(known[name], below(name, rejected))
-    return values, problems
+            mistakes += [_with_rule(known[name], m) for m in below(name, rejected)]
+            continue
+        refused = refused_by_converter(known[name], values[name])
+        if refused:
+            mistakes.append(refused)
+    return values, mistakes
 
 
-def refused_by_converter(field: Field, value: Any) -> str:
-    """Run a field's converter alone, so that what it refuses has a path; return why it does, or nothing."""
+def refused_by_converter(field: Field, value: Any) -> Mistake | None:
+    """Run a field's converter alone, so that what it refuses has a path."""
     converter = getattr(field.attribute, "converter", None)
     if converter is None or isinstance(converter, attrs.Converter) or is_reference(value):
-        return ""
+        return None
     try:
         converter(value)
     except Exception as error:  # of the class's own code
-        return said(error) or type(error).__name__
-    return ""
+        return Mistake("rule", message_of(error) or type(error).__name__, path=(field.name,))
+    return None
 
 
-def _with_rule(field: Field, problems: list[Problem]) -> list[Problem]:
-    """Complete `expected an int` with the field's rule, such as `above 0`."""
-    words = [rule.words for rule in rules(field.validator)]
-    if not words or len(problems) != 1 or problems[0].path != (field.name,):
-        return problems
-    plain = f"expected {describe(field.type)},"
-    return [Problem(p.path, p.message.replace(plain, f"expected {expectation(field)},")) for p in problems]
+def _with_rule(field: Field, mistake: Mistake) -> Mistake:
+    """Complete the type that is expected of a field with the field's rule, such as `an int above 0`."""
+    is_of_field = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
+    return mistake._replace(expected=expectation(field)) if is_of_field else mistake
 
 
 def expectation(field: Field) -> str:
     """Name a field's type with its rules to a person: `an int above 0 or null`."""
-    bare = describe(field.type).removesuffix(" or null")
-    words = " and ".join(rule.words for rule in rules(field.validator))
-    null = " or null" if takes_none(field.type) and bare != "a value" else ""
-    return " ".join(filter(None, [bare, words])) + null
+    t = strip(field.type)
+    words = [rule.words for rule in rules(field.validator)]
+    bare = " or ".join(describe(m) for m in members(t) if m is not type(None))
+    null = " or null" if takes_none(t) and not is_anything(t) else ""
+    return " ".join(filter(None, [bare, " and ".join(words)])) + null
 
 
-def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Field]) -> list[Problem]:
+def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Field]) -> list[Mistake]:
     """Run the validator of every field, collecting what fails."""
-    problems = []
+    mistakes = []
     for name, value in values.items():
         field = known[name]
         if field.validator is None or is_reference(value) or is_section(type(value)):
             continue
         if isinstance(field.validator, Arguments):
-            problems += [_out_of_range(value, name, *broken) for broken in field.validator.broken(value)]
+            mistakes += [_out_of_range(value, name, *broken) for broken in field.validator.broken(value)]
             continue
         try:
             field.validator(instance, field.attribute, value)
         except AttributeError:  # the validator looks at another field, which has a mistake of its own
             continue
         except Exception as error:  # of a validator of the class's own
-            problems.append(Problem((name,), _refused(field, value, error)))
-    return problems
+            mistakes.append(_refused(field, value, error))
+    return mistakes
 
 
-def _refused(field: Field, value: Any, error: Exception) -> str:
-    """Say why a validator refuses a value: by its rules in words, where one of them is broken."""
+def _validate_unbuilt(cls: type, values: dict[str, Any], known: Mapping[str, Field]) -> list[Mistake]:
+    return _validate(SimpleNamespace(**default_values(cls) | values), values, known)
+
+
+def _refused(field: Field, value: Any, error: Exception) -> Mistake:
+    """Return why a validator refuses a value: the rule in words, where one of them is broken."""
+    path = (field.name,)
     broken = [rule for rule in rules(field.validator) if not rule.admits(value)]
     if broken:
         near = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
-        return f"expected {expectation(field)}, got {value!r}{near}"
-    message = _first_argument(error).removeprefix(
-        f"{field.attribute.name}: "
-    )  # which stands before it anyway
-    return message if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {message}"
+        return Mistake("rule", "", near, path, expected=expectation(field), got=repr(value))
+    if isinstance(error, FieldError):
+        return Mistake("rule", error.message, path=path, fields=error.fields)
+    # attrs' own validators carry further arguments after the message.
+    message = str(error.args[0]) if error.args else type(error).__name__
+    return Mistake("rule", _with_type(error, message), path=path)
 
 
-def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any) -> Problem:
+def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any) -> Mistake:
     """Say what a component's argument may be."""
     known = parameters(component.func)
     kind = describe(argument_type(known[name])) if name in known else "a value"
-    return Problem((field, name), f"expected {kind} {rule.words}, got {value!r}")
+    return Mistake("rule", path=(field, name), expected=f"{kind} {rule.words}", got=repr(value))
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return an exception's message, with its type where that says more than that a value is wrong."""
-    return str(error) if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {error}"
+    return _with_type(error, str(error))
 
 
-def _first_argument(error: Exception) -> str:
-    """Return an exception's message; attrs' own validators carry further arguments behind it."""
-    return str(error.args[0]) if error.args else type(error).__name__
+def _with_type(error: BaseException, message: str) -> str:
+    return message if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {message}"

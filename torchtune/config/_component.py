@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
+from torchtune.config._mistakes import Location, Path
+
 __all__ = [
     "COMPONENT_KEY",
     "Component",
@@ -137,14 +139,14 @@ def written_at(component: object) -> tuple[CodeType, int] | None:
     return getattr(component, "written_at", None)
 
 
-def stamp(component: object, origin: str, path: tuple[str | int, ...]) -> None:
+def stamp(component: object, location: Location, path: Path) -> None:
     """Let a lazy know where the config that it was read from says it: `my.yaml:12`, at `dataset`."""
     if isinstance(component, lazy) and not TYPE_CHECKING:
-        component.read_at = (origin, path)
+        component.read_at = (location, path)
 
 
-def read_at(component: object) -> tuple[str, tuple[str | int, ...]] | None:
-    """Return the origin and path that a lazy was stamped with; None where it was not."""
+def read_at(component: object) -> tuple[Location, Path] | None:
+    """Return the location and path that a lazy was stamped with; None where it was not."""
     return getattr(component, "read_at", None)
 
 
@@ -163,6 +165,7 @@ def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
     if len(component.args) > len(names):
         raise TypeError(f"{len(component.args)} positional arguments, but only {len(names)} have a name")
     positional = dict(zip(names, component.args, strict=False))
-    if twice := positional.keys() & keywords.keys():
+    twice = positional.keys() & keywords.keys()
+    if twice:
         raise TypeError(f"{min(twice)!r} is given by position and by name")
     return positional | keywords

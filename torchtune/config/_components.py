@@ -9,7 +9,7 @@ import cattrs
 
 from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, nearest, reject
+from torchtune.config._mistakes import Mistake, RejectedError, below, nearest, reject, unknown
 from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
 from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own, refuse_object
 from torchtune.config._types import (
@@ -48,16 +48,17 @@ def structure_component(
     path = _named(tree, wanted)
     try:
         fn = locate(path)
-        if why := refuse_kind(fn, wanted):
-            raise reject(f"{path} {why}")
+        why = refuse_kind(fn, wanted)
+        if why:
+            raise reject("component", f"{path} {why}")
     except RejectedError as rejected:
-        raise RejectedError(*(Problem((), p.message) for p in rejected.problems)) from rejected
+        raise RejectedError(*(m._replace(path=()) for m in rejected.mistakes)) from rejected
     given = {name: value for name, value in tree.items() if name != COMPONENT_KEY}
-    values, problems = _arguments(path, fn, given, made, passed or Passed())
+    values, mistakes = _arguments(path, fn, given, made, passed or Passed())
     if not incomplete:
-        problems += _missing(path, fn, given, passed or Passed())
-    if problems:
-        raise RejectedError(*problems)
+        mistakes += _missing(path, fn, given, passed or Passed())
+    if mistakes:
+        raise RejectedError(*mistakes)
     return lazy(fn, **values)
 
 
@@ -66,41 +67,44 @@ def _named(tree: Any, wanted: Any) -> str:
     what = (
         f"a component that builds {article(class_name(wanted))}" if not is_anything(wanted) else "a component"
     )
-    if isinstance(tree, Mapping) and isinstance(path := tree.get(COMPONENT_KEY), str):
-        return path
     if isinstance(tree, Mapping) and COMPONENT_KEY in tree:
-        raise reject(f"expected a dotpath, got {yaml_repr(tree[COMPONENT_KEY])}", COMPONENT_KEY)
-    found = "a mapping without it" if isinstance(tree, Mapping) else yaml_repr(tree)
-    raise reject(f"expected {what}, a mapping with {COMPONENT_KEY}, got {found}")
+        named = tree[COMPONENT_KEY]
+        if isinstance(named, str):
+            return named
+        wrong = Mistake("wrong_type", path=(COMPONENT_KEY,), expected="a dotpath", got=yaml_repr(named))
+        raise RejectedError(wrong)
+    got = "a mapping without it" if isinstance(tree, Mapping) else yaml_repr(tree)
+    expected = f"{what}, a mapping with {COMPONENT_KEY}"
+    raise RejectedError(Mistake("wrong_type", expected=expected, got=got))
 
 
 def _arguments(
     path: str, fn: Callable[..., Any], given: Mapping[str, Any], made: cattrs.Converter, passed: Passed
-) -> tuple[dict[str, Any], list[Problem]]:
+) -> tuple[dict[str, Any], list[Mistake]]:
     """Read a component's arguments by its signature."""
     known = parameters(fn)
     filled, fixed = passed.fills(known), dict(passed.fixed)
     values: dict[str, Any] = {}
-    problems: list[Problem] = []
+    mistakes: list[Mistake] = []
     for name, tree in given.items():
         try:
             if name in fixed:
                 _check_fixed(name, tree, fixed[name])
             elif name in filled:
-                raise reject(f"the recipe passes {name!r} itself; leave it out")
+                raise reject("component", f"the recipe passes {name!r} itself", "leave it out")
             else:
                 values[name] = _argument(path, fn, name, tree, made)
         except RejectedError as rejected:
-            problems += below(name, rejected)
-    return values, problems + _cannot_pass(path, fn, known, passed)
+            mistakes += below(name, rejected)
+    return values, mistakes + _cannot_pass(path, fn, known, passed)
 
 
-def _missing(path: str, fn: Callable[..., Any], given: Mapping[str, Any], passed: Passed) -> list[Problem]:
+def _missing(path: str, fn: Callable[..., Any], given: Mapping[str, Any], passed: Passed) -> list[Mistake]:
     known = parameters(fn)
     filled = passed.fills(known)
     meant = {nearest(name, known) for name in given if name not in known}  # a misspelt one is one mistake
     return [
-        Problem((), f"{path} needs {p.name!r}")
+        Mistake("component", f"{path} needs {p.name!r}")
         for p in known.values()
         if p.required and p.name not in given and p.name not in filled and p.name not in meant
     ]
@@ -112,7 +116,7 @@ def _argument(path: str, fn: Callable[..., Any], name: str, tree: Any, made: cat
         return made.structure(tree, argument_type(known[name]))
     if swallows_keywords(fn):
         return made.structure(tree, Any)
-    raise reject(f"{path} takes no {name!r}{did_you_mean(name, known)}")
+    raise RejectedError(unknown(name, known, owner=path))
 
 
 def argument_type(parameter: Parameter) -> Any:
@@ -122,24 +126,25 @@ def argument_type(parameter: Parameter) -> Any:
 
 def _check_fixed(name: str, tree: Any, value: object) -> None:
     if tree != value:
-        raise reject(f"the recipe passes {name}={value!r}; leave it out")
+        raise reject("component", f"the recipe passes {name}={value!r}", "leave it out")
 
 
 def _cannot_pass(
     path: str, fn: Callable[..., Any], known: Mapping[str, Parameter], passed: Passed
-) -> list[Problem]:
+) -> list[Mistake]:
     """Report what the recipe passes and the component does not take."""
     if swallows_keywords(fn):
         return []
     names = [*passed.names, *(name for name, _ in passed.fixed)]
-    problems = [
-        Problem((), f"{path} takes no {name!r}, which the recipe passes")
+    mistakes = [
+        Mistake("component", f"{path} takes no {name!r}, which the recipe passes")
         for name in names
         if name not in known
     ]
     if passed.positional > sum(p.positional for p in known.values()):
-        problems.append(Problem((), f"{path} takes fewer positional arguments than the recipe passes"))
-    return problems
+        message = f"{path} takes fewer positional arguments than the recipe passes"
+        mistakes.append(Mistake("component", message))
+    return mistakes
 
 
 def admits(fn: Callable[..., Any], wanted: Any, passed: Passed) -> bool:

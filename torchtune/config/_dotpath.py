@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune.config._mistakes import RejectedError, did_you_mean, reject
+from torchtune.config._mistakes import RejectedError, did_you_mean, hinted, reject
 from torchtune.config._trust import (
     OWN_PACKAGES,
     TORCH_MODULES,
@@ -47,21 +47,23 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
     """Locate once for each state of trust, which is part of the key."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise reject(f"{path!r} is not a dotpath; write package.module.Name{_known_name(parts[-1])}")
-    if why := refuse_path(path):
-        raise reject(f"{path} is refused: {why}")
+        suggestion = hinted("write package.module.Name", _known_name(parts[-1]))
+        raise reject("component", f"{path!r} is not a dotpath", suggestion)
+    refusal = refuse_path(path)
+    if refusal:
+        raise reject("component", f"{path} is refused: {refusal.why}", refusal.suggestion)
     if any(part.startswith("_") for part in parts):
-        raise reject(f"{path} is private{_public_name(path, parts)}")
+        raise reject("component", f"{path} is private", _public_name(path, parts))
     holder, name = _walk(path, parts)
     found = getattr(holder, name)
-    if callable(found) and (why := refuse_object(found)):
-        raise reject(f"{path} is refused: {why}")
+    why = refuse_object(found) if callable(found) else None
+    if why:
+        raise reject("component", f"{path} is refused: {why}")
     if not isinstance(holder, ModuleType):
-        raise reject(
-            f"{path} is refused: a component is a class or a function of a module, not a part of a class"
-        )
+        why = "a component is a class or a function of a module, not a part of a class"
+        raise reject("component", f"{path} is refused: {why}")
     if not callable(found) or isinstance(found, ModuleType):
-        raise reject(f"{path} is not a class or a function")
+        raise reject("component", f"{path} is not a class or a function")
     return found  # type: ignore[no-any-return]  # callable was checked above
 
 
@@ -74,7 +76,7 @@ def _walk(path: str, parts: list[str]) -> tuple[Any, str]:
         if not hasattr(holder, part):
             known = [n for n in dir(holder) if not n.startswith("_")]
             where = ".".join(parts[:i])
-            raise reject(f"{where} has no {part!r}{did_you_mean(part, known)}")
+            raise reject("component", f"{where} has no {part!r}", did_you_mean(part, known))
         if i < len(parts) - 1:
             holder = getattr(holder, part)
     return holder, parts[-1]
@@ -84,9 +86,10 @@ def _import(path: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise reject(f"{path}: no module {error.name!r}{did_you_mean(module, OWN_PACKAGES)}") from error
+        near = did_you_mean(module, OWN_PACKAGES)
+        raise reject("component", f"{path}: no module {error.name!r}", near) from error
     except (Exception, SystemExit) as error:
-        raise reject(f"{path}: importing {module} failed: {type(error).__name__}: {error}") from error
+        raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error
 
 
 def _import_submodule(path: str, module: str) -> None:
@@ -95,9 +98,13 @@ def _import_submodule(path: str, module: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
-            raise reject(f"{path}: importing {module} failed: no module {error.name!r}") from error
+            raise _failed_import(path, module, f"no module {error.name!r}") from error
     except (Exception, SystemExit) as error:
-        raise reject(f"{path}: importing {module} failed: {type(error).__name__}: {error}") from error
+        raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error
+
+
+def _failed_import(path: str, module: str, why: str) -> RejectedError:
+    return reject("component", f"{path}: importing {module} failed: {why}")
 
 
 def _public_name(path: str, parts: list[str]) -> str:
@@ -109,8 +116,8 @@ def _public_name(path: str, parts: list[str]) -> str:
     except (RejectedError, IndexError):
         package = None
     if not parts[-1].startswith("_") and callable(getattr(package, parts[-1], None)):
-        return f"; write {'.'.join([*public, parts[-1]])}"
-    return "; name what its package exports"
+        return f"write {'.'.join([*public, parts[-1]])}"
+    return "name what its package exports"
 
 
 def _known_name(name: str) -> str:
@@ -118,7 +125,7 @@ def _known_name(name: str) -> str:
     for module in TORCH_MODULES:
         loaded = sys.modules.get(module)
         if loaded is not None and hasattr(loaded, name):
-            return f"; did you mean '{module}.{name}'?"
+            return f"did you mean '{module}.{name}'?"
     return ""
 
 

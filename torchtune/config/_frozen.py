@@ -8,8 +8,8 @@ from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, fields
 from torchtune.config._interpolation import is_reference, resolve_tree
-from torchtune.config._layers import Layers, Origin
-from torchtune.config._mistakes import ConfigError, Mistake, Path, RejectedError, dotted
+from torchtune.config._layers import Layers
+from torchtune.config._mistakes import ConfigError, Path, RejectedError, dotted
 from torchtune.config._schema import slots
 from torchtune.config._structure import structure
 from torchtune.config._tree import copied
@@ -70,7 +70,7 @@ def render(config: Any) -> str:
     try:
         return render_yaml(unstructure(config))
     except RejectedError as rejected:
-        raise _error(rejected) from rejected
+        raise ConfigError(rejected.mistakes) from rejected
 
 
 def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
@@ -85,8 +85,7 @@ def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
     try:
         loaded: C = structure(layers.tree, config_class, references=True)
     except RejectedError as rejected:
-        for p in rejected.problems:
-            layers.mistake(layers.origin(p.path), p.path, p.message)
+        layers.mistakes += [m._replace(location=layers.origin(m.path)) for m in rejected.mistakes]
     layers.check(name)
     return loaded
 
@@ -97,23 +96,22 @@ def resolve(config: C) -> C:
     Raises:
         ConfigError: With every mistake in it.
     """
-    layers = Layers.of_defaults(type(config))
     try:
-        layers.tree = unstructure(config)
+        layers = _without_locations(config)
     except RejectedError as rejected:
-        raise _error(rejected) from rejected
-    layers.origins = {(): Origin(0, 0, "")}
+        raise ConfigError(rejected.mistakes) from rejected
     resolved: C = layers.build(f"the {type(config).__name__}")
     return resolved
 
 
 def frozen_tree(config: Any) -> dict[str, Any]:
     """Return the tree of a resolved config object, defaults spelt out and references resolved."""
-    layers = Layers.of_defaults(type(config))
-    layers.tree = unstructure(config)
-    layers.origins = {(): Origin(0, 0, "")}
-    tree: dict[str, Any] = resolved_tree(freeze(layers).tree)
+    tree: dict[str, Any] = resolved_tree(freeze(_without_locations(config)).tree)
     return tree
+
+
+def _without_locations(config: Any) -> Layers:
+    return Layers(type(config), unstructure(config))
 
 
 def fixed_tree(config: Any) -> dict[str, Any]:
@@ -129,10 +127,6 @@ def fixed_tree(config: Any) -> dict[str, Any]:
 def may_change(config_class: type | None) -> set[str]:
     """Return the fields that a resumed run may change: those marked `MayChange`."""
     return {name for name, f in fields(config_class).items() if f.may_change} if config_class else set()
-
-
-def _error(rejected: RejectedError) -> ConfigError:
-    return ConfigError(Mistake("", dotted(p.path), p.message) for p in rejected.problems)
 
 
 def resolved_tree(tree: Any) -> Any:

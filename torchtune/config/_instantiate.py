@@ -9,10 +9,18 @@ from torchtune.config._component import COMPONENT_KEY, Component, is_component, 
 from torchtune.config._components import structure_component
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import is_reference, resolve_tree
-from torchtune.config._mistakes import InstantiationError, Path, Problem, RejectedError, did_you_mean, dotted
+from torchtune.config._mistakes import (
+    InstantiationError,
+    Location,
+    Path,
+    RejectedError,
+    did_you_mean,
+    dotted,
+    hinted,
+)
 from torchtune.config._node import place_of, root_of, tree_of
 from torchtune.config._signature import parameters, swallows_keywords
-from torchtune.config._source_lines import position_of, shown_path
+from torchtune.config._source_lines import location_of_call
 from torchtune.config._structure import converter
 from torchtune.config._tree import copied
 from torchtune.config._types import holds_components
@@ -42,55 +50,50 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
         **kwargs: Keyword arguments; they win over the config's.
 
     Raises:
-        InstantiationError: The component cannot be built; the message says which component and argument, and where
-            it was written; an exception of its own code is the `__cause__`.
+        InstantiationError: The component cannot be built; it says which component and argument, and where it was
+            written; an exception of its own code is the `__cause__`.
     """
     if component is None:
         return None
     if not is_component(component):
         why = f"instantiate takes a component, a lazy or a mapping with {COMPONENT_KEY}, not {component!r}"
-        raise _placed(InstantiationError(why), component)
+        raise _located(InstantiationError(why), component)
     try:
         made = _from_mapping(component) if isinstance(component, Mapping) else component
         return _build(made, args, kwargs)
     except InstantiationError as error:
-        raise _placed(error, component) from error.__cause__
+        raise _located(error, component) from error.__cause__
 
 
-def _placed(error: InstantiationError, component: Any) -> InstantiationError:
-    """Say where a component was written, unless the message says where one inside it was, which failed."""
-    where = _where(component)
-    if error.placed or not where:
-        return error
-    placed = InstantiationError(f"{where}{error}")
-    placed.placed = True
-    return placed
+def _located(error: InstantiationError, component: Any) -> InstantiationError:
+    """Add where a component was written, unless one inside it failed, whose location is known already."""
+    if error.location is None:
+        error.location, error.path = _where(component)
+    return error
 
 
-def _where(component: Any) -> str:
-    """Return what begins a message on a component: `my.yaml:12: dataset: `; nothing where it is not known."""
-    if found := place_of(component) or read_at(component):
-        origin, path = found
-        return "".join(f"{part}: " for part in (origin, dotted(path)) if part)
-    if written := written_at(component):
-        file = written[0].co_filename
-        return "" if file.startswith(_OWN_FOLDER) else f"{shown_path(file)}:{position_of(*written)[0]}: "
-    return ""
+def _where(component: Any) -> tuple[Location | None, Path]:
+    """Return where a component was written, and its path in its config; None where it is not known."""
+    found = place_of(component) or read_at(component)
+    if found:
+        return found
+    written = written_at(component)
+    if written is None or written[0].co_filename.startswith(_OWN_FOLDER):
+        return None, ()
+    return location_of_call(*written), ()
 
 
 def _from_mapping(component: Mapping[str, Any]) -> Any:
     """Turn a mapping into a lazy, its references resolved against the config that it belongs to."""
     tree, root = tree_of(component), root_of(component)
-    problems: list[Problem] = []
-    if root is not None:
-        tree, problems = resolve_tree(tree, root)
     try:
-        if problems:
-            raise RejectedError(*problems)
+        if root is not None:
+            tree, unresolved = resolve_tree(tree, root)
+            if unresolved:
+                raise RejectedError(*unresolved)
         return structure_component(tree, Any, converter(references=True), incomplete=True)
     except RejectedError as rejected:
-        found = [": ".join(filter(None, [dotted(p.path), p.message])) for p in rejected.problems]
-        raise InstantiationError("; ".join(found)) from None
+        raise InstantiationError("; ".join(map(str, rejected.mistakes))) from None
 
 
 def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -106,9 +109,9 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
         }
         positional = tuple(_built(value, (i,)) for i, value in enumerate(component.args))
     except InstantiationError as error:
-        if error.placed:
+        if error.location is not None:
             raise
-        raise InstantiationError(f"{name}: {error}") from error.__cause__
+        raise InstantiationError(f"{name}: {error.message}") from error.__cause__
     arguments = (*args, *positional)
     _check_call(fn, name, arguments, given)
     only = [p.name for p in parameters(fn).values() if p.only_positional][len(arguments) :]
@@ -125,10 +128,10 @@ def _built(value: Any, path: Path) -> Any:
         try:
             return _build(value, (), {})
         except InstantiationError as error:
-            if error.placed:
+            if error.location is not None:
                 raise
-            named = error if read_at(value) else InstantiationError(f"{dotted(path)}: {error}")
-            raise _placed(named, value) from error.__cause__
+            inside = InstantiationError(f"{dotted(path)}: {error.message}")
+            raise _located(error if read_at(value) else inside, value) from error.__cause__
     if isinstance(value, Mapping) and COMPONENT_KEY in value:
         return instantiate(value)
     if isinstance(value, dict):
@@ -149,7 +152,8 @@ def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
         return
     positional = [p.name for p in known.values() if p.positional]
     filled = set(positional[: len(args)])
-    if twice := sorted(filled & kwargs.keys()):
+    twice = sorted(filled & kwargs.keys())
+    if twice:
         raise InstantiationError(f"{name}: {twice[0]!r} is passed by position and by name")
     missing = [p.name for p in known.values() if p.required and p.name not in filled and p.name not in kwargs]
     if missing:
@@ -158,7 +162,8 @@ def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
         )
     unknown = [key for key in kwargs if key not in known]
     if unknown and not swallows_keywords(fn):
-        raise InstantiationError(f"{name} takes no {unknown[0]!r}{did_you_mean(unknown[0], known)}")
+        near = did_you_mean(unknown[0], known)
+        raise InstantiationError(hinted(f"{name} takes no {unknown[0]!r}", near))
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -4,13 +4,12 @@ Alone it keeps the value's type, within text it is joined as text, and `$${` is 
 """
 
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from attrs import define, field
 
-from torchtune.config._mistakes import SILENT, Path, Problem, did_you_mean, dotted
+from torchtune.config._mistakes import Mistake, Path, did_you_mean, dotted
 from torchtune.config._tree import BROKEN, at, child, leaves
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
@@ -37,47 +36,52 @@ def referred(value: object) -> Path | None:
 
 
 def resolve_tree(
-    tree: Any, root: Any = None, unset: Mapping[str, str] = MappingProxyType({})
-) -> tuple[Any, list[Problem]]:
+    tree: Any, root: Any = None, missing: Collection[str] = (), computed: Collection[str] = ()
+) -> tuple[Any, list[Mistake]]:
     """Replace every reference in a tree by the value it names.
 
     Args:
         tree: What to resolve.
         root: What references are looked up in; the tree itself by default.
-        unset: Fields that are not there, with why no reference may name them; nothing where that they are missing
-            is a mistake of its own.
+        missing: Fields that are required and not there, which is a mistake of its own.
+        computed: Fields that are not there since they are computed from others, so that no reference may name them.
 
     Returns:
-        The resolved tree, and a problem for each reference that names nothing or leads back to itself. What
+        The resolved tree, and a mistake for each reference that names nothing or leads back to itself. What
         cannot be resolved is left as it was written; where that is the fault of another reference, which has the
-        problem, the message is empty.
+        mistake, this one is a consequence.
     """
-    resolver = _Resolver(tree if root is None else root, unset, whole=root is None)
-    return resolver.resolve(tree, ()), resolver.problems
+    resolver = _Resolver(tree if root is None else root, missing, computed, whole=root is None)
+    return resolver.resolve(tree, ()), resolver.mistakes
 
 
 class _BrokenReferenceError(LookupError):
-    """A reference cannot be resolved; the message says why.
+    """A reference cannot be resolved.
 
     Attributes:
+        mistake: What is wrong, without the path.
         ring: The paths that lead in a circle, if that is the reason.
-        because: The path of a value that does not fit here.
         depth: How many references led to the text that is broken; 0 in that text itself.
     """
 
-    def __init__(self, message: str, ring: tuple[Path, ...] = (), because: Path | None = None) -> None:
-        super().__init__(message)
-        self.ring, self.because = ring, because
+    def __init__(self, mistake: Mistake, ring: tuple[Path, ...] = ()) -> None:
+        super().__init__(mistake)
+        self.mistake, self.ring = mistake, ring
         self.depth = 0
+
+
+def _broken(message: str, suggestion: str = "", caused_by: Path | None = None) -> _BrokenReferenceError:
+    return _BrokenReferenceError(Mistake("reference", message, suggestion, caused_by=caused_by))
 
 
 @define
 class _Resolver:
     root: Any
-    unset: Mapping[str, str]
+    missing: Collection[str]
+    computed: Collection[str]
     whole: bool
     """True where what is resolved is the root itself, so that its paths are those of references."""
-    problems: list[Problem] = field(factory=list)
+    mistakes: list[Mistake] = field(factory=list)
     busy: list[Path] = field(factory=list)
     rings: set[frozenset[Path]] = field(factory=set)
     exhausted: bool = False
@@ -93,26 +97,26 @@ class _Resolver:
         try:
             return self._text(value)
         except _BrokenReferenceError as error:
-            self.problems.append(Problem(path, self._said_here(error, path), error.because))
+            is_reported_here = not self.whole or self._is_reported_at(path, error)
+            found = error.mistake if is_reported_here else Mistake("consequence")
+            self.mistakes.append(found._replace(path=path))
         except RecursionError:
-            self.problems.append(Problem(path, "the chain of references is too long; name the value itself"))
+            message = "the chain of references is too long"
+            self.mistakes.append(Mistake("reference", message, "name the value itself", path))
         return value
 
-    def _said_here(self, error: "_BrokenReferenceError", path: Path) -> str:
-        """Return what is said of a reference, which is nothing where another's leaf says it."""
-        if not self.whole:
-            return str(error)
+    def _is_reported_at(self, path: Path, error: "_BrokenReferenceError") -> bool:
+        """Tell whether a broken reference is reported at a leaf, and not at another that leads to it."""
         if error.ring:
             ring = frozenset(error.ring)
             here = tuple(map(str, path))
-            if ring in self.rings or not any(here[: len(p)] == p for p in ring):
-                return SILENT
-            self.rings.add(ring)
-            return str(error)
+            is_first = ring not in self.rings and any(here[: len(p)] == p for p in ring)
+            self.rings |= {ring} if is_first else set()
+            return is_first
         if self.work > MAX_WORK:
-            said, self.exhausted = self.exhausted, True
-            return SILENT if said else str(error)
-        return SILENT if error.depth else str(error)
+            is_first, self.exhausted = not self.exhausted, True
+            return is_first
+        return not error.depth
 
     def _inner(self, value: Any) -> Any:
         """Resolve a value that a reference leads to; what fails there is the reference's failure too."""
@@ -125,17 +129,16 @@ class _Resolver:
         """Bound what references expand to, since one that is used twice in each of 30 others is a billion values."""
         self.work += amount
         if self.work > MAX_WORK:
-            raise _BrokenReferenceError("references expand to more than any config holds; is it a bomb?")
+            raise _broken("references expand to more than any config holds", "is it a bomb?")
 
     def _text(self, value: Any) -> Any:
         if not isinstance(value, str) or "${" not in value:
             return value
-        if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
+        whole = _REFERENCE.fullmatch(value)
+        if whole and whole[1] is not None:
             return self._look_up(whole[1])
         if "${" in _REFERENCE.sub("", value):
-            raise _BrokenReferenceError(
-                f"{value!r} holds an unfinished reference; write ${{name}}, or $${{ for itself"
-            )
+            raise _broken(f"{value!r} holds an unfinished reference", "write ${name}, or $${ for itself")
         joined = _REFERENCE.sub(self._joined, value)
         self._count(len(joined))
         return Text(joined) if "${" in joined else joined
@@ -145,29 +148,29 @@ class _Resolver:
             return "${"
         value = self._look_up(match[1])
         if value is BROKEN:
-            raise _BrokenReferenceError(SILENT)
+            raise _BrokenReferenceError(Mistake("consequence"))
         if isinstance(value, (Mapping, list)):
-            raise _BrokenReferenceError(
-                f"${{{match[1]}}} is not a single value, so it cannot be part of text"
-            )
+            raise _broken(f"{match[0]} is not a single value, so it cannot be part of text")
         if value is None:
-            raise _BrokenReferenceError(
-                f"${{{match[1]}}} is null, so it cannot be part of text", because=tuple(match[1].split("."))
-            )
+            cause = tuple(match[1].split("."))
+            raise _broken(f"{match[0]} is null, so it cannot be part of text", caused_by=cause)
         if isinstance(value, bool):
             return "true" if value else "false"
         return str(value)
 
     def _look_up(self, name: str) -> Any:
         path = tuple(name.strip().split("."))
-        if path[0] in self.unset:
-            if why := self.unset[path[0]]:
-                raise _BrokenReferenceError(f"${{{name}}} {why}")
+        if path[0] in self.missing:
             return BROKEN
+        if path[0] in self.computed:
+            message = f"${{{name}}} is computed from other fields, so no reference can name it"
+            raise _broken(message, "set it, or compute it there")
         if path in self.busy:
             start = self.busy.index(path)
-            ring = " -> ".join(dotted(p) for p in [*self.busy[start:], path])
-            raise _BrokenReferenceError(f"references lead in a circle: {ring}", tuple(self.busy[start:]))
+            ring = tuple(self.busy[start:])
+            shown = " -> ".join(map(dotted, [*ring, path]))
+            found = Mistake("reference", f"references lead in a circle: {shown}", caused_by=ring[-1])
+            raise _BrokenReferenceError(found, ring)
         self.busy.append(path)
         try:
             return self._inner(at(self.root, path))
@@ -175,7 +178,7 @@ class _Resolver:
             error.depth += 1
             raise
         except LookupError:
-            raise _BrokenReferenceError(f"${{{name}}} names nothing{self._suggestion(path)}") from None
+            raise _broken(f"${{{name}}} names nothing", self._suggestion(path)) from None
         finally:
             self.busy.pop()
 

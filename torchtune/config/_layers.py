@@ -4,40 +4,24 @@ Every leaf remembers its origin. A component that replaces another starts with n
 """
 
 import functools
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
 from torchtune.config._interpolation import is_reference, referred, resolve_tree
-from torchtune.config._mistakes import SILENT, ConfigError, Mistake, Path, Problem, RejectedError, dotted
+from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, RejectedError, dotted
 from torchtune.config._schema import is_data, mapping_of, section_of, slots
 from torchtune.config._structure import check_untyped, structure
-from torchtune.config._tree import at, copied, is_component_tree, places
+from torchtune.config._tree import as_path, at, copied, is_component_tree, places
 from torchtune.config._types import is_section
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
-
-@frozen(order=True)
-class Origin:
-    """Where a value was written; origins sort as a reader meets them."""
-
-    layer: int
-    """0 for defaults, then one for each layer."""
-    line: int
-    """The line of a file, or the position on the command line."""
-    text: str
-    """`my.yaml:12`, `--override lr=1`, `default of FullFinetuneConfig`."""
-
-
-def line_of(origin: str) -> int:
-    """Return the line at the end of an origin such as `my.yaml:12`; 0 where there is none."""
-    line = origin.rpartition(":")[2]
-    return int(line) if line.isdecimal() else 0
+Origins = Callable[[Path], Location]
+"""Gives the location of what stands at a path of one layer."""
 
 
 @define
@@ -48,63 +32,59 @@ class Layers:
         wanted: The recipe's config class; None for a recipe without one.
         tree: All layers merged, references as written.
         origins: The origin of each value that a layer set.
-        mistakes: What was already found wrong while reading.
+        mistakes: What was already found wrong while reading, each with its location.
         notes: What the user should know, such as arguments that a swap dropped.
     """
 
     wanted: type | None
     tree: dict[str, Any] = field(factory=dict)
-    origins: dict[Path, Origin] = field(factory=dict)
-    mistakes: list[tuple[Origin, Mistake]] = field(factory=list)
+    origins: dict[Path, Location] = field(factory=dict)
+    mistakes: list[Mistake] = field(factory=list)
     notes: list[str] = field(factory=list)
-    sources: list[Origin] = field(factory=list)
+    sources: list[Location] = field(factory=list)
     """The files and config functions, lowest first."""
     depth: int = 0
     incomplete: bool = False
-    """True where a layer is missing for a mistake of its own, so that what it would have set is no other."""
+    """True where a layer could not be read, which is a mistake; missing fields are then not reported."""
+    takes_any_seed: bool = False
+    """True where the seed was null and is settled: that of a run which is continued takes its place."""
 
     @classmethod
     def of_defaults(cls, wanted: type | None) -> "Layers":
         """Start from the defaults of a recipe's config class."""
         made = cls(wanted)
         if wanted is not None:
-            where = f"default of {wanted.__name__}"
+            where = Location(source=f"default of {wanted.__name__}")
             try:
                 made.tree = unstructure(default_values(wanted))
             except RejectedError as rejected:
-                raise ConfigError(
-                    Mistake(where, dotted(p.path), p.message) for p in rejected.problems
-                ) from rejected
+                raise ConfigError(m._replace(location=where) for m in rejected.mistakes) from rejected
             except ConfigError:
                 raise
             except Exception as error:  # of a factory of the class
-                raise ConfigError([Mistake(where, "", f"{type(error).__name__}: {error}")]) from error
-            made.origins[()] = Origin(0, 0, f"default of {wanted.__name__}")
+                message = f"{type(error).__name__}: {error}"
+                raise ConfigError([Mistake("failure", message, location=where)]) from error
+            made.origins[()] = where
         return made
 
     def add_document(self, document: Document) -> None:
         """Add a YAML file."""
         self.depth += 1
-        self.sources.append(Origin(self.depth, 0, document.name))
-
-        def origin(path: Path) -> Origin:
-            line = next(
-                (document.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in document.lines), 0
-            )
-            return Origin(self.depth, line, f"{document.name}:{line}" if line else document.name)
-
-        self.mistakes += [(Origin(self.depth, line_of(m.origin), m.origin), m) for m in document.mistakes]
+        file = document.location((), self.depth)
+        self.sources.append(file)
+        self.mistakes += [
+            m._replace(location=m.location._replace(layer=self.depth)) for m in document.mistakes
+        ]
         if not isinstance(document.value, Mapping):
-            found = {type(None): "is empty", list: "holds a list"}.get(
-                type(document.value), "holds a single value"
-            )
-            message = f"{found}; a config is a mapping of fields to values"
-            raise ConfigError([Mistake(document.name, "", message)], document.name)
-        self.merge(document.value, origin)
+            kinds = {type(None): "is empty", list: "holds a list"}
+            message = kinds.get(type(document.value), "holds a single value")
+            advice = "a config is a mapping of fields to values"
+            raise ConfigError([Mistake("source", message, advice, location=file)], document.name)
+        self.merge(document.value, functools.partial(document.location, layer=self.depth))
 
-    def merge(self, tree: Mapping[str, Any], origin: Any, path: Path = ()) -> None:
+    def merge(self, tree: Mapping[str, Any], origin: Origins, path: Path = ()) -> None:
         """Merge a layer's mapping into what is at `path`; mappings merge, everything else replaces."""
-        holder = self._holder(path)
+        holder = at(self.tree, path)
         for key, value in tree.items():
             here = (*path, key)
             old = holder.get(key)
@@ -112,10 +92,9 @@ class Layers:
             if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(here, value):
                 self.merge(value, origin, here)
             elif is_reference(old) and isinstance(value, Mapping) and section_of(self.type_at(here)):
-                why = (
-                    f"the layer below has the reference {old} here; change what it names, or refer to another"
-                )
-                self.mistake(origin(here), here, why)
+                message = f"the layer below has the reference {old} here"
+                advice = "change what it names, or refer to another"
+                self.mistakes.append(Mistake("reference", message, advice, here, location=origin(here)))
             else:
                 self.put(here, value, origin)
 
@@ -135,24 +114,15 @@ class Layers:
             tree = at(self.tree, path[: i + 1])
         return t
 
-    def _holder(self, path: Path) -> dict[str, Any]:
-        holder: Any = self.tree
-        for key in path:
-            holder = holder[key]
-        assert isinstance(holder, dict)
-        return holder
-
-    def put(self, path: Path, value: Any, origin: Any) -> None:
+    def put(self, path: Path, value: Any, origin: Origins) -> None:
         """Replace what is at a path, forgetting the origins below it.
 
         Args:
             path: Where; everything above it exists.
             value: A tree.
-            origin: A function from a path to its Origin.
+            origin: Gives the location of each path in it.
         """
-        holder: Any = self.tree
-        for key in path[:-1]:
-            holder = holder[key]
+        holder = at(self.tree, path[:-1])
         old = None if isinstance(holder, dict) and path[-1] not in holder else holder[path[-1]]
         self._note_dropped(path, old, value, origin(path))
         holder[path[-1]] = copied(value)
@@ -165,26 +135,20 @@ class Layers:
         for stale in [p for p in self.origins if p[: len(path)] == path]:
             del self.origins[stale]
 
-    def _note_dropped(self, path: Path, old: Any, new: Any, origin: Origin) -> None:
+    def _note_dropped(self, path: Path, old: Any, new: Any, origin: Location) -> None:
         """Say which arguments a component loses to another; a file over the class's defaults needs no word."""
         if not is_component_tree(old) or not is_component_tree(new):
             return
         dropped = [name for name in old if name != COMPONENT_KEY and name not in new]
-        over_defaults = self.origin(path).layer == 0 and not origin.text.startswith("--")
+        over_defaults = self.origin(path).layer == 0 and origin.kind != "command line"
         if dropped and not over_defaults:
             what = f"{dotted(path)}: {new[COMPONENT_KEY]} replaces {old[COMPONENT_KEY]}"
-            self.notes.append(f"{origin.text}: {what} and drops its {', '.join(dropped)}")
+            self.notes.append(f"{origin}: {what} and drops its {', '.join(dropped)}")
 
-    def origin(self, path: Path) -> Origin:
+    def origin(self, path: Path) -> Location:
         """Return the origin of a path, or of the nearest thing above it."""
-        for length in range(len(path), -1, -1):
-            if found := self.origins.get(path[:length]):
-                return found
-        return Origin(0, 0, "")
-
-    def mistake(self, origin: Origin, path: Path, message: str) -> None:
-        """Note a mistake."""
-        self.mistakes.append((origin, Mistake(origin.text, dotted(path), message)))
+        above = (path[:length] for length in range(len(path), -1, -1))
+        return next((self.origins[p] for p in above if p in self.origins), Location())
 
     def order(self) -> None:
         """Put the fields into the order of the config class, whatever the order of the layers."""
@@ -193,26 +157,16 @@ class Layers:
 
     def resolve(self) -> Any:
         """Return the tree with references resolved; what cannot be is noted as a mistake."""
-        resolved, problems = self._resolve()
-        self._note([p for p in problems if p.message])
+        resolved, mistakes = self._resolve()
+        self.mistakes += [self.located(m) for m in mistakes if m.kind != "consequence"]
         return resolved
 
-    def _resolve(self) -> tuple[Any, list[Problem]]:
+    def _resolve(self) -> tuple[Any, list[Mistake]]:
         self.order()
-        return resolve_tree(self.tree, unset=self._unset())
-
-    def _unset(self) -> dict[str, str]:
-        """Return the fields that are not there, each with why it cannot be referred to.
-
-        That of a required one is empty, since that it is missing is a mistake of its own.
-        """
         known = fields(self.wanted) if self.wanted else {}
-        computed = "is computed from other fields, so no reference can name it; set it, or compute it there"
-        return {
-            name: "" if f.default is REQUIRED else computed
-            for name, f in known.items()
-            if name not in self.tree
-        }
+        unset = {name: f.default is REQUIRED for name, f in known.items() if name not in self.tree}
+        missing = [name for name, is_required in unset.items() if is_required]
+        return resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
 
     def build(self, of: str = "the config") -> Any:
         """Return the resolved config, checked: an object of the config class, or a Node where there is none.
@@ -221,43 +175,43 @@ class Layers:
             ConfigError: With every mistake of every layer.
         """
         resolved, unresolved = self._resolve()
-        said = {(m.origin, m.path) for _, m in self.mistakes}
-        silent = {p.path for p in unresolved}
+        reported = {(m.location, m.path) for m in self.mistakes}
+        left_unresolved = {m.path for m in unresolved}
         config = None
-        found: list[Problem] = []
+        found: list[Mistake] = []
         try:
             config = self._structured(resolved)
         except RejectedError as rejected:
             found = [
-                p
-                for p in rejected.problems
-                if p.message != SILENT
-                and p.path not in silent
-                and (self._origin_of_mistake(p).text, dotted(p.path)) not in said
-                and not (self.incomplete and p.message.startswith("is required"))
+                self.located(m)
+                for m in rejected.mistakes
+                if m.kind != "consequence"
+                and m.path not in left_unresolved
+                and not (self.incomplete and m.kind == "missing")
             ]
-        found = self._at_their_source(found)
-        wrong = {p.path for p in found}
-        self._note([p for p in unresolved if p.message and p.because not in wrong])
-        self._note(found)
+        found = self._at_their_source([m for m in found if (m.location, m.path) not in reported])
+        wrong = {m.path for m in found}
+        unresolved = [m for m in unresolved if m.kind != "consequence" and m.caused_by not in wrong]
+        self.mistakes += [*map(self.located, unresolved), *found]
         self.check(of)
         return config
 
-    def _at_their_source(self, problems: list[Problem]) -> list[Problem]:
+    def _at_their_source(self, mistakes: list[Mistake]) -> list[Mistake]:
         """Leave out what is wrong with a value only because it refers to one that has a mistake."""
-        known = {tuple(map(str, p.path)) for p in problems}
+        known = {tuple(map(str, m.path)) for m in mistakes}
 
-        def is_another(problem: Problem) -> bool:
-            for length in range(1, len(problem.path) + 1):
+        def is_another(mistake: Mistake) -> bool:
+            for length in range(1, len(mistake.path) + 1):
                 try:
-                    value = at(self.tree, problem.path[:length])
+                    value = at(self.tree, mistake.path[:length])
                 except LookupError:
                     return False
-                if target := referred(value):
-                    return (*target, *map(str, problem.path[length:])) in known
+                target = referred(value)
+                if target:
+                    return (*target, *map(str, mistake.path[length:])) in known
             return False
 
-        return [p for p in problems if not is_another(p)]
+        return [m for m in mistakes if not is_another(m)]
 
     def _structured(self, resolved: Any) -> Any:
         if self.wanted is not None:
@@ -283,45 +237,45 @@ class Layers:
             for i, item in enumerate(value):
                 self._stamp(item, (*path, i))
 
-    def _named_at(self, path: Path) -> str:
-        return (self.origins.get((*path, COMPONENT_KEY)) or self.origin(path)).text
+    def _named_at(self, path: Path) -> Location:
+        return self.origins.get((*path, COMPONENT_KEY)) or self.origin(path)
 
-    def _note(self, problems: list[Problem]) -> None:
-        for problem in problems:
-            self.mistake(self._origin_of_mistake(problem), problem.path, problem.message)
+    def located(self, mistake: Mistake) -> Mistake:
+        """Return a mistake with the location at which it was made."""
+        return mistake._replace(location=self._location_of(mistake))
 
-    def _origin_of_mistake(self, problem: Problem) -> Origin:
+    def _location_of(self, mistake: Mistake) -> Location:
         """Return where a mistake was made.
 
-        What is wrong with a component as a whole is wrong where it is named; what contradicts itself in a config
-        class or a section, at the last of the fields that the message names, or else of all that was set there.
+        A component as a whole is wrong where it is named, a contradiction at the last of its fields that was set, and
+        a default that does not fit other fields at the last of those.
         """
-        path = problem.path
+        path = mistake.path
         named = (*path, COMPONENT_KEY)
-        if path in self.origins and named in self.origins:
+        if path in self.origins and named in self.origins and mistake.kind != "unknown":
             return self.origins[named]
         try:
             holder = at(self.tree, path)
         except LookupError:  # it is missing: from the last of the files, where none says anything near it
             if len(path) > 1:
                 return self.origin(path)
-            return self.sources[-1] if self.sources else Origin(0, 0, "")
-        if isinstance(holder, list):
-            return self.last_origin(path)
-        if is_component_tree(holder) or problem.message.startswith("expected "):
-            return self.origin(path)
-        words = set(re.findall(r"\w+", problem.message))
-        candidates: list[Path] = []
-        if isinstance(holder, Mapping):
-            candidates = [(*path, key) for key in holder if key in words] or [(*path, key) for key in holder]
-        elif path and self.origin(path).layer == 0:  # the rule of a default looks at fields beside it
-            beside = at(self.tree, path[:-1])
-            candidates = (
-                [(*path[:-1], key) for key in beside if key in words] if isinstance(beside, Mapping) else []
-            )
-        return max([self.origin(path), *map(self.last_origin, candidates)])
+            return self.sources[-1] if self.sources else Location()
+        if mistake.kind == "contradiction":
+            return self._last_of(path, mistake.fields)
+        is_default = self.origin(path).layer == 0
+        if is_default and mistake.kind == "rule" and not mistake.expected:
+            return self._last_of(path[:-1], mistake.fields)
+        if is_default and mistake.caused_by:
+            return self.last_origin(mistake.caused_by)
+        return self.last_origin(path) if isinstance(holder, list) else self.origin(path)
 
-    def last_origin(self, path: Path) -> Origin:
+    def _last_of(self, path: Path, names: tuple[str, ...]) -> Location:
+        """Return the highest origin of some fields of a config class or section; of all where none is named."""
+        holder = at(self.tree, path)
+        fields_there = names or (holder if isinstance(holder, Mapping) else ())
+        return max([self.origin(path), *(self.last_origin((*path, *as_path(n))) for n in fields_there)])
+
+    def last_origin(self, path: Path) -> Location:
         """Return the highest origin of a value and of all that is in it."""
         inside = [origin for p, origin in self.origins.items() if p[: len(path)] == path]
         return max([self.origin(path), *inside])
@@ -333,4 +287,6 @@ class Layers:
             ConfigError: With every mistake, in the order in which a reader meets them.
         """
         if self.mistakes:
-            raise ConfigError((m for _, m in sorted(self.mistakes, key=lambda pair: pair[0])), of)
+            raise ConfigError(
+                sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position)), of
+            )

@@ -1,27 +1,98 @@
-"""Mistakes in a config: each with its origin, its path, what was expected and a suggestion; all in one list."""
+"""Mistakes in a config: values with fields, all in one list, rendered to text once, where a user reads them."""
 
-from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 # Named tuples, since `tune ls` passes here and importing attrs costs more than all it does.
 
 Path = tuple[str | int, ...]
 """A place in a config: field names, component arguments and list indices from the root."""
 
+Kind = Literal[
+    "missing",  # a required field is not set
+    "unknown",  # a name that is no field, argument or key
+    "wrong_type",  # a value that is not of the declared type
+    "rule",  # a value that a validator rejects
+    "contradiction",  # fields that their config class rejects together
+    "reference",  # a `${...}` that cannot be resolved
+    "component",  # a component that cannot be named there, or be built with its arguments
+    "unwritable",  # a Python value that YAML cannot hold
+    "source",  # a file that cannot be read, or what is no config in it
+    "failure",  # a user's Python code that raised
+    "word",  # a word of the command line that makes no sense
+    "run",  # a device or an output folder that the run cannot have
+    "consequence",  # what follows from another mistake, and is not reported
+]
+"""What is wrong: code decides by this and the other fields, never by the text of a message."""
+
+Painter = Callable[[str, str], str]
+"""Styles a part of what is rendered, given its text and its name: `head`, `location`, `path` or `sentence`."""
+
+
+class Location(NamedTuple):
+    """Where something was written; locations sort as a reader meets them."""
+
+    layer: int = 0
+    """0 for defaults and for words of the command line that are no overrides, then one for each layer."""
+    position: int = 0
+    """The line of a file, counted from 1, or an override's place on the command line; 0 where it is not known."""
+    source: str = ""
+    """The file, the words, or `default of FullFinetuneConfig`; empty where nothing was written."""
+    kind: Literal["default", "file", "command line"] = "default"
+
+    @property
+    def line(self) -> int:
+        """The line of a file; 0 where it is not known, and for what is not in a file."""
+        return self.position if self.kind == "file" else 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
 
 class Mistake(NamedTuple):
     """One thing that is wrong in a config."""
 
-    origin: str
-    """Where it was written: `my.yaml:12`, `configs_py/llama2.py:31`, `--override lr=x`, or empty."""
-    path: str
-    """The dotted path of the leaf; empty for the file or the command line as a whole."""
-    message: str
-    """What was expected, what was found, and a suggestion where one is near."""
+    kind: Kind
+    message: str = ""
+    """What is wrong; empty where `expected` and `got` say it."""
+    suggestion: str = ""
+    """How to fix it."""
+    path: Path = ()
+    """Where in the config; empty for a file or the command line as a whole."""
+    expected: str = ""
+    """What may stand there, as text that completes `expected`."""
+    got: str = ""
+    """What stands there, as it is shown to the user."""
+    fields: tuple[str, ...] = ()
+    """Of a rule or contradiction: the fields of the config class that it is about."""
+    caused_by: Path | None = None
+    """The path whose own mistake, if it has one, is the reason for this one."""
+    location: Location = Location()
+    """Where it was written."""
+
+    @classmethod
+    def of_word(cls, word: str, message: str, suggestion: str = "") -> "Mistake":
+        """Return a mistake on the command line."""
+        return cls("word", message, suggestion, location=Location(0, 0, word, "command line"))
+
+    @classmethod
+    def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "Mistake":
+        """Return a mistake of a file as a whole, or of a line of it that has no path."""
+        return cls("source", message, suggestion, location=Location(0, line, file, "file"))
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and how to fix it, without where."""
+        wrong = ": ".join(filter(None, [self.message, self.expected]))
+        return hinted(wrong if self.message else f"expected {self.expected}, got {self.got}", self.suggestion)
+
+    def render(self, paint: Painter = lambda text, _: text) -> str:
+        """Return the mistake as one line: `my.yaml:12: optimizer.lr: expected a float, got 'x'`."""
+        parts = {"location": str(self.location), "path": dotted(self.path), "sentence": self.sentence}
+        return ": ".join(paint(printable(text), name) for name, text in parts.items() if text)
 
     def __str__(self) -> str:
-        text = ": ".join(part for part in (self.origin, self.path, self.message) if part)
-        return printable(text)  # a mistake is one line
+        return self.render()
 
 
 def printable(text: str) -> str:
@@ -44,58 +115,80 @@ class ConfigError(ValueError):
         self.of = of
         super().__init__(self.mistakes, of)
 
-    def __str__(self) -> str:
+    @classmethod
+    def of_word(cls, word: str, message: str, suggestion: str = "") -> "ConfigError":
+        """Return the error for one mistake on the command line."""
+        return cls([Mistake.of_word(word, message, suggestion)], "the command line")
+
+    @classmethod
+    def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "ConfigError":
+        """Return the error for one mistake of a file."""
+        return cls([Mistake.of_file(file, message, suggestion, line)])
+
+    def render(self, paint: Painter = lambda text, _: text) -> str:
+        """Return the list as text: a head, then a line for each mistake."""
         count = len(self.mistakes)
-        head = f"{count} mistake{'s' * (count != 1)} in {self.of}:"
-        return "\n".join([head, *(f"  {mistake}" for mistake in self.mistakes)])
+        head = paint(f"{count} mistake{'s' * (count != 1)} in {self.of}:", "head")
+        return "\n".join([head, *(f"  {mistake.render(paint)}" for mistake in self.mistakes)])
+
+    def __str__(self) -> str:
+        return self.render()
 
 
 class InstantiationError(ValueError):
     """A component could not be built; the original exception, if any, is its `__cause__`.
 
     Attributes:
-        placed: True where the message says already where the component was written.
+        message: Which component and argument, and why.
+        location: Where the component was written; None where that is not known (yet).
+        path: The component's path in its config.
     """
 
-    placed = False
+    def __init__(self, message: str, location: Location | None = None, path: Path = ()) -> None:
+        super().__init__(message, location, path)
+        self.message, self.location, self.path = message, location, path
 
-
-class Problem(NamedTuple):
-    """A mistake before its origin is known: a path below the value at hand, and a message."""
-
-    path: Path
-    message: str
-    because: Path | None = None
-    """A place whose own mistake, if it has one, is the reason for this one."""
-
-
-SILENT: Final = ""
-"""The message of a problem that follows from one that was said already."""
+    def __str__(self) -> str:
+        return ": ".join(filter(None, [str(self.location or ""), dotted(self.path), self.message]))
 
 
 class RejectedError(Exception):
-    """Raised by structure hooks with every problem found below one value."""
+    """Raised by structure hooks with every mistake found below one value; their locations are not known yet."""
 
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__(*problems)
-        self.problems = problems
-
-
-def reject(message: str, *path: str | int) -> RejectedError:
-    """Return a rejection with one problem, at `path` below the value at hand."""
-    return RejectedError(Problem(path, message))
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__(*mistakes)
+        self.mistakes = mistakes
 
 
-def below(key: str | int, rejected: RejectedError) -> list[Problem]:
-    """Return the problems of a value that stands at `key`, with paths from the value that holds it."""
-    return [Problem((key, *p.path), p.message) for p in rejected.problems]
+def reject(kind: Kind, message: str = "", suggestion: str = "", path: Path = ()) -> RejectedError:
+    """Return a rejection with one mistake, at `path` below the value at hand."""
+    return RejectedError(Mistake(kind, message, suggestion, path))
+
+
+def below(key: str | int, rejected: RejectedError) -> list[Mistake]:
+    """Return the mistakes of a value that stands at `key`, with paths from the value that holds it."""
+    return [m._replace(path=(key, *m.path)) for m in rejected.mistakes]
+
+
+def unknown(name: str, known: Iterable[object], path: Path = (), owner: str = "") -> Mistake:
+    """Return the mistake of a name that is no field, argument or key.
+
+    Args:
+        name: The name.
+        known: The names that exist.
+        path: Where it stands, below the value at hand.
+        owner: The component whose argument it would be.
+    """
+    message = f"{owner} takes no {name!r}" if owner else f"no {name!r}"
+    return Mistake("unknown", message, did_you_mean(name, known), path, got=name)
 
 
 def nearest(name: str, known: Iterable[object]) -> str | None:
     """Return the known name that a misspelt one most likely means."""
     names = [str(k) for k in known]
     folded = {n.lower().replace("-", "_"): n for n in reversed(names)}
-    if exact := folded.get(name.lower().replace("-", "_")):
+    exact = folded.get(name.lower().replace("-", "_"))
+    if exact:
         return exact
     import difflib
 
@@ -104,11 +197,29 @@ def nearest(name: str, known: Iterable[object]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[object]) -> str:
-    """Return `; did you mean 'x'?`, or nothing where no known name is near."""
+    """Return `did you mean 'x'?`, or nothing where no known name is near."""
     near = nearest(name, known)
-    return f"; did you mean {near!r}?" if near else ""
+    return f"did you mean {near!r}?" if near else ""
+
+
+def hinted(text: str, suggestion: str) -> str:
+    """Return a sentence with its suggestion, if there is one."""
+    return f"{text}; {suggestion}" if suggestion else text
 
 
 def dotted(path: Iterable[Any]) -> str:
     """Return a path as it is written on the command line."""
     return ".".join(map(str, path))
+
+
+def shown_path(file: str) -> str:
+    """Return a file's path as a user would write it here: relative where it lies below this folder."""
+    import pathlib  # costs `tune ls` a tenth, which shows no paths
+
+    path = pathlib.Path(file)
+    if not path.is_absolute():
+        return str(path)
+    for root in (pathlib.Path.cwd(), pathlib.Path(__file__).resolve().parents[2]):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root))
+    return str(path)

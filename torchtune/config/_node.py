@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torchtune.config._mistakes import Path, did_you_mean
+from torchtune.config._mistakes import Location, Path, did_you_mean, hinted
 
 
 class Node(Mapping[str, Any]):
@@ -23,7 +23,7 @@ class Node(Mapping[str, Any]):
         tree: Mapping[str, Any],
         root: "Node | None" = None,
         path: Path = (),
-        origins: Mapping[Path, str] | None = None,
+        origins: Mapping[Path, Location] | None = None,
     ) -> None:
         self._tree, self._path = tree, path
         self._root = root if root is not None else self
@@ -36,7 +36,8 @@ class Node(Mapping[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the config has no {name!r}{did_you_mean(name, self._tree)}") from None
+            near = did_you_mean(name, self._tree)
+            raise AttributeError(hinted(f"the config has no {name!r}", near)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tree)
@@ -56,12 +57,12 @@ def _wrapped(value: Any, root: Node, path: Path) -> Any:
     return value
 
 
-def place_of(value: object) -> tuple[str, Path] | None:
-    """Return where a node was written, as its origin and its path; None for anything else."""
+def place_of(value: object) -> tuple[Location, Path] | None:
+    """Return where a node was written, as its location and its path; None for anything else."""
     if not isinstance(value, Node):
         return None
     path, origins = value._path, value._root._origins  # noqa: SLF001 -- this module's own class
-    return origins.get(path, ""), path
+    return origins.get(path, Location()), path
 
 
 def root_of(value: object) -> Any:

@@ -1,7 +1,8 @@
-"""Where code is written: the position of a call in its file, and how a file's path is shown."""
+"""Where a call is written in its file."""
 
-from pathlib import Path
 from types import CodeType
+
+from torchtune.config._mistakes import Location, shown_path
 
 
 def position_of(code: CodeType, instruction: int) -> tuple[int, int]:
@@ -11,12 +12,6 @@ def position_of(code: CodeType, instruction: int) -> tuple[int, int]:
     return line or code.co_firstlineno, column or 0
 
 
-def shown_path(file: str) -> str:
-    """Return a file's path as a user would write it here: relative where it lies below this folder."""
-    path, here = Path(file), Path.cwd()
-    if not path.is_absolute():
-        return str(path)
-    for root in (here, Path(__file__).resolve().parents[2]):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return str(path)
+def location_of_call(code: CodeType, instruction: int) -> Location:
+    """Return the file and line of a call."""
+    return Location(0, position_of(code, instruction)[0], shown_path(code.co_filename), "file")

@@ -1,6 +1,6 @@
 """From mappings, lists and scalars to typed config objects, strictly; `_unstructure` is the way back.
 
-cattrs dispatches on types; every hook here is strict (no scalar changes its type) and reports every problem
+cattrs dispatches on types; every hook here is strict (no scalar changes its type) and reports every mistake
 below its value at once, as a `RejectedError`.
 """
 
@@ -18,7 +18,7 @@ from torchtune.config._classes import structure_section
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import structure_component
 from torchtune.config._interpolation import Text, is_reference
-from torchtune.config._mistakes import SILENT, Problem, RejectedError, below, did_you_mean, reject
+from torchtune.config._mistakes import Mistake, RejectedError, below, did_you_mean, reject, unknown
 from torchtune.config._schema import section_of
 from torchtune.config._signature import type_hints
 from torchtune.config._tree import BROKEN, is_component_tree
@@ -69,7 +69,7 @@ def structure(tree: Any, wanted: Any, *, references: bool = False) -> Any:
     """Turn a tree into an object of a type.
 
     Raises:
-        RejectedError: With every problem in the tree.
+        RejectedError: With every mistake in the tree.
     """
     return converter(references=references).structure(tree, wanted)
 
@@ -78,7 +78,7 @@ def check_untyped(tree: Any) -> None:
     """Check what can be known of a tree without a config class: its components and their arguments.
 
     Raises:
-        RejectedError: With every problem in the tree.
+        RejectedError: With every mistake in the tree.
     """
     if is_component_tree(tree):
         structure_component(tree, Any, converter(references=False), incomplete=True)
@@ -92,25 +92,25 @@ def check_untyped(tree: Any) -> None:
 
 
 def _guarded(factory: Callable[..., Hook], made: cattrs.Converter, references: bool, t: Any) -> Hook:
-    """Let references pass where they may, and turn exceptions of a user's own hooks into problems."""
+    """Let references pass where they may, and turn exceptions of a user's own hooks into mistakes."""
     hook = factory(t, made)
 
     def guarded(value: Any, wanted: Any) -> Any:
         if value is BROKEN:
-            raise reject(SILENT)
+            raise reject("consequence")
         if references and is_reference(value):
             return value
         try:
             return hook(value, wanted)
         except (TypeError, ValueError) as error:
-            raise reject(str(error)) from error
+            raise reject("rule", str(error)) from error
 
     return guarded
 
 
 def _wrong(t: Any, value: Any) -> RejectedError:
     near = did_you_mean(value, _names(t)) if isinstance(value, str) else ""
-    return reject(f"expected {describe(t)}, got {shown(value)}{near}")
+    return RejectedError(Mistake("wrong_type", "", near, expected=describe(t), got=shown(value)))
 
 
 def _names(t: Any) -> list[str]:
@@ -167,15 +167,15 @@ def _dtype_named(value: Any) -> Any:
 
 
 def _each(items: typing.Iterable[tuple[Any, Any]], read: Callable[[Any], Any], kind: type) -> Any:
-    """Read every value of a collection, collecting the problems of all."""
-    found, problems = {}, []
+    """Read every value of a collection, collecting the mistakes of all."""
+    found, mistakes = {}, []
     for key, value in items:
         try:
             found[key] = read(value)
         except RejectedError as rejected:
-            problems += below(key, rejected)
-    if problems:
-        raise RejectedError(*problems)
+            mistakes += below(key, rejected)
+    if mistakes:
+        raise RejectedError(*mistakes)
     return found if kind is dict else kind(found.values())
 
 
@@ -239,10 +239,11 @@ def _union(t: Any, made: cattrs.Converter) -> Hook:
         if len(rejections) == 1 and not _is_plain(value):  # the only member that was meant; it says most
             raise rejections[0]
         # The member that got furthest below the value is the one that was meant.
-        deep = [r for r in rejections if any(p.path for p in r.problems)]
+        deep = [r for r in rejections if any(m.path for m in r.mistakes)]
         if len(deep) == 1 and len(sections_of(t)) < 2:
             raise deep[0]
-        if deep and isinstance(value, Mapping) and (section := section_of(t, value)):
+        section = section_of(t, value) if deep and isinstance(value, Mapping) else None
+        if section:
             made.structure(value, section)  # of several sections, what is wrong with the likeliest
         raise _wrong(t, value)
 
@@ -277,7 +278,7 @@ def _mapping(t: Any, made: cattrs.Converter) -> Hook:
         read = _each(value.items(), lambda v: made.structure(v, value_type), dict)
         typed = {_key(key, key_type, made): item for key, item in read.items()}
         if len(typed) < len(read):
-            raise reject("two of its keys are the same; keep one of them")
+            raise reject("rule", "two of its keys are the same", "keep one of them")
         return typed
 
     return hook
@@ -288,23 +289,21 @@ def _typed_dict(t: Any, made: cattrs.Converter) -> Hook:
 
     def read(name: str, value: Any) -> Any:
         if name not in hints:
-            raise reject(f"no {name!r}{did_you_mean(name, hints)}")
+            raise RejectedError(unknown(name, hints))
         return made.structure(value, hints[name])
 
     def hook(value: Any, _: Any) -> Any:
         if not isinstance(value, Mapping) or COMPONENT_KEY in value:
             raise _wrong(t, value)
-        found, problems = (
-            {},
-            [Problem((n,), "is required") for n in sorted(t.__required_keys__ - value.keys())],
-        )
+        lacking = sorted(t.__required_keys__ - value.keys())
+        found, mistakes = {}, [Mistake("missing", "is required", path=(name,)) for name in lacking]
         for name, item in value.items():
             try:
                 found[name] = read(name, item)
             except RejectedError as rejected:
-                problems += below(name, rejected)
-        if problems:
-            raise RejectedError(*problems)
+                mistakes += below(name, rejected)
+        if mistakes:
+            raise RejectedError(*mistakes)
         return found
 
     return hook
@@ -314,13 +313,16 @@ def _key(key: str, t: Any, made: cattrs.Converter) -> Any:
     """Read a key, which YAML holds as text, by its type: `3: x` has an int for key in a `dict[int, str]`."""
     if is_anything(t) or t is str:
         if isinstance(key, KeyText):
-            raise reject(f"expected text as key, got {key}", key)
+            raise _wrong_key("text", key, key)
         return key
     try:
         return made.structure(key if is_storable_as_text(t) else plain_scalar(key), t)
     except RejectedError as rejected:
-        message = f"expected {describe(t)} as key, got {key!r}"
-        raise reject(message, key) from rejected
+        raise _wrong_key(describe(t), key, repr(key)) from rejected
+
+
+def _wrong_key(expected: str, key: str, got: str) -> RejectedError:
+    return RejectedError(Mistake("wrong_type", path=(key,), expected=f"{expected} as key", got=got))
 
 
 def is_storable_as_text(t: Any) -> bool:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from attrs import define, evolve, field
 
@@ -35,6 +35,13 @@ TORCH_KINDS: Final = frozenset(
 
 A package of torchtune adds its own to them, as `COMPONENT_KINDS`.
 """
+
+
+class Refusal(NamedTuple):
+    """Why a dotpath may not be imported."""
+
+    why: str
+    suggestion: str = ""
 
 
 @define
@@ -93,7 +100,7 @@ def only_trusting(trust: Trust) -> Iterator[None]:
         _current.trust = before
 
 
-def refuse_path(path: str) -> str | None:
+def refuse_path(path: str) -> Refusal | None:
     """Judge a dotpath before anything is imported; return why it is refused, or None.
 
     Args:
@@ -101,21 +108,20 @@ def refuse_path(path: str) -> str | None:
     """
     first = path.partition(".")[0]
     if path.startswith(WITHOUT_COMPONENTS):
-        return f"{'.'.join(path.split('.')[:2])} holds no components"
+        return Refusal(f"{'.'.join(path.split('.')[:2])} holds no components")
     if first in OWN_PACKAGES or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
             return None
         near = did_you_mean(".".join(path.split(".")[:2]), TORCH_MODULES)
-        return f"of torch, only {', '.join(TORCH_MODULES)} are trusted{near}"
+        return Refusal(f"of torch, only {', '.join(TORCH_MODULES)} are trusted", near)
     if first in sys.stdlib_module_names:
-        return f"{first!r} is part of Python itself, which holds no components"
+        return Refusal(f"{first!r} is part of Python itself, which holds no components")
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
-    if near := did_you_mean(first, (*OWN_PACKAGES, "torch")):
-        return f"{first!r} is not trusted{near}"
-    return f"{first!r} is not trusted; if you know its code, add --allow {first}"
+    near = did_you_mean(first, (*OWN_PACKAGES, "torch"))
+    return Refusal(f"{first!r} is not trusted", near or f"if you know its code, add --allow {first}")
 
 
 def refuse_object(found: Any) -> str | None:

@@ -69,7 +69,8 @@ def push_down(t: Any, passed: Passed | None = None) -> Any:
     """
     if typing.get_origin(t) is Annotated:
         return push_down(strip(t), passed_in(t))
-    if (meant := alias_of(t)) is not None:
+    meant = alias_of(t)
+    if meant is not None:
         return push_down(meant, passed)
     if is_component_type(t):
         return Annotated[t, passed] if passed else t
@@ -267,3 +268,28 @@ def is_set_type(t: Any) -> bool:
     """Tell whether a collection type is a set, whose order does not matter."""
     origin = typing.get_origin(t) or t
     return isinstance(origin, type) and issubclass(origin, Set)
+
+
+_METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", type(None): "null"}
+_METAVARS_OF_KINDS = (
+    (is_anything, "VALUE"),
+    (is_mapping_type, "MAPPING"),
+    (is_section, "MAPPING"),
+    (is_collection_type, "LIST"),
+    (takes_text, "PATH"),
+)
+
+
+def metavar(t: Any) -> str:
+    """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
+    t = strip(t)
+    if is_union(t):
+        return "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
+    if t in _METAVARS:
+        return _METAVARS[t]
+    spelt_out = choices(t)
+    if spelt_out:
+        return "|".join(c if isinstance(c, str) else yaml_repr(c) for c in spelt_out)
+    if is_torch_name(t):
+        return str(t.__name__).upper()
+    return next((word for fits, word in _METAVARS_OF_KINDS if fits(t)), "DOTPATH")

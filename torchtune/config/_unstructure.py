@@ -16,7 +16,7 @@ from torchtune.config._classes import fields
 from torchtune.config._component import COMPONENT_KEY, bound_keywords
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import Text
-from torchtune.config._mistakes import Path, Problem, RejectedError
+from torchtune.config._mistakes import Mistake, Path, RejectedError
 from torchtune.config._tree import BROKEN, Broken
 from torchtune.config._types import SCALARS, article, is_section, is_torch_name, members, sections_of, strip
 
@@ -53,24 +53,24 @@ def unstructure(value: Any) -> Any:
     Raises:
         RejectedError: With every value that YAML cannot hold.
     """
-    tree, problems = unstructure_what_can_be(value)
-    if problems:
-        raise RejectedError(*problems)
+    tree, mistakes = unstructure_what_can_be(value)
+    if mistakes:
+        raise RejectedError(*mistakes)
     return tree
 
 
-def unstructure_what_can_be(value: Any) -> tuple[Any, list[Problem]]:
+def unstructure_what_can_be(value: Any) -> tuple[Any, list[Mistake]]:
     """Turn a config object into a tree in which BROKEN stands for what YAML cannot hold.
 
     Returns:
-        The tree, and a problem for every such value.
+        The tree, and a mistake for every such value.
     """
     try:
         tree = _by_value(_converter().unstructure(value))
     except RecursionError:
-        return BROKEN, [Problem((), "it contains itself, or is nested too deeply")]
-    problems = list(_unwritable(tree, ()))
-    return (_marked(tree, {p.path for p in problems}, ()) if problems else tree), problems
+        return BROKEN, [_TOO_DEEP]
+    mistakes = list(_unwritable(tree, ()))
+    return (_marked(tree, {m.path for m in mistakes}, ()) if mistakes else tree), mistakes
 
 
 def _marked(tree: Any, broken: set[Path], path: Path) -> Any:
@@ -88,7 +88,8 @@ def _by_value(tree: Any) -> Any:
     """Put its value in the place of an enum's member that is text or a number as well, which cattrs lets pass."""
     if isinstance(tree, dict):
         found = {_key_text(key): _by_value(value) for key, value in tree.items()}
-        return found if len(found) == len(tree) else _Unwritable("two of its keys are the same text in YAML")
+        same = Mistake("unwritable", "two of its keys are the same text in YAML")
+        return found if len(found) == len(tree) else _Unwritable(same)
     if isinstance(tree, list):
         return [_by_value(value) for value in tree]
     return tree.value if isinstance(tree, enum.Enum) else tree
@@ -102,45 +103,47 @@ def _key_text(key: Any) -> Any:
     return KeyText(key) if type(key) in (int, float) else key
 
 
-def _unwritable(tree: Any, path: Path) -> typing.Iterator[Problem]:
+def _unwritable(tree: Any, path: Path) -> typing.Iterator[Mistake]:
     if isinstance(tree, _Unwritable):
-        yield Problem(path, tree.why)
+        yield tree.mistake._replace(path=path)
     elif tree is BROKEN:
         return
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             if not isinstance(key, str):
-                yield Problem(path, f"a key must be text, got {key!r}")
+                yield Mistake("unwritable", f"a key must be text, got {key!r}", path=path)
             yield from _unwritable(value, (*path, str(key)))
     elif isinstance(tree, list):
         for i, value in enumerate(tree):
             yield from _unwritable(value, (*path, i))
     elif type(tree) not in SCALARS:
-        kind = f"{type(tree).__module__}.{type(tree).__qualname__}"
-        if isinstance(tree, type):
-            yield Problem(
-                path, f"the class {tree.__name__} cannot be written to YAML; write lazy({tree.__name__}, ...)"
-            )
-        else:
-            plain = isinstance(tree, (numbers.Number, bytes, dt.date, complex))
-            hint = (
-                "write it as text or a number"
-                if plain
-                else "describe it with lazy(...) instead of building it"
-            )
-            yield Problem(path, f"a value of type {kind} cannot be written to YAML; {hint}")
+        what, hint = _advice(tree)
+        yield Mistake("unwritable", f"{what} cannot be written to YAML", hint, path)
+
+
+def _advice(value: Any) -> tuple[str, str]:
+    """Return what a value is that YAML cannot hold, and what to write instead."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}", f"write lazy({value.__name__}, ...)"
+    what = f"a value of type {type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, (numbers.Number, bytes, dt.date, complex)):
+        return what, "write it as text or a number"
+    return what, "describe it with lazy(...) instead of building it"
 
 
 @attrs.frozen
 class _Unwritable:
     """Stands in a tree for what cannot be written, until every such place is known."""
 
-    why: str
+    mistake: Mistake
+
+
+_TOO_DEEP = Mistake("unwritable", "it contains itself, or is nested too deeply")
 
 
 def _tree_of_section(section: Any) -> Any:
     if id(section) in _BUSY:
-        return _Unwritable("it contains itself")
+        return _Unwritable(Mistake("unwritable", "it contains itself"))
     _BUSY.add(id(section))
     try:
         return {name: _tree_of_field(section, name) for name in fields(section.__class__)}
@@ -150,19 +153,19 @@ def _tree_of_section(section: Any) -> Any:
 
 def _tree_of_field(section: Any, name: str) -> Any:
     if not hasattr(section, name):
-        return _Unwritable("was deleted; a config has all its fields")
+        return _Unwritable(Mistake("unwritable", "was deleted", "a config has all its fields"))
     value = getattr(section, name)
     try:
         tree = _converter().unstructure(value)
-        for path, why in _of_another_class(fields(section.__class__)[name].type, value, ()):
-            tree = _with(tree, path, _Unwritable(why))
+        for mistake in _of_another_class(fields(section.__class__)[name].type, value, ()):
+            tree = _with(tree, mistake.path, _Unwritable(mistake))
     except RecursionError:
-        return _Unwritable("it contains itself, or is nested too deeply")
+        return _Unwritable(_TOO_DEEP)
     return tree
 
 
-def _of_another_class(t: Any, value: Any, path: Path) -> typing.Iterator[tuple[Path, str]]:
-    """Yield the sections in a value that are of a class which the type does not have, each with what is wrong."""
+def _of_another_class(t: Any, value: Any, path: Path) -> typing.Iterator[Mistake]:
+    """Yield a mistake for each section in a value that is of a class which the type does not have."""
     kind = type(value)
     if is_section(kind):
         wanted = sections_of(t)
@@ -170,7 +173,8 @@ def _of_another_class(t: Any, value: Any, path: Path) -> typing.Iterator[tuple[P
             c.__qualname__ for c in kind.__mro__
         }  # by name, since a copied recipe has classes of its own
         if wanted and not any(w.__qualname__ in names for w in wanted):
-            yield path, f"expected {article(wanted[0].__name__)}, got {article(kind.__name__)}"
+            expected, got = article(wanted[0].__name__), article(kind.__name__)
+            yield Mistake("wrong_type", path=path, expected=expected, got=got)
         return
     inner = [a for m in members(strip(t)) for a in typing.get_args(m)]
     items: typing.Iterable[tuple[Any, Any]] = ()
@@ -209,6 +213,6 @@ def _tree_of_component(component: "functools.partial[Any]") -> Any:
         keywords = bound_keywords(component)
         path = dotpath(component.func)
     except (TypeError, ValueError) as error:
-        return _Unwritable(str(error))
+        return _Unwritable(Mistake("unwritable", str(error)))
     back = _converter().unstructure
     return {COMPONENT_KEY: path, **{name: back(value) for name, value in keywords.items()}}

@@ -16,6 +16,23 @@ from torchtune.config._component import bound_keywords
 from torchtune.config._interpolation import is_reference
 
 
+class FieldError(ValueError):
+    """A config class's own rule is broken; raised by its validators and its `__attrs_post_init__`.
+
+    Attributes:
+        message: What is wrong and how to fix it.
+        fields: The fields that the rule is about, the one that it belongs to first. A validator's mistake is reported
+            at its own field if that was set, any other at the last of these that was.
+    """
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message, *fields)
+        self.message, self.fields = message, fields
+
+    def __str__(self) -> str:
+        return ": ".join([*self.fields[:1], self.message])
+
+
 @frozen
 class Rule:
     """An attrs validator that knows its rule in words."""
@@ -33,10 +50,10 @@ class Rule:
         """Check one value; None passes, since an optional field's type says whether it may be None.
 
         Raises:
-            ValueError: The rule does not hold; the message has the field, the rule and the value.
+            FieldError: The rule does not hold; the message has the field, the rule and the value.
         """
         if not self.admits(value):
-            raise ValueError(f"{attribute.name}: expected a value {self.words}, got {value!r}")
+            raise FieldError(f"expected a value {self.words}, got {value!r}", attribute.name)
 
     def admits(self, value: Any) -> bool:
         """Tell whether the rule holds; it does for None and for what is not resolved yet."""
@@ -58,10 +75,11 @@ class Arguments:
         """Check the arguments of one component.
 
         Raises:
-            ValueError: A rule does not hold; the message has the argument, the rule and the value.
+            FieldError: A rule does not hold; the message has the argument, the rule and the value.
         """
         for name, rule, argument in self.broken(value):
-            raise ValueError(f"{attribute.name}.{name}: expected a value {rule.words}, got {argument!r}")
+            message = f"expected a value {rule.words}, got {argument!r}"
+            raise FieldError(message, f"{attribute.name}.{name}")
 
     def broken(self, component: Any) -> Iterator[tuple[str, Rule, Any]]:
         """Yield each argument whose rule does not hold, with the rule and its value."""

@@ -1,5 +1,6 @@
 """Strict YAML: YAML 1.2 scalars, line numbers, no duplicate keys, no tags; and a renderer that reads back equal."""
 
+import functools
 import math
 import re
 import sys
@@ -8,8 +9,8 @@ from typing import Any, Final
 import yaml
 
 from torchtune.config._interpolation import Text
-from torchtune.config._mistakes import ConfigError, Mistake, Path, dotted
-from torchtune.config._tree import Broken
+from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, shown_path
+from torchtune.config._tree import Broken, copied
 
 # The C parser is about ten times faster; a PyYAML built without libyaml has the other one.
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -50,7 +51,8 @@ def plain_scalar(text: str) -> Any:
             raise ValueError(f"a number of {len(text):,} digits; the most is {MAX_DIGITS:,}")
         return int(text)
     if _FLOAT.fullmatch(text):
-        if math.isinf(value := float(text)):
+        value = float(text)
+        if math.isinf(value):
             raise ValueError(
                 f"{text} is larger than the largest float, {sys.float_info.max}; infinity is .inf"
             )
@@ -104,6 +106,12 @@ class Document:
         self.lines: dict[Path, int] = {}
         self.mistakes: list[Mistake] = []
 
+    def location(self, path: Path, layer: int = 0) -> Location:
+        """Return the line of a path, or of the nearest thing above it."""
+        above = (path[:length] for length in range(len(path), 0, -1))
+        line = next((self.lines[p] for p in above if p in self.lines), 0)
+        return Location(layer, line, self.name, "file")
+
 
 class _Reader:
     """Turns composed nodes into values, noting lines and mistakes."""
@@ -122,8 +130,7 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise RecursionError
         if self.nodes > MAX_NODES:
-            message = f"expands to more than {MAX_NODES:,} values; is it an alias bomb?"
-            raise ConfigError([Mistake(self.out.name, "", message)], self.out.name)
+            raise _refuse(self.out.name, f"expands to more than {MAX_NODES:,} values", "is it an alias bomb?")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
@@ -148,7 +155,8 @@ class _Reader:
             here = (*path, key)
             if key in found:
                 first = self.out.lines[here]
-                self._wrong(key_node, here, f"duplicate key {key!r}, first on line {first}; keep one of them")
+                message = f"duplicate key {key!r}, first on line {first}"
+                self._wrong(key_node, here, message, "keep one of them")
                 continue
             self.out.lines[here] = key_node.start_mark.line + 1
             found[key] = self.read(value_node, here)
@@ -170,15 +178,16 @@ class _Reader:
         return None
 
     def _tag(self, node: Any, path: Path) -> None:
-        self._wrong(node, path, f"the tag {node.tag!r} is not read here; write plain values and _component_")
+        message = f"the tag {node.tag!r} is not read here"
+        self._wrong(node, path, message, "write plain values and _component_")
 
-    def _wrong(self, node: Any, path: Path, message: str) -> None:
-        where = f"{self.out.name}:{node.start_mark.line + 1}"
-        self.out.mistakes.append(Mistake(where, dotted(path), message))
+    def _wrong(self, node: Any, path: Path, message: str, suggestion: str = "") -> None:
+        mistake = Mistake.of_file(self.out.name, message, suggestion, node.start_mark.line + 1)
+        self.out.mistakes.append(mistake._replace(path=path))
 
 
-def _refuse(name: str, message: str, line: int | None = None) -> ConfigError:
-    return ConfigError([Mistake(f"{name}:{line}" if line else name, "", message)], name)
+def _refuse(name: str, message: str, suggestion: str = "", line: int = 0) -> ConfigError:
+    return ConfigError([Mistake.of_file(name, message, suggestion, line)], name)
 
 
 def parse_yaml(text: str, name: str) -> Document:
@@ -192,22 +201,29 @@ def parse_yaml(text: str, name: str) -> Document:
         ConfigError: It cannot be read at all. Duplicate keys and tags are left in `Document.mistakes`, so that
             they are reported with everything else.
     """
+    parsed = _parsed(text, name)
+    document = Document(name)
+    document.value, document.lines = copied(parsed.value), parsed.lines
+    document.mistakes = [*parsed.mistakes]
+    return document
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str, name: str) -> Document:
+    """Parse a text once, however many parts of a call read its file: parsing takes longer than reading."""
     if len(text) > MAX_BYTES:
-        raise _refuse(name, f"{len(text):,} characters; a config has at most {MAX_BYTES:,}")
+        raise _refuse(name, f"{len(text):,} characters", f"a config has at most {MAX_BYTES:,}")
     try:
         node = yaml.compose(text.removeprefix("\ufeff"), _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         lines = text.splitlines()
         broken = lines[mark.line] if mark and mark.line < len(lines) else ""
-        hint = (
-            "; indent with spaces, not with a tab"
-            if broken[: len(broken) - len(broken.lstrip())].count("\t")
-            else ""
-        )
-        message = f"not valid YAML: {error.problem or error.context}{hint}"
+        has_tab = "\t" in broken[: len(broken) - len(broken.lstrip())]
+        hint = "indent with spaces, not with a tab" if has_tab else ""
         last_line = max(1, text.rstrip("\n").count("\n") + 1)  # the parser may point behind the end
-        raise _refuse(name, message, min(mark.line + 1, last_line) if mark else None) from error
+        line = min(mark.line + 1, last_line) if mark else 0
+        raise _refuse(name, f"not valid YAML: {error.problem or error.context}", hint, line) from error
     except (yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refuse(name, f"not valid YAML: {reason}") from error
@@ -221,21 +237,22 @@ def parse_yaml(text: str, name: str) -> Document:
 
 
 def read_yaml(file: str) -> Document:
-    """Parse a YAML file.
+    """Parse a YAML file, which is called in messages what a user would call it here.
 
     Raises:
         ConfigError: The file is missing, not readable, or not YAML.
     """
+    name = shown_path(file)
     try:
         with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123 -- pathlib costs a tenth of a start-up here
             text = stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _refuse(file, "no such file") from error
+        raise _refuse(name, "no such file") from error
     except UnicodeDecodeError as error:
-        raise _refuse(file, f"not UTF-8 text: byte {error.start} cannot be decoded") from error
+        raise _refuse(name, f"not UTF-8 text: byte {error.start} cannot be decoded") from error
     except OSError as error:
-        raise _refuse(file, f"cannot be read: {error.strerror}") from error
-    return parse_yaml(text, file)
+        raise _refuse(name, f"cannot be read: {error.strerror}") from error
+    return parse_yaml(text, name)
 
 
 class _Renderer(_Dumper):  # type: ignore[misc]  # one of two dumper classes, chosen above

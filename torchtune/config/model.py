@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torchtune.config._classes import REQUIRED as REQUIRED
     from torchtune.config._classes import field_names as field_names
     from torchtune.config._classes import fields as fields
+    from torchtune.config._classes import missing as missing
     from torchtune.config._classes import refused_by_converter as refused_by_converter
     from torchtune.config._classes import required_names as required_names
     from torchtune.config._component import COMPONENT_KEY as COMPONENT_KEY
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from torchtune.config._frozen import may_change as may_change
     from torchtune.config._frozen import resolved_tree as resolved_tree
     from torchtune.config._interpolation import is_reference as is_reference
+    from torchtune.config._interpolation import resolve_tree as resolve_tree
     from torchtune.config._json_schema import json_schema as json_schema
     from torchtune.config._layers import Layers as Layers
-    from torchtune.config._layers import Origin as Origin
-    from torchtune.config._layers import line_of as line_of
+    from torchtune.config._mistakes import Location as Location
     from torchtune.config._mistakes import Path as Path
-    from torchtune.config._mistakes import Problem as Problem
     from torchtune.config._mistakes import RejectedError as RejectedError
     from torchtune.config._mistakes import did_you_mean as did_you_mean
     from torchtune.config._mistakes import dotted as dotted
     from torchtune.config._mistakes import nearest as nearest
+    from torchtune.config._mistakes import reject as reject
+    from torchtune.config._mistakes import shown_path as shown_path
+    from torchtune.config._mistakes import unknown as unknown
     from torchtune.config._schema import Slot as Slot
     from torchtune.config._schema import component_type_of as component_type_of
     from torchtune.config._schema import mapping_of as mapping_of
@@ -50,7 +53,6 @@ if TYPE_CHECKING:
     from torchtune.config._signature import result_type as result_type
     from torchtune.config._signature import unresolved as unresolved
     from torchtune.config._source_lines import position_of as position_of
-    from torchtune.config._source_lines import shown_path as shown_path
     from torchtune.config._tree import BROKEN as BROKEN
     from torchtune.config._tree import as_path as as_path
     from torchtune.config._tree import at as at
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from torchtune.config._types import is_collection_type as is_collection_type
     from torchtune.config._types import is_section as is_section
     from torchtune.config._types import members as members
+    from torchtune.config._types import metavar as metavar
     from torchtune.config._types import sections_of as sections_of
     from torchtune.config._types import strip as strip
     from torchtune.config._types import takes_none as takes_none

@@ -156,7 +156,7 @@ def _config(file: Path) -> tuple[dict[str, Any], str]:
     try:
         document = read_yaml(str(file))
     except ConfigError as error:
-        return {}, "; ".join(mistake.message for mistake in error.mistakes)
+        return {}, "; ".join(mistake.sentence for mistake in error.mistakes)
     if document.mistakes or not isinstance(document.value, dict):
         return {}, "config.yaml holds no config"
     return document.value, ""

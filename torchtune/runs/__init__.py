@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device
     from torchtune.runs._device import device_type as device_type
+    from torchtune.runs._flags import _registry as _registry
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from torchtune.runs._registry import config_source as config_source
     from torchtune.runs._registry import config_sources as config_sources
     from torchtune.runs._registry import folder_of as folder_of
+    from torchtune.runs._registry import recipe_file as recipe_file
     from torchtune.runs._registry import recipe_names as recipe_names
     from torchtune.runs._registry import recipe_source as recipe_source
+    from torchtune.runs._registry import syntax_tree as syntax_tree
     from torchtune.runs._registry import unknown_name as unknown_name
     from torchtune.runs._sources import config_layers as config_layers
     from torchtune.runs._sources import load_module as load_module

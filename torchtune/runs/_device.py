@@ -2,6 +2,8 @@
 
 from typing import Literal, get_args
 
+from torchtune.config import FieldError
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 """What a config's `device` may be."""
 
@@ -16,26 +18,24 @@ def check_device(name: str, local_ranks: int = 1) -> None:
         local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
 
     Raises:
-        ValueError: The device is unknown, absent, or there are fewer of it than processes.
+        FieldError: The device is unknown, absent, or there are fewer of it than processes.
     """
     if name not in get_args(Device):
-        raise ValueError(f"device: expected one of {', '.join(get_args(Device))}, got {name!r}")
+        raise FieldError(f"expected one of {', '.join(get_args(Device))}, got {name!r}", "device")
+    advice = "write device=cpu or device=auto"
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device: this machine has no CUDA GPU that torch can use; write device=cpu or device=auto"
-        )
+        raise FieldError(f"this machine has no CUDA GPU that torch can use; {advice}", "device")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(
-            "device: this machine has no Apple GPU that torch can use; write device=cpu or device=auto"
-        )
+        raise FieldError(f"this machine has no Apple GPU that torch can use; {advice}", "device")
     kind = device_type(name)
     available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
     if local_ranks > available:
-        raise ValueError(
-            f"device: {local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
-            f"start --nproc_per_node {available}, or write device=cpu"
+        raise FieldError(
+            f"{local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
+            f"start --nproc_per_node {available}, or write device=cpu",
+            "device",
         )
 
 

@@ -9,10 +9,10 @@ from torchtune.config.model import (
     Layers,
     Path,
     Slot,
-    describe,
     inline_yaml,
     is_component_tree,
     is_reference,
+    metavar,
     section_of,
     slots,
     unstructured_default,
@@ -169,23 +169,3 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> An
     hint = shown if value is REQUIRED else f"({'default' if is_default else 'here'}: {shown or repr(shown)})"
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)
-
-
-def metavar(t: Any) -> str:
-    """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
-    words = describe(t)
-    for long, short in (
-        ("true or false", "BOOL"),
-        ("an int", "INT"),
-        ("a float", "FLOAT"),
-        ("text", "TEXT"),
-        ("a path", "PATH"),
-        ("a value", "VALUE"),
-        (" or ", "|"),
-    ):
-        words = words.replace(long, short)
-    if words.startswith("one of "):
-        words = words.removeprefix("one of ").replace("'", "").replace(", ", "|")
-    if words.startswith("a component"):
-        words = "DOTPATH" + ("|null" if words.endswith("|null") else "")
-    return "LIST" if words.startswith("a list") else "MAPPING" if words.startswith("a mapping") else words

@@ -30,6 +30,10 @@ _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""
 
 
+ELSEWHERE = "choose another output_dir, or --overwrite"
+"""What to do about a folder that holds something else than this run."""
+
+
 class LockedError(ValueError):
     """Another process is at work in an output folder; the message says which."""
 
@@ -146,8 +150,6 @@ class RunFolder:
     def claim(self, layers: "Layers", command: list[str], *, overwrite: bool = False) -> None:
         """Freeze a config into the folder, or find that the run in it is to be resumed.
 
-        A null seed is replaced by one that is drawn, or by that of the run which is resumed.
-
         Args:
             layers: The checked config.
             command: What the user typed, for the record.
@@ -170,28 +172,26 @@ class RunFolder:
         except LockedError as error:
             raise _refused(layers, str(error)) from error
         except OSError as error:
-            reason = f"cannot write to {self.path}: {error.strerror}; choose another output_dir"
-            raise _refused(layers, reason) from error
+            reason = f"cannot write to {self.path}: {error.strerror}"
+            raise _refused(layers, reason, "choose another output_dir") from error
 
     def _start(self, layers: "Layers", command: list[str]) -> None:
-        from torchtune.config.model import REQUIRED, freeze
+        from torchtune.config.model import freeze
 
-        if layers.tree.get("seed", REQUIRED) is None:
-            layers.tree["seed"] = secrets.randbelow(2**31)
         text = freeze(layers).render()
         self._write_record(record(command))
         write_text(self.config, text)
 
     def _resume(self, layers: "Layers", command: list[str]) -> None:
-        """Take the seed of the run that is here, and refuse a run that is finished or another."""
-        from torchtune.config.model import REQUIRED, freeze, may_change, resolved_tree
+        """Refuse a run that is finished or another."""
+        from torchtune.config.model import freeze, may_change, resolved_tree
 
         earlier = read_yaml(str(self.config)).value
         if not isinstance(earlier, dict) or not earlier:
             raise _refused(
                 layers, f"{self.config} holds no config; choose another output_dir, or --overwrite"
             )
-        if layers.tree.get("seed", REQUIRED) is None:
+        if layers.takes_any_seed:  # another node may have begun this run since `settle_seed` looked
             layers.tree["seed"] = earlier.get("seed")
         frozen, free = freeze(layers), {"output_dir", *may_change(layers.wanted)}
         # The folder may have moved, or be spelt in another way; what refers to it is still the same.
@@ -203,24 +203,15 @@ class RunFolder:
             return
         if changes:
             count = f"{len(changes)} values differ" if len(changes) > 1 else "1 value differs"
-            refusal = _refused(
-                layers,
-                f"{self.path} holds a run of another config; choose another output_dir, or --overwrite; {count}",
-            )
+            whole = _refused(layers, f"{self.path} holds a run of another config", f"{ELSEWHERE}; {count}")
             leaves = [
-                Mistake(
-                    layers.origin(as_path(d.path)).text,
-                    d.path,
-                    f"{_shown(d.left)} there, {_shown(d.right)} now",
-                )
+                Mistake("run", f"{_shown(d.left)} there, {_shown(d.right)} now", path=as_path(d.path))
                 for d in changes
             ]
-            raise ConfigError([*refusal.mistakes, *leaves], "the output folder")
+            leaves = [m._replace(location=layers.origin(m.path)) for m in leaves]
+            raise ConfigError([*whole.mistakes, *leaves], "the output folder")
         if "finished" in self.read_record():
-            raise _refused(
-                layers,
-                f"{self.path} holds a finished run; choose another output_dir, or --overwrite to start anew",
-            )
+            raise _refused(layers, f"{self.path} holds a finished run", f"{ELSEWHERE} to start anew")
         write_text(self.config, frozen.render())
 
     def _has_progress(self) -> bool:
@@ -250,6 +241,33 @@ def _shown(value: Any) -> str:
     return "nothing" if value is ABSENT else inline_yaml(value)
 
 
-def _refused(layers: "Layers", message: str) -> ConfigError:
-    where = layers.origin(("output_dir",)).text
-    return ConfigError([Mistake(where, "output_dir", message)], "the output folder")
+def _refused(layers: "Layers", message: str, suggestion: str = "") -> ConfigError:
+    path = ("output_dir",)
+    mistake = Mistake("run", message, suggestion, path, location=layers.origin(path))
+    return ConfigError([mistake], "the output folder")
+
+
+def settle_seed(layers: "Layers", *, overwrite: bool = False) -> None:
+    """Replace a null seed by that of the run in the output folder, or by one that is drawn; nothing is written.
+
+    Args:
+        layers: The config, not checked yet; one without an output folder is left as it is.
+        overwrite: The run in the folder is not to be resumed.
+    """
+    from torchtune.config.model import REQUIRED, fields, resolve_tree
+
+    is_computed = layers.wanted is not None and "output_dir" in fields(layers.wanted)
+    folder, _ = resolve_tree(layers.tree.get("output_dir", "" if is_computed else None), layers.tree)
+    if isinstance(folder, str) and layers.tree.get("seed", REQUIRED) is None:
+        layers.takes_any_seed = True
+        seed = None if overwrite or not folder else _seed_in(RunFolder(folder))
+        layers.tree["seed"] = secrets.randbelow(2**31) if seed is None else seed
+
+
+def _seed_in(folder: RunFolder) -> Any:
+    """Return the seed of the run in a folder; None where there is no run."""
+    try:
+        earlier = read_yaml(str(folder.config)).value
+    except ValueError:  # it holds no run, or no config that can be read, which `claim` says
+        return None
+    return earlier.get("seed") if isinstance(earlier, dict) else None

@@ -7,15 +7,14 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from torchtune.config import ConfigError
+from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     COMPONENT_KEY,
     REQUIRED,
     Document,
     Layers,
-    Origin,
+    Location,
     Path,
-    Problem,
     RejectedError,
     Slot,
     at,
@@ -32,8 +31,8 @@ from torchtune.config.model import (
     leaves,
     mapping_of,
     members,
-    nearest,
     parse_yaml,
+    reject,
     section_of,
     sections_of,
     slots,
@@ -41,6 +40,7 @@ from torchtune.config.model import (
     takes_none,
     takes_text,
     type_of_unlisted,
+    unknown,
     unstructure,
 )
 from torchtune.runs._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
@@ -90,14 +90,15 @@ class Overriding:
         try:
             t, path = self._find(override.path)
         except RejectedError as rejected:
-            unknown = override.adds or override.key.endswith(f".{COMPONENT_KEY}")
-            if unknown:
-                self._reject(override, rejected)
-            return unknown
+            shapes = override.adds or override.key.endswith(f".{COMPONENT_KEY}")
+            if shapes:
+                self._note(override, *rejected.mistakes)
+            return shapes
         if override.adds:
             self._add(path, t, override)
         elif self._names_component(t, path, override):
-            if not is_component_tree(old := self._now(path)) or old[COMPONENT_KEY] != override.text:
+            old = self._now(path)
+            if not is_component_tree(old) or old[COMPONENT_KEY] != override.text:
                 self._put(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
         elif override.text in choices(t) or takes_text(t):
             return False
@@ -121,9 +122,8 @@ class Overriding:
     def _add(self, path: Path, t: Any, override: Override) -> None:
         now = self._now(path)
         if is_reference(now):
-            self._wrong(
-                override, path, f"is the reference {now}, which nothing can be added to; set it whole"
-            )
+            message = f"is the reference {now}, which nothing can be added to"
+            self._note(override, Mistake("reference", message, "set it whole", path))
             return
         if now is None:
             now = self._default(path)
@@ -132,7 +132,7 @@ class Overriding:
             now = [now]
             self._put(path, now, override.origin(self.layer))
         if not isinstance(now, list) and not (now is None and collection is not None):
-            self._wrong(override, path, "+ adds to a list, and this is none")
+            self._note(override, Mistake("wrong_type", "+ adds to a list, and this is none", path=path))
             return
         item = item_type(collection, len(now or ()))
         component = component_type_of(item)
@@ -145,7 +145,7 @@ class Overriding:
                 else self._read(override, item, path)
             )
         except RejectedError as rejected:
-            self._reject(override, rejected)
+            self._note(override, *rejected.mistakes)
             return
         origin = override.origin(self.layer)
         if self._now(path) is None:
@@ -162,7 +162,7 @@ class Overriding:
                 return
             value = self._read(override, t, path)
         except RejectedError as rejected:
-            self._reject(override, rejected)
+            self._note(override, *rejected.mistakes)
             return
         now = self._now(path)
         if isinstance(value, Mapping) and isinstance(now, dict) and self.layers.merges(path, value):
@@ -191,7 +191,7 @@ class Overriding:
         except ConfigError as error:
             document, mistakes = Document("value"), list(error.mistakes)
         if mistakes and text[:1] in (*FLOW, '"', "'"):
-            raise RejectedError(*(Problem(path, m.message) for m in mistakes))
+            raise RejectedError(*(m._replace(path=path) for m in mistakes))
         if mistakes or (isinstance(document.value, Mapping) and text[:1] != "{"):
             return text  # `12:30` and `a: b` are text, not mappings
         return document.value
@@ -201,7 +201,7 @@ class Overriding:
         holder = self._now(path[:-1])
         slot = slots(self._type_of(path[:-1]), holder).get(path[-1])
         if slot is None or slot.default is REQUIRED:
-            self._wrong(override, path, "has no default")
+            self._note(override, Mistake("missing", "has no default", path=path))
         elif is_component_tree(holder) or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class
             holder.pop(path[-1], None)
             self.layers.forget(path)
@@ -254,27 +254,25 @@ class Overriding:
     def _unknown(self, path: Path, part: str, tree: Any, known: Mapping[Any, Any]) -> RejectedError:
         where = (*path, part)
         if is_component_tree(tree):
-            return RejectedError(
-                Problem(where, f"{tree[COMPONENT_KEY]} takes no {part!r}{did_you_mean(part, known)}")
-            )
+            return RejectedError(unknown(part, known, where, tree[COMPONENT_KEY]))
         if isinstance(tree, list):
             count = f"{len(tree)} item{'s' * (len(tree) != 1)}"
-            return RejectedError(Problem(where, f"the list has {count}, counted from 0"))
+            return reject("unknown", f"the list has {count}, counted from 0", path=where)
         if path and not known and not isinstance(tree, Mapping):
             what = "a single value"
             if is_reference(tree):
                 what = f"the reference {tree}"
             elif tree is None and not is_anything(component_type_of(self._type_of(path)) or Any):
                 what = f"null; name its component first, {dotted(path)}=package.module.Name"
-            return RejectedError(Problem(where, f"{dotted(path)} is {what}; it has no {part!r}"))
-        near = did_you_mean(
-            part, [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
-        )
-        if not path and (deep := [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]):
-            near = f"; did you mean {dotted(deep[0])!r}?"
-        if not near and not path and nearest(f"--{part}", (*SWITCHES, OVERRIDE_FLAG)):
-            near = did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
-        return RejectedError(Problem(where, f"no {part!r}{near}"))
+            return reject("unknown", f"{dotted(path)} is {what}; it has no {part!r}", path=where)
+        sections = sections_of(self._type_of(path))
+        found = unknown(part, [*known, *(n for cls in sections for n in field_names(cls))], where)
+        if path:
+            return RejectedError(found)
+        deep = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
+        near = f"did you mean {dotted(deep[0])!r}?" if deep else found.suggestion
+        near = near or did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
+        return RejectedError(found._replace(suggestion=near))
 
     def _now(self, path: Path) -> Any:
         try:
@@ -282,7 +280,7 @@ class Overriding:
         except LookupError:
             return None
 
-    def _put(self, path: Path, value: Any, origin: Origin) -> None:
+    def _put(self, path: Path, value: Any, origin: Location) -> None:
         """Put a value, switching on the sections above it."""
         for length in range(1, len(path)):
             if self._now(path[:length]) is not None:
@@ -299,15 +297,13 @@ class Overriding:
         if isinstance(holder, (dict, list)):
             self.layers.put(path, value, lambda _: origin)
         elif is_reference(holder):
-            message = f"{dotted(path[:-1])} is the reference {holder}; change what it names, or set it whole"
-            self.layers.mistake(origin, path, message)
+            message = f"{dotted(path[:-1])} is the reference {holder}"
+            advice = "change what it names, or set it whole"
+            self.layers.mistakes.append(Mistake("reference", message, advice, path, location=origin))
 
-    def _wrong(self, override: Override, path: Path, message: str) -> None:
-        self.layers.mistake(override.origin(self.layer), path, message)
-
-    def _reject(self, override: Override, rejected: RejectedError) -> None:
-        for problem in rejected.problems:
-            self._wrong(override, problem.path, problem.message)
+    def _note(self, override: Override, *mistakes: Mistake) -> None:
+        where = override.origin(self.layer)
+        self.layers.mistakes += [m._replace(location=where) for m in mistakes]
 
 
 def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:

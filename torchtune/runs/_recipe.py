@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from torchtune.config import ConfigError, Mistake
-from torchtune.config.model import MISSING, Layers, freeze, is_section, parameters, unresolved
+from torchtune.config import ConfigError, FieldError, Mistake
+from torchtune.config.model import MISSING, Layers, Location, freeze, is_section, parameters, unresolved
 from torchtune.runs._device import check_device
-from torchtune.runs._folder import RunFolder
+from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
 from torchtune.runs._sources import add_function, add_object, config_layers
@@ -42,7 +42,8 @@ class Recipe(Generic[C]):
         taken = list(parameters(self.main).values())
         if len(taken) != 1:
             raise self._wrong("takes one argument, the config")
-        if lost := unresolved(self.main).get(taken[0].name):
+        lost = unresolved(self.main).get(taken[0].name)
+        if lost:
             raise self._wrong(f"is annotated with {lost!r}, which is not defined there")
         if taken[0].type is MISSING or taken[0].type is Any:
             return None
@@ -53,8 +54,9 @@ class Recipe(Generic[C]):
 
     def _wrong(self, message: str) -> ConfigError:
         code = self.main.__code__
-        where = f"{code.co_filename}:{code.co_firstlineno}"
-        return ConfigError([Mistake(where, "main", message)], f"the recipe {self.name}")
+        where = Location(0, code.co_firstlineno, code.co_filename, "file")
+        found = Mistake("source", message, path=("main",), location=where)
+        return ConfigError([found], f"the recipe {self.name}")
 
     def __call__(self, cfg: C | None = None, *, overwrite: bool = False) -> None:
         """Run with a config object, or with the command line.
@@ -70,7 +72,8 @@ class Recipe(Generic[C]):
         if cfg is None:
             from torchtune.cli import run_recipe
 
-            if status := run_recipe(self, sys.argv[1:]):
+            status = run_recipe(self, sys.argv[1:])
+            if status:
                 raise SystemExit(status)
             return
         self.run(self.layers_of(cfg), overwrite=overwrite)
@@ -79,7 +82,7 @@ class Recipe(Generic[C]):
         """Return a config object as layers."""
         layers = Layers.of_defaults(self.config_class)
         with recording(None) as recorder:
-            add_object(layers, cfg, recorder.locate, "")
+            add_object(layers, cfg, recorder.locate, Location())
         return layers
 
     def layers_of_function(self, make: Callable[[], C]) -> Layers:
@@ -112,30 +115,35 @@ class Recipe(Generic[C]):
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        folder = self.prepare(layers, overwrite=overwrite, command=command)
-        self.main(layers.build(f"the config of {self.name}"))
+        cfg, folder = self.prepare(layers, overwrite=overwrite, command=command)
+        self.main(cfg)
         if folder is not None:
             folder.finish()
 
     def prepare(
         self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None
-    ) -> RunFolder | None:
-        """Check a config and its device, and freeze it into its output folder.
+    ) -> tuple[C, RunFolder | None]:
+        """Settle the seed, check a config and its device, and freeze it into its output folder.
 
         Returns:
-            The claimed output folder; None for a recipe that has none.
+            The config, and the claimed output folder; None for a recipe that has none.
 
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        cfg = layers.build(f"the config of {self.name}")
+        of = f"the config of {self.name}"
+        settle_seed(layers, overwrite=overwrite)
+        cfg = layers.build(of)
         _check_device(cfg, layers)
         output_dir = getattr(cfg, "output_dir", None)
         if not isinstance(output_dir, (str, Path)):
-            return None
+            return cfg, None
         folder = RunFolder(output_dir)
+        seed = layers.tree.get("seed")
         folder.claim(layers, command or sys.argv, overwrite=overwrite)
-        return folder
+        if layers.tree.get("seed") != seed:  # another node began this run meanwhile
+            cfg = layers.build(of)
+        return cfg, folder
 
     def export(self, layers: Layers) -> str:
         """Return the frozen YAML of a config."""
@@ -153,17 +161,16 @@ def _check_device(cfg: Any, layers: Layers) -> None:
         return  # always there, so that a recipe without torch needs none
     try:
         check_device(device)
-    except ValueError as error:
-        where = layers.origin(("device",)).text
-        raise ConfigError([Mistake(where, "device", str(error).removeprefix("device: "))]) from error
+    except FieldError as error:
+        path = ("device",)
+        raise ConfigError([Mistake("run", error.message, path=path, location=layers.origin(path))]) from error
 
 
 def apply_overrides(layers: Layers, words: Sequence[str]) -> None:
     """Apply overrides as typed; what is wrong with them is noted in the layers."""
     overrides, mistakes = tokenise(words)
     overriding = Overriding(layers)
-    for mistake in mistakes:
-        layers.mistakes.append((layers.origin(()), mistake))
+    layers.mistakes += mistakes
     rest = overriding.apply(overrides)
     if rest:
         from torchtune.runs._flags import match_flags

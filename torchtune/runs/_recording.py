@@ -13,46 +13,39 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 
+from torchtune.config import Mistake
 from torchtune.config.model import (
     BROKEN,
     COMPONENT_KEY,
     REQUIRED,
+    Location,
     Path,
     bound_keywords,
-    describe,
-    did_you_mean,
     fields,
     is_section,
     members,
+    missing,
     nearest,
     position_of,
     refused_by_converter,
+    shown_path,
     strip,
+    unknown,
     written_at,
 )
+from torchtune.runs._registry import syntax_tree
 
-Place = tuple[str, int]
-"""A file and a line."""
-Locator = Callable[[Any, Path], Place | None]
+Locator = Callable[[Any, Path], Location | None]
+"""Finds the literal nearest above a path of a config object; the layer of its location is not known yet."""
 _ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
 
 
-class Slip(NamedTuple):
-    """Where a config function names no field, or leaves out a required one."""
-
-    place: Place | None
-    owner: object
-    """The config or section that it was meant for."""
-    name: str
-    message: str
-
-
 class IncompleteError(Exception):
-    """A config function leaves out a required field, so that the object cannot be made; a `Slip` says which."""
+    """A config function leaves out a required field, so that the object cannot be made; a mistake says which."""
 
 
 @contextmanager
@@ -134,8 +127,9 @@ class Recorder:
 
     sections: dict[type, list[Path]] = attrs.field(factory=dict)
     """The paths at which each config class stands."""
-    slips: list[Slip] = attrs.field(factory=list)
-    """Names that are no fields, and required fields left out."""
+    mistakes: list[tuple[object, Mistake]] = attrs.field(factory=list)
+    """Names that are no fields, required fields left out, and what converters refuse: each with the config or section
+    that it was meant for, which its path begins below."""
     made: dict[int, tuple[object, _Use]] = attrs.field(factory=dict)
     assigned: dict[tuple[int, str], _Use] = attrs.field(factory=dict)
 
@@ -147,7 +141,8 @@ class Recorder:
             use = _user()
             if use:
                 self.made[id(instance)] = (instance, use)
-            given, refused = self._known(instance, use, args, kwargs), []
+            given = self._known(instance, use, args, kwargs)
+            refused: list[str] = []
             if is_section(type(instance)):
                 refused = self._take_what_converters_refuse(instance, use, given)
             try:
@@ -174,12 +169,11 @@ class Recorder:
         cls: type = type(instance)
         for name, f in fields(cls).items():
             alias = getattr(f.attribute, "alias", name)
-            if (
-                alias in given
-                and f.default is not REQUIRED
-                and (why := refused_by_converter(f, given[alias]))
-            ):
-                self._slip(instance, name, use, why)
+            if alias not in given or f.default is REQUIRED:
+                continue
+            mistake = refused_by_converter(f, given[alias])
+            if mistake:
+                self._note(instance, use, mistake)
                 del given[alias]
                 refused.append(name)
         return refused
@@ -198,25 +192,23 @@ class Recorder:
         known = fields(cls)
         aliases = {getattr(f.attribute, "alias", name): name for name, f in known.items()}
         for name in kwargs.keys() - aliases.keys():
-            self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
+            self._note(instance, use, unknown(name, known, (name,)))
         given = {name: value for name, value in kwargs.items() if name in aliases}
         meant = {nearest(name, known) for name in kwargs if name not in aliases}
-        missing = [
+        lacking = [
             a for a, n in aliases.items() if known[n].default is REQUIRED and a not in kwargs and not args
         ]
-        for alias in missing:
-            name = aliases[alias]
-            if name not in meant:
-                wanted = describe(known[name].type)
-                self._slip(instance, name, use, f"is required: {wanted}; write {name}=...")
+        for alias in lacking:
+            if aliases[alias] not in meant:
+                self._note(instance, use, missing(known[aliases[alias]]))
             given[alias] = BROKEN
-        if any(getattr(known[aliases[alias]].attribute, "converter", None) for alias in missing):
-            raise IncompleteError(missing)
+        if any(getattr(known[aliases[alias]].attribute, "converter", None) for alias in lacking):
+            raise IncompleteError(lacking)
         return given
 
-    def _slip(self, owner: object, name: str, use: "_Use | None", message: str) -> None:
-        place = None if use is None else _place_in_call(use, name, None)
-        self.slips.append(Slip(place, owner, name, message))
+    def _note(self, owner: object, use: "_Use | None", mistake: Mistake) -> None:
+        found = None if use is None else _location_in_call(use, str(mistake.path[0]), None)
+        self.mistakes.append((owner, mistake._replace(location=found or Location())))
 
     def path_of(self, owner: object, config: object) -> Path:
         """Return where a section stands in a config; where it is not in it, the place of its class, if it has one."""
@@ -231,7 +223,7 @@ class Recorder:
             cls: type = type(instance)
             known = fields(cls) if is_section(cls) else {}
             if known and name not in known and not hasattr(cls, name) and (use := _user()):
-                self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
+                self._note(instance, use, unknown(name, known, (name,)))
                 return
             assign(instance, name, value)
             if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001
@@ -239,32 +231,34 @@ class Recorder:
 
         return watched
 
-    def locate(self, config: Any, path: Path) -> Place | None:
-        """Return the file and line of the literal nearest above a path."""
-        place: Place | None = None
+    def locate(self, config: Any, path: Path) -> Location | None:
+        """Return the location of the literal nearest above a path."""
+        found: Location | None = None
         value = config
         for key in path:
-            place = self._place(value, key) or place
+            found = self._location(value, key) or found
             try:
                 value = _below(value, key)
             except (LookupError, AttributeError, TypeError):
                 break
-        return place
+        return found
 
-    def _place(self, value: Any, key: str | int) -> Place | None:
+    def _location(self, value: Any, key: str | int) -> Location | None:
         if isinstance(value, functools.partial):
             written = written_at(value)
-            return _place_in_call(_Use(*written), str(key), value) if written else None
-        if use := self.assigned.get((id(value), str(key))):
-            return use.code.co_filename, position_of(use.code, use.instruction)[0]
-        if found := self.made.get(id(value)):
-            return self._place_in_constructor(found[1], str(key))
+            return _location_in_call(_Use(*written), str(key), value) if written else None
+        use = self.assigned.get((id(value), str(key)))
+        if use:
+            return _line_of(use, position_of(use.code, use.instruction)[0])
+        found = self.made.get(id(value))
+        if found:
+            return self._location_in_constructor(found[1], str(key))
         return None
 
-    def _place_in_constructor(self, use: _Use, key: str) -> Place | None:
-        named = _place_in_call(use, key, None, exact=True)
+    def _location_in_constructor(self, use: _Use, key: str) -> Location | None:
+        named = _location_in_call(use, key, None, exact=True)
         if named is None and use.copied_from is not None:
-            return self._place(use.copied_from, key)
+            return self._location(use.copied_from, key)
         return named
 
 
@@ -287,33 +281,34 @@ def _user() -> _Use | None:
     return None
 
 
-def _place_in_call(use: _Use, key: str, component: Any, *, exact: bool = False) -> Place | None:
+def _line_of(use: _Use, line: int) -> Location:
+    return Location(0, line, shown_path(use.code.co_filename), "file")
+
+
+def _location_in_call(use: _Use, key: str, component: Any, *, exact: bool = False) -> Location | None:
     """Return the line of an argument in a call; of the call itself where it is not spelt out and need not be."""
-    file, (line, column) = use.code.co_filename, position_of(use.code, use.instruction)
-    call = _calls(file).get((line, column))
+    line, column = position_of(use.code, use.instruction)
+    call = _calls(use.code.co_filename).get((line, column))
     if call is None:
-        return None if exact and component is None else (file, line)
+        return None if exact and component is None else _line_of(use, line)
+    spelt_out = next((k.value.lineno for k in call.keywords if k.arg == key), None)
     if key == COMPONENT_KEY:
-        return file, call.args[0].lineno if call.args else line
-    for keyword in call.keywords:
-        if keyword.arg == key:
-            return file, keyword.value.lineno
-    if (
-        component is not None
-        and key in (names := list(bound_keywords(component)))
-        and names.index(key) + 1 < len(call.args)
-    ):
-        return file, call.args[names.index(key) + 1].lineno
-    spread = any(keyword.arg is None for keyword in call.keywords)
-    return (file, line) if not exact or spread else None
+        spelt_out = call.args[0].lineno if call.args else line
+    elif spelt_out is None and component is not None:
+        names = list(bound_keywords(component))
+        if key in names and names.index(key) + 1 < len(call.args):
+            spelt_out = call.args[names.index(key) + 1].lineno
+    if spelt_out is not None:
+        return _line_of(use, spelt_out)
+    unpacks = any(keyword.arg is None for keyword in call.keywords)
+    return _line_of(use, line) if not exact or unpacks else None
 
 
 @functools.lru_cache(maxsize=256)
 def _calls(file: str) -> Mapping[tuple[int, int], ast.Call]:
     """Return every call in a file by its line and column."""
     try:
-        with open(file, encoding="utf-8") as stream:  # noqa: PTH123 -- this is on the way to every run
-            tree = ast.parse(stream.read())
+        tree = syntax_tree(file)
     except (OSError, SyntaxError):
         return {}
     found: Iterable[ast.Call] = (node for node in ast.walk(tree) if isinstance(node, ast.Call))

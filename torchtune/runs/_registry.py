@@ -4,6 +4,7 @@ Nothing here imports a recipe or a config: names, files, lines and docstrings ar
 """
 
 import ast
+import functools
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ class Source(NamedTuple):
 
     name: str
     file: str
-    line: int = 1
     doc: str = ""
     """The first line of its docstring."""
 
@@ -47,19 +47,28 @@ def config_names() -> Mapping[str, Sequence[str]]:
     return lists
 
 
-def recipe_source(name: str) -> Source:
-    """Return a registered recipe's file, and its docstring's first line.
+def recipe_file(name: str) -> str:
+    """Return a registered recipe's file.
 
     Raises:
         ConfigError: There is no recipe of this name.
     """
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
-    file = os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
-    module = _parse(file)
+    return os.path.join(folder_of("recipes"), f"{name}.py")  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
+
+
+def recipe_source(name: str) -> Source:
+    """Return a registered recipe's file, and its docstring's first line.
+
+    Raises:
+        ConfigError: There is no recipe of this name.
+    """
+    file = recipe_file(name)
+    module = syntax_tree(file)
     mains = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     doc = ast.get_docstring(module) or next(filter(None, map(ast.get_docstring, mains)), None)
-    return Source(name, file, 1, _first_line(doc))
+    return Source(name, file, _first_line(doc))
 
 
 def config_source(name: str) -> Source:
@@ -87,11 +96,9 @@ def _python_configs() -> dict[str, Source]:
     for entry in sorted(os.listdir(folder)):  # noqa: PTH208 -- see above
         if entry.endswith(".py") and not entry.startswith("_"):
             file = os.path.join(folder, entry)  # noqa: PTH118
-            for node in _parse(file).body:
+            for node in syntax_tree(file).body:
                 if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                    found[node.name] = Source(
-                        node.name, file, node.lineno, _first_line(ast.get_docstring(node))
-                    )
+                    found[node.name] = Source(node.name, file, _first_line(ast.get_docstring(node)))
     return found
 
 
@@ -104,12 +111,23 @@ def _yaml_config(name: str) -> Source:
             first = next(lines, "")
     except OSError:
         first = ""
-    return Source(name, file, 1, first.removeprefix("#").strip() if first.startswith("#") else "")
+    return Source(name, file, first.removeprefix("#").strip() if first.startswith("#") else "")
 
 
-def _parse(file: str) -> ast.Module:
+def syntax_tree(file: str) -> ast.Module:
+    """Return the syntax tree of a Python file, which is not to be changed; the same text is parsed once.
+
+    Raises:
+        OSError: It cannot be read.
+        SyntaxError: It is not Python.
+    """
     with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-        return ast.parse(stream.read(), file)
+        return _parsed(stream.read(), file)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str, file: str) -> ast.Module:
+    return ast.parse(text, file)
 
 
 def _first_line(doc: str | None) -> str:
@@ -119,7 +137,6 @@ def _first_line(doc: str | None) -> str:
 def unknown_name(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -> ConfigError:
     """Return the error for a name that is not registered, with the nearest."""
     listed = ", ".join(known) or "none"
-    beside = f"; did you mean the file './{name}.py'?" if os.path.isfile(f"{name}.py") else ""  # noqa: PTH113
-    near = beside or did_you_mean(name, known)
-    message = f"no {kind} {name!r}{near or f'; there is {listed}; or give the path of a file'}"
-    return ConfigError([Mistake("", "", message)], f"the name of a {kind}")
+    beside = f"did you mean the file './{name}.py'?" if os.path.isfile(f"{name}.py") else ""  # noqa: PTH113
+    near = beside or did_you_mean(name, known) or f"there is {listed}; or give the path of a file"
+    return ConfigError([Mistake("word", f"no {kind} {name!r}", near)], f"the name of a {kind}")

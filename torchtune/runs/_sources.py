@@ -3,8 +3,8 @@
 import importlib
 import importlib.util
 import inspect
+import itertools
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -17,23 +17,22 @@ from torchtune.config.model import (
     OWN_PACKAGES,
     Document,
     Layers,
-    Origin,
+    Location,
     article,
     did_you_mean,
-    dotted,
     fields,
     is_section,
-    line_of,
     read_yaml,
     result_type,
     shown_path,
     trust_folder_of,
+    unknown,
     unstructure_what_can_be,
     yaml_repr,
 )
 from torchtune.runs._folder import RunFolder
 from torchtune.runs._recording import IncompleteError, Locator, Recorder, recording
-from torchtune.runs._registry import config_source, config_sources
+from torchtune.runs._registry import config_names, config_source
 
 
 def config_layers(name: str | None, wanted: type | None) -> Layers:
@@ -56,7 +55,7 @@ def _add(layers: Layers, name: str, beside: str | None, above: tuple[tuple[str, 
     """Add a config, its bases first."""
     file, function = _file_of(name, beside)
     if (file, function) in above:
-        raise _mistake(name, f"{BASE_KEY} leads back to this file")
+        raise ConfigError.of_file(name, f"{BASE_KEY} leads back to this file")
     if function is None:
         _add_yaml(layers, file, (*above, (file, function)))
     else:
@@ -69,7 +68,7 @@ def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
     A registered name is that config, whatever folder of the same name lies here; `./name` is the folder.
     """
     if not name.strip():
-        raise _mistake("", "a config's name is empty; tune ls lists them")
+        raise ConfigError([Mistake("word", "a config's name is empty", "tune ls lists them")])
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return path, function
@@ -78,25 +77,21 @@ def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
     if name.endswith((".yaml", ".yml")):
         near = os.path.join(os.path.dirname(beside), name) if beside else name  # noqa: PTH118, PTH120
         return near, None
-    if name not in config_sources():
+    if name not in itertools.chain(*config_names().values()):
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
             return str(RunFolder(name).config), None
         if os.path.exists(name):  # noqa: PTH110
-            raise _mistake(name, "expected a file.yaml, a file.py:function or a run's folder")
+            raise ConfigError.of_word(name, "expected a file.yaml, a file.py:function or a run's folder")
     source = config_source(name)
     return source.file, None if source.file.endswith(".yaml") else source.name
-
-
-def _mistake(origin: str, message: str) -> ConfigError:
-    return ConfigError([Mistake(origin, "", message)])
 
 
 def _nearest_file(file: str) -> str:
     """Suggest a file beside the one that is not there, or a registered config."""
     folder, name = os.path.split(file)
     stem = name.rpartition(".")[0]
-    if not folder and stem in config_sources():
-        return f"; did you mean the registered config {stem!r}?"
+    if not folder and stem in itertools.chain(*config_names().values()):
+        return f"did you mean the registered config {stem!r}?"
     try:
         beside = [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml", ".py"))]  # noqa: PTH208
     except OSError:
@@ -106,22 +101,15 @@ def _nearest_file(file: str) -> str:
 
 def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ...]) -> None:
     if not os.path.exists(file):  # noqa: PTH110
-        raise _mistake(file, f"no such file{_nearest_file(file)}")
+        raise ConfigError.of_file(file, "no such file", _nearest_file(file))
     document = read_yaml(file)
-    document.name = shown_path(file)
-    for i, mistake in enumerate(document.mistakes):
-        line = mistake.origin.rpartition(":")[2]
-        document.mistakes[i] = Mistake(f"{document.name}:{line}", mistake.path, mistake.message)
     if isinstance(document.value, dict) and BASE_KEY in document.value:
         base = document.value.pop(BASE_KEY)
-        where = f"{document.name}:{document.lines[BASE_KEY,]}"
+        where = document.location((BASE_KEY,))
         if not isinstance(base, str) or base.endswith(".py") or ".py:" in base:
+            expected, got = "a registered config or a YAML file", yaml_repr(base)
             raise ConfigError(
-                [
-                    Mistake(
-                        where, BASE_KEY, f"expected a registered config or a YAML file, got {yaml_repr(base)}"
-                    )
-                ]
+                [Mistake("source", path=(BASE_KEY,), expected=expected, got=got, location=where)]
             )
         try:
             _add(layers, base, file, above)
@@ -139,19 +127,20 @@ def _note_misspelt_base(layers: Layers, document: Document) -> None:
         k for k in document.value if k.strip("_").lower() == "base" and k not in known and layers.wanted
     ]:
         del document.value[key]
-        where = f"{document.name}:{document.lines[key,]}"
-        document.mistakes.append(Mistake(where, key, f"no {key!r}; did you mean {BASE_KEY!r}?"))
+        found = unknown(key, [BASE_KEY], (key,))
+        document.mistakes.append(found._replace(location=document.location((key,))))
         layers.incomplete = True
 
 
-def _under(where: str, mistake: Mistake) -> Mistake:
-    """Say where a base was named, unless its mistake has a line of its own."""
-    if re.search(r":\d+$", mistake.origin):
-        named = "" if mistake.path else f"; {BASE_KEY} at {where} names it"
-        return Mistake(mistake.origin, mistake.path, mistake.message + named)
+def _under(where: Location, mistake: Mistake) -> Mistake:
+    """Say where a base was named, unless its mistake has a path; one without a line is reported there."""
     if mistake.path:
         return mistake
-    return Mistake(where, BASE_KEY, ": ".join(filter(None, [mistake.origin, mistake.message])))
+    if mistake.location.line:
+        named = f"{BASE_KEY} at {where} names it"
+        return mistake._replace(suggestion="; ".join(filter(None, [mistake.suggestion, named])))
+    message = ": ".join(filter(None, [str(mistake.location), mistake.message]))
+    return mistake._replace(message=message, path=(BASE_KEY,), location=where)
 
 
 def _add_python(layers: Layers, file: str, function: str) -> None:
@@ -167,21 +156,19 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
     code = getattr(inspect.unwrap(make), "__code__", None)
     if code is None or isinstance(make, type) or inspect.iscoroutinefunction(make):
         name = getattr(make, "__name__", repr(make))
-        raise _mistake(shown_path(file), f"{name} is no plain function that returns a config")
-    here = f"{shown_path(file)}:{code.co_firstlineno}"
+        raise ConfigError.of_file(shown_path(file), f"{name} is no plain function that returns a config")
+    here = Location(0, code.co_firstlineno, shown_path(file), "file")
     with recording(layers.wanted) as recorder:
         try:
             config = make()
         except (Exception, SystemExit) as error:
-            raise ConfigError([*_slips(recorder, here, None), *_failure(error, file)]) from error
+            raise ConfigError([*_recorded(recorder, here, None), *_failure(error, file)]) from error
     if layers.wanted is not None and not _fits(config, layers.wanted):
         found = "nothing" if config is None else article(type(config).__name__)
-        raise _mistake(
-            here, f"{make.__name__} returns {found}; this recipe takes {article(layers.wanted.__name__)}"
-        )
+        takes = f"this recipe takes {article(layers.wanted.__name__)}"
+        raise ConfigError([Mistake("source", f"{make.__name__} returns {found}", takes, location=here)])
     add_object(layers, config, recorder.locate, here)
-    for slip in _slips(recorder, here, config):
-        layers.mistakes.append((Origin(layers.depth, line_of(slip.origin), slip.origin), slip))
+    layers.mistakes += _recorded(recorder, here._replace(layer=layers.depth), config)
 
 
 def _fits(config: Any, wanted: type) -> bool:
@@ -194,15 +181,14 @@ def _fits(config: Any, wanted: type) -> bool:
     )
 
 
-def _slips(recorder: Recorder, otherwise: str, config: Any) -> list[Mistake]:
+def _recorded(recorder: Recorder, otherwise: Location, config: Any) -> list[Mistake]:
     """Return what a config function named wrongly or left out, each with its line."""
     return [
-        Mistake(
-            f"{shown_path(slip.place[0])}:{slip.place[1]}" if slip.place else otherwise,
-            dotted((*recorder.path_of(slip.owner, config), slip.name)),
-            slip.message,
+        m._replace(
+            path=(*recorder.path_of(owner, config), *m.path),
+            location=m.location._replace(layer=otherwise.layer) if m.location.source else otherwise,
         )
-        for slip in recorder.slips
+        for owner, m in recorder.mistakes
     ]
 
 
@@ -213,35 +199,32 @@ def _failure(error: BaseException, file: str) -> list[Mistake]:
     if isinstance(error, ConfigError):
         return list(error.mistakes)
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
-    where = f"{shown_path(file)}:{own[-1].lineno}" if own else shown_path(file)
-    return [Mistake(where, "", f"{type(error).__name__}: {error}")]
+    where = Location(0, (own[-1].lineno or 0) if own else 0, shown_path(file), "file")
+    return [Mistake("failure", f"{type(error).__name__}: {error}", location=where)]
 
 
-def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -> None:
+def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: Location) -> None:
     """Add a config object as a layer.
 
     Args:
         layers: What it is added to.
         config: An object of a config class.
-        recorded: A function from a path to the file and line of its literal, or None.
-        otherwise: The origin of what was not recorded.
+        recorded: A function from a path to the location of its literal, or None.
+        otherwise: The location of what was not recorded.
     """
     layers.depth += 1
     depth = layers.depth
-    if otherwise:
-        layers.sources.append(Origin(depth, 0, otherwise))
+    if otherwise.source:
+        layers.sources.append(otherwise._replace(layer=depth))
 
-    def origin(path: Any) -> Origin:
-        found = recorded(config, path)
-        if found is None:
-            return Origin(depth, 0, otherwise)
-        return Origin(depth, found[1], f"{shown_path(found[0])}:{found[1]}")
+    def origin(path: tuple[str | int, ...]) -> Location:
+        return (recorded(config, path) or otherwise)._replace(layer=depth)
 
-    tree, problems = unstructure_what_can_be(config)
-    for p in problems:
-        layers.mistake(origin(p.path), p.path, p.message)
+    tree, mistakes = unstructure_what_can_be(config)
+    layers.mistakes += [m._replace(location=origin(m.path)) for m in mistakes]
     if not isinstance(tree, dict):
-        raise _mistake(otherwise, f"expected a config object, got {article(type(config).__name__)}")
+        got = article(type(config).__name__)
+        raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=otherwise)])
     for name, value in tree.items():
         # A value that equals the default and was not written here stays the default's.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
@@ -265,11 +248,11 @@ def _function(module: ModuleType, file: str, function: str) -> Any:
         returning = [n for n in public if is_section(result_type(known[n]))] or public
         if len(returning) == 1:
             return known[returning[0]]
-        raise _mistake(
-            shown_path(file), f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
-        )
+        message = f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
+        raise ConfigError.of_file(shown_path(file), message)
     if function not in known:
-        raise _mistake(shown_path(file), f"no function {function!r}{did_you_mean(function, known)}")
+        near = did_you_mean(function, known)
+        raise ConfigError.of_file(shown_path(file), f"no function {function!r}", near)
     return getattr(module, function)
 
 
@@ -283,21 +266,20 @@ def load_module(file: str) -> ModuleType:
     """
     path = Path(file).resolve()
     if not os.path.isfile(path):  # noqa: PTH113 -- pathlib raises for a name that is too long
-        is_folder = os.path.isdir(path)  # noqa: PTH112
-        raise _mistake(
-            file, "is a folder, not a Python file" if is_folder else f"no such file{_nearest_file(file)}"
-        )
-    if loaded := _loaded_from(path):
+        if os.path.isdir(path):  # noqa: PTH112
+            raise ConfigError.of_file(file, "is a folder, not a Python file")
+        raise ConfigError.of_file(file, "no such file", _nearest_file(file))
+    loaded = _loaded_from(path)
+    if loaded:
         return loaded
     try:
         return _import_member(path) or _import_file(path.stem, path)
     except ConfigError:
         raise
     except SyntaxError as error:
-        line = f":{error.lineno}" if error.lineno else ""
-        raise _mistake(
-            f"{shown_path(error.filename or file)}{line}", f"not valid Python: {error.msg}"
-        ) from error
+        named = shown_path(error.filename or file)
+        message = f"not valid Python: {error.msg}"
+        raise ConfigError.of_file(named, message, line=error.lineno or 0) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(_failure(error, file)) from error
 
@@ -334,7 +316,8 @@ def _import_file(name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     if name in sys.modules:
-        raise _mistake(shown_path(str(path)), f"a module named {name!r} is loaded already; rename the file")
+        message = f"a module named {name!r} is loaded already"
+        raise ConfigError.of_file(shown_path(str(path)), message, "rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -6,7 +6,7 @@ from typing import Final
 from attrs import frozen
 
 from torchtune.config import Mistake
-from torchtune.config.model import COMPONENT_KEY, Origin, did_you_mean
+from torchtune.config.model import COMPONENT_KEY, Location, did_you_mean
 
 OVERRIDE_FLAG: Final = "--override"
 SWITCHES: Final = (
@@ -56,10 +56,10 @@ class Override:
         """True where the value is added to a list."""
         return self.key.startswith("+")
 
-    def origin(self, layer: int) -> Origin:
+    def origin(self, layer: int) -> Location:
         """Return where it was written, in the first of the spellings, whichever was used."""
         text = self.text if len(self.text) <= LONGEST_SHOWN else f"{self.text[:LONGEST_SHOWN]}..."
-        return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}")
+        return Location(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}", "command line")
 
 
 def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
@@ -76,7 +76,7 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
             behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
             if "=" not in behind or behind.startswith("--"):
-                mistakes.append(Mistake(typed, "", "needs key=value behind it"))
+                mistakes.append(Mistake.of_word(typed, "needs key=value behind it"))
                 if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
                     next(words)
                     if "=" not in after and not after.startswith("--"):
@@ -87,15 +87,15 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
                 near = did_you_mean(word, SWITCHES)
-                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE{near}"))
+                message = f"needs a value: {word} VALUE, or {key}=VALUE"
+                mistakes.append(Mistake.of_word(word, message, near))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            mistakes.append(
-                Mistake(word, "", "expected key=value; quote a value that holds spaces: 'prompt=What is it?'")
-            )
+            advice = "quote a value that holds spaces: 'prompt=What is it?'"
+            mistakes.append(Mistake.of_word(word, "expected key=value", advice))
         elif not all(key.removeprefix("+").split(".")):
-            mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
+            mistakes.append(Mistake.of_word(typed, f"{key!r} is not a path: a name is empty"))
         else:
             found.append(Override(key, text, i))
     return found, mistakes

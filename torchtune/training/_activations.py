@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from torchtune.config import above
+from torchtune.config import FieldError, above
 from torchtune.modules import Decoder, Documents, LayerCache, Rotation
 
 
@@ -36,14 +36,16 @@ class ActivationCheckpointing:
             compiles: Whether layers are compiled.
 
         Raises:
-            ValueError: Something else than the inputs of uncompiled layers is to be offloaded.
+            FieldError: Something else than the inputs of uncompiled layers is to be offloaded.
         """
         if self.offload and self.keep != "inputs":
-            raise ValueError("offload: only inputs wait in CPU memory; write keep=inputs, or offload=false")
+            message = "only inputs wait in CPU memory; write keep=inputs, or offload=false"
+            raise FieldError(message, "offload", "keep")
         if self.offload and compiles:
-            raise ValueError(
-                "offload: the compiler decides what a layer keeps, and where; write compile=false, or offload=false"
+            message = (
+                "the compiler decides what a layer keeps, and where; write compile=false, or offload=false"
             )
+            raise FieldError(message, "offload")
 
 
 def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from torchtune.config import (
     Component,
+    FieldError,
     MayChange,
     Passed,
     above,
@@ -41,21 +42,22 @@ RATES = arguments(
 
 def _beside_bf16(cfg: "FinetuneConfig", _: object, value: str) -> None:
     if value == "bf16" and cfg.dtype != "bf16":
-        raise ValueError(
-            "weights_dtype: bf16 needs dtype=bf16; what is held in less than it computes in gains nothing"
-        )
+        message = "bf16 needs dtype=bf16; what is held in less than it computes in gains nothing"
+        raise FieldError(message, "weights_dtype", "dtype")
 
 
 def _beside_fsdp(cfg: "FinetuneConfig", _: object, value: Sharding | None) -> None:
     if value is not None and not cfg.enable_fsdp:
-        raise ValueError(
-            "sharding: nothing is split without enable_fsdp=true; set that, or leave sharding out"
-        )
+        message = "nothing is split without enable_fsdp=true; set that, or leave sharding out"
+        raise FieldError(message, "sharding", "enable_fsdp")
 
 
 def _beside_offloading(cfg: "FinetuneConfig", _: object, value: bool) -> None:
     if cfg.activation_checkpointing is not None:
-        cfg.activation_checkpointing.check(compiles=value)
+        try:
+            cfg.activation_checkpointing.check(compiles=value)
+        except FieldError as error:
+            raise FieldError(str(error), "compile", "activation_checkpointing") from None
 
 
 def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
@@ -65,14 +67,13 @@ def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
             try:
                 check_packages(kind)
             except ValueError as error:
-                raise ValueError(f"metric_logger: {error}") from None
+                raise FieldError(str(error), "metric_logger") from None
 
 
 def _without_packing(cfg: "FinetuneConfig", _: object, value: bool) -> None:
     if value and cfg.packing is not None:
-        raise ValueError(
-            "group_by_length: without effect on packed rows, which are all of one length; leave one out"
-        )
+        message = "without effect on packed rows, which are all of one length; leave one out"
+        raise FieldError(message, "group_by_length", "packing")
 
 
 @define(kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from attrs import Attribute, define, evolve, field, frozen
 from torch.utils.data import Dataset
 
-from torchtune.config import Component, Passed, above, at_least
+from torchtune.config import Component, FieldError, Passed, above, at_least
 from torchtune.data import (
     IGNORE_INDEX,
     Batch,
@@ -41,10 +41,11 @@ _logger = logging.getLogger(__name__)
 
 def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None) -> None:
     if value is not None and not 0 < value < 1:
-        raise ValueError(f"share: expected a number above 0 and below 1, got {value}")
+        raise FieldError(f"expected a number above 0 and below 1, got {value}", "share")
     if (value is None) == (section.dataset is None):
         both = "both are given" if value is not None else "neither is"
-        raise ValueError(f"share: rows are held out of the training dataset, or read from `dataset`; {both}")
+        message = f"rows are held out of the training dataset, or read from `dataset`; {both}"
+        raise FieldError(message, "share", "dataset")
 
 
 @define(kw_only=True)

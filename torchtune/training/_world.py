@@ -80,7 +80,7 @@ def pick_device(name: str) -> torch.device:
     """Turn a config's `device` into this process's device; on cuda, the GPU of its local rank.
 
     Raises:
-        ValueError: The device is unknown or absent.
+        FieldError: The device is unknown or absent.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     check_device(name, local_ranks=local_rank + 1)

@@ -1,0 +1,282 @@
+"""A mistake is a value: its fields decide where it is reported and how, and no wording does."""
+
+import ast
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from tests.config import odd, sample, wide
+from torchtune import config
+from torchtune.cli import main
+from torchtune.config import ConfigError, FieldError, Mistake
+from torchtune.config import _classes as classes
+from torchtune.config import _types as types
+from torchtune.config._mistakes import Kind
+from torchtune.config.model import dotted
+from torchtune.runs import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def mistakes_in(recipe: Recipe[Any], yaml: str, folder: Path, *words: str) -> tuple[Mistake, ...]:
+    """Return the mistakes of a YAML text with overrides."""
+    (folder / "my.yaml").write_text(yaml)
+    with pytest.raises(ConfigError) as caught:
+        recipe.layers(str(folder / "my.yaml"), words).build()
+    return caught.value.mistakes
+
+
+# A YAML text whose first line is `output_dir: out`, overrides, and the fields of its one mistake: kind, path,
+# expected, got, suggestion, and the line of the file, or 0 for the command line.
+Fields = tuple[Kind, str, str, str, str, int]
+ONE: dict[tuple[str, ...], Fields] = {
+    ("batch_size: x",): ("wrong_type", "batch_size", "an int above 0", "'x'", "", 2),
+    ("batch_size: 0",): ("rule", "batch_size", "an int above 0", "0", "", 2),
+    ("batch_size: 4", "batch_size=0"): ("rule", "batch_size", "an int above 0", "0", "", 0),
+    ("batch_sizee: 4",): ("unknown", "batch_sizee", "", "batch_sizee", "did you mean 'batch_size'?", 2),
+    ("tags: [a]", "tags.3=x"): ("unknown", "tags.3", "", "", "", 0),
+    ("optimizer:\n  lrr: 1",): ("unknown", "optimizer.lrr", "", "lrr", "did you mean 'lr'?", 3),
+    ("optimizer:\n  lr: x",): ("wrong_type", "optimizer.lr", "a float", "'x'", "", 3),
+    ("dtype: fp23",): ("wrong_type", "dtype", "one of 'fp32', 'bf16'", "'fp23'", "did you mean 'fp32'?", 2),
+    ("optimizer: {_component_: os.system}",): ("component", "optimizer", "", "", "", 2),
+    ("optimizer: {_component_: numpy.array}",): (
+        "component",
+        "optimizer",
+        "",
+        "",
+        "if you know its code, add --allow numpy",
+        2,
+    ),
+    ("optimizer: {_component_: tests.config.sample.Sgd}",): ("component", "optimizer", "", "", "", 2),
+    ("tags: ['${nothing}']",): ("reference", "tags.0", "", "", "", 2),
+    ("folder: ${output_dirr}",): ("reference", "folder", "", "", "did you mean 'output_dir'?", 2),
+    ("seed: 1\nseed: 2",): ("source", "seed", "", "", "keep one of them", 3),
+    ("", "--batch_size"): ("word", "", "", "", "", 0),
+}
+
+
+@pytest.mark.parametrize(("number", "case"), list(enumerate(ONE)))
+def test_each_kind_has_its_fields(number: int, case: tuple[str, ...], tmp_path: Path) -> None:
+    yaml, *words = case
+    (found,) = mistakes_in(sample.main, f"output_dir: out\n{yaml}\n", tmp_path, *words)
+    kind, path, expected, got, suggestion, line = ONE[case]
+    assert (found.kind, dotted(found.path), found.location.line) == (kind, path, line), found
+    assert (found.expected, found.got, found.suggestion) == (expected, got, suggestion)
+    assert found.location.kind == ("file" if line else "command line")
+
+
+def test_a_missing_field_is_of_the_last_file_and_says_what_it_takes(tmp_path: Path) -> None:
+    (found,) = mistakes_in(sample.main, "seed: 1\n", tmp_path)
+    assert (found.kind, found.path, found.expected) == ("missing", ("output_dir",), "text")
+    assert found.suggestion == "write output_dir=..."
+    assert (found.location.line, found.location.kind) == (0, "file")
+    assert str(found).endswith("my.yaml: output_dir: is required: text; write output_dir=...")
+
+
+def test_locations_sort_as_a_reader_meets_them(tmp_path: Path) -> None:
+    yaml = "output_dir: out\nepochs: 0\nseed: x\n"
+    found = mistakes_in(sample.main, yaml, tmp_path, "shuffle=1", "batch_size=0", "--nothing")
+    assert [m.kind for m in found] == ["word", "rule", "wrong_type", "wrong_type", "rule"]
+    assert [m.location for m in found] == sorted(m.location for m in found)
+    assert [str(m.location).rpartition("/")[2] for m in found] == [
+        "--nothing",
+        "my.yaml:2",
+        "my.yaml:3",
+        "--override shuffle=1",
+        "--override batch_size=0",
+    ]
+
+
+MESSAGE = {"rule": "", "contradiction": "", "foreign": ""}
+
+
+def _pair(cfg: "RuledConfig", _: object, value: int) -> None:
+    if value > cfg.most:
+        raise FieldError(MESSAGE["rule"], "count", "most")
+
+
+def _foreign(_cfg: "RuledConfig", _attribute: object, value: str) -> None:
+    if value == "bad":
+        raise ValueError(MESSAGE["foreign"])
+
+
+@define(kw_only=True)
+class Span:
+    """A section with a rule of its own."""
+
+    low: int = 0
+    high: int = 10
+    name: str = "span"
+
+    def __attrs_post_init__(self) -> None:
+        if self.low > self.high:
+            raise FieldError(MESSAGE["contradiction"], "low", "high")
+
+
+@define(kw_only=True)
+class RuledConfig:
+    """Rules over several fields, whose messages the tests choose."""
+
+    count: int = field(default=5, validator=_pair)
+    most: int = 10
+    other: int = 0
+    span: Span = field(factory=Span)
+    word: str = field(default="good", validator=_foreign)
+
+
+@config.parse
+def ruled(cfg: RuledConfig) -> None:
+    """Do nothing."""
+
+
+WORDINGS = [
+    "count is more than most",
+    "expected something else, got this",
+    "is required: other",
+    "other, name, high, low, count",
+    "",
+]
+
+
+@pytest.mark.parametrize("wording", WORDINGS)
+def test_rewording_a_rule_moves_nothing(
+    wording: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in MESSAGE:
+        monkeypatch.setitem(MESSAGE, name, wording)
+    yaml = "other: 1\nmost: 3\nspan:\n  low: 20\n  name: x\nword: bad\n"
+    rule, contradiction, foreign = mistakes_in(ruled, yaml, tmp_path)
+    # `count` is a default, so what contradicts it is `most`, on line 2.
+    assert (rule.kind, rule.path, rule.fields) == ("rule", ("count",), ("count", "most"))
+    assert rule.location.line == 2
+    # `high` is a default, so it is `low`, on line 4, and not `name`, which is set after it.
+    assert (contradiction.kind, contradiction.path) == ("contradiction", ("span",))
+    assert (contradiction.fields, contradiction.location.line) == (("low", "high"), 4)
+    # A ValueError of somebody else's names no fields, so the validated one it is.
+    assert (foreign.kind, foreign.path, foreign.location.line) == ("rule", ("word",), 6)
+    if wording:
+        assert rule.sentence == foreign.sentence == wording
+        assert contradiction.sentence == f"low: {wording}"
+
+
+def test_a_rule_of_a_field_that_was_set_is_reported_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MESSAGE, "rule", "most is too small")
+    (found,) = mistakes_in(ruled, "count: 11\nmost: 10\n", tmp_path)
+    assert found.location.line == 1
+    (found,) = mistakes_in(ruled, "most: 4\nother: 1\n", tmp_path)
+    assert found.location.line == 1
+
+
+def test_a_foreign_contradiction_is_of_all_that_was_set_in_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contradicts(self: odd.OddConfig) -> None:
+        raise ValueError("start and end do not fit")
+
+    monkeypatch.setattr(odd.OddConfig, "__attrs_post_init__", contradicts)
+    (found,) = mistakes_in(odd.main, "start: 4\nprefix: x\nlabel: y\n", tmp_path)
+    assert (found.kind, found.path, found.fields, found.location.line) == ("contradiction", (), (), 3)
+
+
+def test_names_of_types_are_words_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [types.metavar(t) for t in (int, int | None, list[int], Path | None, str | list[str])]
+    monkeypatch.setitem(types.SCALARS, int, "a whole number or so")
+    (found,) = mistakes_in(sample.main, "output_dir: o\nbatch_size: x\n", tmp_path)
+    assert str(found).endswith("my.yaml:2: batch_size: expected a whole number or so above 0, got 'x'")
+    (found,) = mistakes_in(wide.main, "steps: 1\nsmall: x\n", tmp_path)
+    assert found.expected == "a whole number or so above 0"
+    after = [types.metavar(t) for t in (int, int | None, list[int], Path | None, str | list[str])]
+    assert before == after == ["INT", "INT|null", "LIST", "PATH|null", "TEXT|LIST"]
+
+
+def test_what_a_forgotten_config_would_have_set_is_not_missing_whatever_that_is_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(f: classes.Field) -> Mistake:
+        return Mistake("missing", "is nowhere", path=(f.name,))
+
+    monkeypatch.setattr(classes, "missing", missing)
+    assert main(["validate", "lora_finetune"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "1 mistake in the config of lora_finetune:\n  --config: none is"
+    )
+    assert main(["validate", "lora_finetune", "--config"]) == 2
+    assert "nowhere" not in capsys.readouterr().err
+
+
+def test_the_printer_colours_fields_and_prints_what_str_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    (tmp_path / "my.yaml").write_text("output_dir: o\nseed: 'seed: x'\n'a: b': 1\n")
+    call = [str(ROOT / "tests/config/sample.py"), "--config", str(tmp_path / "my.yaml")]
+    assert main(["validate", *call]) == 2
+    text = capsys.readouterr().err
+    with pytest.raises(ConfigError) as caught:
+        sample.main.layers(call[2]).build("the config of sample")
+    assert re.sub(r"\x1b\[[\d;]*m", "", text) == f"{caught.value}\n"
+    where = f"\x1b[36m{tmp_path}/my.yaml"
+    assert f"{where}:2\x1b[0m: \x1b[1mseed\x1b[0m: expected an int or null, got 'seed: x'" in text
+    assert f"{where}:3\x1b[0m: \x1b[1ma: b\x1b[0m: no 'a: b'" in text
+
+
+def test_errors_travel_between_processes_whole(tmp_path: Path) -> None:
+    found = mistakes_in(sample.main, "batch_sizee: 0\n", tmp_path)
+    copy = pickle.loads(pickle.dumps(ConfigError(found, "x")))
+    assert (copy.mistakes, copy.of, str(copy)) == (found, "x", str(ConfigError(found, "x")))
+    rule = pickle.loads(pickle.dumps(FieldError("must be even", "count", "most")))
+    assert (rule.message, rule.fields, str(rule)) == (
+        "must be even",
+        ("count", "most"),
+        "count: must be even",
+    )
+
+
+TEXT_METHODS = {"startswith", "endswith", "removeprefix", "removesuffix", "replace", "split", "partition"}
+TEXT_METHODS |= {"rpartition", "splitlines", "find", "index", "strip"}
+FOREIGN = {
+    "config/_yaml.py": "PyYAML's message of several lines is shown by its first",
+    "cli/_worker.py": "gloo and nccl raise RuntimeError for whatever happens",
+    "cli/_download.py": "a server's message of several lines is shown by its first",
+    "training/_loggers.py": "a logger's message of several lines is shown by its first",
+    "training/_memory.py": "torch has no class for memory that runs out on the CPU",
+    "training/_step.py": "torch has no class for memory that runs out on the CPU",
+}
+"""Where the text of an exception of another library is looked at, and why."""
+
+
+def is_message(node: ast.expr) -> bool:
+    """Tell whether an expression is the text of a mistake or of an exception."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return node.func.id == "str" and isinstance(node.args[0], ast.Name) and "error" in node.args[0].id
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return is_message(node.func.value)
+    return isinstance(node, ast.Attribute) and node.attr in ("message", "sentence")
+
+
+def looks_into_a_message(node: ast.AST) -> bool:
+    """Tell whether an expression searches, splits or edits such a text."""
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+        return any(map(is_message, node.comparators))
+    if not isinstance(node, ast.Call):
+        return False
+    is_regex = isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) == "re"
+    is_method = isinstance(node.func, ast.Attribute) and node.func.attr in TEXT_METHODS
+    return (is_regex and any(map(is_message, node.args))) or (
+        is_method and isinstance(node.func, ast.Attribute) and is_message(node.func.value)
+    )
+
+
+def test_nothing_searches_splits_or_edits_the_text_of_a_message() -> None:
+    found = set()
+    for package in ("config", "cli", "training"):
+        for file in sorted((ROOT / "torchtune" / package).glob("*.py")):
+            if any(map(looks_into_a_message, ast.walk(ast.parse(file.read_text())))):
+                found.add(f"{package}/{file.name}")
+    assert found == FOREIGN.keys()

@@ -1,0 +1,190 @@
+"""A run's config is built once, and each input is parsed once, however many parts of a call look at it."""
+
+import ast
+import collections
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.config import sample
+from torchtune.cli import main
+from torchtune.config import ConfigError
+from torchtune.config import _layers as layers_module
+from torchtune.config import _yaml as yaml_module
+from torchtune.config._structure import structure
+from torchtune.config.model import Layers, read_yaml
+from torchtune.runs import _folder as outputs
+from torchtune.runs import _registry as registry_module
+
+RECIPE = str(Path(sample.__file__))
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that grows by a tree with each config that is built."""
+    seen: list[object] = []
+
+    def counted(tree: object, wanted: Any, **how: bool) -> Any:
+        seen.append(tree)
+        return structure(tree, wanted, **how)
+
+    monkeypatch.setattr(layers_module, "structure", counted)
+    return seen
+
+
+def seed_in(folder: Path) -> object:
+    return read_yaml(str(folder / "config.yaml")).value["seed"]
+
+
+def unfinish(folder: Path) -> None:
+    """Leave a run as one that was interrupted."""
+    record = json.loads((folder / "run.json").read_text())
+    del record["finished"]
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "metrics.jsonl").touch()
+
+
+def test_a_run_builds_its_config_once_new_continued_and_overwritten(
+    tmp_path: Path, builds: list[object]
+) -> None:
+    folder, seeds = tmp_path / "r", []
+    for words in ([], [], ["--overwrite"], ["seed=7", "--overwrite"]):
+        builds.clear()
+        assert main([RECIPE, f"output_dir={folder}", *words]) == 0
+        assert len(builds) == 1
+        assert sample.RAN[-1].seed == seed_in(folder)
+        seeds.append(sample.RAN[-1].seed)
+        unfinish(folder)
+    new, continued, overwritten, given = seeds
+    assert new == continued != overwritten
+    assert given == 7
+
+
+def test_what_a_launcher_prepares_is_built_once(tmp_path: Path, builds: list[object]) -> None:
+    cfg, run = sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}"]))
+    assert len(builds) == 1
+    assert run is not None
+    assert cfg.seed == seed_in(tmp_path / "r")
+
+
+def test_a_node_takes_the_seed_of_the_one_that_began_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"output_dir={tmp_path / 'r'}"]
+    build = Layers.build
+
+    def build_slowly(layers: Layers, of: str = "the config") -> Any:
+        monkeypatch.setattr(Layers, "build", build)
+        sample.main.prepare(sample.main.layers(None, words))  # the other node
+        return build(layers, of)
+
+    monkeypatch.setattr(Layers, "build", build_slowly)
+    cfg, run = sample.main.prepare(sample.main.layers(None, words))
+    assert run is not None
+    assert cfg.seed == seed_in(tmp_path / "r")
+
+
+def test_mistakes_leave_nothing_behind_and_come_before_the_folder_is_looked_at(
+    tmp_path: Path, builds: list[object]
+) -> None:
+    with pytest.raises(ConfigError, match="batch_size"):
+        sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}", "batch_size=0"]))
+    assert not (tmp_path / "r").exists()
+    assert len(builds) == 1
+    sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}"]))
+    with outputs.RunFolder(tmp_path / "r").lock("a run"), pytest.raises(ConfigError, match="batch_size"):
+        sample.main.run(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}", "batch_size=0"]))
+
+
+def test_a_recipe_without_a_folder_keeps_its_null_seed() -> None:
+    layers = Layers(None, {"seed": None})
+    outputs.settle_seed(layers)
+    assert layers.tree == {"seed": None}
+    for unreadable in ("a\0b", "x" * 5000, 3, None):
+        layers = Layers(None, {"seed": None, "output_dir": unreadable})
+        outputs.settle_seed(layers)
+        assert isinstance(layers.tree["seed"], int) == isinstance(unreadable, str)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]:
+    """Return how often each text was parsed, as YAML or as Python."""
+    counts: collections.Counter[str] = collections.Counter()
+
+    def counted(parse: Callable[..., Any]) -> Callable[..., Any]:
+        def parse_counted(text: str, *args: Any, **kwargs: Any) -> Any:
+            counts[text] += 1
+            return parse(text, *args, **kwargs)
+
+        return parse_counted
+
+    caches: tuple[Any, ...] = (registry_module._parsed, yaml_module._parsed)
+    for cached in caches:
+        cached.cache_clear()
+    monkeypatch.setattr(yaml, "compose", counted(yaml.compose))
+    monkeypatch.setattr(ast, "parse", counted(ast.parse))
+    yield counts
+    for cached in caches:
+        cached.cache_clear()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("recipes", "configs_py", "configs_yaml")
+CALLS = [
+    ["show", "lora_finetune", "--config", "smollm2_135m_lora", "--origins"],
+    ["validate", "lora_finetune", "--config", "over.yaml"],
+    ["validate", "lora_finetune", "--config", "smollm2_135m_lor"],
+    ["validate", "--all", "."],
+    ["diff", "over.yaml", "smollm2_135m_lora"],
+    ["diff", "mine_once.py:mine", "over.yaml"],
+    ["ls"],
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_each_input_is_parsed_once(
+    call: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parsed: collections.Counter[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("_base_: smollm2_135m_lora\nseed: 3\n")
+    (tmp_path / "over.yaml").write_text("_base_: base.yaml\nseed: 4\n")
+    (tmp_path / "mine_once.py").write_text(
+        "from configs_py.smollm2 import smollm2_135m_lora\nfrom recipes.lora_finetune import LoraFinetuneConfig\n"
+        "def mine() -> LoraFinetuneConfig:\n    return smollm2_135m_lora()\n"
+    )
+    main(call)
+    inputs = [*tmp_path.iterdir(), *(f for name in OURS for f in (ROOT / name).iterdir() if f.is_file())]
+    times = {file.name: parsed[file.read_text()] for file in inputs}
+    assert max(times.values()) == 1, times
+
+
+def test_a_run_and_its_continuation_parse_each_input_once(
+    tmp_path: Path, parsed: collections.Counter[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.yaml").write_text(f"output_dir: {tmp_path / 'r'}\n")
+    call = [RECIPE, "--config", str(tmp_path / "my.yaml")]
+    assert main(call) == 0
+    assert max(parsed.values()) == 1
+    unfinish(tmp_path / "r")
+    parsed.clear()
+    assert main(call) == 0
+    assert main([RECIPE, "--config", str(tmp_path / "r")]) == 2  # which is finished
+    assert max(parsed.values()) == 1
+
+
+def test_what_a_caller_does_with_a_document_is_its_own_business(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("a: {b: [1]}\na: 2\n")
+    first = read_yaml(str(tmp_path / "my.yaml"))
+    first.value["a"]["b"].append(2)
+    first.mistakes.clear()
+    second = read_yaml(str(tmp_path / "my.yaml"))
+    assert second.value == {"a": {"b": [1]}}
+    assert len(second.mistakes) == 1
