@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device
     from torchtune.runs._device import device_type as device_type
-    from torchtune.runs._flags import _registry as _registry
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder
