@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli._call import load_recipe
 from torchtune.cli._schema import schema_of
-from torchtune.config import config_names, config_source, folder_of, load, load_module, render
+from torchtune.config import config_names, config_source, folder_of, load, load_module, load_recipe, render
 
 NAMES = [(recipe, name) for recipe, names in config_names().items() for name in names]
 

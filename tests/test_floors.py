@@ -27,10 +27,6 @@ MAY_IMPORT = {
 
 # Imports inside a function, each with its reason.
 LATE_IMPORTS = {
-    (
-        "torchtune.config",
-        "cli",
-    ): "Recipe.__call__ without a config is the command line; testing finds a file's recipe",
     ("torchtune.config", "training"): "check_device asks torch for the device, once a run is about to start",
     ("torchtune.config", "recipes"): "the registry is the lists in recipes/__init__.py",
     ("torchtune.cli", "models"): "tune convert",

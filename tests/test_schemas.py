@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.config.test_random_edits import Edit, edited
-from torchtune.cli._call import load_recipe
-from torchtune.config import ConfigError, Layers, config_names, folder_of, parse_yaml, read_yaml, render_yaml
+from torchtune.config import (
+    ConfigError,
+    Layers,
+    config_names,
+    folder_of,
+    load_recipe,
+    parse_yaml,
+    read_yaml,
+    render_yaml,
+)
 
 FOLDER = Path(folder_of("configs_yaml"))
 FILES = [(recipe, name) for recipe, names in config_names().items() for name in names]

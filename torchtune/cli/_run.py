@@ -1,25 +1,23 @@
-"""`tune <recipe> --config X ...`: check, freeze, and run, on one process or through torchrun's launcher."""
+"""`tune run`: run a recipe (the word may be left out)."""
 
-import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune.cli import VERBS, usage
-from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
+from torchtune import config
+from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import (
+    LAUNCH_OPTIONS,
+    OVERWRITE,
+    RUN_OPTIONS,
+    Call,
     ConfigError,
-    Layers,
     Mistake,
-    Recipe,
     config_names,
     config_sources,
-    current_trust,
     nearest,
-    print_help,
     recipe_names,
     unknown_name,
 )
@@ -27,85 +25,60 @@ from torchtune.config import (
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-OPTIONS_OF_A_RUN = """\
---config NAME or FILE, --override key=value ..., --allow PACKAGE (trust its code), --overwrite (start anew in an
-output_dir that holds a run: its config, record, metrics, checkpoints and result are removed, nothing else). torchrun's
-options, such as --nproc_per_node 2, stand before the recipe."""
 
-# torchrun's options without a value (torch.distributed.run's own parser); all others take one.
-TORCHRUN_SWITCHES = frozenset({"--standalone", "--run-path", "--run_path", "--no-python", "--no_python"})
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run a recipe."""
-    launch, rest = split_launch_options(argv)
-    call = read_call(rest, switches=("--overwrite",))
-    if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
-        if call.recipe in config_sources():
-            of = next(name for name, names in config_names().items() if call.recipe in names)
-            why = f"is a config of {of}; write tune {of} --config {call.recipe}"
-            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
-        if call.recipe in VERBS and launch:
-            why = f"is a verb and stands first; write tune {call.recipe} {' '.join(launch)} ..."
-            raise ConfigError([Mistake(call.recipe, "", why)], "the command line")
-        kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
-        raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
-    if call.wants_help and not call.recipe:
-        sys.stdout.write(usage())
-        return 0
-    if call.wants_help:
-        return show_help(call)
-    recipe, layers = layers_of(call)
-    print_notes(layers)
-    if launch:
-        return _launch(launch, call, recipe, layers, ["tune", *argv])
-    recipe.run(layers, overwrite="--overwrite" in call.flags, command=["tune", *argv])
+def run(call: Call) -> int:
+    """Check, freeze, and run a recipe, on one process or through torchrun's launcher."""
+    _check_name(call)
+    recipe, layers = config.layers_of(call)
+    config.print_notes(layers)
+    command = ["tune", *call.words]
+    if call.launch:
+        return _launch(call, recipe, layers, command)
+    recipe.run(layers, overwrite=call.has(OVERWRITE), command=command)
     return 0
 
 
-def split_launch_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the words before the recipe, which are torchrun's, from the rest."""
-    words = list(argv)
-    split = 0
-    while split < len(words) and words[split].startswith("-") and words[split] not in ("-h", "--help"):
-        split += 1 if "=" in words[split] or words[split] in TORCHRUN_SWITCHES else 2
-    return words[:split], words[split:]
+def _check_name(call: Call) -> None:
+    """Check the name of the recipe.
 
+    Raises:
+        ConfigError: It is that of a config, of a verb, or of nothing.
+    """
+    from torchtune.cli import verbs
 
-def run_script(recipe: Recipe[Any], argv: Sequence[str]) -> int:
-    """Run a recipe whose own file is the running script."""
-    adopt_script(recipe)
-    call = read_call(argv, switches=("--overwrite",))
-    if call.recipe:
-        raise ConfigError(
-            [Mistake(call.recipe, "", "expected --config, key=value or a flag")], "the command line"
-        )
-    layers = recipe.layers(call.config, call.words)
-    layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
-    if call.wants_help:
-        print_help(layers, recipe.name, recipe.__doc__ or "")
-        return 0
-    print_notes(layers)
-    recipe.run(layers, overwrite="--overwrite" in call.flags, command=[*sys.argv])
-    return 0
+    name = call.recipe
+    if not name or name in recipe_names() or name.endswith(".py"):
+        return
+    if name in config_sources():
+        recipe = next(recipe for recipe, names in config_names().items() if name in names)
+        message = f"is a config of {recipe}; write tune {recipe} --config {name}"
+        raise ConfigError([Mistake(name, "", message)], "the command line")
+    if name in verbs() and call.launch:
+        message = f"is a verb and stands first; write tune {name} {' '.join(call.launch)} ..."
+        raise ConfigError([Mistake(name, "", message)], "the command line")
+    kind = "recipe" if nearest(name, recipe_names()) else "recipe or verb"
+    raise unknown_name(kind, name, [*recipe_names(), *verbs()])
 
 
 def show_help(call: Call) -> int:
     """Print a recipe's fields, with the values of a config if one is named."""
-    recipe = load_recipe(call.recipe)
-    layers = recipe.layers(call.config, call.words)
+    _check_name(call)
+    recipe = config.load_recipe(call.recipe)
+    layers = recipe.layers(call.config, call.overrides, call.suggest)
     prog = f"tune {call.recipe}" + (f" --config {call.config}" if call.config else "")
     about = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
     configs = config_names().get(call.recipe, ())
     listed = [f"configs: {', '.join(configs)}"] if configs else []
-    print_help(layers, prog, "\n\n".join([about, *listed, OPTIONS_OF_A_RUN]))
+    options = ", ".join(f"{option.text} ({option.help})" for option in RUN_OPTIONS)
+    launch = f"torchrun's options, such as {LAUNCH_OPTIONS[0].names[0]} 2, stand before the recipe."
+    config.print_help(layers, prog, "\n\n".join([about, *listed, f"{options}. {launch}"]))
     if call.config is not None:
-        print_notes(layers)
+        config.print_notes(layers)
         layers.build(f"the config of {recipe.name}")
     return 0
 
 
-def ranks_of(options: list[str]) -> int:
+def ranks_of(options: Sequence[str]) -> int:
     """Return how many processes torchrun's options start, of several nodes at most.
 
     Raises:
@@ -114,7 +87,7 @@ def ranks_of(options: list[str]) -> int:
     return check_launch_options(options) if options else 1
 
 
-def check_launch_options(options: list[str]) -> int:
+def check_launch_options(options: Sequence[str]) -> int:
     """Check torchrun's options, before anything is written.
 
     Returns:
@@ -148,22 +121,24 @@ def check_launch_options(options: list[str]) -> int:
     return int(launch.nproc_per_node) * int(launch.max_nodes)
 
 
-def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers, command: list[str]) -> int:
+def _launch(call: Call, recipe: "config.Recipe[Any]", layers: "config.Layers", command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    check_launch_options(options)
-    frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
+    check_launch_options(call.launch)
+    frozen = recipe.prepare(layers, overwrite=call.has(OVERWRITE), command=command)
     if frozen is None:
         raise ConfigError(
-            [Mistake(" ".join(options), "", "this recipe has no output_dir, so it runs as one process")]
+            [Mistake(" ".join(call.launch), "", "this recipe has no output_dir, so it runs as one process")]
         )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
     # Ranks that are started again would find the addresses of those before them in the launcher's store, and wait.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
-    os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
+    os.environ["TUNE_ALLOW"] = " ".join(sorted(config.current_trust().packages))
     root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    import logging
+
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -172,9 +147,9 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("torch.distributed.elastic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-    files = [word for file in current_trust().files for word in ("--file", file)]
+    files = [word for file in config.current_trust().files for word in ("--file", file)]
     try:
-        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *files])
+        torchrun([*call.launch, "-m", "torchtune.cli._worker", call.recipe, str(frozen.file), *files])
     except SignalException as error:
         sys.stderr.write(f"tune: ended by {error.sigval.name}\n")
         return 128 + error.sigval
@@ -190,6 +165,8 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
     Returns:
         The exit status.
     """
+    import signal
+
     echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
     asked = {rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)}
     first = {rank: f for rank, f in failures.items() if rank not in echoes | asked}
@@ -212,3 +189,24 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
         why = f"ended with status {failure.exitcode}"
     sys.stderr.write(f"tune: rank {rank}: {why}\n")
     return 2 if failure.exitcode == 2 else 1
+
+
+VERB = Verb(
+    "run",
+    run,
+    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE)),),
+    launch=LAUNCH_OPTIONS,
+    takes_overrides=True,
+    explain=show_help,
+    about="""\
+Checks a config, freezes it into its output_dir, and runs a recipe with it; the
+word `run` may be left out. The same command again continues a run that was
+interrupted. torchrun's options stand before the recipe, its others as well.
+With a recipe, --help lists the fields of its config.""",
+    examples=(
+        "tune run lora_finetune --config smollm2_135m_lora",
+        "tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4",
+        "tune lora_finetune --config smollm2_135m_lora --help",
+        "tune --nproc_per_node 2 full_finetune --config smollm2_135m_full",
+    ),
+)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchtune.cli import INTERRUPTED
+from torchtune.config import INTERRUPTED
 
 
 def main(argv: Sequence[str]) -> int:
@@ -20,15 +20,13 @@ def main(argv: Sequence[str]) -> int:
     Args:
         argv: The recipe, the frozen file, and `--file F` for each Python file that the user named.
     """
-    from torchtune.cli._call import load_recipe, read_call
-    from torchtune.config import trust_folder_of
+    from torchtune.config import load_recipe, trust_folder_of
 
     recipe_name, file, *rest = argv
     for named in rest[1::2]:
         trust_folder_of(named)
-    call = read_call([recipe_name, "--config", file])
-    recipe = load_recipe(call.recipe)
-    recipe.main(recipe.layers(call.config).build(f"the config of {recipe.name}"))
+    recipe = load_recipe(recipe_name)
+    recipe.main(recipe.layers(file).build(f"the config of {recipe.name}"))
     return 0
 
 
@@ -46,7 +44,7 @@ def answered(argv: Sequence[str]) -> int:
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
         return getattr(error, "status", INTERRUPTED)
     except Exception as error:
-        from torchtune.cli._failure import report
+        from torchtune.config import report
 
         said = io.StringIO()
         with contextlib.redirect_stderr(said):

@@ -8,8 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchtune.config._classes import field_names, required_names
+    from torchtune.config._command_line import (
+        ALLOW,
+        CONFIG,
+        CONFIGS,
+        HELP,
+        LAUNCH_OPTIONS,
+        OVERRIDE,
+        OVERWRITE,
+        RECIPES,
+        RUN_OPTIONS,
+        Call,
+        Option,
+        names_of,
+        read_words,
+    )
     from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
+    from torchtune.config._discover import calls_in, load_recipe, recipe_for
     from torchtune.config._dotpath import is_component_path
     from torchtune.config._flags import print_help
     from torchtune.config._frozen import (
@@ -24,8 +40,16 @@ if TYPE_CHECKING:
     )
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
+    from torchtune.config._launch import layers_of, run_recipe
     from torchtune.config._layers import Layers, Origin
-    from torchtune.config._mistakes import ConfigError, InstantiationError, Mistake, dotted, nearest
+    from torchtune.config._mistakes import (
+        ConfigError,
+        InstantiationError,
+        Mistake,
+        did_you_mean,
+        dotted,
+        nearest,
+    )
     from torchtune.config._node import Node
     from torchtune.config._outputs import LockedError, lock, read_record, update_record, versions, way_on
     from torchtune.config._overrides import override
@@ -39,6 +63,16 @@ if TYPE_CHECKING:
         recipe_names,
         recipe_source,
         unknown_name,
+    )
+    from torchtune.config._report import (
+        INTERRUPTED,
+        guarded,
+        is_coloured,
+        paint,
+        painted_mistakes,
+        print_note,
+        print_notes,
+        report,
     )
     from torchtune.config._schema import Slot, section_of, slots, unstructured_default
     from torchtune.config._signature import MayChange, Passed, parameters_of
@@ -61,8 +95,24 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_classes": ("field_names", "required_names"),
+    "_command_line": (
+        "ALLOW",
+        "CONFIG",
+        "CONFIGS",
+        "HELP",
+        "LAUNCH_OPTIONS",
+        "OVERRIDE",
+        "OVERWRITE",
+        "RECIPES",
+        "RUN_OPTIONS",
+        "Call",
+        "Option",
+        "names_of",
+        "read_words",
+    ),
     "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
+    "_discover": ("calls_in", "load_recipe", "recipe_for"),
     "_dotpath": ("is_component_path",),
     "_flags": ("print_help",),
     "_frozen": (
@@ -77,8 +127,9 @@ _HOMES = {
     ),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
+    "_launch": ("layers_of", "run_recipe"),
     "_layers": ("Layers", "Origin"),
-    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
+    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "did_you_mean", "dotted", "nearest"),
     "_node": ("Node",),
     "_outputs": ("LockedError", "lock", "read_record", "update_record", "versions", "way_on"),
     "_overrides": ("override",),
@@ -93,6 +144,16 @@ _HOMES = {
         "recipe_names",
         "recipe_source",
         "unknown_name",
+    ),
+    "_report": (
+        "INTERRUPTED",
+        "guarded",
+        "is_coloured",
+        "paint",
+        "painted_mistakes",
+        "print_note",
+        "print_notes",
+        "report",
     ),
     "_schema": ("Slot", "section_of", "slots", "unstructured_default"),
     "_signature": ("MayChange", "Passed", "parameters_of"),
@@ -118,6 +179,17 @@ _HOMES = {
 
 __all__ = [
     "ABSENT",
+    "ALLOW",
+    "CONFIG",
+    "CONFIGS",
+    "HELP",
+    "INTERRUPTED",
+    "LAUNCH_OPTIONS",
+    "OVERRIDE",
+    "OVERWRITE",
+    "RECIPES",
+    "RUN_OPTIONS",
+    "Call",
     "Component",
     "ConfigError",
     "Difference",
@@ -129,6 +201,7 @@ __all__ = [
     "MayChange",
     "Mistake",
     "Node",
+    "Option",
     "Origin",
     "Passed",
     "Recipe",
@@ -141,12 +214,14 @@ __all__ = [
     "arguments",
     "at_least",
     "between",
+    "calls_in",
     "config_layers",
     "config_names",
     "config_source",
     "config_sources",
     "current_trust",
     "describe",
+    "did_you_mean",
     "differences",
     "dotted",
     "each",
@@ -155,36 +230,49 @@ __all__ = [
     "folder_of",
     "freeze",
     "frozen_tree",
+    "guarded",
     "inline_yaml",
     "instantiate",
+    "is_coloured",
     "is_component",
     "is_component_path",
     "json_schema",
+    "layers_of",
     "lazy",
     "leaves",
     "load",
     "load_module",
+    "load_recipe",
     "lock",
+    "names_of",
     "nearest",
     "nested",
     "not_empty",
     "one_of",
     "only_trusting",
     "override",
+    "paint",
+    "painted_mistakes",
     "parameters_of",
     "parse",
     "parse_yaml",
     "print_help",
+    "print_note",
+    "print_notes",
     "read_record",
+    "read_words",
     "read_yaml",
+    "recipe_for",
     "recipe_names",
     "recipe_source",
     "ref",
     "render",
     "render_yaml",
+    "report",
     "required_names",
     "resolve",
     "resolved_tree",
+    "run_recipe",
     "section_of",
     "share",
     "slots",

@@ -8,6 +8,7 @@ import attrs
 from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, field_names
+from torchtune.config._command_line import Suggest, suggest_run_option
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._interpolation import is_reference
 from torchtune.config._layers import Layers, Origin
@@ -18,10 +19,9 @@ from torchtune.config._mistakes import (
     RejectedError,
     did_you_mean,
     dotted,
-    nearest,
 )
 from torchtune.config._schema import Slot, component_type_of, mapping_of, section_of, slots, type_of_unlisted
-from torchtune.config._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
+from torchtune.config._tokens import FLOW, Override
 from torchtune.config._tree import at, is_component_tree, is_index, leaves
 from torchtune.config._types import (
     choices,
@@ -42,6 +42,7 @@ class Overriding:
     """Applies overrides to layers: first what shapes the config, outermost first, then single values."""
 
     layers: Layers
+    suggest: Suggest = suggest_run_option
     layer: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -263,8 +264,8 @@ class Overriding:
         )
         if not path and (deep := [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]):
             near = f"; did you mean {dotted(deep[0])!r}?"
-        if not near and not path and nearest(f"--{part}", (*SWITCHES, OVERRIDE_FLAG)):
-            near = did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
+        if not near and not path:
+            near = self.suggest(f"--{part}")
         return RejectedError(Problem(where, f"no {part!r}{near}"))
 
     def _now(self, path: Path) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from torchtune.config._command_line import Suggest, suggest_run_option
 from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
@@ -70,7 +71,7 @@ class Recipe(Generic[C]):
             SystemExit: The command line was read, and the run did not end well.
         """
         if cfg is None:
-            from torchtune.cli import run_recipe
+            from torchtune.config._launch import run_recipe
 
             if status := run_recipe(self, sys.argv[1:]):
                 raise SystemExit(status)
@@ -94,18 +95,21 @@ class Recipe(Generic[C]):
         add_function(layers, make, inspect.unwrap(make).__code__.co_filename)
         return layers
 
-    def layers(self, config: str | None, words: Sequence[str] = ()) -> Layers:
+    def layers(
+        self, config: str | None, words: Sequence[str] = (), suggest: Suggest = suggest_run_option
+    ) -> Layers:
         """Merge a config that the user names with overrides.
 
         Args:
             config: A registered config, a file, or a run's folder; None for the class's defaults.
             words: Overrides as typed.
+            suggest: What a flag may mean that is no field.
 
         Raises:
             ConfigError: The config cannot be read at all; other mistakes are noted in the layers.
         """
         layers = config_layers(config, self.config_class)
-        apply_overrides(layers, words)
+        apply_overrides(layers, words, suggest)
         return layers
 
     def run(self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None) -> None:
@@ -162,10 +166,10 @@ def check_device(cfg: Any, layers: Layers) -> None:
         raise ConfigError([Mistake(where, "device", str(error).removeprefix("device: "))]) from error
 
 
-def apply_overrides(layers: Layers, words: Sequence[str]) -> None:
+def apply_overrides(layers: Layers, words: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
     """Apply overrides as typed; what is wrong with them is noted in the layers."""
-    overrides, mistakes = tokenise(words)
-    overriding = Overriding(layers)
+    overrides, mistakes = tokenise(words, suggest)
+    overriding = Overriding(layers, suggest)
     for mistake in mistakes:
         layers.mistakes.append((layers.origin(()), mistake))
     rest = overriding.apply(overrides)

@@ -5,22 +5,12 @@ from typing import Final
 
 from attrs import frozen
 
+from torchtune.config._command_line import OVERRIDE, Suggest, suggest_run_option
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._layers import Origin
-from torchtune.config._mistakes import Mistake, did_you_mean
+from torchtune.config._mistakes import Mistake
 
-OVERRIDE_FLAG: Final = "--override"
-SWITCHES: Final = (
-    "--all",
-    "--help",
-    "--json",
-    "--origins",
-    "--overwrite",
-    "--resolved",
-    "--config",
-    "--allow",
-)
-"""Options of `tune`, which a misspelt flag may mean."""
+OVERRIDE_FLAG: Final = OVERRIDE.names[0]
 LONGEST_SHOWN: Final = 120
 """Characters of a value that are shown as its origin."""
 FLOW: Final = ("[", "{")
@@ -63,8 +53,14 @@ class Override:
         return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}")
 
 
-def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
+def tokenise(
+    argv: Sequence[str], suggest: Suggest = suggest_run_option
+) -> tuple[list[Override], list[Mistake]]:
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
+
+    Args:
+        argv: The words.
+        suggest: What a flag without a value may mean.
 
     Returns:
         The overrides, and a mistake for each word that is none.
@@ -87,14 +83,14 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                near = did_you_mean(word, SWITCHES)
-                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE{near}"))
+                message = f"needs a value: {word} VALUE, or {key}=VALUE{suggest(word)}"
+                mistakes.append(Mistake(word, "", message))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            mistakes.append(
-                Mistake(word, "", "expected key=value; quote a value that holds spaces: 'prompt=What is it?'")
-            )
+            near = suggest(word) if word.startswith("-") else ""
+            quoted = "; quote a value that holds spaces: 'prompt=What is it?'"
+            mistakes.append(Mistake(word, "", f"expected key=value{near or quoted}"))
         elif not all(key.removeprefix("+").split(".")):
             mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
         else:

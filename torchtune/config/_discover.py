@@ -1,4 +1,4 @@
-"""The configs in a user's folder, and the recipe of each."""
+"""Recipes by name or file, the recipe of a config, and the configs in a user's folder."""
 
 import ast
 import re
@@ -7,21 +7,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli._call import Call, load_recipe
-from torchtune.config import (
-    ConfigError,
-    Mistake,
-    Recipe,
-    config_names,
-    config_source,
-    field_names,
-    load_module,
-    read_yaml,
-    recipe_names,
-)
+from torchtune.config._classes import field_names
+from torchtune.config._command_line import Call
+from torchtune.config._mistakes import ConfigError, Mistake
+from torchtune.config._parse import Recipe
+from torchtune.config._registry import config_names, config_source, recipe_names, recipe_source
+from torchtune.config._sources import load_module
+from torchtune.config._yaml import read_yaml
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
+
+
+def load_recipe(name: str) -> Recipe[Any]:
+    """Return a registered recipe, or that of a Python file.
+
+    Raises:
+        ConfigError: There is none, or the file holds none.
+    """
+    file = name if name.endswith(".py") else recipe_source(name).file
+    module = load_module(file)
+    recipes = [value for value in vars(module).values() if isinstance(value, Recipe)]
+    own = [recipe for recipe in recipes if recipe.main.__module__ == module.__name__]
+    if len(own) == 1:
+        return own[0]
+    what = "no function decorated with @config.parse"
+    if own:
+        what = f"{len(own)} functions decorated with it"
+    message = f"expected one recipe, a main(cfg) under @config.parse; found {what}"
+    raise ConfigError([Mistake(name, "", message)], "the recipe")
 
 
 def calls_in(folder: str) -> list[Call]:
@@ -110,7 +124,7 @@ def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]
         try:
             found[name] = load_recipe(name)
         except ConfigError as error:
-            broken.append(Call("", name, mistakes=list(error.mistakes)))
+            broken.append(Call.of("", name, error.mistakes))
     return found, broken
 
 
@@ -121,7 +135,7 @@ def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
         for function, returns in functions_returning(file.read_text(encoding="utf-8")):
             fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
             if fitting:
-                yield Call(fitting[-1], f"{file}:{function}")
+                yield Call.of(fitting[-1], f"{file}:{function}")
 
 
 def functions_returning(text: str) -> Iterator[tuple[str, str]]:
@@ -142,15 +156,15 @@ def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
     try:
         found = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
     except ConfigError as error:
-        return Call("", str(file), mistakes=list(error.mistakes))
+        return Call.of("", str(file), error.mistakes)
     if len(found) == 1:
-        return Call(found[0], str(file))
+        return Call.of(found[0], str(file))
     message = (
         f"it fits {' and '.join(found)}; say which in a comment, `# recipe: {found[0]}`"
         if found
         else "its fields are those of no recipe; say which it is for in a comment, `# recipe: lora_finetune`"
     )
-    return Call("", str(file), mistakes=[Mistake(str(file), "", message)])
+    return Call.of("", str(file), [Mistake(str(file), "", message)])
 
 
 def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
