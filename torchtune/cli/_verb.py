@@ -87,8 +87,13 @@ class Verb(NamedTuple):
             suggest=self.suggest,
         )
 
-    def suggest(self, flag: str) -> str:
-        """Return what a flag may mean that this verb does not understand."""
+    def suggest(self, flag: str, otherwise: str) -> str:
+        """Return what a flag may mean that this verb does not understand.
+
+        Args:
+            flag: As typed.
+            otherwise: What it may mean if it is no option of any verb, as a text that begins with `; `; or empty.
+        """
         from torchtune.cli import load_verb, verbs
 
         own = names_of((*self.options, HELP))
@@ -98,9 +103,10 @@ class Verb(NamedTuple):
         takers = [f"tune {name}" for name, names in others.items() if flag in names and flag not in own]
         if takers:
             return f"; {flag} is an option of {', '.join(takers)}"
-        if not self.takes_overrides:
-            return did_you_mean(flag, own) or f"; tune {self.name} --help lists the options"
-        return did_you_mean(flag, own) or did_you_mean(flag, [n for names in others.values() for n in names])
+        near = otherwise or did_you_mean(flag, own)
+        if self.takes_overrides:
+            return near or did_you_mean(flag, [name for names in others.values() for name in names])
+        return near or f"; tune {self.name} --help lists the options"
 
     def fits(self, call: Call) -> bool:
         """Tell whether a call has as many arguments as a form takes, and the options that it needs."""

@@ -76,8 +76,11 @@ OTHER_LAUNCH_SWITCHES: Final = frozenset(
 )
 """The other options of torchrun that take no value."""
 
-Suggest = Callable[[str], str]
-"""Takes a flag that is not understood; returns what it may mean, beginning with `; `, or an empty text."""
+Suggest = Callable[[str, str], str]
+"""Takes a flag that is not understood, and what it may mean if it is no option; returns what it means most likely.
+
+Both meanings are texts that begin with `; `, or are empty.
+"""
 
 
 def names_of(options: Sequence[Option]) -> list[str]:
@@ -85,9 +88,9 @@ def names_of(options: Sequence[Option]) -> list[str]:
     return [name for option in options for name in option.names]
 
 
-def suggest_run_option(flag: str) -> str:
+def suggest_run_option(flag: str, otherwise: str) -> str:
     """Suggest the option of a run that a misspelt flag most likely means."""
-    return did_you_mean(flag, names_of((*RUN_OPTIONS, HELP)))
+    return otherwise or did_you_mean(flag, names_of((*RUN_OPTIONS, HELP)))
 
 
 class Call(NamedTuple):
@@ -213,7 +216,7 @@ class _Reader:
         elif self._takes_overrides and (is_dashed or "=" in word or self.arguments):
             self.overrides.append(word)
         elif is_dashed:
-            self.mistakes.append(Mistake(word, "", f"is not understood{self._suggest(name)}"))
+            self.mistakes.append(Mistake(word, "", f"is not understood{self._suggest(name, '')}"))
         else:
             self.arguments.append(word)
 

@@ -262,10 +262,11 @@ class Overriding:
         near = did_you_mean(
             part, [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
         )
-        if not path and (deep := [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]):
+        deep = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
+        if not path and deep:
             near = f"; did you mean {dotted(deep[0])!r}?"
-        if not near and not path:
-            near = self.suggest(f"--{part}")
+        elif not path:
+            near = self.suggest(f"--{part}", near)
         return RejectedError(Problem(where, f"no {part!r}{near}"))
 
     def _now(self, path: Path) -> Any:

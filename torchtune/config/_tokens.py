@@ -83,12 +83,12 @@ def tokenise(
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                message = f"needs a value: {word} VALUE, or {key}=VALUE{suggest(word)}"
+                message = f"needs a value: {word} VALUE, or {key}=VALUE{suggest(word, '')}"
                 mistakes.append(Mistake(word, "", message))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            near = suggest(word) if word.startswith("-") else ""
+            near = suggest(word, "") if word.startswith("-") else ""
             quoted = "; quote a value that holds spaces: 'prompt=What is it?'"
             mistakes.append(Mistake(word, "", f"expected key=value{near or quoted}"))
         elif not all(key.removeprefix("+").split(".")):
