@@ -53,7 +53,7 @@ def main() -> None:
 def planned(words: list[str], width: int) -> int:
     """Return what `tune validate --memory` says of the run with rows as wide as the widest it had."""
     from torchtune.cli._validate import needs_of
-    from torchtune.config import RUN_OPTIONS, read_words
+    from torchtune.config.command_line import RUN_OPTIONS, read_words
 
     is_packed = any(word.startswith("packing.length=") for word in words)
     length = f"packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"

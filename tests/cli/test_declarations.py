@@ -15,7 +15,15 @@ from tests.tune import Tune
 from torchtune import cli
 from torchtune.cli import load_verb, verbs
 from torchtune.cli._complete import candidates
-from torchtune.config import HELP, LAUNCH_OPTIONS, OVERRIDE, RUN_OPTIONS, Option, names_of, read_words
+from torchtune.config.command_line import (
+    HELP,
+    LAUNCH_OPTIONS,
+    OVERRIDE,
+    RUN_OPTIONS,
+    Option,
+    names_of,
+    read_words,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = {name: load_verb(name) for name in verbs()}
@@ -27,10 +35,10 @@ GREET = '''\
 import sys
 
 from torchtune.cli._verb import Argument, Form, Verb
-from torchtune.config import Call, Option
+from torchtune.config.command_line import Call, Option
 
-LOUD = Option(("--loud",), "greet in capitals")
-LANGUAGE = Option(("-l", "--language"), "the language", "L", choices=("english", "latin"))
+LOUD = Option("--loud", "greet in capitals")
+LANGUAGE = Option("-l, --language", "the language", "L", choices=("english", "latin"))
 
 
 def run(call: Call) -> int:
@@ -180,14 +188,14 @@ def test_an_option_of_another_verb_is_named_with_that_verb(name: str, option: Op
         typed = words_of(option, spelling)
         call = verb.read(["recipe", *typed])
         assert not call.has(option)
-        hint = f"; {spelling} is an option of {', '.join(f'tune {taker}' for taker in takers(spelling))}"
+        hint = f"{spelling} is an option of {', '.join(f'tune {taker}' for taker in takers(spelling))}"
         if verb.launch and option in LAUNCH_OPTIONS:
-            hint = f"; {spelling} is torchrun's and stands before the recipe"
+            hint = f"{spelling} is torchrun's and stands before the recipe"
         if verb.takes_overrides:  # it may be a field of the config, so the hint comes with what is no field
             assert call.overrides == typed
-            assert call.suggest(spelling, "; did you mean a field?") == hint
+            assert call.suggest(spelling, "did you mean a field?") == hint
         else:
-            assert str(call.mistakes[0]) == f"{spelling}: is not understood{hint}"
+            assert str(call.mistakes[0]) == f"{spelling}: is not understood; {hint}"
 
 
 FIELDS = {"--dtype", "--tokenizer", "--log_dir", "--output-dir"}

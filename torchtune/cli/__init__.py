@@ -86,7 +86,8 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 2 the user's input is wrong, 1 the run failed, 128 + n it was ended by signal n.
     """
-    unreadable = [word for word in argv if not _is_text(word)]
+    # Bytes that are not UTF-8 arrive as surrogates, which cannot be encoded.
+    unreadable = [word for word in argv if word.encode(errors="replace").decode() != word]
     if unreadable:
         sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
         return 2
@@ -100,13 +101,12 @@ def main(argv: Sequence[str]) -> int:
 
         sys.stdout.write(f"tune {__version__}\n")
         return 0
-    from torchtune.config import guarded
+    from torchtune.config.console import guarded
 
     if argv[0] == "__complete":
         return guarded(lambda words: import_module("torchtune.cli._complete").main(words), argv[1:])
-    if _summary(argv[0]):
-        return guarded(lambda words: _call(argv[0], words), argv[1:])
-    return guarded(lambda words: _call("run", words), argv)
+    name, words = (argv[0], argv[1:]) if _summary(argv[0]) else ("run", argv)
+    return guarded(lambda words: _call(name, words), words)
 
 
 def _call(name: str, words: Sequence[str]) -> int:
@@ -128,11 +128,3 @@ def _call(name: str, words: Sequence[str]) -> int:
 
         allow(*call.allowed)
     return verb.explain(call) if verb.explain and call.wants_help else verb.run(call)
-
-
-def _is_text(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:  # bytes that the terminal sent and that are not its encoding
-        return False
-    return True

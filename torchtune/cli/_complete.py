@@ -12,7 +12,8 @@ from typing import Any
 
 from torchtune.cli import load_verb, verbs
 from torchtune.cli._verb import Verb
-from torchtune.config import (
+from torchtune.config import config_names, config_sources, folder_of, recipe_names
+from torchtune.config.command_line import (
     CONFIGS,
     HELP,
     LAUNCH_OPTIONS,
@@ -20,11 +21,7 @@ from torchtune.config import (
     RECIPES,
     Call,
     Option,
-    config_names,
-    config_sources,
-    folder_of,
     names_of,
-    recipe_names,
 )
 
 Schema = Mapping[str, Any]

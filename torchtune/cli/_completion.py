@@ -3,7 +3,7 @@
 import sys
 
 from torchtune.cli._verb import Argument, Form, Verb
-from torchtune.config import Call, ConfigError, Mistake
+from torchtune.config.command_line import Call, usage_error
 
 # The program gets the line up to the cursor, and prints a candidate a line. A candidate that ends in `=` or `.` goes
 # on, so no space follows it. Where there is none, the shell completes files.
@@ -54,8 +54,7 @@ def run(call: Call) -> int:
     """Print a shell's script."""
     shell = call.arguments[0]
     if shell not in SCRIPTS:
-        expected = f"expected one of {', '.join(SCRIPTS)}"
-        raise ConfigError([Mistake(shell, "", expected)], "the command line")
+        raise usage_error(shell, f"expected one of {', '.join(SCRIPTS)}")
     sys.stdout.write(SCRIPTS[shell])
     return 0
 

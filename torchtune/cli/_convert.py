@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import NoReturn
 
 from torchtune.cli._verb import Argument, Form, Verb
-from torchtune.config import Call, Option, print_note
+from torchtune.config.command_line import Call, Option
+from torchtune.config.console import print_note
 
 BASE = Option(
-    ("--base",),
+    "--base",
     "the model that an adapter is for, of any of the other kinds; the one that adapter_config.json names if left out",
     "B",
 )
-APART = Option(("--apart",), "keep an adapter apart: write a PEFT folder")
+APART = Option("--apart", "keep an adapter apart: write a PEFT folder")
 TOKENIZER = Option(
-    ("--tokenizer",),
+    "--tokenizer",
     "the folder of a tokenizer, or a file of it; if left out the checkpoint's own, which for an adapter is that of its"
     " folder or else its base's",
     "T",
 )
 DTYPE = Option(
-    ("--dtype",),
+    "--dtype",
     "the weights' type; their own if left out, bfloat16 for GGUF",
     "D",
     choices=("bfloat16", "float16", "float32"),

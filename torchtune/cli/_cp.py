@@ -5,9 +5,6 @@ import sys
 
 from torchtune.cli._verb import FORCE, Argument, Form, Verb
 from torchtune.config import (
-    CONFIGS,
-    RECIPES,
-    Call,
     config_names,
     config_source,
     config_sources,
@@ -16,6 +13,7 @@ from torchtune.config import (
     recipe_source,
     unknown_name,
 )
+from torchtune.config.command_line import CONFIGS, RECIPES, Call
 
 
 def run(call: Call) -> int:

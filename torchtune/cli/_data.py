@@ -5,21 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchtune.cli._run import ranks_of
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Form, Verb
-from torchtune.config import Call, ConfigError, Mistake, Option, is_coloured, paint
+from torchtune.config.command_line import Call, Option
+from torchtune.config.console import is_coloured, paint
 
 if TYPE_CHECKING:
     from torchtune.cli._data_summary import Summary
 
-ROWS = Option(("--rows",), "rows that are shown, 2 if left out", "N")
+ROWS = Option("--rows", "rows that are shown, 2 if left out", "N")
 LIMIT = Option(
-    ("--limit",),
+    "--limit",
     "rows that are read for the numbers, spread over the dataset; all if left out (of a stream: the first 10000)",
     "N",
 )
-HTML = Option(("--html",), "write the same as a page", "FILE")
+HTML = Option("--html", "write the same as a page", "FILE")
 HELD_OUT = Option(
-    ("--held-out",),
+    "--held-out",
     "rows that the model is to be judged by, read as the dataset's own are: tell whether they stand among those trained"
     " on; the rows that the config's validation holds out, if left out",
     "SOURCE",
@@ -30,11 +32,9 @@ _BARS = "▁▂▃▄▅▆▇█"
 def run(call: Call) -> int:
     """Show a run's data."""
     from torchtune.cli._data_summary import summarise
-    from torchtune.cli._run import ranks_of
 
-    ranks = ranks_of(call.launch)
-    rows, limit = _count(call, ROWS) or 2, _count(call, LIMIT)
-    summary = summarise(call, ranks, rows=rows, limit=limit, held_out=call.value(HELD_OUT))
+    rows, limit = call.number(ROWS) or 2, call.number(LIMIT)
+    summary = summarise(call, ranks_of(call.launch), rows=rows, limit=limit, held_out=call.value(HELD_OUT))
     sys.stdout.write("".join(f"{line}\n" for line in _lines(summary)))
     page = call.value(HTML)
     if page is not None:
@@ -43,16 +43,6 @@ def run(call: Call) -> int:
         Path(page).write_text(page_of(summary), encoding="utf-8")
         sys.stdout.write(f"\nwrote {page}\n")
     return 0
-
-
-def _count(call: Call, option: Option) -> int | None:
-    text = call.value(option)
-    if text is None:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        message = f"expected a number above 0, got {text!r}"
-        raise ConfigError([Mistake(option.names[0], "", message)], "the command line")
-    return int(text)
 
 
 def _lines(summary: "Summary") -> Iterator[str]:

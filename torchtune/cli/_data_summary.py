@@ -5,16 +5,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from torchtune.config import (
-    Call,
-    ConfigError,
-    Mistake,
-    instantiate,
-    layers_of,
-    lazy,
-    parameters_of,
-    print_notes,
-)
+from torchtune.config import ConfigError, Mistake, checked_layers, instantiate, lazy, parameters_of
+from torchtune.config.command_line import Call, usage_error
 
 _BINS = 24
 _OF_A_STREAM = 10_000
@@ -50,9 +42,7 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
         ConfigError: The config has mistakes, or describes no data.
         InstantiationError: The dataset or the tokenizer cannot be built.
     """
-    recipe, layers = layers_of(call)
-    print_notes(layers)
-    cfg: Any = layers.build(f"the config of {recipe.name}")
+    recipe, _, cfg = checked_layers(call)
     if not all(hasattr(cfg, name) for name in ("dataset", "tokenizer", "model", "packing")):
         raise ConfigError([Mistake("", "", f"{recipe.name} reads no dataset")], "the recipe")
     import torch
@@ -102,7 +92,7 @@ def _held_out(source: str, dataset: Any, tokenizer: Any) -> Any:
     """Open the rows that `--held-out` names."""
     if "source" not in parameters_of(dataset.func):
         name = getattr(dataset.func, "__name__", dataset.func)
-        raise ConfigError([Mistake("--held-out", "", f"{name} reads no source")], "the command line")
+        raise usage_error("--held-out", f"{name} reads no source")
     settings = {key: value for key, value in dataset.keywords.items() if key not in ("split", "load_options")}
     return instantiate(lazy(dataset.func, **{**settings, "source": source}), tokenizer)
 

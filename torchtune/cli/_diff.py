@@ -6,12 +6,9 @@ import sys
 from typing import Any
 
 from torchtune import config
-from torchtune.cli._verb import JSON, Argument, Form, Verb
+from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
 from torchtune.config import (
     ABSENT,
-    CONFIGS,
-    RUN_OPTIONS,
-    Call,
     ConfigError,
     Difference,
     Mistake,
@@ -19,9 +16,9 @@ from torchtune.config import (
     config_sources,
     differences,
     folder_of,
-    paint,
-    read_words,
 )
+from torchtune.config.command_line import CONFIGS, RUN_OPTIONS, Call, read_words
+from torchtune.config.console import paint
 
 
 def run(call: Call) -> int:
@@ -29,9 +26,7 @@ def run(call: Call) -> int:
     names = call.arguments
     found = between(*names) if len(names) == 2 else since(names[0])
     if call.has(JSON):
-        import json
-
-        sys.stdout.write(json.dumps([_row(d) for d in found], indent=2) + "\n")
+        write_json([_row(d) for d in found])
         return 0
     for path, a, b in found:
         sys.stdout.write(f"{paint(path, 'bold')}: {_shown(a, 'red')} -> {_shown(b, 'green')}\n")

@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torchtune.cli._verb import MANY, Argument, Form, Verb
-from torchtune.config import Call, ConfigError, Mistake, Option, print_note
+from torchtune.config.command_line import Call, Option, usage_error
+from torchtune.config.console import print_note
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-OUTPUT_DIR = Option(("--output-dir",), value="D", required=True)
-REVISION = Option(("--revision",), "a branch, a tag or a commit; main if left out", "R")
-INCLUDE = Option(
-    ("--include",), "fetch the files that match, in place of those above", "PATTERN", repeats=True
-)
-IGNORE = Option(
-    ("--ignore",), "leave out the files that match, whatever else is said", "PATTERN", repeats=True
-)
+OUTPUT_DIR = Option("--output-dir", value="D", required=True)
+REVISION = Option("--revision", "a branch, a tag or a commit; main if left out", "R")
+INCLUDE = Option("--include", "fetch the files that match, in place of those above", "PATTERN", repeats=True)
+IGNORE = Option("--ignore", "leave out the files that match, whatever else is said", "PATTERN", repeats=True)
 
 TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 """The configuration and the tokenizer; with them come the first of WEIGHTS that a repository has."""
@@ -78,8 +75,8 @@ def order_of(call: Call) -> Order:
     """
     repository, *more = call.arguments
     if more:
-        message = "is not understood; a pattern stands in quotes behind --include or --ignore"
-        raise ConfigError([Mistake(word, "", message) for word in more], "the command line")
+        hint = "a pattern stands in quotes behind --include or --ignore"
+        raise usage_error(more[0], "is not understood", hint)
     return Order(
         repository=repository,
         folder=call.value(OUTPUT_DIR) or "",

@@ -1,34 +1,18 @@
 """`tune export`: write the frozen YAML of a run."""
 
-import sys
-from pathlib import Path
-
 from torchtune import config
-from torchtune.cli._verb import CONFIG_OPTIONS, OUTPUT, RECIPE, Form, Verb
-from torchtune.config import Call, Option
+from torchtune.cli._verb import CONFIG_OPTIONS, OUTPUT, RECIPE, Form, Verb, write_output
+from torchtune.config.command_line import Call, Option
 
-RESOLVED = Option(("--resolved",))
+RESOLVED = Option("--resolved")
 
 
 def run(call: Call) -> int:
     """Write a config that is free of mistakes."""
-    recipe, layers = config.layers_of(call)
-    config.print_notes(layers)
-    layers.build(f"the config of {recipe.name}")
+    recipe, layers, _ = config.checked_layers(call)
     if call.has(RESOLVED):
         layers.tree = layers.resolve()
-    text = recipe.export(layers)
-    target = call.value(OUTPUT)
-    if target is None:
-        sys.stdout.write(text)
-        return 0
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        sys.stderr.write(f"tune export: {target}: {error.strerror}\n")
-        return 2
-    sys.stdout.write(f"wrote {target}\n")
-    return 0
+    return write_output(call, recipe.export(layers))
 
 
 VERB = Verb(

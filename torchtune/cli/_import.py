@@ -9,23 +9,20 @@ from typing import Any
 from torchtune.cli._ancestor import Import
 from torchtune.cli._verb import FORCE, MANY, Argument, Form, Verb
 from torchtune.config import (
-    ALLOW,
-    Call,
     ConfigError,
     Mistake,
-    Option,
     field_names,
     is_component_path,
     load_recipe,
-    painted_mistakes,
     parse_yaml,
-    print_note,
     read_yaml,
     render_yaml,
     resolved_tree,
 )
+from torchtune.config.command_line import ALLOW, Call, Option, usage_error
+from torchtune.config.console import painted_mistakes, print_note
 
-OUTPUT = Option(("-o", "--output"), "the file to write", "NEW.yaml", required=True)
+OUTPUT = Option("-o, --output", "the file to write", "NEW.yaml", required=True)
 STAYS = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")
 """References to fields that do not move; others are replaced by what they lead to."""
 
@@ -35,13 +32,9 @@ def run(call: Call) -> int:
     source, *words = call.arguments
     target = call.value(OUTPUT) or ""
     if not target.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            [Mistake(target, "", "a config is YAML; end the path in .yaml")], "the command line"
-        )
+        raise usage_error(target, "a config is YAML", "end the path in .yaml")
     if Path(target).exists() and not call.has(FORCE):
-        raise ConfigError(
-            [Mistake(target, "", "exists; choose another path, or --force")], "the command line"
-        )
+        raise usage_error(target, "exists", "choose another path, or --force")
     old = old_tree(source, words)
     text = Path(source).read_text(encoding="utf-8-sig")
     done = Import(old, is_component_path)
@@ -83,7 +76,7 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.removeprefix("--").partition("=")
         if not equals:
-            raise ConfigError([Mistake(word, "", "expected key=value")], "the command line")
+            raise usage_error(word, "expected key=value")
         *above, last = key.split(".")
         holder: dict[str, Any] = tree
         for part in above:

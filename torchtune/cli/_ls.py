@@ -2,17 +2,17 @@
 
 import sys
 
-from torchtune.cli._verb import JSON, Argument, Form, Verb
-from torchtune.config import RECIPES, Call, config_names, config_sources, paint, recipe_names, recipe_source
+from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
+from torchtune.config import config_names, config_sources, recipe_names, recipe_source
+from torchtune.config.command_line import RECIPES, Call
+from torchtune.config.console import paint
 
 
 def run(call: Call) -> int:
     """List recipes and configs."""
     listed = rows(call.recipe)
     if call.has(JSON):
-        import json
-
-        sys.stdout.write(json.dumps(listed, indent=2) + "\n")
+        write_json(listed)
     else:
         sys.stdout.write(table(listed))
     return 0

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchtune.cli._verb import MANY, Argument, Form, Verb
-from torchtune.config import Call, Option, paint, print_note
+from torchtune.config.command_line import Call, Option
+from torchtune.config.console import paint, print_note
 
 if TYPE_CHECKING:
     from torchtune.cli._plot_run import PlottedRun
 
 OUTPUT = Option(
-    ("-o", "--output"),
+    "-o, --output",
     "a folder for plot.png and plot.html, or a name for both, or one file ending in .png or .html; the run's folder if"
     " left out, that of all runs if there are several",
     "FOLDER or FILE",
 )
 SMOOTH = Option(
-    ("--smooth",),
+    "--smooth",
     "steps that the thick curves are the mean of, 1 for none; as many as suit the longest run if left out. The page"
     " has a slider for it",
     "N",
@@ -35,11 +36,10 @@ def run(call: Call) -> int:
     from torchtune.cli._plot_run import read_runs
     from torchtune.cli._plot_table import HEADS, row_of
 
-    text = call.value(SMOOTH)
-    smooth = None if text is None else _steps(text)
+    smooth = call.number(SMOOTH)
     runs = read_runs(call.arguments)
     files = _targets(call.value(OUTPUT), runs)
-    smooth = usual_smoothing(runs) if smooth is None else smooth
+    smooth = smooth or usual_smoothing(runs)
     for file in files:
         _write(file, runs, smooth, beside=[other.name for other in files if other != file])
     sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADS), *map(row_of, runs)])))
@@ -49,12 +49,6 @@ def run(call: Call) -> int:
         for note in plotted.notes:
             print_note(f"{plotted.name}: {note}")
     return 0
-
-
-def _steps(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--smooth: expected a number of steps above 0, got {text!r}")
-    return int(text)
 
 
 def _targets(output: str | None, runs: "Sequence[PlottedRun]") -> list[Path]:

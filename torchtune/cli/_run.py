@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Any
 from torchtune import config
 from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import (
-    LAUNCH_OPTIONS,
-    OVERWRITE,
-    RUN_OPTIONS,
-    Call,
     ConfigError,
     Mistake,
     config_names,
@@ -21,6 +17,8 @@ from torchtune.config import (
     recipe_names,
     unknown_name,
 )
+from torchtune.config.command_line import LAUNCH_OPTIONS, OVERWRITE, RUN_OPTIONS, Call, usage_error
+from torchtune.config.console import print_notes
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -30,7 +28,7 @@ def run(call: Call) -> int:
     """Check, freeze, and run a recipe, on one process or through torchrun's launcher."""
     _check_name(call)
     recipe, layers = config.layers_of(call)
-    config.print_notes(layers)
+    print_notes(layers)
     command = ["tune", *call.words]
     if call.launch:
         return _launch(call, recipe, layers, command)
@@ -51,11 +49,10 @@ def _check_name(call: Call) -> None:
         return
     if name in config_sources():
         recipe = next(recipe for recipe, names in config_names().items() if name in names)
-        message = f"is a config of {recipe}; write tune {recipe} --config {name}"
-        raise ConfigError([Mistake(name, "", message)], "the command line")
+        raise usage_error(name, f"is a config of {recipe}", f"write tune {recipe} --config {name}")
     if name in verbs() and call.launch:
-        message = f"is a verb and stands first; write tune {name} {' '.join(call.launch)} ..."
-        raise ConfigError([Mistake(name, "", message)], "the command line")
+        command = f"tune {name} {' '.join(call.launch)} ..."
+        raise usage_error(name, "is a verb and stands first", f"write {command}")
     kind = "recipe" if nearest(name, recipe_names()) else "recipe or verb"
     raise unknown_name(kind, name, [*recipe_names(), *verbs()])
 
@@ -69,33 +66,23 @@ def show_help(call: Call) -> int:
     about = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
     configs = config_names().get(call.recipe, ())
     listed = [f"configs: {', '.join(configs)}"] if configs else []
-    options = ", ".join(f"{option.text} ({option.help})" for option in RUN_OPTIONS)
+    options = ", ".join(f"{option.shown} ({option.help})" for option in RUN_OPTIONS)
     launch = f"torchrun's options, such as {LAUNCH_OPTIONS[0].names[0]} 2, stand before the recipe."
     config.print_help(layers, prog, "\n\n".join([about, *listed, f"{options}. {launch}"]))
     if call.config is not None:
-        config.print_notes(layers)
+        print_notes(layers)
         layers.build(f"the config of {recipe.name}")
     return 0
 
 
 def ranks_of(options: Sequence[str]) -> int:
-    """Return how many processes torchrun's options start, of several nodes at most.
+    """Return how many processes torchrun's options start, on as many nodes as they allow.
 
     Raises:
-        ConfigError: The options make no sense.
+        ConfigError: One is unknown or has a value that makes no sense.
     """
-    return check_launch_options(options) if options else 1
-
-
-def check_launch_options(options: Sequence[str]) -> int:
-    """Check torchrun's options, before anything is written.
-
-    Returns:
-        The number of processes.
-
-    Raises:
-        ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
-    """
+    if not options:
+        return 1
     import contextlib
     import io
 
@@ -113,8 +100,8 @@ def check_launch_options(options: Sequence[str]) -> int:
         message = (
             said.getvalue().strip().rpartition("error: ")[2] or str(error) or "torchrun refuses these values"
         )
-        hint = "; what stands before the recipe is torchrun's, all else behind it"
-        raise ConfigError([Mistake(" ".join(options), "", message + hint)], "the command line") from error
+        hint = "what stands before the recipe is torchrun's, all else behind it"
+        raise usage_error(" ".join(options), message, hint) from error
     finally:
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -123,7 +110,7 @@ def check_launch_options(options: Sequence[str]) -> int:
 
 def _launch(call: Call, recipe: "config.Recipe[Any]", layers: "config.Layers", command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    check_launch_options(call.launch)
+    ranks_of(call.launch)  # so that nothing is written where they are wrong
     frozen = recipe.prepare(layers, overwrite=call.has(OVERWRITE), command=command)
     if frozen is None:
         raise ConfigError(

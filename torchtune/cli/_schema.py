@@ -1,24 +1,16 @@
 """`tune schema`: write a JSON Schema of a recipe's YAML, for an editor."""
 
 import json
-import sys
-from pathlib import Path
 
 from torchtune import config
-from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb
-from torchtune.config import ALLOW, Call, ConfigError, Mistake
+from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
+from torchtune.config import ConfigError, Mistake
+from torchtune.config.command_line import ALLOW, Call
 
 
 def run(call: Call) -> int:
     """Write a recipe's schema to a file or to standard output."""
-    text = schema_of(config.load_recipe(call.recipe))
-    target = call.value(OUTPUT)
-    if target is not None:
-        Path(target).write_text(text, encoding="utf-8")
-        sys.stdout.write(f"wrote {target}\n")
-    else:
-        sys.stdout.write(text)
-    return 0
+    return write_output(call, schema_of(config.load_recipe(call.recipe)))
 
 
 def schema_of(recipe: "config.Recipe[object]") -> str:

@@ -6,23 +6,20 @@ import sys
 from typing import Any
 
 from torchtune import config
-from torchtune.cli._verb import CONFIG_OPTIONS, JSON, RECIPE, Form, Verb
-from torchtune.config import Call, Option, dotted, is_coloured, leaves, paint
+from torchtune.cli._verb import CONFIG_OPTIONS, JSON, RECIPE, Form, Verb, write_json
+from torchtune.config import dotted, leaves
+from torchtune.config.command_line import Call, Option
+from torchtune.config.console import is_coloured, paint
 
-ORIGINS = Option(("--origins",))
+ORIGINS = Option("--origins")
 
 
 def run(call: Call) -> int:
     """Print a config that is free of mistakes."""
-    recipe, layers = config.layers_of(call)
-    config.print_notes(layers)
-    layers.build(f"the config of {recipe.name}")
+    _, layers, _ = config.checked_layers(call)
     tree = layers.resolve()
     if call.has(JSON):
-        import json
-
-        shown = with_origins_as_rows(layers) if call.has(ORIGINS) else tree
-        sys.stdout.write(json.dumps(_finite(shown), indent=2) + "\n")
+        write_json(_finite(with_origins_as_rows(layers) if call.has(ORIGINS) else tree))
     elif call.has(ORIGINS):
         sys.stdout.write(painted_yaml(with_origins(layers)))
     else:

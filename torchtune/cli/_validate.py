@@ -6,35 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from torchtune import config
-from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb
-from torchtune.config import (
-    Call,
-    ConfigError,
-    InstantiationError,
-    Mistake,
-    Option,
-    config_names,
-    is_component,
-    paint,
-    painted_mistakes,
-    print_note,
-)
+from torchtune.cli._run import ranks_of
+from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
+from torchtune.config import ConfigError, InstantiationError, Mistake, config_names, is_component
+from torchtune.config.command_line import Call, Option, usage_error
+from torchtune.config.console import paint, painted_mistakes, print_note
 
-ALL = Option(("--all",), required=True)
-MEMORY = Option(("--memory",))
+ALL = Option("--all", required=True)
+MEMORY = Option("--memory")
 
 
 def run(call: Call) -> int:
     """Validate one config, a folder of them, or all that are registered."""
-    ranks = 1
-    if call.launch:
-        from torchtune.cli._run import ranks_of
-
-        ranks = ranks_of(call.launch)
+    ranks = ranks_of(call.launch)
     if call.has(ALL):
         if call.config or call.overrides:
-            message = "validates every config of a folder, or every registered one; name none beside it"
-            raise ConfigError([Mistake(ALL.names[0], "", message)], "the command line")
+            message = "validates every config of a folder, or every registered one"
+            raise usage_error(ALL.text, message, "name none beside it")
         return validate_all(call.recipe, json=call.has(JSON))
     if not call.has(JSON):
         needs = needs_of(call, ranks)
@@ -43,7 +31,7 @@ def run(call: Call) -> int:
             sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(needs)))
         return 0
     found, failed = _outcome(call, ranks)
-    _write_json(found)
+    write_json(found)
     return 2 if failed else 0
 
 
@@ -55,7 +43,7 @@ def validate_all(folder: str, *, json: bool = False) -> int:
         calls = [Call.of(recipe, name) for recipe, names in config_names().items() for name in names]
     outcomes = [(call, *_outcome(call, 1)) for call in calls]
     if json:
-        _write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
+        write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
     else:
         for call, found, failed in outcomes:
             name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
@@ -75,12 +63,6 @@ def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None
     return {"ok": True, **({"needs": found} if found else {})}, None
 
 
-def _write_json(found: object) -> None:
-    import json
-
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-
-
 def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     """Check a config and return what its model needs, in numbers; None where it has none.
 
@@ -89,10 +71,8 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     """
     if call.mistakes and not call.recipe:
         raise ConfigError(call.mistakes, str(call.config))
-    recipe, layers = config.layers_of(call)
-    config.print_notes(layers)
+    recipe, layers, cfg = config.checked_layers(call)
     of = f"the config of {recipe.name}"
-    cfg = layers.build(of)
     try:
         model = None
         if is_component(getattr(cfg, "model", None)):

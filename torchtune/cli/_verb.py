@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from torchtune.config import (
+from torchtune.config.command_line import (
     ALLOW,
     CONFIG,
     HELP,
@@ -17,9 +17,10 @@ from torchtune.config import (
     RUN_OPTIONS,
     Call,
     Option,
-    did_you_mean,
     names_of,
+    near_option,
     read_words,
+    usage_error,
 )
 
 WIDTH: Final = 80
@@ -92,21 +93,21 @@ class Verb(NamedTuple):
 
         Args:
             flag: As typed.
-            otherwise: What it may mean if it is no option of any verb, as a text that begins with `; `; or empty.
+            otherwise: What it may mean if it is no option of any verb; or empty.
         """
         from torchtune.cli import load_verb, verbs
 
         own = names_of((*self.options, HELP))
         if self.launch and flag in names_of(LAUNCH_OPTIONS):
-            return f"; {flag} is torchrun's and stands before the recipe"
+            return f"{flag} is torchrun's and stands before the recipe"
         others = {name: names_of((*load_verb(name).options, *load_verb(name).launch)) for name in verbs()}
         takers = [f"tune {name}" for name, names in others.items() if flag in names and flag not in own]
         if takers:
-            return f"; {flag} is an option of {', '.join(takers)}"
-        near = otherwise or did_you_mean(flag, own)
+            return f"{flag} is an option of {', '.join(takers)}"
+        near = otherwise or near_option(flag, own)
         if self.takes_overrides:
-            return near or did_you_mean(flag, [name for names in others.values() for name in names])
-        return near or f"; tune {self.name} --help lists the options"
+            return near or near_option(flag, [name for names in others.values() for name in names])
+        return near or f"tune {self.name} --help lists the options"
 
     def fits(self, call: Call) -> bool:
         """Tell whether a call has as many arguments as a form takes, and the options that it needs."""
@@ -142,7 +143,7 @@ class Verb(NamedTuple):
         if self.name != "run":
             explained = [option for option in explained if option not in (*LAUNCH_OPTIONS, *RUN_OPTIONS)]
         explained = [option for option in explained if option.help]
-        entries = [option.text for option in explained]
+        entries = [option.shown for option in explained]
         width = max((len(entry) for entry in entries if len(entry) <= WIDEST_ENTRY), default=0) + 4
         lines = []
         for entry, option in zip(entries, explained, strict=True):
@@ -164,9 +165,35 @@ def _wrapped(head: str, pieces: Sequence[str]) -> str:
 
 CONFIG_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW)
 """How a verb is told of a config."""
-JSON: Final = Option(("--json",))
-FORCE: Final = Option(("--force",))
-OUTPUT: Final = Option(("-o", "--output"), "write there, not to standard output", "FILE")
+JSON: Final = Option("--json")
+FORCE: Final = Option("--force")
+OUTPUT: Final = Option("-o, --output", "write there, not to standard output", "FILE")
 RECIPE: Final = Argument("<recipe>", (RECIPES,))
 COUNT_OPTIONS: Final = LAUNCH_OPTIONS[:2]
 """Those of torchrun's options that say on how many ranks a config would run."""
+
+
+def write_output(call: Call, text: str) -> int:
+    """Write text to the file that a call names, or to standard output.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    target = call.value(OUTPUT)
+    if target is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        with open(target, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- see `tune cp`
+            stream.write(text)
+    except OSError as error:
+        raise usage_error(target, f"cannot be written: {error.strerror}") from error
+    sys.stdout.write(f"wrote {target}\n")
+    return 0
+
+
+def write_json(value: object) -> None:
+    """Write a value to standard output, for a script."""
+    import json
+
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchtune.config import INTERRUPTED
+from torchtune.config.console import INTERRUPTED
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def answered(argv: Sequence[str]) -> int:
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
         return getattr(error, "status", INTERRUPTED)
     except Exception as error:
-        from torchtune.config import report
+        from torchtune.config.console import report
 
         said = io.StringIO()
         with contextlib.redirect_stderr(said):

@@ -8,21 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchtune.config._classes import field_names, required_names
-    from torchtune.config._command_line import (
-        ALLOW,
-        CONFIG,
-        CONFIGS,
-        HELP,
-        LAUNCH_OPTIONS,
-        OVERRIDE,
-        OVERWRITE,
-        RECIPES,
-        RUN_OPTIONS,
-        Call,
-        Option,
-        names_of,
-        read_words,
-    )
     from torchtune.config._component import Component, is_component, lazy, nested, ref
     from torchtune.config._diff import ABSENT, Difference, differences
     from torchtune.config._discover import calls_in, load_recipe, recipe_for
@@ -40,13 +25,12 @@ if TYPE_CHECKING:
     )
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
-    from torchtune.config._launch import layers_of, run_recipe
+    from torchtune.config._launch import checked_layers, layers_of
     from torchtune.config._layers import Layers, Origin
     from torchtune.config._mistakes import (
         ConfigError,
         InstantiationError,
         Mistake,
-        did_you_mean,
         dotted,
         nearest,
     )
@@ -63,16 +47,6 @@ if TYPE_CHECKING:
         recipe_names,
         recipe_source,
         unknown_name,
-    )
-    from torchtune.config._report import (
-        INTERRUPTED,
-        guarded,
-        is_coloured,
-        paint,
-        painted_mistakes,
-        print_note,
-        print_notes,
-        report,
     )
     from torchtune.config._schema import Slot, section_of, slots, unstructured_default
     from torchtune.config._signature import MayChange, Passed, parameters_of
@@ -95,21 +69,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "_classes": ("field_names", "required_names"),
-    "_command_line": (
-        "ALLOW",
-        "CONFIG",
-        "CONFIGS",
-        "HELP",
-        "LAUNCH_OPTIONS",
-        "OVERRIDE",
-        "OVERWRITE",
-        "RECIPES",
-        "RUN_OPTIONS",
-        "Call",
-        "Option",
-        "names_of",
-        "read_words",
-    ),
     "_component": ("Component", "is_component", "lazy", "nested", "ref"),
     "_diff": ("ABSENT", "Difference", "differences"),
     "_discover": ("calls_in", "load_recipe", "recipe_for"),
@@ -127,9 +86,9 @@ _HOMES = {
     ),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
-    "_launch": ("layers_of", "run_recipe"),
+    "_launch": ("checked_layers", "layers_of"),
     "_layers": ("Layers", "Origin"),
-    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "did_you_mean", "dotted", "nearest"),
+    "_mistakes": ("ConfigError", "InstantiationError", "Mistake", "dotted", "nearest"),
     "_node": ("Node",),
     "_outputs": ("LockedError", "lock", "read_record", "update_record", "versions", "way_on"),
     "_overrides": ("override",),
@@ -144,16 +103,6 @@ _HOMES = {
         "recipe_names",
         "recipe_source",
         "unknown_name",
-    ),
-    "_report": (
-        "INTERRUPTED",
-        "guarded",
-        "is_coloured",
-        "paint",
-        "painted_mistakes",
-        "print_note",
-        "print_notes",
-        "report",
     ),
     "_schema": ("Slot", "section_of", "slots", "unstructured_default"),
     "_signature": ("MayChange", "Passed", "parameters_of"),
@@ -179,17 +128,6 @@ _HOMES = {
 
 __all__ = [
     "ABSENT",
-    "ALLOW",
-    "CONFIG",
-    "CONFIGS",
-    "HELP",
-    "INTERRUPTED",
-    "LAUNCH_OPTIONS",
-    "OVERRIDE",
-    "OVERWRITE",
-    "RECIPES",
-    "RUN_OPTIONS",
-    "Call",
     "Component",
     "ConfigError",
     "Difference",
@@ -201,7 +139,6 @@ __all__ = [
     "MayChange",
     "Mistake",
     "Node",
-    "Option",
     "Origin",
     "Passed",
     "Recipe",
@@ -215,13 +152,13 @@ __all__ = [
     "at_least",
     "between",
     "calls_in",
+    "checked_layers",
     "config_layers",
     "config_names",
     "config_source",
     "config_sources",
     "current_trust",
     "describe",
-    "did_you_mean",
     "differences",
     "dotted",
     "each",
@@ -230,10 +167,8 @@ __all__ = [
     "folder_of",
     "freeze",
     "frozen_tree",
-    "guarded",
     "inline_yaml",
     "instantiate",
-    "is_coloured",
     "is_component",
     "is_component_path",
     "json_schema",
@@ -244,23 +179,17 @@ __all__ = [
     "load_module",
     "load_recipe",
     "lock",
-    "names_of",
     "nearest",
     "nested",
     "not_empty",
     "one_of",
     "only_trusting",
     "override",
-    "paint",
-    "painted_mistakes",
     "parameters_of",
     "parse",
     "parse_yaml",
     "print_help",
-    "print_note",
-    "print_notes",
     "read_record",
-    "read_words",
     "read_yaml",
     "recipe_for",
     "recipe_names",
@@ -268,11 +197,9 @@ __all__ = [
     "ref",
     "render",
     "render_yaml",
-    "report",
     "required_names",
     "resolve",
     "resolved_tree",
-    "run_recipe",
     "section_of",
     "share",
     "slots",

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.config._classes import field_names
-from torchtune.config._command_line import Call
 from torchtune.config._mistakes import ConfigError, Mistake
 from torchtune.config._parse import Recipe
 from torchtune.config._registry import config_names, config_source, recipe_names, recipe_source
 from torchtune.config._sources import load_module
 from torchtune.config._yaml import read_yaml
+from torchtune.config.command_line import Call, usage_error
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
@@ -49,7 +49,7 @@ def calls_in(folder: str) -> list[Call]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ConfigError([Mistake(folder, "", "no such folder")], "the command line")
+        raise usage_error(folder, "no such folder")
     files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]

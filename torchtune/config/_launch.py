@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.config._classes import required_names
-from torchtune.config._command_line import CONFIG, OVERWRITE, RUN_OPTIONS, Call, read_words
 from torchtune.config._discover import load_recipe
 from torchtune.config._flags import print_help
 from torchtune.config._layers import Layers
-from torchtune.config._mistakes import ConfigError, Mistake
+from torchtune.config._mistakes import Mistake
 from torchtune.config._parse import Recipe
 from torchtune.config._registry import config_names
-from torchtune.config._report import guarded, print_notes
 from torchtune.config._trust import allow, trust_folder_of
+from torchtune.config.command_line import CONFIG, OVERWRITE, RUN_OPTIONS, Call, read_words, usage_error
+from torchtune.config.console import guarded, print_notes
 
 
 def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
@@ -24,21 +24,32 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
         ConfigError: The recipe or the config cannot be read at all.
     """
     if not call.recipe:
-        raise ConfigError([Mistake("", "", "name a recipe; tune ls lists them")], "the command line")
+        raise usage_error("", "name a recipe", "tune ls lists them")
     recipe = load_recipe(call.recipe)
     layers = _merged(recipe, call)
     configs = config_names().get(recipe.name)
     if call.config is None and configs and _lacks_much(layers):
         message = f"none is named; those of {recipe.name} are {', '.join(configs)}"
-        layers.mistakes.append((layers.origin(()), Mistake(CONFIG.names[0], "", message)))
+        layers.mistakes.append((layers.origin(()), Mistake(CONFIG.text, "", message)))
         layers.incomplete = True
     return recipe, layers
+
+
+def checked_layers(call: Call) -> tuple[Recipe[Any], Layers, Any]:
+    """Return a call's recipe, its config, and the object that it builds, after printing notes.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    recipe, layers = layers_of(call)
+    print_notes(layers)
+    return recipe, layers, layers.build(f"the config of {recipe.name}")
 
 
 def _merged(recipe: Recipe[Any], call: Call) -> Layers:
     layers = recipe.layers(call.config, call.overrides, call.suggest)
     layers.mistakes += [(layers.origin(()), mistake) for mistake in call.mistakes]
-    layers.incomplete |= any(mistake.origin == CONFIG.names[0] for mistake in call.mistakes)
+    layers.incomplete |= any(mistake.origin == CONFIG.text for mistake in call.mistakes)
     return layers
 
 

@@ -8,7 +8,6 @@ import attrs
 from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, field_names
-from torchtune.config._command_line import Suggest, suggest_run_option
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._interpolation import is_reference
 from torchtune.config._layers import Layers, Origin
@@ -35,6 +34,7 @@ from torchtune.config._types import (
 )
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document, parse_yaml
+from torchtune.config.command_line import Suggest, suggest_run_option
 
 
 @define
@@ -266,7 +266,8 @@ class Overriding:
         if not path and deep:
             near = f"; did you mean {dotted(deep[0])!r}?"
         elif not path:
-            near = self.suggest(f"--{part}", near)
+            hint = self.suggest(f"--{part}", near.removeprefix("; "))
+            near = f"; {hint}" if hint else ""
         return RejectedError(Problem(where, f"no {part!r}{near}"))
 
     def _now(self, path: Path) -> Any:

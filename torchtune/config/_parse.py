@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from torchtune.config._command_line import Suggest, suggest_run_option
 from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
@@ -18,6 +17,7 @@ from torchtune.config._signature import MISSING, parameters, unresolved
 from torchtune.config._sources import add_function, add_object, config_layers
 from torchtune.config._tokens import tokenise
 from torchtune.config._types import is_section
+from torchtune.config.command_line import Suggest, suggest_run_option
 
 C = TypeVar("C")
 

@@ -5,12 +5,12 @@ from typing import Final
 
 from attrs import frozen
 
-from torchtune.config._command_line import OVERRIDE, Suggest, suggest_run_option
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._layers import Origin
 from torchtune.config._mistakes import Mistake
+from torchtune.config.command_line import OVERRIDE, Suggest, suggest_run_option, wrong_word
 
-OVERRIDE_FLAG: Final = OVERRIDE.names[0]
+OVERRIDE_FLAG: Final = OVERRIDE.text
 LONGEST_SHOWN: Final = 120
 """Characters of a value that are shown as its origin."""
 FLOW: Final = ("[", "{")
@@ -83,14 +83,14 @@ def tokenise(
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                message = f"needs a value: {word} VALUE, or {key}=VALUE{suggest(word, '')}"
-                mistakes.append(Mistake(word, "", message))
+                message = f"needs a value: {word} VALUE, or {key}=VALUE"
+                mistakes.append(wrong_word(word, message, suggest(word, "")))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            near = suggest(word, "") if word.startswith("-") else ""
-            quoted = "; quote a value that holds spaces: 'prompt=What is it?'"
-            mistakes.append(Mistake(word, "", f"expected key=value{near or quoted}"))
+            hint = suggest(word, "") if word.startswith("-") else ""
+            hint = hint or "quote a value that holds spaces: 'prompt=What is it?'"
+            mistakes.append(wrong_word(word, "expected key=value", hint))
         elif not all(key.removeprefix("+").split(".")):
             mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
         else:
