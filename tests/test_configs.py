@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli._call import load_recipe
 from torchtune.cli._schema import schema_of
 from torchtune.config import load, render
-from torchtune.runs import config_names, config_source, folder_of, load_module
+from torchtune.runs import config_names, config_source, folder_of, load_module, load_recipe
 
 NAMES = [(recipe, name) for recipe, names in config_names().items() for name in names]
 

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.config.test_random_edits import Edit, edited
-from torchtune.cli._call import load_recipe
 from torchtune.config import ConfigError
 from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
-from torchtune.runs import config_names, folder_of
+from torchtune.runs import config_names, folder_of, load_recipe
 
 FOLDER = Path(folder_of("configs_yaml"))
 FILES = [(recipe, name) for recipe, names in config_names().items() for name in names]

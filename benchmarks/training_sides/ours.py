@@ -52,12 +52,12 @@ def main() -> None:
 
 def planned(words: list[str], width: int) -> int:
     """Return what `tune validate --memory` says of the run with rows as wide as the widest it had."""
-    from torchtune.cli._call import read_call
     from torchtune.cli._validate import needs_of
+    from torchtune.runs.command_line import RUN_OPTIONS, read_words
 
     is_packed = any(word.startswith("packing.length=") for word in words)
     length = f"packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
-    needs = needs_of(read_call([*words, length]))
+    needs = needs_of(read_words([*words, length], RUN_OPTIONS))
     return needs["peak"] if needs else 0
 
 

@@ -12,11 +12,12 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import torchtune.models
-from torchtune.cli import load_recipe, main
+from torchtune.cli import main
 from torchtune.config.model import (
     Slot,
     describe,
     inline_yaml,
+    load_recipe,
     parameters_of,
     section_of,
     slots,

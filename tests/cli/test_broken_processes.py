@@ -46,7 +46,7 @@ CASES = {
     "no ranks": (["--nproc_per_node", "0", RECIPE, "output_dir=x"], ["--nproc_per_node 0: "]),
     "config before the recipe": (
         ["--config", "my.yaml", RECIPE, "output_dir=x"],
-        ["--config my.yaml: unrecognized arguments: --config"],
+        ["my.yaml:1: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?"],
     ),
     "twice": (
         ["validate", RECIPE, "--config", "my.yaml", "--config", "none.yaml", "output_dir=x", "batch_sizee=3"],

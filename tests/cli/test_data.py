@@ -9,8 +9,6 @@ import pytest
 
 from tests.tiny_run import ROWS, Tiny, tiny_run
 from tests.tune import Tune
-from torchtune.cli._complete import OPTIONS
-from torchtune.cli._data import HELP
 
 CALL = ("data", "lora_finetune", "--config", "smollm2_135m_lora")
 
@@ -133,7 +131,3 @@ def test_what_is_wrong_ends_in_one_line(tune: Tune, tiny: Tiny, words: tuple[str
 def test_a_recipe_without_data_says_so(tune: Tune) -> None:
     done = tune("data", "alpaca_generate", "--config", "smollm2_135m_generate", "prompt=x")
     assert (done.status, "alpaca_generate reads no dataset" in done.err) == (2, True)
-
-
-def test_help_names_every_option() -> None:
-    assert all(option in HELP for option in OPTIONS["data"] if option not in ("--allow",))

@@ -390,7 +390,7 @@ def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
         ("--config x", "--config: is not understood"),
         ("--include", "--include: needs a value"),
         ("--revision --ignore x", "--revision: needs a value"),
-        ("--revision a --revision b", "--revision: is given twice"),
+        ("--revision a --revision b", "--revision b: --revision is given twice"),
     ],
 )
 def test_words_without_a_meaning_are_refused(words: str, part: str, hub: Hub, download: Download) -> None:

@@ -52,7 +52,7 @@ NAMED = {
     "recipes.full_finetune.main": "is refused",
     "torchtune.formats.convert_gguf": "",
     "torchtune.cli.main": "torchtune.cli holds no components",
-    "torchtune.runs.folder_of": "torchtune.config holds no components",
+    "torchtune.runs.folder_of": "torchtune.runs holds no components",
     "evil.run": "'evil' is not trusted",
     "torchtune.formats.gguf._open.convert": "is private",
     "torchtune.utils._x.y": "is private",

@@ -9,7 +9,7 @@ from tests.config.broken import RECIPE, lines_of
 LONG = "a" * 300
 
 NAMES = {
-    "": "a config's name is empty; tune ls lists them",
+    "": "--config: needs a value",
     "sampl": "no config 'sampl'",
     "smollm2_135m_lor": "no config 'smollm2_135m_lor'; did you mean 'smollm2_135m_lora'?",
     LONG: f"no config '{LONG}'",

@@ -1,31 +1,15 @@
 """The `tune` command: one verb a file, imported only when it is called."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torchtune.runs import Recipe
+    from torchtune.cli._verb import Verb
 
-__all__ = ["guarded", "load_recipe", "main", "recipe_for", "run", "run_recipe", "usage"]
-
-VERBS = {
-    "ls": "list recipes and their configs",
-    "cp": "copy a recipe or a config, to change it",
-    "run": "run a recipe (the word may be left out)",
-    "show": "print a resolved config, with --origins where each value came from",
-    "export": "write the frozen YAML of a run",
-    "validate": "find every mistake in a config, and what its model needs",
-    "data": "show what a run would read, token by token, and its numbers",
-    "schema": "write a JSON Schema of a recipe's YAML, for an editor",
-    "plot": "draw the curves of runs, as a picture and a page",
-    "diff": "compare two configs leaf by leaf, or a run with its command today",
-    "import": "turn a YAML of the original torchtune into a config of ours",
-    "completion": "print a script that lets bash, zsh or fish complete",
-    "download": "fetch a model from the Hugging Face hub",
-    "convert": "turn a checkpoint into a Hugging Face folder",
-}
+__all__ = ["load_verb", "main", "run", "verbs"]
 
 USAGE = """\
 usage: tune <recipe> --config <name or path> [--override key=value ...]
@@ -50,25 +34,50 @@ verbs:
 """
 
 
-def usage() -> str:
-    """Return the text of `tune --help`."""
-    return USAGE.format(verbs="\n".join(f"  {verb:12}{words}" for verb, words in VERBS.items()))
+FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema", "plot", "diff")
+"""The verbs that `tune --help` lists first; the others follow by their names."""
+
+
+def verbs() -> dict[str, str]:
+    """Return the line of each verb in `tune --help`, by its name, without importing any.
+
+    A verb is a file `_<name>.py` of this package whose docstring begins with "`tune <name>`: ".
+    """
+    files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- see `tune cp`
+    names = sorted(file[1:-3] for file in files if file.startswith("_") and file.endswith(".py"))
+    lines = {name: _summary(name) for name in (*FIRST, *names)}
+    return {name: line for name, line in lines.items() if line}
+
+
+def _summary(name: str) -> str:
+    """Return a verb's line; empty where there is no such verb."""
+    head = f'"""`tune {name}`: '
+    for folder in __path__:
+        try:
+            with open(os.path.join(folder, f"_{name}.py"), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
+                line = stream.readline()
+        except (OSError, ValueError):  # no such file; ValueError: a name that none can have
+            continue
+        if line.startswith(head):
+            return line.removeprefix(head).strip().removesuffix('"""').removesuffix(".")
+    return ""
+
+
+def load_verb(name: str) -> "Verb":
+    """Import the file of a verb."""
+    verb: Verb = import_module(f"torchtune.cli._{name}").VERB
+    return verb
 
 
 def run() -> None:
     """Run `tune` as a program."""
     words = sys.argv[1:]
-    if words and (
-        words[0] == "run" or words[0] not in (*VERBS, "__complete", "help", "-h", "--help", "--version")
-    ):
+    others = ("__complete", "help", "-h", "--help", "--version")
+    if words and words[0] not in others and (words[0] == "run" or not _summary(words[0])):
         from torchtune.cli._heap import steady_heap
 
         steady_heap()
     sys.exit(main(words))
-
-
-INTERRUPTED = 130
-"""The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,83 +86,45 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status: 0 done, 2 the user's input is wrong, 1 the run failed, 128 + n it was ended by signal n.
     """
-    if unreadable := [word for word in argv if not _is_text(word)]:
+    # Bytes that are not UTF-8 arrive as surrogates, which cannot be encoded.
+    unreadable = [word for word in argv if word.encode(errors="replace").decode() != word]
+    if unreadable:
         sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
         return 2
-    if len(argv) == 2 and argv[0] == "help" and argv[1] in VERBS:
+    if len(argv) == 2 and argv[0] == "help" and _summary(argv[1]):
         argv = [argv[1], "--help"]
     if not argv or argv[0] in ("-h", "--help", "help"):
-        sys.stdout.write(usage())
+        sys.stdout.write(USAGE.format(verbs="\n".join(f"  {v:12}{line}" for v, line in verbs().items())))
         return 0 if argv else 2
     if argv[0] == "--version":
         from torchtune import __version__
 
         sys.stdout.write(f"tune {__version__}\n")
         return 0
-    if argv[0] in (*VERBS, "__complete"):
-        verb = f"torchtune.cli._{argv[0].strip('_')}"
-        return guarded(lambda words: import_module(verb).main(words), argv[1:])
-    return guarded(lambda words: import_module("torchtune.cli._run").main(words), argv)
+    from torchtune.runs.console import guarded
+
+    if argv[0] == "__complete":
+        return guarded(lambda words: import_module("torchtune.cli._complete").main(words), argv[1:])
+    name, words = (argv[0], argv[1:]) if _summary(argv[0]) else ("run", argv)
+    return guarded(lambda words: _call(name, words), words)
 
 
-def _is_text(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:  # bytes that the terminal sent and that are not its encoding
-        return False
-    return True
+def _call(name: str, words: Sequence[str]) -> int:
+    """Run a verb with the words after it."""
+    verb = load_verb(name)
+    call = verb.read(words)
+    if call.wants_help and not (verb.explain and call.recipe):
+        sys.stdout.write(verb.help)
+        return 0
+    if call.mistakes and not verb.takes_overrides:  # else they are listed with those of the config
+        from torchtune.config import ConfigError
 
+        raise ConfigError(call.mistakes, "the command line")
+    if verb.takes and not verb.fits(call):
+        sys.stderr.write(f"tune {name} takes {verb.takes}\n{verb.help}")
+        return 2
+    if call.allowed:
+        from torchtune.config import allow
 
-def load_recipe(name: str) -> "Recipe[Any]":
-    """Return a registered recipe, or that of a Python file.
-
-    Raises:
-        ConfigError: There is none, or the file holds none.
-    """
-    from torchtune.cli._call import load_recipe as load
-
-    return load(name)
-
-
-def recipe_for(config: str | type) -> str:
-    """Return the recipe that a config is for.
-
-    Args:
-        config: A registered name, a file as `--config` takes it, or a config class.
-
-    Raises:
-        ConfigError: It cannot be told.
-    """
-    from torchtune.cli._folder import recipe_for as find
-
-    return find(config)
-
-
-def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
-    """Run a recipe's own file as a script: `python my_recipe.py --config ...`.
-
-    Returns:
-        The exit status, as `main` does.
-    """
-    from torchtune.cli._run import run_script
-
-    return guarded(lambda words: run_script(recipe, words), argv)
-
-
-def guarded(call: Any, argv: Sequence[str]) -> int:
-    """Turn what ends a call into an exit status, and a user's mistake into its message."""
-    try:
-        status: int = call(argv)
-    except KeyboardInterrupt as error:
-        again = "the same command" + " without --overwrite" * ("--overwrite" in argv)
-        said = str(error) or f"interrupted; {again} continues from the last checkpoint, if there is one"
-        sys.stderr.write(f"\ntune: {said}\n")
-        return getattr(error, "status", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, as `tune ls | head -1` does
-        sys.stderr.close()
-        return 1
-    except Exception as error:
-        from torchtune.cli._failure import report
-
-        return report(error)
-    return status
+        allow(*call.allowed)
+    return verb.explain(call) if verb.explain and call.wants_help else verb.run(call)

@@ -3,7 +3,6 @@
 Nothing here imports a recipe, so an answer takes no longer than `tune ls`.
 """
 
-import itertools
 import json
 import os
 import shlex
@@ -11,38 +10,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torchtune.cli import VERBS
+from torchtune.cli import load_verb, verbs
+from torchtune.cli._verb import Verb
 from torchtune.runs import config_names, config_sources, folder_of, recipe_names
+from torchtune.runs.command_line import (
+    CONFIGS,
+    HELP,
+    LAUNCH_OPTIONS,
+    OVERRIDE,
+    RECIPES,
+    Call,
+    Option,
+    names_of,
+)
 
 Schema = Mapping[str, Any]
-
-RUNNING = ("--config", "--override", "--allow", "--overwrite", "--help")
-OPTIONS = {
-    "ls": ("--json",),
-    "cp": ("--force",),
-    "run": RUNNING,
-    "show": ("--config", "--override", "--allow", "--origins", "--json"),
-    "export": ("--config", "--override", "--allow", "--resolved", "-o"),
-    "validate": ("--config", "--override", "--allow", "--all", "--json", "--nproc_per_node"),
-    "data": (
-        "--config",
-        "--override",
-        "--allow",
-        "--nproc_per_node",
-        "--rows",
-        "--limit",
-        "--html",
-        "--held-out",
-    ),
-    "plot": ("-o", "--output", "--smooth"),
-    "diff": ("--json",),
-    "schema": ("-o",),
-    "import": ("-o", "--force"),
-    "convert": ("--base", "--apart", "--tokenizer", "--dtype"),
-    "download": ("--output-dir", "--revision", "--include", "--ignore"),
-}
-"""The options of each verb, beside `--help`."""
-TAKE_CONFIG = ("run", "show", "export", "validate", "data")
+SOURCES = {RECIPES: recipe_names, CONFIGS: config_sources}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -73,45 +56,55 @@ def candidates(words: Sequence[str]) -> Iterator[str]:
         words: Those behind `tune`.
     """
     *before, current = words
-    verb = before[0] if before and before[0] in VERBS else "run"
-    rest = before[1:] if before and before[0] == verb else before
-    recipe = next((w for w in rest if w in recipe_names()), None)
-    if before and before[-1] == "--config":
-        yield from config_names().get(recipe or "", config_sources())
-    elif not before:
-        yield from (*VERBS, *recipe_names())
-    elif verb == "completion":
-        yield from ("bash", "zsh", "fish")
-    elif verb == "cp" and not rest:
-        yield from (*recipe_names(), *config_sources())
-    elif verb == "diff":
-        yield from (*config_sources(), *OPTIONS["diff"])
-    elif verb == "plot":  # of runs, which are folders
-        yield from OPTIONS["plot"] if current.startswith("-") else ()
-    elif recipe is None and verb not in ("cp", "download", "convert"):
-        yield from (*recipe_names(), *OPTIONS.get(verb, ()))
-    elif verb in TAKE_CONFIG and recipe is not None:
-        yield from _overrides(recipe, rest, current)
-        yield from OPTIONS.get(verb, ())
+    if not before:
+        yield from (*verbs(), *recipe_names())
+        yield from names_of(LAUNCH_OPTIONS) if current.startswith("-") else ()
+        return
+    is_named = before[0] in verbs()
+    verb = load_verb(before[0] if is_named else "run")
+    call = verb.read(before[1:] if is_named else before)
+    options = {name: option for option in (*verb.launch, *verb.options) for name in option.names}
+    name, equals, _ = current.partition("=")
+    option = options.get(before[-1])
+    if option is not None and option.value and option is not OVERRIDE:
+        yield from _values_of(option, call)
+    elif equals and name in options:
+        yield from (f"{name}={value}" for value in _values_of(options[name], call))
     else:
-        yield from OPTIONS.get(verb, ())
+        yield from _words_of(verb, call, current)
 
 
-def _overrides(recipe: str, words: Sequence[str], current: str) -> Iterator[str]:
+def _values_of(option: Option, call: Call) -> Iterator[str]:
+    """Yield the values of an option."""
+    yield from option.choices
+    if CONFIGS in option.completes:
+        yield from config_names().get(call.recipe, config_sources())
+
+
+def _words_of(verb: Verb, call: Call, current: str) -> Iterator[str]:
+    """Yield arguments, overrides and options."""
+    position = len(call.arguments)
+    for form in verb.forms:
+        for argument in form.arguments[position : position + 1]:
+            for offered in argument.completes:
+                yield from SOURCES[offered]() if offered in SOURCES else (offered,)
+    if verb.takes_overrides and call.recipe in recipe_names():
+        yield from _overrides(call, current)
+    if current.startswith("-") or verb.takes_overrides:
+        yield from names_of(verb.launch) if not call.recipe else ()
+        yield from names_of((*verb.options, HELP))
+
+
+def _overrides(call: Call, current: str) -> Iterator[str]:
     """Yield override keys of a recipe in their spellings, and values for a key that is written."""
-    schema = _schema(recipe)
-    tree = _tree(words)
+    schema = _schema(call.recipe)
+    tree = _tree(call)
     dashes = "--" if current.startswith("--") else "+" if current.startswith("+") else ""
     key, equals, _ = current.removeprefix(dashes).partition("=")
-    if not equals:
-        if current.startswith("--config"):
-            return
+    if equals:
+        yield from (f"{dashes}{key}={value}" for value in _values(schema, tree, key))
+    else:
         yield from (f"{dashes}{k}=" for k in _keys(schema, schema, tree, ""))
-        return
-    if dashes and key == "config":
-        yield from (f"--config={name}" for name in config_names()[recipe])
-        return
-    yield from (f"{dashes}{key}={value}" for value in _values(schema, tree, key))
 
 
 def _schema(recipe: str) -> Schema:
@@ -124,17 +117,15 @@ def _schema(recipe: str) -> Schema:
     return found
 
 
-def _tree(words: Sequence[str]) -> Any:
+def _tree(call: Call) -> Any:
     """Return the rendering of the config that the line names, with the components that it swaps."""
     from torchtune.config.model import read_yaml
 
-    named = [w.removeprefix("--config=") for w in words if w.startswith("--config=")]
-    named += [after for word, after in itertools.pairwise(words) if word == "--config"]
     tree: dict[str, Any] = {}
-    if named and named[-1] in config_sources():
-        value = read_yaml(os.path.join(folder_of("configs_yaml"), f"{named[-1]}.yaml")).value  # noqa: PTH118
+    if call.config in config_sources():
+        value = read_yaml(os.path.join(folder_of("configs_yaml"), f"{call.config}.yaml")).value  # noqa: PTH118
         tree = value if isinstance(value, dict) else {}
-    for word in words:
+    for word in call.overrides:
         key, equals, text = word.removeprefix("--").partition("=")
         if equals and "." in text and text.replace(".", "").replace("_", "").isalnum():
             tree[key] = {"_component_": text}

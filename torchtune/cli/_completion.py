@@ -1,18 +1,10 @@
-"""`tune completion`: a shell's script that completes verbs, recipes, configs, override keys and their values."""
+"""`tune completion`: print a script that lets bash, zsh or fish complete."""
 
 import sys
-from collections.abc import Sequence
 
-HELP = """\
-usage: tune completion bash|zsh|fish
-
-Prints a script that lets a shell complete verbs, recipes, configs, override
-keys, dotpaths and choices:
-
-  tune completion bash >> ~/.bashrc
-  tune completion zsh > ~/.zfunc/_tune        (a folder of $fpath)
-  tune completion fish > ~/.config/fish/completions/tune.fish
-"""
+from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.config import ConfigError
+from torchtune.runs.command_line import Call
 
 # The program gets the line up to the cursor, and prints a candidate a line. A candidate that ends in `=` or `.` goes
 # on, so no space follows it. Where there is none, the shell completes files.
@@ -59,13 +51,26 @@ complete -c tune -f -a '(__tune_complete)'
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def main(argv: Sequence[str]) -> int:
+def run(call: Call) -> int:
     """Print a shell's script."""
-    if list(argv) in (["-h"], ["--help"]):
-        sys.stdout.write(HELP)
-        return 0
-    if len(argv) != 1 or argv[0] not in SCRIPTS:
-        sys.stderr.write(f"tune completion takes a shell\n{HELP}")
-        return 2
-    sys.stdout.write(SCRIPTS[argv[0]])
+    shell = call.arguments[0]
+    if shell not in SCRIPTS:
+        raise ConfigError.of_word(shell, f"expected one of {', '.join(SCRIPTS)}")
+    sys.stdout.write(SCRIPTS[shell])
     return 0
+
+
+VERB = Verb(
+    "completion",
+    run,
+    forms=(Form((Argument("|".join(SCRIPTS), tuple(SCRIPTS)),)),),
+    takes="a shell",
+    about="""\
+Prints a script that lets a shell complete verbs, recipes, configs, override
+keys, dotpaths and choices:""",
+    examples=(
+        "tune completion bash >> ~/.bashrc",
+        "tune completion zsh > ~/.zfunc/_tune        (a folder of $fpath)",
+        "tune completion fish > ~/.config/fish/completions/tune.fish",
+    ),
+)

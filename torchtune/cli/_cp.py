@@ -1,9 +1,9 @@
-"""`tune cp`: a copy of a recipe or a config, to change; it runs by its path at once."""
+"""`tune cp`: copy a recipe or a config, to change it."""
 
 import os
 import sys
-from collections.abc import Sequence
 
+from torchtune.cli._verb import FORCE, Argument, Form, Verb
 from torchtune.runs import (
     config_names,
     config_source,
@@ -13,36 +13,16 @@ from torchtune.runs import (
     recipe_names,
     unknown_name,
 )
-
-HELP = """\
-usage: tune cp <recipe or config> <path> [--force]
-
-Copies a recipe's file (.py), or a config (.py, its function with what it needs;
-.yaml, the rendering). The copy runs at once:
-
-  tune cp lora_finetune my_recipe.py
-  tune ./my_recipe.py --config smollm2_135m_lora
-  tune cp smollm2_135m_lora my_run.yaml
-  tune lora_finetune --config my_run.yaml
-  tune cp smollm2_135m_lora my_runs.py
-  tune lora_finetune --config my_runs.py
-"""
+from torchtune.runs.command_line import CONFIGS, RECIPES, Call
 
 
-def main(argv: Sequence[str]) -> int:
+def run(call: Call) -> int:
     """Copy a recipe or a config."""
-    words = [word for word in argv if not word.startswith("-")]
-    if "-h" in argv or "--help" in argv:
-        sys.stdout.write(HELP)
-        return 0
-    if len(words) != 2 or set(argv) - set(words) - {"--force"}:
-        sys.stderr.write(f"tune cp takes a name and a path\n{HELP}")
-        return 2
-    name, path = words
+    name, path = call.arguments
     if os.path.isdir(path):  # noqa: PTH112 -- pathlib costs this verb a tenth of its time
         path = os.path.join(path, name + _ending(name))  # noqa: PTH118
     text = copy_of(name, path)
-    if os.path.exists(path) and "--force" not in argv:  # noqa: PTH110
+    if os.path.exists(path) and not call.has(FORCE):  # noqa: PTH110
         sys.stderr.write(f"tune cp: {path} exists; choose another path, or --force\n")
         return 2
     try:
@@ -98,3 +78,22 @@ def copy_of(name: str, path: str) -> str:
 def _read(file: str) -> str:
     with open(file, encoding="utf-8") as stream:  # noqa: PTH123
         return stream.read()
+
+
+VERB = Verb(
+    "cp",
+    run,
+    forms=(Form((Argument("<recipe or config>", (RECIPES, CONFIGS)), Argument("<path>")), (FORCE,)),),
+    takes="a name and a path",
+    about="""\
+Copies a recipe's file (.py), or a config (.py, its function with what it needs;
+.yaml, the rendering). The copy runs at once:""",
+    examples=(
+        "tune cp lora_finetune my_recipe.py",
+        "tune ./my_recipe.py --config smollm2_135m_lora",
+        "tune cp smollm2_135m_lora my_run.yaml",
+        "tune lora_finetune --config my_run.yaml",
+        "tune cp smollm2_135m_lora my_runs.py",
+        "tune lora_finetune --config my_runs.py",
+    ),
+)

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from torchtune.cli._data import Shown
+from torchtune.cli._data_summary import Summary
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #6b7280; --page: #ffffff; --line: #d8dde3;
@@ -31,22 +31,22 @@ td:first-child { color: var(--dim); }
 """
 
 
-def page_of(shown: Shown) -> str:
+def page_of(summary: Summary) -> str:
     """Write a run's data as a page."""
     rows = "".join(
         f"<h2>Row {i}</h2><div class=row>{''.join(map(_example, row))}</div>"
-        for i, row in enumerate(shown.rows, start=1)
+        for i, row in enumerate(summary.rows, start=1)
     )
-    facts = "".join(f"<tr><td>{escape(name)}<td>{escape(value)}" for name, value in shown.facts)
-    warnings = "".join(f"<div class=warning>{escape(text)}</div>" for text in shown.report.warnings)
+    facts = "".join(f"<tr><td>{escape(name)}<td>{escape(value)}" for name, value in summary.facts)
+    warnings = "".join(f"<div class=warning>{escape(text)}</div>" for text in summary.report.warnings)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>tune data {escape(shown.title)}</title><style>{_STYLE}</style>"
-        f"<h1>What <code>{escape(shown.title)}</code> reads</h1>{warnings}"
+        f"<title>tune data {escape(summary.title)}</title><style>{_STYLE}</style>"
+        f"<h1>What <code>{escape(summary.title)}</code> reads</h1>{warnings}"
         '<p><span class="token target">trained to predict</span> <span class=token>given</span> '
         "<span class='token special'>special token</span>; a token's number shows where the pointer rests.</p>"
-        f"{rows}<h2>Numbers</h2><table>{facts}</table>{_bars(shown)}</html>\n"
+        f"{rows}<h2>Numbers</h2><table>{facts}</table>{_bars(summary)}</html>\n"
     )
 
 
@@ -60,13 +60,13 @@ def _token(piece: Any) -> str:
     return f'<span class="{" ".join(kinds)}" title="{piece.id}">{text}</span>'
 
 
-def _bars(shown: Shown) -> str:
-    if not shown.histogram:
+def _bars(summary: Summary) -> str:
+    if not summary.histogram:
         return ""
-    most = max(count for _, count in shown.histogram)
+    most = max(count for _, count in summary.histogram)
     bars = "".join(
         f'<div style="height:{count / most:.1%}" title="from {least}: {count}"></div>'
-        for least, count in shown.histogram
+        for least, count in summary.histogram
     )
-    ends = f"<span>{shown.histogram[0][0]} tokens<span>{max(shown.report.lengths)} tokens"
+    ends = f"<span>{summary.histogram[0][0]} tokens<span>{max(summary.report.lengths)} tokens"
     return f"<h2>Lengths</h2><div class=bars>{bars}</div><div class=axis>{ends}</div>"

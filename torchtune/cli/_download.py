@@ -1,4 +1,4 @@
-"""`tune download`: a model's files from the Hugging Face hub; what is there already is not fetched again."""
+"""`tune download`: fetch a model from the Hugging Face hub."""
 
 import glob
 import json
@@ -11,34 +11,20 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attrs import define
-
-from torchtune.cli._style import paint
-from torchtune.config import ConfigError, Mistake
+from torchtune.cli._verb import MANY, Argument, Form, Verb
+from torchtune.config import ConfigError
+from torchtune.runs.command_line import Call, Option
+from torchtune.runs.console import print_note
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-HELP = """\
-usage: tune download <owner/name> --output-dir D [--revision R]
-                     [--include PATTERN ...] [--ignore PATTERN ...]
-
-Fetches a model's configuration, tokenizer and weights from the Hugging Face hub:
-safetensors, or pytorch_model*.bin where there are none; nothing in subfolders.
-
-  --revision R       a branch, a tag or a commit; main if left out
-  --include PATTERN  fetch the files that match, in place of those above
-  --ignore PATTERN   leave out the files that match, whatever else is said
-
-Patterns stand in quotes, each behind its own --include or --ignore; `*` matches
-`/` too. Interrupted, the same command fetches the files that are not whole, each
-from its beginning. A gated or private model needs HF_TOKEN in the environment.
-
-  tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir models/SmolLM2-135M-Instruct
-  tune download google/gemma-3-270m-it --output-dir gemma --ignore '*.safetensors'
-"""
+OUTPUT_DIR = Option("--output-dir", value="D", required=True)
+REVISION = Option("--revision", "a branch, a tag or a commit; main if left out", "R")
+INCLUDE = Option("--include", "fetch the files that match, in place of those above", "PATTERN", repeats=True)
+IGNORE = Option("--ignore", "leave out the files that match, whatever else is said", "PATTERN", repeats=True)
 
 TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 """The configuration and the tokenizer; with them come the first of WEIGHTS that a repository has."""
@@ -54,28 +40,21 @@ ANSWER_SECONDS = 30.0
 WAY_OUT = "{}, or copy the folder from a machine that has it"
 
 
-@define(kw_only=True)
-class Order:
+class Order(NamedTuple):
     """What one call asks for."""
 
     repository: str
     folder: str
     revision: str | None
     """None: the default branch."""
-    include: list[str]
+    include: Sequence[str]
     """Empty: the files that a model needs."""
-    ignore: list[str]
+    ignore: Sequence[str]
 
 
-def main(argv: Sequence[str]) -> int:
+def run(call: Call) -> int:
     """Download a model."""
-    if "-h" in argv or "--help" in argv:
-        sys.stdout.write(HELP)
-        return 0
-    order = read(argv)
-    if not order.repository or not order.folder:
-        sys.stderr.write(f"tune download takes a repository and --output-dir\n{HELP}")
-        return 2
+    order = order_of(call)
     try:
         sizes = fetch(order)
     except KeyboardInterrupt:
@@ -89,40 +68,22 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read(argv: Sequence[str]) -> Order:
-    """Read the words behind the verb.
+def order_of(call: Call) -> Order:
+    """Return what a call asks for.
 
     Raises:
-        ConfigError: There are words that mean nothing, options without a value, or options given twice.
+        ConfigError: It names more than one repository.
     """
-    given: dict[str, list[str]] = {"--output-dir": [], "--revision": [], "--include": [], "--ignore": []}
-    words = list(argv)
-    rest = []
-    while words:
-        name, equals, text = words.pop(0).partition("=")
-        if name not in given:
-            rest.append(f"{name}{equals}{text}")
-        elif equals:
-            given[name].append(text)
-        else:
-            given[name].append("" if not words or words[0].startswith("-") else words.pop(0))
-    repository = next((word for word in rest if not word.startswith("-")), "")
-    if repository:
-        rest.remove(repository)
-    advice = "a pattern stands in quotes behind --include or --ignore"
-    mistakes = [Mistake.of_word(word, "is not understood", advice) for word in rest]
-    mistakes += [Mistake.of_word(name, "needs a value") for name, texts in given.items() if "" in texts]
-    for name in ("--output-dir", "--revision"):
-        if len(given[name]) > 1:
-            mistakes.append(Mistake.of_word(name, "is given twice"))
-    if mistakes:
-        raise ConfigError(mistakes, "the command line")
+    repository, *more = call.arguments
+    if more:
+        hint = "a pattern stands in quotes behind --include or --ignore"
+        raise ConfigError.of_word(more[0], "is not understood", hint)
     return Order(
         repository=repository,
-        folder="".join(given["--output-dir"]),
-        revision="".join(given["--revision"]) or None,
-        include=given["--include"],
-        ignore=given["--ignore"],
+        folder=call.value(OUTPUT_DIR) or "",
+        revision=call.value(REVISION),
+        include=call.values(INCLUDE),
+        ignore=call.values(IGNORE),
     )
 
 
@@ -183,9 +144,8 @@ def choose(order: Order, names: Sequence[str]) -> list[str]:
         weights = [pattern for pattern in WEIGHTS if _matching(own, [pattern])]
         if not weights:
             hint = f"no {' or '.join(WEIGHTS)}; --include takes others of {_some(names)}"
-            sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {hint}\n")
-        include = [*TEXTS, *weights[:1]]
-        ignore = [*ignore, *ELSEWHERE]
+            print_note(hint)
+        include, ignore = [*TEXTS, *weights[:1]], [*ignore, *ELSEWHERE]
     left_out = set(_matching(names, ignore))
     chosen = [name for name in _matching(names, include) if name not in left_out]
     if not chosen:
@@ -331,3 +291,22 @@ def _refusal(error: "HfHubHTTPError", order: Order) -> Exception:
         why = next(iter((error.server_message or "").splitlines()), "the token in HF_TOKEN may not read it")
         return PermissionError(f"the hub refuses {name}: {why}")
     return OSError(f"the hub answers {status} {error.response.reason_phrase}; try again later")
+
+
+VERB = Verb(
+    "download",
+    run,
+    forms=(Form((Argument("<owner/name>", most=MANY),), (OUTPUT_DIR, REVISION, INCLUDE, IGNORE)),),
+    takes="a repository and --output-dir",
+    about="""\
+Fetches a model's configuration, tokenizer and weights from the Hugging Face hub:
+safetensors, or pytorch_model*.bin where there are none; nothing in subfolders.""",
+    notes="""\
+Patterns stand in quotes, each behind its own --include or --ignore; `*` matches
+`/` too. Interrupted, the same command fetches the files that are not whole, each
+from its beginning. A gated or private model needs HF_TOKEN in the environment.""",
+    examples=(
+        "tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir models/SmolLM2-135M-Instruct",
+        "tune download google/gemma-3-270m-it --output-dir gemma --ignore '*.safetensors'",
+    ),
+)

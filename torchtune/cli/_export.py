@@ -1,45 +1,30 @@
-"""`tune export`: the frozen YAML of a run, from which it is the same run."""
+"""`tune export`: write the frozen YAML of a run."""
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from torchtune import runs
+from torchtune.cli._verb import CONFIG_OPTIONS, OUTPUT, RECIPE, Form, Verb, write_output
+from torchtune.runs.command_line import Call, Option
 
-from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
-
-HELP = """\
-usage: tune export <recipe> --config <name or path> [--override key=value ...]
-                   [-o FILE] [--resolved]
-
-Writes the frozen YAML: complete and self-contained, the defaults of every
-argument spelt out. References stay references; --resolved expands them.
-
-  tune export lora_finetune --config smollm2_135m_lora --override seed=1 -o run.yaml
-  tune lora_finetune --config run.yaml
-"""
+RESOLVED = Option("--resolved")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Export a config."""
-    call = read_call(argv, switches=("--resolved",), valued=("-o", "--output"))
-    return help_or(call, HELP, lambda: export(call))
-
-
-def export(call: Call) -> int:
+def run(call: Call) -> int:
     """Write a config that is free of mistakes."""
-    recipe, layers = layers_of(call)
-    print_notes(layers)
-    layers.build(f"the config of {recipe.name}")
-    if "--resolved" in call.flags:
+    recipe, layers, _ = runs.checked_layers(call)
+    if call.has(RESOLVED):
         layers.tree = layers.resolve()
-    text = recipe.export(layers)
-    target = call.flags.get("-o") or call.flags.get("--output")
-    if not target:
-        sys.stdout.write(text)
-        return 0
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        sys.stderr.write(f"tune export: {target}: {error.strerror}\n")
-        return 2
-    sys.stdout.write(f"wrote {target}\n")
-    return 0
+    return write_output(call, recipe.export(layers))
+
+
+VERB = Verb(
+    "export",
+    run,
+    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OUTPUT, RESOLVED)),),
+    takes_overrides=True,
+    about="""\
+Writes the frozen YAML: complete and self-contained, the defaults of every
+argument spelt out. References stay references; --resolved expands them.""",
+    examples=(
+        "tune export lora_finetune --config smollm2_135m_lora --override seed=1 -o run.yaml",
+        "tune lora_finetune --config run.yaml",
+    ),
+)

@@ -1,4 +1,4 @@
-"""`tune import`: a config of ours from a YAML of the original torchtune."""
+"""`tune import`: turn a YAML of the original torchtune into a config of ours."""
 
 import re
 import sys
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli._call import Call, help_or, load_recipe, read_call
-from torchtune.cli._style import paint, painted_mistakes
+from torchtune.cli._verb import FORCE, MANY, Argument, Form, Verb
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     field_names,
@@ -18,56 +17,41 @@ from torchtune.config.model import (
     resolved_tree,
 )
 from torchtune.migrate import Import
+from torchtune.runs import load_recipe
+from torchtune.runs.command_line import ALLOW, Call, Option
+from torchtune.runs.console import painted_mistakes, print_note
 
-HELP = """\
-usage: tune import OLD.yaml [key=value ...] -o NEW.yaml
-
-Turns a YAML that was written for the original torchtune (0.1 to 0.6) into a
-config of ours, where the parts exist, and lists what has no counterpart, with
-the reason. Overrides are those of the original, applied to its YAML first.
-
-  tune import 7B_lora.yaml -o my_run.yaml
-  tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml
-"""
-
+OUTPUT = Option("-o, --output", "the file to write", "NEW.yaml", required=True)
 STAYS = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")
 """References to fields that do not move; others are replaced by what they lead to."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Import a config."""
-    call = read_call(argv, switches=("--force",), valued=("-o", "--output"))
-    return help_or(call, HELP, lambda: import_file(call))
-
-
-def import_file(call: Call) -> int:
+def run(call: Call) -> int:
     """Write the imported config, and say what it lacks."""
-    target = call.flags.get("-o") or call.flags.get("--output")
-    if not call.recipe or not target or call.mistakes:
-        message = "tune import takes the original's YAML and -o NEW.yaml"
-        raise ConfigError([*call.mistakes, Mistake("word", message)], "the command line")
+    source, *words = call.arguments
+    target = call.value(OUTPUT) or ""
     if not target.endswith((".yaml", ".yml")):
         raise ConfigError.of_word(target, "a config is YAML", "end the path in .yaml")
-    if Path(target).exists() and "--force" not in call.flags:
+    if Path(target).exists() and not call.has(FORCE):
         raise ConfigError.of_word(target, "exists", "choose another path, or --force")
-    old = old_tree(call.recipe, call.words)
-    text = Path(call.recipe).read_text(encoding="utf-8-sig")
+    old = old_tree(source, words)
+    text = Path(source).read_text(encoding="utf-8-sig")
     done = Import(old, is_component_path)
-    done.run(sharded="_distributed" in text and "single_device" not in Path(call.recipe).name)
+    done.run(sharded="_distributed" in text and "single_device" not in Path(source).name)
     ordered = in_order(done)
-    Path(target).write_text(head(call.recipe, done) + render_yaml(ordered), encoding="utf-8")
+    Path(target).write_text(head(source, done) + render_yaml(ordered), encoding="utf-8")
     layers = load_recipe(done.recipe).layers(target)
     left = None
     try:
         layers.build(f"what is left to do in {target}")
     except ConfigError as error:
         left = error
-    run = f"; run: tune {done.recipe} --config {target}" if left is None else f", a config of {done.recipe}"
-    sys.stdout.write(f"wrote {target}{run}\n")
+    hint = f"; run: tune {done.recipe} --config {target}" if left is None else f", a config of {done.recipe}"
+    sys.stdout.write(f"wrote {target}{hint}\n")
     for path, why in done.changed.items():
-        sys.stderr.write(f"{paint('means something else:', 'yellow', stream=sys.stderr)} {path}: {why}\n")
+        print_note(f"{path}: {why}", "means something else:")
     for path, why in done.lost.items():
-        sys.stderr.write(f"{paint('no counterpart:', 'yellow', stream=sys.stderr)} {path}: {why}\n")
+        print_note(f"{path}: {why}", "no counterpart:")
     if left is not None:
         sys.stderr.write(f"{painted_mistakes(left, sys.stderr)}\n")
     return 0
@@ -125,3 +109,21 @@ def head(file: str, done: Import) -> str:
     lines += [f"Means something else: {path}: {why}" for path, why in done.changed.items()]
     lines += [f"No counterpart: {path}: {why}" for path, why in done.lost.items()]
     return "".join(f"# {line}\n" for line in lines)
+
+
+VERB = Verb(
+    "import",
+    run,
+    forms=(
+        Form((Argument("OLD.yaml"), Argument("[key=value ...]", least=0, most=MANY)), (OUTPUT, FORCE, ALLOW)),
+    ),
+    takes="the original's YAML and -o NEW.yaml",
+    about="""\
+Turns a YAML that was written for the original torchtune (0.1 to 0.6) into a
+config of ours, where the parts exist, and lists what has no counterpart, with
+the reason. Overrides are those of the original, applied to its YAML first.""",
+    examples=(
+        "tune import 7B_lora.yaml -o my_run.yaml",
+        "tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml",
+    ),
+)

@@ -1,41 +1,24 @@
-"""`tune ls`: recipes and their configs, a line each."""
+"""`tune ls`: list recipes and their configs."""
 
 import sys
-from collections.abc import Sequence
 
-from torchtune.cli._style import paint
+from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
 from torchtune.runs import config_names, config_sources, recipe_names, recipe_source
-
-HELP = """\
-usage: tune ls [recipe] [--json]
-
-Lists the recipes and their configs, a line each.
-
-  tune ls
-  tune ls lora_finetune
-"""
+from torchtune.runs.command_line import RECIPES, Call
+from torchtune.runs.console import paint
 
 
-def main(argv: Sequence[str]) -> int:
+def run(call: Call) -> int:
     """List recipes and configs."""
-    words = [word for word in argv if not word.startswith("-")]
-    if unknown := [w for w in argv if w.startswith("-") and w not in ("-h", "--help", "--json")] or words[1:]:
-        sys.stderr.write(f"tune ls: {unknown[0]!r} is not understood\n{HELP}")
-        return 2
-    if "-h" in argv or "--help" in argv:
-        sys.stdout.write(HELP)
-        return 0
-    listed = rows(words[0] if words else None)
-    if "--json" in argv:
-        import json
-
-        sys.stdout.write(json.dumps(listed, indent=2) + "\n")
+    listed = rows(call.recipe)
+    if call.has(JSON):
+        write_json(listed)
     else:
         sys.stdout.write(table(listed))
     return 0
 
 
-def rows(recipe: str | None = None) -> list[dict[str, object]]:
+def rows(recipe: str = "") -> list[dict[str, object]]:
     """Return each recipe with its documentation and its configs.
 
     Raises:
@@ -67,3 +50,13 @@ def table(listed: list[dict[str, object]]) -> str:
 
 def _painted(name: str, width: int) -> str:
     return paint(name, "cyan" if name.startswith(" ") else "bold") + " " * (width - len(name))
+
+
+VERB = Verb(
+    "ls",
+    run,
+    forms=(Form((Argument("[recipe]", (RECIPES,), least=0),), (JSON,)),),
+    takes="a recipe, or nothing",
+    about="Lists the recipes and their configs, a line each.",
+    examples=("tune ls", "tune ls lora_finetune"),
+)

@@ -1,86 +1,55 @@
-"""`tune plot`: the curves of runs, and what differs in their configs, as a picture and a page."""
+"""`tune plot`: draw the curves of runs, as a picture and a page."""
 
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from os.path import commonpath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torchtune.cli._style import paint
-from torchtune.plots import HEADS, PlottedRun, image_of, page_of, read_runs, row_of, usual_smoothing
+from torchtune.cli._verb import MANY, Argument, Form, Verb
+from torchtune.runs.command_line import Call, Option
+from torchtune.runs.console import paint, print_note
 
-HELP = """\
-usage: tune plot RUN [RUN ...] [-o FOLDER or FILE] [--smooth N]
+if TYPE_CHECKING:
+    from torchtune.plots import PlottedRun
 
-Draws loss, validation loss, learning rate, gradient norm, speed and memory of
-runs, beside what differs in their configs: a picture, and a page that needs no
-network. A run is its output_dir or the metrics.jsonl in it; a running one will
-do. Of several, each has the part of its path that tells it from the others as
-its name, or the one given as NAME=RUN.
-
-  -o, --output  a folder for plot.png and plot.html, or a name for both, or one
-                file ending in .png or .html; the run's folder if left out, that
-                of all runs if there are several
-  --smooth N    steps that the thick curves are the mean of, 1 for none; as many
-                as suit the longest run if left out. The page has a slider for it
-
-  tune plot runs/monday
-  tune plot runs/*
-  tune plot small=runs/monday large=runs/tuesday -o comparison --smooth 25
-"""
+OUTPUT = Option(
+    "-o, --output",
+    "a folder for plot.png and plot.html, or a name for both, or one file ending in .png or .html; the run's folder if"
+    " left out, that of all runs if there are several",
+    "FOLDER or FILE",
+)
+SMOOTH = Option(
+    "--smooth",
+    "steps that the thick curves are the mean of, 1 for none; as many as suit the longest run if left out. The page"
+    " has a slider for it",
+    "N",
+)
 
 
-def main(argv: Sequence[str]) -> int:
+def run(call: Call) -> int:
     """Draw runs."""
-    if "-h" in argv or "--help" in argv:
-        sys.stdout.write(HELP)
-        return 0
-    words, options = _parse(argv)
-    if not words:
+    if not call.arguments:
         raise ValueError("name a run's folder, or several; tune plot --help says more")
-    smooth = _steps(options["--smooth"]) if "--smooth" in options else None
-    runs = read_runs(words)
-    files = _targets(options.get("-o"), runs)
-    smooth = usual_smoothing(runs) if smooth is None else smooth
+    from torchtune.plots import HEADS, read_runs, row_of, usual_smoothing
+
+    smooth = call.number(SMOOTH)
+    runs = read_runs(call.arguments)
+    files = _targets(call.value(OUTPUT), runs)
+    smooth = smooth or usual_smoothing(runs)
     for file in files:
         _write(file, runs, smooth, beside=[other.name for other in files if other != file])
     sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADS), *map(row_of, runs)])))
     for file in files:
         sys.stdout.write(f"wrote {file}\n")
-    for run in runs:
-        for note in run.notes:
-            sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {run.name}: {note}\n")
+    for plotted in runs:
+        for note in plotted.notes:
+            print_note(f"{plotted.name}: {note}")
     return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the runs' words, and the options by their names."""
-    words: list[str] = []
-    options: dict[str, str] = {}
-    rest = iter(argv)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            words.append(word)
-            continue
-        if name not in ("-o", "--output", "--smooth"):
-            raise ValueError(f"{word!r} is not understood; tune plot --help lists the options")
-        key = "-o" if name == "--output" else name
-        if key in options:
-            raise ValueError(f"{name} is given twice")
-        options[key] = value if equals else next(rest, "")
-        if not options[key]:
-            raise ValueError(f"{name} needs a value")
-    return words, options
-
-
-def _steps(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--smooth: expected a number of steps above 0, got {text!r}")
-    return int(text)
-
-
-def _targets(output: str | None, runs: Sequence[PlottedRun]) -> list[Path]:
+def _targets(output: str | None, runs: "Sequence[PlottedRun]") -> list[Path]:
     """Return the files to write."""
     if output is None:
         name = Path(commonpath([run.folder.resolve() for run in runs])) / "plot"
@@ -93,7 +62,9 @@ def _targets(output: str | None, runs: Sequence[PlottedRun]) -> list[Path]:
     return [name.with_name(f"{name.name}{ending}") for ending in (".png", ".html")]
 
 
-def _write(file: Path, runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str]) -> None:
+def _write(file: Path, runs: "Sequence[PlottedRun]", smooth: int, beside: Sequence[str]) -> None:
+    from torchtune.plots import image_of, page_of
+
     if file.suffix == ".png":
         content = image_of(runs, smooth)
     else:
@@ -124,3 +95,21 @@ def _width(text: str) -> int:
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     combined = sum(unicodedata.combining(character) > 0 for character in text)
     return len(text) + wide - combined
+
+
+VERB = Verb(
+    "plot",
+    run,
+    forms=(Form((Argument("RUN [RUN ...]", most=MANY),), (OUTPUT, SMOOTH)),),
+    about="""\
+Draws loss, validation loss, learning rate, gradient norm, speed and memory of
+runs, beside what differs in their configs: a picture, and a page that needs no
+network. A run is its output_dir or the metrics.jsonl in it; a running one will
+do. Of several, each has the part of its path that tells it from the others as
+its name, or the one given as NAME=RUN.""",
+    examples=(
+        "tune plot runs/monday",
+        "tune plot runs/*",
+        "tune plot small=runs/monday large=runs/tuesday -o comparison --smooth 25",
+    ),
+)

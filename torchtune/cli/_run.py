@@ -1,103 +1,79 @@
-"""`tune <recipe> --config X ...`: check, freeze, and run, on one process or through torchrun's launcher."""
+"""`tune run`: run a recipe (the word may be left out)."""
 
-import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from torchtune.cli import VERBS, usage
-from torchtune.cli._call import Call, adopt_script, layers_of, load_recipe, print_notes, read_call
-from torchtune.config import ConfigError
-from torchtune.config.model import Layers, current_trust, nearest
-from torchtune.runs import Recipe, config_names, config_sources, print_help, recipe_names, unknown_name
+from torchtune import runs
+from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
+from torchtune.config import ConfigError, model
+from torchtune.config.model import nearest
+from torchtune.runs import config_names, config_sources, recipe_names, unknown_name
+from torchtune.runs.command_line import LAUNCH_OPTIONS, OVERWRITE, RUN_OPTIONS, Call
+from torchtune.runs.console import print_notes
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-OPTIONS_OF_A_RUN = """\
---config NAME or FILE, --override key=value ..., --allow PACKAGE (trust its code), --overwrite (start anew in an
-output_dir that holds a run: its config, record, metrics, checkpoints and result are removed, nothing else). torchrun's
-options, such as --nproc_per_node 2, stand before the recipe."""
 
-# torchrun's options without a value (torch.distributed.run's own parser); all others take one.
-TORCHRUN_SWITCHES = frozenset({"--standalone", "--run-path", "--run_path", "--no-python", "--no_python"})
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run a recipe."""
-    launch, rest = split_launch_options(argv)
-    call = read_call(rest, switches=("--overwrite",))
-    if call.recipe and call.recipe not in recipe_names() and not call.recipe.endswith(".py"):
-        if call.recipe in config_sources():
-            of = next(name for name, names in config_names().items() if call.recipe in names)
-            advice = f"write tune {of} --config {call.recipe}"
-            raise ConfigError.of_word(call.recipe, f"is a config of {of}", advice)
-        if call.recipe in VERBS and launch:
-            advice = f"write tune {call.recipe} {' '.join(launch)} ..."
-            raise ConfigError.of_word(call.recipe, "is a verb and stands first", advice)
-        kind = "recipe" if nearest(call.recipe, recipe_names()) else "recipe or verb"
-        raise unknown_name(kind, call.recipe, [*recipe_names(), *VERBS])
-    if call.wants_help and not call.recipe:
-        sys.stdout.write(usage())
-        return 0
-    if call.wants_help:
-        return show_help(call)
-    recipe, layers = layers_of(call)
+def run(call: Call) -> int:
+    """Check, freeze, and run a recipe, on one process or through torchrun's launcher."""
+    _check_name(call)
+    recipe, layers = runs.layers_of(call)
     print_notes(layers)
-    if launch:
-        return _launch(launch, call, recipe, layers, ["tune", *argv])
-    recipe.run(layers, overwrite="--overwrite" in call.flags, command=["tune", *argv])
+    command = ["tune", *call.words]
+    if call.launch:
+        return _launch(call, recipe, layers, command)
+    recipe.run(layers, overwrite=call.has(OVERWRITE), command=command)
     return 0
 
 
-def split_launch_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the words before the recipe, which are torchrun's, from the rest."""
-    words = list(argv)
-    split = 0
-    while split < len(words) and words[split].startswith("-") and words[split] not in ("-h", "--help"):
-        split += 1 if "=" in words[split] or words[split] in TORCHRUN_SWITCHES else 2
-    return words[:split], words[split:]
+def _check_name(call: Call) -> None:
+    """Check the name of the recipe.
 
+    Raises:
+        ConfigError: It is that of a config, of a verb, or of nothing.
+    """
+    from torchtune.cli import verbs
 
-def run_script(recipe: Recipe[Any], argv: Sequence[str]) -> int:
-    """Run a recipe whose own file is the running script."""
-    adopt_script(recipe)
-    call = read_call(argv, switches=("--overwrite",))
-    if call.recipe:
-        raise ConfigError.of_word(call.recipe, "expected --config, key=value or a flag")
-    layers = recipe.layers(call.config, call.words)
-    layers.mistakes += call.mistakes
-    if call.wants_help:
-        print_help(layers, recipe.name, recipe.__doc__ or "")
-        return 0
-    print_notes(layers)
-    recipe.run(layers, overwrite="--overwrite" in call.flags, command=[*sys.argv])
-    return 0
+    name = call.recipe
+    if not name or name in recipe_names() or name.endswith(".py"):
+        return
+    if name in config_sources():
+        recipe = next(recipe for recipe, names in config_names().items() if name in names)
+        raise ConfigError.of_word(name, f"is a config of {recipe}", f"write tune {recipe} --config {name}")
+    if name in verbs() and call.launch:
+        command = f"tune {name} {' '.join(call.launch)} ..."
+        raise ConfigError.of_word(name, "is a verb and stands first", f"write {command}")
+    kind = "recipe" if nearest(name, recipe_names()) else "recipe or verb"
+    raise unknown_name(kind, name, [*recipe_names(), *verbs()])
 
 
 def show_help(call: Call) -> int:
     """Print a recipe's fields, with the values of a config if one is named."""
-    recipe = load_recipe(call.recipe)
-    layers = recipe.layers(call.config, call.words)
+    _check_name(call)
+    recipe = runs.load_recipe(call.recipe)
+    layers = recipe.layers(call.config, call.overrides, call.suggest)
     prog = f"tune {call.recipe}" + (f" --config {call.config}" if call.config else "")
     about = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
     configs = config_names().get(call.recipe, ())
     listed = [f"configs: {', '.join(configs)}"] if configs else []
-    print_help(layers, prog, "\n\n".join([about, *listed, OPTIONS_OF_A_RUN]))
+    options = ", ".join(f"{option.shown} ({option.help})" for option in RUN_OPTIONS)
+    launch = f"torchrun's options, such as {LAUNCH_OPTIONS[0].names[0]} 2, stand before the recipe."
+    runs.print_help(layers, prog, "\n\n".join([about, *listed, f"{options}. {launch}"]))
     if call.config is not None:
         print_notes(layers)
         layers.build(f"the config of {recipe.name}")
     return 0
 
 
-def ranks_of(options: list[str]) -> int:
-    """Check torchrun's options, and return how many processes they start, of several nodes at most.
+def ranks_of(options: Sequence[str]) -> int:
+    """Return how many processes torchrun's options start, on as many nodes as they allow.
 
     Raises:
-        ConfigError: One is unknown or has a value that makes no sense; or it is no option of torchrun's.
+        ConfigError: One is unknown or has a value that makes no sense.
     """
     if not options:
         return 1
@@ -124,22 +100,23 @@ def ranks_of(options: list[str]) -> int:
     return int(launch.nproc_per_node) * int(launch.max_nodes)
 
 
-def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers, command: list[str]) -> int:
+def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    ranks_of(options)
-    _, frozen = recipe.prepare(layers, overwrite="--overwrite" in call.flags, command=command)
+    ranks_of(call.launch)  # so that nothing is written where they are wrong
+    _, frozen = recipe.prepare(layers, overwrite=call.has(OVERWRITE), command=command)
     if frozen is None:
-        raise ConfigError.of_word(
-            " ".join(options), "this recipe has no output_dir, so it runs as one process"
-        )
+        message = "this recipe has no output_dir, so it runs as one process"
+        raise ConfigError.of_word(" ".join(call.launch), message)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
     # Ranks that are started again would find the addresses of those before them in the launcher's store, and wait.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
-    os.environ["TUNE_ALLOW"] = " ".join(sorted(current_trust().packages))
+    os.environ["TUNE_ALLOW"] = " ".join(sorted(model.current_trust().packages))
     root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
+    import logging
+
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -148,9 +125,9 @@ def _launch(options: list[str], call: Call, recipe: Recipe[Any], layers: Layers,
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("torch.distributed.elastic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-    files = [word for file in current_trust().files for word in ("--file", file)]
+    files = [word for file in model.current_trust().files for word in ("--file", file)]
     try:
-        torchrun([*options, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
+        torchrun([*call.launch, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
     except SignalException as error:
         sys.stderr.write(f"tune: ended by {error.sigval.name}\n")
         return 128 + error.sigval
@@ -166,6 +143,8 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
     Returns:
         The exit status.
     """
+    import signal
+
     echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
     asked = {rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)}
     first = {rank: f for rank, f in failures.items() if rank not in echoes | asked}
@@ -189,3 +168,24 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
         why = f"ended with status {failure.exitcode}"
     sys.stderr.write(f"tune: rank {rank}: {why}\n")
     return 2 if failure.exitcode == 2 else 1
+
+
+VERB = Verb(
+    "run",
+    run,
+    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE)),),
+    launch=LAUNCH_OPTIONS,
+    takes_overrides=True,
+    explain=show_help,
+    about="""\
+Checks a config, freezes it into its output_dir, and runs a recipe with it; the
+word `run` may be left out. The same command again continues a run that was
+interrupted. torchrun's options stand before the recipe, its others as well.
+With a recipe, --help lists the fields of its config.""",
+    examples=(
+        "tune run lora_finetune --config smollm2_135m_lora",
+        "tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4",
+        "tune lora_finetune --config smollm2_135m_lora --help",
+        "tune --nproc_per_node 2 full_finetune --config smollm2_135m_full",
+    ),
+)

@@ -1,51 +1,19 @@
-"""`tune schema`: a JSON Schema of a recipe's YAML, for an editor."""
+"""`tune schema`: write a JSON Schema of a recipe's YAML, for an editor."""
 
 import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from torchtune.cli._call import Call, help_or, load_recipe, read_call
-from torchtune.config import ConfigError, Mistake
-from torchtune.config.model import json_schema
-from torchtune.runs import Recipe
-
-HELP = """\
-usage: tune schema <recipe> [-o FILE]
-
-Writes a JSON Schema of a recipe's YAML, with which an editor completes a
-config, shows the documentation of its fields and underlines what is wrong. A
-file names it in its first line:
-
-  tune schema ./my_recipe.py -o my_recipe.json
-  # yaml-language-server: $schema=my_recipe.json
-
-The files of configs_yaml/, and what `tune cp` copies of them, have that line
-already.
-"""
+from torchtune import runs
+from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
+from torchtune.config import ConfigError, model
+from torchtune.runs.command_line import ALLOW, Call
 
 
-def main(argv: Sequence[str]) -> int:
-    """Write a schema."""
-    call = read_call(argv, valued=("-o", "--output"))
-    return help_or(call, HELP, lambda: write(call))
-
-
-def write(call: Call) -> int:
+def run(call: Call) -> int:
     """Write a recipe's schema to a file or to standard output."""
-    if not call.recipe or call.words or call.mistakes:
-        raise ConfigError([*call.mistakes, Mistake("word", "tune schema takes a recipe")], "the command line")
-    text = schema_of(load_recipe(call.recipe))
-    target = call.flags.get("-o") or call.flags.get("--output")
-    if target:
-        Path(target).write_text(text, encoding="utf-8")
-        sys.stdout.write(f"wrote {target}\n")
-    else:
-        sys.stdout.write(text)
-    return 0
+    return write_output(call, schema_of(runs.load_recipe(call.recipe)))
 
 
-def schema_of(recipe: "Recipe[object]") -> str:
+def schema_of(recipe: "runs.Recipe[object]") -> str:
     """Return the JSON text of a recipe's schema.
 
     Raises:
@@ -55,4 +23,22 @@ def schema_of(recipe: "Recipe[object]") -> str:
         message = "has no config class, so there is nothing to describe"
         raise ConfigError.of_word(recipe.name, message)
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
-    return json.dumps(json_schema(recipe.config_class, recipe.name, doc), indent=1, ensure_ascii=False) + "\n"
+    schema = model.json_schema(recipe.config_class, recipe.name, doc)
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+VERB = Verb(
+    "schema",
+    run,
+    forms=(Form((RECIPE,), (OUTPUT, ALLOW)),),
+    takes="a recipe",
+    about="""\
+Writes a JSON Schema of a recipe's YAML, with which an editor completes a
+config, shows the documentation of its fields and underlines what is wrong. The
+files of configs_yaml/, and what `tune cp` copies of them, name theirs in the
+first line already; another file does with such a line:""",
+    examples=(
+        "tune schema ./my_recipe.py -o my_recipe.json",
+        "# yaml-language-server: $schema=my_recipe.json",
+    ),
+)

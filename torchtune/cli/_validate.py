@@ -1,72 +1,51 @@
-"""`tune validate`: every mistake in a config, or what its model is and needs; no GPU, no weights, no probing."""
+"""`tune validate`: find every mistake in a config, and what its model needs."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli._call import Call, help_or, layers_of, print_notes, read_call
-from torchtune.cli._style import paint, painted_mistakes
-from torchtune.config import ConfigError, InstantiationError, Mistake
-from torchtune.config.model import Layers, dotted, is_component, parameters_of
+from torchtune import config, runs
+from torchtune.cli._run import ranks_of
+from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
+from torchtune.config import ConfigError, InstantiationError, Mistake, model
+from torchtune.config.model import dotted, is_component
 from torchtune.runs import config_names
+from torchtune.runs.command_line import Call, Option
+from torchtune.runs.console import paint, painted_mistakes, print_note
 
-HELP = """\
-usage: tune validate [--nproc_per_node N] <recipe> --config <name or path>
-                     [--override key=value ...] [--memory] [--json]
-       tune validate --all [FOLDER] [--json]
-
-Finds every mistake in a config, or says `ok`, and what each of the ranks holds:
-weights, gradients and optimizer state, counted on tensors without memory, and
-about what activations take at their peak. With --memory, line by line, up to the
-most that a step holds at once. The tokenizer and the first rows of the data are
-read where they are local files that exist; no weights are.
-
-  tune validate lora_finetune --config smollm2_135m_lora
-  tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune
-  tune validate --all my_configs/
-"""
+ALL = Option("--all", required=True)
+MEMORY = Option("--memory")
 
 
-def main(argv: Sequence[str]) -> int:
+def run(call: Call) -> int:
     """Validate one config, a folder of them, or all that are registered."""
-    from torchtune.cli._run import ranks_of, split_launch_options
-
-    switches = ("--all", "--json", "--memory")
-    words = list(argv)
-    options = [] if words and words[0] in switches else split_launch_options(words)[0]
-    call = read_call(words[len(options) :], switches=switches)
-    return help_or(call, HELP, lambda: _validate(call, ranks_of(options)))
-
-
-def _validate(call: Call, ranks: int) -> int:
-    if "--all" in call.flags:
-        if call.config or call.words:
+    ranks = ranks_of(call.launch)
+    if call.has(ALL):
+        if call.config or call.overrides:
             message = "validates every config of a folder, or every registered one"
-            raise ConfigError.of_word("--all", message, "name none beside it")
-        return validate_all(call.recipe or None, json="--json" in call.flags)
-    if "--json" not in call.flags:
+            raise ConfigError.of_word(ALL.text, message, "name none beside it")
+        return validate_all(call.recipe, json=call.has(JSON))
+    if not call.has(JSON):
         needs = needs_of(call, ranks)
         sys.stdout.write(f"{_summary(needs)}\n")
-        if needs and "--memory" in call.flags:
+        if needs and call.has(MEMORY):
             sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(needs)))
         return 0
     found, failed = _outcome(call, ranks)
-    _write_json(found)
+    write_json(found)
     return 2 if failed else 0
 
 
-def validate_all(folder: str | None, *, json: bool = False) -> int:
+def validate_all(folder: str, *, json: bool = False) -> int:
     """Validate every registered config, or every config in a folder, saying all that is wrong."""
-    if folder is None:
-        calls = [Call(recipe, name) for recipe, names in config_names().items() for name in names]
+    if folder:
+        calls = runs.calls_in(folder)
     else:
-        from torchtune.cli._folder import calls_in
-
-        calls = calls_in(folder)
+        calls = [Call.of(recipe, name) for recipe, names in config_names().items() for name in names]
     outcomes = [(call, *_outcome(call, 1)) for call in calls]
     if json:
-        _write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
+        write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
     else:
         for call, found, failed in outcomes:
             name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
@@ -94,12 +73,6 @@ def _as_dict(mistake: Mistake) -> dict[str, str]:
     return {**parts, "path": dotted(mistake.path), "message": mistake.sentence}
 
 
-def _write_json(found: object) -> None:
-    import json
-
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-
-
 def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     """Check a config and return what its model needs, in numbers; None where it has none.
 
@@ -108,10 +81,8 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     """
     if call.mistakes and not call.recipe:
         raise ConfigError(call.mistakes, str(call.config))
-    recipe, layers = layers_of(call)
-    print_notes(layers)
+    recipe, layers, cfg = runs.checked_layers(call)
     of = f"the config of {recipe.name}"
-    cfg = layers.build(of)
     try:
         model = None
         if is_component(getattr(cfg, "model", None)):
@@ -122,13 +93,13 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         there = Path(getattr(cfg, "model_directory", None) or ".").is_dir()
         if there or not isinstance(error.__cause__, FileNotFoundError):
             raise _mistake(layers, "model", error, of) from error
-        _note(
+        print_note(
             f"it is not known what the model is and needs, as its folder is not there yet: {error.__cause__}"
         )
     except ValueError as error:  # the adapters do not fit the model
         raise _mistake(layers, "lora", error, of) from error
     for note in _absent(cfg):
-        _note(note)
+        print_note(note)
     _check_rows(cfg, layers, of)
     if model is None:
         return None
@@ -138,7 +109,7 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         raise _mistake(layers, "optimizer", error, of) from error
 
 
-def _check_rows(cfg: Any, layers: Layers, of: str) -> None:
+def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> None:
     """Read the first rows of local data as the run would.
 
     Raises:
@@ -151,15 +122,13 @@ def _check_rows(cfg: Any, layers: Layers, of: str) -> None:
     }
     if not _is_local(tokenizer_field) or not any(map(_is_local, datasets.values())):
         return
-    from torchtune.config import instantiate
-
     field = "tokenizer"
     try:
-        tokenizer = instantiate(tokenizer_field)
+        tokenizer = config.instantiate(tokenizer_field)
         for name, component in datasets.items():
             field = name
             if _is_local(component):
-                instantiate(component, tokenizer)
+                config.instantiate(component, tokenizer)
     except InstantiationError as error:
         raise _mistake(layers, field, error.__cause__ or error, of) from error
 
@@ -169,7 +138,7 @@ def _is_local(component: Any) -> bool:
     if not is_component(component):
         return False
     given: dict[str, Any] = dict(getattr(component, "keywords", {}))
-    if "source" in parameters_of(component.func) and given.get("source") is None:
+    if "source" in model.parameters_of(component.func) and given.get("source") is None:
         return False
     parts = [
         part for value in given.values() if isinstance(value, list) for part in value if is_component(part)
@@ -185,14 +154,9 @@ def _is_there(path: str) -> bool:
     return Path(whole).exists() or (glob.has_magic(whole) and bool(glob.glob(whole, recursive=True)))  # noqa: PTH207 - a Path takes no absolute pattern.
 
 
-def _note(text: str) -> None:
-    sys.stderr.write(f"{paint('note:', 'yellow', stream=sys.stderr)} {text}\n")
-
-
-def _mistake(layers: Layers, field: str, error: BaseException, of: str) -> ConfigError:
+def _mistake(layers: "model.Layers", field: str, error: BaseException, of: str) -> ConfigError:
     path = tuple(field.split("."))
-    found = Mistake("component", str(error), path=path, location=layers.last_origin(path))
-    return ConfigError([found], of)
+    return ConfigError([Mistake("component", str(error), path=path, location=layers.last_origin(path))], of)
 
 
 def _absent(cfg: Any) -> list[str]:
@@ -282,3 +246,26 @@ def _size(count: int) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return f"{size:,.2f} GiB"
+
+
+VERB = Verb(
+    "validate",
+    run,
+    forms=(
+        Form((RECIPE,), (*CONFIG_OPTIONS, MEMORY, JSON)),
+        Form((Argument("[FOLDER]", least=0),), (ALL, JSON)),
+    ),
+    launch=COUNT_OPTIONS,
+    takes_overrides=True,
+    about="""\
+Finds every mistake in a config, or says `ok`, and what each of the ranks holds:
+weights, gradients and optimizer state, counted on tensors without memory, and
+about what activations take at their peak. With --memory, line by line, up to the
+most that a step holds at once. The tokenizer and the first rows of the data are
+read where they are local files that exist; no weights are.""",
+    examples=(
+        "tune validate lora_finetune --config smollm2_135m_lora",
+        "tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune",
+        "tune validate --all my_configs/",
+    ),
+)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchtune.cli import INTERRUPTED
+from torchtune.runs.console import INTERRUPTED, failure_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,15 +18,14 @@ def main(argv: Sequence[str]) -> int:
     Args:
         argv: The recipe, the frozen file, and `--file F` for each Python file that the user named.
     """
-    from torchtune.cli._call import load_recipe, read_call
     from torchtune.config.model import trust_folder_of
+    from torchtune.runs import load_recipe
 
     recipe_name, file, *rest = argv
     for named in rest[1::2]:
         trust_folder_of(named)
-    call = read_call([recipe_name, "--config", file])
-    recipe = load_recipe(call.recipe)
-    recipe.main(recipe.layers(call.config).build(f"the config of {recipe.name}"))
+    recipe = load_recipe(recipe_name)
+    recipe.main(recipe.layers(file).build(f"the config of {recipe.name}"))
     return 0
 
 
@@ -44,8 +43,6 @@ def answered(argv: Sequence[str]) -> int:
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
         return getattr(error, "status", INTERRUPTED)
     except Exception as error:
-        from torchtune.cli._failure import failure_of
-
         failure = failure_of(error)
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
         if file is None:

@@ -8,9 +8,14 @@ if TYPE_CHECKING:
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device
     from torchtune.runs._device import device_type as device_type
+    from torchtune.runs._discover import calls_in as calls_in
+    from torchtune.runs._discover import load_recipe as load_recipe
+    from torchtune.runs._discover import recipe_for as recipe_for
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder
+    from torchtune.runs._launch import checked_layers as checked_layers
+    from torchtune.runs._launch import layers_of as layers_of
     from torchtune.runs._locate import ModelFolders as ModelFolders
     from torchtune.runs._locate import locate_model as locate_model
     from torchtune.runs._locate import result_of as result_of
@@ -25,7 +30,6 @@ if TYPE_CHECKING:
     from torchtune.runs._registry import recipe_file as recipe_file
     from torchtune.runs._registry import recipe_names as recipe_names
     from torchtune.runs._registry import recipe_source as recipe_source
-    from torchtune.runs._registry import syntax_tree as syntax_tree
     from torchtune.runs._registry import unknown_name as unknown_name
     from torchtune.runs._sources import config_layers as config_layers
     from torchtune.runs._sources import load_module as load_module

@@ -20,7 +20,6 @@ from torchtune.config.model import (
     at,
     choices,
     component_type_of,
-    did_you_mean,
     dotted,
     field_names,
     is_anything,
@@ -43,7 +42,8 @@ from torchtune.config.model import (
     unknown,
     unstructure,
 )
-from torchtune.runs._tokens import FLOW, OVERRIDE_FLAG, SWITCHES, Override
+from torchtune.runs._tokens import FLOW, Override
+from torchtune.runs.command_line import Suggest, suggest_run_option
 
 
 @define
@@ -51,6 +51,7 @@ class Overriding:
     """Applies overrides to layers: first what shapes the config, outermost first, then single values."""
 
     layers: Layers
+    suggest: Suggest = suggest_run_option
     layer: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -270,8 +271,7 @@ class Overriding:
         if path:
             return RejectedError(found)
         deep = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
-        near = f"did you mean {dotted(deep[0])!r}?" if deep else found.suggestion
-        near = near or did_you_mean(f"--{part}", (*SWITCHES, OVERRIDE_FLAG))
+        near = f"did you mean {dotted(deep[0])!r}?" if deep else self.suggest(f"--{part}", found.suggestion)
         return RejectedError(found._replace(suggestion=near))
 
     def _now(self, path: Path) -> Any:

@@ -15,6 +15,7 @@ from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
 from torchtune.runs._sources import add_function, add_object, config_layers
 from torchtune.runs._tokens import tokenise
+from torchtune.runs.command_line import Suggest, suggest_run_option
 
 C = TypeVar("C")
 
@@ -70,7 +71,7 @@ class Recipe(Generic[C]):
             SystemExit: The command line was read, and the run did not end well.
         """
         if cfg is None:
-            from torchtune.cli import run_recipe
+            from torchtune.runs._script import run_recipe
 
             status = run_recipe(self, sys.argv[1:])
             if status:
@@ -95,18 +96,21 @@ class Recipe(Generic[C]):
         add_function(layers, make, inspect.unwrap(make).__code__.co_filename)
         return layers
 
-    def layers(self, config: str | None, words: Sequence[str] = ()) -> Layers:
+    def layers(
+        self, config: str | None, words: Sequence[str] = (), suggest: Suggest = suggest_run_option
+    ) -> Layers:
         """Merge a config that the user names with overrides.
 
         Args:
             config: A registered config, a file, or a run's folder; None for the class's defaults.
             words: Overrides as typed.
+            suggest: What a flag may mean that is no field.
 
         Raises:
             ConfigError: The config cannot be read at all; other mistakes are noted in the layers.
         """
         layers = config_layers(config, self.config_class)
-        apply_overrides(layers, words)
+        apply_overrides(layers, words, suggest)
         return layers
 
     def run(self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None) -> None:
@@ -166,10 +170,10 @@ def _check_device(cfg: Any, layers: Layers) -> None:
         raise ConfigError([Mistake("run", error.message, path=path, location=layers.origin(path))]) from error
 
 
-def apply_overrides(layers: Layers, words: Sequence[str]) -> None:
+def apply_overrides(layers: Layers, words: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
     """Apply overrides as typed; what is wrong with them is noted in the layers."""
-    overrides, mistakes = tokenise(words)
-    overriding = Overriding(layers)
+    overrides, mistakes = tokenise(words, suggest)
+    overriding = Overriding(layers, suggest)
     layers.mistakes += mistakes
     rest = overriding.apply(overrides)
     if rest:

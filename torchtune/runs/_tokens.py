@@ -6,20 +6,10 @@ from typing import Final
 from attrs import frozen
 
 from torchtune.config import Mistake
-from torchtune.config.model import COMPONENT_KEY, Location, did_you_mean
+from torchtune.config.model import COMPONENT_KEY, Location
+from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
-OVERRIDE_FLAG: Final = "--override"
-SWITCHES: Final = (
-    "--all",
-    "--help",
-    "--json",
-    "--origins",
-    "--overwrite",
-    "--resolved",
-    "--config",
-    "--allow",
-)
-"""Options of `tune`, which a misspelt flag may mean."""
+OVERRIDE_FLAG: Final = OVERRIDE.text
 LONGEST_SHOWN: Final = 120
 """Characters of a value that are shown as its origin."""
 FLOW: Final = ("[", "{")
@@ -62,8 +52,14 @@ class Override:
         return Location(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}", "command line")
 
 
-def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
+def tokenise(
+    argv: Sequence[str], suggest: Suggest = suggest_run_option
+) -> tuple[list[Override], list[Mistake]]:
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
+
+    Args:
+        argv: The words.
+        suggest: What a flag without a value may mean.
 
     Returns:
         The overrides, and a mistake for each word that is none.
@@ -86,13 +82,13 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                near = did_you_mean(word, SWITCHES)
                 message = f"needs a value: {word} VALUE, or {key}=VALUE"
-                mistakes.append(Mistake.of_word(word, message, near))
+                mistakes.append(Mistake.of_word(word, message, suggest(word, "")))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            advice = "quote a value that holds spaces: 'prompt=What is it?'"
+            hint = suggest(word, "") if word.startswith("-") else ""
+            advice = hint or "quote a value that holds spaces: 'prompt=What is it?'"
             mistakes.append(Mistake.of_word(word, "expected key=value", advice))
         elif not all(key.removeprefix("+").split(".")):
             mistakes.append(Mistake.of_word(typed, f"{key!r} is not a path: a name is empty"))

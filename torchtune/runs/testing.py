@@ -43,7 +43,7 @@ def check(
     Raises:
         ConfigError: With every mistake in it.
     """
-    from torchtune.cli import load_recipe, recipe_for
+    from torchtune.runs._discover import load_recipe, recipe_for
 
     __tracebackhide__ = True  # pytest then shows the message, not these lines
     named = str(config) if isinstance(config, (str, Path)) else None

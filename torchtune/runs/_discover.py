@@ -1,4 +1,4 @@
-"""The configs in a user's folder, and the recipe of each."""
+"""Recipes by name or file, the recipe of a config, and the configs in a user's folder."""
 
 import ast
 import re
@@ -7,21 +7,35 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune.cli._call import Call, load_recipe
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
-from torchtune.runs import (
-    Recipe,
-    RunFolder,
-    config_names,
-    config_source,
-    load_module,
-    recipe_names,
-    syntax_tree,
-)
+from torchtune.runs._folder import RunFolder
+from torchtune.runs._recipe import Recipe
+from torchtune.runs._registry import config_names, config_source, recipe_file, recipe_names, syntax_tree
+from torchtune.runs._sources import load_module
+from torchtune.runs.command_line import Call
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
 """How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
+
+
+def load_recipe(name: str) -> Recipe[Any]:
+    """Return a registered recipe, or that of a Python file.
+
+    Raises:
+        ConfigError: There is none, or the file holds none.
+    """
+    file = name if name.endswith(".py") else recipe_file(name)
+    module = load_module(file)
+    recipes = [value for value in vars(module).values() if isinstance(value, Recipe)]
+    own = [recipe for recipe in recipes if recipe.main.__module__ == module.__name__]
+    if len(own) == 1:
+        return own[0]
+    what = "no function decorated with @config.parse"
+    if own:
+        what = f"{len(own)} functions decorated with it"
+    message = f"expected one recipe, a main(cfg) under @config.parse; found {what}"
+    raise ConfigError([Mistake.of_file(name, message)], "the recipe")
 
 
 def calls_in(folder: str) -> list[Call]:
@@ -109,7 +123,7 @@ def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]
         try:
             found[name] = load_recipe(name)
         except ConfigError as error:
-            broken.append(Call("", name, mistakes=list(error.mistakes)))
+            broken.append(Call.of("", name, error.mistakes))
     return found, broken
 
 
@@ -120,7 +134,7 @@ def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
         for function, returns in functions_returning(str(file)):
             fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
             if fitting:
-                yield Call(fitting[-1], f"{file}:{function}")
+                yield Call.of(fitting[-1], f"{file}:{function}")
 
 
 def functions_returning(file: str) -> Iterator[tuple[str, str]]:
@@ -141,13 +155,13 @@ def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
     try:
         found = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
     except ConfigError as error:
-        return Call("", str(file), mistakes=list(error.mistakes))
+        return Call.of("", str(file), error.mistakes)
     if len(found) == 1:
-        return Call(found[0], str(file))
+        return Call.of(found[0], str(file))
     message = f"it fits {' and '.join(found)}" if found else "its fields are those of no recipe"
     what = "which" if found else "which it is for"
     advice = f"say {what} in a comment, `# recipe: {[*found, 'lora_finetune'][0]}`"
-    return Call("", str(file), mistakes=[Mistake.of_file(str(file), message, advice)])
+    return Call.of("", str(file), [Mistake.of_file(str(file), message, advice)])
 
 
 def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:

@@ -1,0 +1,315 @@
+"""A verb and its options are declared once: the reader, help, completion and hints know the same of them."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_completion import in_shell
+from tests.tune import Tune
+from torchtune import cli
+from torchtune.cli import load_verb, verbs
+from torchtune.cli._complete import candidates
+from torchtune.runs.command_line import (
+    HELP,
+    LAUNCH_OPTIONS,
+    OVERRIDE,
+    RUN_OPTIONS,
+    Option,
+    names_of,
+    read_words,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS = {name: load_verb(name) for name in verbs()}
+LORA = ["lora_finetune", "--config", "smollm2_135m_lora"]
+
+GREET = '''\
+"""`tune greet`: greet somebody."""
+
+import sys
+
+from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.runs.command_line import Call, Option
+
+LOUD = Option("--loud", "greet in capitals")
+LANGUAGE = Option("-l, --language", "the language", "L", choices=("english", "latin"))
+
+
+def run(call: Call) -> int:
+    """Greet."""
+    text = {"english": "hello", "latin": "salve"}[call.value(LANGUAGE) or "english"]
+    text += f" {call.arguments[0]}"
+    sys.stdout.write(f"{text.upper() if call.has(LOUD) else text}\\\\n")
+    return 0
+
+
+VERB = Verb(
+    "greet",
+    run,
+    forms=(Form((Argument("<name>", ("ann", "bob")),), (LOUD, LANGUAGE)),),
+    takes="a name",
+    about="Greets somebody.",
+    examples=("tune greet ann --loud",),
+)
+'''.replace("\\\\n", "\\n")
+
+
+@pytest.fixture
+def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Add a verb to `tune`: one file in one more folder of its package."""
+    (tmp_path / "_greet.py").write_text(GREET)
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "torchtune.cli._greet", raising=False)
+    monkeypatch.delattr(cli, "_greet", raising=False)
+    return tmp_path
+
+
+def words_of(option: Option, name: str) -> list[str]:
+    """Return an option as it is typed."""
+    value = "lr=3" if option is OVERRIDE else "3"
+    return [name, *(option.choices or (value,))[:1]] if option.value else [name]
+
+
+def test_a_verb_is_one_file(greet: Path, tune: Tune) -> None:
+    assert "  greet       greet somebody\n" in tune("--help").out
+    page = tune("greet", "--help").out
+    assert page.startswith("usage: tune greet <name> [--loud] [-l english|latin]\n\nGreets somebody.\n\n")
+    assert "  -l, --language L  the language\n" in page
+    assert tune("help", "greet").out == page
+    assert tune("greet", "bob", "--loud", "--language=latin").out == "SALVE BOB\n"
+    assert tune("greet", "-l", "english", "bob").out == "hello bob\n"
+    for wrong, part in {
+        "bob -l french": "-l: is 'french'; english, latin are possible",
+        "bob -l": "-l: needs a value",
+        "bob -l latin --language latin": "--language latin: --language is given twice",
+        "bob --lou": "--lou: is not understood; did you mean '--loud'?",
+        "bob --loud=yes": "--loud=yes: is not understood; --loud takes no value",
+        "": "tune greet takes a name\nusage: tune greet",
+        "ann bob": "tune greet takes a name\nusage: tune greet",
+        "ann --rows 3": "--rows: is not understood; --rows is an option of tune data",
+    }.items():
+        done = tune("greet", *wrong.split())
+        assert (done.status, part in done.err) == (2, True), done.err
+
+
+def test_a_new_verbs_options_are_named_in_other_verbs(greet: Path, tune: Tune) -> None:
+    assert "--loud: is not understood; --loud is an option of tune greet" in tune("ls", "--loud").err
+    done = tune("show", *LORA, "--language", "latin")
+    assert "language: no 'language'; --language is an option of tune greet" in done.err
+    assert "--loud is an option of tune greet" in tune(*LORA, "--loud").err
+
+
+ASK = {
+    "bash": "source <(tune completion bash); COMP_LINE={0!r}; COMP_POINT=${{#COMP_LINE}}; _tune;"
+    " printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+    "zsh": "compdef() {{ :; }}; compadd() {{ print -l -- $@; }}; _files() {{ :; }};"
+    " source <(tune completion zsh); LBUFFER={0!r}; _tune",
+    "fish": "function __fish_complete_path; end; tune completion fish | source; complete -C {0!r}",
+}
+
+
+@pytest.mark.parametrize("shell", ASK)
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tune gre", ["greet"]),
+        ("tune greet b", ["bob"]),
+        ("tune greet bob --l", ["--language", "--loud"]),
+        ("tune greet bob -l la", ["latin"]),
+        ("tune ls --l", []),
+    ],
+)
+def test_a_new_verb_completes(
+    line: str, expected: list[str], shell: str, greet: Path, tune: Tune, tmp_path: Path
+) -> None:
+    assert tune("__complete", shell, line).out.split() == expected
+    program = f"-c 'import torchtune.cli as c; c.__path__.append(\"{greet}\"); c.run()'"
+    offered = in_shell(shell, ASK[shell].format(line), tmp_path, program)
+    assert [word for word in offered if word != "--"] == expected
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_verbs_file_its_name_and_its_line_agree(name: str) -> None:
+    verb = VERBS[name]
+    assert verb.name == name
+    assert sys.modules[verb.run.__module__].__name__ == f"torchtune.cli._{name}"
+    assert verbs()[name]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_the_reader_and_completion_know_the_same_options(name: str) -> None:
+    verb = VERBS[name]
+    declared = (*verb.launch, *verb.options)
+    in_examples = "\n".join(f"  {example}" for example in verb.examples)
+    page = verb.help.removesuffix(f"{in_examples}\n")
+    assert page != verb.help
+    on_page = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", page)) - set(names_of((HELP,)))
+    offered = {word for word in candidates([name, "-"]) if word.startswith("-")} - set(names_of((HELP,)))
+    assert on_page == offered == set(names_of(declared))
+    for option in declared:
+        for spelling in option.names:
+            typed = words_of(option, spelling)
+            call = verb.read([*typed, "recipe"])
+            assert call.mistakes == [], typed
+            assert call.arguments == ["recipe"]
+            if option in verb.launch:
+                assert call.launch == typed
+            elif spelling == "--override":
+                assert call.overrides == typed
+            else:
+                assert (call.overrides, call.has(option)) == ([], True)
+                assert list(call.values(option)) == typed[1:]
+    assert not verb.read(["recipe"]).options
+
+
+FOREIGN = [
+    (name, option)
+    for name, verb in VERBS.items()
+    for option in dict.fromkeys(o for other in VERBS.values() for o in (*other.options, *other.launch))
+    if not set(option.names) & set(names_of((*verb.options, *verb.launch)))
+]
+
+
+def takers(spelling: str) -> list[str]:
+    """Return the verbs that take an option."""
+    return [n for n, other in VERBS.items() if spelling in names_of((*other.options, *other.launch))]
+
+
+@pytest.mark.parametrize(("name", "option"), FOREIGN, ids=lambda x: x if isinstance(x, str) else x.names[0])
+def test_an_option_of_another_verb_is_named_with_that_verb(name: str, option: Option) -> None:
+    verb = VERBS[name]
+    for spelling in option.names:
+        typed = words_of(option, spelling)
+        call = verb.read(["recipe", *typed])
+        assert not call.has(option)
+        hint = f"{spelling} is an option of {', '.join(f'tune {taker}' for taker in takers(spelling))}"
+        if verb.launch and option in LAUNCH_OPTIONS:
+            hint = f"{spelling} is torchrun's and stands before the recipe"
+        if verb.takes_overrides:  # it may be a field of the config, so the hint comes with what is no field
+            assert call.overrides == typed
+            assert call.suggest(spelling, "did you mean a field?") == hint
+        else:
+            assert str(call.mistakes[0]) == f"{spelling}: is not understood; {hint}"
+
+
+FIELDS = {"--dtype", "--tokenizer", "--log_dir", "--output-dir"}
+"""Options that have the name of a field of a fine-tuning config."""
+
+
+def test_an_option_of_another_verb_ends_a_call_with_its_name(tune: Tune) -> None:
+    options = dict.fromkeys(option for name, option in FOREIGN if name == "show")
+    assert len(options) > 15
+    for spelling, option in [(s, o) for o in options for s in o.names if s not in FIELDS]:
+        done = tune("show", *LORA, *words_of(option, spelling))
+        assert done.status == 2
+        assert f"{spelling} is an option of tune {takers(spelling)[0]}" in done.err, done.err
+    assert json.loads(tune("show", *LORA, "--dtype", "fp32", "--json").out)["dtype"] == "fp32"
+
+
+def test_torchruns_options_stand_before_the_recipe(tune: Tune) -> None:
+    done = tune(*LORA, "--nproc_per_node", "2")
+    assert (done.status, "--nproc_per_node is torchrun's and stands before the recipe" in done.err) == (
+        2,
+        True,
+    )
+
+
+def test_torchruns_options_are_those_of_this_torch() -> None:
+    from torch.distributed.run import get_args_parser
+
+    actions = [action for action in get_args_parser()._actions if action.option_strings]
+    spellings = {name: action.nargs != 0 for action in actions for name in action.option_strings}
+    for option in LAUNCH_OPTIONS:
+        assert [spellings[name] for name in option.names] == [bool(option.value)] * len(option.names)
+    for name, has_value in spellings.items():
+        if name not in names_of((HELP,)):
+            typed = [name, "3"] if has_value else [name]
+            call = read_words([*typed, "recipe", "x=3"], RUN_OPTIONS, takes_launch=True)
+            assert (call.launch, call.arguments, call.overrides) == (typed, ["recipe"], ["x=3"])
+
+
+def test_no_spelling_means_two_things_in_a_call() -> None:
+    for verb in VERBS.values():
+        spellings = names_of((*verb.options, *verb.launch, HELP))
+        assert len(spellings) == len(set(spellings)), verb.name
+    both = itertools.product((o for v in VERBS.values() for o in v.options), LAUNCH_OPTIONS)
+    assert not [pair for pair in both if set(pair[0].names) & set(pair[1].names)]
+
+
+def test_words_are_read_in_any_order() -> None:
+    words = ["recipe", "--config", "c", "--allow", "a", "--overwrite", "x.y=3", "--lr=1"]
+    call = read_words(words, RUN_OPTIONS)
+    for left in range(len(words)):
+        if words[left - 1] not in ("--config", "--allow"):
+            turned = read_words([*words[left:], *words[:left]], RUN_OPTIONS)
+            assert turned.options == call.options
+            assert set(turned.overrides) == set(call.overrides)
+    assert (call.recipe, call.config, call.allowed) == ("recipe", "c", ["a"])
+
+
+def test_completing_options_loads_nothing_heavy() -> None:
+    heavy = ["torch", "tyro", "datasets", "transformers", "numpy", "cattrs"]
+    names = [name for name in VERBS if name != "import"]
+    code = f"""
+import sys
+from torchtune.cli._complete import candidates
+for name in {names}: list(candidates([name, "-"]))
+print([m for m in {heavy} if m in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+SCRIPT = """\
+import sys
+from attrs import define
+from torchtune import config
+
+
+@define(kw_only=True)
+class OwnConfig:
+    steps: int = 3
+    name: str = "x"
+
+
+@config.parse
+def main(cfg: OwnConfig) -> None:
+    print(cfg.steps, cfg.name, [m for m in sys.modules if m.startswith("torchtune.cli")])
+
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "part"),
+    [
+        (["--steps", "4", "name=y"], 0, "4 y []"),
+        (["--override", "steps=4", "--name=y"], 0, "4 y []"),
+        (["--steps", "four"], 2, "--override steps=four: steps: expected an int, got 'four'"),
+        (["4"], 2, "4: expected key=value"),
+        (["--stepz", "4"], 2, "no 'stepz'; did you mean 'steps'?"),
+        (["--overwrit"], 2, "did you mean '--overwrite'?"),
+        (["--config"], 2, "--config: needs a value"),
+        (["--help"], 0, "--steps INT"),
+    ],
+)
+def test_a_recipe_as_a_script_reads_its_words_without_the_cli(
+    words: list[str], status: int, part: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own_script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "own_script.py", *words],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert part in done.stdout + done.stderr

@@ -1,0 +1,150 @@
+"""What a run reads, in numbers and examples: what `tune data` shows of a dataset."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import evolve, frozen
+
+from torchtune.config import ConfigError, Mistake, instantiate, lazy
+from torchtune.config.model import parameters_of
+from torchtune.runs import checked_layers
+from torchtune.runs.command_line import Call
+
+_BINS = 24
+_OF_A_STREAM = 10_000
+"""Rows of a stream that are read if no limit is named."""
+
+
+@frozen
+class Summary:
+    """What is shown of a run's data."""
+
+    title: str
+    rows: list[Any]
+    """Rows of the first batches: lists of documents, each a list of `torchtune.data.Piece`."""
+    report: Any
+    """`torchtune.data.Report`."""
+    facts: list[tuple[str, str]]
+    """Numbers, each with its name."""
+    histogram: list[tuple[int, int]]
+    """Lengths, from each bin's least on, and how many examples are of them."""
+
+
+def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out: str | None) -> Summary:
+    """Read a config's data.
+
+    Args:
+        call: Names the recipe and the config.
+        ranks: How many processes would share the data.
+        rows: How many rows are shown.
+        limit: How many rows are read for the numbers; None: all, or the first of a stream.
+        held_out: The source of rows that the model is to be judged by; None: those of the config's validation.
+
+    Raises:
+        ConfigError: The config has mistakes, or describes no data.
+        InstantiationError: The dataset or the tokenizer cannot be built.
+    """
+    recipe, _, cfg = checked_layers(call)
+    if not all(hasattr(cfg, name) for name in ("dataset", "tokenizer", "model", "packing")):
+        raise ConfigError([Mistake("word", f"{recipe.name} reads no dataset")], "the recipe")
+    import torch
+
+    from torchtune.data import pieces, report, spread
+    from torchtune.training import World, check_vocabulary, open_batches
+
+    tokenizer = instantiate(cfg.tokenizer)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    check_vocabulary(tokenizer, model)
+    dataset, held_out_rows = _split(cfg, instantiate(cfg.dataset, tokenizer), tokenizer)
+    if held_out is not None:
+        held_out_rows = _held_out(held_out, cfg.dataset, tokenizer)
+    world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=cfg.seed or 0)
+    longest = min(model.architecture.max_seq_len, *([cfg.packing.length] if cfg.packing else []), 2**62)
+    if limit is None:
+        limit = len(dataset) if getattr(dataset, "block", None) is None else _OF_A_STREAM
+    found = report(dataset, tokenizer, spread(dataset, limit), longest, held_out_rows)
+    facts, first = [], []
+    if found.lengths:
+        batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world, logs=False)
+        first = [[pieces(tokenizer, e) for e in row] for row in batches.take(rows)]
+        facts = list(_facts(cfg, found, batches, ranks))
+    return Summary(
+        title=f"{recipe.name} --config {call.config}",
+        rows=first,
+        report=found,
+        facts=facts,
+        histogram=_histogram(found.lengths),
+    )
+
+
+def _split(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Return the rows that a run trains on and those that its config holds out; None where it holds none out."""
+    from torchtune.data import split_off
+
+    section = getattr(cfg, "validation", None)
+    if section is None:
+        return dataset, None
+    if section.share is not None:
+        return split_off(dataset, section.share, cfg.seed or 0)
+    return dataset, instantiate(section.dataset, tokenizer)
+
+
+def _held_out(source: str, dataset: Any, tokenizer: Any) -> Any:
+    """Open the rows that `--held-out` names."""
+    if "source" not in parameters_of(dataset.func):
+        name = getattr(dataset.func, "__name__", dataset.func)
+        raise ConfigError.of_word("--held-out", f"{name} reads no source")
+    settings = {key: value for key, value in dataset.keywords.items() if key not in ("split", "load_options")}
+    return instantiate(lazy(dataset.func, **{**settings, "source": source}), tokenizer)
+
+
+def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
+    """Yield the numbers, each with its name."""
+    from torchtune.data import collate
+    from torchtune.training import steps_in
+
+    n, lengths = len(found.lengths), sorted(found.lengths)
+    looked = "" if found.n_read == found.n_rows else f", of which {found.n_read:,} were looked at"
+    yield "rows", f"{found.n_rows:,}{looked}"
+    yield "examples", f"{n:,}" + (f", {found.n_doubled:,} of them twice" if found.n_doubled else "")
+    yield "tokens", f"{found.n_tokens:,}"
+    yield "targets", f"{found.n_targets:,} ({found.n_targets / found.n_tokens:.1%})"
+    yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"
+    if found.n_held_out:
+        seen, asked = len(found.held_out_seen), len(found.held_out_asked)
+        yield (
+            "held out",
+            f"{found.n_held_out:,} rows; {seen:,} are trained on, {asked:,} by their prompt alone",
+        )
+    if found.n_cut:
+        yield "cut", f"{found.n_cut:,} are longer than fits, and lose their end"
+    n_batches = batches.batches_in(1)
+    shares = cfg.packing is not None and cfg.packing.share_prefixes
+    rows = (batches.take(cfg.batch_size) for _ in range(min(100, n_batches)))
+    drawn = [collate(taken, 0, share_prefixes=shares) for taken in rows]
+    useful, slots = sum(b.n_tokens for b in drawn), sum(b.tokens.numel() for b in drawn)
+    yield "padding", f"{sum(b.n_padding for b in drawn) / slots:.1%} of all positions"
+    n_shared = sum(b.n_shared for b in drawn)
+    if n_shared:
+        yield (
+            "shared",
+            f"{n_shared / useful:.1%} of all tokens, which rows begin with alike, are computed once",
+        )
+    each = -(-n_batches // ranks)
+    steps = steps_in(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
+    a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks
+    yield "a step", f"about {a_step:,.0f} tokens"
+    yield "an epoch", f"{steps:,} step{'s' * (steps != 1)}"
+
+
+def _histogram(lengths: list[int]) -> list[tuple[int, int]]:
+    """Count lengths in bins of one width."""
+    if not lengths:
+        return []
+    least, most = min(lengths), max(lengths)
+    width = -(-(most - least + 1) // _BINS)
+    counts = [0] * (-(-(most - least + 1) // width))
+    for length in lengths:
+        counts[(length - least) // width] += 1
+    return [(least + i * width, count) for i, count in enumerate(counts)]

@@ -1,0 +1,48 @@
+"""A recipe's own file as a program."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchtune.config import allow
+from torchtune.config.model import Layers, trust_folder_of
+from torchtune.runs._flags import print_help
+from torchtune.runs.command_line import CONFIG, OVERWRITE, RUN_OPTIONS, Call, read_words
+from torchtune.runs.console import guarded, print_notes
+
+if TYPE_CHECKING:
+    from torchtune.runs._recipe import Recipe
+
+
+def merged_layers(recipe: "Recipe[Any]", call: Call) -> Layers:
+    """Return the layers of a call's config, with the mistakes of the call itself."""
+    layers = recipe.layers(call.config, call.overrides, call.suggest)
+    layers.mistakes += call.mistakes
+    layers.incomplete |= call.has(CONFIG) and call.config is None  # it is named without a value
+    return layers
+
+
+def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
+    """Run a recipe's own file as a program: `python my_recipe.py --config ...`.
+
+    Returns:
+        The exit status: 0 done, 2 the user's input is wrong, 1 the run failed, 128 + n it was ended by signal n.
+    """
+    return guarded(lambda words: _run_script(recipe, words), argv)
+
+
+def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
+    file = Path(recipe.main.__code__.co_filename)
+    trust_folder_of(file)
+    # Dotpaths lead to the objects that the running script made, not to those of a second import.
+    sys.modules.setdefault(file.stem, sys.modules[recipe.main.__module__])
+    call = read_words([str(file), *argv], RUN_OPTIONS)
+    allow(*call.allowed)
+    layers = merged_layers(recipe, call)
+    if call.wants_help:
+        print_help(layers, recipe.name, recipe.__doc__ or "")
+        return 0
+    print_notes(layers)
+    recipe.run(layers, overwrite=call.has(OVERWRITE), command=[*sys.argv])
+    return 0
