@@ -19,93 +19,56 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from torchtune.modules._attention import Attention
-from torchtune.modules._feed_forward import FeedForward
-from torchtune.modules._linear import Linear
-from torchtune.modules._lora import LoRALinear
-from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import Rotation
+
+class Lean:
+    """What a layer with a lean way has besides being a module; its plain way is the reference."""
+
+    is_lean = False
+    """Whether it goes the lean way where it can; `lean` sets it."""
+
+    def goes_lean(self, x: Tensor, *parameters: Tensor) -> bool:
+        """Tell whether to go the lean way with x: where its operations would cast nothing."""
+        is_cast = torch.is_autocast_enabled(x.device.type) or any(p.dtype != x.dtype for p in parameters)
+        return self.is_lean and not is_cast
 
 
 def lean(model: nn.Module) -> None:
-    """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
-
-    Args:
-        model: Its layers become instances of subclasses that differ in `forward`.
-    """
+    """Let a model's layers keep less and copy less, in place; modules and parameters keep their names."""
     for module in model.modules():
-        kind = _LEAN.get(type(module))
-        if kind is not None:
-            module.__class__ = kind
+        if isinstance(module, Lean):
+            module.is_lean = True
 
 
-class LeanLinear(Linear):
-    """A `Linear` that keeps its input only if its weight is trained."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x `[..., in]` to `[..., out]`."""
-        if x.dtype != self.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        y: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return y
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `x W^T + b`; x is kept only if W is trained."""
+    y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanLoRALinear(LoRALinear):
-    """A `LoRALinear` whose change is added in place; with dropout it is the plain one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x `[..., in]` to `[..., out]`."""
-        drops = self.training and self.dropout.p > 0
-        if (
-            drops
-            or not x.dtype == self.lora_a.dtype == self.weight.dtype
-            or torch.is_autocast_enabled(x.device.type)
-        ):
-            return super().forward(x)
-        y: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale
-        )
-        return y
+def adapted(
+    x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
+) -> Tensor:
+    """Compute `x W^T + b + s x A^T B^T` of frozen W and b; the second summand is added in place."""
+    y: Tensor = _Adapted.apply(x, weight, bias, lora_a, lora_b, scale)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanFeedForward(FeedForward):
-    """A `FeedForward` that computes the activation of its gate again in the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
-        if not self.gated:
-            return super().forward(x)
-        inner = _Gated.apply(self.gate_proj(x), self.up_proj(x), self.activation)  # type: ignore[no-untyped-call]
-        y: Tensor = self.down_proj(inner)
-        return y
+def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """Compute `act(gate) * up`; the activated gate is computed again in the backward pass."""
+    y: Tensor = _Gated.apply(gate, up, activation)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanRMSNorm(RMSNorm):
-    """An `RMSNorm` that keeps its input as it came, not a wider copy, and a number for each vector."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x `[..., d]` along its last axis, in its own dtype."""
-        y: Tensor = _Normed.apply(x, self.weight, self.offset, self.eps)  # type: ignore[no-untyped-call]
-        return y
+def normed(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+    """Compute the RMS norm of x `[..., d]`; x is kept as it came, not a wider copy, and a number for each vector."""
+    y: Tensor = _Normed.apply(x, weight, offset, eps)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanAttention(Attention):
-    """An `Attention` that turns queries and keys without copies in between."""
-
-    def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
-        if not rotation.turns:
-            return super()._turned(x, rotation)
-        turned: Tensor = _Turned.apply(x, rotation.cos, rotation.sin)  # type: ignore[no-untyped-call]
-        return turned
-
-
-_LEAN: dict[type[nn.Module], type[nn.Module]] = {
-    Linear: LeanLinear,
-    LoRALinear: LeanLoRALinear,
-    FeedForward: LeanFeedForward,
-    Attention: LeanAttention,
-    RMSNorm: LeanRMSNorm,
-}
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn queries or keys x `[b, h, s, head_dim]` without copies in between."""
+    y: Tensor = _Turned.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Product(torch.autograd.Function):
@@ -235,8 +198,8 @@ class _Turned(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """Turn x `[b, h, s, head_dim]` forwards or backwards."""
-    turned = torch.empty_like(x)
-    (left, right), (to_left, to_right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    y = torch.empty_like(x)
+    (left, right), (to_left, to_right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
     torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-sign)
     torch.mul(right, cos, out=to_right).addcmul_(left, sin, value=sign)
-    return turned
+    return y

@@ -216,9 +216,7 @@ def _peaks(
     if key in _KNOWN:
         return _KNOWN[key]
     rows, length = batch[0], min(batch[1], model.architecture.max_seq_len)
-    own = copy.copy(model)
-    kept = {"layers": model.layers[:n_layers], "embed_tokens": model.embed_tokens}
-    own._modules = {**model._modules, **copy.deepcopy(kept)}  # noqa: SLF001 - as torch has them
+    own = _with_layers(model, n_layers)
     if section is not None:
         checkpoint_activations(own, evolve(section, offload=False))
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -244,6 +242,16 @@ def _peaks(
         peak -= inputs * model.architecture.embed_dim * compute.itemsize
         alive -= inputs * model.architecture.embed_dim * compute.itemsize
     return _KNOWN.setdefault(key, (alive, peak, last))
+
+
+def _with_layers(model: Decoder, n_layers: int) -> Decoder:
+    """Copy a model as if it had its first layers alone."""
+    layers = model.layers
+    model.layers = layers[:n_layers]
+    try:
+        return copy.deepcopy(model)
+    finally:
+        model.layers = layers
 
 
 _KNOWN: dict[str, tuple[int, int, int]] = {}
