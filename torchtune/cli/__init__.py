@@ -61,7 +61,7 @@ def run() -> None:
     if words and (
         words[0] == "run" or words[0] not in (*VERBS, "__complete", "help", "-h", "--help", "--version")
     ):
-        from torchtune.cli._heap import steady_heap
+        from torchtune.internals import steady_heap
 
         steady_heap()
     sys.exit(main(words))

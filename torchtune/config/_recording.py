@@ -5,14 +5,11 @@ that used them. The line of one keyword in a call that spans several lines is th
 """
 
 import ast
-import dataclasses
 import functools
-import os
-import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any, NamedTuple
 
 import attrs
@@ -22,11 +19,11 @@ from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_a
 from torchtune.config._mistakes import Path, did_you_mean, nearest
 from torchtune.config._tree import BROKEN
 from torchtune.config._types import describe, is_section, members, strip
+from torchtune.internals import Call, calling_line, is_constructing, watch_methods
 
 Place = tuple[str, int]
 """A file and a line."""
 Locator = Callable[[Any, Path], Place | None]
-_ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
 
 
 class Slip(NamedTuple):
@@ -53,20 +50,9 @@ def recording(config_class: type | None) -> Iterator["Recorder"]:
     recorder = Recorder()
     for cls, path in _section_paths(config_class, ()):
         recorder.sections.setdefault(cls, []).append(path)
-    saved = [(c, c.__init__, c.__dict__.get("__setattr__")) for c in _classes(config_class)]  # type: ignore[misc]
-    for c, init, assign in saved:
-        c.__init__ = recorder.watched_init(init)  # type: ignore[misc]  # put back below
-        c.__setattr__ = recorder.watched_assign(assign or c.__setattr__)  # type: ignore[method-assign]
-    try:
-        with attrs.validators.disabled():
-            yield recorder
-    finally:
-        for c, init, assign in saved:
-            c.__init__ = init  # type: ignore[misc]
-            if assign is None:
-                del c.__setattr__
-            else:
-                c.__setattr__ = assign  # type: ignore[method-assign]
+    watching = watch_methods(_classes(config_class), recorder.watched_init, recorder.watched_assign)
+    with watching as recorder.is_watching, attrs.validators.disabled():
+        yield recorder
 
 
 def _classes(t: Any, seen: tuple[type, ...] = ()) -> tuple[type, ...]:
@@ -106,33 +92,25 @@ def _sections_in(value: Any, path: Path) -> Iterator[tuple[Path, object]]:
             yield from _sections_in(item, (*path, key))
 
 
-@attrs.frozen
-class _Use:
-    """A call or assignment, as the code and instruction that made it."""
-
-    code: CodeType
-    instruction: int
-    copied_from: object = None
-    """The object that `attrs.evolve` was given."""
-
-
 @attrs.define
 class Recorder:
     """What was made and changed so far; objects are kept, so that their identities stay theirs."""
 
     sections: dict[type, list[Path]] = attrs.field(factory=dict)
     """The paths at which each config class stands."""
+    is_watching: bool = False
+    """Whether constructors and assignments are noted; otherwise no lines are known, and `note_strays` is needed."""
     slips: list[Slip] = attrs.field(factory=list)
     """Names that are no fields, and required fields left out."""
-    made: dict[int, tuple[object, _Use]] = attrs.field(factory=dict)
-    assigned: dict[tuple[int, str], _Use] = attrs.field(factory=dict)
+    made: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
+    assigned: dict[tuple[int, str], Call] = attrs.field(factory=dict)
 
     def watched_init(self, init: Callable[..., None]) -> Callable[..., None]:
         """Return a constructor that notes its caller."""
 
         @functools.wraps(init)
         def watched(instance: Any, *args: Any, **kwargs: Any) -> None:
-            use = _user()
+            use = calling_line(__file__)
             if use:
                 self.made[id(instance)] = (instance, use)
             given, refused = self._known(instance, use, args, kwargs), []
@@ -155,7 +133,7 @@ class Recorder:
         return watched
 
     def _take_what_converters_refuse(
-        self, instance: object, use: "_Use | None", given: dict[str, Any]
+        self, instance: object, use: Call | None, given: dict[str, Any]
     ) -> list[str]:
         """Take the keywords away that a field's converter refuses, where the field has a default; note them."""
         refused = []
@@ -173,7 +151,7 @@ class Recorder:
         return refused
 
     def _known(
-        self, instance: object, use: "_Use | None", args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, instance: object, use: Call | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the keywords of a constructor that are fields, noting the others, and those that are left out.
 
@@ -202,9 +180,18 @@ class Recorder:
             raise IncompleteError(missing)
         return given
 
-    def _slip(self, owner: object, name: str, use: "_Use | None", message: str) -> None:
+    def _slip(self, owner: object, name: str, use: Call | None, message: str) -> None:
         place = None if use is None else _place_in_call(use, name, None)
         self.slips.append(Slip(place, owner, name, message))
+
+    def note_strays(self, config: object) -> None:
+        """Note attributes of a config and its sections that are no fields, where assignments were not watched."""
+        for _, section in () if self.is_watching else _sections_in(config, ()):
+            cls: type = type(section)
+            known = fields(cls)
+            for name in getattr(section, "__dict__", ()):
+                if name not in known and not hasattr(cls, name):
+                    self._slip(section, name, None, f"no {name!r}{did_you_mean(name, known)}")
 
     def path_of(self, owner: object, config: object) -> Path:
         """Return where a section stands in a config; where it is not in it, the place of its class, if it has one."""
@@ -218,11 +205,12 @@ class Recorder:
         def watched(instance: Any, name: str, value: Any) -> None:
             cls: type = type(instance)
             known = fields(cls) if is_section(cls) else {}
-            if known and name not in known and not hasattr(cls, name) and (use := _user()):
+            if known and name not in known and not hasattr(cls, name) and (use := calling_line(__file__)):
                 self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
                 return
             assign(instance, name, value)
-            if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001
+            use = None if is_constructing() else calling_line(__file__)
+            if use:
                 self.assigned[id(instance), name] = use
 
         return watched
@@ -242,53 +230,34 @@ class Recorder:
     def _place(self, value: Any, key: str | int) -> Place | None:
         if isinstance(value, functools.partial):
             written = written_at(value)
-            return _place_in_call(_Use(*written), str(key), value) if written else None
+            return _place_in_call(Call(*written), str(key), value) if written else None
         if use := self.assigned.get((id(value), str(key))):
             return use.code.co_filename, _position(use)[0]
         if found := self.made.get(id(value)):
             return self._place_in_constructor(found[1], str(key))
         return None
 
-    def _place_in_constructor(self, use: _Use, key: str) -> Place | None:
+    def _place_in_constructor(self, use: Call, key: str) -> Place | None:
         named = _place_in_call(use, key, None, exact=True)
         if named is None and use.copied_from is not None:
             return self._place(use.copied_from, key)
         return named
 
 
-def _user() -> _Use | None:
-    """Return the call in the nearest frame that is neither attrs' code nor this module's."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
-    copied_from = None
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if frame.f_code.co_name == "evolve" and file.startswith(_ATTRS_FOLDER):
-            copied_from = frame.f_locals.get("inst", (frame.f_locals.get("args") or (None,))[0])
-        elif frame.f_code.co_name in ("replace", "_replace") and file == dataclasses.__file__:
-            copied_from = frame.f_locals.get("obj", frame.f_locals.get("self"))
-        elif not file.startswith((_ATTRS_FOLDER, "<attrs", "<string>")) and file not in (
-            __file__,
-            dataclasses.__file__,
-        ):
-            return _Use(frame.f_code, frame.f_lasti, copied_from)
-        frame = frame.f_back
-    return None
-
-
 def place_of_call(code: CodeType, instruction: int) -> Place:
     """Return the file and line of a call."""
-    use = _Use(code, instruction)
+    use = Call(code, instruction)
     return code.co_filename, _position(use)[0]
 
 
-def _position(use: _Use) -> tuple[int, int]:
+def _position(use: Call) -> tuple[int, int]:
     """Return the line and column at which an instruction's expression begins."""
     positions = list(use.code.co_positions())
     line, _, column, _ = positions[use.instruction // 2]
     return line or use.code.co_firstlineno, column or 0
 
 
-def _place_in_call(use: _Use, key: str, component: Any, *, exact: bool = False) -> Place | None:
+def _place_in_call(use: Call, key: str, component: Any, *, exact: bool = False) -> Place | None:
     """Return the line of an argument in a call; of the call itself where it is not spelt out and need not be."""
     file, (line, column) = use.code.co_filename, _position(use)
     call = _calls(file).get((line, column))

@@ -168,6 +168,7 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
         raise _mistake(
             here, f"{make.__name__} returns {found}; this recipe takes {article(layers.wanted.__name__)}"
         )
+    recorder.note_strays(config)
     add_object(layers, config, recorder.locate, here)
     for slip in _slips(recorder, here, config):
         layers.mistakes.append((Origin(layers.depth, line_of(slip.origin), slip.origin), slip))

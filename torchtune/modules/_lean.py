@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from torchtune.internals import ACTIVATION_BACKWARD, activation_backward
+
 
 class Lean:
     """What a layer with a lean way has besides being a module; its plain way is the reference."""
@@ -33,8 +35,11 @@ class Lean:
 
 
 def lean(model: nn.Module) -> None:
-    """Let a model's layers keep less and copy less, in place; modules and parameters keep their names."""
-    for module in model.modules():
+    """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
+
+    They stay as they are where torch's `ACTIVATION_BACKWARD` is not to be relied on.
+    """
+    for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
         if isinstance(module, Lean):
             module.is_lean = True
 
@@ -132,24 +137,20 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
-        ctx.is_silu = activation == "silu"
+        ctx.activation = activation
         ctx.save_for_backward(gate, up)
-        return _activated(gate, is_silu=ctx.is_silu).mul_(up)
+        return _activated(gate, activation).mul_(up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        grad_up = _activated(gate, is_silu=ctx.is_silu).mul_(grad)
-        if ctx.is_silu:
-            grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        else:
-            grad_gate = torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh")
-        return grad_gate, grad_up, None
+        grad_up = _activated(gate, ctx.activation).mul_(grad)
+        return activation_backward(grad * up, gate, ctx.activation), grad_up, None
 
 
-def _activated(gate: Tensor, *, is_silu: bool) -> Tensor:
-    return F.silu(gate) if is_silu else F.gelu(gate, approximate="tanh")
+def _activated(gate: Tensor, activation: str) -> Tensor:
+    return F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")
 
 
 class _Normed(torch.autograd.Function):
