@@ -130,6 +130,7 @@ def test_files_and_recipes_stay_short() -> None:
     "code",
     [
         "import torchtune, torchtune.config, recipes, configs_py",
+        "from torchtune.internals import calling_frame, calling_line, steady_heap",
         "from torchtune.cli import main; main(['ls'])",
         "from torchtune.cli import main; main(['--help'])",
         "from torchtune.cli import main; main(['cp', 'smollm2_135m_lora', '{folder}/a.yaml'])",

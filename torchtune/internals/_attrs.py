@@ -135,7 +135,7 @@ RECORDING = Internal(
     name="recording of config functions",
     library="attrs",
     version_tried="26.1.0",
-    gain="lines of fields, and misspelt ones found together: tune show --config smollm2_135m_lora --origins",
+    gain="lines of fields, and all mistakes at once: tune show lora_finetune --config smollm2_135m_lora --origins",
     fallback="values have the first line of their config function, which ends at its first mistake",
     probe=_sees_calls,
 )

@@ -25,7 +25,7 @@ CALLS = Internal(
     name="calling lines",
     library="Python",
     version_tried="3.11",
-    gain="lines of components' arguments: tune show --config smollm2_135m_lora --origins",
+    gain="lines of components' arguments: tune show lora_finetune --config smollm2_135m_lora --origins",
     fallback="values and mistakes have the first line of their config function",
     probe=_knows_its_line,
 )
