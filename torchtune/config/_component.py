@@ -160,6 +160,7 @@ def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
     if len(component.args) > len(names):
         raise TypeError(f"{len(component.args)} positional arguments, but only {len(names)} have a name")
     positional = dict(zip(names, component.args, strict=False))
-    if twice := positional.keys() & keywords.keys():
+    twice = positional.keys() & keywords.keys()
+    if twice:
         raise TypeError(f"{min(twice)!r} is given by position and by name")
     return positional | keywords

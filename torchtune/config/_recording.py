@@ -140,11 +140,9 @@ class Recorder:
         cls: type = type(instance)
         for name, f in fields(cls).items():
             alias = getattr(f.attribute, "alias", name)
-            if (
-                alias in given
-                and f.default is not REQUIRED
-                and (why := refused_by_converter(f, given[alias]))
-            ):
+            is_optional = alias in given and f.default is not REQUIRED
+            why = refused_by_converter(f, given[alias]) if is_optional else ""
+            if why:
                 self._slip(instance, name, use, why)
                 del given[alias]
                 refused.append(name)
@@ -205,12 +203,12 @@ class Recorder:
         def watched(instance: Any, name: str, value: Any) -> None:
             cls: type = type(instance)
             known = fields(cls) if is_section(cls) else {}
-            if known and name not in known and not hasattr(cls, name) and (use := calling_line(__file__)):
+            use = calling_line(__file__)
+            if use and known and name not in known and not hasattr(cls, name):
                 self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
                 return
             assign(instance, name, value)
-            use = None if is_constructing() else calling_line(__file__)
-            if use:
+            if use and not is_constructing():
                 self.assigned[id(instance), name] = use
 
         return watched
@@ -231,11 +229,11 @@ class Recorder:
         if isinstance(value, functools.partial):
             written = written_at(value)
             return _place_in_call(Call(*written), str(key), value) if written else None
-        if use := self.assigned.get((id(value), str(key))):
+        use = self.assigned.get((id(value), str(key)))
+        if use:
             return use.code.co_filename, _position(use)[0]
-        if found := self.made.get(id(value)):
-            return self._place_in_constructor(found[1], str(key))
-        return None
+        made = self.made.get(id(value))
+        return self._place_in_constructor(made[1], str(key)) if made else None
 
     def _place_in_constructor(self, use: Call, key: str) -> Place | None:
         named = _place_in_call(use, key, None, exact=True)
@@ -268,11 +266,8 @@ def _place_in_call(use: Call, key: str, component: Any, *, exact: bool = False) 
     for keyword in call.keywords:
         if keyword.arg == key:
             return file, keyword.value.lineno
-    if (
-        component is not None
-        and key in (names := list(bound_keywords(component)))
-        and names.index(key) + 1 < len(call.args)
-    ):
+    names = list(bound_keywords(component)) if component is not None else []
+    if key in names and names.index(key) + 1 < len(call.args):
         return file, call.args[names.index(key) + 1].lineno
     spread = any(keyword.arg is None for keyword in call.keywords)
     return (file, line) if not exact or spread else None

@@ -32,7 +32,7 @@ def calling_line(skipped: str) -> Call | None:
     """Return the nearest call above the caller's caller that is neither generated code nor attrs' or dataclasses'.
 
     Args:
-        skipped: A file whose code is passed over too.
+        skipped: A file whose calls are skipped too.
     """
     frame: FrameType | None = sys._getframe(2)
     copied_from = None
@@ -65,7 +65,7 @@ def watch_methods(
         assign: Wraps a `__setattr__`.
 
     Yields:
-        Whether they are: nothing is changed where it is switched off.
+        Whether they are wrapped; False if `RECORDING` is disabled.
     """
     if not RECORDING.is_enabled():
         yield False
@@ -110,13 +110,14 @@ def _sees_calls() -> bool:
         first = probed(x=1)
         second = attrs.evolve(first, x=2)
         second.x = 3
-    own, is_restored = sys._getframe().f_code, probed(x=4).x == 4 and len(seen) == 3
-    copied = [call.copied_from for call in seen if call is not None and call.code is own]
+    is_restored = probed(x=4).x == 4 and len(seen) == 3
+    code = sys._getframe().f_code
+    copied = [call.copied_from for call in seen if call is not None and call.code is code]
     return is_restored and copied == [None, first, None]
 
 
 def combined_validators(validator: Any) -> list[Any]:
-    """Return the validators that one of attrs' own combines; none where it is switched off."""
+    """Return the validators that one of attrs' own combines; none if `VALIDATORS` is disabled."""
     return _parts(validator) if VALIDATORS.is_enabled() else []
 
 
@@ -143,7 +144,7 @@ VALIDATORS = Internal(
     name="combined validators",
     library="attrs",
     version_tried="26.1.0",
-    gain='"expected text of at least one character" and minLength in a schema: tune schema alpaca_generate',
-    fallback="fields with several validators have no rules in messages and schemas, and are checked all the same",
+    gain='"expected text that is not empty" in messages, minLength in schemas: tune schema alpaca_generate',
+    fallback="rules of fields with several validators are missing from messages and schemas, but are enforced",
     probe=_parts_are_there,
 )

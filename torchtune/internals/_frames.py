@@ -7,7 +7,7 @@ from torchtune.internals._internal import Internal
 
 
 def calling_frame(depth: int) -> FrameType | None:
-    """Return the frame that is so many calls above the caller's; None where frames are not looked at.
+    """Return the frame that is so many calls above the caller's; None if `CALLS` is disabled.
 
     `inspect.currentframe` would import inspect for the same.
     """

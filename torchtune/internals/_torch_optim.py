@@ -1,5 +1,6 @@
 """torch's optimizers without its compiler, which they import only to tell it that they are not to be compiled."""
 
+import inspect
 import sys
 from types import MethodType
 from typing import Any
@@ -40,10 +41,8 @@ def _replace_step(optimizer: Optimizer) -> None:
     Its class's `step` is wrapped twice: to call hooks and a profiler, and to tell the compiler to stay away. The step
     itself is called without either, and without gradients as it is there; an optimizer with hooks keeps its own.
     """
-    step = type(optimizer).step
-    while (inner := getattr(step, "__wrapped__", None)) is not None:
-        step = inner
-    plain, light = type(optimizer).step, torch.no_grad()(step)
+    plain = type(optimizer).step
+    light = torch.no_grad()(inspect.unwrap(plain))
 
     def take(self: Optimizer, *given: Any) -> Any:
         has_hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks

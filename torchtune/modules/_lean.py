@@ -23,21 +23,22 @@ from torchtune.internals import ACTIVATION_BACKWARD, activation_backward
 
 
 class Lean:
-    """What a layer with a lean way has besides being a module; its plain way is the reference."""
+    """Base of layers with a second implementation that keeps less for the backward pass than the plain one."""
 
     is_lean = False
-    """Whether it goes the lean way where it can; `lean` sets it."""
+    """Whether the second one is used where it applies; `lean` sets it."""
 
-    def goes_lean(self, x: Tensor, *parameters: Tensor) -> bool:
-        """Tell whether to go the lean way with x: where its operations would cast nothing."""
-        is_cast = torch.is_autocast_enabled(x.device.type) or any(p.dtype != x.dtype for p in parameters)
-        return self.is_lean and not is_cast
+    def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
+        """Tell whether to use it for x; it casts nothing, so all dtypes must be equal and autocast off."""
+        if not self.is_lean or torch.is_autocast_enabled(x.device.type):
+            return False
+        return all(parameter.dtype == x.dtype for parameter in parameters)
 
 
 def lean(model: nn.Module) -> None:
     """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
 
-    They stay as they are where torch's `ACTIVATION_BACKWARD` is not to be relied on.
+    Nothing is changed if torch's `ACTIVATION_BACKWARD` is disabled.
     """
     for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
         if isinstance(module, Lean):

@@ -40,7 +40,7 @@ class Linear(Lean, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        return product(x, self.weight, self.bias) if self.goes_lean(x, self.weight) else super().forward(x)
+        return product(x, self.weight, self.bias) if self.uses_lean(x, self.weight) else super().forward(x)
 
 
 class Embedding(nn.Embedding):

@@ -81,7 +81,7 @@ class LoRALinear(Lean, nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
         drops = self.training and self.dropout.p > 0
-        if not drops and self.goes_lean(x, self.weight, self.lora_a):
+        if not drops and self.uses_lean(x, self.weight, self.lora_a):
             return adapted(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
         y = F.linear(x, self.weight, self.bias)
         return y + self.change(x).to(y.dtype)
