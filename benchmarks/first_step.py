@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--measured", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measured is not None:
-        from torchtune.cli._heap import steady_heap
+        from torchtune.internals import steady_heap
 
         steady_heap()  # as `tune` does
         with tempfile.TemporaryDirectory() as folder:

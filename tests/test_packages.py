@@ -13,23 +13,25 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # What each package may import of this project, besides itself.
 MAY_IMPORT = {
-    "torchtune.config": set[str](),
-    "torchtune.modules": set[str](),
+    "torchtune.internals": set[str](),
+    "torchtune.config": {"internals"},
+    "torchtune.modules": {"internals"},
     "torchtune.data": set[str](),
     "torchtune.files": set[str](),
     "torchtune.utils": {"runs"},
-    "torchtune.runs": {"config", "files"},
+    "torchtune.runs": {"internals", "config", "files"},
     "torchtune.datasets": {"config", "data"},
     "torchtune.tokenizers": {"data", "files", "runs"},
     "torchtune.models": {"modules", "data", "tokenizers"},
     "torchtune.formats": {"modules", "data", "files", "runs", "tokenizers", "models"},
     "torchtune.generation": {"modules", "data", "datasets", "runs", "tokenizers", "models", "formats"},
     "torchtune.training": {
-        "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats", "generation"
+        "internals", "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats",
+        "generation",
     },
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
-    "torchtune.cli": {"config", "runs", "plots", "migrate", "data", "utils", "formats", "training"},
+    "torchtune.cli": {"internals", "config", "runs", "plots", "migrate", "data", "utils", "formats", "training"},
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",
         "training",
@@ -154,15 +156,13 @@ def test_config_imports_nothing_heavy_at_the_top_of_a_file() -> None:
     assert seen > 50
 
 
-OF_TORCH = {"torch.utils._python_dispatch", "torch._subclasses.fake_tensor"}
-"""Modules of torch whose names begin with an underscore and that its documentation sends people to nevertheless."""
-
-
 def test_private_modules_are_imported_by_their_own_package_only() -> None:
     for package in MAY_IMPORT:
         for file in files_of(package):
             for name, _ in imports(file):
-                if name in OF_TORCH or name == "torchtune._lazy":
+                if name == "torchtune._lazy" or (
+                    package == "torchtune.internals" and name.startswith("torch.")
+                ):
                     continue
                 if any(part.startswith("_") and not part.startswith("__") for part in name.split(".")):
                     assert name.startswith(f"{package}."), f"{file.relative_to(ROOT)} imports {name}"
@@ -180,6 +180,7 @@ def test_files_and_recipes_stay_short() -> None:
     "code",
     [
         "import torchtune, torchtune.config, recipes, configs_py",
+        "from torchtune.internals import calling_frame, calling_line, steady_heap",
         "from torchtune.cli import main; main(['ls'])",
         "from torchtune.cli import main; main(['--help'])",
         "from torchtune.cli import main; main(['cp', 'smollm2_135m_lora', '{folder}/a.yaml'])",

@@ -16,6 +16,7 @@ __all__ = [
     "files",
     "formats",
     "generation",
+    "internals",
     "migrate",
     "models",
     "modules",

@@ -48,6 +48,7 @@ class Ablation:
 
 
 GLIBC = {"GLIBC_TUNABLES": "", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
+MANY_KERNELS = {name: value for name, value in GLIBC.items() if name != "GLIBC_TUNABLES"}
 ABLATIONS: dict[str, Ablation] = {
     "everything": Ablation(),
     "rows padded": Ablation(packed=False),
@@ -60,5 +61,6 @@ ABLATIONS: dict[str, Ablation] = {
     "products by oneDNN": Ablation(instead="products by oneDNN", dtype="fp32"),
     "torch's optimizer as it is": Ablation(instead="torch's optimizer as it is"),
     "the heap as glibc has it": Ablation(environment=GLIBC),
+    "1,024 kernels cached": Ablation(environment=MANY_KERNELS, dtype="bf16"),
     "inputs of layers kept alone": Ablation(("activation_checkpointing.keep=inputs",)),
 }

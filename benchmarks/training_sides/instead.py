@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchtune.internals import OUTCOMES
 from torchtune.modules import _attention, _lean
-from torchtune.training import _schedules
 
 
 def weights_copied(model: nn.Module) -> None:
@@ -29,6 +29,7 @@ def attention_in_bfloat16(_: nn.Module) -> None:
 
 def products_by_onednn(_: nn.Module) -> None:
     """Let oneDNN multiply by frozen weights of float32, where torch takes MKL."""
+    plain = _lean._Product
 
     class Product(_lean._Product):
         @staticmethod
@@ -41,7 +42,7 @@ def products_by_onednn(_: nn.Module) -> None:
         @staticmethod
         def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
             if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-                return _lean._Product.backward(ctx, grad)
+                return plain.backward(ctx, grad)
             return by_onednn(grad, ctx.saved_tensors[1].T, None), None, None
 
     def by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -53,8 +54,7 @@ def products_by_onednn(_: nn.Module) -> None:
 
 def optimizer_as_it_is(_: nn.Module) -> None:
     """Let torch's optimizers import its compiler."""
-    _schedules.spare_the_compiler = lambda: None
-    _schedules.lighten = lambda _: None
+    OUTCOMES["optimizer step"] = False
 
 
 INSTEAD: dict[str, Callable[[nn.Module], None]] = {

@@ -7,7 +7,7 @@ from benchmarks.training_sides.measured import order, peak_bytes, report, reside
 
 
 def main() -> None:
-    from torchtune.cli._heap import steady_heap
+    from torchtune.internals import steady_heap
 
     steady_heap()  # as `tune` does
     given = order()

@@ -23,6 +23,7 @@ from torchtune.config.model import (
     slots,
     unstructured_default,
 )
+from torchtune.internals import INTERNALS
 
 SIZED = ["max_seq_len"]
 """The arguments of a builder of one size."""
@@ -109,6 +110,20 @@ class ModelSizes(_Written):
         return self.parsed(rows)
 
 
+class Internals(_Written):
+    """`{internals}`: a table of what relies on the internals of other libraries."""
+
+    required_arguments = 0
+
+    def run(self) -> list[nodes.Node]:
+        """Write a row for each."""
+        rows = ["| what | written for | gain | without it |", "|---|---|---|---|"]
+        for internal in INTERNALS:
+            version = f"{internal.library} {internal.version_tried}"
+            rows.append(f"| {internal.name} | {version} | {internal.gain} | {internal.fallback} |")
+        return self.parsed(rows)
+
+
 class TuneHelp(_Written):
     """`{tune-help} VERB`: what `tune VERB --help` prints; `tune --help` for the word `tune`."""
 
@@ -126,4 +141,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("recipe-fields", RecipeFields)
     app.add_directive("tune-help", TuneHelp)
     app.add_directive("model-sizes", ModelSizes)
+    app.add_directive("internals", Internals)
     return {"version": "1", "parallel_read_safe": True}

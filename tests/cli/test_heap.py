@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from torchtune import cli
-from torchtune.cli import _heap
+from torchtune.internals import OUTCOMES, _glibc
 
 Execs = list[tuple[str, list[str]]]
 
@@ -20,10 +20,11 @@ def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
     monkeypatch.setattr(os, "execv", lambda file, words: found.append((file, words)))
     monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is put back
     monkeypatch.delenv("GLIBC_TUNABLES")
-    for name in _heap.CACHES:
+    for name in _glibc.CACHES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr(_heap, "_is_glibc", lambda: True)
+    monkeypatch.setattr(_glibc, "_glibc_version", lambda: "2.36")
+    monkeypatch.setitem(OUTCOMES, _glibc.HEAP.name, True)  # noqa: FBT003 -- its value
     monkeypatch.setattr(cli, "main", lambda words: 0)
     return found
 
@@ -42,7 +43,7 @@ def test_runs_start_once_more_with_the_same_words(
 ) -> None:
     called(monkeypatch, *words)
     assert execs == [(sys.executable, [sys.executable, "-X", "dev", "/bin/tune", *words])]
-    assert os.environ["GLIBC_TUNABLES"] == _heap.TUNABLES
+    assert os.environ["GLIBC_TUNABLES"] == _glibc.TUNABLES
     assert os.environ["LRU_CACHE_CAPACITY"] == "64"
     called(monkeypatch, *words)
     assert len(execs) == 1
@@ -76,7 +77,7 @@ def test_a_setting_and_another_c_library_are_left_alone(
 
 KEEP = """
 import os
-from torchtune.cli._heap import steady_heap
+from torchtune.internals import steady_heap
 
 if {starts}:
     steady_heap()
@@ -87,7 +88,7 @@ with open("/proc/self/statm") as file:
 """
 
 
-@pytest.mark.skipif(not _heap._is_glibc(), reason="only glibc has these settings")
+@pytest.mark.skipif(not _glibc._glibc_version(), reason="only glibc has these settings")
 def test_what_is_given_back_stays_for_the_next_step() -> None:
     clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     held = []

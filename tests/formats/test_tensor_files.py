@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchtune.formats._tensor_files import TensorFiles, folder_tensors, one_file
-from torchtune.training._placement import copy_whole
+from torchtune.modules import copy_whole
 
 MB = 2**20
 

@@ -19,6 +19,7 @@ from torchtune.data import Batch, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, KVCache, LinearCrossEntropy
 from torchtune.training import ActivationCheckpointing, Lora, place, step_loss
+from torchtune.training._activations import _KEPT
 
 INPUTS, MATMULS = ActivationCheckpointing(keep="inputs"), ActivationCheckpointing(keep="matmuls")
 SECTIONS = {
@@ -112,6 +113,13 @@ def test_less_is_kept_and_more_computed(lora: Lora | None) -> None:
     assert (
         products_of["plain"] == products_of["matmuls"] < products_of["every second"] < products_of["inputs"]
     )
+
+
+def test_operators_whose_outputs_are_kept_are_those_of_torch() -> None:
+    for kept in _KEPT - {"flex_attention"}:
+        namespace, operator, overload = kept.split(".")
+        assert str(getattr(getattr(getattr(torch.ops, namespace), operator), overload)) == kept
+    assert str(torch.ops.higher_order.flex_attention) in _KEPT
 
 
 def test_a_layer_keeps_its_input_alone() -> None:

@@ -74,7 +74,7 @@ def run() -> None:
     words = sys.argv[1:]
     others = ("__complete", "help", "-h", "--help", "--version")
     if words and words[0] not in others and (words[0] == "run" or not _summary(words[0])):
-        from torchtune.cli._heap import steady_heap
+        from torchtune.internals import steady_heap
 
         steady_heap()
     sys.exit(main(words))

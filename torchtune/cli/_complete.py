@@ -99,7 +99,7 @@ def _overrides(call: Call, current: str) -> Iterator[str]:
     """Yield override keys of a recipe in their spellings, and values for a key that is written."""
     schema = _schema(call.recipe)
     tree = _tree(call)
-    dashes = "--" if current.startswith("--") else "+" if current.startswith("+") else ""
+    dashes = next((prefix for prefix in ("--", "+") if current.startswith(prefix)), "")
     key, equals, _ = current.removeprefix(dashes).partition("=")
     if equals:
         yield from (f"{dashes}{key}={value}" for value in _values(schema, tree, key))

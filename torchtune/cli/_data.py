@@ -81,8 +81,9 @@ def _document(document: list[Any]) -> str:
         shown = "\n".join(paint(part, *styles) for part in text.replace("\n", "⏎\n").split("\n"))
         begins = piece.is_target and not (i and document[i - 1].is_target)
         ends = piece.is_target and not (i + 1 < len(document) and document[i + 1].is_target)
-        marks = ("", "") if is_coloured(sys.stdout) else ("«" if begins else "", "»" if ends else "")
-        words.append(f"{marks[0]}{shown}{marks[1]}")
+        if not is_coloured(sys.stdout):
+            shown = "«" * begins + shown + "»" * ends
+        words.append(shown)
     return bar.join(words)
 
 

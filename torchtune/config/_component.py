@@ -6,12 +6,12 @@ readable repr and a memory of the line it was written on.
 """
 
 import functools
-import sys
 from collections.abc import Callable, Mapping
-from types import CodeType, FrameType, MappingProxyType
+from types import CodeType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
 from torchtune.config._mistakes import Location, Path
+from torchtune.internals import calling_frame
 
 __all__ = [
     "COMPONENT_KEY",
@@ -63,7 +63,7 @@ else:
         """
 
         def __new__(cls, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "lazy":
-            return _make(cls, func, args, kwargs, _caller())
+            return _make(cls, func, args, kwargs)
 
         @property
         def keywords(self) -> Mapping[str, Any]:
@@ -92,17 +92,13 @@ else:
             return _rebuild, (self.func, self.args, dict(self.keywords))
 
 
-def _caller() -> FrameType:
-    """Return the frame of the line that calls `lazy` or `nested`."""
-    return sys._getframe(2)  # noqa: SLF001 -- inspect.currentframe would import inspect for the same call
-
-
-def _make(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType) -> Any:
-    """Create a lazy, remembering the call in `frame` that wrote it."""
+def _make(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Create a lazy for `lazy` or `nested`, remembering the call of it."""
+    frame = calling_frame(2)
     if isinstance(func, functools.partial):
         func, args, kwargs = func.func, (*func.args, *args), {**func.keywords, **kwargs}
     made = functools.partial.__new__(cls, func, *args, **kwargs)
-    made.written_at = (frame.f_code, frame.f_lasti)
+    made.written_at = None if frame is None else (frame.f_code, frame.f_lasti)
     return made
 
 
@@ -116,7 +112,7 @@ def nested(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     Statically it is what `func` returns, since that is what the outer signature asks for; at run time it is a
     lazy, built depth-first by `instantiate`.
     """
-    made: T = _make(lazy, func, args, kwargs, _caller())
+    made: T = _make(lazy, func, args, kwargs)
     return made
 
 

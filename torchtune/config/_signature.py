@@ -110,8 +110,9 @@ def _keys(options: Any) -> Iterator[Parameter]:
         while typing.get_origin(bare) in (Required, NotRequired):
             required = typing.get_origin(bare) is Required
             bare = typing.get_args(bare)[0]
-        takes_none = type(None) in typing.get_args(bare)
-        default = MISSING if required else None if takes_none else NOT_PASSED
+        default: Any = None if type(None) in typing.get_args(bare) else NOT_PASSED
+        if required:
+            default = MISSING
         yield Parameter(name, bare, default, positional=False)
 
 

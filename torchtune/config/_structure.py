@@ -335,7 +335,9 @@ def is_storable_as_text(t: Any) -> bool:
 def _collection(t: Any, made: cattrs.Converter) -> Hook:
     args = typing.get_args(t)
     origin = typing.get_origin(t) or t
-    kind = origin if origin in (list, tuple, set, frozenset) else frozenset if is_set_type(t) else list
+    kind = frozenset if is_set_type(t) else list
+    if origin in (list, tuple, set, frozenset):
+        kind = origin
     fixed = origin is tuple and t is not tuple and Ellipsis not in args
     item = storable(args[0]) if args else Any
 
@@ -356,13 +358,9 @@ def _section(t: Any, made: cattrs.Converter) -> Hook:
 
 def _component(t: Any, made: cattrs.Converter) -> Hook:
     bare = strip(t)
-    wanted = (
-        typing.get_args(bare)[0]
-        if typing.get_args(bare)
-        else Any
-        if bare is not t or is_component_type(t)
-        else t
-    )
+    wanted = Any if bare is not t or is_component_type(t) else t
+    if typing.get_args(bare):
+        wanted = typing.get_args(bare)[0]
     passed = passed_in(t)
     return lambda value, _: structure_component(value, wanted, made, passed)
 

@@ -49,9 +49,9 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def places(tree: Any, path: Path = ()) -> Iterator[Path]:
     """Yield the path of a tree and of everything in it."""
     yield path
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        yield from places(value, (*path, key))
+    if isinstance(tree, Mapping | list):
+        for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+            yield from places(value, (*path, key))
 
 
 def child(tree: Any, key: str | int) -> Any:

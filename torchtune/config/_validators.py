@@ -14,6 +14,7 @@ from attrs import Attribute, frozen
 
 from torchtune.config._component import bound_keywords
 from torchtune.config._interpolation import is_reference
+from torchtune.internals import combined_validators
 
 
 class FieldError(ValueError):
@@ -93,8 +94,7 @@ def rules(validator: Any) -> list[Rule]:
     """Return the rules that a validator is made of."""
     if isinstance(validator, Rule):
         return [validator]
-    inner = [*getattr(validator, "_validators", ()), getattr(validator, "validator", None)]
-    return [rule for v in inner if v is not None for rule in rules(v)]
+    return [rule for v in combined_validators(validator) for rule in rules(v)]
 
 
 def arguments(**rules: Rule) -> Arguments:

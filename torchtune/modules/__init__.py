@@ -7,6 +7,7 @@ from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
 from torchtune.modules._dora import DoRALinear
+from torchtune.modules._draw import copy_whole, draw, is_sharded
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm
@@ -35,6 +36,9 @@ __all__ = [
     "RotaryEmbedding",
     "Rotation",
     "add_lora",
+    "copy_whole",
+    "draw",
+    "is_sharded",
     "lean",
     "lora_layers",
     "lora_scale",

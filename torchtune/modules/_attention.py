@@ -12,11 +12,12 @@ from torchtune.modules._documents import Documents
 from torchtune.modules._flex_attention import flex_attend
 from torchtune.modules._kv_cache import LayerCache
 from torchtune.modules._layer_norm import norm_of
+from torchtune.modules._lean import Lean, turned
 from torchtune.modules._linear import Linear
 from torchtune.modules._rotary import Rotation
 
 
-class Attention(nn.Module):
+class Attention(Lean, nn.Module):
     """Causal self-attention with rotary positions and grouped key-value heads (arXiv 2305.13245).
 
     Args:
@@ -88,6 +89,8 @@ class Attention(nn.Module):
         return y
 
     def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
+        if self.is_lean and rotation.turns:
+            return turned(x, rotation.cos, rotation.sin)
         return rotation(x)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """One layer of a decoder."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
@@ -26,6 +28,8 @@ class DecoderLayer(nn.Module):
     post_attention_layernorm: RMSNorm | LayerNorm
     pre_feedforward_layernorm: RMSNorm | LayerNorm
     post_feedforward_layernorm: RMSNorm | LayerNorm
+    run: Callable[..., Tensor] | None = None
+    """What computes the layer in place of `compute`, with its arguments: a compiled or checkpointed version of it."""
 
     def __init__(self, architecture: Architecture, index: int = 0) -> None:
         super().__init__()
@@ -55,6 +59,18 @@ class DecoderLayer(nn.Module):
         documents: Documents | None = None,
     ) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`; the other arguments are those of `Attention`."""
+        run = self.run or self.compute
+        return run(x, rotation, mask, cache, documents)
+
+    def compute(
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None,
+        cache: LayerCache | None,
+        documents: Documents | None,
+    ) -> Tensor:
+        """Compute what `forward` returns."""
         y: Tensor
         if self.norms == "pre":
             x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache, documents)

@@ -5,10 +5,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune.modules._lean import Lean, gated
 from torchtune.modules._linear import Linear
 
 
-class FeedForward(nn.Module):
+class FeedForward(Lean, nn.Module):
     """Feed-forward, as a rule gated: SwiGLU, or GEGLU with the tanh approximation (arXiv 2002.05202, equation 6).
 
     Without a gate it is the activation between two layers.
@@ -40,8 +41,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
-        up = self.up_proj(x)  # [b, s, f]
-        inner = self._activated(self.gate_proj(x)) * up if self.gated else self._activated(up)
+        if self.is_lean and self.gated:
+            inner = gated(self.gate_proj(x), self.up_proj(x), self.activation)  # [b, s, f]
+        else:
+            up = self.up_proj(x)  # [b, s, f]
+            inner = self._activated(self.gate_proj(x)) * up if self.gated else self._activated(up)
         y: Tensor = self.down_proj(inner)
         return y
 

@@ -19,93 +19,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from torchtune.modules._attention import Attention
-from torchtune.modules._feed_forward import FeedForward
-from torchtune.modules._linear import Linear
-from torchtune.modules._lora import LoRALinear
-from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import Rotation
+from torchtune.internals import ACTIVATION_BACKWARD, activation_backward
+
+
+class Lean:
+    """Base of layers with a second implementation that keeps less for the backward pass than the plain one."""
+
+    is_lean = False
+    """Whether the second one is used where it applies; `lean` sets it."""
+
+    def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
+        """Tell whether to use it for x; it casts nothing, so all dtypes must be equal and autocast off."""
+        if not self.is_lean or torch.is_autocast_enabled(x.device.type):
+            return False
+        return all(parameter.dtype == x.dtype for parameter in parameters)
 
 
 def lean(model: nn.Module) -> None:
     """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
 
-    Args:
-        model: Its layers become instances of subclasses that differ in `forward`.
+    Nothing is changed if torch's `ACTIVATION_BACKWARD` is disabled.
     """
-    for module in model.modules():
-        kind = _LEAN.get(type(module))
-        if kind is not None:
-            module.__class__ = kind
+    for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
+        if isinstance(module, Lean):
+            module.is_lean = True
 
 
-class LeanLinear(Linear):
-    """A `Linear` that keeps its input only if its weight is trained."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x `[..., in]` to `[..., out]`."""
-        if x.dtype != self.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return super().forward(x)
-        y: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return y
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `x W^T + b`; x is kept only if W is trained."""
+    y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanLoRALinear(LoRALinear):
-    """A `LoRALinear` whose change is added in place; with dropout it is the plain one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x `[..., in]` to `[..., out]`."""
-        drops = self.training and self.dropout.p > 0
-        if (
-            drops
-            or not x.dtype == self.lora_a.dtype == self.weight.dtype
-            or torch.is_autocast_enabled(x.device.type)
-        ):
-            return super().forward(x)
-        y: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
-            x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale
-        )
-        return y
+def adapted(
+    x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
+) -> Tensor:
+    """Compute `x W^T + b + s x A^T B^T` of frozen W and b; the second summand is added in place."""
+    y: Tensor = _Adapted.apply(x, weight, bias, lora_a, lora_b, scale)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanFeedForward(FeedForward):
-    """A `FeedForward` that computes the activation of its gate again in the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
-        if not self.gated:
-            return super().forward(x)
-        inner = _Gated.apply(self.gate_proj(x), self.up_proj(x), self.activation)  # type: ignore[no-untyped-call]
-        y: Tensor = self.down_proj(inner)
-        return y
+def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """Compute `act(gate) * up`; the activated gate is computed again in the backward pass."""
+    y: Tensor = _Gated.apply(gate, up, activation)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanRMSNorm(RMSNorm):
-    """An `RMSNorm` that keeps its input as it came, not a wider copy, and a number for each vector."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise x `[..., d]` along its last axis, in its own dtype."""
-        y: Tensor = _Normed.apply(x, self.weight, self.offset, self.eps)  # type: ignore[no-untyped-call]
-        return y
+def normed(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
+    """Compute the RMS norm of x `[..., d]`; x is kept as it came, not a wider copy, and a number for each vector."""
+    y: Tensor = _Normed.apply(x, weight, offset, eps)  # type: ignore[no-untyped-call]
+    return y
 
 
-class LeanAttention(Attention):
-    """An `Attention` that turns queries and keys without copies in between."""
-
-    def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
-        if not rotation.turns:
-            return super()._turned(x, rotation)
-        turned: Tensor = _Turned.apply(x, rotation.cos, rotation.sin)  # type: ignore[no-untyped-call]
-        return turned
-
-
-_LEAN: dict[type[nn.Module], type[nn.Module]] = {
-    Linear: LeanLinear,
-    LoRALinear: LeanLoRALinear,
-    FeedForward: LeanFeedForward,
-    Attention: LeanAttention,
-    RMSNorm: LeanRMSNorm,
-}
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn queries or keys x `[b, h, s, head_dim]` without copies in between."""
+    y: Tensor = _Turned.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _Product(torch.autograd.Function):
@@ -171,24 +140,20 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
-        ctx.is_silu = activation == "silu"
+        ctx.activation = activation
         ctx.save_for_backward(gate, up)
-        return _activated(gate, is_silu=ctx.is_silu).mul_(up)
+        return _activated(gate, activation).mul_(up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        grad_up = _activated(gate, is_silu=ctx.is_silu).mul_(grad)
-        if ctx.is_silu:
-            grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
-        else:
-            grad_gate = torch.ops.aten.gelu_backward(grad * up, gate, approximate="tanh")
-        return grad_gate, grad_up, None
+        grad_up = _activated(gate, ctx.activation).mul_(grad)
+        return activation_backward(grad * up, gate, ctx.activation), grad_up, None
 
 
-def _activated(gate: Tensor, *, is_silu: bool) -> Tensor:
-    return F.silu(gate) if is_silu else F.gelu(gate, approximate="tanh")
+def _activated(gate: Tensor, activation: str) -> Tensor:
+    return F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")
 
 
 class _Normed(torch.autograd.Function):
@@ -238,8 +203,8 @@ class _Turned(torch.autograd.Function):
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     """Turn x `[b, h, s, head_dim]` forwards or backwards."""
-    turned = torch.empty_like(x)
-    (left, right), (to_left, to_right) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    y = torch.empty_like(x)
+    (left, right), (to_left, to_right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
     torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-sign)
     torch.mul(right, cos, out=to_right).addcmul_(left, sin, value=sign)
-    return turned
+    return y

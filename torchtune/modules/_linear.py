@@ -2,6 +2,9 @@
 
 from torch import Tensor, nn
 
+from torchtune.modules._draw import draw
+from torchtune.modules._lean import Lean, product
+
 
 def draw_weight(weight: Tensor) -> None:
     """Draw a weight from a normal distribution of standard deviation 0.02, in place.
@@ -10,10 +13,10 @@ def draw_weight(weight: Tensor) -> None:
     draw, and trying to costs 2 s of imports (torch 2.13).
     """
     if not weight.is_meta:
-        nn.init.normal_(weight, std=0.02)
+        draw(weight, nn.init.normal_, std=0.02)
 
 
-class Linear(nn.Linear):
+class Linear(Lean, nn.Linear):
     """An `nn.Linear` with its weight drawn by `draw_weight`, and without a bias unless it is asked for.
 
     Args:
@@ -34,6 +37,10 @@ class Linear(nn.Linear):
         bias: Tensor | None = self.bias
         if bias is not None and not bias.is_meta:
             nn.init.zeros_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x `[..., in]` to `[..., out]`."""
+        return product(x, self.weight, self.bias) if self.uses_lean(x, self.weight) else super().forward(x)
 
 
 class Embedding(nn.Embedding):

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune.modules._draw import draw
+from torchtune.modules._lean import Lean, adapted
 from torchtune.modules._linear import draw_weight
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(Lean, nn.Module):
     """A linear layer plus a low-rank change: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank`.
 
     From arXiv 2106.09685, section 4.1. `weight` and `bias` keep their names and are frozen; `lora_a` and
@@ -77,11 +79,14 @@ class LoRALinear(nn.Module):
         """Draw A as `nn.Linear` draws its weight, and set B to zero; the adapted weight must be there before."""
         if self.lora_a.is_meta:
             return
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+        draw(self.lora_a, nn.init.kaiming_uniform_, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
+        drops = self.training and self.dropout.p > 0
+        if not drops and self.uses_lean(x, self.weight, self.lora_a):
+            return adapted(x, self.weight, self.bias, self.lora_a, self.lora_b, self.scale)
         y = F.linear(x, self.weight, self.bias)
         return y + self.change(x).to(y.dtype)
 

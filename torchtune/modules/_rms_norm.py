@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchtune.modules._lean import Lean, normed
 
-class RMSNorm(nn.Module):
+
+class RMSNorm(Lean, nn.Module):
     """Scale vectors to a root mean square of one, then by a learnt weight (arXiv 1910.07467, equation 4).
 
     Computed in float32 at least, whatever the input's dtype.
@@ -28,6 +30,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x `[..., d]` along its last axis, in its own dtype."""
+        if self.is_lean:
+            return normed(x, self.weight, self.offset, self.eps)
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight = self.weight.to(dtype) + self.offset
         return F.rms_norm(x.to(dtype), self.weight.shape, weight, self.eps).to(x.dtype)

@@ -164,8 +164,11 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> An
     import tyro
     from tyro.constructors import StructFieldSpec
 
-    shown = "(required)" if value is REQUIRED else value if isinstance(value, str) else inline_yaml(value)
+    if value is REQUIRED:
+        shown = hint = "(required)"
+    else:
+        shown = value if isinstance(value, str) else inline_yaml(value)
+        hint = f"({'default' if is_default else 'here'}: {shown or repr(shown)})"
     text = Typed(shown)
-    hint = shown if value is REQUIRED else f"({'default' if is_default else 'here'}: {shown or repr(shown)})"
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)

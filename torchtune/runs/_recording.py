@@ -5,14 +5,10 @@ that used them. The line of one keyword in a call that spans several lines is th
 """
 
 import ast
-import dataclasses
 import functools
-import os
-import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CodeType, FrameType
 from typing import Any
 
 import attrs
@@ -37,11 +33,11 @@ from torchtune.config.model import (
     unknown,
     written_at,
 )
+from torchtune.internals import Call, calling_line, is_constructing, watch_methods
 from torchtune.runs._registry import syntax_tree
 
 Locator = Callable[[Any, Path], Location | None]
 """Finds the literal nearest above a path of a config object; the layer of its location is not known yet."""
-_ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
 
 
 class IncompleteError(Exception):
@@ -58,20 +54,9 @@ def recording(config_class: type | None) -> Iterator["Recorder"]:
     recorder = Recorder()
     for cls, path in _section_paths(config_class, ()):
         recorder.sections.setdefault(cls, []).append(path)
-    saved = [(c, c.__init__, c.__dict__.get("__setattr__")) for c in _classes(config_class)]  # type: ignore[misc]
-    for c, init, assign in saved:
-        c.__init__ = recorder.watched_init(init)  # type: ignore[misc]  # put back below
-        c.__setattr__ = recorder.watched_assign(assign or c.__setattr__)  # type: ignore[method-assign]
-    try:
-        with attrs.validators.disabled():
-            yield recorder
-    finally:
-        for c, init, assign in saved:
-            c.__init__ = init  # type: ignore[misc]
-            if assign is None:
-                del c.__setattr__
-            else:
-                c.__setattr__ = assign  # type: ignore[method-assign]
+    watching = watch_methods(_classes(config_class), recorder.watched_init, recorder.watched_assign)
+    with watching as recorder.is_watching, attrs.validators.disabled():
+        yield recorder
 
 
 def _classes(t: Any, seen: tuple[type, ...] = ()) -> tuple[type, ...]:
@@ -111,34 +96,26 @@ def _sections_in(value: Any, path: Path) -> Iterator[tuple[Path, object]]:
             yield from _sections_in(item, (*path, key))
 
 
-@attrs.frozen
-class _Use:
-    """A call or assignment, as the code and instruction that made it."""
-
-    code: CodeType
-    instruction: int
-    copied_from: object = None
-    """The object that `attrs.evolve` was given."""
-
-
 @attrs.define
 class Recorder:
     """What was made and changed so far; objects are kept, so that their identities stay theirs."""
 
     sections: dict[type, list[Path]] = attrs.field(factory=dict)
     """The paths at which each config class stands."""
+    is_watching: bool = False
+    """Whether constructors and assignments are noted; otherwise no lines are known, and `note_strays` is needed."""
     mistakes: list[tuple[object, Mistake]] = attrs.field(factory=list)
     """Names that are no fields, required fields left out, and what converters refuse: each with the config or section
     that it was meant for, which its path begins below."""
-    made: dict[int, tuple[object, _Use]] = attrs.field(factory=dict)
-    assigned: dict[tuple[int, str], _Use] = attrs.field(factory=dict)
+    made: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
+    assigned: dict[tuple[int, str], Call] = attrs.field(factory=dict)
 
     def watched_init(self, init: Callable[..., None]) -> Callable[..., None]:
         """Return a constructor that notes its caller."""
 
         @functools.wraps(init)
         def watched(instance: Any, *args: Any, **kwargs: Any) -> None:
-            use = _user()
+            use = calling_line(__file__)
             if use:
                 self.made[id(instance)] = (instance, use)
             given = self._known(instance, use, args, kwargs)
@@ -162,7 +139,7 @@ class Recorder:
         return watched
 
     def _take_what_converters_refuse(
-        self, instance: object, use: "_Use | None", given: dict[str, Any]
+        self, instance: object, use: Call | None, given: dict[str, Any]
     ) -> list[str]:
         """Take the keywords away that a field's converter refuses, where the field has a default; note them."""
         refused = []
@@ -179,7 +156,7 @@ class Recorder:
         return refused
 
     def _known(
-        self, instance: object, use: "_Use | None", args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, instance: object, use: Call | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the keywords of a constructor that are fields, noting the others, and those that are left out.
 
@@ -206,15 +183,26 @@ class Recorder:
             raise IncompleteError(lacking)
         return given
 
-    def _note(self, owner: object, use: "_Use | None", mistake: Mistake) -> None:
+    def _note(self, owner: object, use: Call | None, mistake: Mistake) -> None:
         found = None if use is None else _location_in_call(use, str(mistake.path[0]), None)
         self.mistakes.append((owner, mistake._replace(location=found or Location())))
 
+    def note_strays(self, config: object) -> None:
+        """Note attributes of a config and its sections that are no fields, where assignments were not watched."""
+        for _, section in () if self.is_watching else _sections_in(config, ()):
+            cls: type = type(section)
+            known = fields(cls)
+            for name in getattr(section, "__dict__", ()):
+                if name not in known and not hasattr(cls, name):
+                    self._note(section, None, unknown(name, known, (name,)))
+
     def path_of(self, owner: object, config: object) -> Path:
         """Return where a section stands in a config; where it is not in it, the place of its class, if it has one."""
-        found = next((path for path, value in _sections_in(config, ()) if value is owner), None)
-        places = self.sections.get(type(owner), [])
-        return found if found is not None else places[0] if len(places) == 1 else ()
+        for path, value in _sections_in(config, ()):
+            if value is owner:
+                return path
+        paths = self.sections.get(type(owner), [])
+        return paths[0] if len(paths) == 1 else ()
 
     def watched_assign(self, assign: Callable[..., None]) -> Callable[..., None]:
         """Return an assignment that notes the statement."""
@@ -222,11 +210,12 @@ class Recorder:
         def watched(instance: Any, name: str, value: Any) -> None:
             cls: type = type(instance)
             known = fields(cls) if is_section(cls) else {}
-            if known and name not in known and not hasattr(cls, name) and (use := _user()):
+            use = calling_line(__file__)
+            if use and known and name not in known and not hasattr(cls, name):
                 self._note(instance, use, unknown(name, known, (name,)))
                 return
             assign(instance, name, value)
-            if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001
+            if use and not is_constructing():
                 self.assigned[id(instance), name] = use
 
         return watched
@@ -246,46 +235,25 @@ class Recorder:
     def _location(self, value: Any, key: str | int) -> Location | None:
         if isinstance(value, functools.partial):
             written = written_at(value)
-            return _location_in_call(_Use(*written), str(key), value) if written else None
+            return _location_in_call(Call(*written), str(key), value) if written else None
         use = self.assigned.get((id(value), str(key)))
         if use:
             return _line_of(use, position_of(use.code, use.instruction)[0])
-        found = self.made.get(id(value))
-        if found:
-            return self._location_in_constructor(found[1], str(key))
-        return None
+        made = self.made.get(id(value))
+        return self._location_in_constructor(made[1], str(key)) if made else None
 
-    def _location_in_constructor(self, use: _Use, key: str) -> Location | None:
+    def _location_in_constructor(self, use: Call, key: str) -> Location | None:
         named = _location_in_call(use, key, None, exact=True)
         if named is None and use.copied_from is not None:
             return self._location(use.copied_from, key)
         return named
 
 
-def _user() -> _Use | None:
-    """Return the call in the nearest frame that is neither attrs' code nor this module's."""
-    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
-    copied_from = None
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if frame.f_code.co_name == "evolve" and file.startswith(_ATTRS_FOLDER):
-            copied_from = frame.f_locals.get("inst", (frame.f_locals.get("args") or (None,))[0])
-        elif frame.f_code.co_name in ("replace", "_replace") and file == dataclasses.__file__:
-            copied_from = frame.f_locals.get("obj", frame.f_locals.get("self"))
-        elif not file.startswith((_ATTRS_FOLDER, "<attrs", "<string>")) and file not in (
-            __file__,
-            dataclasses.__file__,
-        ):
-            return _Use(frame.f_code, frame.f_lasti, copied_from)
-        frame = frame.f_back
-    return None
-
-
-def _line_of(use: _Use, line: int) -> Location:
+def _line_of(use: Call, line: int) -> Location:
     return Location(0, line, shown_path(use.code.co_filename), "file")
 
 
-def _location_in_call(use: _Use, key: str, component: Any, *, exact: bool = False) -> Location | None:
+def _location_in_call(use: Call, key: str, component: Any, *, exact: bool = False) -> Location | None:
     """Return the line of an argument in a call; of the call itself where it is not spelt out and need not be."""
     line, column = position_of(use.code, use.instruction)
     call = _calls(use.code.co_filename).get((line, column))

@@ -167,6 +167,7 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
         found = "nothing" if config is None else article(type(config).__name__)
         takes = f"this recipe takes {article(layers.wanted.__name__)}"
         raise ConfigError([Mistake("source", f"{make.__name__} returns {found}", takes, location=here)])
+    recorder.note_strays(config)
     add_object(layers, config, recorder.locate, here)
     layers.mistakes += _recorded(recorder, here._replace(layer=layers.depth), config)
 

@@ -9,10 +9,10 @@ import torch
 from attrs import define, field
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.config import FieldError, above
-from torchtune.modules import Decoder, Documents, LayerCache, Rotation
+from torchtune.modules import Decoder, DecoderLayer, Documents, LayerCache, Rotation
 
 
 @define(kw_only=True)
@@ -55,10 +55,11 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
     it is.
 
     Args:
-        model: Its layers get another `forward`; modules and parameters keep their names.
+        model: Its layers get another `run`; modules and parameters keep their names.
         section: Which layers, and what they keep.
     """
     for layer in list(model.layers)[:: section.every_n_layers]:
+        assert isinstance(layer, DecoderLayer)
         _checkpoint_layer(layer, section)
 
 
@@ -69,22 +70,23 @@ def compile_layers(model: Decoder) -> None:
     FSDP, whose hooks stay outside.
     """
     for layer in model.layers:
-        layer.forward = torch.compile(layer.forward)
+        assert isinstance(layer, DecoderLayer)
+        layer.run = torch.compile(layer.run or layer.compute)
 
 
-def _checkpoint_layer(layer: nn.Module, section: ActivationCheckpointing) -> None:
-    plain = layer.forward
+def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:
+    plain = layer.compute
     anew = Calling(layer, plain)
     kept: dict[str, Any] = {}
     if section.keep == "matmuls":
-        kept["context_fn"] = partial(create_selective_checkpoint_contexts, _matmuls())
+        kept["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
 
-    def forward(
+    def run_twice(
         x: Tensor,
         rotation: Rotation,
-        mask: Tensor | None = None,
-        cache: LayerCache | None = None,
-        documents: Documents | None = None,
+        mask: Tensor | None,
+        cache: LayerCache | None,
+        documents: Documents | None,
     ) -> Tensor:
         # Computing a second time would put the same keys into a cache again.
         if cache is not None or not torch.is_grad_enabled():
@@ -104,7 +106,7 @@ def _checkpoint_layer(layer: nn.Module, section: ActivationCheckpointing) -> Non
             y: Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **kept)
         return y
 
-    layer.forward = forward
+    layer.run = run_twice
 
 
 class Calling(nn.Module):
@@ -125,11 +127,22 @@ class Calling(nn.Module):
         return self.method(*args)
 
 
-def _matmuls() -> list[Any]:
-    """Return the operators whose outputs are costly to compute and cheap to keep.
+_KEPT = {
+    "aten.mm.default",
+    "aten.addmm.default",
+    "aten.bmm.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "aten._scaled_dot_product_flash_attention.default",
+    "aten._scaled_dot_product_efficient_attention.default",
+    "aten._scaled_dot_product_cudnn_attention.default",
+    "flex_attention",
+}
+"""Names of the operators whose outputs are costly to compute and cheap to keep.
 
-    Where a layer is not compiled, flex attention is: the policy does not see into it, and it is computed again.
-    """
-    attention = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
-    names = ["mm", "addmm", "bmm", *(f"_scaled_dot_product_{name}" for name in attention)]
-    return [*(getattr(torch.ops.aten, name).default for name in names), torch.ops.higher_order.flex_attention]
+Where a layer is not compiled, flex attention is: the policy does not see into it, and it is computed again.
+"""
+
+
+def _keep_products(_context: object, operator: object, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    is_kept = str(operator) in _KEPT
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

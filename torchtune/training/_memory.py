@@ -194,7 +194,7 @@ def explain(error: BaseException, cfg: Any, ranks: int) -> OutOfMemoryError:
 def _line_of(trace: TracebackType | None) -> str:
     """Return the line of the recipe that was at work: of the outermost `main` in the traceback."""
     for frame, number in walk_tb(trace):
-        if frame.f_code.co_name == "main" and "world" in frame.f_locals:
+        if frame.f_code.co_name == "main":
             return linecache.getline(frame.f_code.co_filename, number).partition("#")[0].strip()
     return ""
 

@@ -2,18 +2,16 @@
 
 import copy
 import math
-import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchtune.config import Component, instantiate
 from torchtune.config.model import parameters_of
+from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
 from torchtune.modules import Decoder, LinearCrossEntropy, lean
 from torchtune.training._activations import ActivationCheckpointing, Calling, checkpoint_activations
 from torchtune.training._placement import DTYPES, set_dtype
@@ -94,7 +92,7 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     if lean_layers and (activation_checkpointing is None or activation_checkpointing.keep == "inputs"):
         lean(model)
     passed = None
-    if batch is not None and isinstance(model, Decoder):
+    if batch is not None and isinstance(model, Decoder) and LIVE_BYTES.is_enabled():
         passed = _pass_of(model, DTYPES[dtype], batch, activation_checkpointing, parts, on_cpu=on_cpu)
     weights = sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers())
     gradients = sum(_bytes(p, parts) for p in trained)
@@ -203,8 +201,6 @@ def _peaks(
     section: ActivationCheckpointing | None,
 ) -> tuple[int, int, int]:
     """Return what a pass through the first layers keeps, and adds at its peak; and what it does in the embedding."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     layer = model.layers[:1]
     head = model.embed_tokens.weight.requires_grad
     shapes = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
@@ -219,23 +215,21 @@ def _peaks(
     if key in _KNOWN:
         return _KNOWN[key]
     rows, length = batch[0], min(batch[1], model.architecture.max_seq_len)
-    own = copy.copy(model)
-    kept = {"layers": model.layers[:n_layers], "embed_tokens": model.embed_tokens}
-    own._modules = {**model._modules, **copy.deepcopy(kept)}  # noqa: SLF001 - as torch has them
+    own = _with_layers(model, n_layers)
     if section is not None:
         checkpoint_activations(own, evolve(section, offload=False))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensors():
         made = {
             name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
             for name, p in own.named_parameters()
         }
         tokens = torch.zeros((rows, length), dtype=torch.long)
-        live = _Live(made.values())
+        live = LiveBytes(made.values())
         for p in made.values():
             if p.requires_grad:
-                p.register_post_accumulate_grad_hook(live.pass_over_gradient)  # type: ignore[no-untyped-call]
+                p.register_post_accumulate_grad_hook(live.exclude_gradient)  # type: ignore[no-untyped-call]
         with live:
-            own.embed_tokens.register_forward_hook(live.begin_of)
+            own.embed_tokens.register_forward_hook(live.note_beginning)
             hidden = torch.func.functional_call(
                 Calling(own, own.hidden), {f"module.{n}": p for n, p in made.items()}, (tokens,)
             )
@@ -249,6 +243,16 @@ def _peaks(
     return _KNOWN.setdefault(key, (alive, peak, last))
 
 
+def _with_layers(model: Decoder, n_layers: int) -> Decoder:
+    """Copy a model as if it had its first layers alone."""
+    layers = model.layers
+    model.layers = layers[:n_layers]
+    try:
+        return copy.deepcopy(model)
+    finally:
+        model.layers = layers
+
+
 _KNOWN: dict[str, tuple[int, int, int]] = {}
 """What passes added, by all that it depends on: a second of work for each."""
 _CHUNK = LinearCrossEntropy().chunk_size
@@ -256,53 +260,6 @@ _HEAP = 0.27
 """What glibc's heap held between blocks, as a share of what comes and goes, with the settings that `tune` gives it."""
 _KERNELS = 64 * 2**20
 """What oneDNN's kernels of bfloat16 took, with as many as `tune` lets it keep."""
-
-
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped
-    """Adds up the bytes of the tensors that are alive and were made within it.
-
-    Args:
-        known: Tensors that are not counted, nor are views of them.
-    """
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}  # noqa: SLF001 - as below.
-        self.peak = self.now = 0
-        self.peak_of_layers: int | None = None
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **kwargs or {})
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
-        return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()  # noqa: SLF001 - its identity has no other name.
-        if key in self._sizes or key in self._known:
-            return
-        self._sizes[key] = size
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key)
-
-    def begin_of(self, _module: object, _inputs: object, output: Tensor) -> None:
-        """Note the peak so far once the backward pass comes to this output."""
-        if output.requires_grad:
-            output.register_hook(self._note_layers)  # type: ignore[no-untyped-call]
-
-    def _note_layers(self, _gradient: Tensor) -> None:
-        self.peak_of_layers, self.peak = self.peak, self.now
-
-    def pass_over_gradient(self, parameter: Tensor) -> None:
-        """Count a parameter's gradient no more, which is counted elsewhere."""
-        if parameter.grad is not None:
-            self._forget(parameter.grad.untyped_storage()._cdata)  # noqa: SLF001 - as above.
-
-    def _forget(self, key: int) -> None:
-        self.now -= self._sizes.pop(key, 0)
 
 
 def _bytes(tensor: Tensor, parts: int) -> int:

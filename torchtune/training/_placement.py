@@ -14,24 +14,18 @@ of the trained parameters is made for each forward pass: by FSDP where the model
 is not, at the same place and with the same rounding. FSDP adds up the ranks' gradients in fp32 at least.
 """
 
-import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from torchtune.formats import load_hf_weights, read_hf_weights
-from torchtune.modules import Decoder, lean, lora_layers
+from torchtune.modules import Decoder, copy_whole, is_sharded, lean, lora_layers
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.training._sharding import Sharding, check_sharding, shard
 from torchtune.training._world import World
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
 _logger = logging.getLogger(__name__)
 
@@ -149,56 +143,10 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype | Non
 
 @contextmanager
 def _drawn_alike(seed: int) -> Iterator[None]:
-    """Draw initial weights that depend on the seed alone: not on the device, nor on the number of ranks."""
-    with torch.random.fork_rng(devices=[]), _WholeDraws(), torch.no_grad():
+    """Draw initial weights from the seed, and leave torch's random numbers as they are."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         yield
-
-
-class _WholeDraws(TorchFunctionMode):
-    """Let every function of `torch.nn.init` fill a whole tensor on the CPU, of which a sharded one keeps its part."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:  # The protocol of torch.overrides is untyped.
-        if getattr(func, "__module__", None) != "torch.nn.init":
-            return func(*args, **kwargs or {})
-        given = inspect.signature(func).bind(*args, **kwargs or {}).arguments
-        tensor = given.pop("tensor")
-        copy_whole(tensor, func(torch.empty(tensor.shape, dtype=tensor.dtype), **given))
-        return tensor
-
-
-def copy_whole(parameter: Tensor, whole: Tensor) -> None:
-    """Fill a parameter in place from its whole value; a sharded one reads its part alone, without communication."""
-    with torch.no_grad():
-        if is_sharded(parameter):
-            from torch.distributed.tensor import DTensor
-
-            assert isinstance(parameter, DTensor)
-            parameter.to_local().copy_(_own_part(parameter, whole))
-        else:
-            parameter.copy_(whole)
-
-
-def _own_part(parameter: "DTensor", whole: Tensor) -> Tensor:
-    """Return the view of a whole tensor that this rank holds of a sharded parameter."""
-    from torch.distributed.tensor import Shard
-
-    coordinates = parameter.device_mesh.get_coordinate()
-    assert coordinates is not None
-    for axis, placement in enumerate(parameter.placements):
-        if isinstance(placement, Shard):
-            # torch.chunk is what Shard is documented by; ranks beyond its last chunk hold nothing.
-            parts = whole.chunk(parameter.device_mesh.size(axis), placement.dim)
-            at = coordinates[axis]
-            whole = parts[at] if at < len(parts) else whole.narrow(placement.dim, 0, 0)
-    return whole
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether a tensor is a DTensor without importing that class, which costs a second."""
-    return hasattr(tensor, "placements")
 
 
 def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:

@@ -13,7 +13,7 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from torchtune.config import Component, instantiate
-from torchtune.training._light_optimizer import lighten, spare_the_compiler
+from torchtune.internals import lighten, spare_the_compiler
 
 
 def build_scheduler(

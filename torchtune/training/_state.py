@@ -300,11 +300,8 @@ class State:
             )
         self._scheduler.load_state_dict(saved)
         if isinstance(self._scheduler, LambdaLR):
-            groups = self._optimizer.param_groups
-            scheduler = self._scheduler
-            for group, base, curve in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
-                group["lr"] = base * curve(scheduler.last_epoch)
-            scheduler._last_lr = [group["lr"] for group in groups]  # noqa: SLF001 - what get_last_lr returns
+            self._scheduler.last_epoch -= 1
+            self._scheduler.step()
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
         """Give the optimizer its settings, and tensors of the right shapes that are then filled."""

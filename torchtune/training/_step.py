@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.data import IGNORE_INDEX, Batch
-from torchtune.modules import Decoder, Documents, LinearCrossEntropy
-from torchtune.training._placement import DTYPES, is_sharded
+from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded
+from torchtune.training._placement import DTYPES
 
 StepLoss = Callable[[Decoder, Batch], Tensor]
 """The loss of a batch, summed over its target tokens, as a scalar that gradients flow from."""

@@ -1,0 +1,13 @@
+"""The tests' own components are trusted here."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from torchtune.config import Trust, only_trusting
+
+
+@pytest.fixture(autouse=True)
+def trusting_the_tests() -> Iterator[None]:
+    with only_trusting(Trust(packages=frozenset({"tests"}))):
+        yield

@@ -1,0 +1,133 @@
+"""Each reliance on another library's internals: that its probe passes here, what it declares, and when it is off."""
+
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.training_sides.cases import ABLATIONS
+from tests.tune import Tune
+from torchtune.internals import INTERNALS, OUTCOMES, Internal
+
+ROOT = Path(__file__).resolve().parents[2]
+each = pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: internal.name)
+
+
+@each
+def test_its_probe_passes(internal: Internal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNE_PLAIN", raising=False)
+    monkeypatch.delitem(OUTCOMES, internal.name, raising=False)
+    assert internal.is_enabled()
+
+
+@each
+def test_it_says_what_it_is_for_and_what_happens_without(internal: Internal) -> None:
+    assert all(internal)
+    assert re.fullmatch(r"\d+(\.\d+)+", internal.version_tried)
+
+
+def test_names_are_unique() -> None:
+    assert len({internal.name for internal in INTERNALS}) == len(INTERNALS)
+
+
+@each
+def test_the_command_that_shows_its_gain_exists(
+    internal: Internal, tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = re.search(r"(python benchmarks/|tune ).*", internal.gain)
+    assert command is not None
+    words = shlex.split(command[0])
+    if words[0] == "tune":
+        monkeypatch.chdir(ROOT)
+        assert tune(*words[1:]).status == 0
+        return
+    program = ROOT / words[1]
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in program.read_text()
+    (line,) = re.findall(r'the line "(.+?)"', internal.gain)
+    assert line in ABLATIONS
+
+
+def made(calls: list[int], *, passes: bool = True) -> Internal:
+    def probe() -> bool:
+        calls.append(1)
+        if not passes:
+            raise AttributeError("'Optimizer' object has no attribute 'x'")
+        return True
+
+    return Internal("made for a test", "attrs", "1.2", "nothing", "it is done plainly", probe)
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_probe_is_tried_once_and_its_failure_logged_once(
+    passes: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("TUNE_PLAIN", raising=False)
+    monkeypatch.delitem(OUTCOMES, "made for a test", raising=False)
+    calls: list[int] = []
+    internal = made(calls, passes=passes)
+    with caplog.at_level(logging.WARNING):
+        assert [internal.is_enabled(), internal.is_enabled()] == [passes, passes]
+    del OUTCOMES["made for a test"]
+    assert calls == [1]
+    failure = (
+        "made for a test: attrs .+ behaves differently from 1.2, .* (AttributeError: .*); it is done plainly"
+    )
+    assert len(caplog.messages) == (not passes)
+    assert all(
+        re.fullmatch(failure.replace("(", r"\(").replace(")", r"\)"), text) for text in caplog.messages
+    )
+
+
+@pytest.mark.parametrize(("value", "is_on"), [("1", False), ("0", True), ("", True)])
+def test_the_switch_turns_it_off_without_a_probe(
+    value: str, is_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_PLAIN", value)
+    monkeypatch.delitem(OUTCOMES, "made for a test", raising=False)
+    calls: list[int] = []
+    assert made(calls).is_enabled() == is_on
+    OUTCOMES.pop("made for a test", None)
+    assert calls == [1] * is_on
+
+
+CACHED = """
+import os
+os.environ["ONEDNN_VERBOSE"] = "2"
+from torchtune.internals import _glibc
+_glibc.CACHES = {{name: "{capacity}" for name in _glibc.CACHES}}
+os.environ["GLIBC_TUNABLES"] = ""
+_glibc.steady_heap()
+import torch
+for _ in range(2):
+    for width in (64, 65, 66, 67):
+        torch.nn.functional.conv2d(torch.ones(4, 16, width, width), torch.ones(16, 16, 3, 3))
+"""
+
+
+HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="torch is built without oneDNN")
+def test_onednn_keeps_as_many_kernels_as_the_environment_says() -> None:
+    hits = []
+    for capacity in (1, 64):
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED.format(capacity=capacity)],
+            env={name: value for name, value in os.environ.items() if name != "TUNE_PLAIN"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = [line for line in done.stdout.splitlines() if "create:" in line and ",convolution," in line]
+        assert len(lines) >= 4
+        hits.append(sum("cache_hit" in line for line in lines))
+    assert hits[0] == 0
+    assert hits[1] >= 4

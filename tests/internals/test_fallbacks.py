@@ -1,0 +1,200 @@
+"""What happens where an internal is not to be relied on: the same results, by plain means."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from attrs import define, field
+from torch.optim import AdamW
+
+from tests.config.broken import RECIPE, lines_of
+from tests.modules.test_lean import FAMILIES, decoder, results
+from tests.tolerance import FLOAT64, assert_near
+from tests.training.tiny import tiny_decoder
+from tests.tune import Tune
+from torchtune.config import lazy
+from torchtune.config._validators import not_empty, one_of, rules
+from torchtune.internals import INTERNALS, OUTCOMES, lighten, steady_heap
+from torchtune.modules import lean
+from torchtune.modules._lean import Lean
+from torchtune.training import needs
+
+Switch = Callable[[str], None]
+
+
+@pytest.fixture(params=["TUNE_PLAIN=1", "the probe fails"])
+def off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Switch:
+    """Return what switches an internal off, by its name."""
+
+    def switch(name: str) -> None:
+        assert name in {internal.name for internal in INTERNALS}
+        if request.param == "TUNE_PLAIN=1":
+            monkeypatch.setenv("TUNE_PLAIN", "1")
+        else:
+            monkeypatch.setitem(OUTCOMES, name, False)  # noqa: FBT003 -- its value
+
+    return switch
+
+
+def test_a_run_is_not_started_again(off: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it was started again"))
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    off("heap settings")
+    steady_heap()
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_caches_of_kernels_are_not_bounded(off: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    off("kernel caches")
+    steady_heap()
+    assert not os.environ.keys() & {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}
+
+
+def made_light(monkeypatch: pytest.MonkeyPatch) -> tuple[AdamW, torch.nn.Parameter]:
+    """Make an optimizer as a run does, in which nothing has imported torch's compiler."""
+    parameter = torch.nn.Parameter(torch.linspace(-1, 1, 5))
+    optimizer = AdamW([parameter], lr=0.1)
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "torch._dynamo", raising=False)
+        lighten(optimizer)
+    return optimizer, parameter
+
+
+def test_an_optimizer_takes_torchs_own_step(off: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    light, ours = made_light(monkeypatch)
+    off("optimizer step")
+    plain, expected = made_light(monkeypatch)
+    assert ("step" in vars(light), "step" in vars(plain)) == (True, False)
+    for i in range(4):
+        for optimizer, parameter in ((light, ours), (plain, expected)):
+            parameter.grad = torch.linspace(-i, 2 * i, 5)
+            optimizer.step()
+    assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_lean_layers_are_plain(off: Switch, family: str) -> None:
+    ours, plain = (decoder(FAMILIES[family], "lora") for _ in range(2))
+    lean(ours)
+    off("activation backward")
+    lean(plain)
+    assert any(isinstance(module, Lean) and module.is_lean for module in ours.modules())
+    assert not any(isinstance(module, Lean) and module.is_lean for module in plain.modules())
+    assert_near(results(ours), results(plain), FLOAT64)
+
+
+def test_an_estimate_counts_no_activations(off: Switch) -> None:
+    with torch.device("meta"):
+        models = tiny_decoder(), tiny_decoder()
+    whole = needs(models[0], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
+    assert whole.activations > 0
+    off("memory of activations")
+    coarse = needs(models[1], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
+    assert coarse == attrs.evolve(whole, activations=0, loss=0, heap=0, peak=0)
+
+
+FUNCTION = """from tests.config.sample import *
+from torchtune.config import lazy
+
+def c() -> Config:
+    cfg = Config(
+        output_dir="x",
+        optimizer=lazy(
+            Adam,
+            lr=0.5,
+        ),
+    )
+    cfg.epochs = 3
+    return cfg
+"""
+
+
+def origins(file: Path, tune: Tune) -> tuple[str, dict[str, str]]:
+    """Return the frozen config of `c`, and the line of each of its values."""
+    shown = tune("show", RECIPE, "--config", f"{file}:c", "--origins").out
+    lines = (line.split("# ") for line in shown.splitlines() if f"{file}:" in line)
+    found = {value.split(":")[0].strip(): origin.rpartition(":")[2].strip() for value, origin in lines}
+    return tune("export", RECIPE, "--config", f"{file}:c").out, found
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("calling lines", {"output_dir": "6", "optimizer.lr": "7", "epochs": "12"}),
+        ("recording of config functions", {"output_dir": "4", "optimizer.lr": "9", "epochs": "4"}),
+    ],
+)
+def test_a_value_has_the_line_of_what_is_above_it(
+    off: Switch, name: str, lines: dict[str, str], tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / f"{tmp_path.name}.py"
+    file.write_text(FUNCTION)
+    frozen, found = origins(file, tune)
+    assert {key: found[key] for key in lines} == {"output_dir": "6", "optimizer.lr": "9", "epochs": "12"}
+    off(name)
+    if "TUNE_PLAIN" in os.environ:  # both are off
+        lines = dict.fromkeys(lines, "4")
+    sys.modules.pop(file.stem)
+    plain, found = origins(file, tune)
+    assert plain == frozen
+    assert {key: found[key] for key in lines} == lines
+    sys.modules.pop(file.stem)
+
+
+HEAD = """from tests.config.sample import *
+from attrs import define
+
+def c() -> Config:
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            "return Config(output_dir='x', batch_sizee=3)",
+            "5: TypeError: .*unexpected keyword argument 'batch_sizee'",
+        ),
+        ("return Config()", "5: TypeError: .*missing 1 required keyword-only argument: 'output_dir'"),
+        ("return Config(output_dir='x', batch_size=0)", "4: batch_size: expected an int above 0, got 0"),
+        ("c = Config(output_dir='x')\n    c.epochss = 3\n    return c", "6: AttributeError: .*'epochss'.*"),
+        (
+            "c = Loose(output_dir='x')\n    c.epochss = 3\n    return c",
+            "4: epochss: no 'epochss'; did you mean 'epochs'.",
+        ),
+    ],
+)
+def test_a_mistake_of_a_config_function_is_found(
+    off: Switch, body: str, expected: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"{tmp_path.name}.py"
+    loose = "@define(kw_only=True, slots=False)\nclass Loose(Config): pass\n"
+    file.write_text(f"{HEAD}    {body}\n{loose}")
+    off("recording of config functions")
+    (found,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    assert re.fullmatch(f"{file.name}:{expected}", found)
+
+
+@define
+class Combined:
+    """A config class whose field has two validators."""
+
+    word: str = field(validator=[one_of("a", "b"), not_empty()])
+
+
+def test_combined_validators_are_asked_all_the_same(off: Switch) -> None:
+    (word,) = attrs.fields(Combined)
+    assert len(rules(word.validator)) == 2
+    off("combined validators")
+    assert rules(word.validator) == []
+    with pytest.raises(ValueError, match="word: expected a value"):
+        Combined("c")

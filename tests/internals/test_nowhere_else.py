@@ -1,0 +1,111 @@
+"""Outside torchtune/internals nothing relies on the internals of another library."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [
+    file
+    for folder in ("torchtune", "recipes", "configs_py")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    if not file.is_relative_to(ROOT / "torchtune/internals")
+]
+REPLACED = {"__class__", "__init__", "__setattr__", "forward"}
+"""Attributes that only a trick assigns."""
+ALLOWED = {
+    "_exit": "os documents it",
+    "_asdict": "named tuples document it",
+    "_replace": "named tuples document it",
+    "_RECIPE_LIST": "the specification names it",
+    "_CONFIG_LISTS": "the specification names it",
+    "_is_protocol": "typing has no public name for it before Python 3.13",
+    "_type": "the name of a feature's kind in the files of `datasets`",
+}
+"""Private names that are no internals of torch, attrs or glibc."""
+
+
+def targets(node: ast.AST) -> list[ast.expr]:
+    """Return what a statement assigns, the parts of tuples one by one."""
+    if isinstance(node, ast.Assign):
+        found = node.targets
+    elif isinstance(node, (ast.AnnAssign, ast.AugAssign)):
+        found = [node.target]
+    else:
+        return []
+    return [part for t in found for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
+
+
+def own_attributes(tree: ast.AST) -> Iterator[str]:
+    """Yield the private attributes that a file's classes define, or set on `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for statement in node.body:
+                if isinstance(statement, ast.FunctionDef):
+                    yield statement.name
+                for target in targets(statement):
+                    if isinstance(target, ast.Name):
+                        yield target.id
+                        slots = getattr(statement, "value", None) if target.id == "__slots__" else None
+                        yield from ast.literal_eval(slots) if slots else ()
+        for target in targets(node):
+            if isinstance(target, ast.Attribute) and ast.unparse(target.value) == "self":
+                yield target.attr
+
+
+def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the private names that a file reads or sets on other objects than `self`, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant):
+                yield node.lineno, str(name.value)
+
+
+def test_private_names_are_our_own() -> None:
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+    own = {name for tree in trees.values() for name in own_attributes(tree)}
+    assert len(trees) > 200
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} {name}"
+        for file, tree in trees.items()
+        for line, name in private_names(tree)
+        if name.startswith("_") and not name.endswith("__") and name not in own | ALLOWED.keys()
+    ]
+    assert wrong == []
+
+
+def test_no_method_or_class_of_an_object_is_replaced() -> None:
+    wrong = []
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for target in targets(node):
+                if isinstance(target, ast.Attribute):
+                    owner = ast.unparse(target.value).rpartition(".")[2]
+                    is_step = target.attr == "step" and owner in ("optimizer", "scheduler")
+                    if target.attr in REPLACED or is_step:
+                        wrong.append(f"{file.relative_to(ROOT)}:{target.lineno} {ast.unparse(target)}")
+    assert wrong == []
+
+
+def test_no_frame_override_or_setting_of_a_c_library_is_touched() -> None:
+    """Frames, torch's overrides, settings of C libraries and replaced processes are in one package."""
+    words = (
+        "_getframe",
+        "f_locals",
+        "GLIBC_TUNABLES",
+        "MALLOC_",
+        "ONEDNN_",
+        "os.exec",
+        "ctypes",
+        "__torch_",
+    )
+    wrong = [
+        f"{file.relative_to(ROOT)} {word}"
+        for file in FILES
+        for word in words
+        if word in file.read_text(encoding="utf-8")
+    ]
+    assert wrong == []

@@ -1,0 +1,70 @@
+"""Whole runs with TUNE_PLAIN=1, in processes of their own, against the same runs without."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_run import tiny_run
+from tests.tolerance import FLOAT64
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = """
+import json, os, sys
+from torchtune.internals import steady_heap
+steady_heap()
+import torch
+from torchtune.cli import main
+from torchtune.training import DTYPES
+DTYPES["fp32"] = torch.float64  # what differs is then not what Adam makes of a rounding
+for words in json.loads(sys.argv[1]):
+    assert main(words) == 0
+print(json.dumps(["torch._dynamo" in sys.modules, "GLIBC_TUNABLES" in os.environ]))
+"""
+
+
+def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
+    from torchtune.cli import main
+
+    tiny = tiny_run(tmp_path, lambda *words: main(words))
+    found, is_loaded = {}, {}
+    for plain in ("0", "1"):
+        runs = [
+            [
+                *(f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"),
+                *(
+                    *tiny.words,
+                    f"output_dir={tmp_path}/{kind}_{plain}",
+                    f"dataset.source={tmp_path}/rows.json",
+                ),
+                *("device=cpu", "dtype=fp32", "batch_size=2", "data_workers=0", "validation=null"),
+                *("lr_scheduler=null", "optimizer.lr=1e-2", "packing.length=64", "max_steps=4"),
+            ]
+            for kind in ("full", "lora")
+        ]
+        environment = {n: v for n, v in os.environ.items() if n != "GLIBC_TUNABLES"} | {"TUNE_PLAIN": plain}
+        done = subprocess.run(
+            [sys.executable, "-c", RUNS, json.dumps(runs)],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        is_loaded[plain] = json.loads(done.stdout.splitlines()[-1])
+        for kind in ("full", "lora"):
+            lines = (tmp_path / f"{kind}_{plain}" / "metrics.jsonl").read_text().splitlines()
+            found[kind, plain] = [json.loads(line) for line in lines]
+    is_glibc = sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+    assert is_loaded == {"0": [False, is_glibc], "1": [True, False]}
+    for kind in ("full", "lora"):
+        assert len(found[kind, "0"]) == 4
+        for ours, plain_line in zip(found[kind, "0"], found[kind, "1"], strict=True):
+            for name in ("loss", "grad_norm", "lr"):
+                assert ours[name] == pytest.approx(plain_line[name], rel=FLOAT64)
+    losses = [line["loss"] for line in found["full", "0"]]
+    assert losses[-1] < losses[0]

@@ -1,0 +1,45 @@
+"""Operators of torch that its own backward passes are made of, and that its documentation does not list."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchtune.internals._internal import Internal
+
+
+def activation_backward(grad: Tensor, x: Tensor, activation: str) -> Tensor:
+    """Return the gradient of `silu` or `gelu_tanh` at x, times `grad`; all are of one shape."""
+    gradient: Tensor
+    if activation == "silu":
+        gradient = torch.ops.aten.silu_backward(grad, x)
+    else:
+        gradient = torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
+    return gradient
+
+
+def _agrees_with_autograd() -> bool:
+    plain: dict[str, Callable[[Tensor], Tensor]] = {
+        "silu": F.silu,
+        "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    }
+    for activation, compute in plain.items():
+        with torch.enable_grad():
+            x = torch.linspace(-4, 4, 9, dtype=torch.float64, device="cpu").requires_grad_()
+            torch.autograd.backward(compute(x).sum())  # `torch.autograd.grad` would import sympy
+        found = activation_backward(torch.ones_like(x), x.detach(), activation)
+        if x.grad is None or not torch.allclose(found, x.grad, rtol=1e-9, atol=1e-12):
+            return False
+    return True
+
+
+ACTIVATION_BACKWARD = Internal(
+    name="activation backward",
+    library="torch",
+    version_tried="2.13.0",
+    gain='memory of lean layers: the line "plain layers" of python benchmarks/training.py MODEL ROWS --ablate',
+    fallback="layers are the plain ones, as with lean_layers=false",
+    probe=_agrees_with_autograd,
+)
