@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torchtune.cli import VERBS
+from torchtune.cli._schema_files import schema_folder
 from torchtune.config import config_names, config_sources, folder_of, recipe_names
 
 Schema = Mapping[str, Any]
@@ -36,7 +37,7 @@ OPTIONS = {
     ),
     "plot": ("-o", "--output", "--smooth"),
     "diff": ("--json",),
-    "schema": ("-o",),
+    "schema": ("-o", "--all"),
     "import": ("-o", "--force"),
     "convert": ("--base", "--apart", "--tokenizer", "--dtype"),
     "download": ("--output-dir", "--revision", "--include", "--ignore"),
@@ -115,7 +116,7 @@ def _overrides(recipe: str, words: Sequence[str], current: str) -> Iterator[str]
 
 
 def _schema(recipe: str) -> Schema:
-    file = os.path.join(folder_of("configs_yaml"), "schemas", f"{recipe}.json")  # noqa: PTH118 -- see `tune diff`
+    file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118 -- see `tune diff`
     try:
         with open(file, encoding="utf-8") as stream:  # noqa: PTH123
             found: Schema = json.load(stream)

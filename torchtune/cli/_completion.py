@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from torchtune.cli._schema_files import schema_file
+from torchtune.config import recipe_names
+
 HELP = """\
 usage: tune completion bash|zsh|fish
 
@@ -67,5 +70,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) != 1 or argv[0] not in SCRIPTS:
         sys.stderr.write(f"tune completion takes a shell\n{HELP}")
         return 2
+    for recipe in recipe_names():  # what is completed stands in their schemas
+        schema_file(recipe)
     sys.stdout.write(SCRIPTS[argv[0]])
     return 0
