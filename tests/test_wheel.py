@@ -26,16 +26,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, *options: str) -> Path:
-    """Build a wheel from a copy of the tracked and untracked files."""
-    source = folder / "source"
-    source.mkdir()
-    for name in NAMES:
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], check=True)
-    shutil.rmtree(source / "configs_yaml/schemas", ignore_errors=True)
+    """Build a wheel from a copy of the project."""
+    source = copy_project(folder / "source")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *options, "-w", str(folder), "."]
     subprocess.run(pip, cwd=source, check=True)
     (built,) = folder.glob("torchtune-*.whl")
     return built
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy the files from which the project is installed, and those alone."""
+    folder.mkdir()
+    for name in NAMES:
+        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
+    shutil.rmtree(folder / "configs_yaml/schemas", ignore_errors=True)
+    return folder
 
 
 def install(wheel: Path, site: Path) -> dict[str, str]:
