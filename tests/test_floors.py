@@ -32,7 +32,6 @@ LATE_IMPORTS = {
         "cli",
     ): "Recipe.__call__ without a config is the command line; testing finds a file's recipe",
     ("torchtune.config", "training"): "check_device asks torch for the device, once a run is about to start",
-    ("torchtune.config", "recipes"): "the registry is the lists in recipes/__init__.py",
     ("torchtune.cli", "models"): "tune convert",
     ("torchtune.cli", "training"): "tune validate counts what a model needs, tune data makes batches",
     ("torchtune.cli", "data"): "tune data looks at rows",

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.static.test_static import CASES, CHECKERS, Found, basedpyright, compare
+from tests.static.test_static import CASES, CHECKERS, Found, basedpyright, compare, mypy
 from tests.test_wheel import build, copy_project
 
 pytestmark = pytest.mark.slow
@@ -59,3 +59,25 @@ def test_checker_finds_every_marked_mistake_outside_the_clone(
     options = ["cases.py"] if check is basedpyright else ["--strict"]
     found = check("cases.py", folder=installed.folder, python=installed.python, options=options)
     compare(found, rules)
+
+
+@pytest.mark.parametrize("check", [mypy, basedpyright])
+def test_project_with_a_package_named_recipes_may_import_ours_as_well(
+    installed: Installed, check: Callable[..., list[Found]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/__init__.py").touch()
+    (tmp_path / "recipes/cake.py").write_text("SUGAR: int = 3\n")
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    (tmp_path / "mine.py").write_text(
+        "from recipes.cake import SUGAR\n"
+        "from torchtune.configs_py.smollm2 import smollm2_135m_lora\n"
+        "from torchtune.recipes.lora_finetune import LoraFinetuneConfig\n"
+        "cfg: LoraFinetuneConfig = smollm2_135m_lora()\n"
+        "cfg.batch_size = SUGAR\n"
+        "spoon: str = SUGAR\n"
+    )
+    options = ["-p", "."] if check is basedpyright else ["--strict"]
+    found = check("mine.py", folder=tmp_path, python=installed.python, options=options)
+    assert [error.line for error in found] == [6]

@@ -16,6 +16,7 @@ from torchtune.config import (
     allow,
     config_names,
     load_module,
+    prefer_packages_beside,
     recipe_source,
     required_names,
     trust_folder_of,
@@ -87,6 +88,9 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
             call.recipe = word
         else:
             call.words.append(word)
+    for named in (call.recipe, call.config or ""):
+        if ".py" in named:  # before anything of ours is imported under a name that the project has too
+            prefer_packages_beside(named.partition(".py")[0])
     return call
 
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from torchtune.config._node import Node
     from torchtune.config._outputs import LockedError, lock, read_record, update_record, versions, way_on
     from torchtune.config._overrides import override
+    from torchtune.config._own_packages import OwnPackages, folder_of, prefer_packages_beside
     from torchtune.config._parse import Recipe, parse
     from torchtune.config._registry import (
         Source,
         config_names,
         config_source,
         config_sources,
-        folder_of,
         recipe_names,
         recipe_source,
         unknown_name,
@@ -82,13 +82,13 @@ _HOMES = {
     "_node": ("Node",),
     "_outputs": ("LockedError", "lock", "read_record", "update_record", "versions", "way_on"),
     "_overrides": ("override",),
+    "_own_packages": ("OwnPackages", "folder_of", "prefer_packages_beside"),
     "_parse": ("Recipe", "parse"),
     "_registry": (
         "Source",
         "config_names",
         "config_source",
         "config_sources",
-        "folder_of",
         "freeze",
         "recipe_names",
         "recipe_source",
@@ -130,6 +130,7 @@ __all__ = [
     "Mistake",
     "Node",
     "Origin",
+    "OwnPackages",
     "Passed",
     "Recipe",
     "Rule",
@@ -174,6 +175,7 @@ __all__ = [
     "parameters_of",
     "parse",
     "parse_yaml",
+    "prefer_packages_beside",
     "print_help",
     "read_record",
     "read_yaml",

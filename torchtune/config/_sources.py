@@ -14,10 +14,11 @@ from typing import Any
 from torchtune.config._classes import fields
 from torchtune.config._layers import Layers, Origin, line_of
 from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean, dotted
+from torchtune.config._own_packages import own_name, prefer_packages_beside
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_source, config_sources
 from torchtune.config._signature import result_type
-from torchtune.config._trust import OWN_PACKAGES, trust_folder_of
+from torchtune.config._trust import trust_folder_of
 from torchtune.config._types import article, is_section, yaml_repr
 from torchtune.config._unstructure import unstructure_what_can_be
 from torchtune.config._yaml import Document, read_yaml
@@ -303,17 +304,20 @@ def _loaded_from(path: Path) -> ModuleType | None:
 
 def _import_member(path: Path) -> ModuleType | None:
     """Import a file that lies in a package under its name there, such as `configs_py.smollm2`."""
+    ours = own_name(path)
+    if ours is not None:
+        return importlib.import_module(ours)
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").exists():
         parts.insert(0, folder.name)
         folder = folder.parent
     if len(parts) == 1:
         return None
+    prefer_packages_beside(path)
     spec = importlib.util.find_spec(parts[0])
     if spec is None or Path(str(spec.origin)).resolve().parent != folder / parts[0]:
         return None  # another package has that name
-    if parts[0] not in OWN_PACKAGES:
-        trust_folder_of(path)
+    trust_folder_of(path)
     return importlib.import_module(".".join(parts))
 
 

@@ -15,8 +15,9 @@ from typing import Any, Final
 from attrs import define, evolve, field
 
 from torchtune.config._mistakes import did_you_mean
+from torchtune.config._own_packages import PACKAGES, is_own, prefer_packages_beside
 
-OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
+OWN_PACKAGES: Final = ("torchtune", *PACKAGES)
 WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.cli.")
 """Parts of torchtune that run a config and are never named by one."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
@@ -74,6 +75,7 @@ def trust_folder_of(file: str | Path) -> None:
 
     It is appended to `sys.path`, never put before it, so that a `torch.py` there shadows nothing.
     """
+    prefer_packages_beside(file)
     named = str(Path(file).resolve())
     if named not in _current.trust.files:
         _current.trust.files += (named,)
@@ -103,7 +105,7 @@ def refuse_path(path: str) -> str | None:
     first = path.partition(".")[0]
     if path.startswith(WITHOUT_COMPONENTS):
         return f"{'.'.join(path.split('.')[:2])} holds no components"
-    if first in OWN_PACKAGES or first in current_trust().packages:
+    if is_own(first) or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
@@ -114,9 +116,11 @@ def refuse_path(path: str) -> str | None:
         return f"{first!r} is part of Python itself, which holds no components"
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
-    if near := did_you_mean(first, (*OWN_PACKAGES, "torch")):
-        return f"{first!r} is not trusted{near}"
-    return f"{first!r} is not trusted; if you know its code, add --allow {first}"
+    if first in OWN_PACKAGES:
+        why = f"is a package of another project here, and ours is torchtune.{first}"
+        return f"{first!r} {why}; if you know its code, add --allow {first}"
+    near = did_you_mean(first, (*OWN_PACKAGES, "torch"))
+    return f"{first!r} is not trusted{near or f'; if you know its code, add --allow {first}'}"
 
 
 def refuse_object(found: Any) -> str | None:
@@ -125,7 +129,7 @@ def refuse_object(found: Any) -> str | None:
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):
         return f"it is defined in {module!r}, which holds no components"
-    if first in OWN_PACKAGES or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
+    if is_own(first) or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
         return None
     if any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES):
         return None
