@@ -44,29 +44,35 @@ class IncompleteError(Exception):
 
 
 @contextmanager
-def recording(config_class: type | None) -> Iterator["Recorder"]:
-    """Note where objects of a config class and its sections are made and changed.
+def recording(*config_classes: type | None) -> Iterator["Recorder"]:
+    """Note where objects of config classes and their sections are made and changed.
 
     Meanwhile nothing is validated: what is wrong is found once all layers are merged, all of it at once. A name that
     is no field is noted and passed over.
     """
     recorder = Recorder()
-    for cls, path in _section_paths(config_class, ()):
-        recorder.sections.setdefault(cls, []).append(path)
-    saved = [(c, c.__init__, c.__dict__.get("__setattr__")) for c in _classes(config_class)]  # type: ignore[misc]
-    for c, init, assign in saved:
+    watched: tuple[type, ...] = ()
+    for config_class in config_classes:
+        for cls, path in _section_paths(config_class, ()):
+            places = recorder.sections.setdefault(cls, [])
+            if path not in places:
+                places.append(path)
+        watched = _classes(config_class, watched)
+    # One class may inherit from another, so that all are read before any is changed.
+    saved = [(c, c.__init__, c.__setattr__, "__setattr__" in vars(c)) for c in watched]  # type: ignore[misc]
+    for c, init, assign, _ in saved:
         c.__init__ = recorder.watched_init(init)  # type: ignore[misc]  # put back below
-        c.__setattr__ = recorder.watched_assign(assign or c.__setattr__)  # type: ignore[method-assign]
+        c.__setattr__ = recorder.watched_assign(assign)  # type: ignore[method-assign]
     try:
         with attrs.validators.disabled():
             yield recorder
     finally:
-        for c, init, assign in saved:
+        for c, init, assign, is_own in saved:
             c.__init__ = init  # type: ignore[misc]
-            if assign is None:
-                del c.__setattr__
-            else:
+            if is_own:
                 c.__setattr__ = assign  # type: ignore[method-assign]
+            else:
+                del c.__setattr__
 
 
 def _classes(t: Any, seen: tuple[type, ...] = ()) -> tuple[type, ...]:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from torchtune.config._classes import fields
 from torchtune.config._layers import Layers, Origin, line_of
 from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean, dotted
-from torchtune.config._own_packages import own_name, prefer_packages_beside
+from torchtune.config._own_packages import is_own, own_name, prefer_packages_beside
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_source, config_sources
 from torchtune.config._signature import result_type
@@ -159,29 +160,54 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
         name = getattr(make, "__name__", repr(make))
         raise _mistake(shown_path(file), f"{name} is no plain function that returns a config")
     here = f"{shown_path(file)}:{code.co_firstlineno}"
-    with recording(layers.wanted) as recorder:
+    returned = result_type(inspect.unwrap(make))
+    with recording(layers.wanted, returned if is_section(returned) else None) as recorder:
         try:
             config = make()
         except (Exception, SystemExit) as error:
             raise ConfigError([*_slips(recorder, here, None), *_failure(error, file)]) from error
-    if layers.wanted is not None and not _fits(config, layers.wanted):
-        found = "nothing" if config is None else article(type(config).__name__)
-        raise _mistake(
-            here, f"{make.__name__} returns {found}; this recipe takes {article(layers.wanted.__name__)}"
-        )
+    why = _misfit(config, layers.wanted, recorder.locate)
+    if why is not None:
+        raise _mistake(here, f"{make.__name__} {why}")
     add_object(layers, config, recorder.locate, here)
     for slip in _slips(recorder, here, config):
         layers.mistakes.append((Origin(layers.depth, line_of(slip.origin), slip.origin), slip))
 
 
-def _fits(config: Any, wanted: type) -> bool:
-    """Tell whether a config function's result is one of a recipe, or of the recipe that it was copied from.
+def _misfit(config: Any, wanted: type | None, recorded: Locator) -> str | None:
+    """Return why a recipe does not take what a config function returned, or None.
 
-    A copy's config class has the name of the original's; its fields are checked one by one with everything else.
+    It takes an object of its config class. It also takes one of a class that this derives from or, in a copy, replaces,
+    if this has every field that the config sets.
     """
-    return isinstance(config, wanted) or (
-        is_section(type(config)) and type(config).__qualname__ == wanted.__qualname__
-    )
+    if wanted is None or isinstance(config, wanted):
+        return None
+    cls, lacking = type(config), ""
+    if is_section(cls) and (issubclass(wanted, cls) or _may_replace(wanted, cls)):
+        missing = _set_fields(config, unstructure_what_can_be(config)[0], recorded) - fields(wanted).keys()
+        if not missing:
+            return None
+        lacking = f", which has no {', '.join(sorted(missing))}"
+    found = "nothing" if config is None else article(cls.__name__)
+    return f"returns {found}; this recipe takes {article(wanted.__name__)}{lacking}"
+
+
+def _may_replace(wanted: type, cls: type) -> bool:
+    """Tell whether a config class may be that of a copied recipe: it has the original's name, or is the user's own."""
+    return wanted.__qualname__ == cls.__qualname__ or not is_own(wanted.__module__)
+
+
+def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[str]:
+    """Return the fields of a config that its function wrote, or whose values are not their defaults.
+
+    Args:
+        config: An object of a config class.
+        tree: The same as a mapping.
+        recorded: A function from a path to the file and line of its literal, or None.
+    """
+    defaults = Layers.of_defaults(type(config)).tree
+    differing = {name for name in tree if name not in defaults or defaults[name] != tree[name]}
+    return differing | {name for name in tree if recorded(config, (name,))}
 
 
 def _slips(recorder: Recorder, otherwise: str, config: Any) -> list[Mistake]:
@@ -232,6 +258,10 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -
         layers.mistake(origin(p.path), p.path, p.message)
     if not isinstance(tree, dict):
         raise _mistake(otherwise, f"expected a config object, got {article(type(config).__name__)}")
+    names = list(tree)
+    if layers.wanted is not None and not isinstance(config, layers.wanted):
+        written = _set_fields(config, tree, recorded)  # the rest has the defaults of this recipe's own class
+        tree = {name: tree[name] for name in names if name in written}
     for name, value in tree.items():
         # A value that equals the default and was not written here stays the default's.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
@@ -239,7 +269,8 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -
                 name, None
             )  # a config object is complete, so nothing below is dropped by surprise
             layers.put((name,), value, origin)
-    layers.tree = {name: layers.tree[name] for name in tree}
+    in_order = [name for name in names if name in layers.tree]
+    layers.tree = {name: layers.tree[name] for name in (*in_order, *layers.tree)}
 
 
 def _function(module: ModuleType, file: str, function: str) -> Any:
