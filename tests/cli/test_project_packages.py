@@ -162,6 +162,14 @@ def test_our_recipe_takes_a_config_of_the_projects_package(first: str, project: 
     assert "batch_size: 3\n" in tune(project, first, "export", *call)
 
 
+@FIRST
+def test_all_configs_of_the_project_are_found_and_checked(first: str, project: Path) -> None:
+    done = run(project, first, "bin/tune", "validate", "--all", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert sum(" ok" in line for line in lines) == 4, done.stdout
+
+
 def test_script_of_the_project_has_both(project: Path) -> None:
     done = run(project, "the project's", "bake.py")
     assert done.returncode == 0, done.stderr

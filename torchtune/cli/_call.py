@@ -89,8 +89,9 @@ def read_call(argv: Sequence[str], switches: Sequence[str] = (), valued: Sequenc
         else:
             call.words.append(word)
     for named in (call.recipe, call.config or ""):
-        if ".py" in named:  # before anything of ours is imported under a name that the project has too
-            prefer_packages_beside(named.partition(".py")[0])
+        file = named.rpartition(":")[0] if ".py:" in named else named
+        if file.endswith(".py"):  # before anything of ours is imported under a name that the project has too
+            prefer_packages_beside(file)
     return call
 
 

@@ -16,6 +16,7 @@ from torchtune.config import (
     config_source,
     field_names,
     load_module,
+    prefer_packages_beside,
     read_yaml,
     recipe_names,
 )
@@ -105,6 +106,8 @@ def _is_hidden(path: Path) -> bool:
 def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]:
     """Return the registered recipes and those of a folder, by what a call names them; and those that do not load."""
     own = [str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))]
+    for file in own:  # before ours are imported under names that the folder's project has too
+        prefer_packages_beside(file)
     found, broken = {name: load_recipe(name) for name in recipe_names()}, []
     for name in own:
         try:
