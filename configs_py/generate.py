@@ -1,8 +1,8 @@
 """Answers from the model of any folder."""
 
-from recipes.alpaca_generate import AlpacaGenerateConfig
 from torchtune.config import lazy
 from torchtune.formats import hf_decoder
+from torchtune.recipes.alpaca_generate import AlpacaGenerateConfig
 from torchtune.tokenizers import auto_tokenizer
 
 

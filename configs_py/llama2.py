@@ -2,12 +2,12 @@
 
 from torch.optim import AdamW
 
-from recipes.alpaca_generate import AlpacaGenerateConfig
-from recipes.full_finetune import FullFinetuneConfig
-from recipes.lora_finetune import LoraFinetuneConfig
 from torchtune.config import lazy
 from torchtune.datasets import AlpacaDataset
 from torchtune.models.llama2 import llama2_7b, llama2_tokenizer
+from torchtune.recipes.alpaca_generate import AlpacaGenerateConfig
+from torchtune.recipes.full_finetune import FullFinetuneConfig
+from torchtune.recipes.lora_finetune import LoraFinetuneConfig
 from torchtune.training import Lora, cosine_with_warmup
 
 

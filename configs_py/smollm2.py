@@ -2,12 +2,12 @@
 
 from torch.optim import AdamW
 
-from recipes.alpaca_generate import AlpacaGenerateConfig
-from recipes.full_finetune import FullFinetuneConfig
-from recipes.lora_finetune import LoraFinetuneConfig
 from torchtune.config import lazy
 from torchtune.datasets import InstructDataset
 from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
+from torchtune.recipes.alpaca_generate import AlpacaGenerateConfig
+from torchtune.recipes.full_finetune import FullFinetuneConfig
+from torchtune.recipes.lora_finetune import LoraFinetuneConfig
 from torchtune.training import Lora, Validation, cosine_with_warmup
 
 MODEL = "models/SmolLM2-135M-Instruct"

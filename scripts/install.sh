@@ -14,10 +14,16 @@ for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
 done
 [ -n "${python:-}" ] || fail "Python 3.11 or newer is needed and ${PYTHON:-python3} is not; give one: make PYTHON=/path/to/python3.11" 2
 
-fingerprint=$(cat pyproject.toml constraints.txt | cksum)
+# The schemas to which the files of configs_yaml/ point are made from the code, and made again when it has changed.
+write_schemas() {
+  oldest=$(ls -t configs_yaml/schemas/*.json 2>/dev/null | tail -n 1)
+  [ -n "$oldest" ] && [ -z "$(find torchtune recipes -name '*.py' -newer "$oldest" | head -n 1)" ] && return
+  .venv/bin/python -m torchtune.cli schema --all >/dev/null || echo "install: the schemas of configs_yaml/ are not up to date" >&2
+}
+
+fingerprint=$(cat pyproject.toml setup.py constraints.txt | cksum)
 complete() { [ "$(cat ".venv/complete-$1" 2>/dev/null)" = "$fingerprint" ]; }
-complete dev && exit 0
-[ "$want" = run ] && complete run && exit 0
+if complete dev || { [ "$want" = run ] && complete run; }; then write_schemas; exit 0; fi
 
 # The markers go first: an install that is interrupted leaves none, and the next one starts from nothing.
 if ls .venv/complete-* >/dev/null 2>&1; then
@@ -39,3 +45,4 @@ if ! .venv/bin/python -m pip install --disable-pip-version-check -c constraints.
   esac
 fi
 printf '%s' "$fingerprint" >".venv/complete-$want"
+write_schemas

@@ -38,6 +38,14 @@ def tune(capsys: pytest.CaptureFixture[str]) -> Tune:
 
 
 @pytest.fixture(scope="session")
+def schemas() -> None:
+    """Build the schemas of `configs_yaml/` where they are not yet there, as in a fresh clone."""
+    from torchtune.cli._schema_files import schema_file
+
+    assert schema_file("lora_finetune")
+
+
+@pytest.fixture(scope="session")
 def fetch(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     """Return a function that fetches a package from the registry, once, and gives the folder of its unpacked files."""
     assert pytestconfig.cache is not None

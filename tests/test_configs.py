@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tests.tune import Tune
-from torchtune.cli._schema import schema_of
 from torchtune.config import load, render
 from torchtune.runs import config_names, config_source, folder_of, load_module, load_recipe
 
@@ -37,16 +36,6 @@ def test_rendering_is_up_to_date_and_loads_back_equal(
     loaded: Any = load(text, config_class)
     assert loaded == cfg
     assert text.endswith(render(loaded))
-
-
-@pytest.mark.parametrize("recipe", config_names())
-def test_schema_is_up_to_date(recipe: str, request: pytest.FixtureRequest) -> None:
-    golden = Path(folder_of("configs_yaml")) / "schemas" / f"{recipe}.json"
-    text = schema_of(load_recipe(recipe))
-    if request.config.getoption("--renew-configs"):
-        golden.parent.mkdir(exist_ok=True)
-        golden.write_text(text, encoding="utf-8")
-    assert golden.read_text(encoding="utf-8") == text, "run: make configs"
 
 
 def test_every_rendering_belongs_to_a_config() -> None:

@@ -3,18 +3,24 @@
 import copy
 import functools
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
+from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.config.test_random_edits import Edit, edited
-from torchtune.config import ConfigError
-from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
+from tests.tune import Tune
+from torchtune.cli import _schema_files
+from torchtune.cli._schema import schema_of
+from torchtune.config import Component, ConfigError, above, lazy
+from torchtune.config.model import Layers, json_schema, parse_yaml, read_yaml, render_yaml
 from torchtune.runs import config_names, folder_of, load_recipe
+from torchtune.utils.metric_logging import MetricLogger, StdoutLogger
 
 FOLDER = Path(folder_of("configs_yaml"))
 FILES = [(recipe, name) for recipe, names in config_names().items() for name in names]
@@ -22,9 +28,94 @@ FILES = [(recipe, name) for recipe, names in config_names().items() for name in 
 
 @functools.cache
 def validator(recipe: str) -> Any:
-    schema = json.loads((FOLDER / "schemas" / f"{recipe}.json").read_text(encoding="utf-8"))
+    schema = json.loads(schema_of(load_recipe(recipe)))
     jsonschema.Draft7Validator.check_schema(schema)
     return jsonschema.Draft7Validator(schema)
+
+
+@define(kw_only=True)
+class Section:
+    """A section."""
+
+    rank: int = field(default=8, validator=above(0))
+    """A number with a rule."""
+    names: list[str] = field(factory=lambda: ["a"])
+    """A list."""
+
+
+@define(kw_only=True)
+class Small:
+    """One field of each kind."""
+
+    output_dir: str
+    """A field that is required."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """A choice."""
+    limit: float | None = None
+    """A number or nothing."""
+    section: Section = field(factory=Section)
+    """A section."""
+    metric_logger: Component[MetricLogger] = lazy(StdoutLogger)
+    """A component."""
+
+
+def test_schema_of_a_small_config_class_is_the_golden_one(request: pytest.FixtureRequest) -> None:
+    golden = Path(__file__).with_name("small_schema.json")
+    schema = json_schema(Small, "small", "Shows a schema.")
+    del schema["definitions"]["foreign"]["pattern"]  # it lists the modules of this version of Python
+    text = json.dumps(schema, indent=1) + "\n"
+    if request.config.getoption("--renew-configs"):
+        golden.write_text(text, encoding="utf-8")
+    assert golden.read_text(encoding="utf-8") == text, "run: make configs"
+
+
+def schema_of_first_line(file: Path) -> Path:
+    comment = file.read_text(encoding="utf-8").partition("\n")[0]
+    return file.parent / comment.removeprefix("# yaml-language-server: $schema=")
+
+
+@pytest.mark.usefixtures("schemas")
+@pytest.mark.parametrize(("recipe", "name"), FILES)
+def test_first_line_of_a_config_and_of_its_copy_leads_to_the_schema_of_its_recipe(
+    recipe: str, name: str, tune: Tune, tmp_path: Path
+) -> None:
+    assert tune("cp", name, str(tmp_path / "copy.yaml")).status == 0
+    for file in (FOLDER / f"{name}.yaml", tmp_path / "copy.yaml"):
+        schema = schema_of_first_line(file)
+        assert json.loads(schema.read_text(encoding="utf-8"))["title"] == f"A config of {recipe}"
+
+
+@pytest.mark.usefixtures("schemas")
+def test_copy_beside_configs_yaml_names_its_schema_by_a_relative_path(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "configs_yaml").symlink_to(FOLDER)
+    monkeypatch.chdir(tmp_path)
+    tune("cp", "smollm2_135m_lora", "copy.yaml")
+    named = Path("copy.yaml").read_text(encoding="utf-8").partition("\n")[0].rpartition("=")[2]
+    assert not Path(named).is_absolute()
+    assert Path(named).resolve() == (FOLDER / "schemas/lora_finetune.json").resolve()
+
+
+def test_schemas_are_built_at_first_use_where_the_wheel_has_empty_ones(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lora_finetune.json").write_text(_schema_files.EMPTY)
+    monkeypatch.setattr(_schema_files, "schema_folder", lambda: str(tmp_path))
+    assert not _schema_files.is_built(str(tmp_path / "lora_finetune.json"))
+    assert tune("schema", "--all", "-o", str(tmp_path)).status == 0
+    assert {path.stem for path in tmp_path.iterdir()} == config_names().keys()
+    assert _schema_files.schema_file("lora_finetune") == str(tmp_path / "lora_finetune.json")
+
+
+def test_copy_names_its_recipe_where_the_schema_cannot_be_written(
+    tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_schema_files, "schema_folder", lambda: str(tmp_path / "schemas"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert tune("cp", "smollm2_135m_lora", str(tmp_path / "copy.yaml")).status == 0
+    assert (tmp_path / "copy.yaml").read_text().startswith("# recipe: lora_finetune\noutput_dir:")
+    assert tune("validate", "--all", str(tmp_path)).out.count("ok") == 1
 
 
 def engine_accepts(recipe: str, tree: Any) -> bool:

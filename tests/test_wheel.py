@@ -1,6 +1,8 @@
 """The wheel carries recipes, Python configs and YAML configs."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,29 +13,41 @@ import pytest
 from tests.tiny_run import tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
+NAMES = (
+    *("pyproject.toml", "setup.py", "README.md", "LICENSE"),
+    *("torchtune", "recipes", "configs_py", "configs_yaml"),
+)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the project's wheel, built from a copy of the tracked and untracked files."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    names = ["pyproject.toml", "README.md", "LICENSE", "torchtune", "recipes", "configs_py", "configs_yaml"]
-    subprocess.run(["cp", "-r", *(str(ROOT / name) for name in names), str(source)], check=True)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(out),
-        ".",
-    ]
+    """Return the project's wheel, built where its dependencies are installed."""
+    return build(tmp_path_factory.mktemp("wheel"), "--no-build-isolation")
+
+
+def build(folder: Path, *options: str) -> Path:
+    """Build a wheel from a copy of the project."""
+    source = copy_project(folder / "source")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", *options, "-w", str(folder), "."]
     subprocess.run(pip, cwd=source, check=True)
-    (built,) = out.glob("torchtune-*.whl")
+    (built,) = folder.glob("torchtune-*.whl")
     return built
+
+
+def copy_project(folder: Path) -> Path:
+    """Copy the files from which the project is installed, and those alone."""
+    folder.mkdir()
+    for name in NAMES:
+        subprocess.run(["cp", "-r", str(ROOT / name), str(folder)], check=True)
+    shutil.rmtree(folder / "configs_yaml/schemas", ignore_errors=True)
+    return folder
+
+
+def install(wheel: Path, site: Path) -> dict[str, str]:
+    """Install a wheel without what it needs into a folder; return the environment in which that is found."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(pip, check=True)
+    return {**os.environ, "PYTHONPATH": str(site)}
 
 
 def tune(folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:
@@ -47,9 +61,7 @@ def tune(folder: Path, *words: str, environment: dict[str, str] | None = None) -
 @pytest.mark.slow
 def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
-    subprocess.run(pip, check=True)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
+    environment = install(wheel, site)
     where = "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"
     found = subprocess.run(
         [sys.executable, "-P", "-c", where],
@@ -63,14 +75,36 @@ def test_wheel_lists_validates_and_copies_away_from_the_clone(wheel: Path, tmp_p
     assert "smollm2_135m_lora" in tune(tmp_path, "ls", environment=environment)
     call = ("lora_finetune", "--config", "smollm2_135m_lora")
     assert tune(tmp_path, "validate", *call, environment=environment).startswith("ok: 139,399,488")
+    shipped = site / "configs_yaml/schemas/lora_finetune.json"
+    assert is_whole(shipped)
+    before = shipped.stat().st_mtime_ns
     tune(tmp_path, "cp", "smollm2_135m_lora", "mine.yaml", environment=environment)
     schema = (tmp_path / "mine.yaml").read_text().splitlines()[0].rpartition("$schema=")[2]
-    assert Path(schema).is_relative_to(site)
-    assert Path(schema).is_file()
+    assert schema == "site/configs_yaml/schemas/lora_finetune.json"
+    assert shipped.stat().st_mtime_ns == before
     assert tune(
         tmp_path, "validate", "lora_finetune", "--config", "mine.yaml", environment=environment
     ).startswith("ok")
     assert sysconfig.get_paths()["purelib"] not in found.stdout
+
+
+def is_whole(schema: Path) -> bool:
+    return "additionalProperties" in json.loads(schema.read_text())
+
+
+@pytest.mark.slow
+def test_wheel_that_was_built_without_torch_builds_its_schemas_at_first_use(tmp_path: Path) -> None:
+    folder, site = tmp_path / "wheel", tmp_path / "site"
+    folder.mkdir()
+    environment = install(build(folder), site)
+    schemas = {path.stem: path for path in (site / "configs_yaml/schemas").glob("*.json")}
+    assert schemas.keys() == {"full_finetune", "lora_finetune", "alpaca_generate"}
+    assert not any(map(is_whole, schemas.values()))
+    tune(tmp_path, "cp", "smollm2_135m_lora", "mine.yaml", environment=environment)
+    assert all(map(is_whole, schemas.values()))
+    (record,) = site.glob("torchtune-*.dist-info/RECORD")
+    for name in schemas:  # so that an uninstall removes them
+        assert f"configs_yaml/schemas/{name}.json" in record.read_text()
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """PyTorch-native LLM fine-tuning in which a run is a typed Python object.
 
-Importing this package loads nothing heavy: each subpackage is imported when it is first named.
+Importing this package loads nothing heavy: each subpackage is imported when it is first named. `torchtune.recipes` and
+`torchtune.configs_py` are the packages `recipes` and `configs_py`, whatever else has those names.
 """
 
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from torchtune._own_packages import OwnPackages
 
 __version__ = "0.1.0"
 
@@ -27,12 +31,16 @@ __all__ = [
     "utils",
 ]
 
+sys.meta_path.insert(0, OwnPackages)
+
+
+sys.meta_path.insert(0, OwnPackages)
 
 if not TYPE_CHECKING:  # type checkers find subpackages by themselves, and then know a misspelt one
 
     def __getattr__(name: str) -> ModuleType:
         """Import a subpackage when it is first named (PEP 562)."""
-        if name in __all__:
+        if name in (*__all__, "recipes", "configs_py"):
             return import_module(f"torchtune.{name}")
         raise AttributeError(f"module 'torchtune' has no attribute {name!r}")
 

@@ -14,6 +14,8 @@ from torchtune.cli._complete import candidates, split
 from torchtune.cli._completion import SCRIPTS
 from torchtune.runs import config_names, config_sources, recipe_names
 
+pytestmark = pytest.mark.usefixtures("schemas")
+
 LORA = "tune lora_finetune --config smollm2_135m_lora "
 
 

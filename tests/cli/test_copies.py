@@ -1,11 +1,13 @@
 """A copied recipe runs at once, with the configs of the one that it was copied from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.tune import Tune
 from torchtune.config import Trust, only_trusting
+from torchtune.runs import load_recipe
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,110 @@ def test_config_of_another_recipe_is_refused(tune: Tune) -> None:
     result = tune("validate", "full_finetune", "--config", "smollm2_135m_lora")
     assert result.status == 2
     assert "returns a LoraFinetuneConfig; this recipe takes a FullFinetuneConfig" in result.err
+
+
+RENAMED = [
+    ("full_finetune", "FullFinetuneConfig", "smollm2_135m_full"),
+    ("lora_finetune", "LoraFinetuneConfig", "smollm2_135m_lora"),
+    ("alpaca_generate", "AlpacaGenerateConfig", "smollm2_135m_generate"),
+]
+
+
+@pytest.fixture
+def copied(tune: Tune, tmp_path: Path) -> Callable[..., str]:
+    """Return a function that copies a recipe, changes its text, and returns the copy's path."""
+
+    def copy(recipe: str, file: str, *changes: tuple[str, str]) -> str:
+        path = tmp_path / file
+        assert tune("cp", recipe, str(path)).status == 0
+        text = path.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+        return str(path)
+
+    return copy
+
+
+@pytest.mark.parametrize(("recipe", "cls", "name"), RENAMED)
+def test_copy_with_a_renamed_class_takes_the_configs_of_the_original_and_files_over_them(
+    recipe: str, cls: str, name: str, tune: Tune, copied: Callable[..., str], tmp_path: Path
+) -> None:
+    copy = copied(recipe, f"renamed_{recipe}.py", (cls, "MineConfig"))
+    (tmp_path / "over.yaml").write_text(f"_base_: {name}\nseed: 7\n")
+    with only_trusting(Trust()):
+        assert tune("export", copy, "--config", name).out == tune("export", recipe, "--config", name).out
+        assert "seed: 7\n" in tune("export", copy, "--config", str(tmp_path / "over.yaml")).out
+        origins = tune("show", copy, "--config", name, "--origins").out
+        expected = tune("show", recipe, "--config", name, "--origins").out
+    without_spaces = [" ".join(line.split()) for line in origins.splitlines()]
+    assert without_spaces == [
+        " ".join(line.split()) for line in expected.replace(cls, "MineConfig").splitlines()
+    ]
+
+
+CLASS = "class LoraFinetuneConfig(training.FinetuneConfig):"
+OWN_DEFAULT = (
+    "    optimizer: Annotated",
+    "    epochs: int = 9\n    alpha: float = 0.5\n    optimizer: Annotated",
+)
+
+
+def test_what_a_config_does_not_set_is_the_default_of_the_copys_class(
+    tune: Tune, copied: Callable[..., str]
+) -> None:
+    copy = copied(
+        "lora_finetune",
+        "own_defaults.py",
+        ("LoraFinetuneConfig", "MineConfig"),
+        OWN_DEFAULT,
+        ("lr=2e-4", "lr=7e-4"),
+    )
+    with only_trusting(Trust()):
+        out = tune("export", copy, "--config", "smollm2_135m_lora").out
+        generated = tune("export", copy, "--config", "alpaca_llama2_lora_finetune").out
+    assert "epochs: 9\n" in out
+    assert "alpha: 0.5\n" in out
+    assert "lr: 0.001\n" in out  # which the config sets
+    assert "save_every_n_steps: 10\n" in out
+    assert "epochs: 9\n" in generated
+
+
+def test_subclass_of_a_recipes_class_takes_its_configs(tune: Tune, copied: Callable[..., str]) -> None:
+    derived = (
+        "from recipes.lora_finetune import LoraFinetuneConfig\n\n\nclass MineConfig(LoraFinetuneConfig):"
+    )
+    decorated = f"@define(kw_only=True)\n{CLASS}"
+    derived = derived.replace("\n\n\n", "\n\n\n@define(kw_only=True)\n")
+    copy = copied(
+        "lora_finetune",
+        "derived_recipe.py",
+        (decorated, derived),
+        ("main(cfg: LoraFinetuneConfig)", "main(cfg: MineConfig)"),
+    )
+    with only_trusting(Trust()):
+        result = tune("export", copy, "--config", "smollm2_135m_lora", "epochs=4")
+    assert "epochs: 4\n" in result.out, result.err
+    assert "rank: 16\n" in result.out
+
+
+def test_config_that_sets_a_field_which_the_copys_class_lacks_is_refused(
+    tune: Tune, copied: Callable[..., str]
+) -> None:
+    copy = copied("full_finetune", "lacking_recipe.py", ("FullFinetuneConfig", "MineConfig"))
+    with only_trusting(Trust()):
+        result = tune("validate", copy, "--config", "smollm2_135m_lora")
+    assert result.status == 2
+    why = "returns a LoraFinetuneConfig; this recipe takes a MineConfig, which has no lora"
+    assert f"smollm2_135m_lora {why}" in result.err
+
+
+def test_config_object_of_the_original_runs_from_python(copied: Callable[..., str]) -> None:
+    from configs_py.smollm2 import smollm2_135m_lora
+
+    copy = copied("lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MineConfig"), OWN_DEFAULT)
+    with only_trusting(Trust()):
+        made = load_recipe(copy).layers_of(smollm2_135m_lora()).build()
+    assert type(made).__name__ == "MineConfig"
+    assert (made.epochs, made.lora.rank) == (9, 16)

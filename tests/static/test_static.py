@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,19 +46,28 @@ def lines_marked_ok() -> set[int]:
     return {i for i, line in enumerate(lines, 1) if line.endswith("# ok")}
 
 
-def mypy(*paths: str) -> list[Found]:
-    call = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", "--no-error-summary", *paths]
-    out = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+def mypy(
+    *paths: str,
+    folder: Path = ROOT,
+    python: str = sys.executable,
+    options: Sequence[str] = ("--config-file", "pyproject.toml"),
+) -> list[Found]:
+    call = [python, "-m", "mypy", *options, "--no-error-summary", *paths]
+    out = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
     found = re.findall(r"^(\S+?):(\d+): error: (.*)  \[(\S+)\]$", out, re.MULTILINE)
     assert len(found) == out.count(": error: ")
     return [Found(file, int(line), rule, message) for file, line, message, rule in found]
 
 
-def basedpyright(*paths: str) -> list[Found]:
-    flags = ["--outputjson", "--level", "error", "--pythonpath", sys.executable]
-    settings = ROOT / "tests/static/pyrightconfig.json"
-    call = [sys.executable, "-m", "basedpyright", *flags, "-p", str(settings)]
-    out = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+def basedpyright(
+    *paths: str,
+    folder: Path = ROOT,
+    python: str = sys.executable,
+    options: Sequence[str] = ("-p", "tests/static/pyrightconfig.json"),
+) -> list[Found]:
+    flags = ["--outputjson", "--level", "error", "--pythonpath", python]
+    call = [python, "-m", "basedpyright", *flags, *options]
+    out = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False).stdout
     report = json.loads(out)
     assert report["summary"]["filesAnalyzed"] >= len(paths)
     return [
@@ -77,18 +86,25 @@ def test_cases_are_many_and_each_says_what_is_expected() -> None:
     assert len(words) == len(expected_errors()) + len(lines_marked_ok()), "a mark is misspelt"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+CHECKERS = pytest.mark.parametrize(
     ("check", "rules"),
     [(mypy, {code: {code} for code in RULES}), (basedpyright, RULES)],
     ids=["mypy", "basedpyright"],
 )
+
+
+@pytest.mark.slow
+@CHECKERS
 def test_checker_finds_every_marked_mistake_and_no_other(
     check: Callable[..., list[Found]], rules: Mapping[str, set[str]]
 ) -> None:
-    found = check("tests/static/cases.py", "configs_py", "recipes")
-    in_cases = {error.line: error for error in found if error.file.endswith("static/cases.py")}
-    assert [error for error in found if not error.file.endswith("static/cases.py")] == []
+    compare(check("tests/static/cases.py", "configs_py", "recipes"), rules)
+
+
+def compare(found: Sequence[Found], rules: Mapping[str, set[str]]) -> None:
+    """Compare what a checker finds with what the cases expect."""
+    in_cases = {error.line: error for error in found if error.file.endswith("cases.py")}
+    assert [error for error in found if not error.file.endswith("cases.py")] == []
     expected = expected_errors()
     assert expected.keys() - in_cases.keys() == set(), "not found"
     assert {line: in_cases[line] for line in in_cases.keys() - expected.keys()} == {}, "false alarm"

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torchtune.cli import load_verb, verbs
+from torchtune.cli._schema_files import schema_folder
 from torchtune.cli._verb import Verb
 from torchtune.runs import config_names, config_sources, folder_of, recipe_names
 from torchtune.runs.command_line import (
@@ -108,7 +109,7 @@ def _overrides(call: Call, current: str) -> Iterator[str]:
 
 
 def _schema(recipe: str) -> Schema:
-    file = os.path.join(folder_of("configs_yaml"), "schemas", f"{recipe}.json")  # noqa: PTH118 -- see `tune diff`
+    file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118 -- see `tune diff`
     try:
         with open(file, encoding="utf-8") as stream:  # noqa: PTH123
             found: Schema = json.load(stream)

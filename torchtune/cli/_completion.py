@@ -2,8 +2,10 @@
 
 import sys
 
+from torchtune.cli._schema_files import schema_file
 from torchtune.cli._verb import Argument, Form, Verb
 from torchtune.config import ConfigError
+from torchtune.runs import recipe_names
 from torchtune.runs.command_line import Call
 
 # The program gets the line up to the cursor, and prints a candidate a line. A candidate that ends in `=` or `.` goes
@@ -56,6 +58,8 @@ def run(call: Call) -> int:
     shell = call.arguments[0]
     if shell not in SCRIPTS:
         raise ConfigError.of_word(shell, f"expected one of {', '.join(SCRIPTS)}")
+    for recipe in recipe_names():  # what is completed stands in their schemas
+        schema_file(recipe)
     sys.stdout.write(SCRIPTS[shell])
     return 0
 

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from torchtune.cli._schema_files import schema_file
 from torchtune.cli._verb import FORCE, Argument, Form, Verb
 from torchtune.runs import (
     config_names,
@@ -62,10 +63,7 @@ def copy_of(name: str, path: str) -> str:
     if name not in config_sources():
         raise unknown_name("recipe or config", name, [*recipe_names(), *config_sources()])
     if path.endswith((".yaml", ".yml")):
-        folder = folder_of("configs_yaml")
-        text = _read(os.path.join(folder, f"{name}.yaml"))  # noqa: PTH118
-        # The editor finds the schema from the copy as well.
-        return text.replace("$schema=schemas/", f"$schema={os.path.join(folder, 'schemas')}/", 1)  # noqa: PTH118
+        return _with_schema(_read(os.path.join(folder_of("configs_yaml"), f"{name}.yaml")), path)  # noqa: PTH118
     if path.endswith(".py"):
         if config_source(name).file.endswith(".yaml"):
             raise ValueError(f"{path}: {name} is a YAML file; end the path in .yaml")
@@ -73,6 +71,20 @@ def copy_of(name: str, path: str) -> str:
 
         return excerpt(_read(config_source(name).file), name)
     raise ValueError(f"{path}: a config is copied as Python or YAML; end the path in .py or .yaml")
+
+
+def _with_schema(text: str, path: str) -> str:
+    """Return a rendering whose first line names its schema as seen from a copy, or else its recipe."""
+    comment, newline, rest = text.partition("\n")
+    recipe = comment.rpartition("$schema=schemas/")[2].removesuffix(".json")
+    if recipe == comment:
+        return text
+    schema = schema_file(recipe)
+    if schema is None:
+        return f"# recipe: {recipe}{newline}{rest}"
+    above = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+    near = os.path.relpath(os.path.realpath(schema), above)
+    return f"# yaml-language-server: $schema={near}{newline}{rest}"
 
 
 def _read(file: str) -> str:

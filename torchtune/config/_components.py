@@ -7,11 +7,12 @@ from typing import Any
 
 import cattrs
 
+from torchtune._own_packages import is_own
 from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import Mistake, RejectedError, below, nearest, reject, unknown
 from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
-from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own, refuse_object
+from torchtune.config._trust import is_kind, is_users_own, refuse_object
 from torchtune.config._types import (
     article,
     class_name,
@@ -161,7 +162,7 @@ def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:
         return "is refused: it is a recipe, and a recipe is no component"
     result = result_type(fn)
     if is_anything(wanted):
-        own_builder = fn.__module__.partition(".")[0] in OWN_PACKAGES and is_kind(_bare(result))
+        own_builder = is_own(fn.__module__) and is_kind(_bare(result))
         if is_users_own(fn) or (inspect.isclass(fn) and is_kind(fn)) or own_builder:
             return None
         return (

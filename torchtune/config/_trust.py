@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 
 from attrs import define, evolve, field
 
+from torchtune._own_packages import PACKAGES, is_own, prefer_packages_beside
 from torchtune.config._mistakes import did_you_mean
 
-OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
+OWN_PACKAGES: Final = ("torchtune", *PACKAGES)
 WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.runs.", "torchtune.cli.")
 """Parts of torchtune that run a config and are never named by one."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
@@ -80,6 +81,7 @@ def trust_folder_of(file: str | Path) -> None:
 
     It is appended to `sys.path`, never put before it, so that a `torch.py` there shadows nothing.
     """
+    prefer_packages_beside(file)
     named = str(Path(file).resolve())
     if named not in _current.trust.files:
         _current.trust.files += (named,)
@@ -109,7 +111,7 @@ def refuse_path(path: str) -> Refusal | None:
     first = path.partition(".")[0]
     if path.startswith(WITHOUT_COMPONENTS):
         return Refusal(f"{'.'.join(path.split('.')[:2])} holds no components")
-    if first in OWN_PACKAGES or first in current_trust().packages:
+    if is_own(first) or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
@@ -120,6 +122,9 @@ def refuse_path(path: str) -> Refusal | None:
         return Refusal(f"{first!r} is part of Python itself, which holds no components")
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
+    if first in OWN_PACKAGES:
+        why = f"is a package of another project here, and ours is torchtune.{first}"
+        return Refusal(f"{first!r} {why}", f"if you know its code, add --allow {first}")
     near = did_you_mean(first, (*OWN_PACKAGES, "torch"))
     return Refusal(f"{first!r} is not trusted", near or f"if you know its code, add --allow {first}")
 
@@ -130,7 +135,7 @@ def refuse_object(found: Any) -> str | None:
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):
         return f"it is defined in {module!r}, which holds no components"
-    if first in OWN_PACKAGES or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
+    if is_own(first) or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
         return None
     if any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES):
         return None

@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from torchtune.config._tree import is_component_tree as is_component_tree
     from torchtune.config._tree import is_index as is_index
     from torchtune.config._tree import leaves as leaves
-    from torchtune.config._trust import OWN_PACKAGES as OWN_PACKAGES
     from torchtune.config._trust import current_trust as current_trust
     from torchtune.config._trust import trust_folder_of as trust_folder_of
     from torchtune.config._types import article as article

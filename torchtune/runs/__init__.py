@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from torchtune._own_packages import folder_of as folder_of
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device
     from torchtune.runs._device import device_type as device_type
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from torchtune.runs._registry import config_names as config_names
     from torchtune.runs._registry import config_source as config_source
     from torchtune.runs._registry import config_sources as config_sources
-    from torchtune.runs._registry import folder_of as folder_of
     from torchtune.runs._registry import recipe_file as recipe_file
     from torchtune.runs._registry import recipe_names as recipe_names
     from torchtune.runs._registry import recipe_source as recipe_source

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune._own_packages import prefer_packages_beside
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
 from torchtune.runs._folder import RunFolder
@@ -118,6 +119,8 @@ def _is_hidden(path: Path) -> bool:
 def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]:
     """Return the registered recipes and those of a folder, by what a call names them; and those that do not load."""
     own = [str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))]
+    for file in own:  # before ours are imported under names that the folder's project has too
+        prefer_packages_beside(file)
     found, broken = {name: load_recipe(name) for name in recipe_names()}, []
     for name in own:
         try:

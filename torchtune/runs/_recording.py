@@ -45,16 +45,21 @@ class IncompleteError(Exception):
 
 
 @contextmanager
-def recording(config_class: type | None) -> Iterator["Recorder"]:
-    """Note where objects of a config class and its sections are made and changed.
+def recording(*config_classes: type | None) -> Iterator["Recorder"]:
+    """Note where objects of config classes and their sections are made and changed.
 
     Meanwhile nothing is validated: what is wrong is found once all layers are merged, all of it at once. A name that
     is no field is noted and passed over.
     """
     recorder = Recorder()
-    for cls, path in _section_paths(config_class, ()):
-        recorder.sections.setdefault(cls, []).append(path)
-    watching = watch_methods(_classes(config_class), recorder.watched_init, recorder.watched_assign)
+    watched: tuple[type, ...] = ()
+    for config_class in config_classes:
+        for cls, path in _section_paths(config_class, ()):
+            paths = recorder.sections.setdefault(cls, [])
+            if path not in paths:
+                paths.append(path)
+        watched = _classes(config_class, watched)
+    watching = watch_methods(watched, recorder.watched_init, recorder.watched_assign)
     with watching as recorder.is_watching, attrs.validators.disabled():
         yield recorder
 

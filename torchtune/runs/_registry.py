@@ -5,11 +5,12 @@ Nothing here imports a recipe or a config: names, files, lines and docstrings ar
 
 import ast
 import functools
-import importlib.util
+import importlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from torchtune._own_packages import folder_of
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import did_you_mean
 
@@ -23,28 +24,21 @@ class Source(NamedTuple):
     """The first line of its docstring."""
 
 
-def folder_of(package: str) -> str:
-    """Return the folder of a package without importing it."""
-    spec = importlib.util.find_spec(package)
-    found = list(spec.submodule_search_locations or ()) if spec else []
-    assert found, f"{package} is installed beside torchtune"
-    return found[0]
-
-
 def recipe_names() -> Sequence[str]:
     """Return the registered recipes."""
-    import recipes
-
-    names: Sequence[str] = recipes._RECIPE_LIST  # noqa: SLF001 -- the specification's name
+    names: Sequence[str] = _lists()._RECIPE_LIST  # noqa: SLF001 -- the specification's name
     return names
 
 
 def config_names() -> Mapping[str, Sequence[str]]:
     """Return the names of every recipe's configs."""
-    import recipes
-
-    lists: Mapping[str, Sequence[str]] = recipes._CONFIG_LISTS  # noqa: SLF001 -- the specification's name
+    lists: Mapping[str, Sequence[str]] = _lists()._CONFIG_LISTS  # noqa: SLF001 -- the specification's name
     return lists
+
+
+def _lists() -> Any:
+    """Return `recipes/__init__.py`."""
+    return importlib.import_module("torchtune.recipes")
 
 
 def recipe_file(name: str) -> str:

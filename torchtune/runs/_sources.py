@@ -7,14 +7,15 @@ import itertools
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torchtune._own_packages import is_own, own_name, prefer_packages_beside
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     BASE_KEY,
-    OWN_PACKAGES,
     Document,
     Layers,
     Location,
@@ -158,28 +159,57 @@ def add_function(layers: Layers, make: Any, file: str) -> None:
         name = getattr(make, "__name__", repr(make))
         raise ConfigError.of_file(shown_path(file), f"{name} is no plain function that returns a config")
     here = Location(0, code.co_firstlineno, shown_path(file), "file")
-    with recording(layers.wanted) as recorder:
+    returned = result_type(inspect.unwrap(make))
+    with recording(layers.wanted, returned if is_section(returned) else None) as recorder:
         try:
             config = make()
         except (Exception, SystemExit) as error:
             raise ConfigError([*_recorded(recorder, here, None), *_failure(error, file)]) from error
-    if layers.wanted is not None and not _fits(config, layers.wanted):
-        found = "nothing" if config is None else article(type(config).__name__)
-        takes = f"this recipe takes {article(layers.wanted.__name__)}"
-        raise ConfigError([Mistake("source", f"{make.__name__} returns {found}", takes, location=here)])
+    _check_fit(config, layers.wanted, recorder.locate, make.__name__, here)
     recorder.note_strays(config)
     add_object(layers, config, recorder.locate, here)
     layers.mistakes += _recorded(recorder, here._replace(layer=layers.depth), config)
 
 
-def _fits(config: Any, wanted: type) -> bool:
-    """Tell whether a config function's result is one of a recipe, or of the recipe that it was copied from.
+def _check_fit(config: Any, wanted: type | None, recorded: Locator, name: str, location: Location) -> None:
+    """Check that a recipe takes what a config function returned.
 
-    A copy's config class has the name of the original's; its fields are checked one by one with everything else.
+    It takes an object of its config class. It also takes one of a class that this derives from or, in a copy, replaces,
+    if this has every field that the config sets.
+
+    Raises:
+        ConfigError: It does not.
     """
-    return isinstance(config, wanted) or (
-        is_section(type(config)) and type(config).__qualname__ == wanted.__qualname__
-    )
+    if wanted is None or isinstance(config, wanted):
+        return
+    cls = type(config)
+    lacking = ""
+    if is_section(cls) and (issubclass(wanted, cls) or _may_replace(wanted, cls)):
+        missing = _set_fields(config, unstructure_what_can_be(config)[0], recorded) - fields(wanted).keys()
+        if not missing:
+            return
+        lacking = f", which has no {', '.join(sorted(missing))}"
+    got = "nothing" if config is None else article(cls.__name__)
+    takes = f"this recipe takes {article(wanted.__name__)}{lacking}"
+    raise ConfigError([Mistake("source", f"{name} returns {got}", takes, location=location)])
+
+
+def _may_replace(wanted: type, cls: type) -> bool:
+    """Tell whether a config class may be that of a copied recipe: it has the original's name, or is the user's own."""
+    return wanted.__qualname__ == cls.__qualname__ or not is_own(wanted.__module__)
+
+
+def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[str]:
+    """Return the fields of a config that its function wrote, or whose values are not their defaults.
+
+    Args:
+        config: An object of a config class.
+        tree: The same as a mapping.
+        recorded: A function from a path to the file and line of its literal, or None.
+    """
+    defaults = Layers.of_defaults(type(config)).tree
+    differing = {name for name in tree if name not in defaults or defaults[name] != tree[name]}
+    return differing | {name for name in tree if recorded(config, (name,))}
 
 
 def _recorded(recorder: Recorder, otherwise: Location, config: Any) -> list[Mistake]:
@@ -226,6 +256,10 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: Locati
     if not isinstance(tree, dict):
         got = article(type(config).__name__)
         raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=otherwise)])
+    names = list(tree)
+    if layers.wanted is not None and not isinstance(config, layers.wanted):
+        written = _set_fields(config, tree, recorded)  # the rest has the defaults of this recipe's own class
+        tree = {name: tree[name] for name in names if name in written}
     for name, value in tree.items():
         # A value that equals the default and was not written here stays the default's.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
@@ -233,7 +267,8 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: Locati
                 name, None
             )  # a config object is complete, so nothing below is dropped by surprise
             layers.put((name,), value, origin)
-    layers.tree = {name: layers.tree[name] for name in tree}
+    in_order = [name for name in names if name in layers.tree]
+    layers.tree = {name: layers.tree[name] for name in (*in_order, *layers.tree)}
 
 
 def _function(module: ModuleType, file: str, function: str) -> Any:
@@ -297,17 +332,20 @@ def _loaded_from(path: Path) -> ModuleType | None:
 
 def _import_member(path: Path) -> ModuleType | None:
     """Import a file that lies in a package under its name there, such as `configs_py.smollm2`."""
+    ours = own_name(path)
+    if ours is not None:
+        return importlib.import_module(ours)
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").exists():
         parts.insert(0, folder.name)
         folder = folder.parent
     if len(parts) == 1:
         return None
+    prefer_packages_beside(path)
     spec = importlib.util.find_spec(parts[0])
     if spec is None or Path(str(spec.origin)).resolve().parent != folder / parts[0]:
         return None  # another package has that name
-    if parts[0] not in OWN_PACKAGES:
-        trust_folder_of(path)
+    trust_folder_of(path)
     return importlib.import_module(".".join(parts))
 
 

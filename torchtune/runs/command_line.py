@@ -6,6 +6,7 @@ Every call of `tune` imports this file, so it imports nothing that costs time.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from torchtune._own_packages import prefer_packages_beside
 from torchtune.config import ConfigError, Mistake
 
 RECIPES: Final = "recipes"
@@ -217,7 +218,16 @@ def read_words(
             call.mistakes.append(Mistake.of_word(word, "is not understood", suggest(name, "")))
         else:
             call.arguments.append(word)
+    _prefer_packages_of(call)
     return call
+
+
+def _prefer_packages_of(call: Call) -> None:
+    """Let `recipes` and `configs_py` mean those of a named file's project, before ours are imported by these names."""
+    for named in (call.recipe, call.config or ""):
+        file = named.rpartition(":")[0] if ".py:" in named else named
+        if file.endswith(".py"):
+            prefer_packages_beside(file)
 
 
 def _set(call: Call, option: Option, name: str, text: str) -> None:

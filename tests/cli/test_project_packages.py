@@ -1,0 +1,214 @@
+"""A project with packages of its own that are called `recipes` and `configs_py`, as ours are."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FILES = {
+    "recipes/__init__.py": "",
+    "recipes/toppings.py": '''"""What a cake may have."""
+
+import torch
+
+
+class Topping(torch.nn.Module):
+    def __init__(self, name: str = "cream") -> None:
+        super().__init__()
+        self.name = name
+
+
+def baked(topping):
+    return f"{topping.name} in {__name__}"
+''',
+    "recipes/cake.py": '''"""Bakes."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+from attrs import define
+from recipes.toppings import Topping, baked
+
+from torchtune import config
+from torchtune.config import Component, lazy
+from torchtune.recipes.lora_finetune import LoraFinetuneConfig
+from torchtune.recipes.lora_finetune import main as fine_tune
+
+
+@define(kw_only=True)
+class CakeConfig:
+    output_dir: str
+    topping: Component[Topping] = lazy(Topping)
+    in_a_process: bool = False
+
+
+@config.parse
+def main(cfg: CakeConfig) -> None:
+    topping = config.instantiate(cfg.topping)
+    assert fine_tune.config_class is LoraFinetuneConfig
+    if cfg.in_a_process:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            print(pool.submit(baked, topping).result())
+    else:
+        print(baked(topping) + "\\n", end="")
+
+
+if __name__ == "__main__":
+    main()
+''',
+    "configs_py/__init__.py": "",
+    "configs_py/cakes.py": """from recipes.cake import CakeConfig
+from recipes.toppings import Topping
+
+from torchtune.config import lazy
+from torchtune.configs_py.smollm2 import smollm2_135m_lora
+from torchtune.recipes.lora_finetune import LoraFinetuneConfig
+
+
+def cake() -> CakeConfig:
+    return CakeConfig(output_dir="runs/cake", topping=lazy(Topping, name="cherries"))
+
+
+def fine_tuned() -> LoraFinetuneConfig:
+    cfg = smollm2_135m_lora()
+    assert type(cfg) is LoraFinetuneConfig
+    cfg.batch_size = 3
+    return cfg
+""",
+    "cake.yaml": "output_dir: runs/yaml\ntopping: {_component_: recipes.toppings.Topping, name: nuts}\n",
+    "mine.yaml": "_base_: smollm2_135m_lora\nbatch_size: 5\n",
+    "bin/tune": """import sys
+
+from torchtune.cli import run
+
+if __name__ == "__main__":
+    sys.exit(run())
+""",
+    "bake.py": """from configs_py.cakes import cake, fine_tuned
+from recipes.cake import main
+
+import recipes
+import torchtune.recipes
+from torchtune import config
+from torchtune.recipes import full_finetune
+
+assert recipes is not torchtune.recipes
+assert full_finetune.FullFinetuneConfig.__module__ == "torchtune.recipes.full_finetune"
+assert fine_tuned().batch_size == 3
+config.allow("recipes")  # a dotpath of the config names it
+main(cake())
+""",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def environment(project: Path, first: str) -> dict[str, str]:
+    """Return an environment in which ours stand first on the path, as for `tune`; or the project's, as for a script."""
+    folders = [ROOT] if first == "ours" else [project, ROOT]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONSAFEPATH": "1"}
+
+
+def run(project: Path, first: str, *words: str) -> subprocess.CompletedProcess[str]:
+    env = environment(project, first)
+    call = [sys.executable, *words]
+    return subprocess.run(
+        call, cwd=project, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def tune(project: Path, first: str, *words: str) -> str:
+    done = run(project, first, "bin/tune", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FIRST = pytest.mark.parametrize("first", ["ours", "the project's"])
+
+
+@FIRST
+def test_ours_are_listed_and_checked(first: str, project: Path) -> None:
+    assert "smollm2_135m_lora" in tune(project, first, "ls")
+    assert tune(project, first, "validate", "lora_finetune", "--config", "mine.yaml").startswith("ok")
+
+
+@FIRST
+def test_projects_recipe_runs_with_its_config_and_ours_in_reach(first: str, project: Path) -> None:
+    call = ["recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
+    assert tune(project, first, *call) == "cherries in recipes.toppings\n"
+    assert "_component_: recipes.toppings.Topping" in (project / "runs/cake/config.yaml").read_text()
+
+
+@FIRST
+def test_yaml_names_what_is_in_the_projects_package(first: str, project: Path) -> None:
+    call = ["recipes/cake.py", "--config", "cake.yaml", "in_a_process=true"]
+    assert tune(project, first, *call) == "nuts in recipes.toppings\n"
+
+
+@FIRST
+def test_our_recipe_takes_a_config_of_the_projects_package(first: str, project: Path) -> None:
+    call = ["lora_finetune", "--config", "configs_py/cakes.py:fine_tuned"]
+    assert "batch_size: 3\n" in tune(project, first, "export", *call)
+
+
+@FIRST
+def test_all_configs_of_the_project_are_found_and_checked(first: str, project: Path) -> None:
+    done = run(project, first, "bin/tune", "validate", "--all", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert sum(" ok" in line for line in lines) == 4, done.stdout
+
+
+def test_script_of_the_project_has_both(project: Path) -> None:
+    done = run(project, "the project's", "bake.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "cherries in recipes.toppings\n"
+
+
+def test_strangers_package_is_not_trusted_for_its_name(project: Path) -> None:
+    (project / "stranger.yaml").write_text(
+        "_base_: smollm2_135m_lora\nmodel: {_component_: recipes.toppings.Topping}\n"
+    )
+    call = ["bin/tune", "validate", "lora_finetune", "--config", "stranger.yaml"]
+    done = run(project, "the project's", *call)
+    assert done.returncode == 2
+    why = "'recipes' is a package of another project here, and ours is torchtune.recipes"
+    assert f"{why}; if you know its code, add --allow recipes" in done.stderr
+
+
+@pytest.mark.slow
+@FIRST
+def test_ranks_of_the_projects_recipe(first: str, project: Path) -> None:
+    call = ["--nproc_per_node", "2", "recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
+    assert tune(project, first, *call) == "cherries in recipes.toppings\n" * 2
+
+
+@pytest.mark.parametrize("package", ["recipes", "configs_py"])
+def test_every_stub_has_the_name_of_a_module_of_ours(package: str) -> None:
+    stubs = {stub.stem for stub in (ROOT / "torchtune" / package).glob("*.pyi")}
+    assert len(stubs) >= 4
+    assert stubs <= {file.stem for file in (ROOT / package).glob("*.py")}
+
+
+def test_both_names_of_ours_are_one_module() -> None:
+    import recipes.lora_finetune
+    import torchtune.recipes.lora_finetune
+    from torchtune import configs_py
+
+    assert torchtune.recipes.lora_finetune is recipes.lora_finetune
+    assert recipes.lora_finetune.__spec__ is not None
+    assert recipes.lora_finetune.__spec__.name == "recipes.lora_finetune"
+    assert configs_py.__name__ == "configs_py"
+    with pytest.raises(ModuleNotFoundError, match=r"torchtune\.recipes\.cake"):
+        importlib.import_module("torchtune.recipes.cake")

@@ -1,0 +1,83 @@
+"""The type checkers find the same mistakes in a project of somebody else's, however torchtune is installed."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.static.test_static import CASES, CHECKERS, Found, basedpyright, compare, mypy
+from tests.test_wheel import build, copy_project
+
+pytestmark = pytest.mark.slow
+
+
+class Installed(NamedTuple):
+    """An environment with torchtune in it, and a folder away from its source."""
+
+    python: str
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=["wheel", "editable"])
+def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Install torchtune into an environment that has all else from this one."""
+    root = tmp_path_factory.mktemp(request.param)
+    venv.create(root / "venv", with_pip=False)
+    (site,) = (root / "venv").glob("lib/python*/site-packages")
+    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"])
+    python = str(root / "venv/bin/python")
+    if request.param == "wheel":
+        (root / "built").mkdir()
+        source = [str(build(root / "built", "--no-build-isolation"))]
+    else:
+        source = ["--no-build-isolation", "--editable", str(copy_project(root / "clone"))]
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", *source]
+    subprocess.run(pip, check=True)
+    strange = tmp_path_factory.mktemp("strange")
+    shutil.copy(CASES, strange)
+    where = [python, "-P", "-c", "import torchtune, recipes; print(torchtune.__file__, recipes.__file__)"]
+    files = subprocess.run(where, cwd=strange, capture_output=True, text=True, check=True, env={}).stdout
+    assert files.count(str(root)) == 2
+    return Installed(python, strange)
+
+
+@CHECKERS
+def test_checker_finds_every_marked_mistake_outside_the_clone(
+    installed: Installed,
+    check: Callable[..., list[Found]],
+    rules: Mapping[str, set[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    # Without settings of a project, as a newcomer runs it.
+    options = ["cases.py"] if check is basedpyright else ["--strict"]
+    found = check("cases.py", folder=installed.folder, python=installed.python, options=options)
+    compare(found, rules)
+
+
+@pytest.mark.parametrize("check", [mypy, basedpyright])
+def test_project_with_a_package_named_recipes_may_import_ours_as_well(
+    installed: Installed, check: Callable[..., list[Found]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/__init__.py").touch()
+    (tmp_path / "recipes/cake.py").write_text("SUGAR: int = 3\n")
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
+    (tmp_path / "mine.py").write_text(
+        "from recipes.cake import SUGAR\n"
+        "from torchtune.configs_py.smollm2 import smollm2_135m_lora\n"
+        "from torchtune.recipes.lora_finetune import LoraFinetuneConfig\n"
+        "cfg: LoraFinetuneConfig = smollm2_135m_lora()\n"
+        "cfg.batch_size = SUGAR\n"
+        "spoon: str = SUGAR\n"
+    )
+    options = ["-p", "."] if check is basedpyright else ["--strict"]
+    found = check("mine.py", folder=tmp_path, python=installed.python, options=options)
+    assert [error.line for error in found] == [6]

@@ -1,0 +1,118 @@
+"""`recipes`, `configs_py` and `configs_yaml`, which lie beside torchtune, whatever else has these names.
+
+Ours are found by their folder. They are importable as `torchtune.recipes` and `torchtune.configs_py` always; where
+`recipes` and `configs_py` mean ours too, these are the same modules under a second name.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+PACKAGES: Final = ("recipes", "configs_py")
+PROJECTS: Final = "TUNE_PROJECTS"
+"""The environment variable with the folders whose `recipes` and `configs_py` go before ours; processes inherit it."""
+
+_PREFIX: Final = "torchtune."
+_ROOT: Final = str(Path(__file__).resolve().parents[1])
+
+
+def folder_of(package: str) -> str:
+    """Return the folder of a package of ours without importing it."""
+    return os.path.join(_ROOT, package)  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
+
+
+def is_own(module: str) -> bool:
+    """Tell whether a module's name leads into torchtune, or into ours of the packages that other projects may have."""
+    package = module.partition(".")[0]
+    if package not in PACKAGES:
+        return package == "torchtune"
+    loaded = sys.modules.get(package)
+    if loaded is None:
+        spec = importlib.util.find_spec(package)
+        folders = spec.submodule_search_locations if spec else None
+    else:
+        folders = getattr(loaded, "__path__", None)
+    return folder_of(package) in map(os.path.realpath, folders or ())
+
+
+def own_name(file: Path) -> str | None:
+    """Return the name under which a file of `recipes` or `configs_py` is always importable; None for other files."""
+    for package in PACKAGES:
+        folder = Path(folder_of(package))
+        if file.is_relative_to(folder):
+            return ".".join(["torchtune", package, *file.relative_to(folder).with_suffix("").parts])
+    return None
+
+
+def prefer_packages_beside(file: str | Path) -> None:
+    """Let `recipes` and `configs_py` mean those of the project that a file belongs to, if it has any.
+
+    The project's folder is not put before others on `sys.path`, so that a `torch.py` in it shadows nothing.
+    """
+    folder = Path(file).resolve().parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    known = _projects()
+    has_any = any((folder / package / "__init__.py").is_file() for package in PACKAGES)
+    if has_any and str(folder) not in (*known, _ROOT):
+        os.environ[PROJECTS] = os.pathsep.join([*known, str(folder)])
+
+
+def _projects() -> list[str]:
+    return [folder for folder in os.environ.get(PROJECTS, "").split(os.pathsep) if folder]
+
+
+class OwnPackages:
+    """Finds `torchtune.recipes` and `torchtune.configs_py`, and a project's own `recipes` and `configs_py`."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module, as `sys.meta_path` asks; None for all others."""
+        if name in PACKAGES:
+            return PathFinder.find_spec(name, _projects_with(name))
+        plain = name.removeprefix(_PREFIX)
+        package = plain.partition(".")[0]
+        if plain == name or package not in PACKAGES:
+            return None
+        if _is_second_name(package):
+            loader: Any = _SecondName(plain)
+            return ModuleSpec(name, loader) if importlib.util.find_spec(plain) else None
+        return PathFinder.find_spec(name, [_ROOT] if package == plain else path)
+
+
+def _projects_with(package: str) -> list[str]:
+    return [folder for folder in _projects() if (Path(folder) / package / "__init__.py").is_file()]
+
+
+def _is_second_name(package: str) -> bool:
+    """Tell whether `torchtune.X` is `X`."""
+    loaded = sys.modules.get(_PREFIX + package)
+    if loaded is not None:
+        return loaded.__name__ == package
+    return is_own(package)
+
+
+class _SecondName:
+    """Gives a module a second name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.spec: ModuleSpec | None = None
+
+    def create_module(self, _spec: ModuleSpec) -> ModuleType:
+        """Return the module itself."""
+        module = importlib.import_module(self.name)
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put back the module's own spec, which the import system has replaced."""
+        module.__spec__ = self.spec

@@ -1,0 +1,52 @@
+"""The schema files to which the first line of a YAML config points: `configs_yaml/schemas/<recipe>.json`.
+
+They follow from the code, so that git has none: `scripts/install.sh` and the wheel's build write them. A wheel that was
+built where torch is not installed holds empty ones instead, which accept everything until they are first needed.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from torchtune.runs import folder_of
+
+EMPTY = "{}\n"
+"""The schema that accepts everything."""
+
+
+def schema_folder() -> str:
+    """Return the folder of the shipped recipes' schemas."""
+    return os.path.join(folder_of("configs_yaml"), "schemas")  # noqa: PTH118 -- pathlib costs `tune cp` a tenth
+
+
+def schema_file(recipe: str) -> str | None:
+    """Return the schema file of a registered recipe, built if need be; None where it cannot be built."""
+    file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118
+    if not is_built(file):
+        _build()
+    return file if is_built(file) else None
+
+
+def is_built(file: str) -> bool:
+    """Tell whether a schema is there that says something."""
+    try:
+        return os.path.getsize(file) > len(EMPTY)  # noqa: PTH202
+    except OSError:
+        return False
+
+
+def _build() -> None:
+    """Build the schemas in a process of their own, since they need torch, and this verb does not."""
+    import subprocess
+
+    target = schema_folder() if os.path.isdir(schema_folder()) else folder_of("configs_yaml")  # noqa: PTH112
+    if not os.access(target, os.W_OK):
+        return
+    sys.stderr.write("building the schemas of configs_yaml/ for editors and completion, this once\n")
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+    call = [sys.executable, "-P", "-m", "torchtune.cli", "schema", "--all"]
+    subprocess.run(call, env=environment, capture_output=True, check=False)  # noqa: S603 -- our own command
