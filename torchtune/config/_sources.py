@@ -15,7 +15,7 @@ from typing import Any
 from torchtune.config._classes import fields
 from torchtune.config._layers import Layers, Origin, line_of
 from torchtune.config._mistakes import ConfigError, Mistake, did_you_mean, dotted
-from torchtune.config._own_packages import is_own, own_name, prefer_packages_beside
+from torchtune.config._own_packages import is_own, own_name, prefer_packages_beside, second_name_hint
 from torchtune.config._recording import IncompleteError, Locator, Recorder, recording
 from torchtune.config._registry import config_source, config_sources
 from torchtune.config._signature import result_type
@@ -230,7 +230,7 @@ def _failure(error: BaseException, file: str) -> list[Mistake]:
         return list(error.mistakes)
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
     where = f"{shown_path(file)}:{own[-1].lineno}" if own else shown_path(file)
-    return [Mistake(where, "", f"{type(error).__name__}: {error}")]
+    return [Mistake(where, "", f"{type(error).__name__}: {error}{second_name_hint(error)}")]
 
 
 def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: str) -> None:
