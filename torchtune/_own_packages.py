@@ -50,6 +50,19 @@ def own_name(file: Path) -> str | None:
     return None
 
 
+def second_name_hint(error: BaseException) -> str:
+    """Return the name of ours for a module that a project's package of the same name does not have."""
+    name = getattr(error, "name", None) or ""
+    is_ours = name.startswith(tuple(f"{package}." for package in PACKAGES))
+    if (
+        is_ours
+        and isinstance(error, ModuleNotFoundError)
+        and Path(f"{folder_of(name.replace('.', '/'))}.py").is_file()
+    ):
+        return f"torchtune's is torchtune.{name}"
+    return ""
+
+
 def prefer_packages_beside(file: str | Path) -> None:
     """Let `recipes` and `configs_py` mean those of the project that a file belongs to, if it has any.
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torchtune.config._own_packages import second_name_hint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -174,6 +175,19 @@ def test_script_of_the_project_has_both(project: Path) -> None:
     done = run(project, "the project's", "bake.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cherries in recipes.toppings\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("recipes.lora_finetune", "; torchtune's is torchtune.recipes.lora_finetune"),
+        ("configs_py.smollm2", "; torchtune's is torchtune.configs_py.smollm2"),
+        ("recipes.cake", ""),
+        ("attrs", ""),
+    ],
+)
+def test_module_of_ours_that_a_project_hides_is_named_by_its_second_name(name: str, hint: str) -> None:
+    assert second_name_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
 
 
 def test_strangers_package_is_not_trusted_for_its_name(project: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune._own_packages import is_own, own_name, prefer_packages_beside
+from torchtune._own_packages import is_own, own_name, prefer_packages_beside, second_name_hint
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     BASE_KEY,
@@ -231,7 +231,7 @@ def _failure(error: BaseException, file: str) -> list[Mistake]:
         return list(error.mistakes)
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
     where = Location(0, (own[-1].lineno or 0) if own else 0, shown_path(file), "file")
-    return [Mistake("failure", f"{type(error).__name__}: {error}", location=where)]
+    return [Mistake("failure", f"{type(error).__name__}: {error}", second_name_hint(error), location=where)]
 
 
 def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: Location) -> None:
