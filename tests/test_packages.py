@@ -31,7 +31,9 @@ MAY_IMPORT = {
     },
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
-    "torchtune.cli": {"internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "training"},
+    "torchtune.cli": {
+        "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "training"
+    },
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",
         "training",

@@ -41,11 +41,13 @@ class FeedForward(Lean, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
-        if self.is_lean and self.gated:
-            inner = gated(self.gate_proj(x), self.up_proj(x), self.activation)  # [b, s, f]
+        # In both ways the gate comes first, so that dropout draws the same masks.
+        if not self.gated:
+            inner = self._activated(self.up_proj(x))  # [b, s, f]
+        elif self.is_lean:
+            inner = gated(self.gate_proj(x), self.up_proj(x), self.activation)
         else:
-            up = self.up_proj(x)  # [b, s, f]
-            inner = self._activated(self.gate_proj(x)) * up if self.gated else self._activated(up)
+            inner = self._activated(self.gate_proj(x)) * self.up_proj(x)
         y: Tensor = self.down_proj(inner)
         return y
 
