@@ -5,21 +5,11 @@ from typing import Any, Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Config, Family, layer_types, read_rope, rope, windows
 from torchtune.models.llama2 import LLAMA2_7B
-from torchtune.modules import Architecture, Decoder
+from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
-
-__all__ = [
-    "gemma2_2b",
-    "gemma2_9b",
-    "gemma2_27b",
-    "gemma3_1b",
-    "gemma3_270m",
-    "gemma_2b",
-    "gemma_7b",
-    "gemma_tokenizer",
-]
 
 # arXiv 2403.08295, table 1.
 GEMMA_2B = evolve(
@@ -105,68 +95,13 @@ GEMMA3_1B = evolve(
 )
 GEMMA3_270M = evolve(GEMMA3_1B, embed_scale=math.sqrt(640), num_layers=18, embed_dim=640, ffn_dim=2048)
 
-
-def gemma_2b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2B, with random weights (config.json of google/gemma-2b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA_2B, max_seq_len=max_seq_len))
-
-
-def gemma_7b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 7B, with random weights (config.json of google/gemma-7b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA_7B, max_seq_len=max_seq_len))
-
-
-def gemma2_2b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2 2B, with random weights (config.json of google/gemma-2-2b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA2_2B, max_seq_len=max_seq_len))
-
-
-def gemma2_9b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2 9B, with random weights (config.json of google/gemma-2-9b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA2_9B, max_seq_len=max_seq_len))
-
-
-def gemma2_27b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2 27B, with random weights (config.json of google/gemma-2-27b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA2_27B, max_seq_len=max_seq_len))
-
-
-def gemma3_270m(max_seq_len: int = 32_768) -> Decoder:
-    """Build Gemma 3 270M, with random weights (config.json of google/gemma-3-270m).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA3_270M, max_seq_len=max_seq_len))
-
-
-def gemma3_1b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Gemma 3 1B, with random weights (config.json of google/gemma-3-1b-pt).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA3_1B, max_seq_len=max_seq_len))
+gemma_2b = builder(__name__, "gemma_2b", GEMMA_2B, "google/gemma-2b")
+gemma_7b = builder(__name__, "gemma_7b", GEMMA_7B, "google/gemma-7b")
+gemma2_2b = builder(__name__, "gemma2_2b", GEMMA2_2B, "google/gemma-2-2b")
+gemma2_9b = builder(__name__, "gemma2_9b", GEMMA2_9B, "google/gemma-2-9b")
+gemma2_27b = builder(__name__, "gemma2_27b", GEMMA2_27B, "google/gemma-2-27b")
+gemma3_270m = builder(__name__, "gemma3_270m", GEMMA3_270M, "google/gemma-3-270m")
+gemma3_1b = builder(__name__, "gemma3_1b", GEMMA3_1B, "google/gemma-3-1b-pt")
 
 
 _TURNS = ("<start_of_turn>", "<end_of_turn>")

@@ -4,11 +4,10 @@ from typing import Any, Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Config, Family, Fused
-from torchtune.modules import Architecture, Decoder
+from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
-
-__all__ = ["gpt2", "gpt2_large", "gpt2_medium", "gpt2_tokenizer", "gpt2_xl"]
 
 GPT2 = Architecture(
     family="gpt2",
@@ -35,41 +34,10 @@ GPT2_MEDIUM = evolve(GPT2, num_layers=24, embed_dim=1024, num_heads=16, num_kv_h
 GPT2_LARGE = evolve(GPT2, num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120)
 GPT2_XL = evolve(GPT2, num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400)
 
-
-def gpt2(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 of 124 million parameters, with random weights (config.json of openai-community/gpt2).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2, max_seq_len=max_seq_len))
-
-
-def gpt2_medium(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 medium, with random weights (config.json of openai-community/gpt2-medium).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2_MEDIUM, max_seq_len=max_seq_len))
-
-
-def gpt2_large(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 large, with random weights (config.json of openai-community/gpt2-large).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2_LARGE, max_seq_len=max_seq_len))
-
-
-def gpt2_xl(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 XL, with random weights (config.json of openai-community/gpt2-xl).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2_XL, max_seq_len=max_seq_len))
+gpt2 = builder(__name__, "gpt2", GPT2, "openai-community/gpt2")
+gpt2_medium = builder(__name__, "gpt2_medium", GPT2_MEDIUM, "openai-community/gpt2-medium")
+gpt2_large = builder(__name__, "gpt2_large", GPT2_LARGE, "openai-community/gpt2-large")
+gpt2_xl = builder(__name__, "gpt2_xl", GPT2_XL, "openai-community/gpt2-xl")
 
 
 def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
