@@ -10,7 +10,7 @@ from torchtune.files import write_json
 from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
 from torchtune.formats.gguf._config import gguf_config
 from torchtune.formats.gguf._file import read_gguf
-from torchtune.formats.gguf._weights import GGUFWeights
+from torchtune.formats.gguf._weights import gguf_weights
 from torchtune.formats.hf._config import architecture_from_hf
 from torchtune.formats.hf._weights import expected_shapes
 from torchtune.modules import Decoder
@@ -62,7 +62,7 @@ def open_gguf(path: Path) -> Checkpoint:
         tokenizer = gguf_tokenizer(file.metadata)
         tokenizer_config = _tokenizer_config(file.metadata)
         special_ids = _special_ids(file.metadata)
-        weights = GGUFWeights(file, model.architecture, expected_shapes(model))
+        weights = gguf_weights(file, model.architecture, expected_shapes(model))
     except KeyError as error:
         raise ValueError(f"{file.path} has no {error.args[0]!r} in its metadata") from error
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:

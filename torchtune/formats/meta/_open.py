@@ -12,7 +12,7 @@ from torchtune.formats._source import Checkpoint
 from torchtune.formats.hf._weights import expected_shapes
 from torchtune.formats.meta._files import EMBEDDINGS, HEAD, MetaFiles, has_meta_files
 from torchtune.formats.meta._params import FILE, read_params
-from torchtune.formats.meta._weights import MetaWeights
+from torchtune.formats.meta._weights import meta_weights
 from torchtune.modules import Decoder
 from torchtune.tokenizers import (
     GENERATION_CONFIG,
@@ -62,7 +62,7 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
             model = Decoder(params.architecture(vocab_size, tied_embeddings=tied))
     except (ValueError, ArithmeticError, RuntimeError) as error:  # the latter two: numbers beyond all models
         raise ValueError(f"{folder / FILE}: {error}") from error
-    weights = MetaWeights(files, expected_shapes(model), frozenset({HEAD} if tied else ()))
+    weights = meta_weights(files, expected_shapes(model), {HEAD} if tied else ())
 
     def write_tokenizer(target: Path) -> SpecialIds:
         file = _find_tokenizer(folder if tokenizer is None else tokenizer)
