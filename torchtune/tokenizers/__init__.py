@@ -17,16 +17,7 @@ from torchtune.tokenizers._hf import HFTokenizer
 from torchtune.tokenizers._options import TokenizerOptions, check_options
 from torchtune.tokenizers._sentencepiece import SentencePieceTokenizer
 from torchtune.tokenizers._sentencepiece_model import is_plain_bpe
-from torchtune.tokenizers._special_ids import (
-    GENERATION_CONFIG,
-    SpecialIds,
-    completed,
-    ends,
-    ids_of,
-    joined,
-    known_ids,
-    non_null,
-)
+from torchtune.tokenizers._special_ids import GENERATION_CONFIG, SpecialIds
 from torchtune.tokenizers._tekken import TekkenTokenizer
 from torchtune.tokenizers._tiktoken import TiktokenTokenizer, is_tiktoken, write_tiktoken_tokenizer
 
@@ -47,20 +38,14 @@ __all__ = [
     "auto_tokenizer",
     "begin_with",
     "check_options",
-    "completed",
     "copy_files",
     "copy_tokenizer",
-    "ends",
     "from_pieces",
     "gguf_tokenizer",
     "has_tokenizer",
-    "ids_of",
     "is_plain_bpe",
     "is_tiktoken",
-    "joined",
-    "known_ids",
     "load_tokenizer",
-    "non_null",
     "remove_tokenizer",
     "tokenizer_folder",
     "write_tiktoken_tokenizer",

@@ -99,7 +99,7 @@ def _special_ids(metadata: dict[str, Any]) -> SpecialIds:
     turns = {tokens.index(end) for end in _TURN_ENDS if end in template and end in tokens}
     ends = sorted({ids["eos"], ids.get("eot", ids["eos"])} | turns)
     begin_and_pad = {f"{name}_token_id": ids[name] for name in ("bos", "pad") if name in ids}
-    return {**begin_and_pad, "eos_token_id": ends if len(ends) > 1 else ends[0]}
+    return SpecialIds({**begin_and_pad, "eos_token_id": ends if len(ends) > 1 else ends[0]})
 
 
 def _tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _write_sentencepiece(file: Path, folder: Path) -> SpecialIds:
         "legacy": True,  # each text between special tokens is one of its own, as in Meta's code
     }
     write_json(folder / "tokenizer_config.json", config)
-    special_ids = {f"{name}_token_id": i for name, i in ids.items() if i >= 0 and name != "unk"}
+    special_ids = SpecialIds({f"{name}_token_id": ids[name] for name in named if name != "unk"})
     write_json(folder / GENERATION_CONFIG, special_ids)
     return special_ids
 
