@@ -1,7 +1,7 @@
 """Tokenizers of every kind, their files, and the ids at which texts begin and end."""
 
-from torchtune.tokenizers._auto import AnyTokenizer, auto_tokenizer, load_tokenizer
-from torchtune.tokenizers._backend import BackendTokenizer
+from torchtune.tokenizers._any import AnyTokenizer
+from torchtune.tokenizers._auto import auto_tokenizer, load_tokenizer
 from torchtune.tokenizers._bpe import BPETokenizer
 from torchtune.tokenizers._build import add_tokens, begin_with, from_pieces
 from torchtune.tokenizers._files import (
@@ -26,7 +26,6 @@ __all__ = [
     "TOKENIZER_FILES",
     "AnyTokenizer",
     "BPETokenizer",
-    "BackendTokenizer",
     "HFTokenizer",
     "SentencePieceTokenizer",
     "SpecialIds",
@@ -51,5 +50,5 @@ __all__ = [
     "write_tiktoken_tokenizer",
 ]
 
-COMPONENT_KINDS = (BackendTokenizer, SentencePieceTokenizer)
+COMPONENT_KINDS = (AnyTokenizer,)
 """Classes whose subclasses a config may name where no type is declared."""

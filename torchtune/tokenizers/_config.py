@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 
-from torchtune.data import ChatTemplate
 from torchtune.files import read_json, unexpected
-from torchtune.tokenizers._chat_templates import CONFIG, MORE_CHAT_TEMPLATES, read_chat_template
+from torchtune.tokenizers._chat_templates import CONFIG, MORE_CHAT_TEMPLATES
 from torchtune.tokenizers._files import SIDE_FILES
-from torchtune.tokenizers._options import TokenizerOptions
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG, read_ends
 
 if TYPE_CHECKING:
@@ -155,14 +153,6 @@ class TokenizerConfig:
     def eos_id(self) -> int | None:
         """Return the id that ends a text according to the model's own files."""
         return next((ids[0] for ids in map(read_ends, self._models_own) if ids), None)
-
-    def chat_template(self, options: TokenizerOptions) -> ChatTemplate | None:
-        """Read the chat template that the options choose.
-
-        Raises:
-            ValueError: it is not valid, or an option has no effect.
-        """
-        return read_chat_template(self.folder, self.values, self.special_tokens, options)
 
     @property
     def _path(self) -> Path:

@@ -1,0 +1,100 @@
+"""What tokenizers of every kind have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torchtune.data import ChatTemplate
+from torchtune.tokenizers._chat_templates import read_chat_template
+from torchtune.tokenizers._config import TokenizerConfig, fingerprint_of
+from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text
+
+
+class AnyTokenizer(ABC):
+    """A tokenizer that was loaded from a file, of whichever kind.
+
+    Args:
+        path: The file.
+        config: What the files next to it say.
+        options: Options of the tokenizer.
+        **settings: The arguments of the subclass other than the path and the options, by name.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: an option has no effect, or a value that it does not take.
+    """
+
+    vocab_size: int
+    special_tokens: Mapping[str, int]
+    content_tokens: frozenset[str]
+    """Special tokens that texts may contain."""
+    unknown_id: int | None
+    """What stands for text that no token can write; None where there is no such text."""
+    bos_id: int | None
+    """None also for a model that has such a token but begins no text with it, as SmolLM2."""
+    eos_id: int
+    pad_id: int
+    stop_ids: frozenset[int]
+
+    def __init__(
+        self, path: Path, config: TokenizerConfig, options: TokenizerOptions, **settings: Any
+    ) -> None:
+        check_options(options)
+        self._path = path
+        self._config = config
+        self._options = options
+        self._settings = settings
+        self.chat_template: ChatTemplate | None = read_chat_template(
+            config.folder, config.values, config.special_tokens, options
+        )
+
+    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        """Encode plain text; a special token spelt out in it stays text, unless it is one of `content_tokens`.
+
+        Args:
+            text: What to encode.
+            add_bos: Put `bos_id` first; without effect where it is None.
+            add_eos: Put `eos_id` last.
+        """
+        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
+        return [*bos, *self._encode(text), *([self.eos_id] if add_eos else [])]
+
+    @abstractmethod
+    def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
+        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+
+        Args:
+            text: What to encode.
+            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Turn ids back into text, leaving out special tokens other than `content_tokens`."""
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that encoding depends on."""
+        settings = type(self).__name__, *self._settings.items(), options_text(self._options)
+        return fingerprint_of(self._files(), *settings, self.chat_template)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments alone: the libraries do not pickle which special tokens are to stay text."""
+        kind: Callable[..., AnyTokenizer] = type(self)  # Its path is a text.
+        return partial(kind, str(self._path), **self._settings, **self._options), ()
+
+    @abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """Encode plain text without anything around it."""
+
+    def _files(self) -> list[Path]:
+        """Return the files of the vocabulary."""
+        return [self._path]
+
+    def _not_in_vocabulary(self, name: str, text: str | None) -> ValueError:
+        """Return the error of a special token, known by its name, that the configuration spells as no token is."""
+        return ValueError(
+            f"{self._config.folder}/tokenizer_config.json: {name} is {text!r}, which is not in the vocabulary"
+            f" of {self._path.name}"
+        )
