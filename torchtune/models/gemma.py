@@ -11,16 +11,21 @@ from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
 
+
+def _of_width(embed_dim: int, like: Architecture, **others: Any) -> Architecture:
+    """Return an architecture of another width, by whose root embeddings are multiplied."""
+    return evolve(like, embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
+
+
 # arXiv 2403.08295, table 1.
-GEMMA_2B = evolve(
+GEMMA_2B = _of_width(
+    2048,
     LLAMA2_7B,
     family="gemma",
     activation="gelu_tanh",
     norm_offset=1.0,
-    embed_scale=math.sqrt(2048),
     vocab_size=256_000,
     num_layers=18,
-    embed_dim=2048,
     num_heads=8,
     num_kv_heads=1,
     head_dim=256,
@@ -29,17 +34,10 @@ GEMMA_2B = evolve(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-GEMMA_7B = evolve(
-    GEMMA_2B,
-    embed_scale=math.sqrt(3072),
-    num_layers=28,
-    embed_dim=3072,
-    num_heads=16,
-    num_kv_heads=16,
-    ffn_dim=24_576,
-)
+GEMMA_7B = _of_width(3072, GEMMA_2B, num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576)
 # arXiv 2408.00118, table 1 and section 2.
-GEMMA2_2B = evolve(
+GEMMA2_2B = _of_width(
+    2304,
     GEMMA_2B,
     family="gemma2",
     norms="both",
@@ -48,34 +46,24 @@ GEMMA2_2B = evolve(
     attention_scale=256**-0.5,
     attention_softcap=50.0,
     final_softcap=30.0,
-    embed_scale=math.sqrt(2304),
     num_layers=26,
-    embed_dim=2304,
     num_kv_heads=4,
     ffn_dim=9216,
 )
-GEMMA2_9B = evolve(
-    GEMMA2_2B,
-    embed_scale=math.sqrt(3584),
-    num_layers=42,
-    embed_dim=3584,
-    num_heads=16,
-    num_kv_heads=8,
-    ffn_dim=14_336,
-)
-GEMMA2_27B = evolve(
+GEMMA2_9B = _of_width(3584, GEMMA2_2B, num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336)
+GEMMA2_27B = _of_width(
+    4608,
     GEMMA2_9B,
     attention_scale=144**-0.5,
-    embed_scale=math.sqrt(4608),
     num_layers=46,
-    embed_dim=4608,
     num_heads=32,
     num_kv_heads=16,
     head_dim=128,
     ffn_dim=36_864,
 )
 # arXiv 2503.19786, section 2: norms of queries and keys in the place of soft caps, five sliding layers to a full one.
-GEMMA3_1B = evolve(
+GEMMA3_1B = _of_width(
+    1152,
     GEMMA2_2B,
     family="gemma3_text",
     qk_norm="head",
@@ -85,15 +73,13 @@ GEMMA3_1B = evolve(
     full_attention_every=6,
     rope_base=1e6,
     rope_local_base=10_000.0,
-    embed_scale=math.sqrt(1152),
     vocab_size=262_144,
-    embed_dim=1152,
     num_heads=4,
     num_kv_heads=1,
     ffn_dim=6912,
     max_seq_len=32_768,
 )
-GEMMA3_270M = evolve(GEMMA3_1B, embed_scale=math.sqrt(640), num_layers=18, embed_dim=640, ffn_dim=2048)
+GEMMA3_270M = _of_width(640, GEMMA3_1B, num_layers=18, ffn_dim=2048)
 
 gemma_2b = builder(__name__, "gemma_2b", GEMMA_2B, "google/gemma-2b")
 gemma_7b = builder(__name__, "gemma_7b", GEMMA_7B, "google/gemma-7b")

@@ -5,19 +5,25 @@ from typing import Any, Unpack
 from attrs import evolve
 
 from torchtune.models._builder import builder
-from torchtune.models._family import Config, Family, Fused
+from torchtune.models._family import Family, Fused
 from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
+_GPT2: dict[str, Any] = {
+    "rope_base": 10_000.0,  # not used
+    "norm_kind": "layer",
+    "learned_positions": True,
+    "activation": "gelu_tanh",
+    "gated": False,
+    "qkv_bias": True,
+    "o_bias": True,
+    "mlp_bias": True,
+}
+"""What all of the family have in common."""
+
 GPT2 = Architecture(
+    **_GPT2,
     family="gpt2",
-    norm_kind="layer",
-    learned_positions=True,
-    activation="gelu_tanh",
-    gated=False,
-    qkv_bias=True,
-    o_bias=True,
-    mlp_bias=True,
     vocab_size=50_257,
     num_layers=12,
     embed_dim=768,
@@ -26,7 +32,6 @@ GPT2 = Architecture(
     head_dim=64,
     ffn_dim=3072,
     max_seq_len=1024,
-    rope_base=10_000.0,  # not used
     norm_eps=1e-5,
     tied_embeddings=True,
 )
@@ -50,19 +55,6 @@ def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokeniz
     return load_tokenizer(path, options, split="gpt-2")
 
 
-def _gpt2(_: Config) -> dict[str, Any]:
-    return {
-        "rope_base": 10_000.0,  # not used
-        "norm_kind": "layer",
-        "learned_positions": True,
-        "activation": "gelu_tanh",
-        "gated": False,
-        "qkv_bias": True,
-        "o_bias": True,
-        "mlp_bias": True,
-    }
-
-
 GPT2_FAMILY = Family(
     model_type="gpt2",
     hf_class="GPT2LMHeadModel",
@@ -73,7 +65,7 @@ GPT2_FAMILY = Family(
         "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,
     },
-    read=_gpt2,
+    read=lambda _: _GPT2,
     write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     tied=True,
     ffn_factor=4,

@@ -1,13 +1,12 @@
-"""GGUF files to Hugging Face folders."""
+"""A GGUF file as where a model comes from."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torchtune.files import write_json
-from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
+from torchtune.formats._source import Checkpoint
 from torchtune.formats.gguf._config import gguf_config
 from torchtune.formats.gguf._file import read_gguf
 from torchtune.formats.gguf._weights import gguf_weights
@@ -21,31 +20,6 @@ _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot
 
 _TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
 """Tokens that end a turn in the families' chats, for files that do not name theirs."""
-
-
-def convert_gguf(
-    source: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
-    *,
-    progress: Progress | None = None,
-) -> None:
-    """Turn a GGUF file into a Hugging Face folder.
-
-    The folder holds config.json, generation_config.json, tokenizer.json, tokenizer_config.json with the
-    chat template, and model.safetensors in bfloat16, whatever the file's own precision.
-
-    Args:
-        source: A GGUF file of one of the supported families; quantised ones are taken as they are.
-        folder: Written beside and renamed once complete.
-        progress: Called after each tensor with the number done and the number of all.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileExistsError: the folder has something in it.
-        OSError: there is no room for the folder.
-        ValueError: the file is damaged, cut short, or of a model or tokenizer that is not supported.
-    """
-    write_checkpoint(open_gguf(Path(source)), folder, progress=progress)
 
 
 def open_gguf(path: Path) -> Checkpoint:
