@@ -1,5 +1,6 @@
 """What tokenizers of every kind have in common."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.data import ChatTemplate
-from torchtune.tokenizers._chat_templates import read_chat_template
-from torchtune.tokenizers._config import TokenizerConfig, fingerprint_of
+from torchtune.tokenizers._chat_templates import MORE_CHAT_TEMPLATES, read_chat_template
+from torchtune.tokenizers._config import TokenizerConfig
+from torchtune.tokenizers._files import SIDE_FILES
 from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text
+from torchtune.tokenizers._special_ids import GENERATION_CONFIG
 
 
 class AnyTokenizer(ABC):
@@ -76,8 +79,21 @@ class AnyTokenizer(ABC):
 
     def fingerprint(self) -> str:
         """Return a digest of all that encoding depends on."""
-        settings = type(self).__name__, *self._settings.items(), options_text(self._options)
-        return fingerprint_of(self._files(), *settings, self.chat_template)
+        settings = (
+            type(self).__name__,
+            *self._settings.items(),
+            options_text(self._options),
+            self.chat_template,
+        )
+        digest = hashlib.sha256(repr(settings).encode())
+        folder = self._path.parent
+        side_files = [folder / name for name in (*SIDE_FILES, GENERATION_CONFIG, "config.json")]
+        templates = sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))
+        for file in (*self._files(), *side_files, *templates):
+            digest.update(f"{file.name} {file.stat().st_size if file.is_file() else None}".encode())
+            if file.is_file():
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments alone: the libraries do not pickle which special tokens are to stay text."""

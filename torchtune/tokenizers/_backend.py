@@ -52,8 +52,8 @@ class BackendTokenizer(AnyTokenizer):
         if self.content_tokens:
             self._plain = _not_special(self._plain, self.content_tokens)
         # GPT-2's tokenizer_config.json names none.
-        eos_id = config.eos_id() if config.token("eos_token") is None else None
-        self.eos_id = self._id("eos_token") if eos_id is None else eos_id
+        ends = config.ends() if config.token("eos_token") is None else []
+        self.eos_id = ends[0] if ends else self._id("eos_token")
         self.pad_id = self.eos_id if config.token("pad_token") is None else self._id("pad_token")
         names = [token.content for token in added.values()]
         self.stop_ids = self._own_stop_ids() | {self.eos_id} | stop_ids_of(options, self._find, names)
@@ -86,7 +86,7 @@ class BackendTokenizer(AnyTokenizer):
 
     def _own_stop_ids(self) -> frozenset[int]:
         """Return the ids that end an answer according to the model's own files."""
-        return self._config.stop_ids()
+        return frozenset(self._config.ends())
 
     def _load(self) -> "Backend":
         """Read the file, without the lengths that its last user cut and filled texts to."""

@@ -1,6 +1,5 @@
 """The files next to a tokenizer's vocabulary: its special tokens, and how it is used."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, frozen
 
 from torchtune.files import read_json, unexpected
-from torchtune.tokenizers._chat_templates import CONFIG, MORE_CHAT_TEMPLATES
-from torchtune.tokenizers._files import SIDE_FILES
+from torchtune.tokenizers._chat_templates import CONFIG
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG, read_ends
 
 if TYPE_CHECKING:
@@ -146,21 +144,13 @@ class TokenizerConfig:
         """
         return bool(self.values.get("legacy", not self._path.is_file()))
 
-    def stop_ids(self) -> frozenset[int]:
-        """Read the ids at which generation stops: those of generation_config.json and of config.json."""
-        return frozenset(i for path in self._models_own for i in read_ends(path))
-
-    def eos_id(self) -> int | None:
-        """Return the id that ends a text according to the model's own files."""
-        return next((ids[0] for ids in map(read_ends, self._models_own) if ids), None)
+    def ends(self) -> list[int]:
+        """Read the ids at which generation stops: those of generation_config.json, then those of config.json."""
+        return [i for name in (GENERATION_CONFIG, "config.json") for i in read_ends(self.folder / name)]
 
     @property
     def _path(self) -> Path:
         return self.folder / CONFIG
-
-    @property
-    def _models_own(self) -> tuple[Path, Path]:
-        return self.folder / GENERATION_CONFIG, self.folder / "config.json"
 
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
@@ -179,20 +169,3 @@ def _text(token: Any) -> str | None:
 def _check_added(path: Path, text: Any, i: Any) -> None:
     if not isinstance(text, str) or not text or type(i) is not int or i < 0:
         raise unexpected(path, "an added token", [i, text], "a whole number from 0, and its text,")
-
-
-def fingerprint_of(files: Sequence[Path], *settings: object) -> str:
-    """Return a digest of all that a tokenizer depends on.
-
-    Args:
-        files: The files of its vocabulary, of one folder.
-        *settings: What else it depends on, in values whose `repr` is the same in every process.
-    """
-    folder = files[0].parent
-    more = sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))
-    digest = hashlib.sha256(repr(settings).encode())
-    for file in (*files, *(folder / name for name in (*SIDE_FILES, GENERATION_CONFIG, "config.json")), *more):
-        digest.update(f"{file.name} {file.stat().st_size if file.is_file() else None}".encode())
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -60,7 +60,7 @@ class SentencePieceTokenizer(AnyTokenizer):
         self._outside = {token.id: text for text, token in outside.items()}
         self.content_tokens = content_tokens_of(options, self.special_tokens, self._find)
         stops = stop_ids_of(options, self._find, [*self.special_tokens, *outside])
-        self.stop_ids = config.stop_ids() | {eos_id} | stops
+        self.stop_ids = stops | {eos_id, *config.ends()}
 
         in_template = {text: AddedToken(i) for text, i in controls.items()}
         in_template |= {text: added[text] for text in special}
