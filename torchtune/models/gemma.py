@@ -122,9 +122,7 @@ def _gemma(config: Config) -> dict[str, Any]:
     }
 
 
-def _write_gemma(_: Architecture) -> dict[str, Any]:
-    return {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"}
-
+_ACTIVATION = {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"}
 
 GEMMA_FAMILY = Family(
     model_type="gemma",
@@ -132,7 +130,7 @@ GEMMA_FAMILY = Family(
     gguf="gemma",
     fixed={"attention_bias": False},
     read=_gemma,
-    write=_write_gemma,
+    write=lambda _: _ACTIVATION,
     tied=True,
 )
 
@@ -151,7 +149,7 @@ def _gemma2(config: Config) -> dict[str, Any]:
 def _write_gemma2(a: Architecture) -> dict[str, Any]:
     scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
     return {
-        **_write_gemma(a),
+        **_ACTIVATION,
         "query_pre_attn_scalar": round(scale**-2),  # an int in transformers
         "attn_logit_softcapping": a.attention_softcap,
         "final_logit_softcapping": a.final_softcap,
@@ -175,15 +173,14 @@ def _read_gguf(metadata: Config, sizes: Config) -> dict[str, Any]:
     }
 
 
-GEMMA2_FAMILY = Family(
+GEMMA2_FAMILY = evolve(
+    GEMMA_FAMILY,
     model_type="gemma2",
     hf_class="Gemma2ForCausalLM",
     gguf="gemma2",
     read_gguf=_read_gguf,
-    fixed={"attention_bias": False},
     read=_gemma2,
     write=_write_gemma2,
-    tied=True,
 )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torchtune.data import ChatTemplate
 from torchtune.tokenizers._chat_templates import MORE_CHAT_TEMPLATES, read_chat_template
 from torchtune.tokenizers._config import TokenizerConfig
 from torchtune.tokenizers._files import SIDE_FILES
-from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text
+from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text, unknown_token
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG
 
 
@@ -103,6 +103,45 @@ class AnyTokenizer(ABC):
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
         """Encode plain text without anything around it."""
+
+    @abstractmethod
+    def _find(self, token: str) -> int | None:
+        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
+
+    def _stops(self, names: Iterable[str]) -> set[int]:
+        """Return the ids of the option `stop_tokens`.
+
+        Args:
+            names: Tokens to suggest for a misspelt one.
+
+        Raises:
+            ValueError: one of them is not a token of the vocabulary.
+        """
+        stops = set[int]()
+        for token in self._options.get("stop_tokens") or ():
+            number = self._find(token)
+            if number is None:
+                raise unknown_token("stop_tokens", token, names)
+            stops.add(number)
+        return stops
+
+    def _tokens_in_content(self) -> frozenset[str]:
+        """Return the tokens of the option `special_tokens_in_content`.
+
+        Raises:
+            ValueError: one of them is not a special token.
+        """
+        tokens = self._options.get("special_tokens_in_content") or ()
+        for token in tokens:
+            if token in self.special_tokens:
+                continue
+            if self._find(token) is None:
+                raise unknown_token("special_tokens_in_content", token, self.special_tokens)
+            raise ValueError(
+                f"special_tokens_in_content: {token!r} is not a special token, so that any text may contain it already;"
+                " leave it out"
+            )
+        return frozenset(tokens)
 
     def _files(self) -> list[Path]:
         """Return the files of the vocabulary."""

@@ -12,7 +12,7 @@ from torchtune.data import unused_mark
 from torchtune.tokenizers._any import AnyTokenizer
 from torchtune.tokenizers._build import add_tokens
 from torchtune.tokenizers._config import TokenizerConfig
-from torchtune.tokenizers._options import TokenizerOptions, content_tokens_of, stop_ids_of
+from torchtune.tokenizers._options import TokenizerOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -48,7 +48,7 @@ class BackendTokenizer(AnyTokenizer):
         self.unknown_id = None if unknown is None else self._plain.token_to_id(unknown)
         added = self._plain.get_added_tokens_decoder()
         self.special_tokens = {t.content: i for i, t in added.items() if t.special}
-        self.content_tokens = content_tokens_of(options, self.special_tokens, self._find)
+        self.content_tokens = self._tokens_in_content()
         if self.content_tokens:
             self._plain = _not_special(self._plain, self.content_tokens)
         # GPT-2's tokenizer_config.json names none.
@@ -56,7 +56,7 @@ class BackendTokenizer(AnyTokenizer):
         self.eos_id = ends[0] if ends else self._id("eos_token")
         self.pad_id = self.eos_id if config.token("pad_token") is None else self._id("pad_token")
         names = [token.content for token in added.values()]
-        self.stop_ids = self._own_stop_ids() | {self.eos_id} | stop_ids_of(options, self._find, names)
+        self.stop_ids = self._own_stop_ids() | {self.eos_id} | self._stops(names)
         self.bos_id = self._id("bos_token") if self._adds_bos() else None
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
@@ -101,7 +101,6 @@ class BackendTokenizer(AnyTokenizer):
         return self._load()
 
     def _find(self, token: str) -> int | None:
-        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
         number = self._plain.token_to_id(token)
         if number is None:
             ids = self._plain.encode(token, add_special_tokens=False).ids
@@ -135,13 +134,10 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
     tokens = config.added_tokens()
     new = {text: token.id for text, token in tokens.items() if backend.token_to_id(text) is None}
     listed = {text: token.backend(text) for text, token in tokens.items()}
-    backend.add_tokens(
-        [
-            token
-            for text, token in listed.items()
-            if text in new or (config.lists_added_tokens and repr(token) not in known)
-        ]
-    )
+    changed = {
+        text for text, token in listed.items() if config.lists_added_tokens and repr(token) not in known
+    }
+    backend.add_tokens([token for text, token in listed.items() if text in new or text in changed])
     for text, number in new.items():
         if backend.token_to_id(text) != number:
             raise ValueError(
@@ -149,10 +145,8 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
                 f" {backend.token_to_id(text)}; fetch the tokenizer again"
             )
     found = {token.content for token in backend.get_added_tokens_decoder().values()}
-    named = [
-        text for text in config.special_texts() if text not in found and backend.token_to_id(text) is not None
-    ]
-    add_tokens(backend, [(text, True) for text in named])
+    named = [text for text in config.special_texts() if text not in found]
+    add_tokens(backend, [(text, True) for text in named if backend.token_to_id(text) is not None])
 
 
 def _not_special(backend: "Backend", tokens: Collection[str]) -> "Backend":
@@ -185,6 +179,7 @@ class _Marked:
         written["added_tokens"] = [token for token in written["added_tokens"] if not token["special"]]
         written["post_processor"] = None
         self._backend = Backend.from_str(json.dumps(written))
+        special = [token for token in added.values() if token.special]
         self._backend.add_tokens(
             [
                 AddedToken(
@@ -194,8 +189,7 @@ class _Marked:
                     single_word=token.single_word,
                     normalized=False,
                 )
-                for token in added.values()
-                if token.special
+                for token in special
             ]
         )
         # Added tokens that the model does not know are numbered anew, the plain ones too.
@@ -203,7 +197,7 @@ class _Marked:
             i: self._spelt(token.content) if token.special else token.content for i, token in added.items()
         }
         self._ids = {self._backend.token_to_id(text): i for i, text in spelt.items()}
-        texts = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        texts = sorted((token.content for token in special), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts)))
 
     def encode(self, text: str, plain: Sequence[tuple[int, int]]) -> list[int]:

@@ -84,9 +84,8 @@ class BPETokenizer(BackendTokenizer):
     def _read(self) -> "Backend":
         prefix = bool(self._config.values.get("add_prefix_space", False))
         try:
-            backend = byte_level(
-                self._vocabulary, _read_merges(self._merges_file), self._class.split, space_prefix=prefix
-            )
+            merges = _read_merges(self._merges_file)
+            backend = byte_level(self._vocabulary, merges, self._class.split, space_prefix=prefix)
         except ValueError as error:
             raise ValueError(
                 f"{self._path.parent}: {error}; fetch {VOCABULARY} and {MERGES} again"

@@ -1,6 +1,6 @@
 """The files next to a tokenizer's vocabulary: its special tokens, and how it is used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from attrs import asdict, frozen
 
 from torchtune.files import read_json, unexpected
 from torchtune.tokenizers._chat_templates import CONFIG
-from torchtune.tokenizers._special_ids import GENERATION_CONFIG, read_ends
+from torchtune.tokenizers._special_ids import EOS, GENERATION_CONFIG, read_ids
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken as BackendToken
@@ -93,11 +93,11 @@ class TokenizerConfig:
     @cached_property
     def special_tokens(self) -> dict[str, str]:
         """The texts of the special tokens that have a name, as transformers passes them to chat templates."""
-        groups = [self.values, *(self.values.get(group) for group in _NAMED)]
-        entries = [(i, name, _text(token)) for i, group in enumerate(groups) for name, token in _items(group)]
-        return {
-            name: text for i, name, text in entries if text is not None and (i or name.endswith("_token"))
-        }
+        own = {name: token for name, token in self.values.items() if name.endswith("_token")}
+        groups = [own, *(self.values.get(group) for group in _NAMED)]
+        entries = (entry for group in groups if isinstance(group, Mapping) for entry in group.items())
+        texts = ((name, _text(token)) for name, token in entries)
+        return {name: text for name, text in texts if text is not None}
 
     @property
     def lists_added_tokens(self) -> bool:
@@ -146,7 +146,8 @@ class TokenizerConfig:
 
     def ends(self) -> list[int]:
         """Read the ids at which generation stops: those of generation_config.json, then those of config.json."""
-        return [i for name in (GENERATION_CONFIG, "config.json") for i in read_ends(self.folder / name)]
+        files = [self.folder / GENERATION_CONFIG, self.folder / "config.json"]
+        return [i for file in files for i in read_ids(file, [EOS]).ends()]
 
     @property
     def _path(self) -> Path:
@@ -154,10 +155,6 @@ class TokenizerConfig:
 
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
-
-
-def _items(group: Any) -> Sequence[tuple[str, Any]]:
-    return [*group.items()] if isinstance(group, Mapping) else []
 
 
 def _text(token: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from torchtune.tokenizers._any import AnyTokenizer
 from torchtune.tokenizers._config import AddedToken, TokenizerConfig, tokenizer_file
-from torchtune.tokenizers._options import TokenizerOptions, content_tokens_of, stop_ids_of
+from torchtune.tokenizers._options import TokenizerOptions
 from torchtune.tokenizers._sentencepiece_model import as_control, without_space_prefix
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ class SentencePieceTokenizer(AnyTokenizer):
         # Tokens that the model does not know; of these, the special ones are found in templates only.
         outside = {text: token for text, token in added.items() if token.id >= n}
         self._outside = {token.id: text for text, token in outside.items()}
-        self.content_tokens = content_tokens_of(options, self.special_tokens, self._find)
-        stops = stop_ids_of(options, self._find, [*self.special_tokens, *outside])
-        self.stop_ids = stops | {eos_id, *config.ends()}
+        self.content_tokens = self._tokens_in_content()
+        self.stop_ids = frozenset({eos_id, *config.ends(), *self._stops([*self.special_tokens, *outside])})
 
         in_template = {text: AddedToken(i) for text, i in controls.items()}
         in_template |= {text: added[text] for text in special}
@@ -130,7 +129,6 @@ class SentencePieceTokenizer(AnyTokenizer):
         return whole, inner
 
     def _find(self, token: str) -> int | None:
-        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
         known = {**self.special_tokens, **{text: i for i, text in self._outside.items()}}
         number = known.get(token, self._model.piece_to_id(token))
         if number == self.unknown_id and token != self._model.id_to_piece(number):

@@ -9,8 +9,8 @@ from torchtune.files import read_json, unexpected
 
 GENERATION_CONFIG = "generation_config.json"
 
-_EOS = "eos_token_id"
-_NAMES = ("bos_token_id", _EOS, "pad_token_id")
+EOS = "eos_token_id"
+_NAMES = ("bos_token_id", EOS, "pad_token_id")
 
 
 class SpecialIds(dict[str, Any]):
@@ -32,7 +32,7 @@ class SpecialIds(dict[str, Any]):
 
     def ends(self) -> list[int]:
         """Return the ids at which texts end."""
-        return _as_list(self.get(_EOS))
+        return _as_list(self.get(EOS))
 
     def non_null(self) -> "SpecialIds":
         """Leave out what is null."""
@@ -63,21 +63,12 @@ def read_ids(path: Path, names: Sequence[str] = _NAMES) -> SpecialIds:
     values = read_json(path) if path.is_file() else {}
     special_ids = SpecialIds({name: values[name] for name in names if name in values})
     for name, value in special_ids.items():
-        ids = _as_list(value) if name == _EOS or value is None else [value]
+        ids = _as_list(value) if name == EOS or value is None else [value]
         # Some files have -1 for a token that the model does not have.
-        if not all(type(i) is int and (i >= 0 or name != _EOS) for i in ids):
-            also = " or a list of them" if name == _EOS else ""
+        if not all(type(i) is int and (i >= 0 or name != EOS) for i in ids):
+            also = " or a list of them" if name == EOS else ""
             raise unexpected(path, name, value, f"a token's number{also}")
     return special_ids
-
-
-def read_ends(path: Path) -> list[int]:
-    """Read the ids at which a file says that texts end.
-
-    Raises:
-        ValueError: as in `read_ids`.
-    """
-    return read_ids(path, [_EOS]).ends()
 
 
 def _as_list(value: Any) -> list[Any]:

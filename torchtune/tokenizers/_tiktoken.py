@@ -5,18 +5,17 @@ file but in Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, http
 """
 
 import base64
-import binascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from attrs import evolve
 
-from torchtune.files import write_json
 from torchtune.tokenizers._backend import BackendTokenizer
 from torchtune.tokenizers._build import SPLITS, add_tokens, begin_with, from_ranks
 from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
+from torchtune.tokenizers._files import write_tokenizer
 from torchtune.tokenizers._options import TokenizerOptions
-from torchtune.tokenizers._special_ids import GENERATION_CONFIG, SpecialIds
+from torchtune.tokenizers._special_ids import SpecialIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -111,11 +110,7 @@ def write_tiktoken_tokenizer(file: Path, folder: Path) -> SpecialIds:
     Raises:
         ValueError: the file is damaged, or another model's.
     """
-    (folder / "tokenizer.json").write_text(read_tiktoken(file).to_str(), encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", _config())
-    special_ids = _special_ids()
-    write_json(folder / GENERATION_CONFIG, special_ids)
-    return special_ids
+    return write_tokenizer(folder, read_tiktoken(file).to_str(), _config(), _special_ids())
 
 
 def _config() -> dict[str, Any]:
@@ -146,7 +141,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             if int(rank) != i:
                 raise ValueError(f"rank {i} was expected")
             ranks[base64.b64decode(token, validate=True)] = i
-        except (ValueError, binascii.Error) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {i + 1}: not a token and its rank ({error}); fetch it again"
             ) from error

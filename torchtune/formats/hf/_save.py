@@ -51,7 +51,9 @@ def save_hf_folder(
             directory = Path(tokenizer_directory)
             copy_tokenizer(directory, partial)
             copy_files(directory, partial, [GENERATION_CONFIG])
-            special_ids = _special_ids(directory)
+            special_ids = SpecialIds.of_folder(directory)
+            if not special_ids.ends():
+                special_ids = special_ids.completed(auto_tokenizer(str(directory)))
         write_json(partial / "config.json", {**hf_config(model), **special_ids})
         weights = model.state_dict() if state is None else state
         a = model.architecture
@@ -111,9 +113,3 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     path.chmod(mode)  # The library makes files that nobody else may read.
-
-
-def _special_ids(directory: Path) -> SpecialIds:
-    """Find the ids that config.json repeats."""
-    ids = SpecialIds.of_folder(directory)
-    return ids if ids.ends() else ids.completed(auto_tokenizer(str(directory)))
