@@ -97,8 +97,8 @@ def smollm2_gguf(fetch: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Convert SmolLM2 to a Hugging Face folder."""
-    from torchtune.formats import convert_gguf
+    from torchtune.formats import convert
 
     folder = tmp_path_factory.mktemp("converted") / "smollm2"
-    convert_gguf(smollm2_gguf, folder)
+    convert(smollm2_gguf, folder)
     return folder

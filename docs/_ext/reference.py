@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 import io
 import pkgutil
 from typing import Any
@@ -83,7 +84,7 @@ def _line(text: str) -> str:
 
 def sized_builders(family: Any) -> list[str]:
     """Return the names of a family's builders of one size."""
-    functions = [name for name in family.__all__ if name.islower() and callable(getattr(family, name))]
+    functions = [name for name, value in vars(family).items() if inspect.isfunction(value)]
     return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from torchtune._own_packages import second_name_hint
 
 ROOT = Path(__file__).resolve().parents[2]

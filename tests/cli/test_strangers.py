@@ -50,7 +50,7 @@ NAMED = {
     "torch.ops.load_library": "of torch, only",
     "torch.nn.modules.module.torch.load": "is refused",
     "recipes.full_finetune.main": "is refused",
-    "torchtune.formats.convert_gguf": "",
+    "torchtune.formats.convert": "",
     "torchtune.cli.main": "torchtune.cli holds no components",
     "torchtune.runs.folder_of": "torchtune.runs holds no components",
     "evil.run": "'evil' is not trusted",

@@ -15,7 +15,7 @@ from tests.formats.exact import lifted
 from tests.formats.tiny_gguf import write_gguf
 from tests.models.tiny import random_tokens, tiny_smollm2, tiny_tokenizer
 from tests.tolerance import FLOAT64, assert_near
-from torchtune.formats import convert, convert_gguf, load_hf_weights
+from torchtune.formats import convert, load_hf_weights
 from torchtune.modules import Decoder
 from torchtune.tokenizers import HFTokenizer
 
@@ -32,7 +32,7 @@ def test_weights_equal_those_transformers_reads_rounded_to_bfloat16(
     from transformers import AutoModelForCausalLM
 
     write_gguf(tmp_path / "tiny.gguf", tied_embeddings=tied_embeddings)
-    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "ours")
+    convert(tmp_path / "tiny.gguf", tmp_path / "ours")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf", dtype=torch.float32)
     ours = load_file(tmp_path / "ours" / "model.safetensors")
     expected = {name: weight.bfloat16() for name, weight in theirs.state_dict().items()}
@@ -42,7 +42,7 @@ def test_weights_equal_those_transformers_reads_rounded_to_bfloat16(
 
 
 def test_what_was_not_quantised_comes_back_rounded_to_bfloat16(gguf: Path, tmp_path: Path) -> None:
-    convert_gguf(gguf, tmp_path / "ours")
+    convert(gguf, tmp_path / "ours")
     original = tiny_smollm2()
     model = Decoder(original.architecture)
     load_hf_weights(model, tmp_path / "ours")
@@ -71,7 +71,7 @@ def test_transformers_loads_the_folder_with_our_logits(gguf: Path, tmp_path: Pat
 def test_the_tokenizer_equals_transformers_reading_and_the_original(gguf: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    convert_gguf(gguf, tmp_path / "ours")
+    convert(gguf, tmp_path / "ours")
     ours = HFTokenizer(str(tmp_path / "ours"))
     from_folder = AutoTokenizer.from_pretrained(tmp_path / "ours")
     from_gguf = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -103,22 +103,22 @@ def test_digits_are_split_singly_even_where_the_vocabulary_has_longer_numbers(tm
             token_list=[*tokens[:-1], "12"],
             token_merges=[*merges[:-1], "1 2"],
         )
-        convert_gguf(tmp_path / f"{pre}.gguf", tmp_path / pre)
+        convert(tmp_path / f"{pre}.gguf", tmp_path / pre)
         ids[pre] = HFTokenizer(str(tmp_path / pre)).encode("a 12", add_eos=False)
     assert ids["smollm"] == [model["vocab"][token] for token in ("a", "Ġ", "1", "2")]
     assert ids["gpt-2"][-1] == len(tokens) - 1
 
 
 def test_configs_name_what_the_model_stops_at(gguf: Path, tmp_path: Path) -> None:
-    convert_gguf(gguf, tmp_path / "ours")
+    convert(gguf, tmp_path / "ours")
     for name in ("config.json", "generation_config.json"):
         values = json.loads((tmp_path / "ours" / name).read_text())
         assert (values["bos_token_id"], values["eos_token_id"], values["pad_token_id"]) == (1, 2, 0)
     write_gguf(tmp_path / "chat.gguf", eos_token_id=0, eot_token_id=2)
-    convert_gguf(tmp_path / "chat.gguf", tmp_path / "chat")
+    convert(tmp_path / "chat.gguf", tmp_path / "chat")
     assert HFTokenizer(str(tmp_path / "chat")).stop_ids == frozenset({0, 2})
     write_gguf(tmp_path / "unsaid.gguf", eos_token_id=0)  # the template alone tells what ends a turn
-    convert_gguf(tmp_path / "unsaid.gguf", tmp_path / "unsaid")
+    convert(tmp_path / "unsaid.gguf", tmp_path / "unsaid")
     assert HFTokenizer(str(tmp_path / "unsaid")).stop_ids == frozenset({0, 2})
 
 
@@ -132,7 +132,7 @@ def test_texts_begin_as_the_file_says_or_as_llama_cpp_takes_it(
     from transformers import AutoTokenizer
 
     write_gguf(tmp_path / "tiny.gguf", tokenizer_pre=pre, add_bos_token=said)
-    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "ours")
+    convert(tmp_path / "tiny.gguf", tmp_path / "ours")
     assert HFTokenizer(str(tmp_path / "ours")).bos_id == (1 if begins else None)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "ours")("words")["input_ids"]
     assert theirs[:1] == [1] if begins else 1 not in theirs
@@ -167,7 +167,7 @@ def test_texts_begin_as_the_file_says_or_as_llama_cpp_takes_it(
 def test_what_is_not_supported_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write_gguf(tmp_path / "tiny.gguf", **changes)
     with pytest.raises(ValueError, match=f"tiny.gguf .*{message}"):
-        convert_gguf(tmp_path / "tiny.gguf", tmp_path / "ours")
+        convert(tmp_path / "tiny.gguf", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
 
 
@@ -184,7 +184,7 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
 def test_a_folder_in_use_is_refused_before_any_work(gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(FileExistsError, match="is not empty; remove it or choose another folder"):
-        convert_gguf(gguf, tmp_path, progress=lambda *_: pytest.fail("a tensor was read"))
+        convert(gguf, tmp_path, progress=lambda *_: pytest.fail("a tensor was read"))
 
 
 def test_an_interrupted_conversion_completes_when_run_again(gguf: Path, tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_an_interrupted_conversion_completes_when_run_again(gguf: Path, tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert_gguf(gguf, tmp_path / "ours", progress=interrupt)
+        convert(gguf, tmp_path / "ours", progress=interrupt)
     assert not (tmp_path / "ours").exists()
     steps: list[tuple[int, int]] = []
-    convert_gguf(gguf, tmp_path / "ours", progress=lambda *step: steps.append(step))
+    convert(gguf, tmp_path / "ours", progress=lambda *step: steps.append(step))
     assert steps == [(i, 20) for i in range(1, 21)]
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
 
@@ -209,7 +209,7 @@ def test_too_little_room_is_an_error_that_leaves_nothing_behind(
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            convert_gguf(gguf, tmp_path / "ours")
+            convert(gguf, tmp_path / "ours")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -220,7 +220,7 @@ def test_a_file_cut_anywhere_is_one_clear_error(gguf: Path, tmp_path: Path) -> N
     for length in [*range(0, 200, 3), *range(200, len(whole), 5003), len(whole) - 1]:
         cut.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"cut.gguf (is not a GGUF file|is damaged or cut short)"):
-            convert_gguf(cut, tmp_path / "ours")
+            convert(cut, tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["cut.gguf"]
 
 
@@ -233,7 +233,7 @@ def test_a_damaged_file_is_a_clear_error_if_it_is_found_out(gguf: Path, tmp_path
         data[at : at + 8] = draw.randbytes(8)
         broken.write_bytes(data)
         try:
-            convert_gguf(broken, tmp_path / f"ours-{i}")
+            convert(broken, tmp_path / f"ours-{i}")
         except ValueError as error:
             errors.append(str(error))
     assert len(errors) > 30

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.models.test_families import FAMILIES, LLAMA3, SMALL
 from tests.models.tiny import SPECIAL, tiny_tokenizer
 from tests.tolerance import assert_near, bound
-from torchtune.formats import architecture_from_hf, convert_gguf
+from torchtune.formats import architecture_from_hf, convert
 
 # The row of FAMILIES, and the architecture's name in GGUF.
 ARCHITECTURES = {
@@ -140,7 +140,7 @@ def test_file_becomes_the_model_it_was_made_of(row: str, tmp_path: Path) -> None
 
     model = tiny(row)
     write(tmp_path / "tiny.gguf", row, model)
-    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "ours")
+    convert(tmp_path / "tiny.gguf", tmp_path / "ours")
     ours = load_file(tmp_path / "ours/model.safetensors")
     # Gemma's norms go through a sum with one in float32 and back, which may turn the last of bfloat16's 8 bits.
     rtol, atol = (2**-7, bound(torch.float32, 2)) if row.startswith("gemma") else (0, 0)

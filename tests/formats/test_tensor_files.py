@@ -1,5 +1,6 @@
 """Checkpoints are read tensor by tensor: what is copied does not stay in memory, what is kept stays in its file."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from torchtune.formats._tensor_files import TensorFiles, folder_tensors, one_file
+from torchtune.formats._tensor_files import folder_tensors, one_file
 from torchtune.modules import copy_whole
 
 MB = 2**20
@@ -67,14 +68,14 @@ def test_a_part_of_a_tensor_reads_that_part_alone(tmp_path: Path) -> None:
 def test_several_files_are_one_source(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3)}, tmp_path / "1.safetensors")
     torch.save({"b": torch.ones(4)}, tmp_path / "2.pth")
-    files = TensorFiles()
-    files.add(tmp_path / "1.safetensors")
-    files.add(tmp_path / "2.pth")
-    files.rename("b", "c")
-    assert files.shapes == {"a": [2, 3], "c": [4]}
-    assert torch.equal(files.read("c"), torch.ones(4))
-    files.drop("a")
-    assert list(files.shapes) == ["c"]
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.pth"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    files = folder_tensors(tmp_path)
+    assert files.shapes == {"a": [2, 3], "b": [4]}
+    renamed = files.renamed({"c": "b"})
+    assert renamed.shapes == {"c": [4]}
+    assert renamed.dtypes == {"c": torch.float32}
+    assert torch.equal(renamed.read("c"), torch.ones(4))
 
 
 def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from tests.formats.exact import lifted
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from torchtune.formats import (
     architecture_from_hf,
-    hf_groups,
-    is_transposed,
     load_hf_weights,
     load_peft_adapter,
     save_hf_folder,
     save_peft_adapter,
 )
+from torchtune.formats.hf._weights import hf_groups, is_transposed
 from torchtune.generation import generate
 from torchtune.modules import Decoder, Documents, KVCache, _attention, add_lora, lora_state
 

@@ -1,10 +1,14 @@
 """Every size has the parameters that its checkpoint has, and is what its config.json describes."""
 
 import importlib
+import inspect
+import pkgutil
 
 import pytest
 import torch
 
+import torchtune.models
+from torchtune.config._dotpath import dotpath
 from torchtune.formats import architecture_from_hf, hf_config
 from torchtune.modules import Decoder
 
@@ -81,8 +85,10 @@ def test_size_is_what_its_config_describes(name: str) -> None:
 
 
 def test_every_builder_of_a_size_is_listed() -> None:
-    for module in {name.partition(".")[0] for name in SIZES}:
-        package = importlib.import_module(f"torchtune.models.{module}")
-        builders = {n for n in package.__all__ if n.islower() and not n.endswith("_tokenizer")}
-        generic = {"llama2", "smollm2"}
-        assert builders - generic == {n.partition(".")[2] for n in SIZES if n.startswith(f"{module}.")}
+    found = set[str]()
+    for entry in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
+        for name, value in vars(importlib.import_module(entry.name)).items():
+            if inspect.isfunction(value) and [*inspect.signature(value).parameters] == ["max_seq_len"]:
+                assert dotpath(value) == f"{entry.name}.{name}"
+                found.add(f"{entry.name.rpartition('.')[2]}.{name}")
+    assert found == SIZES.keys()

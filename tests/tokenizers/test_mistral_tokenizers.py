@@ -12,9 +12,9 @@ from sentencepiece import SentencePieceProcessor
 
 from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
 from torchtune.data import Message, chat_prompt, chat_tokens
-from torchtune.formats.meta._open import sentencepiece_backend
 from torchtune.models.mistral import mistral_tokenizer
 from torchtune.tokenizers import SentencePieceTokenizer
+from torchtune.tokenizers._meta import sentencepiece_backend
 
 FOLDER = Path(mistral_common.__file__).parent / "data"
 FILES = {path.name.rpartition(".")[2]: path for path in sorted(FOLDER.glob("*.model.v*"))}

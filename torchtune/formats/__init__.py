@@ -1,18 +1,10 @@
 """Checkpoints of other projects, read and written: Hugging Face, PEFT, GGUF and Meta."""
 
 from torchtune.formats._convert import convert
-from torchtune.formats.gguf._open import convert_gguf
 from torchtune.formats.hf._config import architecture_from_hf, hf_config
 from torchtune.formats.hf._decoder import hf_decoder
 from torchtune.formats.hf._save import save_hf_folder
-from torchtune.formats.hf._weights import (
-    hf_groups,
-    hf_name,
-    is_transposed,
-    load_hf_weights,
-    read_hf_weights,
-    stored_dtypes,
-)
+from torchtune.formats.hf._weights import load_hf_weights, read_hf_weights, stored_dtypes
 from torchtune.formats.peft._load import load_peft_adapter
 from torchtune.formats.peft._save import check_peft_adapter, save_peft_adapter
 
@@ -20,12 +12,8 @@ __all__ = [
     "architecture_from_hf",
     "check_peft_adapter",
     "convert",
-    "convert_gguf",
     "hf_config",
     "hf_decoder",
-    "hf_groups",
-    "hf_name",
-    "is_transposed",
     "load_hf_weights",
     "load_peft_adapter",
     "read_hf_weights",

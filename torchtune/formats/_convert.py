@@ -16,7 +16,7 @@ from torchtune.formats.hf._open import open_hf
 from torchtune.formats.meta._open import is_meta, open_meta
 from torchtune.formats.peft._config import ADAPTER_CONFIG, read_peft_config
 from torchtune.formats.peft._load import copy_peft_adapter, read_peft_adapter
-from torchtune.formats.peft._merge import MergedWeights
+from torchtune.formats.peft._merge import merged_weights
 from torchtune.tokenizers import has_tokenizer
 
 StrPath = str | os.PathLike[str]
@@ -105,9 +105,9 @@ def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
     checkpoint = _open(base, tokenizer)
     if tokenizer is None and has_tokenizer(adapter):
         checkpoint = with_tokenizer(checkpoint, adapter)
-    architecture = checkpoint.model.architecture
     adapters = read_peft_adapter(checkpoint.model, adapter)
-    return evolve(checkpoint, weights=MergedWeights(checkpoint.weights, architecture, adapters))
+    weights = merged_weights(checkpoint.weights, checkpoint.model.architecture, adapters)
+    return evolve(checkpoint, weights=weights)
 
 
 def _base_of(adapter: Path) -> Path:

@@ -17,7 +17,7 @@ from torchtune.formats.hf._save import SHARD_BYTES, write_shards
 from torchtune.formats.hf._weights import check_tensors, expected_shapes
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
-from torchtune.tokenizers import SpecialIds, auto_tokenizer, completed, has_tokenizer
+from torchtune.tokenizers import SpecialIds, auto_tokenizer, has_tokenizer
 
 Progress = Callable[[int, int], None]
 """Called after each tensor with the number done and the number of all."""
@@ -106,7 +106,7 @@ def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
         raise ValueError(
             f"the tokenizer of {where} cannot be used: {str(error).replace(str(folder), where)}"
         ) from error
-    write_json(folder / "config.json", {**config, **completed(ids, tokenizer)})
+    write_json(folder / "config.json", {**config, **ids.completed(tokenizer)})
 
 
 def _own_dtypes(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, torch.dtype]:

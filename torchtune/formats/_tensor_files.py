@@ -5,10 +5,10 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define, field, frozen
 from torch import Tensor
 
 from torchtune.files import read_json
@@ -23,26 +23,34 @@ _STEMS = ("model.safetensors", "pytorch_model.bin")
 """A folder's weights, or their index; safetensors are preferred to pickles."""
 
 
-class TensorSource(Protocol):
+@frozen(kw_only=True)
+class TensorSource:
     """Where weights come from: tensors under the names that Hugging Face's checkpoints of their family have."""
 
-    @property
-    def shapes(self) -> Mapping[str, list[int]]:
-        """Every tensor's shape by its name, known without reading any."""
+    shapes: Mapping[str, list[int]]
+    """Every tensor's shape by its name, known without reading any."""
+    dtypes: Mapping[str, torch.dtype]
+    """The dtype of every tensor of plain floating-point numbers by its name; those of other numbers are absent."""
+    read: Callable[[str], Tensor]
+    """Read one tensor; it may stay backed by its file.
 
-    @property
-    def dtypes(self) -> Mapping[str, torch.dtype]:
-        """The dtype of every tensor of plain floating-point numbers by its name; those of other numbers are absent."""
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor; it may stay backed by its file.
-
-        Raises:
-            ValueError: it is damaged.
-        """
+    Raises:
+        ValueError: it is damaged.
+    """
+    own_names: Mapping[str, str] = field(factory=dict)
+    """What the source itself calls tensors, for messages, where that is another name."""
 
     def own_name(self, name: str) -> str:
         """Return what the source itself calls a tensor, for messages."""
+        return self.own_names.get(name, name)
+
+    def renamed(self, names: Mapping[str, str]) -> "TensorSource":
+        """Return some of the tensors under other names, given the names here by the new ones."""
+        return TensorSource(
+            shapes={new: self.shapes[old] for new, old in names.items()},
+            dtypes={new: self.dtypes[old] for new, old in names.items() if old in self.dtypes},
+            read=lambda name: self.read(names[name]),
+        )
 
 
 @define
@@ -67,64 +75,8 @@ class _File:
         return tensor
 
 
-@define
-class TensorFiles:
-    """Tensors in files that are mapped into memory: only what is read takes any, and only while it is in use.
-
-    A file is mapped anew every 16 MB, so that what was read and copied elsewhere does not stay resident; a tensor that
-    is kept keeps its own mapping.
-    """
-
-    shapes: dict[str, list[int]] = field(factory=dict)
-    dtypes: dict[str, torch.dtype] = field(factory=dict)
-    _files: dict[str, _File] = field(factory=dict)
-    _names: dict[str, str] = field(factory=dict)
-    """What the files call those that were renamed."""
-
-    def add(self, path: Path) -> None:
-        """Look into one more file: safetensors or, with any other ending, a pickle of tensors.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, cut short, or holds more than tensors.
-        """
-        if not path.is_file():
-            raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
-        is_safe = path.suffix == ".safetensors"
-        file = _File(path, _open_safetensors if is_safe else _open_pickle)
-        tensors = file.tensors = file.open(path)
-        for name in tensors.keys():  # noqa: SIM118  A handle of safetensors is no mapping.
-            part = tensors.get_slice(name) if is_safe else tensors[name]
-            self.shapes[name] = list(part.get_shape() if is_safe else part.shape)
-            self._files[name] = file
-            dtype: torch.dtype | None = _FLOATS.get(part.get_dtype()) if is_safe else part.dtype
-            if dtype is not None and dtype in _FLOATS.values():
-                self.dtypes[name] = dtype
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor, backed by its file."""
-        return self._files[name].read(self._names.get(name, name))
-
-    def own_name(self, name: str) -> str:
-        """Return the name itself."""
-        return name
-
-    def drop(self, name: str) -> None:
-        """Forget a tensor."""
-        del self.shapes[name], self._files[name]
-        self.dtypes.pop(name, None)
-
-    def rename(self, old: str, new: str) -> None:
-        """Call a tensor otherwise."""
-        self.shapes[new] = self.shapes.pop(old)
-        self._files[new] = self._files.pop(old)
-        if old in self.dtypes:
-            self.dtypes[new] = self.dtypes.pop(old)
-        self._names[new] = self._names.pop(old, old)
-
-
-def folder_tensors(folder: Path) -> TensorFiles:
-    """Look into the files of a Hugging Face folder's weights.
+def folder_tensors(folder: Path) -> TensorSource:
+    """Look into the files of a Hugging Face folder's weights, as `one_file` does.
 
     Raises:
         FileNotFoundError: there are none, or one of them is missing.
@@ -141,27 +93,51 @@ def folder_tensors(folder: Path) -> TensorFiles:
     )
 
 
-def one_file(path: Path) -> TensorFiles:
-    """Look into a single file; what is raised is that of `TensorFiles.add`."""
-    files = TensorFiles()
-    files.add(path)
-    return files
+def one_file(path: Path) -> TensorSource:
+    """Look into a single file: safetensors or, with any other ending, a pickle of tensors.
+
+    The file is mapped into memory: only what is read takes any, and only while it is in use. It is mapped anew every
+    16 MB, so that what was read and copied elsewhere does not stay resident; a tensor that is kept keeps its own
+    mapping.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, cut short, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}; fetch it again")
+    is_safe = path.suffix == ".safetensors"
+    file = _File(path, _open_safetensors if is_safe else _open_pickle)
+    tensors = file.tensors = file.open(path)
+    shapes, dtypes = {}, {}
+    for name in tensors.keys():  # noqa: SIM118  A handle of safetensors is no mapping.
+        part = tensors.get_slice(name) if is_safe else tensors[name]
+        shapes[name] = list(part.get_shape() if is_safe else part.shape)
+        dtype: torch.dtype | None = _FLOATS.get(part.get_dtype()) if is_safe else part.dtype
+        if dtype is not None and dtype in _FLOATS.values():
+            dtypes[name] = dtype
+    return TensorSource(shapes=shapes, dtypes=dtypes, read=file.read)
 
 
-def _indexed(folder: Path, index: Path) -> TensorFiles:
+def _indexed(folder: Path, index: Path) -> TensorSource:
     """Look into the files that an index names, and check that they hold what it says."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise ValueError(f"{index} has no weight_map of tensors to files; fetch it again")
-    files = TensorFiles()
-    for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
-            raise ValueError(f"{index} names {name!r}, which is no file of its folder")
-        files.add(folder / name)
-    absent = sorted(weight_map.keys() - files.shapes.keys())
+    files = dict[str, TensorSource]()
+    for file_name in sorted(set(weight_map.values())):
+        if Path(file_name).name != file_name:
+            raise ValueError(f"{index} names {file_name!r}, which is no file of its folder")
+        file = one_file(folder / file_name)
+        files |= dict.fromkeys(file.shapes, file)
+    absent = sorted(weight_map.keys() - files.keys())
     if absent:
         raise ValueError(f"{index} speaks of {some(absent)}, which no file of {folder} holds; fetch it again")
-    return files
+    return TensorSource(
+        shapes={name: file.shapes[name] for name, file in files.items()},
+        dtypes={name: file.dtypes[name] for name, file in files.items() if name in file.dtypes},
+        read=lambda name: files[name].read(name),
+    )
 
 
 def _open_safetensors(path: Path) -> Any:  # The library's handle is untyped.

@@ -13,11 +13,6 @@ from torchtune.tokenizers import (
     auto_tokenizer,
     copy_files,
     copy_tokenizer,
-    ends,
-    ids_of,
-    joined,
-    known_ids,
-    non_null,
     remove_tokenizer,
     tokenizer_folder,
 )
@@ -39,20 +34,20 @@ def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     folder = tokenizer_folder(path)
 
     def write_tokenizer(target: Path) -> SpecialIds:
-        own: SpecialIds = {}
+        own = SpecialIds()
         with suppress(FileNotFoundError):  # Meta's weights may lie apart from their tokenizer.
             own = checkpoint.write_tokenizer(target)
         remove_tokenizer(target)
         copy_tokenizer(folder, target)
-        others = known_ids(folder)
-        if not ends(others):
-            others = ids_of(auto_tokenizer(str(folder)))
-        ids = joined(own, others)
+        others = SpecialIds.of_folder(folder)
+        if not others.ends():
+            others = SpecialIds.of_tokenizer(auto_tokenizer(str(folder)))
+        ids = own.joined(others)
         generation = target / GENERATION_CONFIG
         if not generation.is_file():
             copy_files(folder, target, [GENERATION_CONFIG])
-        elif non_null(ids) != non_null(own):
-            write_json(generation, {**read_json(generation), **non_null(ids)})
+        elif ids.non_null() != own.non_null():
+            write_json(generation, {**read_json(generation), **ids.non_null()})
         return ids
 
     return evolve(checkpoint, write_tokenizer=write_tokenizer, tokenizer=folder)

@@ -1,7 +1,7 @@
 """Model families: the sizes of each, its side of config.json and of GGUF, its tokenizer."""
 
 from torchtune.models._families import FAMILIES
-from torchtune.models._family import KEYS, Family, written_rope
+from torchtune.models._family import KEYS, written_rope
 from torchtune.models._vocabulary import check_vocabulary
 
-__all__ = ["FAMILIES", "KEYS", "Family", "check_vocabulary", "written_rope"]
+__all__ = ["FAMILIES", "KEYS", "check_vocabulary", "written_rope"]

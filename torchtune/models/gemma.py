@@ -5,32 +5,27 @@ from typing import Any, Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Config, Family, layer_types, read_rope, rope, windows
 from torchtune.models.llama2 import LLAMA2_7B
-from torchtune.modules import Architecture, Decoder
+from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
 
-__all__ = [
-    "gemma2_2b",
-    "gemma2_9b",
-    "gemma2_27b",
-    "gemma3_1b",
-    "gemma3_270m",
-    "gemma_2b",
-    "gemma_7b",
-    "gemma_tokenizer",
-]
+
+def _of_width(embed_dim: int, like: Architecture, **others: Any) -> Architecture:
+    """Return an architecture of another width, by whose root embeddings are multiplied."""
+    return evolve(like, embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
+
 
 # arXiv 2403.08295, table 1.
-GEMMA_2B = evolve(
+GEMMA_2B = _of_width(
+    2048,
     LLAMA2_7B,
     family="gemma",
     activation="gelu_tanh",
     norm_offset=1.0,
-    embed_scale=math.sqrt(2048),
     vocab_size=256_000,
     num_layers=18,
-    embed_dim=2048,
     num_heads=8,
     num_kv_heads=1,
     head_dim=256,
@@ -39,17 +34,10 @@ GEMMA_2B = evolve(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-GEMMA_7B = evolve(
-    GEMMA_2B,
-    embed_scale=math.sqrt(3072),
-    num_layers=28,
-    embed_dim=3072,
-    num_heads=16,
-    num_kv_heads=16,
-    ffn_dim=24_576,
-)
+GEMMA_7B = _of_width(3072, GEMMA_2B, num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576)
 # arXiv 2408.00118, table 1 and section 2.
-GEMMA2_2B = evolve(
+GEMMA2_2B = _of_width(
+    2304,
     GEMMA_2B,
     family="gemma2",
     norms="both",
@@ -58,34 +46,24 @@ GEMMA2_2B = evolve(
     attention_scale=256**-0.5,
     attention_softcap=50.0,
     final_softcap=30.0,
-    embed_scale=math.sqrt(2304),
     num_layers=26,
-    embed_dim=2304,
     num_kv_heads=4,
     ffn_dim=9216,
 )
-GEMMA2_9B = evolve(
-    GEMMA2_2B,
-    embed_scale=math.sqrt(3584),
-    num_layers=42,
-    embed_dim=3584,
-    num_heads=16,
-    num_kv_heads=8,
-    ffn_dim=14_336,
-)
-GEMMA2_27B = evolve(
+GEMMA2_9B = _of_width(3584, GEMMA2_2B, num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336)
+GEMMA2_27B = _of_width(
+    4608,
     GEMMA2_9B,
     attention_scale=144**-0.5,
-    embed_scale=math.sqrt(4608),
     num_layers=46,
-    embed_dim=4608,
     num_heads=32,
     num_kv_heads=16,
     head_dim=128,
     ffn_dim=36_864,
 )
 # arXiv 2503.19786, section 2: norms of queries and keys in the place of soft caps, five sliding layers to a full one.
-GEMMA3_1B = evolve(
+GEMMA3_1B = _of_width(
+    1152,
     GEMMA2_2B,
     family="gemma3_text",
     qk_norm="head",
@@ -95,78 +73,21 @@ GEMMA3_1B = evolve(
     full_attention_every=6,
     rope_base=1e6,
     rope_local_base=10_000.0,
-    embed_scale=math.sqrt(1152),
     vocab_size=262_144,
-    embed_dim=1152,
     num_heads=4,
     num_kv_heads=1,
     ffn_dim=6912,
     max_seq_len=32_768,
 )
-GEMMA3_270M = evolve(GEMMA3_1B, embed_scale=math.sqrt(640), num_layers=18, embed_dim=640, ffn_dim=2048)
+GEMMA3_270M = _of_width(640, GEMMA3_1B, num_layers=18, ffn_dim=2048)
 
-
-def gemma_2b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2B, with random weights (config.json of google/gemma-2b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA_2B, max_seq_len=max_seq_len))
-
-
-def gemma_7b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 7B, with random weights (config.json of google/gemma-7b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA_7B, max_seq_len=max_seq_len))
-
-
-def gemma2_2b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2 2B, with random weights (config.json of google/gemma-2-2b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA2_2B, max_seq_len=max_seq_len))
-
-
-def gemma2_9b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2 9B, with random weights (config.json of google/gemma-2-9b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA2_9B, max_seq_len=max_seq_len))
-
-
-def gemma2_27b(max_seq_len: int = 8192) -> Decoder:
-    """Build Gemma 2 27B, with random weights (config.json of google/gemma-2-27b).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA2_27B, max_seq_len=max_seq_len))
-
-
-def gemma3_270m(max_seq_len: int = 32_768) -> Decoder:
-    """Build Gemma 3 270M, with random weights (config.json of google/gemma-3-270m).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA3_270M, max_seq_len=max_seq_len))
-
-
-def gemma3_1b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Gemma 3 1B, with random weights (config.json of google/gemma-3-1b-pt).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(GEMMA3_1B, max_seq_len=max_seq_len))
+gemma_2b = builder(__name__, "gemma_2b", GEMMA_2B, "google/gemma-2b")
+gemma_7b = builder(__name__, "gemma_7b", GEMMA_7B, "google/gemma-7b")
+gemma2_2b = builder(__name__, "gemma2_2b", GEMMA2_2B, "google/gemma-2-2b")
+gemma2_9b = builder(__name__, "gemma2_9b", GEMMA2_9B, "google/gemma-2-9b")
+gemma2_27b = builder(__name__, "gemma2_27b", GEMMA2_27B, "google/gemma-2-27b")
+gemma3_270m = builder(__name__, "gemma3_270m", GEMMA3_270M, "google/gemma-3-270m")
+gemma3_1b = builder(__name__, "gemma3_1b", GEMMA3_1B, "google/gemma-3-1b-pt")
 
 
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
@@ -201,9 +122,7 @@ def _gemma(config: Config) -> dict[str, Any]:
     }
 
 
-def _write_gemma(_: Architecture) -> dict[str, Any]:
-    return {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"}
-
+_ACTIVATION = {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"}
 
 GEMMA_FAMILY = Family(
     model_type="gemma",
@@ -211,7 +130,7 @@ GEMMA_FAMILY = Family(
     gguf="gemma",
     fixed={"attention_bias": False},
     read=_gemma,
-    write=_write_gemma,
+    write=lambda _: _ACTIVATION,
     tied=True,
 )
 
@@ -230,7 +149,7 @@ def _gemma2(config: Config) -> dict[str, Any]:
 def _write_gemma2(a: Architecture) -> dict[str, Any]:
     scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
     return {
-        **_write_gemma(a),
+        **_ACTIVATION,
         "query_pre_attn_scalar": round(scale**-2),  # an int in transformers
         "attn_logit_softcapping": a.attention_softcap,
         "final_logit_softcapping": a.final_softcap,
@@ -254,15 +173,14 @@ def _read_gguf(metadata: Config, sizes: Config) -> dict[str, Any]:
     }
 
 
-GEMMA2_FAMILY = Family(
+GEMMA2_FAMILY = evolve(
+    GEMMA_FAMILY,
     model_type="gemma2",
     hf_class="Gemma2ForCausalLM",
     gguf="gemma2",
     read_gguf=_read_gguf,
-    fixed={"attention_bias": False},
     read=_gemma2,
     write=_write_gemma2,
-    tied=True,
 )
 
 

@@ -4,21 +4,26 @@ from typing import Any, Unpack
 
 from attrs import evolve
 
-from torchtune.models._family import Config, Family, Fused
-from torchtune.modules import Architecture, Decoder
+from torchtune.models._builder import builder
+from torchtune.models._family import Family, Fused
+from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-__all__ = ["gpt2", "gpt2_large", "gpt2_medium", "gpt2_tokenizer", "gpt2_xl"]
+_GPT2: dict[str, Any] = {
+    "rope_base": 10_000.0,  # not used
+    "norm_kind": "layer",
+    "learned_positions": True,
+    "activation": "gelu_tanh",
+    "gated": False,
+    "qkv_bias": True,
+    "o_bias": True,
+    "mlp_bias": True,
+}
+"""What all of the family have in common."""
 
 GPT2 = Architecture(
+    **_GPT2,
     family="gpt2",
-    norm_kind="layer",
-    learned_positions=True,
-    activation="gelu_tanh",
-    gated=False,
-    qkv_bias=True,
-    o_bias=True,
-    mlp_bias=True,
     vocab_size=50_257,
     num_layers=12,
     embed_dim=768,
@@ -27,7 +32,6 @@ GPT2 = Architecture(
     head_dim=64,
     ffn_dim=3072,
     max_seq_len=1024,
-    rope_base=10_000.0,  # not used
     norm_eps=1e-5,
     tied_embeddings=True,
 )
@@ -35,41 +39,10 @@ GPT2_MEDIUM = evolve(GPT2, num_layers=24, embed_dim=1024, num_heads=16, num_kv_h
 GPT2_LARGE = evolve(GPT2, num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120)
 GPT2_XL = evolve(GPT2, num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400)
 
-
-def gpt2(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 of 124 million parameters, with random weights (config.json of openai-community/gpt2).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2, max_seq_len=max_seq_len))
-
-
-def gpt2_medium(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 medium, with random weights (config.json of openai-community/gpt2-medium).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2_MEDIUM, max_seq_len=max_seq_len))
-
-
-def gpt2_large(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 large, with random weights (config.json of openai-community/gpt2-large).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2_LARGE, max_seq_len=max_seq_len))
-
-
-def gpt2_xl(max_seq_len: int = 1024) -> Decoder:
-    """Build GPT-2 XL, with random weights (config.json of openai-community/gpt2-xl).
-
-    Args:
-        max_seq_len: Rows of the table of positions; the checkpoint has 1,024.
-    """
-    return Decoder(evolve(GPT2_XL, max_seq_len=max_seq_len))
+gpt2 = builder(__name__, "gpt2", GPT2, "openai-community/gpt2")
+gpt2_medium = builder(__name__, "gpt2_medium", GPT2_MEDIUM, "openai-community/gpt2-medium")
+gpt2_large = builder(__name__, "gpt2_large", GPT2_LARGE, "openai-community/gpt2-large")
+gpt2_xl = builder(__name__, "gpt2_xl", GPT2_XL, "openai-community/gpt2-xl")
 
 
 def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -82,19 +55,6 @@ def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokeniz
     return load_tokenizer(path, options, split="gpt-2")
 
 
-def _gpt2(_: Config) -> dict[str, Any]:
-    return {
-        "rope_base": 10_000.0,  # not used
-        "norm_kind": "layer",
-        "learned_positions": True,
-        "activation": "gelu_tanh",
-        "gated": False,
-        "qkv_bias": True,
-        "o_bias": True,
-        "mlp_bias": True,
-    }
-
-
 GPT2_FAMILY = Family(
     model_type="gpt2",
     hf_class="GPT2LMHeadModel",
@@ -105,7 +65,7 @@ GPT2_FAMILY = Family(
         "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,
     },
-    read=_gpt2,
+    read=lambda _: _GPT2,
     write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     tied=True,
     ffn_factor=4,

@@ -4,21 +4,10 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
-
-__all__ = [
-    "LLAMA2_7B",
-    "LLAMA2_70B",
-    "code_llama_7b",
-    "llama2",
-    "llama2_7b",
-    "llama2_13b",
-    "llama2_70b",
-    "llama2_tokenizer",
-    "tiny_llama_1_1b",
-]
 
 
 def llama2(
@@ -93,50 +82,11 @@ TINY_LLAMA_1_1B = evolve(
     LLAMA2_7B, num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
 )
 
-
-def llama2_7b(max_seq_len: int = 4096) -> Decoder:
-    """Build Llama 2 7B, with random weights (config.json of meta-llama/Llama-2-7b-hf).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA2_7B, max_seq_len=max_seq_len))
-
-
-def llama2_13b(max_seq_len: int = 4096) -> Decoder:
-    """Build Llama 2 13B, with random weights (config.json of meta-llama/Llama-2-13b-hf).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA2_13B, max_seq_len=max_seq_len))
-
-
-def llama2_70b(max_seq_len: int = 4096) -> Decoder:
-    """Build Llama 2 70B, with random weights (config.json of meta-llama/Llama-2-70b-hf).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA2_70B, max_seq_len=max_seq_len))
-
-
-def code_llama_7b(max_seq_len: int = 16_384) -> Decoder:
-    """Build Code Llama 7B, with random weights (config.json of codellama/CodeLlama-7b-hf).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(CODE_LLAMA_7B, max_seq_len=max_seq_len))
-
-
-def tiny_llama_1_1b(max_seq_len: int = 2048) -> Decoder:
-    """Build TinyLlama 1.1B, with random weights (config.json of TinyLlama/TinyLlama-1.1B-Chat-v1.0).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(TINY_LLAMA_1_1B, max_seq_len=max_seq_len))
+llama2_7b = builder(__name__, "llama2_7b", LLAMA2_7B, "meta-llama/Llama-2-7b-hf")
+llama2_13b = builder(__name__, "llama2_13b", LLAMA2_13B, "meta-llama/Llama-2-13b-hf")
+llama2_70b = builder(__name__, "llama2_70b", LLAMA2_70B, "meta-llama/Llama-2-70b-hf")
+code_llama_7b = builder(__name__, "code_llama_7b", CODE_LLAMA_7B, "codellama/CodeLlama-7b-hf")
+tiny_llama_1_1b = builder(__name__, "tiny_llama_1_1b", TINY_LLAMA_1_1B, "TinyLlama/TinyLlama-1.1B-Chat-v1.0")
 
 
 def llama2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

@@ -4,21 +4,10 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models.llama2 import LLAMA2_7B, LLAMA2_70B
-from torchtune.modules import Decoder, RopeScaling
+from torchtune.modules import RopeScaling
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
-
-__all__ = [
-    "llama3_1_8b",
-    "llama3_1_70b",
-    "llama3_1_405b",
-    "llama3_2_1b",
-    "llama3_2_3b",
-    "llama3_3_70b",
-    "llama3_8b",
-    "llama3_70b",
-    "llama3_tokenizer",
-]
 
 LLAMA3_8B = evolve(
     LLAMA2_7B, vocab_size=128_256, num_kv_heads=8, ffn_dim=14_336, max_seq_len=8192, rope_base=500_000.0
@@ -41,77 +30,14 @@ LLAMA3_2_1B = evolve(
 )
 LLAMA3_2_3B = evolve(LLAMA3_2_1B, num_layers=28, embed_dim=3072, num_heads=24, head_dim=128)
 
-
-def llama3_8b(max_seq_len: int = 8192) -> Decoder:
-    """Build Llama 3 8B, with random weights (config.json of meta-llama/Meta-Llama-3-8B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_8B, max_seq_len=max_seq_len))
-
-
-def llama3_70b(max_seq_len: int = 8192) -> Decoder:
-    """Build Llama 3 70B, with random weights (config.json of meta-llama/Meta-Llama-3-70B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_70B, max_seq_len=max_seq_len))
-
-
-def llama3_1_8b(max_seq_len: int = 131_072) -> Decoder:
-    """Build Llama 3.1 8B, with random weights (config.json of meta-llama/Llama-3.1-8B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_1_8B, max_seq_len=max_seq_len))
-
-
-def llama3_1_70b(max_seq_len: int = 131_072) -> Decoder:
-    """Build Llama 3.1 70B, with random weights (config.json of meta-llama/Llama-3.1-70B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_1_70B, max_seq_len=max_seq_len))
-
-
-def llama3_1_405b(max_seq_len: int = 131_072) -> Decoder:
-    """Build Llama 3.1 405B, with random weights (config.json of meta-llama/Llama-3.1-405B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_1_405B, max_seq_len=max_seq_len))
-
-
-def llama3_2_1b(max_seq_len: int = 131_072) -> Decoder:
-    """Build Llama 3.2 1B, with random weights (config.json of meta-llama/Llama-3.2-1B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_2_1B, max_seq_len=max_seq_len))
-
-
-def llama3_2_3b(max_seq_len: int = 131_072) -> Decoder:
-    """Build Llama 3.2 3B, with random weights (config.json of meta-llama/Llama-3.2-3B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_2_3B, max_seq_len=max_seq_len))
-
-
-def llama3_3_70b(max_seq_len: int = 131_072) -> Decoder:
-    """Build Llama 3.3 70B, with random weights (config.json of meta-llama/Llama-3.3-70B-Instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(LLAMA3_1_70B, max_seq_len=max_seq_len))
+llama3_8b = builder(__name__, "llama3_8b", LLAMA3_8B, "meta-llama/Meta-Llama-3-8B")
+llama3_70b = builder(__name__, "llama3_70b", LLAMA3_70B, "meta-llama/Meta-Llama-3-70B")
+llama3_1_8b = builder(__name__, "llama3_1_8b", LLAMA3_1_8B, "meta-llama/Llama-3.1-8B")
+llama3_1_70b = builder(__name__, "llama3_1_70b", LLAMA3_1_70B, "meta-llama/Llama-3.1-70B")
+llama3_1_405b = builder(__name__, "llama3_1_405b", LLAMA3_1_405B, "meta-llama/Llama-3.1-405B")
+llama3_2_1b = builder(__name__, "llama3_2_1b", LLAMA3_2_1B, "meta-llama/Llama-3.2-1B")
+llama3_2_3b = builder(__name__, "llama3_2_3b", LLAMA3_2_3B, "meta-llama/Llama-3.2-3B")
+llama3_3_70b = builder(__name__, "llama3_3_70b", LLAMA3_1_70B, "meta-llama/Llama-3.3-70B-Instruct")
 
 
 def llama3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

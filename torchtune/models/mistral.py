@@ -4,35 +4,18 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Family, read_rope_and_window
 from torchtune.models.llama2 import LLAMA2_7B
-from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
-
-__all__ = ["mistral_7b", "mistral_7b_v0_3", "mistral_tokenizer"]
 
 MISTRAL_7B = evolve(
     LLAMA2_7B, family="mistral", num_kv_heads=8, ffn_dim=14_336, max_seq_len=32_768, window=4096
 )
 MISTRAL_7B_V0_3 = evolve(MISTRAL_7B, vocab_size=32_768, rope_base=1e6, window=None)
 
-
-def mistral_7b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Mistral 7B v0.1, with random weights (config.json of mistralai/Mistral-7B-v0.1).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(MISTRAL_7B, max_seq_len=max_seq_len))
-
-
-def mistral_7b_v0_3(max_seq_len: int = 32_768) -> Decoder:
-    """Build Mistral 7B v0.3, with random weights (config.json of mistralai/Mistral-7B-v0.3).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(MISTRAL_7B_V0_3, max_seq_len=max_seq_len))
+mistral_7b = builder(__name__, "mistral_7b", MISTRAL_7B, "mistralai/Mistral-7B-v0.1")
+mistral_7b_v0_3 = builder(__name__, "mistral_7b_v0_3", MISTRAL_7B_V0_3, "mistralai/Mistral-7B-v0.3")
 
 
 def mistral_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

@@ -4,12 +4,10 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Family, read_rope
 from torchtune.models.llama2 import LLAMA2_7B
-from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
-
-__all__ = ["olmo2_1b", "olmo2_7b", "olmo2_13b", "olmo2_32b", "olmo2_tokenizer"]
 
 OLMO2_7B = evolve(
     LLAMA2_7B,
@@ -24,41 +22,10 @@ OLMO2_1B = evolve(OLMO2_7B, num_layers=16, embed_dim=2048, num_heads=16, num_kv_
 OLMO2_13B = evolve(OLMO2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
 OLMO2_32B = evolve(OLMO2_13B, num_layers=64, num_kv_heads=8, ffn_dim=27_648)
 
-
-def olmo2_1b(max_seq_len: int = 4096) -> Decoder:
-    """Build OLMo 2 1B, with random weights (config.json of allenai/OLMo-2-0425-1B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(OLMO2_1B, max_seq_len=max_seq_len))
-
-
-def olmo2_7b(max_seq_len: int = 4096) -> Decoder:
-    """Build OLMo 2 7B, with random weights (config.json of allenai/OLMo-2-1124-7B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(OLMO2_7B, max_seq_len=max_seq_len))
-
-
-def olmo2_13b(max_seq_len: int = 4096) -> Decoder:
-    """Build OLMo 2 13B, with random weights (config.json of allenai/OLMo-2-1124-13B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(OLMO2_13B, max_seq_len=max_seq_len))
-
-
-def olmo2_32b(max_seq_len: int = 4096) -> Decoder:
-    """Build OLMo 2 32B, with random weights (config.json of allenai/OLMo-2-0325-32B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(OLMO2_32B, max_seq_len=max_seq_len))
+olmo2_1b = builder(__name__, "olmo2_1b", OLMO2_1B, "allenai/OLMo-2-0425-1B")
+olmo2_7b = builder(__name__, "olmo2_7b", OLMO2_7B, "allenai/OLMo-2-1124-7B")
+olmo2_13b = builder(__name__, "olmo2_13b", OLMO2_13B, "allenai/OLMo-2-1124-13B")
+olmo2_32b = builder(__name__, "olmo2_32b", OLMO2_32B, "allenai/OLMo-2-0325-32B")
 
 
 def olmo2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

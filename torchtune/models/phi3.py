@@ -4,12 +4,10 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Family, Fused, read_rope_and_window
 from torchtune.models.llama2 import LLAMA2_7B
-from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
-
-__all__ = ["phi3_mini_4k", "phi3_tokenizer", "phi4"]
 
 PHI3_MINI_4K = evolve(
     LLAMA2_7B, family="phi3", vocab_size=32_064, embed_dim=3072, head_dim=96, ffn_dim=8192, window=2047
@@ -28,23 +26,8 @@ PHI4 = evolve(
     window=None,
 )
 
-
-def phi3_mini_4k(max_seq_len: int = 4096) -> Decoder:
-    """Build Phi-3 mini for 4,096 tokens, with random weights (config.json of microsoft/Phi-3-mini-4k-instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(PHI3_MINI_4K, max_seq_len=max_seq_len))
-
-
-def phi4(max_seq_len: int = 16_384) -> Decoder:
-    """Build Phi-4, with random weights (config.json of microsoft/phi-4).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(PHI4, max_seq_len=max_seq_len))
+phi3_mini_4k = builder(__name__, "phi3_mini_4k", PHI3_MINI_4K, "microsoft/Phi-3-mini-4k-instruct")
+phi4 = builder(__name__, "phi4", PHI4, "microsoft/phi-4")
 
 
 def phi3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

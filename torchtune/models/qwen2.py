@@ -4,21 +4,10 @@ from typing import Any, Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Config, Family, read_rope
 from torchtune.models.llama2 import LLAMA2_7B
-from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
-
-__all__ = [
-    "qwen2_0_5b",
-    "qwen2_1_5b",
-    "qwen2_5_3b",
-    "qwen2_5_14b",
-    "qwen2_5_32b",
-    "qwen2_5_72b",
-    "qwen2_7b",
-    "qwen2_tokenizer",
-]
 
 QWEN2_0_5B = evolve(
     LLAMA2_7B,
@@ -53,68 +42,13 @@ QWEN2_5_14B = evolve(
 QWEN2_5_32B = evolve(QWEN2_5_14B, num_layers=64, ffn_dim=27_648)
 QWEN2_5_72B = evolve(QWEN2_5_32B, num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568)
 
-
-def qwen2_0_5b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2 0.5B, or Qwen2.5 0.5B, which is the same, with random weights (config.json of Qwen/Qwen2.5-0.5B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_0_5B, max_seq_len=max_seq_len))
-
-
-def qwen2_1_5b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2 1.5B, or Qwen2.5 1.5B, which is the same, with random weights (config.json of Qwen/Qwen2-1.5B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_1_5B, max_seq_len=max_seq_len))
-
-
-def qwen2_5_3b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2.5 3B, with random weights (config.json of Qwen/Qwen2.5-3B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_5_3B, max_seq_len=max_seq_len))
-
-
-def qwen2_7b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2 7B, or Qwen2.5 7B, which is the same, with random weights (config.json of Qwen/Qwen2.5-7B-Instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_7B, max_seq_len=max_seq_len))
-
-
-def qwen2_5_14b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2.5 14B, with random weights (config.json of Qwen/Qwen2.5-14B-Instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_5_14B, max_seq_len=max_seq_len))
-
-
-def qwen2_5_32b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2.5 32B, with random weights (config.json of Qwen/Qwen2.5-32B-Instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_5_32B, max_seq_len=max_seq_len))
-
-
-def qwen2_5_72b(max_seq_len: int = 32_768) -> Decoder:
-    """Build Qwen2.5 72B, with random weights (config.json of Qwen/Qwen2.5-72B-Instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN2_5_72B, max_seq_len=max_seq_len))
+qwen2_0_5b = builder(__name__, "qwen2_0_5b", QWEN2_0_5B, "Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B")
+qwen2_1_5b = builder(__name__, "qwen2_1_5b", QWEN2_1_5B, "Qwen/Qwen2-1.5B or Qwen/Qwen2.5-1.5B")
+qwen2_5_3b = builder(__name__, "qwen2_5_3b", QWEN2_5_3B, "Qwen/Qwen2.5-3B")
+qwen2_7b = builder(__name__, "qwen2_7b", QWEN2_7B, "Qwen/Qwen2.5-7B-Instruct or Qwen/Qwen2-7B")
+qwen2_5_14b = builder(__name__, "qwen2_5_14b", QWEN2_5_14B, "Qwen/Qwen2.5-14B-Instruct")
+qwen2_5_32b = builder(__name__, "qwen2_5_32b", QWEN2_5_32B, "Qwen/Qwen2.5-32B-Instruct")
+qwen2_5_72b = builder(__name__, "qwen2_5_72b", QWEN2_5_72B, "Qwen/Qwen2.5-72B-Instruct")
 
 
 def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -128,6 +62,11 @@ def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokeni
 
 
 def read_qwen(config: Config) -> dict[str, Any]:
+    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of Architecture.
+
+    Raises:
+        ValueError: Some layers have a sliding window.
+    """
     if config.get("use_sliding_window"):
         raise ValueError(
             "use_sliding_window is true, but sliding layers above max_window_layers are not supported"

@@ -4,21 +4,11 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models._family import Family
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.models.qwen2 import read_qwen
-from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
-
-__all__ = [
-    "qwen3_0_6b",
-    "qwen3_1_7b",
-    "qwen3_4b",
-    "qwen3_8b",
-    "qwen3_14b",
-    "qwen3_32b",
-    "qwen3_tokenizer",
-]
 
 QWEN3_0_6B = evolve(
     LLAMA2_7B,
@@ -41,59 +31,12 @@ QWEN3_8B = evolve(QWEN3_4B, embed_dim=4096, ffn_dim=12_288, tied_embeddings=Fals
 QWEN3_14B = evolve(QWEN3_8B, num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
 QWEN3_32B = evolve(QWEN3_14B, num_layers=64, num_heads=64, ffn_dim=25_600)
 
-
-def qwen3_0_6b(max_seq_len: int = 40_960) -> Decoder:
-    """Build Qwen3 0.6B, with random weights (config.json of Qwen/Qwen3-0.6B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN3_0_6B, max_seq_len=max_seq_len))
-
-
-def qwen3_1_7b(max_seq_len: int = 40_960) -> Decoder:
-    """Build Qwen3 1.7B, with random weights (config.json of Qwen/Qwen3-1.7B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN3_1_7B, max_seq_len=max_seq_len))
-
-
-def qwen3_4b(max_seq_len: int = 40_960) -> Decoder:
-    """Build Qwen3 4B, with random weights (config.json of Qwen/Qwen3-4B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN3_4B, max_seq_len=max_seq_len))
-
-
-def qwen3_8b(max_seq_len: int = 40_960) -> Decoder:
-    """Build Qwen3 8B, with random weights (config.json of Qwen/Qwen3-8B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN3_8B, max_seq_len=max_seq_len))
-
-
-def qwen3_14b(max_seq_len: int = 40_960) -> Decoder:
-    """Build Qwen3 14B, with random weights (config.json of Qwen/Qwen3-14B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN3_14B, max_seq_len=max_seq_len))
-
-
-def qwen3_32b(max_seq_len: int = 40_960) -> Decoder:
-    """Build Qwen3 32B, with random weights (config.json of Qwen/Qwen3-32B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(QWEN3_32B, max_seq_len=max_seq_len))
+qwen3_0_6b = builder(__name__, "qwen3_0_6b", QWEN3_0_6B, "Qwen/Qwen3-0.6B")
+qwen3_1_7b = builder(__name__, "qwen3_1_7b", QWEN3_1_7B, "Qwen/Qwen3-1.7B")
+qwen3_4b = builder(__name__, "qwen3_4b", QWEN3_4B, "Qwen/Qwen3-4B")
+qwen3_8b = builder(__name__, "qwen3_8b", QWEN3_8B, "Qwen/Qwen3-8B")
+qwen3_14b = builder(__name__, "qwen3_14b", QWEN3_14B, "Qwen/Qwen3-14B")
+qwen3_32b = builder(__name__, "qwen3_32b", QWEN3_32B, "Qwen/Qwen3-32B")
 
 
 def qwen3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

@@ -4,11 +4,10 @@ from typing import Unpack
 
 from attrs import evolve
 
+from torchtune.models._builder import builder
 from torchtune.models.llama2 import LLAMA2_7B, llama2
 from torchtune.modules import Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
-
-__all__ = ["smollm2", "smollm2_1_7b", "smollm2_135m", "smollm2_360m", "smollm2_tokenizer"]
 
 
 def smollm2(
@@ -81,32 +80,9 @@ SMOLLM2_1_7B = evolve(
     rope_base=130_000.0,
 )
 
-
-def smollm2_135m(max_seq_len: int = 8192) -> Decoder:
-    """Build SmolLM2-135M, with random weights (config.json of HuggingFaceTB/SmolLM2-135M-Instruct).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(SMOLLM2_135M, max_seq_len=max_seq_len))
-
-
-def smollm2_360m(max_seq_len: int = 8192) -> Decoder:
-    """Build SmolLM2-360M, with random weights (config.json of HuggingFaceTB/SmolLM2-360M).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(SMOLLM2_360M, max_seq_len=max_seq_len))
-
-
-def smollm2_1_7b(max_seq_len: int = 8192) -> Decoder:
-    """Build SmolLM2-1.7B, with random weights (config.json of HuggingFaceTB/SmolLM2-1.7B).
-
-    Args:
-        max_seq_len: Longest sequence, in tokens.
-    """
-    return Decoder(evolve(SMOLLM2_1_7B, max_seq_len=max_seq_len))
+smollm2_135m = builder(__name__, "smollm2_135m", SMOLLM2_135M, "HuggingFaceTB/SmolLM2-135M-Instruct")
+smollm2_360m = builder(__name__, "smollm2_360m", SMOLLM2_360M, "HuggingFaceTB/SmolLM2-360M")
+smollm2_1_7b = builder(__name__, "smollm2_1_7b", SMOLLM2_1_7B, "HuggingFaceTB/SmolLM2-1.7B")
 
 
 def smollm2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

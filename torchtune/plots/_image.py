@@ -142,16 +142,8 @@ def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, names_step
     if panel.marks and any(run.metrics.series(panel.marks) for run in runs):
         unit += "; points: validation"
     title = axes.set_title(panel.title)
-    axes.annotate(
-        unit,
-        (1, 0),
-        xycoords=title,
-        xytext=(9, 0),
-        textcoords="offset points",
-        va="bottom",
-        color="#4a5058",
-        fontsize=10,
-    )
+    text: dict[str, Any] = {"va": "bottom", "color": "#4a5058", "fontsize": 10}
+    axes.annotate(unit, (1, 0), xycoords=title, xytext=(9, 0), textcoords="offset points", **text)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.tick_params(labelsize=9.5, labelbottom=True)
@@ -183,32 +175,27 @@ def tick(value: float) -> str:
 
 
 def _draw_curve(axes: "Axes", curve: Curve, look: Look, smooth: int, *, order: float, faint: float) -> None:
-    if not curve.points:
-        return
-    is_smoothed = smooth > 1 and len(curve.points) > 1
-    marker = "o" if len(curve.points) == 1 else None
-    width, opacity, dash = (0.7, faint, "-") if is_smoothed else (1.5, 1.0, look.dash)
-    xs, ys = zip(*curve.points, strict=True)
-    (line,) = axes.plot(xs, ys, marker=marker, markersize=5, zorder=order - 1)
-    line.set(color=look.colour, linestyle=dash, linewidth=width, alpha=opacity, clip_on=marker is None)
-    if is_smoothed:
-        xs, ys = zip(*smoothed(curve.columns, smooth), strict=True)
-        axes.plot(xs, ys, color=look.colour, linestyle=look.dash, linewidth=1.9, zorder=order)
+    n = len(curve.points)
+    if smooth > 1 and n > 1:
+        _draw_line(axes, curve.points, look, linestyle="-", linewidth=0.7, alpha=faint, zorder=order - 1)
+        _draw_line(axes, smoothed(curve.columns, smooth), look, linewidth=1.9, zorder=order)
+    elif n > 1:
+        _draw_line(axes, curve.points, look, linewidth=1.5, zorder=order - 1)
+    elif n == 1:
+        _draw_line(axes, curve.points, look, marker="o", markersize=5, clip_on=False, zorder=order - 1)
 
 
 def _draw_marks(axes: "Axes", series: Sequence[tuple[int, float]], look: Look, size: float) -> None:
     if series:
-        xs, ys = zip(*series, strict=True)
-        axes.plot(
-            xs,
-            ys,
-            color=look.colour,
-            linestyle=look.dash,
-            linewidth=0.8,
-            marker="o",
-            markersize=size if len(series) < 60 else 3.5,
-            markeredgecolor="white",
-            markeredgewidth=1,
-            zorder=5,
-            clip_on=False,  # one stands on the axis: that before the first step
-        )
+        size = size if len(series) < 60 else 3.5
+        edge = {
+            "markeredgecolor": "white",
+            "markeredgewidth": 1,
+            "clip_on": False,
+        }  # one may stand on the axis
+        _draw_line(axes, series, look, linewidth=0.8, marker="o", markersize=size, zorder=5, **edge)
+
+
+def _draw_line(axes: "Axes", points: Sequence[tuple[float, float]], look: Look, **style: Any) -> None:
+    xs, ys = zip(*points, strict=True)
+    axes.plot(xs, ys, color=look.colour, **{"linestyle": look.dash, **style})

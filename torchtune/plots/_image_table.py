@@ -41,7 +41,8 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
         if start + width > box.width:
             break
         for row, cell in enumerate(column):
-            axes.text(start, _ROW * (row + 0.5), cell, va="center", fontsize=_SIZE, color=_ink(row))
+            colour = "#4a5058" if row == 0 else "#1b1f24"
+            axes.text(start, _ROW * (row + 0.5), cell, va="center", fontsize=_SIZE, color=colour)
         left = start + width + _GAP
         n_drawn += 1
     for row, look in enumerate(looks, start=1):
@@ -52,10 +53,6 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
     if n_drawn < len(columns):
         foot = f"{len(columns) - n_drawn} more differ; the page has all"
         axes.text(0, _ROW * (len(runs) + 1.6), foot, va="center", fontsize=_SIZE - 1, color="#4a5058")
-
-
-def _ink(row: int) -> str:
-    return "#4a5058" if row == 0 else "#1b1f24"
 
 
 def _columns(runs: Sequence[PlottedRun]) -> Iterator[list[str]]:

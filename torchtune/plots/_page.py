@@ -46,7 +46,7 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str] = ())
         "<noscript><p class=note>The curves are drawn by this page's script, which may not run here"
         f"{instead}. The tables are complete.</p></noscript>"
         '<div id="switches" class="switches"></div><div id="panels" class="panels"></div>'
-        f"<h2>Runs</h2>{_runs(runs)}{_differences(runs)}{''.join(samples_of(runs))}"
+        f"<h2>Runs</h2>{_runs(runs)}{''.join(_differences(runs))}{''.join(samples_of(runs))}"
         f'<script id="data" type="application/json">{_json(data_of(runs, smooth))}</script>'
         f"<script>{script}</script></html>\n"
     )
@@ -138,13 +138,10 @@ def _swatch(number: int) -> str:
     return f'<svg class="swatch" aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" {stroke}/></svg>'
 
 
-def _differences(runs: Sequence[PlottedRun]) -> str:
+def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
     if len(runs) < 2:
-        return ""
-    return f"<h2>What differs in their configs</h2>{''.join(_leaves(runs))}"
-
-
-def _leaves(runs: Sequence[PlottedRun]) -> Iterator[str]:
+        return
+    yield "<h2>What differs in their configs</h2>"
     without = [run.name for run in runs if not run.config]
     if without:
         yield f"<p class=dim>Without a config.yaml: {escape(', '.join(without))}.</p>"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Unpack
 
-from torchtune.data import Tokenizer
 from torchtune.runs import locate_model, result_of
+from torchtune.tokenizers._any import AnyTokenizer
 from torchtune.tokenizers._bpe import MERGES, VOCABULARY, BPETokenizer
 from torchtune.tokenizers._files import no_tokenizer, vocabulary_file
 from torchtune.tokenizers._hf import HFTokenizer
@@ -13,17 +13,6 @@ from torchtune.tokenizers._options import TokenizerOptions
 from torchtune.tokenizers._sentencepiece import SentencePieceTokenizer
 from torchtune.tokenizers._tekken import TekkenTokenizer, is_tekken
 from torchtune.tokenizers._tiktoken import TiktokenTokenizer, is_tiktoken
-
-
-class AnyTokenizer(Tokenizer, Protocol):
-    """A tokenizer that was loaded from a file, of whichever kind."""
-
-    @property
-    def unknown_id(self) -> int | None:
-        """What stands for text that no token can write; None where there is no such text."""
-
-    def fingerprint(self) -> str:
-        """Return a digest of all that encoding depends on."""
 
 
 def auto_tokenizer(

@@ -2,84 +2,62 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
-from functools import cached_property, partial
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune.data import ChatTemplate, unused_mark
+from torchtune.data import unused_mark
+from torchtune.tokenizers._any import AnyTokenizer
 from torchtune.tokenizers._build import add_tokens
-from torchtune.tokenizers._config import TokenizerConfig, fingerprint_of
-from torchtune.tokenizers._options import (
-    TokenizerOptions,
-    check_options,
-    content_tokens_of,
-    options_text,
-    stop_ids_of,
-)
+from torchtune.tokenizers._config import TokenizerConfig
+from torchtune.tokenizers._options import TokenizerOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 
-class BackendTokenizer:
+class BackendTokenizer(AnyTokenizer):
     """What all tokenizers of that library have in common; a subclass reads its own kind of file.
 
     Args:
         path: The file.
         config: What the files next to it say.
         options: Options of the tokenizer.
+        **settings: The arguments of the subclass other than the path and the options, by name.
 
     Raises:
         ValueError: the file is damaged, a special token is not in the vocabulary, or an option has no effect.
     """
 
-    def __init__(self, path: Path, config: TokenizerConfig, options: TokenizerOptions) -> None:
-        check_options(options)
-        self._path = path
-        self._config = config
-        self._options = options
+    def __init__(
+        self, path: Path, config: TokenizerConfig, options: TokenizerOptions, **settings: Any
+    ) -> None:
+        super().__init__(path, config, options, **settings)
         self._marked: dict[str, _Marked] = {}
         self._plain = self._load()
         self._plain.encode_special_tokens = True  # To encode them as the text they are.
         vocabulary = self._plain.get_vocab()
         if not vocabulary:
             raise ValueError(f"{path} holds no tokens; fetch it again")
-        self.vocab_size: int = 1 + max(vocabulary.values())
+        self.vocab_size = 1 + max(vocabulary.values())
         unknown = config.token("unk_token")
         if getattr(self._plain.model, "unk_token", unknown) is None:  # Bytes write every text.
             unknown = None
-        self.unknown_id: int | None = None if unknown is None else self._plain.token_to_id(unknown)
-        """What stands for text that no token can write; None where there is no such text."""
+        self.unknown_id = None if unknown is None else self._plain.token_to_id(unknown)
         added = self._plain.get_added_tokens_decoder()
-        self.special_tokens: dict[str, int] = {t.content: i for i, t in added.items() if t.special}
-        self.content_tokens: frozenset[str] = content_tokens_of(options, self.special_tokens, self._find)
-        """Special tokens that texts may contain."""
+        self.special_tokens = {t.content: i for i, t in added.items() if t.special}
+        self.content_tokens = self._tokens_in_content()
         if self.content_tokens:
             self._plain = _not_special(self._plain, self.content_tokens)
-        self.chat_template: ChatTemplate | None = config.chat_template(options)
         # GPT-2's tokenizer_config.json names none.
-        eos_id = config.eos_id() if config.token("eos_token") is None else None
-        self.eos_id: int = self._id("eos_token") if eos_id is None else eos_id
-        self.pad_id: int = self.eos_id if config.token("pad_token") is None else self._id("pad_token")
+        ends = config.ends() if config.token("eos_token") is None else []
+        self.eos_id = ends[0] if ends else self._id("eos_token")
+        self.pad_id = self.eos_id if config.token("pad_token") is None else self._id("pad_token")
         names = [token.content for token in added.values()]
-        self.stop_ids: frozenset[int] = (
-            self._own_stop_ids() | {self.eos_id} | stop_ids_of(options, self._find, names)
-        )
-        self.bos_id: int | None = self._id("bos_token") if self._adds_bos() else None
-        """None also for a model that has such a token but begins no text with it, as SmolLM2."""
-
-    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        """Encode plain text; a special token spelt out in it stays text, unless it is one of `content_tokens`.
-
-        Args:
-            text: What to encode.
-            add_bos: Put `bos_id` first; without effect where it is None.
-            add_eos: Put `eos_id` last.
-        """
-        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
-        ids = self._plain.encode(text, add_special_tokens=False).ids
-        return [*bos, *ids, *([self.eos_id] if add_eos else [])]
+        self.stop_ids = self._own_stop_ids() | {self.eos_id} | self._stops(names)
+        self.bos_id = self._id("bos_token") if self._adds_bos() else None
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Encode text that a chat template rendered: its special tokens become their ids, none are added.
@@ -99,31 +77,16 @@ class BackendTokenizer:
         """Turn ids back into text, leaving out special tokens other than `content_tokens`."""
         return self._plain.decode(list(ids), skip_special_tokens=True)
 
-    def fingerprint(self) -> str:
-        """Return a digest of all that encoding depends on."""
-        settings = type(self).__name__, *self._settings().items(), options_text(self._options)
-        return fingerprint_of(self._files(), *settings, self.chat_template)
+    def _encode(self, text: str) -> list[int]:
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments alone: the library does not pickle that special tokens are to stay text."""
-        kind: Callable[..., BackendTokenizer] = type(self)  # Its path is a text.
-        return partial(kind, str(self._path), **self._settings(), **self._options), ()
-
+    @abstractmethod
     def _read(self) -> "Backend":
         """Read the file."""
-        raise NotImplementedError
-
-    def _files(self) -> list[Path]:
-        """Return the files of the vocabulary."""
-        return [self._path]
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the arguments of the subclass other than the path and the options."""
-        return {}
 
     def _own_stop_ids(self) -> frozenset[int]:
         """Return the ids that end an answer according to the model's own files."""
-        return self._config.stop_ids()
+        return frozenset(self._config.ends())
 
     def _load(self) -> "Backend":
         """Read the file, without the lengths that its last user cut and filled texts to."""
@@ -138,7 +101,6 @@ class BackendTokenizer:
         return self._load()
 
     def _find(self, token: str) -> int | None:
-        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
         number = self._plain.token_to_id(token)
         if number is None:
             ids = self._plain.encode(token, add_special_tokens=False).ids
@@ -149,10 +111,7 @@ class BackendTokenizer:
         token = self._config.token(name)
         number = None if token is None else self._plain.token_to_id(token)
         if number is None:
-            raise ValueError(
-                f"{self._config.folder}/tokenizer_config.json: {name} is {token!r}, which is not in the vocabulary"
-                f" of {self._path.name}"
-            )
+            raise self._not_in_vocabulary(name, token)
         return number
 
     def _adds_bos(self) -> bool:
@@ -175,13 +134,10 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
     tokens = config.added_tokens()
     new = {text: token.id for text, token in tokens.items() if backend.token_to_id(text) is None}
     listed = {text: token.backend(text) for text, token in tokens.items()}
-    backend.add_tokens(
-        [
-            token
-            for text, token in listed.items()
-            if text in new or (config.lists_added_tokens and repr(token) not in known)
-        ]
-    )
+    changed = {
+        text for text, token in listed.items() if config.lists_added_tokens and repr(token) not in known
+    }
+    backend.add_tokens([token for text, token in listed.items() if text in new or text in changed])
     for text, number in new.items():
         if backend.token_to_id(text) != number:
             raise ValueError(
@@ -189,10 +145,8 @@ def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
                 f" {backend.token_to_id(text)}; fetch the tokenizer again"
             )
     found = {token.content for token in backend.get_added_tokens_decoder().values()}
-    named = [
-        text for text in config.special_texts() if text not in found and backend.token_to_id(text) is not None
-    ]
-    add_tokens(backend, [(text, True) for text in named])
+    named = [text for text in config.special_texts() if text not in found]
+    add_tokens(backend, [(text, True) for text in named if backend.token_to_id(text) is not None])
 
 
 def _not_special(backend: "Backend", tokens: Collection[str]) -> "Backend":
@@ -225,6 +179,7 @@ class _Marked:
         written["added_tokens"] = [token for token in written["added_tokens"] if not token["special"]]
         written["post_processor"] = None
         self._backend = Backend.from_str(json.dumps(written))
+        special = [token for token in added.values() if token.special]
         self._backend.add_tokens(
             [
                 AddedToken(
@@ -234,8 +189,7 @@ class _Marked:
                     single_word=token.single_word,
                     normalized=False,
                 )
-                for token in added.values()
-                if token.special
+                for token in special
             ]
         )
         # Added tokens that the model does not know are numbered anew, the plain ones too.
@@ -243,7 +197,7 @@ class _Marked:
             i: self._spelt(token.content) if token.special else token.content for i, token in added.items()
         }
         self._ids = {self._backend.token_to_id(text): i for i, text in spelt.items()}
-        texts = sorted((token.content for token in added.values() if token.special), key=len, reverse=True)
+        texts = sorted((token.content for token in special), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts)))
 
     def encode(self, text: str, plain: Sequence[tuple[int, int]]) -> list[int]:

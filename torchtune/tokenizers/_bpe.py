@@ -6,7 +6,7 @@ does, since each class of transformers has its own way.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from attrs import evolve, field, frozen
 
@@ -75,19 +75,17 @@ class BPETokenizer(BackendTokenizer):
         self._merges_file = tokenizer_file(folder, MERGES)
         file = tokenizer_file(folder, VOCABULARY)
         config = TokenizerConfig.beside(file)
-        self._split_name = split
         self._class = _class_of(config, split)
         self._vocabulary = _read_vocabulary(file)
         known = {*self._vocabulary, *config.added_tokens()}
         tokens = {name: text for name, text in self._class.special_tokens.items() if text in known}
-        super().__init__(file, evolve(config, values={**tokens, **config.values}), options)
+        super().__init__(file, evolve(config, values={**tokens, **config.values}), options, split=split)
 
     def _read(self) -> "Backend":
         prefix = bool(self._config.values.get("add_prefix_space", False))
         try:
-            backend = byte_level(
-                self._vocabulary, _read_merges(self._merges_file), self._class.split, space_prefix=prefix
-            )
+            merges = _read_merges(self._merges_file)
+            backend = byte_level(self._vocabulary, merges, self._class.split, space_prefix=prefix)
         except ValueError as error:
             raise ValueError(
                 f"{self._path.parent}: {error}; fetch {VOCABULARY} and {MERGES} again"
@@ -97,9 +95,6 @@ class BPETokenizer(BackendTokenizer):
 
     def _files(self) -> list[Path]:
         return [self._path, self._merges_file]
-
-    def _settings(self) -> dict[str, Any]:
-        return {"split": self._split_name}
 
 
 def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:

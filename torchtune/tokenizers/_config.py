@@ -1,19 +1,15 @@
 """The files next to a tokenizer's vocabulary: its special tokens, and how it is used."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 
-from torchtune.data import ChatTemplate
 from torchtune.files import read_json, unexpected
-from torchtune.tokenizers._chat_templates import CONFIG, MORE_CHAT_TEMPLATES, read_chat_template
-from torchtune.tokenizers._files import SIDE_FILES
-from torchtune.tokenizers._options import TokenizerOptions
-from torchtune.tokenizers._special_ids import GENERATION_CONFIG, read_ends
+from torchtune.tokenizers._chat_templates import CONFIG
+from torchtune.tokenizers._special_ids import EOS, GENERATION_CONFIG, read_ids
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken as BackendToken
@@ -97,11 +93,11 @@ class TokenizerConfig:
     @cached_property
     def special_tokens(self) -> dict[str, str]:
         """The texts of the special tokens that have a name, as transformers passes them to chat templates."""
-        groups = [self.values, *(self.values.get(group) for group in _NAMED)]
-        entries = [(i, name, _text(token)) for i, group in enumerate(groups) for name, token in _items(group)]
-        return {
-            name: text for i, name, text in entries if text is not None and (i or name.endswith("_token"))
-        }
+        own = {name: token for name, token in self.values.items() if name.endswith("_token")}
+        groups = [own, *(self.values.get(group) for group in _NAMED)]
+        entries = (entry for group in groups if isinstance(group, Mapping) for entry in group.items())
+        texts = ((name, _text(token)) for name, token in entries)
+        return {name: text for name, text in texts if text is not None}
 
     @property
     def lists_added_tokens(self) -> bool:
@@ -148,36 +144,17 @@ class TokenizerConfig:
         """
         return bool(self.values.get("legacy", not self._path.is_file()))
 
-    def stop_ids(self) -> frozenset[int]:
-        """Read the ids at which generation stops: those of generation_config.json and of config.json."""
-        return frozenset(i for path in self._models_own for i in read_ends(path))
-
-    def eos_id(self) -> int | None:
-        """Return the id that ends a text according to the model's own files."""
-        return next((ids[0] for ids in map(read_ends, self._models_own) if ids), None)
-
-    def chat_template(self, options: TokenizerOptions) -> ChatTemplate | None:
-        """Read the chat template that the options choose.
-
-        Raises:
-            ValueError: it is not valid, or an option has no effect.
-        """
-        return read_chat_template(self.folder, self.values, self.special_tokens, options)
+    def ends(self) -> list[int]:
+        """Read the ids at which generation stops: those of generation_config.json, then those of config.json."""
+        files = [self.folder / GENERATION_CONFIG, self.folder / "config.json"]
+        return [i for file in files for i in read_ids(file, [EOS]).ends()]
 
     @property
     def _path(self) -> Path:
         return self.folder / CONFIG
 
-    @property
-    def _models_own(self) -> tuple[Path, Path]:
-        return self.folder / GENERATION_CONFIG, self.folder / "config.json"
-
 
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
-
-
-def _items(group: Any) -> Sequence[tuple[str, Any]]:
-    return [*group.items()] if isinstance(group, Mapping) else []
 
 
 def _text(token: Any) -> str | None:
@@ -189,20 +166,3 @@ def _text(token: Any) -> str | None:
 def _check_added(path: Path, text: Any, i: Any) -> None:
     if not isinstance(text, str) or not text or type(i) is not int or i < 0:
         raise unexpected(path, "an added token", [i, text], "a whole number from 0, and its text,")
-
-
-def fingerprint_of(files: Sequence[Path], *settings: object) -> str:
-    """Return a digest of all that a tokenizer depends on.
-
-    Args:
-        files: The files of its vocabulary, of one folder.
-        *settings: What else it depends on, in values whose `repr` is the same in every process.
-    """
-    folder = files[0].parent
-    more = sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))
-    digest = hashlib.sha256(repr(settings).encode())
-    for file in (*files, *(folder / name for name in (*SIDE_FILES, GENERATION_CONFIG, "config.json")), *more):
-        digest.update(f"{file.name} {file.stat().st_size if file.is_file() else None}".encode())
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return digest.hexdigest()

@@ -1,8 +1,12 @@
-"""The files of a tokenizer, which are copied as they are."""
+"""The files of a tokenizer."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from torchtune.files import write_json
+from torchtune.tokenizers._special_ids import GENERATION_CONFIG, SpecialIds
 
 VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("tekken.json",), ("vocab.json", "merges.txt"))
 """The files that are a tokenizer, by kind; of several kinds in a folder, the first is read."""
@@ -66,6 +70,24 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         FileNotFoundError: there is no tokenizer.
     """
     copy_files(tokenizer_folder(source), target, TOKENIZER_FILES)
+
+
+def write_tokenizer(
+    folder: Path, tokenizer_json: str | None, config: Mapping[str, Any], ids: SpecialIds
+) -> SpecialIds:
+    """Write a tokenizer's files, and return its ids.
+
+    Args:
+        folder: Where to.
+        tokenizer_json: The text of tokenizer.json. None: there is none.
+        config: What tokenizer_config.json says.
+        ids: What generation_config.json says.
+    """
+    if tokenizer_json is not None:
+        (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / GENERATION_CONFIG, ids)
+    return ids
 
 
 def remove_tokenizer(folder: Path) -> None:

@@ -1,14 +1,38 @@
 """The tokenizer in a GGUF file's metadata."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune.tokenizers._build import SPLITS, add_tokens, begin_with, byte_level, from_pieces
+from torchtune.tokenizers._files import write_tokenizer
+from torchtune.tokenizers._special_ids import SpecialIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Token types: special tokens, and plain ones that are found before the text is split."""
+
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
+"""GGUF's names of special tokens, in `tokenizer.ggml.<name>_token_id`."""
+
+_TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
+"""Tokens that end a turn in the families' chats, for files that do not name theirs."""
+
+
+def gguf_tokenizer_writer(metadata: dict[str, Any]) -> Callable[[Path], SpecialIds]:
+    """Return a function that writes the tokenizer that a GGUF file describes into a Hugging Face folder.
+
+    The function returns `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
+
+    Raises:
+        ValueError: it is of a kind that is not supported, or is inconsistent.
+        KeyError: a part is missing.
+    """
+    text = gguf_tokenizer(metadata).to_str(pretty=True)
+    config, special_ids = _tokenizer_config(metadata), _special_ids(metadata)
+    return lambda folder: write_tokenizer(folder, text, config, special_ids)
 
 
 def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
@@ -26,12 +50,12 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
     is_special = {_CONTROL: True, _USER_DEFINED: False}
     of_kinds = ((token, kind) for token, kind in zip(tokens, kinds, strict=True) if kind in is_special)
     add_tokens(backend, ((token, is_special[kind]) for token, kind in of_kinds))
-    if adds_bos(metadata):
+    if _adds_bos(metadata):
         begin_with(backend, tokens[metadata["tokenizer.ggml.bos_token_id"]])
     return backend
 
 
-def adds_bos(metadata: dict[str, Any]) -> bool:
+def _adds_bos(metadata: dict[str, Any]) -> bool:
     """Tell whether a model's texts begin with BOS: as the file says, or else as llama.cpp assumes."""
     is_pieces = metadata["tokenizer.ggml.model"] == "llama"
     otherwise = is_pieces or SPLITS[metadata["tokenizer.ggml.pre"]].adds_bos
@@ -65,3 +89,40 @@ def _pieces(metadata: dict[str, Any]) -> "Backend":
         unknown=None if unknown is None else tokens[unknown],
         space_prefix=metadata.get("tokenizer.ggml.add_space_prefix", True),
     )
+
+
+def _special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
+    """Find the ids of the special tokens that the file names."""
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
+    if ids["eos"] is None:
+        raise ValueError("it names no end-of-sequence token")
+    n = len(metadata["tokenizer.ggml.tokens"])
+    for name, i in ids.items():
+        if i is not None and not 0 <= i < n:
+            raise ValueError(f"its {name} token is number {i} of {n}, counted from 0")
+    return {name: i for name, i in ids.items() if i is not None}
+
+
+def _special_ids(metadata: dict[str, Any]) -> SpecialIds:
+    """Say where texts begin and end as config.json and generation_config.json do."""
+    ids = _special_tokens(metadata)
+    template = metadata.get("tokenizer.chat_template", "")
+    tokens = metadata["tokenizer.ggml.tokens"]
+    turns = {tokens.index(end) for end in _TURN_ENDS if end in template and end in tokens}
+    ends = sorted({ids["eos"], ids.get("eot", ids["eos"])} | turns)
+    begin_and_pad = {f"{name}_token_id": ids[name] for name in ("bos", "pad") if name in ids}
+    return SpecialIds({**begin_and_pad, "eos_token_id": ends if len(ends) > 1 else ends[0]})
+
+
+def _tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
+    tokens = metadata["tokenizer.ggml.tokens"]
+    ids = _special_tokens(metadata)
+    template = metadata.get("tokenizer.chat_template")
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{f"{name}_token": tokens[i] for name, i in ids.items() if name != "eot"},
+        "add_bos_token": _adds_bos(metadata),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": metadata[f"{metadata['general.architecture']}.context_length"],
+        **({} if template is None else {"chat_template": template}),
+    }

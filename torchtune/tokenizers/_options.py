@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 
@@ -41,55 +41,6 @@ def check_options(options: TokenizerOptions) -> None:
     _check_arguments(options.get("template_arguments"))
 
 
-def stop_ids_of(
-    options: TokenizerOptions, find: Callable[[str], int | None], names: Iterable[str]
-) -> frozenset[int]:
-    """Return the ids of the option `stop_tokens`.
-
-    Args:
-        options: Checked.
-        find: Returns the id of a token, None for a text that is not one.
-        names: Tokens to suggest for a misspelt one.
-
-    Raises:
-        ValueError: one of them is not a token of the vocabulary.
-    """
-    stop_ids = set[int]()
-    for token in options.get("stop_tokens") or ():
-        number = find(token)
-        if number is None:
-            raise _unknown("stop_tokens", token, names)
-        stop_ids.add(number)
-    return frozenset(stop_ids)
-
-
-def content_tokens_of(
-    options: TokenizerOptions, special_tokens: Iterable[str], find: Callable[[str], int | None]
-) -> frozenset[str]:
-    """Return the tokens of the option `special_tokens_in_content`.
-
-    Args:
-        options: Checked.
-        special_tokens: All special tokens of the tokenizer.
-        find: Returns the id of a token, None for a text that is not one.
-
-    Raises:
-        ValueError: one of them is not a special token.
-    """
-    tokens = options.get("special_tokens_in_content") or ()
-    special = [*special_tokens]
-    for token in tokens:
-        if token in special:
-            continue
-        if find(token) is None:
-            raise _unknown("special_tokens_in_content", token, special)
-        raise ValueError(
-            f"special_tokens_in_content: {token!r} is not a special token, so that any text may contain it already;"
-            " leave it out"
-        )
-    return frozenset(tokens)
-
-
 def options_text(options: TokenizerOptions) -> str:
     """Write the options that are set as a text, the same for the same options."""
     values: Mapping[str, Any] = options
@@ -104,7 +55,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _unknown(option: str, token: str, known: Iterable[str]) -> ValueError:
+def unknown_token(option: str, token: str, known: Iterable[str]) -> ValueError:
+    """Return the error of a token in the value of an option that is none of the vocabulary."""
     near = did_you_mean(token, known)
     return ValueError(
         f"{option}: {token!r} is not a token of the vocabulary{near or '; name one that is, or leave it out'}"

@@ -2,25 +2,18 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from torchtune.data import ChatTemplate
-from torchtune.tokenizers._config import AddedToken, TokenizerConfig, fingerprint_of, tokenizer_file
-from torchtune.tokenizers._options import (
-    TokenizerOptions,
-    check_options,
-    content_tokens_of,
-    options_text,
-    stop_ids_of,
-)
+from torchtune.tokenizers._any import AnyTokenizer
+from torchtune.tokenizers._config import AddedToken, TokenizerConfig, tokenizer_file
+from torchtune.tokenizers._options import TokenizerOptions
 from torchtune.tokenizers._sentencepiece_model import as_control, without_space_prefix
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(AnyTokenizer):
     """A SentencePiece model (arXiv 1808.06226), as Llama 2, Mistral, Gemma and Phi-3 have.
 
     Its special tokens are the model's own control pieces, those that a tokenizer_config.json or added_tokens.json next
@@ -42,37 +35,31 @@ class SentencePieceTokenizer:
     def __init__(
         self, path: str, special_tokens: Sequence[str] = (), **options: Unpack[TokenizerOptions]
     ) -> None:
-        check_options(options)
-        self._path = tokenizer_file(path, "tokenizer.model")
-        self._special_tokens = tuple(special_tokens)
-        self._options = options
-        config = TokenizerConfig.beside(self._path)
+        file = tokenizer_file(path, "tokenizer.model")
+        config = TokenizerConfig.beside(file)
+        super().__init__(file, config, options, special_tokens=tuple(special_tokens))
         added = config.added_tokens()
         special = {text for text, token in added.items() if token.special}
         self._model, self._inner = self._load({*special, *special_tokens, *config.special_texts()})
         n = self._model.vocab_size()
         controls = {self._model.id_to_piece(i): i for i in range(n) if self._model.is_control(i)}
-        self.special_tokens: dict[str, int] = {**controls, **{text: added[text].id for text in special}}
-        self.vocab_size: int = max([n, *(token.id + 1 for token in added.values())])
-        self.chat_template: ChatTemplate | None = config.chat_template(options)
-        self.unknown_id: int | None = self._model.unk_id()
-        """What stands for text that no piece can write."""
-        eos_id = self._id(config, "eos_token", self._model.eos_id())
+        self.special_tokens = {**controls, **{text: added[text].id for text in special}}
+        self.vocab_size = max([n, *(token.id + 1 for token in added.values())])
+        self.unknown_id = self._model.unk_id()
+        eos_id = self._id("eos_token", self._model.eos_id())
         if eos_id is None:
             raise ValueError(f"{self._path} has no end-of-sequence token")
-        self.eos_id: int = eos_id
-        pad_id = self._id(config, "pad_token", self._model.pad_id())
-        self.pad_id: int = eos_id if pad_id is None else pad_id
-        bos_id = self._id(config, "bos_token", self._model.bos_id())
-        self.bos_id: int | None = bos_id if config.values.get("add_bos_token", True) else None
+        self.eos_id = eos_id
+        pad_id = self._id("pad_token", self._model.pad_id())
+        self.pad_id = eos_id if pad_id is None else pad_id
+        bos_id = self._id("bos_token", self._model.bos_id())
+        self.bos_id = bos_id if config.values.get("add_bos_token", True) else None
 
         # Tokens that the model does not know; of these, the special ones are found in templates only.
         outside = {text: token for text, token in added.items() if token.id >= n}
         self._outside = {token.id: text for text, token in outside.items()}
-        self.content_tokens: frozenset[str] = content_tokens_of(options, self.special_tokens, self._find)
-        """Special tokens that texts may contain."""
-        stops = stop_ids_of(options, self._find, [*self.special_tokens, *outside])
-        self.stop_ids: frozenset[int] = config.stop_ids() | {eos_id} | stops
+        self.content_tokens = self._tokens_in_content()
+        self.stop_ids = frozenset({eos_id, *config.ends(), *self._stops([*self.special_tokens, *outside])})
 
         in_template = {text: AddedToken(i) for text, i in controls.items()}
         in_template |= {text: added[text] for text in special}
@@ -83,20 +70,6 @@ class SentencePieceTokenizer:
         self._in_content = _Tokens({**in_text, **in_content})
         self._outside |= {token.id: text for text, token in in_content.items()}
         self._prefixes_everywhere = config.prefixes_everywhere()
-
-    def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        """Encode plain text; a special token spelt out in it stays text, unless it is one of `content_tokens`.
-
-        Args:
-            text: What to encode.
-            add_bos: Put `bos_id` first; without effect where it is None.
-            add_eos: Put `eos_id` last.
-        """
-        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
-        has_content_tokens = any(token in text for token in self.content_tokens)
-        tokens = self._in_content if has_content_tokens else self._in_text
-        ids = self._model.encode(text) if tokens is None else self._split(text, tokens)
-        return [*bos, *ids, *([self.eos_id] if add_eos else [])]
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Encode text that a chat template rendered: its special tokens become their ids, none are added.
@@ -127,14 +100,13 @@ class SentencePieceTokenizer:
                 start = end + 1
         return "".join(parts)
 
-    def fingerprint(self) -> str:
-        """Return a digest of all that encoding depends on."""
-        settings = self._special_tokens, options_text(self._options), self.chat_template
-        return fingerprint_of([self._path], *settings)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it was made from."""
-        return partial(SentencePieceTokenizer, str(self._path), self._special_tokens, **self._options), ()
+    def _encode(self, text: str) -> list[int]:
+        has_content_tokens = any(token in text for token in self.content_tokens)
+        tokens = self._in_content if has_content_tokens else self._in_text
+        if tokens is not None:
+            return self._split(text, tokens)
+        ids: list[int] = self._model.encode(text)
+        return ids
 
     def _load(self, special: Collection[str]) -> "tuple[SentencePieceProcessor, SentencePieceProcessor]":
         """Load the model, and once more so that it puts no space before a text."""
@@ -157,7 +129,6 @@ class SentencePieceTokenizer:
         return whole, inner
 
     def _find(self, token: str) -> int | None:
-        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
         known = {**self.special_tokens, **{text: i for i, text in self._outside.items()}}
         number = known.get(token, self._model.piece_to_id(token))
         if number == self.unknown_id and token != self._model.id_to_piece(number):
@@ -165,9 +136,9 @@ class SentencePieceTokenizer:
             number = ids[0] if len(ids) == 1 else number
         return None if number == self.unknown_id else int(number)
 
-    def _id(self, config: TokenizerConfig, name: str, of_model: int) -> int | None:
+    def _id(self, name: str, of_model: int) -> int | None:
         """Find a special token's id: as configured, or else the model's own."""
-        text = config.token(name)
+        text = self._config.token(name)
         if text is None:
             return of_model if of_model >= 0 else None
         if text in self.special_tokens:
@@ -175,10 +146,7 @@ class SentencePieceTokenizer:
         unknown = self._model.unk_id()
         if text == self._model.id_to_piece(unknown):
             return unknown
-        raise ValueError(
-            f"{config.folder}/tokenizer_config.json: {name} is {text!r}, which is not in the vocabulary"
-            f" of {self._path.name}"
-        )
+        raise self._not_in_vocabulary(name, text)
 
     def _split(self, text: str, tokens: "_Tokens", plain: Sequence[tuple[int, int]] = ()) -> list[int]:
         """Encode the parts between tokens, each as a text of its own."""

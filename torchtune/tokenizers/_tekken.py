@@ -5,7 +5,6 @@ https://github.com/mistralai/mistral-common).
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,7 +147,7 @@ def _ranks(path: Path, entries: Any, n: int) -> dict[bytes, int]:
             if entry["rank"] != i:
                 raise ValueError(f"rank {i} was expected")
             ranks[base64.b64decode(entry["token_bytes"], validate=True)] = i
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: vocab[{i}] is not a token and its rank ({error}); fetch it again"
             ) from error

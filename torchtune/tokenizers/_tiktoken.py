@@ -5,17 +5,17 @@ file but in Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, http
 """
 
 import base64
-import binascii
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from attrs import evolve
 
-from torchtune.files import write_json
 from torchtune.tokenizers._backend import BackendTokenizer
 from torchtune.tokenizers._build import SPLITS, add_tokens, begin_with, from_ranks
 from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
+from torchtune.tokenizers._files import write_tokenizer
 from torchtune.tokenizers._options import TokenizerOptions
+from torchtune.tokenizers._special_ids import SpecialIds
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -94,10 +94,10 @@ class TiktokenTokenizer(BackendTokenizer):
 
     def _own_stop_ids(self) -> frozenset[int]:
         stops = super()._own_stop_ids()
-        return stops if stops - {self.eos_id} else frozenset(_special_ids()["eos_token_id"])
+        return stops if stops - {self.eos_id} else frozenset(_special_ids().ends())
 
 
-def write_tiktoken_tokenizer(file: Path, folder: Path) -> dict[str, Any]:
+def write_tiktoken_tokenizer(file: Path, folder: Path) -> SpecialIds:
     """Write Llama 3's tokenizer as Hugging Face has it: tokenizer.json and the two files that say how it is used.
 
     Args:
@@ -110,11 +110,7 @@ def write_tiktoken_tokenizer(file: Path, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or another model's.
     """
-    (folder / "tokenizer.json").write_text(read_tiktoken(file).to_str(), encoding="utf-8")
-    write_json(folder / "tokenizer_config.json", _config())
-    special_ids = _special_ids()
-    write_json(folder / "generation_config.json", special_ids)
-    return special_ids
+    return write_tokenizer(folder, read_tiktoken(file).to_str(), _config(), _special_ids())
 
 
 def _config() -> dict[str, Any]:
@@ -128,13 +124,13 @@ def _config() -> dict[str, Any]:
     }
 
 
-def _special_ids() -> dict[str, Any]:
+def _special_ids() -> SpecialIds:
     number = {token: N_RANKS + i for i, token in enumerate(SPECIAL_TOKENS)}
-    return {
-        "bos_token_id": number["<|begin_of_text|>"],
-        "eos_token_id": [number[token] for token in _STOPS],
-        "pad_token_id": number[_PAD],
-    }
+    return SpecialIds(
+        bos_token_id=number["<|begin_of_text|>"],
+        eos_token_id=[number[token] for token in _STOPS],
+        pad_token_id=number[_PAD],
+    )
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
@@ -145,7 +141,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             if int(rank) != i:
                 raise ValueError(f"rank {i} was expected")
             ranks[base64.b64decode(token, validate=True)] = i
-        except (ValueError, binascii.Error) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{path}, line {i + 1}: not a token and its rank ({error}); fetch it again"
             ) from error

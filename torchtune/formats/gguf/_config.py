@@ -54,7 +54,7 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
         "head_dim": head_dim,
         "ffn_dim": about["feed_forward_length"],
         "max_seq_len": about["context_length"],
-        "norm_eps": _meant(about[norm]),
+        "norm_eps": float(str(np.float32(about[norm]))),  # the shortest spelling of a float32, such as 1e-5
         "tied_embeddings": "output.weight" not in file.tensors,
     }
     more = family.read_gguf(about, numbers)
@@ -97,8 +97,3 @@ def _llama3(divisors: Any, base: float) -> dict[str, Any]:
     if not np.allclose(divisors * (kept + (1 - kept) / factor), 1, rtol=1e-4):
         raise ValueError("its rotary frequencies are scaled in another way than those of Llama 3.1 to 3.3")
     return {"rope_type": "llama3", "factor": float(factor), **_LLAMA3_ROPE}
-
-
-def _meant(number: float) -> float:
-    """Return the number that was meant by a float32: its shortest spelling (1e-5)."""
-    return float(str(np.float32(number)))

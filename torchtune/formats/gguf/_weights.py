@@ -3,61 +3,42 @@
 from collections.abc import Iterable
 
 import torch
-from attrs import define, field
 from torch import Tensor
 
 from torchtune.formats._rotary_halves import halves_apart
+from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.gguf._config import ROPE_FREQS
 from torchtune.formats.gguf._file import GGUFFile
 from torchtune.formats.hf._weights import is_transposed
 from torchtune.modules import Architecture
 
 
-@define
-class GGUFWeights:
-    """The weights in a GGUF file, dequantised to float32 one by one.
+def gguf_weights(file: GGUFFile, architecture: Architecture, expected: Iterable[str]) -> TensorSource:
+    """Return the weights in a GGUF file, dequantised to float32 one by one.
 
     Args:
         file: Where they stand.
         architecture: The model's.
         expected: The names of its weights in a Hugging Face checkpoint.
     """
+    names = _file_names(file.metadata["general.architecture"], architecture.num_layers, expected)
+    known = {*names.values(), ROPE_FREQS}
+    shapes = {name: list(t.shape) for name, t in file.tensors.items() if name not in known}
+    for name, theirs in names.items():
+        if theirs in file.tensors:
+            shape = list(file.tensors[theirs].shape)
+            shapes[name] = shape[::-1] if is_transposed(architecture, name) else shape
 
-    file: GGUFFile
-    architecture: Architecture
-    expected: Iterable[str]
-    shapes: dict[str, list[int]] = field(init=False)
-    _names: dict[str, str] = field(init=False)
-    """The file's names by Hugging Face's."""
+    def read(name: str) -> Tensor:
+        tensor = torch.from_numpy(file.read(names[name]))
+        if architecture.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            tensor = halves_apart(tensor, architecture.head_dim)
+        if architecture.norm_offset and name.endswith("norm.weight"):  # llama.cpp's converter adds it
+            tensor = tensor - architecture.norm_offset
+        return tensor.T if is_transposed(architecture, name) else tensor
 
-    def __attrs_post_init__(self) -> None:
-        arch = self.file.metadata["general.architecture"]
-        self._names = _file_names(arch, self.architecture.num_layers, self.expected)
-        known = {*self._names.values(), ROPE_FREQS}
-        self.shapes = {name: list(t.shape) for name, t in self.file.tensors.items() if name not in known}
-        for name, theirs in self._names.items():
-            if theirs in self.file.tensors:
-                shape = list(self.file.tensors[theirs].shape)
-                self.shapes[name] = shape[::-1] if is_transposed(self.architecture, name) else shape
-
-    @property
-    def dtypes(self) -> dict[str, torch.dtype]:
-        """Float32, which is what all are dequantised to."""
-        return dict.fromkeys(self.shapes, torch.float32)
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor, as float32."""
-        a = self.architecture
-        tensor = torch.from_numpy(self.file.read(self._names[name]))
-        if a.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor = halves_apart(tensor, a.head_dim)
-        if a.norm_offset and name.endswith("norm.weight"):  # llama.cpp's converter adds it
-            tensor = tensor - a.norm_offset
-        return tensor.T if is_transposed(a, name) else tensor
-
-    def own_name(self, name: str) -> str:
-        """Return the file's name of a tensor."""
-        return self._names.get(name, name)
+    dtypes = dict.fromkeys(shapes, torch.float32)
+    return TensorSource(shapes=shapes, dtypes=dtypes, read=read, own_names=names)
 
 
 def _file_names(arch: str, num_layers: int, names: Iterable[str]) -> dict[str, str]:

@@ -8,14 +8,7 @@ from torchtune.formats._source import Checkpoint
 from torchtune.formats.hf._config import read_hf_config
 from torchtune.formats.hf._weights import hf_tensors
 from torchtune.modules import Decoder
-from torchtune.tokenizers import (
-    GENERATION_CONFIG,
-    SpecialIds,
-    copy_files,
-    copy_tokenizer,
-    has_tokenizer,
-    known_ids,
-)
+from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, copy_files, copy_tokenizer, has_tokenizer
 
 
 def open_hf(folder: Path) -> Checkpoint:
@@ -36,6 +29,6 @@ def open_hf(folder: Path) -> Checkpoint:
         if has_tokenizer(folder):
             copy_tokenizer(folder, target)
         copy_files(folder, target, [GENERATION_CONFIG])
-        return known_ids(folder)
+        return SpecialIds.of_folder(folder)
 
     return Checkpoint(path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer)

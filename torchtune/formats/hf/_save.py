@@ -10,16 +10,7 @@ from torchtune.files import write_json, written_whole
 from torchtune.formats.hf._config import hf_config
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.modules import Decoder, lora_layers
-from torchtune.tokenizers import (
-    GENERATION_CONFIG,
-    SpecialIds,
-    auto_tokenizer,
-    completed,
-    copy_files,
-    copy_tokenizer,
-    ends,
-    known_ids,
-)
+from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, auto_tokenizer, copy_files, copy_tokenizer
 
 SHARD_BYTES = 5 * 10**9
 """Size of a file of weights, at most: what transformers writes, since hubs take no larger ones (bytes)."""
@@ -55,12 +46,14 @@ def save_hf_folder(
             " (save_peft_adapter)"
         )
     with written_whole(folder, overwrite=overwrite) as partial:
-        special_ids: SpecialIds = {}
+        special_ids = SpecialIds()
         if tokenizer_directory is not None:
             directory = Path(tokenizer_directory)
             copy_tokenizer(directory, partial)
             copy_files(directory, partial, [GENERATION_CONFIG])
-            special_ids = _special_ids(directory)
+            special_ids = SpecialIds.of_folder(directory)
+            if not special_ids.ends():
+                special_ids = special_ids.completed(auto_tokenizer(str(directory)))
         write_json(partial / "config.json", {**hf_config(model), **special_ids})
         weights = model.state_dict() if state is None else state
         a = model.architecture
@@ -120,9 +113,3 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         raise OSError(f"cannot write {path}: {error}") from error
     path.chmod(mode)  # The library makes files that nobody else may read.
-
-
-def _special_ids(directory: Path) -> SpecialIds:
-    """Find the ids that config.json repeats."""
-    ids = known_ids(directory)
-    return ids if ends(ids) else completed(ids, auto_tokenizer(str(directory)))

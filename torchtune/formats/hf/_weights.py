@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from torchtune.formats._tensor_files import TensorFiles, TensorSource, folder_tensors, some
+from torchtune.formats._tensor_files import TensorSource, folder_tensors, some
 from torchtune.formats.hf._config import read_hf_config
 from torchtune.models import FAMILIES
 from torchtune.modules import Architecture, Decoder
@@ -88,14 +88,13 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
     return _weights_of(model, hf_tensors(model, Path(folder)))
 
 
-def hf_tensors(model: Decoder, folder: Path) -> TensorFiles:
+def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
     _check_architecture(model, folder)
-    files = folder_tensors(folder)
     shapes = expected_shapes(model)
-    _drop_ignorable(files, shapes)
-    check_tensors(shapes, files, folder)
-    return files
+    source = _needed(folder_tensors(folder), shapes)
+    check_tensors(shapes, source, folder)
+    return source
 
 
 def _weights_of(model: Decoder, source: TensorSource) -> Iterator[tuple[str, Tensor]]:
@@ -171,17 +170,17 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
         raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
 
 
-def _drop_ignorable(files: TensorFiles, expected: Mapping[str, list[int]]) -> None:
+def _needed(source: TensorSource, expected: Mapping[str, list[int]]) -> TensorSource:
     """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
-    for name in [name for name in files.shapes if name.endswith(_IGNORED)]:
-        files.drop(name)
+    names = {name: name for name in source.shapes if not name.endswith(_IGNORED)}
     if any(name.startswith("transformer.") for name in expected):  # OpenAI's own files leave that part out
-        for name in [name for name in files.shapes if not name.startswith(("transformer.", _HEAD))]:
-            files.rename(name, f"transformer.{name}")
+        known = ("transformer.", _HEAD)
+        names = {name if name.startswith(known) else f"transformer.{name}": name for name in names}
     embedding = next(name for name in expected if name.endswith(_EMBEDDINGS))
-    is_extra = _HEAD not in expected and {_HEAD, embedding} <= files.shapes.keys()
-    if is_extra and torch.equal(files.read(_HEAD), files.read(embedding)):
-        files.drop(_HEAD)
+    is_extra = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
+    if is_extra and torch.equal(source.read(names[_HEAD]), source.read(names[embedding])):
+        del names[_HEAD]
+    return source.renamed(names)
 
 
 def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: Path) -> None:

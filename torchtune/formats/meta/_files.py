@@ -7,13 +7,14 @@ https://github.com/meta-llama/llama and of `models/llama3/model.py` in https://g
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from attrs import define, field
 from torch import Tensor
 
-from torchtune.formats._tensor_files import TensorFiles, one_file
+from torchtune.formats._tensor_files import TensorSource, one_file
 from torchtune.formats.meta._params import MetaParams
 
 EMBEDDINGS, HEAD = "tok_embeddings.weight", "output.weight"
@@ -48,8 +49,8 @@ class MetaFiles:
     folder: Path
     params: MetaParams
     shapes: dict[str, list[int]] = field(init=False, factory=dict)
-    dtypes: dict[str, torch.dtype] = field(init=False)
-    _files: dict[Path, TensorFiles] = field(init=False)
+    dtypes: Mapping[str, torch.dtype] = field(init=False)
+    _files: dict[Path, TensorSource] = field(init=False)
     """In the order of the GPUs."""
 
     def __attrs_post_init__(self) -> None:
@@ -153,7 +154,7 @@ class MetaFiles:
         return n_same if n_same and not rest and len(self._files) % n_same == 0 else 1
 
 
-def _rows(file: TensorFiles, name: str) -> int:
+def _rows(file: TensorSource, name: str) -> int:
     return (file.shapes.get(name) or [0])[0]
 
 

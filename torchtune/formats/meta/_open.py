@@ -1,34 +1,16 @@
 """Meta's own checkpoints of Llama 2, Code Llama and Llama 3 to 3.3 as where a model comes from."""
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from torchtune.files import write_json
 from torchtune.formats._source import Checkpoint
 from torchtune.formats.hf._weights import expected_shapes
 from torchtune.formats.meta._files import EMBEDDINGS, HEAD, MetaFiles, has_meta_files
 from torchtune.formats.meta._params import FILE, read_params
-from torchtune.formats.meta._weights import MetaWeights
+from torchtune.formats.meta._weights import meta_weights
 from torchtune.modules import Decoder
-from torchtune.tokenizers import (
-    GENERATION_CONFIG,
-    SentencePieceTokenizer,
-    SpecialIds,
-    add_tokens,
-    begin_with,
-    from_pieces,
-    is_plain_bpe,
-    is_tiktoken,
-    write_tiktoken_tokenizer,
-)
-
-if TYPE_CHECKING:
-    from sentencepiece import SentencePieceProcessor
-    from tokenizers import Tokenizer as Backend
+from torchtune.tokenizers import SpecialIds, write_meta_tokenizer
 
 _TOKENIZER = "tokenizer.model"
 
@@ -62,12 +44,10 @@ def open_meta(folder: Path, tokenizer: Path | None = None) -> Checkpoint:
             model = Decoder(params.architecture(vocab_size, tied_embeddings=tied))
     except (ValueError, ArithmeticError, RuntimeError) as error:  # the latter two: numbers beyond all models
         raise ValueError(f"{folder / FILE}: {error}") from error
-    weights = MetaWeights(files, expected_shapes(model), frozenset({HEAD} if tied else ()))
+    weights = meta_weights(files, expected_shapes(model), {HEAD} if tied else ())
 
     def write_tokenizer(target: Path) -> SpecialIds:
-        file = _find_tokenizer(folder if tokenizer is None else tokenizer)
-        write = write_tiktoken_tokenizer if is_tiktoken(file) else _write_sentencepiece
-        return write(file, target)
+        return write_meta_tokenizer(_find_tokenizer(folder if tokenizer is None else tokenizer), target)
 
     return Checkpoint(
         path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer, tokenizer=tokenizer
@@ -82,48 +62,3 @@ def _find_tokenizer(path: Path) -> Path:
             " folder of the download"
         )
     return file
-
-
-def _write_sentencepiece(file: Path, folder: Path) -> SpecialIds:
-    """Copy Llama 2's tokenizer, and write down what Meta's code knows of it: it begins texts with BOS.
-
-    A tokenizer.json says the same once more, since transformers' own reading of a tokenizer.model splits several spaces
-    otherwise than SentencePiece does.
-    """
-    from sentencepiece import SentencePieceProcessor
-
-    SentencePieceTokenizer(str(file))  # tells what is wrong with it, if anything
-    shutil.copyfile(file, folder / _TOKENIZER)
-    model = SentencePieceProcessor(model_file=str(file))
-    ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id(), "pad": model.pad_id()}
-    named = {name: model.id_to_piece(i) for name, i in ids.items() if i >= 0}
-    is_plain = is_plain_bpe(file.read_bytes())
-    if is_plain:
-        backend = sentencepiece_backend(model, named)
-        (folder / "tokenizer.json").write_text(backend.to_str(), encoding="utf-8")
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast" if is_plain else "LlamaTokenizer",
-        **{f"{name}_token": piece for name, piece in named.items()},
-        "add_bos_token": True,
-        "add_eos_token": False,
-        "clean_up_tokenization_spaces": False,
-        "legacy": True,  # each text between special tokens is one of its own, as in Meta's code
-    }
-    write_json(folder / "tokenizer_config.json", config)
-    special_ids = {f"{name}_token_id": i for name, i in ids.items() if i >= 0 and name != "unk"}
-    write_json(folder / GENERATION_CONFIG, special_ids)
-    return special_ids
-
-
-def sentencepiece_backend(model: "SentencePieceProcessor", named: Mapping[str, str]) -> "Backend":
-    """Build what tokenizer.json holds out of a plain BPE model; `named` are its `bos`, `eos` and `unk`."""
-    numbers = range(model.vocab_size())
-    backend = from_pieces(
-        [model.id_to_piece(i) for i in numbers],
-        [model.get_score(i) for i in numbers],
-        unknown=named["unk"],
-        space_prefix=True,
-    )
-    add_tokens(backend, ((piece, True) for piece in named.values()))
-    begin_with(backend, named["bos"])
-    return backend

@@ -124,15 +124,13 @@ def read_params(folder: Path) -> MetaParams:
 
 def _check_values(path: Path, values: dict[str, Any]) -> None:
     for key, value in values.items():
-        is_number = type(value) in (int, float) and 0 < value < _LARGEST
-        if key in _COUNTS and not (is_number and isinstance(value, int)):
-            raise ValueError(
-                f"{path}: {key} is {value!r}, a whole number above 0 and below 2**31 is expected"
-            )
-        if key in _NUMBERS and not is_number:
-            raise ValueError(f"{path}: {key} is {value!r}, a number above 0 and below 2**31 is expected")
-        if key == "use_scaled_rope" and not isinstance(value, bool):
-            raise ValueError(f"{path}: {key} is {value!r}, true or false is expected")
+        if key == "use_scaled_rope":
+            fits, what = isinstance(value, bool), "true or false"
+        else:
+            kinds, kind = ((int,), "a whole number") if key in _COUNTS else ((int, float), "a number")
+            fits, what = type(value) in kinds and 0 < value < _LARGEST, f"{kind} above 0 and below 2**31"
+        if not fits:
+            raise ValueError(f"{path}: {key} is {value!r}, {what} is expected")
     if values["dim"] % values["n_heads"]:
         raise ValueError(f"{path}: dim = {values['dim']} is not a multiple of n_heads = {values['n_heads']}")
     theta = values.get("rope_theta", 10_000.0)

@@ -1,12 +1,12 @@
 """The weights of Meta's own checkpoints under the names, and in the order, of Hugging Face's."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-import torch
-from attrs import define, field
+from attrs import evolve
 from torch import Tensor
 
 from torchtune.formats._rotary_halves import halves_apart
+from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.meta._files import MetaFiles
 
 _NAMES = (
@@ -25,41 +25,26 @@ _NAMES = (
 """Parts of Hugging Face's names, each with Meta's."""
 
 
-@define
-class MetaWeights:
-    """The weights in Meta's files.
+def meta_weights(files: MetaFiles, expected: Iterable[str], ignored: Collection[str] = ()) -> TensorSource:
+    """Return the weights in Meta's files.
 
     Args:
         files: Where they stand.
         expected: The names of the model's weights in a Hugging Face checkpoint.
         ignored: Meta's names of tensors that the model does without.
     """
+    names = {name: _meta_name(name) for name in expected}
+    theirs = {meta: name for name, meta in names.items()}
+    needed = {theirs.get(meta, meta): meta for meta in files.shapes if meta not in ignored}
+    source = TensorSource(shapes=files.shapes, dtypes=files.dtypes, read=files.read).renamed(needed)
 
-    files: MetaFiles
-    expected: Iterable[str]
-    ignored: frozenset[str] = frozenset()
-    shapes: dict[str, list[int]] = field(init=False)
-    dtypes: dict[str, torch.dtype] = field(init=False)
-    _names: dict[str, str] = field(init=False)
-    """Meta's names by Hugging Face's."""
-
-    def __attrs_post_init__(self) -> None:
-        self._names = {name: _meta_name(name) for name in self.expected}
-        theirs = {meta: name for name, meta in self._names.items()}
-        shapes, dtypes = self.files.shapes, self.files.dtypes
-        self.shapes = {theirs.get(n, n): shape for n, shape in shapes.items() if n not in self.ignored}
-        self.dtypes = {theirs.get(n, n): dtype for n, dtype in dtypes.items()}
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor."""
-        tensor = self.files.read(self._names[name])
+    def read(name: str) -> Tensor:
+        tensor = source.read(name)
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            return halves_apart(tensor, self.files.params.head_dim)
+            return halves_apart(tensor, files.params.head_dim)
         return tensor
 
-    def own_name(self, name: str) -> str:
-        """Return Meta's name of a tensor."""
-        return self._names.get(name, name)
+    return evolve(source, read=read, own_names=names)
 
 
 def _meta_name(name: str) -> str:

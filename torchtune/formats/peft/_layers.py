@@ -1,6 +1,7 @@
 """How PEFT's folders name adapted layers and their tensors."""
 
-from torch import nn
+from attrs import frozen
+from torch import Tensor, nn
 
 from torchtune.formats.hf._weights import hf_groups
 from torchtune.modules import Decoder, LoRALinear
@@ -19,3 +20,17 @@ def peft_layers(model: Decoder) -> dict[str, tuple[str, ...]]:
         theirs.removesuffix(".weight"): tuple(name.removesuffix(".weight") for name in names)
         for theirs, names in groups.items()
     }
+
+
+@frozen(kw_only=True)
+class CheckpointAdapter:
+    """The adapter of one layer of a checkpoint, which may hold several of ours."""
+
+    tensors: dict[str, Tensor]
+    """By our names of its parts: A `[r, in]`, B `[out, r]` and, of DoRA alone, the magnitude `[out]`."""
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.tensors["lora_a"].shape[0]

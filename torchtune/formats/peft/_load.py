@@ -13,7 +13,7 @@ from torchtune.files import write_json, written_whole
 from torchtune.formats._tensor_files import one_file
 from torchtune.formats.hf._save import write_safetensors
 from torchtune.formats.peft._config import ADAPTER_CONFIG, of_pattern, read_peft_config
-from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, peft_layers
+from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
 from torchtune.modules import Decoder, DoRALinear, LoRALinear, lora_layers, lora_scale
 from torchtune.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES, copy_files
 
@@ -41,7 +41,7 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
         for name, tensors in adapter.shares().items():
             linear = _linear(model, name)
             assert not linear.weight.is_meta, "load the model's weights before its adapters"
-            kind = LoRALinear if adapter.lora_magnitude is None else DoRALinear
+            kind = DoRALinear if "lora_magnitude" in adapter.tensors else LoRALinear
             layer = kind(
                 linear, adapter.rank, adapter.alpha, dropout, rank_stabilized=adapter.rank_stabilized
             )
@@ -52,26 +52,14 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
 
 
 @frozen(kw_only=True)
-class LayerAdapter:
-    """The adapter of one layer of a checkpoint, which may hold several of ours."""
+class LayerAdapter(CheckpointAdapter):
+    """The adapter of one layer of a checkpoint, with those of our layers that it adapts."""
 
     ours: tuple[str, ...]
     """Our names of the layers, in their order."""
     rows: tuple[int, ...]
     """How many of the checkpoint's layer belong to each."""
-    lora_a: Tensor
-    """A `[r, in]`."""
-    lora_b: Tensor
-    """B `[out, r]`."""
-    lora_magnitude: Tensor | None
-    """DoRA's magnitude `[out]`; None: it is plain LoRA."""
-    alpha: float
     rank_stabilized: bool
-
-    @property
-    def rank(self) -> int:
-        """Rows of A."""
-        return self.lora_a.shape[0]
 
     @property
     def scale(self) -> float:
@@ -84,14 +72,11 @@ class LayerAdapter:
 
     def shares(self) -> dict[str, dict[str, Tensor]]:
         """Return the adapter of each of our layers, its tensors by our names: A is whole, the rest are its rows."""
-        found = {
-            name: {"lora_a": self.lora_a, "lora_b": b}
-            for name, b in zip(self.ours, self.split(self.lora_b), strict=True)
-        }
-        if self.lora_magnitude is not None:
-            for tensors, m in zip(found.values(), self.split(self.lora_magnitude), strict=True):
-                tensors["lora_magnitude"] = m
-        return found
+        shares = {name: {"lora_a": self.tensors["lora_a"]} for name in self.ours}
+        for part in self.tensors.keys() - {"lora_a"}:
+            for name, rows in zip(self.ours, self.split(self.tensors[part]), strict=True):
+                shares[name][part] = rows
+        return shares
 
 
 def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
@@ -111,9 +96,7 @@ def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
         theirs: LayerAdapter(
             ours=layers[theirs],
             rows=tuple(_linear(model, name).out_features for name in layers[theirs]),
-            lora_a=tensors[f"{PREFIX}{theirs}.{PARTS['lora_a']}"],
-            lora_b=tensors[f"{PREFIX}{theirs}.{PARTS['lora_b']}"],
-            lora_magnitude=tensors.get(f"{PREFIX}{theirs}.{PARTS['lora_magnitude']}"),
+            tensors={part: tensors[f"{PREFIX}{theirs}.{PARTS[part]}"] for part in _parts(config)},
             alpha=of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"]),
             rank_stabilized=bool(config.get("use_rslora")),
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from attrs import define
+from attrs import evolve
 from torch import Tensor
 
 from torchtune.formats._tensor_files import TensorSource
@@ -12,40 +12,26 @@ from torchtune.formats.peft._load import LayerAdapter
 from torchtune.modules import Architecture, merge_weight
 
 
-@define
-class MergedWeights:
-    """The weights of a base with its adapter merged, as `merge_lora` does it, one by one.
+def merged_weights(
+    base: TensorSource, architecture: Architecture, adapters: Mapping[str, LayerAdapter]
+) -> TensorSource:
+    """Return the weights of a base with its adapter merged, as `merge_lora` does it, one by one.
 
     An adapted weight is read in float32 at least, and rounded to nothing narrower; a base of the dtype that is written
     gives `merge_lora`'s numbers to the bit.
 
     Args:
-        base: Where the base's weights stand.
+        base: The base's weights.
         architecture: The base's.
         adapters: By the checkpoint's names of the layers.
     """
 
-    base: TensorSource
-    architecture: Architecture
-    adapters: Mapping[str, LayerAdapter]
-
-    @property
-    def shapes(self) -> Mapping[str, list[int]]:
-        """The base's."""
-        return self.base.shapes
-
-    @property
-    def dtypes(self) -> Mapping[str, torch.dtype]:
-        """The base's."""
-        return self.base.dtypes
-
-    def read(self, name: str) -> Tensor:
-        """Read one tensor."""
-        tensor = self.base.read(name)
-        adapter = self.adapters.get(name.removesuffix(".weight"))
+    def read(name: str) -> Tensor:
+        tensor = base.read(name)
+        adapter = adapters.get(name.removesuffix(".weight"))
         if adapter is None:
             return tensor
-        transposed = is_transposed(self.architecture, name)
+        transposed = is_transposed(architecture, name)
         weight = tensor.T if transposed else tensor  # [out, in]
         dtype = torch.promote_types(weight.dtype, torch.float32)
         parts = []
@@ -55,6 +41,4 @@ class MergedWeights:
         merged = torch.cat(parts)
         return merged.T if transposed else merged
 
-    def own_name(self, name: str) -> str:
-        """Return the base's name of a tensor."""
-        return self.base.own_name(name)
+    return evolve(base, read=read)

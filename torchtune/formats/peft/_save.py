@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from torchtune.files import write_json, written_whole
 from torchtune.formats.hf._save import write_safetensors
 from torchtune.formats.peft._config import ADAPTER_CONFIG, PLAIN
-from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, peft_layers
+from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
 from torchtune.models import FAMILIES
 from torchtune.modules import Decoder, DoRALinear, LoRALinear, lora_layers, lora_state
 
@@ -83,20 +82,7 @@ def _has_dora(layers: Mapping[str, LoRALinear]) -> bool:
     return isinstance(next(iter(layers.values())), DoRALinear)
 
 
-@frozen(kw_only=True)
-class _CheckpointAdapter:
-    """The adapter of one layer of a checkpoint."""
-
-    tensors: dict[str, Tensor]
-    """By our names of its parts."""
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        return self.tensors["lora_a"].shape[0]
-
-
-def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, _CheckpointAdapter]:
+def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, CheckpointAdapter]:
     """Return the adapters of the layers as checkpoints hold them, by the checkpoint's names."""
     ours = dict(lora_layers(model))
     found = {}
@@ -107,7 +93,7 @@ def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[st
         tensors = _joined(model, ours, names, state)
         growth = tensors["lora_a"].shape[0] / adapted[0].rank
         alpha = adapted[0].alpha * (math.sqrt(growth) if adapted[0].rank_stabilized else growth)
-        found[theirs] = _CheckpointAdapter(tensors=tensors, alpha=alpha)
+        found[theirs] = CheckpointAdapter(tensors=tensors, alpha=alpha)
     return found
 
 
@@ -139,7 +125,7 @@ def _joined(
 
 
 def _adapter_config(
-    model: Decoder, base_model: str | None, adapters: Mapping[str, _CheckpointAdapter]
+    model: Decoder, base_model: str | None, adapters: Mapping[str, CheckpointAdapter]
 ) -> dict[str, Any]:
     """Describe the adapters of a model, given by the checkpoint's names of the layers."""
     layers = dict(lora_layers(model))
