@@ -181,8 +181,8 @@ def test_script_of_the_project_has_both(project: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("recipes.lora_finetune", "; torchtune's is torchtune.recipes.lora_finetune"),
-        ("configs_py.smollm2", "; torchtune's is torchtune.configs_py.smollm2"),
+        ("recipes.lora_finetune", "torchtune's is torchtune.recipes.lora_finetune"),
+        ("configs_py.smollm2", "torchtune's is torchtune.configs_py.smollm2"),
         ("recipes.cake", ""),
         ("attrs", ""),
     ],
