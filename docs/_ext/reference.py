@@ -18,13 +18,13 @@ from torchtune.config.model import (
     Slot,
     describe,
     inline_yaml,
-    load_recipe,
     parameters_of,
     section_of,
     slots,
     unstructured_default,
 )
 from torchtune.internals import INTERNALS
+from torchtune.runs import load_recipe
 
 SIZED = ["max_seq_len"]
 """The arguments of a builder of one size."""

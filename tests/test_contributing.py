@@ -1,0 +1,255 @@
+"""What CONTRIBUTING.md says of the files that a new part touches: one of each is added by exactly those, and works."""
+
+import fnmatch
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("torchtune", "recipes", "configs_py", "configs_yaml")
+
+FAMILY = '''"""Toy models: Llamas whose embedding has another name in checkpoints."""
+
+from typing import Unpack
+
+from attrs import evolve
+
+from torchtune.models._builder import builder
+from torchtune.models._family import Family, read_rope
+from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
+
+TOY_1M = evolve(LLAMA2_7B, family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4, head_dim=8)
+toy_1m = builder(__name__, "toy_1m", TOY_1M, "example/toy-1m")
+
+
+def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+    """Load a toy's tokenizer."""
+    return auto_tokenizer(path, **options)
+
+
+TOY_FAMILY = Family(
+    model_type="toy", hf_class="ToyForCausalLM", gguf="toy", read=read_rope, names=(("embed_tokens.", "wte."),)
+)
+'''
+FAMILY_WORKS = """
+import torch
+from torchtune.formats import architecture_from_hf, hf_config
+from torchtune.formats.gguf._config import gguf_config
+from torchtune.formats.hf._weights import hf_name
+from torchtune.models.toy import toy_1m
+with torch.device("meta"):
+    model = toy_1m(max_seq_len=256)
+assert architecture_from_hf(hf_config(model)) == model.architecture
+assert hf_name("embed_tokens.weight", "toy") == "wte.weight"
+class File:
+    metadata = {"general.architecture": "toy", "toy.expert_count": 1}
+try:
+    gguf_config(File())
+except ValueError as error:
+    assert "experts" in str(error), error  # so that the family is known
+"""
+
+VERB = '''"""`tune greet`: greet somebody."""
+
+from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.runs.command_line import Call, Option
+
+LOUD = Option("--loud", "in capitals")
+
+
+def run(call: Call) -> int:
+    """Greet."""
+    text = f"hello {call.arguments[0]}"
+    print(text.upper() if call.has(LOUD) else text)
+    return 0
+
+
+VERB = Verb("greet", run, forms=(Form((Argument("NAME"),), (LOUD,)),), about="Greets.", examples=("tune greet you",))
+'''
+VERB_WORKS = """
+import contextlib, io
+from torchtune.cli import main
+def said(*words):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(words) == 0
+    return out.getvalue()
+assert said("greet", "you", "--loud") == "HELLO YOU\\n"
+assert "greet somebody" in said("--help")
+assert "in capitals" in said("greet", "--help")
+assert said("__complete", "bash", "tune gre").split() == ["greet"]
+assert "--loud" in said("__complete", "bash", "tune greet --")
+"""
+
+LOGGER = '''
+
+class QuietLogger(MetricLogger):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
+        """Note the step."""
+        self.sent.append(step)
+
+    def close(self) -> None:
+        """Do nothing."""
+'''
+FIELD_OF = "torchtune.utils.metric_logging.QuietLogger"
+
+DATASET = '''"""Rows that are numbers."""
+
+from torch.utils.data import Dataset
+
+from torchtune.data import Example, Tokenizer, plain_example
+
+
+class NumberDataset(Dataset[Example]):
+    """So many rows, each a number.
+
+    Args:
+        tokenizer: Encodes them.
+        n: How many.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, n: int = 10) -> None:
+        self._tokenizer, self._n = tokenizer, n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, index: int) -> Example:
+        return plain_example(self._tokenizer, str(index))
+'''
+
+SHOWN = """
+import sys
+from torchtune.cli import main
+sys.exit(main(["show", "full_finetune", "--config", "smollm2_135m_full", *{words}]))
+"""
+RENEW = """
+from pathlib import Path
+from torchtune.config import render
+from torchtune.runs import config_names, config_source, folder_of, load_module
+for name in config_names()["full_finetune"]:
+    cfg = getattr(load_module(config_source(name).file), name)()
+    head = "# yaml-language-server: $schema=schemas/full_finetune.json\\n"
+    Path(folder_of("configs_yaml"), f"{name}.yaml").write_text(head + render(cfg))
+"""
+
+
+def python(tree: Path, code: str) -> str:
+    """Run Python code on a copy of the tree, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+
+
+def add_family(tree: Path) -> None:
+    models = tree / "torchtune/models"
+    (models / "toy.py").write_text(FAMILY)
+    table = models / "_families.py"
+    edit(table, "FAMILIES = {", "from torchtune.models.toy import TOY_FAMILY\n\nFAMILIES = {")
+    edit(table, "    for family in (\n", "    for family in (\n        TOY_FAMILY,\n")
+    python(tree, FAMILY_WORKS)
+    assert "toy_1m" in python(tree, SHOWN.format(words=["model=torchtune.models.toy.toy_1m"]))
+
+
+def add_verb(tree: Path) -> None:
+    (tree / "torchtune/cli/_greet.py").write_text(VERB)
+    python(tree, VERB_WORKS)
+
+
+def add_logger(tree: Path) -> None:
+    file = tree / "torchtune/utils/metric_logging.py"
+    file.write_text(file.read_text() + LOGGER)
+    assert FIELD_OF in python(tree, SHOWN.format(words=[f"metric_logger={FIELD_OF}"]))
+
+
+def add_dataset(tree: Path) -> None:
+    (tree / "torchtune/datasets/_number.py").write_text(DATASET)
+    exports = tree / "torchtune/datasets/__init__.py"
+    text = exports.read_text()
+    text = text.replace("\n\n__all__", "\nfrom torchtune.datasets._number import NumberDataset\n\n__all__")
+    exports.write_text(text.replace("__all__ = [", '__all__ = [\n    "NumberDataset",'))
+    words = ["dataset=torchtune.datasets.NumberDataset", "dataset.n=3"]
+    assert "n: 3" in python(tree, SHOWN.format(words=words))
+
+
+def add_field(tree: Path) -> None:
+    recipe = tree / "recipes/full_finetune.py"
+    text = recipe.read_text()
+    text = re.sub(
+        r"(class FullFinetuneConfig\(.*\n(?:.*\n){2})",
+        r'\1\n    remark: str = "none"\n    """A note."""\n',
+        text,
+    )
+    recipe.write_text(
+        text.replace("    with training.start(cfg)", "    print(cfg.remark)\n    with training.start(cfg)")
+    )
+    python(tree, RENEW)
+    assert "remark: none" in (tree / "configs_yaml/smollm2_135m_full.yaml").read_text()
+    assert "remark: mine" in python(tree, SHOWN.format(words=["remark=mine"]))
+
+
+ADDED: dict[str, Callable[[Path], None]] = {
+    "model family": add_family,
+    "verb": add_verb,
+    "logger": add_logger,
+    "dataset": add_dataset,
+    "config field of a recipe": add_field,
+}
+
+
+def listed() -> dict[str, list[str]]:
+    """Return the files that CONTRIBUTING.md lists for each new part, placeholders as `*`."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text.partition("| new | files |\n|---|---|\n")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    return {
+        kind: [re.sub(r"<\w+>", "*", file) for file in re.findall(r"`([^`]*/[^`]*)`", files)]
+        for kind, files in rows
+    }
+
+
+def contents(tree: Path) -> dict[str, bytes]:
+    files = (f for folder in COPIED for f in (tree / folder).rglob("*") if f.is_file())
+    return {str(f.relative_to(tree)): f.read_bytes() for f in files if f.suffix != ".pyc"}
+
+
+@pytest.mark.parametrize("kind", listed())
+def test_a_new_part_touches_the_files_that_are_listed(kind: str, tmp_path: Path) -> None:
+    for folder in COPIED:
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = contents(tmp_path)
+    ADDED[kind](tmp_path)
+    after = contents(tmp_path)
+    changed = {file for file in before.keys() | after.keys() if before.get(file) != after.get(file)}
+    patterns = listed()[kind]
+    assert [f for f in changed if not any(fnmatch.fnmatch(f, pattern) for pattern in patterns)] == []
+    assert [p for p in patterns if not fnmatch.filter(changed, p)] == []
+
+
+def test_every_part_is_listed() -> None:
+    assert listed().keys() == ADDED.keys()
