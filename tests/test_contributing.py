@@ -25,7 +25,8 @@ from torchtune.models._family import Family, read_rope
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-TOY_1M = evolve(LLAMA2_7B, family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, head_dim=8)
+TOY = evolve(LLAMA2_7B, family="toy", vocab_size=64, num_layers=2, embed_dim=32)
+TOY_1M = evolve(TOY, num_heads=4, num_kv_heads=4, head_dim=8)
 toy_1m = builder(__name__, "toy_1m", TOY_1M, "example/toy-1m")
 
 
@@ -200,15 +201,10 @@ def add_dataset(tree: Path) -> None:
 def add_field(tree: Path) -> None:
     recipe = tree / "recipes/full_finetune.py"
     text = recipe.read_text()
-    text = re.sub(
     head = r"(class FullFinetuneConfig\(.*\n(?:.*\n){2})"
     text = re.sub(head, r'\1\n    remark: str = "none"\n    """A note."""\n', text)
-        r'\1\n    remark: str = "none"\n    """A note."""\n',
-        text,
-    )
-    recipe.write_text(
-        text.replace("    with training.start(cfg)", "    print(cfg.remark)\n    with training.start(cfg)")
-    )
+    start = "    with training.start(cfg)"
+    recipe.write_text(text.replace(start, f"    print(cfg.remark)\n{start}"))
     python(tree, RENEW)
     assert "remark: none" in (tree / "configs_yaml/smollm2_135m_full.yaml").read_text()
     assert "remark: mine" in python(tree, SHOWN.format(words=["remark=mine"]))
