@@ -6,7 +6,7 @@ from torchtune.datasets._instruct import InstructDataset
 from torchtune.datasets._source import Source
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class AlpacaDataset(InstructDataset):
     """Tasks and answers in the prompt of Stanford Alpaca, for models without a chat template.
 

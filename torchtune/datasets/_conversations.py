@@ -26,7 +26,7 @@ class Conversation:
     notes: tuple[Note, ...] = ()
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class ChatDataset(RowDataset[Conversation, Example]):
     """Conversations through the tokenizer's own chat template.
 

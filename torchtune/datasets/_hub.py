@@ -72,7 +72,7 @@ def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
         return _stream_table(table, streaming, info.num_examples if info else None, source)
     if len(table) == 0:
         raise ValueError(f"{source}: the split {split!r} has no rows")
-    return ArrowTable(table, source)
+    return ArrowTable(source, table)
 
 
 def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Table:

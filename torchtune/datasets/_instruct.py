@@ -48,7 +48,7 @@ class Task:
         return messages if self.system is None else [Message(role="system", content=self.system), *messages]
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class InstructDataset(RowDataset[Task, Example]):
     """Tasks and answers, for models that chat through the tokenizer's own chat template.
 

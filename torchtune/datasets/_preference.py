@@ -22,7 +22,7 @@ class Pair:
     tools: list[dict[str, Any]] | None = None
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class PreferenceDataset(RowDataset[Pair, Preference]):
     """Pairs of answers to one prompt, the better one `chosen` and the other `rejected`.
 

@@ -45,7 +45,7 @@ class Nothing:
     """As it would be said of several: "have no answer"."""
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     """Encodes rows when they are asked for.
 

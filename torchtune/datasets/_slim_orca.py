@@ -6,7 +6,7 @@ from torchtune.datasets._conversations import ChatDataset, TrainOn
 from torchtune.datasets._source import Source
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class SlimOrcaDataset(ChatDataset):
     """SlimOrca without doubled rows (https://huggingface.co/datasets/Open-Orca/SlimOrca-Dedup), as conversations.
 

@@ -71,7 +71,9 @@ def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
     for part in parts:
         if part.name != "train":
             raise ValueError(f"split: a list of rows has no split {part.name!r}, only 'train'")
-    table = RowList(rows, "source")
+    if not rows:
+        raise ValueError("source: there are no rows")
+    table = RowList("source", rows)
     return join([part.of(table) for part in parts])
 
 

@@ -11,7 +11,7 @@ from torchtune.datasets._source import Source
 from torchtune.datasets._tables import Row
 
 
-@define(eq=False, repr=False)
+@define(eq=False, repr=False, slots=False)
 class TextCompletionDataset(RowDataset[str, list[Example]]):
     """Texts, every token of which is learnt, from the first to the one that ends a text.
 
