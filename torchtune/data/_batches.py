@@ -143,9 +143,6 @@ class Batches(Iterator[Batch]):
             n_rows = -(-epochs * n * len(rows) // _SAMPLED)
         return -(-n_rows // (self.batch_size * self.size))
 
-    def __iter__(self) -> Self:
-        return self
-
     def __enter__(self) -> Self:
         return self
 

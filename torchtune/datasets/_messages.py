@@ -245,12 +245,11 @@ def read_tools(value: Any, what: str) -> list[dict[str, Any]] | None:
     Raises:
         ValueError: it is none.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
     if isinstance(value, str):
-        value = _json(value, what, "expected a list of tools, got text that is not JSON")
-        if value is None:
-            return None
+        not_json = "expected a list of tools, got text that is not JSON"
+        value = _json(value, what, not_json) if value.strip() else None
+    if value is None:
+        return None
     if isinstance(value, list):
         value = [
             _json(tool, what, "expected a tool's JSON schema, got text that is not JSON")

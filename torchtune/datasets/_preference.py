@@ -1,5 +1,6 @@
 """Pairs of answers, of which one is preferred."""
 
+import itertools
 from typing import Any
 
 from attrs import define, field, frozen
@@ -111,6 +112,5 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
 
 def _shared(one: list[Message], other: list[Message]) -> int:
     """Count the turns with which two conversations begin alike."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    alike = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(one, other, strict=False))
+    return len(list(alike))

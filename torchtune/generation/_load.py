@@ -9,8 +9,7 @@ from torchtune.formats import hf_decoder, load_hf_weights, load_peft_adapter
 from torchtune.generation._assistant import Assistant, How
 from torchtune.generation._prompts import Template
 from torchtune.models import check_vocabulary
-from torchtune.modules import Decoder
-from torchtune.runs import locate_model
+from torchtune.runs import device_type, locate_model
 from torchtune.tokenizers import auto_tokenizer
 
 StrPath = str | os.PathLike[str]
@@ -44,27 +43,15 @@ def load(  # noqa: PLR0913 -- each says something else of how a folder is read
         ValueError: the folder's model is not supported, its run has written no weights yet, or as in `Assistant`.
     """
     found = locate_model(folder, adapter)
-    where = _device(device)
+    where = torch.device(device_type(device))
     words = auto_tokenizer(str(tokenizer or folder))
     with torch.device("meta"):
         model = hf_decoder(str(found.base)).requires_grad_(requires_grad=False)
     check_vocabulary(words, model)
-    _fill(model.to(dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)), found.base, where)
+    model.to(dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16))
+    if where.type != "cpu":  # there the weights are the file's own memory, where they are of its dtype
+        model.to_empty(device=where)
+    load_hf_weights(model, found.base)
     if found.adapter is not None:
         load_peft_adapter(model, found.adapter)
     return Assistant(model, words, template=template, system=system, **how)
-
-
-def _fill(model: Decoder, folder: StrPath, device: torch.device) -> None:
-    """Give a model on the meta device its weights: on a CPU those of the file itself, where they are of its dtype."""
-    if device.type != "cpu":
-        model.to_empty(device=device)
-    load_hf_weights(model, folder)
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
