@@ -6,10 +6,12 @@ import inspect
 import itertools
 import re
 import textwrap
+import typing
 from collections.abc import Callable
 from typing import Any
 
 from torchtune.config._signature import unpacked_in
+from torchtune.config._types import is_section
 
 
 @functools.lru_cache(maxsize=1024)
@@ -22,7 +24,7 @@ def documentation(fn: Callable[..., Any]) -> dict[str, str]:
     """
     constructor = [fn.__init__] if inspect.isclass(fn) else []
     options = unpacked_in(fn)
-    declaring = [cls for cls in (fn, options) if inspect.isclass(cls)]
+    declaring = [cls for cls in (fn, options) if is_section(cls) or typing.is_typeddict(cls)]
     found = {name: _plain(text) for cls in declaring for name, text in field_docs(cls).items()}
     for documented in (fn, *constructor, options):
         for name, text in _arguments(documented).items():

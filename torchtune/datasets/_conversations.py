@@ -104,9 +104,9 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
             " column of turns, and torchtune.datasets.InstructDataset reads questions and answers in columns"
         )
     prompt = turns_of(row["prompt"], "prompt", "user")
-    return Turns(prompt.messages, [False] * len(prompt.learnt)) + turns_of(
-        row["completion"], "completion", "assistant"
-    )
+    completion = turns_of(row["completion"], "completion", "assistant")
+    learnt = [False] * len(prompt.learnt) + completion.learnt
+    return Turns([*prompt.messages, *completion.messages], learnt, completion.notes)
 
 
 def turns_of(value: object, name: str, role: str) -> Turns:

@@ -46,11 +46,6 @@ class Turns:
     notes: tuple[Note, ...] = field(default=(), eq=False)
     """What happened to it on the way."""
 
-    def __add__(self, other: "Turns") -> "Turns":
-        return Turns(
-            [*self.messages, *other.messages], [*self.learnt, *other.learnt], (*self.notes, *other.notes)
-        )
-
 
 def read_turns(value: Any, what: str) -> Turns:
     """Read a conversation in any format.

@@ -49,7 +49,7 @@ def load(  # noqa: PLR0913 -- each says something else of how a folder is read
         model = hf_decoder(str(found.base)).requires_grad_(requires_grad=False)
     check_vocabulary(words, model)
     model.to(dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16))
-    if where.type != "cpu":  # there the weights are the file's own memory, where they are of its dtype
+    if where.type != "cpu":  # on a CPU, weights of the file's dtype stay in its memory
         model.to_empty(device=where)
     load_hf_weights(model, found.base)
     if found.adapter is not None:
