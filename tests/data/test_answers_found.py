@@ -196,13 +196,13 @@ def test_what_a_conversation_costs_grows_with_its_length(
     template: str, how: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendered: list[int] = []
-    render = ChatTemplate.render_traced
+    render = ChatTemplate.render
 
     def counting(self: ChatTemplate, messages: Any, *args: Any, **more: Any) -> Any:
         rendered.append(len(messages))
         return render(self, messages, *args, **more)
 
-    monkeypatch.setattr(ChatTemplate, "render_traced", counting)
+    monkeypatch.setattr(ChatTemplate, "render", counting)
     for n in (50, 100, 200):
         turns, Counting.encoded = turns_of(n, **how), 0
         rendered.clear()

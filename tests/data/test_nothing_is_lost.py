@@ -255,7 +255,9 @@ def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) 
             assert lost
             # A dataset leaves out what comes after the last answer, before it renders.
             traced = [Conversation.trace(template, part, tools) for part in (turns, turns[:end])]
-            texts = [template.render(t.messages, add_generation_prompt=False, tools=t.tools) for t in traced]
+            texts = [
+                template.render(t.messages, add_generation_prompt=False, tools=t.tools).text for t in traced
+            ]
             assert any(not lost & words_in(written) for written in texts)
         return
     for part in parts_of(row):

@@ -102,7 +102,7 @@ def test_rendering_equals_that_of_transformers(name: str, add_generation_prompt:
         CONVERSATION, TEMPLATES[name], tokenize=False, add_generation_prompt=add_generation_prompt
     )
     template = ChatTemplate(TEMPLATES[name], bos_token="<|bos|>", eos_token="<|eos|>")
-    assert template.render(CONVERSATION, add_generation_prompt) == expected
+    assert template.render(CONVERSATION, add_generation_prompt).text == expected
 
 
 @pytest.mark.parametrize("name", ["turns", "first turn and defaults"])
@@ -171,7 +171,9 @@ def test_a_template_gets_the_date_of_the_config_or_names_the_field() -> None:
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
     with pytest.raises(ValueError, match=r"asks for today's date, .* tokenizer\.date=\d{4}-\d\d-\d\d"):
         ChatTemplate(source).render([], add_generation_prompt=True)
-    assert ChatTemplate(source, date="2024-07-26").render([], add_generation_prompt=True) == "26 Jul 2024"
+    assert (
+        ChatTemplate(source, date="2024-07-26").render([], add_generation_prompt=True).text == "26 Jul 2024"
+    )
     with pytest.raises(ValueError, match="date: the chat template does not ask for today's date"):
         ChatTemplate(CHATML, date="2024-07-26")
 
@@ -179,7 +181,7 @@ def test_a_template_gets_the_date_of_the_config_or_names_the_field() -> None:
 def test_an_argument_that_a_template_does_not_read_is_a_mistake() -> None:
     source = "{% if enable_thinking %}<think>{% endif %}{{ custom | default('') }}"
     template = ChatTemplate(source, arguments={"enable_thinking": True})
-    assert template.render([], add_generation_prompt=True) == "<think>"
+    assert template.render([], add_generation_prompt=True).text == "<think>"
     with pytest.raises(ValueError, match=r"template_arguments\.think: .* it reads custom, enable_thinking"):
         ChatTemplate(source, arguments={"think": True})
     with pytest.raises(ValueError, match=r"template_arguments\.tools: the chat template is given this"):
@@ -188,8 +190,8 @@ def test_an_argument_that_a_template_does_not_read_is_a_mistake() -> None:
 
 def test_a_template_for_tools_writes_conversations_with_tools() -> None:
     template = ChatTemplate("plain", tool_source="{{ tools | tojson }}")
-    assert template.render([], add_generation_prompt=True) == "plain"
-    assert template.render([], add_generation_prompt=True, tools=[{"name": "f"}]) == '[{"name": "f"}]'
+    assert template.render([], add_generation_prompt=True).text == "plain"
+    assert template.render([], add_generation_prompt=True, tools=[{"name": "f"}]).text == '[{"name": "f"}]'
 
 
 @pytest.mark.parametrize(

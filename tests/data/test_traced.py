@@ -134,8 +134,8 @@ def test_what_a_template_writes_of_a_text_is_known(expression: str) -> None:
     template = ChatTemplate("{% for m in messages %}|{{ " + expression + " }}|{% endfor %}")
     messages = [Message(role="user", content=word) for word in ("one-two", "three-four")]
     traced = Conversation.trace(template, messages, None)
-    rendered = template.render_traced(traced.messages, add_generation_prompt=False)
-    assert rendered.text == template.render(messages, add_generation_prompt=False)
+    rendered = template.render(traced.messages, add_generation_prompt=False)
+    assert rendered.text == template.render(messages, add_generation_prompt=False).text
     first, second = rendered.text.split("||")
     for i, source in enumerate(traced.sources):
         if source.part == "content":
@@ -159,7 +159,7 @@ def test_what_a_template_writes_of_a_text_is_known(expression: str) -> None:
 def test_origins_survive_what_is_written_into_a_variable(macro: str) -> None:
     template = ChatTemplate(macro)
     traced = Conversation.trace(template, [Message(role="user", content="word")], None)
-    rendered = template.render_traced(traced.messages, add_generation_prompt=False)
+    rendered = template.render(traced.messages, add_generation_prompt=False)
     (content,) = (i for i, source in enumerate(traced.sources) if source.part == "content")
     assert [rendered.text[start:end] for start, end, source, _ in rendered.origins if source == content] == [
         "word"

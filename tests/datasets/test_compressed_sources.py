@@ -133,7 +133,7 @@ def test_another_process_reads_the_copy_and_makes_one_where_it_is_gone(tmp_path:
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert done.stdout == ascii(ROWS[299]["a"]) + "\n"
         assert table[0] == ROWS[0]  # the other process has not removed it
-        table._records.file._copy.path.unlink(missing_ok=True)  # type: ignore[attr-defined]  # a Csv's
+        table.file._copy.path.unlink(missing_ok=True)  # type: ignore[attr-defined]  # a Csv's
     assert table[1] == ROWS[1]  # it is open
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,3 +254,18 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_that_cannot_chat_is_found_at_construction(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no chat template"):
         InstructDataset(ByteTokenizer(None), write(tmp_path, ROWS))
+
+
+class Marked(InstructDataset):
+    """A subclass as somebody else may write one, which knows nothing of fields."""
+
+    def __init__(self, tokenizer: ByteTokenizer, source: str, mark: str) -> None:
+        super().__init__(tokenizer, source)
+        self.mark = mark
+
+
+def test_a_subclass_with_a_constructor_of_its_own_is_pickled_whole(tmp_path: Path) -> None:
+    dataset = Marked(TOKENIZER, write(tmp_path, ROWS), "m")
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.mark == "m"
+    assert [copy[i] for i in range(2)] == [dataset[i] for i in range(2)]

@@ -121,7 +121,7 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
 def test_processes_share_a_folder(tmp_path: Path) -> None:
     def batches(workers: int) -> Batches:
         dataset = InstructDataset(ByteTokenizer(), ROWS * 20)
-        dataset._tokenizer = Counting()
+        dataset.tokenizer = Counting()
         dataset.use_cache(str(tmp_path))
         return Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, window=64, workers=workers)
 

@@ -154,7 +154,7 @@ def test_mistakes_are_named(folder: Path, assistant: Assistant) -> None:
         assistant.answers(["Who?"], stop=[""])
     with pytest.raises(ValueError, match="batch_size: expected a number above 0, got 0"):
         assistant.answers(["Who?"], batch_size=0)
-    with pytest.raises(TypeError, match="there is no 'top_q', only max_new_tokens, temperature, top_k"):
+    with pytest.raises(TypeError, match="there is no 'top_q', only temperature, top_k"):
         assistant.answer("Who?", top_q=0.5)  # type: ignore[call-arg]  # That is the mistake.
     with pytest.raises(FileNotFoundError, match="tokenizer"):
         load(folder.parent, device="cpu")

@@ -148,7 +148,7 @@ def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
     assert (
         tokenizer.chat_template.render(
             [{"role": "user", "content": "What is 2 + 2?"}], add_generation_prompt=True
-        )
+        ).text
         == rendered
     )
 
@@ -160,7 +160,7 @@ def test_paris_is_the_capital_of_france(
     question = tokenizer.chat_template.render(
         [{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True
     )
-    tokens = tokenizer.encode_template(question)
+    tokens = tokenizer.encode_template(question.text)
     answer = list(generate(model, tokens, max_new_tokens=30, stop_ids=tokenizer.stop_ids))
     assert tokenizer.decode(answer) == "The capital of France is Paris."
     batch = torch.tensor([tokens])

@@ -199,7 +199,7 @@ def test_special_tokens_reach_the_template_as_in_transformers(config: dict[str, 
     set_config(folder, chat_template=SPELLED, **config)
     ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
     expected = theirs.apply_chat_template(HELLO, tokenize=False)
-    assert template(ours).render(HELLO, add_generation_prompt=False) == expected
+    assert template(ours).render(HELLO, add_generation_prompt=False).text == expected
     found = template(ours)
     named_tokens = {"bos_token": found.bos_token, "eos_token": found.eos_token, **found.special_tokens}
     assert {name: text for name, text in named_tokens.items() if text} == theirs.special_tokens_map
@@ -212,7 +212,7 @@ def test_special_tokens_map_counts_where_no_added_tokens_are_listed(with_added: 
     mapped = {"unk_token": "<think>", "pad_token": {"content": "</think>", "lstrip": False}}
     write(folder, special_tokens_map__json=json.dumps(mapped))
     ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
-    assert template(ours).render(HELLO, add_generation_prompt=False) == theirs.apply_chat_template(
+    assert template(ours).render(HELLO, add_generation_prompt=False).text == theirs.apply_chat_template(
         HELLO, tokenize=False
     )
     assert ours.pad_id == theirs.pad_token_id == (0 if with_added else 301)
@@ -222,7 +222,7 @@ def test_an_argument_goes_before_a_special_token(folder: Path) -> None:
     set_config(folder, chat_template="{{ unk_token }}", unk_token="<think>")
     ours = HFTokenizer(str(folder), template_arguments={"unk_token": "mine"})
     theirs = theirs_of(folder).apply_chat_template(HELLO, tokenize=False, unk_token="mine")
-    assert template(ours).render(HELLO, add_generation_prompt=False) == theirs == "mine"
+    assert template(ours).render(HELLO, add_generation_prompt=False).text == theirs == "mine"
 
 
 # Stored settings that change tokens

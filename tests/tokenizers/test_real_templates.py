@@ -177,13 +177,9 @@ def test_every_template_is_written_as_transformers_does(llama_cpp: Path) -> None
                 if expected is None:
                     n_refused += 1
                     with pytest.raises(ValueError, match="the chat template refused"):
-                        template.render_traced(
-                            conversation.messages, add_generation_prompt, conversation.tools
-                        )
+                        template.render(conversation.messages, add_generation_prompt, conversation.tools)
                     continue
-                rendered = template.render_traced(
-                    conversation.messages, add_generation_prompt, conversation.tools
-                )
+                rendered = template.render(conversation.messages, add_generation_prompt, conversation.tools)
                 assert rendered.text == expected, name
     assert n_refused < 0.1 * len(sources) * len(conversations) * 2
 
@@ -210,7 +206,7 @@ def test_generation_blocks_are_where_transformers_finds_them(llama_cpp: Path) ->
                 eos_token="</s>",
             )
             conversation = Conversation.trace(template, messages, tools)
-            rendered = template.render_traced(
+            rendered = template.render(
                 conversation.messages, add_generation_prompt=False, tools=conversation.tools
             )
             assert (rendered.text, list(rendered.answers)) == (text, [tuple(span) for span in spans]), name
@@ -240,7 +236,7 @@ def check_rows_with(template: ChatTemplate) -> None:
     def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:
         conversation = Conversation.trace(template, row["messages"], row.get("tools"))
         try:
-            rendered = template.render_traced(conversation.messages, False, conversation.tools)  # noqa: FBT003
+            rendered = template.render(conversation.messages, False, conversation.tools)  # noqa: FBT003
             notes = Coverage(conversation, rendered.origins).notes()
         except ValueError as error:
             return None, [str(error)]

@@ -248,7 +248,9 @@ def test_a_chat_template_beside_it_is_used(folder: Path, tmp_path: Path) -> None
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     template = llama2_tokenizer(str(tmp_path)).chat_template
     assert template is not None
-    assert template.render([{"role": "user", "content": "hello"}], add_generation_prompt=True) == "<s>hello"
+    assert (
+        template.render([{"role": "user", "content": "hello"}], add_generation_prompt=True).text == "<s>hello"
+    )
 
 
 def test_what_is_missing_or_damaged_is_named(folder: Path, tmp_path: Path) -> None:

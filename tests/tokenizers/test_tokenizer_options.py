@@ -92,9 +92,9 @@ def test_arguments_reach_the_template(kind: Kind, folder: Path) -> None:
     tokenizer = kind.load(str(folder), template_arguments={"enable_thinking": True})
     for loaded in (tokenizer, pickle.loads(pickle.dumps(tokenizer))):
         assert template(loaded).arguments == {"enable_thinking": True}
-        assert template(loaded).render(HELLO, add_generation_prompt=True).endswith("<think>")
+        assert template(loaded).render(HELLO, add_generation_prompt=True).text.endswith("<think>")
     without = template(kind.load(str(folder)))
-    assert not without.render(HELLO, add_generation_prompt=True).endswith("<think>")
+    assert not without.render(HELLO, add_generation_prompt=True).text.endswith("<think>")
 
 
 def test_the_date_reaches_the_template(kind: Kind, folder: Path) -> None:

@@ -6,10 +6,12 @@ import inspect
 import itertools
 import re
 import textwrap
+import typing
 from collections.abc import Callable
 from typing import Any
 
 from torchtune.config._signature import unpacked_in
+from torchtune.config._types import is_section
 
 
 @functools.lru_cache(maxsize=1024)
@@ -17,12 +19,13 @@ def documentation(fn: Callable[..., Any]) -> dict[str, str]:
     """Return the documentation of each parameter.
 
     It is that of the callable's docstring and its constructor's, and for `**kwargs: Unpack[SomeTypedDict]` that of
-    the TypedDict: the text under each key, or the "Attributes:" or "Args:" of its docstring.
+    the TypedDict: the "Attributes:" or "Args:" of its docstring. The text under each key of it, or under each field of
+    a class, has precedence.
     """
     constructor = [fn.__init__] if inspect.isclass(fn) else []
     options = unpacked_in(fn)
-    keys = {} if options is None else field_docs(options)
-    found = {name: _plain(text) for name, text in keys.items()}
+    declaring = [cls for cls in (fn, options) if is_section(cls) or typing.is_typeddict(cls)]
+    found = {name: _plain(text) for cls in declaring for name, text in field_docs(cls).items()}
     for documented in (fn, *constructor, options):
         for name, text in _arguments(documented).items():
             found.setdefault(name, text)

@@ -13,7 +13,7 @@ import attrs
 from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import argument_type
-from torchtune.config._docstrings import documentation, field_docs
+from torchtune.config._docstrings import documentation
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import RejectedError, nearest
 from torchtune.config._signature import (
@@ -59,10 +59,7 @@ class Slot:
     @property
     def doc(self) -> str:
         """Its documentation, read when it is asked for, since parsing docstrings takes longer than all else."""
-        if self.documented_by is None:
-            return ""
-        read = field_docs if is_section(self.documented_by) else documentation
-        return read(self.documented_by).get(self.name, "")
+        return "" if self.documented_by is None else documentation(self.documented_by).get(self.name, "")
 
 
 def slots(t: Any, tree: Any) -> dict[str | int, Slot]:

@@ -2,7 +2,7 @@
 
 from torchtune.data._batch import Batch, collate
 from torchtune.data._batches import Batches
-from torchtune.data._chat import ChatTokens, chat_example, chat_prompt, chat_tokens, check_chat
+from torchtune.data._chat import chat_example, chat_prompt, chat_tokens, check_chat
 from torchtune.data._example import IGNORE_INDEX, Example, LeftOut, Preference, cut, plain_example
 from torchtune.data._notes import Note, Tally, shortened
 from torchtune.data._order import Order
@@ -10,8 +10,8 @@ from torchtune.data._packing import pack
 from torchtune.data._prompt import alpaca_prompt
 from torchtune.data._report import Piece, Report, pieces, report
 from torchtune.data._special_text import text_notes
-from torchtune.data._subset import Subset, split_off
-from torchtune.data._template import ChatTemplate, Message, Rendered, unused_mark
+from torchtune.data._subset import split_off
+from torchtune.data._template import ChatTemplate, Message, unused_mark
 from torchtune.data._tokenizer import Tokenizer
 from torchtune.data._windows import Encoded, Examples, place_of, reported_of, spread, use_cache
 
@@ -20,7 +20,6 @@ __all__ = [
     "Batch",
     "Batches",
     "ChatTemplate",
-    "ChatTokens",
     "Encoded",
     "Example",
     "Examples",
@@ -30,9 +29,7 @@ __all__ = [
     "Order",
     "Piece",
     "Preference",
-    "Rendered",
     "Report",
-    "Subset",
     "Tally",
     "Tokenizer",
     "alpaca_prompt",

@@ -71,7 +71,7 @@ class ChatRenderer:
         self.layout = Layout(self.conversation, rendered)
         if rendered.answers:
             return rendered, [(turn, 0) for turn in turns]
-        return rendered, [*((turn, self._start(turn, self.layout)) for turn in turns), *starts]
+        return rendered, [*((turn, self._start(turn)) for turn in turns), *starts]
 
     def _joined_to_prompt(self, whole: Rendered, last: int, *, is_only: bool) -> tuple[Rendered, int]:
         """Write the last answer after its own prompt, which a template may write otherwise once it is answered."""
@@ -114,16 +114,16 @@ class ChatRenderer:
         )
         self._notes.append(Note(text, shortened(answer)))
 
-    def _start(self, turn: int, layout: "Layout") -> int:
+    def _start(self, turn: int) -> int:
         """Find where an answer within a conversation begins."""
-        text = layout.text
-        begin = layout.starts.get(turn)
+        text = self.layout.text
+        begin = self.layout.starts.get(turn)
         if turn == 0:
             if begin is None:
                 raise ValueError(_rewritten("", text))
             return begin
-        before = layout.end_of(turn - 1)
-        role = layout.role_of(turn - 1)
+        before = self.layout.end_of(turn - 1)
+        role = self.layout.role_of(turn - 1)
         if role in self._openings:
             opening = self._openings[role]
         else:

@@ -20,7 +20,7 @@ _GROUP = 64
 """Rows of like length that stay together, whatever the batch size and the number of ranks."""
 
 
-@frozen(kw_only=True)
+@frozen
 class Arrangement:
     """How documents become rows."""
 

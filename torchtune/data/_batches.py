@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Self
 
-from attrs import evolve
+from attrs import define, evolve, field
 
 from torchtune.data._ahead import Ahead
 from torchtune.data._arrangement import Arrangement, Document
@@ -21,6 +21,7 @@ _SAMPLED = 512
 """Rows that are encoded to estimate how many batches an epoch has."""
 
 
+@define(eq=False, repr=False, slots=False)
 class Batches(Iterator[Batch]):
     """Endless batches of one rank, in an order that a seed fixes and that can be taken up anywhere.
 
@@ -38,109 +39,83 @@ class Batches(Iterator[Batch]):
     A position in the stream is a window and a row of it. Taking it up again costs encoding one window, not
     reading what went before, and may use another number of ranks or another batch size.
 
-    Args:
-        dataset: The examples, the same on all ranks.
-        batch_size: Rows in a batch of one rank.
-        shuffle: Draw a new order for every epoch.
-        seed: What the orders are drawn from; the same on all ranks.
-        pad_id: What shorter rows are filled up with.
-        rank: Which of the ranks that share the data this is, from 0.
-        size: How many ranks share the data.
-        longest: Positions of an example, at most; a longer one is cut at its end. None: any number.
-        packed_length: Positions of a row that holds several documents; a longer one is cut at its end. None: a row
-            holds one.
-        fit: How documents are put into rows (`pack`).
-        share_prefixes: Let what all documents of a row begin with stand in it once (`collate`).
-        group_by_length: Bring rows of like length together, where they are not packed.
-        window: Rows that are encoded together.
-        workers: Processes that encode ahead; 0: none, rows are encoded when they are needed.
-        record: Takes what happened to the rows of an epoch, as plain data, at its end and at the stream's.
-        logs: Whether what happens to rows is logged; by rank 0 alone.
-
     Raises:
         ValueError: the dataset is empty, or a number is out of its range.
     """
 
-    def __init__(  # noqa: PLR0913 - the order and its sharing take these.
-        self,
-        dataset: Examples,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        pad_id: int,
-        rank: int = 0,
-        size: int = 1,
-        longest: int | None = None,
-        packed_length: int | None = None,
-        fit: Fit = "best",
-        share_prefixes: bool = False,
-        group_by_length: bool = False,
-        window: int = 1024,
-        workers: int = 0,
-        record: Callable[[dict[str, Any]], None] | None = None,
-        logs: bool = True,
-    ) -> None:
-        if len(dataset) == 0:
+    dataset: Examples
+    """The examples, the same on all ranks."""
+    batch_size: int
+    """Rows in a batch of one rank."""
+    shuffle: bool = field(kw_only=True)
+    """Draw a new order for every epoch."""
+    seed: int = field(kw_only=True)
+    """What the orders are drawn from; the same on all ranks."""
+    pad_id: int = field(kw_only=True)
+    """What shorter rows are filled up with."""
+    rank: int = field(default=0, kw_only=True)
+    """Which of the ranks that share the data this is, from 0."""
+    size: int = field(default=1, kw_only=True)
+    """How many ranks share the data."""
+    longest: int | None = field(default=None, kw_only=True)
+    """Positions of an example, at most; a longer one is cut at its end. None: any number."""
+    packed_length: int | None = field(default=None, kw_only=True)
+    """Positions of a row that holds several documents; a longer one is cut at its end. None: a row holds one."""
+    fit: Fit = field(default="best", kw_only=True)
+    """How documents are put into rows (`pack`)."""
+    share_prefixes: bool = field(default=False, kw_only=True)
+    """Let what all documents of a row begin with stand in it once (`collate`)."""
+    group_by_length: bool = field(default=False, kw_only=True)
+    """Bring rows of like length together, where they are not packed."""
+    window: int = field(default=1024, kw_only=True)
+    """Rows that are encoded together."""
+    workers: int = field(default=0, kw_only=True)
+    """Processes that encode ahead; 0: none, rows are encoded when they are needed."""
+    record: Callable[[dict[str, Any]], None] | None = field(default=None, kw_only=True)
+    """Takes what happened to the rows of an epoch, as plain data, at its end and at the stream's."""
+    logs: bool = field(default=True, kw_only=True)
+    """Whether what happens to rows is logged; by rank 0 alone."""
+
+    # The position: a window, the documents that waited for it, and how many of the rows of both are taken.
+    _number: int = field(default=-1, init=False)
+    _row: int = field(default=0, init=False)
+    _waited: list[Document] = field(factory=list, init=False)
+    # What they gave.
+    _examples: dict[Document, Example] = field(factory=dict, init=False)
+    _rows: list[list[Document]] = field(factory=list, init=False)
+    _waiting: list[Document] = field(factory=list, init=False)
+    # What happened to the rows of this epoch, how many there were and what they gave.
+    _tally: Tally = field(factory=Tally, init=False)
+    _n_seen: int = field(default=0, init=False)
+    _n_given: int = field(default=0, init=False)
+    _before: dict[str, int] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        n_rows = len(self.dataset)
+        if n_rows == 0:
             raise ValueError("the dataset is empty; there is nothing to make batches of")
-        numbers = {
-            "batch_size": batch_size,
-            "window": window,
-            "packed_length": packed_length,
-            "longest": longest,
-        }
-        for name, number in numbers.items():
+        for name in ("batch_size", "window", "packed_length", "longest"):
+            number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name}: expected an int above 0, got {number}")
-        if not 0 <= rank < size:
-            raise ValueError(f"rank: expected a number from 0 to {size - 1}, got {rank}")
-        self._windows = Windows(dataset, seed if shuffle else None, window)
-        self._arrangement = Arrangement(
-            packed_length=packed_length,
-            fit=fit,
-            group_by_length=group_by_length,
-            seed=seed if shuffle else None,
-        )
-        self._longest = min((n for n in (longest, packed_length) if n is not None), default=None)
-        self._workers = workers
-        self._ahead = Ahead(self._windows, workers)
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank: expected a number from 0 to {self.size - 1}, got {self.rank}")
+        seed = self.seed if self.shuffle else None
+        self._windows = Windows(self.dataset, seed, self.window)
+        self._arrangement = Arrangement(self.packed_length, self.fit, self.group_by_length, seed)
+        lengths = (self.longest, self.packed_length)
+        self._longest = min((n for n in lengths if n is not None), default=None)
+        self._ahead = Ahead(self._windows, self.workers)
         self._ahead.begin(0)  # at once: its processes take seconds to import, as a model takes to load
-        self._batch_size = batch_size
-        self._pad_id = pad_id
-        self._rank = rank
-        self._size = size
-        self._share_prefixes = share_prefixes
-        self._stream = {
-            "n_rows": len(dataset),
-            "shuffle": shuffle,
-            "seed": seed,
-            "longest": longest,
-            "packed_length": packed_length,
-            "fit": fit,
-            "group_by_length": group_by_length,
-            "window_size": window,
-        }
-        # The position: a window, the documents that waited for it, and how many of the rows of both are taken.
-        self._window = -1
-        self._row = 0
-        self._waited: list[Document] = []
-        # What they gave.
-        self._examples: dict[Document, Example] = {}
-        self._rows: list[list[Document]] = []
-        self._waiting: list[Document] = []
-        # What happened to the rows of this epoch, how many there were and what they gave.
-        self._tally = Tally()
-        self._n_seen = 0
-        self._n_given = 0
-        self._told = set(reported_of(dataset))
-        self._before: dict[str, int] = {}
-        self._record = record
-        self._logs = logs and rank == 0
+        names = ("shuffle", "seed", "longest", "packed_length", "fit", "group_by_length")
+        settings = {name: getattr(self, name) for name in names}
+        self._stream = {"n_rows": n_rows, "window_size": self.window, **settings}
+        self._told = set(reported_of(self.dataset))
 
     @property
     def epoch(self) -> int:
         """How many epochs are over."""
-        done = self._window + (self._row == len(self._rows))
+        done = self._number + (self._row == len(self._rows))
         return max(done, 0) // self._windows.per_epoch
 
     def batches_in(self, epochs: int) -> int:
@@ -153,9 +128,9 @@ class Batches(Iterator[Batch]):
         Raises:
             ValueError: none of these rows has a target.
         """
-        n = len(self._windows.dataset)
+        n = len(self.dataset)
         sampled = Tally()
-        lengths = {row: self._lengths(row, sampled) for row in spread(self._windows.dataset, _SAMPLED)}
+        lengths = {row: self._lengths(row, sampled) for row in spread(self.dataset, _SAMPLED)}
         if not any(lengths.values()):
             raise ValueError(
                 f"none of {len(lengths)} rows gives anything to learn: {'; '.join(sampled.lines(len(lengths)))}"
@@ -166,10 +141,7 @@ class Batches(Iterator[Batch]):
             flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
             rows, _ = self._arrangement.rows(flat, 0, is_last=True)
             n_rows = -(-epochs * n * len(rows) // _SAMPLED)
-        return -(-n_rows // (self._batch_size * self._size))
-
-    def __iter__(self) -> Self:
-        return self
+        return -(-n_rows // (self.batch_size * self.size))
 
     def __enter__(self) -> Self:
         return self
@@ -181,11 +153,11 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
-        taken = self._take(self._size * self._batch_size)
-        first = self._rank * self._batch_size
-        own = taken[first : first + self._batch_size]
+        taken = self._take(self.size * self.batch_size)
+        first = self.rank * self.batch_size
+        own = taken[first : first + self.batch_size]
         examples = [[example for _, example in row] for row in own]
-        batch = collate(examples, self._pad_id, share_prefixes=self._share_prefixes)
+        batch = collate(examples, self.pad_id, share_prefixes=self.share_prefixes)
         return evolve(batch, rows=tuple(self._windows.row(place) for row in own for (place, _), _ in row))
 
     def take(self, n: int) -> list[list[Example]]:
@@ -211,11 +183,11 @@ class Batches(Iterator[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""
         places = [place for place, _ in self._waited]
-        if self._window >= 0:
-            window = self._windows.places(self._window)
+        if self._number >= 0:
+            window = self._windows.places(self._number)
             places += [window[0], window[-1]]
         return {
-            "window": self._window,
+            "window": self._number,
             "row": self._row,
             "waited": [list(document) for document in self._waited],
             "bookmarks": self._windows.bookmarks(places),
@@ -241,27 +213,27 @@ class Batches(Iterator[Batch]):
         if state["bookmarks"]:
             self._windows.add_bookmarks(state["bookmarks"])
             self._ahead.close()  # its processes were sent the dataset without them
-            self._ahead = Ahead(self._windows, self._workers)
+            self._ahead = Ahead(self._windows, self.workers)
         self._tally.load_state_dict(state["tally"])
         self._told |= set(self._tally.rows)
         self._n_seen = state["tally"]["seen"]
         self._n_given = state["tally"]["given"]
         self._ahead.begin(max(state["window"], 0))
-        self._window = state["window"]
+        self._number = state["window"]
         self._row = 0
         self._rows = []
         self._waiting = []
-        if self._window >= 0:
+        if self._number >= 0:
             waited = [(int(place), int(i)) for place, i in state["waited"]]
-            self._arrange({document: self._again(document) for document in waited}, self._window)
+            self._arrange({document: self._again(document) for document in waited}, self._number)
             self._row = state["row"]
 
     def _read_on(self) -> None:
         """Go to the next window."""
-        number = self._window + 1
+        number = self._number + 1
         waited = {document: self._examples[document] for document in self._waiting}
         window = self._arrange(waited, number)
-        self._window = number
+        self._number = number
         self._row = 0
         self._note(window)
 
@@ -303,7 +275,7 @@ class Batches(Iterator[Batch]):
             self._tell(tally, [encoded.note], encoded.place)
             return []
         fitted = [self._fitted(example) for example in encoded]
-        self._tell(tally, self._happened(encoded), partial(place_of, self._windows.dataset, row))
+        self._tell(tally, self._happened(encoded), partial(place_of, self.dataset, row))
         return [len(example.tokens) - 1 for example in fitted if example is not None]
 
     def _count(self, lengths: Mapping[int, list[int]], epochs: int) -> int:
@@ -334,7 +306,7 @@ class Batches(Iterator[Batch]):
     def _tell(self, tally: Tally, notes: Iterable[Note], place: str | Callable[[], str]) -> None:
         """Count what happened to a row, and log what no row had before."""
         for text in tally.add(notes, place):
-            if text not in self._told and self._logs:
+            if text not in self._told and self.logs and self.rank == 0:
                 _logger.warning("rows %s; the first: %s", text, tally.first[text])
             self._told.add(text)
 
@@ -349,18 +321,18 @@ class Batches(Iterator[Batch]):
             notes = self._happened(examples)
             if notes:
                 row = self._windows.row(place)
-                self._tell(self._tally, notes, partial(place_of, self._windows.dataset, row))
+                self._tell(self._tally, notes, partial(place_of, self.dataset, row))
         self._n_given += len(self._rows) + len(self._waiting)
         self._n_seen += window.n_rows
-        if self._windows.ends_epoch(self._window):
+        if self._windows.ends_epoch(self._number):
             self._end_epoch()
 
     def _end_epoch(self) -> None:
         lines = self._tally.lines(self._n_seen)
         if not self._n_given:
             raise ValueError(f"none of {self._n_seen} rows gives anything to learn: {'; '.join(lines)}")
-        if self._logs:
-            epoch = self._window // self._windows.per_epoch + 1
+        if self.logs and self.rank == 0:
+            epoch = self._number // self._windows.per_epoch + 1
             is_same = bool(lines) and self._tally.rows == self._before
             for line in ["the same happened to the rows as in the epoch before"] if is_same else lines:
                 _logger.warning("epoch %d: %s", epoch, line)
@@ -371,6 +343,6 @@ class Batches(Iterator[Batch]):
         self._n_given = 0
 
     def _record_totals(self) -> None:
-        if self._record is not None and self._n_seen:
-            epoch = max(self._window, 0) // self._windows.per_epoch + 1
-            self._record({"epoch": epoch, "rows": self._n_seen, "notes": self._tally.summary()})
+        if self.record is not None and self._n_seen:
+            epoch = max(self._number, 0) // self._windows.per_epoch + 1
+            self.record({"epoch": epoch, "rows": self._n_seen, "notes": self._tally.summary()})

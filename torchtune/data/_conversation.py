@@ -73,7 +73,7 @@ class Conversation:
         for i, message in enumerate(messages):
             self.messages.append(self._message(i, message))
         if tools:
-            self.tools = [self._tool(i, tool) for i, tool in enumerate(tools)]
+            self.tools = [self._call(tool, _At(TOOLS, str(i), f"tools.{i}")) for i, tool in enumerate(tools)]
         return self
 
     def render(self, n: int, *, add_generation_prompt: bool = False) -> Rendered:
@@ -82,7 +82,7 @@ class Conversation:
         Raises:
             ValueError: the template refuses them.
         """
-        return self.template.render_traced(self.messages[:n], add_generation_prompt, self.tools)
+        return self.template.render(self.messages[:n], add_generation_prompt, self.tools)
 
     def _message(self, number: int, message: Message) -> Message:
         fields: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
@@ -119,7 +119,7 @@ class Conversation:
         return {"thinking": thoughts[0], **message, "reasoning_content": thoughts[0]}
 
     def _call(self, call: Any, at: _At) -> Any:
-        """Trace a tool call, whose arguments are an object that may also be taken for its JSON text."""
+        """Trace a tool or a call of one, whose arguments are an object that may also be taken for its JSON text."""
         if not isinstance(call, Mapping):
             return self._value(call, at)
         traced: dict[str, Any] = {}
@@ -128,8 +128,8 @@ class Conversation:
             if key == "function" and isinstance(value, Mapping):
                 traced[key] = self._call(value, at.entry(key))
             elif key == "type" and value == "function":
-                traced[key] = value  # is said of every call, and so says nothing
-            elif key == "arguments" and isinstance(value, (Mapping, str)):
+                traced[key] = value  # is said of every one, and so says nothing
+            elif key == "arguments" and at.message != TOOLS and isinstance(value, (Mapping, str)):
                 traced[key] = self._arguments(value, inner)
             else:
                 self._add(traced, key, value, inner)
@@ -149,20 +149,6 @@ class Conversation:
             self._add(arguments, key, entry, at.entry(key), is_free=True)
         arguments.text = changed(value, arguments) if isinstance(value, str) else to_json(arguments)
         return arguments
-
-    def _tool(self, number: int, tool: Mapping[str, Any]) -> dict[str, Any]:
-        at = _At(TOOLS, "", f"tools.{number}")
-        traced: dict[str, Any] = {}
-        for key, value in tool.items():
-            if key == "function" and isinstance(value, Mapping):
-                traced[key] = {}
-                for name, entry in value.items():
-                    self._add(traced[key], name, entry, at.entry(f"{key}.{name}", f"{number}.{name}"))
-            elif key == "type" and value == "function":
-                traced[key] = value
-            else:
-                self._add(traced, key, value, at.entry(key, f"{number}.{key}"))
-        return traced
 
     def _add(self, traced: dict[str, Any], key: str, value: Any, at: _At, *, is_free: bool = False) -> None:
         """Trace an entry of an object: its value and, where that says nothing without it, its name.

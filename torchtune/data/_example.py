@@ -82,18 +82,6 @@ def cut(example: Example, max_seq_len: int, side: Literal["left", "right"]) -> E
     return evolve(example, tokens=example.tokens[kept], labels=example.labels[kept])
 
 
-def masked_example(tokens: list[int], n_given: int, *, train_on_input: bool) -> Example:
-    """Make every token a target, or only those after the given ones.
-
-    Args:
-        tokens: The prompt and its answer.
-        n_given: How many of them, from the first, are the prompt.
-        train_on_input: Train on the prompt as well.
-    """
-    n_masked = 0 if train_on_input else n_given
-    return Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:])
-
-
 def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_input: bool) -> Example:
     """Encode a prompt directly followed by its answer, with the tokens that begin and end a text.
 
@@ -108,5 +96,6 @@ def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_in
     if tokens[: len(prompt_tokens)] != prompt_tokens:
         # The border was merged into one token. Generation starts from the prompt's tokens, so training does too.
         tokens = prompt_tokens + tokenizer.encode(answer, add_bos=False)
-    example = masked_example(tokens, len(prompt_tokens), train_on_input=train_on_input)
-    return example.with_notes(text_notes(tokenizer, prompt + answer))
+    n_masked = 0 if train_on_input else len(prompt_tokens)
+    notes = text_notes(tokenizer, prompt + answer)
+    return Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:], tuple(notes))

@@ -28,7 +28,8 @@ class Rendering:
     """Where special tokens are spelt out that are none."""
     special: tuple[Span, ...]
     """Where special tokens are."""
-    _notes: tuple[Note, ...]
+    notes: tuple[Note, ...]
+    """What is encoded in a way that its author may not have meant."""
     _known: SpecialTokens
 
     @classmethod
@@ -59,11 +60,6 @@ class Rendering:
             tuple(notes.values()),
             known,
         )
-
-    @property
-    def notes(self) -> tuple[Note, ...]:
-        """What is encoded in a way that its author may not have meant."""
-        return self._notes
 
     def encode(self) -> list[int]:
         """Encode it."""

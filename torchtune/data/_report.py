@@ -98,8 +98,7 @@ def report(
             found.left_out[read.reason].append(read.place)
             continue
         notes = [note for example in _examples(read) for note in example.notes]
-        if notes:
-            found.notes.add(notes, partial(place_of, dataset, row))
+        found.notes.add(notes, partial(place_of, dataset, row))
         for example in _examples(read):
             tokens = example.tokens
             texts.add(hash(tuple(tokens)))

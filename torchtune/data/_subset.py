@@ -1,7 +1,7 @@
 """Some rows of a dataset, and the others."""
 
 import bisect
-from typing import Protocol
+from collections.abc import Sequence
 
 from attrs import define, field
 
@@ -9,20 +9,12 @@ from torchtune.data._order import Order
 from torchtune.data._windows import Encoded, Examples, place_of, reported_of, use_cache
 
 
-class _Rows(Protocol):
-    """Numbers of rows."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> int: ...
-
-
 @define
 class Subset:
     """Rows of a dataset, by their numbers there; what it can do besides, they can."""
 
     dataset: Examples
-    rows: _Rows
+    rows: "Sequence[int] | _Others"
 
     def __len__(self) -> int:
         """Count the rows."""

@@ -111,24 +111,6 @@ class ChatTemplate:
         messages: Sequence[Message],
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
-    ) -> str:
-        """Write a conversation out.
-
-        Args:
-            messages: The turns, oldest first.
-            add_generation_prompt: End with the words that open the assistant's answer.
-            tools: JSON schemas of the tools that the assistant may call.
-
-        Raises:
-            ValueError: the template refuses these messages, fails, or takes too long.
-        """
-        return self.render_traced(messages, add_generation_prompt, tools).text
-
-    def render_traced(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool,
-        tools: list[dict[str, Any]] | None = None,
     ) -> Rendered:
         """Write a conversation out, and tell where traced pieces of it and the model's own words stand.
 

@@ -109,12 +109,6 @@ class _Generation(Extension):
 class _Rewriter(NodeTransformer):
     """Checks the time in every loop and macro, and joins text by our own function, which keeps origins."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's name
-        return self._timed(node)
-
-    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802 - Jinja's name
-        return self._timed(node)
-
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's name
         self.generic_visit(node)
         join = nodes.EnvironmentAttribute("concatenated")
@@ -125,6 +119,8 @@ class _Rewriter(NodeTransformer):
         check = nodes.ExprStmt(nodes.EnvironmentAttribute("checked_time"))
         node.body.insert(0, check.set_lineno(node.lineno, override=True))
         return node
+
+    visit_For = visit_Macro = _timed  # noqa: N815 - Jinja's names
 
 
 class _Environment(ImmutableSandboxedEnvironment):

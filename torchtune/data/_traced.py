@@ -101,28 +101,6 @@ class Traced(str):
         """As `str.removesuffix`."""
         return self.between(0, len(str.removesuffix(self, suffix)))
 
-    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        """As `str.split`."""
-        return self._located(str.split(self, sep, maxsplit))
-
-    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        """As `str.rsplit`."""
-        return self._located(str.rsplit(self, sep, maxsplit))
-
-    def splitlines(self, keepends: bool = False) -> list[str]:
-        """As `str.splitlines`."""
-        return self._located(str.splitlines(self, keepends))
-
-    def partition(self, sep: str, /) -> tuple[str, str, str]:
-        """As `str.partition`."""
-        before, between, after = self._located(str.partition(self, sep))
-        return before, between, after
-
-    def rpartition(self, sep: str, /) -> tuple[str, str, str]:
-        """As `str.rpartition`."""
-        before, between, after = self._located(str.rpartition(self, sep))
-        return before, between, after
-
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         """As `str.replace`."""
         if not old:
@@ -133,15 +111,21 @@ class Traced(str):
         """As `str.join`."""
         return joined(iterable, self)
 
-    def _located(self, parts: Sequence[str]) -> list[str]:
-        """Return parts of this text, given in their order as plain text."""
+
+def _cutting(name: str) -> Callable[..., Sequence[str]]:
+    method = getattr(str, name)
+
+    def cut(self: Traced, *args: Any, **kwargs: Any) -> Sequence[str]:
+        parts: Sequence[str] = method(self, *args, **kwargs)
         at = 0
         pieces = []
         for part in parts:
             at = str.find(self, part, at)
             pieces.append(self.between(at, at + len(part)))
             at += len(part)
-        return pieces
+        return tuple(pieces) if isinstance(parts, tuple) else pieces
+
+    return _named(cut, name)
 
 
 def _changing(name: str) -> Callable[..., str]:
@@ -153,11 +137,17 @@ def _changing(name: str) -> Callable[..., str]:
             return Traced(text, self.origins)  # upper, lower and their like: letter by letter
         return changed(text, self, args, kwargs)
 
-    change.__name__ = name
-    change.__doc__ = f"As `str.{name}`."
-    return change
+    return _named(change, name)
 
 
+def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    method.__name__ = name
+    method.__doc__ = f"As `str.{name}`."
+    return method
+
+
+for _name in ("split", "rsplit", "splitlines", "partition", "rpartition"):
+    setattr(Traced, _name, _cutting(_name))
 for _name in (
     *("upper", "lower", "title", "capitalize", "swapcase", "casefold", "center", "ljust", "rjust", "zfill"),
     *("expandtabs", "translate", "format", "format_map", "__mod__"),
@@ -171,22 +161,21 @@ class Sourced:
     sources: tuple[int, ...] = ()
 
 
-class TracedInt(int):
-    """A whole number of a known source."""
-
-    source: int
-
-    def __str__(self) -> str:
-        return Traced.of_source(int.__repr__(self), self.source)
-
-
-class TracedFloat(float):
+class TracedNumber:
     """A number of a known source."""
 
     source: int
 
     def __str__(self) -> str:
-        return Traced.of_source(float.__repr__(self), self.source)
+        return Traced.of_source(repr(self), self.source)
+
+
+class TracedInt(TracedNumber, int):
+    """A whole number of a known source."""
+
+
+class TracedFloat(TracedNumber, float):
+    """A fraction of a known source."""
 
 
 class JsonObject(dict[Any, Any]):
@@ -240,7 +229,7 @@ def sources_in(value: object) -> Iterator[int]:
     """Yield the sources of all text and numbers in a value."""
     if isinstance(value, Traced):
         yield from (source for _, _, source, _ in value.origins)
-    elif isinstance(value, (TracedInt, TracedFloat)):
+    elif isinstance(value, TracedNumber):
         yield value.source
     elif isinstance(value, Sourced):
         yield from value.sources
@@ -292,7 +281,7 @@ def to_json(
             if len(text) == len(value) + 2:  # nothing was escaped
                 return joined(('"', value, '"'))
             return changed(text, value)
-        if isinstance(value, (TracedInt, TracedFloat)):
+        if isinstance(value, TracedNumber):
             return Traced.of_source(json.dumps(value), value.source)
         return json.dumps(value, ensure_ascii=ensure_ascii)
 

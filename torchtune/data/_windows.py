@@ -145,16 +145,14 @@ class Windows:
         """Encode a window's rows."""
         examples: dict[Document, Example] = {}
         left_out: list[LeftOut] = []
-        for place in self.places(number):
+        places = self.places(number)
+        for place in places:
             found = self.encoded(self.row(place))
             if isinstance(found, LeftOut):
                 left_out.append(found)
             else:
                 examples |= {(place, i): example for i, example in enumerate(found)}
-        places = self.places(number)
         return Window(len(places), examples, left_out, self.bookmarks((places[0], places[-1])))
 
 
-@lru_cache(maxsize=4)
-def _order(n: int, seed: int | None, what: int | str) -> Order:
-    return Order(n, seed, what)
+_order = lru_cache(maxsize=4)(Order)

@@ -20,7 +20,7 @@ def open_parquet(path: Path) -> Table:
         is_empty = pq.read_metadata(path).num_rows == 0
         return () if is_empty else Dataset.from_parquet(str(path))
 
-    return ArrowTable(_read(path, read), str(path))
+    return ArrowTable(str(path), _read(path, read))
 
 
 def open_arrow(path: Path) -> Table:
@@ -30,14 +30,14 @@ def open_arrow(path: Path) -> Table:
     with path.open("rb") as file:
         if file.read(len(_FILE_FORMAT)) == _FILE_FORMAT:
             return _ConvertedTable(path)
-    return ArrowTable(_read(path, lambda: Dataset.from_file(str(path))), str(path))
+    return ArrowTable(str(path), _read(path, lambda: Dataset.from_file(str(path))))
 
 
 def open_saved(path: Path) -> Table:
     """Open a folder that `Dataset.save_to_disk` wrote."""
     from datasets import load_from_disk
 
-    return ArrowTable(_read(path, lambda: load_from_disk(str(path))), str(path))
+    return ArrowTable(str(path), _read(path, lambda: load_from_disk(str(path))))
 
 
 class _ConvertedTable(ArrowTable):
@@ -46,7 +46,7 @@ class _ConvertedTable(ArrowTable):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._copy = TemporaryFile()
-        super().__init__(_read(path, lambda: _convert(path, self._copy.path)), str(path))
+        super().__init__(str(path), _read(path, lambda: _convert(path, self._copy.path)))
 
     def __reduce__(self) -> tuple[type["_ConvertedTable"], tuple[Path]]:
         return type(self), (self._path,)

@@ -60,15 +60,12 @@ def decompress(path: Path) -> TemporaryFile:
 
 
 def _open(path: Path, kind: str) -> IO[bytes] | Any:  # pyarrow ships no types
-    if kind == "gzip":
-        return gzip.open(path)
-    if kind == "bz2":
-        return bz2.open(path)
-    if kind == "xz":
-        return lzma.open(path)
-    import pyarrow as pa
+    if kind == "zstd":
+        import pyarrow as pa
 
-    return pa.input_stream(str(path), compression="zstd")
+        return pa.input_stream(str(path), compression="zstd")
+    modules: dict[str, Any] = {"gzip": gzip, "bz2": bz2, "xz": lzma}
+    return modules[kind].open(path)
 
 
 def _remove(path: Path, process: int) -> None:

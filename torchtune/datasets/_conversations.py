@@ -2,16 +2,15 @@
 
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import define, frozen
 
-from torchtune.data import Example, Message, Note, Tokenizer, chat_example, check_chat
+from torchtune.data import Example, Message, Note, chat_example, check_chat
 from torchtune.datasets._columns import check_characters, columns_of, optional_text, required
-from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
-from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
-from torchtune.datasets._source import Source, open_source
+from torchtune.datasets._row_dataset import Nothing, RowDataset
 from torchtune.datasets._tables import Row
 
+TrainOn = Literal["answers", "last", "everything"]
 COLUMNS = ("messages", "conversations", "conversation")
 """Where conversations stand in OpenAI's and ShareGPT's files."""
 
@@ -27,6 +26,7 @@ class Conversation:
     notes: tuple[Note, ...] = ()
 
 
+@define(eq=False, repr=False, slots=False)
 class ChatDataset(RowDataset[Conversation, Example]):
     """Conversations through the tokenizer's own chat template.
 
@@ -37,71 +37,42 @@ class ChatDataset(RowDataset[Conversation, Example]):
     target, nor is an empty one. Tool calls, `reasoning_content` and all other fields of a turn are passed to the
     template; what it does not write is reported, and is an error where the assistant's acts would be lost.
 
-    Args:
-        tokenizer: Its chat template writes the conversations out; the recipe passes it.
-        source: The rows: a local file (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such
-            files, the name of a data set on the Hugging Face hub, or a list of rows.
-        column: The column of the turns. Null: `messages`, `conversations` or `conversation`.
-        tools_column: The column of the tools, which may be missing.
-        system: A system's turn for conversations that have none. Null: the chat template's own, if it has one.
-        train_on: What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything".
-        split: Which split of a folder, or of a data set on the hub.
-        load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
-            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
-        max_seq_len: Longest example in tokens; null: any length.
-        truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
-            target remains.
-        on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
-        ignore_columns: Columns that are known not to be read, and are not reported.
-
     Raises:
         FileNotFoundError: there is no such file or data set.
         ConnectionError: the hub cannot be reached.
         ValueError: the rows are not as they must be, or the tokenizer has no chat template or it does not end answers.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - these are settings of a config, given by name.
-        self,
-        tokenizer: Tokenizer,
-        source: Source,
-        column: str | None = None,
-        tools_column: str = "tools",
-        system: str | None = None,
-        train_on: Literal["answers", "last", "everything"] = "answers",
-        split: str = "train",
-        load_options: LoadOptions | None = None,
-        max_seq_len: int | None = None,
-        truncate: Truncate = "right",
-        on_error: OnError = "raise",
-        ignore_columns: list[str] | None = None,
-    ) -> None:
-        check_chat(tokenizer)
-        check_characters("system", system)
-        self._tokenizer = tokenizer
-        self._column = column
-        self._tools_column = tools_column
-        self._system = system
-        self._train_on = train_on
-        table = open_source(source, split, load_options)
-        super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
+    column: str | None = None
+    """The column of the turns. Null: `messages`, `conversations` or `conversation`."""
+    tools_column: str = "tools"
+    """The column of the tools, which may be missing."""
+    system: str | None = None
+    """A system's turn for conversations that have none. Null: the chat template's own, if it has one."""
+    train_on: TrainOn = "answers"
+    """What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything"."""
+
+    def __attrs_post_init__(self) -> None:
+        check_chat(self.tokenizer)
+        check_characters("system", self.system)
+        super().__attrs_post_init__()
 
     def _parse(self, row: Row) -> Conversation | Nothing:
-        turns = read_conversation(row, self._column)
-        tools = read_row_tools(row, self._tools_column)
-        messages = with_system(turns.messages, row, self._system)
+        turns = read_conversation(row, self.column)
+        tools = read_row_tools(row, self.tools_column)
+        messages = with_system(turns.messages, row, self.system)
         learnt = turns.learnt
         if not any(learnt):
             return Nothing("have no turn of the assistant's to learn")
-        if self._train_on == "last":
+        if self.train_on == "last":
             last = max(i for i, is_target in enumerate(learnt) if is_target)
             learnt = [i == last for i in range(len(learnt))]
         return Conversation(messages, tools, learnt, turns.notes)
 
     def _encode(self, parsed: Conversation, /) -> Example | Nothing:
-        everything = self._train_on == "everything"  # empty answers and those of no weight too
+        everything = self.train_on == "everything"  # empty answers and those of no weight too
         example = chat_example(
-            self._tokenizer,
+            self.tokenizer,
             parsed.messages,
             parsed.tools,
             train_on_input=everything,
@@ -133,9 +104,9 @@ def read_conversation(row: Row, column: str | None = None) -> Turns:
             " column of turns, and torchtune.datasets.InstructDataset reads questions and answers in columns"
         )
     prompt = turns_of(row["prompt"], "prompt", "user")
-    return Turns(prompt.messages, [False] * len(prompt.learnt)) + turns_of(
-        row["completion"], "completion", "assistant"
-    )
+    completion = turns_of(row["completion"], "completion", "assistant")
+    learnt = [False] * len(prompt.learnt) + completion.learnt
+    return Turns([*prompt.messages, *completion.messages], learnt, completion.notes)
 
 
 def turns_of(value: object, name: str, role: str) -> Turns:

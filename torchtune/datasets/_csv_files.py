@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from torchtune.datasets._compressed import ending
-from torchtune.datasets._records import Offsets, Records, RecordTable, TextFile
+from torchtune.datasets._records import Offsets, Records, TextFile
 from torchtune.datasets._tables import Row, RowError
 
 _LONGEST_FIELD = 2**31 - 1
@@ -17,7 +17,7 @@ _LONGEST_FIELD = 2**31 - 1
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
-class Csv(RecordTable):
+class Csv(Records):
     """A .csv or .tsv file, whose first record names the columns.
 
     Raises:
@@ -31,14 +31,15 @@ class Csv(RecordTable):
         starts = _find_records(file, self._separator)
         if len(starts) < 2:
             raise ValueError(f"{path}: the file is empty; its first line is to name the columns")
-        self._columns = self._parsed(Records(file, starts[:2]).text(0))
+        super().__init__(file, starts)
+        self._columns = self._fields(0)
         self._check_columns(path)
         if len(starts) < 3:
             raise ValueError(f"{path}: the file has no rows, only a line of column names")
-        super().__init__(Records(file, starts[1:]))
+        self.starts = starts[1:]
 
     def __getitem__(self, index: int, /) -> Row:
-        fields = self._parsed(self._records.text(index))
+        fields = self._fields(index)
         if len(fields) != len(self._columns):
             raise RowError(
                 f"{self.place(index)}: {len(fields)} fields, where the first line names {len(self._columns)} columns:"
@@ -47,8 +48,8 @@ class Csv(RecordTable):
             )
         return dict(zip(self._columns, fields, strict=True))
 
-    def _parsed(self, text: str) -> list[str]:
-        return next(_fields(iter([text]), self._separator))
+    def _fields(self, index: int) -> list[str]:
+        return next(_fields(iter([self.text(index)]), self._separator))
 
     def _check_columns(self, path: Path) -> None:
         """Reject a header that names no columns, or that is separated by something else.

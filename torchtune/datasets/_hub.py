@@ -72,7 +72,7 @@ def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
         return _stream_table(table, streaming, info.num_examples if info else None, source)
     if len(table) == 0:
         raise ValueError(f"{source}: the split {split!r} has no rows")
-    return ArrowTable(table, source)
+    return ArrowTable(source, table)
 
 
 def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Table:
@@ -127,12 +127,11 @@ def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name:
         n_stated: How many rows it says it has; None or 0: it does not say.
         name: What it is called in messages.
     """
-    if streaming.rows is None and not n_stated:
+    n_rows = streaming.rows or n_stated
+    if not n_rows:
         raise ValueError(
             f"{name}: does not say how many rows it has; load_options.rows is to say how many make an epoch"
         )
-    if streaming.rows is not None and n_stated and streaming.rows > n_stated:
-        raise ValueError(f"load_options.rows: {name} has {n_stated:,} rows, not {streaming.rows:,}")
-    n_rows = streaming.rows or n_stated
-    assert n_rows is not None
+    if n_stated and n_rows > n_stated:
+        raise ValueError(f"load_options.rows: {name} has {n_stated:,} rows, not {n_rows:,}")
     return StreamTable(stream, n_rows, name)

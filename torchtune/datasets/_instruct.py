@@ -2,13 +2,12 @@
 
 import re
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from torchtune.data import (
     Example,
     Message,
     Note,
-    Tokenizer,
     alpaca_prompt,
     chat_example,
     check_chat,
@@ -16,10 +15,8 @@ from torchtune.data import (
     shortened,
 )
 from torchtune.datasets._columns import check_characters, checked_columns, column, columns_of, optional_text
-from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import EMPTY_ANSWERS
-from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset, Truncate
-from torchtune.datasets._source import Source, open_source
+from torchtune.datasets._row_dataset import Nothing, RowDataset
 from torchtune.datasets._tables import Row
 
 COLUMNS = ("instruction", "input", "output", "system", "history")
@@ -51,6 +48,7 @@ class Task:
         return messages if self.system is None else [Message(role="system", content=self.system), *messages]
 
 
+@define(eq=False, repr=False, slots=False)
 class InstructDataset(RowDataset[Task, Example]):
     """Tasks and answers, for models that chat through the tokenizer's own chat template.
 
@@ -59,25 +57,6 @@ class InstructDataset(RowDataset[Task, Example]):
     output are left out and counted. With a chat template, a row may also have a `system` turn and a `history`, a list
     of earlier questions and answers, of which the answers are learnt too.
 
-    Args:
-        tokenizer: Encodes prompts and answers; the recipe passes it.
-        source: The rows: a local file (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such
-            files, the name of a data set on the Hugging Face hub, or a list of rows.
-        columns: The columns' names there, where they are others: `{instruction: question, output: answer}`.
-        template: "chat" for the tokenizer's chat template; "alpaca" for the prompt of Stanford Alpaca; or a text of
-            your own with {instruction} and {input} in it, which the answer follows directly.
-        system: The system's turn before every task. Null: the chat template's own, if it has one.
-        train_on_input: Train on the prompt as well, not on the answer and the end of its turn alone.
-        split: Which split of a folder, or of a data set on the hub.
-        load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
-            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
-        max_seq_len: Longest example in tokens; null: any length.
-        truncate: Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no
-            target remains.
-        on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
-        ignore_columns: Columns that are known not to be read, and are not reported.
-
     Raises:
         FileNotFoundError: there is no such file or data set.
         ConnectionError: the hub cannot be reached.
@@ -85,65 +64,60 @@ class InstructDataset(RowDataset[Task, Example]):
             end answers, or an argument has no meaning beside another.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - these are settings of a config, given by name.
-        self,
-        tokenizer: Tokenizer,
-        source: Source,
-        train_on_input: bool = False,
-        columns: dict[str, str] | None = None,
-        template: str = "chat",
-        system: str | None = None,
-        split: str = "train",
-        load_options: LoadOptions | None = None,
-        max_seq_len: int | None = None,
-        truncate: Truncate = "right",
-        on_error: OnError = "raise",
-        ignore_columns: list[str] | None = None,
-    ) -> None:
-        if template == "chat":
-            check_chat(tokenizer)
-        elif system is not None:
+    train_on_input: bool = False
+    """Train on the prompt as well, not on the answer and the end of its turn alone."""
+    columns: dict[str, str] | None = None
+    """The columns' names there, where they are others: `{instruction: question, output: answer}`."""
+    template: str = "chat"
+    """"chat" for the tokenizer's chat template; "alpaca" for the prompt of Stanford Alpaca; or a text of your own with
+    {instruction} and {input} in it, which the answer follows directly."""
+    system: str | None = None
+    """The system's turn before every task. Null: the chat template's own, if it has one."""
+    _names: dict[str, str] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.template == "chat":
+            check_chat(self.tokenizer)
+        elif self.system is not None:
             raise ValueError(
-                f"system: has no place in the template {template!r}; leave it out, or write it there"
+                f"system: has no place in the template {self.template!r}; leave it out, or write it there"
             )
-        elif template != "alpaca" and _TASK not in template:
+        elif self.template != "alpaca" and _TASK not in self.template:
             raise ValueError(
-                f"template: expected 'chat', 'alpaca', or a text with {_TASK} (and {_INPUT}) in it, got {template!r}"
+                f"template: expected 'chat', 'alpaca', or a text with {_TASK} (and {_INPUT}) in it, got"
+                f" {self.template!r}"
             )
-        check_characters("system", system)
-        self._tokenizer = tokenizer
-        self._train_on_input = train_on_input
-        self._columns = checked_columns(columns, COLUMNS, required=("instruction", "output"))
-        self._template = template
-        self._system = system
-        table = open_source(source, split, load_options)
-        super().__init__(table, max_seq_len, truncate, on_error, ignore_columns)
+        check_characters("system", self.system)
+        self._names = checked_columns(self.columns, COLUMNS, required=("instruction", "output"))
+        super().__attrs_post_init__()
 
     def _parse(self, row: Row) -> Task | Nothing:
-        task = read_task(row, self._columns, is_chat=self._template == "chat")
-        if task.system is None and self._system is not None:
-            task = evolve(task, system=self._system)
+        task = read_task(row, self._names, is_chat=self.template == "chat")
+        if task.system is None and self.system is not None:
+            task = evolve(task, system=self.system)
         return task if task.output.strip() else Nothing("have no answer")
 
     def _encode(self, parsed: Task, /) -> Example | Nothing:
         return self._fitted(self._example(parsed))
 
     def _example(self, parsed: Task) -> Example:
-        tokenizer = self._tokenizer
-        learn_all = self._train_on_input
-        if self._template == "chat":
+        learn_all = self.train_on_input
+        if self.template == "chat":
             learnt = [bool(answer.strip()) for _, answer in parsed.history] + [True]
             example = chat_example(
-                tokenizer, parsed.messages(), train_on_input=learn_all, learnt=None if learn_all else learnt
+                self.tokenizer,
+                parsed.messages(),
+                train_on_input=learn_all,
+                learnt=None if learn_all else learnt,
             )
             return example if all(learnt) or learn_all else example.with_notes([EMPTY_ANSWERS])
-        if self._template == "alpaca":
+        if self.template == "alpaca":
             prompt = alpaca_prompt(parsed.instruction, parsed.input)
         else:
             values = {_TASK: parsed.instruction, _INPUT: parsed.input}
-            prompt = re.sub(f"{_TASK}|{_INPUT}", lambda match: values[match[0]], self._template)
-        example = plain_example(tokenizer, prompt, parsed.output, train_on_input=learn_all)
-        if parsed.input.strip() and self._template != "alpaca" and _INPUT not in self._template:
+            prompt = re.sub(f"{_TASK}|{_INPUT}", lambda match: values[match[0]], self.template)
+        example = plain_example(self.tokenizer, prompt, parsed.output, train_on_input=learn_all)
+        if parsed.input.strip() and self.template != "alpaca" and _INPUT not in self.template:
             note = Note(f"have an input for which the template has no {_INPUT}", shortened(parsed.input))
             return example.with_notes([note])
         return example

@@ -9,7 +9,7 @@ from torchtune.datasets._compressed import ending
 from torchtune.datasets._json_list import find_items
 from torchtune.datasets._json_object import describe_object
 from torchtune.datasets._json_values import JsonError, parse_first, parse_line
-from torchtune.datasets._records import Records, RecordTable, TextFile, find_lines
+from torchtune.datasets._records import Records, TextFile, find_lines
 from torchtune.datasets._tables import Row, RowError, Table, check_text, to_row
 
 _OBJECT_LIMIT = 2**26
@@ -26,25 +26,30 @@ def open_json(path: Path) -> Table:
     if _first_byte(file) == b"[":
         items = find_items(file)
         if items is not None:
-            return JsonList(items)
-    lines = find_lines(file)
+            return JsonList(file, items)
+    lines = JsonLines(file, find_lines(file))
     _check_first_line(lines, is_json=ending(path) == ".json")
-    return JsonLines(lines)
+    return lines
 
 
-class JsonLines(RecordTable):
+class JsonLines(Records):
     """A file with a row on each line."""
 
     def __getitem__(self, index: int, /) -> Row:
-        text = self._records.text(index).removeprefix("\ufeff").rstrip()  # of a file that was appended
+        text = self.text(index).removeprefix("\ufeff").rstrip()  # of a file that was appended
         return _read(text, parse_line, self, index)
 
 
-class JsonList(RecordTable):
+class JsonList(Records):
     """A file that is one list of rows."""
 
+    def place(self, index: int) -> str:
+        """Return the number of a row, counted from 1, and its line where the list has several."""
+        line = self.line(index)
+        return f"{self.file.path}: row {index + 1}" + (f" (line {line})" if line > 1 else "")
+
     def __getitem__(self, index: int, /) -> Row:
-        return _read(self._records.text(index), parse_first, self, index)
+        return _read(self.text(index), parse_first, self, index)
 
 
 def _read(text: str, parse: Callable[[str], Any], table: Table, index: int) -> Row:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from torchtune.datasets._records import Records, TextFile
+from torchtune.datasets._records import Offsets, TextFile
 
 _BLANKS = " \t\n\r"
 _NEAR_END = 16
@@ -17,20 +17,11 @@ _NEAR_END = 16
 _DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
-class ListItems(Records):
-    """The items of a list, as parts of a file."""
-
-    def place(self, index: int) -> str:
-        """Return the number of an item, counted from 1, and its line where the list has several."""
-        line = self.line(index)
-        return f"{self.file.path}: row {index + 1}" + (f" (line {line})" if line > 1 else "")
-
-
-def find_items(file: TextFile) -> ListItems | None:
+def find_items(file: TextFile) -> Offsets | None:
     """Find the items of the list that a file holds.
 
     Returns:
-        The items; None where the file has a list on each line instead.
+        Where each begins, and where the last ends; None where the file has a list on each line instead.
 
     Raises:
         ValueError: The list is not valid JSON, is empty, or is followed by something else.
@@ -48,7 +39,7 @@ def find_items(file: TextFile) -> ListItems | None:
         )
     if not starts:
         raise ValueError(f"{file.path}: the file has no rows")
-    return ListItems(file, np.append(np.frombuffer(starts, np.int64), end))
+    return np.append(np.frombuffer(starts, np.int64), end)
 
 
 class _ListReader:

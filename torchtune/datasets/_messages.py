@@ -46,11 +46,6 @@ class Turns:
     notes: tuple[Note, ...] = field(default=(), eq=False)
     """What happened to it on the way."""
 
-    def __add__(self, other: "Turns") -> "Turns":
-        return Turns(
-            [*self.messages, *other.messages], [*self.learnt, *other.learnt], (*self.notes, *other.notes)
-        )
-
 
 def read_turns(value: Any, what: str) -> Turns:
     """Read a conversation in any format.
@@ -245,12 +240,11 @@ def read_tools(value: Any, what: str) -> list[dict[str, Any]] | None:
     Raises:
         ValueError: it is none.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
     if isinstance(value, str):
-        value = _json(value, what, "expected a list of tools, got text that is not JSON")
-        if value is None:
-            return None
+        not_json = "expected a list of tools, got text that is not JSON"
+        value = _json(value, what, not_json) if value.strip() else None
+    if value is None:
+        return None
     if isinstance(value, list):
         value = [
             _json(tool, what, "expected a tool's JSON schema, got text that is not JSON")

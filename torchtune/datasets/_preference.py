@@ -1,16 +1,15 @@
 """Pairs of answers, of which one is preferred."""
 
+import itertools
 from typing import Any
 
-from attrs import frozen
+from attrs import define, field, frozen
 
-from torchtune.data import Example, Message, Preference, Tokenizer, chat_example, check_chat
+from torchtune.data import Example, Message, Preference, chat_example, check_chat
 from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
-from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._messages import does_something
-from torchtune.datasets._row_dataset import Nothing, OnError, RowDataset
-from torchtune.datasets._source import Source, open_source
+from torchtune.datasets._row_dataset import Nothing, RowDataset, Truncate
 from torchtune.datasets._tables import Row
 
 
@@ -24,6 +23,7 @@ class Pair:
     tools: list[dict[str, Any]] | None = None
 
 
+@define(eq=False, repr=False, slots=False)
 class PreferenceDataset(RowDataset[Pair, Preference]):
     """Pairs of answers to one prompt, the better one `chosen` and the other `rejected`.
 
@@ -31,50 +31,31 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
     (text or turns), or in `messages` or `conversations`; whole conversations need none. Texts become a user's turn and
     an assistant's. A column `tools` may hold the tools that can be called, `system` the system's turn.
 
-    Args:
-        tokenizer: Its chat template writes the conversations out.
-        source: The rows: a local file (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such
-            files, the name of a data set on the Hugging Face hub, or a list of rows.
-        columns: The columns' names there, where they are others: `{prompt: question}`.
-        system: A system's turn for conversations that have none.
-        split: Which split of a folder, or of a data set on the hub.
-        load_options: What else a data set on the hub needs: name, revision, data_dir, data_files,
-            cache_dir (as `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as
-            the run goes, with no copy on the disk; `rows` says how many rows of it make an epoch.
-        max_seq_len: Longest of the two in tokens; a longer one is cut at its right end. Null: any length.
-        on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
-        ignore_columns: Columns that are known not to be read, and are not reported.
-
     Raises:
         FileNotFoundError: there is no such file or data set.
         ConnectionError: the hub cannot be reached.
         ValueError: the rows are not as they must be, or the tokenizer has no chat template or it does not end answers.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - these are settings of a config, given by name.
-        self,
-        tokenizer: Tokenizer,
-        source: Source,
-        columns: dict[str, str] | None = None,
-        system: str | None = None,
-        split: str = "train",
-        load_options: LoadOptions | None = None,
-        max_seq_len: int | None = None,
-        on_error: OnError = "raise",
-        ignore_columns: list[str] | None = None,
-    ) -> None:
-        check_chat(tokenizer)
-        check_characters("system", system)
-        self._tokenizer = tokenizer
-        self._system = system
-        self._columns = checked_columns(
-            columns, ("prompt", "chosen", "rejected"), required=("chosen", "rejected")
+    columns: dict[str, str] | None = None
+    """The columns' names there, where they are others: `{prompt: question}`."""
+    system: str | None = None
+    """A system's turn for conversations that have none."""
+    max_seq_len: int | None = field(default=None, kw_only=True)
+    """Longest of the two in tokens; a longer one is cut at its right end. Null: any length."""
+    truncate: Truncate = field(default="right", init=False)
+    _names: dict[str, str] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        check_chat(self.tokenizer)
+        check_characters("system", self.system)
+        self._names = checked_columns(
+            self.columns, ("prompt", "chosen", "rejected"), required=("chosen", "rejected")
         )
-        table = open_source(source, split, load_options)
-        super().__init__(table, max_seq_len, "right", on_error, ignore_columns)
+        super().__attrs_post_init__()
 
     def _parse(self, row: Row) -> Pair | Nothing:
-        names = self._columns
+        names = self._names
         both = [
             turns_of(required(row, names[key], key), names[key], "assistant")
             for key in ("chosen", "rejected")
@@ -94,7 +75,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
                 )
         else:
             prompt = turns_of(row[place], place, "user").messages
-        prompt = with_system(prompt, row, self._system)
+        prompt = with_system(prompt, row, self.system)
         for turns, name in ((chosen, names["chosen"]), (rejected, names["rejected"])):
             if not turns or turns[-1]["role"] != "assistant":
                 raise ValueError(f"{name!r}: expected to end with a turn of the assistant's")
@@ -113,7 +94,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         both = []
         for answer in (parsed.chosen, parsed.rejected):
             turns = [*parsed.prompt, *answer]
-            example = chat_example(self._tokenizer, turns, parsed.tools, train_on_input=False, turns="last")
+            example = chat_example(self.tokenizer, turns, parsed.tools, train_on_input=False, turns="last")
             fitted = self._fitted(example)
             if isinstance(fitted, Nothing):
                 return fitted
@@ -131,6 +112,5 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
 
 def _shared(one: list[Message], other: list[Message]) -> int:
     """Count the turns with which two conversations begin alike."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    alike = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(one, other, strict=False))
+    return len(list(alike))

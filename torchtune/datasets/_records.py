@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import define, field
+from attrs import define
 
 from torchtune.datasets._compressed import COMPRESSIONS, TemporaryFile, decompress
 from torchtune.datasets._tables import RowError, Table
@@ -128,12 +128,12 @@ class TextFile:
         return b"\r" if has_return else b"\n"
 
 
-@define
-class Records:
-    """Parts of a file, each read when it is asked for; the position of each takes 8 bytes of memory."""
+@define(eq=False, repr=False, slots=False)
+class Records(Table):
+    """A table with a row in each of some parts of a file; the position of each takes 8 bytes of memory."""
 
     file: TextFile
-    starts: Offsets = field(repr=False)
+    starts: Offsets
     """Where each begins, and where the last ends (bytes)."""
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class Records:
         return self.file.line(int(self.starts[index]))
 
     def place(self, index: int) -> str:
-        """Return the location of a record."""
+        """Return the location of a row, which is that of its record."""
         return f"{self.file.path}: line {self.line(index)}"
 
     def text(self, index: int) -> str:
@@ -163,22 +163,8 @@ class Records:
             ) from error
 
 
-class RecordTable(Table):
-    """A table with a row in each record of a file."""
-
-    def __init__(self, records: Records) -> None:
-        self._records = records
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def place(self, index: int) -> str:
-        """Return the location of a row, as its record has it."""
-        return self._records.place(index)
-
-
-def find_lines(file: TextFile) -> Records:
-    """Find the lines that are not blank; blank ones belong to the record before them.
+def find_lines(file: TextFile) -> Offsets:
+    """Find where the lines begin that are not blank, and where the last ends; blank ones belong to the one before them.
 
     Raises:
         ValueError: There is none.
@@ -197,7 +183,7 @@ def find_lines(file: TextFile) -> Records:
     offsets = np.concatenate([*parts, [file.size]]).astype(np.int64)
     if len(offsets) == 1:
         raise ValueError(f"{file.path}: the file has no rows")
-    return Records(file, offsets)
+    return offsets
 
 
 def _has_text(file: TextFile, data: bytes, at: int, starts: Offsets, ends: Offsets) -> Any:

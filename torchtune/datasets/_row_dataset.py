@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
-from attrs import frozen
+from attrs import define, field, fields, frozen
 from torch.utils.data import Dataset
 
 from torchtune.data import Example, LeftOut, Note, Tally, Tokenizer, cut, shortened
 from torchtune.datasets._columns import ReadRow
+from torchtune.datasets._hub import LoadOptions
+from torchtune.datasets._source import Source, open_source
 from torchtune.datasets._stream import Bookmark, StreamTable
 from torchtune.datasets._tables import Row, RowError, Table
 from torchtune.datasets._token_cache import TokenCache
@@ -24,6 +26,12 @@ Parsed = TypeVar("Parsed")
 Encoded = TypeVar("Encoded")
 OnError = Literal["raise", "skip"]
 Truncate = Literal["right", "left", "drop"]
+
+_NOT_ENCODED = {
+    *("tokenizer", "source", "split", "load_options", "on_error", "ignore_columns"),
+    *("reported", "_table", "_ignored", "_cache"),
+}
+"""Fields that say which rows there are and not what becomes of one; the tokenizer has a fingerprint of its own."""
 
 CHECKED_ROWS = 20_000
 """How many rows are looked at when a dataset is made: about half a second's work."""
@@ -37,6 +45,7 @@ class Nothing:
     """As it would be said of several: "have no answer"."""
 
 
+@define(eq=False, repr=False, slots=False)
 class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     """Encodes rows when they are asked for.
 
@@ -44,44 +53,51 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     would make every start wait, and every rank hold the whole set in memory. What can be wrong is looked for
     at construction nevertheless: the first 20,000 rows are checked as text, and the first one is encoded.
 
-    A subclass says how a row is read (`_parse`, cheap) and how what was read is encoded (`_encode`).
-
-    Args:
-        table: The rows.
-        max_seq_len: Longest example in tokens, above 1, or None for any length.
-        truncate: Where a longer one is cut; "drop" leaves it out.
-        on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted and logged.
-        ignore_columns: Columns that are known not to be read, and are not reported.
+    A subclass says how a row is read (`_parse`, cheap) and how what was read is encoded (`_encode`), and checks its own
+    settings before it calls this class's `__attrs_post_init__`.
 
     Raises:
+        FileNotFoundError: there is no such file or data set.
+        ConnectionError: the hub cannot be reached.
         ValueError: no row is left, one cannot be used, the rows are of another kind, or the first one cannot be
             encoded.
     """
 
-    is_plain_text: bool = False
+    is_plain_text: ClassVar[bool] = False
     """Whether examples are text without prompts, so that every token is meant to be a target."""
 
-    _tokenizer: Tokenizer
-    """A subclass sets it before it calls this class's constructor."""
+    tokenizer: Tokenizer
+    """Encodes the rows; the recipe passes it."""
+    source: Source
+    """The rows: a local file (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such files, the
+    name of a data set on the Hugging Face hub, or a list of rows."""
+    split: str = field(default="train", kw_only=True)
+    """Which split of a folder, or of a data set on the hub."""
+    load_options: LoadOptions | None = field(default=None, kw_only=True)
+    """What else a data set on the hub needs: name, revision, data_dir, data_files, cache_dir (as
+    `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as the run goes, with no
+    copy on the disk; `rows` says how many rows of it make an epoch."""
+    max_seq_len: int | None = field(default=None, kw_only=True)
+    """Longest example in tokens; null: any length."""
+    truncate: Truncate = field(default="right", kw_only=True)
+    """Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no target
+    remains."""
+    on_error: OnError = field(default="raise", kw_only=True)
+    """What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted."""
+    ignore_columns: list[str] | None = field(default=None, kw_only=True)
+    """Columns that are known not to be read, and are not reported."""
+    reported: frozenset[str] = field(default=frozenset(), init=False)
+    """The texts of the notes that were logged when the first rows were checked."""
+    _table: Table = field(init=False)
+    _ignored: frozenset[str] = field(init=False)
+    _cache: TokenCache | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        table: Table,
-        max_seq_len: int | None,
-        truncate: Truncate = "right",
-        on_error: OnError = "raise",
-        ignore_columns: Sequence[str] | None = None,
-    ) -> None:
-        if max_seq_len is not None and max_seq_len < 2:
-            raise ValueError(f"max_seq_len: expected an int above 1, or null, got {max_seq_len}")
-        self._table = table
-        self._max_seq_len = max_seq_len
-        self._truncate = truncate
-        self._on_error = on_error
-        self._ignored = frozenset(ignore_columns or ())
-        self._cache: TokenCache | None = None
-        self.reported: frozenset[str] = frozenset()
-        """The texts of the notes that were logged when the first rows were checked."""
+    def __attrs_post_init__(self) -> None:
+        """Open the rows, and check them."""
+        self._table = open_source(self.source, self.split, self.load_options)
+        if self.max_seq_len is not None and self.max_seq_len < 2:
+            raise ValueError(f"max_seq_len: expected an int above 1, or null, got {self.max_seq_len}")
+        self._ignored = frozenset(self.ignore_columns or ())
         self._check()
 
     def __len__(self) -> int:
@@ -140,15 +156,13 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         Raises:
             OSError: the folder cannot be made.
         """
-        tokenizer = self._tokenizer
-        fingerprint = getattr(tokenizer, "fingerprint", None)
+        fingerprint = getattr(self.tokenizer, "fingerprint", None)
         if fingerprint is None:
             _logger.warning(
-                "rows are not cached: %s does not say what it depends on", type(tokenizer).__name__
+                "rows are not cached: %s does not say what it depends on", type(self.tokenizer).__name__
             )
             return
-        apart = ("_table", "_tokenizer", "_cache", "_on_error", "_ignored", "reported")
-        settings = {name: value for name, value in sorted(vars(self).items()) if name not in apart}
+        settings = {f.name: getattr(self, f.name) for f in fields(type(self)) if f.name not in _NOT_ENCODED}
         versions = [
             f"{name} {version(name)}" for name in ("torchtune", "tokenizers", "sentencepiece", "jinja2")
         ]
@@ -216,18 +230,18 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
 
     def _fitted(self, example: Example) -> Example | Nothing:
         """Cut an example that is too long, as `truncate` says."""
-        n = self._max_seq_len
+        n = self.max_seq_len
         if n is None or len(example.tokens) <= n:
             return example
-        if self._truncate == "drop":
+        if self.truncate == "drop":
             return Nothing(f"are longer than {n} tokens")
-        short = cut(example, n, self._truncate)
+        short = cut(example, n, self.truncate)
         if not short.n_targets:
             return Nothing(f"have no target within {n} tokens")
         return short.with_notes([Note(f"are cut at max_seq_len={n} tokens", f"{len(example.tokens)} tokens")])
 
     def _unusable(self, error: RowError) -> LeftOut:
-        if self._on_error == "raise":
+        if self.on_error == "raise":
             raise error
         return LeftOut("cannot be used", str(error))
 

@@ -46,7 +46,7 @@ def open_source(source: Source, split: str = "train", load_options: LoadOptions 
     if not _is_local(source):
         return load_hub_table(source, split, options)
     useless = [name for name in options if name not in ("streaming", "rows", "name")]
-    if "name" in options and not _has_configs(source):
+    if "name" in options and not read_configs(Path(source).expanduser()):
         useless.append("name")
     if useless:
         raise ValueError(f"load_options: {source} is local; {', '.join(useless)} would have no effect")
@@ -71,7 +71,9 @@ def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
     for part in parts:
         if part.name != "train":
             raise ValueError(f"split: a list of rows has no split {part.name!r}, only 'train'")
-    table = RowList(rows, "source")
+    if not rows:
+        raise ValueError("source: there are no rows")
+    table = RowList("source", rows)
     return join([part.of(table) for part in parts])
 
 
@@ -137,11 +139,6 @@ def _choose_matching(pattern: str, split: str) -> Sequence[FoundFile]:
     if split == "train" and asked and "train" not in asked and {split_of(file) for file in files} <= asked:
         return files
     return choose_files(files, split, pattern)
-
-
-def _has_configs(source: str) -> bool:
-    path = Path(source).expanduser()
-    return path.is_dir() and bool(read_configs(path))
 
 
 def _is_local(source: str) -> bool:

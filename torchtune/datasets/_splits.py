@@ -51,7 +51,7 @@ class SplitPart:
             raise ValueError(
                 f"split: the range of {self.name!r} holds no rows; the split has {len(table):,}, this is {start}:{stop}"
             )
-        return SlicedTable(table, start, stop)
+        return SlicedTable(table, range(start, stop))
 
     def _bound(self, value: int | None, default: int, n_rows: int) -> int:
         if value is None:

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from attrs import define
+
 Row = dict[str, Any]
 """Columns by name; whatever the source holds."""
 
@@ -30,64 +32,45 @@ class Table(Protocol):
         """Return the location of a row, such as `rows.jsonl: line 3`."""
 
 
+@define(eq=False, repr=False, slots=False)
 class NumberedTable(Table):
-    """A table whose rows have no location but their number.
+    """A table whose rows have no location but their number."""
 
-    Args:
-        name: What the table is called in messages.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
+    name: str
+    """What the table is called in messages."""
 
     def place(self, index: int) -> str:
         """Return the number of a row, counted from 1."""
-        return f"{self._name}: row {index + 1}"
+        return f"{self.name}: row {index + 1}"
 
 
+@define(eq=False, repr=False, slots=False)
 class RowList(NumberedTable):
-    """Rows in memory. A string is a row with the column `text`.
+    """Rows in memory. A string is a row with the column `text`."""
 
-    Args:
-        values: The rows.
-        name: What the list is called in messages.
-
-    Raises:
-        ValueError: There are no rows.
-    """
-
-    def __init__(self, values: Sequence[Any], name: str) -> None:
-        if not values:
-            raise ValueError(f"{name}: there are no rows")
-        super().__init__(name)
-        self._values = values
+    values: Sequence[Any]
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
     def __getitem__(self, index: int, /) -> Row:
-        row = to_row(self._values[index], self, index)
+        row = to_row(self.values[index], self, index)
         check_text(row, self, index)
         return row
 
 
+@define(eq=False, repr=False, slots=False)
 class ArrowTable(NumberedTable):
-    """A table of the `datasets` library, which stays on the disk.
+    """A table of the `datasets` library, which stays on the disk."""
 
-    Args:
-        table: A `datasets.Dataset`.
-        name: What the table is called in messages.
-    """
-
-    def __init__(self, table: Any, name: str) -> None:  # `datasets` ships no types.
-        super().__init__(name)
-        self._table = table
+    table: Any
+    """A `datasets.Dataset`, which has no types."""
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.table)
 
     def __getitem__(self, index: int, /) -> Row:
-        return without_filled_nulls(self._table[index], self._table.features)
+        return without_filled_nulls(self.table[index], self.table.features)
 
 
 class JoinedTable:
@@ -114,21 +97,22 @@ class JoinedTable:
         return self._tables[number], index - (self._ends[number - 1] if number else 0)
 
 
+@define(eq=False, repr=False, slots=False)
 class SlicedTable:
-    """The rows of a table from `start` up to `stop`, which is not included."""
+    """Some consecutive rows of a table."""
 
-    def __init__(self, table: Table, start: int, stop: int) -> None:
-        self._table, self._start, self._stop = table, start, stop
+    table: Table
+    rows: range
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return len(self.rows)
 
     def __getitem__(self, index: int, /) -> Row:
-        return self._table[self._start + index]
+        return self.table[self.rows[index]]
 
     def place(self, index: int) -> str:
         """Return the location of a row."""
-        return self._table.place(self._start + index)
+        return self.table.place(self.rows[index])
 
 
 def join(tables: Sequence[Table]) -> Table:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from torchtune.datasets._records import RecordTable, TextFile, find_lines
+from torchtune.datasets._records import Records, TextFile, find_lines
 from torchtune.datasets._tables import Row
 
 
-class TextLines(RecordTable):
+class TextLines(Records):
     """A .txt file: a row for each line that is not blank, its text in the column `text`.
 
     Raises:
@@ -14,8 +14,8 @@ class TextLines(RecordTable):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(find_lines(TextFile(path)))
-        self._newline = self._records.file.newline.decode()
+        file = TextFile(path)
+        super().__init__(file, find_lines(file))
 
     def __getitem__(self, index: int, /) -> Row:
-        return {"text": self._records.text(index).partition(self._newline)[0].rstrip("\r")}
+        return {"text": self.text(index).partition(self.file.newline.decode())[0].rstrip("\r")}

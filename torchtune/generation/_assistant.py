@@ -1,15 +1,15 @@
 """A model that is asked in words and answers in words."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Unpack
 
 from attrs import evolve, field, frozen
 
 from torchtune.data import Message, Tokenizer
-from torchtune.generation._generate import a_seed, check_prompt, generators_of, steps, stream
+from torchtune.generation._generate import a_seed, check_prompt, generators_of, steps
 from torchtune.generation._prompts import Prompt, Template, encode_prompt, pick_template
-from torchtune.generation._sampling import GREEDY, Sampling
+from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions
 from torchtune.generation._text import AnswerText, as_text
 from torchtune.modules import Decoder
 
@@ -17,17 +17,11 @@ Question = str | Prompt | Sequence[Message] | Sequence[int]
 """A text; the turns of a conversation; or a prompt's token ids, which are taken as they are."""
 
 
-class How(TypedDict, total=False):
+class How(SamplingOptions, total=False):
     """How answers are written; what is left out is as the assistant was made."""
 
     max_new_tokens: int
     """Tokens after which an answer is cut off; 256."""
-    temperature: float
-    """As in `Sampling`, like the next four; 0, which takes the likeliest token."""
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float
     stop: Sequence[str]
     """Strings before which an answer ends."""
     seed: int | None
@@ -112,14 +106,7 @@ class Assistant:
         """
         settings = self._settings.changed(how)
         (tokens,) = self._encode_all([question], settings, 0)
-        ids = stream(
-            self.model,
-            tokens,
-            max_new_tokens=settings.max_new_tokens,
-            stop_ids=self.tokenizer.stop_ids,
-            sampling=settings.sampling,
-            generators=generators_of(a_seed(settings.seed, settings.sampling), 1, row),
-        )
+        ids = (token for pairs in self._steps([tokens], settings, row) for _, token in pairs)
         return as_text(self._counted(ids), self.tokenizer, settings.stop)
 
     def answer(self, question: Question, **how: Unpack[How]) -> str:
@@ -181,26 +168,30 @@ class Assistant:
     def _batch(self, prompts: Sequence[list[int]], settings: _Settings, first_row: int) -> list[str]:
         texts = [AnswerText(self.tokenizer, settings.stop) for _ in prompts]
         pieces: list[list[str]] = [[] for _ in prompts]
-
-        def goes_on(row: int, token: int) -> bool:
-            if token in self.tokenizer.stop_ids:
-                return False
-            self.n_tokens += 1
-            pieces[row].append(texts[row].add(token))
-            return not texts[row].is_over
-
         started = time.perf_counter()
-        for _ in steps(
+        for pairs in self._steps(prompts, settings, first_row, lambda row: texts[row].is_over):
+            self.n_tokens += len(pairs)
+            for row, token in pairs:
+                pieces[row].append(texts[row].add(token))
+        self.seconds += time.perf_counter() - started
+        return ["".join([*own, text.end()]) for own, text in zip(pieces, texts, strict=True)]
+
+    def _steps(
+        self,
+        prompts: Sequence[list[int]],
+        settings: _Settings,
+        first_row: int,
+        is_over: Callable[[int], bool] = lambda _: False,
+    ) -> Iterator[list[tuple[int, int]]]:
+        return steps(
             self.model,
             prompts,
             max_new_tokens=settings.max_new_tokens,
+            stop_ids=self.tokenizer.stop_ids,
             sampling=settings.sampling,
             generators=generators_of(a_seed(settings.seed, settings.sampling), len(prompts), first_row),
-            goes_on=goes_on,
-        ):
-            pass
-        self.seconds += time.perf_counter() - started
-        return ["".join([*own, text.end()]) for own, text in zip(pieces, texts, strict=True)]
+            is_over=is_over,
+        )
 
     def _counted(self, ids: Iterator[int]) -> Iterator[int]:
         started = time.perf_counter()

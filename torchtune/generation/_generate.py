@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from torchtune.generation._sampling import GREEDY, Sampling, row_generator
+from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions, row_generator
 from torchtune.modules import Decoder, KVCache
 
 PREFILL = 2048
@@ -14,18 +15,14 @@ PREFILL = 2048
 of a very long prompt takes no more memory than of these."""
 
 
-def generate(  # noqa: PLR0913 -- sampling has plain arguments, as many as it needs
+def generate(
     model: Decoder,
     tokens: list[int],
     *,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
     stop_ids: Collection[int] = frozenset(),
     generator: torch.Generator | None = None,
+    **options: Unpack[SamplingOptions],
 ) -> Iterator[int]:
     """Continue a text, token by token, each yielded as soon as it is known.
 
@@ -33,40 +30,30 @@ def generate(  # noqa: PLR0913 -- sampling has plain arguments, as many as it ne
         model: Put into evaluation mode until the last token.
         tokens: The prompt's ids, at least one.
         max_new_tokens: Most tokens to add.
-        temperature: As in `Sampling`, like the next four; 0 takes the likeliest token.
-        top_k: Draw among this many of the likeliest tokens; None is all.
-        top_p: Draw among the fewest that have this share together; None is all.
-        min_p: Draw among those that have this share of the likeliest one's probability; None is all.
-        repetition_penalty: What makes tokens less likely that are there already; 1 is none.
         stop_ids: Ids that end the text; they are not yielded.
         generator: Where random numbers come from; None is torch's own.
+        options: How tokens are chosen; without any, the likeliest.
 
     Raises:
         ValueError: prompt and answer together are longer than the model's `max_seq_len`, the prompt is
             empty or holds ids that the model does not have, or a number is out of its range or without effect.
     """
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-    )
-    if temperature == 0 and generator is not None:
+    sampling = Sampling(**options)
+    if sampling.temperature == 0 and generator is not None:
         raise ValueError("generator: has no effect at temperature 0, which takes the likeliest token")
     check_prompt(model, tokens, max_new_tokens)
-    generators = [torch.default_generator if generator is None else generator]
-    return stream(
+    found = steps(
         model,
-        tokens,
+        [tokens],
         max_new_tokens=max_new_tokens,
         stop_ids=stop_ids,
         sampling=sampling,
-        generators=generators,
+        generators=[torch.default_generator if generator is None else generator],
     )
+    return (token for pairs in found for _, token in pairs)
 
 
-def generate_batch(  # noqa: PLR0913 -- as above
+def generate_batch(  # noqa: PLR0913 -- as many as it needs
     model: Decoder,
     prompts: Sequence[list[int]],
     *,
@@ -101,22 +88,16 @@ def generate_batch(  # noqa: PLR0913 -- as above
     for row, tokens in enumerate(prompts):
         check_prompt(model, tokens, max_new_tokens, f"prompt {first_row + row + 1}")
     answers: list[list[int]] = [[] for _ in prompts]
-
-    def goes_on(row: int, token: int) -> bool:
-        if token in stop_ids:
-            return False
-        answers[row].append(token)
-        return True
-
-    for _ in steps(
+    for pairs in steps(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
         sampling=sampling,
         generators=generators_of(a_seed(seed, sampling), len(prompts), first_row),
-        goes_on=goes_on,
     ):
-        pass
+        for row, token in pairs:
+            answers[row].append(token)
     return answers
 
 
@@ -167,60 +148,34 @@ def check_prompt(
         )
 
 
-def stream(
+@torch.no_grad()  # And not inference_mode: FSDP keeps buffers of its first forward pass, and trains with them later.
+def steps(  # noqa: PLR0913 -- as many as it needs
     model: Decoder,
-    tokens: list[int],
+    prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
     stop_ids: Collection[int],
     sampling: Sampling,
     generators: Sequence[torch.Generator],
-) -> Iterator[int]:
-    """Yield one answer's tokens as they come."""
-    found: list[int] = []
-
-    def goes_on(_: int, token: int) -> bool:
-        found.append(token)
-        return token not in stop_ids
-
-    for _ in steps(
-        model,
-        [tokens],
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        generators=generators,
-        goes_on=goes_on,
-    ):
-        if found[-1] not in stop_ids:
-            yield found[-1]
-
-
-@torch.no_grad()  # And not inference_mode: FSDP keeps buffers of its first forward pass, and trains with them later.
-def steps(
-    model: Decoder,
-    prompts: Sequence[list[int]],
-    *,
-    max_new_tokens: int,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    goes_on: Callable[[int, int], bool],
-) -> Iterator[None]:
-    """Give every row its next token, until none goes on.
+    is_over: Callable[[int], bool] = lambda _: False,
+) -> Iterator[list[tuple[int, int]]]:
+    """Give every row its next token, until all are over.
 
     Args:
         model: In evaluation mode meanwhile.
         prompts: Checked.
         max_new_tokens: Most tokens for each.
-        sampling: How they are chosen.
+        stop_ids: Ids that end a row; they are not yielded.
+        sampling: How tokens are chosen.
         generators: One a row.
-        goes_on: Called with a row's number and its next token; whether the row shall have another.
+        is_over: Called with a row's number once its token has been read; whether it needs no other.
 
     Yields:
-        After every token of all rows.
+        The next token of every row that has one, with the row's number.
     """
     if not prompts:
         return
-    rows = list(range(len(prompts)))  # those that go on
+    rows = list(range(len(prompts)))  # those that are not over
     lengths = [len(tokens) for tokens in prompts]
     longest = max(lengths)
     with evaluating(model):
@@ -232,8 +187,9 @@ def steps(
         seen = _seen(tokens, model, hidden.device) if sampling.repetition_penalty != 1 else None
         for step in range(max_new_tokens):
             chosen = sampling.choose(model.logits(hidden), seen, [generators[row] for row in rows])  # [b]
-            kept = [i for i, token in enumerate(chosen.tolist()) if goes_on(rows[i], token)]
-            yield
+            found = dict(zip(rows, chosen.tolist(), strict=True))
+            yield [(row, token) for row, token in found.items() if token not in stop_ids]
+            kept = [i for i, row in enumerate(rows) if found[row] not in stop_ids and not is_over(row)]
             if not kept or step == max_new_tokens - 1:
                 return
             if seen is not None:

@@ -9,7 +9,6 @@ from torchtune.formats import hf_decoder, load_hf_weights, load_peft_adapter
 from torchtune.generation._assistant import Assistant, How
 from torchtune.generation._prompts import Template
 from torchtune.models import check_vocabulary
-from torchtune.modules import Decoder
 from torchtune.runs import device_type, locate_model
 from torchtune.tokenizers import auto_tokenizer
 
@@ -49,14 +48,10 @@ def load(  # noqa: PLR0913 -- each says something else of how a folder is read
     with torch.device("meta"):
         model = hf_decoder(str(found.base)).requires_grad_(requires_grad=False)
     check_vocabulary(words, model)
-    _fill(model.to(dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)), found.base, where)
+    model.to(dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16))
+    if where.type != "cpu":  # on a CPU, weights of the file's dtype stay in its memory
+        model.to_empty(device=where)
+    load_hf_weights(model, found.base)
     if found.adapter is not None:
         load_peft_adapter(model, found.adapter)
     return Assistant(model, words, template=template, system=system, **how)
-
-
-def _fill(model: Decoder, folder: StrPath, device: torch.device) -> None:
-    """Give a model on the meta device its weights: on a CPU those of the file itself, where they are of its dtype."""
-    if device.type != "cpu":
-        model.to_empty(device=device)
-    load_hf_weights(model, folder)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from attrs import Attribute, field, frozen
@@ -26,6 +26,21 @@ _is_temperature = _rule("a number of at least 0", lambda value: 0 <= value < mat
 _is_penalty = _rule("a number above 0", lambda value: 0 < value < math.inf)
 _is_count = _rule("a whole number above 0, or None", lambda value: value is None or value >= 1)
 _is_share = _rule("a number above 0, up to 1, or None", lambda value: value is None or 0 < value <= 1)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """Fields of `Sampling` as arguments; what is left out has its default."""
+
+    temperature: float
+    """What logits are divided by before drawing; 0, the default, takes the likeliest token."""
+    top_k: int | None
+    """Draw among this many of the likeliest tokens; None is all."""
+    top_p: float | None
+    """Draw among the fewest that have this share together; None is all."""
+    min_p: float | None
+    """Draw among those that have this share of the likeliest one's probability; None is all."""
+    repetition_penalty: float
+    """What makes tokens less likely that are there already; 1 is none."""
 
 
 @frozen(kw_only=True)
