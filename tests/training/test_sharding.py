@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 from attrs import evolve
 
+from recipes.full_finetune import main
 from tests.tolerance import FLOAT64, assert_near, bound
 from tests.training.four_ranks import CASES, one_step, placed
 from tests.training.tiny import ALONE, tiny_decoder, tiny_model
 from tests.training.together import together
+from torchtune.config import ConfigError
 from torchtune.formats import save_hf_folder
 from torchtune.training import ActivationCheckpointing, Sharding, whole_state
 from torchtune.training._sharding import check_sharding, shard
@@ -150,3 +152,9 @@ def test_section_that_does_not_fit_the_run_is_refused(replicas: int, enable_fsdp
 def test_replicas_are_at_least_one() -> None:
     with pytest.raises(ValueError, match="replicas: expected a value above 0, got 0"):
         Sharding(replicas=0)
+
+
+def test_section_without_effect_is_a_mistake_before_the_run() -> None:
+    layers = main.layers("smollm2_135m_full", ["sharding.replicas=2"])
+    with pytest.raises(ConfigError, match="sharding: nothing is split without enable_fsdp=true"):
+        layers.build()

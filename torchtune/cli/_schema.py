@@ -56,7 +56,8 @@ VERB = Verb(
 Writes a JSON Schema of a recipe's YAML, with which an editor completes a
 config, shows the documentation of its fields and underlines what is wrong. The
 files of configs_yaml/, and what `tune cp` copies of them, name theirs in the
-first line already, and --all writes those; another file does with such a line:""",
+first line already, and --all writes those; another file needs such a line as
+the last one here.""",
     examples=(
         "tune schema ./my_recipe.py -o my_recipe.json",
         "# yaml-language-server: $schema=my_recipe.json",

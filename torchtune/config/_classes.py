@@ -22,7 +22,7 @@ from torchtune.config._mistakes import (
     unknown,
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
-from torchtune.config._types import describe, is_anything, is_section, members, push_down, strip, takes_none
+from torchtune.config._types import describe, is_anything, members, push_down, strip, takes_none
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
@@ -196,7 +196,7 @@ def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Fiel
     mistakes = []
     for name, value in values.items():
         field = known[name]
-        if field.validator is None or is_reference(value) or is_section(type(value)):
+        if field.validator is None or is_reference(value):
             continue
         if isinstance(field.validator, Arguments):
             mistakes += [_out_of_range(value, name, *broken) for broken in field.validator.broken(value)]
