@@ -17,7 +17,7 @@ def main() -> None:
         return
     windows = pickle.loads(sent)  # noqa: S301 - the process that started this one wrote it.
     send(answers, b"")
-    while (question := receive(questions)) is not None:
+    for question in iter(lambda: receive(questions), None):
         try:
             answer = pickle.dumps(windows.read(pickle.loads(question)))  # noqa: S301 - as above.
         except Exception as error:  # a row's, for the other side to raise
