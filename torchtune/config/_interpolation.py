@@ -4,14 +4,16 @@ Alone it keeps the value's type, within text it is joined as text, and `$${` is 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
 from torchtune.config._mistakes import SILENT, Path, Problem, did_you_mean, dotted
 from torchtune.config._tree import BROKEN, at, child, leaves
+
+T = TypeVar("T")
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
@@ -33,7 +35,11 @@ def is_reference(value: object) -> bool:
 def referred(value: object) -> Path | None:
     """Return the path that a value refers to as a whole; None where it is not a reference and nothing else."""
     whole = _REFERENCE.fullmatch(value) if isinstance(value, str) and not isinstance(value, Text) else None
-    return tuple(whole[1].strip().split(".")) if whole and whole[1] is not None else None
+    return _path_of(whole[1]) if whole and whole[1] is not None else None
+
+
+def _path_of(name: str) -> tuple[str, ...]:
+    return tuple(name.strip().split("."))
 
 
 def resolve_tree(
@@ -56,19 +62,30 @@ def resolve_tree(
     return resolver.resolve(tree, ()), resolver.problems
 
 
+@frozen
+class _Fault:
+    """Why a reference cannot be resolved."""
+
+    message: str
+    """The reason; empty where another mistake says it."""
+    ring: tuple[Path, ...] = ()
+    """The paths that lead in a circle, if that is the reason."""
+    because: Path | None = None
+    """The path of a value that does not fit here."""
+    elsewhere: bool = False
+    """True where the reference leads to the text that is broken, which has the mistake."""
+
+
 class _BrokenReferenceError(LookupError):
-    """A reference cannot be resolved; the message says why.
+    """References in one value cannot be resolved, each for its own reason."""
 
-    Attributes:
-        ring: The paths that lead in a circle, if that is the reason.
-        because: The path of a value that does not fit here.
-        depth: How many references led to the text that is broken; 0 in that text itself.
-    """
+    def __init__(self, *faults: _Fault) -> None:
+        super().__init__()
+        self.faults = tuple(dict.fromkeys(faults))
 
-    def __init__(self, message: str, ring: tuple[Path, ...] = (), because: Path | None = None) -> None:
-        super().__init__(message)
-        self.ring, self.because = ring, because
-        self.depth = 0
+
+def _in_a_circle(ring: Sequence[Path]) -> str:
+    return f"references lead in a circle: {' -> '.join(map(dotted, [*ring, ring[0]]))}"
 
 
 @define
@@ -80,6 +97,8 @@ class _Resolver:
     problems: list[Problem] = field(factory=list)
     busy: list[Path] = field(factory=list)
     rings: set[frozenset[Path]] = field(factory=set)
+    failed: dict[Path, tuple[_Fault, ...]] = field(factory=dict)
+    """The faults of references that failed; without it, looking for all faults could take exponential time."""
     exhausted: bool = False
     work: int = 0
     """Values and characters that references brought in so far."""
@@ -93,89 +112,108 @@ class _Resolver:
         try:
             return self._text(value)
         except _BrokenReferenceError as error:
-            self.problems.append(Problem(path, self._said_here(error, path), error.because))
+            faults = [(self._said_here(fault, path), fault.because) for fault in error.faults]
+            self.problems += [Problem(path, *fault) for fault in dict.fromkeys(faults)]
         except RecursionError:
             self.problems.append(Problem(path, "the chain of references is too long; name the value itself"))
         return value
 
-    def _said_here(self, error: "_BrokenReferenceError", path: Path) -> str:
+    def _said_here(self, fault: _Fault, path: Path) -> str:
         """Return what is said of a reference, which is nothing where another's leaf says it."""
         if not self.whole:
-            return str(error)
-        if error.ring:
-            ring = frozenset(error.ring)
+            return fault.message
+        if fault.ring:
             here = tuple(map(str, path))
-            if ring in self.rings or not any(here[: len(p)] == p for p in ring):
+            own = [i for i, member in enumerate(fault.ring) if here[: len(member)] == member]
+            if frozenset(fault.ring) in self.rings or not own:
                 return SILENT
-            self.rings.add(ring)
-            return str(error)
+            self.rings.add(frozenset(fault.ring))
+            return _in_a_circle([*fault.ring[own[0] + 1 :], *fault.ring[: own[0] + 1]])
         if self.work > MAX_WORK:
             said, self.exhausted = self.exhausted, True
-            return SILENT if said else str(error)
-        return SILENT if error.depth else str(error)
+            return SILENT if said else fault.message
+        return SILENT if fault.elsewhere else fault.message
 
     def _inner(self, value: Any) -> Any:
         """Resolve a value that a reference leads to; what fails there is the reference's failure too."""
         self._count(1)
         if isinstance(value, Mapping):
-            return {key: self._inner(item) for key, item in value.items()}
-        return [self._inner(item) for item in value] if isinstance(value, list) else self._text(value)
+            return dict(zip(value, self._each(value.values(), self._inner), strict=True))
+        return self._each(value, self._inner) if isinstance(value, list) else self._text(value)
+
+    def _each(
+        self, values: Iterable[T], resolve: Callable[[T], Any], faults: Iterable[_Fault] = ()
+    ) -> list[Any]:
+        """Resolve several values, so that a fault of one hides none of the others; `faults` are known already."""
+        resolved: list[Any] = []
+        found = list(faults)
+        for value in values:
+            try:
+                resolved.append(resolve(value))
+            except _BrokenReferenceError as error:
+                found += error.faults
+        if found:
+            raise _BrokenReferenceError(*found)
+        return resolved
 
     def _count(self, amount: int) -> None:
         """Bound what references expand to, since one that is used twice in each of 30 others is a billion values."""
         self.work += amount
         if self.work > MAX_WORK:
-            raise _BrokenReferenceError("references expand to more than any config holds; is it a bomb?")
+            message = "references expand to more than any config holds; is it a bomb?"
+            raise _BrokenReferenceError(_Fault(message))
 
     def _text(self, value: Any) -> Any:
         if not isinstance(value, str) or "${" not in value:
             return value
         if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
             return self._look_up(whole[1])
-        if "${" in _REFERENCE.sub("", value):
-            raise _BrokenReferenceError(
-                f"{value!r} holds an unfinished reference; write ${{name}}, or $${{ for itself"
-            )
-        joined = _REFERENCE.sub(self._joined, value)
+        parts = _REFERENCE.split(value)  # text, name, text, name, ..., text
+        unfinished = f"{value!r} holds an unfinished reference; write ${{name}}, or $${{ for itself"
+        faults = [_Fault(unfinished) for text in parts[::2] if "${" in text]
+        parts[1::2] = self._each(parts[1::2], self._joined, faults)
+        joined = "".join(parts)
         self._count(len(joined))
         return Text(joined) if "${" in joined else joined
 
-    def _joined(self, match: re.Match[str]) -> str:
-        if match[1] is None:
+    def _joined(self, name: str | None) -> str:
+        if name is None:
             return "${"
-        value = self._look_up(match[1])
+        value = self._look_up(name)
         if value is BROKEN:
-            raise _BrokenReferenceError(SILENT)
+            raise _BrokenReferenceError(_Fault(SILENT))
         if isinstance(value, (Mapping, list)):
-            raise _BrokenReferenceError(
-                f"${{{match[1]}}} is not a single value, so it cannot be part of text"
-            )
+            message = f"${{{name}}} is not a single value, so it cannot be part of text"
+            raise _BrokenReferenceError(_Fault(message))
         if value is None:
-            raise _BrokenReferenceError(
-                f"${{{match[1]}}} is null, so it cannot be part of text", because=tuple(match[1].split("."))
-            )
+            message = f"${{{name}}} is null, so it cannot be part of text"
+            raise _BrokenReferenceError(_Fault(message, because=_path_of(name)))
         if isinstance(value, bool):
             return "true" if value else "false"
         return str(value)
 
     def _look_up(self, name: str) -> Any:
-        path = tuple(name.strip().split("."))
+        path = _path_of(name)
         if path[0] in self.unset:
             if why := self.unset[path[0]]:
-                raise _BrokenReferenceError(f"${{{name}}} {why}")
+                raise _BrokenReferenceError(_Fault(f"${{{name}}} {why}"))
             return BROKEN
         if path in self.busy:
-            start = self.busy.index(path)
-            ring = " -> ".join(dotted(p) for p in [*self.busy[start:], path])
-            raise _BrokenReferenceError(f"references lead in a circle: {ring}", tuple(self.busy[start:]))
+            ring = tuple(self.busy[self.busy.index(path) :])
+            raise _BrokenReferenceError(_Fault(_in_a_circle(ring), ring))
+        if path in self.failed:
+            raise _BrokenReferenceError(*self.failed[path])
+        try:
+            value = at(self.root, path)
+        except LookupError:
+            message = f"${{{name}}} names nothing{self._suggestion(path)}"
+            raise _BrokenReferenceError(_Fault(message)) from None
         self.busy.append(path)
         try:
-            return self._inner(at(self.root, path))
+            return self._inner(value)
         except _BrokenReferenceError as error:
-            error.depth += 1
-            raise
-        except LookupError:
-            raise _BrokenReferenceError(f"${{{name}}} names nothing{self._suggestion(path)}") from None
+            self.failed[path] = tuple(evolve(fault, elsewhere=True) for fault in error.faults)
+            raise _BrokenReferenceError(*self.failed[path]) from None
         finally:
             self.busy.pop()
 
