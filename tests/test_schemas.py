@@ -160,3 +160,12 @@ def test_schema_gives_no_false_alarm(done: list[Edit]) -> None:
     tree = edited(VALID, done)
     if engine_accepts("lora_finetune", tree):
         assert list(validator("lora_finetune").iter_errors(tree)) == []
+
+
+def test_key_that_holds_anchors_is_accepted_at_the_top_only() -> None:
+    for tree in ({**VALID, "x-any": {"a": [1]}}, {**VALID, "x-any": None}):
+        assert list(validator("lora_finetune").iter_errors(tree)) == []
+        assert engine_accepts("lora_finetune", tree)
+    nested = {**VALID, "lora": {**VALID["lora"], "x-any": 1}}
+    assert list(validator("lora_finetune").iter_errors(nested)) != []
+    assert not engine_accepts("lora_finetune", nested)

@@ -20,6 +20,7 @@ from torchtune.config._component import COMPONENT_KEY
 from torchtune.config._components import admits, argument_type
 from torchtune.config._docstrings import documentation
 from torchtune.config._dotpath import dotpath
+from torchtune.config._layers import HELPER_PREFIX
 from torchtune.config._mistakes import RejectedError
 from torchtune.config._schema import Slot, mapping_of, section_slots
 from torchtune.config._signature import (
@@ -88,6 +89,9 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
         "description": doc,
         "type": "object",
         "properties": {BASE_KEY: base, **writer.properties(config_class)},
+        "patternProperties": {
+            f"^{HELPER_PREFIX}": {"description": "Holds what aliases name; it is no field."}
+        },
         "additionalProperties": False,
         "if": {"not": {"required": [BASE_KEY]}},
         "then": {"required": required},

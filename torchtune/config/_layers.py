@@ -21,6 +21,12 @@ from torchtune.config._types import is_section
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
+HELPER_PREFIX = "x-"
+"""Keys of a file that begin so hold what its aliases name, and are no fields.
+
+Docker Compose and OpenAPI have the same. GitLab's leading dot would be an empty name in a dotted path.
+"""
+
 
 @frozen(order=True)
 class Origin:
@@ -100,7 +106,7 @@ class Layers:
             )
             message = f"{found}; a config is a mapping of fields to values"
             raise ConfigError([Mistake(document.name, "", message)], document.name)
-        self.merge(document.value, origin)
+        self.merge({k: v for k, v in document.value.items() if not k.startswith(HELPER_PREFIX)}, origin)
 
     def merge(self, tree: Mapping[str, Any], origin: Any, path: Path = ()) -> None:
         """Merge a layer's mapping into what is at `path`; mappings merge, everything else replaces."""
