@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         resolve,
         resolved_tree,
     )
+    from torchtune.config._hints import hint_for
     from torchtune.config._instantiate import instantiate
     from torchtune.config._json_schema import json_schema
     from torchtune.config._layers import Layers, Origin
@@ -75,6 +76,7 @@ _HOMES = {
         "resolve",
         "resolved_tree",
     ),
+    "_hints": ("hint_for",),
     "_instantiate": ("instantiate",),
     "_json_schema": ("json_schema",),
     "_layers": ("Layers", "Origin"),
@@ -155,6 +157,7 @@ __all__ = [
     "folder_of",
     "freeze",
     "frozen_tree",
+    "hint_for",
     "inline_yaml",
     "instantiate",
     "is_component",

@@ -10,6 +10,7 @@ import attrs
 import cattrs
 
 from torchtune.config._components import argument_type
+from torchtune.config._hints import suggestion
 from torchtune.config._interpolation import is_reference
 from torchtune.config._mistakes import (
     ConfigError,
@@ -146,7 +147,7 @@ def _read_fields(
     problems: list[Problem] = []
     for name, value in tree.items():
         if name not in known:
-            problems.append(Problem((name,), f"no {name!r}{did_you_mean(name, known)}"))
+            problems.append(Problem((name,), f"no {name!r}{suggestion(name, known)}"))
             continue
         try:
             values[name] = made.structure(value, known[name].type)

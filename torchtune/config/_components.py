@@ -9,7 +9,8 @@ import cattrs
 
 from torchtune.config._component import COMPONENT_KEY, lazy
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import Problem, RejectedError, below, did_you_mean, nearest, reject
+from torchtune.config._hints import suggestion
+from torchtune.config._mistakes import Problem, RejectedError, below, nearest, reject
 from torchtune.config._signature import MISSING, Parameter, Passed, parameters, result_type, swallows_keywords
 from torchtune.config._trust import OWN_PACKAGES, is_kind, is_users_own, refuse_object
 from torchtune.config._types import (
@@ -112,7 +113,7 @@ def _argument(path: str, fn: Callable[..., Any], name: str, tree: Any, made: cat
         return made.structure(tree, argument_type(known[name]))
     if swallows_keywords(fn):
         return made.structure(tree, Any)
-    raise reject(f"{path} takes no {name!r}{did_you_mean(name, known)}")
+    raise reject(f"{path} takes no {name!r}{suggestion(name, known)}")
 
 
 def argument_type(parameter: Parameter) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, evolve, field, frozen
 
+from torchtune.config._hints import hint_for
 from torchtune.config._mistakes import SILENT, Path, Problem, did_you_mean, dotted
 from torchtune.config._tree import BROKEN, at, child, leaves
 
@@ -218,7 +219,9 @@ class _Resolver:
             self.busy.pop()
 
     def _suggestion(self, path: Path) -> str:
-        """Suggest a name beside the first segment that is wrong, or a whole path."""
+        """Say what to write for an idiom of OmegaConf's, or suggest a name beside the segment that is wrong."""
+        if hint := hint_for(dotted(path)):
+            return f"; {hint}"
         holder = self.root
         for i, key in enumerate(path):
             try:

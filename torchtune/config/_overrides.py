@@ -9,6 +9,7 @@ from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, field_names
 from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._hints import hint_for, suggestion
 from torchtune.config._interpolation import is_reference
 from torchtune.config._layers import Layers, Origin
 from torchtune.config._mistakes import (
@@ -123,7 +124,8 @@ class Overriding:
             now = [now]
             self._put(path, now, override.origin(self.layer))
         if not isinstance(now, list) and not (now is None and collection is not None):
-            self._wrong(override, path, "+ adds to a list, and this is none")
+            how = f"write {dotted(path)}={override.text} to set it"
+            self._wrong(override, path, f"+ adds to a list, and this is none; {how}")
             return
         item = item_type(collection, len(now or ()))
         component = component_type_of(item)
@@ -246,7 +248,7 @@ class Overriding:
         where = (*path, part)
         if is_component_tree(tree):
             return RejectedError(
-                Problem(where, f"{tree[COMPONENT_KEY]} takes no {part!r}{did_you_mean(part, known)}")
+                Problem(where, f"{tree[COMPONENT_KEY]} takes no {part!r}{suggestion(part, known)}")
             )
         if isinstance(tree, list):
             count = f"{len(tree)} item{'s' * (len(tree) != 1)}"
@@ -258,9 +260,10 @@ class Overriding:
             elif tree is None and not is_anything(component_type_of(self._type_of(path)) or Any):
                 what = f"null; name its component first, {dotted(path)}=package.module.Name"
             return RejectedError(Problem(where, f"{dotted(path)} is {what}; it has no {part!r}"))
-        near = did_you_mean(
-            part, [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
-        )
+        names = [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
+        if hint := hint_for(part, names):
+            return RejectedError(Problem(where, f"no {part!r}; {hint}"))
+        near = did_you_mean(part, names)
         if not path and (deep := [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]):
             near = f"; did you mean {dotted(deep[0])!r}?"
         if not near and not path and nearest(f"--{part}", (*SWITCHES, OVERRIDE_FLAG)):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from torchtune.config._classes import field_names
 from torchtune.config._frozen import freeze
 from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Mistake
@@ -164,7 +165,7 @@ def check_device(cfg: Any, layers: Layers) -> None:
 
 def apply_overrides(layers: Layers, words: Sequence[str]) -> None:
     """Apply overrides as typed; what is wrong with them is noted in the layers."""
-    overrides, mistakes = tokenise(words)
+    overrides, mistakes = tokenise(words, field_names(layers.wanted) if layers.wanted else ())
     overriding = Overriding(layers)
     for mistake in mistakes:
         layers.mistakes.append((layers.origin(()), mistake))

@@ -19,7 +19,8 @@ import attrs
 
 from torchtune.config._classes import REQUIRED, fields, refused_by_converter
 from torchtune.config._component import COMPONENT_KEY, bound_keywords, written_at
-from torchtune.config._mistakes import Path, did_you_mean, nearest
+from torchtune.config._hints import suggestion
+from torchtune.config._mistakes import Path, nearest
 from torchtune.config._tree import BROKEN
 from torchtune.config._types import describe, is_section, members, strip
 
@@ -186,7 +187,7 @@ class Recorder:
         known = fields(cls)
         aliases = {getattr(f.attribute, "alias", name): name for name, f in known.items()}
         for name in kwargs.keys() - aliases.keys():
-            self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
+            self._slip(instance, name, use, f"no {name!r}{suggestion(name, known)}")
         given = {name: value for name, value in kwargs.items() if name in aliases}
         meant = {nearest(name, known) for name in kwargs if name not in aliases}
         missing = [
@@ -219,7 +220,7 @@ class Recorder:
             cls: type = type(instance)
             known = fields(cls) if is_section(cls) else {}
             if known and name not in known and not hasattr(cls, name) and (use := _user()):
-                self._slip(instance, name, use, f"no {name!r}{did_you_mean(name, known)}")
+                self._slip(instance, name, use, f"no {name!r}{suggestion(name, known)}")
                 return
             assign(instance, name, value)
             if sys._getframe(1).f_code.co_name != "__init__" and (use := _user()):  # noqa: SLF001

@@ -6,6 +6,7 @@ from typing import Final
 from attrs import frozen
 
 from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._hints import hint_for
 from torchtune.config._layers import Origin
 from torchtune.config._mistakes import Mistake, did_you_mean
 
@@ -63,8 +64,12 @@ class Override:
         return Origin(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}")
 
 
-def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
+def tokenise(argv: Sequence[str], known_fields: Sequence[str] = ()) -> tuple[list[Override], list[Mistake]]:
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
+
+    Args:
+        argv: The words.
+        known_fields: Names of the config's fields, which hints may name.
 
     Returns:
         The overrides, and a mistake for each word that is none.
@@ -87,16 +92,21 @@ def tokenise(argv: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                near = did_you_mean(word, SWITCHES)
-                mistakes.append(Mistake(word, "", f"needs a value: {word} VALUE, or {key}=VALUE{near}"))
+                mistakes.append(Mistake(word, "", _without_value(key, known_fields)))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            mistakes.append(
-                Mistake(word, "", "expected key=value; quote a value that holds spaces: 'prompt=What is it?'")
-            )
+            how = hint_for(word) or "quote a value that holds spaces: 'prompt=What is it?'"
+            mistakes.append(Mistake(word, "", f"expected key=value; {how}"))
         elif not all(key.removeprefix("+").split(".")):
             mistakes.append(Mistake(typed, "", f"{key!r} is not a path: a name is empty"))
         else:
             found.append(Override(key, text, i))
     return found, mistakes
+
+
+def _without_value(key: str, known_fields: Sequence[str]) -> str:
+    """Say what is wrong with a flag that has no value."""
+    if hint := hint_for(key, known_fields):
+        return f"no {key!r}; {hint}"
+    return f"needs a value: --{key} VALUE, or {key}=VALUE{did_you_mean(f'--{key}', SWITCHES)}"
