@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "torchtune.utils": set[str](),
     "torchtune.generation": {"models", "modules", "data", "datasets"},
     "torchtune.training": {"models", "modules", "data", "utils", "config", "generation"},
-    "torchtune.cli": {"config"},
+    "torchtune.migrate": {"config"},
+    "torchtune.cli": {"config", "migrate"},
     "recipes": {"config", "modules", "data", "models", "datasets", "utils", "generation", "training"},
     "configs_py": {"config", "modules", "data", "models", "datasets", "utils", "training", "recipes"},
 }

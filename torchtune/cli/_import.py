@@ -11,6 +11,7 @@ from torchtune.cli._call import Call, help_or, load_recipe, read_call
 from torchtune.cli._style import paint, painted_mistakes
 from torchtune.config import (
     ConfigError,
+    Document,
     Mistake,
     field_names,
     is_component_path,
@@ -19,13 +20,15 @@ from torchtune.config import (
     render_yaml,
     resolved_tree,
 )
+from torchtune.migrate import explain_keys, other_method, project_of
 
 HELP = """\
 usage: tune import OLD.yaml [key=value ...] -o NEW.yaml
 
 Turns a YAML that was written for the original torchtune (0.1 to 0.6) into a
 config of ours, where the parts exist, and lists what has no counterpart, with
-the reason. Overrides are those of the original, applied to its YAML first.
+the reason. Overrides are those of the original, applied to its YAML first. Of a
+YAML of axolotl, LLaMA-Factory or TRL it says what to write for each key.
 
   tune import 7B_lora.yaml -o my_run.yaml
   tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml
@@ -88,6 +91,8 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     tree = document.value
+    if isinstance(tree, dict) and (project := project_of(tree)):
+        raise ConfigError(_answers(document, project), file)
     if isinstance(tree, dict) and "model_directory" in tree:
         raise ConfigError([Mistake(file, "", "is a config of ours already: it has a model_directory")], file)
     if not isinstance(tree, dict) or not {"model", "checkpointer"} & tree.keys():
@@ -103,9 +108,31 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
             below = holder.get(part)
             holder[part] = holder = below if isinstance(below, dict) else {}
         holder[last] = parse_yaml(text, word).value
+    if found := other_method(tree):
+        key, method = found
+        line = document.lines.get((key,))
+        why = (
+            f"this is {method}, and our recipes do supervised fine-tuning and generation; nothing is imported"
+        )
+        raise ConfigError([Mistake(f"{file}:{line}" if line else file, key, why)], file)
     kept = _map_text(tree, lambda text: STAYS.sub(lambda m: f"$${m[0][1:]}", text))
     resolved: dict[str, Any] = _map_text(resolved_tree(kept), str)
     return resolved
+
+
+def _answers(document: Document, project: str) -> list[Mistake]:
+    """Say of each key of another project's YAML what to write here."""
+    config_class = load_recipe("lora_finetune").config_class
+    assert config_class is not None
+    why = (
+        f"is a config of {project}, which is not imported, since its keys do not say all that ours do;"
+        " begin with a copy, tune cp smollm2_135m_lora my.yaml, and write in it:"
+    )
+    answers = explain_keys(document.value, field_names(config_class))
+    return [
+        Mistake(document.name, "", why),
+        *(Mistake(f"{document.name}:{document.lines[key,]}", key, answer) for key, answer in answers),
+    ]
 
 
 def _map_text(tree: Any, change: Any) -> Any:

@@ -82,8 +82,8 @@ _FIELDS: Final = {
     "lean_layers, which is true unless it is set": (
         "use_liger_kernel enable_liger_kernel liger_kernel_config use_unsloth unsloth"
     ),
-    "enable_fsdp": "fsdp fsdp_config fsdp_version ddp",
-    "enable_fsdp, which shards as ZeRO's stage 3 does": "deepspeed deepspeed_config zero_stage",
+    "enable_fsdp=true": "fsdp fsdp_config fsdp_version ddp",
+    "enable_fsdp=true, which shards as ZeRO's stage 3 does": "deepspeed deepspeed_config zero_stage",
     "sharding.cpu_offload": "fsdp_cpu_offload cpu_offload",
     "sharding.reshard_after_forward": "fsdp_reshard_after_forward",
     "lora.rank": "lora_r lora_rank r",
@@ -115,8 +115,9 @@ _FIELDS: Final = {
     "async_checkpoints": "enable_async_checkpointing async_save",
     "output_dir": "output_path output_directory out_dir save_dir",
     "output_dir of the unfinished run, which the same command resumes": (
-        "resume_from_checkpoint auto_resume_from_checkpoints overwrite_output_dir"
+        "resume_from_checkpoint auto_resume_from_checkpoints"
     ),
+    "output_dir, another one, or the option --overwrite": "overwrite_output_dir",
     "profiling={}": "profiler profiler_steps",
     "seed": "random_seed random_state data_seed",
     "device": "device_map accelerator",
