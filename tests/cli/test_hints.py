@@ -113,6 +113,10 @@ SAID = {
     "output_dir=x/${now:%Y}": 'names nothing; the shell expands the date, on the command line: "output_dir=runs/$(dat',
     "output_dir=${x-names.a}": "${x-names.a} names nothing; it holds anchors and is no field; write an alias, *name",
     "optimizer.learning_rate=1": "torch.optim.AdamW takes no 'learning_rate'; write lr",
+    "output_dir=${.lora}": "${.lora} names nothing",
+    "defaults=[a]": "no 'defaults'; write _base_, the name of a config or a YAML file",
+    "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW takes no '_target_'; write _component_",
+    ".shared=1": "'.shared' is not a path",
     "lora.r=1": "lora.r: no 'r'; write rank",
     "lora.lora_target_linear=true": "write targets=[all-linear]",
     "--nnodes=2": "torchrun's options stand before the recipe",
@@ -145,3 +149,11 @@ def test_argument_of_another_name_is_hinted_where_a_component_takes_it() -> None
     assert hint_for("cutoff_len", ["source", "max_seq_len"]) == "write max_seq_len"
     assert hint_for("eval_dataset", ["dataset"]) is None
     assert hint_for("weird", FIELDS) is None
+
+
+def test_hidden_key_of_gitlab_is_hinted_to_be_one_that_begins_with_x(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "_base_: smollm2_135m_lora\n.shared: &shared {lr: 0.1}\noptimizer: *shared\n"
+    )
+    (found,) = mistakes("lora_finetune", str(tmp_path / "my.yaml"))
+    assert found.endswith("no '.shared'; a key that only holds anchors begins with x-, such as x-shared")

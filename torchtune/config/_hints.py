@@ -145,6 +145,8 @@ _IDIOMS: Final = {
     "oc.": "OmegaConf's resolvers are not read; name a field, ${{a.b}}",
     "hydra:": "hydra's settings are not read; name a field, ${{a.b}}",
     "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
+    "defaults": "write _base_, the name of a config or a YAML file",
+    "_target_": "write _component_",
     ".": "a key that only holds anchors begins with x-, such as x-{0}",
     "x-": "it holds anchors and is no field; write an alias, *name",
 } | dict.fromkeys(

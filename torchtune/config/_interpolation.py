@@ -220,7 +220,8 @@ class _Resolver:
 
     def _suggestion(self, path: Path) -> str:
         """Say what to write for an idiom of OmegaConf's, or suggest a name beside the segment that is wrong."""
-        if hint := hint_for(dotted(path)):
+        name = dotted(path)
+        if (":" in name or name.startswith(("oc.", "x-"))) and (hint := hint_for(name)):
             return f"; {hint}"
         holder = self.root
         for i, key in enumerate(path):

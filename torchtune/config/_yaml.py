@@ -171,7 +171,7 @@ class _Reader:
         self.merging.append(node)
         merged = self._merged(*own.pop(MERGE_KEY), (*path, MERGE_KEY))
         self.merging.pop()
-        return merged | own
+        return own | {key: entry for key, entry in merged.items() if key not in own}
 
     def _merged(self, key_node: Any, value_node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
         """Return the entries of a mapping, or of a list of them, of which an earlier one has precedence."""
