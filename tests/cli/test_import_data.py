@@ -172,12 +172,15 @@ def test_dataset_arguments_without_a_counterpart_are_named(tune: Tune, tmp_path:
     lines = (
         "- {_component_: torchtune.datasets.chat_dataset, source: me/a, conversation_style: weird, filter_fn: f}",
         "- {_component_: torchtune.datasets.multimodal.the_cauldron_dataset}",
+        "- {_component_: torchtune.datasets.instruct_dataset, source: me/b, column_map: 3, template: mine.Template}",
     )
     new, _, err = imported(tune, tmp_path, with_dataset(*lines))
-    assert [part["source"] for part in new["dataset"]["datasets"]] == ["me/a"]
+    assert [part["source"] for part in new["dataset"]["datasets"]] == ["me/a", "me/b"]
     assert "no counterpart: dataset.0.conversation_style: 'weird' is not read" in err
     assert "no counterpart: dataset.0.filter_fn: 'f' has no counterpart" in err
     assert "dataset.1: torchtune.datasets.multimodal.the_cauldron_dataset reads images" in err
+    assert "no counterpart: dataset.2.column_map: 3 has no counterpart" in err
+    assert "no counterpart: dataset.2.template: mine.Template has no counterpart" in err
 
 
 VALIDATION = """

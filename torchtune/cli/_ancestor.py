@@ -173,7 +173,8 @@ class Import:
         if given.pop("use_dora", False):
             lora["dora"] = True
         for old, new in (("lora_rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
-            if (value := given.pop(old, None)) is not None:
+            value = given.pop(old, None)
+            if value is not None:
                 lora[new] = value
         self.new["lora"] = lora
 
@@ -208,7 +209,8 @@ class Import:
         for name in KEPT:
             if name in self.old:
                 self.new[name] = self.take(name)
-        if (output := self.take("output_dir") or self.checkpoint_output) is not None:
+        output = self.take("output_dir") or self.checkpoint_output
+        if output is not None:
             self.new["output_dir"] = output
         self.dtype()
         for name, why in SWITCHES.items():
@@ -346,7 +348,8 @@ class Import:
                 "it is put into template=alpaca; the original gave it to the model as it is"
             )
         for name in ("instruct_template", "chat_format"):
-            if (value := self.take(name)) is not None:
+            value = self.take(name)
+            if value is not None:
                 self.lost[name] = f"{value} has no counterpart; template is alpaca or chat"
 
     def keep(self, name: str, path: str, given: Tree) -> None:

@@ -91,7 +91,8 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     tree = document.value
-    if isinstance(tree, dict) and (project := project_of(tree)):
+    project = project_of(tree) if isinstance(tree, dict) else None
+    if project is not None:
         raise ConfigError(_answers(document, project), file)
     if isinstance(tree, dict) and "model_directory" in tree:
         raise ConfigError([Mistake(file, "", "is a config of ours already: it has a model_directory")], file)
@@ -108,8 +109,9 @@ def old_tree(file: str, words: Sequence[str]) -> dict[str, Any]:
             below = holder.get(part)
             holder[part] = holder = below if isinstance(below, dict) else {}
         holder[last] = parse_yaml(text, word).value
-    if found := other_method(tree):
-        key, method = found
+    other = other_method(tree)
+    if other is not None:
+        key, method = other
         line = document.lines.get((key,))
         why = (
             f"this is {method}, and our recipes do supervised fine-tuning and generation; nothing is imported"

@@ -167,8 +167,8 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
         known_fields: The names that may stand in its place; a field that is not among them is not named.
     """
     word = key.lower().replace("-", "_")
-    if text := _by_word().get(word):
-        return _hint_of(text, set(map(str, known_fields)))
+    if word in _by_word():
+        return _hint_of(_by_word()[word], set(map(str, known_fields)))
     for start, text in _IDIOMS.items():
         if key.startswith(start) or word.startswith(start):
             return text.format(key[len(start) :].partition("=")[0])

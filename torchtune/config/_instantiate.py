@@ -70,12 +70,14 @@ def _placed(error: InstantiationError, component: Any) -> InstantiationError:
 
 def _where(component: Any) -> str:
     """Return what begins a message on a component: `my.yaml:12: dataset: `; nothing where it is not known."""
-    if found := place_of(component) or read_at(component):
-        origin, path = found
+    place = place_of(component) or read_at(component)
+    if place is not None:
+        origin, path = place
         return "".join(f"{part}: " for part in (origin, dotted(path)) if part)
-    if written := written_at(component):
-        place = place_of_call(*written)
-        return f"{shown_path(place[0])}:{place[1]}: " if not place[0].startswith(_OWN_FOLDER) else ""
+    written = written_at(component)
+    if written is not None:
+        file, line = place_of_call(*written)
+        return f"{shown_path(file)}:{line}: " if not file.startswith(_OWN_FOLDER) else ""
     return ""
 
 
@@ -155,7 +157,8 @@ def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs
         return
     positional = [p.name for p in known.values() if p.positional]
     filled = set(positional[: len(args)])
-    if twice := sorted(filled & kwargs.keys()):
+    twice = sorted(filled & kwargs.keys())
+    if twice:
         raise InstantiationError(f"{name}: {twice[0]!r} is passed by position and by name")
     missing = [p.name for p in known.values() if p.required and p.name not in filled and p.name not in kwargs]
     if missing:

@@ -167,7 +167,8 @@ class _Resolver:
     def _text(self, value: Any) -> Any:
         if not isinstance(value, str) or "${" not in value:
             return value
-        if (whole := _REFERENCE.fullmatch(value)) and whole[1] is not None:
+        whole = _REFERENCE.fullmatch(value)
+        if whole is not None and whole[1] is not None:
             return self._look_up(whole[1])
         parts = _REFERENCE.split(value)  # text, name, text, name, ..., text
         unfinished = f"{value!r} holds an unfinished reference; write ${{name}}, or $${{ for itself"
@@ -196,9 +197,10 @@ class _Resolver:
     def _look_up(self, name: str) -> Any:
         path = _path_of(name)
         if path[0] in self.unset:
-            if why := self.unset[path[0]]:
-                raise _BrokenReferenceError(_Fault(f"${{{name}}} {why}"))
-            return BROKEN
+            why = self.unset[path[0]]
+            if not why:
+                return BROKEN
+            raise _BrokenReferenceError(_Fault(f"${{{name}}} {why}"))
         if path in self.busy:
             ring = tuple(self.busy[self.busy.index(path) :])
             raise _BrokenReferenceError(_Fault(_in_a_circle(ring), ring))
@@ -221,7 +223,8 @@ class _Resolver:
     def _suggestion(self, path: Path) -> str:
         """Say what to write for an idiom of OmegaConf's, or suggest a name beside the segment that is wrong."""
         name = dotted(path)
-        if (":" in name or name.startswith(("oc.", "x-"))) and (hint := hint_for(name)):
+        hint = hint_for(name) if ":" in name or name.startswith(("oc.", "x-")) else None
+        if hint is not None:
             return f"; {hint}"
         holder = self.root
         for i, key in enumerate(path):

@@ -261,7 +261,8 @@ class Overriding:
                 what = f"null; name its component first, {dotted(path)}=package.module.Name"
             return RejectedError(Problem(where, f"{dotted(path)} is {what}; it has no {part!r}"))
         names = [*known, *(n for cls in sections_of(self._type_of(path)) for n in field_names(cls))]
-        if hint := hint_for(part, names):
+        hint = hint_for(part, names)
+        if hint is not None:
             return RejectedError(Problem(where, f"no {part!r}; {hint}"))
         near = did_you_mean(part, names)
         if not path and (deep := [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]):

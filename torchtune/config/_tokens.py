@@ -107,6 +107,7 @@ def tokenise(argv: Sequence[str], known_fields: Sequence[str] = ()) -> tuple[lis
 
 def _without_value(key: str, known_fields: Sequence[str]) -> str:
     """Say what is wrong with a flag that has no value."""
-    if hint := hint_for(key, known_fields):
+    hint = hint_for(key, known_fields)
+    if hint is not None:
         return f"no {key!r}; {hint}"
     return f"needs a value: --{key} VALUE, or {key}=VALUE{did_you_mean(f'--{key}', SWITCHES)}"

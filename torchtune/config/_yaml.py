@@ -47,7 +47,8 @@ def plain_scalar(text: str) -> Any:
             raise ValueError(f"a number of {len(text):,} digits; the most is {MAX_DIGITS:,}")
         return int(text)
     if _FLOAT.fullmatch(text):
-        if math.isinf(value := float(text)):
+        value = float(text)
+        if math.isinf(value):
             raise ValueError(
                 f"{text} is larger than the largest float, {sys.float_info.max}; infinity is .inf"
             )

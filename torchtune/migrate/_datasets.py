@@ -54,6 +54,7 @@ _BUILDERS: Final = {
 
 _FILE_TYPES: Final = ("json", "jsonl", "csv", "text", "parquet", "arrow")
 """Sources of `datasets.load_dataset` that are types of files."""
+_CHATS: Final = ("ChatDataset", "SlimOrcaDataset")
 _STYLES: Final = (None, "openai", "sharegpt")
 
 
@@ -106,7 +107,8 @@ def _one(value: Any, max_seq_len: int | None, truncate: str | None) -> ImportedD
         new |= _of_texts(rest, packed=is_packed)
     else:
         new |= _of_prompts(rest, builder, made)
-    if (length := rest.pop("max_seq_len", None) or max_seq_len) is not None:
+    length = rest.pop("max_seq_len", None) or max_seq_len
+    if length is not None:
         new["max_seq_len"] = length
     if is_packed:
         made.packing = {} if length is None else {"length": length}
@@ -124,20 +126,17 @@ def _rows(rest: Tree, builder: _Builder) -> Tree:
     source, files = rest.pop("source", None), rest.pop("data_files", None)
     if source in _FILE_TYPES and isinstance(files, str):
         source, files = files, None
-    made = dict(builder.rows) if source is None else {"source": source}
-    if "column" in builder.rows:
-        made["column"] = builder.rows["column"]
-    options = dict(made.pop("load_options", {}))
-    if (subset := rest.pop("subset", None)) is not None:
-        options["name"] = subset
-    for name in ("name", "revision", "data_dir"):
-        if (value := rest.pop(name, None)) is not None:
-            options[name] = value
-    if files is not None:
-        options["data_files"] = files
+    made = dict(builder.rows)
+    if source is not None:
+        made = {"source": source} | {name: made[name] for name in ("column",) if name in made}
+    given = {"name": rest.pop("subset", None), "data_files": files}
+    given |= {name: rest.pop(name) for name in ("name", "revision", "data_dir") if name in rest}
+    options = made.pop("load_options", {}) | {n: value for n, value in given.items() if value is not None}
+    if options:
+        made["load_options"] = options
     if "split" in rest:
         made["split"] = rest.pop("split")
-    return made | ({"load_options": options} if options else {})
+    return made
 
 
 def _of_texts(rest: Tree, *, packed: bool) -> Tree:
@@ -149,41 +148,44 @@ def _of_texts(rest: Tree, *, packed: bool) -> Tree:
 
 def _of_prompts(rest: Tree, builder: _Builder, made: ImportedDataset) -> Tree:
     """Return the arguments of a dataset of prompts and answers."""
-    new: Tree = {}
-    is_chat = builder.component in ("ChatDataset", "SlimOrcaDataset")
     template = str(rest.pop("template", None) or rest.pop("prompt_template", None) or "")
-    is_alpaca = builder.component == "AlpacaDataset" or template.endswith(
-        ("AlpacaInstructTemplate", "alpaca")
-    )
-    if not is_alpaca:
+    is_alpaca = builder.component == "AlpacaDataset"
+    lays_out_as_alpaca = is_alpaca or template.endswith(("AlpacaInstructTemplate", "alpaca"))
+    new = _columns(rest, builder if not lays_out_as_alpaca else _Builder(builder.component), made)
+    if not lays_out_as_alpaca:
         made.changed = "prompts are laid out by the chat template in the tokenizer's folder"
-    if is_alpaca and builder.component == "InstructDataset":
+        if template:
+            made.lost["template"] = f"{template} has no counterpart; write one as the dataset's template"
+    elif not is_alpaca:
         new["template"] = "alpaca"
-    elif template and not is_alpaca:
-        made.lost["template"] = f"{template} has no counterpart; write one as the dataset's template"
-    columns = rest.pop("column_map", None)
-    if builder.columns and not is_alpaca:
-        named = {**builder.columns, **(columns or {})}
-        new["columns"] = {"instruction": named["input"], "output": named["output"]}
-    elif columns and is_chat:
-        made.lost["column_map"] = "the turns are read by the names that they have"
-    elif columns:
-        new["columns"] = columns
-    if is_chat:
+    if builder.component in _CHATS:
         new |= _of_conversations(rest, made)
     elif "train_on_input" in rest:
         new["train_on_input"] = rest.pop("train_on_input")
-    if builder.component != "AlpacaDataset" and (system := rest.pop("new_system_prompt", None)) is not None:
-        new["system"] = system
+    if not is_alpaca and rest.get("new_system_prompt") is not None:
+        new["system"] = rest.pop("new_system_prompt")
     return new
+
+
+def _columns(rest: Tree, builder: _Builder, made: ImportedDataset) -> Tree:
+    """Return the argument `columns`, where the names of the rows' columns are not those that ours reads."""
+    columns = rest.pop("column_map", None)
+    if columns is not None and (not isinstance(columns, Mapping) or builder.component in _CHATS):
+        made.lost["column_map"] = f"{columns!r} has no counterpart"
+        columns = None
+    if builder.columns:
+        named = {**builder.columns, **(columns or {})}
+        return {"columns": {"instruction": named["input"], "output": named["output"]}}
+    return {"columns": columns} if columns else {}
 
 
 def _of_conversations(rest: Tree, made: ImportedDataset) -> Tree:
     """Return the arguments of a dataset of conversations."""
     new: Tree = {}
-    if (column := rest.pop("conversation_column", None)) is not None:
-        new["column"] = column
-    if (style := rest.pop("conversation_style", None)) not in _STYLES:
+    if rest.get("conversation_column") is not None:
+        new["column"] = rest.pop("conversation_column")
+    style = rest.pop("conversation_style", None)
+    if style not in _STYLES:
         made.lost["conversation_style"] = f"{style!r} is not read; turns are OpenAI's or ShareGPT's"
     if rest.pop("train_on_input", False):
         new["train_on"] = "everything"

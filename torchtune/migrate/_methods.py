@@ -48,8 +48,9 @@ def other_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
     for key in ("loss", "dataset", "quantizer"):
         for part in tree[key] if isinstance(tree.get(key), list) else [tree.get(key)]:
             path = str(part.get("_component_", "")) if isinstance(part, Mapping) else ""
-            if method := next((name for word, name in _BY_COMPONENT.items() if word in path), ""):
-                return key, method
+            methods = [method for word, method in _BY_COMPONENT.items() if word in path]
+            if methods:
+                return key, methods[0]
     if isinstance(tree.get("quantizer"), Mapping) and not {"optimizer", "prompt"} & tree.keys():
         return "quantizer", "quantisation"
     return None

@@ -60,6 +60,5 @@ def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
         return _WHOLE_BATCH
     if key in _NEEDLESS:
         return f"is not needed: {_NEEDLESS[key]}"
-    if hint := hint_for(key, known_fields):
-        return hint
-    return "is the same here" if key in known_fields else "has no counterpart"
+    same = "is the same here" if key in known_fields else "has no counterpart"
+    return hint_for(key, known_fields) or same

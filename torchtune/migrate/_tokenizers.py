@@ -52,7 +52,8 @@ def import_tokenizer(
             lost[name] = f"merges are read from the folder of {file.name}"
     if given.pop("special_tokens_path", None) is not None:
         lost["special_tokens_path"] = "special tokens are read from the tokenizer's own folder"
-    if (template := given.pop("prompt_template", None)) is not None:
+    template = given.pop("prompt_template", None)
+    if template is not None:
         lost["prompt_template"] = (
             f"{template!r} has no counterpart; write a Jinja file's path as chat_template"
         )
