@@ -6,7 +6,7 @@ from typing import Final
 from attrs import frozen
 
 from torchtune.config import Mistake
-from torchtune.config.model import COMPONENT_KEY, Location
+from torchtune.config.model import COMPONENT_KEY, Location, hint_for
 from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
@@ -53,13 +53,14 @@ class Override:
 
 
 def tokenise(
-    argv: Sequence[str], suggest: Suggest = suggest_run_option
+    argv: Sequence[str], suggest: Suggest = suggest_run_option, known_fields: Sequence[str] = ()
 ) -> tuple[list[Override], list[Mistake]]:
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
 
     Args:
         argv: The words.
         suggest: What a flag without a value may mean.
+        known_fields: Names of the config's fields, which hints may name.
 
     Returns:
         The overrides, and a mistake for each word that is none.
@@ -82,12 +83,11 @@ def tokenise(
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                message = f"needs a value: {word} VALUE, or {key}=VALUE"
-                mistakes.append(Mistake.of_word(word, message, suggest(word, "")))
+                mistakes.append(_without_value(word, suggest, known_fields))
                 continue
             text, equals = next(words)[1], "="
         if not equals or not key:
-            hint = suggest(word, "") if word.startswith("-") else ""
+            hint = hint_for(word) or (suggest(word, "") if word.startswith("-") else "")
             advice = hint or "quote a value that holds spaces: 'prompt=What is it?'"
             mistakes.append(Mistake.of_word(word, "expected key=value", advice))
         elif not all(key.removeprefix("+").split(".")):
@@ -95,3 +95,12 @@ def tokenise(
         else:
             found.append(Override(key, text, i))
     return found, mistakes
+
+
+def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> Mistake:
+    """Return the mistake of a flag that needs a value."""
+    key = flag.removeprefix("--")
+    hint = hint_for(key, known_fields)
+    if hint is not None:
+        return Mistake.of_word(flag, f"no {key!r}", hint)
+    return Mistake.of_word(flag, f"needs a value: {flag} VALUE, or {key}=VALUE", suggest(flag, ""))
