@@ -9,9 +9,9 @@ import transformers
 
 import torchtune.datasets
 from recipes.lora_finetune import LoraFinetuneConfig
+from torchtune._hints import _FIELDS, hint_for
 from torchtune.config import ConfigError
-from torchtune.config._hints import _FIELDS
-from torchtune.config.model import field_names, hint_for, parameters_of
+from torchtune.config.model import field_names, parameters_of
 from torchtune.runs import load_recipe
 from torchtune.training import cosine_with_warmup
 from torchtune.utils.metric_logging import WandBLogger

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from torchtune.config._hints import hint_for
+from torchtune._hints import hint_for
 from torchtune.config._mistakes import Mistake, Path, did_you_mean, dotted
 from torchtune.config._tree import BROKEN, at, child, leaves
 

@@ -179,7 +179,7 @@ def unknown(name: str, known: Iterable[object], path: Path = (), owner: str = ""
         path: Where it stands, below the value at hand.
         owner: The component whose argument it would be.
     """
-    from torchtune.config._hints import hint_for  # `tune ls` makes no mistakes
+    from torchtune._hints import hint_for  # `tune ls` makes no mistakes
 
     names = [*known]
     message = f"{owner} takes no {name!r}" if owner else f"no {name!r}"

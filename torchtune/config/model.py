@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torchtune.config._frozen import frozen_tree as frozen_tree
     from torchtune.config._frozen import may_change as may_change
     from torchtune.config._frozen import resolved_tree as resolved_tree
-    from torchtune.config._hints import hint_for as hint_for
     from torchtune.config._interpolation import is_reference as is_reference
     from torchtune.config._interpolation import resolve_tree as resolve_tree
     from torchtune.config._layers import HELPER_PREFIX as HELPER_PREFIX

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
-from torchtune.config.model import hint_for
+from torchtune._hints import hint_for
 
 _OF_LLAMA_FACTORY: Final = {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir"}
 _METHOD_KEYS: Final = ("stage", "rl")

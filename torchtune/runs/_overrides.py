@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from attrs import define, field
 
+from torchtune._hints import hint_for
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     COMPONENT_KEY,
@@ -22,7 +23,6 @@ from torchtune.config.model import (
     component_type_of,
     dotted,
     field_names,
-    hint_for,
     is_anything,
     is_collection_type,
     is_component_tree,

@@ -5,8 +5,9 @@ from typing import Final
 
 from attrs import frozen
 
+from torchtune._hints import hint_for
 from torchtune.config import Mistake
-from torchtune.config.model import COMPONENT_KEY, Location, hint_for
+from torchtune.config.model import COMPONENT_KEY, Location
 from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
