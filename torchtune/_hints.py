@@ -125,27 +125,29 @@ _FIELDS: Final = {
     "stop": "stop_sequences stop_strings",
 }
 
-# Idioms, by what a word begins with, each with what to do; `{}` is the rest of the word.
+_ONE_RUN: Final = "a call is one run; start several in a shell loop"
 _IDIOMS: Final = {
-    "~": "a field is not removed; write {0}=null, or {0}=default",
-    "+": "write {0}, which overrides what is there",
-    "multirun": "one call is one run; start several from a loop of the shell",
-    "-m": "one call is one run; start several from a loop of the shell",
-    "config-name": "write --config NAME",
+    "multirun": _ONE_RUN,
+    "-m": _ONE_RUN,
     "config_name": "write --config NAME",
-    "config-path": "write --config FILE",
-    "config_path": "write --config FILE",
     "-cn": "write --config NAME",
-    "oc.env:": 'the shell expands environment variables, on the command line: "output_dir=$HOME/runs"',
-    "now:": 'the shell expands the date, on the command line: "output_dir=runs/$(date +%F)"',
-    "oc.": "OmegaConf's resolvers are not read; name a field, ${{a.b}}",
-    "hydra:": "hydra's settings are not read; name a field, ${{a.b}}",
-    "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
+    "config_path": "write --config FILE",
     "defaults": "write _base_, the name of a config or a YAML file",
     "_target_": "write _component_",
-    ".": "a key that only holds anchors begins with x-, such as x-{0}",
-    "x-": "it holds anchors and is no field; write an alias, *name",
+    "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
 }
+"""Words of hydra, each with what to do."""
+_BEGINNINGS: Final = {
+    "~": "fields cannot be removed; write {1}=null or {1}=default",
+    "++": "write {0}",
+    "oc.env:": 'let the shell expand environment variables, on the command line: "output_dir=$HOME/runs"',
+    "now:": 'let the shell expand the date, on the command line: "output_dir=runs/$(date +%F)"',
+    "oc.": "OmegaConf's resolvers are not supported; name a field, ${{a.b}}",
+    "hydra:": "hydra's settings are not read; name a field, ${{a.b}}",
+    ".": "a key that only holds anchors begins with x-, such as x-{0}",
+    "x-": "x- keys only hold anchors, at the top of a file; write an alias, *name",
+}
+"""What words begin with, each with what to do; `{0}` is the rest of the word, `{1}` that before its `=`."""
 
 _OF_VALIDATION: Final = {"batch_size", "dataset", "max_new_tokens"}
 """Fields of `validation` that a recipe has as well."""
@@ -166,10 +168,11 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
     word = key.lower().replace("-", "_")
     if word in _by_word():
         return _hint_of(_by_word()[word], set(map(str, known_fields)))
-    for start, text in _IDIOMS.items():
-        if key.startswith(start) or word.startswith(start):
-            return text.format(key[len(start) :].partition("=")[0])
-    return None
+    for start, text in _BEGINNINGS.items():
+        if key.startswith(start) and key != start:
+            rest = key[len(start) :]
+            return text.format(rest, rest.partition("=")[0])
+    return _IDIOMS.get(word) or _IDIOMS.get(key)
 
 
 def _hint_of(text: str, names: set[str]) -> str | None:

@@ -294,5 +294,5 @@ def test_models_of_images_have_no_counterpart(tune: Tune, tmp_path: Path) -> Non
         "tokenizer={_component_: torchtune.models.llama3_2_vision.llama3_2_vision_transform, path: F/t.model}",
     )
     _, _, err = imported(tune, tmp_path, LORA, *words)
-    assert "llama3_2_vision_11b reads images, and every model of ours reads text alone" in err
-    assert "llama3_2_vision_transform reads images, and every tokenizer of ours reads text alone" in err
+    assert "llama3_2_vision_11b reads images, and every model of ours reads text only" in err
+    assert "llama3_2_vision_transform reads images, and every tokenizer of ours reads text only" in err

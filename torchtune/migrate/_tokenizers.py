@@ -25,7 +25,7 @@ def why_none(path: str, kind: str) -> str:
         kind: Which of the three it is.
     """
     if any(word in path for word in _OF_IMAGES):
-        return f"{path} reads images, and every {kind} of ours reads text alone"
+        return f"{path} reads images, and every {kind} of ours reads text only"
     return f"{path} is no {kind} of ours; name one that is"
 
 
