@@ -18,8 +18,8 @@ from tests.tune import Tune
 from torchtune.cli import _schema_files
 from torchtune.cli._schema import schema_of
 from torchtune.config import Component, ConfigError, above, lazy
-from torchtune.config.model import Layers, json_schema, parse_yaml, read_yaml, render_yaml
-from torchtune.runs import config_names, folder_of, load_recipe
+from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
+from torchtune.runs import config_names, folder_of, json_schema, load_recipe
 from torchtune.utils.metric_logging import MetricLogger, StdoutLogger
 
 FOLDER = Path(folder_of("configs_yaml"))
@@ -252,3 +252,12 @@ def test_schema_gives_no_false_alarm(done: list[Edit]) -> None:
     tree = edited(VALID, done)
     if engine_accepts("lora_finetune", tree):
         assert list(validator("lora_finetune").iter_errors(tree)) == []
+
+
+def test_key_that_holds_anchors_is_accepted_at_the_top_only() -> None:
+    for tree in ({**VALID, "x-any": {"a": [1]}}, {**VALID, "x-any": None}):
+        assert list(validator("lora_finetune").iter_errors(tree)) == []
+        assert engine_accepts("lora_finetune", tree)
+    nested = {**VALID, "lora": {**VALID["lora"], "x-any": 1}}
+    assert list(validator("lora_finetune").iter_errors(nested)) != []
+    assert not engine_accepts("lora_finetune", nested)

@@ -213,11 +213,15 @@ def test_an_option_of_another_verb_ends_a_call_with_its_name(tune: Tune) -> None
 
 
 def test_torchruns_options_stand_before_the_recipe(tune: Tune) -> None:
-    done = tune(*LORA, "--nproc_per_node", "2")
-    assert (done.status, "--nproc_per_node is torchrun's and stands before the recipe" in done.err) == (
-        2,
-        True,
-    )
+    for words in (
+        "--nproc_per_node 2",
+        "--nproc_per_node",
+        "--nproc-per-node 2",
+        "nproc_per_node=2",
+        "--standalone",
+    ):
+        done = tune(*LORA, *words.split())
+        assert (done.status, "is torchrun's and stands before the recipe" in done.err) == (2, True), words
 
 
 def test_torchruns_options_are_those_of_this_torch() -> None:
@@ -255,11 +259,10 @@ def test_words_are_read_in_any_order() -> None:
 
 def test_completing_options_loads_nothing_heavy() -> None:
     heavy = ["torch", "tyro", "datasets", "transformers", "numpy", "cattrs"]
-    names = [name for name in VERBS if name != "import"]
     code = f"""
 import sys
 from torchtune.cli._complete import candidates
-for name in {names}: list(candidates([name, "-"]))
+for name in {[*VERBS]}: list(candidates([name, "-"]))
 print([m for m in {heavy} if m in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"

@@ -202,19 +202,21 @@ seed: 1234
 
 def test_what_has_no_counterpart_is_named_with_the_reason(tune: Tune, tmp_path: Path) -> None:
     text = LORA.replace("llama2.lora_llama2_7b", "llama9.qlora_llama9_7b").replace(
-        "alpaca_cleaned_dataset", "slimorca_dataset"
+        "alpaca_cleaned_dataset", "fancy_dataset"
     )
     text = text.replace("torch.optim.AdamW", "bitsandbytes.optim.PagedAdamW8bit").replace(
         "dtype: bf16", "dtype: fp8"
     )
     text = text.replace("DiskLogger", "CometLogger")
-    new, _, err = imported(tune, tmp_path, text, "loss._component_=torchtune.rlhf.loss.DPOLoss", "weird=3")
+    new, _, err = imported(
+        tune, tmp_path, text, "loss._component_=torchtune.modules.loss.FancyLoss", "weird=3"
+    )
     for part in (
         "model.quantize_base: the base is not quantised",
         "model: torchtune.models.llama9.llama9_7b is no model of ours",
-        "dataset: torchtune.datasets.slimorca_dataset is no dataset of ours",
+        "dataset: torchtune.datasets.fancy_dataset is no dataset of ours",
         "dtype: fp8 is not trained in; fp32 is",
-        "loss: torchtune.rlhf.loss.DPOLoss has no counterpart",
+        "loss: torchtune.modules.loss.FancyLoss has no counterpart",
         "metric_logger: torchtune.training.metric_logging.CometLogger is no logger of ours",
         "weird: has no counterpart",
     ):

@@ -9,7 +9,7 @@ from tests.tune import Tune
 SAID = {
     "lora_finetune": "--config: none is named; those of lora_finetune are alpaca_llama2_lora_finetune, smollm2_135m",
     "smollm2_135m_lora": "is a config of lora_finetune; write tune lora_finetune --config smollm2_135m_lora",
-    "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: no 'lr'; did you mean 'optimizer.lr'?",
+    "validate lora_finetune --config smollm2_135m_lora lr=3": "lr: no 'lr'; write optimizer.lr",
     "import whole.yaml -o new.yaml": "is a config of ours already",
     "import old.yaml -o new.json": "new.json: a config is YAML; end the path in .yaml",
     "cp lora_finetune x.yaml": "a recipe is a Python file",

@@ -1,12 +1,27 @@
 import copy
 import functools
 import pickle
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import pytest
+from attrs import define
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.config.sample import Adam, Letters, Rows, Sgd
-from torchtune.config import InstantiationError, instantiate, lazy, nested, ref
+from torchtune.config import (
+    Component,
+    ConfigError,
+    InstantiationError,
+    Passed,
+    instantiate,
+    lazy,
+    nested,
+    ref,
+    render,
+    resolve,
+)
 from torchtune.config.model import Layers
 
 
@@ -49,7 +64,7 @@ def test_ref_is_written_as_interpolation() -> None:
     assert ref("a.b") == "${a.b}"
 
 
-def test_instantiate_puts_positional_arguments_first_and_lets_keywords_win() -> None:
+def test_instantiate_passes_positional_arguments_and_lets_keywords_win() -> None:
     made = instantiate(lazy(Sgd, lr=0.1, momentum=0.5), ["w"], momentum=0.9)
     assert (made.params, made.lr, made.momentum) == (["w"], 0.1, 0.9)
 
@@ -69,6 +84,95 @@ def test_instantiate_takes_a_stock_partial_and_a_mapping() -> None:
     assert instantiate(functools.partial(Sgd, lr=0.1), []).lr == 0.1
     allowed = {"_component_": "torchtune.utils.metric_logging.StdoutLogger"}
     assert type(instantiate(allowed)).__name__ == "StdoutLogger"
+
+
+@define
+class Wrapped:
+    """Holds any component."""
+
+    part: Any
+
+
+@define
+class Trained:
+    """Holds a component that gets an argument from the recipe."""
+
+    optimizer: Annotated[Component[Sgd], Passed(1)]
+
+
+def called(a: Any, b: Any = 0, *rest: Any, c: Any = 0, **others: Any) -> tuple[Any, ...]:
+    """Return what it was called with."""
+    return a, b, rest, c, others
+
+
+def strictly(a: Any, b: Any, c: Any = 0, *, d: Any = 0) -> tuple[Any, ...]:
+    """Return what it was called with, which can be called wrongly in every way."""
+    return a, b, c, d
+
+
+NUMBERS = st.lists(st.integers(), max_size=3)
+KEYWORDS = st.dictionaries(st.sampled_from("abcde"), st.integers(), max_size=3)
+MAKERS = st.sampled_from([functools.partial, lazy])
+
+
+@given(
+    fn=st.sampled_from([called, strictly]),
+    layers=st.lists(st.tuples(MAKERS, NUMBERS, KEYWORDS), min_size=1, max_size=3),
+    args=NUMBERS,
+    kwargs=KEYWORDS,
+)
+def test_instantiate_calls_what_python_calls_with_a_partial(
+    fn: Any, layers: list[tuple[Any, list[int], dict[str, int]]], args: list[int], kwargs: dict[str, int]
+) -> None:
+    mine = theirs = fn
+    for make, its_args, its_kwargs in layers:
+        mine = make(mine, *its_args, **its_kwargs)
+        theirs = functools.partial(theirs, *its_args, **its_kwargs)
+    try:
+        expected = theirs(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(InstantiationError):
+            instantiate(mine, *args, **kwargs)
+    else:
+        assert instantiate(mine, *args, **kwargs) == expected
+
+
+def test_partial_of_a_lazy_builds_the_components_in_both_and_is_written_as_one() -> None:
+    inner: Any = lazy(Rows, nested(Letters, path="x"), source="s")
+    both = functools.partial(inner, options=lazy(Letters, path="y"))
+    made = instantiate(both)
+    assert (made.tokenizer.path, made.rest["options"].path) == ("x", "y")
+    assert lazy(Rows, nested(Letters, path="x"), source="s", options=lazy(Letters, path="y")) == both
+    assert render(Wrapped(both)) == (
+        "part:\n"
+        "  _component_: tests.config.sample.Rows\n"
+        "  tokenizer:\n"
+        "    _component_: tests.config.sample.Letters\n"
+        "    path: x\n"
+        "  source: s\n"
+        "  options:\n"
+        "    _component_: tests.config.sample.Letters\n"
+        "    path: y\n"
+    )
+
+
+def test_partial_that_fills_what_the_recipe_passes_is_a_mistake_of_the_config() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(Trained(functools.partial(Sgd, [], lr=0.1)))
+    assert [(m.path, m.sentence) for m in caught.value.mistakes] == [
+        (("optimizer", "params"), "the recipe passes 'params' itself; leave it out")
+    ]
+
+
+def make_all(parts: Sequence[Component[Letters]], first: str = "") -> list[str]:
+    """Build each of several components, as one that passes something to each does."""
+    return [first + instantiate(part).path for part in parts]
+
+
+def test_components_that_a_callable_asks_for_are_left_to_it_by_position_as_by_name() -> None:
+    parts: list[Component[Letters]] = [lazy(Letters, "x"), lazy(Letters, "y")]
+    assert instantiate(lazy(make_all, parts=parts)) == ["x", "y"]
+    assert instantiate(lazy(make_all, parts), "+") == ["+x", "+y"]
 
 
 def test_instantiate_does_not_let_the_built_object_change_the_config() -> None:

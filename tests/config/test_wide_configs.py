@@ -133,7 +133,7 @@ WORDS: dict[str, list[str]] = {
     "--override low 4": ["--override: needs key=value behind it"],
     "--override low": ["--override: needs key=value behind it"],
     "conifg=my.yaml": ["--override conifg=my.yaml: conifg: no 'conifg'; did you mean '--config'?"],
-    "--orgins": ["--orgins: needs a value: --orgins VALUE, or orgins=VALUE; did you mean '--origins'?"],
+    "--orgins": ["--orgins: is not understood; did you mean '--origins'?"],
     "--allow=": ["--allow: needs a value"],
     "seconds=x": ["--override seconds=x: seconds: expected an int, got 'x'"],
     "steps=2000": ["--override steps=2000: steps is more than 1000"],

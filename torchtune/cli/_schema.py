@@ -7,7 +7,7 @@ from pathlib import Path
 from torchtune import runs
 from torchtune.cli._schema_files import schema_folder
 from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
-from torchtune.config import ConfigError, model
+from torchtune.config import ConfigError
 from torchtune.runs.command_line import ALLOW, Call, Option
 
 ALL = Option("--all", "write the schemas that the files of configs_yaml/ name", required=True)
@@ -43,7 +43,7 @@ def schema_of(recipe: "runs.Recipe[object]") -> str:
         message = "has no config class, so there is nothing to describe"
         raise ConfigError.of_word(recipe.name, message)
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
-    schema = model.json_schema(recipe.config_class, recipe.name, doc)
+    schema = runs.json_schema(recipe.config_class, recipe.name, doc)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 

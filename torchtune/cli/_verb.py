@@ -98,7 +98,7 @@ class Verb(NamedTuple):
         from torchtune.cli import load_verb, verbs
 
         own = names_of((*self.options, HELP))
-        if self.launch and flag in names_of(LAUNCH_OPTIONS):
+        if self.launch and flag[:2] + flag[2:].replace("-", "_") in names_of(LAUNCH_OPTIONS):
             return f"{flag} is torchrun's and stands before the recipe"
         others = {name: names_of((*load_verb(name).options, *load_verb(name).launch)) for name in verbs()}
         takers = [f"tune {name}" for name, names in others.items() if flag in names and flag not in own]

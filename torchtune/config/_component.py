@@ -17,6 +17,7 @@ __all__ = [
     "COMPONENT_KEY",
     "Component",
     "bound_keywords",
+    "flattened",
     "is_component",
     "lazy",
     "nested",
@@ -79,7 +80,8 @@ else:
         def __eq__(self, other: object) -> bool:
             if not isinstance(other, functools.partial):
                 return NotImplemented
-            return self.func == other.func and bound_keywords(self) == bound_keywords(other)
+            whole: functools.partial[Any] = flattened(other)
+            return self.func == whole.func and bound_keywords(self) == bound_keywords(whole)
 
         __hash__ = None
 
@@ -95,9 +97,8 @@ else:
 def _make(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Create a lazy for `lazy` or `nested`, remembering the call of it."""
     frame = calling_frame(2)
-    if isinstance(func, functools.partial):
-        func, args, kwargs = func.func, (*func.args, *args), {**func.keywords, **kwargs}
-    made = functools.partial.__new__(cls, func, *args, **kwargs)
+    whole = flattened(functools.partial(func, *args, **kwargs))
+    made = functools.partial.__new__(cls, whole.func, *whole.args, **whole.keywords)
     made.written_at = None if frame is None else (frame.f_code, frame.f_lasti)
     return made
 
@@ -146,12 +147,25 @@ def read_at(component: object) -> tuple[Location, Path] | None:
     return getattr(component, "read_at", None)
 
 
+def flattened(component: "functools.partial[Any]") -> "functools.partial[Any]":
+    """Return a partial of a function that makes the same call as a partial of partials.
+
+    Python flattens those itself, except where one has attributes, as a lazy does.
+    """
+    while isinstance(component.func, functools.partial):
+        inner = component.func
+        keywords = {**inner.keywords, **component.keywords}
+        component = functools.partial(inner.func, *inner.args, *component.args, **keywords)
+    return component
+
+
 def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
     """Return a partial's arguments by name, its positional ones bound to the parameters they fill.
 
     Raises:
         TypeError: There are more positional arguments than named parameters.
     """
+    component = flattened(component)
     keywords = dict(component.keywords)
     if not component.args:
         return keywords

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
-from torchtune.config._component import COMPONENT_KEY, Component, is_component, read_at, written_at
+from torchtune.config._component import COMPONENT_KEY, Component, flattened, is_component, read_at, written_at
 from torchtune.config._components import structure_component
 from torchtune.config._dotpath import dotpath
 from torchtune.config._interpolation import is_reference, resolve_tree
@@ -46,7 +46,7 @@ def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
 
     Args:
         component: A lazy, a `functools.partial`, or a mapping with `_component_`; None gives None.
-        *args: Positional arguments, put first.
+        *args: Positional arguments, put after those of the component, as calling a partial does.
         **kwargs: Keyword arguments; they win over the config's.
 
     Raises:
@@ -97,6 +97,7 @@ def _from_mapping(component: Mapping[str, Any]) -> Any:
 
 
 def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    component = flattened(component)
     fn = component.func
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
@@ -107,12 +108,16 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
             key: value if key in kwargs or key in asked else _built(value, (key,))
             for key, value in keywords.items()
         }
-        positional = tuple(_built(value, (i,)) for i, value in enumerate(component.args))
+        filled = [p.name for p in parameters(fn).values() if p.positional][: len(component.args)]
+        positional = tuple(
+            value if filled[i : i + 1] and filled[i] in asked else _built(value, (i,))
+            for i, value in enumerate(component.args)
+        )
     except InstantiationError as error:
         if error.location is not None:
             raise
         raise InstantiationError(f"{name}: {error.message}") from error.__cause__
-    arguments = (*args, *positional)
+    arguments = (*positional, *args)
     _check_call(fn, name, arguments, given)
     only = [p.name for p in parameters(fn).values() if p.only_positional][len(arguments) :]
     arguments += tuple(given.pop(name) for name in itertools.takewhile(given.__contains__, only))

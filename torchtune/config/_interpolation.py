@@ -4,13 +4,16 @@ Alone it keeps the value's type, within text it is joined as text, and `$${` is 
 """
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
+from torchtune._hints import hint_for
 from torchtune.config._mistakes import Mistake, Path, did_you_mean, dotted
 from torchtune.config._tree import BROKEN, at, child, leaves
+
+T = TypeVar("T")
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
@@ -32,7 +35,11 @@ def is_reference(value: object) -> bool:
 def referred(value: object) -> Path | None:
     """Return the path that a value refers to as a whole; None where it is not a reference and nothing else."""
     whole = _REFERENCE.fullmatch(value) if isinstance(value, str) and not isinstance(value, Text) else None
-    return tuple(whole[1].strip().split(".")) if whole and whole[1] is not None else None
+    return _path_of(whole[1]) if whole and whole[1] is not None else None
+
+
+def _path_of(name: str) -> tuple[str, ...]:
+    return tuple(name.strip().split("."))
 
 
 def resolve_tree(
@@ -47,31 +54,41 @@ def resolve_tree(
         computed: Fields that are not there since they are computed from others, so that no reference may name them.
 
     Returns:
-        The resolved tree, and a mistake for each reference that names nothing or leads back to itself. What
-        cannot be resolved is left as it was written; where that is the fault of another reference, which has the
-        mistake, this one is a consequence.
+        The resolved tree, and a mistake for each reference that names nothing or leads back to itself; a value may
+        have several. What cannot be resolved is left as it was written; where that is the fault of another reference,
+        which has the mistake, this one is a consequence.
     """
     resolver = _Resolver(tree if root is None else root, missing, computed, whole=root is None)
     return resolver.resolve(tree, ()), resolver.mistakes
 
 
+@frozen
+class _Fault:
+    """Why a reference cannot be resolved."""
+
+    mistake: Mistake
+    """What is wrong, without the path."""
+    ring: tuple[Path, ...] = ()
+    """The paths that lead in a circle, if that is the reason."""
+    is_elsewhere: bool = False
+    """True where the reference leads to the text that is broken, which has the mistake."""
+
+
 class _BrokenReferenceError(LookupError):
-    """A reference cannot be resolved.
+    """References in one value cannot be resolved, each for its own reason."""
 
-    Attributes:
-        mistake: What is wrong, without the path.
-        ring: The paths that lead in a circle, if that is the reason.
-        depth: How many references led to the text that is broken; 0 in that text itself.
-    """
-
-    def __init__(self, mistake: Mistake, ring: tuple[Path, ...] = ()) -> None:
-        super().__init__(mistake)
-        self.mistake, self.ring = mistake, ring
-        self.depth = 0
+    def __init__(self, *faults: _Fault) -> None:
+        super().__init__()
+        self.faults = tuple(dict.fromkeys(faults))
 
 
 def _broken(message: str, suggestion: str = "", caused_by: Path | None = None) -> _BrokenReferenceError:
-    return _BrokenReferenceError(Mistake("reference", message, suggestion, caused_by=caused_by))
+    return _BrokenReferenceError(_Fault(Mistake("reference", message, suggestion, caused_by=caused_by)))
+
+
+def _in_a_circle(ring: Sequence[Path]) -> Mistake:
+    shown = " -> ".join(map(dotted, [*ring, ring[0]]))
+    return Mistake("reference", f"references lead in a circle: {shown}", caused_by=ring[0])
 
 
 @define
@@ -84,6 +101,8 @@ class _Resolver:
     mistakes: list[Mistake] = field(factory=list)
     busy: list[Path] = field(factory=list)
     rings: set[frozenset[Path]] = field(factory=set)
+    failed: dict[Path, tuple[_Fault, ...]] = field(factory=dict)
+    """The faults of references that failed; without it, looking for all faults could take exponential time."""
     exhausted: bool = False
     work: int = 0
     """Values and characters that references brought in so far."""
@@ -97,33 +116,51 @@ class _Resolver:
         try:
             return self._text(value)
         except _BrokenReferenceError as error:
-            is_reported_here = not self.whole or self._is_reported_at(path, error)
-            found = error.mistake if is_reported_here else Mistake("consequence")
-            self.mistakes.append(found._replace(path=path))
+            found = (self._mistake_at(path, fault)._replace(path=path) for fault in error.faults)
+            self.mistakes += dict.fromkeys(found)
         except RecursionError:
             message = "the chain of references is too long"
             self.mistakes.append(Mistake("reference", message, "name the value itself", path))
         return value
 
-    def _is_reported_at(self, path: Path, error: "_BrokenReferenceError") -> bool:
-        """Tell whether a broken reference is reported at a leaf, and not at another that leads to it."""
-        if error.ring:
-            ring = frozenset(error.ring)
+    def _mistake_at(self, path: Path, fault: _Fault) -> Mistake:
+        """Return the mistake of a leaf, which is a consequence where another leaf has the mistake."""
+        consequence = Mistake("consequence")
+        if not self.whole:
+            return fault.mistake
+        if fault.ring:
             here = tuple(map(str, path))
-            is_first = ring not in self.rings and any(here[: len(p)] == p for p in ring)
-            self.rings |= {ring} if is_first else set()
-            return is_first
+            own = [i for i, member in enumerate(fault.ring) if here[: len(member)] == member]
+            if frozenset(fault.ring) in self.rings or not own:
+                return consequence
+            self.rings.add(frozenset(fault.ring))
+            return _in_a_circle([*fault.ring[own[0] + 1 :], *fault.ring[: own[0] + 1]])
         if self.work > MAX_WORK:
             is_first, self.exhausted = not self.exhausted, True
-            return is_first
-        return not error.depth
+            return fault.mistake if is_first else consequence
+        return consequence if fault.is_elsewhere else fault.mistake
 
     def _inner(self, value: Any) -> Any:
         """Resolve a value that a reference leads to; what fails there is the reference's failure too."""
         self._count(1)
         if isinstance(value, Mapping):
-            return {key: self._inner(item) for key, item in value.items()}
-        return [self._inner(item) for item in value] if isinstance(value, list) else self._text(value)
+            return dict(zip(value, self._each(value.values(), self._inner), strict=True))
+        return self._each(value, self._inner) if isinstance(value, list) else self._text(value)
+
+    def _each(
+        self, values: Iterable[T], resolve: Callable[[T], Any], faults: Iterable[_Fault] = ()
+    ) -> list[Any]:
+        """Resolve several values, so that a fault of one hides none of the others; `faults` are known already."""
+        resolved: list[Any] = []
+        found = list(faults)
+        for value in values:
+            try:
+                resolved.append(resolve(value))
+            except _BrokenReferenceError as error:
+                found += error.faults
+        if found:
+            raise _BrokenReferenceError(*found)
+        return resolved
 
     def _count(self, amount: int) -> None:
         """Bound what references expand to, since one that is used twice in each of 30 others is a billion values."""
@@ -135,55 +172,64 @@ class _Resolver:
         if not isinstance(value, str) or "${" not in value:
             return value
         whole = _REFERENCE.fullmatch(value)
-        if whole and whole[1] is not None:
+        if whole is not None and whole[1] is not None:
             return self._look_up(whole[1])
-        if "${" in _REFERENCE.sub("", value):
-            raise _broken(f"{value!r} holds an unfinished reference", "write ${name}, or $${ for itself")
-        joined = _REFERENCE.sub(self._joined, value)
+        parts = _REFERENCE.split(value)  # text, name, text, name, ..., text
+        faults: tuple[_Fault, ...] = ()
+        if any("${" in text for text in parts[::2]):
+            message = f"{value!r} holds an unfinished reference"
+            faults = _broken(message, "write ${name}, or $${ for itself").faults
+        parts[1::2] = self._each(parts[1::2], self._joined, faults)
+        joined = "".join(parts)
         self._count(len(joined))
         return Text(joined) if "${" in joined else joined
 
-    def _joined(self, match: re.Match[str]) -> str:
-        if match[1] is None:
+    def _joined(self, name: str | None) -> str:
+        if name is None:
             return "${"
-        value = self._look_up(match[1])
+        value = self._look_up(name)
         if value is BROKEN:
-            raise _BrokenReferenceError(Mistake("consequence"))
+            raise _BrokenReferenceError(_Fault(Mistake("consequence")))
         if isinstance(value, (Mapping, list)):
-            raise _broken(f"{match[0]} is not a single value, so it cannot be part of text")
+            raise _broken(f"${{{name}}} is not a single value, so it cannot be part of text")
         if value is None:
-            cause = tuple(match[1].split("."))
-            raise _broken(f"{match[0]} is null, so it cannot be part of text", caused_by=cause)
+            message = f"${{{name}}} is null, so it cannot be part of text"
+            raise _broken(message, caused_by=_path_of(name))
         if isinstance(value, bool):
             return "true" if value else "false"
         return str(value)
 
     def _look_up(self, name: str) -> Any:
-        path = tuple(name.strip().split("."))
+        path = _path_of(name)
         if path[0] in self.missing:
             return BROKEN
         if path[0] in self.computed:
             message = f"${{{name}}} is computed from other fields, so no reference can name it"
             raise _broken(message, "set it, or compute it there")
         if path in self.busy:
-            start = self.busy.index(path)
-            ring = tuple(self.busy[start:])
-            shown = " -> ".join(map(dotted, [*ring, path]))
-            found = Mistake("reference", f"references lead in a circle: {shown}", caused_by=ring[-1])
-            raise _BrokenReferenceError(found, ring)
-        self.busy.append(path)
+            ring = tuple(self.busy[self.busy.index(path) :])
+            raise _BrokenReferenceError(_Fault(_in_a_circle(ring), ring))
+        if path in self.failed:
+            raise _BrokenReferenceError(*self.failed[path])
         try:
-            return self._inner(at(self.root, path))
-        except _BrokenReferenceError as error:
-            error.depth += 1
-            raise
+            value = at(self.root, path)
         except LookupError:
             raise _broken(f"${{{name}}} names nothing", self._suggestion(path)) from None
+        self.busy.append(path)
+        try:
+            return self._inner(value)
+        except _BrokenReferenceError as error:
+            self.failed[path] = tuple(evolve(fault, is_elsewhere=True) for fault in error.faults)
+            raise _BrokenReferenceError(*self.failed[path]) from None
         finally:
             self.busy.pop()
 
     def _suggestion(self, path: Path) -> str:
-        """Suggest a name beside the first segment that is wrong, or a whole path."""
+        """Say what to write for an idiom of OmegaConf's, or suggest a name beside the segment that is wrong."""
+        name = dotted(path)
+        hint = hint_for(name) if ":" in name or name.startswith(("oc.", "x-")) else None
+        if hint is not None:
+            return hint
         holder = self.root
         for i, key in enumerate(path):
             try:

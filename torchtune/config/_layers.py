@@ -20,6 +20,12 @@ from torchtune.config._types import is_section
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
+HELPER_PREFIX = "x-"
+"""Keys of a file that begin so hold what its aliases name, and are no fields.
+
+Docker Compose and OpenAPI have the same. GitLab's leading dot would be an empty name in a dotted path.
+"""
+
 Origins = Callable[[Path], Location]
 """Gives the location of what stands at a path of one layer."""
 
@@ -80,7 +86,8 @@ class Layers:
             message = kinds.get(type(document.value), "holds a single value")
             advice = "a config is a mapping of fields to values"
             raise ConfigError([Mistake("source", message, advice, location=file)], document.name)
-        self.merge(document.value, functools.partial(document.location, layer=self.depth))
+        written = {key: v for key, v in document.value.items() if not key.startswith(HELPER_PREFIX)}
+        self.merge(written, functools.partial(document.location, layer=self.depth))
 
     def merge(self, tree: Mapping[str, Any], origin: Origins, path: Path = ()) -> None:
         """Merge a layer's mapping into what is at `path`; mappings merge, everything else replaces."""

@@ -179,8 +179,11 @@ def unknown(name: str, known: Iterable[object], path: Path = (), owner: str = ""
         path: Where it stands, below the value at hand.
         owner: The component whose argument it would be.
     """
+    from torchtune._hints import hint_for  # `tune ls` makes no mistakes
+
+    names = [*known]
     message = f"{owner} takes no {name!r}" if owner else f"no {name!r}"
-    return Mistake("unknown", message, did_you_mean(name, known), path, got=name)
+    return Mistake("unknown", message, hint_for(name, names) or did_you_mean(name, names), path, got=name)
 
 
 def nearest(name: str, known: Iterable[object]) -> str | None:

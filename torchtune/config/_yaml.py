@@ -1,4 +1,4 @@
-"""Strict YAML: YAML 1.2 scalars, line numbers, no duplicate keys, no tags; and a renderer that reads back equal."""
+"""Strict YAML: YAML 1.2 scalars, merge keys, line numbers, no duplicate keys, no tags; and a renderer for it."""
 
 import functools
 import math
@@ -79,6 +79,9 @@ _SCALARS: Final = {
     f"{_TAG}{kind}": types for kind, types in (("int", int), ("float", (int, float)), ("bool", bool))
 }
 
+MERGE_KEY: Final = "<<"
+"""The key of mappings whose entries a mapping takes over: https://yaml.org/type/merge.html, part of YAML 1.1."""
+
 
 class _Loader(_Parser):  # type: ignore[misc]  # one of two parser classes, chosen above
     """PyYAML's parser without its YAML 1.1 scalars: plain ones are read by `plain_scalar`."""
@@ -119,6 +122,10 @@ class _Reader:
     def __init__(self, out: Document) -> None:
         self.out = out
         self.nodes = 0
+        self.merging: list[Any] = []
+        """The mappings whose entries are being collected, each merged by the one before it."""
+        self.wrong: set[tuple[int, str]] = set()
+        """What was noted of each node, since one with an anchor is read wherever it is used."""
 
     def read(self, node: Any, path: Path) -> Any:
         """Return a node's value.
@@ -126,11 +133,9 @@ class _Reader:
         Raises:
             ConfigError: Aliases expand to more values than any config has.
         """
-        self.nodes += 1
+        self._count()
         if len(path) > MAX_DEPTH:
             raise RecursionError
-        if self.nodes > MAX_NODES:
-            raise _refuse(self.out.name, f"expands to more than {MAX_NODES:,} values", "is it an alias bomb?")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
         if node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
@@ -139,12 +144,25 @@ class _Reader:
             return self._mapping(node, path)
         return [self._item(item, (*path, i)) for i, item in enumerate(node.value)]
 
+    def _count(self) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise _refuse(self.out.name, f"expands to more than {MAX_NODES:,} values", "is it an alias bomb?")
+
     def _item(self, node: Any, path: Path) -> Any:
-        self.out.lines.setdefault(path, node.start_mark.line + 1)
+        self.out.lines.setdefault(path, _line(node))
         return self.read(node, path)
 
     def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        for key, (key_node, value_node) in self._entries(node, path).items():
+            self.out.lines[(*path, key)] = _line(key_node)
+            found[key] = self.read(value_node, (*path, key))
+        return found
+
+    def _entries(self, node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
+        """Return the nodes of a mapping's keys and values: its own, and those that it merges."""
+        own: dict[str, tuple[Any, Any]] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._wrong(key_node, path, "a key must be text")
@@ -152,15 +170,38 @@ class _Reader:
             if key_node.tag not in (_PLAIN, _STR):
                 self._tag(key_node, path)
             key = key_node.value
-            here = (*path, key)
-            if key in found:
-                first = self.out.lines[here]
-                message = f"duplicate key {key!r}, first on line {first}"
-                self._wrong(key_node, here, message, "keep one of them")
-                continue
-            self.out.lines[here] = key_node.start_mark.line + 1
-            found[key] = self.read(value_node, here)
-        return found
+            if key in own:
+                message = f"duplicate key {key!r}, first on line {_line(own[key][0])}"
+                advice = "merge a list, <<: [*a, *b]" if key == MERGE_KEY else "keep one of them"
+                self._wrong(key_node, (*path, key), message, advice)
+            else:
+                own[key] = key_node, value_node
+        if MERGE_KEY not in own or own[MERGE_KEY][0].tag != _PLAIN:
+            return own
+        self.merging.append(node)
+        merged = self._merged(*own.pop(MERGE_KEY), (*path, MERGE_KEY))
+        self.merging.pop()
+        return own | {key: entry for key, entry in merged.items() if key not in own}
+
+    def _merged(self, key_node: Any, value_node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
+        """Return the entries of a mapping, or of a list of them, of which an earlier one has precedence."""
+        merged: dict[str, tuple[Any, Any]] = {}
+        sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+        for source in sources:
+            self._count()
+            if not isinstance(source, yaml.MappingNode):
+                got = f"{source.value!r}" if isinstance(source, yaml.ScalarNode) else "a list"
+                advice = "write *name, or [*name, *other]"
+                self._wrong(key_node, path, f"expected mappings to merge, got {got}", advice)
+            elif source in self.merging:
+                self._wrong(key_node, path, "a mapping cannot be merged into itself")
+            else:
+                if source.tag != f"{_TAG}map":
+                    self._tag(source, path)
+                for key, entry in self._entries(source, path).items():
+                    self._count()
+                    merged.setdefault(key, entry)
+        return merged
 
     def _scalar(self, node: Any, path: Path) -> Any:
         if node.tag == _STR:
@@ -182,8 +223,15 @@ class _Reader:
         self._wrong(node, path, message, "write plain values and _component_")
 
     def _wrong(self, node: Any, path: Path, message: str, suggestion: str = "") -> None:
-        mistake = Mistake.of_file(self.out.name, message, suggestion, node.start_mark.line + 1)
-        self.out.mistakes.append(mistake._replace(path=path))
+        if (id(node), message) not in self.wrong:
+            self.wrong.add((id(node), message))
+            mistake = Mistake.of_file(self.out.name, message, suggestion, _line(node))
+            self.out.mistakes.append(mistake._replace(path=path))
+
+
+def _line(node: Any) -> int:
+    line: int = node.start_mark.line
+    return line + 1
 
 
 def _refuse(name: str, message: str, suggestion: str = "", line: int = 0) -> ConfigError:

@@ -9,6 +9,7 @@ from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from torchtune.config._classes import REQUIRED as REQUIRED
+    from torchtune.config._classes import Field as Field
     from torchtune.config._classes import field_names as field_names
     from torchtune.config._classes import fields as fields
     from torchtune.config._classes import missing as missing
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
     from torchtune.config._component import bound_keywords as bound_keywords
     from torchtune.config._component import is_component as is_component
     from torchtune.config._component import written_at as written_at
+    from torchtune.config._components import admits as admits
+    from torchtune.config._components import argument_type as argument_type
     from torchtune.config._diff import ABSENT as ABSENT
     from torchtune.config._diff import Difference as Difference
     from torchtune.config._diff import differences as differences
+    from torchtune.config._docstrings import documentation as documentation
+    from torchtune.config._dotpath import dotpath as dotpath
     from torchtune.config._dotpath import is_component_path as is_component_path
     from torchtune.config._frozen import fixed_tree as fixed_tree
     from torchtune.config._frozen import freeze as freeze
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from torchtune.config._frozen import resolved_tree as resolved_tree
     from torchtune.config._interpolation import is_reference as is_reference
     from torchtune.config._interpolation import resolve_tree as resolve_tree
-    from torchtune.config._json_schema import json_schema as json_schema
+    from torchtune.config._layers import HELPER_PREFIX as HELPER_PREFIX
     from torchtune.config._layers import Layers as Layers
     from torchtune.config._mistakes import Location as Location
     from torchtune.config._mistakes import Path as Path
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
     from torchtune.config._schema import component_type_of as component_type_of
     from torchtune.config._schema import mapping_of as mapping_of
     from torchtune.config._schema import section_of as section_of
+    from torchtune.config._schema import section_slots as section_slots
     from torchtune.config._schema import slots as slots
     from torchtune.config._schema import type_of_unlisted as type_of_unlisted
     from torchtune.config._schema import unstructured_default as unstructured_default
@@ -51,6 +57,8 @@ if TYPE_CHECKING:
     from torchtune.config._signature import parameters as parameters
     from torchtune.config._signature import parameters_of as parameters_of
     from torchtune.config._signature import result_type as result_type
+    from torchtune.config._signature import swallows_keywords as swallows_keywords
+    from torchtune.config._signature import type_hints as type_hints
     from torchtune.config._signature import unresolved as unresolved
     from torchtune.config._source_lines import position_of as position_of
     from torchtune.config._tree import BROKEN as BROKEN
@@ -59,23 +67,32 @@ if TYPE_CHECKING:
     from torchtune.config._tree import is_component_tree as is_component_tree
     from torchtune.config._tree import is_index as is_index
     from torchtune.config._tree import leaves as leaves
+    from torchtune.config._trust import OWN_PACKAGES as OWN_PACKAGES
     from torchtune.config._trust import current_trust as current_trust
     from torchtune.config._trust import trust_folder_of as trust_folder_of
+    from torchtune.config._types import SCALARS as SCALARS
     from torchtune.config._types import article as article
     from torchtune.config._types import choices as choices
     from torchtune.config._types import describe as describe
     from torchtune.config._types import is_anything as is_anything
     from torchtune.config._types import is_collection_type as is_collection_type
+    from torchtune.config._types import is_component_type as is_component_type
     from torchtune.config._types import is_section as is_section
+    from torchtune.config._types import is_torch_name as is_torch_name
+    from torchtune.config._types import is_union as is_union
     from torchtune.config._types import members as members
     from torchtune.config._types import metavar as metavar
+    from torchtune.config._types import passed_in as passed_in
     from torchtune.config._types import sections_of as sections_of
+    from torchtune.config._types import storable as storable
     from torchtune.config._types import strip as strip
     from torchtune.config._types import takes_none as takes_none
     from torchtune.config._types import takes_text as takes_text
     from torchtune.config._types import yaml_repr as yaml_repr
     from torchtune.config._unstructure import unstructure as unstructure
     from torchtune.config._unstructure import unstructure_what_can_be as unstructure_what_can_be
+    from torchtune.config._validators import Arguments as Arguments
+    from torchtune.config._validators import rules as rules
     from torchtune.config._yaml import BASE_KEY as BASE_KEY
     from torchtune.config._yaml import Document as Document
     from torchtune.config._yaml import inline_yaml as inline_yaml

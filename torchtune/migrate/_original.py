@@ -5,10 +5,13 @@ https://docs.pytorch.org/torchtune/stable/. What maps to nothing is noted with t
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from attrs import define, field
+
+from torchtune.migrate._datasets import ImportedDataset, import_dataset
+from torchtune.migrate._models import model_places
+from torchtune.migrate._tokenizers import import_tokenizer, why_none
 
 Tree = dict[str, Any]
 
@@ -70,52 +73,9 @@ LOGGERS: Final = {
     "WandBLogger": ("log_dir", "project", "entity", "group", "name", "mode"),
 }
 """Loggers that stand here under the same name, with the arguments that mean the same."""
-DATASETS: Final = {
-    "torchtune.datasets.alpaca_dataset": {},
-    "torchtune.datasets.alpaca_cleaned_dataset": {"use_clean": True},
-}
 MLP: Final = ["gate_proj", "up_proj", "down_proj"]
 TARGETS: Final = {"output_proj": "o_proj"}
 """Names of its linear layers that are others here."""
-
-
-HOMES: Final = {
-    "llama3_1": "llama3",
-    "llama3_2": "llama3",
-    "llama3_3": "llama3",
-    "gemma2": "gemma",
-    "qwen2_5": "qwen2",
-}
-"""Families of the original's that stand in another's package here."""
-RENAMED: Final = {
-    "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
-    "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",
-    "phi4_14b": "torchtune.models.phi3.phi4",
-    "qwen2_5_0_5b": "torchtune.models.qwen2.qwen2_0_5b",
-    "qwen2_5_1_5b_base": "torchtune.models.qwen2.qwen2_1_5b",
-    "qwen2_5_1_5b_instruct": "torchtune.models.qwen2.qwen2_1_5b",
-    "qwen2_5_7b_base": "torchtune.models.qwen2.qwen2_7b",
-    "qwen2_5_7b_instruct": "torchtune.models.qwen2.qwen2_7b",
-}
-"""Builders that have another name here."""
-
-
-def places(family: str, name: str) -> list[str]:
-    """Return where a builder of the original's may stand here.
-
-    Args:
-        family: Its package, such as `torchtune.models.llama3_1`.
-        name: Its own name.
-    """
-    parent, _, package = family.rpartition(".")
-    plain = name.removesuffix("_base").removesuffix("_instruct")
-    here = f"{parent}.{HOMES.get(package, package)}"
-    return [
-        f"{family}.{name}",
-        *([RENAMED[name]] if name in RENAMED else []),
-        f"{here}.{name}",
-        f"{here}.{plain}",
-    ]
 
 
 @define
@@ -138,6 +98,8 @@ class Import:
     done: set[str] = field(factory=set)
     max_seq_len: int | None = None
     """What the original's tokenizer cut rows to; here the dataset does."""
+    truncate: str | None = None
+    """At which end it cut them."""
     checkpoint_output: str | None = None
     """Where its checkpointer wrote; here all goes to `output_dir`."""
 
@@ -161,7 +123,9 @@ class Import:
         if self.recipe == "alpaca_generate":
             self.generation()
         else:
-            for part in (self.dataset, self.loss, self.optimizer, self.lr_scheduler, self.metric_logger):
+            self.dataset()
+            self.validation()
+            for part in (self.loss, self.optimizer, self.lr_scheduler, self.metric_logger):
                 part()
         for name in self.old.keys() - self.done:
             self.unknown(name, self.old[name])
@@ -194,12 +158,12 @@ class Import:
             self.lora(given)
             if name.startswith("qlora_") or given.pop("quantize_base", False):
                 self.lost["model.quantize_base"] = "the base is not quantised; it is held in dtype"
-        found = next((ours for ours in places(family, plain) if self.exists(ours)), None)
+        found = next((ours for ours in model_places(family, plain) if self.exists(ours)), None)
         if found is not None:
             self.new["model"] = {"_component_": found}
             self.lose("model", given)
         elif path:
-            self.lost["model"] = f"{family}.{plain} is no model of ours; name one that is"
+            self.lost["model"] = why_none(f"{family}.{plain}", "model")
 
     def lora(self, given: Tree) -> None:
         """Import the arguments of a LoRA builder."""
@@ -211,7 +175,8 @@ class Import:
         if given.pop("use_dora", False):
             lora["dora"] = True
         for old, new in (("lora_rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
-            if (value := given.pop(old, None)) is not None:
+            value = given.pop(old, None)
+            if value is not None:
                 lora[new] = value
         self.new["lora"] = lora
 
@@ -229,24 +194,25 @@ class Import:
     def tokenizer(self) -> None:
         """Import the tokenizer, its file relative to the model's folder where it lies there."""
         path, given = self.component("tokenizer")
-        self.max_seq_len = given.pop("max_seq_len", None)
-        if not self.exists(path):
-            if path:
-                self.lost["tokenizer"] = f"{path} is no tokenizer of ours; name one that is"
-            return
-        file = PurePosixPath(str(given.pop("path", "")))
-        folder = str(file.parent)
-        if folder.rstrip("/") != str(self.new["model_directory"]).rstrip("/"):
-            self.new["tokenizer_directory"] = folder
-        self.new["tokenizer"] = {"_component_": path, "path": f"${{tokenizer_directory}}/{file.name}"}
-        self.lose("tokenizer", given)
+        self.max_seq_len, self.truncate = given.pop("max_seq_len", None), given.pop("truncation_type", None)
+        ours, file, lost = import_tokenizer(path, given, self.exists)
+        self.lost |= {f"tokenizer.{name}": why for name, why in lost.items()}
+        if ours:
+            folder = str(file.parent)
+            if folder.rstrip("/") != str(self.new["model_directory"]).rstrip("/"):
+                self.new["tokenizer_directory"] = folder
+            self.new["tokenizer"] = {"_component_": ours, "path": f"${{tokenizer_directory}}/{file.name}"}
+            self.lose("tokenizer", given)
+        elif path:
+            self.lost["tokenizer"] = why_none(path, "tokenizer")
 
     def fields(self, *, sharded: bool) -> None:
         """Import plain fields."""
         for name in KEPT:
             if name in self.old:
                 self.new[name] = self.take(name)
-        if (output := self.take("output_dir") or self.checkpoint_output) is not None:
+        output = self.take("output_dir") or self.checkpoint_output
+        if output is not None:
             self.new["output_dir"] = output
         self.dtype()
         for name, why in SWITCHES.items():
@@ -299,30 +265,31 @@ class Import:
                 )
 
     def dataset(self) -> None:
-        """Import the dataset."""
-        path, given = self.component("dataset")
-        if path not in DATASETS:
-            self.lost["dataset"] = f"{path or 'a list of datasets'} is no dataset of ours; name one that is"
+        """Import the training data."""
+        done = self.rows("dataset", self.take("dataset"))
+        if done.new is not None:
+            self.new["dataset"] = done.new
+        if done.packing is not None:
+            self.new["packing"] = done.packing
+
+    def validation(self) -> None:
+        """Import the held-out data; the original looks at it only where both its fields are set."""
+        every, rows = self.take("run_val_every_n_steps"), self.take("dataset_val")
+        batch_size = self.take("batch_size_val")
+        if every is None or rows is None:
             return
-        made: Tree = {"_component_": "torchtune.datasets.AlpacaDataset"}
-        source, files = given.pop("source", None), given.pop("data_files", None)
-        if source in ("json", "jsonl") and isinstance(files, str):
-            source, files = files, None
-        made |= DATASETS[path] if source is None else {"source": source}
-        for name in ("train_on_input", "split"):
-            if name in given:
-                made[name] = given.pop(name)
-        options = {n: given.pop(n) for n in ("name", "revision", "data_dir") if given.get(n) is not None}
-        if files is not None:
-            options["data_files"] = files
-        if options:
-            made["load_options"] = options
-        if (length := given.pop("max_seq_len", None) or self.max_seq_len) is not None:
-            made["max_seq_len"] = length
-        if given.pop("packed", False):
-            self.new["packing"] = {"length": made["max_seq_len"]} if "max_seq_len" in made else {}
-        self.new["dataset"] = made
-        self.lose("dataset", given)
+        done = self.rows("dataset_val", rows)
+        if done.new is not None:
+            section = {"dataset": done.new, "every_n_steps": every, "at_start": False, "keep_best": False}
+            self.new["validation"] = section | ({} if batch_size is None else {"batch_size": batch_size})
+
+    def rows(self, name: str, value: Any) -> ImportedDataset:
+        """Import a dataset, or a list of them, noting what it lacks."""
+        done = import_dataset(value, self.max_seq_len, self.truncate)
+        self.lost |= {f"{name}.{key}".rstrip("."): why for key, why in done.lost.items()}
+        if done.changed:
+            self.changed[name] = done.changed
+        return done
 
     def loss(self) -> None:
         """Import the loss, whose reduction and ignored label are always the same here."""
@@ -383,7 +350,8 @@ class Import:
                 "it is put into template=alpaca; the original gave it to the model as it is"
             )
         for name in ("instruct_template", "chat_format"):
-            if (value := self.take(name)) is not None:
+            value = self.take(name)
+            if value is not None:
                 self.lost[name] = f"{value} has no counterpart; template is alpaca or chat"
 
     def keep(self, name: str, path: str, given: Tree) -> None:

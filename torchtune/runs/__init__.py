@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder
+    from torchtune.runs._json_schema import json_schema as json_schema
     from torchtune.runs._launch import checked_layers as checked_layers
     from torchtune.runs._launch import layers_of as layers_of
     from torchtune.runs._locate import ModelFolders as ModelFolders

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from attrs import define, field
 
+from torchtune._hints import hint_for
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     COMPONENT_KEY,
@@ -133,7 +134,9 @@ class Overriding:
             now = [now]
             self._put(path, now, override.origin(self.layer))
         if not isinstance(now, list) and not (now is None and collection is not None):
-            self._note(override, Mistake("wrong_type", "+ adds to a list, and this is none", path=path))
+            advice = f"write {dotted(path)}={override.text} to set it"
+            message = "+ adds to a list, and this is none"
+            self._note(override, Mistake("wrong_type", message, advice, path))
             return
         item = item_type(collection, len(now or ()))
         component = component_type_of(item)
@@ -267,8 +270,9 @@ class Overriding:
                 what = f"null; name its component first, {dotted(path)}=package.module.Name"
             return reject("unknown", f"{dotted(path)} is {what}; it has no {part!r}", path=where)
         sections = sections_of(self._type_of(path))
-        found = unknown(part, [*known, *(n for cls in sections for n in field_names(cls))], where)
-        if path:
+        names = [*known, *(n for cls in sections for n in field_names(cls))]
+        found = unknown(part, names, where)
+        if path or hint_for(part, names) is not None:
             return RejectedError(found)
         deep = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
         near = f"did you mean {dotted(deep[0])!r}?" if deep else self.suggest(f"--{part}", found.suggestion)

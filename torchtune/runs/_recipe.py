@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torchtune.config import ConfigError, FieldError, Mistake
-from torchtune.config.model import MISSING, Layers, Location, freeze, is_section, parameters, unresolved
+from torchtune.config.model import (
+    MISSING,
+    Layers,
+    Location,
+    field_names,
+    freeze,
+    is_section,
+    parameters,
+    unresolved,
+)
 from torchtune.runs._device import check_device
 from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
@@ -172,7 +181,7 @@ def _check_device(cfg: Any, layers: Layers) -> None:
 
 def apply_overrides(layers: Layers, words: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
     """Apply overrides as typed; what is wrong with them is noted in the layers."""
-    overrides, mistakes = tokenise(words, suggest)
+    overrides, mistakes = tokenise(words, suggest, field_names(layers.wanted) if layers.wanted else ())
     overriding = Overriding(layers, suggest)
     layers.mistakes += mistakes
     rest = overriding.apply(overrides)

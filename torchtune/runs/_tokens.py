@@ -5,6 +5,7 @@ from typing import Final
 
 from attrs import frozen
 
+from torchtune._hints import hint_for
 from torchtune.config import Mistake
 from torchtune.config.model import COMPONENT_KEY, Location
 from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
@@ -12,6 +13,8 @@ from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 OVERRIDE_FLAG: Final = OVERRIDE.text
 LONGEST_SHOWN: Final = 120
 """Characters of a value that are shown as its origin."""
+HYDRAS: Final = ("~", "++")
+"""What keys begin with in hydra's overrides and not in ours."""
 FLOW: Final = ("[", "{")
 """What a list or a mapping begins with on the command line."""
 
@@ -53,13 +56,14 @@ class Override:
 
 
 def tokenise(
-    argv: Sequence[str], suggest: Suggest = suggest_run_option
+    argv: Sequence[str], suggest: Suggest = suggest_run_option, known_fields: Sequence[str] = ()
 ) -> tuple[list[Override], list[Mistake]]:
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
 
     Args:
         argv: The words.
         suggest: What a flag without a value may mean.
+        known_fields: Names of the config's fields, which hints may name.
 
     Returns:
         The overrides, and a mistake for each word that is none.
@@ -82,16 +86,32 @@ def tokenise(
         key, equals, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and not equals:
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
-                message = f"needs a value: {word} VALUE, or {key}=VALUE"
-                mistakes.append(Mistake.of_word(word, message, suggest(word, "")))
+                mistakes.append(_without_value(word, suggest, known_fields))
                 continue
             text, equals = next(words)[1], "="
-        if not equals or not key:
-            hint = suggest(word, "") if word.startswith("-") else ""
-            advice = hint or "quote a value that holds spaces: 'prompt=What is it?'"
-            mistakes.append(Mistake.of_word(word, "expected key=value", advice))
+        if not equals or not key or key.startswith(HYDRAS):
+            mistakes.append(_no_override(word, suggest))
         elif not all(key.removeprefix("+").split(".")):
             mistakes.append(Mistake.of_word(typed, f"{key!r} is not a path: a name is empty"))
         else:
             found.append(Override(key, text, i))
     return found, mistakes
+
+
+def _no_override(word: str, suggest: Suggest) -> Mistake:
+    """Return the mistake of a word that is neither a flag nor an override."""
+    hint = hint_for(word) if word.startswith(("-", *HYDRAS)) else None
+    meant = hint or (suggest(word, "") if word.startswith("-") else "")
+    return Mistake.of_word(
+        word, "expected key=value", meant or "quote a value that holds spaces: 'prompt=What is it?'"
+    )
+
+
+def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> Mistake:
+    """Return the mistake of a flag without a value, which needs one if it may be a field."""
+    key = flag.removeprefix("--")
+    is_field = key.partition(".")[0].replace("-", "_") in known_fields
+    advice = hint_for(key, known_fields) or ("" if is_field else suggest(flag, ""))
+    if advice and not is_field:
+        return Mistake.of_word(flag, "is not understood", advice)
+    return Mistake.of_word(flag, f"needs a value: {flag} VALUE, or {key}=VALUE", advice)

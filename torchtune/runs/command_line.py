@@ -107,7 +107,7 @@ def near_option(flag: str, names: Sequence[str]) -> str:
     """Return `did you mean --x?`, or nothing where no option is near."""
     import difflib
 
-    near = difflib.get_close_matches(flag, names, 1, 0.7)
+    near = difflib.get_close_matches(flag, names, 1, 0.8)
     return f"did you mean {near[0]!r}?" if near else ""
 
 

@@ -15,37 +15,42 @@ from typing import Any, Final
 
 from attrs import define, field
 
-from torchtune.config._classes import REQUIRED, Field, fields
-from torchtune.config._component import COMPONENT_KEY
-from torchtune.config._components import admits, argument_type
-from torchtune.config._docstrings import documentation
-from torchtune.config._dotpath import dotpath
-from torchtune.config._mistakes import RejectedError
-from torchtune.config._schema import Slot, mapping_of, section_slots
-from torchtune.config._signature import (
+from torchtune.config import Passed
+from torchtune.config.model import (
+    BASE_KEY,
+    COMPONENT_KEY,
+    HELPER_PREFIX,
     MISSING,
-    Passed,
-    parameters,
-    swallows_keywords,
-    type_hints,
-)
-from torchtune.config._trust import OWN_PACKAGES
-from torchtune.config._types import (
+    OWN_PACKAGES,
+    REQUIRED,
     SCALARS,
+    Arguments,
+    Field,
+    RejectedError,
+    Slot,
+    admits,
+    argument_type,
     choices,
+    documentation,
+    dotpath,
+    fields,
     is_anything,
     is_collection_type,
     is_component_type,
     is_section,
     is_torch_name,
     is_union,
+    mapping_of,
+    parameters,
     passed_in,
+    rules,
+    section_slots,
     storable,
     strip,
+    swallows_keywords,
+    type_hints,
+    unstructure,
 )
-from torchtune.config._unstructure import unstructure
-from torchtune.config._validators import Arguments, rules
-from torchtune.config._yaml import BASE_KEY
 
 Schema = dict[str, Any]
 
@@ -90,6 +95,9 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
         "description": doc,
         "type": "object",
         "properties": {BASE_KEY: base, **writer.properties(config_class)},
+        "patternProperties": {
+            f"^{HELPER_PREFIX}": {"description": "Holds what aliases name; it is no field."}
+        },
         "additionalProperties": False,
         "if": {"not": {"required": [BASE_KEY]}},
         "then": {"required": required},

@@ -1,0 +1,161 @@
+"""Words of other projects and launchers: each leads to a field that exists, wherever it is written."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import transformers
+
+import torchtune.datasets
+from recipes.lora_finetune import LoraFinetuneConfig
+from torchtune._hints import _FIELDS, hint_for
+from torchtune.config import ConfigError
+from torchtune.config.model import field_names, parameters_of
+from torchtune.runs import load_recipe
+from torchtune.training import cosine_with_warmup
+from torchtune.utils.metric_logging import WandBLogger
+
+FIELDS = field_names(LoraFinetuneConfig)
+DATASETS = [
+    getattr(torchtune.datasets, name) for name in torchtune.datasets.__all__ if name.endswith("Dataset")
+]
+ARGUMENTS = {
+    "dataset": {name for dataset in DATASETS for name in parameters_of(dataset)},
+    "metric_logger": set(parameters_of(WandBLogger)),
+    "lr_scheduler": set(parameters_of(cosine_with_warmup)),
+}
+
+
+def mistakes(recipe: str, config: str | None, *words: str) -> list[str]:
+    """Return the mistakes of a call, each as its line."""
+    try:
+        load_recipe(recipe).layers(config, words).build()
+    except ConfigError as error:
+        return list(map(str, error.mistakes))
+    return []
+
+
+@pytest.mark.parametrize("text", _FIELDS)
+def test_what_a_hint_says_to_write_is_admitted(text: str) -> None:
+    path = re.split("[=, ]", text)[0]
+    root, _, argument = path.partition(".")
+    written = re.match(r"[\w.]+=(\[.*?\]|\{.*?\}|\w+)", text)
+    word = written[0] if written else f"{path}=default"
+    if root in ARGUMENTS and argument:
+        assert argument in ARGUMENTS[root]
+    elif root in FIELDS:
+        found = mistakes("lora_finetune", "smollm2_135m_lora", word, "dtype=bf16")
+        assert not any(f"no {argument or root!r}" in line for line in found)
+        assert written is None or not found
+    else:
+        assert mistakes("alpaca_generate", "smollm2_135m_generate", word) == []
+
+
+def test_no_word_is_in_the_table_twice() -> None:
+    words = [word for words in _FIELDS.values() for word in words.split()]
+    assert len(words) == len(set(words))
+
+
+# What transformers' TrainingArguments have that no config of ours does, by the start of the name.
+ELSEWHERE = re.compile(
+    r"hub|push_to_hub|log_|logging_(?!steps)|dataloader_(?!num)|ddp_|torch_empty|trackio|include_|eval_(?!steps|strat|on_start)"
+    r"|fp16_full|bf16_full|save_(only|on_each)|debug|skip_memory|do_|local_rank|label_|length_column|restore|ignore_data"
+    r"|full_determinism|remove_unused|neftune|use_cache|optim_|average_tokens|disable_tqdm|prediction_loss|batch_eval"
+    r"|greater_is|parallelism|accelerator_config|auto_find|tf32|project|enable_jit|train_sampling|activation_checkpointing_"
+)
+
+
+def test_options_of_transformers_that_have_a_counterpart_have_a_hint() -> None:
+    names = {f.name for f in dataclasses.fields(transformers.TrainingArguments)}
+    unknown = {name for name in names if name not in FIELDS and not hint_for(name, FIELDS)}
+    assert {name for name in unknown if not ELSEWHERE.match(name)} == set()
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("learning_rate", "write optimizer.lr"),
+        ("Learning-Rate", "write optimizer.lr"),
+        ("warmup_ratio", "write lr_scheduler.warmup_steps, a number of optimizer steps"),
+        ("bf16", "write dtype=bf16"),
+        ("lora_target_linear", "write lora.targets=[all-linear]"),
+    ],
+)
+def test_hint_is_shown_in_yaml_in_python_and_on_the_command_line(key: str, hint: str, tmp_path: Path) -> None:
+    yaml, name = tmp_path / "my.yaml", key.lower().replace("-", "_")
+    yaml.write_text(f"_base_: smollm2_135m_lora\n{key}: 1\n")
+    python = tmp_path / f"hinted_{key.replace('-', 'x')}.py"
+    python.write_text(
+        "from configs_py.smollm2 import smollm2_135m_lora\n\n\n"
+        f"def hinted():\n    cfg = smollm2_135m_lora()\n    cfg.{name} = 1\n    return cfg\n"
+    )
+    assert mistakes("lora_finetune", str(yaml)) == [f"{yaml}:2: {key}: no {key!r}; {hint}"]
+    line = f"--override {key}=1: {key}: no {key!r}; {hint}"
+    assert mistakes("lora_finetune", "smollm2_135m_lora", f"{key}=1") == [line]
+    assert mistakes("lora_finetune", f"{python}:hinted") == [f"{python}:6: {name}: no {name!r}; {hint}"]
+
+
+SAID = {
+    "~validation": "expected key=value; fields cannot be removed; write validation=null or validation=default",
+    "~lora.dropout=0.1": "fields cannot be removed; write lora.dropout=null or lora.dropout=default",
+    "++lora.rank=2": "++lora.rank=2: expected key=value; write lora.rank=2",
+    "--override ++batch_size=2": "++batch_size=2: expected key=value; write batch_size=2",
+    "+batch_size=2": "+ adds to a list, and this is none; write batch_size=2 to set it",
+    "--multirun optimizer.lr=1,2": "a call is one run",
+    "-m optimizer.lr=1": "-m: expected key=value; a call is one run",
+    "-max_steps=3": "-max_steps: no '-max_steps'; did you mean 'max_steps'?",
+    "./runs": "./runs: expected key=value; quote a value that holds spaces",
+    "~": "~: expected key=value; quote a value that holds spaces",
+    "--config-name x": "no 'config-name'; write --config NAME",
+    "hydra.run.dir=x": "no 'hydra'; a run's folder is output_dir",
+    "--gradient_checkpointing": "is not understood; write activation_checkpointing={}",
+    "--packing": "--packing: needs a value: --packing VALUE, or packing=VALUE; write packing={length: 2048}",
+    "--loggin_steps": "--loggin_steps: needs a value: --loggin_steps VALUE, or loggin_steps=VALUE",
+    "output_dir=${oc.env:HOME}": "names nothing; let the shell expand environment variables, on the command line: ",
+    "output_dir=x/${now:%Y}": "names nothing; let the shell expand the date, on the command line: ",
+    "output_dir=${x-names.a}": "${x-names.a} names nothing; x- keys only hold anchors, at the top of a file",
+    "optimizer.learning_rate=1": "torch.optim.AdamW takes no 'learning_rate'; write lr",
+    "output_dir=${.lora}": "${.lora} names nothing",
+    "defaults=[a]": "no 'defaults'; write _base_, the name of a config or a YAML file",
+    "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW takes no '_target_'; write _component_",
+    ".shared=1": "'.shared' is not a path",
+    "lora.r=1": "lora.r: no 'r'; write rank",
+    "lora.lora_target_linear=true": "write targets=[all-linear]",
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_idiom_of_another_launcher_is_one_mistake_that_says_what_to_type(words: str) -> None:
+    (found,) = mistakes("lora_finetune", "smollm2_135m_lora", *words.split())
+    assert SAID[words] in found
+
+
+def test_field_that_the_recipe_does_not_have_is_not_named(tmp_path: Path) -> None:
+    (found,) = mistakes("full_finetune", "smollm2_135m_full", "lora_r=8")
+    assert found.endswith("lora_r: no 'lora_r'")
+    (tmp_path / "plain_recipe.py").write_text(
+        "from attrs import define\nfrom torchtune import config\n\n\n"
+        "@define(kw_only=True)\nclass PlainConfig:\n    dataset: str = 'x'\n    num_epoch: int = 1\n\n\n"
+        "@config.parse\ndef main(cfg: PlainConfig) -> None:\n    pass\n"
+    )
+    words = ("learning_rate=1", "num_epochs=3", "eval_dataset=3")
+    rate, epochs, dataset = mistakes(f"{tmp_path}/plain_recipe.py", None, *words)
+    assert rate.endswith("no 'learning_rate'")
+    assert epochs.endswith("no 'num_epochs'; did you mean 'num_epoch'?")
+    assert "write" not in dataset
+
+
+def test_argument_of_another_name_is_hinted_where_a_component_takes_it() -> None:
+    assert hint_for("lora_alpha", ["rank", "alpha"]) == "write alpha"
+    assert hint_for("cutoff_len", ["source", "max_seq_len"]) == "write max_seq_len"
+    assert hint_for("eval_dataset", ["dataset"]) is None
+    assert hint_for("weird", FIELDS) is None
+
+
+def test_hidden_key_of_gitlab_is_hinted_to_be_one_that_begins_with_x(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(
+        "_base_: smollm2_135m_lora\n.shared: &shared {lr: 0.1}\noptimizer: *shared\n"
+    )
+    (found,) = mistakes("lora_finetune", str(tmp_path / "my.yaml"))
+    assert found.endswith("no '.shared'; a key that only holds anchors begins with x-, such as x-shared")

@@ -1,0 +1,186 @@
+"""What is called otherwise elsewhere: options of other fine-tuning projects and idioms of other launchers.
+
+The words are those of transformers' TrainingArguments, TRL's SFTConfig and ModelConfig, axolotl's and LLaMA-Factory's
+YAML, and the original torchtune; the idioms those of hydra and OmegaConf.
+"""
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Final
+
+# What to write, and the words that mean it. What comes before the first `=` or comma is the path of a field.
+_FIELDS: Final = {
+    "optimizer.lr": "learning_rate lr",
+    "optimizer.weight_decay": "weight_decay",
+    "optimizer.eps": "adam_epsilon",
+    "optimizer.betas=[0.9, 0.999]": "adam_beta1 adam_beta2",
+    "optimizer, a component such as torch.optim.AdamW": "optim optimizer optimizer_type optimizer_name",
+    "lr_scheduler.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps",
+    "lr_scheduler.warmup_steps, a number of optimizer steps": "warmup_ratio",
+    "lr_scheduler.min_ratio": "cosine_min_lr_ratio min_lr_rate min_lr_ratio",
+    "lr_scheduler, a component such as torchtune.training.linear_with_warmup": (
+        "lr_scheduler_type lr_scheduler_kwargs lr_scheduler scheduler"
+    ),
+    "clip_grad_norm": "max_grad_norm gradient_clipping gradient_clip_val grad_clip max_norm",
+    "batch_size": (
+        "per_device_train_batch_size per_gpu_train_batch_size micro_batch_size train_batch_size"
+        " train_micro_batch_size_per_gpu"
+    ),
+    "gradient_accumulation_steps": "grad_accum_steps accumulate_grad_batches",
+    "epochs": "num_train_epochs num_epochs max_epochs n_epochs",
+    "max_steps": "max_train_steps num_training_steps train_steps",
+    "dataset.max_seq_len": (
+        "max_seq_length max_seq_len max_length cutoff_len sequence_len seq_len seq_length block_size model_max_length"
+    ),
+    "packing={length: 2048}": "sample_packing neat_packing packing packed pack",
+    "dataset, a component such as torchtune.datasets.ChatDataset": (
+        "datasets dataset dataset_name dataset_config train_file train_data train_dataset dataset_mixer data_path"
+    ),
+    "dataset.source": "dataset_path dataset_dir data_files",
+    "dataset.split=train[:1000]": "max_samples max_train_samples dataset_train_split",
+    "dataset.load_options={streaming: true}": "streaming dataset_streaming",
+    "dataset.column": "dataset_text_field text_column",
+    "dataset.system": "default_system default_system_message",
+    "dataset.template, or the tokenizer's own chat template in a ChatDataset": (
+        "template chat_template chat_template_path chat_template_jinja prompt_template"
+    ),
+    "dataset.train_on_input": "train_on_inputs train_on_prompt completion_only_loss",
+    "dataset.train_on": "assistant_only_loss mask_history roles_to_train",
+    "shuffle": "shuffle_dataset shuffle_merged_datasets",
+    "data_workers": (
+        "dataloader_num_workers num_workers dataset_num_proc dataset_processes preprocessing_num_workers"
+    ),
+    "token_cache": "dataset_prepared_path tokenized_path",
+    "validation.dataset": "test_datasets eval_dataset val_dataset dataset_val eval_file validation_file",
+    "validation.share": "val_set_size val_size test_size",
+    "validation.every_n_steps": "eval_steps run_val_every_n_steps val_check_interval eval_interval",
+    "validation.every_n_steps, a number of optimizer steps": (
+        "eval_strategy evaluation_strategy evals_per_epoch do_eval"
+    ),
+    "validation.at_start": "eval_on_start",
+    "validation.batch_size": "per_device_eval_batch_size eval_batch_size batch_size_val",
+    "validation.patience": "early_stopping_patience",
+    "validation.keep_best": "load_best_model_at_end metric_for_best_model",
+    "validation.max_new_tokens": "eval_max_new_tokens",
+    "dtype=bf16": "bf16 bfloat16",
+    "dtype=fp16": "fp16 float16",
+    "dtype=fp32": "fp32 float32",
+    "dtype": "torch_dtype precision mixed_precision",
+    "weights_dtype=bf16, with dtype=bf16": "pure_bf16",
+    "dtype=bf16, which halves the base model; weights are not quantised": (
+        "load_in_4bit load_in_8bit quantization_bit quantization_method bnb_4bit_quant_type quantize_base"
+    ),
+    "activation_checkpointing={}": (
+        "gradient_checkpointing gradient_checkpointing_kwargs use_gradient_checkpointing"
+        " enable_activation_checkpointing"
+    ),
+    "activation_checkpointing={offload: true}": "activation_offloading enable_activation_offloading",
+    "compile": "torch_compile torch_compile_backend torch_compile_mode",
+    "lean_layers, which is true unless it is set": (
+        "use_liger_kernel enable_liger_kernel liger_kernel_config use_unsloth unsloth"
+    ),
+    "enable_fsdp=true": "fsdp fsdp_config fsdp_version ddp",
+    "enable_fsdp=true, which shards as ZeRO's stage 3 does": "deepspeed deepspeed_config zero_stage",
+    "sharding.cpu_offload": "fsdp_cpu_offload cpu_offload",
+    "sharding.reshard_after_forward": "fsdp_reshard_after_forward",
+    "lora.rank": "lora_r lora_rank r",
+    "lora.alpha": "lora_alpha",
+    "lora.dropout": "lora_dropout",
+    "lora.targets": "lora_target_modules lora_target target_modules lora_attn_modules",
+    "lora.targets=[all-linear]": "lora_target_linear",
+    "lora.dora": "use_dora peft_use_dora",
+    "lora.rank_stabilized": "use_rslora peft_use_rslora",
+    "lora, the adapters of the recipe lora_finetune": "adapter finetuning_type use_peft peft_config lora_config",
+    "model_directory, a folder that tune download fetches": (
+        "model_name_or_path base_model model_name model_id model_path pretrained_model_name_or_path"
+    ),
+    "model, a component such as torchtune.models.hf_decoder": "model_type base_model_config",
+    "tokenizer, a component such as torchtune.models.auto_tokenizer": "tokenizer_type",
+    "tokenizer_directory": "tokenizer_name tokenizer_name_or_path tokenizer_path tokenizer_config",
+    "metric_logger, a component such as torchtune.utils.metric_logging.WandBLogger": (
+        "report_to logger use_tensorboard use_wandb"
+    ),
+    "metric_logger.log_dir": "logging_dir",
+    "metric_logger.project": "wandb_project",
+    "metric_logger.entity": "wandb_entity",
+    "metric_logger.name": "wandb_name run_name",
+    "metric_logger.mode": "wandb_mode",
+    "log_every_n_steps": "logging_steps log_interval log_every_steps",
+    "save_every_n_steps": "save_steps save_interval checkpointing_steps",
+    "save_every_n_steps, or save_at_epoch_ends": "save_strategy saves_per_epoch",
+    "keep_checkpoints": "save_total_limit",
+    "async_checkpoints": "enable_async_checkpointing async_save",
+    "output_dir": "output_path output_directory out_dir save_dir",
+    "output_dir of the unfinished run, which the same command resumes": (
+        "resume_from_checkpoint auto_resume_from_checkpoints"
+    ),
+    "output_dir, another one, or the option --overwrite": "overwrite_output_dir",
+    "profiling={}": "profiler profiler_steps",
+    "seed": "random_seed random_state data_seed",
+    "device": "device_map accelerator",
+    "device=cpu": "use_cpu no_cuda",
+    "max_new_tokens": "max_tokens max_completion_tokens",
+    "temperature=0, for the likeliest tokens": "do_sample",
+    "stop": "stop_sequences stop_strings",
+}
+
+_ONE_RUN: Final = "a call is one run; start several in a shell loop"
+_IDIOMS: Final = {
+    "multirun": _ONE_RUN,
+    "-m": _ONE_RUN,
+    "config_name": "write --config NAME",
+    "-cn": "write --config NAME",
+    "config_path": "write --config FILE",
+    "defaults": "write _base_, the name of a config or a YAML file",
+    "_target_": "write _component_",
+    "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
+}
+"""Words of hydra, each with what to do."""
+_BEGINNINGS: Final = {
+    "~": "fields cannot be removed; write {1}=null or {1}=default",
+    "++": "write {0}",
+    "oc.env:": 'let the shell expand environment variables, on the command line: "output_dir=$HOME/runs"',
+    "now:": 'let the shell expand the date, on the command line: "output_dir=runs/$(date +%F)"',
+    "oc.": "OmegaConf's resolvers are not supported; name a field, ${{a.b}}",
+    "hydra:": "hydra's settings are not read; name a field, ${{a.b}}",
+    ".": "a key that only holds anchors begins with x-, such as x-{0}",
+    "x-": "x- keys only hold anchors, at the top of a file; write an alias, *name",
+}
+"""What words begin with, each with what to do; `{0}` is the rest of the word, `{1}` that before its `=`."""
+
+_OF_VALIDATION: Final = {"batch_size", "dataset", "max_new_tokens"}
+"""Fields of `validation` that a recipe has as well."""
+
+
+@functools.cache
+def _by_word() -> dict[str, str]:
+    return {word: text for text, words in _FIELDS.items() for word in words.split()}
+
+
+def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
+    """Say what is written here for a key of another project or an idiom of another launcher.
+
+    Args:
+        key: An unknown key, the name in a reference, or a word of the command line without its dashes.
+        known_fields: The names that may stand in its place; a field that is not among them is not named.
+    """
+    word = key.lower().replace("-", "_")
+    if word in _by_word():
+        return _hint_of(_by_word()[word], set(map(str, known_fields)))
+    for start, text in _BEGINNINGS.items():
+        if key.startswith(start) and key != start:
+            rest = key[len(start) :]
+            return text.format(rest, rest.partition("=")[0])
+    return _IDIOMS.get(word) or _IDIOMS.get(key)
+
+
+def _hint_of(text: str, names: set[str]) -> str | None:
+    """Return what to write where these names stand: a field's path, or an argument where it is one of a component."""
+    path = re.split("[=, ]", text, maxsplit=1)[0]
+    root, _, argument = path.rpartition(".")
+    if path.partition(".")[0] in names:
+        return f"write {text}"
+    if root and argument in names - _OF_VALIDATION:
+        return f"write {text.removeprefix(f'{root}.')}"
+    return None
