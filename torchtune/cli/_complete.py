@@ -158,8 +158,7 @@ def _arguments(root: Schema, whole: Schema, tree: Any) -> dict[str, Schema]:
     named = _below(tree, "_component_")
     for case in whole["allOf"]:
         if case["if"].get("properties", {}).get("_component_", {}).get("const") == named and named:
-            found: dict[str, Schema] = _target(root, case["then"])["properties"]
-            return found
+            return dict(_target(root, case["then"])["properties"])
     return {}
 
 

@@ -41,17 +41,15 @@ class _Piece:
 def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
     """Yield the imports that are needed, of each what is needed, with the empty lines between their groups."""
     gap = False
-    for piece in pieces:
-        if not piece.is_import:
-            continue
+    for piece in [piece for piece in pieces if piece.is_import]:
         gap |= piece.gap
-        if not (piece.names & needed or _is_future(piece.node)):
+        is_future = isinstance(piece.node, ast.ImportFrom) and piece.node.module == "__future__"
+        if not (piece.names & needed or is_future):
             continue
         if gap:
             yield ""
         gap = False
-        whole = _is_future(piece.node) or piece.names <= needed
-        yield piece.source if whole else _shortened(piece.node, needed)
+        yield piece.source if is_future or piece.names <= needed else _shortened(piece.node, needed)
 
 
 def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
@@ -96,10 +94,6 @@ def _annotations(node: ast.stmt) -> Iterator[str]:
         for hint in (getattr(inner, "annotation", None), getattr(inner, "returns", None)):
             if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
                 yield from (n.id for n in ast.walk(ast.parse(hint.value)) if isinstance(n, ast.Name))
-
-
-def _is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 def _shortened(node: ast.stmt, needed: set[str]) -> str:

@@ -83,8 +83,7 @@ def recipe_for(config: str | type) -> str:
     except OSError as error:
         raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
     wanted = {returns for made, returns in found.items() if function in ("", made)}
-    own = _own_recipe(file, wanted)
-    return own or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
+    return _own_recipe(file, wanted) or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
 
 
 def _own_recipe(file: str, names: set[str]) -> str | None:

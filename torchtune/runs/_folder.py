@@ -102,10 +102,8 @@ class RunFolder:
 
     def resume_hint(self) -> str:
         """Say how the run resumes that was stopped: by the command that is in its record."""
-        again = "the same command"
-        if "--overwrite" in self.read_record().get("command", ()):
-            again += " without --overwrite"
-        return f"{again} continues"
+        command = self.read_record().get("command", ())
+        return f"the same command{' without --overwrite' * ('--overwrite' in command)} continues"
 
     @contextmanager
     def lock(self, holder: str, patience: float = 0.0) -> Iterator[None]:
