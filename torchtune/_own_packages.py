@@ -34,8 +34,7 @@ def is_own(module: str) -> bool:
         return package == "torchtune"
     loaded = sys.modules.get(package)
     if loaded is None:
-        spec = importlib.util.find_spec(package)
-        folders = spec.submodule_search_locations if spec else None
+        folders = getattr(importlib.util.find_spec(package), "submodule_search_locations", None)
     else:
         folders = getattr(loaded, "__path__", None)
     return folder_of(package) in map(os.path.realpath, folders or ())
@@ -53,12 +52,8 @@ def own_name(file: Path) -> str | None:
 def second_name_hint(error: BaseException) -> str:
     """Return the name of ours for a module that a project's package of the same name does not have."""
     name = getattr(error, "name", None) or ""
-    is_ours = name.startswith(tuple(f"{package}." for package in PACKAGES))
-    if (
-        is_ours
-        and isinstance(error, ModuleNotFoundError)
-        and Path(f"{folder_of(name.replace('.', '/'))}.py").is_file()
-    ):
+    is_candidate = isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in PACKAGES
+    if is_candidate and Path(f"{folder_of(name.replace('.', '/'))}.py").is_file():
         return f"torchtune's is torchtune.{name}"
     return ""
 
@@ -90,7 +85,8 @@ class OwnPackages:
     ) -> ModuleSpec | None:
         """Find a module, as `sys.meta_path` asks; None for all others."""
         if name in PACKAGES:
-            return PathFinder.find_spec(name, _projects_with(name))
+            folders = [folder for folder in _projects() if Path(folder, name, "__init__.py").is_file()]
+            return PathFinder.find_spec(name, folders)
         plain = name.removeprefix(_PREFIX)
         package = plain.partition(".")[0]
         if plain == name or package not in PACKAGES:
@@ -101,16 +97,10 @@ class OwnPackages:
         return PathFinder.find_spec(name, [_ROOT] if package == plain else path)
 
 
-def _projects_with(package: str) -> list[str]:
-    return [folder for folder in _projects() if (Path(folder) / package / "__init__.py").is_file()]
-
-
 def _is_second_name(package: str) -> bool:
     """Tell whether `torchtune.X` is `X`."""
     loaded = sys.modules.get(_PREFIX + package)
-    if loaded is not None:
-        return loaded.__name__ == package
-    return is_own(package)
+    return is_own(package) if loaded is None else loaded.__name__ == package
 
 
 class _SecondName:
@@ -118,7 +108,6 @@ class _SecondName:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.spec: ModuleSpec | None = None
 
     def create_module(self, _spec: ModuleSpec) -> ModuleType:
         """Return the module itself."""

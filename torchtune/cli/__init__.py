@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,12 @@ def _summary(name: str) -> str:
     """Return a verb's line; empty where there is no such verb."""
     head = f'"""`tune {name}`: '
     for folder in __path__:
-        try:
-            with open(os.path.join(folder, f"_{name}.py"), encoding="utf-8") as stream:  # noqa: PTH118, PTH123
-                line = stream.readline()
-        except (OSError, ValueError):  # no such file; ValueError: a name that none can have
-            continue
-        if line.startswith(head):
-            return line.removeprefix(head).strip().removesuffix('"""').removesuffix(".")
+        file = os.path.join(folder, f"_{name}.py")  # noqa: PTH118 -- see `tune cp`
+        # OSError: there is no such file; ValueError: its name is one that none can have.
+        with suppress(OSError, ValueError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
+            line = stream.readline()
+            if line.startswith(head):
+                return line.removeprefix(head).strip().removesuffix('"""').removesuffix(".")
     return ""
 
 

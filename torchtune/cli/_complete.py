@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torchtune.cli import load_verb, verbs
@@ -110,12 +111,9 @@ def _overrides(call: Call, current: str) -> Iterator[str]:
 
 def _schema(recipe: str) -> Schema:
     file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118 -- see `tune diff`
-    try:
-        with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-            found: Schema = json.load(stream)
-    except OSError:
-        return {}
-    return found
+    with suppress(OSError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
+        return dict(json.load(stream))
+    return {}
 
 
 def _tree(call: Call) -> Any:
@@ -136,11 +134,13 @@ def _tree(call: Call) -> Any:
 def _keys(root: Schema, schema: Schema, tree: Any, prefix: str) -> Iterator[str]:
     """Yield the dotted keys below a value."""
     for name, inner in _properties(root, schema, tree).items():
-        if name in ("_base_", "_component_"):
-            continue
-        yield f"{prefix}{name}"
-        below = tree.get(name) if isinstance(tree, Mapping) else None
-        yield from _keys(root, inner, below, f"{prefix}{name}.")
+        if name not in ("_base_", "_component_"):
+            yield f"{prefix}{name}"
+            yield from _keys(root, inner, _below(tree, name), f"{prefix}{name}.")
+
+
+def _below(tree: Any, key: str) -> Any:
+    return tree.get(key) if isinstance(tree, Mapping) else None
 
 
 def _properties(root: Schema, schema: Schema, tree: Any) -> dict[str, Schema]:
@@ -155,11 +155,10 @@ def _properties(root: Schema, schema: Schema, tree: Any) -> dict[str, Schema]:
 
 
 def _arguments(root: Schema, whole: Schema, tree: Any) -> dict[str, Schema]:
-    named = tree.get("_component_") if isinstance(tree, Mapping) else None
+    named = _below(tree, "_component_")
     for case in whole["allOf"]:
         if case["if"].get("properties", {}).get("_component_", {}).get("const") == named and named:
-            found: dict[str, Schema] = _target(root, case["then"])["properties"]
-            return found
+            return dict(_target(root, case["then"])["properties"])
     return {}
 
 
@@ -183,10 +182,7 @@ def _values(root: Schema, tree: Any, key: str) -> Iterator[str]:
     """Yield what may stand behind a key: dotpaths, choices, true and false, null."""
     schema: Schema = root
     for part in key.split("."):
-        below = _properties(root, schema, tree).get(part)
-        if below is None:
-            return
-        schema, tree = below, tree.get(part) if isinstance(tree, Mapping) else None
+        schema, tree = _properties(root, schema, tree).get(part, {}), _below(tree, part)
     for option in _options(root, schema):
         yield from (str(choice) for choice in option.get("enum", ()))
         if option.get("type") == "boolean":

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from torchtune.cli._verb import Argument, Form, Verb
 from torchtune.runs.command_line import Call, Option
@@ -49,34 +48,25 @@ def run(call: Call) -> int:
             progress=show,
         )
     sys.stdout.write(f"wrote {folder}" + (f", {source} merged into {base}\n" if base else "\n"))
-    if not any(
-        Path(folder, name).is_file() for name in ("tokenizer.json", "tokenizer.model", "adapter_config.json")
-    ):
+    files = ("tokenizer.json", "tokenizer.model", "adapter_config.json")
+    if not any(Path(folder, name).is_file() for name in files):
         print_note(f"{base or source} has no tokenizer, so {folder} has none; --tokenizer adds one")
     return 0
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
-    """Give what draws a bar of tensors on a terminal; nothing where there is none."""
-    if not sys.stderr.isatty():
-        yield None
-        return
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Give what draws a bar of tensors on a terminal."""
     from tqdm import tqdm
 
-    bar: tqdm[NoReturn] | None = None
+    # Elsewhere tqdm draws nothing; with a delay, nothing before the first tensor either.
+    with tqdm(unit="tensor", disable=None, delay=1e-3) as bar:
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(total=total, unit="tensor")
-        bar.update(done - bar.n)
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-    try:
         yield show
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 VERB = Verb(

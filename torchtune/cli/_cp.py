@@ -21,7 +21,8 @@ def run(call: Call) -> int:
     """Copy a recipe or a config."""
     name, path = call.arguments
     if os.path.isdir(path):  # noqa: PTH112 -- pathlib costs this verb a tenth of its time
-        path = os.path.join(path, name + _ending(name))  # noqa: PTH118
+        ending = ".py" if name in recipe_names() else ".yaml"
+        path = os.path.join(path, name + ending)  # noqa: PTH118
     text = copy_of(name, path)
     if os.path.exists(path) and not call.has(FORCE):  # noqa: PTH110
         sys.stderr.write(f"tune cp: {path} exists; choose another path, or --force\n")
@@ -43,10 +44,6 @@ def _command(name: str, path: str) -> str:
         return f"tune {path if '/' in path else f'./{path}'} --config {next(iter(configs[name]), '...')}"
     recipe = next(recipe for recipe, names in configs.items() if name in names)
     return f"tune {recipe} --config {path}" + (f":{name}" if path.endswith(".py") else "")
-
-
-def _ending(name: str) -> str:
-    return ".py" if name in recipe_names() else ".yaml"
 
 
 def copy_of(name: str, path: str) -> str:

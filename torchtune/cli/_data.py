@@ -92,7 +92,6 @@ VERB = Verb(
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ROWS, LIMIT, HTML, HELD_OUT)),),
     launch=COUNT_OPTIONS,
-    takes_overrides=True,
     about="""\
 Shows the first rows as the model will see them: targets, which it is trained to
 predict, stand apart from what it is given, special tokens have their names, and

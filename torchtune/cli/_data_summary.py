@@ -1,5 +1,6 @@
 """What a run reads, in numbers and examples: what `tune data` shows of a dataset."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,13 +70,8 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
         batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world, logs=False)
         first = [[pieces(tokenizer, e) for e in row] for row in batches.take(rows)]
         facts = list(_facts(cfg, found, batches, ranks))
-    return Summary(
-        title=f"{recipe.name} --config {call.config}",
-        rows=first,
-        report=found,
-        facts=facts,
-        histogram=_histogram(found.lengths),
-    )
+    title = f"{recipe.name} --config {call.config}"
+    return Summary(title, first, found, facts, _histogram(found.lengths))
 
 
 def _split(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -113,10 +109,8 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"
     if found.n_held_out:
         seen, asked = len(found.held_out_seen), len(found.held_out_asked)
-        yield (
-            "held out",
-            f"{found.n_held_out:,} rows; {seen:,} are trained on, {asked:,} by their prompt alone",
-        )
+        overlap = f"{seen:,} are trained on, {asked:,} by their prompt alone"
+        yield "held out", f"{found.n_held_out:,} rows; {overlap}"
     if found.n_cut:
         yield "cut", f"{found.n_cut:,} are longer than fits, and lose their end"
     n_batches = batches.batches_in(1)
@@ -127,10 +121,8 @@ def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str
     yield "padding", f"{sum(b.n_padding for b in drawn) / slots:.1%} of all positions"
     n_shared = sum(b.n_shared for b in drawn)
     if n_shared:
-        yield (
-            "shared",
-            f"{n_shared / useful:.1%} of all tokens, which rows begin with alike, are computed once",
-        )
+        what = "of all tokens, which rows begin with alike, are computed once"
+        yield "shared", f"{n_shared / useful:.1%} {what}"
     each = -(-n_batches // ranks)
     steps = steps_in(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
     a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks
@@ -144,7 +136,5 @@ def _histogram(lengths: list[int]) -> list[tuple[int, int]]:
         return []
     least, most = min(lengths), max(lengths)
     width = -(-(most - least + 1) // _BINS)
-    counts = [0] * (-(-(most - least + 1) // width))
-    for length in lengths:
-        counts[(length - least) // width] += 1
-    return [(least + i * width, count) for i, count in enumerate(counts)]
+    counts = Counter((length - least) // width for length in lengths)
+    return [(least + i * width, counts[i]) for i in range(max(counts) + 1)]

@@ -59,16 +59,7 @@ def tree_of(name: str, *, frozen: bool = False) -> Any:
     if frozen or ".py" in name:
         layers = runs.load_recipe(runs.recipe_for(name)).layers(name)
         return model.freeze(layers).tree if frozen else layers.tree
-    return _read(rendering_of(name))
-
-
-def rendering_of(name: str) -> str:
-    """Return the file of a registered config's rendering.
-
-    Raises:
-        ConfigError: There is no config of this name.
-    """
-    return os.path.join(folder_of("configs_yaml"), f"{config_source(name).name}.yaml")  # noqa: PTH118
+    return _read(os.path.join(folder_of("configs_yaml"), f"{config_source(name).name}.yaml"))  # noqa: PTH118
 
 
 def _read(file: str) -> Any:

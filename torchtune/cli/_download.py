@@ -54,37 +54,23 @@ class Order(NamedTuple):
 
 def run(call: Call) -> int:
     """Download a model."""
-    order = order_of(call)
+    repository, *more = call.arguments
+    if more:
+        hint = "a pattern stands in quotes behind --include or --ignore"
+        raise ConfigError.of_word(more[0], "is not understood", hint)
+    folder = call.value(OUTPUT_DIR) or ""
+    order = Order(repository, folder, call.value(REVISION), call.values(INCLUDE), call.values(IGNORE))
     try:
         sizes = fetch(order)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command again fetches the files that are not whole\n")
         return 1
     amount = f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {_bytes(sum(sizes.values()))}"
-    sys.stdout.write(f"wrote {amount}, into {order.folder}\n")
+    sys.stdout.write(f"wrote {amount}, into {folder}\n")
     if "config.json" in sizes:
-        directory = shlex.quote(order.folder)
+        directory = shlex.quote(folder)
         sys.stdout.write(f"next: tune validate <recipe> --config <config> model_directory={directory}\n")
     return 0
-
-
-def order_of(call: Call) -> Order:
-    """Return what a call asks for.
-
-    Raises:
-        ConfigError: It names more than one repository.
-    """
-    repository, *more = call.arguments
-    if more:
-        hint = "a pattern stands in quotes behind --include or --ignore"
-        raise ConfigError.of_word(more[0], "is not understood", hint)
-    return Order(
-        repository=repository,
-        folder=call.value(OUTPUT_DIR) or "",
-        revision=call.value(REVISION),
-        include=call.values(INCLUDE),
-        ignore=call.values(IGNORE),
-    )
 
 
 def fetch(order: Order) -> dict[str, int]:
@@ -134,8 +120,7 @@ def choose(order: Order, names: Sequence[str]) -> list[str]:
     Raises:
         LookupError: A pattern to include matches none of them, or all that match are to be ignored.
     """
-    include = order.include
-    ignore = order.ignore
+    include, ignore = order.include, order.ignore
     for pattern in include:
         if not _matching(names, [pattern]):
             raise LookupError(f"no file of {order.repository} matches {pattern!r}; it has {_some(names)}")
@@ -143,8 +128,7 @@ def choose(order: Order, names: Sequence[str]) -> list[str]:
         own = [name for name in names if name not in _matching(names, ELSEWHERE)]
         weights = [pattern for pattern in WEIGHTS if _matching(own, [pattern])]
         if not weights:
-            hint = f"no {' or '.join(WEIGHTS)}; --include takes others of {_some(names)}"
-            print_note(hint)
+            print_note(f"no {' or '.join(WEIGHTS)}; --include takes others of {_some(names)}")
         include, ignore = [*TEXTS, *weights[:1]], [*ignore, *ELSEWHERE]
     left_out = set(_matching(names, ignore))
     chosen = [name for name in _matching(names, include) if name not in left_out]

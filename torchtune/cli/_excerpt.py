@@ -41,17 +41,15 @@ class _Piece:
 def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
     """Yield the imports that are needed, of each what is needed, with the empty lines between their groups."""
     gap = False
-    for piece in pieces:
-        if not piece.is_import:
-            continue
+    for piece in [piece for piece in pieces if piece.is_import]:
         gap |= piece.gap
-        if not (piece.names & needed or _is_future(piece.node)):
+        is_future = isinstance(piece.node, ast.ImportFrom) and piece.node.module == "__future__"
+        if not (piece.names & needed or is_future):
             continue
         if gap:
             yield ""
         gap = False
-        whole = _is_future(piece.node) or piece.names <= needed
-        yield piece.source if whole else _shortened(piece.node, needed)
+        yield piece.source if is_future or piece.names <= needed else _shortened(piece.node, needed)
 
 
 def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
@@ -64,7 +62,8 @@ def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
             first -= 1
         after = body[i + 1] if i + 1 < len(body) else None
         is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        last = after.end_lineno if after is not None and is_text and _is_assignment(node) else node.end_lineno
+        has_docstring = is_text and isinstance(node, (ast.Assign, ast.AnnAssign))
+        last = after.end_lineno if after is not None and has_docstring else node.end_lineno
         gap = first > 1 and not lines[first - 2].strip()
         pieces.append(_Piece(node, "\n".join(lines[first - 1 : last]), gap))
     return pieces
@@ -72,11 +71,10 @@ def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
 
 def _needed(pieces: Sequence[_Piece], function: str) -> set[str]:
     """Return the names that a function needs, and those that these need in turn."""
-    needed, grown = {function}, True
-    while grown:
-        more = {name for p in pieces if p.names & needed and not p.is_import for name in p.uses} - needed
-        grown = bool(more)
+    needed, more = set[str](), {function}
+    while more:
         needed |= more
+        more = {name for p in pieces if p.names & needed and not p.is_import for name in p.uses} - needed
     return needed
 
 
@@ -96,14 +94,6 @@ def _annotations(node: ast.stmt) -> Iterator[str]:
         for hint in (getattr(inner, "annotation", None), getattr(inner, "returns", None)):
             if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
                 yield from (n.id for n in ast.walk(ast.parse(hint.value)) if isinstance(n, ast.Name))
-
-
-def _is_assignment(node: ast.stmt) -> bool:
-    return isinstance(node, (ast.Assign, ast.AnnAssign))
-
-
-def _is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 def _shortened(node: ast.stmt, needed: set[str]) -> str:

@@ -19,7 +19,6 @@ VERB = Verb(
     "export",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OUTPUT, RESOLVED)),),
-    takes_overrides=True,
     about="""\
 Writes the frozen YAML: complete and self-contained, the defaults of every
 argument spelt out. References stay references; --resolved expands them.""",

@@ -1,6 +1,7 @@
 """`tune ls`: list recipes and their configs."""
 
 import sys
+from typing import Any
 
 from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
 from torchtune.runs import config_names, config_sources, recipe_names, recipe_source
@@ -18,13 +19,12 @@ def run(call: Call) -> int:
     return 0
 
 
-def rows(recipe: str = "") -> list[dict[str, object]]:
+def rows(recipe: str = "") -> list[dict[str, Any]]:
     """Return each recipe with its documentation and its configs.
 
     Raises:
         ConfigError: There is no recipe of this name.
     """
-    names = [recipe_source(recipe).name] if recipe else list(recipe_names())
     sources, configs = config_sources(), config_names()
     return [
         {
@@ -32,18 +32,16 @@ def rows(recipe: str = "") -> list[dict[str, object]]:
             "doc": recipe_source(name).doc,
             "configs": [{"config": c, "doc": sources[c].doc} for c in configs.get(name, ())],
         }
-        for name in names
+        for name in ([recipe] if recipe else recipe_names())
     ]
 
 
-def table(listed: list[dict[str, object]]) -> str:
+def table(listed: list[dict[str, Any]]) -> str:
     """Return the rows as text, configs indented below their recipe."""
     pairs: list[tuple[str, str]] = []
     for row in listed:
-        pairs.append((str(row["recipe"]), str(row["doc"])))
-        configs = row["configs"]
-        assert isinstance(configs, list)
-        pairs += [(f"  {c['config']}", c["doc"]) for c in configs]
+        pairs.append((row["recipe"], row["doc"]))
+        pairs += [(f"  {c['config']}", c["doc"]) for c in row["configs"]]
     width = max(len(name) for name, _ in pairs) + 2
     return "".join(f"{_painted(name, width)}{doc}".rstrip() + "\n" for name, doc in pairs)
 

@@ -73,9 +73,8 @@ def _write(file: Path, runs: "Sequence[PlottedRun]", smooth: int, beside: Sequen
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     except OSError as error:
-        raise ValueError(
-            f"{file} cannot be written: {error.strerror}; choose another place with -o"
-        ) from error
+        advice = "choose another place with -o"
+        raise ValueError(f"{file} cannot be written: {error.strerror}; {advice}") from error
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -151,17 +151,15 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
     first = first or {rank: f for rank, f in failures.items() if rank not in asked} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
     record = failure.error_file_data
-    text = str(record.get("message", ""))
+    text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
     if rank in echoes:
         why = "lost its connection to another rank, which has ended; see what the other nodes say"
     elif record.get("sentence"):
         why = record["sentence"]
     elif text not in ("", "<NONE>"):  # torch's word for no file
         why = f"failed\n{text}".rstrip("\n")
-    elif (failure.exitcode < 0 or failure.exitcode > 128) and abs(failure.exitcode) % 128 in list(
-        signal.Signals
-    ):
-        name = signal.Signals(abs(failure.exitcode) % 128).name
+    elif not 0 <= failure.exitcode <= 128 and number in list(signal.Signals):
+        name = signal.Signals(number).name
         hint = "; the kernel does so when memory is short" if name == "SIGKILL" else ""
         why = f"was ended by {name}{hint}"
     else:
@@ -175,7 +173,6 @@ VERB = Verb(
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE)),),
     launch=LAUNCH_OPTIONS,
-    takes_overrides=True,
     explain=show_help,
     about="""\
 Checks a config, freezes it into its output_dir, and runs a recipe with it; the

@@ -40,8 +40,7 @@ def schema_of(recipe: "runs.Recipe[object]") -> str:
         ConfigError: It has no config class, so nothing is known of its YAML.
     """
     if recipe.config_class is None:
-        message = "has no config class, so there is nothing to describe"
-        raise ConfigError.of_word(recipe.name, message)
+        raise ConfigError.of_word(recipe.name, "has no config class, so there is nothing to describe")
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
     schema = runs.json_schema(recipe.config_class, recipe.name, doc)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

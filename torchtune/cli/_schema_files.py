@@ -29,10 +29,7 @@ def schema_file(recipe: str) -> str | None:
 
 def is_built(file: str) -> bool:
     """Tell whether a schema is there that says something."""
-    try:
-        return os.path.getsize(file) > len(EMPTY)  # noqa: PTH202
-    except OSError:
-        return False
+    return os.path.isfile(file) and os.path.getsize(file) > len(EMPTY)  # noqa: PTH113, PTH202
 
 
 def _build() -> None:
@@ -44,9 +41,6 @@ def _build() -> None:
         return
     sys.stderr.write("building the schemas of configs_yaml/ for editors and completion, this once\n")
     root = str(Path(__file__).resolve().parents[2])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    }
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     call = [sys.executable, "-P", "-m", "torchtune.cli", "schema", "--all"]
-    subprocess.run(call, env=environment, capture_output=True, check=False)  # noqa: S603 -- our own command
+    subprocess.run(call, env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=False)  # noqa: S603 -- our own command

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from torchtune import runs
@@ -20,25 +21,21 @@ def run(call: Call) -> int:
     _, layers, _ = runs.checked_layers(call)
     tree = layers.resolve()
     if call.has(JSON):
-        write_json(_finite(with_origins_as_rows(layers) if call.has(ORIGINS) else tree))
+        write_json(_finite(with_origins(layers) if call.has(ORIGINS) else tree))
     elif call.has(ORIGINS):
-        sys.stdout.write(painted_yaml(with_origins(layers)))
+        sys.stdout.write(painted_yaml("".join(_lines(with_origins(layers)))))
     else:
         sys.stdout.write(painted_yaml(model.render_yaml(tree)))
     return 0
 
 
-def with_origins_as_rows(layers: "model.Layers") -> list[dict[str, object]]:
-    """Return every leaf with its origin, for a script."""
-    return [
-        {"path": dotted(path), "value": value, "origin": _origin(layers, path, value)}
-        for path, value in leaves(layers.resolve())
-    ]
-
-
-def _origin(layers: "model.Layers", path: tuple[str | int, ...], value: object) -> str:
-    """Return where a leaf was written; a list's is where it was last changed."""
-    return str(layers.last_origin(path) if isinstance(value, list) else layers.origin(path))
+def with_origins(layers: "model.Layers") -> list[dict[str, Any]]:
+    """Return every leaf with where it was written; a list's is where it was last changed."""
+    rows = []
+    for path, value in leaves(layers.resolve()):
+        origin = layers.last_origin(path) if isinstance(value, list) else layers.origin(path)
+        rows.append({"path": dotted(path), "value": value, "origin": str(origin)})
+    return rows
 
 
 def _finite(tree: Any) -> Any:
@@ -50,15 +47,12 @@ def _finite(tree: Any) -> Any:
     return model.inline_yaml(tree) if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def with_origins(layers: "model.Layers") -> str:
-    """Return a line for every leaf: its path and value, and where it was written."""
-    rows = [
-        (dotted(path), model.inline_yaml(value), _origin(layers, path, value))
-        for path, value in leaves(layers.resolve())
-    ]
-    left = max(len(f"{path}: {value}") for path, value, _ in rows)
-    width = min(left, 80) + 2
-    return "".join(f"{f'{path}: {value}':{width}}# {origin}".rstrip() + "\n" for path, value, origin in rows)
+def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for every leaf: its path and value, and where it was written."""
+    texts = [f"{row['path']}: {model.inline_yaml(row['value'])}" for row in rows]
+    width = min(max(map(len, texts)), 80) + 2
+    for text, row in zip(texts, rows, strict=True):
+        yield f"{text:{width}}# {row['origin']}".rstrip() + "\n"
 
 
 def painted_yaml(text: str) -> str:
@@ -73,7 +67,6 @@ VERB = Verb(
     "show",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ORIGINS, JSON)),),
-    takes_overrides=True,
     about="Prints the resolved config.",
     examples=("tune show lora_finetune --config smollm2_135m_lora --origins",),
 )

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,8 @@ def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None
 
 def _as_dict(mistake: Mistake) -> dict[str, str]:
     """Return a mistake for a script: what a reader sees, and the parts that it is made of."""
-    parts = {
-        name: str(getattr(mistake, name)) for name in ("kind", "expected", "got", "suggestion", "location")
-    }
+    names = ("kind", "expected", "got", "suggestion", "location")
+    parts = {name: str(getattr(mistake, name)) for name in names}
     return {**parts, "path": dotted(mistake.path), "message": mistake.sentence}
 
 
@@ -115,22 +115,25 @@ def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> None:
     Raises:
         ConfigError: The tokenizer or a dataset cannot be built, or a row cannot be used.
     """
-    tokenizer_field = getattr(cfg, "tokenizer", None)
-    datasets = {
+    local = {field: part for field, part in _parts(cfg).items() if _is_local(part)}
+    if "tokenizer" not in local or len(local) == 1:
+        return
+    arguments: list[Any] = []
+    for field, part in local.items():
+        try:
+            built = config.instantiate(part, *arguments)
+        except InstantiationError as error:
+            raise _mistake(layers, field, error.__cause__ or error, of) from error
+        arguments = arguments or [built]
+
+
+def _parts(cfg: Any) -> dict[str, Any]:
+    """Return the components of a config that read text: the tokenizer first, then what takes it."""
+    return {
+        "tokenizer": getattr(cfg, "tokenizer", None),
         "dataset": getattr(cfg, "dataset", None),
         "validation.dataset": getattr(getattr(cfg, "validation", None), "dataset", None),
     }
-    if not _is_local(tokenizer_field) or not any(map(_is_local, datasets.values())):
-        return
-    field = "tokenizer"
-    try:
-        tokenizer = config.instantiate(tokenizer_field)
-        for name, component in datasets.items():
-            field = name
-            if _is_local(component):
-                config.instantiate(component, tokenizer)
-    except InstantiationError as error:
-        raise _mistake(layers, field, error.__cause__ or error, of) from error
 
 
 def _is_local(component: Any) -> bool:
@@ -140,9 +143,8 @@ def _is_local(component: Any) -> bool:
     given: dict[str, Any] = dict(getattr(component, "keywords", {}))
     if "source" in model.parameters_of(component.func) and given.get("source") is None:
         return False
-    parts = [
-        part for value in given.values() if isinstance(value, list) for part in value if is_component(part)
-    ]
+    lists = [value for value in given.values() if isinstance(value, list)]
+    parts = filter(is_component, chain(*lists))
     files = [value for name, value in given.items() if name in ("path", "source") and isinstance(value, str)]
     return all(map(_is_there, files)) and all(map(_is_local, parts))
 
@@ -159,30 +161,21 @@ def _mistake(layers: "model.Layers", field: str, error: BaseException, of: str) 
     return ConfigError([Mistake("component", str(error), path=path, location=layers.last_origin(path))], of)
 
 
-def _absent(cfg: Any) -> list[str]:
+def _absent(cfg: Any) -> Iterator[str]:
     """Say which files of a config are not on this machine, which is no mistake where it will run on another."""
-    named: dict[str, Any] = {
-        name: getattr(cfg, name, None)
-        for name in ("model_directory", "tokenizer_directory", "adapter_directory")
-    }
-    parts = {field: getattr(cfg, field, None) for field in ("tokenizer", "dataset")}
-    parts["validation.dataset"] = getattr(getattr(cfg, "validation", None), "dataset", None)
-    for field, component in parts.items():
-        given: Any = getattr(component, "keywords", {})
-        named |= {f"{field}.{name}": given.get(name) for name in ("path", "source") if name in given}
-    is_hub_name = {
-        name for name, value in named.items() if name.endswith(".source") and "." not in str(value)
-    }
-    absent = {
-        n: v for n, v in named.items() if isinstance(v, str) and n not in is_hub_name and not Path(v).exists()
-    }
-    seen: set[str] = set()
-    notes = []
-    for name, value in absent.items():
-        if not any(value == other or value.startswith(f"{other}/") for other in seen):
-            notes.append(f"{name}: {value} is not there yet")
-        seen.add(value)
-    return notes
+    folders = ("model_directory", "tokenizer_directory", "adapter_directory")
+    named: dict[str, Any] = {name: getattr(cfg, name, None) for name in folders}
+    for field, part in _parts(cfg).items():
+        given: Any = getattr(part, "keywords", {})
+        named |= {f"{field}.{name}": given[name] for name in ("path", "source") if name in given}
+    absent: list[str] = []
+    for name, value in named.items():
+        is_hub_name = name.endswith(".source") and "." not in str(value)
+        if not isinstance(value, str) or is_hub_name or Path(value).exists():
+            continue
+        if not any(value == other or value.startswith(f"{other}/") for other in absent):
+            yield f"{name}: {value} is not there yet"
+        absent.append(value)
 
 
 def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
@@ -192,8 +185,8 @@ def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
 
     counted = needs_of(cfg, model, ranks)
     rows, length = batch_of(cfg) or (0, 0)
-    found = {**asdict(counted), "total": counted.total, "rows": rows, "length": length}
-    return {**found, "mapped": mapped_bytes(cfg, model, ranks)}
+    mapped = mapped_bytes(cfg, model, ranks)
+    return {**asdict(counted), "total": counted.total, "rows": rows, "length": length, "mapped": mapped}
 
 
 def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
@@ -202,35 +195,36 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
     if needs is None:
         return ok
     whole, trained = needs["parameters"], needs["trainable"]
-    held = [f"{_size(needs['weights'])} of weights"]
+    held = f"{_size(needs['weights'])} of weights"
     said = f"{ok}: {whole:,} parameters"
     if trained:
         said += f", {trained:,} trained ({trained / whole:.2%})"
-        held += [
-            f"{_size(needs['gradients'])} of gradients",
-            f"{_size(needs['optimizer'])} of optimizer state",
-        ]
+        held += f" + {_size(needs['gradients'])} of gradients"
+        held += f" + {_size(needs['optimizer'])} of optimizer state = {_size(needs['total'])}"
     each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
-    total = f" = {_size(needs['total'])}" if trained else ""
     more = "activations"
     if needs["activations"]:
         of = f"{needs['rows']} x {needs['length']:,} positions"
         more = f"about {_size(needs['activations'])} of activations for {of}"
-    return f"{said}{between}{each}: {' + '.join(held)}{total}, and {more}"
+    return f"{said}{between}{each}: {held}, and {more}"
 
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:
     """Yield the lines of what a rank holds in a step, and the most of it that is there at once."""
-    of = f"{needs['rows']} x {needs['length']:,} positions"
-    rows = [("weights", needs["weights"], "")]
-    if needs["mapped"]:
-        mapped = f"of them {_size(needs['mapped'])} stay in their file, which other processes share"
-        rows = [("weights", needs["weights"], mapped)]
-    rows += [("optimizer state", needs["optimizer"], ""), ("gradients", needs["gradients"], "")]
+    mapped = f"of them {_size(needs['mapped'])} stay in their file, which other processes share"
+    rows = [
+        ("weights", needs["weights"], mapped if needs["mapped"] else ""),
+        ("optimizer state", needs["optimizer"], ""),
+        ("gradients", needs["gradients"], ""),
+    ]
     if needs["activations"]:
-        rows += [("activations", needs["activations"] - needs["loss"], f"for {of}")]
-        rows += [("logits and loss", needs["loss"], "")] if needs["loss"] else []
-        rows += [("heap", needs["heap"], "between blocks, as measured on Linux")] if needs["heap"] else []
+        positions = f"for {needs['rows']} x {needs['length']:,} positions"
+        rows.append(("activations", needs["activations"] - needs["loss"], positions))
+        more = [
+            ("logits and loss", needs["loss"], ""),
+            ("heap", needs["heap"], "between blocks, as measured on Linux"),
+        ]
+        rows += [row for row in more if row[1]]
     beside = "beside Python and what it imports, 0.3 GiB or so" if needs["heap"] else ""
     if needs["peak"] and needs["peak"] < sum(size for _, size, _ in rows):
         beside = "gradients come as activations go" + (f"; {beside}" if beside else "")
@@ -256,7 +250,6 @@ VERB = Verb(
         Form((Argument("[FOLDER]", least=0),), (ALL, JSON)),
     ),
     launch=COUNT_OPTIONS,
-    takes_overrides=True,
     about="""\
 Finds every mistake in a config, or says `ok`, and what each of the ranks holds:
 weights, gradients and optimizer state, counted on tensors without memory, and

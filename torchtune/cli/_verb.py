@@ -66,12 +66,15 @@ class Verb(NamedTuple):
     """What its page of help says after the options."""
     takes: str = ""
     """Its arguments in words, for a call with too few or too many; empty where `run` checks them itself."""
-    takes_overrides: bool = False
-    """True where it reads a recipe and overrides of its config."""
     launch: tuple[Option, ...] = ()
     """Options of torchrun, which stand before the recipe; empty where it takes none."""
     explain: Callable[[Call], int] | None = None
     """What `--help` does where a recipe is named; None: it prints the page all the same."""
+
+    @property
+    def takes_overrides(self) -> bool:
+        """True where it reads a recipe and overrides of its config."""
+        return OVERRIDE in self.options
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -80,13 +83,7 @@ class Verb(NamedTuple):
 
     def read(self, words: Sequence[str]) -> Call:
         """Sort the words after the verb; what is wrong with them is noted in the result."""
-        return read_words(
-            words,
-            self.options,
-            takes_overrides=self.takes_overrides,
-            takes_launch=bool(self.launch),
-            suggest=self.suggest,
-        )
+        return read_words(words, self.options, takes_launch=bool(self.launch), suggest=self.suggest)
 
     def suggest(self, flag: str, otherwise: str) -> str:
         """Return what a flag may mean that this verb does not understand.
@@ -139,10 +136,8 @@ class Verb(NamedTuple):
         """Return the options that are explained; those of every run are on the page of `tune run`."""
         from textwrap import fill
 
-        explained = [*self.launch, *self.options]
-        if self.name != "run":
-            explained = [option for option in explained if option not in (*LAUNCH_OPTIONS, *RUN_OPTIONS)]
-        explained = [option for option in explained if option.help]
+        elsewhere = () if self.name == "run" else (*LAUNCH_OPTIONS, *RUN_OPTIONS)
+        explained = [o for o in (*self.launch, *self.options) if o.help and o not in elsewhere]
         entries = [option.shown for option in explained]
         width = max((len(entry) for entry in entries if len(entry) <= WIDEST_ENTRY), default=0) + 4
         lines = []

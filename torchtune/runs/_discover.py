@@ -32,9 +32,7 @@ def load_recipe(name: str) -> Recipe[Any]:
     own = [recipe for recipe in recipes if recipe.main.__module__ == module.__name__]
     if len(own) == 1:
         return own[0]
-    what = "no function decorated with @config.parse"
-    if own:
-        what = f"{len(own)} functions decorated with it"
+    what = f"{len(own)} functions decorated with it" if own else "no function decorated with @config.parse"
     message = f"expected one recipe, a main(cfg) under @config.parse; found {what}"
     raise ConfigError([Mistake.of_file(name, message)], "the recipe")
 
@@ -83,11 +81,9 @@ def recipe_for(config: str | type) -> str:
     try:
         found = dict(functions_returning(file))
     except OSError as error:
-        message = error.strerror or "cannot be read"
-        raise ConfigError.of_file(file or config, message) from error
+        raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
     wanted = {returns for made, returns in found.items() if function in ("", made)}
-    own = _own_recipe(file, wanted)
-    return own or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
+    return _own_recipe(file, wanted) or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
 
 
 def _own_recipe(file: str, names: set[str]) -> str | None:

@@ -1,5 +1,6 @@
 """Command-line flags by tyro: every field and every component's argument, with its type, value and documentation."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
 
@@ -9,6 +10,7 @@ from torchtune.config.model import (
     Layers,
     Path,
     Slot,
+    at,
     inline_yaml,
     is_component_tree,
     is_reference,
@@ -66,17 +68,9 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
 
     only_defaults = not layers.sources and layers.depth <= 1
     group = _group(layers.wanted or Any, layers.tree, "config", description, only_defaults=only_defaults)
-    try:
-        tyro.cli(
-            group,
-            args=["--help"],
-            prog=prog,
-            description=description,
-            registry=_registry(),
-            use_underscores=True,
-        )
-    except SystemExit:  # tyro exits once it has printed
-        return
+    named: Any = {"prog": prog, "description": description}
+    with contextlib.suppress(SystemExit):  # tyro exits once it has printed
+        tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **named)
 
 
 def _typed(parsed: Mapping[str, Any], path: Path) -> Any:
@@ -115,29 +109,23 @@ def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = Fals
     """Describe the slots below a value to tyro; `only_defaults` where no config has set any of them."""
     from tyro.constructors import StructConstructorSpec
 
-    group: Any = type(name, (_Group,), {"__doc__": doc or name})
+    fields = []
+    if is_component_tree(tree):
+        swap = "Name another component to swap it."
+        fields.append(_leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], swap, is_default=only_defaults))
     # tyro takes `a-b` and `a_b` for one name; the second is read without it.
     known = {str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())}
-    fields = [
-        _field(str(key), slot, _value(tree, key, slot), only_defaults=only_defaults)
-        for key, slot in reversed(known.values())
-    ]
-    if is_component_tree(tree):
-        doc_of_swap = "Name another component to swap it."
-        fields.insert(
-            0, _leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], doc_of_swap, is_default=only_defaults)
-        )
-    group.spec = StructConstructorSpec(instantiate=dict, fields=tuple(fields))
-    made: type[_Group] = group
-    return made
+    for key, slot in reversed(known.values()):
+        fields.append(_field(str(key), slot, _value(tree, key, slot), only_defaults=only_defaults))
+    spec = StructConstructorSpec(instantiate=dict, fields=tuple(fields))
+    return type(name, (_Group,), {"__doc__": doc or name, "spec": spec})
 
 
 def _value(tree: Any, key: str | int, slot: Slot) -> Any:
-    if isinstance(tree, Mapping) and key in tree:
-        return tree[key]
-    if isinstance(tree, list) and isinstance(key, int):
-        return tree[key]
-    return _default(slot)
+    try:
+        return at(tree, (key,))
+    except LookupError:
+        return _default(slot)
 
 
 def _default(slot: Slot) -> Any:
@@ -149,9 +137,7 @@ def _default(slot: Slot) -> Any:
 def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
     from tyro.constructors import StructFieldSpec
 
-    has_parts = is_component_tree(value) or (
-        isinstance(value, list) and any(is_component_tree(v) for v in value)
-    )
+    has_parts = any(map(is_component_tree, value if isinstance(value, list) else [value]))
     section = section_of(slot.type)
     if has_parts or (section is not None and not is_reference(value)):
         group = _group(slot.type, value, name, slot.doc, only_defaults=only_defaults)

@@ -13,18 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune.config import ConfigError, Mistake
-from torchtune.config.model import (
-    ABSENT,
-    as_path,
-    differences,
-    inline_yaml,
-    read_yaml,
-)
+from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
 from torchtune.runs._record import now, record
 
 if TYPE_CHECKING:
-    from torchtune.config.model import Layers
+    from torchtune.config.model import Difference, Layers
 
 _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""
@@ -108,10 +102,8 @@ class RunFolder:
 
     def resume_hint(self) -> str:
         """Say how the run resumes that was stopped: by the command that is in its record."""
-        again = "the same command"
-        if "--overwrite" in self.read_record().get("command", ()):
-            again += " without --overwrite"
-        return f"{again} continues"
+        command = self.read_record().get("command", ())
+        return f"the same command{' without --overwrite' * ('--overwrite' in command)} continues"
 
     @contextmanager
     def lock(self, holder: str, patience: float = 0.0) -> Iterator[None]:
@@ -188,9 +180,7 @@ class RunFolder:
 
         earlier = read_yaml(str(self.config)).value
         if not isinstance(earlier, dict) or not earlier:
-            raise _refused(
-                layers, f"{self.config} holds no config; choose another output_dir, or --overwrite"
-            )
+            raise _refused(layers, f"{self.config} holds no config", ELSEWHERE)
         if layers.takes_any_seed:  # another node may have begun this run since `settle_seed` looked
             layers.tree["seed"] = earlier.get("seed")
         frozen, free = freeze(layers), {"output_dir", *may_change(layers.wanted)}
@@ -204,11 +194,7 @@ class RunFolder:
         if changes:
             count = f"{len(changes)} values differ" if len(changes) > 1 else "1 value differs"
             whole = _refused(layers, f"{self.path} holds a run of another config", f"{ELSEWHERE}; {count}")
-            leaves = [
-                Mistake("run", f"{_shown(d.left)} there, {_shown(d.right)} now", path=as_path(d.path))
-                for d in changes
-            ]
-            leaves = [m._replace(location=layers.origin(m.path)) for m in leaves]
+            leaves = [_changed(layers, d) for d in changes]
             raise ConfigError([*whole.mistakes, *leaves], "the output folder")
         if "finished" in self.read_record():
             raise _refused(layers, f"{self.path} holds a finished run", f"{ELSEWHERE} to start anew")
@@ -237,8 +223,11 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
-def _shown(value: Any) -> str:
-    return "nothing" if value is ABSENT else inline_yaml(value)
+def _changed(layers: "Layers", difference: "Difference") -> Mistake:
+    path = as_path(difference.path)
+    sides = (difference.left, difference.right)
+    then, today = ("nothing" if value is ABSENT else inline_yaml(value) for value in sides)
+    return Mistake("run", f"{then} there, {today} now", path=path, location=layers.origin(path))
 
 
 def _refused(layers: "Layers", message: str, suggestion: str = "") -> ConfigError:

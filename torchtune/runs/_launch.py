@@ -7,7 +7,6 @@ from torchtune.config.model import Layers, required_names
 from torchtune.runs._discover import load_recipe
 from torchtune.runs._recipe import Recipe
 from torchtune.runs._registry import config_names
-from torchtune.runs._script import merged_layers
 from torchtune.runs.command_line import CONFIG, Call
 from torchtune.runs.console import print_notes
 
@@ -21,7 +20,7 @@ def layers_of(call: Call) -> tuple[Recipe[Any], Layers]:
     if not call.recipe:
         raise ConfigError.of_word("", "name a recipe", "tune ls lists them")
     recipe = load_recipe(call.recipe)
-    layers = merged_layers(recipe, call)
+    layers = recipe.layers_of_call(call)
     configs = config_names().get(recipe.name)
     if call.config is None and configs and _lacks_much(layers):
         known = f"those of {recipe.name} are {', '.join(configs)}"

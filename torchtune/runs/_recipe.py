@@ -24,7 +24,7 @@ from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
 from torchtune.runs._sources import add_function, add_object, config_layers
 from torchtune.runs._tokens import tokenise
-from torchtune.runs.command_line import Suggest, suggest_run_option
+from torchtune.runs.command_line import CONFIG, Call, Suggest, suggest_run_option
 
 C = TypeVar("C")
 
@@ -120,6 +120,13 @@ class Recipe(Generic[C]):
         """
         layers = config_layers(config, self.config_class)
         apply_overrides(layers, words, suggest)
+        return layers
+
+    def layers_of_call(self, call: Call) -> Layers:
+        """Merge the config and the overrides of a command line, with the mistakes of the command line itself."""
+        layers = self.layers(call.config, call.overrides, call.suggest)
+        layers.mistakes += call.mistakes
+        layers.incomplete |= call.has(CONFIG) and call.config is None  # it is named without a value
         return layers
 
     def run(self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None) -> None:

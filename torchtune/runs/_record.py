@@ -13,14 +13,14 @@ from torchtune.config.model import current_trust
 
 def record(command: list[str]) -> dict[str, Any]:
     """Return what else a run depends on: command, versions, threads, commit, machine, start."""
-    trust = current_trust()
+    trust, torch = current_trust(), sys.modules.get("torch")
     return {
         "command": command,
         "folder": str(Path.cwd()),
         "allow": sorted(trust.packages),
         "trusted_folders": list(trust.folders),
         "versions": versions(),
-        "threads": _threads(),
+        "threads": torch.get_num_threads() if torch else None,
         "git": git_state(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "started": now(),
@@ -32,11 +32,6 @@ def versions() -> dict[str, str]:
     names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece")
     loaded = {n: getattr(sys.modules[n], "__version__", "") for n in names if n in sys.modules}
     return {"python": platform.python_version(), **{n: str(v) for n, v in loaded.items() if v}}
-
-
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch else None
 
 
 def git_state() -> dict[str, Any] | None:

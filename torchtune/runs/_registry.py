@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from torchtune._own_packages import folder_of
@@ -26,14 +27,12 @@ class Source(NamedTuple):
 
 def recipe_names() -> Sequence[str]:
     """Return the registered recipes."""
-    names: Sequence[str] = _lists()._RECIPE_LIST  # noqa: SLF001 -- the specification's name
-    return names
+    return list(_lists()._RECIPE_LIST)  # noqa: SLF001 -- the specification's name
 
 
 def config_names() -> Mapping[str, Sequence[str]]:
     """Return the names of every recipe's configs."""
-    lists: Mapping[str, Sequence[str]] = _lists()._CONFIG_LISTS  # noqa: SLF001 -- the specification's name
-    return lists
+    return dict(_lists()._CONFIG_LISTS)  # noqa: SLF001 -- the specification's name
 
 
 def _lists() -> Any:
@@ -99,12 +98,9 @@ def _python_configs() -> dict[str, Source]:
 def _yaml_config(name: str) -> Source:
     """Return a config that exists as YAML only; its first comment line is its documentation."""
     file = os.path.join(folder_of("configs_yaml"), f"{name}.yaml")  # noqa: PTH118
-    try:
-        with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-            lines = (line for line in stream if not line.startswith("# yaml-language-server:"))
-            first = next(lines, "")
-    except OSError:
-        first = ""
+    first = ""
+    with suppress(OSError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
+        first = next((line for line in stream if not line.startswith("# yaml-language-server:")), "")
     return Source(name, file, first.removeprefix("#").strip() if first.startswith("#") else "")
 
 

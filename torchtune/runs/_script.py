@@ -6,21 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune.config import allow
-from torchtune.config.model import Layers, trust_folder_of
+from torchtune.config.model import trust_folder_of
 from torchtune.runs._flags import print_help
-from torchtune.runs.command_line import CONFIG, OVERWRITE, RUN_OPTIONS, Call, read_words
+from torchtune.runs.command_line import OVERWRITE, RUN_OPTIONS, read_words
 from torchtune.runs.console import guarded, print_notes
 
 if TYPE_CHECKING:
     from torchtune.runs._recipe import Recipe
-
-
-def merged_layers(recipe: "Recipe[Any]", call: Call) -> Layers:
-    """Return the layers of a call's config, with the mistakes of the call itself."""
-    layers = recipe.layers(call.config, call.overrides, call.suggest)
-    layers.mistakes += call.mistakes
-    layers.incomplete |= call.has(CONFIG) and call.config is None  # it is named without a value
-    return layers
 
 
 def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
@@ -39,7 +31,7 @@ def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
     sys.modules.setdefault(file.stem, sys.modules[recipe.main.__module__])
     call = read_words([str(file), *argv], RUN_OPTIONS)
     allow(*call.allowed)
-    layers = merged_layers(recipe, call)
+    layers = recipe.layers_of_call(call)
     if call.wants_help:
         print_help(layers, recipe.name, recipe.__doc__ or "")
         return 0

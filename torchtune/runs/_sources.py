@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,25 +49,32 @@ def config_layers(name: str | None, wanted: type | None) -> Layers:
     """
     layers = Layers.of_defaults(wanted)
     if name is not None:
-        _add(layers, name, None, ())
+        _add(layers, name, ())
     return layers
 
 
-def _add(layers: Layers, name: str, beside: str | None, above: tuple[tuple[str, str | None], ...]) -> None:
-    """Add a config, its bases first."""
-    file, function = _file_of(name, beside)
-    if (file, function) in above:
+def _add(layers: Layers, name: str, above: tuple[str, ...]) -> None:
+    """Add a config, its bases first.
+
+    Args:
+        layers: What it is added to.
+        name: As the user has it, or the last of the files above.
+        above: The YAML files whose bases lead to it.
+    """
+    file, function = _file_of(name, os.path.dirname(above[-1]) if above else "")  # noqa: PTH120
+    if file in above:
         raise ConfigError.of_file(name, f"{BASE_KEY} leads back to this file")
     if function is None:
-        _add_yaml(layers, file, (*above, (file, function)))
+        _add_yaml(layers, file, (*above, file))
     else:
-        _add_python(layers, file, function)
+        add_function(layers, _function(load_module(file), file, function), file)
 
 
-def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
+def _file_of(name: str, folder: str) -> tuple[str, str | None]:
     """Return the file that a name means, and the function in it where it is Python.
 
-    A registered name is that config, whatever folder of the same name lies here; `./name` is the folder.
+    A YAML file is looked for in `folder`. A registered name is that config, whatever folder of the same name lies here;
+    `./name` is the folder.
     """
     if not name.strip():
         raise ConfigError([Mistake("word", "a config's name is empty", "tune ls lists them")])
@@ -76,8 +84,7 @@ def _file_of(name: str, beside: str | None) -> tuple[str, str | None]:
     if name.endswith(".py"):
         return name, ""
     if name.endswith((".yaml", ".yml")):
-        near = os.path.join(os.path.dirname(beside), name) if beside else name  # noqa: PTH118, PTH120
-        return near, None
+        return os.path.join(folder, name), None  # noqa: PTH118
     if name not in itertools.chain(*config_names().values()):
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
             return str(RunFolder(name).config), None
@@ -93,14 +100,13 @@ def _nearest_file(file: str) -> str:
     stem = name.rpartition(".")[0]
     if not folder and stem in itertools.chain(*config_names().values()):
         return f"did you mean the registered config {stem!r}?"
-    try:
-        beside = [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml", ".py"))]  # noqa: PTH208
-    except OSError:
-        return ""
-    return did_you_mean(name, beside)
+    with suppress(OSError):
+        beside = os.listdir(folder or ".")  # noqa: PTH208
+        return did_you_mean(name, [n for n in beside if n.endswith((".yaml", ".yml", ".py"))])
+    return ""
 
 
-def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ...]) -> None:
+def _add_yaml(layers: Layers, file: str, above: tuple[str, ...]) -> None:
     if not os.path.exists(file):  # noqa: PTH110
         raise ConfigError.of_file(file, "no such file", _nearest_file(file))
     document = read_yaml(file)
@@ -109,24 +115,19 @@ def _add_yaml(layers: Layers, file: str, above: tuple[tuple[str, str | None], ..
         where = document.location((BASE_KEY,))
         if not isinstance(base, str) or base.endswith(".py") or ".py:" in base:
             expected, got = "a registered config or a YAML file", yaml_repr(base)
-            raise ConfigError(
-                [Mistake("source", path=(BASE_KEY,), expected=expected, got=got, location=where)]
-            )
+            raise ConfigError([Mistake("source", "", "", (BASE_KEY,), expected, got, location=where)])
         try:
-            _add(layers, base, file, above)
+            _add(layers, base, above)
         except ConfigError as error:
             raise ConfigError([*(_under(where, m) for m in error.mistakes), *document.mistakes]) from error
-    elif isinstance(document.value, dict):
-        _note_misspelt_base(layers, document)
+    elif isinstance(document.value, dict) and layers.wanted:
+        _note_misspelt_base(layers, document, fields(layers.wanted))
     layers.add_document(document)
 
 
-def _note_misspelt_base(layers: Layers, document: Document) -> None:
+def _note_misspelt_base(layers: Layers, document: Document, known: Mapping[str, Any]) -> None:
     """Say where `_base_` is misspelt, since every field of the base would be said to be missing otherwise."""
-    known = fields(layers.wanted) if layers.wanted else {}
-    for key in [
-        k for k in document.value if k.strip("_").lower() == "base" and k not in known and layers.wanted
-    ]:
+    for key in [k for k in document.value if k.strip("_").lower() == "base" and k not in known]:
         del document.value[key]
         found = unknown(key, [BASE_KEY], (key,))
         document.mistakes.append(found._replace(location=document.location((key,))))
@@ -142,10 +143,6 @@ def _under(where: Location, mistake: Mistake) -> Mistake:
         return mistake._replace(suggestion="; ".join(filter(None, [mistake.suggestion, named])))
     message = ": ".join(filter(None, [str(mistake.location), mistake.message]))
     return mistake._replace(message=message, path=(BASE_KEY,), location=where)
-
-
-def _add_python(layers: Layers, file: str, function: str) -> None:
-    add_function(layers, _function(load_module(file), file, function), file)
 
 
 def add_function(layers: Layers, make: Any, file: str) -> None:
@@ -263,33 +260,27 @@ def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: Locati
     for name, value in tree.items():
         # A value that equals the default and was not written here stays the default's.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
-            layers.tree.pop(
-                name, None
-            )  # a config object is complete, so nothing below is dropped by surprise
+            layers.tree.pop(name, None)  # the object is complete, so nothing below is dropped by surprise
             layers.put((name,), value, origin)
     in_order = [name for name in names if name in layers.tree]
     layers.tree = {name: layers.tree[name] for name in (*in_order, *layers.tree)}
 
 
 def _function(module: ModuleType, file: str, function: str) -> Any:
-    known = {
-        n: v
-        for n, v in vars(module).items()
-        if callable(v) and getattr(v, "__module__", "") == module.__name__
-    }
-    if not function:
-        public = [
-            n for n, v in known.items() if not n.startswith("_") and inspect.isfunction(inspect.unwrap(v))
-        ]
-        returning = [n for n in public if is_section(result_type(known[n]))] or public
-        if len(returning) == 1:
-            return known[returning[0]]
-        message = f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
-        raise ConfigError.of_file(shown_path(file), message)
-    if function not in known:
+    own = module.__name__
+    known = {n: v for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == own}
+    if function in known:
+        return known[function]
+    if function:
         near = did_you_mean(function, known)
         raise ConfigError.of_file(shown_path(file), f"no function {function!r}", near)
-    return getattr(module, function)
+    functions = [n for n, v in known.items() if inspect.isfunction(inspect.unwrap(v))]
+    public = [n for n in functions if not n.startswith("_")]
+    returning = [n for n in public if is_section(result_type(known[n]))] or public
+    if len(returning) == 1:
+        return known[returning[0]]
+    message = f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
+    raise ConfigError.of_file(shown_path(file), message)
 
 
 def load_module(file: str) -> ModuleType:
@@ -322,12 +313,8 @@ def load_module(file: str) -> ModuleType:
 
 def _loaded_from(path: Path) -> ModuleType | None:
     """Return the module that was imported from a file, under whatever name."""
-    same = [
-        m
-        for m in list(sys.modules.values())
-        if getattr(m, "__file__", None) and Path(str(m.__file__)) == path
-    ]
-    return same[0] if same else None
+    modules = list(sys.modules.values())
+    return next((m for m in modules if Path(str(getattr(m, "__file__", None))) == path), None)
 
 
 def _import_member(path: Path) -> ModuleType | None:

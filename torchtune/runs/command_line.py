@@ -181,7 +181,6 @@ def read_words(
     words: Sequence[str],
     options: Sequence[Option],
     *,
-    takes_overrides: bool = True,
     takes_launch: bool = False,
     suggest: Suggest = suggest_run_option,
 ) -> Call:
@@ -189,8 +188,8 @@ def read_words(
 
     Args:
         words: The words after the program and its verb.
-        options: Those that it takes, beside `--help`.
-        takes_overrides: Words that are no option are a recipe, and then overrides; otherwise they are arguments.
+        options: Those that it takes, beside `--help`. With OVERRIDE among them, words that are no option are a recipe,
+            and then overrides; otherwise they are arguments.
         takes_launch: An unknown option before the recipe is one of torchrun's.
         suggest: What an unknown option may mean.
     """
@@ -212,7 +211,7 @@ def read_words(
         elif takes_launch and name.startswith("-") and not call.arguments and name != OVERRIDE.text:
             has_value = not equals and name[:2] + name[2:].replace("-", "_") not in LAUNCH_SWITCHES
             call.launch.extend([word, *([rest.pop(0)] if has_value and rest else [])])
-        elif takes_overrides and (name.startswith("-") or equals or call.arguments):
+        elif OVERRIDE in options and (name.startswith("-") or equals or call.arguments):
             call.overrides.append(word)
         elif name.startswith("-"):
             call.mistakes.append(Mistake.of_word(word, "is not understood", suggest(name, "")))

@@ -3,15 +3,14 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
+from torchtune._own_packages import PACKAGES, folder_of
 from torchtune.config import ConfigError, InstantiationError
 
 if TYPE_CHECKING:
     from torchtune.config.model import Layers
 
-OWN_PACKAGES: Final = ("torchtune", "recipes", "configs_py")
 INTERRUPTED: Final = 130
 """The exit status after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 STYLES: Final = {"head": ("bold", "red"), "location": ("cyan",), "path": ("bold",), "sentence": ()}
@@ -64,7 +63,9 @@ def guarded(call: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        return report(error)
+        failure = failure_of(error)
+        sys.stderr.write(failure.text)
+        return failure.status
 
 
 class Failure(NamedTuple):
@@ -81,13 +82,6 @@ class Failure(NamedTuple):
     def text(self) -> str:
         """The whole text, as it is printed."""
         return self.details + (f"tune: {self.message}\n" if self.message else "")
-
-
-def report(error: Exception) -> int:
-    """Print what went wrong, and return the exit status."""
-    failure = failure_of(error)
-    sys.stderr.write(failure.text)
-    return failure.status
 
 
 def failure_of(error: Exception) -> Failure:
@@ -124,8 +118,7 @@ def _is_plain(error: BaseException | None) -> bool:
 
 
 def _is_ours(file: str) -> bool:
-    root = Path(__file__).resolve().parents[2]
-    return file.startswith(tuple(str(root / name) for name in OWN_PACKAGES))
+    return file.startswith(tuple(map(folder_of, ("torchtune", *PACKAGES))))
 
 
 def _is_of_the_user(files: Sequence[str]) -> bool:

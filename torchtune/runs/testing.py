@@ -46,16 +46,13 @@ def check(
     from torchtune.runs._discover import load_recipe, recipe_for
 
     __tracebackhide__ = True  # pytest then shows the message, not these lines
-    named = str(config) if isinstance(config, (str, Path)) else None
+    if isinstance(config, Path):
+        config = str(config)
     if recipe is None:
-        recipe = recipe_for(named if named is not None else result_type(inspect.unwrap(config)))  # type: ignore[arg-type]  # a function here
+        recipe = recipe_for(config if isinstance(config, str) else result_type(inspect.unwrap(config)))
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    if named is not None:
-        layers = recipe.layers(named)
-    else:
-        assert callable(config)
-        layers = recipe.layers_of_function(config)
+    layers = recipe.layers(config) if isinstance(config, str) else recipe.layers_of_function(config)
     apply_overrides(layers, overrides)
     return layers.build(f"the config of {recipe.name}")
 
