@@ -60,9 +60,7 @@ class LoRALinear(Lean, nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the adapted weight and the adapter."""
-        draw_weight(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        draw_weight(self.weight, self.bias)
         self.init_lora()
 
     @property

@@ -165,7 +165,7 @@ def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dic
         if not parameter.requires_grad:
             continue
         tensor = parameter.detach()
-        whole = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]  # DTensor's own
+        whole = tensor.full_tensor() if is_sharded(tensor) else tensor
         if world.is_main:
             state[name] = whole.to("cpu", None if dtype is None else DTYPES[dtype])
     return state if world.is_main else None

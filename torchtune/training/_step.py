@@ -96,7 +96,7 @@ def clip_gradients(model: nn.Module, max_norm: float | None, factor: float = 1.0
         for gradient in gradients:
             gradient.div_(factor)
     norm = nn.utils.get_total_norm(gradients)
-    if hasattr(norm, "full_tensor"):
+    if is_sharded(norm):
         norm = norm.full_tensor()
     length = float(norm)
     if max_norm is not None and math.isfinite(length):
