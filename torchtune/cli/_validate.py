@@ -201,30 +201,34 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
     ok = paint("ok", "bold", "green")
     if needs is None:
         return ok
+    from torchtune.training import size_text
+
     whole, trained = needs["parameters"], needs["trainable"]
-    held = [f"{_size(needs['weights'])} of weights"]
+    held = [f"{size_text(needs['weights'])} of weights"]
     said = f"{ok}: {whole:,} parameters"
     if trained:
         said += f", {trained:,} trained ({trained / whole:.2%})"
         held += [
-            f"{_size(needs['gradients'])} of gradients",
-            f"{_size(needs['optimizer'])} of optimizer state",
+            f"{size_text(needs['gradients'])} of gradients",
+            f"{size_text(needs['optimizer'])} of optimizer state",
         ]
     each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
-    total = f" = {_size(needs['total'])}" if trained else ""
+    total = f" = {size_text(needs['total'])}" if trained else ""
     more = "activations"
     if needs["activations"]:
         of = f"{needs['rows']} x {needs['length']:,} positions"
-        more = f"about {_size(needs['activations'])} of activations for {of}"
+        more = f"about {size_text(needs['activations'])} of activations for {of}"
     return f"{said}{between}{each}: {' + '.join(held)}{total}, and {more}"
 
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:
     """Yield the lines of what a rank holds in a step, and the most of it that is there at once."""
+    from torchtune.training import size_text
+
     of = f"{needs['rows']} x {needs['length']:,} positions"
     rows = [("weights", needs["weights"], "")]
     if needs["mapped"]:
-        mapped = f"of them {_size(needs['mapped'])} stay in their file, which other processes share"
+        mapped = f"of them {size_text(needs['mapped'])} stay in their file, which other processes share"
         rows = [("weights", needs["weights"], mapped)]
     rows += [("optimizer state", needs["optimizer"], ""), ("gradients", needs["gradients"], "")]
     if needs["activations"]:
@@ -235,17 +239,7 @@ def _memory(needs: dict[str, int]) -> Iterator[str]:
     if needs["peak"] and needs["peak"] < sum(size for _, size, _ in rows):
         beside = "gradients come as activations go" + (f"; {beside}" if beside else "")
     for name, size, note in [*rows, *([("peak", needs["peak"], beside)] if needs["peak"] else [])]:
-        yield f"{name:16}{_size(size):>10}  {note}".rstrip()
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.2f} GiB"
+        yield f"{name:16}{size_text(size):>10}  {note}".rstrip()
 
 
 VERB = Verb(

@@ -83,9 +83,9 @@ def write(
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
     if world.is_main:
         files = {name: found for share in sums for name, found in share.items()}
-        _write_durably(
-            part / MANIFEST, json.dumps({"format": FORMAT, "ranks": world.size, "files": files}, indent=1)
-        )
+        manifest = {"format": FORMAT, "ranks": world.size, "files": files}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _sync(part / MANIFEST)
         _sync(part)
         part.rename(folder)
         _sync(folder.parent)
@@ -232,13 +232,6 @@ def _fingerprint(path: Path) -> list[int]:
         while piece := file.read(_PIECE):
             crc = zlib.crc32(piece, crc)
     return [path.stat().st_size, crc]
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file so that it is on the disk before anything that follows."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-    _sync(path)
 
 
 def _sync(path: Path) -> None:

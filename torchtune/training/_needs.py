@@ -48,12 +48,22 @@ class Needs:
         return self.weights + self.gradients + self.optimizer
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"
+
+
 def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     model: nn.Module,
     optimizer: Component[Optimizer] | None,
     *,
     dtype: str = "fp32",
-    weights_dtype: str | None = None,
+    weights_dtype: str = "fp32",
     ranks: int = 1,
     enable_fsdp: bool = False,
     replicas: int = 1,
@@ -85,21 +95,23 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     """
     if optimizer is None:
         model.requires_grad_(requires_grad=False)
-    set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
+    compute = DTYPES[dtype]
+    set_dtype(model, compute, DTYPES[weights_dtype])
     every = list(model.parameters())
     trained = [p for p in every if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
     if lean_layers and (activation_checkpointing is None or activation_checkpointing.keep == "inputs"):
         lean(model)
-    passed = None
+    passed = _Pass()
     if batch is not None and isinstance(model, Decoder) and LIVE_BYTES.is_enabled():
-        passed = _pass_of(model, DTYPES[dtype], batch, activation_checkpointing, parts, on_cpu=on_cpu)
+        passed = _pass_of(model, compute, batch, activation_checkpointing, parts, on_cpu=on_cpu)
     weights = sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers())
     gradients = sum(_bytes(p, parts) for p in trained)
     state = 0 if optimizer is None else _state_bytes(optimizer, trained, parts)
     heap = 0
-    if passed is not None and on_cpu:
-        heap = int(_HEAP * passed.most) + (_KERNELS if DTYPES[dtype].itemsize < 4 else 0)
+    if passed.most and on_cpu:
+        heap = int(_HEAP * passed.most) + (_KERNELS if compute.itemsize < 4 else 0)
+    peak = weights + state + heap + passed.most_with(gradients, accumulates=accumulates)
     return Needs(
         parameters=sum(p.numel() for p in every),
         trainable=sum(p.numel() for p in trained),
@@ -107,12 +119,10 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
         weights=weights,
         gradients=gradients,
         optimizer=state,
-        activations=0 if passed is None else passed.most,
-        loss=0 if passed is None or passed.most > passed.kept + passed.loss else passed.loss,
+        activations=passed.most,
+        loss=0 if passed.most > passed.kept + passed.loss else passed.loss,
         heap=heap,
-        peak=0
-        if passed is None
-        else weights + state + passed.most_with(gradients, accumulates=accumulates) + heap,
+        peak=peak if passed.most else 0,
     )
 
 
@@ -120,15 +130,15 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
 class _Pass:
     """What a forward and a backward pass hold, in bytes, besides weights and their gradients."""
 
-    kept: int
+    kept: int = 0
     """At the end of the forward pass."""
-    loss: int
+    loss: int = 0
     """Of the loss, while it is computed, besides what is kept."""
-    head: int
+    head: int = 0
     """Of the head's gradient, which the loss makes, and which is there until the embedding's is added."""
-    layers: int
+    layers: int = 0
     """At the most in the layers' forward and backward passes."""
-    last: int
+    last: int = 0
     """At the end of the backward pass, in the embedding."""
 
     @property

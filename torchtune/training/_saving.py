@@ -4,30 +4,14 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Protocol, Self
+from typing import Self
 
 from torchtune.data import Batches
 from torchtune.runs import RunFolder
+from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._world import World
-
-
-class SavingConfig(Protocol):
-    """What `Saving` reads of a config."""
-
-    save_every_n_steps: int | None
-    """Optimizer steps between two checkpoints."""
-    save_every_n_minutes: float | None
-    """Minutes between two checkpoints."""
-    save_at_epoch_ends: bool
-    """Whether every epoch's end has one."""
-    async_checkpoints: bool
-    """Whether they are written while the run goes on."""
-    keep_checkpoints: int
-    """How many of the newest stay."""
-    keep_every_n_steps: int | None
-    """Which of the others stay."""
 
 
 class Saving:
@@ -42,7 +26,7 @@ class Saving:
         world: This process and its fellows.
     """
 
-    def __init__(self, cfg: SavingConfig, state: State, batches: Batches, world: World) -> None:
+    def __init__(self, cfg: FinetuneConfig, state: State, batches: Batches, world: World) -> None:
         self._cfg = cfg
         self._state = state
         self._batches = batches

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -15,8 +16,8 @@ from torchtune.training._world import World
 
 GRACE = 240.0
 """How long a step and its checkpoint may take after SIGTERM before the process gives up (seconds)."""
-_LOOK = 0.2
-"""How often it is looked whether the other ranks are there (seconds)."""
+_LOOK = 200
+"""How often it is looked whether the other ranks are there (milliseconds)."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -93,25 +94,20 @@ class StopRequests:
 
 def _give_up(read: int, peers: list[int]) -> None:
     """End the process some time after SIGTERM came, or as soon as a peer is gone then."""
-    asked = None
-    while True:
-        came = os.read(read, 64) if asked is None else b""
-        if asked is None and not came:
-            os.close(read)
-            return
-        if asked is None and signal.SIGTERM in came:
-            asked = time.monotonic()
-            os.set_blocking(read, False)
-        if asked is None:
-            continue
-        with contextlib.suppress(BlockingIOError):
-            if not os.read(read, 64):  # the run is over
-                os.close(read)
+    with open(read, "rb", buffering=0) as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        came = b""
+        while signal.SIGTERM not in came:
+            came = pipe.read(64)
+            if not came:  # the run is over
                 return
-        if time.monotonic() - asked > GRACE or not all(map(_is_there, peers)):
-            sys.stderr.flush()
-            os._exit(128 + signal.SIGTERM)
-        time.sleep(_LOOK)
+        asked = time.monotonic()
+        while time.monotonic() - asked <= GRACE and all(map(_is_there, peers)):
+            if poll.poll(_LOOK) and not pipe.read(64):
+                return
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGTERM)
 
 
 def _is_there(pid: int) -> bool:

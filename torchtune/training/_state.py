@@ -103,7 +103,7 @@ class State:
         if folder.exists():  # What stands there is of this very step: it was resumed from.
             self._prune(keep, keep_every)
             return
-        tensors = dict(self._tensors(self._optimizer.state))
+        tensors = dict(self._tensors())
         shared = self._shared()
         own = {"random": random_state(self._world.device)}
         if wait:
@@ -194,7 +194,7 @@ class State:
         self._check_parameters(folder, shared["parameters"])
         self._check_base(folder, shared["base"])
         self._load_optimizer(shared["optimizer"])
-        _checkpoint.read_tensors(folder, dict(self._tensors(self._optimizer.state)), self._world)
+        _checkpoint.read_tensors(folder, dict(self._tensors()), self._world)
         self._load_scheduler(shared["scheduler"], shared["total_steps"])
         self._batches.load_state_dict(shared["batches"])
         self._scale.load_state_dict(shared["scale"])
@@ -217,11 +217,11 @@ class State:
         earlier = f" to continue from step_{steps[-2]}," if len(steps) > 1 else " to start again from step 0,"
         return f"delete that folder{earlier} or write another output_dir"
 
-    def _tensors(self, optimizer_state: Any) -> Iterator[tuple[str, Tensor]]:
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Name every tensor of a checkpoint, in an order that is equal on all ranks."""
         for name, parameter in self._parameters.items():
             yield f"model.{name}", parameter.detach()
-            for key, value in optimizer_state.get(parameter, {}).items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     yield f"optimizer.{name}.{key}", value
 
