@@ -31,9 +31,8 @@ class Lean:
 
     def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
         """Tell whether to use it for x; it casts nothing, so all dtypes must be equal and autocast off."""
-        if not self.is_lean or torch.is_autocast_enabled(x.device.type):
-            return False
-        return all(parameter.dtype == x.dtype for parameter in parameters)
+        is_plain = not self.is_lean or torch.is_autocast_enabled(x.device.type)
+        return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
 
 
 def lean(model: nn.Module) -> None:

@@ -115,8 +115,7 @@ def verify(folder: Path, world: World) -> None:
     """
     try:
         files = _manifest(folder)
-        mine = sorted(files)[world.rank :: world.size]
-        faults = [_fault(folder / name, files[name]) for name in mine]
+        faults = [_fault(folder / name, files[name]) for name in sorted(files)[world.rank :: world.size]]
     except DamagedCheckpointError as error:  # on this rank, or on all
         faults = [str(error)]
     for fault in itertools.chain(*world.gather(faults)):
@@ -204,8 +203,8 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
         raise DamagedCheckpointError(f"{MANIFEST} is missing, or the whole folder") from None
     except ValueError:
         raise DamagedCheckpointError(f"{MANIFEST} is not what was written") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
         raise DamagedCheckpointError(
             f"{MANIFEST} says format {found!r}; this version of torchtune reads {FORMAT}"
         )

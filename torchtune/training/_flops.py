@@ -64,14 +64,10 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     """
     architecture = model.architecture
     head = model.head_weight
-    matrices = {
-        name: p
-        for name, p in model.named_parameters()
-        if p.dim() == 2 and "embed" not in name and p is not head
-    }
-    every = sum(p.numel() for p in matrices.values()) + head.numel()
-    trained = sum(p.numel() for p in matrices.values() if p.requires_grad)
-    trained += head.numel() if head.requires_grad else 0
+    named = model.named_parameters()
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and p is not head]
+    every = sum(p.numel() for p in [*matrices, head])
+    trained = sum(p.numel() for p in [*matrices, head] if p.requires_grad)
     width = architecture.num_heads * architecture.head_dim  # channels of all query heads together
     a_token = 4 * every + 2 * trained
     layers = [architecture.window if architecture.slides(i) else None for i in range(architecture.num_layers)]

@@ -36,9 +36,8 @@ class Loggers:
                 self._report(logger, "could not be closed", error)
 
     def _report(self, logger: MetricLogger, what: str, error: Exception) -> None:
-        kind = type(error).__name__
         said = str(error).partition("\n")[0] or "no reason given"
         self._tell(
-            f"note: {type(logger).__name__} {what}, the run goes on without it: {kind}: {said}"
+            f"note: {type(logger).__name__} {what}, the run goes on without it: {type(error).__name__}: {said}"
             " (metrics.jsonl has every step)"
         )

@@ -53,9 +53,8 @@ def batch_of(cfg: Any) -> tuple[int, int] | None:
     rows = getattr(cfg, "batch_size", None)
     if not isinstance(rows, int):
         return None
-    length = getattr(getattr(cfg, "packing", None), "length", None)
     given: Any = getattr(getattr(cfg, "dataset", None), "keywords", {})
-    length = length or given.get("max_seq_len")
+    length = getattr(getattr(cfg, "packing", None), "length", None) or given.get("max_seq_len")
     return rows, length if isinstance(length, int) else ASSUMED
 
 

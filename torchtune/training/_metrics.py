@@ -131,7 +131,7 @@ class Metrics:
         """
         self._n_skipped += 1
         values: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
-        self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}", is_told=True)
+        self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}")
 
     def validated(
         self,
@@ -176,13 +176,7 @@ class Metrics:
             print(text, file=sys.stderr, flush=True)
 
     def _record(
-        self,
-        step: int,
-        batches: Sequence[Batch],
-        values: dict[str, float | None],
-        shown: str,
-        *,
-        is_told: bool = False,
+        self, step: int, batches: Sequence[Batch], values: dict[str, float | None], shown: str
     ) -> None:
         useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
         slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
@@ -204,7 +198,7 @@ class Metrics:
             values["mfu"] = round(flops / (seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **values})
         padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
-        self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=is_told)
+        self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=values["loss"] is None)
         if self._is_due(step):
             self._loggers.log_dict({name: value for name, value in values.items() if value is not None}, step)
 

@@ -15,8 +15,6 @@ is not, at the same place and with the same rounding. FSDP adds up the ranks' gr
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +69,9 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
         ValueError: The folder's weights are not those of this model, or the sections do not fit the run.
     """
     check_sharding(sharding, enable_fsdp=enable_fsdp, ranks=world.size)
-    if world.is_main and dtype == "bf16" and world.device.type == "cpu" and _lacks_bf16():
+    # x86 processors have had instructions for bf16 since AVX-512 (oneDNN's docs).
+    is_emulated = torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
+    if world.is_main and dtype == "bf16" and world.device.type == "cpu" and is_emulated:
         _logger.warning(
             "this CPU multiplies bf16 about 10 times as slowly as fp32; dtype=fp32 will be faster"
         )
@@ -98,32 +98,24 @@ def _fill(
     """Give a model memory and weights."""
     if model_directory is not None and is_whole and device.type == "cpu":  # backed by the file
         load_hf_weights(model, model_directory)
-        _materialise_adapters(model, device)
+        for _, layer in lora_layers(model):
+            for name, parameter in layer.adapter().items():
+                # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                setattr(layer, name, nn.Parameter(empty))
     else:
         model.to_empty(device=device)
         parameters = dict(model.named_parameters())
         for name, whole in read_hf_weights(model, model_directory) if model_directory is not None else ():
             copy_whole(parameters[name], whole)
-    with _drawn_alike(seed):
+    # Drawn from the seed; torch's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
         if model_directory is None:
             model.init_weights()
         else:  # Behind the weights, since DoRA's magnitudes are theirs.
             for _, layer in lora_layers(model):
                 layer.init_lora()
-
-
-def _lacks_bf16() -> bool:
-    """Tell whether bf16 is emulated: x86 processors have had instructions for it since AVX-512 (oneDNN's docs)."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
-
-
-def _materialise_adapters(model: Decoder, device: torch.device) -> None:
-    """Give memory to the adapters of a model whose other parameters have it."""
-    for _, layer in lora_layers(model):
-        for name, parameter in layer.adapter().items():
-            # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            setattr(layer, name, nn.Parameter(empty))
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> None:
@@ -137,14 +129,6 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
     weights = torch.promote_types(compute, weights)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
-
-
-@contextmanager
-def _drawn_alike(seed: int) -> Iterator[None]:
-    """Draw initial weights from the seed, and leave torch's random numbers as they are."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        yield
 
 
 def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 from torchtune.training._world import World
 
@@ -51,27 +51,20 @@ class StopRequests:
         self._way_on = way_on
         self.received: int | None = None
         """The signal that came first."""
-        self._before: dict[int, Any] = {}
-        self._wakeup: tuple[int, int] | None = None
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets the main thread alone handle signals
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
+            self._stack.callback(signal.signal, number, signal.signal(number, self._handle))
         if self._world.size > 1:
             self._watch()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let the signals do again what they did before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self._wakeup is not None:
-            write, before = self._wakeup
-            signal.set_wakeup_fd(before)
-            os.close(write)  # ends the thread, which closes the other side
-            self._wakeup = None
+        self._stack.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
@@ -88,7 +81,9 @@ class StopRequests:
         peers = [pid for pid in named if _is_there(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)
-        self._wakeup = write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._stack.callback(os.close, write)  # ends the thread, which closes the other side
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._stack.callback(signal.set_wakeup_fd, before)
         threading.Thread(target=_give_up, args=(read, peers), name="stop", daemon=True).start()
 
 
