@@ -119,9 +119,7 @@ class Internals(_Written):
     def run(self) -> list[nodes.Node]:
         """Write a row for each."""
         rows = ["| what | written for | gain | without it |", "|---|---|---|---|"]
-        for internal in INTERNALS:
-            version = f"{internal.library} {internal.version_tried}"
-            rows.append(f"| {internal.name} | {version} | {internal.gain} | {internal.fallback} |")
+        rows += [f"| {i.name} | {i.written_for} | {i.gain} | {i.fallback} |" for i in INTERNALS]
         return self.parsed(rows)
 
 

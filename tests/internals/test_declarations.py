@@ -29,7 +29,7 @@ def test_its_probe_passes(internal: Internal, monkeypatch: pytest.MonkeyPatch) -
 @each
 def test_it_says_what_it_is_for_and_what_happens_without(internal: Internal) -> None:
     assert all(internal)
-    assert re.fullmatch(r"\d+(\.\d+)+", internal.version_tried)
+    assert re.fullmatch(r"\w+ \d+(\.\d+)+", internal.written_for)
 
 
 def test_names_are_unique() -> None:
@@ -61,7 +61,7 @@ def made(calls: list[int], *, passes: bool = True) -> Internal:
             raise AttributeError("'Optimizer' object has no attribute 'x'")
         return True
 
-    return Internal("made for a test", "attrs", "1.2", "nothing", "it is done plainly", probe)
+    return Internal("made for a test", "attrs 1.2", "nothing", "it is done plainly", probe)
 
 
 @pytest.mark.parametrize("passes", [True, False])

@@ -8,12 +8,12 @@ import torch
 from tests.training.tiny import ALONE, batch_of, examples
 from torchtune.training import Metrics
 from torchtune.training._metrics import cut_back, peak_memory_bytes
-from torchtune.utils.metric_logging import read_metrics
+from torchtune.utils.metric_logging import MetricLogger, read_metrics
 
 BATCHES = [batch_of(examples()[:2]), batch_of(examples()[3:5])]
 
 
-class Probe:
+class Probe(MetricLogger):
     def __init__(self) -> None:
         self.seen: list[tuple[int, dict[str, float]]] = []
         self.closed = False

@@ -9,29 +9,39 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import define
+from attrs import evolve
 from torch.optim import AdamW
 
+from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
 from torchtune.data import Batches
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import LossScale, Saving, State, Stopped, _checkpoint, constant_with_warmup, step_loss
+from torchtune.training import (
+    FinetuneConfig,
+    LossScale,
+    Saving,
+    State,
+    Stopped,
+    _checkpoint,
+    constant_with_warmup,
+    step_loss,
+)
 
 
-@define
-class Cfg:
-    save_every_n_steps: int | None = None
-    save_every_n_minutes: float | None = None
-    save_at_epoch_ends: bool = False
-    async_checkpoints: bool = False
-    keep_checkpoints: int = 100
-    keep_every_n_steps: int | None = None
+def rules(**changes: Any) -> FinetuneConfig:
+    """Return a config whose checkpoints are due by the rules that are named alone, and all of which stay."""
+    none = {
+        "save_every_n_steps": None,
+        "save_at_epoch_ends": False,
+        "keep_checkpoints": 100,
+    }
+    return evolve(smollm2_135m_full(), **(none | changes))
 
 
 class Run:
     """Six steps of eleven rows in batches of two, or as many as a test takes."""
 
-    def __init__(self, folder: Path, cfg: Cfg) -> None:
+    def __init__(self, folder: Path, cfg: FinetuneConfig) -> None:
         self.folder = folder / "checkpoints"
         torch.manual_seed(0)
         self.model = tiny_model("fp32")
@@ -71,7 +81,7 @@ class Run:
 def test_checkpoints_are_written_when_due_and_stay_by_the_rule(
     tmp_path: Path, settings: dict[str, Any], saved: list[int], in_background: bool
 ) -> None:
-    run = Run(tmp_path, Cfg(**settings, async_checkpoints=in_background))
+    run = Run(tmp_path, rules(**settings, async_checkpoints=in_background))
     assert list(run.steps(12)) == list(range(1, 13))
     assert run.saved() == saved
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
@@ -79,11 +89,11 @@ def test_checkpoints_are_written_when_due_and_stay_by_the_rule(
 
 def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Path) -> None:
     for name, in_background in (("now", False), ("later", True)):
-        run = Run(tmp_path / name, Cfg(save_every_n_steps=3, async_checkpoints=in_background))
+        run = Run(tmp_path / name, rules(save_every_n_steps=3, async_checkpoints=in_background))
         list(run.steps(9))
         assert run.saved() == [3, 6, 9]
     for step in (9, 6, 3):
-        now, later = Run(tmp_path / "now", Cfg()), Run(tmp_path / "later", Cfg())
+        now, later = Run(tmp_path / "now", rules()), Run(tmp_path / "later", rules())
         for found in (now, later):
             assert found.state.resume()
             assert found.state.step == step
@@ -96,7 +106,7 @@ def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Pa
 def test_what_goes_wrong_in_the_background_is_raised_and_earlier_checkpoints_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tmp_path, Cfg(save_every_n_steps=2, async_checkpoints=True))
+    run = Run(tmp_path, rules(save_every_n_steps=2, async_checkpoints=True))
     steps = run.steps(12)
     for _ in range(4):
         next(steps)
@@ -113,7 +123,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
     tmp_path: Path, number: signal.Signals, in_background: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    run = Run(tmp_path, Cfg(async_checkpoints=in_background))
+    run = Run(tmp_path, rules(async_checkpoints=in_background))
     steps = run.steps(12)
     for _ in range(3):
         next(steps)
@@ -131,7 +141,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
 
 
 def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
-    run = Run(tmp_path, Cfg(save_every_n_steps=2))
+    run = Run(tmp_path, rules(save_every_n_steps=2))
     steps = run.steps(12)
     for _ in range(3):
         next(steps)
@@ -143,7 +153,7 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stop_at_the_last_step_is_the_end_of_the_run(tmp_path: Path) -> None:
-    run = Run(tmp_path, Cfg())
+    run = Run(tmp_path, rules())
     steps = run.steps(3)
     for _ in range(3):
         next(steps)
@@ -154,7 +164,7 @@ def test_a_stop_at_the_last_step_is_the_end_of_the_run(tmp_path: Path) -> None:
 
 def test_a_thread_that_is_not_the_main_one_runs_without_handlers(tmp_path: Path) -> None:
     found: list[int] = []
-    thread = threading.Thread(target=lambda: found.extend(Run(tmp_path, Cfg()).steps(2)))
+    thread = threading.Thread(target=lambda: found.extend(Run(tmp_path, rules()).steps(2)))
     thread.start()
     thread.join()
     assert found == [1, 2]
@@ -181,9 +191,9 @@ def test_the_loss_scale_halves_doubles_and_is_taken_up() -> None:
 
 
 def test_a_run_that_is_further_than_it_shall_go_is_refused(tmp_path: Path) -> None:
-    run = Run(tmp_path, Cfg(save_every_n_steps=4))
+    run = Run(tmp_path, rules(save_every_n_steps=4))
     list(run.steps(8))
-    again = Run(tmp_path, Cfg())
+    again = Run(tmp_path, rules())
     assert again.state.resume()
     with pytest.raises(ValueError, match="the run is at step 8 already, behind the 5 that it shall have"):
         list(again.steps(5))

@@ -233,7 +233,7 @@ POINTS = [
     ("before anything", "_save_tensors", 1),
     ("between tensors and the rest", "_fingerprint", 1),
     ("between two checksums", "_fingerprint", 2),
-    ("before the manifest", "_write_durably", 1),
+    ("before the manifest", "write_text", 1),
     ("before it gets its name", "rename", 2),  # the first is within torch.distributed.checkpoint
     ("while the one before is removed", "rmtree", 2),
 ]
@@ -246,7 +246,7 @@ def test_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
     run = Run(tmp_path).train(2)
     run.state.save()
     run.train(4)
-    owner: Any = {"rename": Path, "rmtree": shutil}.get(function, _checkpoint)
+    owner: Any = {"rename": Path, "write_text": Path, "rmtree": shutil}.get(function, _checkpoint)
     original, calls = getattr(owner, function), 0
 
     def killed(*given: Any, **named: Any) -> Any:

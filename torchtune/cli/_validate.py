@@ -194,24 +194,28 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
     ok = paint("ok", "bold", "green")
     if needs is None:
         return ok
+    from torchtune.training import size_text
+
     whole, trained = needs["parameters"], needs["trainable"]
-    held = f"{_size(needs['weights'])} of weights"
+    held = f"{size_text(needs['weights'])} of weights"
     said = f"{ok}: {whole:,} parameters"
     if trained:
         said += f", {trained:,} trained ({trained / whole:.2%})"
-        held += f" + {_size(needs['gradients'])} of gradients"
-        held += f" + {_size(needs['optimizer'])} of optimizer state = {_size(needs['total'])}"
+        held += f" + {size_text(needs['gradients'])} of gradients"
+        held += f" + {size_text(needs['optimizer'])} of optimizer state = {size_text(needs['total'])}"
     each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
     more = "activations"
     if needs["activations"]:
         of = f"{needs['rows']} x {needs['length']:,} positions"
-        more = f"about {_size(needs['activations'])} of activations for {of}"
+        more = f"about {size_text(needs['activations'])} of activations for {of}"
     return f"{said}{between}{each}: {held}, and {more}"
 
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:
     """Yield the lines of what a rank holds in a step, and the most of it that is there at once."""
-    mapped = f"of them {_size(needs['mapped'])} stay in their file, which other processes share"
+    from torchtune.training import size_text
+
+    mapped = f"of them {size_text(needs['mapped'])} stay in their file, which other processes share"
     rows = [
         ("weights", needs["weights"], mapped if needs["mapped"] else ""),
         ("optimizer state", needs["optimizer"], ""),
@@ -229,17 +233,7 @@ def _memory(needs: dict[str, int]) -> Iterator[str]:
     if needs["peak"] and needs["peak"] < sum(size for _, size, _ in rows):
         beside = "gradients come as activations go" + (f"; {beside}" if beside else "")
     for name, size, note in [*rows, *([("peak", needs["peak"], beside)] if needs["peak"] else [])]:
-        yield f"{name:16}{_size(size):>10}  {note}".rstrip()
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in the unit that suits it."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.2f} GiB"
+        yield f"{name:16}{size_text(size):>10}  {note}".rstrip()
 
 
 VERB = Verb(

@@ -1,6 +1,5 @@
 """Operators of torch that its own backward passes are made of, and that its documentation does not list."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -21,11 +20,7 @@ def activation_backward(grad: Tensor, x: Tensor, activation: str) -> Tensor:
 
 
 def _agrees_with_autograd() -> bool:
-    plain: dict[str, Callable[[Tensor], Tensor]] = {
-        "silu": F.silu,
-        "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    }
-    for activation, compute in plain.items():
+    for activation, compute in (("silu", F.silu), ("gelu_tanh", partial(F.gelu, approximate="tanh"))):
         with torch.enable_grad():
             x = torch.linspace(-4, 4, 9, dtype=torch.float64, device="cpu").requires_grad_()
             torch.autograd.backward(compute(x).sum())  # `torch.autograd.grad` would import sympy
@@ -37,8 +32,7 @@ def _agrees_with_autograd() -> bool:
 
 ACTIVATION_BACKWARD = Internal(
     name="activation backward",
-    library="torch",
-    version_tried="2.13.0",
+    written_for="torch 2.13.0",
     gain='memory of lean layers: the line "plain layers" of python benchmarks/training.py MODEL ROWS --ablate',
     fallback="layers are the plain ones, as with lean_layers=false",
     probe=_agrees_with_autograd,

@@ -67,11 +67,9 @@ def watch_methods(
     Yields:
         Whether they are wrapped; False if `RECORDING` is disabled.
     """
-    if not RECORDING.is_enabled():
-        yield False
-        return
-    with _replaced(classes, init, assign):
-        yield True
+    is_on = RECORDING.is_enabled()
+    with _replaced(classes if is_on else (), init, assign):
+        yield is_on
 
 
 @contextmanager
@@ -134,16 +132,14 @@ def _parts_are_there() -> bool:
 
 RECORDING = Internal(
     name="recording of config functions",
-    library="attrs",
-    version_tried="26.1.0",
+    written_for="attrs 26.1.0",
     gain="lines of fields, and all mistakes at once: tune show lora_finetune --config smollm2_135m_lora --origins",
     fallback="values have the first line of their config function, which ends at its first mistake",
     probe=_sees_calls,
 )
 VALIDATORS = Internal(
     name="combined validators",
-    library="attrs",
-    version_tried="26.1.0",
+    written_for="attrs 26.1.0",
     gain='"expected text that is not empty" in messages, minLength in schemas: tune schema alpaca_generate',
     fallback="rules of fields with several validators are missing from messages and schemas, but are enforced",
     probe=_parts_are_there,

@@ -23,8 +23,7 @@ def _knows_its_line() -> bool:
 
 CALLS = Internal(
     name="calling lines",
-    library="Python",
-    version_tried="3.11",
+    written_for="Python 3.11",
     gain="lines of components' arguments: tune show lora_finetune --config smollm2_135m_lora --origins",
     fallback="values and mistakes have the first line of their config function",
     probe=_knows_its_line,

@@ -5,14 +5,9 @@ import sys
 
 from torchtune.internals._internal import Internal
 
-TUNABLES = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {
-        "tcache_count": 0,
-        "mxfast": 0,
-        "mmap_threshold": 32 * 2**20,
-        "trim_threshold": 2**40,
-    }.items()
+TUNABLES = (
+    "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:"
+    f"glibc.malloc.mmap_threshold={32 * 2**20}:glibc.malloc.trim_threshold={2**40}"
 )
 """Settings of glibc's allocator.
 
@@ -39,8 +34,7 @@ def steady_heap() -> None:
     if KERNEL_CACHES.is_enabled():
         for name, capacity in CACHES.items():
             os.environ.setdefault(name, capacity)
-    is_set = "GLIBC_TUNABLES" in os.environ
-    if is_set or not sys.executable or not _glibc_version() or not HEAP.is_enabled():
+    if "GLIBC_TUNABLES" in os.environ or not sys.executable or not _glibc_version() or not HEAP.is_enabled():
         return
     os.environ["GLIBC_TUNABLES"] = TUNABLES
     sys.stdout.flush()
@@ -64,8 +58,7 @@ def _has_tunables() -> bool:
 
 HEAP = Internal(
     name="heap settings",
-    library="glibc",
-    version_tried="2.36",
+    written_for="glibc 2.36",
     gain='memory: the line "the heap as glibc has it" of '
     'python benchmarks/training.py MODEL ROWS --cases "lora fp32" --ablate',
     fallback="the process is not started again, and grows by up to a third",
@@ -73,8 +66,7 @@ HEAP = Internal(
 )
 KERNEL_CACHES = Internal(
     name="kernel caches",
-    library="torch",
-    version_tried="2.13.0",
+    written_for="torch 2.13.0",
     gain='memory: the line "1,024 kernels cached" of '
     'python benchmarks/training.py MODEL ROWS --cases "lora bf16" --ablate',
     fallback="the caches keep 1,024 kernels each",

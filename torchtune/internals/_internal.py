@@ -12,9 +12,8 @@ class Internal(NamedTuple):
     """A reliance on how a library works inside, which no release of it promises to keep."""
 
     name: str
-    library: str
-    """The name of its distribution, or `glibc` or `Python`."""
-    version_tried: str
+    written_for: str
+    """The library, by the name of its distribution, or `glibc` or `Python`; and the version that it was tried with."""
     gain: str
     """What it is good for, and the command that shows it."""
     fallback: str
@@ -40,7 +39,8 @@ class Internal(NamedTuple):
         import logging
 
         message = "%s: %s %s behaves differently from %s, which this was written for (%s); %s"
-        versions = self.library, _installed_version(self.library), self.version_tried
+        library, version_tried = self.written_for.split()
+        versions = library, _installed_version(library), version_tried
         logging.getLogger(__name__).warning(message, self.name, *versions, reason, self.fallback)
         return False
 

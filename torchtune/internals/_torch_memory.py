@@ -83,8 +83,7 @@ def _counts_what_lives() -> bool:
 
 LIVE_BYTES = Internal(
     name="memory of activations",
-    library="torch",
-    version_tried="2.13.0",
+    written_for="torch 2.13.0",
     gain="activations in estimates: tune validate --memory lora_finetune --config smollm2_135m_lora",
     fallback="estimates count weights, gradients and optimizer state alone",
     probe=_counts_what_lives,

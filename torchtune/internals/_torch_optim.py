@@ -68,8 +68,7 @@ def _takes_a_step() -> bool:
 
 OPTIMIZER_STEP = Internal(
     name="optimizer step",
-    library="torch",
-    version_tried="2.13.0",
+    written_for="torch 2.13.0",
     gain='time to the first step: the line "torch\'s optimizer as it is" of '
     "python benchmarks/training.py MODEL ROWS --ablate",
     fallback="torch imports its compiler: a second and 60 MB more",

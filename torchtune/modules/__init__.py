@@ -2,7 +2,7 @@
 
 from torchtune.modules._adapters import ALL_LINEAR, add_lora, lora_layers, lora_state, merge_lora
 from torchtune.modules._architecture import Architecture, RopeScaling
-from torchtune.modules._attention import Attention
+from torchtune.modules._attention import Attention, AttentionContext
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
@@ -21,6 +21,7 @@ __all__ = [
     "ALL_LINEAR",
     "Architecture",
     "Attention",
+    "AttentionContext",
     "Decoder",
     "DecoderLayer",
     "DoRALinear",

@@ -50,8 +50,7 @@ def add_lora(
     for name in names:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        layer = kind(linear, rank, alpha, dropout, rank_stabilized=rank_stabilized)
-        model.set_submodule(name, layer)
+        model.set_submodule(name, kind(linear, rank, alpha, dropout, rank_stabilized=rank_stabilized))
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
@@ -85,7 +84,7 @@ def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Turn targets into full names of linear layers, in the model's order."""
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     body = [name for name in linears if name.rpartition(".")[2] != _HEAD]
-    found = {target: [name for name in linears if _matches(name, target)] for target in targets}
+    found = {target: [name for name in linears if f".{name}".endswith(f".{target}")] for target in targets}
     if ALL_LINEAR in found:
         found[ALL_LINEAR] = body
     missing = [target for target in targets if not found[target]]
@@ -99,7 +98,3 @@ def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     if not chosen <= set(body):
         raise ValueError(f"{_HEAD} cannot have an adapter: losses read the output head's weight directly")
     return [name for name in body if name in chosen]
-
-
-def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")

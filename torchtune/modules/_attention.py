@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from attrs import define
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
@@ -15,6 +16,21 @@ from torchtune.modules._layer_norm import norm_of
 from torchtune.modules._lean import Lean, turned
 from torchtune.modules._linear import Linear
 from torchtune.modules._rotary import Rotation
+
+
+@define(eq=False)
+class AttentionContext:
+    """What a layer's attention looks at besides the residual stream."""
+
+    rotation: Rotation
+    """The angles of the tokens' positions."""
+    mask: Tensor | None = None
+    """`[b or 1, 1, s, keys]`, True where a query sees a key. None: token i of x sees tokens 0 to i of x; where there is
+    a single token, it sees every key of the cache."""
+    cache: LayerCache | None = None
+    """Where earlier keys and values are, and the new ones are put."""
+    documents: Documents | None = None
+    """Tokens see those of their own document alone; the mask is not looked at then."""
 
 
 class Attention(Lean, nn.Module):
@@ -42,27 +58,9 @@ class Attention(Lean, nn.Module):
             self.q_norm = norm_of(a, q_heads * a.head_dim)
             self.k_norm = norm_of(a, k_heads * a.head_dim)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        mask: Tensor | None = None,
-        cache: LayerCache | None = None,
-        documents: Documents | None = None,
-    ) -> Tensor:
-        """Let every token look at itself and those before it.
-
-        Args:
-            x: `[b, s, d]`.
-            rotation: The angles of the tokens' positions.
-            mask: `[b or 1, 1, s, keys]`, True where a query sees a key. None: token i of x sees tokens
-                0 to i of x; where there is a single token, it sees every key of the cache.
-            cache: Where earlier keys and values stand, and the new ones are put.
-            documents: Tokens see those of their own document alone; the mask is not looked at then.
-
-        Returns:
-            `[b, s, d]`.
-        """
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Let every token of x `[b, s, d]` look at itself and those before it; returns `[b, s, d]`."""
+        rotation, mask, cache, documents = context.rotation, context.mask, context.cache, context.documents
         q = self.q_proj(x)  # [b, s, h * head_dim]
         k = self.k_proj(x)  # [b, s, kv * head_dim]
         v = self.v_proj(x)  # [b, s, kv * head_dim]

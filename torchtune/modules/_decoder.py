@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
+from torchtune.modules._attention import AttentionContext
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
 from torchtune.modules._kv_cache import KVCache
@@ -28,9 +29,8 @@ class Decoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
-        self.rotary = RotaryEmbedding(a.head_dim, a.rope_base, a.rope_scaling)
-        if a.learned_positions:
-            self.rotary = NoRotation(a.head_dim)
+        rotary = NoRotation if a.learned_positions else RotaryEmbedding
+        self.rotary = rotary(a.head_dim, a.rope_base, a.rope_scaling)
         self.local_rotary = (
             RotaryEmbedding(a.head_dim, a.rope_local_base) if a.rope_local_base else self.rotary
         )
@@ -115,7 +115,8 @@ class Decoder(nn.Module):
         for i, layer in enumerate(self.layers):
             slides = self.architecture.slides(i)
             layer_cache = None if cache is None else cache.layers[i]
-            x = layer(x, local if slides else rotation, masks[slides], layer_cache, documents)
+            turns = local if slides else rotation
+            x = layer(x, AttentionContext(turns, masks[slides], layer_cache, documents))
         normed: Tensor = self.norm(x)
         return normed
 

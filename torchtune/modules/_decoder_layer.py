@@ -5,13 +5,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
-from torchtune.modules._attention import Attention
-from torchtune.modules._documents import Documents
+from torchtune.modules._attention import Attention, AttentionContext
 from torchtune.modules._feed_forward import FeedForward
-from torchtune.modules._kv_cache import LayerCache
 from torchtune.modules._layer_norm import LayerNorm, norm_of
 from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import Rotation
 
 
 class DecoderLayer(nn.Module):
@@ -36,7 +33,7 @@ class DecoderLayer(nn.Module):
         a = architecture
         self.norms = a.norms
         self.self_attn = Attention(a, a.window if a.slides(index) else None)
-        self.mlp = FeedForward(a.embed_dim, a.ffn_dim, a.activation, gated=a.gated, bias=a.mlp_bias)
+        self.mlp = FeedForward(a)
         names = {
             "pre": ("input_layernorm", "post_attention_layernorm"),
             "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
@@ -50,36 +47,21 @@ class DecoderLayer(nn.Module):
         for name in names[a.norms]:
             self.add_module(name, norm_of(a))
 
-    def forward(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        mask: Tensor | None = None,
-        cache: LayerCache | None = None,
-        documents: Documents | None = None,
-    ) -> Tensor:
-        """Map x `[b, s, d]` to `[b, s, d]`; the other arguments are those of `Attention`."""
+    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+        """Map x `[b, s, d]` to `[b, s, d]`."""
         run = self.run or self.compute
-        return run(x, rotation, mask, cache, documents)
+        return run(x, context)
 
-    def compute(
-        self,
-        x: Tensor,
-        rotation: Rotation,
-        mask: Tensor | None,
-        cache: LayerCache | None,
-        documents: Documents | None,
-    ) -> Tensor:
+    def compute(self, x: Tensor, context: AttentionContext) -> Tensor:
         """Compute what `forward` returns."""
         y: Tensor
         if self.norms == "pre":
-            x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache, documents)
+            x = x + self.self_attn(self.input_layernorm(x), context)
             y = x + self.mlp(self.post_attention_layernorm(x))
         elif self.norms == "post":
-            x = x + self.post_attention_layernorm(self.self_attn(x, rotation, mask, cache, documents))
+            x = x + self.post_attention_layernorm(self.self_attn(x, context))
             y = x + self.post_feedforward_layernorm(self.mlp(x))
         else:
-            attended = self.self_attn(self.input_layernorm(x), rotation, mask, cache, documents)
-            x = x + self.post_attention_layernorm(attended)
+            x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), context))
             y = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
         return y

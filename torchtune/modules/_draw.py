@@ -1,7 +1,7 @@
 """Filling parameters: drawn or copied whole, where each rank may hold a part."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -30,9 +30,6 @@ def copy_whole(parameter: Tensor, whole: Tensor) -> None:
     """Fill a parameter in place from its whole value; a sharded one reads its part alone, without communication."""
     with torch.no_grad():
         if is_sharded(parameter):
-            from torch.distributed.tensor import DTensor
-
-            assert isinstance(parameter, DTensor)
             parameter.to_local().copy_(_own_part(parameter, whole))
         else:
             parameter.copy_(whole)
@@ -53,6 +50,6 @@ def _own_part(parameter: "DTensor", whole: Tensor) -> Tensor:
     return whole
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
     """Tell whether a tensor is a DTensor without importing that class, which costs a second."""
     return hasattr(tensor, "placements")

@@ -36,7 +36,10 @@ def flex_attend(
     padding = mask.seq_lengths[0] - length
     if padding:
         q, k, v = (F.pad(x, (0, 0, 0, padding)) for x in (q, k, v))
-    out: Tensor = _kernel()(
+    kernel: Callable[..., Tensor] = flex_attention
+    if not torch.compiler.is_compiling():
+        kernel = _compiled()
+    out: Tensor = kernel(
         q,
         k,
         v,
@@ -105,13 +108,6 @@ def _cap(softcap: float) -> Callable[..., Tensor]:
         return softcap * torch.tanh(score / softcap)
 
     return capped
-
-
-def _kernel() -> Callable[..., Tensor]:
-    """Return `flex_attention`, compiled, unless what calls it is being compiled already."""
-    if torch.compiler.is_compiling():
-        return flex_attention
-    return _compiled()
 
 
 @cache

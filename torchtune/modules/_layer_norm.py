@@ -9,15 +9,7 @@ from torchtune.modules._rms_norm import RMSNorm
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer norm with weight and bias (arXiv 1607.06450), computed in float32 at least.
-
-    Args:
-        dim: Width of the vectors.
-        eps: Added to the variance.
-    """
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__(dim, eps=eps)
+    """Layer norm with weight and bias (arXiv 1607.06450), computed in float32 at least."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x `[..., d]` along its last axis, in its own dtype."""

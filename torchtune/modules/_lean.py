@@ -12,6 +12,7 @@ backward pass needs, and writes into memory that it has. Values and gradients ar
 | rotary positions | nothing, but makes six copies of the size of queries | nothing, one copy |
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -30,9 +31,8 @@ class Lean:
 
     def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
         """Tell whether to use it for x; it casts nothing, so all dtypes must be equal and autocast off."""
-        if not self.is_lean or torch.is_autocast_enabled(x.device.type):
-            return False
-        return all(parameter.dtype == x.dtype for parameter in parameters)
+        is_plain = not self.is_lean or torch.is_autocast_enabled(x.device.type)
+        return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
 
 
 def lean(model: nn.Module) -> None:
@@ -43,38 +43,6 @@ def lean(model: nn.Module) -> None:
     for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
         if isinstance(module, Lean):
             module.is_lean = True
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute `x W^T + b`; x is kept only if W is trained."""
-    y: Tensor = _Product.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return y
-
-
-def adapted(
-    x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
-) -> Tensor:
-    """Compute `x W^T + b + s x A^T B^T` of frozen W and b; the second summand is added in place."""
-    y: Tensor = _Adapted.apply(x, weight, bias, lora_a, lora_b, scale)  # type: ignore[no-untyped-call]
-    return y
-
-
-def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    """Compute `act(gate) * up`; the activated gate is computed again in the backward pass."""
-    y: Tensor = _Gated.apply(gate, up, activation)  # type: ignore[no-untyped-call]
-    return y
-
-
-def normed(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
-    """Compute the RMS norm of x `[..., d]`; x is kept as it came, not a wider copy, and a number for each vector."""
-    y: Tensor = _Normed.apply(x, weight, offset, eps)  # type: ignore[no-untyped-call]
-    return y
-
-
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn queries or keys x `[b, h, s, head_dim]` without copies in between."""
-    y: Tensor = _Turned.apply(x, cos, sin)  # type: ignore[no-untyped-call]
-    return y
 
 
 class _Product(torch.autograd.Function):
@@ -142,18 +110,19 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str) -> Tensor:
         ctx.activation = activation
         ctx.save_for_backward(gate, up)
-        return _activated(gate, activation).mul_(up)
+        return activated(gate, activation).mul_(up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
-        grad_up = _activated(gate, ctx.activation).mul_(grad)
+        grad_up = activated(gate, ctx.activation).mul_(grad)
         return activation_backward(grad * up, gate, ctx.activation), grad_up, None
 
 
-def _activated(gate: Tensor, activation: str) -> Tensor:
-    return F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")
+def activated(x: Tensor, activation: str) -> Tensor:
+    """Return `silu` or `gelu_tanh` of x."""
+    return F.silu(x) if activation == "silu" else F.gelu(x, approximate="tanh")
 
 
 class _Normed(torch.autograd.Function):
@@ -208,3 +177,15 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-sign)
     torch.mul(right, cos, out=to_right).addcmul_(left, sin, value=sign)
     return y
+
+
+product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Product.apply
+"""Compute `x W^T + b` of x, W and b; x is kept only if W is trained."""
+adapted: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float], Tensor] = _Adapted.apply
+"""Compute `x W^T + b + s x A^T B^T` of x, frozen W and b, A, B and s; the second summand is added in place."""
+gated: Callable[[Tensor, Tensor, str], Tensor] = _Gated.apply
+"""Compute `act(gate) * up` of gate, up and the activation's name; the activated gate is computed again backwards."""
+normed: Callable[[Tensor, Tensor, float, float], Tensor] = _Normed.apply
+"""Compute the RMS norm of x `[..., d]`, with weight, offset and eps; x is kept as it came, and a number a vector."""
+turned: Callable[[Tensor, Tensor, Tensor], Tensor] = _Turned.apply
+"""Turn queries or keys x `[b, h, s, head_dim]` by cosines and sines of angles, without copies in between."""

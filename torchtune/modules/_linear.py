@@ -6,14 +6,16 @@ from torchtune.modules._draw import draw
 from torchtune.modules._lean import Lean, product
 
 
-def draw_weight(weight: Tensor) -> None:
-    """Draw a weight from a normal distribution of standard deviation 0.02, in place.
+def draw_weight(weight: Tensor, bias: Tensor | None = None) -> None:
+    """Draw a weight from a normal distribution of standard deviation 0.02, in place, and set its bias to zero.
 
-    That is `initializer_range` of Hugging Face's LlamaConfig. On the meta device there is nothing to
+    The former is `initializer_range` of Hugging Face's LlamaConfig. On the meta device there is nothing to
     draw, and trying to costs 2 s of imports (torch 2.13).
     """
     if not weight.is_meta:
         draw(weight, nn.init.normal_, std=0.02)
+        if bias is not None:
+            nn.init.zeros_(bias)
 
 
 class Linear(Lean, nn.Linear):
@@ -33,10 +35,7 @@ class Linear(Lean, nn.Linear):
 
     def reset_parameters(self) -> None:
         """Draw the weight."""
-        draw_weight(self.weight)
-        bias: Tensor | None = self.bias
-        if bias is not None and not bias.is_meta:
-            nn.init.zeros_(bias)
+        draw_weight(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""

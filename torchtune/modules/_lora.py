@@ -38,6 +38,7 @@ class LoRALinear(Lean, nn.Module):
         rank_stabilized: bool = False,
     ) -> None:
         super().__init__()
+        linear.requires_grad_(requires_grad=False)
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.rank = rank
@@ -45,9 +46,6 @@ class LoRALinear(Lean, nn.Module):
         self.rank_stabilized = rank_stabilized
         self.weight = linear.weight
         self.bias = linear.bias
-        self.weight.requires_grad = False
-        if self.bias is not None:
-            self.bias.requires_grad = False
         dtype = torch.promote_types(linear.weight.dtype, torch.float32)
         self._make_adapter(torch.empty((), dtype=dtype, device=linear.weight.device))
         self.dropout = nn.Dropout(dropout)
@@ -60,9 +58,7 @@ class LoRALinear(Lean, nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the adapted weight and the adapter."""
-        draw_weight(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        draw_weight(self.weight, self.bias)
         self.init_lora()
 
     @property

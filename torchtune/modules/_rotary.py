@@ -68,14 +68,7 @@ class RotaryEmbedding:
 
 
 class NoRotation(RotaryEmbedding):
-    """Positions that turn nothing, for decoders that add learnt ones to their embeddings.
-
-    Args:
-        head_dim: Width of one head.
-    """
-
-    def __init__(self, head_dim: int) -> None:
-        super().__init__(head_dim, 1.0)
+    """Positions that turn nothing, for decoders that add learnt ones to their embeddings."""
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Return angles of zero."""

@@ -15,11 +15,10 @@ from torchtune.training._from_config import (
     save_model,
 )
 from torchtune.training._guard import Guard
-from torchtune.training._loggers import Logger
 from torchtune.training._lora import Lora
 from torchtune.training._memory import OutOfMemoryError, batch_of, mapped_bytes, model_of, needs_of, ways_out
 from torchtune.training._metrics import Metrics
-from torchtune.training._needs import Needs, needs
+from torchtune.training._needs import Needs, needs, size_text
 from torchtune.training._packing import Packing
 from torchtune.training._placement import DTYPES, place, whole_state
 from torchtune.training._profiling import Profiling
@@ -35,10 +34,10 @@ from torchtune.training._schedules import (
     warmup_stable_decay,
 )
 from torchtune.training._sharding import Sharding
-from torchtune.training._signals import Stopped, StopRequests
+from torchtune.training._signals import Stopped
 from torchtune.training._start import start
 from torchtune.training._state import State
-from torchtune.training._step import StepLoss, clip_gradients, step_loss
+from torchtune.training._step import clip_gradients, step_loss
 from torchtune.training._validation import Validation, Validator
 from torchtune.training._world import World, pick_device
 
@@ -48,7 +47,6 @@ __all__ = [
     "ActivationCheckpointing",
     "FinetuneConfig",
     "Guard",
-    "Logger",
     "Lora",
     "LossScale",
     "Metrics",
@@ -59,8 +57,6 @@ __all__ = [
     "Saving",
     "Sharding",
     "State",
-    "StepLoss",
-    "StopRequests",
     "Stopped",
     "Validation",
     "Validator",
@@ -88,6 +84,7 @@ __all__ = [
     "place",
     "place_model",
     "save_model",
+    "size_text",
     "start",
     "step_flops",
     "step_loss",

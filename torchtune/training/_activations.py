@@ -12,7 +12,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.config import FieldError, above
-from torchtune.modules import Decoder, DecoderLayer, Documents, LayerCache, Rotation
+from torchtune.modules import AttentionContext, Decoder, DecoderLayer
 
 
 @define(kw_only=True)
@@ -81,24 +81,17 @@ def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> 
     if section.keep == "matmuls":
         kept["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
 
-    def run_twice(
-        x: Tensor,
-        rotation: Rotation,
-        mask: Tensor | None,
-        cache: LayerCache | None,
-        documents: Documents | None,
-    ) -> Tensor:
+    def run_twice(x: Tensor, context: AttentionContext) -> Tensor:
         # Computing a second time would put the same keys into a cache again.
-        if cache is not None or not torch.is_grad_enabled():
-            result: Tensor = plain(x, rotation, mask, cache, documents)
-            return result
+        if context.cache is not None or not torch.is_grad_enabled():
+            return plain(x, context)
         # `step_loss` casts parameters for the time of the forward pass alone, and computing again comes later: without
         # what the forward pass saw in their places, it would see uncast ones.
         parameters: Iterator[tuple[str, Tensor]] = layer.named_parameters()
         swapped = {f"module.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
 
         def run(x: Tensor) -> Tensor:
-            y: Tensor = torch.func.functional_call(anew, swapped, (x, rotation, mask, None, documents))
+            y: Tensor = torch.func.functional_call(anew, swapped, (x, context))
             return y
 
         # Angles and masks are shared by all layers, so that x alone is this layer's to keep.

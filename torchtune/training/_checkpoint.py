@@ -83,9 +83,9 @@ def write(
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
     if world.is_main:
         files = {name: found for share in sums for name, found in share.items()}
-        _write_durably(
-            part / MANIFEST, json.dumps({"format": FORMAT, "ranks": world.size, "files": files}, indent=1)
-        )
+        manifest = {"format": FORMAT, "ranks": world.size, "files": files}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _sync(part / MANIFEST)
         _sync(part)
         part.rename(folder)
         _sync(folder.parent)
@@ -115,8 +115,7 @@ def verify(folder: Path, world: World) -> None:
     """
     try:
         files = _manifest(folder)
-        mine = sorted(files)[world.rank :: world.size]
-        faults = [_fault(folder / name, files[name]) for name in mine]
+        faults = [_fault(folder / name, files[name]) for name in sorted(files)[world.rank :: world.size]]
     except DamagedCheckpointError as error:  # on this rank, or on all
         faults = [str(error)]
     for fault in itertools.chain(*world.gather(faults)):
@@ -204,8 +203,8 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
         raise DamagedCheckpointError(f"{MANIFEST} is missing, or the whole folder") from None
     except ValueError:
         raise DamagedCheckpointError(f"{MANIFEST} is not what was written") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
         raise DamagedCheckpointError(
             f"{MANIFEST} says format {found!r}; this version of torchtune reads {FORMAT}"
         )
@@ -232,13 +231,6 @@ def _fingerprint(path: Path) -> list[int]:
         while piece := file.read(_PIECE):
             crc = zlib.crc32(piece, crc)
     return [path.stat().st_size, crc]
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file so that it is on the disk before anything that follows."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-    _sync(path)
 
 
 def _sync(path: Path) -> None:

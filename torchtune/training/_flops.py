@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from torchtune.data import Batch
-from torchtune.modules import Architecture, Decoder
+from torchtune.modules import Decoder
 
 _TERA = 1e12
 
@@ -64,14 +64,11 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     """
     architecture = model.architecture
     head = model.head_weight
-    matrices = {
-        name: p
-        for name, p in model.named_parameters()
-        if p.dim() == 2 and "embed" not in name and p is not head
-    }
-    every = sum(p.numel() for p in matrices.values()) + head.numel()
-    trained = sum(p.numel() for p in matrices.values() if p.requires_grad)
-    trained += head.numel() if head.requires_grad else 0
+    named = model.named_parameters()
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and p is not head]
+    every = sum(p.numel() for p in [*matrices, head])
+    trained = sum(p.numel() for p in [*matrices, head] if p.requires_grad)
+    width = architecture.num_heads * architecture.head_dim  # channels of all query heads together
     a_token = 4 * every + 2 * trained
     layers = [architecture.window if architecture.slides(i) else None for i in range(architecture.num_layers)]
     kinds = {window: layers.count(window) for window in set(layers)}
@@ -79,7 +76,7 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     def count(batches: Sequence[Batch]) -> float:
         lengths = [length for batch in batches for length in batch.lengths]
         seen = sum(n * pairs(length, window) for window, n in kinds.items() for length in lengths)
-        return a_token * sum(lengths) + 3 * 4 * seen * _width(architecture)
+        return a_token * sum(lengths) + 3 * 4 * seen * width
 
     return count
 
@@ -89,8 +86,3 @@ def pairs(length: int, window: int | None) -> int:
     if window is None or length <= window:
         return length * (length + 1) // 2
     return window * (window + 1) // 2 + (length - window) * window
-
-
-def _width(architecture: Architecture) -> int:
-    """Return the channels of all query heads together."""
-    return architecture.num_heads * architecture.head_dim

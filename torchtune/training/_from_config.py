@@ -43,15 +43,14 @@ def open_datasets(
         InstantiationError: A dataset refuses its arguments, or its rows cannot be read.
         ValueError: No share of the rows can be held out, none has a target, or a prompt is too long.
     """
-    dataset: Examples = cast("Examples", instantiate(cfg.dataset, tokenizer))
-    rows: Examples
+    dataset = cast("Examples", instantiate(cfg.dataset, tokenizer))
     section = cfg.validation
     if section is None:
         return dataset, None
-    if section.share is not None:
-        dataset, rows = split_off(dataset, section.share, world.seed)
-    else:
+    if section.share is None:
         rows = cast("Examples", instantiate(section.dataset, tokenizer))
+    else:
+        dataset, rows = split_off(dataset, section.share, world.seed)
     return dataset, hold_out(section, rows, tokenizer, model)
 
 
@@ -132,7 +131,7 @@ def place_model(cfg: FinetuneConfig, model: Decoder, world: World) -> None:
         model,
         world,
         dtype=cfg.dtype,
-        weights_dtype=cfg.weights_dtype if cfg.weights_dtype != "fp32" else None,
+        weights_dtype=cfg.weights_dtype,
         enable_fsdp=cfg.enable_fsdp,
         sharding=cfg.sharding,
         activation_checkpointing=cfg.activation_checkpointing,

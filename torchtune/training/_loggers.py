@@ -1,17 +1,8 @@
 """The loggers of a run, none of which can end it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
-
-class Logger(Protocol):
-    """Where metrics go besides, such as a `torchtune.utils.metric_logging.MetricLogger`."""
-
-    def log_dict(self, metrics: Mapping[str, float | int], step: int) -> None:
-        """Record several metrics of one optimizer step."""
-
-    def close(self) -> None:
-        """Let go of files and connections."""
+from torchtune.utils.metric_logging import MetricLogger
 
 
 class Loggers:
@@ -22,7 +13,7 @@ class Loggers:
         tell: Writes a line for the user.
     """
 
-    def __init__(self, loggers: Sequence[Logger], tell: Callable[[str], None]) -> None:
+    def __init__(self, loggers: Sequence[MetricLogger], tell: Callable[[str], None]) -> None:
         self._loggers = list(loggers)
         self._tell = tell
 
@@ -44,10 +35,9 @@ class Loggers:
             except Exception as error:
                 self._report(logger, "could not be closed", error)
 
-    def _report(self, logger: Logger, what: str, error: Exception) -> None:
-        kind = type(error).__name__
+    def _report(self, logger: MetricLogger, what: str, error: Exception) -> None:
         said = str(error).partition("\n")[0] or "no reason given"
         self._tell(
-            f"note: {type(logger).__name__} {what}, the run goes on without it: {kind}: {said}"
+            f"note: {type(logger).__name__} {what}, the run goes on without it: {type(error).__name__}: {said}"
             " (metrics.jsonl has every step)"
         )

@@ -1,6 +1,6 @@
 """The section of a config that says which adapters are trained."""
 
-from attrs import define, field
+from attrs import asdict, define, field
 
 from torchtune.config import above, not_empty, share
 from torchtune.formats import check_peft_adapter
@@ -31,14 +31,6 @@ class Lora:
             ValueError: A target names no linear layer of the model, a number is out of its range, or PEFT has no
                 folder for such adapters.
         """
-        add_lora(
-            model,
-            self.targets,
-            self.rank,
-            self.alpha,
-            self.dropout,
-            rank_stabilized=self.rank_stabilized,
-            dora=self.dora,
-        )
+        add_lora(model, **asdict(self))
         if self.dora:
             check_peft_adapter(model)

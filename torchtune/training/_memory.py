@@ -16,7 +16,7 @@ from torchtune.config import ConfigError, InstantiationError, instantiate
 from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
 from torchtune.training._activations import ActivationCheckpointing
-from torchtune.training._needs import Needs, needs
+from torchtune.training._needs import Needs, needs, size_text
 from torchtune.training._placement import DTYPES
 from torchtune.training._sharding import Sharding
 
@@ -53,9 +53,8 @@ def batch_of(cfg: Any) -> tuple[int, int] | None:
     rows = getattr(cfg, "batch_size", None)
     if not isinstance(rows, int):
         return None
-    length = getattr(getattr(cfg, "packing", None), "length", None)
     given: Any = getattr(getattr(cfg, "dataset", None), "keywords", {})
-    length = length or given.get("max_seq_len")
+    length = getattr(getattr(cfg, "packing", None), "length", None) or given.get("max_seq_len")
     return rows, length if isinstance(length, int) else ASSUMED
 
 
@@ -65,14 +64,13 @@ def needs_of(cfg: Any, model: nn.Module, ranks: int = 1) -> Needs:
     Raises:
         InstantiationError: The optimizer refuses its arguments.
     """
-    dtype, optimizer, sharding = (getattr(cfg, n, None) for n in ("dtype", "optimizer", "sharding"))
+    optimizer, sharding = getattr(cfg, "optimizer", None), getattr(cfg, "sharding", None)
     is_trained = is_component(optimizer)
-    narrow = getattr(cfg, "weights_dtype", "fp32")
     return needs(
         model,
         optimizer if is_trained else None,
-        dtype=dtype if isinstance(dtype, str) and dtype in DTYPES else "fp32",
-        weights_dtype=narrow if narrow in DTYPES and narrow != "fp32" else None,
+        dtype=_dtype_of(cfg, "dtype"),
+        weights_dtype=_dtype_of(cfg, "weights_dtype"),
         ranks=ranks,
         enable_fsdp=getattr(cfg, "enable_fsdp", False) is True,
         replicas=sharding.replicas if isinstance(sharding, Sharding) else 1,
@@ -82,6 +80,11 @@ def needs_of(cfg: Any, model: nn.Module, ranks: int = 1) -> Needs:
         accumulates=getattr(cfg, "gradient_accumulation_steps", 1) != 1,
         on_cpu=_is_for_cpu(getattr(cfg, "device", None)),
     )
+
+
+def _dtype_of(cfg: Any, field: str) -> str:
+    dtype = getattr(cfg, field, None)
+    return dtype if isinstance(dtype, str) and dtype in DTYPES else "fp32"
 
 
 def mapped_bytes(cfg: Any, model: nn.Module, ranks: int = 1) -> int:
@@ -182,11 +185,11 @@ def explain(error: BaseException, cfg: Any, ranks: int) -> OutOfMemoryError:
     request = re.search(r"[Tt]ried to allocate (\d[\d.]* ?\w+)", str(error))
     if request is not None:
         number, _, unit = request[1].partition(" ")
-        message += f", when {_size(int(number)) if unit == 'bytes' else request[1]} more were asked for"
+        message += f", when {size_text(int(number)) if unit == 'bytes' else request[1]} more were asked for"
     if not has(type(cfg)) or not hasattr(cfg, "activation_checkpointing"):
         return OutOfMemoryError(message)
     rows, length = batch_of(cfg) or (0, 0)
-    ways = "; ".join(f"{words} by {_size(saved)}" for words, saved in ways_out(cfg, ranks))
+    ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in ways_out(cfg, ranks))
     of = f"for {rows} rows of {length:,} positions"
     return OutOfMemoryError(f"{message}. What would lower it, about, {of}: {ways or 'a smaller model'}")
 
@@ -197,8 +200,3 @@ def _line_of(trace: TracebackType | None) -> str:
         if frame.f_code.co_name == "main":
             return linecache.getline(frame.f_code.co_filename, number).partition("#")[0].strip()
     return ""
-
-
-def _size(count: int) -> str:
-    """Write a number of bytes."""
-    return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

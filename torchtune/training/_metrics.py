@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,9 +17,10 @@ from attrs import define, field
 from torchtune.data import Batch
 from torchtune.files import write_text
 from torchtune.runs import RunFolder
-from torchtune.training._loggers import Logger, Loggers
+from torchtune.training._loggers import Loggers
 from torchtune.training._profiling import Profiling, profiled
 from torchtune.training._world import World
+from torchtune.utils.metric_logging import MetricLogger
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -64,7 +64,7 @@ class Metrics:
     """
 
     _output_dir: str
-    loggers: Sequence[Logger]
+    loggers: Sequence[MetricLogger]
     _world: World
     _step: int
     _total_steps: int
@@ -85,11 +85,10 @@ class Metrics:
             cut_back(self._path, self._step)
 
     def __enter__(self) -> Self:
-        self._step_done = self._stack.enter_context(profiled(self._profiling, self._output_dir, self._world))
-        self._since = time.perf_counter()
+        self._stack.callback(self._loggers.close)
         if self._world.is_main:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._stack.enter_context(self._path.open("a", encoding="utf-8"))
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
@@ -101,20 +100,14 @@ class Metrics:
                     ncols=columns,
                     nrows=lines,
                 )
+                self._stack.callback(self._bar.close)
+        self._step_done = self._stack.enter_context(profiled(self._profiling, self._output_dir, self._world))
+        self._since = time.perf_counter()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the file, the bar and the loggers."""
-        try:
-            self._stack.__exit__(kind, error, trace)
-        finally:
-            if self._world.is_main:
-                self._file.close()
-            if self._bar is not None:
-                self._bar.close()
-            self._loggers.close()
+    def __exit__(self, *error: Any) -> None:
+        """End the profile, and close the bar, the file and the loggers."""
+        self._stack.__exit__(*error)
 
     def log(self, step: int, batches: Sequence[Batch], *, loss: float, lr: float, grad_norm: float) -> None:
         """Record one optimizer step; all ranks must call it.
@@ -138,7 +131,7 @@ class Metrics:
         """
         self._n_skipped += 1
         values: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
-        self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}", is_told=True)
+        self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}")
 
     def validated(
         self,
@@ -183,13 +176,7 @@ class Metrics:
             print(text, file=sys.stderr, flush=True)
 
     def _record(
-        self,
-        step: int,
-        batches: Sequence[Batch],
-        values: dict[str, float | None],
-        shown: str,
-        *,
-        is_told: bool = False,
+        self, step: int, batches: Sequence[Batch], values: dict[str, float | None], shown: str
     ) -> None:
         useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
         slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
@@ -211,7 +198,7 @@ class Metrics:
             values["mfu"] = round(flops / (seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **values})
         padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
-        self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=is_told)
+        self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=values["loss"] is None)
         if self._is_due(step):
             self._loggers.log_dict({name: value for name, value in values.items() if value is not None}, step)
 

@@ -48,12 +48,22 @@ class Needs:
         return self.weights + self.gradients + self.optimizer
 
 
+def size_text(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"
+
+
 def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     model: nn.Module,
     optimizer: Component[Optimizer] | None,
     *,
     dtype: str = "fp32",
-    weights_dtype: str | None = None,
+    weights_dtype: str = "fp32",
     ranks: int = 1,
     enable_fsdp: bool = False,
     replicas: int = 1,
@@ -85,21 +95,23 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     """
     if optimizer is None:
         model.requires_grad_(requires_grad=False)
-    set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
+    compute = DTYPES[dtype]
+    set_dtype(model, compute, DTYPES[weights_dtype])
     every = list(model.parameters())
     trained = [p for p in every if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
     if lean_layers and (activation_checkpointing is None or activation_checkpointing.keep == "inputs"):
         lean(model)
-    passed = None
+    passed = _Pass()
     if batch is not None and isinstance(model, Decoder) and LIVE_BYTES.is_enabled():
-        passed = _pass_of(model, DTYPES[dtype], batch, activation_checkpointing, parts, on_cpu=on_cpu)
+        passed = _Workload(model, compute, batch, activation_checkpointing, on_cpu).passed(parts)
     weights = sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers())
     gradients = sum(_bytes(p, parts) for p in trained)
     state = 0 if optimizer is None else _state_bytes(optimizer, trained, parts)
     heap = 0
-    if passed is not None and on_cpu:
-        heap = int(_HEAP * passed.most) + (_KERNELS if DTYPES[dtype].itemsize < 4 else 0)
+    if passed.most and on_cpu:
+        heap = int(_HEAP * passed.most) + (_KERNELS if compute.itemsize < 4 else 0)
+    peak = weights + state + heap + passed.most_with(gradients, accumulates=accumulates)
     return Needs(
         parameters=sum(p.numel() for p in every),
         trainable=sum(p.numel() for p in trained),
@@ -107,12 +119,10 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
         weights=weights,
         gradients=gradients,
         optimizer=state,
-        activations=0 if passed is None else passed.most,
-        loss=0 if passed is None or passed.most > passed.kept + passed.loss else passed.loss,
+        activations=passed.most,
+        loss=0 if passed.most > passed.kept + passed.loss else passed.loss,
         heap=heap,
-        peak=0
-        if passed is None
-        else weights + state + passed.most_with(gradients, accumulates=accumulates) + heap,
+        peak=peak if passed.most else 0,
     )
 
 
@@ -120,15 +130,15 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
 class _Pass:
     """What a forward and a backward pass hold, in bytes, besides weights and their gradients."""
 
-    kept: int
+    kept: int = 0
     """At the end of the forward pass."""
-    loss: int
+    loss: int = 0
     """Of the loss, while it is computed, besides what is kept."""
-    head: int
+    head: int = 0
     """Of the head's gradient, which the loss makes, and which is there until the embedding's is added."""
-    layers: int
+    layers: int = 0
     """At the most in the layers' forward and backward passes."""
-    last: int
+    last: int = 0
     """At the end of the backward pass, in the embedding."""
 
     @property
@@ -144,103 +154,100 @@ class _Pass:
         return max(self.head + max(self.kept + self.loss, self.layers), gradients + self.last + self.head)
 
 
-def _pass_of(
-    model: Decoder,
-    compute: torch.dtype,
-    batch: tuple[int, int],
-    section: ActivationCheckpointing | None,
-    parts: int,
-    *,
-    on_cpu: bool,
-) -> _Pass:
-    """Count what a forward and a backward pass hold.
+@frozen
+class _Workload:
+    """A forward and a backward pass whose memory is counted."""
 
-    They are run on tensors without contents, through a few of the layers, which are alike. What is trained and held
-    wider than it is computed in is cast for the pass, whole or, under FSDP, two layers and the root at a time.
-    """
-    n = len(model.layers)
-    every = 1 if section is None else section.every_n_layers
-    few, more = min(2 * every, n), min(3 * every, n)  # the first layer may keep less than the others
-    kept, layers, last = _peaks(model, few, compute, batch, section)
-    if more > few:
-        then = _peaks(model, more, compute, batch, section)
-        kept += (then[0] - kept) * (n - few) // (more - few)
-        layers += (then[1] - layers) * (n - few) // (more - few)
-    master = [p for p in model.parameters() if p.requires_grad and p.dtype != compute]
-    casts = sum(p.numel() for p in master) * compute.itemsize
-    if parts > 1:
-        sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
-        root = sum(p.numel() for p in model.parameters()) - sum(sizes)
-        casts = (2 * max(sizes, default=0) + root) * compute.itemsize
-    loss, head = _loss_bytes(model, compute, batch, on_cpu=on_cpu)
-    return _Pass(kept + casts, loss, head, layers + casts, last + casts)
+    model: Decoder
+    compute: torch.dtype
+    batch: tuple[int, int]
+    """Rows, and their positions."""
+    section: ActivationCheckpointing | None
+    on_cpu: bool
 
+    def passed(self, parts: int) -> _Pass:
+        """Count what the passes hold, where FSDP splits parameters into some parts.
 
-def _loss_bytes(
-    model: Decoder, compute: torch.dtype, batch: tuple[int, int], *, on_cpu: bool
-) -> tuple[int, int]:
-    """Return what `LinearCrossEntropy` holds for as many targets as positions; and the head's gradient."""
-    a = model.architecture
-    head = model.head_weight
-    wide = torch.promote_types(compute, torch.float32).itemsize
-    logits = min(_CHUNK, batch[0] * batch[1]) * a.vocab_size
-    copies = wide * (1 if a.final_softcap is None else 3)  # with a cap, its slope, and one more as it is made
-    if compute.itemsize < wide:
-        copies += compute.itemsize  # as factors of a product
-    held = logits * copies + 2 * batch[0] * batch[1] * a.embed_dim * compute.itemsize
-    if on_cpu and compute.itemsize < wide:
-        held += wide * head.numel()
-    return held, wide * head.numel() if head.requires_grad else 0
+        They are run on tensors without contents, through a few of the layers, which are alike. What is trained and held
+        wider than it is computed in is cast for the pass, whole or, under FSDP, two layers and the root at a time.
+        """
+        model, compute = self.model, self.compute
+        n = len(model.layers)
+        every = 1 if self.section is None else self.section.every_n_layers
+        few, more = min(2 * every, n), min(3 * every, n)  # the first layer may keep less than the others
+        kept, layers, last = self._peaks(few)
+        if more > few:
+            then = self._peaks(more)
+            kept += (then[0] - kept) * (n - few) // (more - few)
+            layers += (then[1] - layers) * (n - few) // (more - few)
+        master = [p for p in model.parameters() if p.requires_grad and p.dtype != compute]
+        casts = sum(p.numel() for p in master) * compute.itemsize
+        if parts > 1:
+            sizes = [sum(p.numel() for p in layer.parameters()) for layer in model.layers]
+            root = sum(p.numel() for p in model.parameters()) - sum(sizes)
+            casts = (2 * max(sizes, default=0) + root) * compute.itemsize
+        loss, head = self._loss_bytes()
+        return _Pass(kept + casts, loss, head, layers + casts, last + casts)
 
+    def _loss_bytes(self) -> tuple[int, int]:
+        """Return what `LinearCrossEntropy` holds for as many targets as positions; and the head's gradient."""
+        a, head, narrow = self.model.architecture, self.model.head_weight, self.compute.itemsize
+        wide = torch.promote_types(self.compute, torch.float32).itemsize
+        positions = math.prod(self.batch)
+        # With a cap, its slope, and one more as it is made.
+        copies = wide * (1 if a.final_softcap is None else 3)
+        if narrow < wide:
+            copies += narrow  # as factors of a product
+        held = min(_CHUNK, positions) * a.vocab_size * copies + 2 * positions * a.embed_dim * narrow
+        if self.on_cpu and narrow < wide:
+            held += wide * head.numel()
+        return held, wide * head.numel() if head.requires_grad else 0
 
-def _peaks(
-    model: Decoder,
-    n_layers: int,
-    compute: torch.dtype,
-    batch: tuple[int, int],
-    section: ActivationCheckpointing | None,
-) -> tuple[int, int, int]:
-    """Return what a pass through the first layers keeps, and adds at its peak; and what it does in the embedding."""
-    layer = model.layers[:1]
-    head = model.embed_tokens.weight.requires_grad
-    shapes = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
-    settings = [  # such as an adapter's dropout
-        (name, value)
-        for m in layer.modules()
-        for name, value in vars(m).items()
-        if isinstance(value, (int, float))
-    ]
-    kinds = [type(m) for m in layer.modules()]
-    key = repr((model.architecture, kinds, n_layers, shapes, settings, head, compute, batch, section))
-    if key in _KNOWN:
-        return _KNOWN[key]
-    rows, length = batch[0], min(batch[1], model.architecture.max_seq_len)
-    own = _with_layers(model, n_layers)
-    if section is not None:
-        checkpoint_activations(own, evolve(section, offload=False))
-    with fake_tensors():
-        made = {
-            name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
-            for name, p in own.named_parameters()
-        }
-        tokens = torch.zeros((rows, length), dtype=torch.long)
-        live = LiveBytes(made.values())
-        for p in made.values():
-            if p.requires_grad:
-                p.register_post_accumulate_grad_hook(live.exclude_gradient)  # type: ignore[no-untyped-call]
-        with live:
-            own.embed_tokens.register_forward_hook(live.note_beginning)
-            hidden = torch.func.functional_call(
-                Calling(own, own.hidden), {f"module.{n}": p for n, p in made.items()}, (tokens,)
-            )
-            alive = live.now
-            hidden.sum().backward()
-    peak, last = (live.peak, 0) if live.peak_of_layers is None else (live.peak_of_layers, live.peak)
-    if section is not None and section.offload:  # what waits in CPU memory
-        inputs = -(-n_layers // section.every_n_layers) * rows * length
-        peak -= inputs * model.architecture.embed_dim * compute.itemsize
-        alive -= inputs * model.architecture.embed_dim * compute.itemsize
-    return _KNOWN.setdefault(key, (alive, peak, last))
+    def _peaks(self, n_layers: int) -> tuple[int, int, int]:
+        """Return what a pass through the first layers keeps, what it adds at its peak, and what in the embedding."""
+        model, compute, section = self.model, self.compute, self.section
+        layer = model.layers[:1]
+        head = model.embed_tokens.weight.requires_grad
+        shapes = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
+        settings = [  # such as an adapter's dropout
+            (name, value)
+            for m in layer.modules()
+            for name, value in vars(m).items()
+            if isinstance(value, (int, float))
+        ]
+        kinds = [type(m) for m in layer.modules()]
+        key = repr(
+            (model.architecture, kinds, n_layers, shapes, settings, head, compute, self.batch, section)
+        )
+        if key in _KNOWN:
+            return _KNOWN[key]
+        rows, length = self.batch[0], min(self.batch[1], model.architecture.max_seq_len)
+        own = _with_layers(model, n_layers)
+        if section is not None:
+            checkpoint_activations(own, evolve(section, offload=False))
+        with fake_tensors():
+            made = {
+                name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
+                for name, p in own.named_parameters()
+            }
+            tokens = torch.zeros((rows, length), dtype=torch.long)
+            live = LiveBytes(made.values())
+            for p in made.values():
+                if p.requires_grad:
+                    p.register_post_accumulate_grad_hook(live.exclude_gradient)  # type: ignore[no-untyped-call]
+            with live:
+                own.embed_tokens.register_forward_hook(live.note_beginning)
+                hidden = torch.func.functional_call(
+                    Calling(own, own.hidden), {f"module.{n}": p for n, p in made.items()}, (tokens,)
+                )
+                alive = live.now
+                hidden.sum().backward()
+        peak, last = (live.peak, 0) if live.peak_of_layers is None else (live.peak_of_layers, live.peak)
+        if section is not None and section.offload:  # what waits in CPU memory
+            inputs = -(-n_layers // section.every_n_layers) * rows * length
+            waiting = inputs * model.architecture.embed_dim * compute.itemsize
+            peak, alive = peak - waiting, alive - waiting
+        return _KNOWN.setdefault(key, (alive, peak, last))
 
 
 def _with_layers(model: Decoder, n_layers: int) -> Decoder:

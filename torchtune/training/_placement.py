@@ -4,9 +4,9 @@ What is held in which precision:
 
 | `dtype` | `weights_dtype` | trained parameters, their gradients, optimizer state | frozen parameters | computing |
 |---|---|---|---|---|
-| `fp32` | null | fp32 | fp32 | fp32 |
-| `bf16` | null | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
-| `fp16` | null | fp32 | fp16 | fp16; the same in fp32; its range is small, hence `LossScale` |
+| `fp32` | `fp32` | fp32 | fp32 | fp32 |
+| `bf16` | `fp32` | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
+| `fp16` | `fp32` | fp32 | fp16 | fp16; the same in fp32; its range is small, hence `LossScale` |
 | `bf16` | `bf16` | bf16: "pure bf16", whose 8 bits swallow small steps | bf16 | as with `bf16` |
 
 So a full fine-tuning in bf16 keeps fp32 master weights, and LoRA keeps a bf16 base below fp32 adapters. A bf16 copy
@@ -15,8 +15,6 @@ is not, at the same place and with the same rounding. FSDP adds up the ranks' gr
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +36,7 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
     world: World,
     *,
     dtype: str,
-    weights_dtype: str | None = None,
+    weights_dtype: str = "fp32",
     enable_fsdp: bool = False,
     sharding: Sharding | None = None,
     activation_checkpointing: ActivationCheckpointing | None = None,
@@ -57,7 +55,7 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
         model: Built on `torch.device("meta")`, with LoRA layers added and parameters frozen as they are to be.
         world: This process and its fellows.
         dtype: A key of `DTYPES`; the table above says what it means.
-        weights_dtype: What trained parameters are held in, a key of `DTYPES`; None: fp32, or `dtype` if it is wider.
+        weights_dtype: What trained parameters are held in, a key of `DTYPES`, or in `dtype` if that is wider.
         enable_fsdp: Split every layer's parameters over the ranks.
         sharding: How they are split; None: over all ranks, on their device.
         activation_checkpointing: What layers compute a second time; None: nothing.
@@ -71,11 +69,13 @@ def place(  # noqa: PLR0913 -- each is a field of the configs
         ValueError: The folder's weights are not those of this model, or the sections do not fit the run.
     """
     check_sharding(sharding, enable_fsdp=enable_fsdp, ranks=world.size)
-    if world.is_main and dtype == "bf16" and world.device.type == "cpu" and _lacks_bf16():
+    # x86 processors have had instructions for bf16 since AVX-512 (oneDNN's docs).
+    is_emulated = torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
+    if world.is_main and dtype == "bf16" and world.device.type == "cpu" and is_emulated:
         _logger.warning(
             "this CPU multiplies bf16 about 10 times as slowly as fp32; dtype=fp32 will be faster"
         )
-    set_dtype(model, DTYPES[dtype], None if weights_dtype is None else DTYPES[weights_dtype])
+    set_dtype(model, DTYPES[dtype], DTYPES[weights_dtype])
     keeps_matmuls = activation_checkpointing is not None and activation_checkpointing.keep == "matmuls"
     if lean_layers and not compile and not keeps_matmuls:
         lean(model)
@@ -96,17 +96,21 @@ def _fill(
     model: Decoder, device: torch.device, seed: int, model_directory: str | None, *, is_whole: bool
 ) -> None:
     """Give a model memory and weights."""
-    is_backed_by_file = model_directory is not None and is_whole and device.type == "cpu"
-    if is_backed_by_file and model_directory is not None:
+    if model_directory is not None and is_whole and device.type == "cpu":  # backed by the file
         load_hf_weights(model, model_directory)
-        _materialise_adapters(model, device)
+        for _, layer in lora_layers(model):
+            for name, parameter in layer.adapter().items():
+                # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                setattr(layer, name, nn.Parameter(empty))
     else:
         model.to_empty(device=device)
-    if model_directory is not None and not is_backed_by_file:
         parameters = dict(model.named_parameters())
-        for name, whole in read_hf_weights(model, model_directory):
+        for name, whole in read_hf_weights(model, model_directory) if model_directory is not None else ():
             copy_whole(parameters[name], whole)
-    with _drawn_alike(seed):
+    # Drawn from the seed; torch's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
         if model_directory is None:
             model.init_weights()
         else:  # Behind the weights, since DoRA's magnitudes are theirs.
@@ -114,39 +118,17 @@ def _fill(
                 layer.init_lora()
 
 
-def _lacks_bf16() -> bool:
-    """Tell whether bf16 is emulated: x86 processors have had instructions for it since AVX-512 (oneDNN's docs)."""
-    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
-
-
-def _materialise_adapters(model: Decoder, device: torch.device) -> None:
-    """Give memory to the adapters of a model whose other parameters have it."""
-    for _, layer in lora_layers(model):
-        for name, parameter in layer.adapter().items():
-            # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-            setattr(layer, name, nn.Parameter(empty))
-
-
-def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype | None = None) -> None:
-    """Hold frozen parameters in the precision of computing, and trained ones in fp32 at least or as asked, in place.
+def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> None:
+    """Hold frozen parameters in the precision of computing, and trained ones in that or a wider one, in place.
 
     Args:
         model: On the meta device, or small.
         compute: The precision of computing.
-        weights: That of trained parameters; None: fp32, or `compute` if it is wider.
+        weights: That of trained parameters, unless `compute` is wider.
     """
-    weights = weights or torch.promote_types(compute, torch.float32)
+    weights = torch.promote_types(compute, weights)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
-
-
-@contextmanager
-def _drawn_alike(seed: int) -> Iterator[None]:
-    """Draw initial weights from the seed, and leave torch's random numbers as they are."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        yield
 
 
 def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:
@@ -165,7 +147,7 @@ def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dic
         if not parameter.requires_grad:
             continue
         tensor = parameter.detach()
-        whole = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]  # DTensor's own
+        whole = tensor.full_tensor() if is_sharded(tensor) else tensor
         if world.is_main:
             state[name] = whole.to("cpu", None if dtype is None else DTYPES[dtype])
     return state if world.is_main else None

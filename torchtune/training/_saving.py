@@ -4,30 +4,14 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Protocol, Self
+from typing import Self
 
 from torchtune.data import Batches
 from torchtune.runs import RunFolder
+from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._world import World
-
-
-class SavingConfig(Protocol):
-    """What `Saving` reads of a config."""
-
-    save_every_n_steps: int | None
-    """Optimizer steps between two checkpoints."""
-    save_every_n_minutes: float | None
-    """Minutes between two checkpoints."""
-    save_at_epoch_ends: bool
-    """Whether every epoch's end has one."""
-    async_checkpoints: bool
-    """Whether they are written while the run goes on."""
-    keep_checkpoints: int
-    """How many of the newest stay."""
-    keep_every_n_steps: int | None
-    """Which of the others stay."""
 
 
 class Saving:
@@ -42,7 +26,7 @@ class Saving:
         world: This process and its fellows.
     """
 
-    def __init__(self, cfg: SavingConfig, state: State, batches: Batches, world: World) -> None:
+    def __init__(self, cfg: FinetuneConfig, state: State, batches: Batches, world: World) -> None:
         self._cfg = cfg
         self._state = state
         self._batches = batches
@@ -75,6 +59,7 @@ class Saving:
                 f"the run is at step {self._state.step} already, behind the {total_steps} that it shall have; raise"
                 " epochs or the step limits, or write another output_dir"
             )
+        cfg = self._cfg
         saved_at = time.monotonic()
         epoch = self._batches.epoch
         while self._state.step < total_steps:
@@ -82,27 +67,18 @@ class Saving:
             yield self._state.step
             self._state.check()
             now = time.monotonic()
-            is_time = self._is_time(now - saved_at)
+            minutes = cfg.save_every_n_minutes  # by rank 0's clock
+            is_time = minutes is not None and self._world.is_main and now - saved_at >= 60 * minutes
             is_time, stop = self._world.any(is_time, self._requests.received is not None)
-            epoch_ended = self._cfg.save_at_epoch_ends and self._batches.epoch > epoch
-            every = self._cfg.save_every_n_steps
+            epoch_ended = cfg.save_at_epoch_ends and self._batches.epoch > epoch
+            every = cfg.save_every_n_steps
             if stop or is_time or epoch_ended or (every is not None and self._state.step % every == 0):
-                self._save()
+                wait = not cfg.async_checkpoints
+                self._state.save(keep=cfg.keep_checkpoints, keep_every=cfg.keep_every_n_steps, wait=wait)
                 saved_at = now
                 epoch = self._batches.epoch
             if stop and self._state.step < total_steps:
                 self._stop(total_steps)
-
-    def _is_time(self, seconds: float) -> bool:
-        """Tell whether a checkpoint is due so long after the last one; rank 0's clock decides."""
-        minutes = self._cfg.save_every_n_minutes
-        return minutes is not None and self._world.is_main and seconds >= 60 * minutes
-
-    def _save(self) -> None:
-        cfg = self._cfg
-        self._state.save(
-            keep=cfg.keep_checkpoints, keep_every=cfg.keep_every_n_steps, wait=not cfg.async_checkpoints
-        )
 
     def _stop(self, total_steps: int) -> None:
         self._state.wait()

@@ -1,5 +1,6 @@
 """How FSDP2 splits a model over the ranks, and the section of a config that says so."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,15 +80,10 @@ def shard(
     offload = OffloadPolicy()
     if sharding.cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
+    shard_part = partial(fully_shard, mesh=mesh, mp_policy=precision, offload_policy=offload)
     for layer in model.layers:
-        fully_shard(
-            layer,
-            mesh=mesh,
-            mp_policy=precision,
-            offload_policy=offload,
-            reshard_after_forward=sharding.reshard_after_forward,
-        )
-    fully_shard(model, mesh=mesh, mp_policy=precision, offload_policy=offload)
+        shard_part(layer, reshard_after_forward=sharding.reshard_after_forward)
+    shard_part(model)
     register_fsdp_forward_method(model, "hidden")
 
 

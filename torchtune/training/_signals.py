@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -9,14 +10,14 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 from torchtune.training._world import World
 
 GRACE = 240.0
 """How long a step and its checkpoint may take after SIGTERM before the process gives up (seconds)."""
-_LOOK = 0.2
-"""How often it is looked whether the other ranks are there (seconds)."""
+_LOOK = 200
+"""How often it is looked whether the other ranks are there (milliseconds)."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,27 +51,20 @@ class StopRequests:
         self._way_on = way_on
         self.received: int | None = None
         """The signal that came first."""
-        self._before: dict[int, Any] = {}
-        self._wakeup: tuple[int, int] | None = None
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self  # Python lets the main thread alone handle signals
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._handle)
+            self._stack.callback(signal.signal, number, signal.signal(number, self._handle))
         if self._world.size > 1:
             self._watch()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let the signals do again what they did before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if self._wakeup is not None:
-            write, before = self._wakeup
-            signal.set_wakeup_fd(before)
-            os.close(write)  # ends the thread, which closes the other side
-            self._wakeup = None
+        self._stack.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
@@ -87,31 +81,28 @@ class StopRequests:
         peers = [pid for pid in named if _is_there(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)
-        self._wakeup = write, signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._stack.callback(os.close, write)  # ends the thread, which closes the other side
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._stack.callback(signal.set_wakeup_fd, before)
         threading.Thread(target=_give_up, args=(read, peers), name="stop", daemon=True).start()
 
 
 def _give_up(read: int, peers: list[int]) -> None:
     """End the process some time after SIGTERM came, or as soon as a peer is gone then."""
-    asked = None
-    while True:
-        came = os.read(read, 64) if asked is None else b""
-        if asked is None and not came:
-            os.close(read)
-            return
-        if asked is None and signal.SIGTERM in came:
-            asked = time.monotonic()
-            os.set_blocking(read, False)
-        if asked is None:
-            continue
-        with contextlib.suppress(BlockingIOError):
-            if not os.read(read, 64):  # the run is over
-                os.close(read)
+    with open(read, "rb", buffering=0) as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        came = b""
+        while signal.SIGTERM not in came:
+            came = pipe.read(64)
+            if not came:  # the run is over
                 return
-        if time.monotonic() - asked > GRACE or not all(map(_is_there, peers)):
-            sys.stderr.flush()
-            os._exit(128 + signal.SIGTERM)
-        time.sleep(_LOOK)
+        asked = time.monotonic()
+        while time.monotonic() - asked <= GRACE and all(map(_is_there, peers)):
+            if poll.poll(_LOOK) and not pipe.read(64):
+                return
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGTERM)
 
 
 def _is_there(pid: int) -> bool:

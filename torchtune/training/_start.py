@@ -4,7 +4,7 @@ import os
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -64,24 +64,16 @@ def start(cfg: RunConfig) -> Iterator[World]:
         _seed_everything(seed + rank)
         world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
         _check_alike(cfg, world)
-        with _locked(getattr(cfg, "output_dir", None) if world.is_main else None):
-            with _explaining_memory(cfg, size):
-                yield world
+        with _lock(getattr(cfg, "output_dir", None) if world.is_main else None):
+            yield world
             world.barrier()  # a rank that leaves early takes its connections from those still at work
-    finally:
-        if dist.is_initialized() and (joined or size == 1):
-            dist.destroy_process_group()
-
-
-@contextmanager
-def _explaining_memory(cfg: RunConfig, size: int) -> Iterator[None]:
-    """Say what would take less where memory runs out."""
-    try:
-        yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise explain(error, cfg, size) from error
+    finally:
+        if dist.is_initialized() and (joined or size == 1):
+            dist.destroy_process_group()
 
 
 def _check_alike(cfg: object, world: World) -> None:
@@ -100,14 +92,11 @@ def _check_alike(cfg: object, world: World) -> None:
             )
 
 
-@contextmanager
-def _locked(folder: object) -> Iterator[None]:
-    """Hold the lock of an output folder, if there is one."""
-    if not isinstance(folder, str) or not Path(folder).is_dir():
-        yield
-        return
-    with RunFolder(folder).lock("a run"):
-        yield
+def _lock(folder: object) -> AbstractContextManager[object]:
+    """Return what holds the lock of an output folder, if there is one."""
+    if isinstance(folder, str) and Path(folder).is_dir():
+        return RunFolder(folder).lock("a run")
+    return nullcontext()
 
 
 def _agreed_seed(seed: int | None, size: int) -> int:

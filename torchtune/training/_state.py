@@ -6,7 +6,6 @@ import logging
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +102,25 @@ class State:
         if folder.exists():  # What stands there is of this very step: it was resumed from.
             self._prune(keep, keep_every)
             return
-        tensors = dict(self._tensors(self._optimizer.state))
+        tensors = dict(self._tensors())
         shared = self._shared()
         own = {"random": random_state(self._world.device)}
-        if wait:
-            _checkpoint.write(folder, self._world, tensors=tensors, shared=shared, own=own)
+        world = self._world
+        if not wait:
+            world = self._apart = self._apart or world.apart()
+            tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
+            shared, own = copy.deepcopy((shared, own))
+
+        def write() -> None:
+            _checkpoint.write(folder, world, tensors=tensors, shared=shared, own=own)
             self._prune(keep, keep_every)
+
+        if wait:
+            write()
             return
-        self._apart = self._apart or self._world.apart()
-        copies = {name: _copy(tensor) for name, tensor in tensors.items()}
-        write = partial(
-            _checkpoint.write,
-            folder,
-            self._apart,
-            tensors=copies,
-            shared=copy.deepcopy(shared),
-            own=copy.deepcopy(own),
-        )
         # A daemon: a rank whose fellows are gone would wait for them for ever.
         self._writing = threading.Thread(
-            target=self._write, args=(write, keep, keep_every), name="checkpoint", daemon=True
+            target=self._keep_failure_of, args=(write,), name="checkpoint", daemon=True
         )
         self._writing.start()
 
@@ -135,9 +133,8 @@ class State:
         if self._writing is not None:
             self._writing.join()
             self._writing = None
-        if self._failure is not None:
-            failure = self._failure
-            self._failure = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
             raise failure
 
     def check(self) -> None:
@@ -154,10 +151,9 @@ class State:
         found = _checkpoint.steps(self._folder)
         return self._folder / f"step_{found[-1]}" if found else None
 
-    def _write(self, write: Callable[[], None], keep: int, keep_every: int | None) -> None:
+    def _keep_failure_of(self, write: Callable[[], None]) -> None:
         try:
             write()
-            self._prune(keep, keep_every)
         except BaseException as error:
             self._failure = error
 
@@ -179,9 +175,8 @@ class State:
         """
         if self._world.is_main:
             _checkpoint.tidy(self._folder)
-        steps = self._world.gather(_checkpoint.steps(self._folder))[
-            0
-        ]  # other ranks may see less of a shared disk
+        # Rank 0's, as the others may see less of a shared disk.
+        steps = self._world.gather(_checkpoint.steps(self._folder))[0]
         if not steps:
             return False
         folder = self._folder / f"step_{steps[-1]}"
@@ -194,7 +189,7 @@ class State:
         self._check_parameters(folder, shared["parameters"])
         self._check_base(folder, shared["base"])
         self._load_optimizer(shared["optimizer"])
-        _checkpoint.read_tensors(folder, dict(self._tensors(self._optimizer.state)), self._world)
+        _checkpoint.read_tensors(folder, dict(self._tensors()), self._world)
         self._load_scheduler(shared["scheduler"], shared["total_steps"])
         self._batches.load_state_dict(shared["batches"])
         self._scale.load_state_dict(shared["scale"])
@@ -210,18 +205,20 @@ class State:
                 ranks,
                 self._world.size,
             )
-        self._restore_random(folder)
+        own = _checkpoint.read_own(folder, self._world.rank)
+        if own is not None:  # a rank that the saved run did not have keeps its fresh random numbers
+            set_random_state(own["random"], self._world.device)
         return True
 
     def _way_out(self, steps: list[int]) -> str:
         earlier = f" to continue from step_{steps[-2]}," if len(steps) > 1 else " to start again from step 0,"
         return f"delete that folder{earlier} or write another output_dir"
 
-    def _tensors(self, optimizer_state: Any) -> Iterator[tuple[str, Tensor]]:
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Name every tensor of a checkpoint, in an order that is equal on all ranks."""
         for name, parameter in self._parameters.items():
             yield f"model.{name}", parameter.detach()
-            for key, value in optimizer_state.get(parameter, {}).items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     yield f"optimizer.{name}.{key}", value
 
@@ -290,16 +287,14 @@ class State:
 
     def _load_scheduler(self, saved: dict[str, Any], total_steps: int | None) -> None:
         """Take up the schedule; that of a run whose length has changed gives the rates of the new length."""
-        if self.total_steps in (None, total_steps):
-            self._scheduler.load_state_dict(saved)
-            return
-        if "total_steps" in saved:
+        has_changed = self.total_steps not in (None, total_steps)
+        if has_changed and "total_steps" in saved:
             raise ValueError(
                 f"lr_scheduler: {type(self._scheduler).__name__} was made for {saved['total_steps']} steps and cannot"
                 " change its length; leave epochs and step limits as they were"
             )
         self._scheduler.load_state_dict(saved)
-        if isinstance(self._scheduler, LambdaLR):
+        if has_changed and isinstance(self._scheduler, LambdaLR):
             self._scheduler.last_epoch -= 1
             self._scheduler.step()
 
@@ -310,12 +305,6 @@ class State:
         for name, parameter in self._parameters.items():
             state = saved["state"][name]
             self._optimizer.state[parameter] = {key: _made(value, parameter) for key, value in state.items()}
-
-    def _restore_random(self, folder: Path) -> None:
-        """Take up this rank's random numbers; a rank that the saved run did not have keeps its fresh ones."""
-        own = _checkpoint.read_own(folder, self._world.rank)
-        if own is not None:
-            set_random_state(own["random"], self._world.device)
 
 
 def _prints(folder: Path) -> dict[str, list[int]]:

@@ -48,12 +48,11 @@ class _Step(nn.Module):
         hidden = self.model.hidden(batch.tokens, documents=documents)  # [b, s, d]
         is_target = batch.labels != IGNORE_INDEX  # [b, s]
         hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]
-        total: Tensor
-        if isinstance(self.loss, LinearCrossEntropy):
-            total = self.loss(hidden, self.model.head_weight, labels, self.model.architecture.final_softcap)
-        else:
+        if not isinstance(self.loss, LinearCrossEntropy):
             logits = self.model.logits(hidden)  # [n, v]
-            total = _called(self.loss, logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+            return _called(self.loss, logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
+        cap = self.model.architecture.final_softcap
+        total: Tensor = self.loss(hidden, self.model.head_weight, labels, cap)
         return total
 
 
@@ -96,7 +95,7 @@ def clip_gradients(model: nn.Module, max_norm: float | None, factor: float = 1.0
         for gradient in gradients:
             gradient.div_(factor)
     norm = nn.utils.get_total_norm(gradients)
-    if hasattr(norm, "full_tensor"):
+    if is_sharded(norm):
         norm = norm.full_tensor()
     length = float(norm)
     if max_norm is not None and math.isfinite(length):

@@ -256,14 +256,18 @@ def hold_out(section: Validation, rows: Examples, tokenizer: Tokenizer, model: D
     Args:
         section: The config's.
         rows: The dataset that it names, or its share of another.
-        tokenizer: Encodes prompts.
+        tokenizer: Encodes prompts, through its chat template, or Alpaca's where it has none.
         model: Tells how many positions there are; a longer example is cut at its end. It may be on the meta device.
 
     Raises:
         ValueError: No row has a target, or a prompt is too long.
     """
     examples = held_out_examples(rows, section.max_rows, model.architecture.max_seq_len)
-    return HeldOut(section, examples, encoded_prompts(section, tokenizer, model))
+    template: Template = "alpaca" if tokenizer.chat_template is None else "chat"
+    encoded = [encode_prompt(tokenizer, Prompt.of_text(prompt), template) for prompt in section.prompts]
+    for prompt, ids in zip(section.prompts, encoded, strict=True):
+        check_prompt(model, ids, section.max_new_tokens, f"validation.prompts: {prompt[:40]!r}")
+    return HeldOut(section, examples, encoded)
 
 
 def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> list[Example]:
@@ -303,16 +307,3 @@ def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> lis
     for line in lines:
         _logger.warning("validation: %s", line)
     return examples
-
-
-def encoded_prompts(section: Validation, tokenizer: Tokenizer, model: Decoder) -> list[list[int]]:
-    """Encode a validation's prompts, through the tokenizer's chat template, or Alpaca's where it has none.
-
-    Raises:
-        ValueError: One is too long for the model.
-    """
-    template: Template = "alpaca" if tokenizer.chat_template is None else "chat"
-    encoded = [encode_prompt(tokenizer, Prompt.of_text(prompt), template) for prompt in section.prompts]
-    for prompt, ids in zip(section.prompts, encoded, strict=True):
-        check_prompt(model, ids, section.max_new_tokens, f"validation.prompts: {prompt[:40]!r}")
-    return encoded

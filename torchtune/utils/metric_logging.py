@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
-from attrs import frozen
+from attrs import define, field, frozen
 
 from torchtune.runs import RunFolder
 
@@ -144,6 +144,7 @@ class TensorBoardLogger(MetricLogger):
             self._writer = None
 
 
+@define(eq=False, slots=False)
 class WandBLogger(MetricLogger):
     """Send metrics to Weights & Biases; needs the package `wandb`.
 
@@ -161,23 +162,17 @@ class WandBLogger(MetricLogger):
 
     packages = ("wandb",)
 
-    def __init__(  # noqa: PLR0917 - what wandb asks for
-        self,
-        log_dir: str,
-        project: str = "torchtune",
-        entity: str | None = None,
-        group: str | None = None,
-        name: str | None = None,
-        mode: Literal["online", "offline"] = "online",
-    ) -> None:
+    _log_dir: str
+    _project: str = "torchtune"
+    _entity: str | None = None
+    _group: str | None = None
+    _name: str | None = None
+    _mode: Literal["online", "offline"] = "online"
+    # wandb's types come with the package, which need not be there.
+    _run: Any = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
         check_packages(type(self))
-        self._folder = Path(log_dir)
-        self._project = project
-        self._entity = entity
-        self._group = group
-        self._mode = mode
-        self._name = name or self._folder.resolve().name
-        self._run: Any = None  # wandb's types come with the package, which need not be there
 
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
         """Send the step's metrics; the first call opens the run.
@@ -192,17 +187,18 @@ class WandBLogger(MetricLogger):
     def _open(self) -> Any:
         import wandb
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        kept = RunFolder(self._folder).wandb_id
+        folder = Path(self._log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = RunFolder(folder).wandb_id
         known = kept.read_text("utf-8").strip() if kept.is_file() else None
-        config = RunFolder(self._folder).config
+        config = RunFolder(folder).config
         run = wandb.init(
             project=self._project,
             entity=self._entity,
             group=self._group,
-            name=self._name,
+            name=self._name or folder.resolve().name,
             mode=self._mode,
-            dir=self._folder,
+            dir=folder,
             id=known,
             resume=None if known is None or self._mode == "offline" else "allow",
             config=yaml.safe_load(config.read_text("utf-8")) if config.is_file() else None,
