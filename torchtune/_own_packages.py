@@ -5,21 +5,23 @@ Ours are found by their folder. They are importable as `torchtune.recipes` and `
 """
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PACKAGES: Final = ("recipes", "configs_py")
 PROJECTS: Final = "TUNE_PROJECTS"
 """The environment variable with the folders whose `recipes` and `configs_py` go before ours; processes inherit it."""
 
 _PREFIX: Final = "torchtune."
-_ROOT: Final = str(Path(__file__).resolve().parents[1])
+# pathlib costs `tune --help` a tenth of its time.
+_ROOT: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 
 
 def folder_of(package: str) -> str:
@@ -34,16 +36,18 @@ def is_own(module: str) -> bool:
         return package == "torchtune"
     loaded = sys.modules.get(package)
     if loaded is None:
-        folders = getattr(importlib.util.find_spec(package), "submodule_search_locations", None)
+        from importlib.util import find_spec
+
+        folders = getattr(find_spec(package), "submodule_search_locations", None)
     else:
         folders = getattr(loaded, "__path__", None)
     return folder_of(package) in map(os.path.realpath, folders or ())
 
 
-def own_name(file: Path) -> str | None:
+def own_name(file: "Path") -> str | None:
     """Return the name under which a file of `recipes` or `configs_py` is always importable; None for other files."""
     for package in PACKAGES:
-        folder = Path(folder_of(package))
+        folder = folder_of(package)
         if file.is_relative_to(folder):
             return ".".join(["torchtune", package, *file.relative_to(folder).with_suffix("").parts])
     return None
@@ -53,23 +57,26 @@ def second_name_hint(error: BaseException) -> str:
     """Return the name of ours for a module that a project's package of the same name does not have."""
     name = getattr(error, "name", None) or ""
     is_candidate = isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in PACKAGES
-    if is_candidate and Path(f"{folder_of(name.replace('.', '/'))}.py").is_file():
+    if is_candidate and os.path.isfile(f"{folder_of(name.replace('.', '/'))}.py"):  # noqa: PTH113
         return f"torchtune's is torchtune.{name}"
     return ""
 
 
-def prefer_packages_beside(file: str | Path) -> None:
+def prefer_packages_beside(file: "str | Path") -> None:
     """Let `recipes` and `configs_py` mean those of the project that a file belongs to, if it has any.
 
     The project's folder is not put before others on `sys.path`, so that a `torch.py` in it shadows nothing.
     """
-    folder = Path(file).resolve().parent
-    while (folder / "__init__.py").is_file():
-        folder = folder.parent
+    folder = os.path.dirname(os.path.realpath(file))  # noqa: PTH120
+    while os.path.isfile(os.path.join(folder, "__init__.py")):  # noqa: PTH113, PTH118
+        folder = os.path.dirname(folder)  # noqa: PTH120
     known = _projects()
-    has_any = any((folder / package / "__init__.py").is_file() for package in PACKAGES)
-    if has_any and str(folder) not in (*known, _ROOT):
-        os.environ[PROJECTS] = os.pathsep.join([*known, str(folder)])
+    if any(_has_package(folder, package) for package in PACKAGES) and folder not in (*known, _ROOT):
+        os.environ[PROJECTS] = os.pathsep.join([*known, folder])
+
+
+def _has_package(folder: str, package: str) -> bool:
+    return os.path.isfile(os.path.join(folder, package, "__init__.py"))  # noqa: PTH113, PTH118
 
 
 def _projects() -> list[str]:
@@ -85,15 +92,17 @@ class OwnPackages:
     ) -> ModuleSpec | None:
         """Find a module, as `sys.meta_path` asks; None for all others."""
         if name in PACKAGES:
-            folders = [folder for folder in _projects() if Path(folder, name, "__init__.py").is_file()]
+            folders = [folder for folder in _projects() if _has_package(folder, name)]
             return PathFinder.find_spec(name, folders)
         plain = name.removeprefix(_PREFIX)
         package = plain.partition(".")[0]
         if plain == name or package not in PACKAGES:
             return None
         if _is_second_name(package):
+            from importlib.util import find_spec
+
             loader: Any = _SecondName(plain)
-            return ModuleSpec(name, loader) if importlib.util.find_spec(plain) else None
+            return ModuleSpec(name, loader) if find_spec(plain) else None
         return PathFinder.find_spec(name, [_ROOT] if package == plain else path)
 
 

@@ -46,7 +46,7 @@ def verbs() -> dict[str, str]:
     """
     files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- see `tune cp`
     names = sorted(file[1:-3] for file in files if file.startswith("_") and file.endswith(".py"))
-    lines = {name: _summary(name) for name in (*FIRST, *names)}
+    lines = {name: _summary(name) for name in dict.fromkeys((*FIRST, *names))}
     return {name: line for name, line in lines.items() if line}
 
 

@@ -3,14 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune import runs
 from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import ConfigError, model
 from torchtune.config.model import nearest
-from torchtune.runs import config_names, config_sources, recipe_names, unknown_name
+from torchtune.runs import config_names, config_sources, folder_of, recipe_names, unknown_name
 from torchtune.runs.command_line import LAUNCH_OPTIONS, OVERWRITE, RUN_OPTIONS, Call
 from torchtune.runs.console import print_notes
 
@@ -113,7 +112,7 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(model.current_trust().packages))
-    root = str(Path(__file__).resolve().parents[2])  # that folder may be how this process found torchtune
+    root = os.path.dirname(folder_of("recipes"))  # noqa: PTH120 -- that folder may be how this process found torchtune
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
     import logging
 

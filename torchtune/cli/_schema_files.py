@@ -6,7 +6,6 @@ built where torch is not installed holds empty ones instead, which accept everyt
 
 import os
 import sys
-from pathlib import Path
 
 from torchtune.runs import folder_of
 
@@ -35,6 +34,7 @@ def is_built(file: str) -> bool:
 def _build() -> None:
     """Build the schemas in a process of their own, since they need torch, and this verb does not."""
     import subprocess
+    from pathlib import Path
 
     target = schema_folder() if os.path.isdir(schema_folder()) else folder_of("configs_yaml")  # noqa: PTH112
     if not os.access(target, os.W_OK):

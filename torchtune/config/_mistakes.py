@@ -1,7 +1,10 @@
 """Mistakes in a config: values with fields, all in one list, rendered to text once, where a user reads them."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
+
+from torchtune._own_packages import folder_of
 
 # Named tuples, since `tune ls` passes here and importing attrs costs more than all it does.
 
@@ -217,12 +220,8 @@ def dotted(path: Iterable[Any]) -> str:
 
 def shown_path(file: str) -> str:
     """Return a file's path as a user would write it here: relative where it lies below this folder."""
-    import pathlib  # costs `tune ls` a tenth, which shows no paths
-
-    path = pathlib.Path(file)
-    if not path.is_absolute():
-        return str(path)
-    for root in (pathlib.Path.cwd(), pathlib.Path(__file__).resolve().parents[2]):
-        if path.is_relative_to(root):
-            return str(path.relative_to(root))
-    return str(path)
+    path = file if ".." in file else os.path.normpath(file)  # pathlib costs `tune diff` a tenth
+    for root in (os.getcwd(), folder_of("")):  # noqa: PTH109
+        if path.startswith(os.path.join(root, "")):  # noqa: PTH118
+            return path[len(os.path.join(root, "")) :]  # noqa: PTH118
+    return path

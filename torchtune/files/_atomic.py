@@ -1,7 +1,6 @@
 """Files and folders that are complete or not there."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,8 @@ def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
             what is written beside it.
         ValueError: `folder` is one that cannot be renamed: the root, a mount point, or where we are.
     """
+    import shutil
+
     target = resolved(folder)
     _check_free(target, overwrite=overwrite)
     partial = _emptied(partial_of(target))
@@ -79,6 +80,8 @@ def partial_of(target: Path) -> Path:
 
 def _emptied(left_over: Path) -> Path:
     """Remove what a killed attempt left."""
+    import shutil
+
     if left_over.is_symlink() or (left_over.exists() and not left_over.is_dir()):
         raise FileExistsError(
             f"{left_over} is no folder, and a folder was to be written there for a while; remove it"

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -211,6 +210,8 @@ class RunFolder:
         Checkpoints lose their name first and the config is the last to go, so that no kill in between leaves a run
         that resumes from what was to be removed.
         """
+        import shutil
+
         removed = self.path / ".checkpoints.removed"
         if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
             shutil.rmtree(removed, ignore_errors=True)
