@@ -198,3 +198,17 @@ def test_help_after_a_swap_is_that_of_the_new_component(tune: Tune) -> None:
     assert "--optimizer.momentum" in result.out
     assert "--optimizer.betas" not in result.out
     assert "torch.optim.SGD" in result.out
+
+
+def test_config_of_a_recipe_without_a_class_is_validated_whatever_its_components(
+    tune: Tune, tmp_path: Path
+) -> None:
+    recipe, config = tmp_path / "own.py", tmp_path / "own.yaml"
+    recipe.write_text(
+        "from torchtune import config\n\n\n@config.parse\ndef main(cfg):\n    print(cfg.steps)\n"
+    )
+    tokenizer = "{_component_: torchtune.tokenizers.HFTokenizer, path: tokenizer.json}"
+    dataset = "{_component_: torchtune.datasets.InstructDataset, source: rows.json}"
+    config.write_text(f"steps: 1\ntokenizer: {tokenizer}\ndataset: {dataset}\n")
+    done = tune("validate", str(recipe), "--config", str(config))
+    assert (done.status, done.out) == (0, "ok\n")
