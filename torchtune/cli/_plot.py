@@ -51,8 +51,10 @@ def run(call: Call) -> int:
 
 def _targets(output: str | None, runs: "Sequence[PlottedRun]") -> list[Path]:
     """Return the files to write."""
+    from torchtune.runs import RunFolder
+
     if output is None:
-        name = Path(commonpath([run.folder.resolve() for run in runs])) / "plot"
+        name = RunFolder(commonpath([run.folder.resolve() for run in runs])).plot
         here = Path.cwd()
         name = name.relative_to(here) if name.is_relative_to(here) else name
     elif output.endswith((".png", ".html")):

@@ -1,8 +1,7 @@
 """What a config says, built: its batches, its steps, its model where it is to be trained, and what becomes of it."""
 
 from functools import partial
-from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -238,7 +237,7 @@ def open_validator(  # noqa: PLR0913, PLR0917 - it sees the whole run.
     )
 
 
-def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: str) -> None:
+def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal["final", "best"]) -> None:
     """Write a model into a folder of the run, as others load it; all ranks must call it.
 
     Adapters become a PEFT folder, which is for the base in `model_directory`; any other model becomes a Hugging Face
@@ -253,7 +252,8 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: str) -> 
     Raises:
         OSError: The folder cannot be written; what stood there is as it was.
     """
-    folder = Path(cfg.output_dir, name)
+    run = RunFolder(cfg.output_dir)
+    folder = run.final if name == "final" else run.best
     has_adapters = any(True for _ in lora_layers(model))
     state = whole_state(model, world, None if has_adapters else cfg.dtype)
     if state is None:
