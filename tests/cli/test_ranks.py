@@ -2,6 +2,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,30 @@ def test_a_verb_behind_the_launchers_options_is_told_where_it_stands(tune: Tune)
     done = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
     assert done.status == 2
     assert "validate: is a verb and stands first; write tune validate --nproc_per_node 8 ..." in done.err
+
+
+LEAVING = """
+import atexit, os, sys
+from torchtune.cli import _worker
+
+class Held:
+    def __del__(self, write=os.write):
+        write(1, b"taken down")
+
+held = Held()
+
+def main(argv):
+    atexit.register(print, "a handler of the recipe")
+    print("done")
+    return {status}
+
+_worker.main = main
+sys.exit(_worker.answered([]))
+"""
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_rank_runs_its_exit_handlers_and_ends_before_the_interpreter_takes_itself_down(status: int) -> None:
+    code = [sys.executable, "-c", LEAVING.format(status=status)]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "done\na handler of the recipe\n", "")

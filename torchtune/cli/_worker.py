@@ -1,5 +1,6 @@
 """One rank of a run: it reads the config that the parent froze, and runs the recipe."""
 
+import atexit
 import json
 import os
 import re
@@ -36,12 +37,14 @@ def answered(argv: Sequence[str]) -> int:
         The exit status.
     """
     threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+    outcome: list[int] = []
+    atexit.register(_leave, outcome)  # registered before all others, so called after them
     try:
-        return main(argv)
+        outcome.append(main(argv))
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
-        return getattr(error, "status", INTERRUPTED)
+        outcome.append(getattr(error, "status", INTERRUPTED))
     except Exception as error:
         failure = failure_of(error)
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -54,6 +57,19 @@ def answered(argv: Sequence[str]) -> int:
             Path(file).write_text(json.dumps(record), encoding="utf-8")
         sys.stdout.flush()
         os._exit(failure.status)  # without waiting for threads that talk to ranks which are gone
+    return outcome[0]
+
+
+def _leave(outcome: list[int]) -> None:
+    """End the process before the interpreter takes itself down, if the rank has an exit status.
+
+    Threads of gloo may still hold tensors then. One that lets go of its last reference waits for an interpreter that is
+    gone, and aborts the process: "terminate called without an active exception" (pytorch/pytorch, pull request 179291).
+    """
+    if outcome:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(outcome[0])
 
 
 def _end_with(parent: int) -> None:
