@@ -384,7 +384,7 @@ def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("b/c", "b/c: is not understood; a pattern stands in quotes"),
+        ("b/c", "b/c: is not understood; put a pattern in quotes"),
         ("owner/name", "owner/name: is not understood"),
         ("--inculde=*.json", "--inculde=*.json: is not understood"),
         ("--config x", "--config: is not understood"),

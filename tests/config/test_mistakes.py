@@ -24,6 +24,7 @@ YAML = {
     "dtype: fp23": "my.yaml:2: dtype: expected one of 'fp32', 'bf16', got 'fp23'; did you mean 'fp32'?",
     "shade: grey": "my.yaml:2: shade: expected one of 'light', 'dark', got 'grey'",
     "folder: 3": "my.yaml:2: folder: expected a path, got 3",
+    "folder: ''": "my.yaml:2: folder: expected a path, got ''",
     "tags: word": "my.yaml:2: tags: expected a list, each text, got 'word'",
     "tags: [a, 3]": "my.yaml:2: tags.1: expected text, got 3",
     "sizes: [1, x]": "my.yaml:2: sizes.1: expected an int, got 'x'",
@@ -112,7 +113,7 @@ def test_override_mistake_is_the_same_in_all_three_spellings(words: tuple[str, .
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--override"], "--override: needs key=value behind it"),
+        (["--override"], "--override: needs key=value after it"),
         (["--batch_size"], "--batch_size: needs a value"),
         (["--batch_size", "--seed", "3"], "--batch_size: needs a value"),
         (["word"], "word: expected key=value"),

@@ -130,8 +130,8 @@ WORDS: dict[str, list[str]] = {
     "maybe.x=3": [
         "--override maybe.x=3: maybe.x: maybe is null; name its component first, maybe=package.module.Name"
     ],
-    "--override low 4": ["--override: needs key=value behind it"],
-    "--override low": ["--override: needs key=value behind it"],
+    "--override low 4": ["--override: needs key=value after it"],
+    "--override low": ["--override: needs key=value after it"],
     "conifg=my.yaml": ["--override conifg=my.yaml: conifg: no 'conifg'; did you mean '--config'?"],
     "--orgins": ["--orgins: is not understood; did you mean '--origins'?"],
     "--allow=": ["--allow: needs a value"],

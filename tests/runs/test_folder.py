@@ -217,7 +217,7 @@ def test_a_kill_while_a_run_is_overwritten_leaves_nothing_to_go_on_from(
     assert not list(unfinished.glob("*checkpoints*"))
 
 
-def test_the_way_on_is_the_command_that_was_typed(unfinished: Path) -> None:
+def test_the_resume_hint_is_the_command_that_was_typed(unfinished: Path) -> None:
     assert RunFolder(unfinished).resume_hint() == "the same command continues"
     record = json.loads((unfinished / "run.json").read_text())
     record["command"] += ["--overwrite"]

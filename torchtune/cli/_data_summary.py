@@ -64,14 +64,14 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     longest = min(model.architecture.max_seq_len, *([cfg.packing.length] if cfg.packing else []), 2**62)
     if limit is None:
         limit = len(dataset) if getattr(dataset, "block", None) is None else _OF_A_STREAM
-    found = report(dataset, tokenizer, spread(dataset, limit), longest, held_out_rows)
+    counts = report(dataset, tokenizer, spread(dataset, limit), longest, held_out_rows)
     facts, first = [], []
-    if found.lengths:
+    if counts.lengths:
         batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world, logs=False)
         first = [[pieces(tokenizer, e) for e in row] for row in batches.take(rows)]
-        facts = list(_facts(cfg, found, batches, ranks))
+        facts = list(_facts(cfg, counts, batches, ranks))
     title = f"{recipe.name} --config {call.config}"
-    return Summary(title, first, found, facts, _histogram(found.lengths))
+    return Summary(title, first, counts, facts, _histogram(counts.lengths))
 
 
 def _split(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
@@ -95,24 +95,24 @@ def _held_out(source: str, dataset: Any, tokenizer: Any) -> Any:
     return instantiate(lazy(dataset.func, **{**settings, "source": source}), tokenizer)
 
 
-def _facts(cfg: Any, found: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
+def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
     """Yield the numbers, each with its name."""
     from torchtune.data import collate
     from torchtune.training import steps_in
 
-    n, lengths = len(found.lengths), sorted(found.lengths)
-    looked = "" if found.n_read == found.n_rows else f", of which {found.n_read:,} were looked at"
-    yield "rows", f"{found.n_rows:,}{looked}"
-    yield "examples", f"{n:,}" + (f", {found.n_doubled:,} of them twice" if found.n_doubled else "")
-    yield "tokens", f"{found.n_tokens:,}"
-    yield "targets", f"{found.n_targets:,} ({found.n_targets / found.n_tokens:.1%})"
+    n, lengths = len(counts.lengths), sorted(counts.lengths)
+    looked = "" if counts.n_read == counts.n_rows else f", of which {counts.n_read:,} were looked at"
+    yield "rows", f"{counts.n_rows:,}{looked}"
+    yield "examples", f"{n:,}" + (f", {counts.n_doubled:,} of them twice" if counts.n_doubled else "")
+    yield "tokens", f"{counts.n_tokens:,}"
+    yield "targets", f"{counts.n_targets:,} ({counts.n_targets / counts.n_tokens:.1%})"
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"
-    if found.n_held_out:
-        seen, asked = len(found.held_out_seen), len(found.held_out_asked)
+    if counts.n_held_out:
+        seen, asked = len(counts.held_out_seen), len(counts.held_out_asked)
         overlap = f"{seen:,} are trained on, {asked:,} by their prompt alone"
-        yield "held out", f"{found.n_held_out:,} rows; {overlap}"
-    if found.n_cut:
-        yield "cut", f"{found.n_cut:,} are longer than fits, and lose their end"
+        yield "held out", f"{counts.n_held_out:,} rows; {overlap}"
+    if counts.n_cut:
+        yield "cut", f"{counts.n_cut:,} are longer than fits, and lose their end"
     n_batches = batches.batches_in(1)
     shares = cfg.packing is not None and cfg.packing.share_prefixes
     rows = (batches.take(cfg.batch_size) for _ in range(min(100, n_batches)))

@@ -56,7 +56,7 @@ def run(call: Call) -> int:
     """Download a model."""
     repository, *more = call.arguments
     if more:
-        hint = "a pattern stands in quotes behind --include or --ignore"
+        hint = "put a pattern in quotes after --include or --ignore"
         raise ConfigError.of_word(more[0], "is not understood", hint)
     folder = call.value(OUTPUT_DIR) or ""
     order = Order(repository, folder, call.value(REVISION), call.values(INCLUDE), call.values(IGNORE))
@@ -286,7 +286,7 @@ VERB = Verb(
 Fetches a model's configuration, tokenizer and weights from the Hugging Face hub:
 safetensors, or pytorch_model*.bin where there are none; nothing in subfolders.""",
     notes="""\
-Patterns stand in quotes, each behind its own --include or --ignore; `*` matches
+Put patterns in quotes, each after its own --include or --ignore; `*` matches
 `/` too. Interrupted, the same command fetches the files that are not whole, each
 from its beginning. A gated or private model needs HF_TOKEN in the environment.""",
     examples=(

@@ -90,7 +90,7 @@ def ranks_of(options: Sequence[str]) -> int:
         if launch.nproc_per_node < 1:
             refuse("there must be at least one process")
     except (SystemExit, ValueError, AssertionError) as error:
-        advice = "what stands before the recipe is torchrun's, all else behind it"
+        advice = "options before the recipe are torchrun's, those after it are ours"
         message = str(error) or "torchrun refuses these values"
         raise ConfigError.of_word(" ".join(options), message, advice) from error
     finally:

@@ -159,7 +159,7 @@ def _wrapped(head: str, pieces: Sequence[str]) -> str:
 
 
 CONFIG_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW)
-"""How a verb is told of a config."""
+"""The options that name a config and change it."""
 JSON: Final = Option("--json")
 FORCE: Final = Option("--force")
 OUTPUT: Final = Option("-o, --output", "write there, not to standard output", "FILE")

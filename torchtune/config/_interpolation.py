@@ -116,8 +116,8 @@ class _Resolver:
         try:
             return self._text(value)
         except _BrokenReferenceError as error:
-            found = (self._mistake_at(path, fault)._replace(path=path) for fault in error.faults)
-            self.mistakes += dict.fromkeys(found)
+            mistakes = (self._mistake_at(path, fault)._replace(path=path) for fault in error.faults)
+            self.mistakes += dict.fromkeys(mistakes)
         except RecursionError:
             message = "the chain of references is too long"
             self.mistakes.append(Mistake("reference", message, "name the value itself", path))
@@ -152,14 +152,14 @@ class _Resolver:
     ) -> list[Any]:
         """Resolve several values, so that a fault of one hides none of the others; `faults` are known already."""
         resolved: list[Any] = []
-        found = list(faults)
+        unresolved = list(faults)
         for value in values:
             try:
                 resolved.append(resolve(value))
             except _BrokenReferenceError as error:
-                found += error.faults
-        if found:
-            raise _BrokenReferenceError(*found)
+                unresolved += error.faults
+        if unresolved:
+            raise _BrokenReferenceError(*unresolved)
         return resolved
 
     def _count(self, amount: int) -> None:

@@ -185,21 +185,21 @@ class Layers:
         reported = {(m.location, m.path) for m in self.mistakes}
         left_unresolved = {m.path for m in unresolved}
         config = None
-        found: list[Mistake] = []
+        mistakes: list[Mistake] = []
         try:
             config = self._structured(resolved)
         except RejectedError as rejected:
-            found = [
+            mistakes = [
                 self.located(m)
                 for m in rejected.mistakes
                 if m.kind != "consequence"
                 and m.path not in left_unresolved
                 and not (self.incomplete and m.kind == "missing")
             ]
-        found = self._at_their_source([m for m in found if (m.location, m.path) not in reported])
-        wrong = {m.path for m in found}
+        mistakes = self._at_their_source([m for m in mistakes if (m.location, m.path) not in reported])
+        wrong = {m.path for m in mistakes}
         unresolved = [m for m in unresolved if m.kind != "consequence" and m.caused_by not in wrong]
-        self.mistakes += [*map(self.located, unresolved), *found]
+        self.mistakes += [*map(self.located, unresolved), *mistakes]
         self.check(of)
         return config
 

@@ -196,7 +196,7 @@ def _enum(t: Any, made: cattrs.Converter) -> Hook:
 
 def _path(t: Any, _: cattrs.Converter) -> Hook:
     def hook(value: Any, _: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and value:  # an empty one would be the working folder
             return t(value)
         raise _wrong(t, value)
 

@@ -56,7 +56,7 @@ class LeftOut:
 
     @property
     def note(self) -> Note:
-        """What is told of it."""
+        """The note that reports it."""
         return Note(f"{self.reason} and are left out")
 
 

@@ -93,24 +93,26 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
     Raises:
         ValueError: They are stretched in a way that is not supported.
     """
-    found: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    found = found.get(kind, {} if isinstance(next(iter(found.values()), None), Mapping) else found)
-    written = found.get("rope_theta", config.get("rope_theta"))
+    parameters: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    parameters = parameters.get(
+        kind, {} if isinstance(next(iter(parameters.values()), None), Mapping) else parameters
+    )
+    written = parameters.get("rope_theta", config.get("rope_theta"))
     base = 10_000.0 if written is None else float(written)
-    name = found.get("rope_type", found.get("type", "default"))
-    if found.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
+    name = parameters.get("rope_type", parameters.get("type", "default"))
+    if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ValueError("rotary embeddings of a part of each head are not supported")
     if name == "default":
         return base, None
     if name == "linear":
-        return base, RopeScaling(kind="linear", factor=float(found["factor"]))
+        return base, RopeScaling(kind="linear", factor=float(parameters["factor"]))
     if name == "llama3":
         return base, RopeScaling(
             kind="llama3",
-            factor=float(found["factor"]),
-            low_freq_factor=float(found["low_freq_factor"]),
-            high_freq_factor=float(found["high_freq_factor"]),
-            original_max_seq_len=int(found["original_max_position_embeddings"]),
+            factor=float(parameters["factor"]),
+            low_freq_factor=float(parameters["low_freq_factor"]),
+            high_freq_factor=float(parameters["high_freq_factor"]),
+            original_max_seq_len=int(parameters["original_max_position_embeddings"]),
         )
     raise ValueError(f"rotary embeddings of type {name!r} are not supported, only default, linear and llama3")
 

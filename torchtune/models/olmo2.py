@@ -1,4 +1,4 @@
-"""OLMo 2 models: a Llama with norms behind attention and feed-forward, and of queries and keys (arXiv 2501.00656)."""
+"""OLMo 2 models: a Llama with norms after attention and feed-forward, and of queries and keys (arXiv 2501.00656)."""
 
 from typing import Unpack
 

@@ -79,10 +79,10 @@ def recipe_for(config: str | type) -> str:
         return call.recipe
     file, function = (config, "") if config.endswith(".py") else config.rpartition(":")[::2]
     try:
-        found = dict(functions_returning(file))
+        functions = dict(functions_returning(file))
     except OSError as error:
         raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
-    wanted = {returns for made, returns in found.items() if function in ("", made)}
+    wanted = {returns for made, returns in functions.items() if function in ("", made)}
     return _own_recipe(file, wanted) or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
 
 
@@ -117,13 +117,13 @@ def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]
     own = [str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))]
     for file in own:  # before ours are imported under names that the folder's project has too
         prefer_packages_beside(file)
-    found, broken = {name: load_recipe(name) for name in recipe_names()}, []
+    recipes_by_name, broken = {name: load_recipe(name) for name in recipe_names()}, []
     for name in own:
         try:
-            found[name] = load_recipe(name)
+            recipes_by_name[name] = load_recipe(name)
         except ConfigError as error:
             broken.append(Call.of("", name, error.mistakes))
-    return found, broken
+    return recipes_by_name, broken
 
 
 def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
@@ -152,14 +152,14 @@ def functions_returning(file: str) -> Iterator[tuple[str, str]]:
 
 def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
     try:
-        found = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
+        fitting = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
     except ConfigError as error:
         return Call.of("", str(file), error.mistakes)
-    if len(found) == 1:
-        return Call.of(found[0], str(file))
-    message = f"it fits {' and '.join(found)}" if found else "its fields are those of no recipe"
-    what = "which" if found else "which it is for"
-    advice = f"say {what} in a comment, `# recipe: {[*found, 'lora_finetune'][0]}`"
+    if len(fitting) == 1:
+        return Call.of(fitting[0], str(file))
+    message = f"it fits {' and '.join(fitting)}" if fitting else "its fields are those of no recipe"
+    what = "which" if fitting else "which it is for"
+    advice = f"say {what} in a comment, `# recipe: {[*fitting, 'lora_finetune'][0]}`"
     return Call.of("", str(file), [Mistake.of_file(str(file), message, advice)])
 
 

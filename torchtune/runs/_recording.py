@@ -189,8 +189,8 @@ class Recorder:
         return given
 
     def _note(self, owner: object, use: Call | None, mistake: Mistake) -> None:
-        found = None if use is None else _location_in_call(use, str(mistake.path[0]), None)
-        self.mistakes.append((owner, mistake._replace(location=found or Location())))
+        location = None if use is None else _location_in_call(use, str(mistake.path[0]), None)
+        self.mistakes.append((owner, mistake._replace(location=location or Location())))
 
     def note_strays(self, config: object) -> None:
         """Note attributes of a config and its sections that are no fields, where assignments were not watched."""
@@ -227,15 +227,15 @@ class Recorder:
 
     def locate(self, config: Any, path: Path) -> Location | None:
         """Return the location of the literal nearest above a path."""
-        found: Location | None = None
+        location: Location | None = None
         value = config
         for key in path:
-            found = self._location(value, key) or found
+            location = self._location(value, key) or location
             try:
                 value = _below(value, key)
             except (LookupError, AttributeError, TypeError):
                 break
-        return found
+        return location
 
     def _location(self, value: Any, key: str | int) -> Location | None:
         if isinstance(value, functools.partial):
@@ -284,8 +284,8 @@ def _calls(file: str) -> Mapping[tuple[int, int], ast.Call]:
         tree = syntax_tree(file)
     except (OSError, SyntaxError):
         return {}
-    found: Iterable[ast.Call] = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return {(node.lineno, node.col_offset): node for node in found}
+    calls: Iterable[ast.Call] = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {(node.lineno, node.col_offset): node for node in calls}
 
 
 def _below(value: Any, key: str | int) -> Any:

@@ -76,7 +76,7 @@ def tokenise(
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
             behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
             if "=" not in behind or behind.startswith("--"):
-                mistakes.append(Mistake.of_word(typed, "needs key=value behind it"))
+                mistakes.append(Mistake.of_word(typed, "needs key=value after it"))
                 if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
                     next(words)
                     if "=" not in after and not after.startswith("--"):

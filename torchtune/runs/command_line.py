@@ -169,7 +169,7 @@ class Call(NamedTuple):
         """Return the value of an option that counts something; None where it is not given.
 
         Raises:
-            ConfigError: It is no number above 0.
+            ConfigError: It is not a number above 0.
         """
         text = self.value(option)
         if text is not None and not (text.isdecimal() and int(text)):

@@ -38,6 +38,6 @@ class Loggers:
     def _report(self, logger: MetricLogger, what: str, error: Exception) -> None:
         said = str(error).partition("\n")[0] or "no reason given"
         self._tell(
-            f"note: {type(logger).__name__} {what}, the run goes on without it: {type(error).__name__}: {said}"
+            f"note: {type(logger).__name__} {what}, the run continues without it: {type(error).__name__}: {said}"
             " (metrics.jsonl has every step)"
         )

@@ -43,12 +43,12 @@ class StopRequests:
 
     Args:
         world: This process and its fellows.
-        way_on: How the run goes on, in words.
+        resume_hint: How to resume the run, in words.
     """
 
-    def __init__(self, world: World, way_on: str = "the same command continues") -> None:
+    def __init__(self, world: World, resume_hint: str = "the same command continues") -> None:
         self._world = world
-        self._way_on = way_on
+        self._resume_hint = resume_hint
         self.received: int | None = None
         """The signal that came first."""
         self._stack = contextlib.ExitStack()
@@ -68,7 +68,7 @@ class StopRequests:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
-            raise Stopped(f"interrupted twice; {self._way_on} from the last checkpoint", number)
+            raise Stopped(f"interrupted twice; {self._resume_hint} from the last checkpoint", number)
         if self.received is None and number == signal.SIGINT and self._world.is_main:
             os.write(2, b"\ninterrupted: finishing this step and saving it; Ctrl-C again ends at once\n")
         self.received = self.received or number

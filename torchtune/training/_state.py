@@ -64,7 +64,7 @@ class State:
     _config: Mapping[str, Any] | None = field(default=None, kw_only=True)
     step: int = field(default=0, init=False)
     non_finite_in_a_row: int = field(default=0, init=False)
-    """Steps before this one that were skipped since their loss or gradient was no number."""
+    """Steps before this one that were skipped since their loss or gradient was NaN or infinite."""
     best_loss: float | None = field(default=None, init=False)
     """The lowest loss of a validation so far (nats a token)."""
     best_step: int | None = field(default=None, init=False)
