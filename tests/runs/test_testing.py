@@ -64,7 +64,7 @@ def test_golden_names_the_leaves_that_differ(tmp_path: Path) -> None:
 
 def test_users_suite_renews_and_then_guards_its_configs(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
-        my_configs="""
+        guarded_configs="""
             from configs_py.smollm2 import smollm2_135m_full
             from recipes.full_finetune import FullFinetuneConfig
 
@@ -75,10 +75,10 @@ def test_users_suite_renews_and_then_guards_its_configs(pytester: pytest.Pyteste
         """,
         test_mine="""
             from pathlib import Path
-            import my_configs, pytest
+            import guarded_configs, pytest
             from torchtune.runs import testing
 
-            @pytest.mark.parametrize("make", testing.functions_of(my_configs))
+            @pytest.mark.parametrize("make", testing.functions_of(guarded_configs))
             def test_config(make, golden_config):
                 testing.check(make)
                 golden_config(make, Path("goldens"))
