@@ -95,8 +95,8 @@ _FIELDS: Final = {
     "model_directory, a folder that tune download fetches": (
         "model_name_or_path base_model model_name model_id model_path pretrained_model_name_or_path"
     ),
-    "model, a component such as torchtune.models.hf_decoder": "model_type base_model_config",
-    "tokenizer, a component such as torchtune.models.auto_tokenizer": "tokenizer_type",
+    "model, a component such as torchtune.formats.hf_decoder": "model_type base_model_config",
+    "tokenizer, a component such as torchtune.tokenizers.auto_tokenizer": "tokenizer_type",
     "tokenizer_directory": "tokenizer_name tokenizer_name_or_path tokenizer_path tokenizer_config",
     "metric_logger, a component such as torchtune.utils.metric_logging.WandBLogger": (
         "report_to logger use_tensorboard use_wandb"

@@ -1,6 +1,7 @@
 """Words of other projects and launchers: each leads to a field that exists, wherever it is written."""
 
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_what_a_hint_says_to_write_is_admitted(text: str) -> None:
         assert written is None or not found
     else:
         assert mistakes("alpaca_generate", "smollm2_135m_generate", word) == []
+
+
+@pytest.mark.parametrize("path", re.findall(r"torch(?:tune)?(?:\.\w+)+", " ".join(_FIELDS)))
+def test_component_that_a_hint_names_exists(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_no_word_is_in_the_table_twice() -> None:
