@@ -40,7 +40,7 @@ CASES = {
     "no number of ranks": (
         ["--nproc_per_node", "two", RECIPE, "output_dir=x"],
         [
-            "--nproc_per_node two: Unsupported nproc_per_node value: two; what stands before the recipe is torchrun's"
+            "--nproc_per_node two: Unsupported nproc_per_node value: two; options before the recipe are torchrun's"
         ],
     ),
     "no ranks": (["--nproc_per_node", "0", RECIPE, "output_dir=x"], ["--nproc_per_node 0: "]),
