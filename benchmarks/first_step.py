@@ -36,7 +36,7 @@ LARGE += ["tensorboard", "matplotlib", "scipy", "sklearn", "peft", "accelerate",
 BEFORE = {
     "start": "reading and checking the config",
     "open_datasets": "tokenizer, and the model without weights",
-    "place_model": "adapters",
+    "Placement.place": "adapters",
     "build_optimizer": "the loss",
     "open_state": "steps of an epoch, and the schedule",
 }
@@ -44,8 +44,8 @@ BEFORE = {
 PARTS = (
     "start",
     "open_datasets",
-    "open_batches",
-    "place_model",
+    "Loading.batches",
+    "Placement.place",
     "build_optimizer",
     "open_state",
     "open_metrics",
@@ -109,10 +109,10 @@ def words_of(model: str, rows: str, folder: str) -> list[str]:
         "validation=null",
         "max_steps=1",
         "device=cpu",
-        "data_workers=0",
+        "loading.workers=0",
         "lr_scheduler=null",
     ]
-    return [*words, "packing.length=1024", "batch_size=1"]
+    return [*words, "loading.packing.length=1024", "batch_size=1"]
 
 
 def measure(begun: float, words: list[str]) -> None:
@@ -126,8 +126,10 @@ def measure(begun: float, words: list[str]) -> None:
 
     marks.append(("import torchtune.training", time.time()))
 
-    def timed(name: str) -> Any:
-        plain = getattr(training, name)
+    def timed(name: str) -> None:
+        owner, _, method = name.rpartition(".")
+        holder = getattr(training, owner) if owner else training
+        plain = getattr(holder, method)
 
         def call(*given: Any, **more: Any) -> Any:
             marks.append((BEFORE.get(name, f"before {name}"), time.time()))
@@ -135,10 +137,10 @@ def measure(begun: float, words: list[str]) -> None:
             marks.append((name, time.time()))
             return found
 
-        return call
+        setattr(holder, method, call)
 
     for name in PARTS:
-        setattr(training, name, timed(name))
+        timed(name)
 
     def logged(*_: Any, **__: Any) -> None:
         marks.append(("the first step", time.time()))

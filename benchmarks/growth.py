@@ -37,7 +37,7 @@ with torch.device("meta"):
         ffn_dim=1536, max_seq_len=4096)
 Lora(targets=["q_proj", "v_proj"], rank=8).add_to(model)
 world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
-place(model, world, dtype="fp32", lean_layers=True)
+Placement().place(model, world, None, dtype="fp32")
 loss_fn = step_loss(LinearCrossEntropy(), "fp32")
 optimizer = build_optimizer(lazy(AdamW, lr=1e-4, fused=True), [p for p in model.parameters() if p.requires_grad])
 shape = given["batch"], given["length"]
@@ -138,8 +138,8 @@ def ranks(n: int, rows: int, splits: bool) -> dict[str, Any]:
         words += ["model.max_seq_len=2048", "model_directory=null", f"output_dir={folder}/run"]
         words += [f"tokenizer_directory={ROOT / 'models/SmolLM2-135M-Instruct'}", "validation=null"]
         words += ["max_steps=10", f"batch_size={rows // n}", f"enable_fsdp={str(splits).lower()}"]
-        words += ["device=cpu", "data_workers=0"]
-        words += ["save_every_n_steps=null", "save_at_epoch_ends=false"]
+        words += ["device=cpu", "loading.workers=0"]
+        words += ["checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
         launch = ["--nproc_per_node", str(n)] if n > 1 else []
         call = [
             sys.executable,

@@ -141,11 +141,11 @@ class Bench:
         words += [f"output_dir={out}", f"model_directory={self.model}", "model=torchtune.formats.hf_decoder"]
         words += ["model.path=${model_directory}", "tokenizer=torchtune.tokenizers.auto_tokenizer"]
         words += ["tokenizer.path=${model_directory}", f"dataset.source={self.rows}"]
-        words += [f"dataset.max_seq_len={LENGTH}", "validation=null", "shuffle=false", "data_workers=0"]
+        words += [f"dataset.max_seq_len={LENGTH}", "validation=null", "shuffle=false", "loading.workers=0"]
         words += [f"max_steps={self.steps}", f"dtype={case['dtype']}", "device=cpu", "lr_scheduler=null"]
-        words += ["optimizer.lr=1e-4", "save_every_n_steps=null", "save_at_epoch_ends=false"]
+        words += ["optimizer.lr=1e-4", "checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
         if case["packed"] and ablation.packed:
-            words += [f"packing.length={PACKED}", "packing.window=64", "batch_size=1"]
+            words += [f"loading.packing.length={PACKED}", "loading.packing.window=64", "batch_size=1"]
         else:
             words += [f"batch_size={BATCH}"]
         if case["lora"]:

@@ -8,7 +8,7 @@ from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
 from torchtune.recipes.alpaca_generate import AlpacaGenerateConfig
 from torchtune.recipes.full_finetune import FullFinetuneConfig
 from torchtune.recipes.lora_finetune import LoraFinetuneConfig
-from torchtune.training import Lora, Validation, cosine_with_warmup
+from torchtune.training import Checkpoints, Lora, Validation, cosine_with_warmup
 
 MODEL = "models/SmolLM2-135M-Instruct"
 """Where `make demo` puts the model."""
@@ -35,7 +35,7 @@ def smollm2_135m_lora() -> LoraFinetuneConfig:
         batch_size=8,
         optimizer=lazy(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
         lr_scheduler=lazy(cosine_with_warmup, warmup_steps=3),
-        save_every_n_steps=10,
+        checkpoints=Checkpoints(every_n_steps=10),
     )
 
 

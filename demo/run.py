@@ -166,7 +166,7 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
     with training.start(cfg) as world:
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
-        training.place(model, world, dtype=cfg.dtype, model_directory=cfg.model_directory)
+        training.Placement(lean_layers=False).place(model, world, cfg.model_directory, dtype=cfg.dtype)
         if adapter is not None:
             load_peft_adapter(model, adapter)
         for question in questions:

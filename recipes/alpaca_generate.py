@@ -142,7 +142,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
             seed=world.seed,
         )
         questions = assistant.encode_all(prompts)
-        training.place(model, world, dtype=cfg.dtype, model_directory=str(found.base))
+        training.Placement(lean_layers=False).place(model, world, str(found.base), dtype=cfg.dtype)
         if found.adapter is not None:
             load_peft_adapter(model, found.adapter)
         if _talks(cfg):

@@ -23,8 +23,16 @@ def main(cfg: FullFinetuneConfig) -> None:
             model = config.instantiate(cfg.model)
         training.check_vocabulary(tokenizer, model)
         dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)
-        batches = training.open_batches(cfg, dataset, tokenizer, model, world)
-        training.place_model(cfg, model, world)
+        batches = cfg.loading.batches(
+            dataset,
+            tokenizer,
+            model,
+            world,
+            batch_size=cfg.batch_size,
+            shuffle=cfg.shuffle,
+            output_dir=cfg.output_dir,
+        )
+        cfg.placement.place(model, world, cfg.model_directory, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp)
         loss_fn = training.step_loss(config.instantiate(cfg.loss, reduction="sum"), cfg.dtype)
         optimizer = training.build_optimizer(cfg.optimizer, model.parameters())
         total_steps = training.count_steps(cfg, batches)
@@ -37,7 +45,7 @@ def main(cfg: FullFinetuneConfig) -> None:
         metrics = training.open_metrics(cfg, model, state, world, total_steps)
         validator = training.open_validator(cfg, held_out, tokenizer, model, loss_fn, state, metrics, world)
 
-        with batches, metrics, training.Saving(cfg, state, batches, world) as saving:
+        with batches, metrics, training.Saving(cfg.checkpoints, state, batches, world) as saving:
             for step in validator.between(saving.steps(total_steps)):
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)

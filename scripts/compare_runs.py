@@ -30,7 +30,7 @@ LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 64
 FULL = ("full_finetune", "smollm2_135m_full", "optimizer.lr=1e-2")
 LORA = ("lora_finetune", "smollm2_135m_lora", "lora.rank=4", "optimizer.lr=1e-2")
 DORA = (*LORA, "lora.dora=true")
-PACKED = ("packing={}", "packing.length=192", "packing.window=16")
+PACKED = ("loading.packing={}", "loading.packing.length=192", "loading.packing.window=16")
 DROPOUT = ("lora.dropout=0.2",)
 VALIDATED = ("validation.every_n_steps=3", "validation.prompts=[Hello]", "validation.max_new_tokens=4")
 UNVALIDATED = ("validation=null",)
@@ -145,6 +145,24 @@ def write_rows(file: Path) -> None:
     file.write_text(json.dumps(rows))
 
 
+EARLIER_NAMES = {
+    "loading.packing": "packing",
+    "checkpoints.every_n_steps": "save_every_n_steps",
+}
+"""Fields that older commits have outside of sections."""
+
+
+def words_for(tree: Path, overrides: list[str]) -> list[str]:
+    """Return overrides in the words of a version of the code."""
+    if (tree / "torchtune/training/_loading.py").is_file():
+        return overrides
+    for name, earlier in EARLIER_NAMES.items():
+        overrides = [
+            earlier + word.removeprefix(name) if word.startswith(name) else word for word in overrides
+        ]
+    return overrides
+
+
 class Run:
     """One case with one version of the code.
 
@@ -164,9 +182,15 @@ class Run:
         words += [f"model_directory={work / 'model'}", f"dataset.source={work / 'rows.json'}"]
         if "validation=null" not in overrides:
             words += [f"validation.dataset.source={work / 'rows.json'}"]
-        words += [f"output_dir={out}", "device=cpu", "batch_size=2", "max_steps=8", "save_every_n_steps=3"]
+        words += [
+            f"output_dir={out}",
+            "device=cpu",
+            "batch_size=2",
+            "max_steps=8",
+            "checkpoints.every_n_steps=3",
+        ]
         self._command = [sys.executable, "-m", "torchtune.cli", *launch, recipe, "--config", config]
-        self._command += ["--override", *words, *overrides]
+        self._command += ["--override", *words_for(tree, [*words, *overrides])]
         self._tree, self._out, self._killed_at = tree, out, case.killed_at
         self._env = {
             **os.environ,

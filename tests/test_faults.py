@@ -131,9 +131,9 @@ def workers() -> list[int]:
 
 CASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "full": (FULL, (), ()),
-    "lora, packed": (LORA, (), ("packing.length=200", "gradient_accumulation_steps=2")),
-    "full, packed, 2 ranks": (FULL, TWO, ("packing.length=200", "enable_fsdp=true")),
-    "lora, 2 ranks": (LORA, TWO, ("async_checkpoints=true",)),
+    "lora, packed": (LORA, (), ("loading.packing.length=200", "gradient_accumulation_steps=2")),
+    "full, packed, 2 ranks": (FULL, TWO, ("loading.packing.length=200", "enable_fsdp=true")),
+    "lora, 2 ranks": (LORA, TWO, ("checkpoints.asynchronous=true",)),
 }
 
 
@@ -142,7 +142,7 @@ def test_run_that_is_killed_at_random_steps_equals_the_unbroken_one(
     tiny: Tiny, tmp_path: Path, case: str
 ) -> None:
     of, launch, settings = CASES[case]
-    words = [*settings, "epochs=20", "save_every_n_steps=7", "data_workers=1"]
+    words = [*settings, "epochs=20", "checkpoints.every_n_steps=7", "loading.workers=1"]
     unbroken = Command(tiny, tmp_path / "unbroken", of, launch, *words)
     unbroken.run()
     steps = unbroken.steps()
@@ -165,7 +165,13 @@ def test_run_that_is_killed_at_random_steps_equals_the_unbroken_one(
 def test_run_goes_on_with_another_number_of_ranks_and_reads_the_same_rows(
     tiny: Tiny, tmp_path: Path, ranks: int
 ) -> None:
-    words = ["epochs=60", "save_every_n_steps=5", "enable_fsdp=true", "batch_size=1", "data_workers=0"]
+    words = [
+        "epochs=60",
+        "checkpoints.every_n_steps=5",
+        "enable_fsdp=true",
+        "batch_size=1",
+        "loading.workers=0",
+    ]
     unbroken = Command(tiny, tmp_path / "unbroken", FULL, TWO, *words, "gradient_accumulation_steps=2")
     unbroken.run()
     changed = Command(tiny, tmp_path / "changed", FULL, TWO, *words, "gradient_accumulation_steps=2")
@@ -188,7 +194,7 @@ def test_run_goes_on_with_another_number_of_ranks_and_reads_the_same_rows(
 
 
 def test_rank_that_is_killed_ends_the_run_within_seconds_and_is_named(tiny: Tiny, tmp_path: Path) -> None:
-    run = Command(tiny, tmp_path / "run", LORA, TWO, "epochs=2000", "save_every_n_steps=5")
+    run = Command(tiny, tmp_path / "run", LORA, TWO, "epochs=2000", "checkpoints.every_n_steps=5")
     process = run.start()
     run.wait_for(12, process)
     os.kill(workers()[1], signal.SIGKILL)
@@ -208,7 +214,7 @@ def test_rank_that_raises_ends_the_run_with_its_error_alone(tiny: Tiny, tmp_path
     rows[20_050]["output"] = 7  # behind those that are looked at when the run starts
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = (f"dataset.source={source}", "shuffle=false", "batch_size=512", "save_every_n_steps=10")
+    words = (f"dataset.source={source}", "shuffle=false", "batch_size=512", "checkpoints.every_n_steps=10")
     said = Command(tiny, tmp_path / "run", LORA, TWO, *words).run(status=2)
     last = said.strip().splitlines()[-1]
     assert last.startswith("tune: rank ")
@@ -221,8 +227,8 @@ def test_rank_that_raises_ends_the_run_with_its_error_alone(tiny: Tiny, tmp_path
 def test_run_that_is_asked_to_end_saves_and_goes_on_to_the_same_end(
     tiny: Tiny, tmp_path: Path, launch: tuple[str, ...], number: signal.Signals
 ) -> None:
-    words = ["epochs=20", "save_every_n_steps=null", "save_at_epoch_ends=false"]
-    unbroken = Command(tiny, tmp_path / "unbroken", LORA, launch, *words, "save_every_n_steps=60")
+    words = ["epochs=20", "checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
+    unbroken = Command(tiny, tmp_path / "unbroken", LORA, launch, *words, "checkpoints.every_n_steps=60")
     unbroken.run()
     run = Command(tiny, tmp_path / "run", LORA, launch, *words)
     process = run.start()
@@ -260,7 +266,9 @@ def test_second_interrupt_ends_at_once_in_one_line(tiny: Tiny, tmp_path: Path) -
 
 
 def test_damaged_checkpoint_ends_the_run_and_the_one_before_is_offered(tiny: Tiny, tmp_path: Path) -> None:
-    run = Command(tiny, tmp_path / "run", FULL, (), "epochs=40", "save_every_n_steps=4", "keep_checkpoints=2")
+    run = Command(
+        tiny, tmp_path / "run", FULL, (), "epochs=40", "checkpoints.every_n_steps=4", "checkpoints.keep=2"
+    )
     run.killed_after(30)
     saved = sorted(
         (run.out / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:].split(".")[0])
@@ -276,7 +284,7 @@ def test_damaged_checkpoint_ends_the_run_and_the_one_before_is_offered(tiny: Tin
 
 
 def test_reader_that_is_killed_is_told_and_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    words = ("epochs=40", "data_workers=2", "packing.length=200")
+    words = ("epochs=40", "loading.workers=2", "loading.packing.length=200")
     unbroken = Command(tiny, tmp_path / "unbroken", LORA, (), *words)
     unbroken.run()
     run = Command(tiny, tmp_path / "run", LORA, (), *words)
@@ -294,7 +302,7 @@ def test_reader_that_is_killed_is_told_and_changes_nothing(tiny: Tiny, tmp_path:
 
 
 def test_ranks_that_are_started_again_go_on(tiny: Tiny, tmp_path: Path) -> None:
-    words = ("epochs=60", "save_every_n_steps=5")
+    words = ("epochs=60", "checkpoints.every_n_steps=5")
     unbroken = Command(tiny, tmp_path / "unbroken", LORA, TWO, *words)
     unbroken.run()
     run = Command(tiny, tmp_path / "run", LORA, (*TWO, "--max-restarts", "1"), *words)

@@ -33,7 +33,7 @@ _FIELDS: Final = {
     "dataset.max_seq_len": (
         "max_seq_length max_seq_len max_length cutoff_len sequence_len seq_len seq_length block_size model_max_length"
     ),
-    "packing={length: 2048}": "sample_packing neat_packing packing packed pack",
+    "loading.packing={length: 2048}": "sample_packing neat_packing packing packed pack",
     "dataset, a component such as torchtune.datasets.ChatDataset": (
         "datasets dataset dataset_name dataset_config train_file train_data train_dataset dataset_mixer data_path"
     ),
@@ -48,10 +48,11 @@ _FIELDS: Final = {
     "dataset.train_on_input": "train_on_inputs train_on_prompt completion_only_loss",
     "dataset.train_on": "assistant_only_loss mask_history roles_to_train",
     "shuffle": "shuffle_dataset shuffle_merged_datasets",
-    "data_workers": (
+    "loading.workers": (
         "dataloader_num_workers num_workers dataset_num_proc dataset_processes preprocessing_num_workers"
     ),
-    "token_cache": "dataset_prepared_path tokenized_path",
+    "loading.group_by_length": "group_by_length",
+    "loading.token_cache": "dataset_prepared_path tokenized_path",
     "validation.dataset": "test_datasets eval_dataset val_dataset dataset_val eval_file validation_file",
     "validation.share": "val_set_size val_size test_size",
     "validation.every_n_steps": "eval_steps run_val_every_n_steps val_check_interval eval_interval",
@@ -67,23 +68,23 @@ _FIELDS: Final = {
     "dtype=fp16": "fp16 float16",
     "dtype=fp32": "fp32 float32",
     "dtype": "torch_dtype precision mixed_precision",
-    "weights_dtype=bf16, with dtype=bf16": "pure_bf16",
+    "placement.weights_dtype=bf16, with dtype=bf16": "pure_bf16",
     "dtype=bf16, which halves the base model; weights are not quantised": (
         "load_in_4bit load_in_8bit quantization_bit quantization_method bnb_4bit_quant_type quantize_base"
     ),
-    "activation_checkpointing={}": (
-        "gradient_checkpointing gradient_checkpointing_kwargs use_gradient_checkpointing"
+    "placement.activation_checkpointing={}": (
+        "activation_checkpointing gradient_checkpointing gradient_checkpointing_kwargs use_gradient_checkpointing"
         " enable_activation_checkpointing"
     ),
-    "activation_checkpointing={offload: true}": "activation_offloading enable_activation_offloading",
-    "compile": "torch_compile torch_compile_backend torch_compile_mode",
-    "lean_layers, which is true unless it is set": (
+    "placement.activation_checkpointing={offload: true}": "activation_offloading enable_activation_offloading",
+    "placement.compile": "compile torch_compile torch_compile_backend torch_compile_mode",
+    "placement.lean_layers, which is true unless it is set": (
         "use_liger_kernel enable_liger_kernel liger_kernel_config use_unsloth unsloth"
     ),
     "enable_fsdp=true": "fsdp fsdp_config fsdp_version ddp",
     "enable_fsdp=true, which shards as ZeRO's stage 3 does": "deepspeed deepspeed_config zero_stage",
-    "sharding.cpu_offload": "fsdp_cpu_offload cpu_offload",
-    "sharding.reshard_after_forward": "fsdp_reshard_after_forward",
+    "placement.sharding.cpu_offload": "fsdp_cpu_offload cpu_offload",
+    "placement.sharding.reshard_after_forward": "fsdp_reshard_after_forward",
     "lora.rank": "lora_r lora_rank r",
     "lora.alpha": "lora_alpha",
     "lora.dropout": "lora_dropout",
@@ -107,10 +108,10 @@ _FIELDS: Final = {
     "metric_logger.name": "wandb_name run_name",
     "metric_logger.mode": "wandb_mode",
     "log_every_n_steps": "logging_steps log_interval log_every_steps",
-    "save_every_n_steps": "save_steps save_interval checkpointing_steps",
-    "save_every_n_steps, or save_at_epoch_ends": "save_strategy saves_per_epoch",
-    "keep_checkpoints": "save_total_limit",
-    "async_checkpoints": "enable_async_checkpointing async_save",
+    "checkpoints.every_n_steps": "save_every_n_steps save_steps save_interval checkpointing_steps",
+    "checkpoints.every_n_steps, or checkpoints.at_epoch_ends": "save_strategy saves_per_epoch",
+    "checkpoints.keep": "save_total_limit",
+    "checkpoints.asynchronous": "enable_async_checkpointing async_save",
     "output_dir": "output_path output_directory out_dir save_dir",
     "output_dir of the unfinished run, which the same command resumes": (
         "resume_from_checkpoint auto_resume_from_checkpoints"

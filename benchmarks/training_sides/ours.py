@@ -24,18 +24,18 @@ def main() -> None:
         tokens.append([length for batch in batches for length in batch.lengths])
         widths.extend(batch.tokens.shape[1] for batch in batches)
 
-    place, before = training.place_model, []
+    place, before = training.Placement.place, []
 
-    def placed(*placing: Any) -> None:
+    def placed(section: training.Placement, model: Any, *placing: Any, **settings: Any) -> None:
         before.append(resident_bytes())
-        place(*placing)
+        place(section, model, *placing, **settings)
         if given["instead"]:
             from benchmarks.training_sides.instead import INSTEAD
 
-            INSTEAD[given["instead"]](placing[1])
+            INSTEAD[given["instead"]](model)
 
     training.Metrics.log = timed  # type: ignore[method-assign]
-    training.place_model = placed
+    training.Placement.place = placed  # type: ignore[method-assign]
     if tune(given["words"]):
         raise SystemExit(1)
     peak = peak_bytes()
@@ -55,8 +55,8 @@ def planned(words: list[str], width: int) -> int:
     from torchtune.cli._validate import needs_of
     from torchtune.runs.command_line import RUN_OPTIONS, read_words
 
-    is_packed = any(word.startswith("packing.length=") for word in words)
-    length = f"packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
+    is_packed = any(word.startswith("loading.packing.length=") for word in words)
+    length = f"loading.packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
     needs = needs_of(read_words([*words, length], RUN_OPTIONS))
     return needs["peak"] if needs else 0
 

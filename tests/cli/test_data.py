@@ -38,7 +38,7 @@ def test_rows_are_shown_with_their_targets_and_numbers(tune: Tune, tiny: Tiny) -
 
 
 def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
-    done = show(tune, tiny, "packing.length=200", "--rows", "1")
+    done = show(tune, tiny, "loading.packing.length=200", "--rows", "1")
     assert "row 1, example 1 of " in done.out
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORCE_COLOR", "1")

@@ -82,7 +82,7 @@ def test_unread_columns_and_lost_tools_are_said_by_both(
     assert done.status == 0
     assert done.out.count(f"warning: {UNREAD}") == 1
     assert done.out.count(f"warning: 3 of 4 rows {TOOLS}") == 1
-    cached = f"token_cache={tiny.folder / 'cache'}"
+    cached = f"loading.token_cache={tiny.folder / 'cache'}"
     for again in range(2):
         caplog.clear()
         run = call(tune, tiny, "run", rows, CHAT, cached, *(["--overwrite"] if again else []))
@@ -118,7 +118,7 @@ def test_what_held_out_rows_lose_is_said_by_the_run(
         ([LONG] * 3, ("dataset=torchtune.datasets.InstructDataset",), "have no target within 64 tokens"),
         (
             [LONG] * 3,
-            ("dataset=torchtune.datasets.InstructDataset", "packing.length=32"),
+            ("dataset=torchtune.datasets.InstructDataset", "loading.packing.length=32"),
             "no target within 32 tokens",
         ),
         (

@@ -84,8 +84,8 @@ def test_lora_config_is_imported_whole(tune: Tune, tmp_path: Path) -> None:
         "device": "cuda",
         "dtype": "bf16",
         "enable_fsdp": True,
-        "activation_checkpointing": {"offload": False},
-        "packing": {"length": 1024},
+        "placement": {"activation_checkpointing": {"offload": False}},
+        "loading": {"packing": {"length": 1024}},
         "model": {"_component_": "torchtune.models.llama2.llama2_7b"},
         "model_directory": "/tmp/llama",
         "tokenizer": {
@@ -134,8 +134,8 @@ def test_what_came_later_is_imported_as_well(tune: Tune, tmp_path: Path) -> None
     )
     new, _, err = imported(tune, tmp_path, LORA, *words)
     assert err == ""
-    assert (new["lora"]["dora"], new["compile"], new["dtype"]) == (True, True, "fp16")
-    assert new["sharding"] == {"cpu_offload": True, "reshard_after_forward": True}
+    assert (new["lora"]["dora"], new["placement"]["compile"], new["dtype"]) == (True, True, "fp16")
+    assert new["placement"]["sharding"] == {"cpu_offload": True, "reshard_after_forward": True}
     assert new["profiling"] == {"first_step": 9, "n_steps": 2}
     assert new["metric_logger"] == {
         "_component_": "torchtune.utils.metric_logging.WandBLogger",

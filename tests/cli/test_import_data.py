@@ -126,7 +126,9 @@ def test_datasets_of_the_original_are_ours(lines: tuple[str, ...], tune: Tune, t
     if "datasets" not in expected:
         expected["max_seq_len"] = 1024
     assert new["dataset"] == expected
-    assert new.get("packing") == ({"length": 1024} if "packed: True" in " ".join(lines) else None)
+    assert new.get("loading") == (
+        {"packing": {"length": 1024}} if "packed: True" in " ".join(lines) else None
+    )
     assert "no counterpart" not in err
     assert "; run: tune lora_finetune --config" in out
 

@@ -103,7 +103,7 @@ def test_validate_says_a_steps_memory_line_by_line(tune: Tune) -> None:
         "full_finetune",
         "--config",
         "smollm2_135m_full",
-        "packing.length=256",
+        "loading.packing.length=256",
         "batch_size=1",
     )
     lines = tune(*words, "device=cpu", "--memory").out.partition("\n\n")[2].splitlines()

@@ -40,8 +40,8 @@ def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
                     f"output_dir={tmp_path}/{kind}_{plain}",
                     f"dataset.source={tmp_path}/rows.json",
                 ),
-                *("device=cpu", "dtype=fp32", "batch_size=2", "data_workers=0", "validation=null"),
-                *("lr_scheduler=null", "optimizer.lr=1e-2", "packing.length=64", "max_steps=4"),
+                *("device=cpu", "dtype=fp32", "batch_size=2", "loading.workers=0", "validation=null"),
+                *("lr_scheduler=null", "optimizer.lr=1e-2", "loading.packing.length=64", "max_steps=4"),
             ]
             for kind in ("full", "lora")
         ]

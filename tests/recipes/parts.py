@@ -15,7 +15,7 @@ from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Example, Tokenizer
 from torchtune.datasets import InstructDataset
 from torchtune.models.smollm2 import smollm2
-from torchtune.training import Lora
+from torchtune.training import Checkpoints, Loading, Lora, Placement
 from torchtune.utils.metric_logging import MetricLogger
 
 ROWS = [
@@ -92,7 +92,17 @@ def common(folder: Path, name: str, *, rows: list[dict[str, str]] = ROWS, **chan
         "dataset": lazy(InstructDataset, source=str(source)),
         "batch_size": 2,
     }
-    return fields | changes
+    return sections(fields | changes)
+
+
+def sections(fields: dict[str, Any]) -> dict[str, Any]:
+    """Gather fields of sections, such as `checkpoints.keep`, into the sections."""
+    flat = {name: value for name, value in fields.items() if "." not in name}
+    for name, kind in {"placement": Placement, "loading": Loading, "checkpoints": Checkpoints}.items():
+        inner = {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
+        if inner:
+            flat[name] = kind(**inner)
+    return flat
 
 
 def full_config(folder: Path, name: str = "full", **changes: Any) -> FullFinetuneConfig:

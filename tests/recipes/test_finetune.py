@@ -23,11 +23,11 @@ from tests.recipes.parts import (
     metrics,
 )
 from tests.tolerance import FLOAT64, bound
-from tests.training.tiny import ALONE
+from tests.training.tiny import ALONE, place
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
-from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding, place
+from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding
 
 Start = Callable[[Path, str, dict[str, Any]], None]
 
@@ -56,12 +56,14 @@ def test_a_handful_of_rows_is_learnt(tmp_path: Path, run: Start, dtype: str) -> 
 
 
 @both
-@pytest.mark.parametrize("data", [{}, {"packing": Packing(length=150)}, {"group_by_length": True}])
+@pytest.mark.parametrize(
+    "data", [{}, {"loading.packing": Packing(length=150)}, {"loading.group_by_length": True}]
+)
 def test_interrupted_run_goes_on_and_equals_the_unbroken_one(
     tmp_path: Path, run: Start, data: dict[str, Any]
 ) -> None:
     changes: dict[str, Any] = (
-        QUICK | {"epochs": 12 if "packing" in data else 3, "save_every_n_steps": 2} | data
+        QUICK | {"epochs": 12 if "loading.packing" in data else 3, "checkpoints.every_n_steps": 2} | data
     )
     if run is run_lora:
         changes |= {"lora": Lora(targets=["all-linear"], rank=4, dropout=0.2)}
@@ -84,9 +86,9 @@ def test_interrupted_run_on_a_stream_goes_on(tmp_path: Path) -> None:
     )
     changes = QUICK | {
         "epochs": 8,
-        "save_every_n_steps": 2,
+        "checkpoints.every_n_steps": 2,
         "dataset": streamed,
-        "packing": Packing(length=300),
+        "loading.packing": Packing(length=300),
     }
     run_full(tmp_path, "unbroken", changes)
     assert len(metrics(tmp_path, "unbroken")) > 5
@@ -100,7 +102,7 @@ def test_interrupted_run_on_a_stream_goes_on(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fp32_is_float64")
 def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
     run_full(tmp_path, "alone", QUICK | {"batch_size": 6, "shuffle": False, "epochs": 3})
-    packed = {"batch_size": 1, "gradient_accumulation_steps": 1, "packing": Packing(length=2000)}
+    packed = {"batch_size": 1, "gradient_accumulation_steps": 1, "loading.packing": Packing(length=2000)}
     run_full(tmp_path, "packed", QUICK | {"shuffle": False, "epochs": 3} | packed)
     assert losses(tmp_path, "packed") == pytest.approx(losses(tmp_path, "alone"), rel=FLOAT64)
     shares = [line["padding_share"] for line in metrics(tmp_path, "packed")]
@@ -110,13 +112,19 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"packing": Packing(), "group_by_length": True}, "group_by_length: without effect on packed rows"),
-        ({"weights_dtype": "bf16"}, "weights_dtype: bf16 needs dtype=bf16"),
         (
-            {"compile": True, "activation_checkpointing": ActivationCheckpointing(offload=True)},
-            "offload: the compiler decides what a layer keeps",
+            {"loading.packing": Packing(), "loading.group_by_length": True},
+            "group_by_length: without effect on packed examples",
         ),
-        ({"sharding": Sharding()}, "sharding: nothing is split without enable_fsdp=true"),
+        ({"placement.weights_dtype": "bf16"}, "weights_dtype=bf16 needs dtype=bf16"),
+        (
+            {
+                "placement.compile": True,
+                "placement.activation_checkpointing": ActivationCheckpointing(offload=True),
+            },
+            "compile: the compiler decides what a layer keeps",
+        ),
+        ({"placement.sharding": Sharding()}, "sharding has no effect without enable_fsdp=true"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(tmp_path: Path, changes: Any, said: str) -> None:
@@ -176,7 +184,12 @@ def test_a_loss_or_gradient_that_is_no_number_ends_the_run_with_rows_and_checkpo
     tmp_path: Path, what: str
 ) -> None:
     broken = lazy(Broken, calls=[5], what=what)
-    changes = QUICK | {"loss": broken, "epochs": 3, "save_every_n_steps": 2, "save_at_epoch_ends": False}
+    changes = QUICK | {
+        "loss": broken,
+        "epochs": 3,
+        "checkpoints.every_n_steps": 2,
+        "checkpoints.at_epoch_ends": False,
+    }
     name = "the loss is nan" if what == "loss" else "the gradient's norm is (nan|inf)"
     with pytest.raises(FloatingPointError) as caught:
         run_full(tmp_path, "a", changes | {"shuffle": False})
@@ -206,7 +219,7 @@ def test_ten_losses_in_a_row_that_are_no_number_end_the_run_nevertheless(tmp_pat
 
 def test_a_run_that_goes_on_counts_on_what_was_no_number(tmp_path: Path) -> None:
     broken = {"loss": lazy(Broken, calls=list(range(1, 99))), "non_finite": "skip"}
-    changes = QUICK | broken | {"epochs": 9, "save_every_n_steps": 1}
+    changes = QUICK | broken | {"epochs": 9, "checkpoints.every_n_steps": 1}
     for _ in range(2):
         with pytest.raises(
             FloatingPointError, match="step 10: the loss is nan, as it was not at 10 steps in a row"
@@ -227,7 +240,7 @@ def test_adapters_go_on_above_the_weights_that_they_began_with(tmp_path: Path) -
     changes = QUICK | {
         "model_directory": str(base),
         "tokenizer_directory": None,
-        "save_every_n_steps": 2,
+        "checkpoints.every_n_steps": 2,
         "epochs": 3,
     }
     cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
@@ -242,7 +255,7 @@ def test_adapters_go_on_above_the_weights_that_they_began_with(tmp_path: Path) -
 
 
 def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: Path) -> None:
-    changes = QUICK | {"dtype": "fp16", "epochs": 8, "save_every_n_steps": 2}
+    changes = QUICK | {"dtype": "fp16", "epochs": 8, "checkpoints.every_n_steps": 2}
     run_full(tmp_path, "a", changes)
     found = [line["loss"] for line in metrics(tmp_path, "a") if line["loss"] is not None]
     assert len(found) > 20
@@ -257,12 +270,17 @@ def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: 
 
 
 def test_weights_in_bf16_take_half_the_room_and_learn(tmp_path: Path) -> None:
-    changes = QUICK | {"dtype": "bf16", "weights_dtype": "bf16", "epochs": 8, "save_every_n_steps": 2}
+    changes = QUICK | {
+        "dtype": "bf16",
+        "placement.weights_dtype": "bf16",
+        "epochs": 8,
+        "checkpoints.every_n_steps": 2,
+    }
     run_full(tmp_path, "a", changes)
     found = losses(tmp_path, "a")
     assert max(found[-3:]) < found[0] - 1.0
     (file,) = (tmp_path / "a" / "checkpoints").glob("step_*/__0_0.distcp")
-    run_full(tmp_path, "wide", changes | {"weights_dtype": "fp32", "epochs": 8})
+    run_full(tmp_path, "wide", changes | {"placement.weights_dtype": "fp32", "epochs": 8})
     (wide,) = (tmp_path / "wide" / "checkpoints").glob("step_*/__0_0.distcp")
     assert 0.4 < file.stat().st_size / wide.stat().st_size < 0.75
 
@@ -274,7 +292,7 @@ def test_the_number_of_steps_can_be_given(tmp_path: Path) -> None:
 
 def test_null_switches_off_logger_schedule_clipping_and_checkpoints(tmp_path: Path) -> None:
     off: dict[str, Any] = {"metric_logger": None, "lr_scheduler": None, "clip_grad_norm": None}
-    off |= {"save_every_n_steps": None, "save_at_epoch_ends": False}
+    off |= {"checkpoints.every_n_steps": None, "checkpoints.at_epoch_ends": False}
     run_full(tmp_path, "a", QUICK | off | {"seed": None, "max_steps_per_epoch": 2, "epochs": 2})
     found = metrics(tmp_path, "a")
     assert [line["lr"] for line in found] == [1e-2] * 4

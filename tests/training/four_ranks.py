@@ -8,7 +8,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_decoder
+from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_decoder
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
     ActivationCheckpointing,
@@ -16,7 +16,6 @@ from torchtune.training import (
     Sharding,
     World,
     clip_gradients,
-    place,
     start,
     step_loss,
 )

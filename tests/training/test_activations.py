@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
-from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_decoder
+from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_decoder
 from torchtune.data import Batch, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, KVCache, LinearCrossEntropy
-from torchtune.training import ActivationCheckpointing, Lora, place, step_loss
+from torchtune.training import ActivationCheckpointing, Lora, step_loss
 from torchtune.training._activations import _KEPT
 
 INPUTS, MATMULS = ActivationCheckpointing(keep="inputs"), ActivationCheckpointing(keep="matmuls")
@@ -178,7 +178,7 @@ def test_settings_that_do_nothing_are_refused() -> None:
         ActivationCheckpointing(keep="matmuls", offload=True)
     with pytest.raises(ValueError, match="every_n_layers: expected a value above 0, got 0"):
         ActivationCheckpointing(every_n_layers=0)
-    with pytest.raises(ValueError, match=r"offload: the compiler decides .* write compile=false"):
+    with pytest.raises(ValueError, match=r"compile: the compiler decides .* write compile=false"):
         built(SECTIONS["offload"], None, "fp32", compile=True)
 
 

@@ -11,11 +11,11 @@ from torch.optim import AdamW
 
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_as_near, bound, distance, norm_bound, rms_error, roundings
-from tests.training.tiny import ALONE
+from tests.training.tiny import ALONE, place
 from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
-from torchtune.training import DTYPES, Lora, build_optimizer, place, step_loss
+from torchtune.training import DTYPES, Lora, build_optimizer, step_loss
 
 SMALL = evolve(TINY, vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
 FAMILIES: dict[str, Architecture] = {

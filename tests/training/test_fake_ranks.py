@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import AdamW
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from tests.training.tiny import ALONE
+from tests.training.tiny import ALONE, place
 from torchtune.config import lazy
 from torchtune.models.llama3 import llama3_2_1b, llama3_8b
 from torchtune.modules import Decoder
-from torchtune.training import ActivationCheckpointing, Lora, Needs, Sharding, needs, place
+from torchtune.training import ActivationCheckpointing, Lora, Needs, Sharding, needs
 from torchtune.training import _placement as placement
 
 RANKS = 64

@@ -16,7 +16,7 @@ from tests.modules import adapters
 from tests.recipes.parts import PowerCut, lora_config, losses, metrics
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
-from tests.training.tiny import ALONE, batch_of, examples, stir_adapters, tiny_batches, tiny_decoder
+from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_batches, tiny_decoder
 from tests.training.together import together
 from tests.training.two_ranks_lora import CASES, magnitudes_from, one_step, placed
 from torchtune.config import Trust, instantiate, lazy, only_trusting
@@ -30,7 +30,6 @@ from torchtune.training import (
     State,
     constant_with_warmup,
     needs,
-    place,
     step_loss,
     whole_state,
 )
@@ -159,7 +158,7 @@ def test_interrupted_dora_goes_on_and_equals_the_unbroken_run(tmp_path: Path) ->
     changes: dict[str, Any] = {
         "optimizer": lazy(AdamW, lr=1e-2, fused=True),
         "epochs": 3,
-        "save_every_n_steps": 2,
+        "checkpoints.every_n_steps": 2,
         "lora": lora,
     }
     lora_finetune.main(lora_config(tmp_path, "unbroken", **changes))

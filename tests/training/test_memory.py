@@ -15,26 +15,27 @@ from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
 from tests.recipes.parts import full_config, lora_config
-from tests.training.tiny import ALONE
+from tests.training.tiny import ALONE, place
 from torchtune.config import Trust, lazy, only_trusting
 from torchtune.data import Batch
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
     ActivationCheckpointing,
+    Loading,
     Lora,
     OutOfMemoryError,
     Packing,
+    Placement,
     Sharding,
     batch_of,
     mapped_bytes,
+    memory_savings,
     model_of,
     needs,
     needs_of,
-    place,
     start,
     step_loss,
-    ways_out,
 )
 
 
@@ -87,10 +88,9 @@ def compare_with_the_profiler(
     said = needs(
         meta_model(lora),
         lazy(AdamW, lr=1e-3),
+        Placement(activation_checkpointing=section, lean_layers=lean_layers),
         dtype=dtype,
         batch=(8, 128),
-        activation_checkpointing=section,
-        lean_layers=lean_layers,
         on_cpu=True,
     )
     model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
@@ -157,17 +157,19 @@ def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
 
     plain = found()
     assert batch_of(cfg) == (2, 1024)
-    assert batch_of(evolve(cfg, packing=Packing(length=96))) == (2, 96)
-    narrow = found(dtype="bf16", weights_dtype="bf16")
+    assert batch_of(evolve(cfg, loading=Loading(packing=Packing(length=96)))) == (2, 96)
+    narrow = found(dtype="bf16", placement=Placement(weights_dtype="bf16"))
     assert (narrow.weights, narrow.gradients) == (plain.weights // 2, plain.gradients // 2)
     assert narrow.activations < 0.9 * plain.activations
     split = found(ranks=4, enable_fsdp=True)
     assert plain.optimizer / 4 <= split.optimizer < plain.optimizer / 3
-    halves = found(ranks=4, enable_fsdp=True, sharding=Sharding(replicas=2))
+    halves = found(ranks=4, enable_fsdp=True, placement=Placement(sharding=Sharding(replicas=2)))
     assert plain.optimizer / 2 <= halves.optimizer < plain.optimizer / 1.8
     assert found(batch_size=4).activations > 1.5 * plain.activations
-    kept = found(batch_size=64, activation_checkpointing=ActivationCheckpointing())
-    offloaded = found(batch_size=64, activation_checkpointing=ActivationCheckpointing(offload=True))
+    kept = found(batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing()))
+    offloaded = found(
+        batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing(offload=True))
+    )
     assert offloaded.activations < kept.activations
 
 
@@ -182,13 +184,13 @@ def test_dropout_is_counted_though_it_has_no_parameters(tmp_path: Path) -> None:
 
 
 def test_what_would_take_less_is_named_with_how_much(tmp_path: Path) -> None:
-    cfg = full_config(tmp_path, batch_size=8, packing=Packing(length=256))
-    ways = dict(ways_out(cfg, ranks=4))
+    cfg = full_config(tmp_path, batch_size=8, loading=Loading(packing=Packing(length=256)))
+    ways = dict(memory_savings(cfg, ranks=4))
     assert set(ways) >= {
         "batch_size=4 gradient_accumulation_steps=2",
-        "activation_checkpointing.keep=inputs",
-        "packing.length=128",
-        "dtype=bf16 weights_dtype=bf16",
+        "placement.activation_checkpointing.keep=inputs",
+        "loading.packing.length=128",
+        "dtype=bf16 placement.weights_dtype=bf16",
     }
     assert list(ways.values()) == sorted(ways.values(), reverse=True)
     model = model_of(cfg)
@@ -199,7 +201,7 @@ def test_what_would_take_less_is_named_with_how_much(tmp_path: Path) -> None:
     assert again is not None
     then = needs_of(half, again)
     assert ways["batch_size=4 gradient_accumulation_steps=2"] == now.activations - then.activations
-    lora = dict(ways_out(lora_config(tmp_path, batch_size=1), ranks=1))
+    lora = dict(memory_savings(lora_config(tmp_path, batch_size=1), ranks=1))
     assert not any("batch_size" in words or "fsdp" in words for words in lora)
 
 
@@ -213,7 +215,7 @@ class Greedy(nn.Module):
         return torch.empty(2**52).sum()
 
 
-def test_memory_that_runs_out_is_one_message_with_the_line_and_the_ways_out(tmp_path: Path) -> None:
+def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_savings(tmp_path: Path) -> None:
     from recipes.full_finetune import main
 
     trust = only_trusting(Trust(packages=frozenset({"tests"})))

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch.optim import AdamW
 
-from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
 from torchtune.data import Batches
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
-    FinetuneConfig,
+    Checkpoints,
     LossScale,
     Saving,
     State,
@@ -28,20 +26,16 @@ from torchtune.training import (
 )
 
 
-def rules(**changes: Any) -> FinetuneConfig:
-    """Return a config whose checkpoints are due by the rules that are named alone, and all of which stay."""
-    none = {
-        "save_every_n_steps": None,
-        "save_at_epoch_ends": False,
-        "keep_checkpoints": 100,
-    }
-    return evolve(smollm2_135m_full(), **(none | changes))
+def rules(**changes: Any) -> Checkpoints:
+    """Return the rules for checkpoints that are named, and no others; all checkpoints stay."""
+    none: dict[str, Any] = {"every_n_steps": None, "at_epoch_ends": False, "keep": 100}
+    return Checkpoints(**(none | changes))
 
 
 class Run:
     """Six steps of eleven rows in batches of two, or as many as a test takes."""
 
-    def __init__(self, folder: Path, cfg: FinetuneConfig) -> None:
+    def __init__(self, folder: Path, section: Checkpoints) -> None:
         self.folder = folder / "checkpoints"
         torch.manual_seed(0)
         self.model = tiny_model("fp32")
@@ -49,7 +43,7 @@ class Run:
         scheduler = constant_with_warmup(self.optimizer)
         self.batches: Batches = tiny_batches()
         self.state = State(str(folder), self.model, self.optimizer, scheduler, self.batches, world=ALONE)
-        self.saving = Saving(cfg, self.state, self.batches, ALONE)
+        self.saving = Saving(section, self.state, self.batches, ALONE)
 
     def steps(self, total: int) -> Generator[int, None, None]:
         loss_fn = step_loss(LinearCrossEntropy(), "fp32")
@@ -68,20 +62,20 @@ class Run:
 @pytest.mark.parametrize(
     ("settings", "saved"),
     [
-        ({"save_every_n_steps": 5}, [5, 10]),
-        ({"save_at_epoch_ends": True}, [6, 11]),  # rows 12 and 22
-        ({"save_every_n_steps": 4, "save_at_epoch_ends": True}, [4, 6, 8, 11, 12]),
+        ({"every_n_steps": 5}, [5, 10]),
+        ({"at_epoch_ends": True}, [6, 11]),  # rows 12 and 22
+        ({"every_n_steps": 4, "at_epoch_ends": True}, [4, 6, 8, 11, 12]),
         ({}, []),
-        ({"save_every_n_steps": 1, "keep_checkpoints": 2}, [11, 12]),
-        ({"save_every_n_steps": 1, "keep_checkpoints": 1, "keep_every_n_steps": 5}, [5, 10, 12]),
-        ({"save_every_n_minutes": 1e-9}, list(range(1, 13))),
-        ({"save_every_n_minutes": 60}, []),
+        ({"every_n_steps": 1, "keep": 2}, [11, 12]),
+        ({"every_n_steps": 1, "keep": 1, "keep_every_n_steps": 5}, [5, 10, 12]),
+        ({"every_n_minutes": 1e-9}, list(range(1, 13))),
+        ({"every_n_minutes": 60}, []),
     ],
 )
 def test_checkpoints_are_written_when_due_and_stay_by_the_rule(
     tmp_path: Path, settings: dict[str, Any], saved: list[int], in_background: bool
 ) -> None:
-    run = Run(tmp_path, rules(**settings, async_checkpoints=in_background))
+    run = Run(tmp_path, rules(**settings, asynchronous=in_background))
     assert list(run.steps(12)) == list(range(1, 13))
     assert run.saved() == saved
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
@@ -89,7 +83,7 @@ def test_checkpoints_are_written_when_due_and_stay_by_the_rule(
 
 def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Path) -> None:
     for name, in_background in (("now", False), ("later", True)):
-        run = Run(tmp_path / name, rules(save_every_n_steps=3, async_checkpoints=in_background))
+        run = Run(tmp_path / name, rules(every_n_steps=3, asynchronous=in_background))
         list(run.steps(9))
         assert run.saved() == [3, 6, 9]
     for step in (9, 6, 3):
@@ -106,7 +100,7 @@ def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Pa
 def test_what_goes_wrong_in_the_background_is_raised_and_earlier_checkpoints_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tmp_path, rules(save_every_n_steps=2, async_checkpoints=True))
+    run = Run(tmp_path, rules(every_n_steps=2, asynchronous=True))
     steps = run.steps(12)
     for _ in range(4):
         next(steps)
@@ -123,7 +117,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
     tmp_path: Path, number: signal.Signals, in_background: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    run = Run(tmp_path, rules(async_checkpoints=in_background))
+    run = Run(tmp_path, rules(asynchronous=in_background))
     steps = run.steps(12)
     for _ in range(3):
         next(steps)
@@ -141,7 +135,7 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
 
 
 def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
-    run = Run(tmp_path, rules(save_every_n_steps=2))
+    run = Run(tmp_path, rules(every_n_steps=2))
     steps = run.steps(12)
     for _ in range(3):
         next(steps)
@@ -191,7 +185,7 @@ def test_the_loss_scale_halves_doubles_and_is_taken_up() -> None:
 
 
 def test_a_run_that_is_further_than_it_shall_go_is_refused(tmp_path: Path) -> None:
-    run = Run(tmp_path, rules(save_every_n_steps=4))
+    run = Run(tmp_path, rules(every_n_steps=4))
     list(run.steps(8))
     again = Run(tmp_path, rules())
     assert again.state.resume()

@@ -17,8 +17,8 @@ from tests.training.tiny import ALONE, tiny_decoder, tiny_model
 from tests.training.together import together
 from torchtune.config import ConfigError
 from torchtune.formats import save_hf_folder
-from torchtune.training import ActivationCheckpointing, Sharding, whole_state
-from torchtune.training._sharding import check_sharding, shard
+from torchtune.training import ActivationCheckpointing, Placement, Sharding, whole_state
+from torchtune.training._sharding import shard
 
 EXACT = [name for name, case in CASES.items() if case.get("dtype") is None]
 
@@ -139,12 +139,15 @@ def test_what_waits_in_cpu_memory_is_pinned_for_a_gpu_alone(
     [
         (3, True, "sharding.replicas: 4 ranks cannot be split into 3 equal groups; write a divisor of 4"),
         (8, True, "sharding.replicas: 4 ranks cannot be split into 8 equal groups"),
-        (1, False, "sharding: nothing is split without FSDP; write enable_fsdp=true"),
+        (1, False, "sharding has no effect without enable_fsdp=true"),
     ],
 )
 def test_section_that_does_not_fit_the_run_is_refused(replicas: int, enable_fsdp: bool, said: str) -> None:
+    section = Placement(lean_layers=False, sharding=Sharding(replicas=replicas))
+    with torch.device("meta"):
+        model = tiny_decoder()
     with pytest.raises(ValueError, match=said):
-        check_sharding(Sharding(replicas=replicas), enable_fsdp=enable_fsdp, ranks=4)
+        section.place(model, evolve(ALONE, size=4), None, dtype="fp64", enable_fsdp=enable_fsdp)
     with pytest.raises(ValueError, match="sharding"):
         placed(ALONE, enable_fsdp=enable_fsdp, sharding=Sharding(replicas=replicas + 1))
 
@@ -155,6 +158,6 @@ def test_replicas_are_at_least_one() -> None:
 
 
 def test_section_without_effect_is_a_mistake_before_the_run() -> None:
-    layers = main.layers("smollm2_135m_full", ["sharding.replicas=2"])
-    with pytest.raises(ConfigError, match="sharding: nothing is split without enable_fsdp=true"):
+    layers = main.layers("smollm2_135m_full", ["placement.sharding.replicas=2"])
+    with pytest.raises(ConfigError, match="sharding has no effect without enable_fsdp=true"):
         layers.build()

@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_is_no_improvement_and_costs_no_patience(
     assert (validator._state.best_loss, validator._state.best_step) == (1.0, 1)
 
 
-CHANGES: dict[str, Any] = {"epochs": 4, "save_every_n_steps": 2}
+CHANGES: dict[str, Any] = {"epochs": 4, "checkpoints.every_n_steps": 2}
 HELD_OUT = [row | {"output": "It is so."} for row in ROWS[:3]]
 
 

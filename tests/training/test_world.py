@@ -7,10 +7,10 @@ import torch
 from attrs import frozen
 
 from tests.recipes.parts import full_config
-from torchtune.config.model import frozen_tree
+from torchtune.config.model import frozen_tree, without
 from torchtune.runs import check_device
 from torchtune.training import World, pick_device, start
-from torchtune.training._start import _check_alike
+from torchtune.training._start import UNCOMPARED, _check_alike
 
 
 @frozen
@@ -87,7 +87,7 @@ def test_nodes_with_different_configs_are_refused(tmp_path: Path, monkeypatch: p
     ours, theirs = (full_config(tmp_path, max_steps=n, output_dir=str(n), seed=n) for n in (3, 4))
     others = [frozen_tree(ours), frozen_tree(theirs)]
     two = World(rank=0, size=2, data_rank=0, data_size=2, device=torch.device("cpu"), seed=0)
-    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, {k: others[1][k] for k in tree}])
+    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, without(others[1], UNCOMPARED)])
     with pytest.raises(
         ValueError, match="rank 1 was given another config than rank 0: max_steps is 4, not 3"
     ):

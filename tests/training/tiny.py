@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import IGNORE_INDEX, Batch, Batches, Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import Lora, Metrics, State, Validation, Validator, World, place, step_loss
+from torchtune.training import Lora, Metrics, Placement, State, Validation, Validator, World, step_loss
 from torchtune.training._validation import HeldOut
 
 VOCAB = 31
@@ -29,6 +30,21 @@ def tiny_decoder() -> Decoder:
         ffn_dim=24,
         max_seq_len=32,
     )
+
+
+def place(
+    model: Decoder,
+    world: World,
+    *,
+    dtype: str,
+    enable_fsdp: bool = False,
+    model_directory: str | None = None,
+    lean_layers: bool = False,
+    **settings: Any,
+) -> None:
+    """Place a model whose layers are plain unless a test says otherwise."""
+    section = Placement(lean_layers=lean_layers, **settings)
+    section.place(model, world, model_directory, dtype=dtype, enable_fsdp=enable_fsdp)
 
 
 def tiny_model(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import batch_of, examples, stir_adapters, whole_gradients
+from tests.training.tiny import batch_of, examples, place, stir_adapters, whole_gradients
 from torchtune.formats import save_hf_folder
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
@@ -17,7 +17,6 @@ from torchtune.training import (
     Lora,
     World,
     clip_gradients,
-    place,
     step_loss,
     whole_state,
 )

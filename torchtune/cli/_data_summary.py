@@ -1,5 +1,6 @@
 """What a run reads, in numbers and examples: what `tune data` shows of a dataset."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -46,12 +47,12 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
         InstantiationError: The dataset or the tokenizer cannot be built.
     """
     recipe, _, cfg = checked_layers(call)
-    if not all(hasattr(cfg, name) for name in ("dataset", "tokenizer", "model", "packing")):
+    if "torch" not in sys.modules or not _is_finetuning(cfg):
         raise ConfigError([Mistake("word", f"{recipe.name} reads no dataset")], "the recipe")
     import torch
 
     from torchtune.data import pieces, report, spread
-    from torchtune.training import World, check_vocabulary, open_batches
+    from torchtune.training import World, check_vocabulary
 
     tokenizer = instantiate(cfg.tokenizer)
     with torch.device("meta"):
@@ -61,24 +62,34 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     if held_out is not None:
         held_out_rows = _held_out(held_out, cfg.dataset, tokenizer)
     world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=cfg.seed or 0)
-    longest = min(model.architecture.max_seq_len, *([cfg.packing.length] if cfg.packing else []), 2**62)
+    packing = cfg.loading.packing
+    longest = min(model.architecture.max_seq_len, *([packing.length] if packing else []), 2**62)
     if limit is None:
         limit = len(dataset) if getattr(dataset, "block", None) is None else _OF_A_STREAM
     counts = report(dataset, tokenizer, spread(dataset, limit), longest, held_out_rows)
     facts, first = [], []
     if counts.lengths:
-        batches = open_batches(evolve(cfg, data_workers=0), dataset, tokenizer, model, world, logs=False)
+        loading = evolve(cfg.loading, workers=0)
+        settings = {"batch_size": cfg.batch_size, "shuffle": cfg.shuffle, "logs": False}
+        batches = loading.batches(dataset, tokenizer, model, world, **settings)
         first = [[pieces(tokenizer, e) for e in row] for row in batches.take(rows)]
         facts = list(_facts(cfg, counts, batches, ranks))
     title = f"{recipe.name} --config {call.config}"
     return Summary(title, first, counts, facts, _histogram(counts.lengths))
 
 
+def _is_finetuning(cfg: object) -> bool:
+    """Tell whether a config is one of those that read a dataset."""
+    from torchtune.training import FinetuneConfig
+
+    return isinstance(cfg, FinetuneConfig)
+
+
 def _split(cfg: Any, dataset: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Return the rows that a run trains on and those that its config holds out; None where it holds none out."""
     from torchtune.data import split_off
 
-    section = getattr(cfg, "validation", None)
+    section = cfg.validation
     if section is None:
         return dataset, None
     if section.share is not None:
@@ -114,7 +125,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     if counts.n_cut:
         yield "cut", f"{counts.n_cut:,} are longer than fits, and lose their end"
     n_batches = batches.batches_in(1)
-    shares = cfg.packing is not None and cfg.packing.share_prefixes
+    packing = cfg.loading.packing
+    shares = packing is not None and packing.share_prefixes
     rows = (batches.take(cfg.batch_size) for _ in range(min(100, n_batches)))
     drawn = [collate(taken, 0, share_prefixes=shares) for taken in rows]
     useful, slots = sum(b.n_tokens for b in drawn), sum(b.tokens.numel() for b in drawn)

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,13 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     of = f"the config of {recipe.name}"
     try:
         model = None
-        if is_component(getattr(cfg, "model", None)):
+        if "torch" in sys.modules:  # a recipe that has a model has imported it
             from torchtune.training import model_of
 
             model = model_of(cfg)
     except InstantiationError as error:
-        there = Path(getattr(cfg, "model_directory", None) or ".").is_dir()
-        if there or not isinstance(error.__cause__, FileNotFoundError):
+        folder = dict(_folders(cfg)).get("model_directory")
+        if Path(folder or ".").is_dir() or not isinstance(error.__cause__, FileNotFoundError):
             raise _mistake(layers, "model", error, of) from error
         print_note(
             f"it is not known what the model is and needs, as its folder is not there yet: {error.__cause__}"
@@ -128,13 +128,17 @@ def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> None:
         arguments = arguments or [built]
 
 
-def _parts(cfg: Any) -> dict[str, Any]:
-    """Return the components of a config that read text: the tokenizer first, then what takes it."""
-    return {
-        "tokenizer": getattr(cfg, "tokenizer", None),
-        "dataset": getattr(cfg, "dataset", None),
-        "validation.dataset": getattr(getattr(cfg, "validation", None), "dataset", None),
-    }
+def _parts(cfg: object) -> dict[str, Any]:
+    """Return the components of a config that read text by their paths: the tokenizer first, then what takes it."""
+    if "torch" not in sys.modules:
+        return {}
+    from torch.utils.data import Dataset
+
+    from torchtune.data import Tokenizer
+
+    parts = list(model.declared_components(cfg))
+    kinds = (Tokenizer, Dataset)
+    return {path: part for kind in kinds for path, declared, part in parts if declared is kind}
 
 
 def _is_local(component: Any) -> bool:
@@ -166,11 +170,10 @@ def _mistake(layers: "model.Layers", field: str, error: BaseException, of: str) 
 
 def _absent(cfg: Any) -> Iterator[str]:
     """Say which files of a config are not on this machine, which is no mistake where it will run on another."""
-    folders = ("model_directory", "tokenizer_directory", "adapter_directory")
-    named: dict[str, Any] = {name: getattr(cfg, name, None) for name in folders}
+    named = dict(_folders(cfg))
     for field, part in _parts(cfg).items():
-        given: Any = getattr(part, "keywords", {})
-        named |= {f"{field}.{name}": given[name] for name in ("path", "source") if name in given}
+        keywords: Mapping[str, Any] = part.keywords if isinstance(part, functools.partial) else {}
+        named |= {f"{field}.{name}": keywords[name] for name in ("path", "source") if name in keywords}
     absent: list[str] = []
     for name, value in named.items():
         is_hub_name = name.endswith(".source") and "." not in str(value)
@@ -181,13 +184,20 @@ def _absent(cfg: Any) -> Iterator[str]:
         absent.append(value)
 
 
+def _folders(cfg: object) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a config that name folders of models and tokenizers."""
+    for name in model.field_names(type(cfg)) if model.is_section(type(cfg)) else ():
+        if name.endswith("_directory"):
+            yield name, getattr(cfg, name)
+
+
 def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
     from attrs import asdict
 
-    from torchtune.training import batch_of, mapped_bytes, needs_of
+    from torchtune.training import FinetuneConfig, batch_of, mapped_bytes, needs_of
 
     counted = needs_of(cfg, model, ranks)
-    rows, length = batch_of(cfg) or (0, 0)
+    rows, length = batch_of(cfg) if isinstance(cfg, FinetuneConfig) else (0, 0)
     mapped = mapped_bytes(cfg, model, ranks)
     return {**asdict(counted), "total": counted.total, "rows": rows, "length": length, "mapped": mapped}
 

@@ -1,6 +1,7 @@
 """The frozen form of a config: complete, self-contained, defaults spelt out, references kept."""
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -13,6 +14,7 @@ from torchtune.config._mistakes import ConfigError, Path, RejectedError, dotted
 from torchtune.config._schema import slots
 from torchtune.config._structure import structure
 from torchtune.config._tree import copied
+from torchtune.config._types import sections_of
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import parse_yaml, render_yaml
 
@@ -120,13 +122,28 @@ def fixed_tree(config: Any) -> dict[str, Any]:
     Args:
         config: A resolved config object; its fields marked `MayChange` are left out, and its output folder.
     """
-    free = {"output_dir", *may_change(type(config))}
-    return {name: value for name, value in frozen_tree(config).items() if name not in free}
+    return without(frozen_tree(config), {"output_dir", *may_change(type(config))})
 
 
 def may_change(config_class: type | None) -> set[str]:
-    """Return the fields that a resumed run may change: those marked `MayChange`."""
-    return {name for name, f in fields(config_class).items() if f.may_change} if config_class else set()
+    """Return the dotted paths of fields that a resumed run may change: those marked `MayChange`."""
+    paths: set[str] = set()
+    for name, f in fields(config_class).items() if config_class else ():
+        if f.may_change:
+            paths.add(name)
+        else:
+            paths |= {f"{name}.{inner}" for section in sections_of(f.type) for inner in may_change(section)}
+    return paths
+
+
+def without(tree: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Return a tree of mappings without the values at some dotted paths."""
+    rest = {}
+    for name, value in tree.items():
+        inner = {path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}.")}
+        if name not in paths:
+            rest[name] = without(value, inner) if inner and isinstance(value, Mapping) else value
+    return rest
 
 
 def resolved_tree(tree: Any) -> Any:

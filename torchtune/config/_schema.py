@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import attrs
 
 from torchtune.config._classes import REQUIRED, default_values, fields
-from torchtune.config._component import COMPONENT_KEY
+from torchtune.config._component import COMPONENT_KEY, is_component
 from torchtune.config._components import argument_type
 from torchtune.config._docstrings import documentation
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import RejectedError, nearest
+from torchtune.config._mistakes import Path, RejectedError, dotted, nearest
 from torchtune.config._signature import (
     MISSING,
     Passed,
@@ -207,3 +207,21 @@ def section_slots(cls: type) -> dict[str, Slot]:
         name: Slot(f.type, defaults.get(name, f.default), cls.__name__, name, cls)
         for name, f in fields(cls).items()
     }
+
+
+def declared_components(config: Any, path: Path = ()) -> Iterator[tuple[str, Any, Any]]:
+    """Yield every component that a config object's fields hold, sections included: its path, declared class and value.
+
+    Args:
+        config: A config object; anything else has none.
+        path: Where it stands.
+    """
+    if not is_section(type(config)):
+        return
+    config_class: type = type(config)
+    for name, field in fields(config_class).items():
+        value, member = getattr(config, name), component_type_of(field.type)
+        declared = typing.get_args(strip(member)) if is_component_type(member) else ()
+        if is_component(value) and declared:
+            yield dotted((*path, name)), typing.get_origin(declared[0]) or declared[0], value
+        yield from declared_components(value, (*path, name))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torchtune.config._frozen import frozen_tree as frozen_tree
     from torchtune.config._frozen import may_change as may_change
     from torchtune.config._frozen import resolved_tree as resolved_tree
+    from torchtune.config._frozen import without as without
     from torchtune.config._interpolation import is_reference as is_reference
     from torchtune.config._interpolation import resolve_tree as resolve_tree
     from torchtune.config._layers import HELPER_PREFIX as HELPER_PREFIX
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from torchtune.config._mistakes import unknown as unknown
     from torchtune.config._schema import Slot as Slot
     from torchtune.config._schema import component_type_of as component_type_of
+    from torchtune.config._schema import declared_components as declared_components
     from torchtune.config._schema import mapping_of as mapping_of
     from torchtune.config._schema import section_of as section_of
     from torchtune.config._schema import section_slots as section_slots

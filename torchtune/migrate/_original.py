@@ -236,17 +236,20 @@ class Import:
             self.changed["enable_fsdp"] = (
                 "false; on several ranks each holds the whole model, unless it is true"
             )
-        elif on_cpu or resharded is False:
-            self.new["sharding"] = {
+        section: Tree = {}
+        if sharded and (on_cpu or resharded is False):
+            section["sharding"] = {
                 "cpu_offload": bool(on_cpu),
                 "reshard_after_forward": resharded is not False,
             }
         if checkpointed or offloaded:
-            self.new["activation_checkpointing"] = {"offload": bool(offloaded)}
+            section["activation_checkpointing"] = {"offload": bool(offloaded)}
         if compiled and offloaded:
             self.lost["compile"] = "layers whose inputs wait in CPU memory are not compiled"
         elif compiled:
-            self.new["compile"] = True
+            section["compile"] = True
+        if section:
+            self.new["placement"] = section
         if isinstance(profiler, Mapping) and profiler.get("enabled"):
             before = int(profiler.get("wait_steps") or 0) + int(profiler.get("warmup_steps") or 0)
             steps = int(profiler.get("active_steps") or 1)
@@ -270,7 +273,7 @@ class Import:
         if done.new is not None:
             self.new["dataset"] = done.new
         if done.packing is not None:
-            self.new["packing"] = done.packing
+            self.new["loading"] = {"packing": done.packing}
 
     def validation(self) -> None:
         """Import the held-out data; the original looks at it only where both its fields are set."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from torchtune.runs._registry import recipe_names as recipe_names
     from torchtune.runs._registry import recipe_source as recipe_source
     from torchtune.runs._registry import unknown_name as unknown_name
+    from torchtune.runs._settings import RunSettings as RunSettings
+    from torchtune.runs._settings import settings_of as settings_of
     from torchtune.runs._sources import config_layers as config_layers
     from torchtune.runs._sources import load_module as load_module
 else:

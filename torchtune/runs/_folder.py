@@ -175,7 +175,7 @@ class RunFolder:
 
     def _resume(self, layers: "Layers", command: list[str]) -> None:
         """Refuse a run that is finished or another."""
-        from torchtune.config.model import freeze, may_change, resolved_tree
+        from torchtune.config.model import freeze, may_change, resolved_tree, without
 
         earlier = read_yaml(str(self.config)).value
         if not isinstance(earlier, dict) or not earlier:
@@ -185,8 +185,8 @@ class RunFolder:
         frozen, free = freeze(layers), {"output_dir", *may_change(layers.wanted)}
         # The folder may have moved, or be spelt in another way; what refers to it is still the same.
         same_folder = {"output_dir": str(self.path)}
-        sides = [resolved_tree(tree | same_folder) for tree in (earlier, frozen.tree)]
-        changes = [d for d in differences(*sides) if d.path.split(".")[0] not in free]
+        sides = [without(resolved_tree(tree | same_folder), free) for tree in (earlier, frozen.tree)]
+        changes = differences(*sides)
         if changes and not self._has_progress():
             self._start(layers, command)
             return

@@ -22,6 +22,7 @@ from torchtune.runs._device import check_device
 from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
+from torchtune.runs._settings import settings_of
 from torchtune.runs._sources import add_function, add_object, config_layers
 from torchtune.runs._tokens import tokenise
 from torchtune.runs.command_line import CONFIG, Call, Suggest, suggest_run_option
@@ -155,8 +156,8 @@ class Recipe(Generic[C]):
         settle_seed(layers, overwrite=overwrite)
         cfg = layers.build(of)
         _check_device(cfg, layers)
-        output_dir = getattr(cfg, "output_dir", None)
-        if not isinstance(output_dir, (str, Path)):
+        output_dir = settings_of(cfg).output_dir
+        if output_dir is None:
             return cfg, None
         folder = RunFolder(output_dir)
         seed = layers.tree.get("seed")
@@ -176,8 +177,8 @@ def _check_device(cfg: Any, layers: Layers) -> None:
     Raises:
         ConfigError: It is not; the message has the way out.
     """
-    device = getattr(cfg, "device", None)
-    if not isinstance(device, str) or device in ("auto", "cpu"):
+    device = settings_of(cfg).device
+    if device is None or device in ("auto", "cpu"):
         return  # always there, so that a recipe without torch needs none
     try:
         check_device(device)

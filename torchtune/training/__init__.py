@@ -2,25 +2,32 @@
 
 from torchtune.models import check_vocabulary
 from torchtune.training._activations import ActivationCheckpointing
+from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._from_config import (
     count_steps,
-    open_batches,
     open_datasets,
     open_metrics,
     open_state,
     open_validator,
-    place_model,
     save_model,
 )
 from torchtune.training._guard import Guard
+from torchtune.training._loading import Loading, Packing
 from torchtune.training._lora import Lora
-from torchtune.training._memory import OutOfMemoryError, batch_of, mapped_bytes, model_of, needs_of, ways_out
+from torchtune.training._memory import (
+    ModelConfig,
+    OutOfMemoryError,
+    batch_of,
+    mapped_bytes,
+    memory_savings,
+    model_of,
+    needs_of,
+)
 from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs, size_text
-from torchtune.training._packing import Packing
-from torchtune.training._placement import DTYPES, place, whole_state
+from torchtune.training._placement import DTYPES, Placement, whole_state
 from torchtune.training._profiling import Profiling
 from torchtune.training._saving import Saving
 from torchtune.training._scaling import LossScale
@@ -33,6 +40,7 @@ from torchtune.training._schedules import (
     steps_in,
     warmup_stable_decay,
 )
+from torchtune.training._sections import section_of
 from torchtune.training._sharding import Sharding
 from torchtune.training._signals import Stopped
 from torchtune.training._start import start
@@ -45,14 +53,18 @@ __all__ = [
     "DTYPES",
     "RATES",
     "ActivationCheckpointing",
+    "Checkpoints",
     "FinetuneConfig",
     "Guard",
+    "Loading",
     "Lora",
     "LossScale",
     "Metrics",
+    "ModelConfig",
     "Needs",
     "OutOfMemoryError",
     "Packing",
+    "Placement",
     "Profiling",
     "Saving",
     "Sharding",
@@ -71,25 +83,23 @@ __all__ = [
     "count_steps",
     "linear_with_warmup",
     "mapped_bytes",
+    "memory_savings",
     "model_of",
     "needs",
     "needs_of",
-    "open_batches",
     "open_datasets",
     "open_metrics",
     "open_state",
     "open_validator",
     "peak_flops",
     "pick_device",
-    "place",
-    "place_model",
     "save_model",
+    "section_of",
     "size_text",
     "start",
     "step_flops",
     "step_loss",
     "steps_in",
     "warmup_stable_decay",
-    "ways_out",
     "whole_state",
 ]

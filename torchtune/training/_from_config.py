@@ -8,14 +8,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
-from torchtune.data import Batches, Examples, Tokenizer, split_off, use_cache
+from torchtune.data import Batches, Examples, Tokenizer, split_off
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
 from torchtune.runs import RunFolder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._metrics import Metrics
-from torchtune.training._placement import place, whole_state
+from torchtune.training._placement import whole_state
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import steps_in
 from torchtune.training._state import State
@@ -53,54 +53,6 @@ def open_datasets(
     return dataset, hold_out(section, rows, tokenizer, model)
 
 
-def open_batches(
-    cfg: FinetuneConfig,
-    dataset: Examples,
-    tokenizer: Tokenizer,
-    model: Decoder,
-    world: World,
-    *,
-    logs: bool = True,
-) -> Batches:
-    """Make the batches of this rank, as a config describes them.
-
-    Args:
-        cfg: Says how many rows a batch has, in which order they come, and whether they are packed.
-        dataset: The rows; it has a length.
-        tokenizer: Tells what shorter rows are filled up with.
-        model: Tells how long an example may be; it may be on the meta device.
-        world: This process and its fellows.
-        logs: Whether what happens to rows is logged.
-
-    Raises:
-        OSError: The token cache's folder cannot be made.
-        ValueError: The dataset is empty.
-    """
-    packing = cfg.packing
-    if cfg.token_cache is not None:
-        use_cache(dataset, cfg.token_cache)
-    return Batches(
-        dataset,
-        cfg.batch_size,
-        shuffle=cfg.shuffle,
-        seed=world.seed,
-        pad_id=tokenizer.pad_id,
-        rank=world.data_rank,
-        size=world.data_size,
-        longest=model.architecture.max_seq_len,
-        packed_length=None if packing is None else packing.length,
-        fit="best" if packing is None else packing.fit,
-        share_prefixes=packing is not None and packing.share_prefixes,
-        window=1024 if packing is None else packing.window,
-        group_by_length=cfg.group_by_length,
-        workers=cfg.data_workers,
-        record=(lambda totals: RunFolder(cfg.output_dir).update_record({"data": totals}))
-        if world.is_main
-        else None,
-        logs=logs,
-    )
-
-
 def count_steps(cfg: FinetuneConfig, batches: Batches) -> int:
     """Count a run's optimizer steps.
 
@@ -112,32 +64,6 @@ def count_steps(cfg: FinetuneConfig, batches: Batches) -> int:
         return cfg.max_steps
     n_batches = batches.batches_in(cfg.epochs)
     return steps_in(n_batches, cfg.epochs, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
-
-
-def place_model(cfg: FinetuneConfig, model: Decoder, world: World) -> None:
-    """Bring a model from the meta device to where it is trained, in place, as a config describes it (`place`).
-
-    Args:
-        cfg: Says on what, in which precision, how it is split, and what it keeps for the backward pass.
-        model: Built on `torch.device("meta")`, with LoRA layers added and parameters frozen as they are to be.
-        world: This process and its fellows.
-
-    Raises:
-        FileNotFoundError: The folder of weights or a file in it is missing.
-        ValueError: The folder's weights are not those of this model, or the ranks cannot be split like that.
-    """
-    place(
-        model,
-        world,
-        dtype=cfg.dtype,
-        weights_dtype=cfg.weights_dtype,
-        enable_fsdp=cfg.enable_fsdp,
-        sharding=cfg.sharding,
-        activation_checkpointing=cfg.activation_checkpointing,
-        lean_layers=cfg.lean_layers,
-        compile=cfg.compile,
-        model_directory=cfg.model_directory,
-    )
 
 
 def open_state(  # noqa: PLR0913, PLR0917 - a run is all of these.

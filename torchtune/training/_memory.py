@@ -6,19 +6,20 @@ import sys
 from collections.abc import Iterator
 from traceback import walk_tb
 from types import TracebackType
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
-from attrs import evolve, has
-from torch import nn
+from attrs import evolve
 
-from torchtune.config import ConfigError, InstantiationError, instantiate
+from torchtune.config import Component, ConfigError, InstantiationError, instantiate
 from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
+from torchtune.modules import Decoder
 from torchtune.training._activations import ActivationCheckpointing
+from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._lora import Lora
 from torchtune.training._needs import Needs, needs, size_text
-from torchtune.training._placement import DTYPES
-from torchtune.training._sharding import Sharding
+from torchtune.training._sections import section_of
 
 ASSUMED = 1024
 """Positions of a row where neither the dataset nor the packing bounds them."""
@@ -28,66 +29,75 @@ class OutOfMemoryError(MemoryError):
     """Memory ran out; the message says in which line, and what would take less."""
 
 
-def model_of(cfg: Any) -> nn.Module | None:
+@runtime_checkable
+class ModelConfig(Protocol):
+    """The flat fields of a config that describes a model, a fine-tuning recipe's or another's."""
+
+    @property
+    def model(self) -> Component[Decoder]:
+        """The model's architecture."""
+
+    @property
+    def model_directory(self) -> str | None:
+        """Folder of the weights; None: random weights."""
+
+    @property
+    def device(self) -> str:
+        """A `Device`."""
+
+    @property
+    def dtype(self) -> str:
+        """The precision of computing, a key of `DTYPES`."""
+
+
+def model_of(cfg: object) -> Decoder | None:
     """Build a config's model with its adapters on the meta device; None where the config has no model.
 
     Raises:
         InstantiationError: The model's own code refuses its arguments.
         ValueError: The model has no such layers as the adapters are for.
     """
-    component = getattr(cfg, "model", None)
-    if not is_component(component):
+    if not isinstance(cfg, ModelConfig) or not is_component(cfg.model):
         return None
     with torch.device("meta"):
-        model = instantiate(component)
-    if not isinstance(model, nn.Module):
+        model: object = instantiate(cfg.model)
+    if not isinstance(model, Decoder):  # a config of no declared type may hold anything
         return None
-    add_to = getattr(getattr(cfg, "lora", None), "add_to", None)
-    if callable(add_to):
-        add_to(model)
+    lora = section_of(cfg, Lora)
+    if lora is not None:
+        lora.add_to(model)
     return model
 
 
-def batch_of(cfg: Any) -> tuple[int, int] | None:
+def batch_of(cfg: FinetuneConfig) -> tuple[int, int]:
     """Return how many rows a config's forward pass has, and their positions at most (or 1,024, where nothing says)."""
-    rows = getattr(cfg, "batch_size", None)
-    if not isinstance(rows, int):
-        return None
-    given: Any = getattr(getattr(cfg, "dataset", None), "keywords", {})
-    length = getattr(getattr(cfg, "packing", None), "length", None) or given.get("max_seq_len")
-    return rows, length if isinstance(length, int) else ASSUMED
+    packing = cfg.loading.packing
+    length = cfg.dataset.keywords.get("max_seq_len") if packing is None else packing.length
+    return cfg.batch_size, length if isinstance(length, int) else ASSUMED
 
 
-def needs_of(cfg: Any, model: nn.Module, ranks: int = 1) -> Needs:
-    """Count what a config's model takes on each rank; fields that a config does not have are at their defaults.
+def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> Needs:
+    """Count what a config's model takes on each rank; of a config that trains nothing, its weights.
 
     Raises:
         InstantiationError: The optimizer refuses its arguments.
     """
-    optimizer, sharding = getattr(cfg, "optimizer", None), getattr(cfg, "sharding", None)
-    is_trained = is_component(optimizer)
+    if not isinstance(cfg, FinetuneConfig):
+        return needs(model, None, dtype=cfg.dtype, ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
     return needs(
         model,
-        optimizer if is_trained else None,
-        dtype=_dtype_of(cfg, "dtype"),
-        weights_dtype=_dtype_of(cfg, "weights_dtype"),
+        cfg.optimizer,
+        cfg.placement,
+        dtype=cfg.dtype,
         ranks=ranks,
-        enable_fsdp=getattr(cfg, "enable_fsdp", False) is True,
-        replicas=sharding.replicas if isinstance(sharding, Sharding) else 1,
-        batch=batch_of(cfg) if is_trained else None,
-        activation_checkpointing=getattr(cfg, "activation_checkpointing", None),
-        lean_layers=getattr(cfg, "lean_layers", False) is True and getattr(cfg, "compile", False) is not True,
-        accumulates=getattr(cfg, "gradient_accumulation_steps", 1) != 1,
-        on_cpu=_is_for_cpu(getattr(cfg, "device", None)),
+        enable_fsdp=cfg.enable_fsdp,
+        batch=batch_of(cfg),
+        accumulates=cfg.gradient_accumulation_steps != 1,
+        on_cpu=_is_for_cpu(cfg.device),
     )
 
 
-def _dtype_of(cfg: Any, field: str) -> str:
-    dtype = getattr(cfg, field, None)
-    return dtype if isinstance(dtype, str) and dtype in DTYPES else "fp32"
-
-
-def mapped_bytes(cfg: Any, model: nn.Module, ranks: int = 1) -> int:
+def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
     """Return how many bytes of a config's frozen weights a run leaves in their file: on one CPU, what is not cast.
 
     Args:
@@ -95,24 +105,25 @@ def mapped_bytes(cfg: Any, model: nn.Module, ranks: int = 1) -> int:
         model: The config's, as `needs_of` left it.
         ranks: Processes that share the work.
     """
-    folder = getattr(cfg, "model_directory", None)
-    if ranks > 1 or not folder or not _is_for_cpu(getattr(cfg, "device", None)):
+    if ranks > 1 or not cfg.model_directory or not _is_for_cpu(cfg.device):
         return 0
     try:
-        stored = stored_dtypes(folder)
+        stored = stored_dtypes(cfg.model_directory)
     except (OSError, ValueError):
         return 0
     frozen = [p for p in model.parameters() if not p.requires_grad]
     return sum(p.numel() * p.element_size() for p in frozen if stored == {p.dtype})
 
 
-def _is_for_cpu(device: str | None) -> bool:
+def _is_for_cpu(device: str) -> bool:
     """Tell whether a run would be on a CPU, without looking for a GPU, which takes a second, and memory on it."""
-    built = torch.version.cuda is not None or torch.version.hip is not None or sys.platform == "darwin"
-    return device == "cpu" or (device == "auto" and not built)
+    has_gpu_build = (
+        torch.version.cuda is not None or torch.version.hip is not None or sys.platform == "darwin"
+    )
+    return device == "cpu" or (device == "auto" and not has_gpu_build)
 
 
-def ways_out(cfg: Any, ranks: int = 1) -> list[tuple[str, int]]:
+def memory_savings(cfg: FinetuneConfig, ranks: int = 1) -> list[tuple[str, int]]:
     """Return settings that would lower what a rank holds, and by how many bytes, about; the most first.
 
     Args:
@@ -123,19 +134,19 @@ def ways_out(cfg: Any, ranks: int = 1) -> list[tuple[str, int]]:
     if now is None:
         return []
     savings = []
-    for words, changes in _changes(cfg, ranks):
-        then = _held(evolve(cfg, **changes), ranks)
+    for words, changed in _changes(cfg, ranks):
+        then = _held(changed, ranks)
         if then is not None and now - then > 0.02 * now:
             savings.append((words, now - then))
-    sharding = getattr(cfg, "sharding", None)
-    if sharding is None or not sharding.cpu_offload:
+    sharding = cfg.placement.sharding
+    if cfg.enable_fsdp and cfg.device != "cpu" and not (sharding and sharding.cpu_offload):
         model = model_of(cfg)
-        if model is not None and getattr(cfg, "enable_fsdp", False) and getattr(cfg, "device", "") != "cpu":
-            savings.append(("sharding.cpu_offload=true", needs_of(cfg, model, ranks).total))
+        if model is not None:
+            savings.append(("placement.sharding.cpu_offload=true", needs_of(cfg, model, ranks).total))
     return sorted(savings, key=lambda saving: -saving[1])
 
 
-def _held(cfg: Any, ranks: int) -> int | None:
+def _held(cfg: FinetuneConfig, ranks: int) -> int | None:
     try:
         model = model_of(cfg)
         if model is None:
@@ -146,23 +157,27 @@ def _held(cfg: Any, ranks: int) -> int | None:
     return counted.total + counted.activations
 
 
-def _changes(cfg: Any, ranks: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what could be set otherwise, in words of the command line and as values."""
+def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneConfig]]:
+    """Yield what could be set otherwise, in words of the command line, and the config with it."""
+    placement, packing = cfg.placement, cfg.loading.packing
     if cfg.batch_size > 1:
         rows = -(-cfg.batch_size // 2)
         steps = 2 * cfg.gradient_accumulation_steps
-        yield f"batch_size={rows} gradient_accumulation_steps={steps}", {"batch_size": rows}
-    if cfg.activation_checkpointing is None:
-        yield "activation_checkpointing.keep=inputs", {"activation_checkpointing": ActivationCheckpointing()}
+        yield f"batch_size={rows} gradient_accumulation_steps={steps}", evolve(cfg, batch_size=rows)
+    if placement.activation_checkpointing is None:
+        checkpointed = evolve(placement, activation_checkpointing=ActivationCheckpointing())
+        yield "placement.activation_checkpointing.keep=inputs", evolve(cfg, placement=checkpointed)
     if cfg.dtype == "fp32":
-        yield "dtype=bf16", {"dtype": "bf16"}
-    if cfg.weights_dtype == "fp32":
-        yield "dtype=bf16 weights_dtype=bf16", {"dtype": "bf16", "weights_dtype": "bf16"}
+        yield "dtype=bf16", evolve(cfg, dtype="bf16")
+    if placement.weights_dtype == "fp32":
+        narrow = evolve(cfg, dtype="bf16", placement=evolve(placement, weights_dtype="bf16"))
+        yield "dtype=bf16 placement.weights_dtype=bf16", narrow
     if ranks > 1 and not cfg.enable_fsdp:
-        yield "enable_fsdp=true", {"enable_fsdp": True}
-    if cfg.packing is not None and cfg.packing.length > 128:
-        half = cfg.packing.length // 2
-        yield f"packing.length={half}", {"packing": evolve(cfg.packing, length=half)}
+        yield "enable_fsdp=true", evolve(cfg, enable_fsdp=True)
+    if packing is not None and packing.length > 128:
+        half = packing.length // 2
+        loading = evolve(cfg.loading, packing=evolve(packing, length=half))
+        yield f"loading.packing.length={half}", evolve(cfg, loading=loading)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -172,7 +187,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def explain(error: BaseException, cfg: Any, ranks: int) -> OutOfMemoryError:
+def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
     """Make one message of an error that memory is short.
 
     Args:
@@ -186,10 +201,10 @@ def explain(error: BaseException, cfg: Any, ranks: int) -> OutOfMemoryError:
     if request is not None:
         number, _, unit = request[1].partition(" ")
         message += f", when {size_text(int(number)) if unit == 'bytes' else request[1]} more were asked for"
-    if not has(type(cfg)) or not hasattr(cfg, "activation_checkpointing"):
+    if not isinstance(cfg, FinetuneConfig):
         return OutOfMemoryError(message)
-    rows, length = batch_of(cfg) or (0, 0)
-    ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in ways_out(cfg, ranks))
+    rows, length = batch_of(cfg)
+    ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
     of = f"for {rows} rows of {length:,} positions"
     return OutOfMemoryError(f"{message}. What would lower it, about, {of}: {ways or 'a smaller model'}")
 

@@ -14,7 +14,7 @@ from torchtune.config.model import parameters_of
 from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
 from torchtune.modules import Decoder, LinearCrossEntropy, lean
 from torchtune.training._activations import ActivationCheckpointing, Calling, checkpoint_activations
-from torchtune.training._placement import DTYPES, set_dtype
+from torchtune.training._placement import DTYPES, Placement, set_dtype
 
 
 @frozen
@@ -61,15 +61,12 @@ def size_text(count: int) -> str:
 def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     model: nn.Module,
     optimizer: Component[Optimizer] | None,
+    placement: Placement | None = None,
     *,
     dtype: str = "fp32",
-    weights_dtype: str = "fp32",
     ranks: int = 1,
     enable_fsdp: bool = False,
-    replicas: int = 1,
     batch: tuple[int, int] | None = None,
-    activation_checkpointing: ActivationCheckpointing | None = None,
-    lean_layers: bool = False,
     accumulates: bool = False,
     on_cpu: bool = False,
 ) -> Needs:
@@ -79,14 +76,11 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
         model: On the meta device, with its adapters and with frozen parameters marked as such; its parameters get
             the precision that a run holds them in.
         optimizer: The config's; its state is what one step of it makes. None: nothing is trained.
-        dtype: A key of `DTYPES`.
-        weights_dtype: What trained parameters are held in, as `place` takes it.
+        placement: How the model is held; None: `Placement()`.
+        dtype: The precision of computing, a key of `DTYPES`.
         ranks: Processes that share the work.
         enable_fsdp: Each rank holds its part of every parameter (the first dimension's, rounded up), not the whole.
-        replicas: Groups of ranks that each hold all parts.
         batch: Rows of a forward pass on one rank, and their positions, to count activations; None: they are not.
-        activation_checkpointing: What layers compute a second time.
-        lean_layers: As `place` takes it.
         accumulates: A step has several batches, so that gradients are there while later ones are computed.
         on_cpu: The loss is computed on a CPU, in float32 throughout.
 
@@ -95,16 +89,17 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     """
     if optimizer is None:
         model.requires_grad_(requires_grad=False)
-    compute = DTYPES[dtype]
-    set_dtype(model, compute, DTYPES[weights_dtype])
+    placement, compute = placement or Placement(), DTYPES[dtype]
+    replicas = 1 if placement.sharding is None else placement.sharding.replicas
+    set_dtype(model, compute, DTYPES[placement.weights_dtype])
     every = list(model.parameters())
     trained = [p for p in every if p.requires_grad]
     parts = max(1, ranks // replicas) if enable_fsdp else 1
-    if lean_layers and (activation_checkpointing is None or activation_checkpointing.keep == "inputs"):
+    if placement.uses_lean_layers:
         lean(model)
     passed = _Pass()
     if batch is not None and isinstance(model, Decoder) and LIVE_BYTES.is_enabled():
-        passed = _Workload(model, compute, batch, activation_checkpointing, on_cpu).passed(parts)
+        passed = _Workload(model, compute, batch, placement.activation_checkpointing, on_cpu).passed(parts)
     weights = sum(_bytes(p, parts) for p in every) + sum(_bytes(b, 1) for b in model.buffers())
     gradients = sum(_bytes(p, parts) for p in trained)
     state = 0 if optimizer is None else _state_bytes(optimizer, trained, parts)

@@ -10,19 +10,22 @@ What is held in which precision:
 | `bf16` | `bf16` | bf16: "pure bf16", whose 8 bits swallow small steps | bf16 | as with `bf16` |
 
 So a full fine-tuning in bf16 keeps fp32 master weights, and LoRA keeps a bf16 base below fp32 adapters. A bf16 copy
-of the trained parameters is made for each forward pass: by FSDP where the model is sharded, by `step_loss` where it
+of the trained parameters is made for each forward pass: by FSDP where the model is sharded, by a `Scorer` where it
 is not, at the same place and with the same rounding. FSDP adds up the ranks' gradients in fp32 at least.
 """
 
 import logging
+from typing import Literal
 
 import torch
+from attrs import define, field
 from torch import Tensor, nn
 
+from torchtune.config import FieldError
 from torchtune.formats import load_hf_weights, read_hf_weights
 from torchtune.modules import Decoder, copy_whole, is_sharded, lean, lora_layers
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
-from torchtune.training._sharding import Sharding, check_sharding, shard
+from torchtune.training._sharding import Sharding, shard
 from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
@@ -31,65 +34,110 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 """What a config's `dtype` may say, and fp64, in which tests compare exactly."""
 
 
-def place(  # noqa: PLR0913 -- each is a field of the configs
-    model: Decoder,
-    world: World,
-    *,
-    dtype: str,
-    weights_dtype: str = "fp32",
-    enable_fsdp: bool = False,
-    sharding: Sharding | None = None,
-    activation_checkpointing: ActivationCheckpointing | None = None,
-    lean_layers: bool = False,
-    compile: bool = False,  # noqa: A002 -- the field's name
-    model_directory: str | None = None,
-) -> None:
-    """Bring a model from the meta device to this process's device, in place, with its weights.
+def _can_offload(section: "Placement", _: object, value: bool) -> None:
+    if section.activation_checkpointing is not None:
+        try:
+            section.activation_checkpointing.check(compiles=value)
+        except FieldError as error:
+            raise FieldError(error.message, "compile", "activation_checkpointing") from None
 
-    With several ranks the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and the
-    gradients are added up. With one rank both come to the same, and neither is needed, unless weights are to wait in
-    CPU memory. On one CPU, weights that are not cast stay backed by their file, so that memory is used only for what
-    is trained.
 
-    Args:
-        model: Built on `torch.device("meta")`, with LoRA layers added and parameters frozen as they are to be.
-        world: This process and its fellows.
-        dtype: A key of `DTYPES`; the table above says what it means.
-        weights_dtype: What trained parameters are held in, a key of `DTYPES`, or in `dtype` if that is wider.
-        enable_fsdp: Split every layer's parameters over the ranks.
-        sharding: How they are split; None: over all ranks, on their device.
-        activation_checkpointing: What layers compute a second time; None: nothing.
-        lean_layers: Let layers keep and copy less (`torchtune.modules.lean`), unless they are compiled or the products
-            of matrices are kept, where others decide what is kept.
-        compile: Compile each layer.
-        model_directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
+@define(kw_only=True)
+class Placement:
+    """How a model is held where it is trained: precision of its weights, sharding, activations, compilation."""
 
-    Raises:
-        FileNotFoundError: The folder or a file in it is missing.
-        ValueError: The folder's weights are not those of this model, or the sections do not fit the run.
-    """
-    check_sharding(sharding, enable_fsdp=enable_fsdp, ranks=world.size)
+    weights_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of trained weights, their gradients and the optimizer's state; bf16 halves them, with dtype bf16."""
+    sharding: Sharding | None = None
+    """How `enable_fsdp` shards the model; null: across all ranks."""
+    activation_checkpointing: ActivationCheckpointing | None = None
+    """What the backward pass computes again instead of keeping it; null: everything is kept."""
+    lean_layers: bool = True
+    """Layers that keep less for the backward pass and copy less, equal to the plain ones but for the order of sums.
+    Plain ones are taken where they are compiled, and with keep=matmuls."""
+    compile: bool = field(default=False, validator=_can_offload)
+    """Compile every layer by torch.compile; the first steps take minutes, the others less."""
+
+    @property
+    def uses_lean_layers(self) -> bool:
+        """Whether layers are the lean ones: not where the compiler or `keep=matmuls` decides what is kept."""
+        section = self.activation_checkpointing
+        keeps_matmuls = section is not None and section.keep == "matmuls"
+        return self.lean_layers and not self.compile and not keeps_matmuls
+
+    def check(self, *, dtype: str, enable_fsdp: bool) -> None:
+        """Check the section against fields that stand outside of it.
+
+        Args:
+            dtype: The precision of computing.
+            enable_fsdp: Whether the model is sharded.
+
+        Raises:
+            FieldError: They contradict each other.
+        """
+        if self.weights_dtype == "bf16" and dtype != "bf16":
+            message = (
+                "weights_dtype=bf16 needs dtype=bf16: weights must not be narrower than what they compute in"
+            )
+            raise FieldError(message, "placement.weights_dtype", "dtype")
+        if self.sharding is not None and not enable_fsdp:
+            message = "sharding has no effect without enable_fsdp=true; set that, or leave sharding out"
+            raise FieldError(message, "placement.sharding", "enable_fsdp")
+
+    def place(
+        self,
+        model: Decoder,
+        world: World,
+        directory: str | None,
+        *,
+        dtype: str,
+        enable_fsdp: bool = False,
+    ) -> None:
+        """Bring a model from the meta device to this process's device, in place, with its weights.
+
+        With several ranks the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and the
+        gradients are added up. With one rank both come to the same, and neither is needed, unless weights wait in CPU
+        memory. On one CPU, weights that are not cast stay backed by their file, so that memory is used only for what
+        is trained.
+
+        Args:
+            model: Built on `torch.device("meta")`, with its adapters, and with `requires_grad` set as in training.
+            world: The ranks of this run.
+            directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
+            dtype: The precision of computing, a key of `DTYPES`; the table above says what it means.
+            enable_fsdp: Shard every layer's parameters across the ranks.
+
+        Raises:
+            FileNotFoundError: The folder or a file in it is missing.
+            FieldError: The section does not fit `dtype`, `enable_fsdp` or the number of ranks.
+            ValueError: The folder's weights are not those of this model.
+        """
+        self.check(dtype=dtype, enable_fsdp=enable_fsdp)
+        sharding, section = self.sharding or Sharding(), self.activation_checkpointing
+        if enable_fsdp:
+            sharding.check(world.size)
+        _warn_of_slow_bf16(world, dtype)
+        set_dtype(model, DTYPES[dtype], DTYPES[self.weights_dtype])
+        if self.uses_lean_layers:
+            lean(model)
+        if section is not None:
+            checkpoint_activations(model, section)
+        if self.compile:
+            compile_layers(model)
+        is_whole = world.size == 1 and not sharding.cpu_offload
+        if not is_whole:
+            shard(model, world, DTYPES[dtype], sharding, split=enable_fsdp)
+        device = torch.device("cpu") if sharding.cpu_offload else world.device
+        _fill(model, device, world.seed, directory, is_whole=is_whole)
+
+
+def _warn_of_slow_bf16(world: World, dtype: str) -> None:
     # x86 processors have had instructions for bf16 since AVX-512 (oneDNN's docs).
     is_emulated = torch.backends.cpu.get_cpu_capability() in ("AVX2", "NO AVX")
     if world.is_main and dtype == "bf16" and world.device.type == "cpu" and is_emulated:
         _logger.warning(
             "this CPU multiplies bf16 about 10 times as slowly as fp32; dtype=fp32 will be faster"
         )
-    set_dtype(model, DTYPES[dtype], DTYPES[weights_dtype])
-    keeps_matmuls = activation_checkpointing is not None and activation_checkpointing.keep == "matmuls"
-    if lean_layers and not compile and not keeps_matmuls:
-        lean(model)
-    if activation_checkpointing is not None:
-        activation_checkpointing.check(compiles=compile)
-        checkpoint_activations(model, activation_checkpointing)
-    if compile:
-        compile_layers(model)
-    offloads = sharding is not None and sharding.cpu_offload
-    is_whole = world.size == 1 and not offloads
-    if not is_whole:
-        shard(model, world, DTYPES[dtype], sharding, split=enable_fsdp)
-    device = torch.device("cpu") if offloads else world.device
-    _fill(model, device, world.seed, model_directory, is_whole=is_whole)
 
 
 def _fill(

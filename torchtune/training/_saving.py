@@ -8,7 +8,7 @@ from typing import Self
 
 from torchtune.data import Batches
 from torchtune.runs import RunFolder
-from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State
 from torchtune.training._world import World
@@ -20,14 +20,14 @@ class Saving:
     Use it as a context manager around the loop over `steps`.
 
     Args:
-        cfg: Says when checkpoints are due and which stay.
+        section: When checkpoints are due and which stay.
         state: Writes them.
         batches: Know the epoch.
         world: This process and its fellows.
     """
 
-    def __init__(self, cfg: FinetuneConfig, state: State, batches: Batches, world: World) -> None:
-        self._cfg = cfg
+    def __init__(self, section: Checkpoints, state: State, batches: Batches, world: World) -> None:
+        self._section = section
         self._state = state
         self._batches = batches
         self._world = world
@@ -59,7 +59,7 @@ class Saving:
                 f"the run is at step {self._state.step} already, behind the {total_steps} that it shall have; raise"
                 " epochs or the step limits, or write another output_dir"
             )
-        cfg = self._cfg
+        section = self._section
         saved_at = time.monotonic()
         epoch = self._batches.epoch
         while self._state.step < total_steps:
@@ -67,14 +67,14 @@ class Saving:
             yield self._state.step
             self._state.check()
             now = time.monotonic()
-            minutes = cfg.save_every_n_minutes  # by rank 0's clock
+            minutes = section.every_n_minutes  # by rank 0's clock
             is_time = minutes is not None and self._world.is_main and now - saved_at >= 60 * minutes
             is_time, stop = self._world.any(is_time, self._requests.received is not None)
-            epoch_ended = cfg.save_at_epoch_ends and self._batches.epoch > epoch
-            every = cfg.save_every_n_steps
+            epoch_ended = section.at_epoch_ends and self._batches.epoch > epoch
+            every = section.every_n_steps
             if stop or is_time or epoch_ended or (every is not None and self._state.step % every == 0):
-                wait = not cfg.async_checkpoints
-                self._state.save(keep=cfg.keep_checkpoints, keep_every=cfg.keep_every_n_steps, wait=wait)
+                wait = not section.asynchronous
+                self._state.save(keep=section.keep, keep_every=section.keep_every_n_steps, wait=wait)
                 saved_at = now
                 epoch = self._batches.epoch
             if stop and self._state.step < total_steps:

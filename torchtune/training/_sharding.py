@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from attrs import define, field
 
-from torchtune.config import above
+from torchtune.config import FieldError, above
 from torchtune.modules import Decoder
 from torchtune.training._world import World
 
@@ -26,32 +26,20 @@ class Sharding:
     reshard_after_forward: bool = True
     """Drop a layer's gathered weights until its backward pass gathers them anew; false is faster, and takes more."""
 
+    def check(self, ranks: int) -> None:
+        """Check the section against the number of ranks.
 
-def check_sharding(sharding: Sharding | None, *, enable_fsdp: bool, ranks: int) -> None:
-    """Refuse a section that does not fit the run.
-
-    Args:
-        sharding: A config's; None fits every run.
-        enable_fsdp: The config's.
-        ranks: Processes of the run.
-
-    Raises:
-        ValueError: The section is given without `enable_fsdp`, or its replicas do not divide the ranks.
-    """
-    if sharding is None:
-        return
-    if not enable_fsdp:
-        raise ValueError("sharding: nothing is split without FSDP; write enable_fsdp=true, or sharding=null")
-    if ranks % sharding.replicas:
-        raise ValueError(
-            f"sharding.replicas: {ranks} ranks cannot be split into {sharding.replicas} equal groups; "
-            f"write a divisor of {ranks}"
-        )
+        Raises:
+            FieldError: The replicas do not divide the ranks.
+        """
+        if ranks % self.replicas:
+            message = (
+                f"{ranks} ranks cannot be split into {self.replicas} equal groups; write a divisor of {ranks}"
+            )
+            raise FieldError(message, "sharding.replicas")
 
 
-def shard(
-    model: Decoder, world: World, compute: torch.dtype, sharding: Sharding | None, *, split: bool
-) -> None:
+def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding, *, split: bool) -> None:
     """Give each rank its part of every layer, in place.
 
     The root, which holds embeddings, last norm and output head, keeps its weights gathered from its forward pass to
@@ -59,9 +47,9 @@ def shard(
 
     Args:
         model: On the meta device.
-        world: This process and its fellows.
+        world: The ranks of this run.
         compute: What parameters are cast to for computing; gradients are added up in fp32 at least.
-        sharding: How; None is `Sharding()`.
+        sharding: How.
         split: False: each part is the whole, and only gradients are shared.
     """
     from torch.distributed.fsdp import (
@@ -72,7 +60,6 @@ def shard(
         register_fsdp_forward_method,
     )
 
-    sharding = sharding or Sharding()
     mesh = make_mesh(world, sharding.replicas if split else world.size)
     precision = MixedPrecisionPolicy(
         param_dtype=compute, reduce_dtype=torch.promote_types(compute, torch.float32)

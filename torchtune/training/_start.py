@@ -6,32 +6,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from attrs import has
 
-from torchtune.config.model import differences, frozen_tree
-from torchtune.runs import RunFolder
+from torchtune.config.model import differences, frozen_tree, without
+from torchtune.runs import RunFolder, settings_of
 from torchtune.training._memory import explain, is_out_of_memory
 from torchtune.training._world import World, pick_device
 
-
-class RunConfig(Protocol):
-    """What `start` reads of a config."""
-
-    @property
-    def device(self) -> str:
-        """A `Device`."""
-
-    @property
-    def seed(self) -> int | None:
-        """Seed of every random number of the run; None draws one."""
+UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
+"""Fields in which the configs of a run's nodes may differ: rank 0's is taken, or each node has its own."""
 
 
 @contextmanager
-def start(cfg: RunConfig) -> Iterator[World]:
+def start(cfg: object) -> Iterator[World]:
     """Begin a run on this process and yield its `World`; at the end, leave the process group.
 
     Where torchrun's environment is there (WORLD_SIZE), the process joins the group: gloo for tensors on the CPU,
@@ -45,7 +35,8 @@ def start(cfg: RunConfig) -> Iterator[World]:
             given different configs.
         OutOfMemoryError: Memory ran out within the run; the message says what would take less.
     """
-    device = pick_device(cfg.device)
+    settings = settings_of(cfg)
+    device = pick_device(settings.device or "auto")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -60,11 +51,11 @@ def start(cfg: RunConfig) -> Iterator[World]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         rank = dist.get_rank() if size > 1 else 0
-        seed = _agreed_seed(cfg.seed, size)
+        seed = _agreed_seed(settings.seed, size)
         _seed_everything(seed + rank)
         world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
         _check_alike(cfg, world)
-        with _lock(getattr(cfg, "output_dir", None) if world.is_main else None):
+        with _lock(settings.output_dir if world.is_main else None):
             yield world
             world.barrier()  # a rank that leaves early takes its connections from those still at work
     except (RuntimeError, MemoryError) as error:
@@ -80,9 +71,7 @@ def _check_alike(cfg: object, world: World) -> None:
     """Refuse to run where nodes were given different configs, which would wait for each other in vain."""
     if world.size == 1 or not has(type(cfg)):
         return
-    # Of these, rank 0's is taken, or each node has its own.
-    may_differ = ("seed", "output_dir", "metric_logger", "token_cache")
-    trees = world.gather({key: value for key, value in frozen_tree(cfg).items() if key not in may_differ})
+    trees = world.gather(without(frozen_tree(cfg), UNCOMPARED))
     for rank, tree in enumerate(trees):
         changed = differences(trees[0], tree)
         if changed:
@@ -92,9 +81,9 @@ def _check_alike(cfg: object, world: World) -> None:
             )
 
 
-def _lock(folder: object) -> AbstractContextManager[object]:
+def _lock(folder: str | None) -> AbstractContextManager[object]:
     """Return what holds the lock of an output folder, if there is one."""
-    if isinstance(folder, str) and Path(folder).is_dir():
+    if folder is not None and Path(folder).is_dir():
         return RunFolder(folder).lock("a run")
     return nullcontext()
 

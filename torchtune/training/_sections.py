@@ -1,0 +1,32 @@
+"""Sections of a config, which are recognised by their declared type and never by the name of their field."""
+
+from typing import Any, TypeVar
+
+from attrs import has
+
+from torchtune.config.model import fields, sections_of
+
+S = TypeVar("S")
+
+
+def section_of(cfg: object, kind: type[S]) -> S | None:
+    """Return the section of a kind that a config has; None where it has none, or it is null.
+
+    Args:
+        cfg: Any config object; fields of any name may hold the section.
+        kind: The section's class, such as `Placement`; a field that declares a subclass holds one as well.
+
+    Raises:
+        ValueError: Several fields hold one.
+    """
+    if not has(type(cfg)):
+        return None
+    config_class: type = type(cfg)
+    names = [name for name, field in fields(config_class).items() if _declares(field.type, kind)]
+    if len(names) > 1:
+        raise ValueError(f"{' and '.join(names)}: a config has at most one section of {kind.__name__}")
+    return getattr(cfg, names[0]) if names else None
+
+
+def _declares(declared: Any, kind: type) -> bool:
+    return any(issubclass(section, kind) for section in sections_of(declared))
