@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
-from torchtune.data import Batches, Examples, Tokenizer, split_off, use_cache
+from torchtune.data import Batches, Example, Examples, Item, Tokenizer, split_off, use_cache
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
 from torchtune.runs import RunFolder
@@ -61,7 +61,7 @@ def open_batches(
     world: World,
     *,
     logs: bool = True,
-) -> Batches:
+) -> Batches[Example]:
     """Make the batches of this rank, as a config describes them.
 
     Args:
@@ -101,7 +101,7 @@ def open_batches(
     )
 
 
-def count_steps(cfg: FinetuneConfig, batches: Batches) -> int:
+def count_steps(cfg: FinetuneConfig, batches: Batches[Item]) -> int:
     """Count a run's optimizer steps.
 
     Args:
@@ -145,7 +145,7 @@ def open_state(  # noqa: PLR0913, PLR0917 - a run is all of these.
     model: Decoder,
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    batches: Batches,
+    batches: Batches[Item],
     scale: LossScale,
     *,
     world: World,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Self
 
-from torchtune.data import Batches
+from torchtune.data import Batches, Item
 from torchtune.runs import RunFolder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._signals import Stopped, StopRequests
@@ -26,7 +26,7 @@ class Saving:
         world: This process and its fellows.
     """
 
-    def __init__(self, cfg: FinetuneConfig, state: State, batches: Batches, world: World) -> None:
+    def __init__(self, cfg: FinetuneConfig, state: State, batches: Batches[Item], world: World) -> None:
         self._cfg = cfg
         self._state = state
         self._batches = batches
