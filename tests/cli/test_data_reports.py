@@ -149,7 +149,7 @@ def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, t
     assert "validation: none of 1 held-out rows has a target; 1 of 1 rows is cut at 64 tokens" in run.err
 
 
-KIND = "is a Dataset of Preference | LeftOut, and the recipe reads a Dataset of Example"
+KIND = "is a Dataset of Pair | LeftOut, and the recipe reads a Dataset of Example"
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -21,7 +21,7 @@ from tests.datasets.by_hand import (
     notes_of,
     user,
 )
-from torchtune.data import ChatTemplate, Preference, chat_example
+from torchtune.data import ChatTemplate, Pair, chat_example
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
 
 # Several blocks in one answer
@@ -54,7 +54,7 @@ def test_flags_and_preferences_choose_whole_answers_of_several_blocks() -> None:
     assert ChatDataset(tokenizer, [{"messages": turns}])[0] == example(before, *WRITTEN)
     row = {"prompt": [user(), THOUGHT, user("And?")], "chosen": [THOUGHT], "rejected": "B"}
     pair = PreferenceDataset(tokenizer, [row])[0]
-    assert pair == Preference(example(before, *WRITTEN), example(before, answered("B")))
+    assert pair == Pair(example(before, *WRITTEN), example(before, answered("B")))
 
 
 # Special tokens in content
@@ -95,7 +95,7 @@ def test_special_tokens_in_content_are_those_that_are_allowed() -> None:
         assert allowing == example(*allowed, *allowed_answer)
         assert [note.split("'")[1] for note in notes_of(allowing)] == ["<|im_end|>"]
     pair = PreferenceDataset(Allowing(), [{"prompt": SPELT, "chosen": SPELT, "rejected": "B"}])[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     assert pair.chosen == example(*allowed, *allowed_answer)
 
 
@@ -217,7 +217,7 @@ def test_texts_and_preferences_are_encoded_once_too() -> None:
     Counting.encoded = 0
     turns = turns_of(200)
     pair = PreferenceDataset(Counting(), [{"prompt": turns[:-1], "chosen": "A", "rejected": "B"}])[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     length = len(ByteTokenizer().decode(pair.chosen.tokens))
     assert Counting.encoded <= 3 * 2 * 2 * length + 1000, "two answers, twice: the first row is also tried"
     text = "word " * 20_000

@@ -1,7 +1,11 @@
 """Collation is compared with a loop over single tokens."""
 
+import random
+
 import pytest
 import torch
+from attrs import asdict, evolve
+from torch import Tensor
 
 from torchtune.data import IGNORE_INDEX, Batch, Example, collate
 
@@ -39,12 +43,102 @@ def test_a_first_token_counts_as_no_target() -> None:
     assert Example([6, 7], [6, IGNORE_INDEX]).n_targets == 0
 
 
+def packed_rows(seed: int) -> tuple[list[list[Example]], Batch]:
+    """Draw rows of several examples, some of which have no target, and collate them."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(draw.randint(1, 5)):
+        row = []
+        for _ in range(draw.randint(1, 4)):
+            tokens = [draw.randrange(8) for _ in range(draw.randint(2, 9))]
+            row.append(Example(tokens, [token if draw.random() < 0.5 else IGNORE_INDEX for token in tokens]))
+        rows.append(row)
+    return rows, collate(rows, PAD)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_targets_are_known_by_position_and_by_sequence(seed: int) -> None:
+    rows, batch = packed_rows(seed)
+    positions, sequences, number = [], [], 0
+    for row, examples in enumerate(rows):
+        column = 0
+        for example in examples:
+            for i, label in enumerate(example.labels[1:]):
+                if label != IGNORE_INDEX:
+                    positions.append(row * batch.labels.shape[1] + column + i)
+                    sequences.append(number)
+            column += example.length
+            number += 1
+    assert batch.target_positions.tolist() == positions
+    assert batch.target_sequences.tolist() == sequences
+    assert batch.target_positions.dtype == batch.target_sequences.dtype == torch.int64
+    assert batch.n_targets == len(positions)
+    sums = batch.sum_by_sequence(torch.ones(len(positions)))
+    assert sums.tolist() == [example.n_targets for examples in rows for example in examples]
+
+
+def test_a_batch_without_targets_reads_the_same_tokens() -> None:
+    batch = collate(ROWS, PAD)
+    nothing = batch.without_targets()
+    assert nothing.tokens is batch.tokens
+    assert (nothing.labels == IGNORE_INDEX).all()
+    assert len(nothing.target_positions) == len(nothing.target_sequences) == nothing.n_targets == 0
+
+
+def test_a_batch_that_is_there_already_is_not_copied() -> None:
+    _, batch = packed_rows(3)
+    assert batch.to("cpu") is batch
+    assert batch.to(torch.device("cpu")) is batch
+
+
+def tensors(batch: Batch) -> dict[str, Tensor | None]:
+    """Return all tensors of a batch."""
+    named = {name: value for name, value in asdict(batch, recurse=False).items() if isinstance(value, Tensor)}
+    return {**named, **batch.values}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_batch_is_moved_in_one_copy(seed: int, device: str) -> None:
+    _, plain = packed_rows(seed)
+    values = {"advantages": torch.randn(3, 5), "is_long": torch.tensor([True]), "none": torch.empty(0)}
+    batch = evolve(plain, values=values)
+    moved = batch.to(device, as_one=True)
+    for name, tensor in tensors(moved).items():
+        before = tensors(batch)[name]
+        assert tensor is not None
+        assert before is not None
+        assert (tensor.device.type, tensor.dtype, tensor.shape) == (device, before.dtype, before.shape)
+        assert device == "meta" or tensor.equal(before)
+        assert tensor is not before
+    storages = {t.untyped_storage()._cdata for t in tensors(moved).values() if t is not None}
+    assert len(storages) == 1
+    assert moved.counts == batch.counts
+    assert (moved.spans, moved.lengths) == (batch.spans, batch.lengths)
+
+
 def test_a_moved_batch_keeps_its_counts() -> None:
     batch = collate(ROWS, PAD)
     moved = batch.to("meta")
     assert isinstance(moved, Batch)
-    assert moved.tokens.device == moved.labels.device == torch.device("meta")
+    assert moved.tokens.device == moved.target_positions.device == torch.device("meta")
     assert (moved.n_targets, moved.n_tokens) == (batch.n_targets, batch.n_tokens)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_is_moved_to_a_gpu_without_waiting() -> None:
+    _, batch = packed_rows(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = batch.to("cuda")
+        assert moved.to("cuda") is moved
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name, tensor in tensors(moved.to("cpu")).items():
+        before = tensors(batch)[name]
+        assert tensor is not None
+        assert before is not None
+        assert tensor.equal(before)
 
 
 def test_an_example_that_can_train_nothing_is_refused() -> None:

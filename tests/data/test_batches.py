@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-import torch
 
-from torchtune.data import IGNORE_INDEX, Batch, Batches, Encoded, Example, LeftOut
+from torchtune.data import IGNORE_INDEX, Batch, Batches, Encoded, Example, LeftOut, Span
 
 
 def rows(n: int) -> list[Example]:
@@ -129,14 +128,14 @@ def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
     """List every document in batches: its number, and how many positions it has."""
     found = []
     for batch in batches:
-        ids = torch.zeros_like(batch.tokens) if batch.documents is None else batch.documents
-        for tokens, labels, numbers in zip(batch.tokens, batch.labels, ids, strict=True):
-            for number in numbers.unique():
-                is_own = (numbers == number) & (labels != IGNORE_INDEX)
-                assert (tokens[is_own] == labels[is_own]).all(), "documents are not mixed"
-                if is_own.any():
-                    assert is_own.nonzero().diff(dim=0).eq(1).all(), "a document stands in one piece"
-                    found.append((int(tokens[is_own][0]), int(is_own.sum())))
+        rows, width = batch.tokens.shape
+        for row, start, end, *_ in batch.spans or [Span(row, 0, width) for row in range(rows)]:
+            tokens, labels = batch.tokens[row, start:end], batch.labels[row, start:end]
+            is_target = labels != IGNORE_INDEX
+            assert (tokens[is_target] == labels[is_target]).all(), "documents are not mixed"
+            if is_target.any():
+                assert is_target.nonzero().diff(dim=0).eq(1).all(), "padding is on the right"
+                found.append((int(tokens[0]), int(is_target.sum())))
     return found
 
 
@@ -229,7 +228,7 @@ def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptu
 def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data: list[Encoded] = [
+    data: list[Encoded[Example]] = [
         [Example([1, 1], [1, 1]), Example([2, 2], [2, 2])],
         LeftOut("are empty", "line 2"),
         Example([3, 3], [3, 3]),
@@ -241,7 +240,7 @@ def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
 
 
 def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
-    data: list[Encoded] = [
+    data: list[Encoded[Example]] = [
         LeftOut("are empty", "line 0"),
         *rows(8)[1:],
         *(LeftOut("are empty", f"line {i}") for i in range(8, 12)),
@@ -265,7 +264,10 @@ def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() -> None:
-    data: list[Encoded] = [Example([1] * 20, [IGNORE_INDEX] * 19 + [1]), LeftOut("are empty", "line 2")]
+    data: list[Encoded[Example]] = [
+        Example([1] * 20, [IGNORE_INDEX] * 19 + [1]),
+        LeftOut("are empty", "line 2"),
+    ]
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0, longest=8)
     message = (
         "none of 2 rows gives anything to learn: .*1 of 2 rows has no target within 8 tokens and is left out"

@@ -97,11 +97,11 @@ def test_a_packed_row_is_its_documents_one_behind_the_other() -> None:
     batch = collate([[a, b], [b]], pad_id=9)
     assert batch.tokens.tolist() == [[1, 2, 4], [4, 9, 9]]
     assert batch.labels.tolist() == [[2, 3, 5], [5, IGNORE_INDEX, IGNORE_INDEX]]
-    assert batch.documents is not None
-    assert batch.documents.tolist() == [[0, 0, 1], [0, 1, 2]]
+    assert [span[:3] for span in batch.spans] == [(0, 0, 2), (0, 2, 3), (1, 0, 1), (1, 1, 2), (1, 2, 3)]
+    assert batch.span_table is not None
+    assert batch.span_table.tolist() == [list(span) for span in batch.spans]
     assert (batch.n_targets, batch.n_tokens) == (4, 4)
-    assert collate([[a], b], pad_id=9).documents is None
-    assert batch.to("meta").documents is not None
+    assert (collate([[a], b], pad_id=9).spans, collate([[a], b], pad_id=9).span_table) == ((), None)
     with pytest.raises(ValueError, match="at least one example in every row"):
         collate([[a], []], pad_id=9)
 
@@ -115,26 +115,23 @@ def given(*tokens: int, learnt: int) -> Example:
 def test_what_documents_begin_with_alike_stands_in_a_row_once() -> None:
     a, b, c = given(40, 41, 42, learnt=2), given(50, 51, learnt=1), given(60, 61, 62, 63, learnt=1)
     batch = collate([[a, b], [c]], pad_id=9, share_prefixes=True)
-    assert batch.shared == (16, 0)
+    assert batch.spans == ((0, 0, 18, 0, 0), (0, 18, 19, 0, 16), (1, 0, 19, 0, 0))
     assert batch.tokens.tolist() == [[*range(1, 17), 40, 41, 50], [*range(1, 17), 60, 61, 62]]
     assert batch.labels[:, 15:].tolist() == [[IGNORE_INDEX, 41, 42, 51], [IGNORE_INDEX] * 3 + [63]]
-    assert batch.documents is not None
-    assert batch.documents[0].tolist() == [0] * 18 + [1]
     assert (batch.n_targets, batch.n_tokens, batch.lengths) == (4, 18 + 17 + 19, (18, 17, 19))
     assert (batch.n_shared, batch.n_padding) == (16, 0)
     plain = collate([[a, b], [c]], pad_id=9)
     assert (plain.n_targets, plain.n_tokens, plain.lengths) == (4, 54, (18, 17, 19))
     assert (plain.n_shared, plain.n_padding) == (0, 16)
-    assert plain.shared == ()
+    assert not any(span.prefix_length for span in plain.spans)
     assert plain.tokens.shape == (2, 35)
 
 
-def test_padding_behind_shared_tokens_is_no_longer_document_than_theirs() -> None:
+def test_padding_after_shared_tokens_is_no_longer_document_than_theirs() -> None:
     a, b = given(40, 41, 42, learnt=2), given(50, 51, learnt=1)
     long = given(*range(60, 100), learnt=1)
     batch = collate([[a, b], [long]], pad_id=9, share_prefixes=True)
-    assert batch.documents is not None
-    assert Documents(batch.documents[:1], batch.shared[:1]).longest == 18
+    assert Documents([span for span in batch.spans if span.row == 0]).longest == 18
 
 
 @pytest.mark.parametrize(
@@ -148,6 +145,6 @@ def test_padding_behind_shared_tokens_is_no_longer_document_than_theirs() -> Non
 )
 def test_what_cannot_be_shared_is_not(row: list[Example]) -> None:
     shared, plain = (collate([row], pad_id=9, share_prefixes=share) for share in (True, False))
-    assert shared.shared == ()
+    assert shared.spans == plain.spans
     assert torch.equal(shared.tokens, plain.tokens)
     assert torch.equal(shared.labels, plain.labels)

@@ -14,7 +14,7 @@ def example(text: str, answer: str = "A.") -> Example:
 
 
 def test_rows_that_are_well_are_counted() -> None:
-    rows: list[Encoded] = [
+    rows: list[Encoded[Example]] = [
         example("a"),
         example("b"),
         LeftOut("have no answer", "line 3"),
@@ -61,8 +61,8 @@ def test_tokens_are_shown_as_a_reader_sees_them() -> None:
 
 
 def test_held_out_rows_among_those_trained_on_are_told() -> None:
-    rows: list[Encoded] = [example("a"), example("b"), [example("c"), example("d")], example("e")]
-    held_out: list[Encoded] = [
+    rows: list[Encoded[Example]] = [example("a"), example("b"), [example("c"), example("d")], example("e")]
+    held_out: list[Encoded[Example]] = [
         example("a"),
         example("b", "Another."),
         example("f"),

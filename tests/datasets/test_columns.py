@@ -11,7 +11,7 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.by_hand import Piece, answered, asked, assistant, example, notes_of, user
-from torchtune.data import Example, Preference, alpaca_prompt
+from torchtune.data import Example, Pair, alpaca_prompt
 from torchtune.datasets import (
     AlpacaDataset,
     ChatDataset,
@@ -72,7 +72,7 @@ def test_preferences_read_a_column_once_too() -> None:
     row = {"prompt": "A", "question": "Q", "worse": "B"}
     columns = {"chosen": "prompt", "rejected": "worse", "prompt": "question"}
     pair = PreferenceDataset(TOKENIZER, [row], columns=columns)[0]
-    assert pair == Preference(example(asked(), answered()), example(asked(), answered("B")))
+    assert pair == Pair(example(asked(), answered()), example(asked(), answered("B")))
     with pytest.raises(
         ValueError, match="no column 'messages', and what is chosen and rejected do not begin"
     ):
@@ -121,7 +121,7 @@ def test_a_system_column_is_a_turn_in_every_shape(as_text: bool) -> None:
     pair = PreferenceDataset(
         TOKENIZER, [{"prompt": "Q", "chosen": "A", "rejected": "B", "system": "Be kind."}]
     )[0]
-    assert pair == Preference(expected, example(SYSTEM + asked(), answered("B")))
+    assert pair == Pair(expected, example(SYSTEM + asked(), answered("B")))
 
 
 def test_earlier_turns_of_a_task_are_learnt_in_their_order(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import IGNORE_INDEX, Example, LeftOut, Preference, alpaca_prompt
+from torchtune.data import IGNORE_INDEX, Example, LeftOut, Pair, alpaca_prompt
 from torchtune.datasets import (
     ChatDataset,
     InstructDataset,
@@ -207,7 +207,7 @@ QUESTION, GOOD, BAD = OPENAI[0], OPENAI[1], {"role": "assistant", "content": "Eh
 )
 def test_preferences_of_every_format_are_the_same_pair(row: dict[str, Any]) -> None:
     pair = PreferenceDataset(TOKENIZER, [row])[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     for example, answer in ((pair.chosen, "So."), (pair.rejected, "Eh.")):
         text = f"<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
         assert TOKENIZER.decode(example.tokens) == text

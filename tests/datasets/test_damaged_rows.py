@@ -15,7 +15,7 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.by_hand import AGENT, answered, asked, assistant, example, user
-from torchtune.data import Batches, Example, LeftOut, Preference
+from torchtune.data import Batches, Example, LeftOut, Pair
 from torchtune.datasets import (
     ChatDataset,
     InstructDataset,
@@ -227,7 +227,7 @@ def test_structs_of_other_keys_in_preferences(tmp_path: Path) -> None:
     found, expected = (PreferenceDataset(tokenizer, source) for source in (parquet(PAIRS, tmp_path), PAIRS))
     assert [found[i] for i in range(2)] == [expected[i] for i in range(2)]
     first = found[0]
-    assert isinstance(first, Preference)
+    assert isinstance(first, Pair)
     assert "null" not in tokenizer.decode(first.chosen.tokens)
 
 

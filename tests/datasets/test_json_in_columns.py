@@ -9,7 +9,7 @@ import pytest
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.by_hand import AGENT, answered, asked, assistant, example, user
 from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, TEMPLATE
-from torchtune.data import LeftOut, Preference
+from torchtune.data import LeftOut, Pair
 from torchtune.datasets import ChatDataset, PreferenceDataset, RowError
 from torchtune.generation import encode_prompt, read_prompts
 from torchtune.tokenizers import _tiktoken
@@ -90,7 +90,7 @@ def indented(value: Any) -> str:
 def test_turns_as_json_are_turns_in_every_layout(layout: Any, tmp_path: Path) -> None:
     row = {"prompt": layout([user()]), "completion": layout([assistant()])}
     assert ChatDataset(TOKENIZER, [row])[0] == example(asked(), answered())
-    pair = Preference(example(asked(), answered()), example(asked(), answered("B")))
+    pair = Pair(example(asked(), answered()), example(asked(), answered("B")))
     whole = {"chosen": layout([user(), assistant()]), "rejected": layout([user(), assistant("B")])}
     assert PreferenceDataset(TOKENIZER, [whole])[0] == pair
     split = {"prompt": layout([user()]), "chosen": layout([assistant()]), "rejected": "B"}

@@ -1,5 +1,6 @@
 """Tokens and masks of any conversation, put together by hand from the letters of ChatML."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,10 @@ def test_packed_rows_hold_what_a_brute_force_puts_there(data: Any, lengths: list
         padding = batch.tokens.shape[1] - len(tokens)
         assert batch.tokens[r].tolist() == tokens + [99] * padding
         assert batch.labels[r].tolist() == labels + [IGNORE_INDEX] * padding
-        if batch.documents is not None:
-            numbers = [n for n, i in enumerate(row) for _ in examples[i].tokens[:-1]]
-            longest = max(lengths[i] - 1 for i in row)
-            behind = [
-                len(row) + at // longest for at in range(padding)
-            ]  # no padding is longer than a document
-            assert batch.documents[r].tolist() == numbers + behind
+        if batch.spans:
+            longest = max(lengths[i] - 1 for i in row)  # no padding is longer than a document
+            sizes = [lengths[i] - 1 for i in row] + [longest] * (padding // longest) + [padding % longest]
+            ends = list(itertools.accumulate(n for n in sizes if n))
+            expected = [(r, start, end, 0, 0) for start, end in itertools.pairwise([0, *ends])]
+            assert [span for span in batch.spans if span.row == r] == expected
     assert batch.n_targets == sum(example.n_targets for example in examples)

@@ -12,7 +12,7 @@ import pytest
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.by_hand import BLOCKS, answered, asked, assistant, example, notes_of, user
 from torchtune.config import lazy
-from torchtune.data import Batches, Example, LeftOut, Preference
+from torchtune.data import Batches, Example, LeftOut, Pair
 from torchtune.datasets import (
     AlpacaDataset,
     ChatDataset,
@@ -148,7 +148,7 @@ def test_a_blank_preferred_or_rejected_answer_is_left_out() -> None:
     for row in ({**good, "chosen": " "}, {**good, "rejected": ""}, {**good, "rejected": [assistant(None)]}):
         dataset = PreferenceDataset(TOKENIZER, [row, good])
         assert dataset[0] == LeftOut("have an empty answer", "source: row 1")
-        assert isinstance(dataset[1], Preference)
+        assert isinstance(dataset[1], Pair)
 
 
 # Datasets of which nothing is left

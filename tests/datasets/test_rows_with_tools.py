@@ -18,7 +18,7 @@ from tests.datasets.by_hand import (
     notes_of,
     user,
 )
-from torchtune.data import Example, LeftOut, Preference
+from torchtune.data import Example, LeftOut, Pair
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"city": "Rome"}}}
@@ -77,7 +77,7 @@ def test_calls_in_preferences_are_checked_alike(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
         PreferenceDataset(ByteTokenizer(), [row])
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     assert WRITTEN in ByteTokenizer().decode(pair.chosen.tokens) + ByteTokenizer().decode(
         pair.rejected.tokens
     )
@@ -175,7 +175,7 @@ def test_reasoning_is_learnt_under_any_of_its_names(
     pair = PreferenceDataset(
         ByteTokenizer(template), [{"prompt": "Q", "chosen": [turns[1]], "rejected": "C"}]
     )[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     assert pair.chosen == example(asked(), answered(f"{first}A"))
 
 
@@ -204,7 +204,7 @@ def test_developer_turns_are_system_turns_where_the_template_does_not_know_them(
         found = read({"prompt": [first, user()], "completion": "A"}, CHATML)
     else:
         pair = PreferenceDataset(tokenizer, [{"prompt": [first, user()], "chosen": "A", "rejected": "B"}])[0]
-        assert isinstance(pair, Preference)
+        assert isinstance(pair, Pair)
         found = pair.chosen
     assert found == expected
     knows = f"{CHATML}{{% if messages[0].role == 'developer' %}}{{% endif %}}"

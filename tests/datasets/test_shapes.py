@@ -16,7 +16,7 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.by_hand import AGENT, Learnt, Plain, answered, asked, assistant, example, notes_of, user
-from torchtune.data import Example, LeftOut, Preference
+from torchtune.data import Example, LeftOut, Pair
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
 
 TOKENIZER = ByteTokenizer()
@@ -144,7 +144,7 @@ def test_preferences_have_the_same_shapes(as_text: bool) -> None:
         return json.dumps(value) if as_text else value
 
     other = [*TURNS[:3], assistant("C")]
-    expected = Preference(LAST, example(f"{asked()}A<|im_end|>\n{asked('And?')}", answered("C")))
+    expected = Pair(LAST, example(f"{asked()}A<|im_end|>\n{asked('And?')}", answered("C")))
     rows = [
         {"chosen": column(TURNS), "rejected": column(other)},
         {"prompt": column(TURNS[:3]), "chosen": column(TURNS[3:]), "rejected": column(other[3:])},
@@ -166,7 +166,7 @@ def test_a_mark_of_an_image_is_reported_wherever_it_is(mark: str, tmp_path: Path
     said = f"{mark}\nWhat is this?"
     call = assistant(None, tool_calls=[{"name": "look", "arguments": {"at": mark}}])
     pair = PreferenceDataset(TOKENIZER, [{"prompt": said, "chosen": "A", "rejected": mark}])[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     found = [
         ChatDataset(TOKENIZER, [{"messages": [user("Q"), assistant("B"), user(said), assistant()]}])[0],
         ChatDataset(TOKENIZER, [{"prompt": "Q", "completion": said}])[0],

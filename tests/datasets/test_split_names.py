@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import Example, Preference
+from torchtune.data import Example, Pair
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
 from torchtune.generation import read_prompts
 
@@ -104,7 +104,7 @@ def test_every_dataset_reads_the_split_that_it_is_asked_for(tmp_path: Path) -> N
         pair = PreferenceDataset(TOKENIZER, str(tmp_path), split=split)[0]
         chat = ChatDataset(TOKENIZER, str(tmp_path), split=split, ignore_columns=others)[0]
         assert isinstance(text, list)
-        assert isinstance(pair, Preference)
+        assert isinstance(pair, Pair)
         assert isinstance(chat, Example)
         for found in (*text, pair.chosen, pair.rejected, chat):
             said = TOKENIZER.decode(found.tokens)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.data.byte_tokenizer import CHATML, ByteTokenizer
 from tests.datasets.by_hand import AGENT, BLOCKS, assistant, ids, user
-from torchtune.data import IGNORE_INDEX, Example, Preference
+from torchtune.data import IGNORE_INDEX, Example, Pair
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset
 from torchtune.generation import encode_prompt, read_prompts
 
@@ -89,7 +89,7 @@ def test_a_preference_asks_what_its_row_asks_as_a_prompt(tmp_path: Path) -> None
     row = {"prompt": ASKED, "chosen": "A", "rejected": "B", "tools": [TOOL]}
     found = prompt_of(row, tmp_path)
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
-    assert isinstance(pair, Preference)
+    assert isinstance(pair, Pair)
     assert (pair.chosen.tokens, pair.rejected.tokens) == (
         [*found, *ids("A<|im_end|>")],
         [*found, *ids("B<|im_end|>")],

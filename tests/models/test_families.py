@@ -178,9 +178,8 @@ def test_packed_documents_are_each_document_alone(
     if by_mask:  # what is done on other devices
         monkeypatch.setattr(_attention, "document_kernel", lambda *_: _attention.by_mask)
     tokens = rows(2, 30)
-    ids = torch.stack([torch.repeat_interleave(torch.tensor(n)) for n in LENGTHS])
     weights = torch.randn(2, 30, pair.ours.architecture.vocab_size, dtype=torch.float64)
-    packed = pair.ours(tokens, documents=Documents(ids))
+    packed = pair.ours(tokens, documents=Documents.of_lengths(LENGTHS))
     (packed * weights).sum().backward()
     gradients = {name: _gradient(p).clone() for name, p in pair.ours.named_parameters()}
     pair.ours.zero_grad()

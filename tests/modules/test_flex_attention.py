@@ -19,8 +19,18 @@ LENGTHS = [
 ]  # of the documents in two rows: 330 tokens, which are padded to 384
 
 
-def documents(lengths: list[list[int]] = LENGTHS, shared: tuple[int, ...] = ()) -> Documents:
-    return Documents(torch.stack([torch.repeat_interleave(torch.tensor(row)) for row in lengths]), shared)
+PREFIXES = {
+    "one of a row": ([[150, 5, 1, 44, 130], [200, 130]], [[(0, 0), *[(0, 131)] * 4], [(0, 0), (0, 0)]]),
+    "one of each pair": (
+        [[150, 5, 40, 44, 30, 61], [100, 29, 200, 1]],
+        [[(0, 0), (0, 131), (0, 0), (155, 39), (0, 0), (239, 1)], [(0, 0), (0, 99), (0, 0), (129, 150)]],
+    ),
+}
+"""Lengths of documents in two rows, and the prefixes that they continue."""
+
+
+def documents(lengths: list[list[int]] = LENGTHS) -> Documents:
+    return Documents.of_lengths(lengths)
 
 
 def heads(length: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,36 +56,36 @@ def test_blocks_give_what_each_document_gives_alone(
     lengths: list[list[int]], window: int | None, softcap: float | None
 ) -> None:
     packed = documents(lengths)
-    q, k, v = heads(packed.ids.shape[1])
+    q, k, v = heads(sum(lengths[0]))
     expected = by_document(q, k, v, packed, window, scale=0.3, softcap=softcap)
     out = by_block(q, k, v, packed, window, scale=0.3, softcap=softcap)
     assert_near(out, expected, FLOAT64)
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("kernel", [by_block, by_mask])
+@pytest.mark.parametrize("kernel", [by_document, by_block, by_mask])
+@pytest.mark.parametrize("prefixes", PREFIXES)
 @pytest.mark.parametrize("window", [None, 3, 40, 140])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_what_is_shared_is_seen_by_every_document(
-    kernel: Callable[..., Tensor], window: int | None, softcap: float | None
+def test_documents_see_the_prefixes_that_they_continue(
+    kernel: Callable[..., Tensor], prefixes: str, window: int | None, softcap: float | None
 ) -> None:
-    packed = documents([[150, 5, 1, 44, 130], [200, 130]], (131, 0))
+    packed = Documents.of_lengths(*PREFIXES[prefixes])
     q, k, v = heads(330)
-    expected = by_document(q, k, v, packed, window, scale=0.3, softcap=softcap)
-    assert_near(kernel(q, k, v, packed, window, scale=0.3, softcap=softcap), expected, FLOAT64)
-    # Document 3 of row 0, written out in full.
-    own = slice(156, 200)
-    q1, k1, v1 = (torch.cat([x[:1, :, :131], x[:1, :, own]], dim=2) for x in (q, k, v))
-    alone = by_document(q1, k1, v1, documents([[175]]), window, scale=0.3, softcap=softcap)
-    assert_near(expected[:1, :, own], alone[:, :, 131:], FLOAT64)
+    out = kernel(q, k, v, packed, window, scale=0.3, softcap=softcap)
+    for row, start, end, prefix_start, n in packed.spans:  # each written out in full
+        columns = [*range(prefix_start, prefix_start + n), *range(start, end)]
+        q1, k1, v1 = (x[row : row + 1, :, columns] for x in (q, k, v))
+        alone = by_mask(q1, k1, v1, documents([[len(columns)]]), window, scale=0.3, softcap=softcap)
+        assert_near(out[row : row + 1, :, start:end], alone[:, :, n:], FLOAT64)
 
 
 @pytest.mark.parametrize("window", [None, 1, 40, 129, 1000])
 def test_blocks_are_those_that_torch_finds_in_all_pairs(window: int | None) -> None:
-    packed = documents([[5, 1, 150, 44, 130, 300], [500, 130]])
-    mine = packed.block_mask(window)
+    lengths = [[5, 1, 150, 44, 130, 300], [500, 130]]
+    mine = documents(lengths).block_mask(window)
     # Padding is documents of one token each.
-    ids = torch.cat([packed.ids, torch.arange(100, 110).expand(2, -1)], dim=1)  # [2, 640]
+    ids = torch.stack([torch.repeat_interleave(torch.tensor(row + [1] * 10)) for row in lengths])  # [2, 640]
 
     def sees(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         near = query >= 0 if window is None else query - key < window
@@ -135,7 +145,7 @@ def test_new_documents_and_windows_compile_nothing_new(graphs: list[Any]) -> Non
     batches = [LENGTHS, [[330], [330]], [[10] * 33, [300, 30]], [[350], [340, 10]]]
     for window, lengths in zip([None, 40, 50, None], batches, strict=True):
         packed = documents(lengths)
-        q, k, v = heads(packed.ids.shape[1])
+        q, k, v = heads(sum(lengths[0]))
         out = by_block(q, k, v, packed, window, scale=0.3)
         assert_near(out, by_document(q, k, v, packed, window, scale=0.3), FLOAT64)
     assert len(graphs) == 1
@@ -160,15 +170,21 @@ def test_lengths_are_few_and_a_quarter_longer_at_most() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this is what has not yet been run: it needs a GPU")
 @pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("prefixes", PREFIXES)
 def test_gradients_on_a_gpu_are_those_of_each_document_alone(
-    window: int | None, softcap: float | None
+    window: int | None, softcap: float | None, prefixes: str
 ) -> None:
-    packed = documents()
     results: list[list[Tensor]] = []
     kernels: list[tuple[str, Callable[..., Tensor]]] = [("cpu", by_document), ("cuda", by_block)]
     for device, kernel in kernels:
         inputs = [x.to(device).requires_grad_() for x in heads(330, torch.float32)]
-        out = kernel(*inputs, Documents(packed.ids.to(device)), window, scale=0.3, softcap=softcap)
+        out = kernel(
+            *inputs,
+            Documents.of_lengths(*PREFIXES[prefixes], device=device),
+            window,
+            scale=0.3,
+            softcap=softcap,
+        )
         results.append([x.cpu() for x in (out, *torch.autograd.grad(out.square().sum(), inputs))])
     # Sums over 16 channels, and twice over up to 200 keys; three times as many with the backward pass. The largest
     # scores are about 16, by which exp multiplies what is rounded.

@@ -69,9 +69,9 @@ def decoder(architecture: Architecture, kind: str, dtype: torch.dtype = torch.fl
 def results(model: Decoder) -> dict[str, Tensor]:
     """Compute logits of packed rows and of plain ones, and all gradients."""
     tokens = torch.randint(TINY.vocab_size, (2, 11), generator=torch.Generator().manual_seed(1))
-    ids = torch.tensor([[0] * 4 + [1] * 7, [0] * 8 + [1] * 2 + [2]])
+    documents = Documents.of_lengths([[4, 7], [8, 2, 1]])
     torch.manual_seed(2)  # of dropout
-    packed, plain = model(tokens, documents=Documents(ids)), model(tokens)
+    packed, plain = model(tokens, documents=documents), model(tokens)
     (packed.square().sum() + plain.sin().sum()).backward()
     found = {"packed": packed.detach(), "plain": plain.detach()}
     return found | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

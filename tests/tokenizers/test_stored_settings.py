@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from tests.models.tiny import TEMPLATE, tiny_tokenizer, tokenizer_config, write
 from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, Kind, set_config, write_bpe, write_hf
 from torchtune.config import instantiate, lazy
-from torchtune.data import Batches, Example, Preference
+from torchtune.data import Batches, Example, Pair
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
 from torchtune.generation import Prompt, encode_prompt, pick_template
 from torchtune.models.smollm2 import smollm2_tokenizer
@@ -116,7 +116,7 @@ def test_the_end_of_a_turn_is_named_where_the_end_of_texts_is_another(
     assert tokenizer.eos_id == 0
     for dataset in datasets:
         found = dataset(tokenizer)[0]
-        for example in [found.chosen, found.rejected] if isinstance(found, Preference) else [found]:
+        for example in [found.chosen, found.rejected] if isinstance(found, Pair) else [found]:
             assert example.tokens[-1] == example.labels[-1] == end
     text = TextCompletionDataset(tokenizer, [{"text": "these words"}])[0]
     assert isinstance(text, list)

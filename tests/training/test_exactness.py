@@ -130,7 +130,7 @@ def in_batches(
     )
     total = 0.0
     batches = packed(examples, length)
-    assert any(batch.documents is not None for batch in batches)
+    assert any(batch.spans for batch in batches)
     for batch in batches:
         loss = loss_fn(model, batch)
         torch.autograd.backward(loss)
@@ -167,7 +167,7 @@ def test_in_bfloat16_they_are_as_near_as_those_of_the_plain_path(family: str, lo
 def test_what_rows_begin_with_alike_is_computed_once(family: str, lora: Lora | None) -> None:
     examples = beginning_alike(rows(9), 20)
     batches = packed(examples, 100)
-    assert all(max(batch.shared) == 20 for batch in batches)
+    assert all(max(span.prefix_length for span in batch.spans) == 20 for batch in batches)
     assert sum(batch.tokens.numel() for batch in batches) < sum(len(e.tokens) - 1 for e in examples)
     exact_loss, exact = one_by_one(FAMILIES[family], lora, examples)
     loss, ours = in_batches(FAMILIES[family], lora, "fp64", examples, lean_layers=False, length=100)

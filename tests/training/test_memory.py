@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from tests.recipes.parts import full_config, lora_config
 from tests.training.tiny import ALONE, place
 from torchtune.config import Trust, lazy, only_trusting
-from torchtune.data import Batch
+from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
@@ -95,8 +95,8 @@ def compare_with_the_profiler(
     )
     model, loss_fn = meta_model(lora), step_loss(LinearCrossEntropy(), dtype)
     place(model, ALONE, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
-    tokens = torch.randint(0, 100, (8, 128))
-    batch = Batch(tokens, tokens, tokens.numel(), tokens.numel())
+    rows = torch.randint(0, 100, (8, 129)).tolist()
+    batch = collate([Example(row, row) for row in rows], 0)
     with_gradients = most_held(lambda: torch.autograd.backward(loss_fn(model, batch)))
     peak = most_held(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients are there already
     assert peak > 500_000

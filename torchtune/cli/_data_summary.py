@@ -51,7 +51,7 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
         raise ConfigError([Mistake("word", f"{recipe.name} reads no dataset")], "the recipe")
     import torch
 
-    from torchtune.data import pieces, report, spread
+    from torchtune.data import pieces, report, spread, stream_of
     from torchtune.training import World, check_vocabulary
 
     tokenizer = instantiate(cfg.tokenizer)
@@ -65,14 +65,17 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     packing = cfg.loading.packing
     longest = min(model.architecture.max_seq_len, *([packing.length] if packing else []), 2**62)
     if limit is None:
-        limit = len(dataset) if getattr(dataset, "block", None) is None else _OF_A_STREAM
+        limit = len(dataset) if stream_of(dataset) is None else _OF_A_STREAM
     counts = report(dataset, tokenizer, spread(dataset, limit), longest, held_out_rows)
     facts, first = [], []
     if counts.lengths:
         loading = evolve(cfg.loading, workers=0)
         settings = {"batch_size": cfg.batch_size, "shuffle": cfg.shuffle, "logs": False}
         batches = loading.batches(dataset, tokenizer, model, world, **settings)
-        first = [[pieces(tokenizer, e) for e in row] for row in batches.take(rows)]
+        first = [
+            [pieces(tokenizer, sequence) for item in row for sequence in item.sequences]
+            for row in batches.take(rows)
+        ]
         facts = list(_facts(cfg, counts, batches, ranks))
     title = f"{recipe.name} --config {call.config}"
     return Summary(title, first, counts, facts, _histogram(counts.lengths))

@@ -10,8 +10,9 @@ import sys
 import threading
 import weakref
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
-from typing import IO, Any
+from typing import IO, Any, Generic
 
+from torchtune.data._item import ItemT
 from torchtune.data._windows import Window, Windows
 
 _logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ _START = (
 )
 
 
-class Ahead:
+class Ahead(Generic[ItemT]):
     """Reads windows ahead, in their order; what no process has begun is read at once.
 
     The processes are asked through pipes, so that they neither share a CUDA context nor import the program that
@@ -35,11 +36,11 @@ class Ahead:
         workers: How many processes; 0: none.
     """
 
-    def __init__(self, windows: Windows, workers: int) -> None:
+    def __init__(self, windows: Windows[ItemT], workers: int) -> None:
         self._windows = windows
         self._n_workers = workers
         self._pool: ThreadPoolExecutor | None = None
-        self._asked: dict[int, Future[Window]] = {}
+        self._asked: dict[int, Future[Window[ItemT]]] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._own = threading.local()
         weakref.finalize(self, _end, self._processes)
@@ -53,7 +54,7 @@ class Ahead:
         self._asked = {}
         self._ask(number)
 
-    def read(self, number: int) -> Window:
+    def read(self, number: int) -> Window[ItemT]:
         """Read a window, and let those after it be read ahead."""
         future = self._asked.pop(number, None)
         self._ask(number + 1)
@@ -117,7 +118,7 @@ class Ahead:
             send(process.stdin, sent)
             receive(process.stdout)
 
-    def _reply(self, number: int) -> Window:
+    def _reply(self, number: int) -> Window[ItemT]:
         """Ask this thread's process for a window."""
         process = self._own.process
         try:
@@ -127,11 +128,11 @@ class Ahead:
             answer = None
         if answer is None:
             raise BrokenExecutor(f"a process that encodes rows ahead ended with status {process.wait()}")
-        found: Any = pickle.loads(answer)  # noqa: S301 - our own process wrote it.
-        if isinstance(found, BaseException):
-            raise found
-        window: Window = found
-        return window
+        window: Any = pickle.loads(answer)  # noqa: S301 - our own process wrote it.
+        if isinstance(window, BaseException):
+            raise window
+        result: Window[ItemT] = window
+        return result
 
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:

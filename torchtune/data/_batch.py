@@ -1,122 +1,150 @@
-"""Examples side by side in rectangular tensors."""
+"""What one forward and backward pass reads."""
 
-from array import array
-from collections.abc import Sequence
-from typing import Self
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
 import torch
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
-from torchtune.data._example import IGNORE_INDEX, Example
+IGNORE_INDEX = -100
+"""The label of a token that is no target: what torch.nn.CrossEntropyLoss ignores by default."""
+
+_ALIGNED = 16
+"""Bytes at whose multiples tensors begin in a common buffer: the width of the widest element."""
+
+
+class Span(NamedTuple):
+    """Where the tokens of a sequence, or padding, are in a batch: what `torchtune.modules.Documents` is made of."""
+
+    row: int
+    start: int
+    """The column of the first token."""
+    end: int
+    """The column after the last."""
+    prefix_start: int = 0
+    """The column of the first token that the sequence begins with and has in common with an earlier one."""
+    prefix_length: int = 0
+    """How many tokens these are; they are in the row once, in the earlier sequence."""
 
 
 @frozen(eq=False)  # Tensors do not compare to one truth value.
 class Batch:
-    """What one forward and backward pass reads."""
+    """What one forward and backward pass reads: token sequences next to each other in rows of equal length.
+
+    The sequences are numbered from 0, row by row and from left to right, as in `lengths`. Of a batch of pairs, sequence
+    2i is the chosen one of pair i, and sequence 2i + 1 the rejected one.
+
+    These hold for every batch:
+
+    - `labels.flatten()[target_positions]` are the targets, and all other labels are IGNORE_INDEX;
+    - `target_positions` rises and `target_sequences` never falls, and both have `n_targets` elements;
+    - `spans`, if any, cover every position of every row in order, and those of padding continue no prefix.
+
+    What is not a tensor is on the host, so that nothing has to be read back from a device to compute a loss.
+    """
 
     tokens: Tensor
     """Ids that the model reads, [b, s]."""
     labels: Tensor
     """What each position is to predict, or IGNORE_INDEX, [b, s]; already shifted against the tokens."""
-    n_targets: int
-    """How many labels are targets."""
-    n_tokens: int
-    """How many tokens the examples have, without padding."""
-    documents: Tensor | None = None
-    """The number of the document in its row that each token belongs to, [b, s], padding being more of them, none longer
-    than the row's longest; None where every row holds a single one."""
-    shared: tuple[int, ...] = ()
-    """For each row, how many tokens its documents begin with alike, which stand in it once, in the first of them; empty
-    where no row has any."""
-    n_shared: int = 0
-    """How many tokens that makes which are not read again."""
+    target_positions: Tensor
+    """The positions with a target, as row * s + column, [n], int64."""
+    target_sequences: Tensor
+    """The number of the sequence that each target belongs to, [n], int64."""
+    counts: Mapping[str, int]
+    """What the loss terms of the batch are divided by, by name (`Item.counts`), summed over its items."""
     lengths: tuple[int, ...] = ()
-    """How many tokens each example has to be read; together they are `n_tokens`, those that are shared counted in each
-    that shares them."""
+    """How many tokens of each sequence are read, a prefix that it has in common with others counted in each."""
+    n_shared: int = 0
+    """How many of these tokens are not in the batch again, as they are part of an earlier sequence."""
+    spans: tuple[Span, ...] = ()
+    """Every sequence, and what pads the rows, in order; empty where every row holds a single sequence."""
+    span_table: Tensor | None = None
+    """`spans` as a tensor, [number of spans, 5], int64; None where there are none."""
     rows: tuple[int, ...] = ()
-    """The dataset's rows that the examples came from, counted from 0; empty where that is not known."""
+    """The dataset's row that each item came from, counted from 0; empty where that is not known."""
+    values: Mapping[str, Tensor] = field(factory=dict)
+    """Further tensors of an item kind of your own, by name."""
+
+    @property
+    def n_targets(self) -> int:
+        """How many labels are targets."""
+        return self.counts["targets"]
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens the sequences have to be read, without padding."""
+        return sum(self.lengths)
 
     @property
     def n_padding(self) -> int:
-        """How many positions hold no token of an example."""
+        """How many positions hold no token of a sequence."""
         return self.tokens.numel() - (self.n_tokens - self.n_shared)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Copy the tensors to a device; where they are there already, nothing is copied."""
-        documents = None if self.documents is None else self.documents.to(device)
-        return evolve(self, tokens=self.tokens.to(device), labels=self.labels.to(device), documents=documents)
+    def sum_by_sequence(self, values: Tensor) -> Tensor:
+        """Sum one value of each target, [n], over the targets of each sequence: [number of sequences]."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.target_sequences, values)
+
+    def without_targets(self) -> Self:
+        """Return the same tokens with nothing to predict, and counts of 0."""
+        none = self.target_positions.new_empty(0)
+        return evolve(
+            self,
+            labels=torch.full_like(self.labels, IGNORE_INDEX),
+            target_positions=none,
+            target_sequences=none,
+            counts=dict.fromkeys(self.counts, 0),
+        )
+
+    def to(self, device: torch.device | str, *, as_one: bool | None = None) -> Self:
+        """Move the tensors to a device.
+
+        Args:
+            device: Where they are to be; if they are there already, nothing is copied.
+            as_one: Copy them in one piece. On CUDA that is one asynchronous copy from pinned memory: later work on the
+                same stream waits for it, the host does not. None: on CUDA only.
+        """
+        device = torch.device(device)
+        tensors = self._tensors()
+        if as_one is None:
+            is_there = self.tokens.device.type == device.type and device.index in (
+                None,
+                self.tokens.device.index,
+            )
+            if is_there:
+                return self
+            as_one = device.type == "cuda"
+        copies = iter(_moved_as_one(tensors, device) if as_one else [tensor.to(device) for tensor in tensors])
+        return evolve(
+            self,
+            tokens=next(copies),
+            labels=next(copies),
+            target_positions=next(copies),
+            target_sequences=next(copies),
+            span_table=None if self.span_table is None else next(copies),
+            values={name: next(copies) for name in self.values},
+        )
+
+    def _tensors(self) -> list[Tensor]:
+        """Return the tensors in the order of the fields."""
+        tensors = [self.tokens, self.labels, self.target_positions, self.target_sequences]
+        return [*tensors, *([] if self.span_table is None else [self.span_table]), *self.values.values()]
 
 
-_WORTH_SHARING = 16
-"""Tokens that documents begin with alike, at least, to be shared: keys and values of them are copied for each."""
+def _moved_as_one(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Copy tensors of a CPU through one buffer; the copies are views of another."""
+    sizes = [math.ceil(tensor.nbytes / _ALIGNED) * _ALIGNED for tensor in tensors]
+    is_pinned = device.type == "cuda"
+    buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=is_pinned)
+    for view, tensor in zip(_views(buffer, tensors, sizes), tensors, strict=True):
+        view.copy_(tensor)
+    # torch does not reuse the pinned buffer before the copy is done, even if it is freed here.
+    return _views(buffer.to(device, non_blocking=is_pinned, copy=True), tensors, sizes)
 
 
-def collate(
-    rows: Sequence[Example | Sequence[Example]], pad_id: int, *, share_prefixes: bool = False
-) -> Batch:
-    """Put rows side by side, filled up on the right to the longest.
-
-    An example's last token is predicted and never read, so it takes one position less than it has tokens. Padding is
-    right of what causal attention sees, so that of rows with a single example needs no mask.
-
-    Args:
-        rows: Each an example, or several to stand one behind the other.
-        pad_id: What the rows are filled up with; it is never a target, whatever other meaning it has.
-        share_prefixes: Let what all of a row's examples begin with, and none has a target in, stand in the row once.
-
-    Raises:
-        ValueError: there are no examples.
-    """
-    packed = [[row] if isinstance(row, Example) else row for row in rows]
-    if not packed or not all(packed):
-        raise ValueError("a batch needs at least one example in every row")
-    shared = [_alike(row) if share_prefixes else 0 for row in packed]
-    widths = [
-        sum(len(e.tokens) - 1 for e in row) - n * (len(row) - 1)
-        for row, n in zip(packed, shared, strict=True)
-    ]
-    width = max(widths)
-    tokens, labels, documents = array("q"), array("q"), array("q")
-    for row, n_shared, used in zip(packed, shared, widths, strict=True):
-        for number, example in enumerate(row):
-            skipped = n_shared if number else 0
-            tokens.fromlist(example.tokens[skipped:-1])
-            labels.fromlist(example.labels[skipped + 1 :])
-            documents.fromlist([number] * (len(example.tokens) - 1 - skipped))
-        n_padding = width - used
-        longest = max(len(example.tokens) - 1 for example in row) - n_shared
-        tokens.fromlist([pad_id] * n_padding)
-        labels.fromlist([IGNORE_INDEX] * n_padding)
-        documents.fromlist([len(row) + i // longest for i in range(n_padding)])
-    lengths = tuple(len(example.tokens) - 1 for row in packed for example in row)
-    n = len(packed)
-    return Batch(
-        _rectangle(tokens, n),
-        _rectangle(labels, n),
-        n_targets=sum(example.n_targets for row in packed for example in row),
-        n_tokens=sum(lengths),
-        lengths=lengths,
-        documents=_rectangle(documents, n) if any(len(row) > 1 for row in packed) else None,
-        shared=tuple(shared) if any(shared) else (),
-        n_shared=sum(lengths) - sum(widths),
-    )
-
-
-def _alike(row: Sequence[Example]) -> int:
-    """Return how many tokens to share: what all examples begin with, without a target, and leave at least one of."""
-    if len(row) < 2:
-        return 0
-    most = min(len(example.tokens) for example in row) - 2
-    n = next(
-        (i for i, ids in enumerate(zip(*(e.tokens for e in row), strict=False)) if len({*ids}) > 1), most
-    )
-    n = min(n, most)
-    for example in row:
-        n = next((i for i in range(n) if example.labels[i + 1] != IGNORE_INDEX), n)
-    return n if n >= _WORTH_SHARING else 0
-
-
-def _rectangle(values: "array[int]", n_rows: int) -> Tensor:
-    """Make rows of equal length of numbers that stand one behind the other; nothing is copied."""
-    return torch.frombuffer(values, dtype=torch.long).view(n_rows, -1)
+def _views(buffer: Tensor, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    """Return the parts of a buffer as tensors of some types and shapes."""
+    parts = zip(tensors, torch.split(buffer, list(sizes)), strict=True)
+    return [part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape) for tensor, part in parts]

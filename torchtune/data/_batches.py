@@ -1,19 +1,21 @@
-"""The order in which a run reads its examples."""
+"""The order in which a run reads its items."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, Self
+from typing import Any, Generic, Self
 
 from attrs import define, evolve, field
 
 from torchtune.data._ahead import Ahead
 from torchtune.data._arrangement import Arrangement, Document
-from torchtune.data._batch import Batch, collate
-from torchtune.data._example import Example, LeftOut, cut
+from torchtune.data._batch import Batch
+from torchtune.data._collate import collate
+from torchtune.data._item import Item, ItemT, ItemT_co, LeftOut, LengthLimit, Unlearnable, kind_of, truncate
 from torchtune.data._notes import Note, Tally
 from torchtune.data._packing import Fit
-from torchtune.data._windows import Examples, Window, Windows, place_of, reported_of, spread
+from torchtune.data._rows import Rows, place_of, reported_of, spread
+from torchtune.data._windows import Window, Windows
 
 _logger = logging.getLogger(__name__)
 
@@ -22,8 +24,10 @@ _SAMPLED = 512
 
 
 @define(eq=False, repr=False, slots=False)
-class Batches(Iterator[Batch]):
-    """Endless batches of one rank, in an order that a seed fixes and that can be taken up anywhere.
+class Batches(Iterator[Batch], Generic[ItemT_co]):
+    """Endless batches of one rank, in an order that a seed fixes and that can be resumed anywhere.
+
+    Rows give items of one kind: examples, pairs, or a class of your own (`Item`). An item is never split.
 
     The epochs form one endless stream of rows: each epoch is every row once, in an order drawn from the
     seed and the epoch's number (or as they come, if not shuffled), and the next follows directly. Every
@@ -40,11 +44,11 @@ class Batches(Iterator[Batch]):
     reading what went before, and may use another number of ranks or another batch size.
 
     Raises:
-        ValueError: the dataset is empty, or a number is out of its range.
+        ValueError: the dataset is empty, a number is out of its range, or rows give items of several kinds.
     """
 
-    dataset: Examples
-    """The examples, the same on all ranks."""
+    dataset: Rows[ItemT_co]
+    """The rows, the same on all ranks."""
     batch_size: int
     """Rows in a batch of one rank."""
     shuffle: bool = field(kw_only=True)
@@ -58,13 +62,13 @@ class Batches(Iterator[Batch]):
     size: int = field(default=1, kw_only=True)
     """How many ranks share the data."""
     longest: int | None = field(default=None, kw_only=True)
-    """Positions of an example, at most; a longer one is cut at its end. None: any number."""
+    """Positions of a sequence, at most; a longer one is cut at its end. None: any number."""
     packed_length: int | None = field(default=None, kw_only=True)
-    """Positions of a row that holds several documents; a longer one is cut at its end. None: a row holds one."""
+    """Positions of a row that holds several items; a longer item is cut at its end. None: a row holds one item."""
     fit: Fit = field(default="best", kw_only=True)
-    """How documents are put into rows (`pack`)."""
+    """How items are put into rows (`pack`)."""
     share_prefixes: bool = field(default=False, kw_only=True)
-    """Let what all documents of a row begin with stand in it once (`collate`)."""
+    """Put what all items of a row begin with into it once (`collate`)."""
     group_by_length: bool = field(default=False, kw_only=True)
     """Bring rows of like length together, where they are not packed."""
     window: int = field(default=1024, kw_only=True)
@@ -81,7 +85,8 @@ class Batches(Iterator[Batch]):
     _row: int = field(default=0, init=False)
     _waited: list[Document] = field(factory=list, init=False)
     # What they gave.
-    _examples: dict[Document, Example] = field(factory=dict, init=False)
+    _kind: type[Item] | None = field(default=None, init=False)
+    _items: dict[Document, ItemT_co] = field(factory=dict, init=False)
     _rows: list[list[Document]] = field(factory=list, init=False)
     _waiting: list[Document] = field(factory=list, init=False)
     # What happened to the rows of this epoch, how many there were and what they gave.
@@ -103,8 +108,7 @@ class Batches(Iterator[Batch]):
         seed = self.seed if self.shuffle else None
         self._windows = Windows(self.dataset, seed, self.window)
         self._arrangement = Arrangement(self.packed_length, self.fit, self.group_by_length, seed)
-        lengths = (self.longest, self.packed_length)
-        self._longest = min((n for n in lengths if n is not None), default=None)
+        self._limit = LengthLimit(sequence=self.longest, item=self.packed_length)
         self._ahead = Ahead(self._windows, self.workers)
         self._ahead.begin(0)  # at once: its processes take seconds to import, as a model takes to load
         names = ("shuffle", "seed", "longest", "packed_length", "fit", "group_by_length")
@@ -156,27 +160,27 @@ class Batches(Iterator[Batch]):
         taken = self._take(self.size * self.batch_size)
         first = self.rank * self.batch_size
         own = taken[first : first + self.batch_size]
-        examples = [[example for _, example in row] for row in own]
-        batch = collate(examples, self.pad_id, share_prefixes=self.share_prefixes)
+        items = [[item for _, item in row] for row in own]
+        batch = collate(items, self.pad_id, share_prefixes=self.share_prefixes)
         return evolve(batch, rows=tuple(self._windows.row(place) for row in own for (place, _), _ in row))
 
-    def take(self, n: int) -> list[list[Example]]:
-        """Take the next rows off the stream, whosever they are.
+    def take(self, n: int) -> list[list[ItemT_co]]:
+        """Take the next rows off the stream, whichever rank they are for.
 
         Args:
             n: How many.
 
         Returns:
-            The examples of each.
+            The items of each.
         """
-        return [[example for _, example in row] for row in self._take(n)]
+        return [[item for _, item in row] for row in self._take(n)]
 
-    def _take(self, n: int) -> list[list[tuple[Document, Example]]]:
-        rows: list[list[tuple[Document, Example]]] = []
+    def _take(self, n: int) -> list[list[tuple[Document, ItemT_co]]]:
+        rows: list[list[tuple[Document, ItemT_co]]] = []
         while len(rows) < n:
             while self._row == len(self._rows):
                 self._read_on()
-            rows.append([(document, self._examples[document]) for document in self._rows[self._row]])
+            rows.append([(document, self._items[document]) for document in self._rows[self._row]])
             self._row += 1
         return rows
 
@@ -207,7 +211,7 @@ class Batches(Iterator[Batch]):
         for name in self._stream:
             if state[name] != now[name]:
                 raise ValueError(
-                    f"the data cannot be taken up where the saved run left it: {name} was {state[name]}"
+                    f"the data cannot be resumed where the saved run left it: {name} was {state[name]}"
                     f" and is {now[name]} now"
                 )
         if state["bookmarks"]:
@@ -231,52 +235,49 @@ class Batches(Iterator[Batch]):
     def _read_on(self) -> None:
         """Go to the next window."""
         number = self._number + 1
-        waited = {document: self._examples[document] for document in self._waiting}
-        window = self._arrange(waited, number)
+        waited = {document: self._items[document] for document in self._waiting}
+        window, fitted = self._arrange(waited, number)
         self._number = number
         self._row = 0
-        self._note(window)
+        self._note(window, fitted)
 
-    def _arrange(self, waited: dict[Document, Example], number: int) -> Window:
-        """Make rows of a window, and of what waited for it."""
+    def _arrange(
+        self, waited: dict[Document, ItemT_co], number: int
+    ) -> tuple[Window[ItemT_co], dict[Document, ItemT_co | Unlearnable]]:
+        """Make rows of a window, and of what waited for it; return the window, and its items at their final length."""
         window = self._ahead.read(number)
         self._windows.add_bookmarks(window.bookmarks)
-        fitted = {document: self._fitted(example) for document, example in window.examples.items()}
+        fitted = {document: truncate(item, self._limit) for document, item in window.items.items()}
+        self._kind = kind_of(window.items.values(), self._kind)
         self._waited = list(waited)
-        self._examples = {**waited, **{d: example for d, example in fitted.items() if example is not None}}
-        lengths = {document: len(example.tokens) - 1 for document, example in self._examples.items()}
+        usable = {document: item for document, item in fitted.items() if not isinstance(item, Unlearnable)}
+        self._items = {**waited, **usable}
+        lengths = {document: item.length for document, item in self._items.items()}
         is_last = self._windows.ends_epoch(number)
         self._rows, self._waiting = self._arrangement.rows(lengths, number, is_last=is_last)
-        return window
+        return window, fitted
 
-    def _fitted(self, example: Example) -> Example | None:
-        """Cut an example that is too long; None where no target is left."""
-        length = self._longest
-        if length is None or len(example.tokens) <= length + 1:
-            return example
-        short = cut(example, length + 1, "right")
-        return short if short.n_targets else None
-
-    def _again(self, document: Document) -> Example:
-        """Encode a document once more."""
+    def _again(self, document: Document) -> ItemT_co:
+        """Encode an item once more."""
         place, i = document
         encoded = self._windows.encoded(self._windows.row(place))
-        example = None
         if not isinstance(encoded, LeftOut) and i < len(encoded):
-            example = self._fitted(encoded[i])
-        if example is None:
-            raise ValueError("the data cannot be taken up where the saved run left it: they have changed")
-        return example
+            item = truncate(encoded[i], self._limit)
+            if not isinstance(item, Unlearnable):
+                return item
+        raise ValueError("the data cannot be resumed where the saved run left them: they have changed")
 
     def _lengths(self, row: int, tally: Tally) -> list[int]:
-        """Return what the examples of a row of the dataset take of a row of a batch."""
+        """Return how many positions of a row of a batch the items of a row of the dataset take."""
         encoded = self._windows.encoded(row)
         if isinstance(encoded, LeftOut):
             self._tell(tally, [encoded.note], encoded.place)
             return []
-        fitted = [self._fitted(example) for example in encoded]
-        self._tell(tally, self._happened(encoded), partial(place_of, self.dataset, row))
-        return [len(example.tokens) - 1 for example in fitted if example is not None]
+        self._kind = kind_of(encoded, self._kind)
+        fitted = [truncate(item, self._limit) for item in encoded]
+        notes = [note for pair in zip(encoded, fitted, strict=True) for note in _notes_of(*pair)]
+        self._tell(tally, notes, partial(place_of, self.dataset, row))
+        return [item.length for item in fitted if not isinstance(item, Unlearnable)]
 
     def _count(self, lengths: Mapping[int, list[int]], epochs: int) -> int:
         """Count the rows of some epochs, given what each row of the dataset takes."""
@@ -292,17 +293,6 @@ class Batches(Iterator[Batch]):
             documents = {document: documents[document] for document in waiting}
         return n_rows
 
-    def _happened(self, examples: Iterable[Example]) -> list[Note]:
-        """Tell what happened to the examples of a row, the cut to the longest that fits included."""
-        notes: list[Note] = []
-        for example in examples:
-            notes += example.notes
-            if self._fitted(example) is None:
-                notes.append(Note(f"have no target within {self._longest} tokens and are left out"))
-            elif self._longest is not None and len(example.tokens) > self._longest + 1:
-                notes.append(Note(f"are cut at {self._longest} tokens", f"{len(example.tokens)} tokens"))
-        return notes
-
     def _tell(self, tally: Tally, notes: Iterable[Note], place: str | Callable[[], str]) -> None:
         """Count what happened to a row, and log what no row had before."""
         for text in tally.add(notes, place):
@@ -310,15 +300,14 @@ class Batches(Iterator[Batch]):
                 _logger.warning("rows %s; the first: %s", text, tally.first[text])
             self._told.add(text)
 
-    def _note(self, window: Window) -> None:
+    def _note(self, window: Window[ItemT_co], fitted: Mapping[Document, ItemT_co | Unlearnable]) -> None:
         """Count what happened to a window's rows; at the end of an epoch, log it all."""
         for left_out in window.left_out:
             self._tell(self._tally, [left_out.note], left_out.place)
-        of_rows: dict[int, list[Example]] = {}
-        for (place, _), example in window.examples.items():
-            of_rows.setdefault(place, []).append(example)
-        for place, examples in of_rows.items():
-            notes = self._happened(examples)
+        of_rows: dict[int, list[Note]] = {}
+        for (place, i), item in window.items.items():
+            of_rows.setdefault(place, []).extend(_notes_of(item, fitted[place, i]))
+        for place, notes in of_rows.items():
             if notes:
                 row = self._windows.row(place)
                 self._tell(self._tally, notes, partial(place_of, self.dataset, row))
@@ -346,3 +335,8 @@ class Batches(Iterator[Batch]):
         if self.record is not None and self._n_seen:
             epoch = max(self._number, 0) // self._windows.per_epoch + 1
             self.record({"epoch": epoch, "rows": self._n_seen, "notes": self._tally.summary()})
+
+
+def _notes_of(item: ItemT, fitted: ItemT | Unlearnable) -> tuple[Note, ...]:
+    """Return what happened to an item, also when it was cut."""
+    return (*item.notes, fitted.note) if isinstance(fitted, Unlearnable) else fitted.notes

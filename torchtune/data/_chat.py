@@ -12,7 +12,8 @@ from typing import Any, Literal
 from attrs import frozen
 
 from torchtune.data._answers import ChatRenderer, Layout, template_of
-from torchtune.data._example import IGNORE_INDEX, Example
+from torchtune.data._batch import IGNORE_INDEX
+from torchtune.data._example import Example
 from torchtune.data._notes import Note, shortened
 from torchtune.data._rendering import Rendering
 from torchtune.data._template import Message, Span
@@ -187,11 +188,11 @@ def chat_example(
     notes = [*chat.notes, *_left_out(messages[end:])]
     tokens = chat.tokens[: targets[-1][1]] if targets else chat.tokens
     if train_on_input:
-        return Example(tokens, list(tokens), tuple(notes))
+        return Example(tokens, list(tokens), notes=tuple(notes))
     labels = [IGNORE_INDEX] * len(tokens)
     for start, stop in targets:
         labels[start:stop] = tokens[start:stop]
-    return Example(tokens, labels, tuple(notes))
+    return Example(tokens, labels, notes=tuple(notes))
 
 
 def check_chat(tokenizer: Tokenizer) -> None:

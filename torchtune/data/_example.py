@@ -1,20 +1,22 @@
 """One training example: tokens, and which of them are targets."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
-from torchtune.data._notes import Note
+from torchtune.data._batch import IGNORE_INDEX, Batch
+from torchtune.data._collate import Prefix, join_sequences
+from torchtune.data._item import Item, Side
 from torchtune.data._special_text import text_notes
 from torchtune.data._tokenizer import Tokenizer
 
-IGNORE_INDEX = -100
-"""The label of a token that is no target: what torch.nn.CrossEntropyLoss ignores by default."""
+_WORTH_SHARING = 16
+"""Tokens that all examples of a row begin with, at least, to be shared: keys and values of them are copied for each."""
 
 
 @frozen
-class Example:
+class Example(Item):
     """A token sequence, and of each token whether the model is trained to predict it.
 
     `labels[i]` is `tokens[i]` where that token is a target and IGNORE_INDEX elsewhere; the shift by one
@@ -26,8 +28,6 @@ class Example:
 
     tokens: list[int]
     labels: list[int]
-    notes: tuple[Note, ...] = field(default=(), eq=False)
-    """What happened to the row that it comes from."""
 
     def __attrs_post_init__(self) -> None:
         if len(self.tokens) != len(self.labels):
@@ -35,51 +35,72 @@ class Example:
         if len(self.tokens) < 2:
             raise ValueError("an example needs at least two tokens, one to read and one to predict")
 
-    def with_notes(self, notes: Iterable[Note]) -> "Example":
-        """Return the same example with further notes."""
-        return evolve(self, notes=(*self.notes, *notes))
-
     @property
     def n_targets(self) -> int:
         """How many tokens this example trains."""
         return len(self.labels) - 1 - self.labels[1:].count(IGNORE_INDEX)
 
-
-@frozen
-class LeftOut:
-    """A row that gives no example."""
-
-    reason: str
-    """What is the matter with it, as `rows` would be said to: "have no answer"."""
-    place: str
-    """Where it stands."""
+    @property
+    def length(self) -> int:
+        """How many positions of a row it takes: its last token is predicted and never read."""
+        return len(self.tokens) - 1
 
     @property
-    def note(self) -> Note:
-        """The note that reports it."""
-        return Note(f"{self.reason} and are left out")
+    def sequences(self) -> "tuple[Example, ...]":
+        """The example itself."""
+        return (self,)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many targets there are."""
+        return {"targets": self.n_targets}
+
+    @classmethod
+    def of_sequences(cls, sequences: "Sequence[Example]", extras: Mapping[str, Any]) -> Self:
+        """Return the one sequence."""
+        return cls(sequences[0].tokens, sequences[0].labels, **extras)
+
+    def shortened(self, length: int, side: Side) -> Self | None:
+        """Cut an example that takes more than `length` positions; None if no target is left."""
+        if self.length <= length:
+            return self
+        part = slice(-(length + 1), None) if side == "left" else slice(length + 1)
+        short = evolve(self, tokens=self.tokens[part], labels=self.labels[part])
+        return short if short.n_targets else None
+
+    @classmethod
+    def collate(cls, rows: Sequence[Sequence[Self]], pad_id: int, *, share_prefixes: bool) -> Batch:
+        """Make a batch of rows of examples (`join_sequences`).
+
+        Args:
+            rows: The examples of each row.
+            pad_id: What shorter rows are filled up with.
+            share_prefixes: Put what all examples of a row begin with, and none has a target in, into it once, in the
+                first of them. It is done from 16 tokens on.
+        """
+        prefixes = [_row_prefixes(row) if share_prefixes else [None] * len(row) for row in rows]
+        return join_sequences(rows, pad_id, prefixes)
 
 
-@frozen
-class Preference:
-    """Two answers to one prompt, of which one is preferred."""
-
-    chosen: Example
-    rejected: Example
+def _row_prefixes(row: Sequence[Example]) -> list[Prefix | None]:
+    """Return the prefix that each example of a row takes from the first."""
+    n = common_prefix(row) if len(row) > 1 else 0
+    return [None, *[Prefix(0, n) if n >= _WORTH_SHARING else None] * (len(row) - 1)]
 
 
-def cut(example: Example, max_seq_len: int, side: Literal["left", "right"]) -> Example:
-    """Cut an example that is too long; one that is not stays as it is.
+def common_prefix(examples: Sequence[Example]) -> int:
+    """Count the tokens with which all examples begin, in whose positions none has a target.
 
-    Args:
-        example: Of any length.
-        max_seq_len: Tokens that stay at most, above 1.
-        side: Where tokens are taken away.
+    Each example has at least one position left after them.
     """
-    if len(example.tokens) <= max_seq_len:
-        return example
-    kept = slice(-max_seq_len, None) if side == "left" else slice(max_seq_len)
-    return evolve(example, tokens=example.tokens[kept], labels=example.labels[kept])
+    most = min(len(example.tokens) for example in examples) - 2
+    differing = (
+        i for i, ids in enumerate(zip(*(e.tokens for e in examples), strict=False)) if len({*ids}) > 1
+    )
+    n = min(next(differing, most), most)
+    for example in examples:
+        n = next((i for i in range(n) if example.labels[i + 1] != IGNORE_INDEX), n)
+    return n
 
 
 def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_input: bool) -> Example:
@@ -98,4 +119,4 @@ def plain_example(tokenizer: Tokenizer, prompt: str, answer: str, *, train_on_in
         tokens = prompt_tokens + tokenizer.encode(answer, add_bos=False)
     n_masked = 0 if train_on_input else len(prompt_tokens)
     notes = text_notes(tokenizer, prompt + answer)
-    return Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:], tuple(notes))
+    return Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:], notes=tuple(notes))

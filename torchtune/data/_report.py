@@ -6,10 +6,12 @@ from functools import partial
 
 from attrs import define, field, frozen
 
-from torchtune.data._example import IGNORE_INDEX, Example, LeftOut
+from torchtune.data._batch import IGNORE_INDEX
+from torchtune.data._example import Example
+from torchtune.data._item import Item, LeftOut, items_of
 from torchtune.data._notes import Tally
+from torchtune.data._rows import Rows, is_plain_text, place_of
 from torchtune.data._tokenizer import Tokenizer
-from torchtune.data._windows import Examples, place_of
 
 UNKNOWN_SHARE = 0.01
 """Share of unknown tokens from which something is likely to be wrong."""
@@ -69,11 +71,11 @@ class Report:
 
 
 def report(
-    dataset: Examples,
+    dataset: Rows[Item],
     tokenizer: Tokenizer,
     rows: Sequence[int],
     longest: int | None = None,
-    held_out: Examples | None = None,
+    held_out: Rows[Item] | None = None,
 ) -> Report:
     """Look at some rows of a dataset.
 
@@ -97,7 +99,7 @@ def report(
         if isinstance(read, LeftOut):
             found.left_out[read.reason].append(read.place)
             continue
-        notes = [note for example in _examples(read) for note in example.notes]
+        notes = [note for item in items_of(read) for note in item.notes]
         found.notes.add(notes, partial(place_of, dataset, row))
         for example in _examples(read):
             tokens = example.tokens
@@ -117,14 +119,15 @@ def report(
             suspect["all"] += example.n_targets == len(tokens) - 1
     if held_out is not None:
         _compare(found, held_out, texts, prompts)
-    if getattr(dataset, "is_plain_text", False):
+    if is_plain_text(dataset):
         suspect["end"] = suspect["all"] = 0
     found.warnings = _warnings(found, suspect)
     return found
 
 
-def _examples(read: Example | Sequence[Example]) -> Sequence[Example]:
-    return [read] if isinstance(read, Example) else read
+def _examples(read: Item | Sequence[Item]) -> list[Example]:
+    """Return the sequences of a row's items."""
+    return [sequence for item in items_of(read) for sequence in item.sequences]
 
 
 def _prompt(example: Example) -> tuple[int, ...]:
@@ -133,7 +136,7 @@ def _prompt(example: Example) -> tuple[int, ...]:
     return tuple(example.tokens[:first])
 
 
-def _compare(found: Report, held_out: Examples, texts: set[int], prompts: set[int]) -> None:
+def _compare(found: Report, held_out: Rows[Item], texts: set[int], prompts: set[int]) -> None:
     """Find the held-out rows that stand among those looked at."""
     for row in range(len(held_out)):
         read = held_out[row]

@@ -2,25 +2,27 @@
 
 import bisect
 from collections.abc import Sequence
+from typing import Generic
 
 from attrs import define, field
 
+from torchtune.data._item import Encoded, ItemT
 from torchtune.data._order import Order
-from torchtune.data._windows import Encoded, Examples, place_of, reported_of, use_cache
+from torchtune.data._rows import Rows, is_plain_text, place_of, reported_of, stream_of, use_cache
 
 
 @define
-class Subset:
+class Subset(Generic[ItemT]):
     """Rows of a dataset, by their numbers there; what it can do besides, they can."""
 
-    dataset: Examples
+    dataset: Rows[ItemT]
     rows: "Sequence[int] | _Others"
 
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.rows)
 
-    def __getitem__(self, index: int, /) -> Encoded:
+    def __getitem__(self, index: int, /) -> Encoded[ItemT]:
         """Take what a row gives."""
         if not 0 <= index < len(self.rows):
             raise IndexError(index)
@@ -34,6 +36,11 @@ class Subset:
     def reported(self) -> frozenset[str]:
         """The texts of the notes that the dataset has logged already."""
         return reported_of(self.dataset)
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether the rows are texts without prompts."""
+        return is_plain_text(self.dataset)
 
     def use_cache(self, folder: str) -> None:
         """Keep encoded rows on the disk, if the dataset can (`RowDataset.use_cache`)."""
@@ -58,7 +65,7 @@ class _Others:
         return index + bisect.bisect_right(self._gaps, index)
 
 
-def split_off(dataset: Examples, share: float, seed: int) -> tuple[Subset, Subset]:
+def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[ItemT], Subset[ItemT]]:
     """Hold rows of a dataset out, which the seed draws.
 
     Args:
@@ -73,7 +80,7 @@ def split_off(dataset: Examples, share: float, seed: int) -> tuple[Subset, Subse
         ValueError: There are fewer than two rows, or they are streamed.
     """
     n = len(dataset)
-    if getattr(dataset, "block", None) is not None:
+    if stream_of(dataset) is not None:
         raise ValueError(
             "validation.share: rows that are streamed cannot be held out, since they are read in their order;"
             " name others with validation.dataset"

@@ -7,10 +7,21 @@ from typing import Annotated, cast
 from torch.utils.data import Dataset
 
 from torchtune.config import Component, Passed, instantiate
-from torchtune.data import Encoded, Examples, Order, Tokenizer, place_of, reported_of, use_cache
+from torchtune.data import (
+    Encoded,
+    Example,
+    Examples,
+    Order,
+    Tokenizer,
+    is_plain_text,
+    place_of,
+    reported_of,
+    stream_of,
+    use_cache,
+)
 
 
-class ConcatDataset(Dataset[Encoded]):
+class ConcatDataset(Dataset[Encoded[Example]]):
     """Datasets one after the other, each as often as its weight says; shuffling mixes them.
 
     Args:
@@ -26,7 +37,7 @@ class ConcatDataset(Dataset[Encoded]):
     def __init__(
         self,
         tokenizer: Tokenizer,
-        datasets: Annotated[list[Component[Dataset[Encoded]]], Passed(1)],
+        datasets: Annotated[list[Component[Dataset[Encoded[Example]]]], Passed(1)],
         weights: list[float] | None = None,
     ) -> None:
         if not datasets:
@@ -37,7 +48,7 @@ class ConcatDataset(Dataset[Encoded]):
         if any(not weight > 0 for weight in weights):
             raise ValueError(f"weights: expected numbers above 0, got {min(weights)}")
         self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
-        if any(getattr(part, "block", None) for part in self._parts):
+        if any(stream_of(part) is not None for part in self._parts):
             raise ValueError(
                 "datasets: rows that are streamed cannot be mixed with others; leave streaming out"
             )
@@ -49,7 +60,7 @@ class ConcatDataset(Dataset[Encoded]):
         """Count the rows of an epoch."""
         return self._ends[-1]
 
-    def __getitem__(self, index: int, /) -> Encoded:
+    def __getitem__(self, index: int, /) -> Encoded[Example]:
         """Encode a row of whichever dataset it belongs to."""
         if index >= len(self):
             raise IndexError(index)
@@ -64,6 +75,11 @@ class ConcatDataset(Dataset[Encoded]):
     def reported(self) -> frozenset[str]:
         """The texts of the notes that the datasets have logged already."""
         return frozenset().union(*map(reported_of, self._parts))
+
+    @property
+    def is_plain_text(self) -> bool:
+        """Whether all rows are texts without prompts."""
+        return all(map(is_plain_text, self._parts))
 
     def _at(self, index: int) -> tuple[Examples, int]:
         """Return the dataset that a row belongs to, and its number there."""

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from attrs import define, frozen
 
-from torchtune.data import Example, Message, Note, chat_example, check_chat
+from torchtune.data import Example, Message, Note, Unlearnable, chat_example, check_chat
 from torchtune.datasets._columns import check_characters, columns_of, optional_text, required
 from torchtune.datasets._messages import Turns, is_json_turns, read_message, read_tools, read_turns
-from torchtune.datasets._row_dataset import Nothing, RowDataset
+from torchtune.datasets._row_dataset import RowDataset
 from torchtune.datasets._tables import Row
 
 TrainOn = Literal["answers", "last", "everything"]
@@ -57,19 +57,19 @@ class ChatDataset(RowDataset[Conversation, Example]):
         check_characters("system", self.system)
         super().__attrs_post_init__()
 
-    def _parse(self, row: Row) -> Conversation | Nothing:
+    def _parse(self, row: Row) -> Conversation | Unlearnable:
         turns = read_conversation(row, self.column)
         tools = read_row_tools(row, self.tools_column)
         messages = with_system(turns.messages, row, self.system)
         learnt = turns.learnt
         if not any(learnt):
-            return Nothing("have no turn of the assistant's to learn")
+            return Unlearnable("have no turn of the assistant's to learn")
         if self.train_on == "last":
             last = max(i for i, is_target in enumerate(learnt) if is_target)
             learnt = [i == last for i in range(len(learnt))]
         return Conversation(messages, tools, learnt, turns.notes)
 
-    def _encode(self, parsed: Conversation, /) -> Example | Nothing:
+    def _encode(self, parsed: Conversation, /) -> Example | Unlearnable:
         everything = self.train_on == "everything"  # empty answers and those of no weight too
         example = chat_example(
             self.tokenizer,

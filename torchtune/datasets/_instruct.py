@@ -8,6 +8,7 @@ from torchtune.data import (
     Example,
     Message,
     Note,
+    Unlearnable,
     alpaca_prompt,
     chat_example,
     check_chat,
@@ -16,7 +17,7 @@ from torchtune.data import (
 )
 from torchtune.datasets._columns import check_characters, checked_columns, column, columns_of, optional_text
 from torchtune.datasets._messages import EMPTY_ANSWERS
-from torchtune.datasets._row_dataset import Nothing, RowDataset
+from torchtune.datasets._row_dataset import RowDataset
 from torchtune.datasets._tables import Row
 
 COLUMNS = ("instruction", "input", "output", "system", "history")
@@ -91,13 +92,13 @@ class InstructDataset(RowDataset[Task, Example]):
         self._names = checked_columns(self.columns, COLUMNS, required=("instruction", "output"))
         super().__attrs_post_init__()
 
-    def _parse(self, row: Row) -> Task | Nothing:
+    def _parse(self, row: Row) -> Task | Unlearnable:
         task = read_task(row, self._names, is_chat=self.template == "chat")
         if task.system is None and self.system is not None:
             task = evolve(task, system=self.system)
-        return task if task.output.strip() else Nothing("have no answer")
+        return task if task.output.strip() else Unlearnable("have no answer")
 
-    def _encode(self, parsed: Task, /) -> Example | Nothing:
+    def _encode(self, parsed: Task, /) -> Example | Unlearnable:
         return self._fitted(self._example(parsed))
 
     def _example(self, parsed: Task) -> Example:

@@ -1,20 +1,20 @@
 """Pairs of answers, of which one is preferred."""
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
-from torchtune.data import Example, Message, Preference, chat_example, check_chat
+from torchtune.data import Item, Message, Pair, Unlearnable, chat_example, check_chat
 from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
 from torchtune.datasets._messages import does_something
-from torchtune.datasets._row_dataset import Nothing, RowDataset, Truncate
+from torchtune.datasets._row_dataset import RowDataset, Truncate
 from torchtune.datasets._tables import Row
 
 
 @frozen
-class Pair:
+class Comparison:
     """A prompt and two answers, as turns."""
 
     prompt: list[Message]
@@ -24,7 +24,7 @@ class Pair:
 
 
 @define(eq=False, repr=False, slots=False)
-class PreferenceDataset(RowDataset[Pair, Preference]):
+class PreferenceDataset(RowDataset[Comparison, Pair]):
     """Pairs of answers to one prompt, the better one `chosen` and the other `rejected`.
 
     The two columns hold texts, turns, or whole conversations that begin alike. The prompt stands in a column `prompt`
@@ -36,6 +36,8 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         ConnectionError: the hub cannot be reached.
         ValueError: the rows are not as they must be, or the tokenizer has no chat template or it does not end answers.
     """
+
+    item_type: ClassVar[type[Item]] = Pair
 
     columns: dict[str, str] | None = None
     """The columns' names there, where they are others: `{prompt: question}`."""
@@ -54,7 +56,7 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
         )
         super().__attrs_post_init__()
 
-    def _parse(self, row: Row) -> Pair | Nothing:
+    def _parse(self, row: Row) -> Comparison | Unlearnable:
         names = self._names
         both = [
             turns_of(required(row, names[key], key), names[key], "assistant")
@@ -80,34 +82,26 @@ class PreferenceDataset(RowDataset[Pair, Preference]):
             if not turns or turns[-1]["role"] != "assistant":
                 raise ValueError(f"{name!r}: expected to end with a turn of the assistant's")
         if chosen == rejected:
-            return Nothing("have two answers that are the same")
+            return Unlearnable("have two answers that are the same")
         if not does_something(chosen[-1]) or not does_something(rejected[-1]):
-            return Nothing("have an empty answer")
+            return Unlearnable("have an empty answer")
         for answer, key in zip(both, ("chosen", "rejected"), strict=True):
             if not answer.learnt[-1]:
                 raise ValueError(
                     f"{names[key]!r}: its answer has a weight of 0 or is not to be trained on, and a pair needs both"
                 )
-        return Pair(prompt, chosen, rejected, read_row_tools(row, "tools"))
+        return Comparison(prompt, chosen, rejected, read_row_tools(row, "tools"))
 
-    def _encode(self, parsed: Pair, /) -> Preference | Nothing:
-        both = []
-        for answer in (parsed.chosen, parsed.rejected):
-            turns = [*parsed.prompt, *answer]
-            example = chat_example(self.tokenizer, turns, parsed.tools, train_on_input=False, turns="last")
-            fitted = self._fitted(example)
-            if isinstance(fitted, Nothing):
-                return fitted
-            both.append(fitted)
-        if both[0].tokens == both[1].tokens:
-            return Nothing("have two answers that the chat template writes alike")
-        return Preference(*both)
-
-    def _apart(self, encoded: Preference) -> list[Example]:
-        return [encoded.chosen, encoded.rejected]
-
-    def _joined(self, examples: list[Example]) -> Preference:
-        return Preference(*examples)
+    def _encode(self, parsed: Comparison, /) -> Pair | Unlearnable:
+        chosen, rejected = (
+            chat_example(
+                self.tokenizer, [*parsed.prompt, *answer], parsed.tools, train_on_input=False, turns="last"
+            )
+            for answer in (parsed.chosen, parsed.rejected)
+        )
+        if chosen.tokens == rejected.tokens:
+            return Unlearnable("have two answers that the chat template writes alike")
+        return self._fitted(Pair(chosen, rejected, notes=(*chosen.notes, *rejected.notes)))
 
 
 def _shared(one: list[Message], other: list[Message]) -> int:

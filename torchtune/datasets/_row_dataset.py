@@ -7,12 +7,25 @@ from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar, cast
 
-from attrs import define, field, fields, frozen
+from attrs import define, field, fields
 from torch.utils.data import Dataset
 
-from torchtune.data import Example, LeftOut, Note, Tally, Tokenizer, cut, shortened
+from torchtune.data import (
+    Example,
+    Item,
+    ItemT,
+    LeftOut,
+    LengthLimit,
+    Note,
+    Side,
+    Tally,
+    Tokenizer,
+    Unlearnable,
+    shortened,
+    truncate,
+)
 from torchtune.datasets._columns import ReadRow
 from torchtune.datasets._hub import LoadOptions
 from torchtune.datasets._source import Source, open_source
@@ -24,6 +37,7 @@ _logger = logging.getLogger(__name__)
 
 Parsed = TypeVar("Parsed")
 Encoded = TypeVar("Encoded")
+"""What a row gives: an item, or a list of them."""
 OnError = Literal["raise", "skip"]
 Truncate = Literal["right", "left", "drop"]
 
@@ -37,14 +51,6 @@ CHECKED_ROWS = 20_000
 """How many rows are looked at when a dataset is made: about half a second's work."""
 
 
-@frozen
-class Nothing:
-    """What a row gives that holds nothing to learn."""
-
-    reason: str
-    """As it would be said of several: "have no answer"."""
-
-
 @define(eq=False, repr=False, slots=False)
 class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     """Encodes rows when they are asked for.
@@ -53,8 +59,8 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     would make every start wait, and every rank hold the whole set in memory. What can be wrong is looked for
     at construction nevertheless: the first 20,000 rows are checked as text, and the first one is encoded.
 
-    A subclass says how a row is read (`_parse`, cheap) and how what was read is encoded (`_encode`), and checks its own
-    settings before it calls this class's `__attrs_post_init__`.
+    A subclass names the class of its items (`item_type`), says how a row is read (`_parse`, cheap) and how that is
+    encoded (`_encode`), and checks its own settings before it calls this class's `__attrs_post_init__`.
 
     Raises:
         FileNotFoundError: there is no such file or data set.
@@ -65,6 +71,8 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
 
     is_plain_text: ClassVar[bool] = False
     """Whether examples are text without prompts, so that every token is meant to be a target."""
+    item_type: ClassVar[type[Item]] = Example
+    """The class of the items."""
 
     tokenizer: Tokenizer
     """Encodes the rows; the recipe passes it."""
@@ -120,7 +128,7 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
             if isinstance(parsed, LeftOut):
                 return parsed
             encoded = self._encode(parsed) if self._cache is None else self._cached(parsed, self._cache)
-            if isinstance(encoded, Nothing):
+            if isinstance(encoded, Unlearnable):
                 return LeftOut(encoded.reason, self.place(index))
             notes = self._notes(row)
             return self._noted(encoded, notes) if notes else encoded
@@ -167,33 +175,25 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
             f"{name} {version(name)}" for name in ("torchtune", "tokenizers", "sentencepiece", "jinja2")
         ]
         meaning = f"{type(self).__qualname__} {settings!r} {fingerprint()} {versions}"
-        self._cache = TokenCache(Path(folder), meaning)
+        self._cache = TokenCache(Path(folder), meaning, self.item_type)
 
-    def _cached(self, parsed: Parsed, cache: TokenCache) -> Encoded | Nothing:
+    def _cached(self, parsed: Parsed, cache: TokenCache) -> Encoded | Unlearnable:
         """Take what was encoded before, or encode and keep it."""
         row = repr(parsed)
-        found = cache.get(row)
-        if found is not None:
-            return self._joined(found)
+        cached = cache.get(row)
+        if cached is not None:
+            return cast("Encoded", cached)
         encoded = self._encode(parsed)
-        if not isinstance(encoded, Nothing):
+        if not isinstance(encoded, Unlearnable):
             try:
-                cache.put(row, self._apart(encoded))
+                cache.put(row, cast("Item | list[Item]", encoded))
             except OSError as error:
                 _logger.warning("rows are not cached any more: %s", error)
                 self._cache = None
         return encoded
 
-    def _apart(self, encoded: Encoded) -> list[Example]:
-        """Return the examples in what a row gave."""
-        return [encoded]  # type: ignore[list-item]  # of most datasets it is one
-
-    def _joined(self, examples: list[Example]) -> Encoded:
-        """Undo `_apart`."""
-        return examples[0]  # type: ignore[return-value]  # as above
-
     @abstractmethod
-    def _parse(self, row: Row) -> Parsed | Nothing:
+    def _parse(self, row: Row) -> Parsed | Unlearnable:
         """Read what is needed out of a row, or say that there is nothing to learn in it.
 
         Raises:
@@ -201,7 +201,7 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         """
 
     @abstractmethod
-    def _encode(self, parsed: Parsed, /) -> Encoded | Nothing:
+    def _encode(self, parsed: Parsed, /) -> Encoded | Unlearnable:
         """Encode what was read, or say that nothing of it is left to learn."""
 
     def _parsed(self, index: int) -> tuple[Parsed | LeftOut, ReadRow]:
@@ -211,7 +211,7 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
             parsed = self._parse(row)
         except ValueError as error:
             raise RowError(f"{self.place(index)}: {error}") from error
-        return (LeftOut(parsed.reason, self.place(index)) if isinstance(parsed, Nothing) else parsed), row
+        return (LeftOut(parsed.reason, self.place(index)) if isinstance(parsed, Unlearnable) else parsed), row
 
     def _notes(self, row: ReadRow) -> list[Note]:
         """Tell which columns of a row were not read."""
@@ -225,20 +225,22 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         ]
 
     def _noted(self, encoded: Encoded, notes: Sequence[Note]) -> Encoded:
-        first, *others = self._apart(encoded)
-        return self._joined([first.with_notes(notes), *others])
+        """Add notes to the first item of a row."""
+        if isinstance(encoded, Item):
+            return encoded.with_notes(notes)
+        first, *others = cast("list[Item]", encoded)
+        return cast("Encoded", [first.with_notes(notes), *others])
 
-    def _fitted(self, example: Example) -> Example | Nothing:
-        """Cut an example that is too long, as `truncate` says."""
+    def _fitted(self, item: ItemT) -> ItemT | Unlearnable:
+        """Cut an item of which a sequence is too long, as `truncate` says."""
         n = self.max_seq_len
-        if n is None or len(example.tokens) <= n:
-            return example
-        if self.truncate == "drop":
-            return Nothing(f"are longer than {n} tokens")
-        short = cut(example, n, self.truncate)
-        if not short.n_targets:
-            return Nothing(f"have no target within {n} tokens")
-        return short.with_notes([Note(f"are cut at max_seq_len={n} tokens", f"{len(example.tokens)} tokens")])
+        if n is None:
+            return item
+        side: Side = "left" if self.truncate == "left" else "right"
+        limit = LengthLimit(sequence=n - 1, side=side, tokens=n, setting="max_seq_len=")
+        if self.truncate == "drop" and not limit.admits(item):
+            return Unlearnable(f"are longer than {n} tokens")
+        return truncate(item, limit)
 
     def _unusable(self, error: RowError) -> LeftOut:
         if self.on_error == "raise":

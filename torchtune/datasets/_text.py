@@ -4,9 +4,9 @@ from typing import ClassVar, Literal
 
 from attrs import define, field
 
-from torchtune.data import Example, text_notes
+from torchtune.data import Example, Unlearnable, text_notes
 from torchtune.datasets._columns import column as text_of
-from torchtune.datasets._row_dataset import Nothing, RowDataset, Truncate
+from torchtune.datasets._row_dataset import RowDataset, Truncate
 from torchtune.datasets._source import Source
 from torchtune.datasets._tables import Row
 
@@ -36,14 +36,14 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
     """What becomes of a longer one: it is "split" into several, cut at its "right" or "left" end, or "drop" leaves it
     out."""
 
-    def _parse(self, row: Row) -> str | Nothing:
+    def _parse(self, row: Row) -> str | Unlearnable:
         text = text_of(row, self.column, "text", "column")
-        return text if text.strip() else Nothing("are empty")
+        return text if text.strip() else Unlearnable("are empty")
 
-    def _encode(self, parsed: str, /) -> list[Example] | Nothing:
+    def _encode(self, parsed: str, /) -> list[Example] | Unlearnable:
         tokens = self.tokenizer.encode(parsed, add_eos=self.add_eos)
         if len(tokens) < 2:
-            return Nothing("are a single token")
+            return Unlearnable("are a single token")
         notes = text_notes(self.tokenizer, parsed)
         n = self.max_seq_len
         if self.truncate == "split" and n is not None and len(tokens) > n:
@@ -52,10 +52,4 @@ class TextCompletionDataset(RowDataset[str, list[Example]]):
             first, *others = [Example(piece, list(piece)) for piece in pieces]
             return [first.with_notes(notes), *others]
         fitted = self._fitted(Example(tokens, list(tokens)).with_notes(notes))
-        return fitted if isinstance(fitted, Nothing) else [fitted]
-
-    def _apart(self, encoded: list[Example]) -> list[Example]:
-        return encoded
-
-    def _joined(self, examples: list[Example]) -> list[Example]:
-        return examples
+        return fitted if isinstance(fitted, Unlearnable) else [fitted]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from attrs import define, field
 
-from torchtune.data import IGNORE_INDEX, Example, Note
+from torchtune.data import IGNORE_INDEX, Example, Item, Note, items_of
 
 _ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<i8"), ("size", "<i4"), ("checksum", "<u4")])
 """A digest in two halves, and the record's place in the file beside its index."""
@@ -30,6 +30,9 @@ _REFRESH_SECONDS = 10.0
 """How old the view of what other processes have written may be."""
 _FLUSH_ROWS = 64
 """Rows after which what was written is handed to the system."""
+
+_FORMAT = 2
+"""Number of the records' form, which is part of their digests."""
 
 Entries = np.ndarray[Any, np.dtype[np.void]]
 
@@ -39,8 +42,9 @@ class TokenCache:
     """A folder of encoded rows.
 
     Args:
-        folder: Where they stand; it is made.
+        folder: Where they are; it is created.
         meaning: All that tokens depend on besides the row itself, as text.
+        item_type: The class of the items.
 
     Raises:
         OSError: the folder cannot be made.
@@ -48,6 +52,7 @@ class TokenCache:
 
     folder: Path
     meaning: str
+    item_type: type[Item] = Example
     _entries: Entries = field(init=False, factory=lambda: np.empty(0, _ENTRY))
     """What is there, by digest."""
     _files: "np.ndarray[Any, np.dtype[np.int32]]" = field(init=False, factory=lambda: np.empty(0, np.int32))
@@ -62,26 +67,26 @@ class TokenCache:
     def __attrs_post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def __getstate__(self) -> tuple[Path, str]:
-        return self.folder, self.meaning
+    def __getstate__(self) -> tuple[Path, str, type[Item]]:
+        return self.folder, self.meaning, self.item_type
 
-    def __setstate__(self, state: tuple[Path, str]) -> None:
+    def __setstate__(self, state: tuple[Path, str, type[Item]]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # another process opens files of its own
 
-    def get(self, row: str) -> list[Example] | None:
+    def get(self, row: str) -> Item | list[Item] | None:
         """Return what a row was encoded to; None where nobody has encoded it.
 
         Args:
             row: What was read out of the source, as text.
         """
         high, low = self._digest(row)
-        examples = self._find(high, low)
-        if examples is None and time.monotonic() - self._looked > _REFRESH_SECONDS:
+        record = self._find(high, low)
+        if record is None and time.monotonic() - self._looked > _REFRESH_SECONDS:
             self._refresh()
-            examples = self._find(high, low)
-        return examples
+            record = self._find(high, low)
+        return None if record is None else _unpacked(record, self.item_type)
 
-    def put(self, row: str, examples: list[Example]) -> None:
+    def put(self, row: str, encoded: Item | list[Item]) -> None:
         """Write what a row was encoded to.
 
         Raises:
@@ -90,7 +95,7 @@ class TokenCache:
         if self._writer is None:
             self._writer = _Writer(self.folder / f"{uuid.uuid4().hex}.rows")
             weakref.finalize(self, self._writer.close)
-        self._writer.add(*self._digest(row), _packed(examples))
+        self._writer.add(*self._digest(row), _packed(encoded))
 
     def flush(self) -> None:
         """Hand to the system what was written."""
@@ -98,20 +103,22 @@ class TokenCache:
             self._writer.flush()
 
     def _digest(self, row: str) -> tuple[int, int]:
-        found = hashlib.blake2b(f"{self.meaning}\0{row}".encode("utf-8", "surrogatepass"), digest_size=16)
+        found = hashlib.blake2b(
+            f"{_FORMAT}\0{self.meaning}\0{row}".encode("utf-8", "surrogatepass"), digest_size=16
+        )
         high, low = struct.unpack("<QQ", found.digest())
         return high, low
 
-    def _find(self, high: int, low: int) -> list[Example] | None:
+    def _find(self, high: int, low: int) -> bytes | None:
         at = int(np.searchsorted(self._entries["high"], np.uint64(high)))
         while at < len(self._entries) and int(self._entries["high"][at]) == high:
-            examples = self._read(at) if int(self._entries["low"][at]) == low else None
-            if examples is not None:
-                return examples
+            record = self._read(at) if int(self._entries["low"][at]) == low else None
+            if record is not None:
+                return record
             at += 1
         return None
 
-    def _read(self, at: int) -> list[Example] | None:
+    def _read(self, at: int) -> bytes | None:
         entry = self._entries[at]
         number = int(self._files[at])
         if number not in self._open:
@@ -123,7 +130,7 @@ class TokenCache:
         record = os.pread(self._open[number], int(entry["size"]), int(entry["offset"]))
         if len(record) != entry["size"] or zlib.crc32(record) != entry["checksum"]:
             return None
-        return _unpacked(record)
+        return record
 
     def _refresh(self) -> None:
         """Read what has been added to the indices."""
@@ -173,36 +180,53 @@ class _Writer:
                 end()
 
 
-def _packed(examples: list[Example]) -> bytes:
-    """Write examples as bytes.
+def _packed(encoded: Item | list[Item]) -> bytes:
+    """Write a row's items as bytes.
 
-    First comes how many there are; then of each how many tokens, the tokens, a bit each for the targets, how many bytes
-    its notes take, and these as JSON.
+    First come how many there are, and 1 if they are a list; then of each item how many sequences it has, the sequences,
+    how many bytes the rest takes, and that as JSON: its notes and extras.
     """
-    parts = [struct.pack("<I", len(examples))]
-    for example in examples:
-        mask = np.array(example.labels) != IGNORE_INDEX
-        tokens = np.array(example.tokens, "<i4")
-        parts += [struct.pack("<I", len(tokens)), tokens.tobytes(), np.packbits(mask).tobytes()]
-        pairs = [[note.text, note.example] for note in example.notes]
-        notes = json.dumps(pairs).encode() if pairs else b""
-        parts += [struct.pack("<I", len(notes)), notes]
+    items = items_of(encoded)
+    parts = [struct.pack("<IB", len(items), isinstance(encoded, list))]
+    for item in items:
+        parts += [struct.pack("<I", len(item.sequences)), *map(_packed_sequence, item.sequences)]
+        rest = {"notes": [[note.text, note.example] for note in item.notes], "extras": item.extras}
+        packed_rest = json.dumps(rest).encode() if any(rest.values()) else b""
+        parts += [struct.pack("<I", len(packed_rest)), packed_rest]
     return b"".join(parts)
 
 
-def _unpacked(record: bytes) -> list[Example]:
-    (n,) = struct.unpack_from("<I", record)
-    at = 4
-    examples = []
-    for _ in range(n):
-        (length,) = struct.unpack_from("<I", record, at)
-        tokens = np.frombuffer(record, "<i4", length, at + 4)
-        at += 4 + 4 * length
-        n_bytes = -(-length // 8)
-        mask = np.unpackbits(np.frombuffer(record, np.uint8, n_bytes, at), count=length).astype(bool)
-        (size,) = struct.unpack_from("<I", record, at + n_bytes)
-        at += n_bytes + 4
-        notes = tuple(Note(*note) for note in json.loads(record[at : at + size])) if size else ()
-        at += size
-        examples.append(Example(tokens.tolist(), np.where(mask, tokens, IGNORE_INDEX).tolist(), notes))
-    return examples
+def _packed_sequence(sequence: Example) -> bytes:
+    """Write a sequence as bytes: how many tokens it has, the tokens, and a bit each for the targets."""
+    tokens = np.array(sequence.tokens, "<i4")
+    mask = np.array(sequence.labels) != IGNORE_INDEX
+    return struct.pack("<I", len(tokens)) + tokens.tobytes() + np.packbits(mask).tobytes()
+
+
+def _unpacked(record: bytes, item_type: type[Item]) -> Item | list[Item]:
+    n_items, is_list = struct.unpack_from("<IB", record)
+    at = 5
+    items = []
+    for _ in range(n_items):
+        (n_sequences,) = struct.unpack_from("<I", record, at)
+        at += 4
+        sequences = []
+        for _ in range(n_sequences):
+            sequence, at = _unpacked_sequence(record, at)
+            sequences.append(sequence)
+        (size,) = struct.unpack_from("<I", record, at)
+        rest = json.loads(record[at + 4 : at + 4 + size]) if size else {"notes": [], "extras": {}}
+        at += 4 + size
+        item = item_type.of_sequences(sequences, rest["extras"])
+        items.append(item.with_notes(Note(*note) for note in rest["notes"]) if rest["notes"] else item)
+    return items if is_list else items[0]
+
+
+def _unpacked_sequence(record: bytes, at: int) -> tuple[Example, int]:
+    """Read a sequence that begins at a byte; return it, and the byte after it."""
+    (length,) = struct.unpack_from("<I", record, at)
+    tokens = np.frombuffer(record, "<i4", length, at + 4)
+    at += 4 + 4 * length
+    n_bytes = -(-length // 8)
+    mask = np.unpackbits(np.frombuffer(record, np.uint8, n_bytes, at), count=length).astype(bool)
+    return Example(tokens.tolist(), np.where(mask, tokens, IGNORE_INDEX).tolist()), at + n_bytes

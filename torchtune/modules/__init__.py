@@ -5,7 +5,7 @@ from torchtune.modules._architecture import Architecture, RopeScaling
 from torchtune.modules._attention import Attention, AttentionContext
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
-from torchtune.modules._documents import Documents
+from torchtune.modules._documents import Documents, DocumentSpan
 from torchtune.modules._dora import DoRALinear
 from torchtune.modules._draw import copy_whole, draw, is_sharded
 from torchtune.modules._feed_forward import FeedForward
@@ -25,6 +25,7 @@ __all__ = [
     "Decoder",
     "DecoderLayer",
     "DoRALinear",
+    "DocumentSpan",
     "Documents",
     "FeedForward",
     "KVCache",

@@ -1,5 +1,6 @@
 """Causal self-attention."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -166,20 +167,30 @@ def by_document(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any
 ) -> Tensor:
     """Attend to each document by itself, which is exact and computes nothing that is masked."""
+    of_rows = iter(documents.spans)
     rows = []
     # Views by split and not by slices: the backward pass of each slice would fill and add a whole row's gradient.
-    for row, (of_q, of_k, of_v, lengths) in enumerate(
-        zip(torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True)
+    for of_q, of_k, of_v, lengths in zip(
+        torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True
     ):
         parts = []
         by_part = [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
-        shared = documents.before(row, lengths[0])
-        first_k, first_v = (of[0][:, :, :shared] for of in by_part[1:])
-        for i, (queries, new_keys, new_values) in enumerate(zip(*by_part, strict=True)):
-            before = shared if i else 0
-            keys = torch.cat([first_k, new_keys], dim=2) if before else new_keys
-            values = torch.cat([first_v, new_values], dim=2) if before else new_values
-            mask = documents.mask_of_one(queries.shape[2], before, window)
+        spans = list(itertools.islice(of_rows, len(lengths)))
+        starts = {start: i for i, (_, start, *_) in enumerate(spans)}
+        # A prefix is sliced once: the gradients of all documents that continue it are added up before the slice's.
+        prefixes = {
+            (start, length): [x[starts[start]][:, :, :length] for x in by_part[1:]]
+            for *_, start, length in spans
+            if length
+        }
+        for queries, keys, values, (*_, start, length) in zip(*by_part, spans, strict=True):
+            if length:
+                prefix_keys, prefix_values = prefixes[start, length]
+                keys, values = (
+                    torch.cat([prefix_keys, keys], dim=2),
+                    torch.cat([prefix_values, values], dim=2),
+                )
+            mask = documents.mask_of_one(queries.shape[2], length, window, queries.device)
             parts.append(attend(queries, keys, values, mask, is_causal=mask is None, **how))
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)

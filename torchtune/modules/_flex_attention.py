@@ -51,15 +51,15 @@ def flex_attend(
     return out[:, :, :length]
 
 
-def block_mask(first: Tensor, shared: tuple[Tensor, Tensor] | None = None) -> BlockMask:
-    """Say block by block which keys queries see: query i those from `first[i]` to i, and those that it shares.
+def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> BlockMask:
+    """Say block by block which keys queries see: query i those from `first[i]` to i, and those of its prefix.
 
     torch's `create_block_mask` looks at all s * s pairs. As `first` never falls, the first and the last query of
     a block say what all of them see, so this looks at (s / 128)^2 blocks only.
 
     Args:
         first: `[b, s]`, never falling along a row, and at most the query's own place.
-        shared: `[b, s]` twice, the first of more keys that each query sees, and the one behind the last; all are
+        prefixes: `[b, s]` twice, the first of more keys that each query sees, and the one after the last; all are
             before `first`. None: there are none.
 
     Returns:
@@ -72,19 +72,23 @@ def block_mask(first: Tensor, shared: tuple[Tensor, Tensor] | None = None) -> Bl
     lowest, highest = first[:, ::BLOCK, None], first[:, BLOCK - 1 :: BLOCK, None]  # [b, blocks, 1]
     seen = (starts + BLOCK > lowest) & (starts <= starts[:, None])  # [b, query blocks, key blocks]
     full = (starts >= highest) & (starts < starts[:, None])  # Every query of the block sees every key.
-    if shared is not None:
-        from_key, to_key = (F.pad(x, (0, len(padding))).int() for x in shared)  # [b, padded] each
-        # Where a block's queries see some of a block's shared keys, the kernel asks `sees` of each pair.
-        seen |= starts < to_key.view(len(to_key), -1, BLOCK).amax(-1)[..., None]
+    if prefixes is not None:
+        from_key, to_key = (F.pad(x, (0, len(padding))).int() for x in prefixes)  # [b, padded] each
+        # Blocks from the first prefix key that any query of a block sees to the last: the kernel asks of each pair.
+        lowest_key = (
+            torch.where(from_key < to_key, from_key, first.shape[1]).view(b, -1, BLOCK).amin(-1)[..., None]
+        )
+        highest_key = to_key.view(b, -1, BLOCK).amax(-1)[..., None]  # [b, blocks, 1]
+        seen |= (starts + BLOCK > lowest_key) & (starts < highest_key)
 
     # `first` holds the window too: an int here would be compiled in, and a second window compile again.
     def sees(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= first[b, query]) & (key <= query)
 
-    def sees_shared(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def sees_prefix_too(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return sees(b, h, query, key) | ((key >= from_key[b, query]) & (key < to_key[b, query]))
 
-    asked = sees if shared is None else sees_shared
+    asked = sees if prefixes is None else sees_prefix_too
     return BlockMask.from_kv_blocks(*_listed(seen & ~full), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=asked)
 
 

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
-from torchtune.data import Batches, Examples, Tokenizer, split_off
+from torchtune.data import Batches, Examples, Item, Tokenizer, split_off
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.modules import Decoder, lora_layers
 from torchtune.runs import RunFolder
@@ -53,7 +53,7 @@ def open_datasets(
     return dataset, hold_out(section, rows, tokenizer, model)
 
 
-def count_steps(cfg: FinetuneConfig, batches: Batches) -> int:
+def count_steps(cfg: FinetuneConfig, batches: Batches[Item]) -> int:
     """Count a run's optimizer steps.
 
     Args:
@@ -71,7 +71,7 @@ def open_state(  # noqa: PLR0913, PLR0917 - a run is all of these.
     model: Decoder,
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    batches: Batches,
+    batches: Batches[Item],
     scale: LossScale,
     *,
     world: World,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from attrs import define, field
 
-from torchtune.data import Batch
+from torchtune.data import Batch, place_of
 from torchtune.training._scaling import LossScale
 from torchtune.training._state import State
 from torchtune.training._world import World
@@ -90,8 +90,7 @@ class Guard:
         rows = [row for damaged, _ in of_ranks for row in damaged] or [
             row for _, of_rank in of_ranks for row in of_rank
         ]
-        place = getattr(self._dataset, "place", lambda row: f"number {row + 1}")
-        named = ", ".join(place(row) for row in rows[:_NAMED])
+        named = ", ".join(place_of(self._dataset, row) for row in rows[:_NAMED])
         return named + (f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else "")
 
     def _kept(self) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from attrs import define, field
 
 from torchtune.config import FieldError, MayChange, above, at_least
-from torchtune.data import Batches, Examples, Tokenizer, use_cache
+from torchtune.data import Batches, ItemT, Rows, Tokenizer, use_cache
 from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
 from torchtune.training._world import World
@@ -47,7 +47,7 @@ class Loading:
 
     def batches(  # noqa: PLR0913 - it brings the parts of a run together.
         self,
-        dataset: Examples,
+        dataset: Rows[ItemT],
         tokenizer: Tokenizer,
         model: Decoder,
         world: World,
@@ -56,7 +56,7 @@ class Loading:
         shuffle: bool = True,
         output_dir: str | None = None,
         logs: bool = True,
-    ) -> Batches:
+    ) -> Batches[ItemT]:
         """Make the batches of this rank.
 
         Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Self
 
-from torchtune.data import Batches
+from torchtune.data import Batches, Item
 from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._signals import Stopped, StopRequests
@@ -26,7 +26,7 @@ class Saving:
         world: This process and its fellows.
     """
 
-    def __init__(self, section: Checkpoints, state: State, batches: Batches, world: World) -> None:
+    def __init__(self, section: Checkpoints, state: State, batches: Batches[Item], world: World) -> None:
         self._section = section
         self._state = state
         self._batches = batches

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune.config.model import differences
-from torchtune.data import Batches
+from torchtune.data import Batches, Item
 from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._scaling import LossScale
@@ -55,7 +55,7 @@ class State:
     _model: nn.Module
     _optimizer: Optimizer
     _scheduler: LRScheduler
-    _batches: Batches
+    _batches: Batches[Item]
     _world: World = field(kw_only=True)
     _scale: LossScale = field(factory=lambda: LossScale("fp32"), kw_only=True)
     total_steps: int | None = field(default=None, kw_only=True)

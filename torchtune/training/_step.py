@@ -44,7 +44,7 @@ class _Step(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Batch) -> Tensor:
-        documents = None if batch.documents is None else Documents(batch.documents, batch.shared)
+        documents = Documents(batch.spans, batch.span_table) if batch.spans else None
         hidden = self.model.hidden(batch.tokens, documents=documents)  # [b, s, d]
         is_target = batch.labels != IGNORE_INDEX  # [b, s]
         hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]

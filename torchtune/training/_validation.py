@@ -8,24 +8,25 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import torch
-from attrs import Attribute, define, evolve, field, frozen
+from attrs import Attribute, define, field, frozen
 from torch.utils.data import Dataset
 
 from torchtune.config import Component, FieldError, Passed, above, at_least
 from torchtune.data import (
-    IGNORE_INDEX,
     Batch,
     Encoded,
     Example,
     Examples,
     LeftOut,
-    Note,
+    LengthLimit,
     Tally,
     Tokenizer,
+    Unlearnable,
     collate,
-    cut,
+    items_of,
     place_of,
     spread,
+    truncate,
 )
 from torchtune.generation import Prompt, Template, check_prompt, encode_prompt, evaluating, generate_batch
 from torchtune.modules import Decoder
@@ -52,7 +53,7 @@ def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None)
 class Validation:
     """How often rows that are not trained on are looked at, and what follows from their loss."""
 
-    dataset: Annotated[Component[Dataset[Encoded]] | None, Passed(1)] = None
+    dataset: Annotated[Component[Dataset[Encoded[Example]]] | None, Passed(1)] = None
     """Those rows; the recipe passes the tokenizer. Null: some of the training dataset's."""
     share: float | None = field(default=None, validator=_one_source)
     """Share of the training dataset's rows that are held out, drawn from the seed, and not trained on."""
@@ -209,8 +210,7 @@ class Validator:
         """Collate; a rank without a row goes along with one that has no target, as all must go through the model."""
         if examples:
             return collate(examples, self._tokenizer.pad_id)
-        batch = collate(self._examples[-1:], self._tokenizer.pad_id)
-        return evolve(batch, labels=torch.full_like(batch.labels, IGNORE_INDEX), n_targets=0)
+        return collate(self._examples[-1:], self._tokenizer.pad_id).without_targets()
 
     def _answers(self) -> list[tuple[str, str]]:
         if self._section is None or not self._prompts:
@@ -290,17 +290,16 @@ def held_out_examples(rows: Examples, max_rows: int | None, longest: int) -> lis
         if isinstance(encoded, LeftOut):
             tally.add([encoded.note], encoded.place)
             continue
-        for example in [encoded] if isinstance(encoded, Example) else encoded:
-            short = cut(example, longest + 1, "right")
-            notes = list(example.notes)
-            if short is not example:
-                notes.append(Note(f"are cut at {longest} tokens", f"{len(example.tokens)} tokens"))
-            if short.n_targets:
-                examples.append(short)
-            else:
-                notes.append(Note(f"have no target within {longest} tokens and are left out"))
-            if notes:
-                tally.add(notes, place_of(rows, i))
+        for example in items_of(encoded):
+            fitted = truncate(example, LengthLimit(sequence=longest))
+            if isinstance(fitted, Example) and not fitted.n_targets:
+                fitted = Unlearnable(f"have no target within {longest} tokens")
+            if isinstance(fitted, Unlearnable):
+                tally.add([*example.notes, fitted.note], place_of(rows, i))
+                continue
+            examples.append(fitted)
+            if fitted.notes:
+                tally.add(fitted.notes, place_of(rows, i))
     lines = tally.lines(len(chosen))
     if not examples:
         raise ValueError(f"validation: none of {len(chosen)} held-out rows has a target; {'; '.join(lines)}")

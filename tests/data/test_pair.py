@@ -1,0 +1,228 @@
+"""Pairs of answers: their batches are compared with each sequence alone, whatever computes the attention."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+from torch.nn.attention import flex_attention
+
+from tests.data.pairs import pair_of, pairs
+from tests.modules.reference import TINY
+from tests.tolerance import FLOAT64, assert_near, bound, roundings
+from torchtune.data import (
+    Batch,
+    Batches,
+    Example,
+    LengthLimit,
+    Pair,
+    Unlearnable,
+    collate,
+    pack,
+    split_off,
+    truncate,
+)
+from torchtune.modules import Decoder, Documents, _attention, _flex_attention
+
+SETTINGS: dict[str, Any] = {"shuffle": True, "seed": 3, "pad_id": 0}
+
+
+def test_prompt_is_in_a_row_once_and_both_answers_continue_it() -> None:
+    first, second = pair_of([5, 6, 7], [8, 9], [10]), pair_of([4], [8, 9, 3], [9])
+    assert (first.length, second.length) == (4 + 3 - 2, 3 + 1)
+    assert first.counts == {"pairs": 1, "targets": 3}
+    batch = collate([[first, second], [second]], pad_id=0)
+    assert batch.tokens.tolist() == [[5, 6, 7, 8, 7, 4, 8, 9, 4], [4, 8, 9, 4, 0, 0, 0, 0, 0]]
+    spans = [(0, 0, 4, 0, 0), (0, 4, 5, 0, 2), (0, 5, 8, 0, 0), (0, 8, 9, 0, 0)]
+    spans += [(1, 0, 3, 0, 0), (1, 3, 4, 0, 0), (1, 4, 7, 0, 0), (1, 7, 9, 0, 0)]
+    assert list(batch.spans) == spans
+    assert batch.labels.flatten()[batch.target_positions].tolist() == [8, 9, 10, 8, 9, 3, 9, 8, 9, 3, 9]
+    assert batch.target_sequences.tolist() == [0, 0, 1, 2, 2, 2, 3, 4, 4, 4, 5]
+    assert batch.counts == {"pairs": 3, "targets": 11}
+    assert (batch.lengths, batch.n_shared, batch.n_padding) == ((4, 3, 3, 1, 3, 1), 2, 5)
+
+
+KERNELS = {"document": _attention.by_document, "mask": _attention.by_mask, "block": _attention.by_block}
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Choose what attends to packed rows; `flex_attention` runs as written, which computes no gradient on a CPU."""
+    name: str = request.param
+    monkeypatch.setattr(_attention, "document_kernel", lambda *_: KERNELS[name])
+    monkeypatch.setattr(_flex_attention, "_compiled", lambda: flex_attention.flex_attention)
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    return name
+
+
+def packed_batch(rows: list[Pair]) -> Batch:
+    groups = pack([pair.length for pair in rows], 60)
+    return collate([[rows[i] for i in group] for group in groups], pad_id=0)
+
+
+def log_probs(model: Decoder, batch: Batch) -> Tensor:
+    """Compute the log-probability of each sequence's targets, [number of sequences]."""
+    documents = Documents(batch.spans, batch.span_table) if batch.spans else None
+    logits = model(batch.tokens, documents=documents).flatten(0, 1)[batch.target_positions]
+    targets = batch.labels.flatten()[batch.target_positions]
+    return batch.sum_by_sequence(-nn.functional.cross_entropy(logits, targets, reduction="none"))
+
+
+def gradients(model: Decoder, value: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    value.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_packed_pairs_are_each_answer_alone(
+    kernel: str, window: int | None, softcap: float | None, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    architecture = evolve(TINY, max_seq_len=40, window=window, attention_softcap=softcap)
+    model, exact = Decoder(architecture).to(dtype), Decoder(architecture).double()
+    exact.load_state_dict(model.state_dict())
+    rows = pairs(12, architecture.vocab_size)
+    batch = packed_batch(rows)
+    assert batch.n_shared > 0
+    assert len(batch.lengths) > 2 * len(batch.tokens), "rows hold several pairs"
+    order = [rows[i] for group in pack([pair.length for pair in rows], 60) for i in group]
+    sequences = [sequence for pair in order for sequence in pair.sequences]
+    alone = torch.cat([log_probs(exact, collate([sequence], 0)) for sequence in sequences])
+    # A loss in which both answers of a pair matter, as in preference tuning.
+    weights = torch.linspace(-1, 1, len(sequences), dtype=torch.float64)
+    with torch.set_grad_enabled(kernel != "block"):
+        together = log_probs(model, batch)
+    near = FLOAT64 if dtype == torch.float64 else bound(dtype, 3 * roundings(architecture, 30))
+    assert_near(together, alone, near)
+    if kernel == "block":
+        return
+    ours = gradients(model, (together * weights.to(dtype)).sum())
+    theirs = gradients(exact, (alone * weights).sum())
+    assert_near(ours, theirs, near)
+
+
+@pytest.mark.parametrize("packed_length", [None, 40])
+@pytest.mark.parametrize("size", [1, 2])
+def test_pairs_go_through_epochs_whole(packed_length: int | None, size: int) -> None:
+    rows = pairs(60)
+    ranks = [
+        Batches(rows, 2, rank=rank, size=size, packed_length=packed_length, window=16, **SETTINGS)
+        for rank in range(size)
+    ]
+    seen: Counter[int] = Counter()
+    while not all(batches.epoch for batches in ranks):
+        for batch in map(next, ranks):
+            assert batch.counts["pairs"] == len(batch.rows) == len(batch.lengths) // 2
+            assert packed_length is None or batch.tokens.shape[1] <= packed_length
+            lengths = [rows[row].sequences for row in batch.rows]
+            assert [e.length for both in lengths for e in both] == list(batch.lengths)
+            seen.update(batch.rows)
+    assert set(seen) == set(range(60))
+
+
+def test_ranks_share_out_the_pairs_of_one_rank() -> None:
+    def batches(batch_size: int, rank: int, size: int) -> Batches[Pair]:
+        return Batches(pairs(50), batch_size, rank=rank, size=size, packed_length=40, window=16, **SETTINGS)
+
+    alone, ranks = batches(4, 0, 1), [batches(2, rank, 2) for rank in range(2)]
+    for _ in range(12):
+        parts = [next(rank) for rank in ranks]
+        assert next(alone).rows == tuple(itertools.chain(*(part.rows for part in parts)))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 9])
+@pytest.mark.parametrize("packed_length", [None, 40])
+def test_streams_of_pairs_resume_anywhere(stop: int, packed_length: int | None) -> None:
+    def batches() -> Batches[Pair]:
+        return Batches(pairs(30), 2, packed_length=packed_length, window=8, **SETTINGS)
+
+    unbroken, first, second = batches(), batches(), batches()
+    expected = [next(unbroken) for _ in range(20)]
+    for _ in range(stop):
+        next(first)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for batch in expected[stop:]:
+        again = next(second)
+        assert again.tokens.equal(batch.tokens)
+        assert (again.spans, again.rows) == (batch.spans, batch.rows)
+    assert second.state_dict() == unbroken.state_dict()
+
+
+def test_pairs_are_held_out_whole() -> None:
+    trained, held_out = split_off(pairs(10), 0.2, seed=0)
+    assert (len(trained), len(held_out)) == (8, 2)
+    assert isinstance(held_out[0], Pair)
+
+
+def shortest(pair: Pair) -> list[int]:
+    return [len(sequence.tokens) for sequence in pair.sequences]
+
+
+def cut_by(limit: LengthLimit) -> Callable[[Pair], Pair | Unlearnable]:
+    return lambda pair: truncate(pair, limit)
+
+
+def test_pairs_are_cut_to_what_the_model_and_the_row_hold() -> None:
+    pair = pair_of([1] * 10, [2] * 9, [3] * 5)  # 18 and 14 positions, 9 of them in both
+    assert truncate(pair, LengthLimit(sequence=18, item=23)) is pair
+    by_sequence = truncate(pair, LengthLimit(sequence=12))
+    assert isinstance(by_sequence, Pair)
+    assert shortest(by_sequence) == [13, 13]
+    assert [(note.text, note.example) for note in by_sequence.notes] == [
+        ("are cut at 12 tokens", "19 tokens")
+    ]
+    for room in range(11, 23):
+        short = truncate(pair, LengthLimit(sequence=18, item=room))
+        assert isinstance(short, Pair)
+        assert short.length <= room
+        assert room - short.length < 2, "no longer answers would fit"
+    for limit in (LengthLimit(item=10), LengthLimit(sequence=9)):
+        assert truncate(pair, limit) == Unlearnable(f"have no target within {limit.shortest} tokens")
+
+
+def test_cut_on_the_left_keeps_the_prompt_in_common() -> None:
+    pair = pair_of([*range(10)], [20] * 6, [30] * 3)
+    short = truncate(pair, LengthLimit(sequence=11, side="left"))
+    assert isinstance(short, Pair)
+    assert short.chosen.tokens == [*range(4, 10), *[20] * 6]
+    assert short.rejected.tokens == [*range(4, 10), *[30] * 3]
+    assert short.n_shared == 5
+
+
+@pytest.mark.parametrize(
+    ("pair", "length"),
+    [
+        (Pair(Example([1, 2, 3], [-100, 2, 3]), Example([1, 4, 5, 6, 7], [-100] * 4 + [7])), 2),
+        (pair_of([1], [2, 3, 4], [2, 3, 5]), 2),
+    ],
+    ids=["one answer has no target left", "both are the same"],
+)
+def test_pairs_of_which_an_answer_is_lost_are_left_out(
+    pair: Pair, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = pair_of([1], [2], [3])
+    batches = Batches([pair, other], 1, shuffle=False, seed=0, pad_id=0, longest=length)
+    assert next(batches).rows == (1,)
+    assert (
+        f"1 of 2 rows has no target within {length} tokens and is left out; the first: row 1" in caplog.text
+    )
+
+
+def test_examples_and_pairs_do_not_mix() -> None:
+    mixed: list[Example | Pair] = [pair_of([1], [2], [3]), Example([1, 2], [1, 2])]
+    message = "rows give items of several kinds, Pair and Example"
+    batches: Batches[Any] = Batches(mixed, 1, shuffle=False, seed=0, pad_id=0)
+    with pytest.raises(ValueError, match=message):
+        next(batches)
+    with pytest.raises(ValueError, match=message):
+        batches.batches_in(1)
+    with pytest.raises(ValueError, match=message):
+        collate([mixed], 0)
