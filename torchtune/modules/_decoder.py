@@ -26,6 +26,9 @@ class Decoder(nn.Module):
         architecture: Its sizes and constants; kept as `architecture`.
     """
 
+    compute_dtype: torch.dtype | None = None
+    """What trained parameters are cast to for a forward pass of training; None: they are used as they are."""
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture

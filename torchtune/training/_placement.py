@@ -118,6 +118,7 @@ class Placement:
             sharding.check(world.size)
         _warn_of_slow_bf16(world, dtype)
         set_dtype(model, DTYPES[dtype], DTYPES[self.weights_dtype])
+        model.compute_dtype = DTYPES[dtype]
         if self.uses_lean_layers:
             lean(model)
         if section is not None:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 FIRST = 2.0**16
 LEAST = 2.0**-14
-"""fp16's least normal number; gradients that overflow below it are no matter of scale."""
+"""fp16's least normal number; gradients that overflow below it do not fit whatever the scale."""
 _PATIENCE = 2000
 """Steps without an overflow after which the factor is doubled, as in torch.amp.GradScaler."""
 
@@ -14,40 +17,46 @@ class LossScale:
 
     In fp16 small gradients become 0, so the loss is scaled up as far as they do not overflow (Micikevicius et al.
     2018, arXiv:1710.03740, section 3.2). An overflow halves the factor and its step is skipped. In other precisions
-    the factor is 1.
+    the factor is 1. The factor stays on the device, so that nothing waits for it.
 
     Args:
         dtype: The precision of computing, a key of `DTYPES`.
+        device: Where losses are.
     """
 
-    def __init__(self, dtype: str) -> None:
-        self.factor = FIRST if dtype == "fp16" else 1.0
+    def __init__(self, dtype: str, device: torch.device | str = "cpu") -> None:
         self._is_dynamic = dtype == "fp16"
-        self._good = 0
+        self.factor: Tensor = torch.tensor(FIRST if self._is_dynamic else 1.0, device=device)
+        """A float32 scalar."""
+        self._good_steps: Tensor = torch.tensor(0, device=device)
 
-    def grow(self) -> None:
-        """Note a step without an overflow."""
-        self._good += 1
-        if self._is_dynamic and self._good % _PATIENCE == 0:
-            self.factor *= 2
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Multiply a loss by the factor."""
+        return loss * self.factor if self._is_dynamic else loss
 
-    def shrink(self) -> bool:
-        """Answer an overflow.
+    def explains_overflow(self, factor: float) -> bool:
+        """Tell whether a gradient that overflowed with a factor may fit with a smaller one."""
+        return self._is_dynamic and factor > LEAST
 
-        Returns:
-            Whether a smaller factor may help.
+    def update(self, has_overflowed: Tensor) -> None:
+        """Halve the factor after an overflow, and double it after many steps without one.
+
+        Args:
+            has_overflowed: A bool scalar on the factor's device: the gradient is not finite while the loss is.
         """
-        self._good = 0
-        if not self._is_dynamic or self.factor <= LEAST:
-            return False
-        self.factor /= 2
-        return True
+        if not self._is_dynamic:
+            return
+        good = torch.where(has_overflowed, 0, self._good_steps + 1)
+        doubled = torch.where((good > 0) & (good % _PATIENCE == 0), self.factor * 2, self.factor)
+        halved = torch.where(self.factor > LEAST, self.factor / 2, self.factor)
+        self.factor = torch.where(has_overflowed, halved, doubled)
+        self._good_steps = good
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what `load_state_dict` takes."""
-        return {"factor": self.factor, "good": self._good}
+        """Return what `load_state_dict` takes."""
+        return {"factor": self.factor.item(), "good_steps": int(self._good_steps.item())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the factor where another run left it."""
-        self.factor = state["factor"]
-        self._good = state["good"]
+        """Continue with the factor of another run."""
+        self.factor = torch.full_like(self.factor, state["factor"])
+        self._good_steps = torch.full_like(self._good_steps, state["good_steps"])

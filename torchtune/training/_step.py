@@ -1,103 +1,122 @@
-"""What happens between a batch and an optimizer step: the loss, and the gradient's norm."""
+"""One optimizer step: the sums of its micro-batches, the counts that divide them, and the gradient's norm."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from torchtune.data import IGNORE_INDEX, Batch
-from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded
-from torchtune.training._placement import DTYPES
-
-StepLoss = Callable[[Decoder, Batch], Tensor]
-"""The loss of a batch, summed over its target tokens, as a scalar that gradients flow from."""
+from torchtune.data import Batch
+from torchtune.modules import is_sharded
+from torchtune.training._score import Score, Term
+from torchtune.training._world import World
 
 
-def step_loss(loss: nn.Module, dtype: str) -> StepLoss:
-    """Turn a loss into a function of a model and a batch that sums over target tokens.
+class StepSums:
+    """Collects the scores of an optimizer step's micro-batches.
 
-    Only the positions that have a target reach the output head. A `LinearCrossEntropy` gets hidden states and the
-    head's weight, and never holds all logits; any other loss gets (logits, labels), such as
-    `torch.nn.CrossEntropyLoss`. A batch without a target has loss 0 and gradients of zeros.
+    Everything stays on the device; `Run.update` copies it to the host once for the whole step.
 
     Args:
-        loss: Built with `reduction="sum"`.
-        dtype: The precision of computing, a key of `DTYPES`; trained parameters are held wider and cast for each
-            forward pass.
+        micro_batches: Those of this rank, on its device.
+        world: The ranks of this run; all must make one for each step.
     """
 
-    def of_batch(model: Decoder, batch: Batch) -> Tensor:
-        step = _Step(model, loss)
-        total: Tensor = torch.func.functional_call(step, _cast(step, DTYPES[dtype]), (batch,))
-        return total
+    def __init__(self, micro_batches: Sequence[Batch], world: World) -> None:
+        self.micro_batches = micro_batches
+        self.losses: list[Tensor] = []
+        """This rank's part of the mean loss, micro-batch by micro-batch, without gradients."""
+        self._world = world
+        names = list(micro_batches[0].counts)
+        counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
+        summed = world.sum(world.tensor(counts))
+        self.counts: dict[str, Tensor] = dict(zip(names, summed, strict=True))
+        """What terms are divided by, over the micro-batches of all ranks, by name; scalars."""
+        self._totals: dict[str, Tensor] = {}
+        self._terms: dict[str, Term] = {}
+        self._metrics: dict[str, Term] = {}
 
-    return of_batch
+    def add(self, score: Score) -> Tensor:
+        """Add the score of a micro-batch.
+
+        Args:
+            score: Its sums.
+
+        Returns:
+            Its part of the loss, a scalar from which gradients flow: each term divided by its count, and all
+            multiplied by the number of ranks, as gradients are averaged over them.
+
+        Raises:
+            ValueError: A term's count is not one of the micro-batches', or the score has other names than those before.
+        """
+        self._check(score)
+        for name, term in {**score.terms, **score.metrics}.items():
+            total = term.total.detach().to(self._world.sum_dtype)
+            self._totals[name] = self._totals[name] + total if name in self._totals else total
+        self._terms, self._metrics = dict(score.terms), dict(score.metrics)
+        parts = [self._divided(term.total, term) for term in score.terms.values()]
+        loss = sum(parts[1:], parts[0])
+        self.losses.append(loss.detach())
+        return loss * self._world.data_size
+
+    def _divided(self, total: Tensor, term: Term) -> Tensor:
+        mean = total / self.counts[term.count].clamp(min=1).to(total.dtype)
+        return mean if term.coefficient == 1.0 else mean * term.coefficient
+
+    def _check(self, score: Score) -> None:
+        both = set(score.terms) & set(score.metrics)
+        if not score.terms or both:
+            what = f"{both.pop()!r} is a term and a metric" if both else "it has no term"
+            raise ValueError(f"a score is wrong: {what}")
+        if self._totals and self._totals.keys() != score.terms.keys() | score.metrics.keys():
+            raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(score.terms)}")
+        for name, term in {**score.terms, **score.metrics}.items():
+            if term.count not in self.counts:
+                known = ", ".join(self.counts)
+                raise ValueError(f"{name}: no count {term.count!r} in the batches, only {known}")
+
+    def reduced(self, facts: Mapping[str, float]) -> "dict[str, Tensor]":
+        """Sum everything over the ranks; all must call it, once.
+
+        Args:
+            facts: Further numbers of this rank to be summed.
+
+        Returns:
+            Scalars on the device: the mean of every term and metric by its name, the mean `loss`, and the facts.
+        """
+        totals = torch.stack(list(self._totals.values()))
+        summed = self._world.sum(torch.cat([totals, self._world.tensor(list(facts.values()))]))
+        numbers = dict(zip([*self._totals, *facts], summed, strict=True))
+        terms = {**self._terms, **self._metrics}
+        means = {name: numbers[name] / self.counts[term.count].clamp(min=1) for name, term in terms.items()}
+        loss = sum(means[name] * term.coefficient for name, term in self._terms.items())
+        return {**numbers, **means, "loss": torch.as_tensor(loss)}
+
+    @property
+    def reported(self) -> list[str]:
+        """The names that are reported besides the loss: metrics, and terms if there are several."""
+        return [*(self._terms if len(self._terms) > 1 else ()), *self._metrics]
 
 
-class _Step(nn.Module):
-    """Model and loss as one module, so that the parameters of both can be cast for one call."""
-
-    def __init__(self, model: Decoder, loss: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Batch) -> Tensor:
-        documents = Documents(batch.spans, batch.span_table) if batch.spans else None
-        hidden = self.model.hidden(batch.tokens, documents=documents)  # [b, s, d]
-        is_target = batch.labels != IGNORE_INDEX  # [b, s]
-        hidden, labels = hidden[is_target], batch.labels[is_target]  # [n, d], [n]
-        if not isinstance(self.loss, LinearCrossEntropy):
-            logits = self.model.logits(hidden)  # [n, v]
-            return _called(self.loss, logits.to(torch.promote_types(logits.dtype, torch.float32)), labels)
-        cap = self.model.architecture.final_softcap
-        total: Tensor = self.loss(hidden, self.model.head_weight, labels, cap)
-        return total
-
-
-def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    """Call a loss; one of torch's own that does not fit is the config's mistake."""
-    try:
-        total: Tensor = loss(logits, labels)
-    except (RuntimeError, ValueError, TypeError) as error:
-        if not type(loss).__module__.startswith("torch.nn") or "allocat" in str(error):
-            raise
-        shapes = f"logits {list(logits.shape)} with labels {list(labels.shape)}"
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"loss: {type(loss).__name__} takes no {shapes}: {reason}") from error
-    return total
-
-
-def _cast(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Cast the trained parameters that are held wider; gradients flow back to them. FSDP casts its own."""
-    return {
-        name: p.to(dtype)
-        for name, p in module.named_parameters()
-        if p.requires_grad and p.dtype != dtype and not is_sharded(p)
-    }
-
-
-def clip_gradients(model: nn.Module, max_norm: float | None, factor: float = 1.0) -> float:
+def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | float = 1.0) -> Tensor:
     """Scale the gradient down to a norm if it is longer, in place.
 
     Args:
         model: Its gradients may be sharded; all ranks must call it then.
         max_norm: The longest norm that passes; None: only measure.
-        factor: What the losses were multiplied by (`LossScale`); gradients are divided by it first.
+        factor: What the losses were multiplied by (`LossScale.factor`); gradients are divided by it first.
 
     Returns:
-        The L2 norm of the whole gradient before clipping. One that is not finite leaves the gradient as it is.
+        The L2 norm of the whole gradient before clipping, a scalar on the gradient's device. If it is not finite,
+        what the gradient is afterwards is not defined: no step may be taken with it.
     """
     trained = [p for p in model.parameters() if p.grad is not None]
     gradients = [p.grad for p in trained if p.grad is not None]
-    if factor != 1.0:
+    if isinstance(factor, Tensor) or factor != 1.0:
         for gradient in gradients:
             gradient.div_(factor)
     norm = nn.utils.get_total_norm(gradients)
     if is_sharded(norm):
         norm = norm.full_tensor()
-    length = float(norm)
-    if max_norm is not None and math.isfinite(length):
+    if max_norm is not None:
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
-    return length
+    return norm

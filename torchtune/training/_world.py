@@ -1,11 +1,13 @@
 """The processes of a run: how many there are, which one this is, and what it computes on."""
 
 import os
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from attrs import evolve, frozen
+from torch import Tensor
 
 from torchtune.runs import check_device, device_type
 
@@ -36,6 +38,26 @@ class World:
     def is_main(self) -> bool:
         """True on the one process that writes and prints."""
         return self.rank == 0
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """What sums over micro-batches and ranks are held in: float64, which Apple's GPUs do not have."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    def tensor(self, values: Sequence[float]) -> Tensor:
+        """Put numbers of the host on this rank's device, in `sum_dtype`."""
+        return torch.tensor(values, dtype=self.sum_dtype).to(self.device, non_blocking=True)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up a tensor over the data-parallel ranks, on its device; all must call it.
+
+        The host does not wait for the result where ranks communicate by NCCL.
+        """
+        if self.data_size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
 
     def data_sum(self, value: Number) -> Number:
         """Add up a number, such as a count of target tokens, over the data-parallel ranks; all must call it.

@@ -1,0 +1,162 @@
+"""What a loss is made of: sums over a micro-batch, each with the name of the count that divides it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from attrs import field, frozen
+from torch import Tensor, nn
+
+from torchtune.data import Batch
+from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded
+
+T = TypeVar("T")
+
+
+@frozen(eq=False)
+class Term:
+    """A sum over a micro-batch that is part of the loss, or is only reported."""
+
+    total: Tensor
+    """The sum, a scalar; gradients flow from it if it is part of the loss."""
+    count: str = "targets"
+    """The name of the count in `Batch.counts` whose sum, over the micro-batches of all ranks, divides it."""
+    coefficient: float = 1.0
+    """What it is multiplied by in the loss."""
+
+
+@frozen(eq=False)
+class Score:
+    """What a scorer computes of a micro-batch; the names are the same in every micro-batch of a run."""
+
+    terms: Mapping[str, Term]
+    """The terms of the loss by name; if there are several, each is reported by its name as well."""
+    metrics: Mapping[str, Term] = field(factory=dict)
+    """Sums that are reported beside the loss, each divided by its count; no gradients flow from them."""
+
+
+class Scorer(ABC):
+    """Computes a recipe's loss: a subclass defines `score`, and `prepare` if something is defined over a whole step.
+
+    A scorer that must survive a restart has `state_dict` and `load_state_dict`, and is passed to `Run` as a part.
+    """
+
+    @abstractmethod
+    def score(self, model: Decoder, batch: Batch) -> Score:
+        """Compute the sums of a micro-batch.
+
+        Args:
+            model: In training mode; its trained parameters are in the precision of computing.
+            batch: On the model's device.
+        """
+
+    def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
+        """Compute what is defined over a whole optimizer step, such as KTO's KL divergence, before its first score.
+
+        No gradients are recorded. What is defined over all ranks as well is summed by `World.sum`, in the same order
+        on all ranks.
+
+        Args:
+            model: As for `score`.
+            micro_batches: Those of the step on this rank, on the model's device.
+        """
+
+    def __call__(self, model: Decoder, batch: Batch) -> Score:
+        """Score a micro-batch, with the trained parameters cast to the precision of computing."""
+        return in_compute_dtype(model, lambda: self.score(model, batch))
+
+    @torch.no_grad()
+    def before_step(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
+        """Let the scorer prepare a step; recipes call it once before the scores of the step's micro-batches."""
+        if type(self).prepare is not Scorer.prepare:
+            in_compute_dtype(model, lambda: self.prepare(model, micro_batches))
+
+
+class NextToken(Scorer):
+    """The loss of the next token, summed over targets.
+
+    Only the positions that have a target reach the output head. A `LinearCrossEntropy` gets hidden states and the
+    head's weight, and never holds all logits; any other loss gets (logits, labels), such as
+    `torch.nn.CrossEntropyLoss`. A batch without a target has loss 0 and gradients of zeros.
+
+    Args:
+        loss: Built with `reduction="sum"`.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        self._loss = loss
+
+    def score(self, model: Decoder, batch: Batch) -> Score:
+        """Sum the loss over the targets of a micro-batch."""
+        hidden, labels = target_states(model, batch)
+        if isinstance(self._loss, LinearCrossEntropy):
+            cap = model.architecture.final_softcap
+            return Score({"loss": Term(self._loss(hidden, model.head_weight, labels, cap))})
+        logits = model.logits(hidden)  # [n, v]
+        return Score({"loss": Term(_called(self._loss, _at_least_float32(logits), labels))})
+
+
+def target_states(model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Compute the hidden states from which targets are predicted.
+
+    Args:
+        model: The model.
+        batch: On its device.
+
+    Returns:
+        The states `[n, d]`, and the ids to predict `[n]`, in the order of `batch.target_positions`.
+    """
+    documents = Documents(batch.spans, batch.span_table) if batch.spans else None
+    hidden = model.hidden(batch.tokens, documents=documents)  # [b, s, d]
+    labels = batch.labels.flatten().index_select(0, batch.target_positions)  # [n]
+    return hidden.flatten(0, 1).index_select(0, batch.target_positions), labels  # [n, d], [n]
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+    """Call a loss; one of torch's own that does not fit is the config's mistake."""
+    try:
+        total: Tensor = loss(logits, labels)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if not type(loss).__module__.startswith("torch.nn") or "allocat" in str(error):
+            raise
+        shapes = f"logits {list(logits.shape)} with labels {list(labels.shape)}"
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"loss: {type(loss).__name__} takes no {shapes}: {reason}") from error
+    return total
+
+
+class _Call(nn.Module):
+    """A function of a model as a module, so that the model's parameters can be replaced for one call."""
+
+    def __init__(self, model: Decoder, function: Callable[[], T]) -> None:
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self) -> T:  # type: ignore[type-var, misc]  # the type of the function's result
+        """Call the function."""
+        return self.function()  # type: ignore[return-value]  # as above
+
+
+def in_compute_dtype(model: Decoder, function: Callable[[], T]) -> T:
+    """Call a function while the trained parameters of a model are cast to the precision of computing.
+
+    Gradients flow back to the parameters as they are held. Parameters that FSDP shards are left to FSDP.
+
+    Args:
+        model: Placed (`Placement.place`).
+        function: Uses the model.
+    """
+    dtype = model.compute_dtype
+    casts = {
+        f"model.{name}": p.to(dtype)
+        for name, p in model.named_parameters()
+        if dtype is not None and p.requires_grad and p.dtype != dtype and not is_sharded(p)
+    }
+    result: T = torch.func.functional_call(_Call(model, function), casts, ())
+    return result
