@@ -109,8 +109,10 @@ def test_unknown_reductions_and_empty_chunks_are_refused() -> None:
         LinearCrossEntropy(chunk_size=0)
 
 
-def test_labels_of_another_length_are_rejected() -> None:
+def test_labels_that_do_not_fit_are_rejected() -> None:
     hidden, weight, labels = batch(3)
+    with pytest.raises((IndexError, RuntimeError), match="index -100 is out of bounds"):
+        LinearCrossEntropy()(hidden, weight, labels.fill_(-100))
     with pytest.raises(ValueError, match="hidden has 3 positions, but labels has 2"):
         LinearCrossEntropy()(hidden, weight, labels[:2])
 

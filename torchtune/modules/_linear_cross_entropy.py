@@ -51,6 +51,11 @@ class LinearCrossEntropy(nn.Module):
 
         Returns:
             A scalar, float32 or wider.
+
+        Raises:
+            ValueError: There are not as many labels as hidden states.
+            RuntimeError: A label is no id of the vocabulary, as -100 is not if no `ignore_index` is set (raised on a
+                CPU; on a GPU a kernel's assertion fails).
         """
         targets = target_positions(labels, self.ignore_index)
         needs_grad = torch.is_grad_enabled()

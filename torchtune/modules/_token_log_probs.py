@@ -40,6 +40,7 @@ def token_log_probs(
 
     Raises:
         ValueError: The temperature or the chunk size is not above 0, or there are not as many labels as hidden states.
+        RuntimeError: A label is no id of the vocabulary (raised on a CPU; on a GPU a kernel's assertion fails).
     """
     log_probs, _ = _compute(
         hidden, weight, labels, softcap, temperature, chunk_size, ignore_index, with_entropies=False
