@@ -16,6 +16,7 @@ from torchtune.config import Component, FieldError, above, at_least, between, ea
 from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
+from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
 from torchtune.runs import Device, locate_model
 
@@ -126,7 +127,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
         tokenizer = config.instantiate(cfg.tokenizer)
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
-        training.check_vocabulary(tokenizer, model)
+        check_vocabulary(tokenizer, model)
         assistant = Assistant(
             model,
             tokenizer,

@@ -3,25 +3,30 @@
 tune full_finetune --config smollm2_135m_full
 """
 
+from typing import Annotated
+
 import torch
 from attrs import define
+from torch.utils.data import Dataset
 
 from torchtune import config, training
+from torchtune.config import Component, Passed
+from torchtune.data import Encoded, Example
 
 
 @define(kw_only=True)
 class FullFinetuneConfig(training.FinetuneConfig):
     """Everything the full_finetune recipe reads."""
 
+    dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
+    """The examples; the recipe passes the tokenizer."""
+
 
 @config.parse
 def main(cfg: FullFinetuneConfig) -> None:
     """Fine-tune every weight of a model; `final/` becomes a Hugging Face folder."""
     with training.start(cfg) as world:
-        tokenizer = config.instantiate(cfg.tokenizer)
-        with torch.device("meta"):
-            model = config.instantiate(cfg.model)
-        training.check_vocabulary(tokenizer, model)
+        tokenizer, model = training.build_model(cfg)  # on the meta device
         dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)
         batches = cfg.loading.batches(
             dataset,
@@ -33,43 +38,29 @@ def main(cfg: FullFinetuneConfig) -> None:
             output_dir=cfg.output_dir,
         )
         cfg.placement.place(model, world, cfg.model_directory, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp)
-        loss_fn = training.step_loss(config.instantiate(cfg.loss, reduction="sum"), cfg.dtype)
-        optimizer = training.build_optimizer(cfg.optimizer, model.parameters())
-        total_steps = training.count_steps(cfg, batches)
-        scheduler = training.build_scheduler(cfg.lr_scheduler, optimizer, total_steps)
-        scale = training.LossScale(cfg.dtype)
-        state = training.open_state(
-            cfg, model, optimizer, scheduler, batches, scale, world=world, total_steps=total_steps
-        )
-        guard = training.Guard(cfg.non_finite, state, scale, dataset, world)
-        metrics = training.open_metrics(cfg, model, state, world, total_steps)
-        validator = training.open_validator(cfg, held_out, tokenizer, model, loss_fn, state, metrics, world)
+        scorer = training.NextToken(config.instantiate(cfg.loss, reduction="sum"))
+        optimizer = training.build_optimizer(cfg.optimizer, model)
+        schedule = training.build_schedule(cfg, optimizer, batches)
+        validator = training.build_validator(cfg, held_out, scorer, tokenizer, model, world)
+        run = training.Run(cfg, model, optimizer, schedule, batches, world, validator=validator)
 
-        with batches, metrics, training.Saving(cfg.checkpoints, state, batches, world) as saving:
-            for step in validator.between(saving.steps(total_steps)):
+        with batches, run:
+            validator.validate_if_due(run)
+            while run.step < run.total_steps and not validator.is_out_of_patience:
                 micro_batches = [
                     next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)
                 ]
-                n_targets = world.data_sum(sum(batch.n_targets for batch in micro_batches))
-                if n_targets == 0:
-                    metrics.skip(step, micro_batches, "no target token")
-                    continue
-                losses = []
+                scorer.before_step(model, micro_batches)
+                sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:
-                    loss = loss_fn(model, batch)  # summed over target tokens
-                    torch.autograd.backward(loss / n_targets * world.data_size * scale.factor)  # averaged
-                    losses.append(loss.item())
-                    del loss  # what is left of its graph would split the memory that the next pass takes
-                mean_loss = world.data_sum(sum(losses)) / n_targets
-                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, scale.factor)
-                lr = float(scheduler.get_last_lr()[0])
-                if guard.passes(mean_loss, grad_norm, losses, micro_batches):
-                    optimizer.step()
-                    scheduler.step()
-                    metrics.log(step, micro_batches, loss=mean_loss, lr=lr, grad_norm=grad_norm)
-                else:
-                    metrics.skip(step, micro_batches, guard.reason)
+                    loss = sums.add(scorer(model, batch))  # each term divided by its count over all ranks
+                    torch.autograd.backward(run.scale.scaled(loss))
+                    del loss  # what is left of its graph would fragment the memory that the next pass takes
+                grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.scale.factor)
+                run.update(sums, grad_norm)  # the optimizer's step, unless loss or gradient is not finite
                 optimizer.zero_grad()
+                validator.validate_if_due(run)
+                run.save_if_due()  # and stop, if the run was asked to
 
         training.save_model(cfg, model, world, "final")
 

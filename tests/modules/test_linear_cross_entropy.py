@@ -26,7 +26,7 @@ def batch(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, T
 def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reduction: Reduction) -> None:
     hidden, weight, labels = batch(23)
     assert (labels != -100).sum() % 4 > 0, "the last chunk is to be a short one"
-    loss = LinearCrossEntropy(reduction, chunk_size)(hidden, weight, labels)
+    loss = LinearCrossEntropy(reduction, chunk_size, ignore_index=-100)(hidden, weight, labels)
     expected = F.cross_entropy(hidden @ weight.T, labels, reduction=reduction)
     assert_near(loss, expected, FLOAT64)
     gradients = torch.autograd.grad(3 * loss, (hidden, weight))
@@ -34,10 +34,21 @@ def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reducti
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_labels_that_are_all_targets_need_no_search(reduction: Reduction) -> None:
+    hidden, weight, labels = batch(23)
+    labels.clamp_(min=0)
+    searched = LinearCrossEntropy(reduction, 4, ignore_index=-100)(hidden, weight, labels)
+    plain = LinearCrossEntropy(reduction, 4)(hidden, weight, labels)
+    assert plain.item() == searched.item()
+    expected = torch.autograd.grad(searched, (hidden, weight))
+    torch.testing.assert_close(torch.autograd.grad(plain, (hidden, weight)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("n", [0, 3])
 def test_a_batch_without_targets_still_runs_backward(n: int, reduction: Reduction) -> None:
     hidden, weight, labels = batch(n)
-    loss = LinearCrossEntropy(reduction)(hidden, weight, labels.fill_(-100))
+    loss = LinearCrossEntropy(reduction, ignore_index=-100)(hidden, weight, labels.fill_(-100))
     loss.backward()
     assert loss.item() == 0
     torch.testing.assert_close(hidden.grad, torch.zeros(n, 5, dtype=torch.float64), rtol=0, atol=0)
@@ -46,8 +57,8 @@ def test_a_batch_without_targets_still_runs_backward(n: int, reduction: Reductio
 
 def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else() -> None:
     hidden, weight, labels = batch(23)
-    (expected,) = torch.autograd.grad(LinearCrossEntropy()(hidden, weight, labels), [hidden])
-    LinearCrossEntropy()(hidden, weight.detach(), labels).backward()
+    (expected,) = torch.autograd.grad(LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels), [hidden])
+    LinearCrossEntropy(ignore_index=-100)(hidden, weight.detach(), labels).backward()
     assert weight.grad is None
     torch.testing.assert_close(hidden.grad, expected, rtol=0, atol=0)
 
@@ -55,16 +66,16 @@ def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else() -> None:
 def test_without_gradients_the_value_is_the_same() -> None:
     hidden, weight, labels = batch(23)
     with torch.no_grad():
-        loss = LinearCrossEntropy()(hidden, weight, labels)
+        loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
     assert not loss.requires_grad
-    assert loss.item() == LinearCrossEntropy()(hidden, weight, labels).item()
+    assert loss.item() == LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels).item()
 
 
 @pytest.mark.parametrize("has_units", [False, True])
 def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: has_units)
     hidden, weight, labels = batch(2001, torch.bfloat16)
-    loss = LinearCrossEntropy()(hidden, weight, labels)
+    loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
     loss.backward()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     expected = F.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
@@ -85,7 +96,7 @@ def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPat
 
 def test_a_second_backward_pass_is_refused_and_not_wrong() -> None:
     hidden, weight, labels = batch(5)
-    loss = LinearCrossEntropy()(hidden, weight, labels)
+    loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -96,6 +107,14 @@ def test_unknown_reductions_and_empty_chunks_are_refused() -> None:
         LinearCrossEntropy("none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="chunk_size must be above 0, got 0"):
         LinearCrossEntropy(chunk_size=0)
+
+
+def test_labels_that_do_not_fit_are_rejected() -> None:
+    hidden, weight, labels = batch(3)
+    with pytest.raises((IndexError, RuntimeError), match="index -100 is out of bounds"):
+        LinearCrossEntropy()(hidden, weight, labels.fill_(-100))
+    with pytest.raises(ValueError, match="hidden has 3 positions, but labels has 2"):
+        LinearCrossEntropy()(hidden, weight, labels[:2])
 
 
 def test_products_of_bfloat16_leave_the_settings_of_precision_as_they_were() -> None:

@@ -13,11 +13,12 @@ from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
     ActivationCheckpointing,
     Lora,
+    NextToken,
     Sharding,
+    StepSums,
     World,
     clip_gradients,
     start,
-    step_loss,
 )
 
 ADAPTERS = Lora(targets=["all-linear"], rank=3)
@@ -64,21 +65,20 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
     model = placed(world, dtype=dtype, **how)
     shares = SHARES[world.rank] if world.size == 4 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
-    n_targets = world.data_sum(sum(batch.n_targets for batch in batches))
-    loss_fn, loss_sum, gathered = step_loss(LinearCrossEntropy(), dtype), 0.0, []
+    scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
+    gathered = []
     for batch in batches:
-        loss = loss_fn(model, batch)
+        loss = sums.add(scorer(model, batch))
         gathered.append(not is_dtensor(next(model.layers[0].parameters())))
-        torch.autograd.backward(loss / n_targets * world.data_size)
-        loss_sum += loss.item()
+        torch.autograd.backward(loss)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
     norm = clip_gradients(model, 0.1)
     clipped = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
     AdamW(trained.values(), lr=0.01, fused=True).step()
     return {
-        "loss": world.data_sum(loss_sum) / n_targets,
-        "norm": norm,
+        "loss": sums.reduced({})["loss"].item(),
+        "norm": norm.item(),
         "gradients": before,
         "clipped": clipped,
         "parameters": {name: whole(p.detach()) for name, p in trained.items()},

@@ -14,11 +14,19 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
-from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_decoder
+from tests.training.tiny import (
+    ALONE,
+    batch_of,
+    examples,
+    place,
+    step_loss,
+    stir_adapters,
+    tiny_decoder,
+)
 from torchtune.data import Batch, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, KVCache, LinearCrossEntropy
-from torchtune.training import ActivationCheckpointing, Lora, step_loss
+from torchtune.training import ActivationCheckpointing, Lora
 from torchtune.training._activations import _KEPT
 
 INPUTS, MATMULS = ActivationCheckpointing(keep="inputs"), ActivationCheckpointing(keep="matmuls")

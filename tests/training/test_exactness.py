@@ -11,11 +11,11 @@ from torch.optim import AdamW
 
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_as_near, bound, distance, norm_bound, rms_error, roundings
-from tests.training.tiny import ALONE, place
+from tests.training.tiny import ALONE, place, step_loss
 from torchtune.config import lazy
 from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
-from torchtune.training import DTYPES, Lora, build_optimizer, step_loss
+from torchtune.training import DTYPES, Lora, build_optimizer
 
 SMALL = evolve(TINY, vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
 FAMILIES: dict[str, Architecture] = {
@@ -184,7 +184,7 @@ def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[fl
     model = model_of(architecture, LORA, dtype, lean_layers=lean_layers)
     loss_fn = step_loss(LinearCrossEntropy(), dtype)
     trained: list[Any] = [p for p in model.parameters() if p.requires_grad]
-    optimizer = build_optimizer(lazy(AdamW, lr=3e-3, fused=True), trained)
+    optimizer = build_optimizer(lazy(AdamW, lr=3e-3, fused=True), model)
     losses = []
     for step in range(50):
         (batch, *_) = packed(rows(6, seed=step))

@@ -23,7 +23,7 @@ from torchtune.config import lazy
 from torchtune.training import build_optimizer
 torch.manual_seed(0)
 p = torch.nn.Parameter(torch.randn(5, 3))
-optimizer = build_optimizer(lazy({name}, {settings}), [p])
+optimizer = build_optimizer(lazy({name}, {settings}), torch.nn.ParameterList([p]))
 schedule = LambdaLR(optimizer, lambda step: 1 / (1 + step))
 for i in range(4):
     p.grad = torch.randn(5, 3)
@@ -70,7 +70,7 @@ from torch.optim import SGD
 from torchtune.config import lazy
 from torchtune.training import build_optimizer
 p = torch.nn.Parameter(torch.ones(2))
-optimizer = build_optimizer(lazy(SGD, lr=0.5), [p])
+optimizer = build_optimizer(lazy(SGD, lr=0.5), torch.nn.ParameterList([p]))
 seen = []
 optimizer.register_step_post_hook(lambda *_: seen.append(p.tolist()))
 p.grad = torch.ones(2)
@@ -89,5 +89,5 @@ class Own(SGD):
 
 def test_an_optimizer_of_anothers_keeps_its_step() -> None:
     component: Component[Optimizer] = lazy(Own, lr=0.1)
-    optimizer = build_optimizer(component, [torch.nn.Parameter(torch.ones(2))])
+    optimizer = build_optimizer(component, torch.nn.ParameterList([torch.ones(2)]))
     assert "step" not in vars(optimizer)

@@ -16,7 +16,17 @@ from tests.modules import adapters
 from tests.recipes.parts import PowerCut, lora_config, losses, metrics
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
-from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_batches, tiny_decoder
+from tests.training.tiny import (
+    ALONE,
+    batch_of,
+    examples,
+    place,
+    state_of,
+    step_loss,
+    stir_adapters,
+    tiny_batches,
+    tiny_decoder,
+)
 from tests.training.together import together
 from tests.training.two_ranks_lora import CASES, magnitudes_from, one_step, placed
 from torchtune.config import Trust, instantiate, lazy, only_trusting
@@ -27,10 +37,8 @@ from torchtune.training import (
     ActivationCheckpointing,
     Lora,
     Sharding,
-    State,
     constant_with_warmup,
     needs,
-    step_loss,
     whole_state,
 )
 
@@ -111,9 +119,7 @@ def test_only_adapters_get_gradients_state_and_checkpoints(
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) is (name not in expected), name
         assert p.dtype == (torch.float32 if name in expected else held)
-    state = State(
-        str(tmp_path), model, optimizer, constant_with_warmup(optimizer), tiny_batches(), world=ALONE
-    )
+    state = state_of(tmp_path, model, optimizer, constant_with_warmup(optimizer), tiny_batches())
     saved = {name for name, _ in state._tensors()}
     keys = ("step", "exp_avg", "exp_avg_sq")
     kept = {f"optimizer.{name}.{key}" for name in expected for key in keys}

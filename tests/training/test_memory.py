@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
 from tests.recipes.parts import full_config, lora_config
-from tests.training.tiny import ALONE, place
+from tests.training.tiny import ALONE, place, step_loss
 from torchtune.config import Trust, lazy, only_trusting
 from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
@@ -35,7 +35,6 @@ from torchtune.training import (
     needs,
     needs_of,
     start,
-    step_loss,
 )
 
 

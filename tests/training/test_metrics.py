@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.tiny import ALONE, batch_of, examples
+from tests.training.tiny import ALONE, batch_of, examples, step_values
 from torchtune.training import Metrics
 from torchtune.training._metrics import cut_back, peak_memory_bytes
 from torchtune.utils.metric_logging import MetricLogger, read_metrics
@@ -30,7 +30,7 @@ def run(
 ) -> list[dict[str, float]]:
     with Metrics(str(folder), [probe] if probe else [], ALONE, first, last, log_every=log_every) as metrics:
         for step in range(first + 1, last + 1):
-            metrics.log(step, BATCHES, loss=1 / step, lr=0.1, grad_norm=3.0)
+            metrics.log(step_values(step, BATCHES, loss=1 / step))
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -92,7 +92,7 @@ def test_skipped_step_is_a_line_of_nulls_and_says_so(
 ) -> None:
     probe = Probe()
     with Metrics(str(tmp_path), [probe], ALONE, 0, 1) as metrics:
-        metrics.skip(1, BATCHES, "no target token")
+        metrics.skip(step_values(1, BATCHES), "no target token")
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["loss"], line["lr"], line["grad_norm"]) == (1, None, None, None)
     assert "loss" not in probe.seen[0][1]
@@ -140,7 +140,7 @@ def test_a_logger_that_raises_is_told_of_once_and_the_run_goes_on(
         never.seen.clear()
         for step in range(1, 5):
             never.seen.clear()
-            metrics.log(step, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+            metrics.log(step_values(step, BATCHES, loss=1.0))
     assert [step for step, _ in probe.seen] == [1, 2, 3, 4]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
     said = capsys.readouterr().err
@@ -158,11 +158,11 @@ def test_a_validation_is_a_line_of_its_own_and_reaches_loggers_and_terminal(
 ) -> None:
     probe = Probe()
     with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
-        metrics.validated(0, 2.5, 40, is_best=True)
-        metrics.log(1, BATCHES, loss=2.0, lr=0.1, grad_norm=3.0)
-        metrics.validated(1, 1.5, 40, [("Who are\nyou?", "I am " + "long " * 40)], is_best=True)
-        metrics.log(2, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
-        metrics.validated(2, None, 40, is_best=False)
+        metrics.validated(0, 2.5, 40, {}, is_best=True)
+        metrics.log(step_values(1, BATCHES, loss=2.0))
+        metrics.validated(1, 1.5, 40, {}, [("Who are\nyou?", "I am " + "long " * 40)], is_best=True)
+        metrics.log(step_values(2, BATCHES, loss=1.0))
+        metrics.validated(2, None, 40, {}, is_best=False)
     found = read_metrics(tmp_path)
     assert [line["step"] for line in found.lines] == [0, 1, 1, 2, 2]
     assert found.series("validation_loss") == [(0, 2.5), (1, 1.5)]
@@ -175,34 +175,41 @@ def test_a_validation_is_a_line_of_its_own_and_reaches_loggers_and_terminal(
     assert "step 0: validation loss 2.5000\n" in said
     assert "step 1: validation loss 1.5000, the lowest so far\n  “Who are you?” “I am long" in said
     assert "long…”\n" in said
-    assert "step 2: validation loss is no number\n" in said
+    assert "step 2: validation loss is NaN or infinite\n" in said
 
 
-def test_time_that_is_passed_over_slows_no_step_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excluded_time_slows_no_step_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     with Metrics(str(tmp_path), [], ALONE, 0, 2) as metrics:
         for step in (1, 2):
             now[0] += 2.0
-            metrics.log(step, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+            metrics.log(step_values(step, BATCHES, seconds=metrics.step_seconds()))
             now[0] += 50.0
-            metrics.pass_over(50.0)
+            metrics.exclude_time(50.0)
     speeds = [value for _, value in read_metrics(tmp_path).series("tokens_per_second")]
     useful = sum(batch.n_tokens for batch in BATCHES)
     assert speeds == [round(useful / 2.0, 1)] * 2
 
 
-def test_mfu_is_the_share_of_the_peak_that_useful_tokens_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
-    with Metrics(
-        str(tmp_path), [], ALONE, 0, 1, flops=lambda batches: 6e9 * len(batches), peak=1e10
-    ) as metrics:
-        now[0] += 2.0
-        metrics.log(1, BATCHES, loss=1.0, lr=0.1, grad_norm=3.0)
+def test_mfu_is_the_share_of_the_peak_that_useful_tokens_need(tmp_path: Path) -> None:
+    with Metrics(str(tmp_path), [], ALONE, 0, 1, peak=1e10) as metrics:
+        metrics.log(step_values(1, BATCHES, flops=12e9, seconds=2.0))
     assert read_metrics(tmp_path).lines[0]["mfu"] == 0.6
+
+
+def test_terms_metrics_and_a_recipes_numbers_are_written_and_reach_loggers(tmp_path: Path) -> None:
+    probe = Probe()
+    with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
+        metrics.log(step_values(1, BATCHES, reported={"reward": 0.5, "margin": float("nan")}))
+        metrics.validated(1, 2.0, 40, {"reward": 0.25}, is_best=True)
+    line, validation = read_metrics(tmp_path).lines
+    assert (line["reward"], "margin" in line) == (0.5, False)
+    assert validation["validation_reward"] == 0.25
+    assert [numbers.get("reward", numbers.get("validation_reward")) for _, numbers in probe.seen] == [
+        0.5,
+        0.25,
+    ]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="compares with Linux's own count")

@@ -5,10 +5,10 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from tests.training.tiny import ALONE, batch_of, examples, place, tiny_decoder, tiny_model
+from tests.training.tiny import ALONE, batch_of, examples, place, step_loss, tiny_decoder, tiny_model
 from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import Lora, step_loss, whole_state
+from torchtune.training import Lora, whole_state
 
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
 

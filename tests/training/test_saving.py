@@ -9,20 +9,23 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import evolve
 from torch.optim import AdamW
 
+from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
-from torchtune.data import Batches
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Checkpoints,
     LossScale,
-    Saving,
-    State,
+    NextToken,
+    Run,
+    Schedule,
+    StepSums,
     Stopped,
     _checkpoint,
+    clip_gradients,
     constant_with_warmup,
-    step_loss,
 )
 
 
@@ -32,27 +35,38 @@ def rules(**changes: Any) -> Checkpoints:
     return Checkpoints(**(none | changes))
 
 
-class Run:
+class TinyRun:
     """Six steps of eleven rows in batches of two, or as many as a test takes."""
 
-    def __init__(self, folder: Path, section: Checkpoints) -> None:
+    def __init__(self, folder: Path, section: Checkpoints, total: int = 12) -> None:
         self.folder = folder / "checkpoints"
         torch.manual_seed(0)
         self.model = tiny_model("fp32")
         self.optimizer = AdamW(self.model.parameters(), lr=0.01, fused=True)
-        scheduler = constant_with_warmup(self.optimizer)
-        self.batches: Batches = tiny_batches()
-        self.state = State(str(folder), self.model, self.optimizer, scheduler, self.batches, world=ALONE)
-        self.saving = Saving(section, self.state, self.batches, ALONE)
+        self.batches = tiny_batches()
+        cfg = evolve(
+            smollm2_135m_full(),
+            output_dir=str(folder),
+            checkpoints=section,
+            metric_logger=None,
+            model_directory=None,
+            tokenizer_directory=None,
+        )
+        folder.mkdir(exist_ok=True)
+        schedule = Schedule(constant_with_warmup(self.optimizer), total)
+        self.run = Run(cfg, self.model, self.optimizer, schedule, self.batches, ALONE)
+        self.state = self.run.state
 
-    def steps(self, total: int) -> Generator[int, None, None]:
-        loss_fn = step_loss(LinearCrossEntropy(), "fp32")
-        with self.saving as saving:
-            for step in saving.steps(total):
-                torch.autograd.backward(loss_fn(self.model, next(self.batches)))
-                self.optimizer.step()
+    def steps(self) -> Generator[int, None, None]:
+        scorer = NextToken(LinearCrossEntropy())
+        with self.run as run:
+            while run.step < run.total_steps:
+                sums = StepSums([next(self.batches)], ALONE)
+                torch.autograd.backward(sums.add(scorer(self.model, sums.micro_batches[0])))
+                run.update(sums, clip_gradients(self.model, None))
                 self.optimizer.zero_grad()
-                yield step
+                yield run.step
+                run.save_if_due()
 
     def saved(self) -> list[int]:
         return _checkpoint.steps(self.folder)
@@ -75,23 +89,22 @@ class Run:
 def test_checkpoints_are_written_when_due_and_stay_by_the_rule(
     tmp_path: Path, settings: dict[str, Any], saved: list[int], in_background: bool
 ) -> None:
-    run = Run(tmp_path, rules(**settings, asynchronous=in_background))
-    assert list(run.steps(12)) == list(range(1, 13))
+    run = TinyRun(tmp_path, rules(**settings, asynchronous=in_background))
+    assert list(run.steps()) == list(range(1, 13))
     assert run.saved() == saved
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
 
 
 def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Path) -> None:
     for name, in_background in (("now", False), ("later", True)):
-        run = Run(tmp_path / name, rules(every_n_steps=3, asynchronous=in_background))
-        list(run.steps(9))
+        run = TinyRun(tmp_path / name, rules(every_n_steps=3, asynchronous=in_background), 9)
+        list(run.steps())
         assert run.saved() == [3, 6, 9]
     for step in (9, 6, 3):
-        now, later = Run(tmp_path / "now", rules()), Run(tmp_path / "later", rules())
-        for found in (now, later):
-            assert found.state.resume()
-            assert found.state.step == step
-            _checkpoint.remove(found.folder / f"step_{step}")
+        now, later = TinyRun(tmp_path / "now", rules()), TinyRun(tmp_path / "later", rules())
+        for resumed in (now, later):
+            assert resumed.run.step == step
+            _checkpoint.remove(resumed.folder / f"step_{step}")
         assert all(map(torch.equal, now.model.parameters(), later.model.parameters()))
         assert str(now.optimizer.state_dict()) == str(later.optimizer.state_dict())
         assert now.batches.state_dict() == later.batches.state_dict()
@@ -100,8 +113,8 @@ def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Pa
 def test_what_goes_wrong_in_the_background_is_raised_and_earlier_checkpoints_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tmp_path, rules(every_n_steps=2, asynchronous=True))
-    steps = run.steps(12)
+    run = TinyRun(tmp_path, rules(every_n_steps=2, asynchronous=True))
+    steps = run.steps()
     for _ in range(4):
         next(steps)
     run.state.wait()
@@ -117,8 +130,8 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
     tmp_path: Path, number: signal.Signals, in_background: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    run = Run(tmp_path, rules(asynchronous=in_background))
-    steps = run.steps(12)
+    run = TinyRun(tmp_path, rules(asynchronous=in_background))
+    steps = run.steps()
     for _ in range(3):
         next(steps)
     os.kill(os.getpid(), number)
@@ -135,8 +148,8 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
 
 
 def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
-    run = Run(tmp_path, rules(every_n_steps=2))
-    steps = run.steps(12)
+    run = TinyRun(tmp_path, rules(every_n_steps=2))
+    steps = run.steps()
     for _ in range(3):
         next(steps)
     os.kill(os.getpid(), signal.SIGINT)
@@ -147,8 +160,8 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stop_at_the_last_step_is_the_end_of_the_run(tmp_path: Path) -> None:
-    run = Run(tmp_path, rules())
-    steps = run.steps(3)
+    run = TinyRun(tmp_path, rules(), 3)
+    steps = run.steps()
     for _ in range(3):
         next(steps)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -158,36 +171,38 @@ def test_a_stop_at_the_last_step_is_the_end_of_the_run(tmp_path: Path) -> None:
 
 def test_a_thread_that_is_not_the_main_one_runs_without_handlers(tmp_path: Path) -> None:
     found: list[int] = []
-    thread = threading.Thread(target=lambda: found.extend(Run(tmp_path, rules()).steps(2)))
+    thread = threading.Thread(target=lambda: found.extend(TinyRun(tmp_path, rules(), 2).steps()))
     thread.start()
     thread.join()
     assert found == [1, 2]
 
 
-def test_the_loss_scale_halves_doubles_and_is_taken_up() -> None:
+def test_the_loss_scale_halves_doubles_and_resumes() -> None:
+    overflow, fits = torch.tensor([True, False]).unbind()
     scale = LossScale("fp16")
-    first = scale.factor
-    assert scale.shrink()
+    first = scale.factor.item()
+    assert scale.explains_overflow(first)
+    scale.update(overflow)
     assert scale.factor == first / 2
     for _ in range(2000):
-        scale.grow()
+        scale.update(fits)
     assert scale.factor == first
     again = LossScale("fp16")
     again.load_state_dict(scale.state_dict())
     assert again.state_dict() == scale.state_dict()
-    while scale.shrink():
-        assert scale.factor >= 2.0**-14
+    for _ in range(100):
+        scale.update(overflow)
+    assert scale.factor == 2.0**-14
+    assert not scale.explains_overflow(scale.factor.item())
     plain = LossScale("bf16")
-    assert not plain.shrink()
     for _ in range(4000):
-        plain.grow()
+        plain.update(fits)
+    plain.update(overflow)
     assert plain.factor == 1.0
+    assert not plain.explains_overflow(1.0)
 
 
-def test_a_run_that_is_further_than_it_shall_go_is_refused(tmp_path: Path) -> None:
-    run = Run(tmp_path, rules(every_n_steps=4))
-    list(run.steps(8))
-    again = Run(tmp_path, rules())
-    assert again.state.resume()
-    with pytest.raises(ValueError, match="the run is at step 8 already, behind the 5 that it shall have"):
-        list(again.steps(5))
+def test_a_run_that_is_past_its_length_is_rejected(tmp_path: Path) -> None:
+    list(TinyRun(tmp_path, rules(every_n_steps=4), 8).steps())
+    with pytest.raises(ValueError, match="the run is at step 8 already, past the 5 that it is to have"):
+        TinyRun(tmp_path, rules(), 5)

@@ -74,12 +74,12 @@ def test_steps_are_batches_by_accumulation_up_to_the_limit(
 
 def test_what_a_step_cannot_drive_is_refused_by_name() -> None:
     weight = nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer(lazy(SGD, lr=0.1), [weight])
+    optimizer = build_optimizer(lazy(SGD, lr=0.1), nn.ParameterList([weight]))
     with pytest.raises(ValueError, match="lr_scheduler: ReduceLROnPlateau waits for a metric"):
         build_scheduler(lazy(ReduceLROnPlateau), optimizer, 5)
     for cls in (LBFGS, SparseAdam):
         with pytest.raises(ValueError, match=f"optimizer: {cls.__name__} "):
-            build_optimizer(lazy(cls), [weight])
+            build_optimizer(lazy(cls), nn.ParameterList([weight]))
 
 
 def test_warmup_stable_decay_rises_stays_and_falls() -> None:

@@ -14,9 +14,9 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 
 from tests.tolerance import FLOAT64
-from tests.training.tiny import ALONE, tiny_batches, tiny_model
+from tests.training.tiny import state_of, step_loss, tiny_batches, tiny_model
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Lora, State, _checkpoint, cosine_with_warmup, step_loss
+from torchtune.training import Lora, State, _checkpoint, cosine_with_warmup
 from torchtune.training._start import _seed_everything
 
 STEPS, STOP = 9, 4  # 11 rows in batches of 2: the stop is within the first epoch, the end within the second
@@ -35,7 +35,7 @@ class Run:
         )
         self.scheduler = cosine_with_warmup(self.optimizer, warmup_steps=2, total_steps=STEPS)
         self.batches = tiny_batches()
-        self.state = State(str(folder), self.model, self.optimizer, self.scheduler, self.batches, world=ALONE)
+        self.state = state_of(folder, self.model, self.optimizer, self.scheduler, self.batches)
         self.seen: list[tuple[float, float, float]] = []
 
     def train(self, until: int) -> "Run":
@@ -199,7 +199,7 @@ def test_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
     scheduler = cosine_with_warmup(optimizer, total_steps=3)
-    state = State(str(tmp_path), model, optimizer, scheduler, tiny_batches(), world=ALONE)
+    state = state_of(tmp_path, model, optimizer, scheduler, tiny_batches())
     saved = copy.deepcopy(model.state_dict())
     state.save()
     nn.init.zeros_(model.weight)
@@ -304,7 +304,7 @@ def test_a_schedule_goes_on_along_the_curve_of_its_new_length(tmp_path: Path) ->
         made = Run(folder)
         made.scheduler = cosine_with_warmup(made.optimizer, warmup_steps=2, total_steps=total)
         parts = made.model, made.optimizer, made.scheduler, made.batches
-        made.state = State(str(folder), *parts, world=ALONE, total_steps=total)
+        made.state = state_of(folder, *parts, total_steps=total)
         return made
 
     run(tmp_path / "short", 9).train(6).state.save()
@@ -320,7 +320,7 @@ def test_a_schedule_that_cannot_change_its_length_says_so(tmp_path: Path) -> Non
         run = Run(tmp_path)
         scheduler = OneCycleLR(run.optimizer, 0.1, total_steps=total)
         parts = run.model, run.optimizer, scheduler, run.batches
-        state = State(str(tmp_path), *parts, world=ALONE, total_steps=total)
+        state = state_of(tmp_path, *parts, total_steps=total)
         if total == 9:
             state.step = 1
             state.save()
@@ -338,7 +338,7 @@ def test_other_weights_below_the_adapters_are_refused(tmp_path: Path) -> None:
     def state() -> State:
         run = Run(tmp_path, DROPOUT)
         parts = run.model, run.optimizer, run.scheduler, run.batches
-        return State(str(tmp_path), *parts, world=ALONE, base=str(base))
+        return state_of(tmp_path, *parts, base=str(base))
 
     first = state()
     first.step = 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from attrs import define
 from torch import nn
 from torch.optim import SGD, AdamW
 
@@ -14,14 +15,14 @@ from recipes import full_finetune, lora_finetune
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
 from tests.tolerance import FLOAT64, bound, roundings
-from tests.training.tiny import batch_of, examples, tiny_model, tiny_validator
+from tests.training.tiny import ALONE, batch_of, examples, step_loss, tiny_model, tiny_validator
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.data import Example, LeftOut, split_off
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Validation, Validator, step_loss
-from torchtune.training._validation import held_out_examples
+from torchtune.training import Metrics, Validation, Validator
+from torchtune.training._validation import held_out_items
 from torchtune.utils.metric_logging import read_metrics
 
 
@@ -51,24 +52,36 @@ def by_hand(model: nn.Module) -> float:
 def test_the_loss_is_the_mean_over_target_tokens_at_any_batch_size(tmp_path: Path, batch_size: int) -> None:
     model = tiny_model()
     validator = tiny_validator(tmp_path, share_of(), model, batch_size=batch_size)
-    with validator._metrics:
-        assert validator.validate() == pytest.approx(by_hand(model), rel=FLOAT64)
+    with Metrics(str(tmp_path), [], ALONE, 0, 99) as metrics:
+        assert validator.validate(0, metrics) == pytest.approx(by_hand(model), rel=FLOAT64)
 
 
-def scripted(validator: Validator, losses: list[float], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+@define
+class ScriptedRun:
+    """Stands in for a run whose steps train nothing."""
+
+    metrics: Metrics
+    step: int = 0
+    total_steps: int = 99
+
+    def read_numbers(self) -> None:
+        """Nothing is on its way."""
+
+
+def scripted(
+    validator: Validator, losses: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
     """Run a validator between steps, with losses that are given; return the steps that were taken."""
     left = iter(losses)
-    monkeypatch.setattr(validator, "_mean_loss", lambda: next(left))
+    monkeypatch.setattr(validator, "_mean_loss", lambda: (next(left), {}))
     taken = []
-
-    def steps() -> Iterator[int]:
-        for step in range(1, 100):
-            validator._state.step = step
-            yield step
-
-    with validator._metrics:
-        for step in validator.between(steps()):
-            taken.append(step)
+    with Metrics(str(folder), [], ALONE, 0, 99) as metrics:
+        run: Any = ScriptedRun(metrics)
+        validator.validate_if_due(run)
+        while run.step < run.total_steps and not validator.is_out_of_patience:
+            run.step += 1
+            taken.append(run.step)
+            validator.validate_if_due(run)
     return taken
 
 
@@ -79,12 +92,12 @@ def test_a_run_ends_once_the_loss_falls_no_more_and_the_best_is_kept(
     validator = tiny_validator(
         tmp_path, share_of(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
     )
-    validator._save = lambda name: saved.append((name, validator._state.step))
+    validator._save = lambda: saved.append(validator.best_step)
     curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # at steps 0, 10, ...; turns behind step 30
-    taken = scripted(validator, curve, monkeypatch)
+    taken = scripted(validator, curve, tmp_path, monkeypatch)
     assert taken[-1] == 60
     # 1.95 is the lowest, though no improvement by 0.1: it is kept, and costs patience.
-    assert saved == [("best", 10), ("best", 20), ("best", 30), ("best", 40)]
+    assert saved == [10, 20, 30, 40]
     said = capsys.readouterr().err
     assert "step 60: the run ends early: at 3 validations in a row the loss was not below 2.0000" in said
     assert "2.0000 by more than 0.1" in said
@@ -95,7 +108,7 @@ def test_without_patience_all_steps_are_taken_and_the_last_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validator = tiny_validator(tmp_path, share_of(every_n_steps=40, at_start=False), tiny_model())
-    assert scripted(validator, [1.0, 2.0, 3.0], monkeypatch)[-1] == 99
+    assert scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch)[-1] == 99
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == [40, 80, 99]
 
 
@@ -104,8 +117,8 @@ def test_a_loss_that_is_no_number_is_no_improvement_and_costs_no_patience(
 ) -> None:
     validator = tiny_validator(tmp_path, share_of(every_n_steps=1, patience=2), tiny_model())
     curve = [float("nan"), 1.0, float("nan"), float("inf"), 2.0, 3.0, 4.0]
-    assert scripted(validator, curve, monkeypatch) == [1, 2, 3, 4, 5]
-    assert (validator._state.best_loss, validator._state.best_step) == (1.0, 1)
+    assert scripted(validator, curve, tmp_path, monkeypatch) == [1, 2, 3, 4, 5]
+    assert (validator.best_loss, validator.best_step) == (1.0, 1)
 
 
 CHANGES: dict[str, Any] = {"epochs": 4, "checkpoints.every_n_steps": 2}
@@ -179,7 +192,7 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
     if base is not None:
         load_peft_adapter(model, tmp_path / "a" / "best")
     dataset: Any = instantiate(section.dataset, ByteTokenizer())
-    rows = held_out_examples(dataset, None, 256)
+    rows: list[Example] = held_out_items(dataset, None, 256)
     loss_fn = step_loss(LinearCrossEntropy(reduction="sum"), "fp32")
     total = sum(loss_fn(model, batch_of([row])).item() for row in rows)
     rounded = bound(torch.float32, roundings(model.architecture, max(len(row.tokens) for row in rows)))
@@ -212,7 +225,7 @@ def test_a_share_of_a_runs_rows_is_not_trained_on(tmp_path: Path) -> None:
     dataset: Any = instantiate(full_config(tmp_path).dataset, ByteTokenizer())
     _, held = split_off(dataset, 0.34, seed=1)
     assert found[0]["validation_targets"] == sum(
-        held_out_examples(held, None, 256)[i].n_targets for i in range(2)
+        held_out_items(held, None, 256)[i].counts["targets"] for i in range(2)
     )
 
 
@@ -223,18 +236,18 @@ class Odd(list[Any]):
 def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
     good = Example([1, 2, 3], [-100, 2, 3])
     rows = Odd([LeftOut("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
-    assert held_out_examples(rows, None, 9) == [good] * 3
+    assert held_out_items(rows, None, 9) == [good] * 3
     assert "validation: 1 of 4 rows has no answer and is left out; the first: row 1" in caplog.text
     assert (
         "validation: 1 of 4 rows has no target within 9 tokens and is left out; the first: row 3"
         in caplog.text
     )
-    assert held_out_examples(rows, None, 1)[0].tokens == [1, 2]
+    assert held_out_items(rows, None, 1)[0].tokens == [1, 2]
     with pytest.raises(
         ValueError,
         match="none of 1 held-out rows has a target; 1 of 1 rows has no answer and is left out; the first: row 1",
     ):
-        held_out_examples(Odd(rows[:1]), None, 9)
+        held_out_items(Odd(rows[:1]), None, 9)
 
 
 @pytest.mark.parametrize(
@@ -260,10 +273,11 @@ def test_a_prompt_that_is_too_long_is_named_before_the_run(tmp_path: Path) -> No
 
 
 def test_other_rows_begin_anew_with_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    validator = tiny_validator(tmp_path, share_of(), tiny_model())
-    state = validator._state
-    state.best_loss, state.best_step, state.since_improved, state.held_out_rows = 1.0, 5, 2, [3, 4]
-    validator._forget_other_rows()
-    found: list[object] = [state.best_loss, state.best_step, state.since_improved]
-    assert found == [None, None, 0]
+    first, again = (tiny_validator(tmp_path, share_of(), tiny_model()) for _ in range(2))
+    first.best_loss, first.best_step, first.since_improved = 1.0, 5, 2
+    again.load_state_dict(first.state_dict())
+    assert (again.best_loss, again.best_step, again.since_improved) == (1.0, 5, 2)
+    other = tiny_validator(tmp_path, share_of(), tiny_model())
+    other.load_state_dict(first.state_dict() | {"rows": [3, 4]})
+    assert (other.best_loss, other.best_step, other.since_improved) == (None, None, 0)
     assert "rows are not those of before" in caplog.text

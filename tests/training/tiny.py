@@ -1,20 +1,34 @@
 """The smallest models, rows and worlds that a training test can do with."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import IGNORE_INDEX, Batch, Batches, Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import Lora, Metrics, Placement, State, Validation, Validator, World, step_loss
-from torchtune.training._validation import HeldOut
+from torchtune.training import (
+    DTYPES,
+    HeldOut,
+    Lora,
+    NextToken,
+    Placement,
+    Schedule,
+    State,
+    Stateful,
+    StepSums,
+    StepValues,
+    Validation,
+    Validator,
+    World,
+)
 
 VOCAB = 31
 ALONE = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
@@ -90,7 +104,7 @@ def batch_of(rows: list[Example]) -> Batch:
     return collate(rows, pad_id=0)
 
 
-def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches:
+def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches[Example]:
     return Batches(
         examples(),
         batch_size,
@@ -108,29 +122,74 @@ class SmallTokenizer(ByteTokenizer):
     pad_id = 0
 
 
-def tiny_validator(
+def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]:
+    """Return the loss of the next token, summed over the targets of a batch, as a function of model and batch."""
+
+    def of_batch(model: Decoder, batch: Batch) -> Tensor:
+        model.compute_dtype = DTYPES[dtype]
+        return NextToken(loss)(model, batch).terms["loss"].total
+
+    return of_batch
+
+
+def backward_of_step(model: Decoder, batches: list[Batch], world: World) -> float:
+    """Do the backward passes of an optimizer step as a recipe does; return the mean loss."""
+    sums = StepSums(batches, world)
+    scorer = NextToken(LinearCrossEntropy())
+    for batch in batches:
+        torch.autograd.backward(sums.add(scorer(model, batch)))
+    return sums.reduced({})["loss"].item()
+
+
+def state_of(
     folder: Path,
-    section: Validation,
-    model: Decoder,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    batches: Batches[Example],
     *,
-    batch_size: int = 3,
     world: World = ALONE,
     total_steps: int = 99,
+    base: str | None = None,
+) -> State:
+    """Collect the parts of a run that a recipe has always."""
+    parts: dict[str, Stateful] = {"schedule": Schedule(scheduler, total_steps), "batches": batches}
+    return State(str(folder), model, optimizer, parts, world=world, base=base)
+
+
+def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
+    """Return the numbers of a step over some batches."""
+    values: dict[str, Any] = {
+        "step": step,
+        "loss": 1.0,
+        "grad_norm": 3.0,
+        "lr": 0.1,
+        "loss_scale": 1.0,
+        "n_counted": float(sum(batch.n_targets for batch in batches)),
+        "losses": [1.0] * len(batches),
+        "micro_batches": batches,
+        "n_tokens": float(sum(batch.n_tokens for batch in batches)),
+        "n_positions": float(sum(batch.tokens.numel() for batch in batches)),
+        "n_padding": float(sum(batch.n_padding for batch in batches)),
+        "flops": 0.0,
+        "reported": {},
+        "seconds": 2.0,
+    }
+    return StepValues(**(values | changes))
+
+
+def tiny_validator(
+    folder: Path, section: Validation, model: Decoder, *, batch_size: int = 3, world: World = ALONE
 ) -> Validator:
-    """Make what looks at those of the rows that have a target, and asks a prompt."""
-    optimizer = SGD(model.parameters(), lr=0.1)
-    batches = Batches(examples(), 2, shuffle=True, seed=0, pad_id=0)
-    schedule = LambdaLR(optimizer, lambda _: 1.0)
-    state = State(str(folder), model, optimizer, schedule, batches, world=world, total_steps=total_steps)
+    """Make what computes the loss of those of the rows that have a target, and asks a prompt."""
     rows = [example for example in examples() if example.n_targets]
     return Validator(
         HeldOut(section, rows, [[1, 2, 3] for _ in section.prompts]),
-        model=model,
-        loss_fn=step_loss(LinearCrossEntropy(reduction="sum"), "fp64"),
-        tokenizer=SmallTokenizer(),
-        batch_size=batch_size,
-        state=state,
-        metrics=Metrics(str(folder), [], world, 0, total_steps),
-        world=world,
-        save=lambda name: (folder / name).mkdir(exist_ok=True),
+        model,
+        NextToken(LinearCrossEntropy(reduction="sum")),
+        SmallTokenizer(),
+        batch_size,
+        world,
+        str(folder),
+        lambda: (folder / "best").mkdir(exist_ok=True),
     )

@@ -15,6 +15,8 @@ from tests.training.tiny import (
     batch_of,
     examples,
     place,
+    state_of,
+    step_loss,
     tiny_batches,
     tiny_decoder,
     tiny_model,
@@ -25,14 +27,15 @@ from torchtune.formats import save_hf_folder
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Lora,
-    State,
+    Metrics,
+    NextToken,
+    StepSums,
     Validation,
     World,
     _checkpoint,
     clip_gradients,
     constant_with_warmup,
     start,
-    step_loss,
     whole_state,
 )
 
@@ -59,20 +62,17 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
     model = tiny_model(dtype, lora, world, enable_fsdp=enable_fsdp)
     shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
-    n_targets = world.data_sum(sum(batch.n_targets for batch in batches))
-    loss_fn = step_loss(LinearCrossEntropy(), dtype)
-    loss_sum = 0.0
+    scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     for batch in batches:
-        loss = loss_fn(model, batch)
-        torch.autograd.backward(loss / n_targets * world.data_size)
-        loss_sum += loss.item()
+        loss = sums.add(scorer(model, batch))
+        torch.autograd.backward(loss)
     norm = clip_gradients(model, 0.1)
     gradients = whole_gradients(model)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
     optimizer.step()
     return {
-        "loss": world.data_sum(loss_sum) / n_targets,
-        "norm": norm,
+        "loss": sums.reduced({})["loss"].item(),
+        "norm": norm.item(),
         "gradients": gradients,
         "parameters": whole_state(model, world),
         "held": sum(_own(p).numel() for p in model.parameters()),
@@ -92,7 +92,7 @@ def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
         optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
         batches = tiny_batches(1, world)
         scheduler = constant_with_warmup(optimizer)
-        state = State(str(folder), model, optimizer, scheduler, batches, world=world)
+        state = state_of(folder, model, optimizer, scheduler, batches, world=world)
         assert state.resume() is resumed
         loss_fn = step_loss(LinearCrossEntropy(), "fp32")
         for step in range(state.step, 6):
@@ -118,7 +118,7 @@ def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
     optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
     parts = model, optimizer, constant_with_warmup(optimizer), tiny_batches(1, world)
     for step in (1, 2):
-        state = State(str(folder), *parts, world=world)
+        state = state_of(folder, *parts, world=world)
         state.step = step
         state.save(keep=2)
     seen = _checkpoint.steps
@@ -126,7 +126,7 @@ def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
     for behind in ([1], []):
         if world.rank == 1:
             _checkpoint.steps = partial(_listed, behind)
-        state = State(str(folder), *parts, world=world)
+        state = state_of(folder, *parts, world=world)
         state.resume()
         steps.append(state.step)
     _checkpoint.steps = seen
@@ -156,8 +156,8 @@ def validations(world: World, folder: Path) -> list[float]:
     for batch_size in (1, 3, 9):
         section = Validation(share=0.5, prompts=["abc"], max_new_tokens=4)
         validator = tiny_validator(folder, section, model, batch_size=batch_size, world=world)
-        with validator._metrics:
-            found.append(validator.validate())
+        with Metrics(str(folder), [], world, 0, 99) as metrics:
+            found.append(validator.validate(0, metrics))
     return found
 
 

@@ -15,9 +15,10 @@ from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
     ActivationCheckpointing,
     Lora,
+    NextToken,
+    StepSums,
     World,
     clip_gradients,
-    step_loss,
     whole_state,
 )
 
@@ -63,19 +64,17 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
     stir_adapters(model)
     shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
-    n_targets = world.data_sum(sum(batch.n_targets for batch in batches))
-    loss_fn, loss_sum = step_loss(LinearCrossEntropy(), dtype), 0.0
+    scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
     for batch in batches:
-        loss = loss_fn(model, batch)
-        torch.autograd.backward(loss / n_targets * world.data_size)
-        loss_sum += loss.item()
+        loss = sums.add(scorer(model, batch))
+        torch.autograd.backward(loss)
     norm = clip_gradients(model, 0.1)
     gradients = whole_gradients(model)
     trained = [p for p in model.parameters() if p.requires_grad]
     AdamW(trained, lr=0.01, fused=True).step()
     return {
-        "loss": world.data_sum(loss_sum) / n_targets,
-        "norm": norm,
+        "loss": sums.reduced({})["loss"].item(),
+        "norm": norm.item(),
         "gradients": gradients,
         "began": began,
         "parameters": whole_state(model, world),

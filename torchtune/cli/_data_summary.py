@@ -52,7 +52,8 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     import torch
 
     from torchtune.data import pieces, report, spread, stream_of
-    from torchtune.training import World, check_vocabulary
+    from torchtune.models import check_vocabulary
+    from torchtune.training import World
 
     tokenizer = instantiate(cfg.tokenizer)
     with torch.device("meta"):

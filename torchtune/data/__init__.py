@@ -14,6 +14,7 @@ from torchtune.data._item import (
     Side,
     Unlearnable,
     items_of,
+    total_counts,
     truncate,
 )
 from torchtune.data._notes import Note, Tally, shortened
@@ -82,6 +83,7 @@ __all__ = [
     "spread",
     "stream_of",
     "text_notes",
+    "total_counts",
     "truncate",
     "unused_mark",
     "use_cache",

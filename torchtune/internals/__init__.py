@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torchtune.internals._torch_memory import LiveBytes as LiveBytes
     from torchtune.internals._torch_memory import fake_tensors as fake_tensors
     from torchtune.internals._torch_optim import lighten as lighten
+    from torchtune.internals._torch_optim import skip_where as skip_where
     from torchtune.internals._torch_optim import spare_the_compiler as spare_the_compiler
+    from torchtune.internals._torch_optim import takes_skips as takes_skips
 else:
     __getattr__, __dir__ = lazy_exports(__name__)

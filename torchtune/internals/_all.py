@@ -5,12 +5,13 @@ from torchtune.internals._attrs import RECORDING, VALIDATORS
 from torchtune.internals._frames import CALLS
 from torchtune.internals._glibc import HEAP, KERNEL_CACHES
 from torchtune.internals._torch_memory import LIVE_BYTES
-from torchtune.internals._torch_optim import OPTIMIZER_STEP
+from torchtune.internals._torch_optim import OPTIMIZER_STEP, SKIPPED_STEP
 
 INTERNALS = (
     HEAP,
     KERNEL_CACHES,
     OPTIMIZER_STEP,
+    SKIPPED_STEP,
     ACTIVATION_BACKWARD,
     LIVE_BYTES,
     CALLS,

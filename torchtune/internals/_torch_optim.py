@@ -6,6 +6,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from torchtune.internals._internal import Internal
@@ -73,4 +74,43 @@ OPTIMIZER_STEP = Internal(
     "python benchmarks/training.py MODEL ROWS --ablate",
     fallback="torch imports its compiler: a second and 60 MB more",
     probe=_takes_a_step,
+)
+
+
+def takes_skips(optimizer: Optimizer) -> bool:
+    """Tell whether an optimizer's kernels leave an update out by a flag on the device (`skip_where`)."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False)) and SKIPPED_STEP.is_enabled()
+
+
+def skip_where(optimizer: Optimizer, skips: Tensor) -> None:
+    """Let an optimizer's next step change nothing if a flag is set, without asking the host.
+
+    Args:
+        optimizer: `takes_skips` holds for it.
+        skips: A bool scalar on the parameters' device.
+    """
+    optimizer.grad_scale = None  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets as well
+    optimizer.found_inf = skips.float()  # type: ignore[attr-defined]
+
+
+def _skips_a_step() -> bool:
+    """Take a step that is to be left out, and one that is not."""
+    parameter = torch.nn.Parameter(torch.ones(2, device="cpu"))
+    optimizer = torch.optim.AdamW([parameter], lr=0.5, fused=True)
+    parameter.grad = torch.ones(2, device="cpu")
+    values = []
+    for skips in (True, False):
+        skip_where(optimizer, torch.tensor(skips))
+        optimizer.step()
+        values.append(parameter.detach().clone())
+    step = optimizer.state[parameter]["step"].item()
+    return values[0].tolist() == [1.0, 1.0] and values[1].tolist() != [1.0, 1.0] and step == 1.0
+
+
+SKIPPED_STEP = Internal(
+    name="skipped optimizer step",
+    written_for="torch 2.13.0",
+    gain="no wait of the host for the device before an optimizer step: tests/training/test_readbacks.py counts them",
+    fallback="the host waits for one flag a step",
+    probe=_skips_a_step,
 )

@@ -16,6 +16,7 @@ from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
 from torchtune.modules._lora import LoRALinear, lora_scale, merge_weight
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import RotaryEmbedding, Rotation
+from torchtune.modules._token_log_probs import token_log_probs, token_log_probs_and_entropies
 
 __all__ = [
     "ALL_LINEAR",
@@ -47,4 +48,6 @@ __all__ = [
     "lora_state",
     "merge_lora",
     "merge_weight",
+    "token_log_probs",
+    "token_log_probs_and_entropies",
 ]

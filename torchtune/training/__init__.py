@@ -1,18 +1,17 @@
-"""What a recipe stands on: the processes of a run, its precision and sharding, its state, schedules and metrics."""
+"""What a recipe is made of: the ranks of a run, the sections of a config, scores, steps, schedules and metrics."""
 
-from torchtune.models import check_vocabulary
 from torchtune.training._activations import ActivationCheckpointing
+from torchtune.training._build import (
+    build_model,
+    build_schedule,
+    build_validator,
+    count_steps,
+    open_datasets,
+    save_model,
+)
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
-from torchtune.training._from_config import (
-    count_steps,
-    open_datasets,
-    open_metrics,
-    open_state,
-    open_validator,
-    save_model,
-)
 from torchtune.training._guard import Guard
 from torchtune.training._loading import Loading, Packing
 from torchtune.training._lora import Lora
@@ -29,9 +28,11 @@ from torchtune.training._metrics import Metrics
 from torchtune.training._needs import Needs, needs, size_text
 from torchtune.training._placement import DTYPES, Placement, whole_state
 from torchtune.training._profiling import Profiling
-from torchtune.training._saving import Saving
+from torchtune.training._readback import Readback
+from torchtune.training._run import Run, Saving
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import (
+    Schedule,
     build_optimizer,
     build_scheduler,
     constant_with_warmup,
@@ -40,13 +41,16 @@ from torchtune.training._schedules import (
     steps_in,
     warmup_stable_decay,
 )
+from torchtune.training._score import NextToken, Score, Scorer, Term, in_compute_dtype, target_states
 from torchtune.training._sections import section_of
 from torchtune.training._sharding import Sharding
-from torchtune.training._signals import Stopped
+from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._start import start
-from torchtune.training._state import State
-from torchtune.training._step import clip_gradients, step_loss
-from torchtune.training._validation import Validation, Validator
+from torchtune.training._state import State, Stateful
+from torchtune.training._step import StepSums, clip_gradients
+from torchtune.training._step_values import StepValues
+from torchtune.training._validation import HeldOut, Validation
+from torchtune.training._validator import Validator
 from torchtune.training._world import World, pick_device
 
 __all__ = [
@@ -56,31 +60,46 @@ __all__ = [
     "Checkpoints",
     "FinetuneConfig",
     "Guard",
+    "HeldOut",
     "Loading",
     "Lora",
     "LossScale",
     "Metrics",
     "ModelConfig",
     "Needs",
+    "NextToken",
     "OutOfMemoryError",
     "Packing",
     "Placement",
     "Profiling",
+    "Readback",
+    "Run",
     "Saving",
+    "Schedule",
+    "Score",
+    "Scorer",
     "Sharding",
     "State",
+    "Stateful",
+    "StepSums",
+    "StepValues",
+    "StopRequests",
     "Stopped",
+    "Term",
     "Validation",
     "Validator",
     "World",
     "batch_of",
+    "build_model",
     "build_optimizer",
+    "build_schedule",
     "build_scheduler",
-    "check_vocabulary",
+    "build_validator",
     "clip_gradients",
     "constant_with_warmup",
     "cosine_with_warmup",
     "count_steps",
+    "in_compute_dtype",
     "linear_with_warmup",
     "mapped_bytes",
     "memory_savings",
@@ -88,9 +107,6 @@ __all__ = [
     "needs",
     "needs_of",
     "open_datasets",
-    "open_metrics",
-    "open_state",
-    "open_validator",
     "peak_flops",
     "pick_device",
     "save_model",
@@ -98,8 +114,8 @@ __all__ = [
     "size_text",
     "start",
     "step_flops",
-    "step_loss",
     "steps_in",
+    "target_states",
     "warmup_stable_decay",
     "whole_state",
 ]

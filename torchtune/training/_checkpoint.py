@@ -38,6 +38,12 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint's folder is not what was written: a file is missing, shorter, longer or changed."""
 
 
+def newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint in a folder; None where there is none."""
+    saved = steps(folder)
+    return folder / f"step_{saved[-1]}" if saved else None
+
+
 def steps(checkpoints: Path) -> list[int]:
     """List the steps of the checkpoints in a folder, lowest first; half-written ones have other names."""
     found = (path.name.removeprefix("step_") for path in checkpoints.glob("step_*"))

@@ -24,7 +24,7 @@ from torchtune.config import (
     share,
 )
 from torchtune.config.model import is_component
-from torchtune.data import Encoded, Example, Tokenizer
+from torchtune.data import Encoded, Item, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.runs import Device
 from torchtune.training._checkpoints import Checkpoints
@@ -81,8 +81,8 @@ class FinetuneConfig:
     tokenizer_directory: str | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
-    dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
-    """The examples; the recipe passes the tokenizer."""
+    dataset: Annotated[Component[Dataset[Encoded[Item]]], Passed(1)]
+    """The rows, as items of one kind; the recipe passes the tokenizer."""
     shuffle: bool = True
     """Read the examples in a new order every epoch."""
     loading: Loading = field(factory=Loading)

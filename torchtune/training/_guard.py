@@ -1,15 +1,20 @@
-"""What happens to a step whose loss or gradient is no number."""
+"""What happens at a step whose loss or gradient is NaN or infinite."""
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from attrs import define, field
+from torch import Tensor
+from torch.optim import Optimizer
 
-from torchtune.data import Batch, place_of
+from torchtune.data import Rows, place_of
+from torchtune.internals import skip_where, takes_skips
+from torchtune.runs import RunFolder
+from torchtune.training._checkpoint import newest
 from torchtune.training._scaling import LossScale
-from torchtune.training._state import State
+from torchtune.training._step_values import StepValues
 from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
@@ -24,75 +29,102 @@ _NAMED = 8
 class Guard:
     """Lets steps through whose loss and gradient are finite; all ranks come to the same answer.
 
+    The update is left out on the device, by optimizers whose kernels can (torch's fused Adam, AdamW, SGD and Adagrad);
+    for others the host waits for one flag. What happened is judged on the host when the step's numbers arrive there,
+    before the next update: the parameters are as they were before the bad step.
+
     Args:
-        non_finite: "stop" ends the run at a step that is not; "skip" passes over it, unless ten come in a row.
-        state: Knows the last good checkpoint.
+        non_finite: "stop" ends the run at a step that is not finite; "skip" skips it, unless ten come in a row.
         scale: Of fp16; a gradient that overflowed for it alone is no fault.
-        dataset: Says where a row stands, if it can (`place`).
-        world: This process and its fellows.
+        dataset: Says where a row is.
+        world: The ranks of this run.
+        folder: The run's, whose newest checkpoint the message names.
+        on_device: Leave updates out on the device; None: where it is a GPU and the optimizer's kernels can.
     """
 
     _non_finite: Literal["stop", "skip"]
-    _state: State
     _scale: LossScale
-    _dataset: object
+    _dataset: "Rows[Any]"
     _world: World
-    reason: str = field(default="", init=False)
-    """Why the last step was not let through."""
+    _folder: RunFolder
+    _on_device: bool | None = None
+    in_a_row: int = field(default=0, init=False)
+    """Steps before this one that were skipped since their loss or gradient was NaN or infinite."""
 
-    def passes(
-        self, mean_loss: float, grad_norm: float, losses: Sequence[float], batches: Sequence[Batch]
-    ) -> bool:
-        """Judge a step after its backward passes; all ranks must call it.
+    def update(self, optimizer: Optimizer, loss: Tensor, grad_norm: Tensor, n_targets: Tensor) -> None:
+        """Take an optimizer's step, unless its loss or gradient is not finite or nothing was learnt; adapt the scale.
 
         Args:
-            mean_loss: Over the step's target tokens on all ranks.
-            grad_norm: L2 norm of the whole gradient.
-            losses: Of each micro-batch on this rank.
-            batches: The micro-batches.
+            optimizer: The optimizer; gradients are those of the step.
+            loss: The mean loss over all ranks, a scalar.
+            grad_norm: L2 norm of the whole gradient, a scalar.
+            n_targets: What the loss was divided by, all counts of all ranks together, a scalar.
+        """
+        grad_norm = grad_norm.to(loss.device)
+        is_loss_finite, is_norm_finite = torch.isfinite(loss), torch.isfinite(grad_norm)
+        skips = ~(is_loss_finite & is_norm_finite) | (n_targets == 0)
+        on_device = self._on_device
+        if on_device is None:
+            on_device = loss.is_cuda and takes_skips(optimizer)
+        if on_device:
+            skip_where(optimizer, skips)
+            optimizer.step()
+        elif not bool(skips):
+            optimizer.step()
+        self._scale.update(is_loss_finite & ~is_norm_finite)
+
+    def judge(self, values: StepValues) -> str | None:
+        """Judge a step whose numbers have arrived on the host; all ranks must call it.
 
         Returns:
-            Whether the optimizer is to take the step.
+            Why the step was skipped; None: it was taken.
 
         Raises:
-            FloatingPointError: It is not, and the run is to end; parameters and optimizer are as they were.
+            FloatingPointError: It was skipped, and the run is to end; parameters and optimizer are as before it.
         """
-        if math.isfinite(mean_loss) and math.isfinite(grad_norm):
-            self._scale.grow()
-            self._state.non_finite_in_a_row = 0
-            return True
-        if math.isfinite(mean_loss) and self._scale.shrink():
-            self.reason = f"the gradient overflowed fp16, whose loss scale is {self._scale.factor:g} now"
-            return False
-        self._state.non_finite_in_a_row += 1
-        in_a_row = self._state.non_finite_in_a_row
-        value = (
-            f"the gradient's norm is {grad_norm}" if math.isfinite(mean_loss) else f"the loss is {mean_loss}"
-        )
-        rows = self._rows(losses, batches)
+        if values.n_counted == 0:
+            return "no target token"
+        if math.isfinite(values.loss) and math.isfinite(values.grad_norm):
+            self.in_a_row = 0
+            return None
+        if math.isfinite(values.loss) and self._scale.explains_overflow(values.loss_scale):
+            return f"the gradient overflowed fp16, whose loss scale is {values.loss_scale / 2:g} now"
+        self.in_a_row += 1
+        return self._reason(values)
+
+    def _reason(self, values: StepValues) -> str:
+        is_loss = not math.isfinite(values.loss)
+        value = f"the loss is {values.loss}" if is_loss else f"the gradient's norm is {values.grad_norm}"
+        rows = self._rows(values)
         skips = self._non_finite == "skip"
-        if skips and in_a_row < IN_A_ROW:
-            self.reason = f"{value}; its rows: {rows}"
-            return False
-        again = f", as it was not at {in_a_row} steps in a row" if skips else ""
-        skip = "" if skips else ", or pass over such steps with non_finite=skip"
+        if skips and self.in_a_row < IN_A_ROW:
+            return f"{value}; its rows: {rows}"
+        again = f", as it was not at {self.in_a_row} steps in a row" if skips else ""
+        skip = "" if skips else ", or skip such steps with non_finite=skip"
         raise FloatingPointError(
-            f"step {self._state.step}: {value}{again}. Its rows: {rows}. {self._kept()} Lower optimizer.lr, look for a"
+            f"step {values.step}: {value}{again}. Its rows: {rows}. {self._checkpoint()} Lower optimizer.lr, look for a"
             f" damaged row or weight file{skip}"
         )
 
-    def _rows(self, losses: Sequence[float], batches: Sequence[Batch]) -> str:
+    def _rows(self, values: StepValues) -> str:
         """Name the rows of the micro-batches whose loss is not finite; those of all where each is."""
-        damaged = [
-            row for loss, b in zip(losses, batches, strict=True) if not math.isfinite(loss) for row in b.rows
-        ]
-        of_ranks = self._world.gather((damaged, [row for batch in batches for row in batch.rows]))
+        batches = list(zip(values.losses, values.micro_batches, strict=True))
+        damaged = [row for loss, batch in batches if not math.isfinite(loss) for row in batch.rows]
+        of_ranks = self._world.gather((damaged, [row for _, batch in batches for row in batch.rows]))
         rows = [row for damaged, _ in of_ranks for row in damaged] or [
-            row for _, of_rank in of_ranks for row in of_rank
+            row for _, every in of_ranks for row in every
         ]
         named = ", ".join(place_of(self._dataset, row) for row in rows[:_NAMED])
         return named + (f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else "")
 
-    def _kept(self) -> str:
-        folder = self._state.last_checkpoint()
+    def _checkpoint(self) -> str:
+        folder = newest(self._folder.checkpoints)
         return "There is no checkpoint." if folder is None else f"The last good checkpoint is {folder}."
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+        return {"in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue to count."""
+        self.in_a_row = state["in_a_row"]

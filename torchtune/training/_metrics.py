@@ -1,6 +1,7 @@
 """What a run tells about itself: `metrics.jsonl`, a logger, and the terminal."""
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from attrs import define, field
 
-from torchtune.data import Batch
 from torchtune.files import write_text
 from torchtune.runs import RunFolder
 from torchtune.training._loggers import Loggers
 from torchtune.training._profiling import Profiling, profiled
+from torchtune.training._step_values import StepValues
 from torchtune.training._world import World
 from torchtune.utils.metric_logging import MetricLogger
 
@@ -33,7 +34,7 @@ class Metrics:
     `<output_dir>/metrics.jsonl` gets one JSON object a step:
 
     - `step`: from 1.
-    - `loss`: mean over the step's target tokens on all ranks.
+    - `loss`: mean over all ranks: each term divided by its count, as a rule the step's target tokens.
     - `lr`: of the first parameter group.
     - `grad_norm`: L2, before clipping.
     - `tokens_per_second`: useful tokens of all ranks, no padding, by the time since the step before.
@@ -41,10 +42,12 @@ class Metrics:
     - `peak_memory_bytes`: of rank 0, allocated on its GPU or resident in its process.
     - `mfu`: the share of what the devices can do that the step's useful tokens need (`step_flops`), where the
       devices' peak is known.
+    - the terms of the loss if there are several, the metrics of the scorer, and what else the recipe passes to
+      `Run.update`, by their names.
 
-    A step that was skipped, having no target token or no finite loss, has a loss, lr and norm of null; it is told and
-    counted. A validation is an object of its own, behind that of its step: `step`, `validation_loss` (mean over
-    target tokens, null if it is no number) and `validation_targets`.
+    A step that was skipped, having no target token or no finite loss, has a loss, lr and norm of null; it is reported
+    and counted. A validation is an object of its own, after that of its step: `step`, `validation_loss` (null if it is
+    not finite), `validation_targets`, and the terms and metrics with `validation_` before their names.
 
     On a terminal a progress bar shows loss, speed, padding and the time left; where standard error is none, a line of
     text is written every so often instead.
@@ -58,7 +61,6 @@ class Metrics:
         step: Optimizer steps taken so far; lines of `metrics.jsonl` after it are cut off.
         total_steps: Optimizer steps of the whole run.
         log_every: Optimizer steps between two calls of the loggers and two plain lines.
-        flops: Counts the operations of a step's batches.
         peak: What each device can do, FLOP/s; None: not known.
         profiling: Which steps are recorded; None: none.
     """
@@ -69,7 +71,6 @@ class Metrics:
     _step: int
     _total_steps: int
     _log_every: int = field(default=1, kw_only=True)
-    _flops: Callable[[Sequence[Batch]], float] | None = field(default=None, kw_only=True)
     _peak: float | None = field(default=None, kw_only=True)
     _profiling: Profiling | None = field(default=None, kw_only=True)
     _step_done: Callable[[], None] = field(default=lambda: None, init=False)
@@ -109,35 +110,32 @@ class Metrics:
         """End the profile, and close the bar, the file and the loggers."""
         self._stack.__exit__(*error)
 
-    def log(self, step: int, batches: Sequence[Batch], *, loss: float, lr: float, grad_norm: float) -> None:
-        """Record one optimizer step; all ranks must call it.
+    def log(self, values: StepValues) -> None:
+        """Record one optimizer step; all ranks must call it."""
+        numbers: dict[str, float | None] = {
+            "loss": values.loss,
+            "lr": values.lr,
+            "grad_norm": values.grad_norm,
+        }
+        self._record(values, numbers, f"loss {values.loss:.4f}")
 
-        Args:
-            step: Optimizer steps taken so far, this one included.
-            batches: The step's micro-batches of this rank; their tokens are counted.
-            loss: Mean over the step's target tokens on all ranks.
-            lr: Learning rate of this step, of the first parameter group.
-            grad_norm: L2 norm of the gradient before it was clipped.
-        """
-        self._record(step, batches, {"loss": loss, "lr": lr, "grad_norm": grad_norm}, f"loss {loss:.4f}")
-
-    def skip(self, step: int, batches: Sequence[Batch], why: str) -> None:
+    def skip(self, values: StepValues, why: str) -> None:
         """Record a step that changed nothing; all ranks must call it.
 
         Args:
-            step: Optimizer steps so far, this one included.
-            batches: The step's micro-batches of this rank.
+            values: Its numbers, whose loss, learning rate and norm are not written.
             why: What was the matter with it.
         """
         self._n_skipped += 1
-        values: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
-        self._record(step, batches, values, f"skipped ({self._n_skipped} so far): {why}")
+        numbers: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
+        self._record(values, numbers, f"skipped ({self._n_skipped} so far): {why}")
 
     def validated(
         self,
         step: int,
         loss: float | None,
         n_targets: int,
+        reported: Mapping[str, float],
         answers: Sequence[tuple[str, str]] = (),
         *,
         is_best: bool,
@@ -146,23 +144,33 @@ class Metrics:
 
         Args:
             step: Optimizer steps so far.
-            loss: Mean over the target tokens of the rows that it looked at; None if it is no number.
-            n_targets: How many there are.
-            answers: Prompts with what the model said.
+            loss: Mean over the held-out rows; None if it is not finite.
+            n_targets: How many target tokens they have.
+            reported: Terms and metrics by name.
+            answers: Prompts with what the model answered.
             is_best: Whether no loss was lower so far.
         """
         if not self._world.is_main:
             return
-        self._write({"step": step, "validation_loss": loss, "validation_targets": n_targets})
-        found = "is no number" if loss is None else f"{loss:.4f}"
-        self._validation = f"validation {found}"
-        self.note(f"step {step}: validation loss {found}{', the lowest so far' * (is_best and step > 0)}")
+        more = {f"validation_{name}": value for name, value in reported.items() if math.isfinite(value)}
+        self._write({"step": step, "validation_loss": loss, "validation_targets": n_targets, **more})
+        shown = "is NaN or infinite" if loss is None else f"{loss:.4f}"
+        self._validation = f"validation {shown}"
+        self.note(f"step {step}: validation loss {shown}{', the lowest so far' * (is_best and step > 0)}")
         for prompt, answer in answers:
             self.note(f"  {_shortened(prompt, 40)} {_shortened(answer, 80)}")
         if loss is not None:
-            self._loggers.log_dict({"validation_loss": loss}, step)
+            self._loggers.log_dict({"validation_loss": loss, **more}, step)
 
-    def pass_over(self, seconds: float) -> None:
+    def step_seconds(self) -> float:
+        """Return the seconds since the last call, without those of `exclude_time`, and count the next step's."""
+        now = time.perf_counter()
+        seconds = now - self._since
+        self._step_done()
+        self._since = time.perf_counter()  # what a profiler writes is no step's time
+        return seconds
+
+    def exclude_time(self, seconds: float) -> None:
         """Count so many seconds to no step's speed."""
         self._since += seconds
 
@@ -175,32 +183,26 @@ class Metrics:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _record(
-        self, step: int, batches: Sequence[Batch], values: dict[str, float | None], shown: str
-    ) -> None:
-        useful = self._world.data_sum(sum(batch.n_tokens for batch in batches))
-        slots = self._world.data_sum(sum(batch.tokens.numel() for batch in batches))
-        padding_share = self._world.data_sum(sum(batch.n_padding for batch in batches)) / slots
-        flops = 0.0
-        if self._peak is not None and self._flops is not None:
-            flops = self._world.data_sum(self._flops(batches))
-        seconds = time.perf_counter() - self._since
-        self._step_done()
-        self._since = time.perf_counter()  # what a profiler writes is no step's time
+    def _record(self, values: StepValues, numbers: dict[str, float | None], shown: str) -> None:
         if not self._world.is_main:
             return
-        values |= {
-            "tokens_per_second": round(useful / seconds, 1),
+        step, speed = values.step, values.n_tokens / values.seconds
+        padding_share = values.n_padding / values.n_positions
+        finite = {name: value for name, value in values.reported.items() if math.isfinite(value)}
+        line: dict[str, float | None] = {
+            **numbers,
+            "tokens_per_second": round(speed, 1),
             "padding_share": padding_share,
             "peak_memory_bytes": peak_memory_bytes(self._world.device),
+            **({} if numbers["loss"] is None else finite),
         }
         if self._peak is not None:
-            values["mfu"] = round(flops / (seconds * self._peak * self._world.size), 4)
-        self._write({"step": step, **values})
+            line["mfu"] = round(values.flops / (values.seconds * self._peak * self._world.size), 4)
+        self._write({"step": step, **line})
         padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
-        self._show(step, f"{shown}, {useful / seconds:.0f} tokens/s{padding}", is_told=values["loss"] is None)
+        self._show(step, f"{shown}, {speed:.0f} tokens/s{padding}", is_told=numbers["loss"] is None)
         if self._is_due(step):
-            self._loggers.log_dict({name: value for name, value in values.items() if value is not None}, step)
+            self._loggers.log_dict({name: value for name, value in line.items() if value is not None}, step)
 
     def _write(self, line: Mapping[str, float | None]) -> None:
         self._file.write(json.dumps(line) + "\n")

@@ -23,7 +23,7 @@ class Readback:
         if stacked.is_cuda:
             self._numbers = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
             self._numbers.copy_(stacked, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
         else:
             self._numbers = stacked

@@ -6,7 +6,9 @@ So is any schedule of torch; one that has an argument called `total_steps` gets 
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
@@ -39,18 +41,63 @@ def build_scheduler(
     return scheduler
 
 
-def build_optimizer(component: Component[Optimizer], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Build an optimizer.
+class Schedule:
+    """The learning rates of a run: a torch scheduler that knows how long the run is, and resumes with another length.
+
+    Args:
+        scheduler: The scheduler (`build_scheduler`).
+        total_steps: Optimizer steps of the whole run.
+    """
+
+    def __init__(self, scheduler: LRScheduler, total_steps: int) -> None:
+        self._scheduler = scheduler
+        self.total_steps = total_steps
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step, of the first parameter group."""
+        return float(self._scheduler.get_last_lr()[0])
+
+    def step(self) -> None:
+        """Go to the next step's learning rates, whether the optimizer took its step or skipped it."""
+        with warnings.catch_warnings():  # torch takes a skipped first step for a mistake in the loop
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+        return {"total_steps": self.total_steps, "scheduler": self._scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue another run's schedule; if this run is longer or shorter, with the rates of its own length.
+
+        Raises:
+            ValueError: The run's length has changed, and the scheduler cannot change its own.
+        """
+        saved, has_changed = state["scheduler"], state["total_steps"] != self.total_steps
+        if has_changed and "total_steps" in saved:
+            raise ValueError(
+                f"lr_scheduler: {type(self._scheduler).__name__} was made for {saved['total_steps']} steps and cannot"
+                " change its length; leave epochs and step limits as they were"
+            )
+        self._scheduler.load_state_dict(saved)
+        if has_changed and isinstance(self._scheduler, LambdaLR):
+            self._scheduler.last_epoch -= 1
+            self._scheduler.step()
+
+
+def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimizer:
+    """Build an optimizer of a model's trained parameters.
 
     Args:
         component: The config's.
-        parameters: Those that are trained.
+        model: Its trained parameters are those with `requires_grad`.
 
     Raises:
         ValueError: It is one that a recipe's step cannot drive.
     """
     spare_the_compiler()
-    optimizer = instantiate(component, list(parameters))
+    optimizer = instantiate(component, [p for p in model.parameters() if p.requires_grad])
     if isinstance(optimizer, LBFGS):
         raise ValueError("optimizer: LBFGS calls the model itself, which no recipe lets it")  # noqa: TRY004 - as above.
     if isinstance(optimizer, SparseAdam):

@@ -51,7 +51,7 @@ class Scorer(ABC):
             batch: On the model's device.
         """
 
-    def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
+    def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:  # noqa: B027 - most need none.
         """Compute what is defined over a whole optimizer step, such as KTO's KL divergence, before its first score.
 
         No gradients are recorded. What is defined over all ranks as well is summed by `World.sum`, in the same order
@@ -138,7 +138,7 @@ class _Call(nn.Module):
         self.model = model
         self.function = function
 
-    def forward(self) -> T:  # type: ignore[type-var, misc]  # the type of the function's result
+    def forward(self) -> T:  # type: ignore[type-var]  # the type of the function's result
         """Call the function."""
         return self.function()  # type: ignore[return-value]  # as above
 

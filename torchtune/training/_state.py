@@ -1,4 +1,4 @@
-"""All that a run must remember to go on as if it had never stopped."""
+"""All that a run must remember to continue as if it had never stopped."""
 
 import copy
 import json
@@ -7,74 +7,62 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from attrs import define, field
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from torchtune.config.model import differences
-from torchtune.data import Batches, Item
 from torchtune.training import _checkpoint
 from torchtune.training._random import random_state, set_random_state
-from torchtune.training._scaling import LossScale
 from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
 
 
-_OF_VALIDATION = ("best_loss", "best_step", "improved_to", "since_improved", "held_out_rows")
-"""Attributes of `State` that validations set, in the order in which a checkpoint has them."""
+class Stateful(Protocol):
+    """A part of a run that a checkpoint holds, and that another run continues with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the part must remember: numbers, texts, lists and dictionaries of them, equal on all ranks."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Continue where the part was whose `state_dict` this is.
+
+        Raises:
+            ValueError: It belongs to another run.
+        """
 
 
 @define(eq=False, slots=False)
 class State:
-    """A run's position, and what it takes to come back to it: `checkpoints/step_<n>/` in its folder.
+    """A run's step, and what it takes to come back to it: `checkpoints/step_<n>/` in its folder.
 
     A checkpoint holds the parameters that are trained (of a model with LoRA, the adapters alone), the optimizer,
-    the schedule, the position in the data, every rank's random numbers and the step. A run that resumes equals
-    the unbroken run to the bit, on the CPU and with the same versions and number of threads.
+    every rank's random numbers, the step, and the state of each part. A run that resumes equals the unbroken run to
+    the bit, on the CPU and with the same versions and number of threads.
 
     Args:
         output_dir: The run's folder.
         model: Its trained parameters are those with `requires_grad`.
         optimizer: Optimizer of those parameters.
-        scheduler: Schedule of the optimizer's learning rates.
-        batches: Where the data come from.
-        world: This process and its fellows.
-        scale: The loss scale, where it changes.
-        total_steps: Optimizer steps of the whole run; None: it is not checked.
-        base: Folder of the weights that are not trained, whose files a run that goes on must find again; None: all
+        parts: Whatever else must survive a restart, by name, such as the batches and the schedule.
+        world: The ranks of this run.
+        base: Folder of the weights that are not trained, whose files a resumed run must find again; None: all
             are trained, or random.
-        config: What a run that goes on must have in common with the saved one, as a tree; None: that is not checked.
+        config: What a resumed run must have in common with the saved one, as a tree; None: that is not checked.
     """
 
     output_dir: str
     _model: nn.Module
     _optimizer: Optimizer
-    _scheduler: LRScheduler
-    _batches: Batches[Item]
+    parts: Mapping[str, Stateful]
     _world: World = field(kw_only=True)
-    _scale: LossScale = field(factory=lambda: LossScale("fp32"), kw_only=True)
-    total_steps: int | None = field(default=None, kw_only=True)
-    """Optimizer steps of the whole run; None: not known."""
     _base: str | None = field(default=None, kw_only=True)
     _config: Mapping[str, Any] | None = field(default=None, kw_only=True)
     step: int = field(default=0, init=False)
-    non_finite_in_a_row: int = field(default=0, init=False)
-    """Steps before this one that were skipped since their loss or gradient was NaN or infinite."""
-    best_loss: float | None = field(default=None, init=False)
-    """The lowest loss of a validation so far (nats a token)."""
-    best_step: int | None = field(default=None, init=False)
-    """The step of the validation that had it."""
-    improved_to: float | None = field(default=None, init=False)
-    """The last loss of a validation that was lower by more than is asked for."""
-    since_improved: int = field(default=0, init=False)
-    """Validations after it."""
-    held_out_rows: list[int] | None = field(default=None, init=False)
-    """How many examples and targets validations look at."""
     _writing: threading.Thread | None = field(default=None, init=False)
     _failure: BaseException | None = field(default=None, init=False)
     _apart: World | None = field(default=None, init=False)
@@ -148,8 +136,7 @@ class State:
 
     def last_checkpoint(self) -> Path | None:
         """Return the folder of the newest checkpoint that is written; None where there is none."""
-        found = _checkpoint.steps(self._folder)
-        return self._folder / f"step_{found[-1]}" if found else None
+        return _checkpoint.newest(self._folder)
 
     def _keep_failure_of(self, write: Callable[[], None]) -> None:
         try:
@@ -190,17 +177,12 @@ class State:
         self._check_base(folder, shared["base"])
         self._load_optimizer(shared["optimizer"])
         _checkpoint.read_tensors(folder, dict(self._tensors()), self._world)
-        self._load_scheduler(shared["scheduler"], shared["total_steps"])
-        self._batches.load_state_dict(shared["batches"])
-        self._scale.load_state_dict(shared["scale"])
         self.step = shared["step"]
-        self.non_finite_in_a_row = shared["non_finite_in_a_row"]
-        for name, value in zip(_OF_VALIDATION, shared["validation"], strict=True):
-            setattr(self, name, value)
+        self._load_parts(shared["parts"])
         ranks = shared["ranks"]
         if self._world.is_main and ranks != self._world.size:
             _logger.warning(
-                "the run was saved by %d rank(s) and goes on with %d; a step has as many rows as before if"
+                "the run was saved by %d rank(s) and resumes with %d; a step has as many rows as before if"
                 " gradient_accumulation_steps makes up for it",
                 ranks,
                 self._world.size,
@@ -237,12 +219,7 @@ class State:
                     for name, p in self._parameters.items()
                 },
             },
-            "scheduler": self._scheduler.state_dict(),
-            "batches": self._batches.state_dict(),
-            "scale": self._scale.state_dict(),
-            "non_finite_in_a_row": self.non_finite_in_a_row,
-            "validation": [getattr(self, name) for name in _OF_VALIDATION],
-            "total_steps": self.total_steps,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "ranks": self._world.size,
             "base": self._prints,
             "config": None if self._config is None else json.dumps(self._config, default=str),
@@ -285,18 +262,17 @@ class State:
                 " folder that the run began with, or write another output_dir"
             )
 
-    def _load_scheduler(self, saved: dict[str, Any], total_steps: int | None) -> None:
-        """Take up the schedule; that of a run whose length has changed gives the rates of the new length."""
-        has_changed = self.total_steps not in (None, total_steps)
-        if has_changed and "total_steps" in saved:
-            raise ValueError(
-                f"lr_scheduler: {type(self._scheduler).__name__} was made for {saved['total_steps']} steps and cannot"
-                " change its length; leave epochs and step limits as they were"
+    def _load_parts(self, saved: Mapping[str, dict[str, Any]]) -> None:
+        """Let each part continue; one that the saved run did not have begins anew."""
+        for name, part in self.parts.items():
+            if name in saved:
+                part.load_state_dict(saved[name])
+        new, gone = self.parts.keys() - saved.keys(), saved.keys() - self.parts.keys()
+        if (new or gone) and self._world.is_main:
+            names = ", ".join(sorted(new | gone))
+            _logger.warning(
+                "the saved run had other parts (%s): new ones begin anew, others are left out", names
             )
-        self._scheduler.load_state_dict(saved)
-        if has_changed and isinstance(self._scheduler, LambdaLR):
-            self._scheduler.last_epoch -= 1
-            self._scheduler.step()
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
         """Give the optimizer its settings, and tensors of the right shapes that are then filled."""

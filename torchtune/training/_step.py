@@ -68,7 +68,9 @@ class StepSums:
             what = f"{both.pop()!r} is a term and a metric" if both else "it has no term"
             raise ValueError(f"a score is wrong: {what}")
         if self._totals and self._totals.keys() != score.terms.keys() | score.metrics.keys():
-            raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(score.terms)}")
+            raise ValueError(
+                f"scores differ in their names: {sorted(self._totals)} and {sorted(score.terms)}"
+            )
         for name, term in {**score.terms, **score.metrics}.items():
             if term.count not in self.counts:
                 known = ", ".join(self.counts)

@@ -1,0 +1,148 @@
+"""What a recipe builds from its config: model, rows, schedule, validator, and at its end the saved model."""
+
+from functools import partial
+from typing import Any, Literal, cast
+
+import torch
+from torch.optim import Optimizer
+
+from torchtune.config import instantiate
+from torchtune.data import Batches, Rows, Tokenizer, split_off
+from torchtune.formats import save_hf_folder, save_peft_adapter
+from torchtune.models import check_vocabulary
+from torchtune.modules import Decoder, lora_layers
+from torchtune.runs import RunFolder
+from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._placement import whole_state
+from torchtune.training._schedules import Schedule, build_scheduler, steps_in
+from torchtune.training._score import Scorer
+from torchtune.training._validation import HeldOut
+from torchtune.training._validator import Validator
+from torchtune.training._world import World
+
+
+def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
+    """Build a config's tokenizer, and its model on the meta device.
+
+    Raises:
+        InstantiationError: One of them refuses its arguments.
+        ValueError: The tokenizer has ids that the model's vocabulary lacks.
+    """
+    tokenizer = instantiate(cfg.tokenizer)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    check_vocabulary(tokenizer, model)
+    return tokenizer, model
+
+
+def open_datasets(
+    cfg: FinetuneConfig, tokenizer: Tokenizer, model: Decoder, world: World
+) -> tuple[Rows[Any], HeldOut | None]:
+    """Open the rows that are trained on, and those that are held out.
+
+    Args:
+        cfg: Names them, or the share of the former that becomes the latter.
+        tokenizer: Encodes them.
+        model: Tells how long an example may be; it may be on the meta device.
+        world: Knows the seed that a share is drawn from.
+
+    Returns:
+        The rows, and those that are held out, encoded; None if there is no validation.
+
+    Raises:
+        InstantiationError: A dataset refuses its arguments, or its rows cannot be read.
+        ValueError: No share of the rows can be held out, none has a target, or a prompt is too long.
+    """
+    dataset = cast("Rows[Any]", instantiate(cfg.dataset, tokenizer))
+    section = cfg.validation
+    if section is None:
+        return dataset, None
+    if section.share is None:
+        rows = cast("Rows[Any]", instantiate(section.dataset, tokenizer))
+    else:
+        dataset, rows = split_off(dataset, section.share, world.seed)
+    return dataset, section.hold_out(rows, tokenizer, model)
+
+
+def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
+    """Count a run's optimizer steps.
+
+    Args:
+        cfg: Says how often the examples are read, and when the run ends otherwise.
+        batches: Tell how many batches that takes.
+    """
+    if cfg.max_steps is not None:
+        return cfg.max_steps
+    n_batches = batches.batches_in(cfg.epochs)
+    return steps_in(n_batches, cfg.epochs, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
+
+
+def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[Any]) -> Schedule:
+    """Build the learning rates of a run, whose length follows from its batches and the config's limits.
+
+    Raises:
+        InstantiationError: The scheduler refuses its arguments.
+        ValueError: It is one that a recipe's step cannot drive.
+    """
+    total_steps = count_steps(cfg, batches)
+    return Schedule(build_scheduler(cfg.lr_scheduler, optimizer, total_steps), total_steps)
+
+
+def build_validator(  # noqa: PLR0917 - it sees the whole run.
+    cfg: FinetuneConfig,
+    held_out: HeldOut | None,
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    model: Decoder,
+    world: World,
+) -> Validator:
+    """Build what computes the loss of held-out rows; it does nothing if there are none.
+
+    Args:
+        cfg: Gives the batch size, and what `best/` is saved with.
+        held_out: The rows.
+        scorer: The training step's.
+        tokenizer: Pads rows, and decodes answers.
+        model: Placed.
+        world: The ranks of this run.
+    """
+    batch_size = None if cfg.validation is None else cfg.validation.batch_size
+    return Validator(
+        held_out,
+        model,
+        scorer,
+        tokenizer,
+        batch_size or cfg.batch_size,
+        world,
+        cfg.output_dir,
+        partial(save_model, cfg, model, world, "best"),
+    )
+
+
+def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal["final", "best"]) -> None:
+    """Write a model into a folder of the run, as others load it; all ranks must call it.
+
+    Adapters become a PEFT folder, which is for the base in `model_directory`; any other model becomes a Hugging Face
+    folder with its tokenizer, in the precision that it computes in.
+
+    Args:
+        cfg: Names the run's folder, and what the model came from.
+        model: Placed.
+        world: The ranks of this run.
+        name: The folder's name in that of the run.
+
+    Raises:
+        OSError: The folder cannot be written; what stood there is as it was.
+    """
+    run = RunFolder(cfg.output_dir)
+    folder = run.final if name == "final" else run.best
+    has_adapters = any(True for _ in lora_layers(model))
+    state = whole_state(model, world, None if has_adapters else cfg.dtype)
+    if state is None:
+        return
+    if has_adapters:
+        save_peft_adapter(model, folder, base_model=cfg.model_directory, state=state, overwrite=True)
+    else:
+        save_hf_folder(
+            model, folder, tokenizer_directory=cfg.tokenizer_directory, state=state, overwrite=True
+        )

@@ -1,0 +1,284 @@
+"""A training run: it resumes, updates the parameters, reports, saves and stops; the recipe's loop says when."""
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Self
+
+from attrs import define, frozen
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchtune.config import instantiate
+from torchtune.config.model import fixed_tree
+from torchtune.data import Batch, Batches
+from torchtune.modules import Decoder
+from torchtune.runs import RunFolder
+from torchtune.training._checkpoints import Checkpoints
+from torchtune.training._finetune_config import FinetuneConfig
+from torchtune.training._flops import peak_flops, step_flops
+from torchtune.training._guard import Guard
+from torchtune.training._metrics import Metrics
+from torchtune.training._readback import Readback
+from torchtune.training._scaling import LossScale
+from torchtune.training._schedules import Schedule
+from torchtune.training._signals import Stopped, StopRequests
+from torchtune.training._state import State, Stateful
+from torchtune.training._step import StepSums
+from torchtune.training._step_values import StepValues
+from torchtune.training._world import World
+
+
+@frozen
+class _Pending:
+    """A step whose numbers are on their way to the host."""
+
+    step: int
+    lr: float
+    seconds: float
+    micro_batches: Sequence[Batch]
+    reported: Mapping[str, float]
+    readback: Readback
+
+
+class Run:
+    """The optimizer steps of a run; a checkpoint in its folder is continued from.
+
+    Use it as a context manager around the loop. `step` counts the steps taken so far.
+
+    Args:
+        cfg: The run's config.
+        model: Placed; its trained parameters are those with `requires_grad`.
+        optimizer: Of those.
+        schedule: Of the optimizer.
+        batches: Where the data come from.
+        world: The ranks of this run.
+        parts: What else must survive a restart, by name.
+
+    Raises:
+        ValueError: The newest checkpoint is damaged, of another run, or of a later step than the run is to have.
+    """
+
+    def __init__(  # noqa: PLR0917 - a run is all of these.
+        self,
+        cfg: FinetuneConfig,
+        model: Decoder,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        batches: Batches[Any],
+        world: World,
+        **parts: Stateful,
+    ) -> None:
+        self.total_steps = schedule.total_steps
+        self.scale = LossScale(cfg.dtype, world.device)
+        self._optimizer, self._schedule, self._world = optimizer, schedule, world
+        self._guard = Guard(cfg.non_finite, self.scale, batches.dataset, world, RunFolder(cfg.output_dir))
+        is_frozen = any(not p.requires_grad for p in model.parameters())
+        self.state = State(
+            cfg.output_dir,
+            model,
+            optimizer,
+            {"schedule": schedule, "batches": batches, "scale": self.scale, "guard": self._guard, **parts},
+            world=world,
+            base=cfg.model_directory if is_frozen else None,
+            config=fixed_tree(cfg),
+        )
+        self.state.resume()
+        self._check_length()
+        self._flops = step_flops(model)
+        self.metrics = _metrics_of(cfg, world, self.state.step, self.total_steps)
+        self._saving = Saving(cfg.checkpoints, self.state, batches, world)
+        self._stop_requests = StopRequests(world, RunFolder(cfg.output_dir).resume_hint())
+        self._stack = ExitStack()
+        self._pending: _Pending | None = None
+        self._reads_later = world.device.type == "cuda"
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.state.step
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.metrics)
+        self._stack.enter_context(self._stop_requests)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        """Read the last numbers and wait for the last checkpoint, unless the run failed on one of several ranks."""
+        try:
+            if kind is None:
+                self.read_numbers()
+            if kind is None or (self._world.size == 1 and issubclass(kind, Exception)):
+                self.state.wait()
+        finally:
+            self._stack.__exit__(kind, *error)
+
+    def update(self, sums: StepSums, grad_norm: Tensor, **reported: float) -> None:
+        """Take the optimizer's step, adapt learning rate and loss scale, and report it; all ranks must call it.
+
+        The update is left out where the loss or the gradient is not finite (`Guard`); the learning rate follows the
+        step's number, whether it was left out or not.
+
+        Args:
+            sums: Of the step's micro-batches.
+            grad_norm: What `clip_gradients` returned.
+            **reported: Further numbers for `metrics.jsonl`, the loggers and plots, equal on all ranks.
+
+        Raises:
+            FloatingPointError: The loss or gradient of this step or the one before is not finite, and the run is to
+                end.
+        """
+        self.read_numbers()  # of the step before, whose update is undone nowhere: it was left out
+        self.state.step += 1
+        batches = sums.micro_batches
+        facts = {
+            "n_tokens": float(sum(batch.n_tokens for batch in batches)),
+            "n_positions": float(sum(batch.tokens.numel() for batch in batches)),
+            "n_padding": float(sum(batch.n_padding for batch in batches)),
+            "flops": self._flops(batches),
+        }
+        numbers = sums.reduced(facts)
+        numbers["n_counted"] = sum(sums.counts.values(), numbers["n_tokens"] * 0)
+        numbers["loss_scale"] = self.scale.factor
+        numbers["grad_norm"] = grad_norm
+        self._guard.update(self._optimizer, numbers["loss"], grad_norm, numbers["n_counted"])
+        losses = {f"loss of micro-batch {i}": loss for i, loss in enumerate(sums.losses)}
+        readback = Readback(
+            {**{name: numbers[name] for name in (*_ALWAYS, *facts, *sums.reported)}, **losses}
+        )
+        seconds = self.metrics.step_seconds()
+        self._pending = _Pending(self.state.step, self._schedule.lr, seconds, batches, reported, readback)
+        self._schedule.step()
+        if not self._reads_later:
+            self.read_numbers()
+
+    def read_numbers(self) -> None:
+        """Read and report the numbers of the last step if they have not been read yet; all ranks must call it.
+
+        Raises:
+            FloatingPointError: Its loss or gradient is not finite, and the run is to end.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        values = _values_of(pending)
+        reason = self._guard.judge(values)
+        if reason is None:
+            self.metrics.log(values)
+        else:
+            self.metrics.skip(values, reason)
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint if the config's rules say so, or if the run was asked to stop; all ranks must call it.
+
+        Raises:
+            Stopped: The run was asked to stop, and has a checkpoint of its last step.
+            OSError: A checkpoint cannot be written.
+            FloatingPointError: As for `read_numbers`: no checkpoint of a bad step is written if the run is to end.
+        """
+        self.state.check()
+        is_due = self._saving.is_due()
+        is_due, stops = self._world.any(is_due, self._stop_requests.received is not None)
+        if is_due or stops:
+            self.read_numbers()
+            self._saving.save()
+        if stops and self.step < self.total_steps:
+            self._stop()
+
+    def _stop(self) -> None:
+        self.state.wait()
+        self._world.barrier()
+        number = self._stop_requests.received or signal.SIGTERM
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after step {self.step} of {self.total_steps};"
+            f" {self.state.last_checkpoint()} is written, and {RunFolder(self.state.output_dir).resume_hint()}",
+            number,
+        )
+
+    def _check_length(self) -> None:
+        if self.step > self.total_steps:
+            raise ValueError(
+                f"the run is at step {self.step} already, past the {self.total_steps} that it is to have; raise epochs"
+                " or the step limits, or write another output_dir"
+            )
+
+
+_ALWAYS = ("loss", "grad_norm", "loss_scale", "n_counted")
+
+
+def _values_of(pending: _Pending) -> StepValues:
+    numbers = pending.readback.read()
+    losses = [numbers.pop(f"loss of micro-batch {i}") for i in range(len(pending.micro_batches))]
+    known = {name: numbers.pop(name) for name in (*_ALWAYS, "n_tokens", "n_positions", "n_padding", "flops")}
+    return StepValues(
+        step=pending.step,
+        lr=pending.lr,
+        seconds=pending.seconds,
+        losses=losses,
+        micro_batches=pending.micro_batches,
+        reported={**numbers, **pending.reported},
+        **known,
+    )
+
+
+def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) -> Metrics:
+    """Make a run's metrics, with the loggers that its config names on rank 0."""
+    named = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
+    return Metrics(
+        cfg.output_dir,
+        [instantiate(logger) for logger in named if logger is not None and world.is_main],
+        world,
+        step,
+        total_steps,
+        log_every=cfg.log_every_n_steps,
+        peak=peak_flops(world.device, cfg.dtype),
+        profiling=cfg.profiling,
+    )
+
+
+@define(eq=False, slots=False)
+class Saving:
+    """Knows when a checkpoint is due.
+
+    Args:
+        section: The rules.
+        state: Writes checkpoints.
+        batches: Know the epoch.
+        world: The ranks of this run.
+    """
+
+    _section: Checkpoints
+    _state: State
+    _batches: Batches[Any]
+    _world: World
+
+    def __attrs_post_init__(self) -> None:
+        self._saved_at = time.monotonic()
+        self._epoch = self._batches.epoch
+
+    def is_due(self) -> bool:
+        """Tell whether a checkpoint is due after this step; by time, rank 0's clock counts."""
+        section, step = self._section, self._state.step
+        minutes = section.every_n_minutes
+        since = time.monotonic() - self._saved_at
+        is_time = minutes is not None and self._world.is_main and since >= 60 * minutes
+        epoch_ended = section.at_epoch_ends and self._batches.epoch > self._epoch
+        return (
+            is_time
+            or epoch_ended
+            or (section.every_n_steps is not None and step % section.every_n_steps == 0)
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint; all ranks must call it.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        section = self._section
+        saved_at = time.monotonic()
+        self._state.save(
+            keep=section.keep, keep_every=section.keep_every_n_steps, wait=not section.asynchronous
+        )
+        self._saved_at, self._epoch = saved_at, self._batches.epoch
