@@ -14,7 +14,7 @@ from torch.optim import AdamW
 
 from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
-from torchtune.data import Batches
+from torchtune.data import Batches, Example
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     FinetuneConfig,
@@ -47,7 +47,7 @@ class Run:
         self.model = tiny_model("fp32")
         self.optimizer = AdamW(self.model.parameters(), lr=0.01, fused=True)
         scheduler = constant_with_warmup(self.optimizer)
-        self.batches: Batches = tiny_batches()
+        self.batches: Batches[Example] = tiny_batches()
         self.state = State(str(folder), self.model, self.optimizer, scheduler, self.batches, world=ALONE)
         self.saving = Saving(cfg, self.state, self.batches, ALONE)
 

@@ -74,7 +74,7 @@ def batch_of(rows: list[Example]) -> Batch:
     return collate(rows, pad_id=0)
 
 
-def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches:
+def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches[Example]:
     return Batches(
         examples(),
         batch_size,
