@@ -25,7 +25,7 @@ STEP = """
 import json, resource, statistics, sys, time
 given = json.loads(sys.argv[1])
 import torch
-from torchtune.data import Batch
+from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, World, build_optimizer, place, step_loss
@@ -43,10 +43,10 @@ optimizer = build_optimizer(lazy(AdamW, lr=1e-4, fused=True), [p for p in model.
 shape = given["batch"], given["length"]
 times, before = [], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for _ in range(7):
-    tokens = torch.randint(given["vocabulary"], shape)
-    batch = Batch(tokens, tokens, tokens.numel(), tokens.numel())
+    tokens = torch.randint(given["vocabulary"], (shape[0], shape[1] + 1)).tolist()
+    batch = collate([Example(row, row) for row in tokens], 0)
     start = time.perf_counter()
-    torch.autograd.backward(loss_fn(model, batch) / tokens.numel())
+    torch.autograd.backward(loss_fn(model, batch) / batch.n_targets)
     optimizer.step()
     optimizer.zero_grad()
     times.append(time.perf_counter() - start)

@@ -216,7 +216,8 @@ class Bench:
         self.decoder.requires_grad_(requires_grad=case["lora"] is None)
         nothing = torch.empty(0)
         batches = [
-            Batch(nothing, nothing, n_targets=0, n_tokens=sum(of), lengths=tuple(of)) for of in lengths
+            Batch(nothing, nothing, nothing, nothing, counts={"targets": 0}, lengths=tuple(of))
+            for of in lengths
         ]
         return step_flops(self.decoder)(batches)
 

@@ -146,7 +146,10 @@ def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, t
     section = f"{{_component_: torchtune.datasets.InstructDataset, source: {source}}}"
     run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 2
-    assert "validation: none of 1 held-out rows has a target; 1 of 1 rows is cut at 64 tokens" in run.err
+    assert (
+        "validation: none of 1 held-out rows has a target; 1 of 1 rows has no target within 64 tokens"
+        in run.err
+    )
 
 
 KIND = "is a Dataset of Pair | LeftOut, and the recipe reads a Dataset of Example"

@@ -40,7 +40,7 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError
 
 
-def is_busy(ahead: Ahead) -> bool:
+def is_busy(ahead: Ahead[Example]) -> bool:
     """Tell whether a process has answered, so that it is there."""
     return any(future.done() and not future.cancelled() for future in ahead._asked.values())
 

@@ -16,7 +16,7 @@ def rows(n: int) -> list[Example]:
     return [Example([i, i], [i, i]) for i in range(n)]
 
 
-def numbers(batches: Batches, calls: int) -> list[list[int]]:
+def numbers(batches: Batches[Example], calls: int) -> list[list[int]]:
     """Draw batches and name the rows in them."""
     return [next(batches).tokens[:, 0].tolist() for _ in range(calls)]
 
@@ -169,7 +169,7 @@ def test_packed_rows_are_the_same_for_any_number_of_ranks(size: int) -> None:
 @pytest.mark.parametrize("stop", [0, 1, 5, 17, 18, 19, 40])
 @pytest.mark.parametrize("settings", [{"packed_length": 64}, {"group_by_length": True}, {}])
 def test_any_stream_is_taken_up_anywhere(stop: int, settings: dict[str, Any]) -> None:
-    def batches() -> Batches:
+    def batches() -> Batches[Example]:
         return Batches(documents(100), 3, shuffle=True, seed=5, pad_id=0, window=32, **settings)
 
     unbroken, first, second = batches(), batches(), batches()

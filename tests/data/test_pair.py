@@ -75,7 +75,7 @@ def log_probs(model: Decoder, batch: Batch) -> Tensor:
 
 def gradients(model: Decoder, value: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
-    value.backward()
+    torch.autograd.backward(value)
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

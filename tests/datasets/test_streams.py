@@ -43,7 +43,7 @@ def streamed(source: str, **options: Any) -> TextCompletionDataset:
     return TextCompletionDataset(TOKENIZER, source, load_options={**STREAMED, **options})
 
 
-def batches(source: str, batch_size: int = 4, **settings: Any) -> Batches:
+def batches(source: str, batch_size: int = 4, **settings: Any) -> Batches[Example]:
     return Batches(
         streamed(source), batch_size, **{"shuffle": True, "seed": 3, "pad_id": 0, "window": 16, **settings}
     )

@@ -12,7 +12,7 @@ import pytest
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
 from torchtune.config import lazy
-from torchtune.data import Batches, ChatTemplate
+from torchtune.data import Batches, ChatTemplate, Example
 from torchtune.datasets import (
     ChatDataset,
     ConcatDataset,
@@ -119,7 +119,7 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
 
 
 def test_processes_share_a_folder(tmp_path: Path) -> None:
-    def batches(workers: int) -> Batches:
+    def batches(workers: int) -> Batches[Example]:
         dataset = InstructDataset(ByteTokenizer(), ROWS * 20)
         dataset.tokenizer = Counting()
         dataset.use_cache(str(tmp_path))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchtune.data._batch import IGNORE_INDEX, Batch, Span
-from torchtune.data._item import Item, ItemT, kind_of
+from torchtune.data._item import Item, kind_of
 
 if TYPE_CHECKING:
     from torchtune.data._example import Example
@@ -23,7 +23,7 @@ class Prefix(NamedTuple):
     """How many tokens these are; 0: none. None of them predicts a target."""
 
 
-def collate(rows: Sequence[ItemT | Sequence[ItemT]], pad_id: int, *, share_prefixes: bool = False) -> Batch:
+def collate(rows: Sequence[Item | Sequence[Item]], pad_id: int, *, share_prefixes: bool = False) -> Batch:
     """Make a batch of items, as their kind does it (`Item.collate`).
 
     Args:

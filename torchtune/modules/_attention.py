@@ -1,7 +1,7 @@
 """Causal self-attention."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -167,33 +167,39 @@ def by_document(
     q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any
 ) -> Tensor:
     """Attend to each document by itself, which is exact and computes nothing that is masked."""
-    of_rows = iter(documents.spans)
+    spans_left = iter(documents.spans)
     rows = []
     # Views by split and not by slices: the backward pass of each slice would fill and add a whole row's gradient.
     for of_q, of_k, of_v, lengths in zip(
         torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True
     ):
         parts = []
-        by_part = [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
-        spans = list(itertools.islice(of_rows, len(lengths)))
-        starts = {start: i for i, (_, start, *_) in enumerate(spans)}
-        # A prefix is sliced once: the gradients of all documents that continue it are added up before the slice's.
-        prefixes = {
-            (start, length): [x[starts[start]][:, :, :length] for x in by_part[1:]]
-            for *_, start, length in spans
-            if length
-        }
-        for queries, keys, values, (*_, start, length) in zip(*by_part, spans, strict=True):
+        of_documents = [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
+        spans = list(itertools.islice(spans_left, len(lengths)))
+        prefixes = _prefixes(spans, *of_documents[1:])
+        for queries, keys, values, (*_, start, length) in zip(*of_documents, spans, strict=True):
+            seen = (keys, values)
             if length:
                 prefix_keys, prefix_values = prefixes[start, length]
-                keys, values = (
-                    torch.cat([prefix_keys, keys], dim=2),
-                    torch.cat([prefix_values, values], dim=2),
-                )
+                seen = torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
             mask = documents.mask_of_one(queries.shape[2], length, window, queries.device)
-            parts.append(attend(queries, keys, values, mask, is_causal=mask is None, **how))
+            parts.append(attend(queries, *seen, mask=mask, is_causal=mask is None, **how))
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows)
+
+
+def _prefixes(
+    spans: Sequence[tuple[int, int, int, int, int]], keys: Sequence[Tensor], values: Sequence[Tensor]
+) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+    """Return keys and values of each prefix in a row, by its first column and its length.
+
+    It is sliced once for all documents that continue it, so that their gradients are added up before the slice's.
+    """
+    numbers = {start: i for i, (_, start, *_) in enumerate(spans)}
+    return {
+        (start, length): (keys[numbers[start]][:, :, :length], values[numbers[start]][:, :, :length])
+        for start, length in dict.fromkeys(span[3:] for span in spans if span[4])
+    }
 
 
 def by_block(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
