@@ -1,10 +1,11 @@
 """Train twelve tiny models with two versions of this code, and compare what they leave to the bit.
 
-    python scripts/compare_runs.py BASE [--head-env TUNE_PLAIN=1] [--only lora]
+    python scripts/compare_runs.py BASE [--head-env TUNE_PLAIN=1] [--base-word NEW OLD] [--only lora]
 
 BASE is a commit, which is checked out into a worktree of its own; the other version is this tree as it stands. Each
 case runs with both at once, on one thread a rank. Compared are every number of every step in `metrics.jsonl` but
-those of the clock and of memory, and each tensor of `final/`. Exits with status 1 where anything differs.
+those of the clock and of memory, and each tensor of `final/`. Exits with status 1 where anything differs. Where BASE
+spells an override differently, `--base-word lora.kind=dora lora.dora=true` says how.
 """
 
 import argparse
@@ -29,7 +30,7 @@ OF_THE_MACHINE = {"tokens_per_second", "peak_memory_bytes", "mfu", "time", "seco
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 64
 FULL = ("full_finetune", "smollm2_135m_full", "optimizer.lr=1e-2")
 LORA = ("lora_finetune", "smollm2_135m_lora", "lora.rank=4", "optimizer.lr=1e-2")
-DORA = (*LORA, "lora.dora=true")
+DORA = (*LORA, "lora.kind=dora")
 PACKED = ("packing={}", "packing.length=192", "packing.window=16")
 DROPOUT = ("lora.dropout=0.2",)
 VALIDATED = ("validation.every_n_steps=3", "validation.prompts=[Hello]", "validation.max_new_tokens=4")
@@ -262,9 +263,11 @@ def main() -> int:
     )
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("--head-env", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--base-word", action="append", default=[], nargs=2, metavar=("NEW", "OLD"))
     parser.add_argument("--only", default="", help="a part of the names of the cases to run")
     options = parser.parse_args()
     env = dict(pair.split("=", 1) for pair in options.head_env)
+    old_words = dict(options.base_word)
     different = 0
     with tempfile.TemporaryDirectory() as folder:
         work, tree = Path(folder), Path(folder) / "base"
@@ -274,7 +277,8 @@ def main() -> int:
             (work / "arguments.json").write_text(json.dumps(write_model(work / "model")))
             write_rows(work / "rows.json")
             for i, case in enumerate(c for c in CASES if options.only in c.name):
-                base = Run(case, tree, work, work / f"{i}_base", {})
+                words = tuple(old_words.get(word, word) for word in case.words)
+                base = Run(case._replace(words=words), tree, work, work / f"{i}_base", {})
                 head = Run(case, ROOT, work, work / f"{i}_head", env)
                 try:
                     base.finish()

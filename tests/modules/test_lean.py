@@ -45,9 +45,9 @@ KINDS: dict[str, dict[str, Any] | None] = {
     "full": None,
     "lora": {"targets": ["q_proj", "v_proj"]},
     "lora on all": {"targets": "all-linear", "rank_stabilized": True},
-    "dora": {"targets": "all-linear", "dora": True},
+    "dora": {"targets": "all-linear", "kind": "dora"},
     "lora with dropout": {"targets": "all-linear", "dropout": 0.3},
-    "dora with dropout": {"targets": "all-linear", "dora": True, "dropout": 0.3},
+    "dora with dropout": {"targets": "all-linear", "kind": "dora", "dropout": 0.3},
 }
 
 
@@ -142,7 +142,7 @@ def test_less_is_kept(kind: str) -> None:
 def test_dropout_takes_the_plain_way() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     add_lora(model, ["0"], 2, 4.0, dropout=0.5)
-    nn.init.normal_(lora_state(model)["0.lora_b"])
+    nn.init.normal_(lora_state(model)["0.adapter.lora_b"])
     x, outputs = torch.randn(3, 4), []
     for is_lean in (False, True):
         if is_lean:

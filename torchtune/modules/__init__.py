@@ -1,49 +1,66 @@
 """What models are made of: plain `nn.Module`s, LoRA layers and losses."""
 
-from torchtune.modules._adapters import ALL_LINEAR, add_lora, lora_layers, lora_state, merge_lora
+from torchtune.modules._adapter import Adapter
+from torchtune.modules._adapter_kinds import ADAPTERS, AdapterKind
+from torchtune.modules._adapters import (
+    ALL_LINEAR,
+    adaptable,
+    adapted_layers,
+    adapters_disabled,
+    add_lora,
+    has_adapters,
+    lora_state,
+    merge_lora,
+)
 from torchtune.modules._architecture import Architecture, RopeScaling
 from torchtune.modules._attention import Attention, AttentionContext
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
-from torchtune.modules._dora import DoRALinear
+from torchtune.modules._dora import DoRA
 from torchtune.modules._draw import copy_whole, draw, is_sharded
 from torchtune.modules._feed_forward import FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm
 from torchtune.modules._lean import lean
+from torchtune.modules._linear import Linear
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
-from torchtune.modules._lora import LoRALinear, lora_scale, merge_weight
+from torchtune.modules._lora import LoRA
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import RotaryEmbedding, Rotation
 
 __all__ = [
+    "ADAPTERS",
     "ALL_LINEAR",
+    "Adapter",
+    "AdapterKind",
     "Architecture",
     "Attention",
     "AttentionContext",
     "Decoder",
     "DecoderLayer",
-    "DoRALinear",
+    "DoRA",
     "Documents",
     "FeedForward",
     "KVCache",
     "LayerCache",
     "LayerNorm",
+    "Linear",
     "LinearCrossEntropy",
-    "LoRALinear",
+    "LoRA",
     "RMSNorm",
     "RopeScaling",
     "RotaryEmbedding",
     "Rotation",
+    "adaptable",
+    "adapted_layers",
+    "adapters_disabled",
     "add_lora",
     "copy_whole",
     "draw",
+    "has_adapters",
     "is_sharded",
     "lean",
-    "lora_layers",
-    "lora_scale",
     "lora_state",
     "merge_lora",
-    "merge_weight",
 ]

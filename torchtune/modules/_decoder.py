@@ -11,7 +11,6 @@ from torchtune.modules._documents import Documents
 from torchtune.modules._kv_cache import KVCache
 from torchtune.modules._layer_norm import LayerNorm, norm_of
 from torchtune.modules._linear import Embedding, Linear
-from torchtune.modules._lora import LoRALinear
 from torchtune.modules._rms_norm import RMSNorm
 from torchtune.modules._rotary import NoRotation, RotaryEmbedding
 
@@ -45,7 +44,7 @@ class Decoder(nn.Module):
     def init_weights(self) -> None:
         """Draw all weights anew, adapters among them, as they are drawn when a model is built."""
         for module in self.modules():
-            if isinstance(module, (Linear, Embedding, RMSNorm, LayerNorm, LoRALinear)):
+            if isinstance(module, (Linear, Embedding, RMSNorm, LayerNorm)):
                 module.reset_parameters()
 
     @property

@@ -10,7 +10,7 @@ from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
 from torchtune.data import Batches, Examples, Tokenizer, split_off, use_cache
 from torchtune.formats import save_hf_folder, save_peft_adapter
-from torchtune.modules import Decoder, lora_layers
+from torchtune.modules import Decoder, has_adapters
 from torchtune.runs import RunFolder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
@@ -254,11 +254,11 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
     """
     run = RunFolder(cfg.output_dir)
     folder = run.final if name == "final" else run.best
-    has_adapters = any(True for _ in lora_layers(model))
-    state = whole_state(model, world, None if has_adapters else cfg.dtype)
+    is_adapted = has_adapters(model)
+    state = whole_state(model, world, None if is_adapted else cfg.dtype)
     if state is None:
         return
-    if has_adapters:
+    if is_adapted:
         save_peft_adapter(model, folder, base_model=cfg.model_directory, state=state, overwrite=True)
     else:
         save_hf_folder(

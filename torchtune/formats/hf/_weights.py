@@ -118,7 +118,7 @@ def expected_shapes(model: Decoder) -> dict[str, list[int]]:
 
 
 def _without_adapters(model: Decoder) -> dict[str, Tensor]:
-    return {n: p for n, p in model.state_dict().items() if ".lora_" not in n}
+    return {n: p for n, p in model.state_dict().items() if ".adapter." not in n}
 
 
 def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
