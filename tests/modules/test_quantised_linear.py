@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 
 from tests.modules.adapters import KINDS, stir
@@ -68,7 +67,7 @@ def dequantised(model: Decoder) -> Decoder:
 def pair(kind: dict[str, Any] | None = None, *, is_lean: bool = False) -> tuple[Decoder, Decoder]:
     """Build a quantised model and the plain one that computes the same, both with the same adapters or none."""
     torch.manual_seed(0)
-    model = quantised(Decoder(evolve(TINY, norm_eps=1e-6)).double())
+    model = quantised(Decoder(TINY.vary(norm_eps=1e-6)).double())
     plain = dequantised(model)
     for one in (model, plain):
         one.requires_grad_(requires_grad=False)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -17,14 +16,13 @@ from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
 from torchtune.training import DTYPES, Lora, build_optimizer, place, step_loss
 
-SMALL = evolve(TINY, vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
+SMALL = TINY.vary(vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
 FAMILIES: dict[str, Architecture] = {
     "llama": SMALL,
-    "qwen3": evolve(SMALL, qk_norm="head", tied_embeddings=True),
-    "gemma": evolve(
-        SMALL,
+    "qwen3": SMALL.vary(qk_norm="head", tied_embeddings=True),
+    "gemma": SMALL.vary(
         activation="gelu_tanh",
-        norms="both",
+        norm_layout="both",
         norm_offset=1.0,
         qk_norm="head",
         embed_scale=24**0.5,

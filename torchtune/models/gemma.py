@@ -14,7 +14,7 @@ from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, 
 
 def _of_width(embed_dim: int, like: Architecture, **others: Any) -> Architecture:
     """Return an architecture of another width, by whose root embeddings are multiplied."""
-    return evolve(like, embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
+    return like.vary(embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
 
 
 # arXiv 2403.08295, table 1.
@@ -40,7 +40,7 @@ GEMMA2_2B = _of_width(
     2304,
     GEMMA_2B,
     family="gemma2",
-    norms="both",
+    norm_layout="both",
     window=4096,
     full_attention_every=2,
     attention_scale=256**-0.5,
@@ -139,7 +139,7 @@ def _gemma2(config: Config) -> dict[str, Any]:
     return {
         **_gemma(config),
         **windows(config, every=2),
-        "norms": "both",
+        "norm_layout": "both",
         "attention_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
         "attention_softcap": config.get("attn_logit_softcapping"),
         "final_softcap": config.get("final_logit_softcapping"),
@@ -147,13 +147,14 @@ def _gemma2(config: Config) -> dict[str, Any]:
 
 
 def _write_gemma2(a: Architecture) -> dict[str, Any]:
-    scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
+    values = a.flat()
+    scale = values["attention_scale"] or values["head_dim"] ** -0.5
     return {
         **_ACTIVATION,
         "query_pre_attn_scalar": round(scale**-2),  # an int in transformers
-        "attn_logit_softcapping": a.attention_softcap,
+        "attn_logit_softcapping": values["attention_softcap"],
         "final_logit_softcapping": a.final_softcap,
-        "sliding_window": a.window,
+        "sliding_window": values["window"],
         "layer_types": layer_types(a),
     }
 
@@ -205,6 +206,6 @@ GEMMA3_FAMILY = Family(
     fixed={"attention_bias": False, "use_bidirectional_attention": False},
     ignored=frozenset({"use_bidirectional_attention"}),
     read=_gemma3,
-    write=lambda a: {**_write_gemma2(a), "rope_local_base_freq": a.rope_local_base},
+    write=lambda a: {**_write_gemma2(a), "rope_local_base_freq": a.flat()["rope_local_base"]},
     tied=True,
 )

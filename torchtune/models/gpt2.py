@@ -2,17 +2,14 @@
 
 from typing import Any, Unpack
 
-from attrs import evolve
-
 from torchtune.models._builder import builder
 from torchtune.models._family import Family, Fused
-from torchtune.modules import Architecture
+from torchtune.modules import Architecture, LayerNormSpec, LearnedSpec
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
 _GPT2: dict[str, Any] = {
-    "rope_base": 10_000.0,  # not used
-    "norm_kind": "layer",
-    "learned_positions": True,
+    "norm": LayerNormSpec,
+    "positions": LearnedSpec,
     "activation": "gelu_tanh",
     "gated": False,
     "qkv_bias": True,
@@ -21,7 +18,7 @@ _GPT2: dict[str, Any] = {
 }
 """What all of the family have in common."""
 
-GPT2 = Architecture(
+GPT2 = Architecture.of(
     **_GPT2,
     family="gpt2",
     vocab_size=50_257,
@@ -35,9 +32,9 @@ GPT2 = Architecture(
     norm_eps=1e-5,
     tied_embeddings=True,
 )
-GPT2_MEDIUM = evolve(GPT2, num_layers=24, embed_dim=1024, num_heads=16, num_kv_heads=16, ffn_dim=4096)
-GPT2_LARGE = evolve(GPT2, num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120)
-GPT2_XL = evolve(GPT2, num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400)
+GPT2_MEDIUM = GPT2.vary(num_layers=24, embed_dim=1024, num_heads=16, num_kv_heads=16, ffn_dim=4096)
+GPT2_LARGE = GPT2.vary(num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120)
+GPT2_XL = GPT2.vary(num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400)
 
 gpt2 = builder(__name__, "gpt2", GPT2, "openai-community/gpt2")
 gpt2_medium = builder(__name__, "gpt2_medium", GPT2_MEDIUM, "openai-community/gpt2-medium")

@@ -2,8 +2,6 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
 from torchtune.models._builder import builder
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
@@ -46,7 +44,7 @@ def llama2(
             f"embed_dim = {embed_dim} is not a multiple of num_heads = {num_heads}; give head_dim itself"
         )
     return Decoder(
-        Architecture(
+        Architecture.of(
             vocab_size=vocab_size,
             num_layers=num_layers,
             embed_dim=embed_dim,
@@ -62,7 +60,7 @@ def llama2(
     )
 
 
-LLAMA2_7B = Architecture(
+LLAMA2_7B = Architecture.of(
     vocab_size=32_000,
     num_layers=32,
     embed_dim=4096,
@@ -75,11 +73,11 @@ LLAMA2_7B = Architecture(
     norm_eps=1e-5,
     tied_embeddings=False,
 )
-LLAMA2_13B = evolve(LLAMA2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
-LLAMA2_70B = evolve(LLAMA2_7B, num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, ffn_dim=28_672)
-CODE_LLAMA_7B = evolve(LLAMA2_7B, vocab_size=32_016, max_seq_len=16_384, rope_base=1e6)
-TINY_LLAMA_1_1B = evolve(
-    LLAMA2_7B, num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
+LLAMA2_13B = LLAMA2_7B.vary(num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
+LLAMA2_70B = LLAMA2_7B.vary(num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, ffn_dim=28_672)
+CODE_LLAMA_7B = LLAMA2_7B.vary(vocab_size=32_016, max_seq_len=16_384, rope_base=1e6)
+TINY_LLAMA_1_1B = LLAMA2_7B.vary(
+    num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
 )
 
 llama2_7b = builder(__name__, "llama2_7b", LLAMA2_7B, "meta-llama/Llama-2-7b-hf")

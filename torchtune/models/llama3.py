@@ -9,18 +9,17 @@ from torchtune.models.llama2 import LLAMA2_7B, LLAMA2_70B
 from torchtune.modules import RopeScaling
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-LLAMA3_8B = evolve(
-    LLAMA2_7B, vocab_size=128_256, num_kv_heads=8, ffn_dim=14_336, max_seq_len=8192, rope_base=500_000.0
+LLAMA3_8B = LLAMA2_7B.vary(
+    vocab_size=128_256, num_kv_heads=8, ffn_dim=14_336, max_seq_len=8192, rope_base=500_000.0
 )
-LLAMA3_70B = evolve(LLAMA2_70B, vocab_size=128_256, max_seq_len=8192, rope_base=500_000.0)
+LLAMA3_70B = LLAMA2_70B.vary(vocab_size=128_256, max_seq_len=8192, rope_base=500_000.0)
 
 STRETCHED = RopeScaling(kind="llama3", factor=8.0)
-LLAMA3_1_8B = evolve(LLAMA3_8B, max_seq_len=131_072, rope_scaling=STRETCHED)
-LLAMA3_1_70B = evolve(LLAMA3_70B, max_seq_len=131_072, rope_scaling=STRETCHED)
-LLAMA3_1_405B = evolve(LLAMA3_1_70B, num_layers=126, embed_dim=16_384, num_heads=128, ffn_dim=53_248)
+LLAMA3_1_8B = LLAMA3_8B.vary(max_seq_len=131_072, rope_scaling=STRETCHED)
+LLAMA3_1_70B = LLAMA3_70B.vary(max_seq_len=131_072, rope_scaling=STRETCHED)
+LLAMA3_1_405B = LLAMA3_1_70B.vary(num_layers=126, embed_dim=16_384, num_heads=128, ffn_dim=53_248)
 
-LLAMA3_2_1B = evolve(
-    LLAMA3_1_8B,
+LLAMA3_2_1B = LLAMA3_1_8B.vary(
     num_layers=16,
     embed_dim=2048,
     head_dim=64,
@@ -28,7 +27,7 @@ LLAMA3_2_1B = evolve(
     tied_embeddings=True,
     rope_scaling=evolve(STRETCHED, factor=32.0),
 )
-LLAMA3_2_3B = evolve(LLAMA3_2_1B, num_layers=28, embed_dim=3072, num_heads=24, head_dim=128)
+LLAMA3_2_3B = LLAMA3_2_1B.vary(num_layers=28, embed_dim=3072, num_heads=24, head_dim=128)
 
 llama3_8b = builder(__name__, "llama3_8b", LLAMA3_8B, "meta-llama/Meta-Llama-3-8B")
 llama3_70b = builder(__name__, "llama3_70b", LLAMA3_70B, "meta-llama/Meta-Llama-3-70B")

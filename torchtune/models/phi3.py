@@ -2,18 +2,15 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
 from torchtune.models._builder import builder
 from torchtune.models._family import Family, Fused, read_rope_and_window
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-PHI3_MINI_4K = evolve(
-    LLAMA2_7B, family="phi3", vocab_size=32_064, embed_dim=3072, head_dim=96, ffn_dim=8192, window=2047
+PHI3_MINI_4K = LLAMA2_7B.vary(
+    family="phi3", vocab_size=32_064, embed_dim=3072, head_dim=96, ffn_dim=8192, window=2047
 )
-PHI4 = evolve(
-    PHI3_MINI_4K,
+PHI4 = PHI3_MINI_4K.vary(
     vocab_size=100_352,
     num_layers=40,
     embed_dim=5120,
@@ -49,7 +46,7 @@ PHI3_FAMILY = Family(
     fixed={"hidden_act": "silu", "attention_bias": False},
     read=read_rope_and_window,
     write=lambda a: {
-        "sliding_window": a.window,
+        "sliding_window": a.flat()["window"],
         "original_max_position_embeddings": a.max_seq_len,
         "pad_token_id": None,  # its default in transformers may lie outside of the vocabulary
     },

@@ -2,15 +2,12 @@
 
 from typing import Any, Unpack
 
-from attrs import evolve
-
 from torchtune.models._builder import builder
 from torchtune.models._family import Config, Family, read_rope
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-QWEN2_0_5B = evolve(
-    LLAMA2_7B,
+QWEN2_0_5B = LLAMA2_7B.vary(
     family="qwen2",
     qkv_bias=True,
     vocab_size=151_936,
@@ -25,10 +22,9 @@ QWEN2_0_5B = evolve(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-QWEN2_1_5B = evolve(QWEN2_0_5B, num_layers=28, embed_dim=1536, num_heads=12, head_dim=128, ffn_dim=8960)
-QWEN2_5_3B = evolve(QWEN2_1_5B, num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008)
-QWEN2_7B = evolve(
-    QWEN2_1_5B,
+QWEN2_1_5B = QWEN2_0_5B.vary(num_layers=28, embed_dim=1536, num_heads=12, head_dim=128, ffn_dim=8960)
+QWEN2_5_3B = QWEN2_1_5B.vary(num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008)
+QWEN2_7B = QWEN2_1_5B.vary(
     vocab_size=152_064,
     embed_dim=3584,
     num_heads=28,
@@ -36,11 +32,11 @@ QWEN2_7B = evolve(
     ffn_dim=18_944,
     tied_embeddings=False,
 )
-QWEN2_5_14B = evolve(
-    QWEN2_7B, num_layers=48, embed_dim=5120, num_heads=40, num_kv_heads=8, ffn_dim=13_824, norm_eps=1e-5
+QWEN2_5_14B = QWEN2_7B.vary(
+    num_layers=48, embed_dim=5120, num_heads=40, num_kv_heads=8, ffn_dim=13_824, norm_eps=1e-5
 )
-QWEN2_5_32B = evolve(QWEN2_5_14B, num_layers=64, ffn_dim=27_648)
-QWEN2_5_72B = evolve(QWEN2_5_32B, num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568)
+QWEN2_5_32B = QWEN2_5_14B.vary(num_layers=64, ffn_dim=27_648)
+QWEN2_5_72B = QWEN2_5_32B.vary(num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568)
 
 qwen2_0_5b = builder(__name__, "qwen2_0_5b", QWEN2_0_5B, "Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B")
 qwen2_1_5b = builder(__name__, "qwen2_1_5b", QWEN2_1_5B, "Qwen/Qwen2-1.5B or Qwen/Qwen2.5-1.5B")
@@ -62,7 +58,7 @@ def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokeni
 
 
 def read_qwen(config: Config) -> dict[str, Any]:
-    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of Architecture.
+    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of `Architecture.of`.
 
     Raises:
         ValueError: Some layers have a sliding window.

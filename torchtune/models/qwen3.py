@@ -2,16 +2,13 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
 from torchtune.models._builder import builder
 from torchtune.models._family import Family
 from torchtune.models.llama2 import LLAMA2_7B
 from torchtune.models.qwen2 import read_qwen
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-QWEN3_0_6B = evolve(
-    LLAMA2_7B,
+QWEN3_0_6B = LLAMA2_7B.vary(
     family="qwen3",
     qk_norm="head",
     vocab_size=151_936,
@@ -25,11 +22,11 @@ QWEN3_0_6B = evolve(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-QWEN3_1_7B = evolve(QWEN3_0_6B, embed_dim=2048, ffn_dim=6144)
-QWEN3_4B = evolve(QWEN3_1_7B, num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
-QWEN3_8B = evolve(QWEN3_4B, embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
-QWEN3_14B = evolve(QWEN3_8B, num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
-QWEN3_32B = evolve(QWEN3_14B, num_layers=64, num_heads=64, ffn_dim=25_600)
+QWEN3_1_7B = QWEN3_0_6B.vary(embed_dim=2048, ffn_dim=6144)
+QWEN3_4B = QWEN3_1_7B.vary(num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
+QWEN3_8B = QWEN3_4B.vary(embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
+QWEN3_14B = QWEN3_8B.vary(num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
+QWEN3_32B = QWEN3_14B.vary(num_layers=64, num_heads=64, ffn_dim=25_600)
 
 qwen3_0_6b = builder(__name__, "qwen3_0_6b", QWEN3_0_6B, "Qwen/Qwen3-0.6B")
 qwen3_1_7b = builder(__name__, "qwen3_1_7b", QWEN3_1_7B, "Qwen/Qwen3-1.7B")

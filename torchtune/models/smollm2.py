@@ -2,8 +2,6 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
 from torchtune.models._builder import builder
 from torchtune.models.llama2 import LLAMA2_7B, llama2
 from torchtune.modules import Decoder
@@ -56,8 +54,7 @@ def smollm2(
     )
 
 
-SMOLLM2_135M = evolve(
-    LLAMA2_7B,
+SMOLLM2_135M = LLAMA2_7B.vary(
     vocab_size=49_152,
     num_layers=30,
     embed_dim=576,
@@ -69,9 +66,8 @@ SMOLLM2_135M = evolve(
     rope_base=100_000.0,
     tied_embeddings=True,
 )
-SMOLLM2_360M = evolve(SMOLLM2_135M, num_layers=32, embed_dim=960, num_heads=15, num_kv_heads=5, ffn_dim=2560)
-SMOLLM2_1_7B = evolve(
-    SMOLLM2_135M,
+SMOLLM2_360M = SMOLLM2_135M.vary(num_layers=32, embed_dim=960, num_heads=15, num_kv_heads=5, ffn_dim=2560)
+SMOLLM2_1_7B = SMOLLM2_135M.vary(
     num_layers=24,
     embed_dim=2048,
     num_heads=32,

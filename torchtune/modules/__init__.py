@@ -12,22 +12,33 @@ from torchtune.modules._adapters import (
     lora_state,
     merge_lora,
 )
-from torchtune.modules._architecture import Architecture, RopeScaling
-from torchtune.modules._attention import Attention, AttentionContext
+from torchtune.modules._architecture import Architecture
+from torchtune.modules._attention import Attention, GroupedQuerySpec
+from torchtune.modules._context import PassContext
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
 from torchtune.modules._dora import DoRA
 from torchtune.modules._draw import copy_whole, draw, is_sharded
-from torchtune.modules._feed_forward import FeedForward
+from torchtune.modules._feed_forward import DenseSpec, FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
-from torchtune.modules._layer_norm import LayerNorm
+from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
 from torchtune.modules._lean import lean
 from torchtune.modules._linear import Linear
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
 from torchtune.modules._lora import LoRA
-from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import RotaryEmbedding, Rotation
+from torchtune.modules._parts import (
+    AttentionSpec,
+    FeedForwardSpec,
+    HasAggregates,
+    NormSpec,
+    PartlyActive,
+    PositionsSpec,
+    active_shares,
+)
+from torchtune.modules._positions import LearnedSpec, RotarySpec
+from torchtune.modules._rms_norm import RMSNorm, RMSNormSpec
+from torchtune.modules._rotary import RopeScaling, RotaryEmbedding, Rotation
 
 __all__ = [
     "ADAPTERS",
@@ -36,22 +47,35 @@ __all__ = [
     "AdapterKind",
     "Architecture",
     "Attention",
-    "AttentionContext",
+    "AttentionSpec",
     "Decoder",
     "DecoderLayer",
+    "DenseSpec",
     "DoRA",
     "Documents",
     "FeedForward",
+    "FeedForwardSpec",
+    "GroupedQuerySpec",
+    "HasAggregates",
     "KVCache",
     "LayerCache",
     "LayerNorm",
+    "LayerNormSpec",
+    "LearnedSpec",
     "Linear",
     "LinearCrossEntropy",
     "LoRA",
+    "NormSpec",
+    "PartlyActive",
+    "PassContext",
+    "PositionsSpec",
     "RMSNorm",
+    "RMSNormSpec",
     "RopeScaling",
     "RotaryEmbedding",
+    "RotarySpec",
     "Rotation",
+    "active_shares",
     "adaptable",
     "adapted_layers",
     "adapters_disabled",

@@ -12,7 +12,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.config import FieldError, above
-from torchtune.modules import AttentionContext, Decoder, DecoderLayer
+from torchtune.modules import Decoder, DecoderLayer, PassContext
 
 
 @define(kw_only=True)
@@ -81,7 +81,7 @@ def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> 
     if section.keep == "matmuls":
         kept["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
 
-    def run_twice(x: Tensor, context: AttentionContext) -> Tensor:
+    def run_twice(x: Tensor, context: PassContext) -> Tensor:
         # Computing a second time would put the same keys into a cache again.
         if context.cache is not None or not torch.is_grad_enabled():
             return plain(x, context)

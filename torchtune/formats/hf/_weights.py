@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import attrs
 import torch
 from torch import Tensor, nn
 
@@ -160,7 +159,7 @@ def is_transposed(architecture: Architecture, name: str) -> bool:
 
 def _check_architecture(model: Decoder, folder: Path) -> None:
     """Compare numbers that shapes cannot show: a wrong rope_base loads, and talks nonsense."""
-    ours, theirs = attrs.asdict(model.architecture), attrs.asdict(read_hf_config(folder))
+    ours, theirs = model.architecture.flat(), read_hf_config(folder).flat()
     different = [
         f"{key} is {theirs[key]} there, {ours[key]} in the model"
         for key in ours

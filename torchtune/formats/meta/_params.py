@@ -71,7 +71,7 @@ class MetaParams:
             ValueError: heads do not divide, or a head's width is odd.
         """
         scaling = RopeScaling(kind="llama3", factor=32.0 if tied_embeddings else 8.0)
-        return Architecture(
+        return Architecture.of(
             vocab_size=vocab_size,
             num_layers=self.n_layers,
             embed_dim=self.dim,
