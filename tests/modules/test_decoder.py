@@ -80,7 +80,7 @@ def test_random_weights_follow_the_global_seed_also_after_meta() -> None:
     again = Decoder(TINY)
     torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert 0.015 < model.embed_tokens.weight.std() < 0.025
-    assert torch.equal(model.norm.weight, torch.ones(TINY.embed_dim))
+    assert torch.equal(model.get_parameter("norm.weight"), torch.ones(TINY.embed_dim))
 
 
 def test_bfloat16_is_as_near_as_its_8_bits_allow() -> None:

@@ -103,7 +103,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
     """Return hidden states, the balance and all gradients of a loss of both."""
     aggregates: dict[str, Tensor] = {}
     hidden = model.hidden(TOKENS, aggregates=aggregates)
-    loss_of(hidden, aggregates).backward()
+    torch.autograd.backward(loss_of(hidden, aggregates))
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {"hidden": hidden.detach(), "balance": aggregates["balance"].detach(), **gradients}
 
@@ -131,7 +131,7 @@ def test_the_balance_is_the_sum_over_layers_and_its_gradient_reaches_every_route
     assert len(balances) == TINY.num_layers
     assert_near(aggregates["balance"], torch.stack(balances).sum(), FLOAT64)
     assert torch.stack(balances).min() > 1 / N_EXPERTS
-    aggregates["balance"].backward()
+    torch.autograd.backward(aggregates["balance"])
     for name, p in model.named_parameters():
         if name.endswith("router.weight"):
             assert p.grad is not None
@@ -147,7 +147,7 @@ def test_the_balance_falls_and_the_loss_too_when_both_are_trained() -> None:
         aggregates: dict[str, Tensor] = {}
         hidden = model.hidden(TOKENS, aggregates=aggregates)
         loss = F.cross_entropy(model.logits(hidden)[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
-        (loss + aggregates["balance"]).backward()
+        torch.autograd.backward(loss + aggregates["balance"])
         optimizer.step()
         optimizer.zero_grad()
         last = {"loss": loss.item(), "balance": aggregates["balance"].item()}

@@ -138,8 +138,9 @@ def active_shares(model: nn.Module) -> dict[str, float]:
     """Return the share of tokens that each parameter is multiplied by, by name: 1 unless a part says less."""
     shares = {name: 1.0 for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():
+        parameters = module.named_parameters(prefix)
         if isinstance(module, PartlyActive):
-            for name, _ in module.named_parameters(prefix):
+            for name, _ in parameters:
                 if name in shares:  # one that is shared counts under its first name
                     shares[name] *= module.active_share
     return shares

@@ -75,7 +75,7 @@ def compile_layers(model: Decoder) -> None:
 
 
 def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:
-    plain = layer.compute
+    plain: Callable[..., Any] = layer.compute
     anew = Calling(layer, plain)
     kept: dict[str, Any] = {}
     if section.keep == "matmuls":

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from torchtune.data import Batch
 from torchtune.modules import Decoder, active_shares
@@ -66,8 +67,8 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     head = model.head_weight
     shares = active_shares(model)
     named = model.named_parameters()
-    matrices = [(p, shares[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
-    matrices.append((head, 1.0))
+    matrices: list[tuple[Tensor, float]] = [(head, 1.0)]
+    matrices += [(p, shares[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
     every = sum(round(p.numel() * share) for p, share in matrices)
     trained = sum(round(p.numel() * share) for p, share in matrices if p.requires_grad)
     width = architecture.attention.pair_width
