@@ -18,16 +18,14 @@ FAMILY = '''"""Toy models: Llamas whose embedding has another name in checkpoint
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family, read_rope
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-TOY = evolve(LLAMA2_7B, family="toy", vocab_size=64, num_layers=2, embed_dim=32)
-TOY_1M = evolve(TOY, num_heads=4, num_kv_heads=4, head_dim=8)
-toy_1m = builder(__name__, "toy_1m", TOY_1M, "example/toy-1m")
+toy_1m = builder(
+    "example/toy-1m", llama2_7b, family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4
+)
 
 
 def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -38,6 +36,8 @@ def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenize
 TOY_FAMILY = Family(
     model_type="toy", hf_class="ToyForCausalLM", gguf="toy", read=read_rope, names=(("embed_tokens.", "wte."),)
 )
+
+name_builders(__name__)
 '''
 FAMILY_WORKS = """
 import torch
@@ -240,6 +240,13 @@ def add_family(tree: Path) -> None:
     assert "toy_1m" in python(tree, SHOWN.format(words=["model=torchtune.models.toy.toy_1m"]))
 
 
+def add_size(tree: Path) -> None:
+    size = 'smollm2_tiny = builder("example/tiny", smollm2_135m, num_layers=2)\n'
+    edit(tree / "torchtune/models/smollm2.py", "\nsmollm2 = ", f"\n{size}smollm2 = ")
+    words = ["model=torchtune.models.smollm2.smollm2_tiny", "model.max_seq_len=64"]
+    assert "smollm2_tiny" in python(tree, SHOWN.format(words=words))
+
+
 def add_adapter(tree: Path) -> None:
     modules = tree / "torchtune/modules"
     (modules / "_row_lora.py").write_text(ADAPTER)
@@ -286,6 +293,7 @@ def add_field(tree: Path) -> None:
 
 
 ADDED: dict[str, Callable[[Path], None]] = {
+    "model size": add_size,
     "model family": add_family,
     "adapter kind": add_adapter,
     "verb": add_verb,

@@ -56,6 +56,9 @@ class Family:
 
     Takes the file's metadata, without the architecture's name before the keys, and our sizes of the model.
     """
+    gguf_pairs_neighbours: bool = False
+    """Whether GGUF files, as Meta's, have the rows of q_proj and k_proj in an order in which channels that are turned
+    together are neighbours."""
     fixed: dict[str, Any] = field(factory=dict)
     """What our decoder does in one way only; a config that says otherwise is refused."""
     ignored: frozenset[str] = frozenset()
@@ -74,6 +77,10 @@ class Family:
     """Our names of what config.json holds under another, for those that every family has."""
     names: tuple[tuple[str, str], ...] = ()
     """Parts of our weights' names, each with the checkpoint's; none for those that are named as ours."""
+    unneeded: tuple[str, ...] = ("rotary_emb.inv_freq",)
+    """Ends of the names of tables that old checkpoints hold without need."""
+    optional_prefix: str = ""
+    """What all of the checkpoint's names but the head's begin with, and some checkpoints leave out."""
     tied: bool = False
     """Whether the embeddings are tied where config.json does not say."""
     ffn_factor: int | None = None

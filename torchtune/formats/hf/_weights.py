@@ -13,9 +13,6 @@ from torchtune.models import FAMILIES
 from torchtune.modules import Architecture, Decoder
 
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "transformer.wte.weight")
-_IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""Ends of the names of tables that old checkpoints hold without need."""
 
 
 def hf_name(name: str, family: str = "llama") -> str:
@@ -91,7 +88,7 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
     _check_architecture(model, folder)
     shapes = expected_shapes(model)
-    source = _needed(folder_tensors(folder), shapes)
+    source = _needed(folder_tensors(folder), shapes, model.architecture.family)
     check_tensors(shapes, source, folder)
     return source
 
@@ -169,13 +166,14 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
         raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
 
 
-def _needed(source: TensorSource, expected: Mapping[str, list[int]]) -> TensorSource:
+def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str) -> TensorSource:
     """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
-    names = {name: name for name in source.shapes if not name.endswith(_IGNORED)}
-    if any(name.startswith("transformer.") for name in expected):  # OpenAI's own files leave that part out
-        known = ("transformer.", _HEAD)
-        names = {name if name.startswith(known) else f"transformer.{name}": name for name in names}
-    embedding = next(name for name in expected if name.endswith(_EMBEDDINGS))
+    facts = FAMILIES[family]
+    names = {name: name for name in source.shapes if not name.endswith(facts.unneeded)}
+    if facts.optional_prefix:
+        known = (facts.optional_prefix, _HEAD)
+        names = {name if name.startswith(known) else facts.optional_prefix + name: name for name in names}
+    embedding = hf_name("embed_tokens.weight", family)
     is_extra = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
     if is_extra and torch.equal(source.read(names[_HEAD]), source.read(names[embedding])):
         del names[_HEAD]
