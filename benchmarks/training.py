@@ -178,7 +178,7 @@ class Bench:
         environment: Mapping[str, str] | None = None,
     ) -> Found:
         a = self.decoder.architecture
-        given |= {"begun": time.time(), "embed_dim": a.embed_dim, "ffn_dim": a.ffn_dim}
+        given |= {"begun": time.time(), "embed_dim": a.embed_dim, "ffn_dim": a.flat()["ffn_dim"]}
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.training_sides.{side}", json.dumps(given)],
             cwd=ROOT,

@@ -29,7 +29,7 @@ OF_THE_MACHINE = {"tokens_per_second", "peak_memory_bytes", "mfu", "time", "seco
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 2, 32, 4, 2, 64
 FULL = ("full_finetune", "smollm2_135m_full", "optimizer.lr=1e-2")
 LORA = ("lora_finetune", "smollm2_135m_lora", "lora.rank=4", "optimizer.lr=1e-2")
-DORA = (*LORA, "lora.dora=true")
+DORA = (*LORA, "lora.kind=dora")
 PACKED = ("loading.packing={}", "loading.packing.length=192", "loading.packing.window=16")
 DROPOUT = ("lora.dropout=0.2",)
 VALIDATED = ("validation.every_n_steps=3", "validation.prompts=[Hello]", "validation.max_new_tokens=4")
@@ -146,10 +146,11 @@ def write_rows(file: Path) -> None:
 
 
 EARLIER_NAMES = {
+    "lora.kind=dora": "lora.dora=true",
     "loading.packing": "packing",
     "checkpoints.every_n_steps": "save_every_n_steps",
 }
-"""Fields that older commits have outside of sections."""
+"""Fields that older commits call by another name."""
 
 
 def words_for(tree: Path, overrides: list[str]) -> list[str]:

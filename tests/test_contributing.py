@@ -18,16 +18,14 @@ FAMILY = '''"""Toy models: Llamas whose embedding has another name in checkpoint
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family, read_rope
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-TOY = evolve(LLAMA2_7B, family="toy", vocab_size=64, num_layers=2, embed_dim=32)
-TOY_1M = evolve(TOY, num_heads=4, num_kv_heads=4, head_dim=8)
-toy_1m = builder(__name__, "toy_1m", TOY_1M, "example/toy-1m")
+toy_1m = builder(
+    "example/toy-1m", llama2_7b, family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4
+)
 
 
 def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -38,6 +36,8 @@ def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenize
 TOY_FAMILY = Family(
     model_type="toy", hf_class="ToyForCausalLM", gguf="toy", read=read_rope, names=(("embed_tokens.", "wte."),)
 )
+
+name_builders(__name__)
 '''
 FAMILY_WORKS = """
 import torch
@@ -55,6 +55,69 @@ try:
     gguf_config(File())
 except ValueError as error:
     assert "experts" in str(error), error  # so that the family is known
+"""
+
+ADAPTER = '''"""LoRA with a number for each row of the change."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from torchtune.modules._lora import LoRA
+
+if TYPE_CHECKING:
+    from torchtune.modules._linear import Linear
+
+
+class RowLoRA(LoRA):
+    """`x W^T + b + s x A^T B^T diag(m)`."""
+
+    peft_settings: ClassVar[Mapping[str, bool]] = {"use_rows": True}
+    peft_tensors: ClassVar[Mapping[str, str]] = {**LoRA.peft_tensors, "lora_rows": "lora_rows"}
+
+    def create_parameters(self, in_features: int, out_features: int, like: Tensor) -> None:
+        """Create A, B and m `[out]`."""
+        super().create_parameters(in_features, out_features, like)
+        self.lora_rows = nn.Parameter(like.new_empty(out_features))
+
+    def reset(self, weight: Tensor) -> None:
+        """Start with ones."""
+        super().reset(weight)
+        nn.init.ones_(self.lora_rows)
+
+    def forward(self, x: Tensor, linear: "Linear") -> Tensor:
+        """Map x `[..., in]` to `[..., out]`."""
+        return linear.product(x, linear.weight_matrix(), linear.bias) + self.change(x) * self.lora_rows
+
+    @torch.no_grad()
+    def merge(self, weight: Tensor) -> Tensor:
+        """Compute `W + s diag(m) B A`."""
+        return weight + self.scale * self.lora_rows[:, None] * (self.lora_b @ self.lora_a)
+'''
+ADAPTER_WORKS = """
+import tempfile, torch
+from torchtune.formats import load_peft_adapter, save_peft_adapter
+from torchtune.models.smollm2 import smollm2
+from torchtune.modules import lora_state, merge_lora
+from torchtune.training import Lora
+def model():
+    torch.manual_seed(0)
+    return smollm2(vocab_size=32, num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=1, ffn_dim=8)
+ours, tokens = model(), torch.arange(5)[None]
+Lora(targets=["all-linear"], kind="rows").add_to(ours)
+for parameter in lora_state(ours).values():
+    parameter.normal_()
+logits = ours(tokens)
+assert not torch.allclose(logits, model()(tokens))
+with tempfile.TemporaryDirectory() as folder:
+    save_peft_adapter(ours, folder + "/adapter", base_model=None)
+    again = model()
+    load_peft_adapter(again, folder + "/adapter")
+assert torch.equal(again(tokens), logits)
+merge_lora(ours)
+torch.testing.assert_close(ours(tokens), logits)
 """
 
 VERB = '''"""`tune greet`: greet somebody."""
@@ -177,6 +240,25 @@ def add_family(tree: Path) -> None:
     assert "toy_1m" in python(tree, SHOWN.format(words=["model=torchtune.models.toy.toy_1m"]))
 
 
+def add_size(tree: Path) -> None:
+    size = 'smollm2_tiny = builder("example/tiny", smollm2_135m, num_layers=2)\n'
+    edit(tree / "torchtune/models/smollm2.py", "\nsmollm2 = ", f"\n{size}smollm2 = ")
+    words = ["model=torchtune.models.smollm2.smollm2_tiny", "model.max_seq_len=64"]
+    assert "smollm2_tiny" in python(tree, SHOWN.format(words=words))
+
+
+def add_adapter(tree: Path) -> None:
+    modules = tree / "torchtune/modules"
+    (modules / "_row_lora.py").write_text(ADAPTER)
+    table = modules / "_adapter_kinds.py"
+    edit(table, "import LoRA\n", "import LoRA\nfrom torchtune.modules._row_lora import RowLoRA\n")
+    edit(table, 'Literal["lora", ', 'Literal["rows", "lora", ')
+    edit(table, '= {"lora": LoRA, ', '= {"rows": RowLoRA, "lora": LoRA, ')
+    python(tree, ADAPTER_WORKS)
+    lora = SHOWN.replace("full_finetune", "lora_finetune").replace("135m_full", "135m_lora")
+    assert "kind: rows" in python(tree, lora.format(words=["lora.kind=rows"]))
+
+
 def add_verb(tree: Path) -> None:
     (tree / "torchtune/cli/_greet.py").write_text(VERB)
     python(tree, VERB_WORKS)
@@ -211,7 +293,9 @@ def add_field(tree: Path) -> None:
 
 
 ADDED: dict[str, Callable[[Path], None]] = {
+    "model size": add_size,
     "model family": add_family,
+    "adapter kind": add_adapter,
     "verb": add_verb,
     "logger": add_logger,
     "dataset": add_dataset,

@@ -49,7 +49,7 @@ def tiny_run(folder: Path, tune: Callable[..., int]) -> Tiny:
     assert tune("convert", str(gguf), str(folder / "model")) == 0
     (folder / "rows.json").write_text(json.dumps(ROWS))
     a = architecture_from_hf(json.loads((folder / "model/config.json").read_text()))
-    words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={getattr(a, d)}" for d in DIMENSIONS)]
+    words = ["model=torchtune.models.smollm2.smollm2", *(f"model.{d}={a.flat()[d]}" for d in DIMENSIONS)]
     words += [
         f"model.tied_embeddings={str(a.tied_embeddings).lower()}",
         f"model_directory={folder / 'model'}",

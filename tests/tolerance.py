@@ -9,6 +9,7 @@ in how they compute exp and tanh: all of that is within these bounds, and none o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -107,11 +108,11 @@ def roundings(architecture: Architecture, length: int) -> int:
         architecture: Of the model.
         length: Tokens of the longest document.
     """
-    a = architecture
+    a = SimpleNamespace(**architecture.flat())
     # Norm, queries, scores, their softmax, values, outputs; norm, gate, outputs.
     attention = 2 * a.embed_dim + a.head_dim + 2 * length + a.num_heads * a.head_dim
     feed_forward = 2 * a.embed_dim + a.ffn_dim
-    return a.num_layers * (attention + feed_forward) + 2 * a.embed_dim + a.vocab_size
+    return int(a.num_layers * (attention + feed_forward) + 2 * a.embed_dim + a.vocab_size)
 
 
 def _pairs(result: Tensors, expected: Tensors) -> Iterator[tuple[Tensor, Tensor]]:

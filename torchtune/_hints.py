@@ -90,7 +90,7 @@ _FIELDS: Final = {
     "lora.dropout": "lora_dropout",
     "lora.targets": "lora_target_modules lora_target target_modules lora_attn_modules",
     "lora.targets=[all-linear]": "lora_target_linear",
-    "lora.dora": "use_dora peft_use_dora",
+    "lora.kind": "dora use_dora peft_use_dora",
     "lora.rank_stabilized": "use_rslora peft_use_rslora",
     "lora, the adapters of the recipe lora_finetune": "adapter finetuning_type use_peft peft_config lora_config",
     "model_directory, a folder that tune download fetches": (

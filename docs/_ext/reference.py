@@ -84,7 +84,8 @@ def _line(text: str) -> str:
 
 def sized_builders(family: Any) -> list[str]:
     """Return the names of a family's builders of one size."""
-    functions = [name for name, value in vars(family).items() if inspect.isfunction(value)]
+    values = vars(family).items()  # among them the sizes of other families that its own are like
+    functions = [n for n, f in values if inspect.isfunction(f) and f.__module__ == family.__name__]
     return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
 
 

@@ -134,7 +134,7 @@ def test_what_came_later_is_imported_as_well(tune: Tune, tmp_path: Path) -> None
     )
     new, _, err = imported(tune, tmp_path, LORA, *words)
     assert err == ""
-    assert (new["lora"]["dora"], new["placement"]["compile"], new["dtype"]) == (True, True, "fp16")
+    assert (new["lora"]["kind"], new["placement"]["compile"], new["dtype"]) == ("dora", True, "fp16")
     assert new["placement"]["sharding"] == {"cpu_offload": True, "reshard_after_forward": True}
     assert new["profiling"] == {"first_step": 9, "n_steps": 2}
     assert new["metric_logger"] == {

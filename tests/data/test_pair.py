@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 from torch.nn.attention import flex_attention
 
@@ -86,7 +85,7 @@ def test_packed_pairs_are_each_answer_alone(
     kernel: str, window: int | None, softcap: float | None, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    architecture = evolve(TINY, max_seq_len=40, window=window, attention_softcap=softcap)
+    architecture = TINY.vary(max_seq_len=40, window=window, attention_softcap=softcap)
     model, exact = Decoder(architecture).to(dtype), Decoder(architecture).double()
     exact.load_state_dict(model.state_dict())
     rows = pairs(12, architecture.vocab_size)

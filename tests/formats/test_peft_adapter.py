@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.formats.exact import lifted
 from tests.models.tiny import random_tokens, tiny_smollm2, write
-from tests.modules.adapters import KINDS, stir
+from tests.modules.adapters import KINDS, adapted, stir
 from tests.tolerance import FLOAT64, assert_near, bound
 from torchtune.formats import (
     check_peft_adapter,
@@ -23,7 +23,7 @@ from torchtune.formats import (
     save_hf_folder,
     save_peft_adapter,
 )
-from torchtune.modules import Decoder, DoRALinear, LoRALinear, add_lora, lora_layers, lora_state
+from torchtune.modules import AdapterKind, Decoder, adapted_layers, add_lora, has_adapters, lora_state
 
 # PEFT asks transformers by an attribute that transformers 5.23 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -89,7 +89,7 @@ def lora_config(family: str, kind: dict[str, Any], **more: Any) -> Any:
         fan_in_fan_out=family == "GPT2",
         init_lora_weights=False,
         use_rslora=kind.get("rank_stabilized", False),
-        use_dora=kind.get("dora", False),
+        use_dora=kind.get("kind") == "dora",
         **more,
     )
 
@@ -237,7 +237,7 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
     ):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        layer = LoRALinear(linear, rank=2 + i, alpha=3.0 + 2 * i, rank_stabilized=rank_stabilized)
+        layer = adapted(linear, rank=2 + i, alpha=3.0 + 2 * i, rank_stabilized=rank_stabilized)
         model.set_submodule(name, layer)
     stir(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
@@ -260,7 +260,7 @@ def test_layers_whose_ranks_differ_are_named_as_briefly_as_they_can_be(tmp_path:
 
 def test_dora_of_a_part_of_a_fused_layer_is_refused(tmp_path: Path) -> None:
     model = ours_of(base_of("Phi3", tmp_path / "base"))
-    add_lora(model, ["q_proj", "v_proj"], rank=4, alpha=6.0, dora=True)
+    add_lora(model, ["q_proj", "v_proj"], rank=4, alpha=6.0, kind="dora")
     message = (
         r"phi3 hold q_proj, k_proj, v_proj as one layer, model.layers.0.self_attn.qkv_proj, .* and"
         r" layers.0.self_attn.k_proj would have none; adapt all of q_proj, k_proj, v_proj, or none"
@@ -273,10 +273,14 @@ def test_dora_of_a_part_of_a_fused_layer_is_refused(tmp_path: Path) -> None:
 
 def test_adapters_of_several_kinds_are_refused(tmp_path: Path) -> None:
     model = tiny_smollm2()
-    for name, kind in (("layers.0.mlp.up_proj", LoRALinear), ("layers.1.mlp.up_proj", DoRALinear)):
+    kinds: list[tuple[str, AdapterKind]] = [
+        ("layers.0.mlp.up_proj", "lora"),
+        ("layers.1.mlp.up_proj", "dora"),
+    ]
+    for name, kind in kinds:
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, kind(linear, rank=2, alpha=4.0))
+        model.set_submodule(name, adapted(linear, kind, rank=2, alpha=4.0))
     with pytest.raises(ValueError, match="hold adapters of one kind, and the model has several"):
         save_peft_adapter(model, tmp_path / "adapter", base_model=None)
 
@@ -285,7 +289,7 @@ def test_a_saved_adapter_loads_to_the_bit(folder: Path) -> None:
     model, expected = tiny_smollm2(), adapted_smollm2(["q_proj", "v_proj"])
     load_peft_adapter(model, folder)
     torch.testing.assert_close(lora_state(model), lora_state(expected), rtol=0, atol=0)
-    assert [layer.dropout.p for _, layer in lora_layers(model)] == [0.1] * 4
+    assert [adapter.dropout.p for _, _, adapter in adapted_layers(model)] == [0.1] * 4
     assert_near(model.eval()(random_tokens(1, 5)), expected(random_tokens(1, 5)), FLOAT64)
 
 
@@ -368,13 +372,13 @@ def test_another_models_adapter_is_refused(
     model = tiny_smollm2()
     with pytest.raises(ValueError, match=f"the adapter in .* is another model's.*: .*{message}"):
         load_peft_adapter(model, folder)
-    assert not list(lora_layers(model))
+    assert not has_adapters(model)
 
 
 @pytest.mark.parametrize(("tensor", "found"), [(None, "missing"), (torch.ones(64, 1), r"\[64, 1\]")])
 def test_every_layer_of_dora_has_a_magnitude(tmp_path: Path, tensor: Tensor | None, found: str) -> None:
     model = tiny_smollm2()
-    add_lora(model, ["q_proj"], rank=3, alpha=5.0, dora=True)
+    add_lora(model, ["q_proj"], rank=3, alpha=5.0, kind="dora")
     save_peft_adapter(model, tmp_path / "adapter", base_model=None)
     file = tmp_path / "adapter/adapter_model.safetensors"
     tensors = load_file(file)

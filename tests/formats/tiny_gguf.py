@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def write_gguf(path: Path, *, tied_embeddings: bool = True, **changes: Any) -> P
     """
     model = tiny_smollm2(tied_embeddings=tied_embeddings)
     writer = GGUFWriter(path, arch="llama")
-    a = model.architecture
+    a = SimpleNamespace(**model.architecture.flat())
     tokenizer = tiny_tokenizer()
     model_json = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(model_json["vocab"], key=model_json["vocab"].get)

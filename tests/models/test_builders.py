@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_models_have_their_number_of_parameters(build: Callable[..., Decoder], c
 
 def test_constants_that_leave_no_trace_in_the_parameters() -> None:
     with torch.device("meta"):
-        llama, smol = llama2_7b().architecture, smollm2_135m().architecture
+        llama, smol = (SimpleNamespace(**build().architecture.flat()) for build in (llama2_7b, smollm2_135m))
     assert (llama.rope_base, llama.norm_eps, llama.num_heads, llama.max_seq_len) == (10_000, 1e-5, 32, 4096)
     assert (smol.rope_base, smol.norm_eps, smol.num_heads, smol.max_seq_len) == (100_000, 1e-5, 9, 8192)
     assert (smol.num_kv_heads, smol.head_dim) == (3, 64)

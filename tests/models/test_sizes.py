@@ -87,8 +87,7 @@ def test_size_is_what_its_config_describes(name: str) -> None:
 def test_every_builder_of_a_size_is_listed() -> None:
     found = set[str]()
     for entry in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
-        for name, value in vars(importlib.import_module(entry.name)).items():
+        for value in vars(importlib.import_module(entry.name)).values():
             if inspect.isfunction(value) and [*inspect.signature(value).parameters] == ["max_seq_len"]:
-                assert dotpath(value) == f"{entry.name}.{name}"
-                found.add(f"{entry.name.rpartition('.')[2]}.{name}")
+                found.add(dotpath(value).removeprefix("torchtune.models."))
     assert found == SIZES.keys()

@@ -5,15 +5,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchtune.modules import lora_state
+from torchtune.modules import ADAPTERS, AdapterKind, Linear, lora_state
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
     "rslora": {"rank_stabilized": True},
-    "dora": {"dora": True},
-    "rslora and dora": {"rank_stabilized": True, "dora": True},
+    "dora": {"kind": "dora"},
+    "rslora and dora": {"rank_stabilized": True, "kind": "dora"},
 }
 """What `add_lora` takes for each."""
+
+
+def adapted(linear: nn.Linear, kind: AdapterKind = "lora", **settings: Any) -> Any:
+    """Return a linear layer with an adapter of a kind; static checks would take all of its parts for modules."""
+    layer = Linear.from_linear(linear)
+    layer.adapter = ADAPTERS[kind](layer, **settings)
+    return layer
 
 
 def stir(model: nn.Module, std: float = 0.3) -> None:

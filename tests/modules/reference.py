@@ -1,5 +1,7 @@
 """A decoder written a second time, in NumPy and float64, one token and one head at a time."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,7 +9,7 @@ from torchtune.modules import Architecture, Decoder
 
 Array = npt.NDArray[np.float64]
 
-TINY = Architecture(
+TINY = Architecture.of(
     vocab_size=29,
     num_layers=2,
     embed_dim=12,
@@ -25,7 +27,7 @@ TINY = Architecture(
 
 def reference_logits(model: Decoder, tokens: list[int]) -> Array:
     """Compute the logits `[s, v]` of one sequence from the formulas of the papers."""
-    a = model.architecture
+    a = SimpleNamespace(**model.architecture.flat())
     weights = {name: t.detach().double().numpy() for name, t in model.state_dict().items()}
 
     def norm(x: Array, name: str) -> Array:

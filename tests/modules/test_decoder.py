@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from attrs import evolve
 
 from tests.modules.reference import TINY, reference_logits
 from tests.tolerance import FLOAT64, assert_near, distance, norm_bound
@@ -25,14 +24,14 @@ def random_decoder(architecture: Architecture = TINY, seed: int = 0) -> Decoder:
 @pytest.mark.parametrize("tied_embeddings", [False, True])
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_logits_equal_the_papers_formulas(num_kv_heads: int, *, tied_embeddings: bool) -> None:
-    model = random_decoder(evolve(TINY, num_kv_heads=num_kv_heads, tied_embeddings=tied_embeddings))
+    model = random_decoder(TINY.vary(num_kv_heads=num_kv_heads, tied_embeddings=tied_embeddings))
     rows = torch.randint(TINY.vocab_size, (2, 7))
     expected = [reference_logits(model, row) for row in rows.tolist()]
     np.testing.assert_allclose(model(rows).detach().numpy(), expected, rtol=FLOAT64, atol=FLOAT64)
 
 
 def test_gradients_equal_finite_differences() -> None:
-    model = random_decoder(evolve(TINY, num_layers=1, vocab_size=5))
+    model = random_decoder(TINY.vary(num_layers=1, vocab_size=5))
     tokens = torch.tensor([[1, 4, 2]])
     parameters = dict(model.named_parameters())
 
@@ -81,11 +80,11 @@ def test_random_weights_follow_the_global_seed_also_after_meta() -> None:
     again = Decoder(TINY)
     torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert 0.015 < model.embed_tokens.weight.std() < 0.025
-    assert torch.equal(model.norm.weight, torch.ones(TINY.embed_dim))
+    assert torch.equal(model.get_parameter("norm.weight"), torch.ones(TINY.embed_dim))
 
 
 def test_bfloat16_is_as_near_as_its_8_bits_allow() -> None:
-    model = random_decoder(evolve(TINY, max_seq_len=512))
+    model = random_decoder(TINY.vary(max_seq_len=512))
     tokens = torch.randint(TINY.vocab_size, (1, 512))
     rounded = model.bfloat16()(tokens).double()
     expected = model.double()(tokens)  # On the rounded weights, so that only computing differs.
@@ -117,4 +116,4 @@ def test_too_long_a_sequence_is_refused() -> None:
 )
 def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        evolve(TINY, **change)
+        TINY.vary(**change)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 
 from tests.modules.reference import TINY
@@ -24,12 +23,11 @@ from torchtune.modules._rms_norm import RMSNorm
 
 FAMILIES: dict[str, Architecture] = {
     "llama": TINY,
-    "qwen3": evolve(TINY, qk_norm="head"),
-    "qwen2, biases": evolve(TINY, qkv_bias=True),
-    "gemma3": evolve(
-        TINY,
+    "qwen3": TINY.vary(qk_norm="head"),
+    "qwen2, biases": TINY.vary(qkv_bias=True),
+    "gemma3": TINY.vary(
         activation="gelu_tanh",
-        norms="both",
+        norm_layout="both",
         norm_offset=1.0,
         qk_norm="head",
         embed_scale=4.0,
@@ -37,17 +35,17 @@ FAMILIES: dict[str, Architecture] = {
         full_attention_every=2,
         rope_local_base=500.0,
     ),
-    "gemma2, caps": evolve(
-        TINY, activation="gelu_tanh", norms="both", attention_softcap=5.0, final_softcap=3.0
+    "gemma2, caps": TINY.vary(
+        activation="gelu_tanh", norm_layout="both", attention_softcap=5.0, final_softcap=3.0
     ),
 }
 KINDS: dict[str, dict[str, Any] | None] = {
     "full": None,
     "lora": {"targets": ["q_proj", "v_proj"]},
     "lora on all": {"targets": "all-linear", "rank_stabilized": True},
-    "dora": {"targets": "all-linear", "dora": True},
+    "dora": {"targets": "all-linear", "kind": "dora"},
     "lora with dropout": {"targets": "all-linear", "dropout": 0.3},
-    "dora with dropout": {"targets": "all-linear", "dora": True, "dropout": 0.3},
+    "dora with dropout": {"targets": "all-linear", "kind": "dora", "dropout": 0.3},
 }
 
 
@@ -130,7 +128,7 @@ def test_less_is_kept(kind: str) -> None:
     tokens = torch.randint(TINY.vocab_size, (4, 16))
     found = []
     for is_lean in (False, True):
-        model = decoder(evolve(TINY, ffn_dim=64), kind, torch.float32)
+        model = decoder(TINY.vary(ffn_dim=64), kind, torch.float32)
         if is_lean:
             lean(model)
         known = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -142,7 +140,7 @@ def test_less_is_kept(kind: str) -> None:
 def test_dropout_takes_the_plain_way() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     add_lora(model, ["0"], 2, 4.0, dropout=0.5)
-    nn.init.normal_(lora_state(model)["0.lora_b"])
+    nn.init.normal_(lora_state(model)["0.adapter.lora_b"])
     x, outputs = torch.randn(3, 4), []
     for is_lean in (False, True):
         if is_lean:

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from tests.modules.adapters import KINDS, stir
+from tests.modules.adapters import KINDS, adapted, stir
 from tests.modules.reference import TINY
 from tests.modules.test_decoder import random_decoder
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
 from torchtune.modules import (
     Decoder,
-    DoRALinear,
-    LoRALinear,
+    DoRA,
+    LoRA,
+    adapted_layers,
+    adapters_disabled,
     add_lora,
-    lora_layers,
+    has_adapters,
     lora_state,
     merge_lora,
 )
@@ -51,7 +53,7 @@ def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) 
         lora_alpha=5,
         target_modules=["q_proj", "down_proj"],
         use_rslora=kind.get("rank_stabilized", False),
-        use_dora=kind.get("dora", False),
+        use_dora=kind.get("kind") == "dora",
     )
     theirs = LoraModel(random_decoder(), config, "default")
     names = {
@@ -62,10 +64,11 @@ def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) 
     pairs = []
     for name, ours in model.named_parameters():
         layer, _, leaf = name.rpartition(".")
+        layer = layer.removesuffix(".adapter")
         if leaf in names:
             pairs.append((ours, theirs.model.get_parameter(f"{layer}.{names[leaf]}")))
             pairs[-1][1].data.copy_(ours)
-    assert len(pairs) == (3 if kind.get("dora") else 2) * 2 * TINY.num_layers
+    assert len(pairs) == (3 if kind.get("kind") == "dora" else 2) * 2 * TINY.num_layers
     assert_near(model(tokens()), theirs.model(tokens()), FLOAT64)
     for m in model, theirs.model:
         m(tokens()).square().sum().backward()
@@ -79,18 +82,19 @@ def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) 
 @pytest.mark.parametrize("rank_stabilized", [False, True])
 def test_dora_is_equation_5_with_a_norm_that_has_no_gradient(*, rank_stabilized: bool) -> None:
     linear = nn.Linear(7, 5, dtype=torch.float64)
-    layer = DoRALinear(linear, 4, 6.0, rank_stabilized=rank_stabilized)
+    layer = adapted(linear, "dora", rank=4, alpha=6.0, rank_stabilized=rank_stabilized)
     stir(layer)
+    adapter = layer.adapter
     scale = 6.0 / 2 if rank_stabilized else 6.0 / 4
-    total = layer.weight + scale * layer.lora_b @ layer.lora_a
-    weight = layer.lora_magnitude[:, None] * total / total.square().sum(1, keepdim=True).sqrt().detach()
+    total = layer.weight + scale * adapter.lora_b @ adapter.lora_a
+    weight = adapter.lora_magnitude[:, None] * total / total.square().sum(1, keepdim=True).sqrt().detach()
     x = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
-    inputs = [x, *layer.adapter().values()]
+    inputs = [x, *adapter.parameters()]
     found, expected = layer(x), x @ weight.T + layer.bias
     assert_near(found, expected, FLOAT64)
     ours = torch.autograd.grad(found.pow(3).sum(), inputs)
     assert_near(ours, torch.autograd.grad(expected.pow(3).sum(), inputs), FLOAT64)
-    assert_near(layer.merged_weight(), weight, FLOAT64)
+    assert_near(adapter.merge(layer.weight), weight, FLOAT64)
 
 
 @kinds
@@ -100,7 +104,7 @@ def test_new_adapters_change_nothing(kind: dict[str, Any], dtype: torch.dtype) -
     before = model(tokens())
     add_lora(model, "all-linear", rank=3, alpha=5.0, **kind)
     torch.testing.assert_close(model(tokens()), before, rtol=0, atol=0)
-    assert all(layer.lora_a.std() > 0 for _, layer in lora_layers(model))
+    assert all(p.std() > 0 for name, p in lora_state(model).items() if name.endswith("lora_a"))
 
 
 @kinds
@@ -116,7 +120,7 @@ def test_merged_layers_equal_adapted_ones(kind: dict[str, Any], dtype: torch.dty
     assert_near(model(tokens()), before, allowed)
     assert not torch.allclose(before.double(), plain)
     assert model.state_dict().keys() == random_decoder().state_dict().keys()
-    assert not any(isinstance(module, LoRALinear) for module in model.modules())
+    assert not has_adapters(model)
 
 
 @kinds
@@ -139,7 +143,7 @@ def test_only_adapters_are_trained(kind: dict[str, Any]) -> None:
 
 
 def test_all_linear_is_every_linear_layer_but_the_head() -> None:
-    layers = dict(lora_layers(adapted_decoder()))
+    layers = [name for name, _, _ in adapted_layers(adapted_decoder())]
     assert {name.rpartition(".")[2] for name in layers} == LEAVES
     assert len(layers) == 7 * TINY.num_layers
 
@@ -153,7 +157,7 @@ def test_all_linear_is_every_linear_layer_but_the_head() -> None:
     ],
 )
 def test_a_target_is_the_end_of_a_name(targets: str | list[str], names: list[str]) -> None:
-    assert [name for name, _ in lora_layers(adapted_decoder(targets))] == names
+    assert [name for name, _, _ in adapted_layers(adapted_decoder(targets))] == names
 
 
 @pytest.mark.parametrize(
@@ -188,67 +192,73 @@ def test_impossible_numbers_are_refused(rank: int, dropout: float) -> None:
 def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16(kind: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(8, 6, dtype=torch.bfloat16))
     add_lora(model, ["0"], rank=2, alpha=4.0, **kind)
-    (layer,) = (layer for _, layer in lora_layers(model))
+    ((_, layer, adapter),) = adapted_layers(model)
+    assert isinstance(adapter, LoRA)
     stir(model)
     x = torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
     y = layer(x)
     y.sum().backward()
-    assert {p.dtype for p in layer.adapter().values()} == {torch.float32}
-    assert (y.dtype, layer.weight.dtype, layer.merged_weight().dtype) == (torch.bfloat16,) * 3
+    assert {p.dtype for p in adapter.parameters()} == {torch.float32}
+    assert (y.dtype, layer.weight.dtype) == (torch.bfloat16,) * 2
     assert layer.bias is not None
-    weight = layer.weight.double() + layer.scale * layer.lora_b.double() @ layer.lora_a.double()
-    if isinstance(layer, DoRALinear):
+    weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
+    if isinstance(adapter, DoRA):
         norms = weight.norm(dim=1)
-        assert_near(layer.row_norms(), norms, bound(torch.float32, 8 + 2))  # over 8 inputs, with a rank of 2
-        weight *= (layer.lora_magnitude.double() / norms)[:, None]
+        rounded = bound(torch.float32, 8 + 2)  # over 8 inputs, with a rank of 2
+        assert_near(adapter.row_norms(layer.weight), norms, rounded)
+        weight *= (adapter.lora_magnitude.double() / norms)[:, None]
     exact = x.double() @ weight.T + layer.bias.double()
     # Rounded are the product with the weight, that with the adapter, DoRA's scaling, and the sum with the bias.
     assert_near(y, exact, bound(torch.bfloat16, 4))
+    merge_lora(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 @kinds
 def test_dropout_is_on_in_training_alone_and_leaves_the_base_path_whole(kind: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(64, 3))
     add_lora(model, ["0"], rank=2, alpha=4.0, dropout=0.5, **kind)
-    (layer,) = (layer for _, layer in lora_layers(model))
+    ((_, layer, adapter),) = adapted_layers(model)
     stir(model)
     x = torch.ones(4, 64)
     assert not torch.equal(layer(x), layer(x))
-    nn.init.zeros_(layer.lora_b)
+    nn.init.zeros_(adapter.get_parameter("lora_b"))
     assert torch.equal(layer(x), layer.eval()(x))
 
 
 def test_magnitudes_start_as_the_norms_of_weights_as_they_are_held() -> None:
-    layer = DoRALinear(nn.Linear(64, 32, dtype=torch.bfloat16), rank=2, alpha=4.0)
-    assert_near(layer.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
-    assert layer.lora_magnitude.dtype == torch.float32
+    layer = adapted(nn.Linear(64, 32, dtype=torch.bfloat16), "dora", rank=2, alpha=4.0)
+    assert_near(layer.adapter.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
+    assert layer.adapter.lora_magnitude.dtype == torch.float32
     layer.reset_parameters()  # drawn anew, and smaller
-    assert_near(layer.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
+    assert_near(layer.adapter.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
 
 
 def test_a_row_of_zeros_stays_one_and_harms_no_other() -> None:
     linear = nn.Linear(6, 4, bias=False)
     linear.weight.data[2] = 0
-    layer = DoRALinear(linear, rank=2, alpha=4.0)
+    layer = adapted(linear, "dora", rank=2, alpha=4.0)
     y = layer(torch.randn(5, 6))
     y.square().sum().backward()
     assert not y[:, 2].any()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.adapter().values())
-    assert torch.equal(layer.merged_weight()[2], torch.zeros(6))
-    nn.init.normal_(layer.lora_b)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.adapter.parameters())
+    assert torch.equal(layer.adapter.merge(layer.weight)[2], torch.zeros(6))
+    nn.init.normal_(layer.adapter.lora_b)
     assert torch.equal(layer(torch.ones(1, 6))[:, 2], torch.zeros(1))
-    assert torch.equal(layer.merged_weight()[2], torch.zeros(6))
+    assert torch.equal(layer.adapter.merge(layer.weight)[2], torch.zeros(6))
 
 
 def test_norms_and_sums_are_float32_where_a_step_casts_adapters_to_bfloat16() -> None:
-    layer = DoRALinear(nn.Linear(64, 32, bias=False), rank=4, alpha=8.0).bfloat16()
+    layer = adapted(nn.Linear(64, 32, bias=False), "dora", rank=4, alpha=8.0).bfloat16()
+    adapter = layer.adapter
     stir(layer)
-    weight = layer.weight.double() + layer.scale * layer.lora_b.double() @ layer.lora_a.double()
+    weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
     norms = weight.norm(dim=1)
-    assert_near(layer.row_norms(), norms, bound(torch.float32, 64 + 4))  # over 64 inputs, with a rank of 4
-    merged = weight * (layer.lora_magnitude.double() / norms)[:, None]
+    rounded = bound(torch.float32, 64 + 4)  # over 64 inputs, with a rank of 4
+    assert_near(adapter.row_norms(layer.weight), norms, rounded)
+    merged = weight * (adapter.lora_magnitude.double() / norms)[:, None]
     # Rounded once: errors of float32, 2^-16 of a step of bfloat16, turn hardly any; a rounding before turns a quarter.
-    assert (layer.merged_weight() == merged.bfloat16()).float().mean() > 0.99
+    assert (adapter.merge(layer.weight).bfloat16() == merged.bfloat16()).float().mean() > 0.99
 
 
 def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
@@ -263,7 +273,7 @@ def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
                 sizes.append(result.numel())
             return result
 
-    layer = DoRALinear(nn.Linear(64, 32), rank=2, alpha=4.0)
+    layer = adapted(nn.Linear(64, 32), "dora", rank=2, alpha=4.0)
     with Sizes():  # type: ignore[no-untyped-call]
         layer(torch.randn(5, 64, requires_grad=True)).sum().backward()
     assert len(sizes) >= 5
@@ -272,17 +282,47 @@ def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
 def test_dora_compiles_in_one_graph() -> None:
-    layer = DoRALinear(nn.Linear(8, 6, dtype=torch.float64), rank=2, alpha=4.0)
+    layer = adapted(nn.Linear(8, 6, dtype=torch.float64), "dora", rank=2, alpha=4.0)
     stir(layer)
     compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
     x = torch.randn(5, 8, dtype=torch.float64)
     assert_near(compiled(x), layer(x), FLOAT64)
     found, expected = (
-        torch.autograd.grad(f(x).square().sum(), list(layer.adapter().values())) for f in (compiled, layer)
+        torch.autograd.grad(f(x).square().sum(), list(layer.adapter.parameters())) for f in (compiled, layer)
     )
     assert_near(found, expected, FLOAT64)
 
 
+@kinds
+def test_without_its_adapters_a_model_is_its_base_to_the_bit(kind: dict[str, Any]) -> None:
+    model, base = adapted_decoder(**kind), random_decoder()
+    adapted_logits = model(tokens())
+    with adapters_disabled(model):
+        assert torch.equal(model(tokens()), base(tokens()))
+        with adapters_disabled(model):
+            assert torch.equal(model(tokens()), base(tokens()))
+        assert torch.equal(model(tokens()), base(tokens()))
+    assert torch.equal(model(tokens()), adapted_logits)
+    assert not torch.equal(adapted_logits, base(tokens()))
+
+
+def test_an_error_enables_adapters_again() -> None:
+    model = adapted_decoder()
+    with pytest.raises(RuntimeError, match="stop"), adapters_disabled(model):
+        raise RuntimeError("stop")
+    assert all(adapter.is_enabled for _, _, adapter in adapted_layers(model))
+
+
+@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
+def test_compiled_layers_leave_adapters_out_too() -> None:
+    model, base = adapted_decoder(), random_decoder()
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
+    before = compiled(tokens())
+    with adapters_disabled(model):
+        assert_near(compiled(tokens()), base(tokens()), FLOAT64)
+    assert torch.equal(compiled(tokens()), before)
+
+
 def test_a_layer_tells_its_kind() -> None:
     model = adapted_decoder(["q_proj"], **KINDS["rslora and dora"])
-    assert "(q_proj): DoRALinear(\n          12, 24, rank=3, alpha=5.0, rank_stabilized" in repr(model)
+    assert "(adapter): DoRA(\n            rank=3, alpha=5.0, rank_stabilized" in repr(model)

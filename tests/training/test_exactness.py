@@ -1,11 +1,9 @@
 """All that makes a step fast and small together, beside the plain path in float64: losses, gradients, fifty steps."""
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -17,14 +15,13 @@ from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
 from torchtune.training import DTYPES, Lora, build_optimizer
 
-SMALL = evolve(TINY, vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
+SMALL = TINY.vary(vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
 FAMILIES: dict[str, Architecture] = {
     "llama": SMALL,
-    "qwen3": evolve(SMALL, qk_norm="head", tied_embeddings=True),
-    "gemma": evolve(
-        SMALL,
+    "qwen3": SMALL.vary(qk_norm="head", tied_embeddings=True),
+    "gemma": SMALL.vary(
         activation="gelu_tanh",
-        norms="both",
+        norm_layout="both",
         norm_offset=1.0,
         qk_norm="head",
         embed_scale=24**0.5,
@@ -183,7 +180,6 @@ def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[fl
     """Train adapters for fifty steps, and return the losses."""
     model = model_of(architecture, LORA, dtype, lean_layers=lean_layers)
     loss_fn = step_loss(LinearCrossEntropy(), dtype)
-    trained: list[Any] = [p for p in model.parameters() if p.requires_grad]
     optimizer = build_optimizer(lazy(AdamW, lr=3e-3, fused=True), model)
     losses = []
     for step in range(50):

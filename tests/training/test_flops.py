@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.training.tiny import VOCAB, batch_of, examples, tiny_model
@@ -33,10 +32,8 @@ def test_matrices_are_counted_as_torch_counts_them(tied: bool) -> None:
     if not tied:
         from torchtune.models.smollm2 import smollm2
 
-        a = model.architecture
-        sizes = {
-            n: getattr(a, n) for n in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "ffn_dim")
-        }
+        a = model.architecture.flat()
+        sizes = {n: a[n] for n in ("num_layers", "embed_dim", "num_heads", "num_kv_heads", "ffn_dim")}
         model = smollm2(vocab_size=VOCAB, max_seq_len=32, tied_embeddings=False, **sizes)
     rows = [Example([1] * 8, [1] * 8)] * 3
     batch = batch_of(rows)
@@ -65,14 +62,14 @@ def test_attention_counts_pairs_that_are_seen() -> None:
 
 
 def test_packed_rows_are_counted_by_their_documents_and_windows_by_their_layers() -> None:
-    architecture = evolve(tiny_model("fp32").architecture, window=4, full_attention_every=2)
+    architecture = tiny_model("fp32").architecture.vary(window=4, full_attention_every=2)
     model = Decoder(architecture)
     rows = examples(2)
     apart, together = collate(rows, 0), collate([rows], 0)
     assert together.spans
     assert step_flops(model)([apart]) == step_flops(model)([together])
     a = model.architecture
-    windows = [4 if a.slides(i) else None for i in range(2)]
+    windows = [a.attention.window_of(i) for i in range(2)]
     seen = sum(pairs(len(row.tokens) - 1, w) for row in rows for w in windows)
     every = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
     tokens = sum(len(row.tokens) - 1 for row in rows)

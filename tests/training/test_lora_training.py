@@ -32,7 +32,7 @@ from tests.training.two_ranks_lora import CASES, magnitudes_from, one_step, plac
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.formats import load_peft_adapter, save_hf_folder
 from torchtune.models.phi3 import phi3_mini_4k
-from torchtune.modules import Decoder, DoRALinear, LinearCrossEntropy, lora_layers
+from torchtune.modules import Decoder, DoRA, LinearCrossEntropy, adapted_layers
 from torchtune.training import (
     ActivationCheckpointing,
     Lora,
@@ -94,10 +94,10 @@ def test_a_run_starts_where_its_base_is(tmp_path: Path, lora: Lora, dtype: str) 
         assert backward(model, dtype) == pytest.approx(backward(base, dtype), rel=rounded)
     else:  # Magnitudes are cast for the pass, and the norms below them are rounded alike.
         assert backward(model, dtype) == backward(base, dtype)
-    for _, layer in lora_layers(model):
-        if isinstance(layer, DoRALinear):
+    for _, layer, adapter in adapted_layers(model):
+        if isinstance(adapter, DoRA):
             norms = layer.weight.double().norm(dim=1)
-            assert_near(layer.lora_magnitude, norms, NORMS_IN_FP32)
+            assert_near(adapter.lora_magnitude, norms, NORMS_IN_FP32)
 
 
 @pytest.mark.parametrize(("dtype", "held"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -111,7 +111,7 @@ def test_only_adapters_get_gradients_state_and_checkpoints(
     backward(model, dtype)
     optimizer.step()
     parts = ("lora_a", "lora_b", "lora_magnitude")
-    expected = {f"{name}.{part}" for name, _ in lora_layers(model) for part in parts}
+    expected = {f"{name}.adapter.{part}" for name, _, _ in adapted_layers(model) for part in parts}
     assert len(expected) == len(parts) * 7 * 2
     assert gradients(model).keys() == expected
     assert all(g.any() and g.dtype == torch.float32 for g in gradients(model).values())
@@ -191,18 +191,18 @@ def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, lora: Lo
     base = model(torch.arange(9)[None])
     load_peft_adapter(model, tmp_path / "run" / "final")
     assert (model(torch.arange(9)[None]) - base).abs().max() > 1e-3
-    for _, layer in lora_layers(model):
-        assert (type(layer) is DoRALinear) is lora.dora
-        assert layer.rank_stabilized is lora.rank_stabilized
-        if isinstance(layer, DoRALinear):
-            assert not torch.allclose(layer.lora_magnitude, layer.weight.norm(dim=1))
+    for _, layer, adapter in adapted_layers(model):
+        assert isinstance(adapter, DoRA) is (lora.kind == "dora")
+        assert adapter.rank_stabilized is lora.rank_stabilized
+        if isinstance(adapter, DoRA):
+            assert not torch.allclose(adapter.lora_magnitude, layer.weight.norm(dim=1))
 
 
 def test_dora_that_pefts_folders_cannot_hold_is_refused_before_a_run() -> None:
     with torch.device("meta"):
         model = phi3_mini_4k()
     with pytest.raises(ValueError, match=r"qkv_proj.*self_attn.k_proj would have none; adapt all of q_proj"):
-        Lora(dora=True).add_to(model)
+        Lora(kind="dora").add_to(model)
 
 
 @pytest.mark.usefixtures("own_group")
@@ -246,6 +246,6 @@ def test_shards_of_a_folders_weights_have_their_own_magnitudes(folder: Path, fou
     ours = found["from a folder"]
     assert_near(ours, alone, NORMS_IN_FP32)
     model = placed(ALONE, dtype="bf16", model_directory=str(folder / "dora" / "base"))
-    for name, layer in lora_layers(model):
+    for name, layer, _ in adapted_layers(model):
         norms = layer.weight.double().norm(dim=1)
-        assert_near(ours[f"{name}.lora_magnitude"], norms, NORMS_IN_FP32)
+        assert_near(ours[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)

@@ -90,8 +90,8 @@ def test_weights_come_from_the_folder_and_adapters_start_at_nothing(
     for name, p in state(saved).items():
         assert torch.equal(state(model)[name], p.to(state(model)[name].dtype)), name
     if lora is not None:
-        assert not state(model)["layers.0.self_attn.q_proj.lora_b"].any()
-        assert state(model)["layers.0.self_attn.q_proj.lora_a"].any()
+        assert not state(model)["layers.0.self_attn.q_proj.adapter.lora_b"].any()
+        assert state(model)["layers.0.self_attn.q_proj.adapter.lora_a"].any()
 
 
 def test_training_leaves_the_folder_that_weights_came_from_alone(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torchtune.training import (
     whole_state,
 )
 
-DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, dora=True)
+DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, kind="dora")
 CASES: dict[str, dict[str, Any]] = {
     "sharded": {},
     "replicated": {"enable_fsdp": False},

@@ -173,7 +173,7 @@ class Import:
             self.lost["model.apply_lora_to_output"] = "the output head cannot have an adapter"
         lora: Tree = {"targets": targets}
         if given.pop("use_dora", False):
-            lora["dora"] = True
+            lora["kind"] = "dora"
         for old, new in (("lora_rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
             value = given.pop(old, None)
             if value is not None:

@@ -1,14 +1,23 @@
-"""Builders of models of one size."""
+"""Builders of models of one size, and of any size."""
 
-from typing import Protocol
+import inspect
+import sys
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, ParamSpec, Protocol, cast
 
 from attrs import evolve
 
 from torchtune.modules import Architecture, Decoder
 
+P = ParamSpec("P")
+
 
 class Builder(Protocol):
     """A function that builds a model of one size, with random weights."""
+
+    architecture: Architecture
+    """Its sizes; `max_seq_len` is the function's default."""
 
     def __call__(self, max_seq_len: int = ...) -> Decoder:
         """Build the model.
@@ -18,24 +27,63 @@ class Builder(Protocol):
         """
 
 
-def builder(module: str, name: str, architecture: Architecture, checkpoint: str) -> Builder:
-    """Return a function that builds a model of one size, as if it were defined by `def name(max_seq_len=...)`.
+def builder(checkpoint: str, like: Builder | None = None, **values: Any) -> Builder:
+    """Return a function that builds a model of one size; `name_builders` gives it its name.
 
     Args:
-        module: The `__name__` of the file.
-        name: The variable that holds the function, by which configs name it.
-        architecture: Its sizes; `max_seq_len` is the function's default.
         checkpoint: Where the sizes are from: the model on the Hugging Face hub that has them in its config.json.
+        like: The builder of a size that this one differs from in some values; None: there is none.
+        **values: What differs, or all values, as `Architecture.of` takes them.
     """
+    architecture = Architecture.of(**values) if like is None else like.architecture.vary(**values)
 
     def build(max_seq_len: int = architecture.max_seq_len) -> Decoder:
         return Decoder(evolve(architecture, max_seq_len=max_seq_len))
 
-    build.__module__ = module
-    build.__name__ = build.__qualname__ = name
     build.__doc__ = f"""Build {checkpoint}, with random weights, as its config.json describes it.
 
     Args:
         max_seq_len: Longest sequence, in tokens.
     """
-    return build
+    function: Any = build
+    function.architecture = architecture
+    return cast("Builder", function)
+
+
+def defaults_of(build: Callable[..., Decoder]) -> dict[str, Any]:
+    """Return the default values of a builder's arguments, None left out."""
+    parameters = inspect.signature(build).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not None}
+
+
+def with_defaults(build: Callable[P, Decoder], like: Builder, about: str) -> Callable[P, Decoder]:
+    """Return a builder of any size with another one's code and arguments, whose defaults are those of a size.
+
+    Args:
+        build: The other one. Arguments whose default is None keep it.
+        like: The size.
+        about: The first line of the documentation.
+    """
+    assert isinstance(build, FunctionType)
+    values = like.architecture.flat()
+    defaults = tuple(
+        None if parameter.default is None else values[name]
+        for name, parameter in inspect.signature(build).parameters.items()
+    )
+    function = FunctionType(build.__code__, build.__globals__, build.__name__, defaults)
+    function.__annotations__ = build.__annotations__
+    rest = (build.__doc__ or "").partition("\n")[2]
+    function.__doc__ = f"{about}\n{rest}"
+    function.__module__, function.__qualname__ = __name__, "<unnamed>"
+    return cast("Callable[P, Decoder]", function)
+
+
+def name_builders(module: str) -> None:
+    """Give each builder of a family's file the name of its variable, by which configs name it.
+
+    Args:
+        module: The `__name__` of the file, at whose end this is called.
+    """
+    for name, value in vars(sys.modules[module]).items():
+        if isinstance(value, FunctionType) and value.__module__ == __name__ and "<" in value.__qualname__:
+            value.__module__, value.__name__, value.__qualname__ = module, name, name

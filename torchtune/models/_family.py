@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from torchtune.modules import Architecture, RopeScaling
+from torchtune.modules import Architecture, RopeScaling, RotarySpec
 
 Config = Mapping[str, Any]
 """A config.json."""
@@ -56,6 +56,9 @@ class Family:
 
     Takes the file's metadata, without the architecture's name before the keys, and our sizes of the model.
     """
+    gguf_pairs_neighbours: bool = False
+    """Whether GGUF files, as Meta's, have the rows of q_proj and k_proj in an order in which channels that are turned
+    together are neighbours."""
     fixed: dict[str, Any] = field(factory=dict)
     """What our decoder does in one way only; a config that says otherwise is refused."""
     ignored: frozenset[str] = frozenset()
@@ -74,6 +77,10 @@ class Family:
     """Our names of what config.json holds under another, for those that every family has."""
     names: tuple[tuple[str, str], ...] = ()
     """Parts of our weights' names, each with the checkpoint's; none for those that are named as ours."""
+    unneeded: tuple[str, ...] = ("rotary_emb.inv_freq",)
+    """Ends of the names of tables that old checkpoints hold without need."""
+    optional_prefix: str = ""
+    """What all of the checkpoint's names but the head's begin with, and some checkpoints leave out."""
     tied: bool = False
     """Whether the embeddings are tied where config.json does not say."""
     ffn_factor: int | None = None
@@ -118,10 +125,12 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
 
 
 def written_rope(a: Architecture) -> dict[str, Any]:
-    """Write the base of the rotary frequencies and their stretching, for transformers since 4.43."""
-    scaling = a.rope_scaling
+    """Write the base of the rotary frequencies and their stretching, for transformers since 4.43; if there are any."""
+    if not isinstance(a.positions, RotarySpec):
+        return {}
+    base, scaling = a.positions.rope_base, a.positions.rope_scaling
     if scaling is None:
-        return {"rope_theta": a.rope_base, "rope_scaling": None}
+        return {"rope_theta": base, "rope_scaling": None}
     said: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind == "llama3":
         said |= {
@@ -129,7 +138,7 @@ def written_rope(a: Architecture) -> dict[str, Any]:
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_max_seq_len,
         }
-    return {"rope_theta": a.rope_base, "rope_scaling": said}
+    return {"rope_theta": base, "rope_scaling": said}
 
 
 def windows(config: Config, every: int | None = None) -> dict[str, Any]:
@@ -163,15 +172,16 @@ def windows(config: Config, every: int | None = None) -> dict[str, Any]:
 
 def layer_types(a: Architecture) -> list[str]:
     """Write which layers slide."""
-    return ["sliding_attention" if a.slides(i) else "full_attention" for i in range(a.num_layers)]
+    windows = [a.attention.window_of(i) for i in range(a.num_layers)]
+    return ["full_attention" if window is None else "sliding_attention" for window in windows]
 
 
 def read_rope(config: Config) -> dict[str, Any]:
-    """Read the base of the rotary frequencies and their stretching as arguments of Architecture."""
+    """Read the base of the rotary frequencies and their stretching as arguments of `Architecture.of`."""
     base, scaling = rope(config)
     return {"rope_base": base, "rope_scaling": scaling}
 
 
 def read_rope_and_window(config: Config) -> dict[str, Any]:
-    """Read the rotary frequencies, and the sliding window of all layers, as arguments of Architecture."""
+    """Read the rotary frequencies, and the sliding window of all layers, as arguments of `Architecture.of`."""
     return {**read_rope(config), **windows({k: v for k, v in config.items() if k != "layer_types"})}

@@ -5,22 +5,23 @@ from typing import Any, Unpack
 
 from attrs import evolve
 
-from torchtune.models._builder import builder
+from torchtune.models._builder import Builder, builder, name_builders
 from torchtune.models._family import Config, Family, layer_types, read_rope, rope, windows
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
 
 
-def _of_width(embed_dim: int, like: Architecture, **others: Any) -> Architecture:
-    """Return an architecture of another width, by whose root embeddings are multiplied."""
-    return evolve(like, embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
+def _of_width(checkpoint: str, like: Builder, embed_dim: int, **others: Any) -> Builder:
+    """Declare a size of another width, by whose root embeddings are multiplied."""
+    return builder(checkpoint, like, embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
 
 
 # arXiv 2403.08295, table 1.
-GEMMA_2B = _of_width(
+gemma_2b = _of_width(
+    "google/gemma-2b",
+    llama2_7b,
     2048,
-    LLAMA2_7B,
     family="gemma",
     activation="gelu_tanh",
     norm_offset=1.0,
@@ -34,13 +35,16 @@ GEMMA_2B = _of_width(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-GEMMA_7B = _of_width(3072, GEMMA_2B, num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576)
+gemma_7b = _of_width(
+    "google/gemma-7b", gemma_2b, 3072, num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576
+)
 # arXiv 2408.00118, table 1 and section 2.
-GEMMA2_2B = _of_width(
+gemma2_2b = _of_width(
+    "google/gemma-2-2b",
+    gemma_2b,
     2304,
-    GEMMA_2B,
     family="gemma2",
-    norms="both",
+    norm_layout="both",
     window=4096,
     full_attention_every=2,
     attention_scale=256**-0.5,
@@ -50,10 +54,13 @@ GEMMA2_2B = _of_width(
     num_kv_heads=4,
     ffn_dim=9216,
 )
-GEMMA2_9B = _of_width(3584, GEMMA2_2B, num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336)
-GEMMA2_27B = _of_width(
+gemma2_9b = _of_width(
+    "google/gemma-2-9b", gemma2_2b, 3584, num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336
+)
+gemma2_27b = _of_width(
+    "google/gemma-2-27b",
+    gemma2_9b,
     4608,
-    GEMMA2_9B,
     attention_scale=144**-0.5,
     num_layers=46,
     num_heads=32,
@@ -62,9 +69,10 @@ GEMMA2_27B = _of_width(
     ffn_dim=36_864,
 )
 # arXiv 2503.19786, section 2: norms of queries and keys in the place of soft caps, five sliding layers to a full one.
-GEMMA3_1B = _of_width(
+gemma3_1b = _of_width(
+    "google/gemma-3-1b-pt",
+    gemma2_2b,
     1152,
-    GEMMA2_2B,
     family="gemma3_text",
     qk_norm="head",
     attention_softcap=None,
@@ -79,15 +87,7 @@ GEMMA3_1B = _of_width(
     ffn_dim=6912,
     max_seq_len=32_768,
 )
-GEMMA3_270M = _of_width(640, GEMMA3_1B, num_layers=18, ffn_dim=2048)
-
-gemma_2b = builder(__name__, "gemma_2b", GEMMA_2B, "google/gemma-2b")
-gemma_7b = builder(__name__, "gemma_7b", GEMMA_7B, "google/gemma-7b")
-gemma2_2b = builder(__name__, "gemma2_2b", GEMMA2_2B, "google/gemma-2-2b")
-gemma2_9b = builder(__name__, "gemma2_9b", GEMMA2_9B, "google/gemma-2-9b")
-gemma2_27b = builder(__name__, "gemma2_27b", GEMMA2_27B, "google/gemma-2-27b")
-gemma3_270m = builder(__name__, "gemma3_270m", GEMMA3_270M, "google/gemma-3-270m")
-gemma3_1b = builder(__name__, "gemma3_1b", GEMMA3_1B, "google/gemma-3-1b-pt")
+gemma3_270m = _of_width("google/gemma-3-270m", gemma3_1b, 640, num_layers=18, ffn_dim=2048)
 
 
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
@@ -139,7 +139,7 @@ def _gemma2(config: Config) -> dict[str, Any]:
     return {
         **_gemma(config),
         **windows(config, every=2),
-        "norms": "both",
+        "norm_layout": "both",
         "attention_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
         "attention_softcap": config.get("attn_logit_softcapping"),
         "final_softcap": config.get("final_logit_softcapping"),
@@ -147,13 +147,14 @@ def _gemma2(config: Config) -> dict[str, Any]:
 
 
 def _write_gemma2(a: Architecture) -> dict[str, Any]:
-    scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
+    values = a.flat()
+    scale = values["attention_scale"] or values["head_dim"] ** -0.5
     return {
         **_ACTIVATION,
         "query_pre_attn_scalar": round(scale**-2),  # an int in transformers
-        "attn_logit_softcapping": a.attention_softcap,
+        "attn_logit_softcapping": values["attention_softcap"],
         "final_logit_softcapping": a.final_softcap,
-        "sliding_window": a.window,
+        "sliding_window": values["window"],
         "layer_types": layer_types(a),
     }
 
@@ -205,6 +206,8 @@ GEMMA3_FAMILY = Family(
     fixed={"attention_bias": False, "use_bidirectional_attention": False},
     ignored=frozenset({"use_bidirectional_attention"}),
     read=_gemma3,
-    write=lambda a: {**_write_gemma2(a), "rope_local_base_freq": a.rope_local_base},
+    write=lambda a: {**_write_gemma2(a), "rope_local_base_freq": a.flat()["rope_local_base"]},
     tied=True,
 )
+
+name_builders(__name__)

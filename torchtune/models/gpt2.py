@@ -2,17 +2,14 @@
 
 from typing import Any, Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family, Fused
-from torchtune.modules import Architecture
+from torchtune.modules import LayerNormSpec, LearnedSpec
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
 _GPT2: dict[str, Any] = {
-    "rope_base": 10_000.0,  # not used
-    "norm_kind": "layer",
-    "learned_positions": True,
+    "norm": LayerNormSpec,
+    "positions": LearnedSpec,
     "activation": "gelu_tanh",
     "gated": False,
     "qkv_bias": True,
@@ -21,7 +18,8 @@ _GPT2: dict[str, Any] = {
 }
 """What all of the family have in common."""
 
-GPT2 = Architecture(
+gpt2 = builder(
+    "openai-community/gpt2",
     **_GPT2,
     family="gpt2",
     vocab_size=50_257,
@@ -35,14 +33,33 @@ GPT2 = Architecture(
     norm_eps=1e-5,
     tied_embeddings=True,
 )
-GPT2_MEDIUM = evolve(GPT2, num_layers=24, embed_dim=1024, num_heads=16, num_kv_heads=16, ffn_dim=4096)
-GPT2_LARGE = evolve(GPT2, num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120)
-GPT2_XL = evolve(GPT2, num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400)
-
-gpt2 = builder(__name__, "gpt2", GPT2, "openai-community/gpt2")
-gpt2_medium = builder(__name__, "gpt2_medium", GPT2_MEDIUM, "openai-community/gpt2-medium")
-gpt2_large = builder(__name__, "gpt2_large", GPT2_LARGE, "openai-community/gpt2-large")
-gpt2_xl = builder(__name__, "gpt2_xl", GPT2_XL, "openai-community/gpt2-xl")
+gpt2_medium = builder(
+    "openai-community/gpt2-medium",
+    gpt2,
+    num_layers=24,
+    embed_dim=1024,
+    num_heads=16,
+    num_kv_heads=16,
+    ffn_dim=4096,
+)
+gpt2_large = builder(
+    "openai-community/gpt2-large",
+    gpt2,
+    num_layers=36,
+    embed_dim=1280,
+    num_heads=20,
+    num_kv_heads=20,
+    ffn_dim=5120,
+)
+gpt2_xl = builder(
+    "openai-community/gpt2-xl",
+    gpt2,
+    num_layers=48,
+    embed_dim=1600,
+    num_heads=25,
+    num_kv_heads=25,
+    ffn_dim=6400,
+)
 
 
 def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -67,6 +84,8 @@ GPT2_FAMILY = Family(
     },
     read=lambda _: _GPT2,
     write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    unneeded=(".attn.bias", ".attn.masked_bias"),
+    optional_prefix="transformer.",  # OpenAI's own files leave it out
     tied=True,
     ffn_factor=4,
     fused=(Fused("attn.c_attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),),
@@ -93,3 +112,5 @@ GPT2_FAMILY = Family(
     ),
     transposed=frozenset({"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
 )
+
+name_builders(__name__)

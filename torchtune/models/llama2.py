@@ -2,9 +2,7 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, defaults_of, name_builders
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
@@ -46,7 +44,7 @@ def llama2(
             f"embed_dim = {embed_dim} is not a multiple of num_heads = {num_heads}; give head_dim itself"
         )
     return Decoder(
-        Architecture(
+        Architecture.of(
             vocab_size=vocab_size,
             num_layers=num_layers,
             embed_dim=embed_dim,
@@ -62,31 +60,38 @@ def llama2(
     )
 
 
-LLAMA2_7B = Architecture(
-    vocab_size=32_000,
-    num_layers=32,
-    embed_dim=4096,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    ffn_dim=11_008,
-    max_seq_len=4096,
-    rope_base=10_000.0,
-    norm_eps=1e-5,
-    tied_embeddings=False,
+llama2_7b = builder("meta-llama/Llama-2-7b-hf", **defaults_of(llama2), head_dim=128)
+llama2_13b = builder(
+    "meta-llama/Llama-2-13b-hf",
+    llama2_7b,
+    num_layers=40,
+    embed_dim=5120,
+    num_heads=40,
+    num_kv_heads=40,
+    ffn_dim=13_824,
 )
-LLAMA2_13B = evolve(LLAMA2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
-LLAMA2_70B = evolve(LLAMA2_7B, num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, ffn_dim=28_672)
-CODE_LLAMA_7B = evolve(LLAMA2_7B, vocab_size=32_016, max_seq_len=16_384, rope_base=1e6)
-TINY_LLAMA_1_1B = evolve(
-    LLAMA2_7B, num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
+llama2_70b = builder(
+    "meta-llama/Llama-2-70b-hf",
+    llama2_7b,
+    num_layers=80,
+    embed_dim=8192,
+    num_heads=64,
+    num_kv_heads=8,
+    ffn_dim=28_672,
 )
-
-llama2_7b = builder(__name__, "llama2_7b", LLAMA2_7B, "meta-llama/Llama-2-7b-hf")
-llama2_13b = builder(__name__, "llama2_13b", LLAMA2_13B, "meta-llama/Llama-2-13b-hf")
-llama2_70b = builder(__name__, "llama2_70b", LLAMA2_70B, "meta-llama/Llama-2-70b-hf")
-code_llama_7b = builder(__name__, "code_llama_7b", CODE_LLAMA_7B, "codellama/CodeLlama-7b-hf")
-tiny_llama_1_1b = builder(__name__, "tiny_llama_1_1b", TINY_LLAMA_1_1B, "TinyLlama/TinyLlama-1.1B-Chat-v1.0")
+code_llama_7b = builder(
+    "codellama/CodeLlama-7b-hf", llama2_7b, vocab_size=32_016, max_seq_len=16_384, rope_base=1e6
+)
+tiny_llama_1_1b = builder(
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    llama2_7b,
+    num_layers=22,
+    embed_dim=2048,
+    num_kv_heads=4,
+    head_dim=64,
+    ffn_dim=5632,
+    max_seq_len=2048,
+)
 
 
 def llama2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -103,6 +108,9 @@ LLAMA_FAMILY = Family(
     model_type="llama",
     hf_class="LlamaForCausalLM",
     gguf="llama",
+    gguf_pairs_neighbours=True,
     fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     read=read_rope,
 )
+
+name_builders(__name__)

@@ -2,20 +2,23 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family, read_rope_and_window
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-MISTRAL_7B = evolve(
-    LLAMA2_7B, family="mistral", num_kv_heads=8, ffn_dim=14_336, max_seq_len=32_768, window=4096
+mistral_7b = builder(
+    "mistralai/Mistral-7B-v0.1",
+    llama2_7b,
+    family="mistral",
+    num_kv_heads=8,
+    ffn_dim=14_336,
+    max_seq_len=32_768,
+    window=4096,
 )
-MISTRAL_7B_V0_3 = evolve(MISTRAL_7B, vocab_size=32_768, rope_base=1e6, window=None)
-
-mistral_7b = builder(__name__, "mistral_7b", MISTRAL_7B, "mistralai/Mistral-7B-v0.1")
-mistral_7b_v0_3 = builder(__name__, "mistral_7b_v0_3", MISTRAL_7B_V0_3, "mistralai/Mistral-7B-v0.3")
+mistral_7b_v0_3 = builder(
+    "mistralai/Mistral-7B-v0.3", mistral_7b, vocab_size=32_768, rope_base=1e6, window=None
+)
 
 
 def mistral_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -33,5 +36,7 @@ MISTRAL_FAMILY = Family(
     hf_class="MistralForCausalLM",
     fixed={"hidden_act": "silu"},
     read=read_rope_and_window,
-    write=lambda a: {"sliding_window": a.window},
+    write=lambda a: {"sliding_window": a.flat()["window"]},
 )
+
+name_builders(__name__)

@@ -2,30 +2,40 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family, read_rope
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-OLMO2_7B = evolve(
-    LLAMA2_7B,
+olmo2_7b = builder(
+    "allenai/OLMo-2-1124-7B",
+    llama2_7b,
     family="olmo2",
     qk_norm="whole",
-    norms="post",
+    norm_layout="post",
     vocab_size=100_352,
     rope_base=500_000.0,
     norm_eps=1e-6,
 )
-OLMO2_1B = evolve(OLMO2_7B, num_layers=16, embed_dim=2048, num_heads=16, num_kv_heads=16, ffn_dim=8192)
-OLMO2_13B = evolve(OLMO2_7B, num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824)
-OLMO2_32B = evolve(OLMO2_13B, num_layers=64, num_kv_heads=8, ffn_dim=27_648)
-
-olmo2_1b = builder(__name__, "olmo2_1b", OLMO2_1B, "allenai/OLMo-2-0425-1B")
-olmo2_7b = builder(__name__, "olmo2_7b", OLMO2_7B, "allenai/OLMo-2-1124-7B")
-olmo2_13b = builder(__name__, "olmo2_13b", OLMO2_13B, "allenai/OLMo-2-1124-13B")
-olmo2_32b = builder(__name__, "olmo2_32b", OLMO2_32B, "allenai/OLMo-2-0325-32B")
+olmo2_1b = builder(
+    "allenai/OLMo-2-0425-1B",
+    olmo2_7b,
+    num_layers=16,
+    embed_dim=2048,
+    num_heads=16,
+    num_kv_heads=16,
+    ffn_dim=8192,
+)
+olmo2_13b = builder(
+    "allenai/OLMo-2-1124-13B",
+    olmo2_7b,
+    num_layers=40,
+    embed_dim=5120,
+    num_heads=40,
+    num_kv_heads=40,
+    ffn_dim=13_824,
+)
+olmo2_32b = builder("allenai/OLMo-2-0325-32B", olmo2_13b, num_layers=64, num_kv_heads=8, ffn_dim=27_648)
 
 
 def olmo2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -43,5 +53,7 @@ OLMO2_FAMILY = Family(
     hf_class="Olmo2ForCausalLM",
     gguf="olmo2",
     fixed={"hidden_act": "silu", "attention_bias": False},
-    read=lambda c: {**read_rope(c), "qk_norm": "whole", "norms": "post"},
+    read=lambda c: {**read_rope(c), "qk_norm": "whole", "norm_layout": "post"},
 )
+
+name_builders(__name__)

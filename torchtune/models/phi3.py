@@ -2,18 +2,24 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family, Fused, read_rope_and_window
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-PHI3_MINI_4K = evolve(
-    LLAMA2_7B, family="phi3", vocab_size=32_064, embed_dim=3072, head_dim=96, ffn_dim=8192, window=2047
+phi3_mini_4k = builder(
+    "microsoft/Phi-3-mini-4k-instruct",
+    llama2_7b,
+    family="phi3",
+    vocab_size=32_064,
+    embed_dim=3072,
+    head_dim=96,
+    ffn_dim=8192,
+    window=2047,
 )
-PHI4 = evolve(
-    PHI3_MINI_4K,
+phi4 = builder(
+    "microsoft/phi-4",
+    phi3_mini_4k,
     vocab_size=100_352,
     num_layers=40,
     embed_dim=5120,
@@ -25,9 +31,6 @@ PHI4 = evolve(
     rope_base=250_000.0,
     window=None,
 )
-
-phi3_mini_4k = builder(__name__, "phi3_mini_4k", PHI3_MINI_4K, "microsoft/Phi-3-mini-4k-instruct")
-phi4 = builder(__name__, "phi4", PHI4, "microsoft/phi-4")
 
 
 def phi3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -49,7 +52,7 @@ PHI3_FAMILY = Family(
     fixed={"hidden_act": "silu", "attention_bias": False},
     read=read_rope_and_window,
     write=lambda a: {
-        "sliding_window": a.window,
+        "sliding_window": a.flat()["window"],
         "original_max_position_embeddings": a.max_seq_len,
         "pad_token_id": None,  # its default in transformers may lie outside of the vocabulary
     },
@@ -58,3 +61,5 @@ PHI3_FAMILY = Family(
         Fused("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj")),
     ),
 )
+
+name_builders(__name__)

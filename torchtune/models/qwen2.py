@@ -2,15 +2,14 @@
 
 from typing import Any, Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Config, Family, read_rope
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-QWEN2_0_5B = evolve(
-    LLAMA2_7B,
+qwen2_0_5b = builder(
+    "Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B",
+    llama2_7b,
     family="qwen2",
     qkv_bias=True,
     vocab_size=151_936,
@@ -25,10 +24,21 @@ QWEN2_0_5B = evolve(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-QWEN2_1_5B = evolve(QWEN2_0_5B, num_layers=28, embed_dim=1536, num_heads=12, head_dim=128, ffn_dim=8960)
-QWEN2_5_3B = evolve(QWEN2_1_5B, num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008)
-QWEN2_7B = evolve(
-    QWEN2_1_5B,
+qwen2_1_5b = builder(
+    "Qwen/Qwen2-1.5B or Qwen/Qwen2.5-1.5B",
+    qwen2_0_5b,
+    num_layers=28,
+    embed_dim=1536,
+    num_heads=12,
+    head_dim=128,
+    ffn_dim=8960,
+)
+qwen2_5_3b = builder(
+    "Qwen/Qwen2.5-3B", qwen2_1_5b, num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008
+)
+qwen2_7b = builder(
+    "Qwen/Qwen2.5-7B-Instruct or Qwen/Qwen2-7B",
+    qwen2_1_5b,
     vocab_size=152_064,
     embed_dim=3584,
     num_heads=28,
@@ -36,19 +46,20 @@ QWEN2_7B = evolve(
     ffn_dim=18_944,
     tied_embeddings=False,
 )
-QWEN2_5_14B = evolve(
-    QWEN2_7B, num_layers=48, embed_dim=5120, num_heads=40, num_kv_heads=8, ffn_dim=13_824, norm_eps=1e-5
+qwen2_5_14b = builder(
+    "Qwen/Qwen2.5-14B-Instruct",
+    qwen2_7b,
+    num_layers=48,
+    embed_dim=5120,
+    num_heads=40,
+    num_kv_heads=8,
+    ffn_dim=13_824,
+    norm_eps=1e-5,
 )
-QWEN2_5_32B = evolve(QWEN2_5_14B, num_layers=64, ffn_dim=27_648)
-QWEN2_5_72B = evolve(QWEN2_5_32B, num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568)
-
-qwen2_0_5b = builder(__name__, "qwen2_0_5b", QWEN2_0_5B, "Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B")
-qwen2_1_5b = builder(__name__, "qwen2_1_5b", QWEN2_1_5B, "Qwen/Qwen2-1.5B or Qwen/Qwen2.5-1.5B")
-qwen2_5_3b = builder(__name__, "qwen2_5_3b", QWEN2_5_3B, "Qwen/Qwen2.5-3B")
-qwen2_7b = builder(__name__, "qwen2_7b", QWEN2_7B, "Qwen/Qwen2.5-7B-Instruct or Qwen/Qwen2-7B")
-qwen2_5_14b = builder(__name__, "qwen2_5_14b", QWEN2_5_14B, "Qwen/Qwen2.5-14B-Instruct")
-qwen2_5_32b = builder(__name__, "qwen2_5_32b", QWEN2_5_32B, "Qwen/Qwen2.5-32B-Instruct")
-qwen2_5_72b = builder(__name__, "qwen2_5_72b", QWEN2_5_72B, "Qwen/Qwen2.5-72B-Instruct")
+qwen2_5_32b = builder("Qwen/Qwen2.5-32B-Instruct", qwen2_5_14b, num_layers=64, ffn_dim=27_648)
+qwen2_5_72b = builder(
+    "Qwen/Qwen2.5-72B-Instruct", qwen2_5_32b, num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568
+)
 
 
 def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -62,7 +73,7 @@ def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokeni
 
 
 def read_qwen(config: Config) -> dict[str, Any]:
-    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of Architecture.
+    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of `Architecture.of`.
 
     Raises:
         ValueError: Some layers have a sliding window.
@@ -82,3 +93,5 @@ QWEN2_FAMILY = Family(
     read=lambda c: {**read_qwen(c), "qkv_bias": True},
     write=lambda _: {"use_sliding_window": False},
 )
+
+name_builders(__name__)

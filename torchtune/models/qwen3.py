@@ -2,16 +2,15 @@
 
 from typing import Unpack
 
-from attrs import evolve
-
-from torchtune.models._builder import builder
+from torchtune.models._builder import builder, name_builders
 from torchtune.models._family import Family
-from torchtune.models.llama2 import LLAMA2_7B
+from torchtune.models.llama2 import llama2_7b
 from torchtune.models.qwen2 import read_qwen
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-QWEN3_0_6B = evolve(
-    LLAMA2_7B,
+qwen3_0_6b = builder(
+    "Qwen/Qwen3-0.6B",
+    llama2_7b,
     family="qwen3",
     qk_norm="head",
     vocab_size=151_936,
@@ -25,18 +24,11 @@ QWEN3_0_6B = evolve(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-QWEN3_1_7B = evolve(QWEN3_0_6B, embed_dim=2048, ffn_dim=6144)
-QWEN3_4B = evolve(QWEN3_1_7B, num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
-QWEN3_8B = evolve(QWEN3_4B, embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
-QWEN3_14B = evolve(QWEN3_8B, num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
-QWEN3_32B = evolve(QWEN3_14B, num_layers=64, num_heads=64, ffn_dim=25_600)
-
-qwen3_0_6b = builder(__name__, "qwen3_0_6b", QWEN3_0_6B, "Qwen/Qwen3-0.6B")
-qwen3_1_7b = builder(__name__, "qwen3_1_7b", QWEN3_1_7B, "Qwen/Qwen3-1.7B")
-qwen3_4b = builder(__name__, "qwen3_4b", QWEN3_4B, "Qwen/Qwen3-4B")
-qwen3_8b = builder(__name__, "qwen3_8b", QWEN3_8B, "Qwen/Qwen3-8B")
-qwen3_14b = builder(__name__, "qwen3_14b", QWEN3_14B, "Qwen/Qwen3-14B")
-qwen3_32b = builder(__name__, "qwen3_32b", QWEN3_32B, "Qwen/Qwen3-32B")
+qwen3_1_7b = builder("Qwen/Qwen3-1.7B", qwen3_0_6b, embed_dim=2048, ffn_dim=6144)
+qwen3_4b = builder("Qwen/Qwen3-4B", qwen3_1_7b, num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
+qwen3_8b = builder("Qwen/Qwen3-8B", qwen3_4b, embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
+qwen3_14b = builder("Qwen/Qwen3-14B", qwen3_8b, num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
+qwen3_32b = builder("Qwen/Qwen3-32B", qwen3_14b, num_layers=64, num_heads=64, ffn_dim=25_600)
 
 
 def qwen3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
@@ -57,3 +49,5 @@ QWEN3_FAMILY = Family(
     read=lambda c: {**read_qwen(c), "qk_norm": "head"},
     write=lambda _: {"use_sliding_window": False},
 )
+
+name_builders(__name__)

@@ -1,53 +1,94 @@
 """What models are made of: plain `nn.Module`s, LoRA layers and losses."""
 
-from torchtune.modules._adapters import ALL_LINEAR, add_lora, lora_layers, lora_state, merge_lora
-from torchtune.modules._architecture import Architecture, RopeScaling
-from torchtune.modules._attention import Attention, AttentionContext
+from torchtune.modules._adapter import Adapter
+from torchtune.modules._adapter_kinds import ADAPTERS, AdapterKind
+from torchtune.modules._adapters import (
+    ALL_LINEAR,
+    adaptable,
+    adapted_layers,
+    adapters_disabled,
+    add_lora,
+    has_adapters,
+    lora_state,
+    merge_lora,
+)
+from torchtune.modules._architecture import Architecture
+from torchtune.modules._attention import Attention, GroupedQuerySpec
+from torchtune.modules._context import PassContext
 from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents, DocumentSpan
-from torchtune.modules._dora import DoRALinear
+from torchtune.modules._dora import DoRA
 from torchtune.modules._draw import copy_whole, draw, is_sharded
-from torchtune.modules._feed_forward import FeedForward
+from torchtune.modules._feed_forward import DenseSpec, FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
-from torchtune.modules._layer_norm import LayerNorm
+from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
 from torchtune.modules._lean import lean
+from torchtune.modules._linear import Linear
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
-from torchtune.modules._lora import LoRALinear, lora_scale, merge_weight
-from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import RotaryEmbedding, Rotation
+from torchtune.modules._lora import LoRA
+from torchtune.modules._parts import (
+    AttentionSpec,
+    FeedForwardSpec,
+    HasAggregates,
+    NormSpec,
+    PartlyActive,
+    PositionsSpec,
+    active_shares,
+)
+from torchtune.modules._positions import LearnedSpec, RotarySpec
+from torchtune.modules._rms_norm import RMSNorm, RMSNormSpec
+from torchtune.modules._rotary import RopeScaling, RotaryEmbedding, Rotation
 from torchtune.modules._token_log_probs import token_log_probs, token_log_probs_and_entropies
 
 __all__ = [
+    "ADAPTERS",
     "ALL_LINEAR",
+    "Adapter",
+    "AdapterKind",
     "Architecture",
     "Attention",
-    "AttentionContext",
+    "AttentionSpec",
     "Decoder",
     "DecoderLayer",
-    "DoRALinear",
+    "DenseSpec",
+    "DoRA",
     "DocumentSpan",
     "Documents",
     "FeedForward",
+    "FeedForwardSpec",
+    "GroupedQuerySpec",
+    "HasAggregates",
     "KVCache",
     "LayerCache",
     "LayerNorm",
+    "LayerNormSpec",
+    "LearnedSpec",
+    "Linear",
     "LinearCrossEntropy",
-    "LoRALinear",
+    "LoRA",
+    "NormSpec",
+    "PartlyActive",
+    "PassContext",
+    "PositionsSpec",
     "RMSNorm",
+    "RMSNormSpec",
     "RopeScaling",
     "RotaryEmbedding",
+    "RotarySpec",
     "Rotation",
+    "active_shares",
+    "adaptable",
+    "adapted_layers",
+    "adapters_disabled",
     "add_lora",
     "copy_whole",
     "draw",
+    "has_adapters",
     "is_sharded",
     "lean",
-    "lora_layers",
-    "lora_scale",
     "lora_state",
     "merge_lora",
-    "merge_weight",
     "token_log_probs",
     "token_log_probs_and_entropies",
 ]

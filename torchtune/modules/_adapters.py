@@ -1,12 +1,13 @@
-"""A model's adapters: put beside its linear layers, collected, and merged into them."""
+"""A model's adapters: added to its linear layers, collected, left out, and merged into the weights."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from torchtune.modules._dora import DoRALinear
+from torchtune.modules._adapter import Adapter
+from torchtune.modules._adapter_kinds import ADAPTERS, AdapterKind
 from torchtune.modules._linear import Linear
-from torchtune.modules._lora import LoRALinear
 
 ALL_LINEAR = "all-linear"
 """As a target of `add_lora`: every linear layer but the output head."""
@@ -21,20 +22,21 @@ def add_lora(
     alpha: float,
     dropout: float = 0.0,
     *,
+    kind: AdapterKind = "lora",
     rank_stabilized: bool = False,
-    dora: bool = False,
 ) -> None:
     """Adapt linear layers of a model in place, and freeze everything but the adapters.
 
     Args:
-        model: Any model with `nn.Linear` layers and no adapters yet.
+        model: Any model with `nn.Linear` layers and no adapters yet; other linear layers than ours are replaced by
+            `Linear` with the same parameters.
         targets: Names of layers: the last part ("q_proj") or more of the end ("self_attn.q_proj",
             "layers.3.self_attn.q_proj"). "all-linear" is every linear layer but the output head.
         rank: Rank of the change, above 0.
         alpha: The change is scaled by `alpha / rank`.
         dropout: Share of the adapters' inputs that are zeroed while training, from 0 to below 1.
+        kind: A key of `ADAPTERS`.
         rank_stabilized: Scale by `alpha / sqrt(rank)` instead.
-        dora: Train the length of each row of a weight apart from its direction (`DoRALinear`).
 
     Raises:
         ValueError: a target matches nothing or is the output head, the model has adapters already, or a
@@ -42,40 +44,75 @@ def add_lora(
     """
     if rank < 1 or not 0 <= dropout < 1:
         raise ValueError(f"LoRA needs rank > 0 and 0 <= dropout < 1, got rank {rank}, dropout {dropout}")
-    if next(lora_layers(model), None) is not None:
+    if has_adapters(model):
         raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
     names = _find_targets(model, [targets] if isinstance(targets, str) else targets)
     model.requires_grad_(requires_grad=False)
-    kind = DoRALinear if dora else LoRALinear
     for name in names:
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        model.set_submodule(name, kind(linear, rank, alpha, dropout, rank_stabilized=rank_stabilized))
+        layer = adaptable(model, name)
+        layer.adapter = ADAPTERS[kind](layer, rank, alpha, dropout, rank_stabilized=rank_stabilized)
 
 
-def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """Go through the adapted layers of a model with their names."""
-    return ((name, m) for name, m in model.named_modules() if isinstance(m, LoRALinear))
+def adaptable(model: nn.Module, name: str) -> Linear:
+    """Return a linear layer of a model, which takes the place of an `nn.Linear` that cannot hold an adapter."""
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    if isinstance(linear, Linear):
+        return linear
+    layer = Linear.from_linear(linear)
+    model.set_submodule(name, layer)
+    return layer
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, Linear, Adapter]]:
+    """Go through the adapted layers of a model: their names, themselves, their adapters."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear) and module.adapter is not None:
+            yield name, module, module.adapter
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Tell whether a model has adapters."""
+    return next(adapted_layers(model), None) is not None
 
 
 def lora_state(model: nn.Module) -> dict[str, Tensor]:
     """Collect the adapters' parameters (not copies) by their names in the model's state dict."""
     return {
-        f"{name}.{part}": parameter.detach()
-        for name, layer in lora_layers(model)
-        for part, parameter in layer.adapter().items()
+        f"{name}.adapter.{part}": parameter.detach()
+        for name, _, adapter in adapted_layers(model)
+        for part, parameter in adapter.named_parameters()
     }
 
 
-def merge_lora(model: nn.Module) -> None:
-    """Add every adapter to the weight beside it and put plain linear layers back, in place.
+@contextmanager
+def adapters_disabled(model: nn.Module) -> Iterator[None]:
+    """Leave a model's adapters out, so that it computes what the model they were added to does, to the bit.
 
-    The sum is rounded to the weight's dtype: exact in float32 up to rounding, and to 8 bits in
-    bfloat16. The weights stay frozen.
+    That is the reference model of preference tuning. Uses may be nested. Compiled layers are compiled once more, for
+    the other case. Layers with activation checkpointing are computed again in the backward pass, which therefore has to
+    run inside too; without gradients there is no such pass.
     """
-    for name, layer in list(lora_layers(model)):
+    before = [(adapter, adapter.is_enabled) for _, _, adapter in adapted_layers(model)]
+    try:
+        for adapter, _ in before:
+            adapter.is_enabled = False
+        yield
+    finally:
+        for adapter, is_enabled in before:
+            adapter.is_enabled = is_enabled
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Put every adapter into its layer's weight, and plain linear layers without adapters in their place.
+
+    The merged weight is rounded to the dtype that the layer computes in: exact in float32 up to rounding, and to 8
+    bits in bfloat16. The weights stay frozen.
+    """
+    for name, layer, adapter in list(adapted_layers(model)):
+        weight = layer.weight_matrix()
         linear = Linear(layer.in_features, layer.out_features, device="meta")
-        linear.weight = nn.Parameter(layer.merged_weight(), requires_grad=False)
+        linear.weight = nn.Parameter(adapter.merge(weight).to(weight.dtype), requires_grad=False)
         linear.bias = layer.bias
         model.set_submodule(name, linear)
 
@@ -84,17 +121,17 @@ def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Turn targets into full names of linear layers, in the model's order."""
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     body = [name for name in linears if name.rpartition(".")[2] != _HEAD]
-    found = {target: [name for name in linears if f".{name}".endswith(f".{target}")] for target in targets}
-    if ALL_LINEAR in found:
-        found[ALL_LINEAR] = body
-    missing = [target for target in targets if not found[target]]
-    if missing or not found:
+    matches = {target: [name for name in linears if f".{name}".endswith(f".{target}")] for target in targets}
+    if ALL_LINEAR in matches:
+        matches[ALL_LINEAR] = body
+    missing = [target for target in targets if not matches[target]]
+    if missing or not matches:
         leaves = sorted({name.rpartition(".")[2] for name in body})
         raise ValueError(
             f"no linear layer of the model is called {' or '.join(missing) or '(nothing was asked for)'};"
             f" it has {', '.join(leaves)}; {ALL_LINEAR!r} means all of them"
         )
-    chosen = {name for names in found.values() for name in names}
+    chosen = {name for names in matches.values() for name in names}
     if not chosen <= set(body):
         raise ValueError(f"{_HEAD} cannot have an adapter: losses read the output head's weight directly")
     return [name for name in body if name in chosen]

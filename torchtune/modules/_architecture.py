@@ -1,50 +1,23 @@
 """What a decoder is, in numbers."""
 
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from attrs import Attribute, field, frozen
+from attrs import asdict, field, fields_dict, frozen
 from attrs.validators import gt, optional
 
-
-def _is_divisor_of_num_heads(architecture: "Architecture", attribute: "Attribute[int]", value: int) -> None:
-    if architecture.num_heads % value:
-        raise ValueError(
-            f"{attribute.name} = {value} does not divide num_heads = {architecture.num_heads};"
-            " every key-value head serves the same number of query heads"
-        )
-
-
-def _is_even(_: Any, attribute: "Attribute[int]", value: int) -> None:  # attrs passes the instance.
-    if value % 2:
-        raise ValueError(f"{attribute.name} = {value} is odd; rotary embeddings turn pairs of numbers")
-
-
-@frozen(kw_only=True)
-class RopeScaling:
-    """How rotary frequencies are stretched for sequences longer than those of pre-training.
-
-    `linear` divides every frequency by the factor (arXiv 2306.15595). `llama3` divides the slow ones, leaves the fast
-    ones, and goes from one to the other in between (Llama 3.1's `apply_scaling`, and `rope_type: llama3` in its
-    config.json).
-    """
-
-    kind: Literal["linear", "llama3"]
-    """Which of the two."""
-    factor: float = field(validator=gt(0))
-    """What slow frequencies are divided by."""
-    low_freq_factor: float = field(default=1.0, validator=gt(0))
-    """Frequencies that turn fewer times than this over the original length are slow."""
-    high_freq_factor: float = field(default=4.0, validator=gt(0))
-    """Frequencies that turn more often than this over the original length are fast."""
-    original_max_seq_len: int = field(default=8192, validator=gt(0))
-    """Longest sequence of pre-training, in tokens."""
+from torchtune.modules._attention import GroupedQuerySpec
+from torchtune.modules._feed_forward import DenseSpec
+from torchtune.modules._parts import AttentionSpec, FeedForwardSpec, NormSpec, PositionsSpec
+from torchtune.modules._positions import RotarySpec
+from torchtune.modules._rms_norm import RMSNormSpec
 
 
 @frozen(kw_only=True)
 class Architecture:
-    """The sizes and constants that define a decoder, apart from its weights; what is left out is a Llama's.
+    """The sizes and constants that define a decoder, without its weights, and the spec of each part of its layers.
 
-    A model keeps its own, so that whoever saves it knows what to write into its config.json.
+    A model holds its own, so that whoever saves it knows what to write into its config.json.
     """
 
     family: str = "llama"
@@ -55,61 +28,67 @@ class Architecture:
     """Number of decoder layers."""
     embed_dim: int = field(validator=gt(0))
     """Width of the residual stream."""
-    num_heads: int = field(validator=gt(0))
-    """Query heads per layer."""
-    num_kv_heads: int = field(validator=[gt(0), _is_divisor_of_num_heads])
-    """Key-value heads per layer; fewer than `num_heads` is grouped-query attention (arXiv 2305.13245)."""
-    head_dim: int = field(validator=[gt(0), _is_even])
-    """Width of one head."""
-    ffn_dim: int = field(validator=gt(0))
-    """Inner width of the feed-forward."""
     max_seq_len: int = field(validator=gt(0))
     """Longest sequence, in tokens."""
-    rope_base: float = field(validator=gt(0))
-    """Base of the rotary frequencies (theta in arXiv 2104.09864, section 3.2.2)."""
-    norm_eps: float = field(validator=gt(0))
-    """Added to the mean square inside every norm."""
     tied_embeddings: bool
     """Whether the output head is the embedding table itself."""
-
-    activation: Literal["silu", "gelu_tanh"] = "silu"
-    """What the gate of the feed-forward passes through (arXiv 2002.05202)."""
-    qkv_bias: bool = False
-    """Whether queries, keys and values have a bias."""
-    qk_norm: Literal["head", "whole"] | None = None
-    """Norm of queries and keys before they are turned: of each head, or of all heads together; None: none."""
-    norms: Literal["pre", "post", "both"] = "pre"
-    """Where a layer's norms stand: before attention and feed-forward, behind them, or both."""
-    norm_offset: float = 0.0
-    """Added to the weight of every norm; 1 where checkpoints hold what it differs from one by."""
     embed_scale: float = 1.0
     """What embeddings are multiplied by."""
-    attention_scale: float | None = field(default=None, validator=optional(gt(0)))
-    """What the products of queries and keys are multiplied by; None: head_dim ** -0.5."""
-    attention_softcap: float | None = field(default=None, validator=optional(gt(0)))
-    """Bound c of attention scores s, which become c tanh(s / c) (arXiv 2408.00118, section 2); None: none."""
     final_softcap: float | None = field(default=None, validator=optional(gt(0)))
-    """The same for logits."""
-    window: int | None = field(default=None, validator=optional(gt(0)))
-    """Keys that a query of a sliding layer sees, its own among them; None: no layer slides."""
-    full_attention_every: int | None = field(default=None, validator=optional(gt(0)))
-    """Of the layers, counted from 1, every n-th sees everything although there is a window; None: none does."""
-    rope_scaling: RopeScaling | None = None
-    """How rotary frequencies are stretched; None: not at all."""
-    norm_kind: Literal["rms", "layer"] = "rms"
-    """RMS norms (arXiv 1910.07467), or layer norms with a bias (arXiv 1607.06450)."""
-    learned_positions: bool = False
-    """Whether a table of learnt positions is added to the embeddings, in the place of rotations."""
-    gated: bool = True
-    """Whether the feed-forward has a gate."""
-    o_bias: bool = False
-    """Whether attention's output has a bias."""
-    mlp_bias: bool = False
-    """Whether the feed-forward's layers have biases."""
-    rope_local_base: float | None = field(default=None, validator=optional(gt(0)))
-    """Base of the rotary frequencies of sliding layers, which are never stretched; None: `rope_base`."""
+    """Bound c of logits z, which become c tanh(z / c) (arXiv 2408.00118, section 2); None: none."""
 
-    def slides(self, layer: int) -> bool:
-        """Tell whether a layer, counted from 0, sees through the window only."""
-        every = self.full_attention_every
-        return self.window is not None and (every is None or (layer + 1) % every != 0)
+    attention: AttentionSpec
+    """What mixes tokens in a layer."""
+    feed_forward: FeedForwardSpec
+    """What maps each token in a layer."""
+    norm: NormSpec
+    """Norms of layers, and the final one."""
+    positions: PositionsSpec
+    """How positions are known."""
+
+    @classmethod
+    def of(cls, **values: Any) -> "Architecture":
+        """Build an architecture from numbers alone, each of which goes to the spec that has a field of its name.
+
+        Args:
+            **values: Fields of this class and of the specs. `attention`, `feed_forward`, `norm` and `positions` are
+                classes of specs; those that are left out are a Llama's.
+
+        Raises:
+            TypeError: no spec has such a field, or a field without a default is missing.
+            ValueError: a number is out of its range.
+        """
+        kinds = {name: values.pop(name, kind) for name, kind in _LLAMA.items()}
+        parts: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            parts[name] = kind(**{key: values.pop(key) for key in fields_dict(kind) if key in values})
+        return cls(**values, **parts)
+
+    def vary(self, **values: Any) -> "Architecture":
+        """Return an architecture that differs in some values, which are those of `of`.
+
+        Numbers of a part that is replaced by one of another kind are taken over where that has them too.
+        """
+        kinds = {name: values.get(name, type(getattr(self, name))) for name in _LLAMA}
+        known = {*fields_dict(Architecture), *_names(kinds.values())}
+        kept = {name: value for name, value in self.flat().items() if name in known}
+        return Architecture.of(**{**kept, **kinds, **values})
+
+    def flat(self) -> dict[str, Any]:
+        """Return all numbers side by side, those of the parts' specs among them."""
+        values = asdict(self, recurse=False)
+        parts = [values.pop(name) for name in _LLAMA]
+        return values | {key: value for part in parts for key, value in asdict(part, recurse=False).items()}
+
+
+_LLAMA: Mapping[str, Any] = {
+    "attention": GroupedQuerySpec,
+    "feed_forward": DenseSpec,
+    "norm": RMSNormSpec,
+    "positions": RotarySpec,
+}
+"""The parts of a Llama."""
+
+
+def _names(kinds: Iterable[Any]) -> set[str]:
+    return {name for kind in kinds for name in fields_dict(kind)}

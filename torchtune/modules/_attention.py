@@ -2,64 +2,114 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from attrs import define
+from attrs import Attribute, field, frozen
+from attrs.validators import gt, optional
 from torch import Tensor, nn
 
-from torchtune.modules._architecture import Architecture
+from torchtune.modules._context import PassContext
 from torchtune.modules._documents import Documents
 from torchtune.modules._flex_attention import flex_attend
-from torchtune.modules._kv_cache import LayerCache
-from torchtune.modules._layer_norm import norm_of
 from torchtune.modules._lean import Lean, turned
 from torchtune.modules._linear import Linear
+from torchtune.modules._parts import AttentionSpec, NormSpec
 from torchtune.modules._rotary import Rotation
 
+if TYPE_CHECKING:
+    from torchtune.modules._architecture import Architecture
 
-@define(eq=False)
-class AttentionContext:
-    """What a layer's attention looks at besides the residual stream."""
 
-    rotation: Rotation
-    """The angles of the tokens' positions."""
-    mask: Tensor | None = None
-    """`[b or 1, 1, s, keys]`, True where a query sees a key. None: token i of x sees tokens 0 to i of x; where there is
-    a single token, it sees every key of the cache."""
-    cache: LayerCache | None = None
-    """Where earlier keys and values are, and the new ones are put."""
-    documents: Documents | None = None
-    """Tokens see those of their own document alone; the mask is not looked at then."""
+def _is_divisor_of_num_heads(spec: "GroupedQuerySpec", attribute: "Attribute[int]", value: int) -> None:
+    if spec.num_heads % value:
+        raise ValueError(
+            f"{attribute.name} = {value} does not divide num_heads = {spec.num_heads};"
+            " every key-value head serves the same number of query heads"
+        )
+
+
+def _is_even(_: Any, attribute: "Attribute[int]", value: int) -> None:  # attrs passes the instance.
+    if value % 2:
+        raise ValueError(f"{attribute.name} = {value} is odd; rotary embeddings turn pairs of numbers")
+
+
+@frozen(kw_only=True)
+class GroupedQuerySpec(AttentionSpec):
+    """Attention whose query heads share key-value heads in groups, with a sliding window in some or all layers."""
+
+    num_heads: int = field(validator=gt(0))
+    """Query heads per layer."""
+    num_kv_heads: int = field(validator=[gt(0), _is_divisor_of_num_heads])
+    """Key-value heads per layer; fewer than `num_heads` is grouped-query attention (arXiv 2305.13245)."""
+    head_dim: int = field(validator=[gt(0), _is_even])
+    """Width of one head."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have a bias."""
+    o_bias: bool = False
+    """Whether attention's output has a bias."""
+    qk_norm: Literal["head", "whole"] | None = None
+    """Norm of queries and keys before they are turned: of each head, or of all heads together; None: none."""
+    attention_scale: float | None = field(default=None, validator=optional(gt(0)))
+    """What the products of queries and keys are multiplied by; None: head_dim ** -0.5."""
+    attention_softcap: float | None = field(default=None, validator=optional(gt(0)))
+    """Bound c of attention scores s, which become c tanh(s / c) (arXiv 2408.00118, section 2); None: none."""
+    window: int | None = field(default=None, validator=optional(gt(0)))
+    """Keys that a query of a sliding layer sees, its own among them; None: no layer slides."""
+    full_attention_every: int | None = field(default=None, validator=optional(gt(0)))
+    """Of the layers, counted from 1, every n-th sees everything although there is a window; None: none does."""
+
+    @property
+    def rotary_dim(self) -> int:
+        """Width of one head."""
+        return self.head_dim
+
+    @property
+    def pair_width(self) -> int:
+        """Channels of all query heads together."""
+        return self.num_heads * self.head_dim
+
+    def window_of(self, index: int) -> int | None:
+        """Return how many keys a query of a layer, counted from 0, sees, its own included; None: all to its left."""
+        every = self.full_attention_every
+        is_full = every is not None and (index + 1) % every == 0
+        return None if is_full else self.window
+
+    def build(self, architecture: "Architecture", index: int) -> "Attention":
+        """Build the attention of a layer, counted from 0."""
+        return Attention(architecture.embed_dim, self, architecture.norm, self.window_of(index))
 
 
 class Attention(Lean, nn.Module):
     """Causal self-attention with rotary positions and grouped key-value heads (arXiv 2305.13245).
 
     Args:
-        architecture: Its sizes, and whether there are biases, norms of queries and keys, a scale and a soft cap.
+        embed_dim: Width of the residual stream, d.
+        spec: Its sizes, and whether there are biases, norms of queries and keys, a scale and a soft cap.
+        norm: The kind of those norms.
         window: Keys that a query sees, its own among them; None: all to its left.
     """
 
-    def __init__(self, architecture: Architecture, window: int | None = None) -> None:
+    def __init__(
+        self, embed_dim: int, spec: GroupedQuerySpec, norm: NormSpec, window: int | None = None
+    ) -> None:
         super().__init__()
-        a = architecture
         self.window = window
-        self.head_dim = a.head_dim
-        self.qk_norm = a.qk_norm
-        self.scale = a.head_dim**-0.5 if a.attention_scale is None else a.attention_scale
-        self.softcap = a.attention_softcap
-        self.q_proj = Linear(a.embed_dim, a.num_heads * a.head_dim, bias=a.qkv_bias)
-        self.k_proj = Linear(a.embed_dim, a.num_kv_heads * a.head_dim, bias=a.qkv_bias)
-        self.v_proj = Linear(a.embed_dim, a.num_kv_heads * a.head_dim, bias=a.qkv_bias)
-        self.o_proj = Linear(a.num_heads * a.head_dim, a.embed_dim, bias=a.o_bias)
-        if a.qk_norm is not None:
-            q_heads, k_heads = (1, 1) if a.qk_norm == "head" else (a.num_heads, a.num_kv_heads)
-            self.q_norm = norm_of(a, q_heads * a.head_dim)
-            self.k_norm = norm_of(a, k_heads * a.head_dim)
+        self.head_dim = spec.head_dim
+        self.qk_norm = spec.qk_norm
+        self.scale = spec.head_dim**-0.5 if spec.attention_scale is None else spec.attention_scale
+        self.softcap = spec.attention_softcap
+        self.q_proj = Linear(embed_dim, spec.num_heads * spec.head_dim, bias=spec.qkv_bias)
+        self.k_proj = Linear(embed_dim, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
+        self.v_proj = Linear(embed_dim, spec.num_kv_heads * spec.head_dim, bias=spec.qkv_bias)
+        self.o_proj = Linear(spec.num_heads * spec.head_dim, embed_dim, bias=spec.o_bias)
+        if spec.qk_norm is not None:
+            q_heads, k_heads = (1, 1) if spec.qk_norm == "head" else (spec.num_heads, spec.num_kv_heads)
+            self.q_norm = norm.build(q_heads * spec.head_dim)
+            self.k_norm = norm.build(k_heads * spec.head_dim)
 
-    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
+    def forward(self, x: Tensor, context: PassContext) -> Tensor:
         """Let every token of x `[b, s, d]` look at itself and those before it; returns `[b, s, d]`."""
         rotation, mask, cache, documents = context.rotation, context.mask, context.cache, context.documents
         q = self.q_proj(x)  # [b, s, h * head_dim]

@@ -5,15 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
-from torchtune.modules._attention import AttentionContext
+from torchtune.modules._context import PassContext, add_up
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents
 from torchtune.modules._kv_cache import KVCache
-from torchtune.modules._layer_norm import LayerNorm, norm_of
 from torchtune.modules._linear import Embedding, Linear
-from torchtune.modules._lora import LoRALinear
-from torchtune.modules._rms_norm import RMSNorm
-from torchtune.modules._rotary import NoRotation, RotaryEmbedding
+from torchtune.modules._parts import HasReset
 
 
 class Decoder(nn.Module):
@@ -32,23 +29,18 @@ class Decoder(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = self.architecture = architecture
-        rotary = NoRotation if a.learned_positions else RotaryEmbedding
-        self.rotary = rotary(a.head_dim, a.rope_base, a.rope_scaling)
-        self.local_rotary = (
-            RotaryEmbedding(a.head_dim, a.rope_local_base) if a.rope_local_base else self.rotary
-        )
+        self.rotary, self.local_rotary = a.positions.rotations(a.attention.rotary_dim)
         self.embed_tokens = Embedding(a.vocab_size, a.embed_dim)
-        if a.learned_positions:
-            self.embed_positions = Embedding(a.max_seq_len, a.embed_dim)
+        self.embed_positions = a.positions.embedding(a)
         self.layers = nn.ModuleList(DecoderLayer(a, i) for i in range(a.num_layers))
-        self.norm = norm_of(a)
+        self.norm = a.norm.build(a.embed_dim)
         if not a.tied_embeddings:
             self.lm_head = Linear(a.embed_dim, a.vocab_size)
 
     def init_weights(self) -> None:
         """Draw all weights anew, adapters among them, as they are drawn when a model is built."""
         for module in self.modules():
-            if isinstance(module, (Linear, Embedding, RMSNorm, LayerNorm, LoRALinear)):
+            if isinstance(module, HasReset):
                 module.reset_parameters()
 
     @property
@@ -78,6 +70,7 @@ class Decoder(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
         documents: Documents | None = None,
+        aggregates: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Compute the hidden states after the final norm, which `head_weight` turns into logits.
 
@@ -89,6 +82,8 @@ class Decoder(nn.Module):
             cache: What the model has seen before, to which these tokens are added.
             documents: Which document each token belongs to, where rows hold several; a token sees its own
                 document alone, and its position is counted from that document's first token.
+            aggregates: Where sums that parts of the layers want to have in the loss are added, by name, over all layers
+                (`HasAggregates`); gradients flow from them. None: they are not needed.
 
         Returns:
             `[b, s, d]`.
@@ -103,45 +98,55 @@ class Decoder(nn.Module):
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1] if documents is None else documents.longest, cache)
-        masks: tuple[Tensor | None, Tensor | None] = (None, None)
+        windows = [self.architecture.attention.window_of(i) for i in range(len(self.layers))]
+        masks: dict[int | None, Tensor | None] = dict.fromkeys(windows)
         if documents is None:
-            masks = self._masks(tokens, positions, start, has_cache=cache is not None)
+            masks = self._masks({*windows}, tokens, positions, start, has_cache=cache is not None)
         if positions is None:
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None]  # [1, s]
         x = self.embed_tokens(tokens)  # [b, s, d]
         if self.architecture.embed_scale != 1.0:
             x = x * torch.tensor(self.architecture.embed_scale, dtype=x.dtype, device=x.device)
-        if self.architecture.learned_positions:
+        if self.embed_positions is not None:
             x = x + self.embed_positions(positions)
         rotation = self.rotary(positions, x.dtype)
         local = rotation if self.local_rotary is self.rotary else self.local_rotary(positions, x.dtype)
-        for i, layer in enumerate(self.layers):
-            slides = self.architecture.slides(i)
+        for i, (layer, window) in enumerate(zip(self.layers, windows, strict=True)):
             layer_cache = None if cache is None else cache.layers[i]
-            turns = local if slides else rotation
-            x = layer(x, AttentionContext(turns, masks[slides], layer_cache, documents))
+            turns = rotation if window is None else local
+            x = layer(x, PassContext(turns, masks[window], layer_cache, documents))
+            if isinstance(x, tuple):  # a layer whose parts have aggregates
+                x, sums = x
+                if aggregates is not None:
+                    add_up(aggregates, sums)
         normed: Tensor = self.norm(x)
         return normed
 
     def _masks(
-        self, tokens: Tensor, positions: Tensor | None, start: int, *, has_cache: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Return what queries see, `[b or 1, 1, s, keys]`: in layers that see everything, and in sliding ones.
+        self,
+        windows: set[int | None],
+        tokens: Tensor,
+        positions: Tensor | None,
+        start: int,
+        *,
+        has_cache: bool,
+    ) -> dict[int | None, Tensor | None]:
+        """Return what queries see, `[b or 1, 1, s, keys]`, by the sliding window of a layer.
 
         None is the plain causal mask, or a single token that sees every key.
         """
         length = tokens.shape[1]
         keys = start + length
-        window = self.architecture.window
         slots = torch.arange(keys, device=tokens.device)
         # With a cache, a row's own positions say where its tokens stand; without, their place in the row does.
         at = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]
         at = at[:, None, :, None]  # [b or 1, 1, s, 1]
         is_plain = (positions is None and (start == 0 or length == 1)) or not has_cache
         full = None if is_plain else slots <= at
-        if window is None or keys <= window:
-            return full, full
-        return full, (slots <= at) & (slots > at - window)
+        return {
+            window: full if window is None or keys <= window else (slots <= at) & (slots > at - window)
+            for window in windows
+        }
 
     def _check_length(self, length: int, cache: KVCache | None) -> None:
         limit, owner = self.architecture.max_seq_len, "the model"

@@ -1,67 +1,66 @@
 """One layer of a decoder."""
 
 from collections.abc import Callable
+from typing import Any
 
+from attrs import astuple
 from torch import Tensor, nn
 
 from torchtune.modules._architecture import Architecture
-from torchtune.modules._attention import Attention, AttentionContext
-from torchtune.modules._feed_forward import FeedForward
-from torchtune.modules._layer_norm import LayerNorm, norm_of
-from torchtune.modules._rms_norm import RMSNorm
+from torchtune.modules._context import PassContext
+from torchtune.modules._parts import HasAggregates
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then a feed-forward, each added to the residual stream, with norms before or behind them, or both.
+    """Attention, then a feed-forward, each added to the residual stream, with norms before or after them, or both.
 
-    Its parts carry the names of Hugging Face's checkpoints, so a weight has one name everywhere.
+    Which attention, feed-forward and norms is up to the architecture's specs. Parts carry the names of Hugging Face's
+    checkpoints, so a weight has one name everywhere.
 
     Args:
         architecture: The decoder's.
-        index: The layer's place in it, counted from 0.
+        index: The layer's position in it, counted from 0.
     """
 
-    input_layernorm: RMSNorm | LayerNorm
-    post_attention_layernorm: RMSNorm | LayerNorm
-    pre_feedforward_layernorm: RMSNorm | LayerNorm
-    post_feedforward_layernorm: RMSNorm | LayerNorm
-    run: Callable[..., Tensor] | None = None
+    run: Callable[..., Any] | None = None
     """What computes the layer in place of `compute`, with its arguments: a compiled or checkpointed version of it."""
 
     def __init__(self, architecture: Architecture, index: int = 0) -> None:
         super().__init__()
         a = architecture
-        self.norms = a.norms
-        self.self_attn = Attention(a, a.window if a.slides(index) else None)
-        self.mlp = FeedForward(a)
-        names = {
-            "pre": ("input_layernorm", "post_attention_layernorm"),
-            "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
-            "both": (
-                "input_layernorm",
-                "post_attention_layernorm",
-                "pre_feedforward_layernorm",
-                "post_feedforward_layernorm",
-            ),
-        }
-        for name in names[a.norms]:
-            self.add_module(name, norm_of(a))
+        self.self_attn = a.attention.build(a, index)
+        self.mlp = a.feed_forward.build(a, index)
+        self.norm_names = a.norm.names
+        for name in filter(None, astuple(self.norm_names)):
+            self.add_module(name, a.norm.build(a.embed_dim))
+        parts = [part for part in (self.self_attn, self.mlp) if isinstance(part, HasAggregates)]
+        self.aggregate_names = tuple(name for part in parts for name in part.aggregate_names)
 
-    def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
-        """Map x `[b, s, d]` to `[b, s, d]`."""
+    def forward(self, x: Tensor, context: PassContext) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Map x `[b, s, d]` to `[b, s, d]`; where parts have aggregates, their sums by name come with it."""
         run = self.run or self.compute
-        return run(x, context)
+        result: Tensor | tuple[Tensor, dict[str, Tensor]] = run(x, context)
+        return result
 
-    def compute(self, x: Tensor, context: AttentionContext) -> Tensor:
-        """Compute what `forward` returns."""
-        y: Tensor
-        if self.norms == "pre":
-            x = x + self.self_attn(self.input_layernorm(x), context)
-            y = x + self.mlp(self.post_attention_layernorm(x))
-        elif self.norms == "post":
-            x = x + self.post_attention_layernorm(self.self_attn(x, context))
-            y = x + self.post_feedforward_layernorm(self.mlp(x))
-        else:
-            x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), context))
-            y = x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        return y
+    def compute(self, x: Tensor, context: PassContext) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Compute what `forward` returns.
+
+        Sums are returned and not left in the caller's context, so that a layer that is computed again in the backward
+        pass adds nothing to them, and gradients flow through what the first pass returned.
+        """
+        if not self.aggregate_names:
+            return self._residual_stream(x, context)
+        aggregates: dict[str, Tensor] = {}
+        y = self._residual_stream(x, context.collecting(aggregates))
+        return y, aggregates
+
+    def _residual_stream(self, x: Tensor, context: PassContext) -> Tensor:
+        names = self.norm_names
+        mixed = self.self_attn(self._normed(x, names.before_attention), context)
+        x = x + self._normed(mixed, names.after_attention)
+        mapped = self.mlp(self._normed(x, names.before_feed_forward), context)
+        return x + self._normed(mapped, names.after_feed_forward)
+
+    def _normed(self, x: Tensor, name: str | None) -> Tensor:
+        normed: Tensor = x if name is None else getattr(self, name)(x)
+        return normed

@@ -1,14 +1,19 @@
 """Weight-decomposed low-rank adaptation: the length of each row of a weight is trained apart from its direction."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune.modules._lora import LoRALinear
+from torchtune.modules._lora import LoRA
+
+if TYPE_CHECKING:
+    from torchtune.modules._linear import Linear
 
 
-class DoRALinear(LoRALinear):
-    """A linear layer whose weight is `m (W + s B A) / ||W + s B A||`, row by row.
+class DoRA(LoRA):
+    """A layer whose weight is `m (W + s B A) / ||W + s B A||`, row by row.
 
     From arXiv 2402.09353, equation 5, whose columns are the rows of torch's weights. `lora_magnitude`, m, starts as
     the norms of W's rows, so at first nothing changes; the norm below it is a constant for the gradient
@@ -19,53 +24,62 @@ class DoRALinear(LoRALinear):
 
     The norm is taken in float32 at least. Where a step computes in bfloat16, and m is cast to that, the norm is
     rounded as m is: otherwise rows would begin up to 0.4% away from where they were.
-
-    Args:
-        linear: As for `LoRALinear`, as are the others.
-        rank: Rows of A.
-        alpha: The change is scaled by `alpha / rank`.
-        dropout: Share of the change's inputs that are zeroed while training, from 0 to below 1.
-        rank_stabilized: Scale by `alpha / sqrt(rank)` instead.
     """
 
-    def _make_adapter(self, like: Tensor) -> None:
-        super()._make_adapter(like)
-        self.lora_magnitude = nn.Parameter(like.new_empty(self.out_features))  # [out]
+    peft_settings: ClassVar[Mapping[str, bool]] = {"use_dora": True}
+    peft_tensors: ClassVar[Mapping[str, str]] = {
+        **LoRA.peft_tensors,
+        "lora_magnitude": "lora_magnitude_vector",
+    }
+
+    def create_parameters(self, in_features: int, out_features: int, like: Tensor) -> None:
+        """Create A `[r, in]`, B `[out, r]` and m `[out]`."""
+        super().create_parameters(in_features, out_features, like)
+        self.lora_magnitude = nn.Parameter(like.new_empty(out_features))
 
     @torch.no_grad()
-    def init_lora(self) -> None:
-        """Start A and B as `LoRALinear` does, and m as the norms of the weight's rows as they are held."""
-        super().init_lora()
+    def reset(self, weight: Tensor) -> None:
+        """Start A and B as `LoRA` does, and m as the norms of the weight's rows as they are held."""
+        super().reset(weight)
         if not self.lora_magnitude.is_meta:
             # A sharded weight has its rows where m has its elements, so that nothing is sent.
-            self.lora_magnitude.copy_(_squares(self.weight).sqrt())
+            self.lora_magnitude.copy_(_squares(weight).sqrt())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, linear: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        y = F.linear(x, self.weight)
-        total = (y + self.change(x).to(y.dtype)) * self._factors()
-        if self.bias is not None:
-            total = total + self.bias
+        weight = linear.weight_matrix()
+        y = linear.product(x, weight, None)
+        total = (y + self.change(x).to(y.dtype)) * self._factors(weight)
+        if linear.bias is not None:
+            total = total + linear.bias
         return total.to(y.dtype)
 
-    def _factors(self) -> Tensor:
+    @torch.no_grad()
+    def merge(self, weight: Tensor) -> Tensor:
+        """Compute `m (W + s B A) / ||W + s B A||`, `[out, in]`, in float32 at least."""
+        total = super().merge(weight)
+        norms: Tensor = torch.linalg.vector_norm(total, dim=1)  # [out]
+        factors = self.lora_magnitude.to(total.dtype) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        return total * factors[:, None]
+
+    def _factors(self, weight: Tensor) -> Tensor:
         """Compute `m / ||W + s B A||`, `[out]`, whose denominator has no gradient."""
-        norms = self.row_norms()
+        norms = self.row_norms(weight)
         rounded = norms.to(self.lora_magnitude.dtype).to(norms.dtype)
         return self.lora_magnitude.to(norms.dtype) / rounded.clamp_min(torch.finfo(norms.dtype).tiny)
 
     @torch.no_grad()
-    def row_norms(self) -> Tensor:
-        """Compute `||W + s B A||`, `[out]`, in float32 at least.
+    def row_norms(self, weight: Tensor) -> Tensor:
+        """Compute `||W + s B A||`, `[out]`, of W `[out, in]`, in float32 at least.
 
         The square is expanded to the diagonal of `W W^T + 2 s W A^T B^T + s^2 B A A^T B^T`, whose products are as thin
         as A and B: `B A` is as large as W, and would be kept where checkpointing keeps what matrix products gave.
         """
         wide = torch.promote_types(self.lora_a.dtype, torch.float32)
         a, b = self.lora_a.to(wide), self.scale * self.lora_b.to(wide)
-        along = self.weight.to(wide) @ a.T  # [out, r]
+        along = weight.to(wide) @ a.T  # [out, r]
         added = (b * (2 * along + b @ (a @ a.T))).sum(dim=1)  # [out]
-        return (_squares(self.weight) + added).clamp_min(0).sqrt()
+        return (_squares(weight) + added).clamp_min(0).sqrt()
 
 
 def _squares(weight: Tensor) -> Tensor:

@@ -1,10 +1,36 @@
 """The feed-forward of a decoder layer."""
 
+from typing import TYPE_CHECKING, Literal
+
+from attrs import field, frozen
+from attrs.validators import gt
 from torch import Tensor, nn
 
-from torchtune.modules._architecture import Architecture
+from torchtune.modules._context import PassContext
 from torchtune.modules._lean import Lean, activated, gated
 from torchtune.modules._linear import Linear
+from torchtune.modules._parts import FeedForwardSpec
+
+if TYPE_CHECKING:
+    from torchtune.modules._architecture import Architecture
+
+
+@frozen(kw_only=True)
+class DenseSpec(FeedForwardSpec):
+    """Every token passes through the same layers."""
+
+    ffn_dim: int = field(validator=gt(0))
+    """Inner width of the feed-forward."""
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    """What the gate of the feed-forward passes through (arXiv 2002.05202)."""
+    gated: bool = True
+    """Whether the feed-forward has a gate."""
+    mlp_bias: bool = False
+    """Whether the feed-forward's layers have biases."""
+
+    def build(self, architecture: "Architecture", index: int) -> "FeedForward":  # noqa: ARG002 -- all are alike
+        """Build the feed-forward of a layer."""
+        return FeedForward(architecture.embed_dim, self)
 
 
 class FeedForward(Lean, nn.Module):
@@ -13,20 +39,20 @@ class FeedForward(Lean, nn.Module):
     Without a gate it is the activation between two layers.
 
     Args:
-        architecture: Its widths, what the gate passes through, whether there is one, and whether there are biases.
+        embed_dim: Width of the residual stream, d.
+        spec: The rest.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, embed_dim: int, spec: DenseSpec) -> None:
         super().__init__()
-        a = architecture
-        self.activation = a.activation
-        self.gated = a.gated
-        if a.gated:
-            self.gate_proj = Linear(a.embed_dim, a.ffn_dim, bias=a.mlp_bias)
-        self.up_proj = Linear(a.embed_dim, a.ffn_dim, bias=a.mlp_bias)
-        self.down_proj = Linear(a.ffn_dim, a.embed_dim, bias=a.mlp_bias)
+        self.activation = spec.activation
+        self.gated = spec.gated
+        if spec.gated:
+            self.gate_proj = Linear(embed_dim, spec.ffn_dim, bias=spec.mlp_bias)
+        self.up_proj = Linear(embed_dim, spec.ffn_dim, bias=spec.mlp_bias)
+        self.down_proj = Linear(spec.ffn_dim, embed_dim, bias=spec.mlp_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: PassContext | None = None) -> Tensor:  # noqa: ARG002 -- tokens are alike
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
         # In both ways the gate comes first, so that dropout draws the same masks.
         if not self.gated:

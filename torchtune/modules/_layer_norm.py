@@ -1,11 +1,20 @@
-"""Layer norm, and the choice of a decoder's norms."""
+"""Layer norm."""
 
 import torch
 import torch.nn.functional as F
+from attrs import frozen
 from torch import Tensor, nn
 
-from torchtune.modules._architecture import Architecture
-from torchtune.modules._rms_norm import RMSNorm
+from torchtune.modules._parts import NormSpec
+
+
+@frozen(kw_only=True)
+class LayerNormSpec(NormSpec):
+    """Layer norms with a bias."""
+
+    def build(self, dim: int) -> "LayerNorm":
+        """Build a norm of vectors of some width."""
+        return LayerNorm(dim, self.norm_eps)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -16,15 +25,3 @@ class LayerNorm(nn.LayerNorm):
         dtype = torch.promote_types(x.dtype, torch.float32)
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)
         return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
-
-
-def norm_of(architecture: Architecture, dim: int | None = None) -> RMSNorm | LayerNorm:
-    """Build a norm of the kind that a decoder has.
-
-    Args:
-        architecture: The decoder's.
-        dim: Width of the vectors; None: that of the residual stream.
-    """
-    a = architecture
-    width = a.embed_dim if dim is None else dim
-    return RMSNorm(width, a.norm_eps, a.norm_offset) if a.norm_kind == "rms" else LayerNorm(width, a.norm_eps)

@@ -22,6 +22,9 @@ from torch.autograd.function import once_differentiable
 
 from torchtune.internals import ACTIVATION_BACKWARD, activation_backward
 
+Recompute = Callable[[], Tensor]
+"""Computes a weight matrix `[out, in]` once more, so that it need not be kept for the backward pass."""
+
 
 class Lean:
     """Base of layers with a second implementation that keeps less for the backward pass than the plain one."""
@@ -46,25 +49,29 @@ def lean(model: nn.Module) -> None:
 
 
 class _Product(torch.autograd.Function):
-    """`x W^T + b`."""
+    """`x W^T + b`; a W that is computed again is not kept, and gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, recompute: Recompute | None
+    ) -> Tensor:
+        ctx.recompute = recompute
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight if recompute is None else None)
         return F.linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         flat = grad.reshape(-1, grad.shape[-1])  # [n, out]
         grad_x = grad_weight = None
         if wants_x:
+            weight = weight if ctx.recompute is None else ctx.recompute()
             grad_x = (flat @ weight).view(*grad.shape[:-1], weight.shape[1])
         if wants_weight:
             grad_weight = flat.T @ x.reshape(-1, x.shape[-1])
-        return grad_x, grad_weight, flat.sum(0) if wants_bias else None
+        return grad_x, grad_weight, flat.sum(0) if wants_bias else None, None
 
 
 class _Adapted(torch.autograd.Function):
@@ -79,12 +86,13 @@ class _Adapted(torch.autograd.Function):
         lora_a: Tensor,
         lora_b: Tensor,
         scale: float,
+        recompute: Recompute | None,
     ) -> Tensor:
-        ctx.scale = scale
+        ctx.scale, ctx.recompute = scale, recompute
         flat = x.reshape(-1, weight.shape[1])  # [n, in]
         inner = flat @ lora_a.T  # [n, r]
         y = F.linear(flat, weight, bias).addmm_(inner, lora_b.T, alpha=scale)  # [n, out]
-        ctx.save_for_backward(x, weight, lora_a, lora_b, inner)
+        ctx.save_for_backward(x, weight if recompute is None else None, lora_a, lora_b, inner)
         return y.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -98,9 +106,10 @@ class _Adapted(torch.autograd.Function):
         grad_b = (flat.T @ inner).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
+            weight = weight if ctx.recompute is None else ctx.recompute()
             grad_x = (flat @ weight).addmm_(grad_inner, lora_a)
             grad_x = grad_x.view(*grad.shape[:-1], weight.shape[1])
-        return grad_x, None, None, grad_a, grad_b, None
+        return grad_x, None, None, grad_a, grad_b, None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -179,10 +188,15 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     return y
 
 
-product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _Product.apply
-"""Compute `x W^T + b` of x, W and b; x is kept only if W is trained."""
-adapted: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float], Tensor] = _Adapted.apply
-"""Compute `x W^T + b + s x A^T B^T` of x, frozen W and b, A, B and s; the second summand is added in place."""
+product: Callable[[Tensor, Tensor, Tensor | None, Recompute | None], Tensor] = _Product.apply
+"""Compute `x W^T + b` of x, W, b and what computes W again; x is kept only if W is trained."""
+adapted: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float, Recompute | None], Tensor] = (
+    _Adapted.apply
+)
+"""Compute `x W^T + b + s x A^T B^T` of x, frozen W and b, A, B, s and what computes W again.
+
+The second summand is added in place.
+"""
 gated: Callable[[Tensor, Tensor, str], Tensor] = _Gated.apply
 """Compute `act(gate) * up` of gate, up and the activation's name; the activated gate is computed again backwards."""
 normed: Callable[[Tensor, Tensor, float, float], Tensor] = _Normed.apply

@@ -2,9 +2,23 @@
 
 import torch
 import torch.nn.functional as F
+from attrs import frozen
 from torch import Tensor, nn
 
 from torchtune.modules._lean import Lean, normed
+from torchtune.modules._parts import NormSpec
+
+
+@frozen(kw_only=True)
+class RMSNormSpec(NormSpec):
+    """RMS norms."""
+
+    norm_offset: float = 0.0
+    """Added to the weight of every norm; 1 where checkpoints hold what it differs from one by."""
+
+    def build(self, dim: int) -> "RMSNorm":
+        """Build a norm of vectors of some width."""
+        return RMSNorm(dim, self.norm_eps, self.norm_offset)
 
 
 class RMSNorm(Lean, nn.Module):

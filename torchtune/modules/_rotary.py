@@ -1,12 +1,33 @@
 """Rotary position embeddings."""
 
 import math
+from typing import Literal
 
 import torch
-from attrs import define
+from attrs import define, field, frozen
+from attrs.validators import gt
 from torch import Tensor
 
-from torchtune.modules._architecture import RopeScaling
+
+@frozen(kw_only=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for sequences longer than those of pre-training.
+
+    `linear` divides every frequency by the factor (arXiv 2306.15595). `llama3` divides the slow ones, leaves the fast
+    ones, and goes from one to the other in between (Llama 3.1's `apply_scaling`, and `rope_type: llama3` in its
+    config.json).
+    """
+
+    kind: Literal["linear", "llama3"]
+    """Which of the two."""
+    factor: float = field(validator=gt(0))
+    """What slow frequencies are divided by."""
+    low_freq_factor: float = field(default=1.0, validator=gt(0))
+    """Frequencies that turn fewer times than this over the original length are slow."""
+    high_freq_factor: float = field(default=4.0, validator=gt(0))
+    """Frequencies that turn more often than this over the original length are fast."""
+    original_max_seq_len: int = field(default=8192, validator=gt(0))
+    """Longest sequence of pre-training, in tokens."""
 
 
 @define(eq=False)

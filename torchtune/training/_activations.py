@@ -12,7 +12,7 @@ from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from torchtune.config import FieldError, above
-from torchtune.modules import AttentionContext, Decoder, DecoderLayer
+from torchtune.modules import Decoder, DecoderLayer, PassContext
 
 
 @define(kw_only=True)
@@ -75,13 +75,13 @@ def compile_layers(model: Decoder) -> None:
 
 
 def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:
-    plain = layer.compute
+    plain: Callable[..., Any] = layer.compute
     anew = Calling(layer, plain)
     kept: dict[str, Any] = {}
     if section.keep == "matmuls":
         kept["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
 
-    def run_twice(x: Tensor, context: AttentionContext) -> Tensor:
+    def run_twice(x: Tensor, context: PassContext) -> Any:
         # Computing a second time would put the same keys into a cache again.
         if context.cache is not None or not torch.is_grad_enabled():
             return plain(x, context)
@@ -90,14 +90,12 @@ def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> 
         parameters: Iterator[tuple[str, Tensor]] = layer.named_parameters()
         swapped = {f"module.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
 
-        def run(x: Tensor) -> Tensor:
-            y: Tensor = torch.func.functional_call(anew, swapped, (x, context))
-            return y
+        def run(x: Tensor) -> Any:
+            return torch.func.functional_call(anew, swapped, (x, context))
 
         # Angles and masks are shared by all layers, so that x alone is this layer's to keep.
         with save_on_cpu(pin_memory=x.is_cuda) if section.offload else nullcontext():
-            y: Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **kept)
-        return y
+            return checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **kept)
 
     layer.run = run_twice
 
@@ -110,12 +108,12 @@ class Calling(nn.Module):
         method: What is called in the forward pass.
     """
 
-    def __init__(self, module: nn.Module, method: Callable[..., Tensor]) -> None:
+    def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
         self.module = module
         self.method = method
 
-    def forward(self, *args: Any) -> Tensor:
+    def forward(self, *args: Any) -> Any:
         """Call the method."""
         return self.method(*args)
 

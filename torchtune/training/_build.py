@@ -10,7 +10,7 @@ from torchtune.config import instantiate
 from torchtune.data import Batches, Rows, Tokenizer, split_off
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
-from torchtune.modules import Decoder, lora_layers
+from torchtune.modules import Decoder, has_adapters
 from torchtune.runs import RunFolder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._placement import whole_state
@@ -136,11 +136,11 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
     """
     run = RunFolder(cfg.output_dir)
     folder = run.final if name == "final" else run.best
-    has_adapters = any(True for _ in lora_layers(model))
-    state = whole_state(model, world, None if has_adapters else cfg.dtype)
+    is_adapted = has_adapters(model)
+    state = whole_state(model, world, None if is_adapted else cfg.dtype)
     if state is None:
         return
-    if has_adapters:
+    if is_adapted:
         save_peft_adapter(model, folder, base_model=cfg.model_directory, state=state, overwrite=True)
     else:
         save_hf_folder(

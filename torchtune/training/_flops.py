@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from torchtune.data import Batch
-from torchtune.modules import Decoder
+from torchtune.modules import Decoder, active_shares
 
 _TERA = 1e12
 
@@ -60,17 +61,19 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     appendix B, there without a mask).
 
     Args:
-        model: Tells the matrices, and which of them are trained.
+        model: Tells the matrices, which of them are trained, and how many tokens see each (`active_shares`).
     """
     architecture = model.architecture
     head = model.head_weight
+    shares = active_shares(model)
     named = model.named_parameters()
-    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and p is not head]
-    every = sum(p.numel() for p in [*matrices, head])
-    trained = sum(p.numel() for p in [*matrices, head] if p.requires_grad)
-    width = architecture.num_heads * architecture.head_dim  # channels of all query heads together
+    matrices: list[tuple[Tensor, float]] = [(head, 1.0)]
+    matrices += [(p, shares[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
+    every = sum(round(p.numel() * share) for p, share in matrices)
+    trained = sum(round(p.numel() * share) for p, share in matrices if p.requires_grad)
+    width = architecture.attention.pair_width
     a_token = 4 * every + 2 * trained
-    layers = [architecture.window if architecture.slides(i) else None for i in range(architecture.num_layers)]
+    layers = [architecture.attention.window_of(i) for i in range(architecture.num_layers)]
     kinds = {window: layers.count(window) for window in set(layers)}
 
     def count(batches: Sequence[Batch]) -> float:

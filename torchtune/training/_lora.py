@@ -4,7 +4,7 @@ from attrs import asdict, define, field
 
 from torchtune.config import above, not_empty, share
 from torchtune.formats import check_peft_adapter
-from torchtune.modules import Decoder, add_lora
+from torchtune.modules import AdapterKind, Decoder, add_lora
 
 
 @define(kw_only=True)
@@ -21,8 +21,8 @@ class Lora:
     """Share of an adapter's inputs that are dropped while training, from 0 to below 1."""
     rank_stabilized: bool = False
     """Scale by alpha / sqrt(rank), with which large ranks learn as fast as small ones (rsLoRA, arXiv:2312.03732)."""
-    dora: bool = False
-    """Train the length of each row of a weight apart from its direction (DoRA, arXiv:2402.09353)."""
+    kind: AdapterKind = "lora"
+    """`lora`, or `dora`, which also trains the length of each row of a weight (DoRA, arXiv:2402.09353)."""
 
     def add_to(self, model: Decoder) -> None:
         """Add the adapters and freeze everything else, in place.
@@ -32,5 +32,4 @@ class Lora:
                 folder for such adapters.
         """
         add_lora(model, **asdict(self))
-        if self.dora:
-            check_peft_adapter(model)
+        check_peft_adapter(model)

@@ -222,7 +222,12 @@ class _Workload:
             checkpoint_activations(own, evolve(section, offload=False))
         with fake_tensors():
             made = {
-                name: torch.empty(p.shape, dtype=compute, device="cpu", requires_grad=p.requires_grad)
+                name: torch.empty(
+                    p.shape,
+                    dtype=compute if p.is_floating_point() else p.dtype,
+                    device="cpu",
+                    requires_grad=p.requires_grad,
+                )
                 for name, p in own.named_parameters()
             }
             tokens = torch.zeros((rows, length), dtype=torch.long)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from torchtune.config import FieldError
 from torchtune.formats import load_hf_weights, read_hf_weights
-from torchtune.modules import Decoder, copy_whole, is_sharded, lean, lora_layers
+from torchtune.modules import Decoder, adapted_layers, copy_whole, is_sharded, lean
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.training._sharding import Sharding, shard
 from torchtune.training._world import World
@@ -147,11 +147,11 @@ def _fill(
     """Give a model memory and weights."""
     if model_directory is not None and is_whole and device.type == "cpu":  # backed by the file
         load_hf_weights(model, model_directory)
-        for _, layer in lora_layers(model):
-            for name, parameter in layer.adapter().items():
+        for _, _, adapter in adapted_layers(model):
+            for name, parameter in list(adapter.named_parameters()):
                 # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-                setattr(layer, name, nn.Parameter(empty))
+                setattr(adapter, name, nn.Parameter(empty))
     else:
         model.to_empty(device=device)
         parameters = dict(model.named_parameters())
@@ -163,8 +163,8 @@ def _fill(
         if model_directory is None:
             model.init_weights()
         else:  # Behind the weights, since DoRA's magnitudes are theirs.
-            for _, layer in lora_layers(model):
-                layer.init_lora()
+            for _, layer, _ in adapted_layers(model):
+                layer.reset_adapter()
 
 
 def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> None:
@@ -177,7 +177,8 @@ def set_dtype(model: nn.Module, compute: torch.dtype, weights: torch.dtype) -> N
     """
     weights = torch.promote_types(compute, weights)
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
+        if parameter.is_floating_point():  # a quantised weight is not
+            parameter.data = parameter.data.to(weights if parameter.requires_grad else compute)
 
 
 def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dict[str, Tensor] | None:

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 
 from torchtune.formats.gguf._file import GGUFFile
-from torchtune.models import FAMILIES
+from torchtune.models import FAMILIES, STRETCHED
 
 _FAMILIES = {family.gguf: family for family in FAMILIES.values() if family.gguf is not None}
 """The families by their names in GGUF files."""
 
-_LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+_LLAMA3_ROPE = {
+    "low_freq_factor": STRETCHED.low_freq_factor,
+    "high_freq_factor": STRETCHED.high_freq_factor,
+    "original_max_position_embeddings": STRETCHED.original_max_seq_len,
+}
 """What all Llama 3.1 to 3.3 have in their config.json; GGUF files hold what comes of it."""
 
 ROPE_FREQS = "rope_freqs.weight"

@@ -10,6 +10,7 @@ from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.gguf._config import ROPE_FREQS
 from torchtune.formats.gguf._file import GGUFFile
 from torchtune.formats.hf._weights import is_transposed
+from torchtune.models import FAMILIES
 from torchtune.modules import Architecture
 
 
@@ -29,12 +30,16 @@ def gguf_weights(file: GGUFFile, architecture: Architecture, expected: Iterable[
             shape = list(file.tensors[theirs].shape)
             shapes[name] = shape[::-1] if is_transposed(architecture, name) else shape
 
+    offset = architecture.flat().get("norm_offset", 0.0)
+
     def read(name: str) -> Tensor:
         tensor = torch.from_numpy(file.read(names[name]))
-        if architecture.family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            tensor = halves_apart(tensor, architecture.head_dim)
-        if architecture.norm_offset and name.endswith("norm.weight"):  # llama.cpp's converter adds it
-            tensor = tensor - architecture.norm_offset
+        if FAMILIES[architecture.family].gguf_pairs_neighbours and name.endswith(
+            ("q_proj.weight", "k_proj.weight")
+        ):
+            tensor = halves_apart(tensor, architecture.attention.rotary_dim)
+        if offset and name.endswith("norm.weight"):  # llama.cpp's converter adds it
+            tensor = tensor - offset
         return tensor.T if is_transposed(architecture, name) else tensor
 
     dtypes = dict.fromkeys(shapes, torch.float32)

@@ -11,15 +11,15 @@ from torchtune.modules import Architecture, Decoder
 def hf_config(model: Decoder) -> dict[str, Any]:
     """Describe a decoder as config.json does, for every transformers since 4.43."""
     a = model.architecture
-    family = FAMILIES[a.family]
+    values, family = a.flat(), FAMILIES[a.family]
     return {
         "architectures": [family.hf_class],
         "model_type": a.family,
-        **{theirs: getattr(a, ours) for ours, theirs in family.keys.items()},
+        **{theirs: values[ours] for ours, theirs in family.keys.items()},
         **{key: value for key, value in family.fixed.items() if key not in family.ignored},
-        **({} if a.learned_positions else written_rope(a)),
+        **written_rope(a),
         **family.write(a),
-        "torch_dtype": str(model.norm.weight.dtype).removeprefix("torch."),
+        "torch_dtype": str(next(model.norm.parameters()).dtype).removeprefix("torch."),
     }
 
 
@@ -48,7 +48,7 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
         for name in KEYS:
             is_default = name in defaults and keys.get(name) not in config
             numbers[name] = defaults[name] if is_default else config[keys[name]]
-        return Architecture(family=config["model_type"], **numbers, **family.read(config))
+        return Architecture.of(family=config["model_type"], **numbers, **family.read(config))
     except KeyError as error:
         raise ValueError(f"there is no {error.args[0]!r}") from error
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchtune.files import write_json, written_whole
 from torchtune.formats.hf._config import hf_config
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
-from torchtune.modules import Decoder, lora_layers
+from torchtune.modules import Decoder, has_adapters
 from torchtune.tokenizers import GENERATION_CONFIG, SpecialIds, auto_tokenizer, copy_files, copy_tokenizer
 
 SHARD_BYTES = 5 * 10**9
@@ -40,7 +40,7 @@ def save_hf_folder(
         FileNotFoundError: `tokenizer_directory` holds no tokenizer.
         ValueError: the model has LoRA adapters, or the tokenizer's files are damaged.
     """
-    if next(lora_layers(model), None) is not None:
+    if has_adapters(model):
         raise ValueError(
             "the model has LoRA adapters; merge them into it first (merge_lora), or write them alone"
             " (save_peft_adapter)"

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import attrs
 import torch
 from torch import Tensor, nn
 
@@ -14,9 +13,6 @@ from torchtune.models import FAMILIES
 from torchtune.modules import Architecture, Decoder
 
 _HEAD = "lm_head.weight"
-_EMBEDDINGS = ("embed_tokens.weight", "transformer.wte.weight")
-_IGNORED = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""Ends of the names of tables that old checkpoints hold without need."""
 
 
 def hf_name(name: str, family: str = "llama") -> str:
@@ -92,7 +88,7 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     """Look into the weights of a Hugging Face folder, once all are known to fit a model; as `read_hf_weights` does."""
     _check_architecture(model, folder)
     shapes = expected_shapes(model)
-    source = _needed(folder_tensors(folder), shapes)
+    source = _needed(folder_tensors(folder), shapes, model.architecture.family)
     check_tensors(shapes, source, folder)
     return source
 
@@ -118,7 +114,7 @@ def expected_shapes(model: Decoder) -> dict[str, list[int]]:
 
 
 def _without_adapters(model: Decoder) -> dict[str, Tensor]:
-    return {n: p for n, p in model.state_dict().items() if ".lora_" not in n}
+    return {n: p for n, p in model.state_dict().items() if ".adapter." not in n}
 
 
 def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -160,7 +156,7 @@ def is_transposed(architecture: Architecture, name: str) -> bool:
 
 def _check_architecture(model: Decoder, folder: Path) -> None:
     """Compare numbers that shapes cannot show: a wrong rope_base loads, and talks nonsense."""
-    ours, theirs = attrs.asdict(model.architecture), attrs.asdict(read_hf_config(folder))
+    ours, theirs = model.architecture.flat(), read_hf_config(folder).flat()
     different = [
         f"{key} is {theirs[key]} there, {ours[key]} in the model"
         for key in ours
@@ -170,13 +166,14 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
         raise ValueError(f"{folder}/config.json describes another model: {'; '.join(different)}")
 
 
-def _needed(source: TensorSource, expected: Mapping[str, list[int]]) -> TensorSource:
+def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str) -> TensorSource:
     """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
-    names = {name: name for name in source.shapes if not name.endswith(_IGNORED)}
-    if any(name.startswith("transformer.") for name in expected):  # OpenAI's own files leave that part out
-        known = ("transformer.", _HEAD)
-        names = {name if name.startswith(known) else f"transformer.{name}": name for name in names}
-    embedding = next(name for name in expected if name.endswith(_EMBEDDINGS))
+    facts = FAMILIES[family]
+    names = {name: name for name in source.shapes if not name.endswith(facts.unneeded)}
+    if facts.optional_prefix:
+        known = (facts.optional_prefix, _HEAD)
+        names = {name if name.startswith(known) else facts.optional_prefix + name: name for name in names}
+    embedding = hf_name("embed_tokens.weight", family)
     is_extra = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
     if is_extra and torch.equal(source.read(names[_HEAD]), source.read(names[embedding])):
         del names[_HEAD]

@@ -11,7 +11,9 @@ from typing import Any
 from attrs import field, frozen
 
 from torchtune.files import read_json
-from torchtune.modules import Architecture, RopeScaling
+from torchtune.models.llama2 import code_llama_7b, llama2_7b
+from torchtune.models.llama3 import llama3_1_8b, llama3_2_1b, llama3_8b
+from torchtune.modules import Architecture
 
 FILE = "params.json"
 
@@ -22,13 +24,15 @@ _REQUIRED = ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
 _LARGEST = 2**31
 """What no number of a model reaches: sizes beyond it make matrices that torch cannot describe."""
 
-_MAX_SEQ_LEN = {10_000.0: 4096, 500_000.0: 8192, 1_000_000.0: 16_384}
-"""Longest sequence by rope_theta, which Meta's files leave out: of Llama 2, Llama 3 and Code Llama (config.json of
-meta-llama/Llama-2-7b-hf, meta-llama/Meta-Llama-3-8B and codellama/CodeLlama-7b-hf). LLaMA 1's 2048 tokens cannot be
-told from Llama 2's 4096."""
+_UNSTRETCHED = {
+    a.flat()["rope_base"]: a for a in (b.architecture for b in (llama2_7b, llama3_8b, code_llama_7b))
+}
+"""Models by rope_theta, with the longest sequence, which Meta's files leave out. LLaMA 1's 2048 tokens cannot be told
+from Llama 2's 4096."""
 
-_STRETCHED_MAX_SEQ_LEN = 131_072
-"""Longest sequence of Llama 3.1 to 3.3, whose rotary frequencies are stretched (their config.json)."""
+_STRETCHED = {False: llama3_1_8b.architecture, True: llama3_2_1b.architecture}
+"""Models whose rotary frequencies are stretched, by whether embeddings are tied (Meta's own code has a factor of 8 for
+all, the config.json of those with tied ones 32)."""
 
 
 @frozen(kw_only=True)
@@ -64,14 +68,13 @@ class MetaParams:
         Args:
             vocab_size: Rows of the embeddings.
             tied_embeddings: Whether the output head is the embedding table itself. The tied ones among those whose
-                rotary frequencies are stretched are Llama 3.2 1B and 3B: by a factor of 32 (their config.json on the
-                Hugging Face hub; Meta's own code has 8 for all), where Llama 3.1's and 3.3's is 8.
+                rotary frequencies are stretched are Llama 3.2 1B and 3B.
 
         Raises:
             ValueError: heads do not divide, or a head's width is odd.
         """
-        scaling = RopeScaling(kind="llama3", factor=32.0 if tied_embeddings else 8.0)
-        return Architecture(
+        like = _STRETCHED[tied_embeddings] if self.use_scaled_rope else _UNSTRETCHED[self.rope_theta]
+        return Architecture.of(
             vocab_size=vocab_size,
             num_layers=self.n_layers,
             embed_dim=self.dim,
@@ -79,11 +82,11 @@ class MetaParams:
             num_kv_heads=self.n_kv_heads,
             head_dim=self.head_dim,
             ffn_dim=self.ffn_dim,
-            max_seq_len=_STRETCHED_MAX_SEQ_LEN if self.use_scaled_rope else _MAX_SEQ_LEN[self.rope_theta],
+            max_seq_len=like.max_seq_len,
             rope_base=self.rope_theta,
             norm_eps=self.norm_eps,
             tied_embeddings=tied_embeddings,
-            rope_scaling=scaling if self.use_scaled_rope else None,
+            rope_scaling=like.flat()["rope_scaling"],
         )
 
 
@@ -134,8 +137,8 @@ def _check_values(path: Path, values: dict[str, Any]) -> None:
     if values["dim"] % values["n_heads"]:
         raise ValueError(f"{path}: dim = {values['dim']} is not a multiple of n_heads = {values['n_heads']}")
     theta = values.get("rope_theta", 10_000.0)
-    if not values.get("use_scaled_rope") and theta not in _MAX_SEQ_LEN:
-        known = ", ".join(f"{base:,.0f}" for base in _MAX_SEQ_LEN)
+    if not values.get("use_scaled_rope") and theta not in _UNSTRETCHED:
+        known = ", ".join(f"{base:,.0f}" for base in sorted(_UNSTRETCHED))
         raise ValueError(
             f"{path}: the longest sequence is not in it, and is known for a rope_theta of {known} only, not for"
             f" {theta:,}"

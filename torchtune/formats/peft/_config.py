@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from torchtune.files import read_json, unexpected
+from torchtune.modules import ADAPTERS, Adapter
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -30,6 +31,9 @@ _OFF = {
 
 _CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Ways to start that take something off the weights of the base, which PEFT does again when it loads them."""
+
+KIND_SETTINGS = tuple(dict.fromkeys(key for kind in ADAPTERS.values() for key in kind.peft_settings))
+"""Keys that tell the kinds of adapters."""
 
 _RANK, _ALPHA = "a whole number above 0", "a number above 0"
 _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
@@ -67,6 +71,17 @@ def of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) 
     return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), otherwise)
 
 
+def kind_of(config: Mapping[str, Any]) -> type[Adapter]:
+    """Return the kind of a folder's adapters: of those whose settings it has, the one with the most."""
+    kinds = [
+        kind
+        for kind in ADAPTERS.values()
+        if kind.peft_tensors
+        and all(bool(config.get(key)) == value for key, value in kind.peft_settings.items())
+    ]
+    return max(kinds, key=lambda kind: len(kind.peft_settings))
+
+
 def _ending(pattern: str) -> str:
     return rf"(.*\.)?({pattern})"
 
@@ -77,7 +92,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
     dropout = config.get("lora_dropout", 0.0)
     if dropout != 0:
         _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
-    for name in ("use_rslora", "use_dora"):
+    for name in ("use_rslora", *KIND_SETTINGS):
         if not isinstance(config.get(name), bool | None):
             raise unexpected(path, name, config[name], "true or false")
     for name, what in _PATTERNS.items():

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchtune.files import write_json, written_whole
 from torchtune.formats._tensor_files import one_file
 from torchtune.formats.hf._save import write_safetensors
-from torchtune.formats.peft._config import ADAPTER_CONFIG, of_pattern, read_peft_config
-from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
-from torchtune.modules import Decoder, DoRALinear, LoRALinear, lora_layers, lora_scale
+from torchtune.formats.peft._config import ADAPTER_CONFIG, kind_of, of_pattern, read_peft_config
+from torchtune.formats.peft._layers import PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
+from torchtune.modules import Adapter, Decoder, Linear, adaptable, has_adapters
 from torchtune.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES, copy_files
 
 
@@ -33,38 +33,30 @@ def load_peft_adapter(model: Decoder, folder: str | os.PathLike[str]) -> None:
     """
     folder = Path(folder)
     dropout = read_peft_config(folder).get("lora_dropout", 0.0)
-    if next(lora_layers(model), None) is not None:
+    if has_adapters(model):
         raise ValueError("the model has LoRA adapters already; merge them first (merge_lora)")
     adapters = read_peft_adapter(model, folder)
     model.requires_grad_(requires_grad=False)
     for adapter in adapters.values():
         for name, tensors in adapter.shares().items():
-            linear = _linear(model, name)
-            assert not linear.weight.is_meta, "load the model's weights before its adapters"
-            kind = DoRALinear if "lora_magnitude" in adapter.tensors else LoRALinear
-            layer = kind(
-                linear, adapter.rank, adapter.alpha, dropout, rank_stabilized=adapter.rank_stabilized
+            layer = adaptable(model, name)
+            layer.adapter = adapter.kind(
+                layer, adapter.rank, adapter.alpha, dropout, rank_stabilized=adapter.rank_stabilized
             )
-            with torch.no_grad():
-                for part, parameter in layer.adapter().items():
-                    parameter.copy_(tensors[part])
-            model.set_submodule(name, layer)
+            assert not any(p.is_meta for p in layer.adapter.parameters()), "load the model's weights first"
+            layer.adapter.load_state_dict(tensors)
 
 
 @frozen(kw_only=True)
 class LayerAdapter(CheckpointAdapter):
     """The adapter of one layer of a checkpoint, with those of our layers that it adapts."""
 
+    kind: type[Adapter]
     ours: tuple[str, ...]
     """Our names of the layers, in their order."""
     rows: tuple[int, ...]
     """How many of the checkpoint's layer belong to each."""
     rank_stabilized: bool
-
-    @property
-    def scale(self) -> float:
-        """What the change is multiplied by."""
-        return lora_scale(self.alpha, self.rank, rank_stabilized=self.rank_stabilized)
 
     def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """Split the rows of a tensor `[out, ...]` between our layers."""
@@ -77,6 +69,16 @@ class LayerAdapter(CheckpointAdapter):
             for name, rows in zip(self.ours, self.split(self.tensors[part]), strict=True):
                 shares[name][part] = rows
         return shares
+
+    def adapters(self) -> dict[str, Adapter]:
+        """Return the adapters of our layers by name, on no layer."""
+        in_features = self.tensors["lora_a"].shape[1]
+        adapters = {}
+        for (name, tensors), rows in zip(self.shares().items(), self.rows, strict=True):
+            layer = Linear(in_features, rows, device="meta")
+            adapters[name] = self.kind(layer, self.rank, self.alpha, rank_stabilized=self.rank_stabilized)
+            adapters[name].load_state_dict(tensors, assign=True)
+        return adapters
 
 
 def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
@@ -91,12 +93,15 @@ def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
         ValueError: as in `load_peft_adapter`.
     """
     config, tensors = read_peft_config(folder), read_peft_tensors(folder)
-    layers = peft_layers(model)
+    layers, kind = peft_layers(model), kind_of(config)
     return {
         theirs: LayerAdapter(
             ours=layers[theirs],
             rows=tuple(_linear(model, name).out_features for name in layers[theirs]),
-            tensors={part: tensors[f"{PREFIX}{theirs}.{PARTS[part]}"] for part in _parts(config)},
+            kind=kind,
+            tensors={
+                part: tensors[f"{PREFIX}{theirs}.{of_peft}"] for part, of_peft in kind.peft_tensors.items()
+            },
             alpha=of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"]),
             rank_stabilized=bool(config.get("use_rslora")),
         )
@@ -156,7 +161,7 @@ def _check_tensors(
     folder: Path,
 ) -> list[str]:
     """Compare an adapter's tensors with the model's layers, and return the checkpoint's names of those it adapts."""
-    ends = [f".{PARTS[part]}" for part in _parts(config)]
+    ends = [f".{of_peft}" for of_peft in kind_of(config).peft_tensors.values()]
     adapted: dict[str, None] = {}
     for name in sorted(tensors):
         end = next((e for e in ends if name.endswith(e)), "")
@@ -168,7 +173,7 @@ def _check_tensors(
         adapted[layer] = None
     for layer in adapted:
         for part, shape in _shapes([_linear(model, name) for name in layers[layer]], layer, config).items():
-            name = f"{PREFIX}{layer}.{PARTS[part]}"
+            name = f"{PREFIX}{layer}.{kind_of(config).peft_tensors[part]}"
             found = list(tensors[name].shape) if name in tensors else "missing"
             if found != shape:
                 raise ValueError(
@@ -177,14 +182,9 @@ def _check_tensors(
     return list(adapted)
 
 
-def _parts(config: Mapping[str, Any]) -> list[str]:
-    """Name the tensors that each adapted layer has."""
-    return [part for part in PARTS if part != "lora_magnitude" or config.get("use_dora")]
-
-
 def _shapes(linears: list[nn.Linear], layer: str, config: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the shapes that the tensors of a checkpoint's layer have, by our names of them."""
     rank = of_pattern(config, "rank_pattern", layer, config["r"])
     out = sum(linear.out_features for linear in linears)
-    shapes = {"lora_a": [rank, linears[0].in_features], "lora_b": [out, rank], "lora_magnitude": [out]}
-    return {part: shapes[part] for part in _parts(config)}
+    adapter = kind_of(config)(Linear(linears[0].in_features, out, device="meta"), rank, alpha=1.0)
+    return {part: list(parameter.shape) for part, parameter in adapter.named_parameters()}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._weights import is_transposed
 from torchtune.formats.peft._load import LayerAdapter
-from torchtune.modules import Architecture, merge_weight
+from torchtune.modules import Architecture
 
 
 def merged_weights(
@@ -33,12 +33,8 @@ def merged_weights(
             return tensor
         transposed = is_transposed(architecture, name)
         weight = tensor.T if transposed else tensor  # [out, in]
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        parts = []
-        for part, tensors in zip(adapter.split(weight), adapter.shares().values(), strict=True):
-            wide = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-            parts.append(merge_weight(part, scale=adapter.scale, **wide))
-        merged = torch.cat(parts)
+        parts = zip(adapter.split(weight), adapter.adapters().values(), strict=True)
+        merged = torch.cat([part_adapter.merge(part) for part, part_adapter in parts])
         return merged.T if transposed else merged
 
     return evolve(base, read=read)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchtune.files import write_json, written_whole
 from torchtune.formats.hf._save import write_safetensors
-from torchtune.formats.peft._config import ADAPTER_CONFIG, PLAIN
-from torchtune.formats.peft._layers import PARTS, PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
+from torchtune.formats.peft._config import ADAPTER_CONFIG, KIND_SETTINGS, PLAIN
+from torchtune.formats.peft._layers import PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
 from torchtune.models import FAMILIES
-from torchtune.modules import Decoder, DoRALinear, LoRALinear, lora_layers, lora_state
+from torchtune.modules import Adapter, Decoder, adapted_layers, lora_state
 
 
 def save_peft_adapter(
@@ -41,8 +41,9 @@ def save_peft_adapter(
     check_peft_adapter(model)
     state = lora_state(model) if state is None else state
     adapters = _checkpoint_adapters(model, state)
+    names = _kind(model).peft_tensors
     tensors = {
-        f"{PREFIX}{name}.{PARTS[part]}": tensor
+        f"{PREFIX}{name}.{names[part]}": tensor
         for name, adapter in adapters.items()
         for part, tensor in adapter.tensors.items()
     }
@@ -55,36 +56,53 @@ def check_peft_adapter(model: Decoder) -> None:
     """Refuse adapters that a folder of PEFT's cannot hold; the model may be on the meta device.
 
     Raises:
-        ValueError: there are none; they are of several kinds; or DoRA adapts a part of what is one layer in the
-            family's checkpoints, whose other rows would then need magnitudes too.
+        ValueError: there are none; they are of several kinds, or of one that PEFT does not have; or a kind with a
+            number for each row, such as DoRA, adapts a part of what is one layer in the family's checkpoints, whose
+            other rows would then need such numbers too.
     """
-    layers = dict(lora_layers(model))
-    if not layers:
+    adapters = _adapters(model)
+    if not adapters:
         raise ValueError("the model has no LoRA adapters to write; add_lora gives it some")
-    if len({(type(layer), layer.rank_stabilized) for layer in layers.values()}) > 1:
+    if len({(type(adapter), adapter.rank_stabilized) for adapter in adapters.values()}) > 1:
         raise ValueError(
-            "PEFT's folders hold adapters of one kind, and the model has several; let all or none of its layers have"
-            " dora, and all or none rank_stabilized"
+            "PEFT's folders hold adapters of one kind, and the model has several; let all of its layers have the same"
+            " kind, and all or none rank_stabilized"
         )
-    if not _has_dora(layers):
+    kind = _kind(model)
+    if not kind.peft_tensors:
+        raise ValueError(f"PEFT has no adapters like {kind.__name__}; choose another kind")
+    per_row = _per_row(kind)
+    if not per_row:
         return
     for theirs, names in peft_layers(model).items():
-        without = [name for name in names if name not in layers]
+        without = [name for name in names if name not in adapters]
         if 0 < len(without) < len(names):
             parts = ", ".join(name.rpartition(".")[2] for name in names)
             raise ValueError(
                 f"checkpoints of {model.architecture.family} hold {parts} as one layer, {theirs}, each row of which has"
-                f" a magnitude of DoRA's, and {' and '.join(without)} would have none; adapt all of {parts}, or none"
+                f" a {per_row[0]} in {kind.__name__}, and {' and '.join(without)} would have none; adapt all of"
+                f" {parts}, or none"
             )
 
 
-def _has_dora(layers: Mapping[str, LoRALinear]) -> bool:
-    return isinstance(next(iter(layers.values())), DoRALinear)
+def _adapters(model: Decoder) -> dict[str, Adapter]:
+    """Return the adapters by their layers' names."""
+    return {name: adapter for name, _, adapter in adapted_layers(model)}
+
+
+def _kind(model: Decoder) -> type[Adapter]:
+    """Return the kind of a model's adapters, which have one."""
+    return type(next(iter(_adapters(model).values())))
+
+
+def _per_row(kind: type[Adapter]) -> list[str]:
+    """Name the parameters that have a row for each output, besides B."""
+    return [part for part in kind.peft_tensors if part not in {"lora_a", "lora_b"}]
 
 
 def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, CheckpointAdapter]:
     """Return the adapters of the layers as checkpoints hold them, by the checkpoint's names."""
-    ours = dict(lora_layers(model))
+    ours = _adapters(model)
     found = {}
     for theirs, names in peft_layers(model).items():
         adapted = [ours[name] for name in names if name in ours]
@@ -98,7 +116,7 @@ def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[st
 
 
 def _joined(
-    model: Decoder, ours: Mapping[str, LoRALinear], names: tuple[str, ...], state: Mapping[str, Tensor]
+    model: Decoder, ours: Mapping[str, Adapter], names: tuple[str, ...], state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Join the adapters of what is one layer in checkpoints, with the scale of the first.
 
@@ -106,21 +124,24 @@ def _joined(
     each still changes its own rows alone. Those that came from one adapter, and still have its A, become it again.
     """
     adapted = [name for name in names if name in ours]
-    all_a = [state[f"{name}.lora_a"] for name in adapted]
+    all_a = [state[f"{name}.adapter.lora_a"] for name in adapted]
     blocks = []
     for name in names:
         if name in ours:
             ratio = ours[name].scale / ours[adapted[0]].scale
-            blocks.append(state[f"{name}.lora_b"] if ratio == 1 else state[f"{name}.lora_b"] * ratio)
+            block = state[f"{name}.adapter.lora_b"]
+            blocks.append(block if ratio == 1 else block * ratio)
         else:
-            blocks.append(all_a[0].new_zeros(model.get_parameter(f"{name}.weight").shape[0], 0))
+            linear = model.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            blocks.append(all_a[0].new_zeros(linear.out_features, 0))
     is_one = len(adapted) == len(names) and all(torch.equal(a, all_a[0]) for a in all_a)
     tensors = {
         "lora_a": all_a[0] if is_one else torch.cat(all_a),
         "lora_b": torch.cat(blocks) if is_one else torch.block_diag(*blocks),  # type: ignore[no-untyped-call]  # torch's
     }
-    if _has_dora(ours):
-        tensors["lora_magnitude"] = torch.cat([state[f"{name}.lora_magnitude"] for name in names])
+    for part in _per_row(type(ours[adapted[0]])):
+        tensors[part] = torch.cat([state[f"{name}.adapter.{part}"] for name in names])
     return tensors
 
 
@@ -128,8 +149,7 @@ def _adapter_config(
     model: Decoder, base_model: str | None, adapters: Mapping[str, CheckpointAdapter]
 ) -> dict[str, Any]:
     """Describe the adapters of a model, given by the checkpoint's names of the layers."""
-    layers = dict(lora_layers(model))
-    first = next(iter(layers.values()))
+    first = next(iter(_adapters(model).values()))
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -138,7 +158,8 @@ def _adapter_config(
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout.p,
         "use_rslora": first.rank_stabilized,
-        "use_dora": _has_dora(layers),
+        **dict.fromkeys(KIND_SETTINGS, False),
+        **first.peft_settings,
         "target_modules": _target_modules(model, set(adapters)),
         "inference_mode": True,
         "fan_in_fan_out": bool(FAMILIES[model.architecture.family].transposed),

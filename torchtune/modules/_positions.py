@@ -1,0 +1,49 @@
+"""Specs of how a decoder knows positions."""
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+from attrs.validators import gt, optional
+
+from torchtune.modules._linear import Embedding
+from torchtune.modules._parts import PositionsSpec
+from torchtune.modules._rotary import NoRotation, RopeScaling, RotaryEmbedding
+
+if TYPE_CHECKING:
+    from torchtune.modules._architecture import Architecture
+
+
+@frozen(kw_only=True)
+class RotarySpec(PositionsSpec):
+    """Queries and keys are turned by their positions (arXiv 2104.09864)."""
+
+    rope_base: float = field(validator=gt(0))
+    """Base of the rotary frequencies (theta in section 3.2.2)."""
+    rope_scaling: RopeScaling | None = None
+    """How rotary frequencies are stretched; None: not at all."""
+    rope_local_base: float | None = field(default=None, validator=optional(gt(0)))
+    """Base of the rotary frequencies of sliding layers, which are never stretched; None: `rope_base`."""
+
+    def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
+        """Return the rotary embeddings, one object twice where sliding layers have the same."""
+        rotary = RotaryEmbedding(rotary_dim, self.rope_base, self.rope_scaling)
+        if self.rope_local_base is None:
+            return rotary, rotary
+        return rotary, RotaryEmbedding(rotary_dim, self.rope_local_base)
+
+    def embedding(self, architecture: "Architecture") -> None:
+        """Return None."""
+
+
+@frozen(kw_only=True)
+class LearnedSpec(PositionsSpec):
+    """A table of learnt positions is added to the embeddings, in the place of rotations."""
+
+    def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
+        """Return what turns nothing."""
+        rotary = NoRotation(rotary_dim, base=1.0)
+        return rotary, rotary
+
+    def embedding(self, architecture: "Architecture") -> Embedding:
+        """Build the table `[max_seq_len, d]`."""
+        return Embedding(architecture.max_seq_len, architecture.embed_dim)
