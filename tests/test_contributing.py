@@ -18,13 +18,13 @@ FAMILY = '''"""Toy models: Llamas whose embedding has another name in checkpoint
 
 from typing import Unpack
 
-from torchtune.models._builder import builder, name_builders
+from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-toy_1m = builder(
-    "example/toy-1m", llama2_7b, family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4
+toy_1m = size("example/toy-1m", llama2_7b)(
+    family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4, head_dim=8
 )
 
 
@@ -241,7 +241,7 @@ def add_family(tree: Path) -> None:
 
 
 def add_size(tree: Path) -> None:
-    size = 'smollm2_tiny = builder("example/tiny", smollm2_135m, num_layers=2)\n'
+    size = 'smollm2_tiny = size("example/tiny", smollm2_135m)(num_layers=2)\n'
     edit(tree / "torchtune/models/smollm2.py", "\nsmollm2 = ", f"\n{size}smollm2 = ")
     words = ["model=torchtune.models.smollm2.smollm2_tiny", "model.max_seq_len=64"]
     assert "smollm2_tiny" in python(tree, SHOWN.format(words=words))

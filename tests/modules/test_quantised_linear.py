@@ -107,11 +107,11 @@ def test_values_and_gradients_are_those_of_the_dequantised_layers(
 @kinds
 def test_no_dequantised_matrix_is_kept_for_the_backward_pass(kind: dict[str, Any], *, is_lean: bool) -> None:
     model, plain = pair(kind, is_lean=is_lean)
-    tokens, kept = torch.zeros(1, 2, dtype=torch.long), []
+    tokens, sizes = torch.zeros(1, 2, dtype=torch.long), []
     for one in (model, plain):
         parameters = {p.untyped_storage().data_ptr() for p in one.parameters()}
-        kept.append(kept_bytes(lambda one=one: one.hidden(tokens), parameters))  # type: ignore[misc]
-    assert kept[0] == kept[1]
+        sizes.append(kept_bytes(lambda one=one: one.hidden(tokens), parameters))  # type: ignore[misc]
+    assert sizes[0] == sizes[1]
 
 
 @kinds

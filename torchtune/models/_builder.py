@@ -27,16 +27,28 @@ class Builder(Protocol):
         """
 
 
-def builder(checkpoint: str, like: Builder | None = None, **values: Any) -> Builder:
-    """Return a function that builds a model of one size; `name_builders` gives it its name.
+def size(checkpoint: str, like: Builder | None = None) -> Callable[..., Builder]:
+    """Declare a model of one size: `size(checkpoint, like)(num_layers=...)` returns the function that builds it.
+
+    `name_builders` gives that function its name.
 
     Args:
         checkpoint: Where the sizes are from: the model on the Hugging Face hub that has them in its config.json.
         like: The builder of a size that this one differs from in some values; None: there is none.
-        **values: What differs, or all values, as `Architecture.of` takes them.
-    """
-    architecture = Architecture.of(**values) if like is None else like.architecture.vary(**values)
 
+    Returns:
+        A function of what differs, or of all values, as `Architecture.of` takes them.
+    """
+
+    def declare(**values: Any) -> Builder:
+        if like is None:
+            return _builder(checkpoint, Architecture.of(**values))
+        return _builder(checkpoint, like.architecture.vary(**values))
+
+    return declare
+
+
+def _builder(checkpoint: str, architecture: Architecture) -> Builder:
     def build(max_seq_len: int = architecture.max_seq_len) -> Decoder:
         return Decoder(evolve(architecture, max_seq_len=max_seq_len))
 

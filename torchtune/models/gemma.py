@@ -1,27 +1,26 @@
 """Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms, GEGLU; then soft caps and windows."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
 from attrs import evolve
 
-from torchtune.models._builder import Builder, builder, name_builders
+from torchtune.models._builder import Builder, name_builders, size
 from torchtune.models._family import Config, Family, layer_types, read_rope, rope, windows
 from torchtune.models.llama2 import llama2_7b
 from torchtune.modules import Architecture
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
 
 
-def _of_width(checkpoint: str, like: Builder, embed_dim: int, **others: Any) -> Builder:
+def _of_width(checkpoint: str, like: Builder, embed_dim: int) -> Callable[..., Builder]:
     """Declare a size of another width, by whose root embeddings are multiplied."""
-    return builder(checkpoint, like, embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim), **others)
+    return partial(size(checkpoint, like), embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim))
 
 
 # arXiv 2403.08295, table 1.
-gemma_2b = _of_width(
-    "google/gemma-2b",
-    llama2_7b,
-    2048,
+gemma_2b = _of_width("google/gemma-2b", llama2_7b, 2048)(
     family="gemma",
     activation="gelu_tanh",
     norm_offset=1.0,
@@ -35,14 +34,11 @@ gemma_2b = _of_width(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-gemma_7b = _of_width(
-    "google/gemma-7b", gemma_2b, 3072, num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576
+gemma_7b = _of_width("google/gemma-7b", gemma_2b, 3072)(
+    num_layers=28, num_heads=16, num_kv_heads=16, ffn_dim=24_576
 )
 # arXiv 2408.00118, table 1 and section 2.
-gemma2_2b = _of_width(
-    "google/gemma-2-2b",
-    gemma_2b,
-    2304,
+gemma2_2b = _of_width("google/gemma-2-2b", gemma_2b, 2304)(
     family="gemma2",
     norm_layout="both",
     window=4096,
@@ -54,25 +50,14 @@ gemma2_2b = _of_width(
     num_kv_heads=4,
     ffn_dim=9216,
 )
-gemma2_9b = _of_width(
-    "google/gemma-2-9b", gemma2_2b, 3584, num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336
+gemma2_9b = _of_width("google/gemma-2-9b", gemma2_2b, 3584)(
+    num_layers=42, num_heads=16, num_kv_heads=8, ffn_dim=14_336
 )
-gemma2_27b = _of_width(
-    "google/gemma-2-27b",
-    gemma2_9b,
-    4608,
-    attention_scale=144**-0.5,
-    num_layers=46,
-    num_heads=32,
-    num_kv_heads=16,
-    head_dim=128,
-    ffn_dim=36_864,
+gemma2_27b = _of_width("google/gemma-2-27b", gemma2_9b, 4608)(
+    attention_scale=144**-0.5, num_layers=46, num_heads=32, num_kv_heads=16, head_dim=128, ffn_dim=36_864
 )
 # arXiv 2503.19786, section 2: norms of queries and keys in the place of soft caps, five sliding layers to a full one.
-gemma3_1b = _of_width(
-    "google/gemma-3-1b-pt",
-    gemma2_2b,
-    1152,
+gemma3_1b = _of_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
     family="gemma3_text",
     qk_norm="head",
     attention_softcap=None,
@@ -87,7 +72,7 @@ gemma3_1b = _of_width(
     ffn_dim=6912,
     max_seq_len=32_768,
 )
-gemma3_270m = _of_width("google/gemma-3-270m", gemma3_1b, 640, num_layers=18, ffn_dim=2048)
+gemma3_270m = _of_width("google/gemma-3-270m", gemma3_1b, 640)(num_layers=18, ffn_dim=2048)
 
 
 _TURNS = ("<start_of_turn>", "<end_of_turn>")

@@ -2,7 +2,7 @@
 
 from typing import Any, Unpack
 
-from torchtune.models._builder import builder, name_builders
+from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, Fused
 from torchtune.modules import LayerNormSpec, LearnedSpec
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
@@ -18,8 +18,7 @@ _GPT2: dict[str, Any] = {
 }
 """What all of the family have in common."""
 
-gpt2 = builder(
-    "openai-community/gpt2",
+gpt2 = size("openai-community/gpt2")(
     **_GPT2,
     family="gpt2",
     vocab_size=50_257,
@@ -33,32 +32,14 @@ gpt2 = builder(
     norm_eps=1e-5,
     tied_embeddings=True,
 )
-gpt2_medium = builder(
-    "openai-community/gpt2-medium",
-    gpt2,
-    num_layers=24,
-    embed_dim=1024,
-    num_heads=16,
-    num_kv_heads=16,
-    ffn_dim=4096,
+gpt2_medium = size("openai-community/gpt2-medium", gpt2)(
+    num_layers=24, embed_dim=1024, num_heads=16, num_kv_heads=16, ffn_dim=4096
 )
-gpt2_large = builder(
-    "openai-community/gpt2-large",
-    gpt2,
-    num_layers=36,
-    embed_dim=1280,
-    num_heads=20,
-    num_kv_heads=20,
-    ffn_dim=5120,
+gpt2_large = size("openai-community/gpt2-large", gpt2)(
+    num_layers=36, embed_dim=1280, num_heads=20, num_kv_heads=20, ffn_dim=5120
 )
-gpt2_xl = builder(
-    "openai-community/gpt2-xl",
-    gpt2,
-    num_layers=48,
-    embed_dim=1600,
-    num_heads=25,
-    num_kv_heads=25,
-    ffn_dim=6400,
+gpt2_xl = size("openai-community/gpt2-xl", gpt2)(
+    num_layers=48, embed_dim=1600, num_heads=25, num_kv_heads=25, ffn_dim=6400
 )
 
 

@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from torchtune.models._builder import builder, defaults_of, name_builders
+from torchtune.models._builder import defaults_of, name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
@@ -60,37 +60,18 @@ def llama2(
     )
 
 
-llama2_7b = builder("meta-llama/Llama-2-7b-hf", **defaults_of(llama2), head_dim=128)
-llama2_13b = builder(
-    "meta-llama/Llama-2-13b-hf",
-    llama2_7b,
-    num_layers=40,
-    embed_dim=5120,
-    num_heads=40,
-    num_kv_heads=40,
-    ffn_dim=13_824,
+llama2_7b = size("meta-llama/Llama-2-7b-hf")(**defaults_of(llama2), head_dim=128)
+llama2_13b = size("meta-llama/Llama-2-13b-hf", llama2_7b)(
+    num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824
 )
-llama2_70b = builder(
-    "meta-llama/Llama-2-70b-hf",
-    llama2_7b,
-    num_layers=80,
-    embed_dim=8192,
-    num_heads=64,
-    num_kv_heads=8,
-    ffn_dim=28_672,
+llama2_70b = size("meta-llama/Llama-2-70b-hf", llama2_7b)(
+    num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8, ffn_dim=28_672
 )
-code_llama_7b = builder(
-    "codellama/CodeLlama-7b-hf", llama2_7b, vocab_size=32_016, max_seq_len=16_384, rope_base=1e6
+code_llama_7b = size("codellama/CodeLlama-7b-hf", llama2_7b)(
+    vocab_size=32_016, max_seq_len=16_384, rope_base=1e6
 )
-tiny_llama_1_1b = builder(
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    llama2_7b,
-    num_layers=22,
-    embed_dim=2048,
-    num_kv_heads=4,
-    head_dim=64,
-    ffn_dim=5632,
-    max_seq_len=2048,
+tiny_llama_1_1b = size("TinyLlama/TinyLlama-1.1B-Chat-v1.0", llama2_7b)(
+    num_layers=22, embed_dim=2048, num_kv_heads=4, head_dim=64, ffn_dim=5632, max_seq_len=2048
 )
 
 

@@ -4,36 +4,28 @@ from typing import Unpack
 
 from attrs import evolve
 
-from torchtune.models._builder import builder, name_builders
+from torchtune.models._builder import name_builders, size
 from torchtune.models.llama2 import llama2_7b, llama2_70b
 from torchtune.modules import RopeScaling
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
 
-llama3_8b = builder(
-    "meta-llama/Meta-Llama-3-8B",
-    llama2_7b,
-    vocab_size=128_256,
-    num_kv_heads=8,
-    ffn_dim=14_336,
-    max_seq_len=8192,
-    rope_base=500_000.0,
+llama3_8b = size("meta-llama/Meta-Llama-3-8B", llama2_7b)(
+    vocab_size=128_256, num_kv_heads=8, ffn_dim=14_336, max_seq_len=8192, rope_base=500_000.0
 )
-llama3_70b = builder(
-    "meta-llama/Meta-Llama-3-70B", llama2_70b, vocab_size=128_256, max_seq_len=8192, rope_base=500_000.0
+llama3_70b = size("meta-llama/Meta-Llama-3-70B", llama2_70b)(
+    vocab_size=128_256, max_seq_len=8192, rope_base=500_000.0
 )
 
 STRETCHED = RopeScaling(kind="llama3", factor=8.0)
 """Scaling of the rotary frequencies of Llama 3.1 and 3.3; only the factor of Llama 3.2's differs."""
-llama3_1_8b = builder("meta-llama/Llama-3.1-8B", llama3_8b, max_seq_len=131_072, rope_scaling=STRETCHED)
-llama3_1_70b = builder("meta-llama/Llama-3.1-70B", llama3_70b, max_seq_len=131_072, rope_scaling=STRETCHED)
-llama3_3_70b = builder("meta-llama/Llama-3.3-70B-Instruct", llama3_1_70b)
-llama3_1_405b = builder(
-    "meta-llama/Llama-3.1-405B", llama3_1_70b, num_layers=126, embed_dim=16_384, num_heads=128, ffn_dim=53_248
+llama3_1_8b = size("meta-llama/Llama-3.1-8B", llama3_8b)(max_seq_len=131_072, rope_scaling=STRETCHED)
+llama3_1_70b = size("meta-llama/Llama-3.1-70B", llama3_70b)(max_seq_len=131_072, rope_scaling=STRETCHED)
+llama3_3_70b = size("meta-llama/Llama-3.3-70B-Instruct", llama3_1_70b)()
+llama3_1_405b = size("meta-llama/Llama-3.1-405B", llama3_1_70b)(
+    num_layers=126, embed_dim=16_384, num_heads=128, ffn_dim=53_248
 )
 
-llama3_2_1b = builder(
-    "meta-llama/Llama-3.2-1B",
-    llama3_1_8b,
+llama3_2_1b = size("meta-llama/Llama-3.2-1B", llama3_1_8b)(
     num_layers=16,
     embed_dim=2048,
     head_dim=64,
@@ -41,8 +33,8 @@ llama3_2_1b = builder(
     tied_embeddings=True,
     rope_scaling=evolve(STRETCHED, factor=32.0),
 )
-llama3_2_3b = builder(
-    "meta-llama/Llama-3.2-3B", llama3_2_1b, num_layers=28, embed_dim=3072, num_heads=24, head_dim=128
+llama3_2_3b = size("meta-llama/Llama-3.2-3B", llama3_2_1b)(
+    num_layers=28, embed_dim=3072, num_heads=24, head_dim=128
 )
 
 

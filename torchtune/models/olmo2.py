@@ -2,14 +2,12 @@
 
 from typing import Unpack
 
-from torchtune.models._builder import builder, name_builders
+from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-olmo2_7b = builder(
-    "allenai/OLMo-2-1124-7B",
-    llama2_7b,
+olmo2_7b = size("allenai/OLMo-2-1124-7B", llama2_7b)(
     family="olmo2",
     qk_norm="whole",
     norm_layout="post",
@@ -17,25 +15,13 @@ olmo2_7b = builder(
     rope_base=500_000.0,
     norm_eps=1e-6,
 )
-olmo2_1b = builder(
-    "allenai/OLMo-2-0425-1B",
-    olmo2_7b,
-    num_layers=16,
-    embed_dim=2048,
-    num_heads=16,
-    num_kv_heads=16,
-    ffn_dim=8192,
+olmo2_1b = size("allenai/OLMo-2-0425-1B", olmo2_7b)(
+    num_layers=16, embed_dim=2048, num_heads=16, num_kv_heads=16, ffn_dim=8192
 )
-olmo2_13b = builder(
-    "allenai/OLMo-2-1124-13B",
-    olmo2_7b,
-    num_layers=40,
-    embed_dim=5120,
-    num_heads=40,
-    num_kv_heads=40,
-    ffn_dim=13_824,
+olmo2_13b = size("allenai/OLMo-2-1124-13B", olmo2_7b)(
+    num_layers=40, embed_dim=5120, num_heads=40, num_kv_heads=40, ffn_dim=13_824
 )
-olmo2_32b = builder("allenai/OLMo-2-0325-32B", olmo2_13b, num_layers=64, num_kv_heads=8, ffn_dim=27_648)
+olmo2_32b = size("allenai/OLMo-2-0325-32B", olmo2_13b)(num_layers=64, num_kv_heads=8, ffn_dim=27_648)
 
 
 def olmo2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

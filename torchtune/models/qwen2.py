@@ -2,14 +2,12 @@
 
 from typing import Any, Unpack
 
-from torchtune.models._builder import builder, name_builders
+from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Config, Family, read_rope
 from torchtune.models.llama2 import llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-qwen2_0_5b = builder(
-    "Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B",
-    llama2_7b,
+qwen2_0_5b = size("Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B", llama2_7b)(
     family="qwen2",
     qkv_bias=True,
     vocab_size=151_936,
@@ -24,41 +22,19 @@ qwen2_0_5b = builder(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-qwen2_1_5b = builder(
-    "Qwen/Qwen2-1.5B or Qwen/Qwen2.5-1.5B",
-    qwen2_0_5b,
-    num_layers=28,
-    embed_dim=1536,
-    num_heads=12,
-    head_dim=128,
-    ffn_dim=8960,
+qwen2_1_5b = size("Qwen/Qwen2-1.5B or Qwen/Qwen2.5-1.5B", qwen2_0_5b)(
+    num_layers=28, embed_dim=1536, num_heads=12, head_dim=128, ffn_dim=8960
 )
-qwen2_5_3b = builder(
-    "Qwen/Qwen2.5-3B", qwen2_1_5b, num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008
+qwen2_5_3b = size("Qwen/Qwen2.5-3B", qwen2_1_5b)(num_layers=36, embed_dim=2048, num_heads=16, ffn_dim=11_008)
+qwen2_7b = size("Qwen/Qwen2.5-7B-Instruct or Qwen/Qwen2-7B", qwen2_1_5b)(
+    vocab_size=152_064, embed_dim=3584, num_heads=28, num_kv_heads=4, ffn_dim=18_944, tied_embeddings=False
 )
-qwen2_7b = builder(
-    "Qwen/Qwen2.5-7B-Instruct or Qwen/Qwen2-7B",
-    qwen2_1_5b,
-    vocab_size=152_064,
-    embed_dim=3584,
-    num_heads=28,
-    num_kv_heads=4,
-    ffn_dim=18_944,
-    tied_embeddings=False,
+qwen2_5_14b = size("Qwen/Qwen2.5-14B-Instruct", qwen2_7b)(
+    num_layers=48, embed_dim=5120, num_heads=40, num_kv_heads=8, ffn_dim=13_824, norm_eps=1e-5
 )
-qwen2_5_14b = builder(
-    "Qwen/Qwen2.5-14B-Instruct",
-    qwen2_7b,
-    num_layers=48,
-    embed_dim=5120,
-    num_heads=40,
-    num_kv_heads=8,
-    ffn_dim=13_824,
-    norm_eps=1e-5,
-)
-qwen2_5_32b = builder("Qwen/Qwen2.5-32B-Instruct", qwen2_5_14b, num_layers=64, ffn_dim=27_648)
-qwen2_5_72b = builder(
-    "Qwen/Qwen2.5-72B-Instruct", qwen2_5_32b, num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568
+qwen2_5_32b = size("Qwen/Qwen2.5-32B-Instruct", qwen2_5_14b)(num_layers=64, ffn_dim=27_648)
+qwen2_5_72b = size("Qwen/Qwen2.5-72B-Instruct", qwen2_5_32b)(
+    num_layers=80, embed_dim=8192, num_heads=64, ffn_dim=29_568
 )
 
 

@@ -2,15 +2,13 @@
 
 from typing import Unpack
 
-from torchtune.models._builder import builder, name_builders
+from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family
 from torchtune.models.llama2 import llama2_7b
 from torchtune.models.qwen2 import read_qwen
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-qwen3_0_6b = builder(
-    "Qwen/Qwen3-0.6B",
-    llama2_7b,
+qwen3_0_6b = size("Qwen/Qwen3-0.6B", llama2_7b)(
     family="qwen3",
     qk_norm="head",
     vocab_size=151_936,
@@ -24,11 +22,11 @@ qwen3_0_6b = builder(
     norm_eps=1e-6,
     tied_embeddings=True,
 )
-qwen3_1_7b = builder("Qwen/Qwen3-1.7B", qwen3_0_6b, embed_dim=2048, ffn_dim=6144)
-qwen3_4b = builder("Qwen/Qwen3-4B", qwen3_1_7b, num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
-qwen3_8b = builder("Qwen/Qwen3-8B", qwen3_4b, embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
-qwen3_14b = builder("Qwen/Qwen3-14B", qwen3_8b, num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
-qwen3_32b = builder("Qwen/Qwen3-32B", qwen3_14b, num_layers=64, num_heads=64, ffn_dim=25_600)
+qwen3_1_7b = size("Qwen/Qwen3-1.7B", qwen3_0_6b)(embed_dim=2048, ffn_dim=6144)
+qwen3_4b = size("Qwen/Qwen3-4B", qwen3_1_7b)(num_layers=36, embed_dim=2560, num_heads=32, ffn_dim=9728)
+qwen3_8b = size("Qwen/Qwen3-8B", qwen3_4b)(embed_dim=4096, ffn_dim=12_288, tied_embeddings=False)
+qwen3_14b = size("Qwen/Qwen3-14B", qwen3_8b)(num_layers=40, embed_dim=5120, num_heads=40, ffn_dim=17_408)
+qwen3_32b = size("Qwen/Qwen3-32B", qwen3_14b)(num_layers=64, num_heads=64, ffn_dim=25_600)
 
 
 def qwen3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:

@@ -2,13 +2,11 @@
 
 from typing import Unpack
 
-from torchtune.models._builder import builder, name_builders, with_defaults
+from torchtune.models._builder import name_builders, size, with_defaults
 from torchtune.models.llama2 import llama2, llama2_7b
 from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
 
-smollm2_135m = builder(
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-    llama2_7b,
+smollm2_135m = size("HuggingFaceTB/SmolLM2-135M-Instruct", llama2_7b)(
     vocab_size=49_152,
     num_layers=30,
     embed_dim=576,
@@ -20,24 +18,11 @@ smollm2_135m = builder(
     rope_base=100_000.0,
     tied_embeddings=True,
 )
-smollm2_360m = builder(
-    "HuggingFaceTB/SmolLM2-360M",
-    smollm2_135m,
-    num_layers=32,
-    embed_dim=960,
-    num_heads=15,
-    num_kv_heads=5,
-    ffn_dim=2560,
+smollm2_360m = size("HuggingFaceTB/SmolLM2-360M", smollm2_135m)(
+    num_layers=32, embed_dim=960, num_heads=15, num_kv_heads=5, ffn_dim=2560
 )
-smollm2_1_7b = builder(
-    "HuggingFaceTB/SmolLM2-1.7B",
-    smollm2_135m,
-    num_layers=24,
-    embed_dim=2048,
-    num_heads=32,
-    num_kv_heads=32,
-    ffn_dim=8192,
-    rope_base=130_000.0,
+smollm2_1_7b = size("HuggingFaceTB/SmolLM2-1.7B", smollm2_135m)(
+    num_layers=24, embed_dim=2048, num_heads=32, num_kv_heads=32, ffn_dim=8192, rope_base=130_000.0
 )
 smollm2 = with_defaults(
     llama2,

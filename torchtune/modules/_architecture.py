@@ -71,8 +71,8 @@ class Architecture:
         """
         kinds = {name: values.get(name, type(getattr(self, name))) for name in _LLAMA}
         known = {*fields_dict(Architecture), *_names(kinds.values())}
-        kept = {name: value for name, value in self.flat().items() if name in known}
-        return Architecture.of(**{**kept, **kinds, **values})
+        inherited = {name: value for name, value in self.flat().items() if name in known}
+        return Architecture.of(**{**inherited, **kinds, **values})
 
     def flat(self) -> dict[str, Any]:
         """Return all numbers side by side, those of the parts' specs among them."""
