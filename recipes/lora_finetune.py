@@ -50,7 +50,8 @@ def main(cfg: LoraFinetuneConfig) -> None:
         optimizer = training.build_optimizer(cfg.optimizer, model)
         schedule = training.build_schedule(cfg, optimizer, batches)
         validator = training.build_validator(cfg, held_out, scorer, tokenizer, model, world)
-        run = training.Run(cfg, model, optimizer, schedule, batches, world, validator=validator)
+        parts = {"validator": validator}
+        run = training.Run(cfg, model, optimizer, schedule, batches, world, parts=parts)
 
         with batches, run:
             validator.validate_if_due(run)

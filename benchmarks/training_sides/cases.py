@@ -60,6 +60,7 @@ ABLATIONS: dict[str, Ablation] = {
     "attention in bfloat16": Ablation(instead="attention in bfloat16", dtype="bf16"),
     "products by oneDNN": Ablation(instead="products by oneDNN", dtype="fp32"),
     "torch's optimizer as it is": Ablation(instead="torch's optimizer as it is"),
+    "numbers read a step later": Ablation(instead="numbers read a step later"),
     "the heap as glibc has it": Ablation(environment=GLIBC),
     "1,024 kernels cached": Ablation(environment=MANY_KERNELS, dtype="bf16"),
     "inputs of layers kept alone": Ablation(("placement.activation_checkpointing.keep=inputs",)),

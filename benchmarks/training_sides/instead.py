@@ -2,11 +2,13 @@
 # ruff: noqa: SLF001 -- what is replaced has no public name, as no run replaces it
 
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchtune import training
 from torchtune.internals import OUTCOMES
 from torchtune.modules import _attention, _lean
 
@@ -57,10 +59,16 @@ def optimizer_as_it_is(_: nn.Module) -> None:
     OUTCOMES["optimizer step"] = False
 
 
+def numbers_read_later(_: nn.Module) -> None:
+    """Leave updates out on the device, and read the numbers of a step while the next is computed, as on a GPU."""
+    training.Run.__init__ = partialmethod(training.Run.__init__, waits=False)  # type: ignore[method-assign]
+
+
 INSTEAD: dict[str, Callable[[nn.Module], None]] = {
     "weights copied": weights_copied,
     "attention in bfloat16": attention_in_bfloat16,
     "products by oneDNN": products_by_onednn,
     "torch's optimizer as it is": optimizer_as_it_is,
+    "numbers read a step later": numbers_read_later,
 }
 """What an ablation does once the model has its weights, where no override does it."""

@@ -127,7 +127,7 @@ def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]
 
     def of_batch(model: Decoder, batch: Batch) -> Tensor:
         model.compute_dtype = DTYPES[dtype]
-        return NextToken(loss)(model, batch).terms["loss"].total
+        return NextToken(loss)(model, batch).terms["next_token"].total
 
     return of_batch
 

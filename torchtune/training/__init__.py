@@ -41,7 +41,15 @@ from torchtune.training._schedules import (
     steps_in,
     warmup_stable_decay,
 )
-from torchtune.training._score import NextToken, Score, Scorer, Term, in_compute_dtype, target_states
+from torchtune.training._score import (
+    NextToken,
+    Score,
+    Scorer,
+    Term,
+    aggregate_terms,
+    in_compute_dtype,
+    target_states,
+)
 from torchtune.training._sections import section_of
 from torchtune.training._sharding import Sharding
 from torchtune.training._signals import Stopped, StopRequests
@@ -89,6 +97,7 @@ __all__ = [
     "Validation",
     "Validator",
     "World",
+    "aggregate_terms",
     "batch_of",
     "build_model",
     "build_optimizer",

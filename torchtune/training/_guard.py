@@ -29,7 +29,7 @@ _NAMED = 8
 class Guard:
     """Lets steps through whose loss and gradient are finite; all ranks come to the same answer.
 
-    The update is left out on the device, by optimizers whose kernels can (torch's fused Adam, AdamW, SGD and Adagrad);
+    The update is left out on the device, by optimizers whose kernels can (torch's fused Adam and AdamW);
     for others the host waits for one flag. What happened is judged on the host when the step's numbers arrive there,
     before the next update: the parameters are as they were before the bad step.
 
@@ -39,7 +39,8 @@ class Guard:
         dataset: Says where a row is.
         world: The ranks of this run.
         folder: The run's, whose newest checkpoint the message names.
-        on_device: Leave updates out on the device; None: where it is a GPU and the optimizer's kernels can.
+        on_device: Leave updates out on the device where the optimizer's kernels can; otherwise the host waits for a
+            flag.
     """
 
     _non_finite: Literal["stop", "skip"]
@@ -47,7 +48,7 @@ class Guard:
     _dataset: "Rows[Any]"
     _world: World
     _folder: RunFolder
-    _on_device: bool | None = None
+    _on_device: bool = False
     in_a_row: int = field(default=0, init=False)
     """Steps before this one that were skipped since their loss or gradient was NaN or infinite."""
 
@@ -63,10 +64,7 @@ class Guard:
         grad_norm = grad_norm.to(loss.device)
         is_loss_finite, is_norm_finite = torch.isfinite(loss), torch.isfinite(grad_norm)
         skips = ~(is_loss_finite & is_norm_finite) | (n_targets == 0)
-        on_device = self._on_device
-        if on_device is None:
-            on_device = loss.is_cuda and takes_skips(optimizer)
-        if on_device:
+        if self._on_device and takes_skips(optimizer):
             skip_where(optimizer, skips)
             optimizer.step()
         elif not bool(skips):

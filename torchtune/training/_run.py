@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from types import MappingProxyType
 from typing import Any, Self
 
 from attrs import define, frozen
@@ -54,13 +55,15 @@ class Run:
         schedule: Of the optimizer.
         batches: Where the data come from.
         world: The ranks of this run.
-        parts: What else must survive a restart, by name.
+        parts: What else must survive a restart, by name, such as the validator.
+        waits: Read the numbers of a step at once, which lets the host wait for the device; otherwise they are read a
+            step later, and updates are left out on the device where the optimizer's kernels can. None: not on a GPU.
 
     Raises:
         ValueError: The newest checkpoint is damaged, of another run, or of a later step than the run is to have.
     """
 
-    def __init__(  # noqa: PLR0917 - a run is all of these.
+    def __init__(  # noqa: PLR0913, PLR0917 - a run is all of these.
         self,
         cfg: FinetuneConfig,
         model: Decoder,
@@ -68,12 +71,22 @@ class Run:
         schedule: Schedule,
         batches: Batches[Any],
         world: World,
-        **parts: Stateful,
+        *,
+        parts: Mapping[str, Stateful] = MappingProxyType({}),
+        waits: bool | None = None,
     ) -> None:
         self.total_steps = schedule.total_steps
+        self._waits = world.device.type != "cuda" if waits is None else waits
         self.scale = LossScale(cfg.dtype, world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
-        self._guard = Guard(cfg.non_finite, self.scale, batches.dataset, world, RunFolder(cfg.output_dir))
+        self._guard = Guard(
+            cfg.non_finite,
+            self.scale,
+            batches.dataset,
+            world,
+            RunFolder(cfg.output_dir),
+            on_device=not self._waits,
+        )
         is_frozen = any(not p.requires_grad for p in model.parameters())
         self.state = State(
             cfg.output_dir,
@@ -92,7 +105,6 @@ class Run:
         self._stop_requests = StopRequests(world, RunFolder(cfg.output_dir).resume_hint())
         self._stack = ExitStack()
         self._pending: _Pending | None = None
-        self._reads_later = world.device.type == "cuda"
 
     @property
     def step(self) -> int:
@@ -139,7 +151,7 @@ class Run:
             "flops": self._flops(batches),
         }
         numbers = sums.reduced(facts)
-        numbers["n_counted"] = sum(sums.counts.values(), numbers["n_tokens"] * 0)
+        numbers["n_counted"] = sums.n_counted
         numbers["loss_scale"] = self.scale.factor
         numbers["grad_norm"] = grad_norm
         self._guard.update(self._optimizer, numbers["loss"], grad_norm, numbers["n_counted"])
@@ -150,7 +162,7 @@ class Run:
         seconds = self.metrics.step_seconds()
         self._pending = _Pending(self.state.step, self._schedule.lr, seconds, batches, reported, readback)
         self._schedule.step()
-        if not self._reads_later:
+        if self._waits:
             self.read_numbers()
 
     def read_numbers(self) -> None:

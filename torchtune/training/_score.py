@@ -21,7 +21,8 @@ class Term:
     total: Tensor
     """The sum, a scalar; gradients flow from it if it is part of the loss."""
     count: str = "targets"
-    """The name of the count in `Batch.counts` whose sum, over the micro-batches of all ranks, divides it."""
+    """The name of the count in `Batch.counts` whose sum, over the micro-batches of all ranks, divides it; or
+    "micro_batches", for how many of them there are."""
     coefficient: float = 1.0
     """What it is multiplied by in the loss."""
 
@@ -89,28 +90,43 @@ class NextToken(Scorer):
 
     def score(self, model: Decoder, batch: Batch) -> Score:
         """Sum the loss over the targets of a micro-batch."""
-        hidden, labels = target_states(model, batch)
+        sums: dict[str, Tensor] = {}
+        hidden, labels = target_states(model, batch, sums)
+        return Score({"next_token": Term(self._total(model, hidden, labels)), **aggregate_terms(sums)})
+
+    def _total(self, model: Decoder, hidden: Tensor, labels: Tensor) -> Tensor:
         if isinstance(self._loss, LinearCrossEntropy):
-            cap = model.architecture.final_softcap
-            return Score({"loss": Term(self._loss(hidden, model.head_weight, labels, cap))})
+            total: Tensor = self._loss(hidden, model.head_weight, labels, model.architecture.final_softcap)
+            return total
         logits = model.logits(hidden)  # [n, v]
-        return Score({"loss": Term(_called(self._loss, _at_least_float32(logits), labels))})
+        return _called(self._loss, _at_least_float32(logits), labels)
 
 
-def target_states(model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+def target_states(
+    model: Decoder, batch: Batch, aggregates: dict[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Compute the hidden states from which targets are predicted.
 
     Args:
         model: The model.
         batch: On its device.
+        aggregates: Where what parts of the layers add to the loss is put, for `aggregate_terms`.
 
     Returns:
         The states `[n, d]`, and the ids to predict `[n]`, in the order of `batch.target_positions`.
     """
     documents = Documents(batch.spans, batch.span_table) if batch.spans else None
-    hidden = model.hidden(batch.tokens, documents=documents)  # [b, s, d]
+    hidden = model.hidden(batch.tokens, documents=documents, aggregates=aggregates)  # [b, s, d]
     labels = batch.labels.flatten().index_select(0, batch.target_positions)  # [n]
     return hidden.flatten(0, 1).index_select(0, batch.target_positions), labels  # [n, d], [n]
+
+
+def aggregate_terms(aggregates: Mapping[str, Tensor]) -> dict[str, Term]:
+    """Return what parts of the layers add to the loss, such as a router's load balance, as terms of a score.
+
+    Each is an average over the micro-batches of a step; a part scales what it adds (`PassContext.add`).
+    """
+    return {name: Term(total, "micro_batches") for name, total in aggregates.items()}
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -10,6 +10,11 @@ from torchtune.modules import is_sharded
 from torchtune.training._score import Score, Term
 from torchtune.training._world import World
 
+RESERVED = frozenset(
+    {"step", "loss", "lr", "grad_norm", "tokens_per_second", "padding_share", "peak_memory_bytes", "mfu"}
+)
+"""Names of what every run reports."""
+
 
 class StepSums:
     """Collects the scores of an optimizer step's micro-batches.
@@ -28,9 +33,11 @@ class StepSums:
         self._world = world
         names = list(micro_batches[0].counts)
         counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
-        summed = world.sum(world.tensor(counts))
-        self.counts: dict[str, Tensor] = dict(zip(names, summed, strict=True))
+        summed = world.sum(world.tensor([*counts, float(len(micro_batches))]))
+        self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
         """What terms are divided by, over the micro-batches of all ranks, by name; scalars."""
+        self.n_counted = summed[:-1].sum()
+        """All counts of the batches together; 0 where there is nothing to learn."""
         self._totals: dict[str, Tensor] = {}
         self._terms: dict[str, Term] = {}
         self._metrics: dict[str, Term] = {}
@@ -63,10 +70,13 @@ class StepSums:
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
     def _check(self, score: Score) -> None:
-        both = set(score.terms) & set(score.metrics)
-        if not score.terms or both:
-            what = f"{both.pop()!r} is a term and a metric" if both else "it has no term"
-            raise ValueError(f"a score is wrong: {what}")
+        if not score.terms:
+            raise ValueError("a score needs at least one term")
+        taken = score.terms.keys() & score.metrics.keys() or RESERVED & (
+            score.terms.keys() | score.metrics.keys()
+        )
+        if taken:
+            raise ValueError(f"the name {min(taken)!r} of a term or metric is taken; choose another")
         if self._totals and self._totals.keys() != score.terms.keys() | score.metrics.keys():
             raise ValueError(
                 f"scores differ in their names: {sorted(self._totals)} and {sorted(score.terms)}"

@@ -160,19 +160,20 @@ class Validator:
     def _mean_loss(self) -> tuple[float, dict[str, float]]:
         """Return the loss over all held-out rows, and terms and metrics by name."""
         totals: dict[str, Tensor] = {}
-        score = Score({})
+        score, n_batches = Score({}), 0
         for first_of_all in range(0, len(self._items), self._batch_size * self._world.data_size):
             first = first_of_all + self._world.data_rank * self._batch_size
             batch = self._batch(self._items[first : first + self._batch_size]).to(self._world.device)
             self._scorer.before_step(self._model, [batch])
-            score = self._scorer(self._model, batch)
+            score, n_batches = self._scorer(self._model, batch), n_batches + self._world.data_size
             for name, term in {**score.terms, **score.metrics}.items():
                 total = term.total.to(self._world.sum_dtype)
                 totals[name] = totals[name] + total if name in totals else total
         summed = self._world.sum(torch.stack(list(totals.values())))
         sums = dict(zip(totals, summed.tolist(), strict=True))
         terms = {**score.terms, **score.metrics}
-        means = {name: value / max(self._counts[terms[name].count], 1) for name, value in sums.items()}
+        counts = {**self._counts, "micro_batches": n_batches}
+        means = {name: value / max(counts[terms[name].count], 1) for name, value in sums.items()}
         loss = sum(means[name] * term.coefficient for name, term in score.terms.items())
         shown = [*(score.terms if len(score.terms) > 1 else ()), *score.metrics]
         return loss, {name: means[name] for name in shown}

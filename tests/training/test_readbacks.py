@@ -1,0 +1,282 @@
+"""A step waits for the device once, a step later; what is left out is left out on the device."""
+
+import copy
+import json
+import math
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrs import evolve
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from configs_py.smollm2 import smollm2_135m_full
+from tests.training.tiny import ALONE, examples, tiny_model
+from torchtune.data import Batch, Batches, Example
+from torchtune.internals import skip_where, takes_skips
+from torchtune.modules import LinearCrossEntropy
+from torchtune.training import (
+    Checkpoints,
+    FinetuneConfig,
+    NextToken,
+    Readback,
+    Run,
+    Schedule,
+    Score,
+    StepSums,
+    Term,
+    _checkpoint,
+    clip_gradients,
+    linear_with_warmup,
+)
+
+READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"}
+"""Operations whose result, or its shape, the host waits for."""
+
+
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts what the host would wait for a GPU for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operation.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(i, Tensor) and i.dtype == torch.bool
+            for part in args
+            if isinstance(part, (list, tuple))
+            for i in part
+        )
+        if name in READS or by_mask:
+            self.counts[name] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+class Broken(NextToken):
+    """The loss of the next token, which is NaN at some calls, counted from 1."""
+
+    def __init__(self, calls: tuple[int, ...] = ()) -> None:
+        super().__init__(LinearCrossEntropy())
+        self._calls, self._n = calls, 0
+
+    def score(self, model: Any, batch: Any) -> Score:
+        self._n += 1
+        total = super().score(model, batch).terms["next_token"].total
+        return Score({"next_token": Term(total * (math.nan if self._n in self._calls else 1.0))})
+
+
+def config(folder: Path, **changes: Any) -> FinetuneConfig:
+    folder.mkdir(exist_ok=True)
+    fields: dict[str, Any] = {
+        "output_dir": str(folder),
+        "metric_logger": None,
+        "model_directory": None,
+        "tokenizer_directory": None,
+        "checkpoints": Checkpoints(every_n_steps=None, at_epoch_ends=False),
+    }
+    return evolve(smollm2_135m_full(), **(fields | changes))
+
+
+class Steps:
+    """Optimizer steps of two packed micro-batches each, as a recipe takes them."""
+
+    def __init__(
+        self, cfg: FinetuneConfig, scorer: NextToken, *, waits: bool, kind: str = "adamw", total: int = 6
+    ) -> None:
+        torch.manual_seed(0)
+        self.model = tiny_model(cfg.dtype)
+        self.optimizer = OPTIMIZERS[kind](self.model)
+        self.batches: Batches[Example] = Batches(
+            examples(), 2, shuffle=True, seed=3, pad_id=0, packed_length=20, share_prefixes=True
+        )
+        schedule = Schedule(linear_with_warmup(self.optimizer, total_steps=total), total)
+        self.run = Run(cfg, self.model, self.optimizer, schedule, self.batches, ALONE, waits=waits)
+        self.scorer = scorer
+
+    def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
+        for _ in range(count):
+            micro_batches = [
+                next(self.batches) for _ in range(2)
+            ]  # on the host, where positions may be looked for
+            with mode or nullcontext():
+                self.step(micro_batches)
+
+    def step(self, micro_batches: list[Batch]) -> None:
+        sums = StepSums(micro_batches, ALONE)
+        for batch in sums.micro_batches:
+            torch.autograd.backward(sums.add(self.scorer(self.model, batch)))
+        self.run.update(sums, clip_gradients(self.model, 1.0))
+        self.optimizer.zero_grad()
+        self.run.save_if_due()
+
+    def all(self) -> None:
+        with self.run:
+            self.take(self.run.total_steps)
+
+    def until_killed(self, count: int) -> None:
+        with self.run:
+            self.take(count)
+            raise KeyboardInterrupt
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": lambda model: AdamW(model.parameters(), lr=0.01, fused=True),
+    "sgd": lambda model: SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True),
+    "plain": lambda model: Adam(model.parameters(), lr=0.01, foreach=False),
+}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    timed = {"tokens_per_second", "peak_memory_bytes"}
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timed} for line in found]
+
+
+def test_a_step_reads_nothing_but_one_copy_a_step_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+    plain = Readback.read
+    steps = Steps(config(tmp_path / "a"), Broken(), waits=False)
+
+    def read(copy: Readback) -> dict[str, float]:
+        reads.append(steps.run.step)
+        return plain(copy)
+
+    monkeypatch.setattr(Readback, "read", read)
+    assert takes_skips(steps.optimizer), "asked before, as the first question is answered by a trial"
+    counted = Reads()
+    with steps.run:
+        steps.take(5, counted)
+    assert not counted.counts
+    assert reads == [1, 2, 3, 4, 5], "each once, when the step after it is about to be taken, or the run ends"
+
+
+def test_the_counter_sees_what_waits(tmp_path: Path) -> None:
+    x = torch.ones(3)
+    with Reads() as counted:
+        x.sum().item()
+        x[x > 0]
+        bool((x > 0).all())
+        torch.nonzero(x)
+    assert sum(counted.counts.values()) >= 4
+    steps = Steps(config(tmp_path / "a"), Broken(), waits=False, kind="plain")
+    counted = Reads()
+    with steps.run:
+        steps.take(2, counted)
+    assert counted.counts["_local_scalar_dense"] >= 2, "an optimizer that takes no flag waits for one a step"
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("calls", [(), (1,), (5, 6)], ids=["good", "first step", "third step"])
+def test_reading_later_trains_and_reports_as_reading_at_once(
+    tmp_path: Path, kind: str, calls: tuple[int, ...]
+) -> None:
+    ends = []
+    for waits in (True, False):
+        cfg = config(tmp_path / str(waits), non_finite="skip")
+        steps = Steps(cfg, Broken(calls), waits=waits, kind=kind)
+        steps.all()
+        ends.append((steps.parameters(), lines(tmp_path / str(waits)), _moments(steps.optimizer)))
+    (at_once, said_at_once, moments_at_once), (later, said_later, moments_later) = ends
+    assert said_at_once == said_later
+    assert [line["loss"] is None for line in said_later].count(True) == (1 if calls else 0)
+    assert all(torch.equal(at_once[name], later[name]) for name in at_once)
+    assert all(map(torch.equal, moments_at_once, moments_later))
+
+
+def _moments(optimizer: Optimizer) -> list[Tensor]:
+    return [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
+def test_a_run_that_stops_has_the_parameters_from_before_the_bad_step(
+    tmp_path: Path, kind: str, waits: bool
+) -> None:
+    good = Steps(config(tmp_path / "good"), Broken(), waits=True, kind=kind)
+    with good.run:
+        good.take(2)
+    bad = Steps(config(tmp_path / "bad"), Broken((5, 6)), waits=waits, kind=kind)
+    with (
+        pytest.raises(FloatingPointError, match=r"step 3: the loss is nan. .*There is no checkpoint"),
+        bad.run,
+    ):
+        bad.take(6)
+    assert all(torch.equal(p, good.parameters()[name]) for name, p in bad.parameters().items())
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: Path, waits: bool) -> None:
+    cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
+    steps = Steps(cfg, Broken((5,)), waits=waits)
+    with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
+        steps.take(6)
+    assert _checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
+
+
+def test_a_skipped_steps_checkpoint_resumes_as_if_unbroken(tmp_path: Path) -> None:
+    rules = Checkpoints(every_n_steps=3, at_epoch_ends=False)
+    whole = Steps(config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), waits=False)
+    whole.all()
+    cut = config(tmp_path / "b", non_finite="skip", checkpoints=rules)
+    first = Steps(cut, Broken((5,)), waits=False)
+    with pytest.raises(KeyboardInterrupt):
+        first.until_killed(4)
+    again = Steps(cut, Broken(), waits=False)
+    assert again.run.step == 3
+    with again.run:
+        again.take(3)
+    assert lines(tmp_path / "a") == lines(tmp_path / "b")
+    assert all(torch.equal(p, whole.parameters()[name]) for name, p in again.parameters().items())
+
+
+def test_the_learning_rate_follows_the_steps_number_also_past_a_skipped_one(tmp_path: Path) -> None:
+    steps = Steps(config(tmp_path / "a", non_finite="skip"), Broken((3,)), waits=True)
+    steps.all()
+    rates = [line["lr"] for line in lines(tmp_path / "a")]
+    assert rates == [None if i == 1 else pytest.approx(0.01 * (1 - i / 6)) for i in range(6)]
+
+
+def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
+    class Large(NextToken):
+        """A loss whose gradients overflow fp16 at first."""
+
+        def score(self, model: Any, batch: Any) -> Score:
+            return Score({"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**6)})
+
+    ends = []
+    for waits in (True, False):
+        cfg = config(tmp_path / str(waits), dtype="fp16")
+        steps = Steps(cfg, Large(LinearCrossEntropy()), waits=waits, kind="adamw", total=30)
+        steps.all()
+        ends.append((lines(tmp_path / str(waits)), steps.run.scale.state_dict(), steps.parameters()))
+    assert ends[0][:2] == ends[1][:2]
+    assert all(torch.equal(ends[0][2][name], ends[1][2][name]) for name in ends[0][2])
+    skipped = [line["loss"] is None for line in ends[0][0]]
+    assert any(skipped)
+    assert not all(skipped)
+    assert not skipped[-1]
+
+
+def test_all_optimizers_of_torch_that_take_a_flag_leave_the_step_out() -> None:
+    for make in OPTIMIZERS.values():
+        layer = nn.Linear(3, 3)
+        optimizer = make(layer)
+        if not takes_skips(optimizer):
+            continue
+        layer(torch.ones(3)).sum().backward()
+        before = copy.deepcopy(layer.state_dict())
+        skip_where(optimizer, torch.tensor(data=True))
+        optimizer.step()
+        assert all(map(torch.equal, before.values(), layer.state_dict().values()))

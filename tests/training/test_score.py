@@ -1,0 +1,219 @@
+"""Scores of any task: terms with counts of their own, what a step prepares, and what layers add."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from tests.modules.reference import TINY
+from tests.tolerance import FLOAT64, assert_near
+from tests.training.tiny import ALONE, SmallTokenizer, examples, place, tiny_decoder, tiny_model
+from torchtune.data import Batch, Example, Pair, collate
+from torchtune.modules import (
+    Architecture,
+    Decoder,
+    DenseSpec,
+    FeedForward,
+    LinearCrossEntropy,
+    token_log_probs,
+)
+from torchtune.training import (
+    HeldOut,
+    Metrics,
+    NextToken,
+    Score,
+    Scorer,
+    StepSums,
+    Term,
+    Validation,
+    Validator,
+    clip_gradients,
+    target_states,
+)
+from torchtune.utils.metric_logging import read_metrics
+
+
+def pairs(n: int) -> list[Pair]:
+    rows = [row for row in examples(40) if row.n_targets > 2]
+    return [
+        Pair(row, Example([*row.tokens[:-2], *other.tokens[-4:]], [*row.labels[:-2], *other.tokens[-4:]]))
+        for row, other in zip(rows[:n], rows[n : 2 * n], strict=True)
+    ]
+
+
+class Margin(Scorer):
+    """A hinge per pair beside a loss per target of the chosen answer, around a margin of the whole step."""
+
+    def __init__(self) -> None:
+        self.margin: Tensor = torch.zeros(())
+        self.prepared: list[int] = []
+
+    def differences(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
+        hidden, labels = target_states(model, batch)
+        log_probs = token_log_probs(hidden, model.head_weight, labels)
+        chosen, rejected = batch.sum_by_sequence(log_probs).view(-1, 2).unbind(1)
+        return chosen - rejected, chosen
+
+    def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
+        assert not torch.is_grad_enabled()
+        self.prepared.append(len(micro_batches))
+        total = sum(self.differences(model, batch)[0].sum() for batch in micro_batches)
+        self.margin = torch.as_tensor(total) / sum(batch.counts["pairs"] for batch in micro_batches)
+
+    def score(self, model: Decoder, batch: Batch) -> Score:
+        difference, chosen = self.differences(model, batch)
+        terms = {
+            "hinge": Term(torch.relu(1 + self.margin - difference).sum(), "pairs", 2.0),
+            "nll": Term(-chosen.sum(), "targets", 0.5),
+        }
+        return Score(terms, {"accuracy": Term((difference.detach() > 0).double().sum(), "pairs")})
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_each_term_is_divided_once_by_its_own_count_however_the_step_is_split() -> None:
+    rows = pairs(6)
+    ends = []
+    for parts in ([rows], [rows[:1], rows[1:4], rows[4:]]):
+        model, scorer = tiny_model(), Margin()
+        batches = [collate(part, 0) for part in parts]
+        scorer.before_step(model, batches)
+        assert scorer.prepared == [len(parts)]
+        sums = StepSums(batches, ALONE)
+        for batch in batches:
+            torch.autograd.backward(sums.add(scorer(model, batch)))
+        numbers = sums.reduced({"n_tokens": 3.0})
+        assert sums.reported == ["hinge", "nll", "accuracy"]
+        assert numbers["n_tokens"] == 3.0
+        ends.append((numbers, gradients(model)))
+    (whole, of_whole), (split, of_split) = ends
+    for name in ("loss", "hinge", "nll", "accuracy"):
+        assert_near(split[name], whole[name], FLOAT64)
+    assert_near(of_split, of_whole, FLOAT64)
+    assert_near(whole["loss"], 2.0 * whole["hinge"] + 0.5 * whole["nll"], FLOAT64)
+
+
+def test_terms_are_those_of_each_pair_by_hand() -> None:
+    rows, model, scorer = pairs(6), tiny_model(), Margin()
+    batch = collate(rows, 0)
+    scorer.before_step(model, [batch])
+    sums = StepSums([batch], ALONE)
+    sums.add(scorer(model, batch))
+
+    def log_prob(example: Example) -> Tensor:
+        shares = torch.log_softmax(model(torch.tensor([example.tokens[:-1]]))[0], dim=-1)
+        targets = [(i, label) for i, label in enumerate(example.labels[1:]) if label >= 0]
+        return torch.stack([shares[i, label] for i, label in targets]).sum()
+
+    both = torch.stack([torch.stack([log_prob(p.chosen), log_prob(p.rejected)]) for p in rows]).detach()
+    difference = both[:, 0] - both[:, 1]
+    numbers = sums.reduced({})
+    assert_near(numbers["hinge"], torch.relu(1 + difference.mean() - difference).mean(), FLOAT64)
+    n_targets = sum(p.chosen.n_targets + p.rejected.n_targets for p in rows)
+    assert_near(numbers["nll"], -both[:, 0].sum() / n_targets, FLOAT64)
+    assert numbers["accuracy"] == (difference > 0).double().mean()
+
+
+def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
+    rows, model = pairs(6), tiny_model()
+    scorer = Margin()
+    lines = []
+    for batch_size in (6, 1):
+        held_out = HeldOut(Validation(share=0.5), rows, [])
+        validator = Validator(
+            held_out, model, scorer, SmallTokenizer(), batch_size, ALONE, str(tmp_path), lambda: None
+        )
+        with Metrics(str(tmp_path), [], ALONE, 0, 9) as metrics:
+            validator.validate(0, metrics)
+        lines += read_metrics(tmp_path).lines
+    whole, single = lines
+    assert single["validation_nll"] == pytest.approx(whole["validation_nll"], rel=FLOAT64)
+    assert single["validation_accuracy"] == whole["validation_accuracy"]
+    assert scorer.prepared == [1] * 7, "each batch is prepared by itself"
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (Score({}), "a score needs at least one term"),
+        (Score({"loss": Term(torch.ones(()))}), "the name 'loss' of a term or metric is taken"),
+        (Score({"a": Term(torch.ones(()))}, {"a": Term(torch.ones(()))}), "the name 'a' of a term or metric"),
+        (Score({"a": Term(torch.ones(()), "pairs")}), "a: no count 'pairs' in the batches, only targets"),
+    ],
+)
+def test_a_score_that_makes_no_sense_is_one_error(score: Score, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StepSums([collate(examples()[:2], 0)], ALONE).add(score)
+
+
+def test_scores_of_a_step_have_the_same_names() -> None:
+    sums = StepSums([collate(examples()[:2], 0)], ALONE)
+    sums.add(Score({"a": Term(torch.ones(()))}))
+    with pytest.raises(ValueError, match="scores differ in their names"):
+        sums.add(Score({"b": Term(torch.ones(()))}))
+
+
+def test_trained_parameters_are_cast_for_a_score_and_for_what_prepares_it() -> None:
+    seen = []
+
+    class Seen(Scorer):
+        """Notes the dtype of a weight."""
+
+        def prepare(self, model: Decoder, _micro_batches: Sequence[Batch]) -> None:
+            seen.append(model.embed_tokens.weight.dtype)
+
+        def score(self, model: Decoder, batch: Batch) -> Score:
+            seen.append(model.embed_tokens.weight.dtype)
+            return Score({"sum": Term(model.hidden(batch.tokens).float().sum())})
+
+    with torch.device("meta"):
+        model = tiny_decoder()
+    place(model, ALONE, dtype="bf16")
+    batch = collate(examples()[:2], 0)
+    scorer = Seen()
+    scorer.before_step(model, [batch])
+    torch.autograd.backward(scorer(model, batch).terms["sum"].total)
+    assert seen == [torch.bfloat16] * 2
+    assert model.embed_tokens.weight.dtype == torch.float32
+    assert model.layers[0].mlp.up_proj.weight.grad.dtype == torch.float32  # type: ignore[union-attr]
+
+
+def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
+    class Penalised(FeedForward):
+        """A feed-forward whose outputs are to be small."""
+
+        aggregate_names = ("size",)
+
+        def forward(self, x: Tensor, context: Any) -> Tensor:
+            y = super().forward(x, context)
+            context.add("size", 0.1 * y.square().mean())
+            return y
+
+    @frozen
+    class PenalisedSpec(DenseSpec):
+        """Names it."""
+
+        def build(self, architecture: Architecture, _index: int) -> Penalised:
+            return Penalised(architecture.embed_dim, self)
+
+    model = Decoder(TINY.vary(feed_forward=PenalisedSpec, vocab_size=31)).double()
+    batches = [collate(examples()[i : i + 2], 0) for i in (0, 3, 6)]
+    sums, scorer = StepSums(batches, ALONE), NextToken(LinearCrossEntropy())
+    for batch in batches:
+        torch.autograd.backward(sums.add(scorer(model, batch)))
+    numbers = sums.reduced({})
+    assert sums.reported == ["next_token", "size"]
+    assert_near(numbers["loss"], numbers["next_token"] + numbers["size"], FLOAT64)
+    by_hand = []
+    for batch in batches:
+        aggregates: dict[str, Tensor] = {}
+        model.hidden(batch.tokens, aggregates=aggregates)
+        by_hand.append(aggregates["size"].detach())
+    assert_near(numbers["size"], torch.stack(by_hand).mean(), FLOAT64)
+    assert clip_gradients(model, None) > 0
