@@ -253,7 +253,9 @@ def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
         """A loss whose gradients overflow fp16 at first."""
 
         def score(self, model: Any, batch: Any) -> Score:
-            return Score({"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**6)})
+            return Score(
+                {"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**12)}
+            )
 
     ends = []
     for waits in (True, False):

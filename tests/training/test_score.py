@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +13,14 @@ from tests.tolerance import FLOAT64, assert_near
 from tests.training.tiny import ALONE, SmallTokenizer, examples, place, tiny_decoder, tiny_model
 from torchtune.data import Batch, Example, Pair, collate
 from torchtune.modules import (
+    Architecture,
+    Decoder,
+    DenseSpec,
+    FeedForward,
+    LinearCrossEntropy,
+    PassContext,
+    token_log_probs,
+)
     Architecture,
     Decoder,
     DenseSpec,
@@ -190,7 +197,8 @@ def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
 
         aggregate_names = ("size",)
 
-        def forward(self, x: Tensor, context: Any) -> Tensor:
+        def forward(self, x: Tensor, context: PassContext | None = None) -> Tensor:
+            assert context is not None
             y = super().forward(x, context)
             context.add("size", 0.1 * y.square().mean())
             return y
