@@ -84,6 +84,8 @@ def test_cutting_back_keeps_what_is_not_after_the_step(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == '{"step": 1, "answer": "a\u2028b\u0085c"}\n'
     path.write_text('{"step": 0, "validation_loss": 1.0}\n{"step": 1}\n')
     cut_back(path, 0)
+    assert path.read_text() == '{"step": 0, "validation_loss": 1.0}\n'
+    cut_back(path, -1)
     assert path.read_text() == ""
 
 

@@ -64,7 +64,9 @@ class Guard:
         grad_norm = grad_norm.to(loss.device)
         is_loss_finite, is_norm_finite = torch.isfinite(loss), torch.isfinite(grad_norm)
         skips = ~(is_loss_finite & is_norm_finite) | (n_targets == 0)
-        if self._on_device and takes_skips(optimizer):
+        # The flag would be copied to offloaded parameters without waiting for the copy, so they take the plain way.
+        is_with_parameters = optimizer.param_groups[0]["params"][0].device.type == skips.device.type
+        if self._on_device and is_with_parameters and takes_skips(optimizer):
             skip_where(optimizer, skips)
             optimizer.step()
         elif not bool(skips):

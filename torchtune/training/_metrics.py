@@ -83,7 +83,7 @@ class Metrics:
         self._stack = ExitStack()
         self._path = RunFolder(self._output_dir).metrics
         if self._world.is_main:
-            cut_back(self._path, self._step)
+            cut_back(self._path, self._step or -1)  # from the start, the first validation is repeated as well
 
     def __enter__(self) -> Self:
         self._stack.callback(self._loggers.close)
@@ -162,12 +162,20 @@ class Metrics:
         if loss is not None:
             self._loggers.log_dict({"validation_loss": loss, **more}, step)
 
-    def step_seconds(self) -> float:
-        """Return the seconds since the last call, without those of `exclude_time`, and count the next step's."""
-        now = time.perf_counter()
-        seconds = now - self._since
+    def end_profiled_step(self) -> None:
+        """Tell the profiler that a step ends; all ranks must call it."""
+        started = time.perf_counter()
         self._step_done()
-        self._since = time.perf_counter()  # what a profiler writes is no step's time
+        self.exclude_time(time.perf_counter() - started)  # what a profiler writes is no step's time
+
+    def step_seconds(self, ended_at: float) -> float:
+        """Return how long a step took, without the seconds of `exclude_time`.
+
+        Args:
+            ended_at: When the step ended, from which the next one is timed (s, `time.perf_counter`).
+        """
+        seconds = ended_at - self._since
+        self._since = ended_at
         return seconds
 
     def exclude_time(self, seconds: float) -> None:
@@ -228,10 +236,7 @@ def _shortened(text: str, longest: int) -> str:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of a run's file that come after a step, and those that a kill left unfinished.
-
-    A run that begins again at step 0 looks at held-out rows again as well, so that nothing is kept.
-    """
+    """Drop the lines of a run's file that come after a step, and those that a kill left unfinished."""
     if not path.is_file():  # nor one of the system's, such as /dev/full, that has no end
         return
     # Not `splitlines`, which would take a separator within a text for the end of a line.
@@ -242,7 +247,7 @@ def cut_back(path: Path, step: int) -> None:
 
 def _is_kept(line: str, step: int) -> bool:
     try:
-        return line.endswith("\n") and step > 0 and bool(json.loads(line)["step"] <= step)
+        return line.endswith("\n") and bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
 

@@ -9,8 +9,8 @@ from torch import Tensor
 class Readback:
     """One asynchronous copy of some scalars to the host.
 
-    On a GPU they go into pinned memory behind what the device has still to do, and `read` waits for that copy alone;
-    read a step later, it has long arrived. On other devices the copy is there at once.
+    On a GPU they go into pinned memory after what the device has still to do, and `read` waits for that copy alone;
+    read a step later, it arrived long ago. On other devices the copy is there at once.
 
     Args:
         values: Scalars on one device, by name.
@@ -20,6 +20,8 @@ class Readback:
         self._names = list(values)
         stacked = torch.stack([value.to(_widest(value)) for value in values.values()])
         self._event: torch.cuda.Event | None = None
+        self.has_waited = False
+        """Whether `read` had to wait for the device."""
         if stacked.is_cuda:
             self._numbers = torch.empty(stacked.shape, dtype=stacked.dtype, pin_memory=True)
             self._numbers.copy_(stacked, non_blocking=True)
@@ -31,6 +33,7 @@ class Readback:
     def read(self) -> dict[str, float]:
         """Return the numbers by name, once they have arrived."""
         if self._event is not None:
+            self.has_waited = not self._event.query()
             self._event.synchronize()
         return dict(zip(self._names, self._numbers.tolist(), strict=True))
 

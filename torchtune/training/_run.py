@@ -26,7 +26,7 @@ from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State, Stateful
-from torchtune.training._step import StepSums
+from torchtune.training._step import RESERVED, StepSums, check_names
 from torchtune.training._step_values import StepValues
 from torchtune.training._world import World
 
@@ -37,7 +37,8 @@ class _Pending:
 
     step: int
     lr: float
-    seconds: float
+    launched_at: float
+    """When the host had launched all of it (s, `time.perf_counter`)."""
     micro_batches: Sequence[Batch]
     reported: Mapping[str, float]
     readback: Readback
@@ -116,15 +117,29 @@ class Run:
         self._stack.enter_context(self._stop_requests)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        """Read the last numbers and wait for the last checkpoint, unless the run failed on one of several ranks."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Report the last step and wait for the last checkpoint, unless the run failed on one of several ranks."""
         try:
-            if kind is None:
-                self.read_numbers()
-            if kind is None or (self._world.size == 1 and issubclass(kind, Exception)):
-                self.state.wait()
+            if error is None:
+                self._finish()
+            elif self._world.size == 1 and isinstance(error, Exception):
+                self._finish_after(error)
         finally:
-            self._stack.__exit__(kind, *error)
+            self._stack.__exit__(kind, error, trace)
+
+    def _finish(self) -> None:
+        try:
+            self.read_numbers()
+        finally:
+            self.state.wait()
+
+    def _finish_after(self, error: Exception) -> None:
+        """Do the same after an error of the loop, which is the one to be raised; others become notes of it."""
+        for finish in (self.read_numbers, self.state.wait):
+            try:
+                finish()
+            except Exception as other:
+                error.add_note(f"after that: {type(other).__name__}: {other}")
 
     def update(self, sums: StepSums, grad_norm: Tensor, **reported: float) -> None:
         """Take the optimizer's step, adapt learning rate and loss scale, and report it; all ranks must call it.
@@ -138,10 +153,12 @@ class Run:
             **reported: Further numbers for `metrics.jsonl`, the loggers and plots, equal on all ranks.
 
         Raises:
+            ValueError: A further number has the name of another.
             FloatingPointError: The loss or gradient of this step or the one before is not finite, and the run is to
                 end.
         """
-        self.read_numbers()  # of the step before, whose update is undone nowhere: it was left out
+        check_names(reported.keys() & (RESERVED | {*sums.reported}))
+        self.read_numbers()  # of the step before; if that one was bad, its update was left out on the device
         self.state.step += 1
         batches = sums.micro_batches
         facts = {
@@ -152,15 +169,16 @@ class Run:
         }
         numbers = sums.reduced(facts)
         numbers["n_counted"] = sums.n_counted
-        numbers["loss_scale"] = self.scale.factor
-        numbers["grad_norm"] = grad_norm
-        self._guard.update(self._optimizer, numbers["loss"], grad_norm, numbers["n_counted"])
+        numbers["loss_scale"] = self.scale.on(sums.n_counted.device)
+        numbers["grad_norm"] = grad_norm.to(sums.n_counted.device)  # of offloaded gradients, it is on the CPU
+        self._guard.update(self._optimizer, numbers["loss"], numbers["grad_norm"], sums.n_counted)
         losses = {f"loss of micro-batch {i}": loss for i, loss in enumerate(sums.losses)}
         readback = Readback(
             {**{name: numbers[name] for name in (*_ALWAYS, *facts, *sums.reported)}, **losses}
         )
-        seconds = self.metrics.step_seconds()
-        self._pending = _Pending(self.state.step, self._schedule.lr, seconds, batches, reported, readback)
+        self.metrics.end_profiled_step()
+        launched_at = time.perf_counter()
+        self._pending = _Pending(self.step, self._schedule.lr, launched_at, batches, reported, readback)
         self._schedule.step()
         if self._waits:
             self.read_numbers()
@@ -174,7 +192,10 @@ class Run:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        values = _values_of(pending)
+        numbers = pending.readback.read()
+        # Where the host had to wait, the device is slower, and has finished the step now.
+        ended_at = time.perf_counter() if pending.readback.has_waited else pending.launched_at
+        values = _values_of(pending, numbers, self.metrics.step_seconds(ended_at))
         reason = self._guard.judge(values)
         if reason is None:
             self.metrics.log(values)
@@ -219,14 +240,13 @@ class Run:
 _ALWAYS = ("loss", "grad_norm", "loss_scale", "n_counted")
 
 
-def _values_of(pending: _Pending) -> StepValues:
-    numbers = pending.readback.read()
+def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> StepValues:
     losses = [numbers.pop(f"loss of micro-batch {i}") for i in range(len(pending.micro_batches))]
     known = {name: numbers.pop(name) for name in (*_ALWAYS, "n_tokens", "n_positions", "n_padding", "flops")}
     return StepValues(
         step=pending.step,
         lr=pending.lr,
-        seconds=pending.seconds,
+        seconds=seconds,
         losses=losses,
         micro_batches=pending.micro_batches,
         reported={**numbers, **pending.reported},

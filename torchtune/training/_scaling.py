@@ -26,13 +26,17 @@ class LossScale:
 
     def __init__(self, dtype: str, device: torch.device | str = "cpu") -> None:
         self._is_dynamic = dtype == "fp16"
-        self.factor: Tensor = torch.tensor(FIRST if self._is_dynamic else 1.0, device=device)
-        """A float32 scalar."""
+        self.factor: Tensor | float = torch.tensor(FIRST, device=device) if self._is_dynamic else 1.0
+        """In fp16 a float32 scalar on the device; otherwise the number 1, by which nothing has to be divided."""
         self._good_steps: Tensor = torch.tensor(0, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """Multiply a loss by the factor."""
         return loss * self.factor if self._is_dynamic else loss
+
+    def on(self, device: torch.device) -> Tensor:
+        """Return the factor as a scalar on a device, without waiting for it."""
+        return self.factor if isinstance(self.factor, Tensor) else torch.full((), self.factor, device=device)
 
     def explains_overflow(self, factor: float) -> bool:
         """Tell whether a gradient that overflowed with a factor may fit with a smaller one."""
@@ -44,7 +48,7 @@ class LossScale:
         Args:
             has_overflowed: A bool scalar on the factor's device: the gradient is not finite while the loss is.
         """
-        if not self._is_dynamic:
+        if not isinstance(self.factor, Tensor):
             return
         good = torch.where(has_overflowed, 0, self._good_steps + 1)
         doubled = torch.where((good > 0) & (good % _PATIENCE == 0), self.factor * 2, self.factor)
@@ -54,9 +58,10 @@ class LossScale:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes."""
-        return {"factor": self.factor.item(), "good_steps": int(self._good_steps.item())}
+        return {"factor": float(self.factor), "good_steps": int(self._good_steps.item())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue with the factor of another run."""
-        self.factor = torch.full_like(self.factor, state["factor"])
+        if isinstance(self.factor, Tensor):
+            self.factor = torch.full_like(self.factor, state["factor"])
         self._good_steps = torch.full_like(self._good_steps, state["good_steps"])

@@ -52,6 +52,7 @@ class Schedule:
     def __init__(self, scheduler: LRScheduler, total_steps: int) -> None:
         self._scheduler = scheduler
         self.total_steps = total_steps
+        self._has_stepped = False
 
     @property
     def lr(self) -> float:
@@ -60,7 +61,13 @@ class Schedule:
 
     def step(self) -> None:
         """Go to the next step's learning rates, whether the optimizer took its step or skipped it."""
-        with warnings.catch_warnings():  # torch takes a skipped first step for a mistake in the loop
+        if self._has_stepped:
+            self._scheduler.step()
+            return
+        self._has_stepped = True
+        # torch takes a skipped first step for a mistake in the loop. At other steps nothing is caught: that would have
+        # Python forget which warnings it has shown, and show them at every step.
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._scheduler.step()
 

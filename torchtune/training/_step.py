@@ -1,6 +1,6 @@
 """One optimizer step: the sums of its micro-batches, the counts that divide them, and the gradient's norm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,12 @@ from torchtune.training._score import Score, Term
 from torchtune.training._world import World
 
 RESERVED = frozenset(
-    {"step", "loss", "lr", "grad_norm", "tokens_per_second", "padding_share", "peak_memory_bytes", "mfu"}
+    {
+        *("step", "loss", "lr", "grad_norm", "tokens_per_second", "padding_share", "peak_memory_bytes", "mfu"),
+        *("n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"),
+    }
 )
-"""Names of what every run reports."""
+"""Names of what every run reports, or reads back from the device; terms and metrics have other names."""
 
 
 class StepSums:
@@ -24,6 +27,9 @@ class StepSums:
     Args:
         micro_batches: Those of this rank, on its device.
         world: The ranks of this run; all must make one for each step.
+
+    Raises:
+        ValueError: The micro-batches have counts of different names.
     """
 
     def __init__(self, micro_batches: Sequence[Batch], world: World) -> None:
@@ -31,7 +37,10 @@ class StepSums:
         self.losses: list[Tensor] = []
         """This rank's part of the mean loss, micro-batch by micro-batch, without gradients."""
         self._world = world
-        names = list(micro_batches[0].counts)
+        names = sorted(micro_batches[0].counts)  # in the same order on all ranks
+        for batch in micro_batches:
+            if batch.counts.keys() != micro_batches[0].counts.keys():
+                raise ValueError(f"micro-batches differ in their counts: {names} and {sorted(batch.counts)}")
         counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
         summed = world.sum(world.tensor([*counts, float(len(micro_batches))]))
         self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
@@ -66,21 +75,17 @@ class StepSums:
         return loss * self._world.data_size
 
     def _divided(self, total: Tensor, term: Term) -> Tensor:
-        mean = total / self.counts[term.count].clamp(min=1).to(total.dtype)
+        dtype = torch.promote_types(total.dtype, torch.float32)  # bf16 and fp16 do not hold every count
+        mean = total.to(dtype) / self.counts[term.count].clamp(min=1).to(dtype)
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
     def _check(self, score: Score) -> None:
         if not score.terms:
             raise ValueError("a score needs at least one term")
-        taken = score.terms.keys() & score.metrics.keys() or RESERVED & (
-            score.terms.keys() | score.metrics.keys()
-        )
-        if taken:
-            raise ValueError(f"the name {min(taken)!r} of a term or metric is taken; choose another")
-        if self._totals and self._totals.keys() != score.terms.keys() | score.metrics.keys():
-            raise ValueError(
-                f"scores differ in their names: {sorted(self._totals)} and {sorted(score.terms)}"
-            )
+        names = score.terms.keys() | score.metrics.keys()
+        check_names(score.terms.keys() & score.metrics.keys() or names & RESERVED)
+        if self._totals and self._totals.keys() != names:
+            raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(names)}")
         for name, term in {**score.terms, **score.metrics}.items():
             if term.count not in self.counts:
                 known = ", ".join(self.counts)
@@ -95,9 +100,10 @@ class StepSums:
         Returns:
             Scalars on the device: the mean of every term and metric by its name, the mean `loss`, and the facts.
         """
-        totals = torch.stack(list(self._totals.values()))
+        names = sorted(self._totals)  # in the same order on all ranks
+        totals = torch.stack([self._totals[name] for name in names])
         summed = self._world.sum(torch.cat([totals, self._world.tensor(list(facts.values()))]))
-        numbers = dict(zip([*self._totals, *facts], summed, strict=True))
+        numbers = dict(zip([*names, *facts], summed, strict=True))
         terms = {**self._terms, **self._metrics}
         means = {name: numbers[name] / self.counts[term.count].clamp(min=1) for name, term in terms.items()}
         loss = sum(means[name] * term.coefficient for name, term in self._terms.items())
@@ -109,13 +115,24 @@ class StepSums:
         return [*(self._terms if len(self._terms) > 1 else ()), *self._metrics]
 
 
+def check_names(taken: Collection[str]) -> None:
+    """Reject names of terms, metrics or reported numbers that stand for something else.
+
+    Raises:
+        ValueError: There is such a name.
+    """
+    if taken:
+        raise ValueError(f"the name {min(taken)!r} of a term or metric is taken; choose another")
+
+
 def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | float = 1.0) -> Tensor:
     """Scale the gradient down to a norm if it is longer, in place.
 
     Args:
         model: Its gradients may be sharded; all ranks must call it then.
         max_norm: The longest norm that passes; None: only measure.
-        factor: What the losses were multiplied by (`LossScale.factor`); gradients are divided by it first.
+        factor: What the losses were multiplied by (`LossScale.factor`); gradients are divided by it first, unless
+            it is the number 1.
 
     Returns:
         The L2 norm of the whole gradient before clipping, a scalar on the gradient's device. If it is not finite,
@@ -125,7 +142,8 @@ def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | fl
     gradients = [p.grad for p in trained if p.grad is not None]
     if isinstance(factor, Tensor) or factor != 1.0:
         for gradient in gradients:
-            gradient.div_(factor)
+            divisor = factor.to(gradient.device) if isinstance(factor, Tensor) else factor
+            gradient.div_(divisor)  # on the CPU if gradients are offloaded
     norm = nn.utils.get_total_norm(gradients)
     if is_sharded(norm):
         norm = norm.full_tensor()

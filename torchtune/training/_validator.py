@@ -71,6 +71,7 @@ class Validator:
         self._items = sorted(items, key=lambda item: -item.length)
         self._counts = total_counts(items)
         self._samples = RunFolder(self._output_dir).samples
+        self._has_begun = False
 
     @property
     def is_out_of_patience(self) -> bool:
@@ -93,6 +94,7 @@ class Validator:
 
         All ranks must call it, before the first step and after every step.
         """
+        self._cut_back_samples(run.step)
         if not self.is_due(run.step, run.total_steps):
             return
         run.read_numbers()
@@ -111,6 +113,7 @@ class Validator:
             The loss: nats a token, with the loss of the next token.
         """
         assert self._section is not None
+        self._cut_back_samples(step)
         started = time.perf_counter()
         random_numbers = random_state(self._world.device)
         try:
@@ -129,10 +132,15 @@ class Validator:
         metrics.exclude_time(time.perf_counter() - started)
         return loss
 
+    def _cut_back_samples(self, step: int) -> None:
+        """Drop, once, the answers that a killed run wrote after its last checkpoint."""
+        if self._world.is_main and self._section is not None and not self._has_begun:
+            cut_back(self._samples, step if self.last_step == step else step - 1)
+        self._has_begun = True
+
     def _write_answers(self, step: int, answers: Sequence[tuple[str, str]]) -> None:
         if not self._world.is_main or not answers:
             return
-        cut_back(self._samples, step - 1)  # what a killed run wrote after its last checkpoint
         with self._samples.open("a", encoding="utf-8") as file:
             for prompt, answer in answers:
                 line = {"step": step, "prompt": prompt, "answer": answer}
@@ -217,7 +225,7 @@ class Validator:
         if rows is None or rows == self._rows():
             for name, value in state.items():
                 setattr(self, name, value)
-        elif self._world.is_main:
+        elif self._section is not None and self._world.is_main:
             _logger.warning(
                 "the validation's rows are not those of before; its lowest loss is looked for anew"
             )
