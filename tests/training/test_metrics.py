@@ -186,7 +186,7 @@ def test_excluded_time_slows_no_step_down(tmp_path: Path, monkeypatch: pytest.Mo
     with Metrics(str(tmp_path), [], ALONE, 0, 2) as metrics:
         for step in (1, 2):
             now[0] += 2.0
-            metrics.log(step_values(step, BATCHES, seconds=metrics.step_seconds()))
+            metrics.log(step_values(step, BATCHES, seconds=metrics.step_seconds(now[0])))
             now[0] += 50.0
             metrics.exclude_time(50.0)
     speeds = [value for _, value in read_metrics(tmp_path).series("tokens_per_second")]

@@ -2,7 +2,7 @@
 
 import copy
 import json
-import math
+import threading
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs_py.smollm2 import smollm2_135m_full
-from tests.training.tiny import ALONE, examples, tiny_model
+from tests.training.tiny import ALONE, Broken, examples, tiny_model
 from torchtune.data import Batch, Batches, Example
 from torchtune.internals import skip_where, takes_skips
 from torchtune.modules import LinearCrossEntropy
@@ -59,19 +59,6 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
         return operation(*args, **(kwargs or {}))
 
 
-class Broken(NextToken):
-    """The loss of the next token, which is NaN at some calls, counted from 1."""
-
-    def __init__(self, calls: tuple[int, ...] = ()) -> None:
-        super().__init__(LinearCrossEntropy())
-        self._calls, self._n = calls, 0
-
-    def score(self, model: Any, batch: Any) -> Score:
-        self._n += 1
-        total = super().score(model, batch).terms["next_token"].total
-        return Score({"next_token": Term(total * (math.nan if self._n in self._calls else 1.0))})
-
-
 def config(folder: Path, **changes: Any) -> FinetuneConfig:
     folder.mkdir(exist_ok=True)
     fields: dict[str, Any] = {
@@ -99,6 +86,8 @@ class Steps:
         schedule = Schedule(linear_with_warmup(self.optimizer, total_steps=total), total)
         self.run = Run(cfg, self.model, self.optimizer, schedule, self.batches, ALONE, waits=waits)
         self.scorer = scorer
+        self.left = threading.Event()
+        self.n_tokens: list[int] = []
 
     def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
         for _ in range(count):
@@ -110,20 +99,26 @@ class Steps:
 
     def step(self, micro_batches: list[Batch]) -> None:
         sums = StepSums(micro_batches, ALONE)
+        self.n_tokens.append(sum(batch.n_tokens for batch in micro_batches))
         for batch in sums.micro_batches:
-            torch.autograd.backward(sums.add(self.scorer(self.model, batch)))
-        self.run.update(sums, clip_gradients(self.model, 1.0))
+            torch.autograd.backward(self.run.scale.scaled(sums.add(self.scorer(self.model, batch))))
+        self.run.update(sums, clip_gradients(self.model, 1.0, self.run.scale.factor))
         self.optimizer.zero_grad()
         self.run.save_if_due()
 
     def all(self) -> None:
         with self.run:
             self.take(self.run.total_steps)
+            self.left.set()
 
     def until_killed(self, count: int) -> None:
         with self.run:
             self.take(count)
             raise KeyboardInterrupt
+
+    def fail_after(self, count: int) -> None:
+        self.take(count)
+        raise RuntimeError("of the loop")
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -136,10 +131,13 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
+def all_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def lines(folder: Path) -> list[dict[str, Any]]:
     timed = {"tokens_per_second", "peak_memory_bytes"}
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in timed} for line in found]
+    return [{name: value for name, value in line.items() if name not in timed} for line in all_lines(folder)]
 
 
 def test_a_step_reads_nothing_but_one_copy_a_step_later(
@@ -225,6 +223,70 @@ def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: 
     assert _checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
 
 
+def test_a_checkpoint_in_the_background_is_finished_before_a_bad_last_step_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = Checkpoints(every_n_steps=2, at_epoch_ends=False, asynchronous=True)
+    steps = Steps(config(tmp_path / "a", checkpoints=rules), Broken((5,)), waits=False, total=3)
+    plain = _checkpoint._save_tensors
+
+    def slowly(*args: Any) -> None:
+        assert steps.left.wait(60), "the loop is over by then"
+        plain(*args)
+
+    monkeypatch.setattr(_checkpoint, "_save_tensors", slowly)
+    with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
+        steps.all()
+    assert _checkpoint.steps(tmp_path / "a" / "checkpoints") == [2]
+
+
+@pytest.mark.parametrize("bad", [(), (5,)])
+def test_an_error_of_the_loop_is_raised_and_the_step_before_it_is_reported(
+    tmp_path: Path, bad: tuple[int, ...]
+) -> None:
+    steps = Steps(config(tmp_path / "a"), Broken(bad), waits=False)
+    with pytest.raises(RuntimeError, match="of the loop") as caught, steps.run:
+        steps.fail_after(3)
+    assert [line["step"] for line in lines(tmp_path / "a")] == ([1, 2] if bad else [1, 2, 3])
+    notes = "".join(getattr(caught.value, "__notes__", []))
+    assert ("after that: FloatingPointError: step 3: the loss is nan" in notes) is bool(bad)
+
+
+def test_a_recipes_numbers_have_names_of_their_own(tmp_path: Path) -> None:
+    steps = Steps(config(tmp_path / "a"), Broken(), waits=False)
+    batches = [next(steps.batches)]
+    sums = StepSums(batches, ALONE)
+    sums.add(steps.scorer(steps.model, batches[0]))
+    with pytest.raises(ValueError, match="the name 'lr' of a term or metric is taken"):
+        steps.run.update(sums, torch.tensor(1.0), lr=0.5)
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_step_lasts_until_host_and_device_are_done_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool, is_slow: bool
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    plain = Readback.read
+    steps = Steps(config(tmp_path / "a"), Broken(), waits=waits)
+
+    def read(copy: Readback) -> dict[str, float]:
+        if is_slow:  # the device is done with step n at second 10 n, for which the host waits
+            now[0], copy.has_waited = 10.0 * steps.run.step, True
+        return plain(copy)
+
+    monkeypatch.setattr(Readback, "read", read)
+    with steps.run:
+        for _ in range(4):
+            now[0] += 2.0
+            steps.take(1)
+    speeds = [line["tokens_per_second"] for line in all_lines(tmp_path / "a")]
+    seconds = 10.0 if is_slow else 2.0
+    assert speeds == [round(n_tokens / seconds, 1) for n_tokens in steps.n_tokens]
+    assert len(speeds) == 4
+
+
 def test_a_skipped_steps_checkpoint_resumes_as_if_unbroken(tmp_path: Path) -> None:
     rules = Checkpoints(every_n_steps=3, at_epoch_ends=False)
     whole = Steps(config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), waits=False)
@@ -253,9 +315,7 @@ def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
         """A loss whose gradients overflow fp16 at first."""
 
         def score(self, model: Any, batch: Any) -> Score:
-            return Score(
-                {"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**12)}
-            )
+            return Score({"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**6)})
 
     ends = []
     for waits in (True, False):

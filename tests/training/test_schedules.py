@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau,
 
 from torchtune.config import Component, lazy
 from torchtune.training import (
+    Schedule,
     build_optimizer,
     build_scheduler,
     constant_with_warmup,
@@ -92,3 +94,16 @@ def test_warmup_stable_decay_rises_stays_and_falls() -> None:
         ValueError, match="decay_steps: expected an int above 0 that fits behind the warm-up of 5"
     ):
         rates(lazy(warmup_stable_decay, warmup_steps=5, decay_steps=6), 10)
+
+
+def test_a_step_does_not_have_python_repeat_the_warnings_of_others() -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Schedule(constant_with_warmup(optimizer), 9)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for _ in range(5):
+            schedule.step()
+            warnings.warn("of a library", UserWarning, stacklevel=1)
+    assert len([w for w in shown if str(w.message) == "of a library"]) <= 2, (
+        "the first step may have it repeated"
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from tests.modules.reference import TINY
@@ -21,13 +21,6 @@ from torchtune.modules import (
     PassContext,
     token_log_probs,
 )
-    Architecture,
-    Decoder,
-    DenseSpec,
-    FeedForward,
-    LinearCrossEntropy,
-    token_log_probs,
-)
 from torchtune.training import (
     HeldOut,
     Metrics,
@@ -38,6 +31,7 @@ from torchtune.training import (
     Term,
     Validation,
     Validator,
+    World,
     clip_gradients,
     target_states,
 )
@@ -157,6 +151,37 @@ def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
 def test_a_score_that_makes_no_sense_is_one_error(score: Score, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StepSums([collate(examples()[:2], 0)], ALONE).add(score)
+
+
+@pytest.mark.parametrize("name", ["loss", "flops", "n_tokens", "n_counted", "loss_scale"])
+def test_names_of_what_every_run_reads_back_are_taken(name: str) -> None:
+    batch = collate(examples(3)[:2], pad_id=0)
+    score = Score({"next_token": Term(torch.ones(()))}, {name: Term(torch.ones(()))})
+    with pytest.raises(ValueError, match=f"the name '{name}' of a term or metric is taken"):
+        StepSums([batch], ALONE).add(score)
+
+
+def test_ranks_sum_counts_and_terms_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[list[float]] = []
+    monkeypatch.setattr(World, "sum", lambda _, values: sent.append(values.tolist()) or values)
+    batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 5, "pairs": 2})
+    sums = StepSums([batch], ALONE)
+    sums.add(Score({"b": Term(torch.tensor(4.0)), "a": Term(torch.tensor(3.0), "pairs")}))
+    numbers = sums.reduced({"flops": 7.0})
+    assert sent == [[2.0, 5.0, 1.0], [3.0, 4.0, 7.0]]
+    assert {name: numbers[name].item() for name in "ab"} == {"a": 1.5, "b": 0.8}
+
+
+def test_micro_batches_of_a_step_have_the_same_counts() -> None:
+    batch = collate(examples(2), pad_id=0)
+    with pytest.raises(ValueError, match=r"differ in their counts: \['targets'\] and \['pairs', 'targets'\]"):
+        StepSums([batch, evolve(batch, counts={"targets": 1, "pairs": 1})], ALONE)
+
+
+def test_a_sum_in_fp16_is_divided_by_counts_that_fp16_does_not_hold() -> None:
+    batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 100_000})
+    total = torch.tensor(50_000.0, dtype=torch.float16)
+    assert StepSums([batch], ALONE).add(Score({"next_token": Term(total)})) == pytest.approx(0.5, rel=0.001)
 
 
 def test_scores_of_a_step_have_the_same_names() -> None:

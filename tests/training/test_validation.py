@@ -15,13 +15,21 @@ from recipes import full_finetune, lora_finetune
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.recipes.parts import ROWS, PowerCut, full_config, lora_config, metrics
 from tests.tolerance import FLOAT64, bound, roundings
-from tests.training.tiny import ALONE, batch_of, examples, step_loss, tiny_model, tiny_validator
+from tests.training.tiny import (
+    ALONE,
+    SmallTokenizer,
+    batch_of,
+    examples,
+    step_loss,
+    tiny_model,
+    tiny_validator,
+)
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.data import Example, LeftOut, split_off
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Metrics, Validation, Validator
+from torchtune.training import Metrics, NextToken, Validation, Validator
 from torchtune.training._validation import held_out_items
 from torchtune.utils.metric_logging import read_metrics
 
@@ -119,6 +127,39 @@ def test_a_loss_that_is_no_number_is_no_improvement_and_costs_no_patience(
     curve = [float("nan"), 1.0, float("nan"), float("inf"), 2.0, 3.0, 4.0]
     assert scripted(validator, curve, tmp_path, monkeypatch) == [1, 2, 3, 4, 5]
     assert (validator.best_loss, validator.best_step) == (1.0, 1)
+
+
+def test_answers_of_every_validation_stay_but_for_those_of_a_killed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = share_of(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
+    (tmp_path / "samples.jsonl").write_text('{"step": 0, "prompt": "of a killed run", "answer": ""}\n')
+    validator = tiny_validator(tmp_path, section, tiny_model())
+    assert scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch) == [1, 2]
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["prompt"]) for line in samples] == [(0, "abc"), (1, "abc"), (2, "abc")]
+
+
+def test_answers_after_the_checkpoint_are_dropped_whichever_validation_follows(tmp_path: Path) -> None:
+    lines = [f'{{"step": {step}, "prompt": "", "answer": ""}}\n' for step in (2, 4, 5)]
+    (tmp_path / "samples.jsonl").write_text("".join(lines))
+    validator = tiny_validator(tmp_path, share_of(every_n_steps=7, prompts=["abc"]), tiny_model())
+    validator.last_step = 4  # of the checkpoint
+    with Metrics(str(tmp_path), [], ALONE, 4, 99) as metrics:
+        run: Any = ScriptedRun(metrics, step=4)
+        validator.validate_if_due(run)
+    assert (tmp_path / "samples.jsonl").read_text() == "".join(lines[:2])
+
+
+def test_a_run_that_resumes_without_validation_says_nothing_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    validator = tiny_validator(tmp_path, share_of(), model)
+    scorer, tokenizer = NextToken(LinearCrossEntropy()), SmallTokenizer()
+    off = Validator(None, model, scorer, tokenizer, 2, ALONE, str(tmp_path), lambda: None)
+    off.load_state_dict(validator.state_dict())
+    assert not caplog.records
 
 
 CHANGES: dict[str, Any] = {"epochs": 4, "checkpoints.every_n_steps": 2}

@@ -1,5 +1,6 @@
 """The smallest models, rows and worlds that a training test can do with."""
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,12 @@ from torchtune.training import (
     NextToken,
     Placement,
     Schedule,
+    Score,
     State,
     Stateful,
     StepSums,
     StepValues,
+    Term,
     Validation,
     Validator,
     World,
@@ -176,6 +179,19 @@ def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
         "seconds": 2.0,
     }
     return StepValues(**(values | changes))
+
+
+class Broken(NextToken):
+    """The loss of the next token, which is NaN at some calls, counted from 1."""
+
+    def __init__(self, calls: tuple[int, ...] = ()) -> None:
+        super().__init__(LinearCrossEntropy())
+        self._calls, self._n = calls, 0
+
+    def score(self, model: Any, batch: Any) -> Score:
+        self._n += 1
+        total = super().score(model, batch).terms["next_token"].total
+        return Score({"next_token": Term(total * (math.nan if self._n in self._calls else 1.0))})
 
 
 def tiny_validator(

@@ -12,7 +12,16 @@ from torchtune.training._world import World
 
 RESERVED = frozenset(
     {
-        *("step", "loss", "lr", "grad_norm", "tokens_per_second", "padding_share", "peak_memory_bytes", "mfu"),
+        *(
+            "step",
+            "loss",
+            "lr",
+            "grad_norm",
+            "tokens_per_second",
+            "padding_share",
+            "peak_memory_bytes",
+            "mfu",
+        ),
         *("n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"),
     }
 )

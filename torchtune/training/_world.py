@@ -47,7 +47,9 @@ class World:
     def tensor(self, values: Sequence[float]) -> Tensor:
         """Put numbers of the host on this rank's device, in `sum_dtype`."""
         pinned = self.device.type == "cuda"  # from other memory, the copy may wait for the device
-        return torch.tensor(values, dtype=self.sum_dtype, pin_memory=pinned).to(self.device, non_blocking=True)
+        return torch.tensor(values, dtype=self.sum_dtype, pin_memory=pinned).to(
+            self.device, non_blocking=True
+        )
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up a tensor over the data-parallel ranks, on its device; all must call it.

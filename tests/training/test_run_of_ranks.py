@@ -1,0 +1,66 @@
+"""A run on two ranks: all come to the same answer at a bad step, a stop, a checkpoint and the end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.together import together
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run two processes over gloo, and return their folder."""
+    return together(tmp_path_factory, "two_ranks_run", 2)
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / "results.pt")
+    answers = loaded["answers"]
+    assert answers[0] == answers[1], "both ranks end at the same step, and for the same reason"
+    return dict(loaded["results"])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    timed = {"tokens_per_second", "peak_memory_bytes"}
+    text = (folder / "metrics.jsonl").read_text("utf-8")
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in timed}
+        for line in text.splitlines()
+    ]
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert all(torch.equal(p, other["parameters"][name]) for name, p in one["parameters"].items())
+
+
+@pytest.mark.parametrize("case", ["skipped", "ended"])
+def test_sharded_steps_are_left_out_on_the_device_as_by_the_host(
+    folder: Path, results: dict[str, Any], case: str
+) -> None:
+    assert lines(folder / f"{case} True") == lines(folder / f"{case} False")
+    assert_same(results[f"{case} True"], results[f"{case} False"])
+    losses = [line["loss"] for line in lines(folder / f"{case} False") if "loss" in line]
+    assert [loss is None for loss in losses] == [False, False, *([True] + 5 * [False])[: len(losses) - 2]]
+
+
+def test_a_bad_loss_of_one_rank_ends_all(results: dict[str, Any]) -> None:
+    assert results["ended False"]["error"].startswith("step 3: the loss is nan. Its rows: row ")
+
+
+def test_a_signal_to_one_rank_stops_all_which_resume_to_the_bit(
+    folder: Path, results: dict[str, Any]
+) -> None:
+    assert results["stopped"]["error"].startswith("stopped by SIGTERM after step 4 of 8; ")
+    assert results["resumed"]["step"] == 8
+    assert lines(folder / "cut") == lines(folder / "skipped False")
+    assert_same(results["resumed"], results["skipped False"])
+
+
+def test_early_stopping_ends_all_ranks_at_one_step(folder: Path, results: dict[str, Any]) -> None:
+    assert results["early"]["step"] == 2
+    steps = [line["step"] for line in lines(folder / "early") if "validation_loss" in line]
+    assert steps == [0, 1, 2]

@@ -1,0 +1,107 @@
+"""What each of two processes does for `test_run_of_ranks.py`; once per rank."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve, frozen
+from torch.optim import AdamW
+
+from configs_py.smollm2 import smollm2_135m_full
+from tests.training.tiny import Broken, tiny_batches, tiny_model, tiny_validator
+from torchtune.training import (
+    Checkpoints,
+    FinetuneConfig,
+    Run,
+    Schedule,
+    StepSums,
+    Stopped,
+    Validation,
+    World,
+    clip_gradients,
+    linear_with_warmup,
+    start,
+    whole_state,
+)
+
+N_STEPS = 8
+
+
+@frozen
+class Cfg:
+    device: str = "cpu"
+    seed: int | None = 0
+
+
+def config(folder: Path, **changes: Any) -> FinetuneConfig:
+    fields: dict[str, Any] = {
+        "output_dir": str(folder),
+        "metric_logger": None,
+        "model_directory": None,
+        "tokenizer_directory": None,
+        "checkpoints": Checkpoints(every_n_steps=3, at_epoch_ends=False, asynchronous=True),
+    }
+    return evolve(smollm2_135m_full(), **(fields | changes))
+
+
+def train(
+    cfg: FinetuneConfig,
+    world: World,
+    *,
+    waits: bool,
+    bad_calls: tuple[int, ...] = (),
+    stops_after: int | None = None,
+    section: Validation | None = None,
+) -> dict[str, Any]:
+    """Train as a recipe does; only rank 1 has bad losses and is asked to stop."""
+    torch.manual_seed(world.rank)
+    folder = Path(cfg.output_dir)
+    model = tiny_model("fp32", None, world, enable_fsdp=True)
+    optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
+    batches = tiny_batches(1, world)
+    schedule = Schedule(linear_with_warmup(optimizer, total_steps=N_STEPS), N_STEPS)
+    section = section or Validation(share=0.5, every_n_steps=2)
+    validator = tiny_validator(folder, section, model, world=world)
+    scorer = Broken(bad_calls if world.rank == 1 else ())
+    parts = {"validator": validator}
+    run = Run(cfg, model, optimizer, schedule, batches, world, parts=parts, waits=waits)
+    error = ""
+    try:
+        with run:
+            validator.validate_if_due(run)
+            while run.step < run.total_steps and not validator.is_out_of_patience:
+                micro_batches = [next(batches) for _ in range(2)]
+                sums = StepSums(micro_batches, world)
+                for batch in micro_batches:
+                    torch.autograd.backward(sums.add(scorer(model, batch)))
+                run.update(sums, clip_gradients(model, 1.0, run.scale.factor))
+                optimizer.zero_grad()
+                validator.validate_if_due(run)
+                if run.step == stops_after and world.rank == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                run.save_if_due()
+    except (Stopped, FloatingPointError) as stop:
+        error = str(stop)
+    return {"step": run.step, "error": error, "parameters": whole_state(model, world)}
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    with start(Cfg()) as joined:
+        world = evolve(joined, seed=0)
+        results: dict[str, Any] = {}
+        for waits in (True, False):
+            bad = {"waits": waits, "bad_calls": (5,)}
+            for name, kind in (("skipped", "skip"), ("ended", "stop")):
+                cfg = config(out / f"{name} {waits}", non_finite=kind)
+                results[f"{name} {waits}"] = train(cfg, world, **bad)
+        cut = config(out / "cut", non_finite="skip")
+        results["stopped"] = train(cut, world, waits=False, bad_calls=(5,), stops_after=4)
+        results["resumed"] = train(cut, world, waits=False)
+        patient = Validation(share=0.5, every_n_steps=1, patience=2, min_improvement=9.0)
+        results["early"] = train(config(out / "early"), world, waits=False, section=patient)
+        answers = world.gather({name: (r["step"], r["error"]) for name, r in results.items()})
+        if world.is_main:
+            torch.save({"results": results, "answers": answers}, out / "results.pt")
