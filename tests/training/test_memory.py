@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
+from attrs import define, evolve
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -172,6 +172,26 @@ def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
     assert offloaded.activations < kept.activations
 
 
+@define
+class Other:
+    """A config of a recipe of one's own."""
+
+    model: Any = lazy(smollm2, vocab_size=31, num_layers=1, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
+    model_directory: str | None = None
+    device: str = "cpu"
+    dtype: str = "fp32"
+
+
+def test_of_a_config_of_another_class_the_weights_are_counted() -> None:
+    cfg = Other()
+    model = model_of(cfg)
+    assert model is not None
+    counted = needs_of(cfg, model)
+    assert counted.weights == counted.total >= 4 * sum(p.numel() for p in model.parameters())
+    assert model_of(Other(dtype="float32")) is None, "a precision that the estimate does not know"
+    assert model_of(Other(model=None)) is None
+
+
 def test_dropout_is_counted_though_it_has_no_parameters(tmp_path: Path) -> None:
     found = []
     for dropout in (0.0, 0.5):
@@ -221,7 +241,7 @@ def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_saving
     with trust, pytest.raises(OutOfMemoryError) as caught:
         main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
     assert re.fullmatch(
-        r"memory ran out in `loss = loss_fn\(model, batch\)`, when 16,777,216\.00 GiB more were asked for\. What would"
+        r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when 16,777,216\.00 GiB more were asked for\. What would"
         r" lower it, about, for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2 by"
         r" [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
         str(caught.value),

@@ -19,6 +19,7 @@ from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._lora import Lora
 from torchtune.training._needs import Needs, needs, size_text
+from torchtune.training._placement import DTYPES
 from torchtune.training._sections import section_of
 
 ASSUMED = 1024
@@ -51,13 +52,13 @@ class ModelConfig(Protocol):
 
 
 def model_of(cfg: object) -> Decoder | None:
-    """Build a config's model with its adapters on the meta device; None where the config has no model.
+    """Build a config's model with its adapters on the meta device; None if the config is no `ModelConfig`.
 
     Raises:
         InstantiationError: The model's own code refuses its arguments.
         ValueError: The model has no such layers as the adapters are for.
     """
-    if not isinstance(cfg, ModelConfig) or not is_component(cfg.model):
+    if not isinstance(cfg, ModelConfig) or not is_component(cfg.model) or str(cfg.dtype) not in DTYPES:
         return None
     with torch.device("meta"):
         model: object = instantiate(cfg.model)
