@@ -279,7 +279,7 @@ def test_damaged_checkpoint_ends_the_run_and_the_one_before_is_offered(tiny: Tin
     said = run.run(status=2)
     assert said.strip().splitlines()[-1] == (
         f"tune: {saved[-1]} is damaged: __0_0.distcp has {data.stat().st_size} bytes, {data.stat().st_size + 100} were"
-        f" written; delete that folder to continue from {saved[-2].name}, or write another output_dir"
+        f" written; delete that folder to continue from {saved[-2].name}, or set another output_dir"
     )
 
 

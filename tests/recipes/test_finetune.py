@@ -212,7 +212,7 @@ def test_a_loss_that_is_no_number_can_be_passed_over(
 def test_ten_losses_in_a_row_that_are_no_number_end_the_run_nevertheless(tmp_path: Path) -> None:
     changes = QUICK | {"loss": lazy(Broken, calls=list(range(3, 99))), "epochs": 9, "non_finite": "skip"}
     with pytest.raises(
-        FloatingPointError, match="step 12: the loss is nan, as it was not at 10 steps in a row"
+        FloatingPointError, match="step 12: the loss is nan, the last of 10 such steps in a row"
     ):
         run_full(tmp_path, "a", changes)
 
@@ -222,14 +222,16 @@ def test_a_run_that_goes_on_counts_on_what_was_no_number(tmp_path: Path) -> None
     changes = QUICK | broken | {"epochs": 9, "checkpoints.every_n_steps": 1}
     for _ in range(2):
         with pytest.raises(
-            FloatingPointError, match="step 10: the loss is nan, as it was not at 10 steps in a row"
+            FloatingPointError, match="step 10: the loss is nan, the last of 10 such steps in a row"
         ):
             run_full(tmp_path, "a", changes)
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_a_loss_of_torchs_that_takes_no_logits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"loss: MSELoss takes no logits \[\d+, 261\] with labels \[\d+\]: "):
+    with pytest.raises(
+        ValueError, match=r"loss: MSELoss does not accept logits \[\d+, 261\] with labels \[\d+\]: "
+    ):
         run_full(tmp_path, "a", {"loss": lazy(MSELoss)})
 
 

@@ -176,7 +176,9 @@ def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
 class Other:
     """A config of a recipe of one's own."""
 
-    model: Any = lazy(smollm2, vocab_size=31, num_layers=1, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
+    model: Any = lazy(
+        smollm2, vocab_size=31, num_layers=1, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24
+    )
     model_directory: str | None = None
     device: str = "cpu"
     dtype: str = "fp32"
@@ -241,8 +243,8 @@ def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_saving
     with trust, pytest.raises(OutOfMemoryError) as caught:
         main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
     assert re.fullmatch(
-        r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when 16,777,216\.00 GiB more were asked for\. What would"
-        r" lower it, about, for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2 by"
+        r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when 16,777,216\.00 GiB more were requested\."
+        r" Estimated savings for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2 by"
         r" [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
         str(caught.value),
     )
@@ -254,6 +256,6 @@ def test_other_errors_pass_as_they_are() -> None:
     with pytest.raises(RuntimeError, match=r"^something else$"), start(Cfg(seed=1)):
         raise RuntimeError("something else")
     said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79"
-    expected = r"^memory ran out, when 2.00 GiB more were asked for$"
+    expected = r"^memory ran out, when 2.00 GiB more were requested$"
     with pytest.raises(OutOfMemoryError, match=expected), start(Cfg(seed=1)):
         raise torch.OutOfMemoryError(said)

@@ -204,5 +204,5 @@ def test_the_loss_scale_halves_doubles_and_resumes() -> None:
 
 def test_a_run_that_is_past_its_length_is_rejected(tmp_path: Path) -> None:
     list(TinyRun(tmp_path, rules(every_n_steps=4), 8).steps())
-    with pytest.raises(ValueError, match="the run is at step 8 already, past the 5 that it is to have"):
+    with pytest.raises(ValueError, match="the run is at step 8 already, past the 5 steps of its config"):
         TinyRun(tmp_path, rules(), 5)

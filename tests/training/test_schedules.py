@@ -77,7 +77,7 @@ def test_steps_are_batches_by_accumulation_up_to_the_limit(
 def test_what_a_step_cannot_drive_is_refused_by_name() -> None:
     weight = nn.Parameter(torch.zeros(1))
     optimizer = build_optimizer(lazy(SGD, lr=0.1), nn.ParameterList([weight]))
-    with pytest.raises(ValueError, match="lr_scheduler: ReduceLROnPlateau waits for a metric"):
+    with pytest.raises(ValueError, match="lr_scheduler: ReduceLROnPlateau needs a metric"):
         build_scheduler(lazy(ReduceLROnPlateau), optimizer, 5)
     for cls in (LBFGS, SparseAdam):
         with pytest.raises(ValueError, match=f"optimizer: {cls.__name__} "):
@@ -91,7 +91,7 @@ def test_warmup_stable_decay_rises_stays_and_falls() -> None:
     found = rates(lazy(warmup_stable_decay, decay_steps=2, min_ratio=0.5), 4)
     assert found == pytest.approx([PEAK, PEAK, PEAK, 0.75 * PEAK])
     with pytest.raises(
-        ValueError, match="decay_steps: expected an int above 0 that fits behind the warm-up of 5"
+        ValueError, match="decay_steps: expected an int above 0 that fits after the warm-up of 5"
     ):
         rates(lazy(warmup_stable_decay, warmup_steps=5, decay_steps=6), 10)
 

@@ -137,7 +137,7 @@ def test_what_waits_in_cpu_memory_is_pinned_for_a_gpu_alone(
 @pytest.mark.parametrize(
     ("replicas", "enable_fsdp", "said"),
     [
-        (3, True, "sharding.replicas: 4 ranks cannot be split into 3 equal groups; write a divisor of 4"),
+        (3, True, "sharding.replicas: 4 ranks cannot be split into 3 equal groups; set a divisor of 4"),
         (8, True, "sharding.replicas: 4 ranks cannot be split into 8 equal groups"),
         (1, False, "sharding has no effect without enable_fsdp=true"),
     ],

@@ -278,8 +278,8 @@ def test_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None
     run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": 0.1}, "batch_size": 2}
     with pytest.raises(
         ValueError,
-        match=r"step_2 is of another config: optimizer.lr is 0.2 there and 0.1 here; "
-        "delete that folder to continue from step_1, or write another output_dir",
+        match=r"step_2 is of another config: optimizer.lr was 0.2 and is 0.1 now; "
+        "delete that folder to continue from step_1, or set another output_dir",
     ):
         run.state.resume()
     shutil.rmtree(tmp_path / "checkpoints" / "step_2")
@@ -325,7 +325,7 @@ def test_a_schedule_that_cannot_change_its_length_says_so(tmp_path: Path) -> Non
             state.step = 1
             state.save()
             continue
-        with pytest.raises(ValueError, match="OneCycleLR was made for 9 steps and cannot change its length"):
+        with pytest.raises(ValueError, match="OneCycleLR was built for 9 steps and cannot change its length"):
             state.resume()
 
 

@@ -107,7 +107,7 @@ def test_a_run_ends_once_the_loss_falls_no_more_and_the_best_is_kept(
     # 1.95 is the lowest, though no improvement by 0.1: it is kept, and costs patience.
     assert saved == [10, 20, 30, 40]
     said = capsys.readouterr().err
-    assert "step 60: the run ends early: at 3 validations in a row the loss was not below 2.0000" in said
+    assert "step 60: early stopping: in 3 validations in a row the loss was not below 2.0000" in said
     assert "2.0000 by more than 0.1" in said
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == list(range(0, 61, 10))
 
@@ -295,7 +295,7 @@ def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> Non
     ("fields", "said"),
     [
         ({}, "neither is"),
-        ({"share": 0.1, "dataset": lazy(InstructDataset, source="x")}, "both are given"),
+        ({"share": 0.1, "dataset": lazy(InstructDataset, source="x")}, "both are set"),
         ({"share": 0.0}, "expected a number above 0 and below 1, got 0.0"),
         ({"share": 1.0}, "expected a number above 0 and below 1, got 1.0"),
         ({"share": 0.1, "patience": 0}, "patience"),

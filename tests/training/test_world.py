@@ -28,7 +28,6 @@ def test_one_process_is_the_whole_world() -> None:
         assert (world.rank, world.size, world.data_rank, world.data_size) == (0, 1, 0, 1)
         assert world.is_main
         assert world.device == torch.device("cpu")
-        assert world.data_sum(3) == 3
         assert world.gather("x") == ["x"]
         world.barrier()
 
@@ -88,9 +87,7 @@ def test_nodes_with_different_configs_are_refused(tmp_path: Path, monkeypatch: p
     others = [frozen_tree(ours), frozen_tree(theirs)]
     two = World(rank=0, size=2, data_rank=0, data_size=2, device=torch.device("cpu"), seed=0)
     monkeypatch.setattr(World, "gather", lambda _, tree: [tree, without(others[1], UNCOMPARED)])
-    with pytest.raises(
-        ValueError, match="rank 1 was given another config than rank 0: max_steps is 4, not 3"
-    ):
+    with pytest.raises(ValueError, match="rank 1 has another config than rank 0: max_steps is 4, not 3"):
         _check_alike(ours, two)
     others[1]["max_steps"] = 3
     _check_alike(ours, two)

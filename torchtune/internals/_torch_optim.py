@@ -1,4 +1,4 @@
-"""torch's optimizers without its compiler, which they import only to tell it that they are not to be compiled."""
+"""torch's optimizers without importing torch._dynamo, and steps that are skipped on the device."""
 
 import inspect
 import sys
@@ -13,17 +13,17 @@ from torchtune.internals._internal import Internal
 
 
 def spare_the_compiler() -> None:
-    """Let optimizers be made without importing torch._dynamo: more than a second, and 60 MB (torch 2.13).
+    """Let optimizers be built without importing torch._dynamo, which takes over a second and 60 MB (torch 2.13).
 
-    Methods of `Optimizer` are marked as not to be compiled when they are first called, which imports the compiler to do
-    so; what it would return is put where they look for it. Where the compiler is there already, nothing is changed.
+    The first call of a method of `Optimizer` imports the compiler to mark the method as not compiled; the result is put
+    where the method looks for it. If the compiler is imported already, nothing is changed.
     """
     if "torch._dynamo" not in sys.modules and OPTIMIZER_STEP.is_enabled():
         _mark_methods()
 
 
 def lighten(optimizer: Optimizer) -> None:
-    """Let an optimizer of torch's own take its steps without importing torch._dynamo, in place."""
+    """Let an optimizer of torch take its steps without importing torch._dynamo, in place."""
     is_torchs = type(optimizer).__module__.startswith("torch.optim.")
     if "torch._dynamo" not in sys.modules and is_torchs and OPTIMIZER_STEP.is_enabled():
         _replace_step(optimizer)
@@ -37,24 +37,24 @@ def _mark_methods() -> None:
 
 
 def _replace_step(optimizer: Optimizer) -> None:
-    """Let an optimizer's step be the innermost one of its class.
+    """Replace an optimizer's step by the unwrapped one of its class.
 
-    Its class's `step` is wrapped twice: to call hooks and a profiler, and to tell the compiler to stay away. The step
-    itself is called without either, and without gradients as it is there; an optimizer with hooks keeps its own.
+    The class wraps `step` twice: to call hooks and a profiler, and to exclude it from compilation. The unwrapped step
+    is called under `no_grad`; an optimizer with hooks uses the wrapped one.
     """
     plain = type(optimizer).step
     light = torch.no_grad()(inspect.unwrap(plain))
 
-    def take(self: Optimizer, *given: Any) -> Any:
+    def take(self: Optimizer, *args: Any) -> Any:
         has_hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        return (plain if has_hooks else light)(self, *given)
+        return (plain if has_hooks else light)(self, *args)
 
     if not optimizer.defaults.get("differentiable", False):
         optimizer.step = MethodType(take, optimizer)  # type: ignore[method-assign]
 
 
 def _takes_a_step() -> bool:
-    """Make an optimizer, take a step and clear the gradient; the compiler must stay away."""
+    """Build an optimizer, take a step and clear the gradient without importing the compiler."""
     was_imported = "torch._dynamo" in sys.modules
     _mark_methods()
     parameter = torch.nn.Parameter(torch.ones(1, device="cpu"))
@@ -78,9 +78,9 @@ OPTIMIZER_STEP = Internal(
 
 
 def takes_skips(optimizer: Optimizer) -> bool:
-    """Tell whether an optimizer's kernels leave an update out by a flag on the device (`skip_where`).
+    """Return whether an optimizer's kernels can skip an update by a flag on the device (`skip_where`).
 
-    Those of fused SGD do as well, but one that skips its first step leaves its momentum uninitialised (torch 2.13).
+    Fused SGD can as well, but leaves its momentum uninitialised if it skips the first step (torch 2.13).
     """
     is_adam = isinstance(optimizer, (Adam, AdamW))
     return (
@@ -91,18 +91,18 @@ def takes_skips(optimizer: Optimizer) -> bool:
 
 
 def skip_where(optimizer: Optimizer, skips: Tensor) -> None:
-    """Let an optimizer's next step change nothing if a flag is set, without asking the host.
+    """Skip an optimizer's next step if a flag is set, without waiting for the device.
 
     Args:
         optimizer: `takes_skips` holds for it.
         skips: A bool scalar on the parameters' device.
     """
-    optimizer.grad_scale = None  # type: ignore[attr-defined]  # what torch.amp.GradScaler sets as well
+    optimizer.grad_scale = None  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
     optimizer.found_inf = skips.float()  # type: ignore[attr-defined]
 
 
 def _skips_a_step() -> bool:
-    """Take a step that is to be left out, and one that is not."""
+    """Take a step that is skipped, and one that is not."""
     parameter = torch.nn.Parameter(torch.ones(2, device="cpu"))
     optimizer = torch.optim.AdamW([parameter], lr=0.5, fused=True)
     parameter.grad = torch.ones(2, device="cpu")

@@ -1,4 +1,4 @@
-"""What a recipe is made of: the ranks of a run, the sections of a config, scores, steps, schedules and metrics."""
+"""Parts of a recipe: the ranks of a run, the sections of a config, scores, steps, schedules and metrics."""
 
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._build import (

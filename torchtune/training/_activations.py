@@ -1,4 +1,4 @@
-"""What a layer keeps between its forward and its backward pass, and whether it is compiled."""
+"""Activation checkpointing and compilation of layers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -30,13 +30,13 @@ class ActivationCheckpointing:
         self.check()
 
     def check(self, *, compiles: bool = False) -> None:
-        """Refuse what cannot be done.
+        """Check the settings against each other.
 
         Args:
             compiles: Whether layers are compiled.
 
         Raises:
-            FieldError: Something else than the inputs of uncompiled layers is to be offloaded.
+            FieldError: Only the inputs of uncompiled layers can be offloaded.
         """
         if self.offload and self.keep != "inputs":
             message = "only inputs wait in CPU memory; write keep=inputs, or offload=false"
@@ -66,7 +66,7 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
 def compile_layers(model: Decoder) -> None:
     """Compile each layer with `torch.compile`, in place; the first steps wait for the compiler.
 
-    It belongs behind `checkpoint_activations`, so that the compiler sees what is to be computed twice, and before
+    Call it after `checkpoint_activations`, so that the compiler sees what is computed twice, and before
     FSDP, whose hooks stay outside.
     """
     for layer in model.layers:
@@ -76,7 +76,7 @@ def compile_layers(model: Decoder) -> None:
 
 def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:
     plain: Callable[..., Any] = layer.compute
-    anew = Calling(layer, plain)
+    recomputed = Calling(layer, plain)
     kept: dict[str, Any] = {}
     if section.keep == "matmuls":
         kept["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
@@ -85,15 +85,15 @@ def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> 
         # Computing a second time would put the same keys into a cache again.
         if context.cache is not None or not torch.is_grad_enabled():
             return plain(x, context)
-        # `step_loss` casts parameters for the time of the forward pass alone, and computing again comes later: without
-        # what the forward pass saw in their places, it would see uncast ones.
+        # `in_compute_dtype` casts parameters for the forward pass alone, and recomputation comes later: it needs the
+        # cast parameters that the forward pass saw.
         parameters: Iterator[tuple[str, Tensor]] = layer.named_parameters()
         swapped = {f"module.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
 
         def run(x: Tensor) -> Any:
-            return torch.func.functional_call(anew, swapped, (x, context))
+            return torch.func.functional_call(recomputed, swapped, (x, context))
 
-        # Angles and masks are shared by all layers, so that x alone is this layer's to keep.
+        # Angles and masks are shared by all layers, so that a layer keeps x alone.
         with save_on_cpu(pin_memory=x.is_cuda) if section.offload else nullcontext():
             return checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **kept)
 
@@ -104,7 +104,7 @@ class Calling(nn.Module):
     """A module that calls a method of another one, for `functional_call`.
 
     Args:
-        module: Its parameters' names begin with `module.` here.
+        module: The names of its parameters get the prefix `module.`.
         method: What is called in the forward pass.
     """
 
@@ -130,7 +130,7 @@ _KEPT = {
 }
 """Names of the operators whose outputs are costly to compute and cheap to keep.
 
-Where a layer is not compiled, flex attention is: the policy does not see into it, and it is computed again.
+Flex attention is compiled even if the layer is not; the policy does not see into it then, so it is recomputed.
 """
 
 

@@ -1,4 +1,4 @@
-"""What a recipe builds from its config: model, rows, schedule, validator, and at its end the saved model."""
+"""Build the model, datasets, schedule and validator of a config, and save the model."""
 
 from functools import partial
 from typing import Any, Literal, cast
@@ -25,7 +25,7 @@ def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
     """Build a config's tokenizer, and its model on the meta device.
 
     Raises:
-        InstantiationError: One of them refuses its arguments.
+        InstantiationError: One of them rejects its arguments.
         ValueError: The tokenizer has ids that the model's vocabulary lacks.
     """
     tokenizer = instantiate(cfg.tokenizer)
@@ -38,19 +38,19 @@ def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
 def open_datasets(
     cfg: FinetuneConfig, tokenizer: Tokenizer, model: Decoder, world: World
 ) -> tuple[Rows[Any], HeldOut | None]:
-    """Open the rows that are trained on, and those that are held out.
+    """Open the training dataset and the held-out rows.
 
     Args:
-        cfg: Names them, or the share of the former that becomes the latter.
-        tokenizer: Encodes them.
-        model: Tells how long an example may be; it may be on the meta device.
-        world: Knows the seed that a share is drawn from.
+        cfg: Its `dataset` and `validation`.
+        tokenizer: Encodes the rows.
+        model: Limits the length of examples; it may be on the meta device.
+        world: Its seed draws the share of rows that is held out.
 
     Returns:
-        The rows, and those that are held out, encoded; None if there is no validation.
+        The training dataset, and the encoded held-out rows; None for the latter if there is no validation.
 
     Raises:
-        InstantiationError: A dataset refuses its arguments, or its rows cannot be read.
+        InstantiationError: A dataset rejects its arguments, or its rows cannot be read.
         ValueError: No share of the rows can be held out, none has a target, or a prompt is too long.
     """
     dataset = cast("Rows[Any]", instantiate(cfg.dataset, tokenizer))
@@ -68,8 +68,8 @@ def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
     """Count a run's optimizer steps.
 
     Args:
-        cfg: Says how often the examples are read, and when the run ends otherwise.
-        batches: Tell how many batches that takes.
+        cfg: Its epochs and step limits.
+        batches: The run's batches, which know how many an epoch has.
     """
     if cfg.max_steps is not None:
         return cfg.max_steps
@@ -78,17 +78,17 @@ def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
 
 
 def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[Any]) -> Schedule:
-    """Build the learning rates of a run, whose length follows from its batches and the config's limits.
+    """Build the learning rate schedule of a run, whose length follows from its batches and the config's limits.
 
     Raises:
-        InstantiationError: The scheduler refuses its arguments.
-        ValueError: It is one that a recipe's step cannot drive.
+        InstantiationError: The scheduler rejects its arguments.
+        ValueError: A recipe's loop does not support the scheduler.
     """
     total_steps = count_steps(cfg, batches)
     return Schedule(build_scheduler(cfg.lr_scheduler, optimizer, total_steps), total_steps)
 
 
-def build_validator(  # noqa: PLR0917 - it sees the whole run.
+def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
     cfg: FinetuneConfig,
     held_out: HeldOut | None,
     scorer: Scorer,
@@ -96,12 +96,12 @@ def build_validator(  # noqa: PLR0917 - it sees the whole run.
     model: Decoder,
     world: World,
 ) -> Validator:
-    """Build what computes the loss of held-out rows; it does nothing if there are none.
+    """Build the validator, which does nothing if no rows are held out.
 
     Args:
-        cfg: Gives the batch size, and what `best/` is saved with.
-        held_out: The rows.
-        scorer: The training step's.
+        cfg: Its batch sizes and folders.
+        held_out: The encoded held-out rows.
+        scorer: The scorer of the training steps.
         tokenizer: Pads rows, and decodes answers.
         model: Placed.
         world: The ranks of this run.
@@ -120,19 +120,19 @@ def build_validator(  # noqa: PLR0917 - it sees the whole run.
 
 
 def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal["final", "best"]) -> None:
-    """Write a model into a folder of the run, as others load it; all ranks must call it.
+    """Write a model into a folder of the run, in the format of other libraries; all ranks must call it.
 
-    Adapters become a PEFT folder, which is for the base in `model_directory`; any other model becomes a Hugging Face
-    folder with its tokenizer, in the precision that it computes in.
+    Adapters become a PEFT folder that refers to the base model in `model_directory`; any other model becomes a Hugging
+    Face folder with its tokenizer, in the precision of computing.
 
     Args:
-        cfg: Names the run's folder, and what the model came from.
+        cfg: Its folders and precision.
         model: Placed.
         world: The ranks of this run.
-        name: The folder's name in that of the run.
+        name: The folder's name within the run's folder.
 
     Raises:
-        OSError: The folder cannot be written; what stood there is as it was.
+        OSError: The folder cannot be written; an earlier one of its name is unchanged.
     """
     run = RunFolder(cfg.output_dir)
     folder = run.final if name == "final" else run.best

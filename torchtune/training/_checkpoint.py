@@ -1,14 +1,14 @@
-"""A checkpoint's folder: written beside its name and renamed, and never read where a byte has changed.
+"""The folder of a checkpoint: written under another name and renamed, and read only if no byte has changed.
 
     checkpoints/step_40/
         __<rank>_0.distcp, .metadata   tensors, by torch.distributed.checkpoint
-        state.pt                       what is equal on all ranks and is no tensor
-        rank_<rank>.pt                 what each rank has of its own
-        manifest.json                  bytes and CRC-32 of all of these; written last
+        state.pt                       values equal on all ranks, other than tensors
+        rank_<rank>.pt                 values of one rank, such as its random state
+        manifest.json                  size and CRC-32 of each file; written last
 
-torch.distributed.checkpoint holds the tensors for one rank as well: it reads a checkpoint back on another number of
-ranks, no rank ever gathers a sharded model, and beside an optimizer, whose constructor imports torch._dynamo
-anyway, it costs 0.1 s to import. `python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`
+A single rank uses torch.distributed.checkpoint as well: a checkpoint can be read on another number of ranks, and no
+rank gathers a sharded model. Next to an optimizer, whose constructor imports torch._dynamo anyway, it takes 0.1 s to
+import. `python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`
 shows it.
 """
 
@@ -35,7 +35,7 @@ _PIECE = 1 << 22  # bytes read at once for a checksum
 
 
 class DamagedCheckpointError(ValueError):
-    """A checkpoint's folder is not what was written: a file is missing, shorter, longer or changed."""
+    """A file of a checkpoint is missing or differs from what was written."""
 
 
 def newest(folder: Path) -> Path | None:
@@ -46,8 +46,8 @@ def newest(folder: Path) -> Path | None:
 
 def steps(checkpoints: Path) -> list[int]:
     """List the steps of the checkpoints in a folder, lowest first; half-written ones have other names."""
-    found = (path.name.removeprefix("step_") for path in checkpoints.glob("step_*"))
-    return sorted(int(name) for name in found if name.isdecimal())
+    numbers = (path.name.removeprefix("step_") for path in checkpoints.glob("step_*"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def write(
@@ -56,18 +56,18 @@ def write(
     *,
     tensors: Mapping[str, Tensor],
     shared: Mapping[str, Any],
-    own: Mapping[str, Any],
+    per_rank: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint; all ranks must call it, and see the same file system.
+    """Write a checkpoint; all ranks must call it, and share a file system.
 
-    A kill at any moment leaves either the whole folder or none of its name.
+    A process killed at any moment leaves either the whole folder or none of that name.
 
     Args:
-        folder: Where it will stand; it must not exist.
-        world: This process and its fellows.
-        tensors: By name, equal on all ranks, or sharded over them.
+        folder: The folder to be written; it must not exist.
+        world: The ranks of this run.
+        tensors: By name, equal on all ranks or sharded across them.
         shared: Plain Python values that are equal on all ranks.
-        own: Plain Python values and small tensors of this rank.
+        per_rank: Plain Python values and small tensors of this rank.
 
     Raises:
         OSError: The disk is full or not writable.
@@ -82,13 +82,13 @@ def write(
         if world.is_main:
             torch.save(dict(shared), part / "state.pt")
             _sync(part / "state.pt")
-        torch.save(dict(own), part / f"rank_{world.rank}.pt")
+        torch.save(dict(per_rank), part / f"rank_{world.rank}.pt")
         _sync(part / f"rank_{world.rank}.pt")
     world.barrier()
     names = sorted(path.name for path in part.iterdir())
     sums = world.gather({name: _fingerprint(part / name) for name in names[world.rank :: world.size]})
     if world.is_main:
-        files = {name: found for share in sums for name, found in share.items()}
+        files = {name: fingerprint for share in sums for name, fingerprint in share.items()}
         manifest = {"format": FORMAT, "ranks": world.size, "files": files}
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(part / MANIFEST)
@@ -99,7 +99,7 @@ def write(
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; a kill at any moment leaves it whole or with another name."""
+    """Remove a checkpoint; a process killed at any moment leaves it whole or under another name."""
     gone = folder.with_name(f"{folder.name}.removed")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
@@ -107,17 +107,17 @@ def remove(folder: Path) -> None:
 
 
 def tidy(checkpoints: Path) -> None:
-    """Remove what kills left half written or half removed."""
+    """Remove folders that killed runs left half written or half removed."""
     for ending in ("part", "removed"):
         for path in checkpoints.glob(f"step_*.{ending}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(folder: Path, world: World) -> None:
-    """Compare every file of a checkpoint with its manifest; all ranks must call it, each reads its share.
+    """Compare every file of a checkpoint with its manifest; all ranks must call it, and each reads some of the files.
 
     Raises:
-        DamagedCheckpointError: Something differs; the message names the first such file.
+        DamagedCheckpointError: A file differs; the message names the first one.
     """
     try:
         files = _manifest(folder)
@@ -130,13 +130,13 @@ def verify(folder: Path, world: World) -> None:
 
 
 def read_shared(folder: Path) -> dict[str, Any]:
-    """Read what was equal on all ranks."""
+    """Read the values that are equal on all ranks."""
     state: dict[str, Any] = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
     return state
 
 
-def read_own(folder: Path, rank: int) -> dict[str, Any] | None:
-    """Read what a rank had of its own; None if there was no such rank."""
+def read_rank(folder: Path, rank: int) -> dict[str, Any] | None:
+    """Read the values of one rank; None if the saved run had no such rank."""
     path = folder / f"rank_{rank}.pt"
     if not path.exists():
         return None
@@ -145,11 +145,11 @@ def read_own(folder: Path, rank: int) -> dict[str, Any] | None:
 
 
 def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
-    """Fill tensors in place from a checkpoint, each with what was written under its name."""
+    """Fill tensors in place from a checkpoint, by their names."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    _pass_over_warning()
+    _silence_warning()
     try:
         load(into, checkpoint_id=folder, no_dist=world.size == 1)
     except CheckpointException as error:  # which is no Exception
@@ -160,23 +160,23 @@ def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
 def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    _pass_over_warning()
+    _silence_warning()
     save(dict(tensors), checkpoint_id=folder, no_dist=world.size == 1, process_group=world.group)
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say in one `OSError` what torch's writers make of a full disk.
+    """Turn the errors of torch's writers on a full disk into one `OSError`.
 
-    Their zip writer loses the error of the file below it and raises a `RuntimeError` of its own file,
-    inline_container.cc; torch.distributed.checkpoint then wraps it in a `BaseException` with one error a rank.
+    The zip writer loses the error of the file and raises a `RuntimeError` that names inline_container.cc;
+    torch.distributed.checkpoint wraps it in a `BaseException` with one error per rank.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         yield
     except (CheckpointException, RuntimeError, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)  # a full disk needs the room
+        shutil.rmtree(folder, ignore_errors=True)  # to free the space
         causes = (
             [e for e, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
         )
@@ -193,26 +193,26 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
 
 
-def _pass_over_warning() -> None:
-    """Pass over the warning that one process saves alone, which is what is meant.
+def _silence_warning() -> None:
+    """Silence the warning that a single process saves without a process group, as intended.
 
-    For good: `warnings.catch_warnings` is not safe in a thread, and a thread writes checkpoints too.
+    The filter stays: `warnings.catch_warnings` is not safe in threads, and a thread may write checkpoints.
     """
     warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
 
 def _manifest(folder: Path) -> dict[str, list[int]]:
-    """Read what each file of a checkpoint was when it was written."""
+    """Read the sizes and checksums of a checkpoint's files."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except OSError:
         raise DamagedCheckpointError(f"{MANIFEST} is missing, or the whole folder") from None
     except ValueError:
         raise DamagedCheckpointError(f"{MANIFEST} is not what was written") from None
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
         raise DamagedCheckpointError(
-            f"{MANIFEST} says format {found!r}; this version of torchtune reads {FORMAT}"
+            f"{MANIFEST} says format {version!r}; this version of torchtune reads {FORMAT}"
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(f, list) and len(f) == 2 for f in files.values()):
@@ -221,7 +221,7 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
 
 
 def _fault(path: Path, expected: list[int]) -> str | None:
-    """Say how a file differs from its manifest; None if it does not."""
+    """Describe how a file differs from its manifest; None if it does not."""
     if not path.exists():
         return f"{path.name} is missing"
     size = path.stat().st_size
@@ -240,7 +240,7 @@ def _fingerprint(path: Path) -> list[int]:
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file, or what a folder holds, to the disk before anything that follows."""
+    """Flush a file, or the entries of a folder, to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,4 +1,4 @@
-"""The section of a config that says when checkpoints are written, and which stay."""
+"""The section of a config that sets when checkpoints are written, and which stay."""
 
 from attrs import define, field
 
@@ -10,9 +10,9 @@ class Checkpoints:
     """When a run writes checkpoints, from which it resumes if it is interrupted, and which of them it keeps."""
 
     every_n_steps: int | None = field(default=100, validator=above(0))
-    """Optimizer steps between two checkpoints; null: no number of steps is a reason to write one."""
+    """Optimizer steps between two checkpoints; null: none are written by step."""
     every_n_minutes: float | None = field(default=None, validator=above(0))
-    """Minutes between two checkpoints; null: time is no reason to write one."""
+    """Minutes between two checkpoints; null: none are written by time."""
     at_epoch_ends: bool = True
     """Write a checkpoint after every epoch."""
     asynchronous: bool = False

@@ -1,4 +1,4 @@
-"""What every fine-tuning recipe reads; a recipe's own config class adds what only it needs."""
+"""The config fields of every fine-tuning recipe; the config class of a recipe adds its own."""
 
 from typing import Annotated, Any, Literal
 
@@ -38,7 +38,7 @@ from torchtune.utils.metric_logging import DiskLogger, MetricLogger, check_packa
 RATES = arguments(
     lr=at_least(0), betas=each(share()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
 )
-"""What torch's optimizers demand of their arguments, known before one is built."""
+"""Ranges of the arguments of torch's optimizers, checked before an optimizer is built."""
 
 
 def _fits(cfg: "FinetuneConfig", _: object, value: Placement) -> None:
@@ -64,13 +64,13 @@ class FinetuneConfig:
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
     device: Device = "auto"
-    """What to compute on; auto is the first that is there of cuda, mps and cpu."""
+    """What to compute on; auto is the first available one of cuda, mps and cpu."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of computing and of frozen weights; fp16 scales the loss."""
     enable_fsdp: bool = False
     """Shard weights, gradients and optimizer state across the ranks; otherwise each rank holds them whole."""
     placement: Placement = field(factory=Placement, validator=_fits)
-    """How the model is held: precision of its weights, sharding, activations, compilation."""
+    """Precision of weights, sharding, activation checkpointing, compilation."""
 
     model: Component[Decoder]
     """The model's architecture."""
@@ -96,7 +96,7 @@ class FinetuneConfig:
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
     """Optimizer steps that end an epoch early; the next continues with examples not yet seen. Null: no end."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Optimizer steps of the whole run, whatever `epochs` comes to; null: what it comes to."""
+    """Optimizer steps of the whole run, regardless of `epochs`; null: as many as the epochs take."""
 
     loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
     """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
@@ -110,20 +110,20 @@ class FinetuneConfig:
     )
     """Learning rate by optimizer step; the recipe passes the optimizer. Null: constant."""
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
-    """L2 norm that a longer gradient is scaled down to; null: none is."""
+    """Longer gradients are scaled down to this L2 norm; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
-    """What happens at a NaN or infinite loss or gradient: the run ends, or skips the step, unless ten come in a row."""
+    """What happens at a NaN or infinite loss or gradient: stop ends the run, skip skips the step, up to nine in a row."""
 
     validation: Annotated[Validation | None, MayChange()] = None
-    """Held-out rows, whose loss is computed every so often; null: there are none."""
+    """Held-out rows and how often their loss is computed; null: no validation."""
 
     metric_logger: Annotated[Component[MetricLogger] | list[Component[MetricLogger]] | None, MayChange()] = (
         field(default=lazy(DiskLogger, log_dir=ref("output_dir")), validator=_installed)
     )
-    """Where metrics go besides `metrics.jsonl`, one logger or a list; null: nowhere."""
+    """Loggers of metrics in addition to `metrics.jsonl`, one or a list; null: none."""
     log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Optimizer steps between two calls of the logger; `metrics.jsonl` has every step."""
     profiling: Annotated[Profiling | None, MayChange()] = None
     """Which steps torch.profiler records; null: none."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)
-    """When checkpoints are written, and which stay."""
+    """When checkpoints are written, and which are retained."""

@@ -1,4 +1,4 @@
-"""How much arithmetic a training step is, and how much a device can do."""
+"""FLOPs of a training step, and the peak of a device."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from torchtune.modules import Decoder, active_shares
 _TERA = 1e12
 
 # Dense peaks in FLOP/s of bf16 and fp16 on tensor cores, and of fp32 outside of them, as TF32 is off: NVIDIA's data
-# sheets of each card. The first name that is part of what CUDA calls the device counts, so special ones come first.
+# sheets of each card. The first name that is part of the CUDA device name counts, so longer names come first.
 PEAKS: dict[str, tuple[float, float]] = {
     "B200": (2250 * _TERA, 80 * _TERA),
     "GH200": (989 * _TERA, 67 * _TERA),
@@ -31,11 +31,11 @@ PEAKS: dict[str, tuple[float, float]] = {
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
-    """Return what a device can do at best (FLOP/s) as its maker publishes it; None where that is not known.
+    """Return the published peak of a device (FLOP/s); None if it is not known.
 
     Args:
-        device: Where the run computes.
-        dtype: What it computes in, a key of `DTYPES`.
+        device: The device of this rank.
+        dtype: The precision of computing, a key of `DTYPES`.
     """
     if device.type != "cuda":
         return None
@@ -51,17 +51,16 @@ def published_peak(name: str, dtype: str) -> float | None:
 
 
 def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
-    """Return a function that counts the operations of a forward and a backward pass over batches.
+    """Return a function that counts the FLOPs of a forward and a backward pass over batches.
 
-    A multiplication and an addition are two. Each weight of a matrix takes two operations a token forwards, two for
-    the gradient of what it reads, and two more for its own gradient if it is trained; the output head is a matrix, at
-    every token, and the embedding's table is none. Attention takes four a pair of query and key and a channel of
-    its heads, and twice that backwards; only pairs that are seen count. So it is what the plain algorithm would do
-    with the useful tokens: what is computed again, or spent on padding, does not count (PaLM, arXiv 2204.02311,
-    appendix B, there without a mask).
+    Each weight of a matrix takes two FLOPs per token in the forward pass, two for the gradient of its input, and two
+    more for its gradient if it is trained; the output head counts at every token, the embedding does not. Attention
+    takes four per pair of query and key and per channel of its heads, and twice that in the backward pass; only pairs
+    that the mask admits count. This is what the plain algorithm needs for the useful tokens: recomputation and padding
+    do not count (PaLM, arXiv 2204.02311, appendix B, which ignores the mask).
 
     Args:
-        model: Tells the matrices, which of them are trained, and how many tokens see each (`active_shares`).
+        model: Its matrices, which of them are trained, and the share of tokens that use each (`active_shares`).
     """
     architecture = model.architecture
     head = model.head_weight
@@ -85,7 +84,7 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
 
 
 def pairs(length: int, window: int | None) -> int:
-    """Count the pairs of a query and a key that it sees, in a text of some tokens under a causal mask."""
+    """Count the pairs of query and key that a causal mask, or a sliding window, admits in a sequence."""
     if window is None or length <= window:
         return length * (length + 1) // 2
     return window * (window + 1) // 2 + (length - window) * window

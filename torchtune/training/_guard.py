@@ -20,14 +20,14 @@ from torchtune.training._world import World
 _logger = logging.getLogger(__name__)
 
 IN_A_ROW = 10
-"""Skipped steps in a row after which the run ends nevertheless."""
+"""Skipped steps in a row after which the run ends with `non_finite="skip"` as well."""
 _NAMED = 8
 """Rows that are named at most."""
 
 
 @define(eq=False)
 class Guard:
-    """Lets steps through whose loss and gradient are finite; all ranks come to the same answer.
+    """Skips the update of a step whose loss or gradient is not finite, on all ranks alike.
 
     The update is left out on the device, by optimizers whose kernels can (torch's fused Adam and AdamW);
     for others the host waits for one flag. What happened is judged on the host when the step's numbers arrive there,
@@ -35,10 +35,10 @@ class Guard:
 
     Args:
         non_finite: "stop" ends the run at a step that is not finite; "skip" skips it, unless ten come in a row.
-        scale: Of fp16; a gradient that overflowed for it alone is no fault.
-        dataset: Says where a row is.
+        scale: Of fp16; a gradient that overflows only because of the scale is not an error.
+        dataset: Gives the locations of rows.
         world: The ranks of this run.
-        folder: The run's, whose newest checkpoint the message names.
+        folder: The run's folder; error messages name its newest checkpoint.
         on_device: Leave updates out on the device where the optimizer's kernels can; otherwise the host waits for a
             flag.
     """
@@ -50,10 +50,10 @@ class Guard:
     _folder: RunFolder
     _on_device: bool = False
     in_a_row: int = field(default=0, init=False)
-    """Steps before this one that were skipped since their loss or gradient was NaN or infinite."""
+    """The number of most recent steps in a row that were skipped because of a NaN or infinite loss or gradient."""
 
     def update(self, optimizer: Optimizer, loss: Tensor, grad_norm: Tensor, n_targets: Tensor) -> None:
-        """Take an optimizer's step, unless its loss or gradient is not finite or nothing was learnt; adapt the scale.
+        """Take an optimizer's step, unless loss or gradient is not finite or there is no target; adapt the scale.
 
         Args:
             optimizer: The optimizer; gradients are those of the step.
@@ -80,7 +80,7 @@ class Guard:
             Why the step was skipped; None: it was taken.
 
         Raises:
-            FloatingPointError: It was skipped, and the run is to end; parameters and optimizer are as before it.
+            FloatingPointError: It was skipped, and the run has to end; parameters and optimizer are as before it.
         """
         if values.n_counted == 0:
             return "no target token"
@@ -99,7 +99,7 @@ class Guard:
         skips = self._non_finite == "skip"
         if skips and self.in_a_row < IN_A_ROW:
             return f"{value}; its rows: {rows}"
-        again = f", as it was not at {self.in_a_row} steps in a row" if skips else ""
+        again = f", the last of {self.in_a_row} such steps in a row" if skips else ""
         skip = "" if skips else ", or skip such steps with non_finite=skip"
         raise FloatingPointError(
             f"step {values.step}: {value}{again}. Its rows: {rows}. {self._checkpoint()} Lower optimizer.lr, look for a"
@@ -107,7 +107,7 @@ class Guard:
         )
 
     def _rows(self, values: StepValues) -> str:
-        """Name the rows of the micro-batches whose loss is not finite; those of all where each is."""
+        """Name the rows of the micro-batches whose loss is not finite; all rows if only the gradient is not."""
         batches = list(zip(values.losses, values.micro_batches, strict=True))
         damaged = [row for loss, batch in batches if not math.isfinite(loss) for row in batch.rows]
         of_ranks = self._world.gather((damaged, [row for _, batch in batches for row in batch.rows]))
@@ -126,5 +126,5 @@ class Guard:
         return {"in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue to count."""
+        """Continue the count of skipped steps."""
         self.in_a_row = state["in_a_row"]

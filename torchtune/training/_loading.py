@@ -1,4 +1,4 @@
-"""The section of a config that says how rows become batches."""
+"""The section of a config for reading rows and making batches."""
 
 from typing import Annotated, Any, Literal
 
@@ -45,7 +45,7 @@ class Loading:
     token_cache: Annotated[str | None, MayChange()] = None
     """Folder of encoded rows, which any number of runs share; null: rows are encoded whenever they are read."""
 
-    def batches(  # noqa: PLR0913 - it brings the parts of a run together.
+    def batches(  # noqa: PLR0913 - batches depend on all of them.
         self,
         dataset: Rows[ItemT],
         tokenizer: Tokenizer,
@@ -61,16 +61,16 @@ class Loading:
 
         Args:
             dataset: The rows; it has a length.
-            tokenizer: Gives the id of padding.
-            model: Gives the longest sequence; it may be on the meta device.
+            tokenizer: Its padding id is used.
+            model: Limits the length of sequences; it may be on the meta device.
             world: The ranks of this run.
             batch_size: Rows of a batch on each rank.
             shuffle: Read the rows in a new order every epoch.
-            output_dir: The run's folder, whose record gets what happened to the rows; None: it is only logged.
-            logs: Whether what happens to rows is logged.
+            output_dir: The run's folder, whose `run.json` counts rows that were cut or skipped; None: only logged.
+            logs: Log which rows were cut or skipped.
 
         Raises:
-            OSError: The token cache's folder cannot be made.
+            OSError: The token cache's folder cannot be created.
             ValueError: The dataset is empty.
         """
         packing = self.packing or Packing()

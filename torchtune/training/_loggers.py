@@ -1,4 +1,4 @@
-"""The loggers of a run, none of which can end it."""
+"""The loggers of a run, whose errors do not end it."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,16 +6,16 @@ from torchtune.utils.metric_logging import MetricLogger
 
 
 class Loggers:
-    """Several loggers as one; what one of them raises is told, and it is asked no more.
+    """Several loggers as one; a logger that raises is reported and removed.
 
     Args:
-        loggers: In the order in which they are told.
-        tell: Writes a line for the user.
+        loggers: In the order in which they are called.
+        note: Writes a line for the user.
     """
 
-    def __init__(self, loggers: Sequence[MetricLogger], tell: Callable[[str], None]) -> None:
+    def __init__(self, loggers: Sequence[MetricLogger], note: Callable[[str], None]) -> None:
         self._loggers = list(loggers)
-        self._tell = tell
+        self._note = note
 
     def log_dict(self, metrics: Mapping[str, float | int], step: int) -> None:
         """Pass one step's metrics on to every logger."""
@@ -24,7 +24,7 @@ class Loggers:
                 logger.log_dict(metrics, step)
             except Exception as error:
                 self._loggers.remove(logger)
-                self._report(logger, f"failed at step {step} and is asked no more", error)
+                self._report(logger, f"failed at step {step}", error)
 
     def close(self) -> None:
         """Close every logger."""
@@ -36,8 +36,8 @@ class Loggers:
                 self._report(logger, "could not be closed", error)
 
     def _report(self, logger: MetricLogger, what: str, error: Exception) -> None:
-        said = str(error).partition("\n")[0] or "no reason given"
-        self._tell(
-            f"note: {type(logger).__name__} {what}, the run continues without it: {type(error).__name__}: {said}"
+        message = str(error).partition("\n")[0] or "no message"
+        self._note(
+            f"note: {type(logger).__name__} {what}, the run continues without it: {type(error).__name__}: {message}"
             " (metrics.jsonl has every step)"
         )

@@ -1,4 +1,4 @@
-"""What a config takes in memory, and what would take less."""
+"""Estimate the memory that a config needs, and which settings would lower it."""
 
 import linecache
 import re
@@ -23,11 +23,11 @@ from torchtune.training._placement import DTYPES
 from torchtune.training._sections import section_of
 
 ASSUMED = 1024
-"""Positions of a row where neither the dataset nor the packing bounds them."""
+"""Positions of a row if neither the dataset nor packing limits them."""
 
 
 class OutOfMemoryError(MemoryError):
-    """Memory ran out; the message says in which line, and what would take less."""
+    """Memory ran out; the message names the line, and settings that would take less."""
 
 
 @runtime_checkable
@@ -55,8 +55,8 @@ def model_of(cfg: object) -> Decoder | None:
     """Build a config's model with its adapters on the meta device; None if the config is no `ModelConfig`.
 
     Raises:
-        InstantiationError: The model's own code refuses its arguments.
-        ValueError: The model has no such layers as the adapters are for.
+        InstantiationError: The model rejects its arguments.
+        ValueError: No layer of the model matches the adapters' targets.
     """
     if not isinstance(cfg, ModelConfig) or not is_component(cfg.model) or str(cfg.dtype) not in DTYPES:
         return None
@@ -71,17 +71,17 @@ def model_of(cfg: object) -> Decoder | None:
 
 
 def batch_of(cfg: FinetuneConfig) -> tuple[int, int]:
-    """Return how many rows a config's forward pass has, and their positions at most (or 1,024, where nothing says)."""
+    """Return the rows of a config's forward pass, and their positions at most (1,024 if nothing limits them)."""
     packing = cfg.loading.packing
     length = cfg.dataset.keywords.get("max_seq_len") if packing is None else packing.length
     return cfg.batch_size, length if isinstance(length, int) else ASSUMED
 
 
 def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> Needs:
-    """Count what a config's model takes on each rank; of a config that trains nothing, its weights.
+    """Estimate what a config's model takes on each rank; of a config that is no `FinetuneConfig`, its weights alone.
 
     Raises:
-        InstantiationError: The optimizer refuses its arguments.
+        InstantiationError: The optimizer rejects its arguments.
     """
     if not isinstance(cfg, FinetuneConfig):
         return needs(model, None, dtype=cfg.dtype, ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
@@ -99,10 +99,10 @@ def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> Needs:
 
 
 def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
-    """Return how many bytes of a config's frozen weights a run leaves in their file: on one CPU, what is not cast.
+    """Return how many bytes of frozen weights stay backed by their file: on one CPU, those that are not cast.
 
     Args:
-        cfg: Its weights are looked at where they are there: at what the files say they hold, not at the tensors.
+        cfg: The headers of its weight files are read, if the files exist.
         model: The config's, as `needs_of` left it.
         ranks: Processes that share the work.
     """
@@ -117,7 +117,7 @@ def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
 
 
 def _is_for_cpu(device: str) -> bool:
-    """Tell whether a run would be on a CPU, without looking for a GPU, which takes a second, and memory on it."""
+    """Return whether a run would be on a CPU, without probing for a GPU, which takes a second and GPU memory."""
     has_gpu_build = (
         torch.version.cuda is not None or torch.version.hip is not None or sys.platform == "darwin"
     )
@@ -125,7 +125,7 @@ def _is_for_cpu(device: str) -> bool:
 
 
 def memory_savings(cfg: FinetuneConfig, ranks: int = 1) -> list[tuple[str, int]]:
-    """Return settings that would lower what a rank holds, and by how many bytes, about; the most first.
+    """Return settings that would lower the memory of a rank, and by how many bytes, roughly; the largest first.
 
     Args:
         cfg: A fine-tuning recipe's config.
@@ -159,7 +159,7 @@ def _held(cfg: FinetuneConfig, ranks: int) -> int | None:
 
 
 def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneConfig]]:
-    """Yield what could be set otherwise, in words of the command line, and the config with it."""
+    """Yield changes of settings as on the command line, and the config with each."""
     placement, packing = cfg.placement, cfg.loading.packing
     if cfg.batch_size > 1:
         rows = -(-cfg.batch_size // 2)
@@ -182,14 +182,14 @@ def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneCon
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error is what torch or Python make of memory that is short."""
+    """Return whether an error of torch or Python means that memory ran out."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
 def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
-    """Make one message of an error that memory is short.
+    """Turn an out-of-memory error into one message with alternatives.
 
     Args:
         error: `is_out_of_memory` holds for it.
@@ -201,17 +201,17 @@ def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
     request = re.search(r"[Tt]ried to allocate (\d[\d.]* ?\w+)", str(error))
     if request is not None:
         number, _, unit = request[1].partition(" ")
-        message += f", when {size_text(int(number)) if unit == 'bytes' else request[1]} more were asked for"
+        message += f", when {size_text(int(number)) if unit == 'bytes' else request[1]} more were requested"
     if not isinstance(cfg, FinetuneConfig):
         return OutOfMemoryError(message)
     rows, length = batch_of(cfg)
     ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
     of = f"for {rows} rows of {length:,} positions"
-    return OutOfMemoryError(f"{message}. What would lower it, about, {of}: {ways or 'a smaller model'}")
+    return OutOfMemoryError(f"{message}. Estimated savings {of}: {ways or 'a smaller model'}")
 
 
 def _line_of(trace: TracebackType | None) -> str:
-    """Return the line of the recipe that was at work: of the outermost `main` in the traceback."""
+    """Return the line of the recipe that ran: in the outermost `main` of the traceback."""
     for frame, number in walk_tb(trace):
         if frame.f_code.co_name == "main":
             return linecache.getline(frame.f_code.co_filename, number).partition("#")[0].strip()

@@ -1,4 +1,4 @@
-"""What a run tells about itself: `metrics.jsonl`, a logger, and the terminal."""
+"""Report the metrics of a run: to `metrics.jsonl`, loggers and the terminal."""
 
 import json
 import math
@@ -37,31 +37,31 @@ class Metrics:
     - `loss`: mean over all ranks: each term divided by its count, as a rule the step's target tokens.
     - `lr`: of the first parameter group.
     - `grad_norm`: L2, before clipping.
-    - `tokens_per_second`: useful tokens of all ranks, no padding, by the time since the step before.
+    - `tokens_per_second`: useful tokens of all ranks, without padding, by the time since the step before.
     - `padding_share`: of the tokens computed, from 0 to 1.
     - `peak_memory_bytes`: of rank 0, allocated on its GPU or resident in its process.
-    - `mfu`: the share of what the devices can do that the step's useful tokens need (`step_flops`), where the
-      devices' peak is known.
+    - `mfu`: FLOPs that the step's useful tokens need (`step_flops`), as a share of the devices' peak, if that is
+      known.
     - the terms of the loss if there are several, the metrics of the scorer, and what else the recipe passes to
       `Run.update`, by their names.
 
-    A step that was skipped, having no target token or no finite loss, has a loss, lr and norm of null; it is reported
-    and counted. A validation is an object of its own, after that of its step: `step`, `validation_loss` (null if it is
+    A skipped step, without a target token or without a finite loss or gradient, has a loss, lr and norm of null. A
+    validation is a separate object, after that of its step: `step`, `validation_loss` (null if it is
     not finite), `validation_targets`, and the terms and metrics with `validation_` before their names.
 
-    On a terminal a progress bar shows loss, speed, padding and the time left; where standard error is none, a line of
-    text is written every so often instead.
+    On a terminal a progress bar shows loss, speed, padding and the time left; if standard error is none, a line of text
+    is written every `log_every` steps instead.
 
     Use it as a context manager, so that the loggers are closed also when the run fails.
 
     Args:
         output_dir: The run's folder.
-        loggers: Get the same numbers; none on all ranks but 0. One that raises is told of and asked no more.
-        world: This process and its fellows.
-        step: Optimizer steps taken so far; lines of `metrics.jsonl` after it are cut off.
+        loggers: Get the same numbers; none on ranks other than 0. One that raises is reported and removed.
+        world: The ranks of this run.
+        step: Optimizer steps taken so far; lines of `metrics.jsonl` of later steps are dropped.
         total_steps: Optimizer steps of the whole run.
         log_every: Optimizer steps between two calls of the loggers and two plain lines.
-        peak: What each device can do, FLOP/s; None: not known.
+        peak: Peak of each device, FLOP/s; None: not known.
         profiling: Which steps are recorded; None: none.
     """
 
@@ -93,7 +93,7 @@ class Metrics:
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                columns, lines = shutil.get_terminal_size()  # tqdm draws nothing on a terminal that says 0
+                columns, lines = shutil.get_terminal_size()  # tqdm draws nothing if a terminal reports 0
                 self._bar = tqdm(
                     total=self._total_steps,
                     initial=self._step,
@@ -119,16 +119,16 @@ class Metrics:
         }
         self._record(values, numbers, f"loss {values.loss:.4f}")
 
-    def skip(self, values: StepValues, why: str) -> None:
-        """Record a step that changed nothing; all ranks must call it.
+    def skip(self, values: StepValues, reason: str) -> None:
+        """Record a step whose update was skipped; all ranks must call it.
 
         Args:
             values: Its numbers, whose loss, learning rate and norm are not written.
-            why: What was the matter with it.
+            reason: Why it was skipped.
         """
         self._n_skipped += 1
         numbers: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
-        self._record(values, numbers, f"skipped ({self._n_skipped} so far): {why}")
+        self._record(values, numbers, f"skipped ({self._n_skipped} so far): {reason}")
 
     def validated(
         self,
@@ -147,16 +147,16 @@ class Metrics:
             loss: Mean over the held-out rows; None if it is not finite.
             n_targets: How many target tokens they have.
             reported: Terms and metrics by name.
-            answers: Prompts with what the model answered.
+            answers: Prompts with the answers of the model.
             is_best: Whether no loss was lower so far.
         """
         if not self._world.is_main:
             return
         more = {f"validation_{name}": value for name, value in reported.items() if math.isfinite(value)}
         self._write({"step": step, "validation_loss": loss, "validation_targets": n_targets, **more})
-        shown = "is NaN or infinite" if loss is None else f"{loss:.4f}"
-        self._validation = f"validation {shown}"
-        self.note(f"step {step}: validation loss {shown}{', the lowest so far' * (is_best and step > 0)}")
+        text = "is NaN or infinite" if loss is None else f"{loss:.4f}"
+        self._validation = f"validation {text}"
+        self.note(f"step {step}: validation loss {text}{', the lowest so far' * (is_best and step > 0)}")
         for prompt, answer in answers:
             self.note(f"  {_shortened(prompt, 40)} {_shortened(answer, 80)}")
         if loss is not None:
@@ -166,7 +166,7 @@ class Metrics:
         """Tell the profiler that a step ends; all ranks must call it."""
         started = time.perf_counter()
         self._step_done()
-        self.exclude_time(time.perf_counter() - started)  # what a profiler writes is no step's time
+        self.exclude_time(time.perf_counter() - started)  # writing a profile is not part of a step
 
     def step_seconds(self, ended_at: float) -> float:
         """Return how long a step took, without the seconds of `exclude_time`.
@@ -179,7 +179,7 @@ class Metrics:
         return seconds
 
     def exclude_time(self, seconds: float) -> None:
-        """Count so many seconds to no step's speed."""
+        """Leave seconds, such as those of a validation, out of the speed of steps."""
         self._since += seconds
 
     def note(self, text: str) -> None:
@@ -191,7 +191,7 @@ class Metrics:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def _record(self, values: StepValues, numbers: dict[str, float | None], shown: str) -> None:
+    def _record(self, values: StepValues, numbers: dict[str, float | None], text: str) -> None:
         if not self._world.is_main:
             return
         step, speed = values.step, values.n_tokens / values.seconds
@@ -208,7 +208,7 @@ class Metrics:
             line["mfu"] = round(values.flops / (values.seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **line})
         padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
-        self._show(step, f"{shown}, {speed:.0f} tokens/s{padding}", is_told=numbers["loss"] is None)
+        self._show(step, f"{text}, {speed:.0f} tokens/s{padding}", is_always_shown=numbers["loss"] is None)
         if self._is_due(step):
             self._loggers.log_dict({name: value for name, value in line.items() if value is not None}, step)
 
@@ -216,13 +216,13 @@ class Metrics:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def _show(self, step: int, text: str, *, is_told: bool) -> None:
+    def _show(self, step: int, text: str, *, is_always_shown: bool) -> None:
         if self._bar is not None:
-            if is_told:
+            if is_always_shown:
                 self.note(f"step {step}: {text}")
             self._bar.set_postfix_str(", ".join(filter(None, [text, self._validation])), refresh=False)
             self._bar.update()
-        elif is_told or self._is_due(step):
+        elif is_always_shown or self._is_due(step):
             print(f"step {step}/{self._total_steps}: {text}", file=sys.stderr, flush=True)
 
     def _is_due(self, step: int) -> bool:
@@ -236,16 +236,16 @@ def _shortened(text: str, longest: int) -> str:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of a run's file that come after a step, and those that a kill left unfinished."""
-    if not path.is_file():  # nor one of the system's, such as /dev/full, that has no end
+    """Drop the lines of a run's file that are of later steps, or that a killed run left unfinished."""
+    if not path.is_file():  # nor a device such as /dev/full, which has no end
         return
-    # Not `splitlines`, which would take a separator within a text for the end of a line.
+    # Not `splitlines`, which also splits at Unicode separators within a text.
     with path.open(encoding="utf-8", newline="\n") as file:
-        kept = [line for line in file if _is_kept(line, step)]
-    write_text(path, "".join(kept))
+        remaining = [line for line in file if _is_up_to(line, step)]
+    write_text(path, "".join(remaining))
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _is_up_to(line: str, step: int) -> bool:
     try:
         return line.endswith("\n") and bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What training a model takes in memory, from tensors that hold nothing."""
+"""Estimate the memory that training a model takes, with tensors that hold no data."""
 
 import copy
 import math
@@ -19,14 +19,14 @@ from torchtune.training._placement import DTYPES, Placement, set_dtype
 
 @frozen
 class Needs:
-    """What one rank holds; what the allocator keeps for later is not in it."""
+    """The memory of one rank, without what the allocator caches."""
 
     parameters: int
-    """All of the model's, over all ranks."""
+    """Parameters of the model, over all ranks."""
     trainable: int
-    """Those that are trained."""
+    """Trained parameters."""
     ranks: int
-    """Processes that share the work."""
+    """Number of ranks."""
     weights: int
     """Bytes of parameters and buffers on one rank."""
     gradients: int
@@ -34,13 +34,13 @@ class Needs:
     optimizer: int
     """Bytes of the optimizer's state on one rank."""
     activations: int = 0
-    """Bytes that a forward and a backward pass add at their peak, about; 0 where no batch was said."""
+    """Bytes that a forward and a backward pass add at their peak, roughly; 0 if no batch is passed."""
     loss: int = 0
-    """Those of them that are logits and what else the loss holds while it is computed; 0 where the peak is later."""
+    """Bytes of `activations` that logits and loss take; 0 if the peak is later."""
     heap: int = 0
-    """Bytes that a CPU's heap holds between blocks, and kernels made for bfloat16, about."""
+    """Bytes lost to fragmentation of a CPU's heap, and kernels compiled for bfloat16, roughly."""
     peak: int = 0
-    """Bytes at the most in a step, about: gradients come as activations go, so it may be less than the sum."""
+    """Peak bytes of a step, roughly: gradients appear as activations are freed, so it may be less than the sum."""
 
     @property
     def total(self) -> int:
@@ -49,7 +49,7 @@ class Needs:
 
 
 def size_text(count: int) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Format a number of bytes in a suitable unit."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1000:
@@ -58,7 +58,7 @@ def size_text(count: int) -> str:
     return f"{size:,.2f} GiB"
 
 
-def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
+def needs(  # noqa: PLR0913 - memory depends on all of them.
     model: nn.Module,
     optimizer: Component[Optimizer] | None,
     placement: Placement | None = None,
@@ -70,22 +70,22 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
     accumulates: bool = False,
     on_cpu: bool = False,
 ) -> Needs:
-    """Count what a model takes on each rank.
+    """Estimate what a model takes on each rank.
 
     Args:
-        model: On the meta device, with its adapters and with frozen parameters marked as such; its parameters get
-            the precision that a run holds them in.
-        optimizer: The config's; its state is what one step of it makes. None: nothing is trained.
+        model: On the meta device, with its adapters and with `requires_grad` set as in training; its parameters
+            are cast to the precision that a run holds them in.
+        optimizer: The config's; its state is that after one step. None: nothing is trained.
         placement: How the model is held; None: `Placement()`.
         dtype: The precision of computing, a key of `DTYPES`.
-        ranks: Processes that share the work.
-        enable_fsdp: Each rank holds its part of every parameter (the first dimension's, rounded up), not the whole.
-        batch: Rows of a forward pass on one rank, and their positions, to count activations; None: they are not.
-        accumulates: A step has several batches, so that gradients are there while later ones are computed.
+        ranks: Number of ranks.
+        enable_fsdp: Each rank holds a shard of every parameter (of the first dimension, rounded up).
+        batch: Rows of a forward pass on one rank, and their positions; None: activations are not counted.
+        accumulates: A step has several micro-batches, so that gradients exist during later forward passes.
         on_cpu: The loss is computed on a CPU, in float32 throughout.
 
     Raises:
-        InstantiationError: The optimizer refuses its arguments.
+        InstantiationError: The optimizer rejects its arguments.
     """
     if optimizer is None:
         model.requires_grad_(requires_grad=False)
@@ -123,26 +123,26 @@ def needs(  # noqa: PLR0913 - what a rank holds depends on all of them.
 
 @frozen
 class _Pass:
-    """What a forward and a backward pass hold, in bytes, besides weights and their gradients."""
+    """Bytes that a forward and a backward pass hold, in addition to weights and gradients."""
 
     kept: int = 0
     """At the end of the forward pass."""
     loss: int = 0
-    """Of the loss, while it is computed, besides what is kept."""
+    """Of the loss while it is computed, in addition to `kept`."""
     head: int = 0
-    """Of the head's gradient, which the loss makes, and which is there until the embedding's is added."""
+    """Of the head's gradient, which exists from the loss until the embedding's gradient is added."""
     layers: int = 0
-    """At the most in the layers' forward and backward passes."""
+    """Peak of the layers' forward and backward passes."""
     last: int = 0
     """At the end of the backward pass, in the embedding."""
 
     @property
     def most(self) -> int:
-        """At the most, gradients being there already."""
+        """Peak, if gradients exist already."""
         return max(self.kept + self.loss, self.layers, self.last) + self.head
 
     def most_with(self, gradients: int, *, accumulates: bool) -> int:
-        """With gradients, which come layer by layer as what is kept goes."""
+        """Peak with gradients, which appear layer by layer as activations are freed."""
         if accumulates:
             return self.most + gradients
         # The head's gradient is one of them.
@@ -161,10 +161,10 @@ class _Workload:
     on_cpu: bool
 
     def passed(self, parts: int) -> _Pass:
-        """Count what the passes hold, where FSDP splits parameters into some parts.
+        """Count what the passes hold if FSDP splits parameters into a number of parts.
 
-        They are run on tensors without contents, through a few of the layers, which are alike. What is trained and held
-        wider than it is computed in is cast for the pass, whole or, under FSDP, two layers and the root at a time.
+        They are run on fake tensors through a few of the layers, which are alike. Trained parameters that are wider
+        than the precision of computing are cast for the pass: all or, under FSDP, two layers and the root at a time.
         """
         model, compute = self.model, self.compute
         n = len(model.layers)
@@ -185,11 +185,11 @@ class _Workload:
         return _Pass(kept + casts, loss, head, layers + casts, last + casts)
 
     def _loss_bytes(self) -> tuple[int, int]:
-        """Return what `LinearCrossEntropy` holds for as many targets as positions; and the head's gradient."""
+        """Return the bytes of `LinearCrossEntropy` for as many targets as positions, and of the head's gradient."""
         a, head, narrow = self.model.architecture, self.model.head_weight, self.compute.itemsize
         wide = torch.promote_types(self.compute, torch.float32).itemsize
         positions = math.prod(self.batch)
-        # With a cap, its slope, and one more as it is made.
+        # A cap takes its slope, and one temporary more.
         copies = wide * (1 if a.final_softcap is None else 3)
         if narrow < wide:
             copies += narrow  # as factors of a product
@@ -199,7 +199,7 @@ class _Workload:
         return held, wide * head.numel() if head.requires_grad else 0
 
     def _peaks(self, n_layers: int) -> tuple[int, int, int]:
-        """Return what a pass through the first layers keeps, what it adds at its peak, and what in the embedding."""
+        """Return what a pass through the first layers keeps, its peak, and its peak in the embedding."""
         model, compute, section = self.model, self.compute, self.section
         layer = model.layers[:1]
         head = model.embed_tokens.weight.requires_grad
@@ -217,33 +217,33 @@ class _Workload:
         if key in _KNOWN:
             return _KNOWN[key]
         rows, length = self.batch[0], min(self.batch[1], model.architecture.max_seq_len)
-        own = _with_layers(model, n_layers)
+        shallow = _with_layers(model, n_layers)
         if section is not None:
-            checkpoint_activations(own, evolve(section, offload=False))
+            checkpoint_activations(shallow, evolve(section, offload=False))
         with fake_tensors():
-            made = {
+            fakes = {
                 name: torch.empty(
                     p.shape,
                     dtype=compute if p.is_floating_point() else p.dtype,
                     device="cpu",
                     requires_grad=p.requires_grad,
                 )
-                for name, p in own.named_parameters()
+                for name, p in shallow.named_parameters()
             }
             tokens = torch.zeros((rows, length), dtype=torch.long)
-            live = LiveBytes(made.values())
-            for p in made.values():
+            live = LiveBytes(fakes.values())
+            for p in fakes.values():
                 if p.requires_grad:
                     p.register_post_accumulate_grad_hook(live.exclude_gradient)  # type: ignore[no-untyped-call]
             with live:
-                own.embed_tokens.register_forward_hook(live.note_beginning)
+                shallow.embed_tokens.register_forward_hook(live.note_beginning)
                 hidden = torch.func.functional_call(
-                    Calling(own, own.hidden), {f"module.{n}": p for n, p in made.items()}, (tokens,)
+                    Calling(shallow, shallow.hidden), {f"module.{n}": p for n, p in fakes.items()}, (tokens,)
                 )
                 alive = live.now
                 hidden.sum().backward()
         peak, last = (live.peak, 0) if live.peak_of_layers is None else (live.peak_of_layers, live.peak)
-        if section is not None and section.offload:  # what waits in CPU memory
+        if section is not None and section.offload:  # which is in CPU memory
             inputs = -(-n_layers // section.every_n_layers) * rows * length
             waiting = inputs * model.architecture.embed_dim * compute.itemsize
             peak, alive = peak - waiting, alive - waiting
@@ -251,7 +251,7 @@ class _Workload:
 
 
 def _with_layers(model: Decoder, n_layers: int) -> Decoder:
-    """Copy a model as if it had its first layers alone."""
+    """Copy a model with its first layers alone."""
     layers = model.layers
     model.layers = layers[:n_layers]
     try:
@@ -261,16 +261,16 @@ def _with_layers(model: Decoder, n_layers: int) -> Decoder:
 
 
 _KNOWN: dict[str, tuple[int, int, int]] = {}
-"""What passes added, by all that it depends on: a second of work for each."""
+"""Results of `_peaks` by everything that they depend on, as each takes a second."""
 _CHUNK = LinearCrossEntropy().chunk_size
 _HEAP = 0.27
-"""What glibc's heap held between blocks, as a share of what comes and goes, with the settings that `tune` gives it."""
+"""Fragmentation of glibc's heap as a share of activations, measured with the settings of `tune`."""
 _KERNELS = 64 * 2**20
-"""What oneDNN's kernels of bfloat16 took, with as many as `tune` lets it keep."""
+"""Bytes of oneDNN's bfloat16 kernels, measured with the cache size of `tune`."""
 
 
 def _bytes(tensor: Tensor, parts: int) -> int:
-    """Return the bytes of a rank's part of a tensor: FSDP2 splits the first dimension into equal chunks."""
+    """Return the bytes of a rank's shard of a tensor: FSDP2 splits the first dimension into equal chunks."""
     if tensor.dim() == 0:
         return tensor.element_size()
     rows = math.ceil(tensor.shape[0] / parts)
@@ -278,7 +278,7 @@ def _bytes(tensor: Tensor, parts: int) -> int:
 
 
 def _state_bytes(component: Component[Optimizer], trained: list[nn.Parameter], parts: int) -> int:
-    """Return the bytes of what an optimizer keeps for its parameters after a step, on one rank."""
+    """Return the bytes of an optimizer's state after a step, on one rank."""
     if not trained:
         return 0
     # The plain kernels keep the same state, and run on the meta device.

@@ -1,13 +1,13 @@
-"""From a model on the meta device to one that can be trained: precision, sharding, weights.
+"""Place a model for training: precision, sharding, weights.
 
-What is held in which precision:
+Precisions:
 
 | `dtype` | `weights_dtype` | trained parameters, their gradients, optimizer state | frozen parameters | computing |
 |---|---|---|---|---|
 | `fp32` | `fp32` | fp32 | fp32 | fp32 |
 | `bf16` | `fp32` | fp32 | bf16 | bf16; norms, rotary angles, softmax and the loss's sums in fp32 |
 | `fp16` | `fp32` | fp32 | fp16 | fp16; the same in fp32; its range is small, hence `LossScale` |
-| `bf16` | `bf16` | bf16: "pure bf16", whose 8 bits swallow small steps | bf16 | as with `bf16` |
+| `bf16` | `bf16` | bf16: "pure bf16", in which small updates round to nothing | bf16 | as with `bf16` |
 
 So a full fine-tuning in bf16 keeps fp32 master weights, and LoRA keeps a bf16 base below fp32 adapters. A bf16 copy
 of the trained parameters is made for each forward pass: by FSDP where the model is sharded, by a `Scorer` where it
@@ -31,7 +31,7 @@ from torchtune.training._world import World
 _logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""What a config's `dtype` may say, and fp64, in which tests compare exactly."""
+"""The values of a config's `dtype`, and fp64, which tests use."""
 
 
 def _can_offload(section: "Placement", _: object, value: bool) -> None:
@@ -44,29 +44,29 @@ def _can_offload(section: "Placement", _: object, value: bool) -> None:
 
 @define(kw_only=True)
 class Placement:
-    """How a model is held where it is trained: precision of its weights, sharding, activations, compilation."""
+    """Precision of weights, sharding, activation checkpointing and compilation of a model that is trained."""
 
     weights_dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision of trained weights, their gradients and the optimizer's state; bf16 halves them, with dtype bf16."""
     sharding: Sharding | None = None
     """How `enable_fsdp` shards the model; null: across all ranks."""
     activation_checkpointing: ActivationCheckpointing | None = None
-    """What the backward pass computes again instead of keeping it; null: everything is kept."""
+    """What the backward pass recomputes; null: nothing."""
     lean_layers: bool = True
-    """Layers that keep less for the backward pass and copy less, equal to the plain ones but for the order of sums.
-    Plain ones are taken where they are compiled, and with keep=matmuls."""
+    """Use layers that keep and copy less, equal to the plain ones except for the order of sums. Plain layers are used
+    if they are compiled, and with keep=matmuls."""
     compile: bool = field(default=False, validator=_can_offload)
     """Compile every layer by torch.compile; the first steps take minutes, the others less."""
 
     @property
     def uses_lean_layers(self) -> bool:
-        """Whether layers are the lean ones: not where the compiler or `keep=matmuls` decides what is kept."""
+        """Whether lean layers are used: not if the compiler or `keep=matmuls` decides what is kept."""
         section = self.activation_checkpointing
         keeps_matmuls = section is not None and section.keep == "matmuls"
         return self.lean_layers and not self.compile and not keeps_matmuls
 
     def check(self, *, dtype: str, enable_fsdp: bool) -> None:
-        """Check the section against fields that stand outside of it.
+        """Check the section against fields of the config outside of it.
 
         Args:
             dtype: The precision of computing.
@@ -93,24 +93,23 @@ class Placement:
         dtype: str,
         enable_fsdp: bool = False,
     ) -> None:
-        """Bring a model from the meta device to this process's device, in place, with its weights.
+        """Move a model from the meta device to this rank's device, in place, with its weights.
 
-        With several ranks the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and the
-        gradients are added up. With one rank both come to the same, and neither is needed, unless weights wait in CPU
-        memory. On one CPU, weights that are not cast stay backed by their file, so that memory is used only for what
-        is trained.
+        With several ranks, the layers are sharded by FSDP2 (`enable_fsdp`), or each rank holds the whole model and
+        gradients are averaged. A single rank uses FSDP2 only to offload weights to CPU memory. On one CPU, weights that
+        are not cast stay backed by their file, so that only trained parameters take memory.
 
         Args:
             model: Built on `torch.device("meta")`, with its adapters, and with `requires_grad` set as in training.
             world: The ranks of this run.
             directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
-            dtype: The precision of computing, a key of `DTYPES`; the table above says what it means.
+            dtype: The precision of computing, a key of `DTYPES`; see the table above.
             enable_fsdp: Shard every layer's parameters across the ranks.
 
         Raises:
             FileNotFoundError: The folder or a file in it is missing.
-            FieldError: The section does not fit `dtype`, `enable_fsdp` or the number of ranks.
-            ValueError: The folder's weights are not those of this model.
+            FieldError: The section contradicts `dtype`, `enable_fsdp` or the number of ranks.
+            ValueError: The folder holds weights of another model.
         """
         self.check(dtype=dtype, enable_fsdp=enable_fsdp)
         sharding, section = self.sharding or Sharding(), self.activation_checkpointing
@@ -144,12 +143,12 @@ def _warn_of_slow_bf16(world: World, dtype: str) -> None:
 def _fill(
     model: Decoder, device: torch.device, seed: int, model_directory: str | None, *, is_whole: bool
 ) -> None:
-    """Give a model memory and weights."""
+    """Allocate a model and load or draw its weights."""
     if model_directory is not None and is_whole and device.type == "cpu":  # backed by the file
         load_hf_weights(model, model_directory)
         for _, _, adapter in adapted_layers(model):
             for name, parameter in list(adapter.named_parameters()):
-                # Not `empty_like`: of a meta tensor it imports 0.5 s of references (torch 2.13).
+                # Not `empty_like`: of a meta tensor it imports torch._refs, which takes 0.5 s (torch 2.13).
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                 setattr(adapter, name, nn.Parameter(empty))
     else:
@@ -162,7 +161,7 @@ def _fill(
         torch.manual_seed(seed)
         if model_directory is None:
             model.init_weights()
-        else:  # Behind the weights, since DoRA's magnitudes are theirs.
+        else:  # After the weights, from which DoRA computes its magnitudes.
             for _, layer, _ in adapted_layers(model):
                 layer.reset_adapter()
 
@@ -186,8 +185,8 @@ def whole_state(model: nn.Module, world: World, dtype: str | None = None) -> dic
 
     Args:
         model: May be sharded.
-        world: This process and its fellows.
-        dtype: What to cast them to, a key of `DTYPES`; None: they stay as they are held.
+        world: The ranks of this run.
+        dtype: The precision to cast them to, a key of `DTYPES`; None: they are not cast.
 
     Returns:
         Parameters by name, on rank 0; None on the others.

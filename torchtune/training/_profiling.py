@@ -1,4 +1,4 @@
-"""Where the time of a step goes: traces by torch.profiler."""
+"""Traces of steps by torch.profiler."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -23,26 +23,26 @@ class Profiling:
     """Record some steps by torch.profiler, in `profile/` of the run's folder."""
 
     first_step: int = field(default=3, validator=at_least(2))
-    """The first one that is recorded, counted from this start of the run; those before warm everything up."""
+    """The first recorded step, counted from this start of the run; the steps before it are warm-up."""
     n_steps: int = field(default=2, validator=above(0))
-    """How many are recorded."""
+    """How many steps are recorded."""
     memory: bool = False
-    """Record what is allocated and freed as well."""
+    """Record allocations as well."""
     stacks: bool = False
-    """Record the lines of Python that called; slows the steps down, and makes traces large."""
+    """Record Python stacks; slows the steps down, and makes traces large."""
 
 
 @contextmanager
 def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterator[Callable[[], None]]:
-    """Record what happens within, as a config says; the function that is given is called behind every step.
+    """Record the steps of a config's section; the function that it yields must be called after every step.
 
     Each rank writes `profile/rank_<r>.json`, which https://ui.perfetto.dev and chrome://tracing show, and
-    `profile/rank_<r>.txt`, the operators by the time that they took.
+    `profile/rank_<r>.txt`, the operators by their time.
 
     Args:
         section: The config's; None: nothing is recorded.
         output_dir: The run's folder.
-        world: This process and its fellows.
+        world: The ranks of this run.
     """
     if section is None:
         yield lambda: None
@@ -57,7 +57,7 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
     with profile(
         activities=kinds,
         schedule=schedule(wait=section.first_step - 2, warmup=1, active=section.n_steps, repeat=1),
-        on_trace_ready=lambda found: written.append(_write(found, folder, world)),
+        on_trace_ready=lambda trace: written.append(_write(trace, folder, world)),
         profile_memory=section.memory,
         with_stack=section.stacks,
         acc_events=True,
@@ -71,12 +71,12 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
         )
 
 
-def _write(found: "profile", folder: Path, world: World) -> bool:
+def _write(trace: "profile", folder: Path, world: World) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     name = f"rank_{world.rank}"
-    found.export_chrome_trace(str(folder / f"{name}.json"))
+    trace.export_chrome_trace(str(folder / f"{name}.json"))
     order = "self_cuda_time_total" if world.device.type == "cuda" else "self_cpu_time_total"
-    table = found.key_averages().table(sort_by=order, row_limit=40)
+    table = trace.key_averages().table(sort_by=order, row_limit=40)
     (folder / f"{name}.txt").write_text(table, encoding="utf-8")
     if world.is_main:
         _logger.warning("the profile of these steps is in %s", folder)

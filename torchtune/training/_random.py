@@ -10,7 +10,7 @@ import torch
 def random_state(device: torch.device) -> dict[str, Any]:
     """Read the generators of Python, of numpy if it is loaded, and of torch on the CPU and on `device`.
 
-    What it returns holds only what `torch.load(weights_only=True)` reads back.
+    `torch.load(weights_only=True)` can read the result.
     """
     state: dict[str, Any] = {"python": random.getstate(), "cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -25,7 +25,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put back what `random_state` read; a generator that it did not find is left as it is."""
+    """Restore the state that `random_state` returned; generators that it lacks are unchanged."""
     random.setstate(state["python"])
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:

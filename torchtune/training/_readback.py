@@ -1,4 +1,4 @@
-"""Numbers that go from a device to the host without making the host wait for the device."""
+"""Copies from a device to the host for which the host does not wait."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ class Readback:
     """One asynchronous copy of some scalars to the host.
 
     On a GPU they go into pinned memory after what the device has still to do, and `read` waits for that copy alone;
-    read a step later, it arrived long ago. On other devices the copy is there at once.
+    read a step later, it arrived long ago. On other devices the copy is synchronous.
 
     Args:
         values: Scalars on one device, by name.
@@ -39,5 +39,5 @@ class Readback:
 
 
 def _widest(value: Tensor) -> torch.dtype:
-    """Return a dtype that holds a number of any kind, which is narrower where the device knows no float64."""
+    """Return the widest dtype of a value's device; Apple's GPUs have no float64."""
     return torch.float32 if value.device.type == "mps" else torch.float64

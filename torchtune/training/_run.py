@@ -1,4 +1,4 @@
-"""A training run: it resumes, updates the parameters, reports, saves and stops; the recipe's loop says when."""
+"""A training run: resuming, updates, reports, checkpoints and stopping, called by the recipe's loop."""
 
 import signal
 import time
@@ -33,7 +33,7 @@ from torchtune.training._world import World
 
 @frozen
 class _Pending:
-    """A step whose numbers are on their way to the host."""
+    """A step whose numbers have not been read yet."""
 
     step: int
     lr: float
@@ -45,26 +45,26 @@ class _Pending:
 
 
 class Run:
-    """The optimizer steps of a run; a checkpoint in its folder is continued from.
+    """The optimizer steps of a run, which resumes from the newest checkpoint in its folder.
 
-    Use it as a context manager around the loop. `step` counts the steps taken so far.
+    Use it as a context manager around the loop.
 
     Args:
         cfg: The run's config.
         model: Placed; its trained parameters are those with `requires_grad`.
-        optimizer: Of those.
-        schedule: Of the optimizer.
-        batches: Where the data come from.
+        optimizer: The optimizer of those parameters.
+        schedule: The learning rates of the optimizer.
+        batches: The batches of this rank.
         world: The ranks of this run.
-        parts: What else must survive a restart, by name, such as the validator.
-        waits: Read the numbers of a step at once, which lets the host wait for the device; otherwise they are read a
-            step later, and updates are left out on the device where the optimizer's kernels can. None: not on a GPU.
+        parts: Further parts that a checkpoint holds, by name, such as the validator.
+        waits: Read the numbers of a step at once, for which the host waits for the device. Otherwise they are read a
+            step later, and the device skips updates if the optimizer's kernels can. None: False on CUDA, else True.
 
     Raises:
-        ValueError: The newest checkpoint is damaged, of another run, or of a later step than the run is to have.
+        ValueError: The newest checkpoint is damaged, of another run, or past the last step of this run.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - a run is all of these.
+    def __init__(  # noqa: PLR0913, PLR0917 - a run consists of all of these.
         self,
         cfg: FinetuneConfig,
         model: Decoder,
@@ -134,7 +134,7 @@ class Run:
             self.state.wait()
 
     def _finish_after(self, error: Exception) -> None:
-        """Do the same after an error of the loop, which is the one to be raised; others become notes of it."""
+        """Do the same after an error of the loop; further errors become notes of that one."""
         for finish in (self.read_numbers, self.state.wait):
             try:
                 finish()
@@ -142,23 +142,23 @@ class Run:
                 error.add_note(f"after that: {type(other).__name__}: {other}")
 
     def update(self, sums: StepSums, grad_norm: Tensor, **reported: float) -> None:
-        """Take the optimizer's step, adapt learning rate and loss scale, and report it; all ranks must call it.
+        """Take the optimizer's step, advance learning rate and loss scale, and report it; all ranks must call it.
 
-        The update is left out where the loss or the gradient is not finite (`Guard`); the learning rate follows the
-        step's number, whether it was left out or not.
+        The update is skipped if the loss or the gradient is not finite (`Guard`); the learning rate depends on the
+        step's number alone.
 
         Args:
-            sums: Of the step's micro-batches.
-            grad_norm: What `clip_gradients` returned.
+            sums: The scores of the step's micro-batches.
+            grad_norm: The result of `clip_gradients`.
             **reported: Further numbers for `metrics.jsonl`, the loggers and plots, equal on all ranks.
 
         Raises:
             ValueError: A further number has the name of another.
-            FloatingPointError: The loss or gradient of this step or the one before is not finite, and the run is to
+            FloatingPointError: The loss or gradient of this step or the one before is not finite, and the run has to
                 end.
         """
         check_names(reported.keys() & (RESERVED | {*sums.reported}))
-        self.read_numbers()  # of the step before; if that one was bad, its update was left out on the device
+        self.read_numbers()  # of the step before, whose update was skipped on the device if it was not finite
         self.state.step += 1
         batches = sums.micro_batches
         facts = {
@@ -187,13 +187,13 @@ class Run:
         """Read and report the numbers of the last step if they have not been read yet; all ranks must call it.
 
         Raises:
-            FloatingPointError: Its loss or gradient is not finite, and the run is to end.
+            FloatingPointError: Its loss or gradient is not finite, and the run has to end.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return
         numbers = pending.readback.read()
-        # Where the host had to wait, the device is slower, and has finished the step now.
+        # If the host had to wait, the device is slower and has finished the step just now.
         ended_at = time.perf_counter() if pending.readback.has_waited else pending.launched_at
         values = _values_of(pending, numbers, self.metrics.step_seconds(ended_at))
         reason = self._guard.judge(values)
@@ -203,12 +203,12 @@ class Run:
             self.metrics.skip(values, reason)
 
     def save_if_due(self) -> None:
-        """Write a checkpoint if the config's rules say so, or if the run was asked to stop; all ranks must call it.
+        """Write a checkpoint if one is due, or if a signal asked the run to stop; all ranks must call it.
 
         Raises:
-            Stopped: The run was asked to stop, and has a checkpoint of its last step.
+            Stopped: A signal asked the run to stop; its last step has a checkpoint.
             OSError: A checkpoint cannot be written.
-            FloatingPointError: As for `read_numbers`: no checkpoint of a bad step is written if the run is to end.
+            FloatingPointError: As for `read_numbers`; no checkpoint of such a step is written.
         """
         self.state.check()
         is_due = self._saving.is_due()
@@ -232,7 +232,7 @@ class Run:
     def _check_length(self) -> None:
         if self.step > self.total_steps:
             raise ValueError(
-                f"the run is at step {self.step} already, past the {self.total_steps} that it is to have; raise epochs"
+                f"the run is at step {self.step} already, past the {self.total_steps} steps of its config; raise epochs"
                 " or the step limits, or write another output_dir"
             )
 
@@ -255,11 +255,11 @@ def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> 
 
 
 def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) -> Metrics:
-    """Make a run's metrics, with the loggers that its config names on rank 0."""
-    named = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
+    """Build the metrics of a run; only rank 0 has loggers."""
+    loggers = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
     return Metrics(
         cfg.output_dir,
-        [instantiate(logger) for logger in named if logger is not None and world.is_main],
+        [instantiate(logger) for logger in loggers if logger is not None and world.is_main],
         world,
         step,
         total_steps,
@@ -271,12 +271,12 @@ def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) 
 
 @define(eq=False, slots=False)
 class Saving:
-    """Knows when a checkpoint is due.
+    """Decides when a checkpoint is due, and writes it.
 
     Args:
         section: The rules.
         state: Writes checkpoints.
-        batches: Know the epoch.
+        batches: Their epoch.
         world: The ranks of this run.
     """
 
@@ -290,11 +290,11 @@ class Saving:
         self._epoch = self._batches.epoch
 
     def is_due(self) -> bool:
-        """Tell whether a checkpoint is due after this step; by time, rank 0's clock counts."""
+        """Return whether a checkpoint is due after this step; only rank 0 checks the time."""
         section, step = self._section, self._state.step
         minutes = section.every_n_minutes
-        since = time.monotonic() - self._saved_at
-        is_time = minutes is not None and self._world.is_main and since >= 60 * minutes
+        elapsed = time.monotonic() - self._saved_at
+        is_time = minutes is not None and self._world.is_main and elapsed >= 60 * minutes
         epoch_ended = section.at_epoch_ends and self._batches.epoch > self._epoch
         return (
             is_time

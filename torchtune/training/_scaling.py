@@ -1,4 +1,4 @@
-"""The factor that keeps gradients within the numbers of fp16."""
+"""Loss scaling, which keeps gradients within the range of fp16."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from torch import Tensor
 
 FIRST = 2.0**16
 LEAST = 2.0**-14
-"""fp16's least normal number; gradients that overflow below it do not fit whatever the scale."""
+"""The smallest normal number of fp16; gradients that overflow with a smaller scale overflow with any."""
 _PATIENCE = 2000
 """Steps without an overflow after which the factor is doubled, as in torch.amp.GradScaler."""
 
 
 class LossScale:
-    """What losses are multiplied by before the backward pass, and gradients divided by after it.
+    """The factor that multiplies losses before the backward pass, and divides gradients after it.
 
-    In fp16 small gradients become 0, so the loss is scaled up as far as they do not overflow (Micikevicius et al.
+    In fp16 small gradients become 0, so the loss is scaled up as far as gradients do not overflow (Micikevicius et al.
     2018, arXiv:1710.03740, section 3.2). An overflow halves the factor and its step is skipped. In other precisions
-    the factor is 1. The factor stays on the device, so that nothing waits for it.
+    the factor is 1. The factor stays on the device, so that the host does not wait for it.
 
     Args:
         dtype: The precision of computing, a key of `DTYPES`.
-        device: Where losses are.
+        device: The device of losses.
     """
 
     def __init__(self, dtype: str, device: torch.device | str = "cpu") -> None:
         self._is_dynamic = dtype == "fp16"
         self.factor: Tensor | float = torch.tensor(FIRST, device=device) if self._is_dynamic else 1.0
-        """In fp16 a float32 scalar on the device; otherwise the number 1, by which nothing has to be divided."""
+        """In fp16 a float32 scalar on the device; otherwise the number 1, so that no gradient is divided."""
         self._good_steps: Tensor = torch.tensor(0, device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class LossScale:
         return self.factor if isinstance(self.factor, Tensor) else torch.full((), self.factor, device=device)
 
     def explains_overflow(self, factor: float) -> bool:
-        """Tell whether a gradient that overflowed with a factor may fit with a smaller one."""
+        """Return whether a gradient that overflowed with a factor may fit with a smaller one."""
         return self._is_dynamic and factor > LEAST
 
     def update(self, has_overflowed: Tensor) -> None:
@@ -57,7 +57,7 @@ class LossScale:
         self._good_steps = good
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
+        """Return the factor and the steps since it changed."""
         return {"factor": float(self.factor), "good_steps": int(self._good_steps.item())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Learning rates over a run: warm-up, then a curve; and how many optimizer steps a run takes.
 
 Each builder is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
-So is any schedule of torch; one that has an argument called `total_steps` gets the run's, unless the config says.
+So is any schedule of torch; one with an argument `total_steps` gets the run's, unless the config sets it.
 """
 
 import inspect
@@ -21,23 +21,26 @@ from torchtune.internals import lighten, spare_the_compiler
 def build_scheduler(
     component: Component[LRScheduler] | None, optimizer: Optimizer, total_steps: int
 ) -> LRScheduler:
-    """Build a schedule, telling it how long the run is if it asks.
+    """Build a scheduler, and pass it the length of the run if it takes `total_steps`.
 
     Args:
         component: The config's; None leaves the learning rates constant.
-        optimizer: Passed first.
-        total_steps: Optimizer steps of the run; passed to a component that has such an argument and no value for it.
+        optimizer: Its first argument.
+        total_steps: Optimizer steps of the run; passed if the component takes it and the config does not set it.
 
     Raises:
-        ValueError: It is one that a recipe's step cannot drive.
+        ValueError: Recipes do not support it.
     """
     if component is None:
         return constant_with_warmup(optimizer)
-    asks = "total_steps" in inspect.signature(component.func).parameters
-    given = {"total_steps": total_steps} if asks and component.keywords.get("total_steps") is None else {}
-    scheduler = instantiate(component, optimizer, **given)
+    takes_length = "total_steps" in inspect.signature(component.func).parameters
+    is_unset = component.keywords.get("total_steps") is None
+    length = {"total_steps": total_steps} if takes_length and is_unset else {}
+    scheduler = instantiate(component, optimizer, **length)
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError("lr_scheduler: ReduceLROnPlateau waits for a metric, which recipes do not give it")  # noqa: TRY004 - the config is wrong, not a call.
+        raise ValueError(  # noqa: TRY004 - the config is wrong, not the type of an argument.
+            "lr_scheduler: ReduceLROnPlateau needs a metric, which recipes do not pass; choose another scheduler"
+        )
     return scheduler
 
 
@@ -60,13 +63,13 @@ class Schedule:
         return float(self._scheduler.get_last_lr()[0])
 
     def step(self) -> None:
-        """Go to the next step's learning rates, whether the optimizer took its step or skipped it."""
+        """Advance to the next step's learning rates, whether or not the optimizer's step was skipped."""
         if self._has_stepped:
             self._scheduler.step()
             return
         self._has_stepped = True
-        # torch takes a skipped first step for a mistake in the loop. At other steps nothing is caught: that would have
-        # Python forget which warnings it has shown, and show them at every step.
+        # torch warns if the first optimizer step was skipped. Other steps do without `catch_warnings`, which makes
+        # Python forget which warnings it has shown: those of libraries would be repeated at every step.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._scheduler.step()
@@ -76,16 +79,16 @@ class Schedule:
         return {"total_steps": self.total_steps, "scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue another run's schedule; if this run is longer or shorter, with the rates of its own length.
+        """Continue a saved schedule; if the length of the run has changed, with the rates of the new length.
 
         Raises:
-            ValueError: The run's length has changed, and the scheduler cannot change its own.
+            ValueError: The run's length has changed, and the scheduler cannot change its length.
         """
         saved, has_changed = state["scheduler"], state["total_steps"] != self.total_steps
         if has_changed and "total_steps" in saved:
             raise ValueError(
-                f"lr_scheduler: {type(self._scheduler).__name__} was made for {saved['total_steps']} steps and cannot"
-                " change its length; leave epochs and step limits as they were"
+                f"lr_scheduler: {type(self._scheduler).__name__} was built for {saved['total_steps']} steps and cannot"
+                " change its length; restore epochs and step limits"
             )
         self._scheduler.load_state_dict(saved)
         if has_changed and isinstance(self._scheduler, LambdaLR):
@@ -101,14 +104,18 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
         model: Its trained parameters are those with `requires_grad`.
 
     Raises:
-        ValueError: It is one that a recipe's step cannot drive.
+        ValueError: Recipes do not support it.
     """
     spare_the_compiler()
     optimizer = instantiate(component, [p for p in model.parameters() if p.requires_grad])
     if isinstance(optimizer, LBFGS):
-        raise ValueError("optimizer: LBFGS calls the model itself, which no recipe lets it")  # noqa: TRY004 - as above.
+        raise ValueError(  # noqa: TRY004 - the config is wrong, not the type of an argument.
+            "optimizer: LBFGS needs a closure that computes the loss, which recipes do not pass; choose another"
+        )
     if isinstance(optimizer, SparseAdam):
-        raise ValueError("optimizer: SparseAdam takes sparse gradients, and no model here has any")  # noqa: TRY004 - as above.
+        raise ValueError(  # noqa: TRY004 - the config is wrong, not the type of an argument.
+            "optimizer: SparseAdam needs sparse gradients, and models have dense ones; choose another"
+        )
     lighten(optimizer)
     return optimizer
 
@@ -185,7 +192,7 @@ def warmup_stable_decay(
     decay = decay_steps if decay_steps is not None else max(1, (total_steps or 0) // 10)
     if decay < 1 or (total_steps is not None and warmup_steps + decay > total_steps):
         raise ValueError(
-            f"decay_steps: expected an int above 0 that fits behind the warm-up of {warmup_steps} steps in a run of"
+            f"decay_steps: expected an int above 0 that fits after the warm-up of {warmup_steps} steps in a run of"
             f" {total_steps}, got {decay}"
         )
 
@@ -232,8 +239,8 @@ def steps_in(
 ) -> int:
     """Count the optimizer steps of some epochs.
 
-    An epoch that `max_steps_per_epoch` cuts short is not taken back to its start: the next one goes on with rows
-    not yet seen.
+    An epoch that `max_steps_per_epoch` cuts short is not completed later: the next epoch continues with rows
+    not yet read.
 
     Args:
         n_batches: Batches of a rank in all epochs together (`Batches.batches_in(epochs)`).

@@ -1,4 +1,4 @@
-"""What a loss is made of: sums over a micro-batch, each with the name of the count that divides it."""
+"""Scores: the loss terms of a micro-batch, each a sum with the name of the count that divides it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -24,17 +24,17 @@ class Term:
     """The name of the count in `Batch.counts` whose sum, over the micro-batches of all ranks, divides it; or
     "micro_batches", for how many of them there are."""
     coefficient: float = 1.0
-    """What it is multiplied by in the loss."""
+    """Its factor in the loss."""
 
 
 @frozen(eq=False)
 class Score:
-    """What a scorer computes of a micro-batch; the names are the same in every micro-batch of a run."""
+    """The result of a scorer for a micro-batch; the names are the same in every micro-batch of a run."""
 
     terms: Mapping[str, Term]
     """The terms of the loss by name; if there are several, each is reported by its name as well."""
     metrics: Mapping[str, Term] = field(factory=dict)
-    """Sums that are reported beside the loss, each divided by its count; no gradients flow from them."""
+    """Sums that are reported next to the loss, each divided by its count; no gradients flow from them."""
 
 
 class Scorer(ABC):
@@ -52,15 +52,14 @@ class Scorer(ABC):
             batch: On the model's device.
         """
 
-    def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:  # noqa: B027 - most need none.
-        """Compute what is defined over a whole optimizer step, such as KTO's KL divergence, before its first score.
+    def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:  # noqa: B027 - optional.
+        """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before its first score.
 
-        No gradients are recorded. What is defined over all ranks as well is summed by `World.sum`, in the same order
-        on all ranks.
+        No gradients are recorded. Sums over all ranks take `World.sum`, which all ranks must call in the same order.
 
         Args:
             model: As for `score`.
-            micro_batches: Those of the step on this rank, on the model's device.
+            micro_batches: The step's micro-batches of this rank, on the model's device.
         """
 
     def __call__(self, model: Decoder, batch: Batch) -> Score:
@@ -69,7 +68,7 @@ class Scorer(ABC):
 
     @torch.no_grad()
     def before_step(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
-        """Let the scorer prepare a step; recipes call it once before the scores of the step's micro-batches."""
+        """Call `prepare` if the scorer defines it; recipes call this once per step, before the first score."""
         if type(self).prepare is not Scorer.prepare:
             in_compute_dtype(model, lambda: self.prepare(model, micro_batches))
 
@@ -105,12 +104,12 @@ class NextToken(Scorer):
 def target_states(
     model: Decoder, batch: Batch, aggregates: dict[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the hidden states from which targets are predicted.
+    """Compute the hidden states that predict targets.
 
     Args:
         model: The model.
         batch: On its device.
-        aggregates: Where what parts of the layers add to the loss is put, for `aggregate_terms`.
+        aggregates: Filled with the sums that layers add to the loss, for `aggregate_terms`.
 
     Returns:
         The states `[n, d]`, and the ids to predict `[n]`, in the order of `batch.target_positions`.
@@ -122,9 +121,9 @@ def target_states(
 
 
 def aggregate_terms(aggregates: Mapping[str, Tensor]) -> dict[str, Term]:
-    """Return what parts of the layers add to the loss, such as a router's load balance, as terms of a score.
+    """Turn sums that layers add to the loss, such as a router's load balance, into terms of a score.
 
-    Each is an average over the micro-batches of a step; a part scales what it adds (`PassContext.add`).
+    Each is averaged over the micro-batches of a step; the layer sets its scale (`PassContext.add`).
     """
     return {name: Term(total, "micro_batches") for name, total in aggregates.items()}
 
@@ -134,7 +133,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    """Call a loss; one of torch's own that does not fit is the config's mistake."""
+    """Call a loss; an error of a loss of torch.nn means that the config names an unsuitable one."""
     try:
         total: Tensor = loss(logits, labels)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -142,7 +141,7 @@ def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
             raise
         shapes = f"logits {list(logits.shape)} with labels {list(labels.shape)}"
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"loss: {type(loss).__name__} takes no {shapes}: {reason}") from error
+        raise ValueError(f"loss: {type(loss).__name__} does not accept {shapes}: {reason}") from error
     return total
 
 
@@ -162,11 +161,11 @@ class _Call(nn.Module):
 def in_compute_dtype(model: Decoder, function: Callable[[], T]) -> T:
     """Call a function while the trained parameters of a model are cast to the precision of computing.
 
-    Gradients flow back to the parameters as they are held. Parameters that FSDP shards are left to FSDP.
+    Gradients flow back to the uncast parameters. FSDP casts the parameters that it shards.
 
     Args:
         model: Placed (`Placement.place`).
-        function: Uses the model.
+        function: Calls the model.
     """
     dtype = model.compute_dtype
     casts = {

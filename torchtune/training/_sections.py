@@ -1,4 +1,4 @@
-"""Sections of a config, which are recognised by their declared type and never by the name of their field."""
+"""Find the sections of a config by their declared type, never by the name of a field."""
 
 from typing import Any, TypeVar
 
@@ -10,11 +10,11 @@ S = TypeVar("S")
 
 
 def section_of(cfg: object, kind: type[S]) -> S | None:
-    """Return the section of a kind that a config has; None where it has none, or it is null.
+    """Return the section of a class; None if the config has none, or it is null.
 
     Args:
-        cfg: Any config object; fields of any name may hold the section.
-        kind: The section's class, such as `Placement`; a field that declares a subclass holds one as well.
+        cfg: Any config object.
+        kind: The section's class, such as `Placement`; fields that declare a subclass count as well.
 
     Raises:
         ValueError: Several fields hold one.

@@ -1,4 +1,4 @@
-"""How FSDP2 splits a model over the ranks, and the section of a config that says so."""
+"""Sharding a model across ranks by FSDP2, and the section of a config for it."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @define(kw_only=True)
 class Sharding:
-    """How `enable_fsdp` splits a model over the ranks."""
+    """How `enable_fsdp` shards a model across ranks."""
 
     replicas: int = field(default=1, validator=above(0))
-    """Groups of ranks that each hold the whole model (HSDP), between which only gradients pass."""
+    """Groups of ranks that each hold the whole model (HSDP), which exchange only gradients."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer state in CPU memory, and step there; layers visit the GPU one by one."""
+    """Keep weights, gradients and optimizer state in CPU memory, and update there; layers visit the GPU in turn."""
     reshard_after_forward: bool = True
-    """Drop a layer's gathered weights until its backward pass gathers them anew; false is faster, and takes more."""
+    """Free a layer's gathered weights until its backward pass; false is faster, and takes more memory."""
 
     def check(self, ranks: int) -> None:
         """Check the section against the number of ranks.
@@ -34,23 +34,23 @@ class Sharding:
         """
         if ranks % self.replicas:
             message = (
-                f"{ranks} ranks cannot be split into {self.replicas} equal groups; write a divisor of {ranks}"
+                f"{ranks} ranks cannot be split into {self.replicas} equal groups; set a divisor of {ranks}"
             )
             raise FieldError(message, "sharding.replicas")
 
 
 def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding, *, split: bool) -> None:
-    """Give each rank its part of every layer, in place.
+    """Shard every layer across the ranks, in place.
 
     The root, which holds embeddings, last norm and output head, keeps its weights gathered from its forward pass to
-    its backward pass in any case: the loss reads the head's behind the forward pass.
+    its backward pass in any case: the loss reads the head after the forward pass.
 
     Args:
         model: On the meta device.
         world: The ranks of this run.
-        compute: What parameters are cast to for computing; gradients are added up in fp32 at least.
-        sharding: How.
-        split: False: each part is the whole, and only gradients are shared.
+        compute: The precision of computing; gradients are summed in fp32 at least.
+        sharding: The settings.
+        split: False: each rank holds the whole model, and only gradients are exchanged.
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
@@ -75,9 +75,9 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
 
 
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":
-    """Arrange the ranks: `[ranks]`, or `[replicas, ranks / replicas]` where there are several replicas.
+    """Arrange the ranks: `[ranks]`, or `[replicas, ranks / replicas]` with several replicas.
 
-    A run of one process has no process group, which FSDP needs; it gets one, and `start` ends it.
+    A run of one process has no process group, which FSDP needs; one is created, and `start` destroys it.
     """
     from torch.distributed.device_mesh import init_device_mesh
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it finishes its step and writes a checkpoint, unless it is asked twice."""
+"""Signals that ask a run to stop after its step and a checkpoint; a second Ctrl-C ends it at once."""
 
 import contextlib
 import os
@@ -15,17 +15,17 @@ from typing import Self
 from torchtune.training._world import World
 
 GRACE = 240.0
-"""How long a step and its checkpoint may take after SIGTERM before the process gives up (seconds)."""
+"""How long a step and its checkpoint may take after SIGTERM before the process exits (seconds)."""
 _LOOK = 200
-"""How often it is looked whether the other ranks are there (milliseconds)."""
+"""How often the other ranks are checked (milliseconds)."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The run ended because it was asked to, and can go on; the message says what is kept.
+    """The run ended because of a signal, and can resume; the message names the checkpoint.
 
     Args:
         message: For the user.
-        number: The signal's; the process's status is to be 128 above it.
+        number: The signal; the exit status is 128 above it.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -34,28 +34,27 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopRequests:
-    """Whether SIGTERM came, or Ctrl-C (SIGINT) once; the second Ctrl-C ends the process at once.
+    """Records SIGTERM and the first Ctrl-C (SIGINT); a second Ctrl-C ends the process at once.
 
-    Use it as a context manager around what may be finished before the run ends; elsewhere the signals do what they
-    always do. Among several ranks, SIGTERM is also how torch's launcher ends the others after one has died. They may
-    be waiting for that one then, in a collective that no Python code interrupts, so a thread ends the process as soon
-    as a rank on this machine is gone.
+    Use it as a context manager around the loop; outside of it the signals have their usual effect. With several ranks,
+    torch's launcher also sends SIGTERM to the others after one has died. These may be waiting for it in a collective,
+    which Python code cannot interrupt, so a thread ends the process as soon as a rank on this machine is gone.
 
     Args:
-        world: This process and its fellows.
-        resume_hint: How to resume the run, in words.
+        world: The ranks of this run.
+        resume_hint: Tells the user how to resume the run.
     """
 
     def __init__(self, world: World, resume_hint: str = "the same command continues") -> None:
         self._world = world
         self._resume_hint = resume_hint
         self.received: int | None = None
-        """The signal that came first."""
+        """The first signal received."""
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
-            return self  # Python lets the main thread alone handle signals
+            return self  # only the main thread can handle signals
         for number in (signal.SIGTERM, signal.SIGINT):
             self._stack.callback(signal.signal, number, signal.signal(number, self._handle))
         if self._world.size > 1:
@@ -63,7 +62,7 @@ class StopRequests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let the signals do again what they did before."""
+        """Restore the handlers of before."""
         self._stack.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -74,11 +73,11 @@ class StopRequests:
         self.received = self.received or number
 
     def _watch(self) -> None:
-        """Have a thread hear of SIGTERM even while this one waits within a collective."""
-        here = socket.gethostname()
-        # A process that is not there now is in a namespace of its own, where numbers mean others.
-        named = [pid for host, pid in self._world.gather((here, os.getpid())) if host == here]
-        peers = [pid for pid in named if _is_there(pid)]
+        """Start a thread that notices SIGTERM even while this one waits in a collective."""
+        hostname = socket.gethostname()
+        ranks = self._world.gather((hostname, os.getpid()))
+        # A process that does not exist is in another PID namespace, whose numbers mean nothing in this one.
+        peers = [pid for host, pid in ranks if host == hostname and _exists(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)
         self._stack.callback(os.close, write)  # ends the thread, which closes the other side
@@ -88,7 +87,7 @@ class StopRequests:
 
 
 def _give_up(read: int, peers: list[int]) -> None:
-    """End the process some time after SIGTERM came, or as soon as a peer is gone then."""
+    """End the process a while after SIGTERM, or as soon as a peer is gone after it."""
     with open(read, "rb", buffering=0) as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
@@ -97,21 +96,21 @@ def _give_up(read: int, peers: list[int]) -> None:
             came = pipe.read(64)
             if not came:  # the run is over
                 return
-        asked = time.monotonic()
-        while time.monotonic() - asked <= GRACE and all(map(_is_there, peers)):
+        started = time.monotonic()
+        while time.monotonic() - started <= GRACE and all(map(_exists, peers)):
             if poll.poll(_LOOK) and not pipe.read(64):
                 return
         sys.stderr.flush()
         os._exit(128 + signal.SIGTERM)
 
 
-def _is_there(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    with contextlib.suppress(OSError, IndexError):  # without /proc, one that has ended counts as there
+    with contextlib.suppress(OSError, IndexError):  # without /proc, a zombie counts as existing
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True

@@ -1,4 +1,4 @@
-"""The beginning and the end of a run in each of its processes."""
+"""Start a run on each of its ranks, and end it."""
 
 import os
 import random
@@ -17,23 +17,23 @@ from torchtune.training._memory import explain, is_out_of_memory
 from torchtune.training._world import World, pick_device
 
 UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
-"""Fields in which the configs of a run's nodes may differ: rank 0's is taken, or each node has its own."""
+"""Fields in which the configs of nodes may differ: rank 0's counts, or each node uses its value."""
 
 
 @contextmanager
 def start(cfg: object) -> Iterator[World]:
-    """Begin a run on this process and yield its `World`; at the end, leave the process group.
+    """Start a run on this process and yield its `World`; at the end, leave the process group.
 
-    Where torchrun's environment is there (WORLD_SIZE), the process joins the group: gloo for tensors on the CPU,
-    nccl for those on GPUs. Python's, numpy's and torch's random numbers are seeded with `seed + data_rank`, so
-    that dropout differs between ranks; what must agree on all ranks takes `World.seed`.
+    If torchrun set its environment variables (WORLD_SIZE), the process joins the group: gloo for tensors on the CPU,
+    NCCL for those on GPUs. Python's, numpy's and torch's random numbers are seeded with `seed + data_rank`, so
+    that dropout differs between ranks; draws that must agree on all ranks use `World.seed`.
 
-    A run with an `output_dir` holds the lock of that folder meanwhile.
+    A run with an `output_dir` holds the lock of that folder.
 
     Raises:
-        ValueError: The config's device is not there, another process is at work in its folder, or the ranks were
-            given different configs.
-        OutOfMemoryError: Memory ran out within the run; the message says what would take less.
+        ValueError: The device is not available, another process holds the lock of the folder, or the configs of the
+            ranks differ.
+        OutOfMemoryError: Memory ran out; the message names settings that would take less.
     """
     settings = settings_of(cfg)
     device = pick_device(settings.device or "auto")
@@ -44,7 +44,7 @@ def start(cfg: object) -> Iterator[World]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if joined and missing:
         raise ValueError(
-            f"WORLD_SIZE is {size} in the environment, and {missing[0]} is not there: unset it, or start the ranks by"
+            f"WORLD_SIZE is {size} in the environment, and {missing[0]} is not set: unset it, or start the ranks by"
             f" tune --nproc_per_node {size}"
         )
     if joined:
@@ -57,7 +57,7 @@ def start(cfg: object) -> Iterator[World]:
         _check_alike(cfg, world)
         with _lock(settings.output_dir if world.is_main else None):
             yield world
-            world.barrier()  # a rank that leaves early takes its connections from those still at work
+            world.barrier()  # a rank that leaves early closes connections that others still use
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -68,7 +68,7 @@ def start(cfg: object) -> Iterator[World]:
 
 
 def _check_alike(cfg: object, world: World) -> None:
-    """Refuse to run where nodes were given different configs, which would wait for each other in vain."""
+    """Reject different configs of the ranks, which would wait for each other forever."""
     if world.size == 1 or not has(type(cfg)):
         return
     trees = world.gather(without(frozen_tree(cfg), UNCOMPARED))
@@ -76,13 +76,11 @@ def _check_alike(cfg: object, world: World) -> None:
         changed = differences(trees[0], tree)
         if changed:
             path, left, right = changed[0]
-            raise ValueError(
-                f"rank {rank} was given another config than rank 0: {path} is {right!r}, not {left!r}"
-            )
+            raise ValueError(f"rank {rank} has another config than rank 0: {path} is {right!r}, not {left!r}")
 
 
 def _lock(folder: str | None) -> AbstractContextManager[object]:
-    """Return what holds the lock of an output folder, if there is one."""
+    """Return the lock of an output folder, if there is one."""
     if folder is not None and Path(folder).is_dir():
         return RunFolder(folder).lock("a run")
     return nullcontext()

@@ -1,4 +1,4 @@
-"""All that a run must remember to continue as if it had never stopped."""
+"""The state of a run, saved and restored so that it continues as if it had never stopped."""
 
 import copy
 import json
@@ -23,36 +23,36 @@ _logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """A part of a run that a checkpoint holds, and that another run continues with."""
+    """A part of a run whose state a checkpoint holds."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the part must remember: numbers, texts, lists and dictionaries of them, equal on all ranks."""
+        """Return the state of the part: numbers, strings, lists and dictionaries of them, equal on all ranks."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Continue where the part was whose `state_dict` this is.
+        """Restore a state that `state_dict` returned.
 
         Raises:
-            ValueError: It belongs to another run.
+            ValueError: It is of another run.
         """
 
 
 @define(eq=False, slots=False)
 class State:
-    """A run's step, and what it takes to come back to it: `checkpoints/step_<n>/` in its folder.
+    """A run's step, and its checkpoints: `checkpoints/step_<n>/` in its folder.
 
-    A checkpoint holds the parameters that are trained (of a model with LoRA, the adapters alone), the optimizer,
-    every rank's random numbers, the step, and the state of each part. A run that resumes equals the unbroken run to
-    the bit, on the CPU and with the same versions and number of threads.
+    A checkpoint holds the trained parameters (of a model with LoRA, the adapters alone), the optimizer, the random
+    state of every rank, the step, and the state of each part. A run that resumes equals the unbroken run to the bit,
+    on the CPU and with the same versions and number of threads.
 
     Args:
         output_dir: The run's folder.
         model: Its trained parameters are those with `requires_grad`.
         optimizer: Optimizer of those parameters.
-        parts: Whatever else must survive a restart, by name, such as the batches and the schedule.
+        parts: Further parts with state, by name, such as the batches and the schedule.
         world: The ranks of this run.
-        base: Folder of the weights that are not trained, whose files a resumed run must find again; None: all
-            are trained, or random.
-        config: What a resumed run must have in common with the saved one, as a tree; None: that is not checked.
+        base: Folder of the frozen weights, whose files must be the same when a run resumes; None: no weights are
+            frozen, or they are random.
+        config: The fields that must be the same when a run resumes, as a tree; None: they are not checked.
     """
 
     output_dir: str
@@ -65,58 +65,60 @@ class State:
     step: int = field(default=0, init=False)
     _writing: threading.Thread | None = field(default=None, init=False)
     _failure: BaseException | None = field(default=None, init=False)
-    _apart: World | None = field(default=None, init=False)
+    _background_world: World | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._folder = Path(self.output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        # As they are now, when they have just been read; rank 0 writes what is shared.
-        self._prints = _prints(Path(self._base)) if self._base is not None and self._world.is_main else None
+        # Computed now, when the files have just been read; rank 0 writes shared values.
+        self._fingerprints = (
+            _fingerprints(Path(self._base)) if self._base is not None and self._world.is_main else None
+        )
 
     def save(self, keep: int = 1, keep_every: int | None = None, *, wait: bool = True) -> None:
-        """Write a checkpoint of this step, then remove the oldest; all ranks must call it.
+        """Write a checkpoint of this step, then remove old ones; all ranks must call it.
 
         Args:
-            keep: How many checkpoints stay, this one included.
-            keep_every: Those of steps that this divides stay besides.
-            wait: False: the state is copied to CPU memory, and written while the run goes on. What goes wrong then
-                is raised by the next call, or by `wait`.
+            keep: How many checkpoints are retained, this one included.
+            keep_every: Checkpoints of steps that this divides are retained as well.
+            wait: False: the state is copied to CPU memory, and written in the background. The next call, or `wait`,
+                raises errors of the background.
 
         Raises:
-            OSError: The disk is full or not writable; earlier checkpoints are as they were.
+            OSError: The disk is full or not writable; earlier checkpoints are unchanged.
         """
         self.wait()
         folder = self._folder / f"step_{self.step}"
-        if folder.exists():  # What stands there is of this very step: it was resumed from.
+        if folder.exists():  # It is of this step: the run resumed from it.
             self._prune(keep, keep_every)
             return
         tensors = dict(self._tensors())
         shared = self._shared()
-        own = {"random": random_state(self._world.device)}
+        per_rank = {"random": random_state(self._world.device)}
         world = self._world
         if not wait:
-            world = self._apart = self._apart or world.apart()
+            world = self._background_world = self._background_world or world.with_new_group()
             tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
-            shared, own = copy.deepcopy((shared, own))
+            shared, per_rank = copy.deepcopy((shared, per_rank))
 
         def write() -> None:
-            _checkpoint.write(folder, world, tensors=tensors, shared=shared, own=own)
+            _checkpoint.write(folder, world, tensors=tensors, shared=shared, per_rank=per_rank)
             self._prune(keep, keep_every)
 
         if wait:
             write()
             return
-        # A daemon: a rank whose fellows are gone would wait for them for ever.
+        # A daemon, since it would wait forever for ranks that are gone.
         self._writing = threading.Thread(
-            target=self._keep_failure_of, args=(write,), name="checkpoint", daemon=True
+            target=self._catch_failure_of, args=(write,), name="checkpoint", daemon=True
         )
         self._writing.start()
 
     def wait(self) -> None:
-        """Wait until what `save` began is written.
+        """Wait until a checkpoint in the background is written.
 
         Raises:
-            OSError: It could not be.
+            OSError: It cannot be written.
         """
         if self._writing is not None:
             self._writing.join()
@@ -126,7 +128,7 @@ class State:
             raise failure
 
     def check(self) -> None:
-        """Raise what went wrong while a checkpoint was written in the background, if anything did.
+        """Raise the error of a checkpoint in the background, if there was one.
 
         Raises:
             OSError: It cannot be written.
@@ -135,10 +137,10 @@ class State:
             self.wait()
 
     def last_checkpoint(self) -> Path | None:
-        """Return the folder of the newest checkpoint that is written; None where there is none."""
+        """Return the folder of the newest complete checkpoint; None if there is none."""
         return _checkpoint.newest(self._folder)
 
-    def _keep_failure_of(self, write: Callable[[], None]) -> None:
+    def _catch_failure_of(self, write: Callable[[], None]) -> None:
         try:
             write()
         except BaseException as error:
@@ -151,18 +153,17 @@ class State:
                     _checkpoint.remove(self._folder / f"step_{step}")
 
     def resume(self) -> bool:
-        """Go to the newest checkpoint; all ranks must call it.
+        """Load the newest checkpoint; all ranks must call it.
 
         Returns:
-            False where there is none, so that the run starts at step 0.
+            False if there is none, so that the run starts at step 0.
 
         Raises:
-            ValueError: The newest checkpoint is damaged or belongs to another run. Nothing is loaded then, neither
-                from an older one nor from the base weights.
+            ValueError: The newest checkpoint is damaged or belongs to another run. Older ones are not tried.
         """
         if self._world.is_main:
             _checkpoint.tidy(self._folder)
-        # Rank 0's, as the others may see less of a shared disk.
+        # Rank 0's list, as a shared disk may not be up to date for the others.
         steps = self._world.gather(_checkpoint.steps(self._folder))[0]
         if not steps:
             return False
@@ -170,7 +171,7 @@ class State:
         try:
             _checkpoint.verify(folder, self._world)
         except _checkpoint.DamagedCheckpointError as fault:
-            raise ValueError(f"{folder} is damaged: {fault}; {self._way_out(steps)}") from None
+            raise ValueError(f"{folder} is damaged: {fault}; {self._alternatives(steps)}") from None
         shared = _checkpoint.read_shared(folder)
         self._check_config(folder, shared["config"], steps)
         self._check_parameters(folder, shared["parameters"])
@@ -182,22 +183,22 @@ class State:
         ranks = shared["ranks"]
         if self._world.is_main and ranks != self._world.size:
             _logger.warning(
-                "the run was saved by %d rank(s) and resumes with %d; a step has as many rows as before if"
-                " gradient_accumulation_steps makes up for it",
+                "the run was saved by %d rank(s) and resumes with %d; adjust gradient_accumulation_steps so that a step"
+                " has as many rows as before",
                 ranks,
                 self._world.size,
             )
-        own = _checkpoint.read_own(folder, self._world.rank)
-        if own is not None:  # a rank that the saved run did not have keeps its fresh random numbers
-            set_random_state(own["random"], self._world.device)
+        per_rank = _checkpoint.read_rank(folder, self._world.rank)
+        if per_rank is not None:  # the saved run may have had fewer ranks
+            set_random_state(per_rank["random"], self._world.device)
         return True
 
-    def _way_out(self, steps: list[int]) -> str:
+    def _alternatives(self, steps: list[int]) -> str:
         earlier = f" to continue from step_{steps[-2]}," if len(steps) > 1 else " to start again from step 0,"
-        return f"delete that folder{earlier} or write another output_dir"
+        return f"delete that folder{earlier} or set another output_dir"
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name every tensor of a checkpoint, in an order that is equal on all ranks."""
+        """Yield the tensors of a checkpoint by name, in the same order on all ranks."""
         for name, parameter in self._parameters.items():
             yield f"model.{name}", parameter.detach()
             for key, value in self._optimizer.state.get(parameter, {}).items():
@@ -205,7 +206,7 @@ class State:
                     yield f"optimizer.{name}.{key}", value
 
     def _shared(self) -> dict[str, Any]:
-        """Collect what is equal on all ranks and is no tensor."""
+        """Collect the values that are equal on all ranks, other than tensors."""
         return {
             "step": self.step,
             "parameters": {name: list(p.shape) for name, p in self._parameters.items()},
@@ -221,7 +222,7 @@ class State:
             },
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "ranks": self._world.size,
-            "base": self._prints,
+            "base": self._fingerprints,
             "config": None if self._config is None else json.dumps(self._config, default=str),
         }
 
@@ -233,8 +234,8 @@ class State:
         if changed:
             first = changed[0]
             raise ValueError(
-                f"{folder} is of another config: {first.path} is {first.left!r} there and {first.right!r} here"
-                f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._way_out(steps)}"
+                f"{folder} is of another config: {first.path} was {first.left!r} and is {first.right!r} now"
+                f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._alternatives(steps)}"
             )
 
     def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
@@ -244,48 +245,50 @@ class State:
         differ = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
         name = differ[0]
         raise ValueError(
-            f"{folder} is of another model or adapter: {len(differ)} trained parameters differ, the first is {name} "
-            f"with shape {saved.get(name)} there and {now.get(name)} here (None: there is none); "
-            "write another output_dir"
+            f"{folder} is of another model or adapter: {len(differ)} trained parameters differ, the first is {name}, "
+            f"whose shape was {saved.get(name)} and is {now.get(name)} now (None: no such parameter); "
+            "set another output_dir"
         )
 
     def _check_base(self, folder: Path, saved: dict[str, list[int]] | None) -> None:
-        """Refuse other weights below the adapters; rank 0 looks, and all come to the same end."""
-        now = self._prints
+        """Reject other base weights than those of the saved run; rank 0 compares them, and all ranks raise."""
+        now = self._fingerprints
         differing = None
         if saved is not None and now is not None:
             differing = next((name for name in saved | now if saved.get(name) != now.get(name)), None)
         differing = self._world.gather(differing)[0]
         if differing:
             raise ValueError(
-                f"{folder} was trained on other weights than those in {self._base}: {differing} differs; name the"
-                " folder that the run began with, or write another output_dir"
+                f"{folder} was trained on other weights than those in {self._base}: {differing} differs; set the"
+                " folder that the run started with, or another output_dir"
             )
 
     def _load_parts(self, saved: Mapping[str, dict[str, Any]]) -> None:
-        """Let each part continue; one that the saved run did not have begins anew."""
+        """Load the state of each part; one that the saved run did not have starts afresh."""
         for name, part in self.parts.items():
             if name in saved:
                 part.load_state_dict(saved[name])
-        new, gone = self.parts.keys() - saved.keys(), saved.keys() - self.parts.keys()
-        if (new or gone) and self._world.is_main:
-            names = ", ".join(sorted(new | gone))
+        new, removed = self.parts.keys() - saved.keys(), saved.keys() - self.parts.keys()
+        if (new or removed) and self._world.is_main:
+            names = ", ".join(sorted(new | removed))
             _logger.warning(
-                "the saved run had other parts (%s): new ones begin anew, others are left out", names
+                "the saved run had other parts (%s): new ones start afresh, others are ignored", names
             )
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
-        """Give the optimizer its settings, and tensors of the right shapes that are then filled."""
+        """Restore the optimizer's settings, and allocate its tensors, which are filled later."""
         for group, settings in zip(self._optimizer.param_groups, saved["groups"], strict=True):
             group.update(settings)
         for name, parameter in self._parameters.items():
             state = saved["state"][name]
-            self._optimizer.state[parameter] = {key: _made(value, parameter) for key, value in state.items()}
+            self._optimizer.state[parameter] = {
+                key: _allocated(value, parameter) for key, value in state.items()
+            }
 
 
-def _prints(folder: Path) -> dict[str, list[int]]:
-    """Tell files of weights by their sizes and a checksum of samples: 4 KiB at the beginning and at 63 places more."""
-    prints = {}
+def _fingerprints(folder: Path) -> dict[str, list[int]]:
+    """Fingerprint files of weights: their sizes and a checksum of 64 samples of 4 KiB."""
+    fingerprints = {}
     for path in sorted(folder.glob("*")):
         if path.suffix in (".safetensors", ".bin", ".pth", ".gguf") and path.is_file():
             size = path.stat().st_size
@@ -294,25 +297,25 @@ def _prints(folder: Path) -> dict[str, list[int]]:
                 for i in range(64):
                     file.seek(size * i // 64)
                     crc = zlib.crc32(file.read(4096), crc)
-            prints[path.name] = [size, crc]
-    return prints
+            fingerprints[path.name] = [size, crc]
+    return fingerprints
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Copy a tensor, or this rank's part of it, to CPU memory."""
-    found = tensor.detach().to("cpu")
-    return found.clone() if tensor.device.type == "cpu" else found
+    """Copy a tensor, or this rank's shard of it, to CPU memory."""
+    copied = tensor.detach().to("cpu")
+    return copied.clone() if tensor.device.type == "cpu" else copied
 
 
 def _described(value: Any) -> Any:
-    """Write down what a tensor of the optimizer is like; keep any other value."""
+    """Describe a tensor of the optimizer; keep any other value."""
     if not isinstance(value, Tensor):
         return {"value": value}
     return {"shape": list(value.shape), "dtype": value.dtype, "on_cpu": value.device.type == "cpu"}
 
 
-def _made(described: dict[str, Any], parameter: Tensor) -> Any:
-    """Make what `_described` wrote down; a tensor of the parameter's shape is sharded as the parameter is."""
+def _allocated(described: dict[str, Any], parameter: Tensor) -> Any:
+    """Allocate a described tensor; one of the parameter's shape is sharded as the parameter is."""
     if "value" in described:
         return described["value"]
     shape, dtype = described["shape"], described["dtype"]

@@ -1,4 +1,4 @@
-"""One optimizer step: the sums of its micro-batches, the counts that divide them, and the gradient's norm."""
+"""One optimizer step: the sums of its micro-batches, the counts that divide them, and gradient clipping."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -34,8 +34,8 @@ class StepSums:
     Everything stays on the device; `Run.update` copies it to the host once for the whole step.
 
     Args:
-        micro_batches: Those of this rank, on its device.
-        world: The ranks of this run; all must make one for each step.
+        micro_batches: The micro-batches of this rank, on its device.
+        world: The ranks of this run; all must create one for each step.
 
     Raises:
         ValueError: The micro-batches have counts of different names.
@@ -53,9 +53,9 @@ class StepSums:
         counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
         summed = world.sum(world.tensor([*counts, float(len(micro_batches))]))
         self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
-        """What terms are divided by, over the micro-batches of all ranks, by name; scalars."""
+        """Divisors of terms by name: scalars, summed over the micro-batches of all ranks."""
         self.n_counted = summed[:-1].sum()
-        """All counts of the batches together; 0 where there is nothing to learn."""
+        """Sum of all counts of the batches; 0 if there is nothing to learn."""
         self._totals: dict[str, Tensor] = {}
         self._terms: dict[str, Term] = {}
         self._metrics: dict[str, Term] = {}
@@ -64,11 +64,11 @@ class StepSums:
         """Add the score of a micro-batch.
 
         Args:
-            score: Its sums.
+            score: The score.
 
         Returns:
-            Its part of the loss, a scalar from which gradients flow: each term divided by its count, and all
-            multiplied by the number of ranks, as gradients are averaged over them.
+            Its part of the loss, a scalar from which gradients flow: each term divided by its count, and the sum
+            multiplied by the number of ranks, as gradients are averaged over ranks.
 
         Raises:
             ValueError: A term's count is not one of the micro-batches', or the score has other names than those before.
@@ -104,7 +104,7 @@ class StepSums:
         """Sum everything over the ranks; all must call it, once.
 
         Args:
-            facts: Further numbers of this rank to be summed.
+            facts: Further numbers of this rank to sum.
 
         Returns:
             Scalars on the device: the mean of every term and metric by its name, the mean `loss`, and the facts.
@@ -120,12 +120,12 @@ class StepSums:
 
     @property
     def reported(self) -> list[str]:
-        """The names that are reported besides the loss: metrics, and terms if there are several."""
+        """The names that are reported in addition to the loss: metrics, and terms if there are several."""
         return [*(self._terms if len(self._terms) > 1 else ()), *self._metrics]
 
 
 def check_names(taken: Collection[str]) -> None:
-    """Reject names of terms, metrics or reported numbers that stand for something else.
+    """Reject names of terms, metrics or reported numbers that are in use already.
 
     Raises:
         ValueError: There is such a name.
@@ -135,17 +135,17 @@ def check_names(taken: Collection[str]) -> None:
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | float = 1.0) -> Tensor:
-    """Scale the gradient down to a norm if it is longer, in place.
+    """Clip the norm of the gradient, in place.
 
     Args:
-        model: Its gradients may be sharded; all ranks must call it then.
-        max_norm: The longest norm that passes; None: only measure.
-        factor: What the losses were multiplied by (`LossScale.factor`); gradients are divided by it first, unless
-            it is the number 1.
+        model: Its gradients may be sharded; then all ranks must call this.
+        max_norm: The largest norm; None: no clipping.
+        factor: The factor of the losses (`LossScale.factor`), by which gradients are divided first, unless it is the
+            number 1.
 
     Returns:
         The L2 norm of the whole gradient before clipping, a scalar on the gradient's device. If it is not finite,
-        what the gradient is afterwards is not defined: no step may be taken with it.
+        the gradient is undefined afterwards, and no update may be taken with it.
     """
     trained = [p for p in model.parameters() if p.grad is not None]
     gradients = [p.grad for p in trained if p.grad is not None]

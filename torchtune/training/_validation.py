@@ -1,4 +1,4 @@
-"""The section of a config that says which rows are held out, and what follows from their loss."""
+"""The section of a config for validation, and the encoded held-out rows."""
 
 import logging
 from collections.abc import Sequence
@@ -33,45 +33,45 @@ def _one_source(section: "Validation", _: "Attribute[Any]", value: float | None)
     if value is not None and not 0 < value < 1:
         raise FieldError(f"expected a number above 0 and below 1, got {value}", "share")
     if (value is None) == (section.dataset is None):
-        both = "both are given" if value is not None else "neither is"
-        message = f"rows are held out of the training dataset, or read from `dataset`; {both}"
+        both = "both are set" if value is not None else "neither is set"
+        message = f"set `share`, to hold rows out of the training dataset, or `dataset`; {both}"
         raise FieldError(message, "share", "dataset")
 
 
 @define(kw_only=True)
 class Validation:
-    """How often rows that are not trained on are looked at, and what follows from their loss."""
+    """Which rows are held out of training, how often their loss is computed, and what it decides."""
 
     dataset: Annotated[Component[Dataset[Encoded[Item]]] | None, Passed(1)] = None
-    """Those rows; the recipe passes the tokenizer. Null: some of the training dataset's."""
+    """The held-out rows; the recipe passes the tokenizer. Null: a share of the training dataset."""
     share: float | None = field(default=None, validator=_one_source)
-    """Share of the training dataset's rows that are held out, drawn from the seed, and not trained on."""
+    """Share of the training dataset's rows that are held out, drawn by the seed."""
     max_rows: int | None = field(default=None, validator=above(0))
-    """Rows that are looked at, spread over the dataset; null: all."""
+    """Rows of a validation, evenly spaced over the dataset; null: all."""
     batch_size: int | None = field(default=None, validator=above(0))
     """Rows of one forward pass on each rank; null: as in training. The loss does not depend on it."""
     every_n_steps: int | None = field(default=100, validator=above(0))
-    """Optimizer steps between two validations; there is one after the last step in any case. Null: only there."""
+    """Optimizer steps between two validations; there is always one after the last step. Null: only that one."""
     at_start: bool = True
-    """Begin with one before the first step."""
+    """Validate before the first step as well."""
     keep_best: bool = True
     """Keep the model with the lowest loss in `best/`, as `final/` keeps the last."""
     patience: int | None = field(default=None, validator=above(0))
-    """Validations in a row without a lower loss that end the run, which is finished then; null: none do."""
+    """Validations in a row without a lower loss that end the run (early stopping); null: never."""
     min_improvement: float = field(default=0.0, validator=at_least(0))
     """How much lower a loss must be to count for `patience` (nats a token)."""
     prompts: list[str] = field(factory=list)
-    """What the model is asked at every validation, in its chat template or Alpaca's; `samples.jsonl` has answers."""
+    """Prompts for every validation, in the chat template or Alpaca's; `samples.jsonl` gets the answers."""
     max_new_tokens: int = field(default=64, validator=above(0))
-    """Tokens after which such an answer is cut off."""
+    """Longest answer (tokens)."""
 
     def hold_out(self, rows: Rows[Item], tokenizer: Tokenizer, model: Decoder) -> "HeldOut":
         """Encode the held-out rows and the prompts.
 
         Args:
             rows: `dataset`, or its share of the training dataset.
-            tokenizer: Encodes prompts, through its chat template, or Alpaca's where it has none.
-            model: Gives the longest sequence; a longer one is cut at its end. It may be on the meta device.
+            tokenizer: Encodes prompts, with its chat template, or Alpaca's if it has none.
+            model: Limits the length of sequences, which are cut at their end. It may be on the meta device.
 
         Raises:
             ValueError: No row has a target, or a prompt is too long.
@@ -86,22 +86,22 @@ class Validation:
 
 @frozen
 class HeldOut:
-    """What a validation looks at, encoded."""
+    """Encoded held-out rows and prompts."""
 
     section: Validation
     items: Sequence[Item]
-    """Those of the rows that have a target."""
+    """The rows that have a target."""
     prompts: list[list[int]]
-    """The ids of each of the section's prompts."""
+    """Token ids of each of the section's prompts."""
 
 
 def held_out_items(rows: Rows[ItemT], max_rows: int | None, longest: int) -> list[ItemT]:
-    """Encode the rows that a validation looks at.
+    """Encode the rows of a validation.
 
     Args:
         rows: The dataset.
-        max_rows: How many at most, spread over it; None: all.
-        longest: Positions that the model has; a longer sequence is cut at its end.
+        max_rows: How many at most, evenly spaced; None: all.
+        longest: Positions of the model; longer sequences are cut at their end.
 
     Raises:
         ValueError: None of them has a target.

@@ -1,4 +1,4 @@
-"""The loss of held-out rows between a run's steps."""
+"""Validation between the steps of a run: the loss of held-out rows, the best model, early stopping."""
 
 import json
 import logging
@@ -27,21 +27,21 @@ _logger = logging.getLogger(__name__)
 
 @define(eq=False, slots=False)
 class Validator:
-    """Computes the loss of held-out rows between a run's steps, keeps the best model, and tells when to stop early.
+    """Computes the loss of held-out rows between a run's steps, saves the best model, and decides on early stopping.
 
-    The loss is that of training over all held-out rows, whatever the batches and the ranks are: sums of the batches'
-    terms, each divided once by its count. Nothing of it changes what is trained: no dropout, no random number, no
-    gradient.
+    The loss is that of training over all held-out rows, independent of batches and ranks: the terms are summed over
+    batches and divided once by their counts. Validation does not affect training: no dropout, no random numbers drawn,
+    no gradients.
 
     Args:
-        held_out: The rows, the same on all ranks; None: there is no validation.
+        held_out: The encoded rows, the same on all ranks; None: no validation.
         model: Placed.
-        scorer: The training step's. It prepares each batch by itself.
+        scorer: The scorer of the training steps; it prepares each batch separately.
         tokenizer: Pads rows, and decodes answers.
         batch_size: Rows of a forward pass.
         world: The ranks of this run.
         output_dir: The run's folder.
-        save: Writes the best model; all ranks call it.
+        save: Writes the best model; called on all ranks.
     """
 
     _held_out: HeldOut | None
@@ -55,19 +55,19 @@ class Validator:
     best_loss: float | None = field(default=None, init=False)
     """The lowest loss so far."""
     best_step: int | None = field(default=None, init=False)
-    """The step of the validation that had it."""
+    """The step of that validation."""
     improved_to: float | None = field(default=None, init=False)
     """The last loss that was lower by more than `min_improvement`."""
     since_improved: int = field(default=0, init=False)
-    """Validations after it."""
+    """Validations since then."""
     last_step: int | None = field(default=None, init=False)
-    """The step after which the last validation was."""
+    """The step of the last validation."""
 
     def __attrs_post_init__(self) -> None:
         held_out = self._held_out
         self._section = None if held_out is None else held_out.section
         items = [] if held_out is None else held_out.items
-        # Items of similar length are next to each other, and the longest come first: what does not fit fails at once.
+        # Items of similar length are next to each other, the longest first: too little memory is noticed at once.
         self._items = sorted(items, key=lambda item: -item.length)
         self._counts = total_counts(items)
         self._samples = RunFolder(self._output_dir).samples
@@ -80,7 +80,7 @@ class Validator:
         return patience is not None and self.since_improved >= patience
 
     def is_due(self, step: int, total_steps: int) -> bool:
-        """Tell whether a validation is due after a step, 0 being the start of the run."""
+        """Return whether a validation is due after a step; 0 is the start of the run."""
         section = self._section
         if section is None or step == self.last_step:
             return False
@@ -90,7 +90,7 @@ class Validator:
         return step == total_steps or (every is not None and step % every == 0)
 
     def validate_if_due(self, run: Run) -> None:
-        """Compute the loss if it is due after the run's step, and keep the model if it is the best so far.
+        """Validate if it is due after the run's step.
 
         All ranks must call it, before the first step and after every step.
         """
@@ -103,14 +103,14 @@ class Validator:
             run.metrics.note(self._early_stop(run.step))
 
     def validate(self, step: int, metrics: Metrics) -> float:
-        """Compute the loss now, report it, and keep the model if it is the best so far; all ranks must call it.
+        """Compute and report the loss, and save the model if it is the best so far; all ranks must call it.
 
         Args:
             step: Optimizer steps so far.
-            metrics: Report it.
+            metrics: The run's metrics.
 
         Returns:
-            The loss: nats a token, with the loss of the next token.
+            The loss; nats per token for `NextToken`.
         """
         assert self._section is not None
         self._cut_back_samples(step)
@@ -147,9 +147,9 @@ class Validator:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _judge(self, loss: float | None, step: int) -> bool:
-        """Remember a loss if it is the lowest, and whether it is lower by as much as is asked for.
+        """Update the lowest loss and the count for early stopping; return whether the loss is the lowest.
 
-        One that is not finite tells nothing about how well the rows are learnt, so that it costs no patience.
+        A loss that is not finite, None, does not count for early stopping.
         """
         assert self._section is not None
         if loss is None:
@@ -183,11 +183,11 @@ class Validator:
         counts = {**self._counts, "micro_batches": n_batches}
         means = {name: value / max(counts[terms[name].count], 1) for name, value in sums.items()}
         loss = sum(means[name] * term.coefficient for name, term in score.terms.items())
-        shown = [*(score.terms if len(score.terms) > 1 else ()), *score.metrics]
-        return loss, {name: means[name] for name in shown}
+        names = [*(score.terms if len(score.terms) > 1 else ()), *score.metrics]
+        return loss, {name: means[name] for name in names}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate; a rank without a row joins in with one that has no target, as all must go through the model."""
+        """Collate; a rank without rows takes one without targets, as all ranks must call the model."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
@@ -210,8 +210,8 @@ class Validator:
         assert self._section is not None
         by = f" by more than {self._section.min_improvement:g}" if self._section.min_improvement else ""
         return (
-            f"step {step}: the run ends early: at {self.since_improved} validations in a row the loss was not"
-            f" below {self.improved_to:.4f}{by}"
+            f"step {step}: early stopping: in {self.since_improved} validations in a row the loss was not below"
+            f" {self.improved_to:.4f}{by}"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,16 +220,14 @@ class Validator:
         return {"rows": self._rows(), **{name: getattr(self, name) for name in names}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue; if the saved run had other held-out rows, with no lowest loss yet."""
+        """Restore the state, unless the saved run had other held-out rows."""
         rows = state.pop("rows")
         if rows is None or rows == self._rows():
             for name, value in state.items():
                 setattr(self, name, value)
         elif self._section is not None and self._world.is_main:
-            _logger.warning(
-                "the validation's rows are not those of before; its lowest loss is looked for anew"
-            )
+            _logger.warning("the held-out rows have changed; the lowest loss and early stopping start afresh")
 
     def _rows(self) -> list[int] | None:
-        """Return what tells held-out rows from others."""
+        """Return the number of held-out rows and targets, which identify them."""
         return None if self._section is None else [len(self._items), self._counts["targets"]]

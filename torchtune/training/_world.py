@@ -1,4 +1,4 @@
-"""The processes of a run: how many there are, which one this is, and what it computes on."""
+"""The ranks of a run, and the collectives between them."""
 
 import os
 from collections.abc import Sequence
@@ -12,36 +12,35 @@ from torch import Tensor
 from torchtune.runs import check_device, device_type
 
 Item = TypeVar("Item")
-Number = TypeVar("Number", int, float)
 
 
 @frozen(kw_only=True)
 class World:
-    """One process among those of a run; a run of one process is no special case."""
+    """One rank of a run; a run of a single rank is no special case."""
 
     rank: int
-    """This process's number, from 0."""
+    """The number of this rank, from 0."""
     size: int
-    """Number of processes."""
+    """Number of ranks."""
     data_rank: int
-    """Which part of each step's rows this process reads, from 0."""
+    """Which part of each step's rows this rank reads, from 0."""
     data_size: int
-    """Into how many parts each step's rows are split."""
+    """Number of parts into which each step's rows are split."""
     device: torch.device
-    """Where this process keeps its part of the model."""
+    """The device of this rank's part of the model."""
     seed: int
     """The run's seed, equal on all ranks."""
     group: dist.ProcessGroup | None = None
-    """What the ranks talk through; None: the default group."""
+    """The process group of collectives; None: the default group."""
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that writes and prints."""
+        """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
     @property
     def sum_dtype(self) -> torch.dtype:
-        """What sums over micro-batches and ranks are held in: float64, which Apple's GPUs do not have."""
+        """The dtype of sums over micro-batches and ranks: float64, except on Apple's GPUs, which lack it."""
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     def tensor(self, values: Sequence[float]) -> Tensor:
@@ -62,17 +61,6 @@ class World:
         dist.all_reduce(total, group=self.group)
         return total
 
-    def data_sum(self, value: Number) -> Number:
-        """Add up a number, such as a count of target tokens, over the data-parallel ranks; all must call it.
-
-        It is added in fp64, which is exact for counts below 2^53 and as good for losses as one process's sum.
-        """
-        if self.data_size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total, group=self.group)
-        return type(value)(total.item())
-
     def gather(self, value: Item) -> list[Item]:
         """Collect one small picklable object of every rank, in the order of the ranks; all must call it."""
         if self.size == 1:
@@ -82,30 +70,30 @@ class World:
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Tell of each flag whether it is set on some rank; all must call it."""
+        """Return for each flag whether it is set on any rank; all must call it."""
         if self.size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self.group)
         return tuple(bool(vote) for vote in votes)
 
-    def apart(self) -> "World":
-        """Return the same with a group of its own, for a thread to talk through beside this one; all must call it."""
+    def with_new_group(self) -> "World":
+        """Return a copy with a new process group, for collectives of another thread; all must call it."""
         if self.size == 1:
             return self
         return evolve(self, group=dist.new_group(backend="gloo"))
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank calls this."""
         if self.size > 1:
             dist.barrier(group=self.group)
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn a config's `device` into this process's device; on cuda, the GPU of its local rank.
+    """Turn a config's `device` into this rank's device; on cuda, the GPU of its local rank.
 
     Raises:
-        FieldError: The device is unknown or absent.
+        FieldError: The device is unknown or not available.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     check_device(name, local_ranks=local_rank + 1)
