@@ -163,7 +163,12 @@ def test_names_of_what_every_run_reads_back_are_taken(name: str) -> None:
 
 def test_ranks_sum_counts_and_terms_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[list[float]] = []
-    monkeypatch.setattr(World, "sum", lambda _, values: sent.append(values.tolist()) or values)
+
+    def note(_: World, values: Tensor) -> Tensor:
+        sent.append(values.tolist())
+        return values
+
+    monkeypatch.setattr(World, "sum", note)
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 5, "pairs": 2})
     sums = StepSums([batch], ALONE)
     sums.add(Score({"b": Term(torch.tensor(4.0)), "a": Term(torch.tensor(3.0), "pairs")}))

@@ -189,7 +189,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Run(tmp_path, Lora(targets=["q_proj", "v_proj"], rank=5))
     before = copy.deepcopy(other.everything())
     with pytest.raises(
-        ValueError, match=r"of another model or adapter: 8 trained .*lora_a with shape \[3, 16\] there"
+        ValueError, match=r"of another model or adapter: 8 trained .*lora_a, whose shape was \[3, 16\] and is"
     ):
         other.state.resume()
     assert_same(other.everything(), before)
@@ -348,6 +348,6 @@ def test_other_weights_below_the_adapters_are_refused(tmp_path: Path) -> None:
     for change in (bytes(99_999) + b"x", bytes(100_001)):
         (base / "a.safetensors").write_bytes(change)
         with pytest.raises(
-            ValueError, match=r"step_1 was trained on other weights .*: a.safetensors differs; name"
+            ValueError, match=r"step_1 was trained on other weights .*: a.safetensors differs; set"
         ):
             state().resume()

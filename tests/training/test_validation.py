@@ -321,4 +321,4 @@ def test_other_rows_begin_anew_with_the_best(tmp_path: Path, caplog: pytest.LogC
     other = tiny_validator(tmp_path, share_of(), tiny_model())
     other.load_state_dict(first.state_dict() | {"rows": [3, 4]})
     assert (other.best_loss, other.best_step, other.since_improved) == (None, None, 0)
-    assert "rows are not those of before" in caplog.text
+    assert "the held-out rows have changed" in caplog.text

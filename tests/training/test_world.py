@@ -76,7 +76,7 @@ def test_ranks_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(ValueError, match="WORLD_SIZE is 2 in the environment, and RANK is not there"),
+        pytest.raises(ValueError, match="WORLD_SIZE is 2 in the environment, and RANK is not set"),
         start(Cfg(seed=1)),
     ):
         pass

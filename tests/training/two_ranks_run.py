@@ -93,10 +93,9 @@ def main(out: Path) -> None:
         world = evolve(joined, seed=0)
         results: dict[str, Any] = {}
         for waits in (True, False):
-            bad = {"waits": waits, "bad_calls": (5,)}
             for name, kind in (("skipped", "skip"), ("ended", "stop")):
                 cfg = config(out / f"{name} {waits}", non_finite=kind)
-                results[f"{name} {waits}"] = train(cfg, world, **bad)
+                results[f"{name} {waits}"] = train(cfg, world, waits=waits, bad_calls=(5,))
         cut = config(out / "cut", non_finite="skip")
         results["stopped"] = train(cut, world, waits=False, bad_calls=(5,), stops_after=4)
         results["resumed"] = train(cut, world, waits=False)

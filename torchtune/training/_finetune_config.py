@@ -112,7 +112,7 @@ class FinetuneConfig:
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
     """Longer gradients are scaled down to this L2 norm; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
-    """What happens at a NaN or infinite loss or gradient: stop ends the run, skip skips the step, up to nine in a row."""
+    """What happens at a NaN or infinite loss or gradient: stop ends the run, skip skips up to nine steps in a row."""
 
     validation: Annotated[Validation | None, MayChange()] = None
     """Held-out rows and how often their loss is computed; null: no validation."""

@@ -33,7 +33,7 @@ class Readback:
     def read(self) -> dict[str, float]:
         """Return the numbers by name, once they have arrived."""
         if self._event is not None:
-            self.has_waited = not self._event.query()
+            self.has_waited = not self._event.query()  # type: ignore[no-untyped-call]
             self._event.synchronize()
         return dict(zip(self._names, self._numbers.tolist(), strict=True))
 
