@@ -21,13 +21,6 @@ from torchtune.modules import (
     PassContext,
     token_log_probs,
 )
-    Architecture,
-    Decoder,
-    DenseSpec,
-    FeedForward,
-    LinearCrossEntropy,
-    token_log_probs,
-)
 from torchtune.training import (
     HeldOut,
     Metrics,
