@@ -21,13 +21,6 @@ from torchtune.modules import (
     PassContext,
     token_log_probs,
 )
-    Architecture,
-    Decoder,
-    DenseSpec,
-    FeedForward,
-    LinearCrossEntropy,
-    token_log_probs,
-)
 from torchtune.training import (
     HeldOut,
     Metrics,
@@ -38,6 +31,7 @@ from torchtune.training import (
     Term,
     Validation,
     Validator,
+    World,
     clip_gradients,
     target_states,
 )
@@ -143,6 +137,31 @@ def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
     assert single["validation_nll"] == pytest.approx(whole["validation_nll"], rel=FLOAT64)
     assert single["validation_accuracy"] == whole["validation_accuracy"]
     assert scorer.prepared == [1] * 7, "each batch is prepared by itself"
+
+
+def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -> None:
+    sums: list[Tensor] = []
+
+    class Rank(World):
+        """One rank of two, whose sums are only noted."""
+
+        def sum(self, values: Tensor) -> Tensor:
+            sums.append(values)
+            return values
+
+    model = tiny_model()
+    for size in (1, 2):
+        for rank in range(size):
+            world = Rank(
+                rank=rank, size=size, data_rank=rank, data_size=size, device=torch.device("cpu"), seed=0
+            )
+            held_out = HeldOut(Validation(share=0.5), pairs(3), [])
+            validator = Validator(
+                held_out, model, Margin(), SmallTokenizer(), 3, world, str(tmp_path), lambda: None
+            )
+            validator._mean_loss()
+    alone, first, second = sums
+    assert_near(first + second, alone, FLOAT64)
 
 
 @pytest.mark.parametrize(
