@@ -35,20 +35,20 @@ LARGE = [
 LARGE += ["tensorboard", "matplotlib", "scipy", "sklearn", "peft", "accelerate", "huggingface_hub"]
 BEFORE = {
     "start": "reading and checking the config",
-    "open_datasets": "tokenizer, and the model without weights",
     "Placement.place": "adapters",
     "build_optimizer": "the loss",
-    "open_state": "steps of an epoch, and the schedule",
+    "Run": "the validator",
 }
 """What a recipe does before it calls these."""
 PARTS = (
     "start",
+    "build_model",
     "open_datasets",
     "Loading.batches",
     "Placement.place",
     "build_optimizer",
-    "open_state",
-    "open_metrics",
+    "build_schedule",
+    "Run",
 )
 
 

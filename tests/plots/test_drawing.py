@@ -158,7 +158,7 @@ def test_numbers_of_a_recipe_have_panels_of_their_own() -> None:
     lines = made_metrics(30, every=10)
     for line in lines:
         is_step = "loss" in line
-        line |= {"accuracy": 0.5, "reward": line["step"]} if is_step else {"validation_accuracy": 0.25}
+        line.update({"accuracy": 0.5, "reward": line["step"]} if is_step else {"validation_accuracy": 0.25})
     recipe = a_run(lines, "recipe")
     page = Page(page_of([a_run(made_metrics(30), "plain"), recipe], 1))
     others = [panel for panel in page.data["panels"] if panel["title"] == panel["metric"]]
