@@ -17,12 +17,12 @@ def main() -> None:
     times, losses, tokens, widths = [], [], [], []
     log = training.Metrics.log
 
-    def timed(metrics: training.Metrics, step: int, batches: Any, **values: Any) -> None:
-        log(metrics, step, batches, **values)
+    def timed(metrics: training.Metrics, values: training.StepValues) -> None:
+        log(metrics, values)
         times.append(time.time())
-        losses.append(values["loss"])
-        tokens.append([length for batch in batches for length in batch.lengths])
-        widths.extend(batch.tokens.shape[1] for batch in batches)
+        losses.append(values.loss)
+        tokens.append([length for batch in values.micro_batches for length in batch.lengths])
+        widths.extend(batch.tokens.shape[1] for batch in values.micro_batches)
 
     place, before = training.Placement.place, []
 

@@ -100,7 +100,7 @@ def test_what_a_config_does_not_set_is_the_default_of_the_copys_class(
     assert "epochs: 9\n" in out
     assert "alpha: 0.5\n" in out
     assert "lr: 0.001\n" in out  # which the config sets
-    assert "save_every_n_steps: 10\n" in out
+    assert "every_n_steps: 10\n" in out
     assert "epochs: 9\n" in generated
 
 

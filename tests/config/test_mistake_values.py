@@ -246,7 +246,7 @@ FOREIGN = {
     "cli/_download.py": "a server's message of several lines is shown by its first",
     "training/_loggers.py": "a logger's message of several lines is shown by its first",
     "training/_memory.py": "torch has no class for memory that runs out on the CPU",
-    "training/_step.py": "torch has no class for memory that runs out on the CPU",
+    "training/_score.py": "torch has no class for memory that runs out on the CPU",
 }
 """Where the text of an exception of another library is looked at, and why."""
 

@@ -116,7 +116,7 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
             {"loading.packing": Packing(), "loading.group_by_length": True},
             "group_by_length: without effect on packed examples",
         ),
-        ({"placement.weights_dtype": "bf16"}, "weights_dtype=bf16 needs dtype=bf16"),
+        ({"placement.weights_dtype": "bf16"}, "placement.weights_dtype: bf16 needs dtype=bf16"),
         (
             {
                 "placement.compile": True,
@@ -124,7 +124,7 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
             },
             "compile: the compiler decides what a layer keeps",
         ),
-        ({"placement.sharding": Sharding()}, "sharding has no effect without enable_fsdp=true"),
+        ({"placement.sharding": Sharding()}, "placement.sharding: without effect unless enable_fsdp=true"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(tmp_path: Path, changes: Any, said: str) -> None:

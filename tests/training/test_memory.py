@@ -221,9 +221,9 @@ def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_saving
     with trust, pytest.raises(OutOfMemoryError) as caught:
         main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
     assert re.fullmatch(
-        r"memory ran out in `loss = loss_fn\(model, batch\)`, when 16,777,216\.00 GiB more were asked for\. What would"
-        r" lower it, about, for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2 by"
-        r" [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
+        r"memory ran out in `loss = sums.add\(scorer\(model, batch\)\)`, when 16,777,216\.00 GiB more were asked"
+        r" for\. What would lower it, about, for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2"
+        r" by [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
         str(caught.value),
     )
 

@@ -139,7 +139,7 @@ def test_what_waits_in_cpu_memory_is_pinned_for_a_gpu_alone(
     [
         (3, True, "sharding.replicas: 4 ranks cannot be split into 3 equal groups; write a divisor of 4"),
         (8, True, "sharding.replicas: 4 ranks cannot be split into 8 equal groups"),
-        (1, False, "sharding has no effect without enable_fsdp=true"),
+        (1, False, "sharding: without effect unless enable_fsdp=true"),
     ],
 )
 def test_section_that_does_not_fit_the_run_is_refused(replicas: int, enable_fsdp: bool, said: str) -> None:
@@ -159,5 +159,5 @@ def test_replicas_are_at_least_one() -> None:
 
 def test_section_without_effect_is_a_mistake_before_the_run() -> None:
     layers = main.layers("smollm2_135m_full", ["placement.sharding.replicas=2"])
-    with pytest.raises(ConfigError, match="sharding has no effect without enable_fsdp=true"):
+    with pytest.raises(ConfigError, match="sharding: without effect unless enable_fsdp=true"):
         layers.build()

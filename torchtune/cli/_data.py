@@ -99,6 +99,6 @@ a bar stands between tokens. Then come the numbers of the dataset, what of its
 rows is not in the tokens, and what is likely to be a mistake. No model is loaded.""",
     examples=(
         "tune data lora_finetune --config smollm2_135m_lora",
-        "tune data lora_finetune --config smollm2_135m_lora loading.packing.length=1024 --html data.html",
+        "tune data lora_finetune --config smollm2_135m_lora loading.packing={} --html data.html",
     ),
 )

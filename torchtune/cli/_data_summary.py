@@ -52,13 +52,9 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     import torch
 
     from torchtune.data import pieces, report, spread, stream_of
-    from torchtune.models import check_vocabulary
-    from torchtune.training import World
+    from torchtune.training import World, build_model
 
-    tokenizer = instantiate(cfg.tokenizer)
-    with torch.device("meta"):
-        model = instantiate(cfg.model)
-    check_vocabulary(tokenizer, model)
+    tokenizer, model = build_model(cfg)
     dataset, held_out_rows = _split(cfg, instantiate(cfg.dataset, tokenizer), tokenizer)
     if held_out is not None:
         held_out_rows = _held_out(held_out, cfg.dataset, tokenizer)

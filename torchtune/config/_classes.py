@@ -22,6 +22,7 @@ from torchtune.config._mistakes import (
     unknown,
 )
 from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
+from torchtune.config._tree import as_path
 from torchtune.config._types import describe, is_anything, members, push_down, strip, takes_none
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
@@ -222,7 +223,9 @@ def _refused(field: Field, value: Any, error: Exception) -> Mistake:
         near = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
         return Mistake("rule", "", near, path, expected=expectation(field), got=repr(value))
     if isinstance(error, FieldError):
-        return Mistake("rule", error.message, path=path, fields=error.fields)
+        of_section = as_path(error.fields[0]) if error.fields else path
+        within = of_section if of_section[0] == field.name else path
+        return Mistake("rule", error.message, path=within, fields=error.fields)
     # attrs' own validators carry further arguments after the message.
     message = str(error.args[0]) if error.args else type(error).__name__
     return Mistake("rule", _with_type(error, message), path=path)

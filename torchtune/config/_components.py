@@ -21,6 +21,7 @@ from torchtune.config._types import (
     is_union,
     push_down,
     storable,
+    strip,
     type_name,
     yaml_repr,
 )
@@ -154,6 +155,11 @@ def admits(fn: Callable[..., Any], wanted: Any, passed: Passed) -> bool:
         return False
     known = parameters(fn)
     return not inspect.isabstract(fn) and not _cannot_pass("", fn, known, passed)
+
+
+def kind_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
+    """Return why a field of a type such as `Component[Dataset[Example]]` does not admit a component; None: it does."""
+    return refuse_kind(fn, typing.get_args(strip(declared))[0])
 
 
 def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:

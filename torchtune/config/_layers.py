@@ -271,7 +271,9 @@ class Layers:
             return self._last_of(path, mistake.fields)
         is_default = self.origin(path).layer == 0
         if is_default and mistake.kind == "rule" and not mistake.expected:
-            return self._last_of(path[:-1], mistake.fields)
+            named_path = as_path(mistake.fields[0]) if mistake.fields else path[-1:]
+            depth = len(named_path) if path[-len(named_path) :] == named_path else 1
+            return self._last_of(path[:-depth], mistake.fields)
         if is_default and mistake.caused_by:
             return self.last_origin(mistake.caused_by)
         return self.last_origin(path) if isinstance(holder, list) else self.origin(path)

@@ -23,7 +23,7 @@ from torchtune.config import (
     ref,
     share,
 )
-from torchtune.config.model import is_component
+from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
 from torchtune.data import Encoded, Item, Tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.runs import Device
@@ -43,6 +43,15 @@ RATES = arguments(
 
 def _fits(cfg: "FinetuneConfig", _: object, value: Placement) -> None:
     value.check(dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp)
+
+
+def _of_the_same_kind(cfg: "FinetuneConfig", _: object, value: Validation | None) -> None:
+    if value is None or value.dataset is None or not isinstance(cfg, FinetuneConfig):
+        return
+    config_class: type = type(cfg)
+    reason = kind_mismatch(value.dataset.func, fields(config_class)["dataset"].type)
+    if reason:
+        raise FieldError(f"{dotpath(value.dataset.func)} {reason}", "validation.dataset")
 
 
 def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
@@ -114,7 +123,7 @@ class FinetuneConfig:
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
     """What happens at a NaN or infinite loss or gradient: the run ends, or skips the step, unless ten come in a row."""
 
-    validation: Annotated[Validation | None, MayChange()] = None
+    validation: Annotated[Validation | None, MayChange()] = field(default=None, validator=_of_the_same_kind)
     """Held-out rows, whose loss is computed every so often; null: there are none."""
 
     metric_logger: Annotated[Component[MetricLogger] | list[Component[MetricLogger]] | None, MayChange()] = (

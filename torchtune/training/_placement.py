@@ -76,12 +76,10 @@ class Placement:
             FieldError: They contradict each other.
         """
         if self.weights_dtype == "bf16" and dtype != "bf16":
-            message = (
-                "weights_dtype=bf16 needs dtype=bf16: weights must not be narrower than what they compute in"
-            )
+            message = "bf16 needs dtype=bf16: weights must not be narrower than what they compute in"
             raise FieldError(message, "placement.weights_dtype", "dtype")
         if self.sharding is not None and not enable_fsdp:
-            message = "sharding has no effect without enable_fsdp=true; set that, or leave sharding out"
+            message = "without effect unless enable_fsdp=true; set that, or leave sharding out"
             raise FieldError(message, "placement.sharding", "enable_fsdp")
 
     def place(
