@@ -1,6 +1,7 @@
 """The recipe of the guide `docs/own_recipe.md`: two terms with counts of their own, and a step that is prepared."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,19 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 from torch.optim import AdamW
+from torch.utils.data import Dataset
 
+from recipes import full_finetune
 from scripts.code_lines import count_code
+from tests.data.byte_tokenizer import ByteTokenizer
 from tests.recipes import pairs
-from tests.recipes.parts import TINY, PowerCut, metrics, sections
+from tests.recipes.parts import TINY, PowerCut, full_config, metrics, sections
 from tests.tolerance import FLOAT64
+from tests.tune import Tune
 from torchtune.config import lazy
-from torchtune.datasets import PreferenceDataset
+from torchtune.datasets import InstructDataset, PreferenceDataset
 from torchtune.training import Lora, Packing, Validation
 from torchtune.utils.metric_logging import read_metrics
-
-from tests.data.byte_tokenizer import ByteTokenizer  # isort: skip
 
 ROWS = [
     {
@@ -97,3 +100,59 @@ def test_beta_is_that_of_the_section_times_how_unusual_the_margin_is(tmp_path: P
     betas = [line["beta"] for line in metrics(tmp_path, "follows")]
     assert betas[0] == pytest.approx(0.5), "the model is the reference yet"
     assert max(betas) > 0.55
+
+
+class UntypedRows:
+    """A dataset that does not declare what it yields."""
+
+    def __init__(self, tokenizer: Any, kind: str, source: str) -> None:
+        self._rows: Any = {"pairs": PreferenceDataset, "examples": InstructDataset}[kind](
+            tokenizer, source=source
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[index]
+
+
+class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # that is the case
+    """The same as a component."""
+
+
+def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path) -> None:
+    plain = [{"instruction": row["prompt"], "input": "", "output": row["chosen"]} for row in ROWS]
+    (tmp_path / "rows.json").write_text(json.dumps(plain), encoding="utf-8")
+    examples = lazy(UntypedDataset, kind="examples", source=str(tmp_path / "rows.json"))
+    with pytest.raises(
+        ValueError, match=r"^dataset: .*UntypedDataset yields Example, and the recipe reads a Dat"
+    ):
+        pairs.main(config(tmp_path, "examples", dataset=examples))
+    held_out = Validation(dataset=examples)
+    with pytest.raises(ValueError, match=r"^validation.dataset: .*UntypedDataset yields Example, and"):
+        pairs.main(config(tmp_path, "held_out", validation=held_out))
+    untyped = lazy(UntypedDataset, kind="pairs", source=str(tmp_path / "pairs.json"))
+    with pytest.raises(ValueError, match=r"yields Pair, and the recipe reads a Dataset of Example"):
+        full_finetune.main(full_config(tmp_path, "full", dataset=untyped))
+    pairs.main(config(tmp_path, "pairs", dataset=untyped))
+    assert len(metrics(tmp_path, "pairs")) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("full_finetune", "--config", "smollm2_135m_full", "dataset=torchtune.datasets.PreferenceDataset"),
+        (pairs.__file__, "--config", "smollm2_135m_lora"),
+    ],
+)
+def test_validate_rejects_a_dataset_of_other_items(words: tuple[str, ...], tune: Tune) -> None:
+    result = tune("validate", *words)
+    assert result.status == 2
+    (mistake,) = re.findall(r": dataset: torchtune.datasets.(.*)", result.err.partition("mistake")[2])
+    kinds = {"InstructDataset": ("Example", "Pair"), "PreferenceDataset": ("Pair", "Example")}
+    name, _, reason = mistake.partition(" ")
+    item, needed = kinds[name]
+    assert reason == (
+        f"is a Dataset of {item} | LeftOut, and the recipe reads a Dataset of {needed} | Sequence[{needed}] | LeftOut"
+    )

@@ -74,6 +74,13 @@ class Margin(Scorer):
         return Score(terms, {"accuracy": Term((difference.detach() > 0).double().sum(), "pairs")})
 
 
+class Counted(Scorer):
+    """A term whose count only pairs have."""
+
+    def score(self, model: Decoder, batch: Batch) -> Score:
+        return Score({"sum": Term(model.hidden(batch.tokens).sum(), "pairs")})
+
+
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -176,6 +183,15 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
 def test_a_score_that_makes_no_sense_is_one_error(score: Score, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StepSums([collate(examples()[:2], 0)], ALONE).add(score)
+
+
+def test_a_count_that_held_out_rows_lack_is_one_error(tmp_path: Path) -> None:
+    held_out = HeldOut(Validation(share=0.5), examples()[:2], [])
+    validator = Validator(
+        held_out, tiny_model(), Counted(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
+    )
+    with pytest.raises(ValueError, match="sum: no count 'pairs' in the batches, only targets, micro_batches"):
+        validator._mean_loss()
 
 
 def test_scores_of_a_step_have_the_same_names() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchtune.data import Batch
 from torchtune.modules import is_sharded
-from torchtune.training._score import Score, Term
+from torchtune.training._score import Score, Term, check_counts
 from torchtune.training._world import World
 
 RESERVED = frozenset(
@@ -81,10 +81,7 @@ class StepSums:
             raise ValueError(
                 f"scores differ in their names: {sorted(self._totals)} and {sorted(score.terms)}"
             )
-        for name, term in {**score.terms, **score.metrics}.items():
-            if term.count not in self.counts:
-                known = ", ".join(self.counts)
-                raise ValueError(f"{name}: no count {term.count!r} in the batches, only {known}")
+        check_counts(score, self.counts)
 
     def reduced(self, facts: Mapping[str, float]) -> "dict[str, Tensor]":
         """Sum everything over the ranks; all must call it, once.
