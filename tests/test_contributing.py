@@ -194,6 +194,88 @@ class NumberDataset(Dataset[Example]):
         return plain_example(self._tokenizer, str(index))
 '''
 
+ITEM = '''"""An example that counts itself as an answer."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from attrs import evolve, frozen
+
+from torchtune.data._batch import Batch
+from torchtune.data._collate import join_sequences
+from torchtune.data._example import Example
+from torchtune.data._item import Item, Side
+
+
+@frozen
+class Answer(Item):
+    """One answer."""
+
+    example: Example
+
+    @property
+    def sequences(self) -> tuple[Example, ...]:
+        """The one sequence."""
+        return (self.example,)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """One answer, and its targets."""
+        return {"answers": 1, "targets": self.example.n_targets}
+
+    def shortened(self, length: int, side: Side) -> Self | None:
+        """Cut the sequence."""
+        short = self.example.shortened(length, side)
+        return None if short is None else evolve(self, example=short)
+
+    @classmethod
+    def collate(cls, rows: Sequence[Sequence[Self]], pad_id: int, *, share_prefixes: bool) -> Batch:
+        """Join the sequences, and count the answers."""
+        del share_prefixes
+        batch = join_sequences([[item.example for item in row] for row in rows], pad_id)
+        return evolve(batch, counts={"answers": sum(map(len, rows)), **batch.counts})
+'''
+ITEM_WORKS = """
+from torchtune.data import Answer, Batches, Example
+items = [Answer(Example([1, 2, 3], [-100, 2, 3])), Answer(Example([1, 4], [-100, 4]))]
+batch = next(Batches(items, 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
+assert batch.counts == {"answers": 2, "targets": 3}
+"""
+
+RECIPE = '''"""Count.
+
+tune count
+"""
+
+from attrs import define
+
+from torchtune import config
+
+
+@define(kw_only=True)
+class CountConfig:
+    """Everything the count recipe reads."""
+
+    steps: int = 3
+    """How far to count."""
+
+
+@config.parse
+def main(cfg: CountConfig) -> None:
+    """Count."""
+    print(*range(1, cfg.steps + 1))
+
+
+if __name__ == "__main__":
+    main()
+'''
+RECIPE_WORKS = """
+from torchtune.cli import main
+from torchtune.recipes.count import CountConfig, main as count
+assert main(["ls"]) == 0
+count(CountConfig(steps=4))
+"""
+
 SHOWN = """
 import sys
 from torchtune.cli import main
@@ -280,6 +362,25 @@ def add_dataset(tree: Path) -> None:
     assert "n: 3" in python(tree, SHOWN.format(words=words))
 
 
+def add_item(tree: Path) -> None:
+    (tree / "torchtune/data/_answer.py").write_text(ITEM)
+    exports = tree / "torchtune/data/__init__.py"
+    edit(exports, "\n\n__all__", "\nfrom torchtune.data._answer import Answer\n\n__all__")
+    edit(exports, "__all__ = [", '__all__ = [\n    "Answer",')
+    python(tree, ITEM_WORKS)
+
+
+def add_recipe(tree: Path) -> None:
+    (tree / "recipes/count.py").write_text(RECIPE)
+    edit(tree / "recipes/__init__.py", '"alpaca_generate"]\n\n', '"alpaca_generate", "count"]\n\n')
+    stubs = tree / "torchtune/recipes"
+    text = (stubs / "full_finetune.pyi").read_text()
+    (stubs / "count.pyi").write_text(text.replace("full_finetune", "count"))
+    lines = python(tree, RECIPE_WORKS).splitlines()
+    assert any(line.split() == ["count", "Count."] for line in lines)
+    assert lines[-1] == "1 2 3 4"
+
+
 def add_field(tree: Path) -> None:
     recipe = tree / "recipes/full_finetune.py"
     text = recipe.read_text()
@@ -299,6 +400,8 @@ ADDED: dict[str, Callable[[Path], None]] = {
     "verb": add_verb,
     "logger": add_logger,
     "dataset": add_dataset,
+    "item": add_item,
+    "recipe": add_recipe,
     "config field of a recipe": add_field,
 }
 

@@ -53,10 +53,32 @@ COMMANDS = [
 
 
 def write_files(snippet: Snippet, folder: Path) -> None:
-    """Write the files that a snippet's document holds."""
+    """Write the files that a snippet's document holds; those in Python are imported anew."""
     for other in SNIPPETS:
         if other.file and other.document == snippet.document:
             (folder / other.file).write_text(other.text)
+            sys.modules.pop(Path(other.file).stem, None)
+
+
+def test_quoted_lines_are_those_of_the_file() -> None:
+    n_quoted = 0
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        for file, lines in re.findall(r"<!-- lines of: (\S+) -->\n```\w+\n(.*?)```", text, re.DOTALL):
+            assert lines in (ROOT / file).read_text(encoding="utf-8"), f"{document}: {lines}"
+            n_quoted += 1
+    assert n_quoted == 3
+
+
+def is_run(words: list[str]) -> bool:
+    """Tell whether the words after `tune` start a recipe, which may stand after options of torchrun."""
+    starts_recipe = words[0] in {*recipe_names(), "--nproc_per_node"} or words[0].endswith(".py")
+    return words[0] == "run" or (starts_recipe and "--help" not in words)
+
+
+def test_the_recipe_that_the_guide_builds_is_the_one_that_is_tested() -> None:
+    (recipe,) = (snippet for snippet in SNIPPETS if snippet.file == "pairs.py")
+    assert recipe.text == (ROOT / "tests/recipes/pairs.py").read_text(encoding="utf-8")
 
 
 def test_there_are_snippets_of_every_kind() -> None:
@@ -70,6 +92,7 @@ def test_python_snippet_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pyte
     file = tmp_path / f"snippet_{snippet.line}_{Path(snippet.document).stem.lower()}.py"
     file.write_text(snippet.text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     exec(compile(snippet.text, str(file), "exec"), {"__name__": file.stem})
 
 
@@ -89,10 +112,9 @@ def test_tune_line_is_valid(
     request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_configs", raising=False)
     write_files(snippet, tmp_path)
     words = shlex.split(command)[1:]
-    if (words[0] in recipe_names() and "--help" not in words) or words[0] == "run":
+    if is_run(words):
         words = ["validate", *words[words[0] == "run" :]]
     with only_trusting(Trust()):
         result = tune(*words)

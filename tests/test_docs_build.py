@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import torchtune.data
+import torchtune.modules
+import torchtune.training
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -23,8 +27,13 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
         "install",
         "overview",
         "recipe_deepdive",
+        "own_recipe",
         "config_tutorial",
         "trust",
         "reference/tune",
     ):
         assert (tmp_path / f"{page}.html").is_file()
+    for package in (torchtune.training, torchtune.data, torchtune.modules):
+        name = package.__name__
+        text = (tmp_path / f"reference/{name.rpartition('.')[2]}.html").read_text()
+        assert [public for public in package.__all__ if f'id="{name}.{public}"' not in text] == []

@@ -5,11 +5,13 @@ import importlib
 import inspect
 import io
 import pkgutil
+from types import ModuleType
 from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 import torchtune.models
@@ -124,6 +126,46 @@ class Internals(_Written):
         return self.parsed(rows)
 
 
+class PublicNames(_Written):
+    """`{public-names} PACKAGE`: every public name of a package, with its documentation."""
+
+    def run(self) -> list[nodes.Node]:
+        """Write a section of autodoc directives for each kind of name."""
+        name = self.arguments[0]
+        package = importlib.import_module(name)
+        lines = ["```{eval-rst}"]
+        for public in sorted(package.__all__, key=lambda public: (_kind_of(package, public), public.lower())):
+            lines += [*_entry(package, public), ""]
+        return self.parsed([*lines, "```"])
+
+
+def _entry(package: ModuleType, public: str) -> list[str]:
+    path = f"{package.__name__}.{public}"
+    match _kind_of(package, public):
+        case "class":
+            return [f".. autoclass:: {path}", "   :members:"]
+        case "function":
+            return [f".. autofunction:: {path}"]
+    return [f".. py:data:: {path}", "", *(f"   {line}" for line in value_docs(package)[public])]
+
+
+def _kind_of(package: ModuleType, public: str) -> str:
+    value = getattr(package, public)
+    if inspect.isclass(value):
+        return "class"
+    return "function" if inspect.isroutine(value) else "value"
+
+
+def value_docs(package: ModuleType) -> dict[str, list[str]]:
+    """Return the docstrings of constants and types that the files of a package define, which autodoc does not see."""
+    docs: dict[str, list[str]] = {}
+    for entry in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        importlib.import_module(entry.name)
+        of_file = ModuleAnalyzer.for_module(entry.name).find_attr_docs()
+        docs |= {name: lines for (owner, name), lines in of_file.items() if not owner}
+    return docs
+
+
 class TuneHelp(_Written):
     """`{tune-help} VERB`: what `tune VERB --help` prints; `tune --help` for the word `tune`."""
 
@@ -136,10 +178,35 @@ class TuneHelp(_Written):
         return [nodes.literal_block(out.getvalue().rstrip(), out.getvalue().rstrip(), language="text")]
 
 
+class AttributeTexts:
+    """Keeps napoleon, which takes what is before a colon for a type, away from docstrings of fields and properties."""
+
+    KINDS = ("attribute", "property")
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def save(self, _app: Sphinx, kind: str, _name: str, _value: Any, _options: Any, lines: list[str]) -> None:
+        """Save a docstring before napoleon changes it."""
+        if kind in self.KINDS:
+            self._lines = list(lines)
+
+    def restore(
+        self, _app: Sphinx, kind: str, _name: str, _value: Any, _options: Any, lines: list[str]
+    ) -> None:
+        """Put it back."""
+        if kind in self.KINDS:
+            lines[:] = self._lines
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("recipe-fields", RecipeFields)
     app.add_directive("tune-help", TuneHelp)
     app.add_directive("model-sizes", ModelSizes)
     app.add_directive("internals", Internals)
+    app.add_directive("public-names", PublicNames)
+    texts = AttributeTexts()
+    app.connect("autodoc-process-docstring", texts.save, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", texts.restore, priority=600)
     return {"version": "1", "parallel_read_safe": True}

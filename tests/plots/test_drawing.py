@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.cli.made_runs import Page, a_run, made_metrics, write_run
 from tests.tune import Tune
 from torchtune.plots._curves import Column, curve_of, smoothed, usual_smoothing
-from torchtune.plots._image import image_of, tick
+from torchtune.plots._image import PANEL_HEIGHT, image_of, tick
 from torchtune.plots._page import page_of
 from torchtune.plots._run import Sample
 
@@ -150,6 +150,27 @@ def test_names_in_any_script_are_drawn_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image_of(runs, 3)
+
+
+def test_numbers_of_a_recipe_have_panels_of_their_own() -> None:
+    from PIL import Image
+
+    lines = made_metrics(30, every=10)
+    for line in lines:
+        is_step = "loss" in line
+        line.update({"accuracy": 0.5, "reward": line["step"]} if is_step else {"validation_accuracy": 0.25})
+    recipe = a_run(lines, "recipe")
+    page = Page(page_of([a_run(made_metrics(30), "plain"), recipe], 1))
+    others = [panel for panel in page.data["panels"] if panel["title"] == panel["metric"]]
+    assert [panel["metric"] for panel in others] == ["accuracy", "reward"]
+    assert page.points(1, "reward") == [(step, step) for step in range(1, 31)]
+    assert page.points(1, "validation_accuracy") == [(step, 0.25) for step in (0, 10, 20, 30)]
+    assert page.points(0, "reward") == []
+    heights = []
+    for runs in ([a_run(made_metrics(30))], [recipe]):
+        with Image.open(io.BytesIO(image_of(runs, 1))) as image:
+            heights.append(image.size[1])
+    assert heights == [1000, 1000 + PANEL_HEIGHT]
 
 
 @pytest.mark.slow

@@ -74,6 +74,13 @@ class Margin(Scorer):
         return Score(terms, {"accuracy": Term((difference.detach() > 0).double().sum(), "pairs")})
 
 
+class Counted(Scorer):
+    """A term whose count only pairs have."""
+
+    def score(self, model: Decoder, batch: Batch) -> Score:
+        return Score({"sum": Term(model.hidden(batch.tokens).sum(), "pairs")})
+
+
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -139,6 +146,31 @@ def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
     assert scorer.prepared == [1] * 7, "each batch is prepared by itself"
 
 
+def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -> None:
+    sums: list[Tensor] = []
+
+    class Rank(World):
+        """One rank of two, whose sums are only noted."""
+
+        def sum(self, values: Tensor) -> Tensor:
+            sums.append(values)
+            return values
+
+    model = tiny_model()
+    for size in (1, 2):
+        for rank in range(size):
+            world = Rank(
+                rank=rank, size=size, data_rank=rank, data_size=size, device=torch.device("cpu"), seed=0
+            )
+            held_out = HeldOut(Validation(share=0.5), pairs(3), [])
+            validator = Validator(
+                held_out, model, Margin(), SmallTokenizer(), 3, world, str(tmp_path), lambda: None
+            )
+            validator._mean_loss()
+    alone, first, second = sums
+    assert_near(first + second, alone, FLOAT64)
+
+
 @pytest.mark.parametrize(
     ("score", "message"),
     [
@@ -187,6 +219,15 @@ def test_a_sum_in_fp16_is_divided_by_counts_that_fp16_does_not_hold() -> None:
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 100_000})
     total = torch.tensor(50_000.0, dtype=torch.float16)
     assert StepSums([batch], ALONE).add(Score({"next_token": Term(total)})) == pytest.approx(0.5, rel=0.001)
+
+
+def test_a_count_that_held_out_rows_lack_is_one_error(tmp_path: Path) -> None:
+    held_out = HeldOut(Validation(share=0.5), examples()[:2], [])
+    validator = Validator(
+        held_out, tiny_model(), Counted(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
+    )
+    with pytest.raises(ValueError, match="sum: no count 'pairs' in the batches, only targets, micro_batches"):
+        validator._mean_loss()
 
 
 def test_scores_of_a_step_have_the_same_names() -> None:

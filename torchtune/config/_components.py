@@ -162,6 +162,19 @@ def kind_mismatch(fn: Callable[..., Any], declared: Any) -> str | None:
     return refuse_kind(fn, typing.get_args(strip(declared))[0])
 
 
+def item_mismatch(item: object, declared: Any) -> str | None:
+    """Return why a field of a type such as `Component[Dataset[Example]]` does not admit what a dataset yields, or None.
+
+    A dataset's class need not declare its items, so that `kind_mismatch` does not see every mistake.
+    """
+    wanted = typing.get_args(strip(declared))[0]
+    for needed in typing.get_args(wanted):
+        if not _is_one_of(type(item), needed):
+            reads = f"{article(class_name(wanted))} of {type_name(needed)}"
+            return f"yields {type(item).__name__}, and the recipe reads {reads}"
+    return None
+
+
 def refuse_kind(fn: Callable[..., Any], wanted: Any) -> str | None:
     """Judge whether a field that wants a class admits a component; return why not, or None."""
     if type(fn).__module__ == "torchtune.runs._recipe":

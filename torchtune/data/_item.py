@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchtune.data._example import Example
 
 Side = Literal["left", "right"]
+"""An end of a sequence."""
 
 
 @frozen
@@ -85,6 +86,7 @@ class Item(ABC):
 
 
 ItemT = TypeVar("ItemT", bound=Item)
+"""A kind of item."""
 ItemT_co = TypeVar("ItemT_co", bound=Item, covariant=True)
 
 

@@ -26,6 +26,8 @@ class Panel:
     """Whether a mean over steps is drawn too."""
     marks: str = ""
     """Another metric, of the same unit, whose values are drawn as points."""
+    is_common: bool = True
+    """Whether every run reports it; otherwise it is a term or metric of the run's recipe."""
 
 
 _LEAST, _GREATEST = 1e-38, 1e38
@@ -39,6 +41,12 @@ PANELS = (
     Panel(metric="peak_memory_bytes", title="Peak memory", unit="GiB", scale=2**-30, is_noisy=False),
     Panel(metric="mfu", title="Model FLOPs utilization", unit="%", scale=100),
 )
+
+
+_UNDRAWN = {"step", "padding_share", "validation_targets"}
+"""Numbers of `metrics.jsonl` that have no panel."""
+_VALIDATION = "validation_"
+"""What the name of a validation's number begins with."""
 
 
 @frozen
@@ -61,12 +69,34 @@ class Curve:
 
 
 def panels_of(runs: Sequence[PlottedRun]) -> list[Panel]:
-    """Return the panels of which some run has a value, and that of the loss in any case."""
-    return [
-        panel
-        for panel in PANELS
-        if panel.metric == "loss" or any(run.metrics.series(panel.metric) for run in runs)
-    ]
+    """Return the panels of which some run has a value: the loss in any case, what all runs report, then the rest.
+
+    The rest are the terms and metrics of recipes, and numbers that recipes pass to `Run.update`, by name.
+    """
+    panels = [*PANELS, *(_panel_of(name) for name in _names_of_recipes(runs))]
+    return [panel for panel in panels if panel.metric == "loss" or _has_values(runs, panel)]
+
+
+def _names_of_recipes(runs: Sequence[PlottedRun]) -> list[str]:
+    """Return the names of numbers that only some recipes report, in the order in which they appear."""
+    names = dict.fromkeys(
+        name.removeprefix(_VALIDATION)
+        for run in runs
+        for line in run.metrics.lines
+        for name in line
+        if name not in _UNDRAWN
+    )
+    common = {panel.metric for panel in PANELS}
+    return [name for name in names if name not in common]
+
+
+def _panel_of(name: str) -> Panel:
+    return Panel(metric=name, title=name, unit="", marks=_VALIDATION + name, is_common=False)
+
+
+def _has_values(runs: Sequence[PlottedRun], panel: Panel) -> bool:
+    names = [panel.metric, *([] if panel.is_common else [panel.marks])]
+    return any(run.metrics.series(name) for run in runs for name in names)
 
 
 def curve_of(series: Series, scale: float, n_columns: int) -> Curve:

@@ -1,7 +1,11 @@
-"""The picture of `tune plot`: the loss above a table of the runs, everything else at the right."""
+"""The picture of `tune plot`: the loss above a table of the runs, what all runs report at the right.
+
+Terms and metrics of recipes are between the loss and the table, two in a row.
+"""
 
 import io
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 1600, 1000
-"""Pixels; it is higher where there are more runs than rows of the table fit."""
+"""Pixels; it is higher where there are more runs than rows of the table fit, or panels of recipes."""
+PANEL_HEIGHT = 210
+"""Pixels of a row of panels of recipes, with its margins."""
 COLOURS = ("#0072b2", "#d55e00", "#10a37f", "#4b1260", "#a284d2", "#6b4a10")
 """Told apart on white by people with any kind of colour blindness (least distance 0.098 in OKLab under Machado's
 matrices of 2009), each at a contrast of 3 or more."""
@@ -76,10 +82,13 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
         mpl.rcdefaults()  # whatever a matplotlibrc of the user's says
         mpl.rcParams.update({**_STYLE, "font.family": families()})
         rows = 20 * len(runs) + 60
-        height = max(HEIGHT, rows + 560)
+        panels = panels_of(runs)
+        n_panel_rows = math.ceil(sum(not panel.is_common for panel in panels) / 2)
+        height = max(HEIGHT, rows + 560) + PANEL_HEIGHT * n_panel_rows
         figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="white")
         canvas = FigureCanvasAgg(figure)
-        _draw_panels(figure, runs, smooth, height, rows)
+        loss_height = height - rows - PANEL_HEIGHT * n_panel_rows
+        _draw_panels(figure, panels, runs, smooth, height, loss_height)
         table = _place(figure, (72, height - rows + 6, 1010, rows - 6), height)
         draw_table(table, canvas, runs, looks(len(runs)))
         with io.BytesIO() as file:
@@ -87,16 +96,27 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
             return file.getvalue()
 
 
-def _draw_panels(figure: Any, runs: Sequence[PlottedRun], smooth: int, height: int, rows: int) -> None:
-    """Draw the loss above the table, and the other panels below each other at the right."""
-    loss, *others = panels_of(runs)
-    _draw(_place(figure, (72, 48, 950, height - rows - 48 - 66), height), loss, runs, smooth)
+def _draw_panels(  # noqa: PLR0917 - of one figure.
+    figure: Any,
+    panels: Sequence[Panel],
+    runs: Sequence[PlottedRun],
+    smooth: int,
+    height: int,
+    loss_height: int,
+) -> None:
+    """Draw the loss, the panels of recipes below it, and the other panels below each other at the right."""
+    loss, *others = [panel for panel in panels if panel.is_common]
+    _draw(_place(figure, (72, 48, 950, loss_height - 48 - 66), height), loss, runs, smooth)
     each = (height - 20) / max(1, len(others))
     for number, panel in enumerate(others):
         is_last = number == len(others) - 1
         bottom = 60 if is_last else 44
         axes = _place(figure, (1130, 48 + number * each, 446, each - bottom - 24), height)
         _draw(axes, panel, runs, smooth, is_small=True, names_steps=is_last)
+    for number, panel in enumerate(panel for panel in panels if not panel.is_common):
+        left, top = 72 + 504 * (number % 2), loss_height + 12 + PANEL_HEIGHT * (number // 2)
+        axes = _place(figure, (left, top, 446, PANEL_HEIGHT - 68), height)
+        _draw(axes, panel, runs, smooth, is_small=True, names_steps=False)
 
 
 def _place(figure: Any, box: tuple[float, float, float, float], height: int) -> "Axes":
@@ -138,9 +158,8 @@ def _draw(
 def _label(axes: "Axes", panel: Panel, runs: Sequence[PlottedRun], *, names_steps: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    unit = panel.unit
-    if panel.marks and any(run.metrics.series(panel.marks) for run in runs):
-        unit += "; points: validation"
+    has_marks = bool(panel.marks) and any(run.metrics.series(panel.marks) for run in runs)
+    unit = "; ".join(filter(None, [panel.unit, "points: validation" if has_marks else ""]))
     title = axes.set_title(panel.title)
     text: dict[str, Any] = {"va": "bottom", "color": "#4a5058", "fontsize": 10}
     axes.annotate(unit, (1, 0), xycoords=title, xytext=(9, 0), textcoords="offset points", **text)

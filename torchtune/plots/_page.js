@@ -142,7 +142,7 @@
     }
     chart.cross = make(svg, "line", { class: "cross", y1: top, y2: bottom, visibility: "hidden" });
     if (state.step !== null) cross(chart);
-    if (!data.runs.some((run) => curveOf(run, panel).points.length)) {
+    if (!data.runs.some((run) => curveOf(run, panel).points.length || marksOf(run, panel).length)) {
       make(svg, "text", { x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, "no value yet");
     }
   }
@@ -234,7 +234,7 @@
     const caption = make(figure, "figcaption");
     make(caption, "span", {}, panel.title);
     const hasMarks = panel.marks && data.runs.some((run) => marksOf(run, panel).length);
-    make(caption, "span", { class: "unit" }, panel.unit + (hasMarks ? "; points: validation" : ""));
+    make(caption, "span", { class: "unit" }, [panel.unit, hasMarks ? "points: validation" : ""].filter(Boolean).join("; "));
     const label = make(caption, "label");
     const box = make(label, "input", { type: "checkbox", "aria-label": `${panel.title}: logarithmic axis` });
     make(label, "span", {}, "log");
@@ -296,7 +296,7 @@
   }
 
   const panels = document.getElementById("panels");
-  panels.style.setProperty("--small", Math.max(1, data.panels.length - 1));
+  panels.style.setProperty("--small", Math.min(5, Math.max(1, data.panels.length - 1)));
   addSwitches();
   data.panels.forEach(addChart);
 })();

@@ -7,7 +7,8 @@ import torch
 from torch.optim import Optimizer
 
 from torchtune.config import instantiate
-from torchtune.data import Batches, Rows, Tokenizer, split_off
+from torchtune.config.model import dotpath, fields, item_mismatch
+from torchtune.data import Batches, LeftOut, Rows, Tokenizer, items_of, split_off
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
@@ -51,17 +52,30 @@ def open_datasets(
 
     Raises:
         InstantiationError: A dataset rejects its arguments, or its rows cannot be read.
-        ValueError: No share of the rows can be held out, none has a target, or a prompt is too long.
+        ValueError: The items are not of the kind that the recipe declares, no share of the rows can be held out, none
+            has a target, or a prompt is too long.
     """
-    dataset = cast("Rows[Any]", instantiate(cfg.dataset, tokenizer))
+    dataset = _open(cfg, cfg.dataset, "dataset", tokenizer)
     section = cfg.validation
     if section is None:
         return dataset, None
     if section.share is None:
-        rows = cast("Rows[Any]", instantiate(section.dataset, tokenizer))
+        rows = _open(cfg, section.dataset, "validation.dataset", tokenizer)
     else:
         dataset, rows = split_off(dataset, section.share, world.seed)
     return dataset, section.hold_out(rows, tokenizer, model)
+
+
+def _open(cfg: FinetuneConfig, component: Any, name: str, tokenizer: Tokenizer) -> Rows[Any]:
+    """Build a dataset, and compare its first item with what the recipe reads: its class may not say what it yields."""
+    rows = cast("Rows[Any]", instantiate(component, tokenizer))
+    config_class: type = type(cfg)
+    encoded = rows[0] if len(rows) else ()
+    items = () if isinstance(encoded, LeftOut) else items_of(encoded)
+    reason = item_mismatch(items[0], fields(config_class)["dataset"].type) if items else None
+    if reason:
+        raise ValueError(f"{name}: {dotpath(component.func)} {reason}")
+    return rows
 
 
 def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:

@@ -1,7 +1,7 @@
 """Scores: the loss terms of a micro-batch, each a sum with the name of the count that divides it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -35,6 +35,21 @@ class Score:
     """The terms of the loss by name; if there are several, each is reported by its name as well."""
     metrics: Mapping[str, Term] = field(factory=dict)
     """Sums that are reported next to the loss, each divided by its count; no gradients flow from them."""
+
+
+def check_counts(score: Score, counts: Collection[str]) -> None:
+    """Check that every sum of a score can be divided.
+
+    Args:
+        score: Of a micro-batch.
+        counts: The names of the counts that there are.
+
+    Raises:
+        ValueError: The count of a term or metric is not one of them.
+    """
+    for name, term in {**score.terms, **score.metrics}.items():
+        if term.count not in counts:
+            raise ValueError(f"{name}: no count {term.count!r} in the batches, only {', '.join(counts)}")
 
 
 class Scorer(ABC):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from torchtune.data import Batch
 from torchtune.modules import is_sharded
-from torchtune.training._score import Score, Term
+from torchtune.training._score import Score, Term, check_counts
 from torchtune.training._world import World
 
 RESERVED = frozenset(
@@ -95,10 +95,7 @@ class StepSums:
         check_names(score.terms.keys() & score.metrics.keys() or names & RESERVED)
         if self._totals and self._totals.keys() != names:
             raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(names)}")
-        for name, term in {**score.terms, **score.metrics}.items():
-            if term.count not in self.counts:
-                known = ", ".join(self.counts)
-                raise ValueError(f"{name}: no count {term.count!r} in the batches, only {known}")
+        check_counts(score, self.counts)
 
     def reduced(self, facts: Mapping[str, float]) -> "dict[str, Tensor]":
         """Sum everything over the ranks; all must call it, once.

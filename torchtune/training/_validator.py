@@ -18,7 +18,7 @@ from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, cut_back
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._run import Run
-from torchtune.training._score import Score, Scorer
+from torchtune.training._score import Score, Scorer, check_counts
 from torchtune.training._validation import HeldOut
 from torchtune.training._world import World
 
@@ -168,19 +168,24 @@ class Validator:
     def _mean_loss(self) -> tuple[float, dict[str, float]]:
         """Return the loss over all held-out rows, and terms and metrics by name."""
         totals: dict[str, Tensor] = {}
-        score, n_batches = Score({}), 0
+        score = Score({})
         for first_of_all in range(0, len(self._items), self._batch_size * self._world.data_size):
             first = first_of_all + self._world.data_rank * self._batch_size
-            batch = self._batch(self._items[first : first + self._batch_size]).to(self._world.device)
+            items = self._items[first : first + self._batch_size]
+            batch = self._batch(items).to(self._world.device)
             self._scorer.before_step(self._model, [batch])
-            score, n_batches = self._scorer(self._model, batch), n_batches + self._world.data_size
+            score = self._scorer(self._model, batch)
             for name, term in {**score.terms, **score.metrics}.items():
                 total = term.total.to(self._world.sum_dtype)
+                # A rank without an item takes part in the forward pass only: its batch repeats one of another rank's.
+                total = total if items else torch.zeros_like(total)
                 totals[name] = totals[name] + total if name in totals else total
         summed = self._world.sum(torch.stack(list(totals.values())))
         sums = dict(zip(totals, summed.tolist(), strict=True))
         terms = {**score.terms, **score.metrics}
+        n_batches = math.ceil(len(self._items) / self._batch_size)
         counts = {**self._counts, "micro_batches": n_batches}
+        check_counts(score, counts)
         means = {name: value / max(counts[terms[name].count], 1) for name, value in sums.items()}
         loss = sum(means[name] * term.coefficient for name, term in score.terms.items())
         names = [*(score.terms if len(score.terms) > 1 else ()), *score.metrics]

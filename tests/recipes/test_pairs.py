@@ -1,0 +1,158 @@
+"""The recipe of the guide `docs/own_recipe.md`: two terms with counts of their own, and a step that is prepared."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+from torch.optim import AdamW
+from torch.utils.data import Dataset
+
+from recipes import full_finetune
+from scripts.code_lines import count_code
+from tests.data.byte_tokenizer import ByteTokenizer
+from tests.recipes import pairs
+from tests.recipes.parts import TINY, PowerCut, full_config, metrics, sections
+from tests.tolerance import FLOAT64
+from tests.tune import Tune
+from torchtune.config import lazy
+from torchtune.datasets import InstructDataset, PreferenceDataset
+from torchtune.training import Lora, Packing, Validation
+from torchtune.utils.metric_logging import read_metrics
+
+ROWS = [
+    {
+        "prompt": f"What is {i} plus {i}?",
+        "chosen": f"It is {2 * i}.",
+        "rejected": "Who knows?" + "!" * (i % 3),
+    }
+    for i in range(7)
+]
+
+
+def config(folder: Path, name: str, **changes: Any) -> pairs.PairsConfig:
+    source = folder / "pairs.json"
+    source.write_text(json.dumps(ROWS), encoding="utf-8")
+    fields = {
+        "output_dir": str(folder / name),
+        "seed": 1,
+        "device": "cpu",
+        "model": TINY,
+        "model_directory": None,
+        "tokenizer": lazy(ByteTokenizer),
+        "dataset": lazy(PreferenceDataset, source=str(source)),
+        "lora": Lora(targets=["all-linear"], rank=4, dropout=0.1),
+        "optimizer": lazy(AdamW, lr=1e-2),
+        "batch_size": 2,
+    }
+    return pairs.PairsConfig(**sections(fields | changes))
+
+
+def test_recipe_is_as_short_as_the_guide_says() -> None:
+    text = Path(pairs.__file__).read_text(encoding="utf-8")
+    imports, _, _ = text.partition("@define")
+    assert count_code(text) - count_code(imports) == 80
+
+
+def test_preferred_answers_are_learnt_and_a_run_that_is_cut_continues(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "epochs": 24,
+        "loading.packing": Packing(length=250),
+        "checkpoints.every_n_steps": 2,
+        "validation": Validation(share=0.4, every_n_steps=4),
+    }
+    pairs.main(config(tmp_path, "unbroken", **changes))
+    cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        pairs.main(config(tmp_path, "cut", **cut))
+    pairs.main(config(tmp_path, "cut", **cut))
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
+    assert metrics(tmp_path, "cut")[-1]["step"] > 5
+    table = read_metrics(tmp_path / "cut")
+    validations, accuracies = table.series("validation_preference"), table.series("accuracy")
+    assert validations[0][1] == pytest.approx(-logsigmoid(torch.zeros(())).item())
+    assert validations[-1][1] < 0.9 * validations[0][1]
+    assert (accuracies[0][1], accuracies[-1][1]) == (0, 1)
+    assert {name for line in metrics(tmp_path, "cut") for name in line} >= {"beta", "answer", "epoch"}
+    (file,) = (tmp_path / "cut" / "final").glob("*.safetensors")
+    assert file.read_bytes() == (tmp_path / "unbroken" / "final" / file.name).read_bytes()
+
+
+@pytest.mark.usefixtures("fp32_is_float64")
+def test_numbers_do_not_depend_on_how_a_step_is_split(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"lora": Lora(targets=["all-linear"], rank=4), "epochs": 3, "shuffle": False}
+    pairs.main(config(tmp_path, "whole", **changes, batch_size=4))
+    pairs.main(config(tmp_path, "split", **changes, batch_size=1, gradient_accumulation_steps=4))
+    whole, split = (metrics(tmp_path, name) for name in ("whole", "split"))
+    assert len(whole) == len(split) > 3
+    for name in ("loss", "preference", "answer", "accuracy", "beta", "grad_norm"):
+        assert [line[name] for line in split] == pytest.approx([line[name] for line in whole], rel=FLOAT64)
+
+
+def test_beta_is_that_of_the_section_times_how_unusual_the_margin_is(tmp_path: Path) -> None:
+    section = pairs.Preference(beta=0.5, sensitivity=0.0)
+    pairs.main(config(tmp_path, "constant", preference=section, epochs=3))
+    assert [line["beta"] for line in metrics(tmp_path, "constant")] == pytest.approx([0.5] * 11)
+    pairs.main(config(tmp_path, "follows", preference=pairs.Preference(beta=0.5), epochs=3))
+    betas = [line["beta"] for line in metrics(tmp_path, "follows")]
+    assert betas[0] == pytest.approx(0.5), "the model is the reference yet"
+    assert max(betas) > 0.55
+
+
+class UntypedRows:
+    """A dataset that does not declare what it yields."""
+
+    def __init__(self, tokenizer: Any, kind: str, source: str) -> None:
+        self._rows: Any = {"pairs": PreferenceDataset, "examples": InstructDataset}[kind](
+            tokenizer, source=source
+        )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[index]
+
+
+class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # that is the case
+    """The same as a component."""
+
+
+def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path) -> None:
+    plain = [{"instruction": row["prompt"], "input": "", "output": row["chosen"]} for row in ROWS]
+    (tmp_path / "rows.json").write_text(json.dumps(plain), encoding="utf-8")
+    examples = lazy(UntypedDataset, kind="examples", source=str(tmp_path / "rows.json"))
+    with pytest.raises(
+        ValueError, match=r"^dataset: .*UntypedDataset yields Example, and the recipe reads a Dat"
+    ):
+        pairs.main(config(tmp_path, "examples", dataset=examples))
+    held_out = Validation(dataset=examples)
+    with pytest.raises(ValueError, match=r"^validation.dataset: .*UntypedDataset yields Example, and"):
+        pairs.main(config(tmp_path, "held_out", validation=held_out))
+    untyped = lazy(UntypedDataset, kind="pairs", source=str(tmp_path / "pairs.json"))
+    with pytest.raises(ValueError, match=r"yields Pair, and the recipe reads a Dataset of Example"):
+        full_finetune.main(full_config(tmp_path, "full", dataset=untyped))
+    pairs.main(config(tmp_path, "pairs", dataset=untyped))
+    assert len(metrics(tmp_path, "pairs")) == 4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("full_finetune", "--config", "smollm2_135m_full", "dataset=torchtune.datasets.PreferenceDataset"),
+        (pairs.__file__, "--config", "smollm2_135m_lora"),
+    ],
+)
+def test_validate_rejects_a_dataset_of_other_items(words: tuple[str, ...], tune: Tune) -> None:
+    result = tune("validate", *words)
+    assert result.status == 2
+    (mistake,) = re.findall(r": dataset: torchtune.datasets.(.*)", result.err.partition("mistake")[2])
+    kinds = {"InstructDataset": ("Example", "Pair"), "PreferenceDataset": ("Pair", "Example")}
+    name, _, reason = mistake.partition(" ")
+    item, needed = kinds[name]
+    assert reason == (
+        f"is a Dataset of {item} | LeftOut, and the recipe reads a Dataset of {needed} | Sequence[{needed}] | LeftOut"
+    )
