@@ -7,11 +7,13 @@ from typing import Annotated
 
 import torch
 from attrs import define
+from torch import nn
 from torch.utils.data import Dataset
 
 from torchtune import config, training
-from torchtune.config import Component, Passed
+from torchtune.config import Component, Passed, lazy
 from torchtune.data import Encoded, Example
+from torchtune.modules import LinearCrossEntropy
 
 
 @define(kw_only=True)
@@ -20,6 +22,8 @@ class FullFinetuneConfig(training.FinetuneConfig):
 
     dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
     """The examples; the recipe passes the tokenizer."""
+    loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
+    """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
 
 
 @config.parse

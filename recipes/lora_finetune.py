@@ -7,12 +7,14 @@ from typing import Annotated
 
 import torch
 from attrs import define, field
+from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from torchtune import config, training
 from torchtune.config import Component, Passed, lazy
 from torchtune.data import Encoded, Example
+from torchtune.modules import LinearCrossEntropy
 
 
 @define(kw_only=True)
@@ -21,6 +23,8 @@ class LoraFinetuneConfig(training.FinetuneConfig):
 
     dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
     """The examples; the recipe passes the tokenizer."""
+    loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
+    """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
     lora: training.Lora = field(factory=training.Lora)
     """Which adapters are trained."""
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(

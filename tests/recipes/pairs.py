@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchtune import config, training
 from torchtune.config import Component, Passed, above, at_least, between
 from torchtune.data import Batch, Encoded, Pair
-from torchtune.modules import Decoder, adapters_disabled, token_log_probs
+from torchtune.modules import Decoder, adapters_disabled
 from torchtune.training import Score, Scorer, Term, World
 
 
@@ -82,9 +82,7 @@ class PairScorer(Scorer):
 
 def answer_log_probs(model: Decoder, batch: Batch) -> Tensor:
     """Return the log-probability of each answer under the model, [pairs, 2], the preferred one first."""
-    hidden, labels = training.target_states(model, batch)
-    log_probs = token_log_probs(hidden, model.head_weight, labels, softcap=model.architecture.final_softcap)
-    return batch.sum_by_sequence(log_probs).view(-1, 2)
+    return batch.sum_by_sequence(training.target_log_probs(model, batch)).view(-1, 2)
 
 
 @define(kw_only=True)
@@ -93,8 +91,6 @@ class PairsConfig(training.FinetuneConfig):
 
     dataset: Annotated[Component[Dataset[Encoded[Pair]]], Passed(1)]
     """The pairs; the recipe passes the tokenizer."""
-    loss: None = None  # type: ignore[assignment]  # the scorer has its own
-    """Not read."""
     lora: training.Lora = field(factory=training.Lora)
     """Which adapters are trained; without them, the model is the reference."""
     preference: Preference = field(factory=Preference)

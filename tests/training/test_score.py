@@ -1,5 +1,6 @@
 """Scores of any task: terms with counts of their own, what a step prepares, and what layers add."""
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from torchtune.modules import (
     FeedForward,
     LinearCrossEntropy,
     PassContext,
-    token_log_probs,
 )
 from torchtune.training import (
     HeldOut,
@@ -33,7 +33,7 @@ from torchtune.training import (
     Validator,
     World,
     clip_gradients,
-    target_states,
+    target_log_probs,
 )
 from torchtune.utils.metric_logging import read_metrics
 
@@ -54,8 +54,7 @@ class Margin(Scorer):
         self.prepared: list[int] = []
 
     def differences(self, model: Decoder, batch: Batch) -> tuple[Tensor, Tensor]:
-        hidden, labels = target_states(model, batch)
-        log_probs = token_log_probs(hidden, model.head_weight, labels)
+        log_probs = target_log_probs(model, batch)
         chosen, rejected = batch.sum_by_sequence(log_probs).view(-1, 2).unbind(1)
         return chosen - rejected, chosen
 
@@ -228,6 +227,22 @@ def test_a_count_that_held_out_rows_lack_is_one_error(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="sum: no count 'pairs' in the batches, only targets, micro_batches"):
         validator._mean_loss()
+
+
+class Held:
+    """Something that a graph refers to."""
+
+
+def test_the_graph_of_a_micro_batch_is_gone_before_the_next_forward_pass() -> None:
+    held = Held()
+    alive = weakref.ref(held)
+    total = (torch.ones(3, requires_grad=True) * 2).sum()
+    total.register_hook(lambda _gradient, _held=held: None)  # type: ignore[no-untyped-call]
+    sums = StepSums([collate(examples()[:2], 0)], ALONE)
+    loss = sums.add(Score({"a": Term(total)}, {"b": Term(total.detach())}))
+    torch.autograd.backward(loss)
+    del held, total, loss
+    assert alive() is None
 
 
 def test_scores_of_a_step_have_the_same_names() -> None:

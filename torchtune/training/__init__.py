@@ -48,6 +48,7 @@ from torchtune.training._score import (
     Term,
     aggregate_terms,
     in_compute_dtype,
+    target_log_probs,
     target_states,
 )
 from torchtune.training._sections import section_of
@@ -124,6 +125,7 @@ __all__ = [
     "start",
     "step_flops",
     "steps_in",
+    "target_log_probs",
     "target_states",
     "warmup_stable_decay",
     "whole_state",

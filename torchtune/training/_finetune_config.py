@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 from attrs import define, field
-from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
@@ -25,7 +24,7 @@ from torchtune.config import (
 )
 from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
 from torchtune.data import Encoded, Item, Tokenizer
-from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.modules import Decoder
 from torchtune.runs import Device
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._loading import Loading
@@ -107,8 +106,6 @@ class FinetuneConfig:
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
     """Optimizer steps of the whole run, regardless of `epochs`; null: as many as the epochs take."""
 
-    loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
-    """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
         default=lazy(AdamW, lr=2e-5, fused=True), validator=RATES
     )

@@ -9,7 +9,7 @@ from attrs import field, frozen
 from torch import Tensor, nn
 
 from torchtune.data import Batch
-from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded
+from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded, token_log_probs
 
 T = TypeVar("T")
 
@@ -133,6 +133,21 @@ def target_states(
     hidden = model.hidden(batch.tokens, documents=documents, aggregates=aggregates)  # [b, s, d]
     labels = batch.labels.flatten().index_select(0, batch.target_positions)  # [n]
     return hidden.flatten(0, 1).index_select(0, batch.target_positions), labels  # [n, d], [n]
+
+
+def target_log_probs(model: Decoder, batch: Batch, aggregates: dict[str, Tensor] | None = None) -> Tensor:
+    """Compute the log-probability of each target, without holding all logits.
+
+    Args:
+        model: The model.
+        batch: On its device.
+        aggregates: As for `target_states`.
+
+    Returns:
+        `[n]`, nats, float32 or wider, in the order of `batch.target_positions`; `Batch.sum_by_sequence` adds them up.
+    """
+    hidden, labels = target_states(model, batch, aggregates)
+    return token_log_probs(hidden, model.head_weight, labels, softcap=model.architecture.final_softcap)
 
 
 def aggregate_terms(aggregates: Mapping[str, Tensor]) -> dict[str, Term]:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from torchtune.data import Batch
@@ -77,7 +78,7 @@ class StepSums:
         for name, term in {**score.terms, **score.metrics}.items():
             total = term.total.detach().to(self._world.sum_dtype)
             self._totals[name] = self._totals[name] + total if name in self._totals else total
-        self._terms, self._metrics = dict(score.terms), dict(score.metrics)
+        self._terms, self._metrics = _without_graphs(score.terms), _without_graphs(score.metrics)
         parts = [self._divided(term.total, term) for term in score.terms.values()]
         loss = sum(parts[1:], parts[0])
         self.losses.append(loss.detach())
@@ -119,6 +120,11 @@ class StepSums:
     def reported(self) -> list[str]:
         """The names that are reported in addition to the loss: metrics, and terms if there are several."""
         return [*(self._terms if len(self._terms) > 1 else ()), *self._metrics]
+
+
+def _without_graphs(terms: Mapping[str, Term]) -> dict[str, Term]:
+    """Let go of the graphs: what they hold would otherwise stay in memory during the next forward pass."""
+    return {name: evolve(term, total=term.total.detach()) for name, term in terms.items()}
 
 
 def check_names(taken: Collection[str]) -> None:
