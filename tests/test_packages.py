@@ -224,3 +224,13 @@ def test_no_conditional_expression_is_part_of_another() -> None:
 def test_few_expressions_assign() -> None:
     locations = [location for _, location in nodes_of(ast.NamedExpr, "torchtune", "recipes")]
     assert len(locations) <= MOST_ASSIGNMENTS_IN_EXPRESSIONS, "\n".join(locations)
+
+
+def test_no_package_has_more_than_4500_lines() -> None:
+    packages = [folder for folder in (ROOT / "torchtune").iterdir() if (folder / "__init__.py").is_file()]
+    lines = {
+        package.name: sum(len(file.read_text().splitlines()) for file in package.rglob("*.py"))
+        for package in packages
+    }
+    assert len(lines) > 10
+    assert {name: n for name, n in lines.items() if n > 4500} == {}

@@ -244,7 +244,7 @@ FOREIGN = {
     "config/_yaml.py": "PyYAML's message of several lines is shown by its first",
     "cli/_worker.py": "gloo and nccl raise RuntimeError for whatever happens",
     "cli/_download.py": "a server's message of several lines is shown by its first",
-    "training/_loggers.py": "a logger's message of several lines is shown by its first",
+    "utils/metric_logging.py": "a logger's message of several lines is shown by its first",
     "training/_memory.py": "torch has no class for memory that runs out on the CPU",
     "training/_score.py": "torch has no class for memory that runs out on the CPU",
 }

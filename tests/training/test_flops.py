@@ -9,8 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.training.tiny import VOCAB, batch_of, examples, tiny_model
 from torchtune.data import Batch, Example, collate
 from torchtune.modules import Decoder
+from torchtune.runs import published_peak
+from torchtune.runs._peaks import PEAKS
 from torchtune.training import Lora, peak_flops, step_flops
-from torchtune.training._flops import PEAKS, pairs, published_peak
+from torchtune.training._flops import pairs
 
 
 def counted(model: Decoder, batch: Batch) -> dict[str, int]:

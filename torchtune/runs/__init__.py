@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torchtune.runs._locate import locate_model as locate_model
     from torchtune.runs._locate import result_of as result_of
     from torchtune.runs._overrides import override as override
+    from torchtune.runs._peaks import published_peak as published_peak
     from torchtune.runs._recipe import Recipe as Recipe
     from torchtune.runs._recipe import parse as parse
     from torchtune.runs._record import versions as versions

@@ -17,11 +17,10 @@ from attrs import define, field
 
 from torchtune.files import write_text
 from torchtune.runs import RunFolder
-from torchtune.training._loggers import Loggers
 from torchtune.training._profiling import Profiling, profiled
 from torchtune.training._step_values import StepValues
 from torchtune.training._world import World
-from torchtune.utils.metric_logging import MetricLogger
+from torchtune.utils.metric_logging import Loggers, MetricLogger
 
 if TYPE_CHECKING:
     from tqdm import tqdm
