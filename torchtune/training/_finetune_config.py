@@ -23,7 +23,7 @@ from torchtune.config import (
     share,
 )
 from torchtune.config.model import dotpath, fields, is_component, kind_mismatch
-from torchtune.data import Encoded, Item, Tokenizer
+from torchtune.data import Tokenizer
 from torchtune.modules import Decoder
 from torchtune.runs import Device
 from torchtune.training._checkpoints import Checkpoints
@@ -89,7 +89,7 @@ class FinetuneConfig:
     tokenizer_directory: str | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
-    dataset: Annotated[Component[Dataset[Encoded[Item]]], Passed(1)]
+    dataset: Annotated[Component[Dataset[Any]], Passed(1)]
     """The rows, as items of one kind; the recipe passes the tokenizer."""
     shuffle: bool = True
     """Read the examples in a new order every epoch."""
