@@ -132,3 +132,14 @@ def test_onednn_keeps_as_many_kernels_as_the_environment_says() -> None:
         hits.append(sum("cache_hit" in line for line in lines))
     assert hits[0] == 0
     assert hits[1] >= 4
+
+
+def test_code_beside_attrs_is_not_taken_for_its_own() -> None:
+    import attrs
+
+    from torchtune.internals import _attrs
+
+    site_packages = Path(attrs.__file__).parents[1]
+    assert str(site_packages / "attr" / "_make.py").startswith(_attrs._GENERATED)
+    assert str(site_packages / "attrs" / "__init__.py").startswith(_attrs._GENERATED)
+    assert not str(site_packages / "configs_py" / "smollm2.py").startswith(_attrs._GENERATED)

@@ -201,8 +201,11 @@ def truncate(item: ItemT, limit: LengthLimit) -> ItemT | Unlearnable:
     short = item.shortened(_sequence_length(item, limit), limit.side)
     if short is None:
         return Unlearnable(f"have no target within {n} tokens")
-    longest = max(len(sequence.tokens) for sequence in item.sequences)
-    return short.with_notes([Note(f"are cut at {limit.setting}{n} tokens", f"{longest} tokens")])
+    lengths = [len(sequence.tokens) for sequence in item.sequences]
+    size = (
+        f"{lengths[0]} tokens" if len(lengths) == 1 else f"{item.length} tokens in {len(lengths)} sequences"
+    )
+    return short.with_notes([Note(f"are cut at {limit.setting}{n} tokens", size)])
 
 
 def _sequence_length(item: Item, limit: LengthLimit) -> int:

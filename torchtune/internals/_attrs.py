@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+import attr
 import attrs
 
 from torchtune.internals._internal import Internal
 
-_ATTRS_FOLDER = os.path.dirname(attrs.__file__)[: -len("attrs")]  # noqa: PTH120 -- text is compared with text
-_GENERATED = (_ATTRS_FOLDER, "<attrs", "<string>")
+# Its two packages are next to this one if it is installed from a wheel. Text is compared with text.
+_ATTRS_FOLDERS = tuple(os.path.join(os.path.dirname(str(m.__file__)), "") for m in (attr, attrs))  # noqa: PTH118, PTH120
+_GENERATED = (*_ATTRS_FOLDERS, "<attrs", "<string>")
 """How the file names of attrs' code, and of what it and dataclasses generate, begin."""
 
 Method = Callable[..., None]
@@ -38,7 +40,7 @@ def calling_line(skipped: str) -> Call | None:
     copied_from = None
     while frame is not None:
         file, function = frame.f_code.co_filename, frame.f_code.co_name
-        if function == "evolve" and file.startswith(_ATTRS_FOLDER):
+        if function == "evolve" and file.startswith(_ATTRS_FOLDERS):
             copied_from = frame.f_locals.get("inst", (frame.f_locals.get("args") or (None,))[0])
         elif function in ("replace", "_replace") and file == dataclasses.__file__:
             copied_from = frame.f_locals.get("obj", frame.f_locals.get("self"))

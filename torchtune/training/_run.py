@@ -24,9 +24,10 @@ from torchtune.training._metrics import Metrics
 from torchtune.training._readback import Readback
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule
+from torchtune.training._score import RESERVED, check_names
 from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State, Stateful
-from torchtune.training._step import RESERVED, StepSums, check_names
+from torchtune.training._step import StepSums
 from torchtune.training._step_values import StepValues
 from torchtune.training._world import World
 

@@ -37,16 +37,48 @@ class Score:
     """Sums that are reported next to the loss, each divided by its count; no gradients flow from them."""
 
 
-def check_counts(score: Score, counts: Collection[str]) -> None:
-    """Check that every sum of a score can be divided.
+RESERVED = frozenset(
+    {
+        *(
+            "step",
+            "loss",
+            "lr",
+            "grad_norm",
+            "tokens_per_second",
+            "padding_share",
+            "peak_memory_bytes",
+            "mfu",
+        ),
+        *("n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"),
+    }
+)
+"""Names of what every run reports, or reads back from the device; terms and metrics have other names."""
+
+
+def check_names(taken: Collection[str]) -> None:
+    """Reject names of terms, metrics or reported numbers that are in use already.
+
+    Raises:
+        ValueError: There is such a name.
+    """
+    if taken:
+        raise ValueError(f"the name {min(taken)!r} of a term or metric is taken; choose another")
+
+
+def check_score(score: Score, counts: Collection[str]) -> None:
+    """Check the names of a score, and that every sum of it can be divided.
 
     Args:
         score: Of a micro-batch.
         counts: The names of the counts that there are.
 
     Raises:
-        ValueError: The count of a term or metric is not one of them.
+        ValueError: There is no term, a name is taken, or the count of a term or metric is not one of them.
     """
+    if not score.terms:
+        raise ValueError("a score needs at least one term")
+    both = score.terms.keys() & score.metrics.keys()
+    check_names(both or RESERVED & (score.terms.keys() | score.metrics.keys()))
     for name, term in {**score.terms, **score.metrics}.items():
         if term.count not in counts:
             raise ValueError(f"{name}: no count {term.count!r} in the batches, only {', '.join(counts)}")

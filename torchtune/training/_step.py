@@ -1,6 +1,6 @@
 """One optimizer step: the sums of its micro-batches, the counts that divide them, and gradient clipping."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from attrs import evolve
@@ -8,25 +8,8 @@ from torch import Tensor, nn
 
 from torchtune.data import Batch
 from torchtune.modules import is_sharded
-from torchtune.training._score import Score, Term, check_counts
+from torchtune.training._score import Score, Term, check_score
 from torchtune.training._world import World
-
-RESERVED = frozenset(
-    {
-        *(
-            "step",
-            "loss",
-            "lr",
-            "grad_norm",
-            "tokens_per_second",
-            "padding_share",
-            "peak_memory_bytes",
-            "mfu",
-        ),
-        *("n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"),
-    }
-)
-"""Names of what every run reports, or reads back from the device; terms and metrics have other names."""
 
 
 class StepSums:
@@ -90,13 +73,10 @@ class StepSums:
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
     def _check(self, score: Score) -> None:
-        if not score.terms:
-            raise ValueError("a score needs at least one term")
+        check_score(score, self.counts)
         names = score.terms.keys() | score.metrics.keys()
-        check_names(score.terms.keys() & score.metrics.keys() or names & RESERVED)
         if self._totals and self._totals.keys() != names:
             raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(names)}")
-        check_counts(score, self.counts)
 
     def reduced(self, facts: Mapping[str, float]) -> "dict[str, Tensor]":
         """Sum everything over the ranks; all must call it, once.
@@ -125,16 +105,6 @@ class StepSums:
 def _without_graphs(terms: Mapping[str, Term]) -> dict[str, Term]:
     """Let go of the graphs: what they hold would otherwise stay in memory during the next forward pass."""
     return {name: evolve(term, total=term.total.detach()) for name, term in terms.items()}
-
-
-def check_names(taken: Collection[str]) -> None:
-    """Reject names of terms, metrics or reported numbers that are in use already.
-
-    Raises:
-        ValueError: There is such a name.
-    """
-    if taken:
-        raise ValueError(f"the name {min(taken)!r} of a term or metric is taken; choose another")
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | float = 1.0) -> Tensor:

@@ -18,7 +18,7 @@ from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, cut_back
 from torchtune.training._random import random_state, set_random_state
 from torchtune.training._run import Run
-from torchtune.training._score import Score, Scorer, check_counts
+from torchtune.training._score import Score, Scorer, check_score
 from torchtune.training._validation import HeldOut
 from torchtune.training._world import World
 
@@ -185,7 +185,7 @@ class Validator:
         terms = {**score.terms, **score.metrics}
         n_batches = math.ceil(len(self._items) / self._batch_size)
         counts = {**self._counts, "micro_batches": n_batches}
-        check_counts(score, counts)
+        check_score(score, counts)
         means = {name: value / max(counts[terms[name].count], 1) for name, value in sums.items()}
         loss = sum(means[name] * term.coefficient for name, term in score.terms.items())
         names = [*(score.terms if len(score.terms) > 1 else ()), *score.metrics]
