@@ -175,7 +175,9 @@ def test_pairs_are_cut_to_what_the_model_and_the_row_hold() -> None:
     by_sequence = truncate(pair, LengthLimit(sequence=12))
     assert isinstance(by_sequence, Pair)
     assert shortest(by_sequence) == [13, 13]
-    assert [(note.text, note.example) for note in by_sequence.notes] == [("are cut at 12 tokens", "23 tokens in 2 sequences")]
+    assert [(note.text, note.example) for note in by_sequence.notes] == [
+        ("are cut at 12 tokens", "23 tokens in 2 sequences")
+    ]
     for room in range(11, 23):
         short = truncate(pair, LengthLimit(sequence=18, item=room))
         assert isinstance(short, Pair)
