@@ -1,7 +1,7 @@
 """Components that only tests need, and the smallest configs of the recipes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,14 @@ class Broken(nn.Module):
         return loss * float("nan") if self._what == "loss" else loss + (logits * 0).abs().sqrt().sum()
 
 
-def common(folder: Path, name: str, *, rows: list[dict[str, str]] = ROWS, **changes: Any) -> dict[str, Any]:
+def common(
+    folder: Path,
+    name: str,
+    *,
+    rows: list[dict[str, str]] = ROWS,
+    kind: Callable[..., Any] = InstructDataset,
+    **changes: Any,
+) -> dict[str, Any]:
     source = folder / "rows.json"
     source.write_text(json.dumps(rows), encoding="utf-8")
     fields = {
@@ -89,7 +96,7 @@ def common(folder: Path, name: str, *, rows: list[dict[str, str]] = ROWS, **chan
         "model": TINY,
         "model_directory": None,
         "tokenizer": lazy(ByteTokenizer),
-        "dataset": lazy(InstructDataset, source=str(source)),
+        "dataset": lazy(kind, source=str(source)),
         "batch_size": 2,
     }
     return sections(fields | changes)

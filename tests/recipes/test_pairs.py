@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from recipes import full_finetune
 from scripts.code_lines import count_code
-from tests.data.byte_tokenizer import ByteTokenizer
 from tests.recipes import pairs
-from tests.recipes.parts import TINY, PowerCut, full_config, metrics, sections
+from tests.recipes.parts import PowerCut, common, full_config, metrics
 from tests.tolerance import FLOAT64
 from tests.tune import Tune
 from torchtune.config import lazy
@@ -34,21 +33,11 @@ ROWS = [
 
 
 def config(folder: Path, name: str, **changes: Any) -> pairs.PairsConfig:
-    source = folder / "pairs.json"
-    source.write_text(json.dumps(ROWS), encoding="utf-8")
-    fields = {
-        "output_dir": str(folder / name),
-        "seed": 1,
-        "device": "cpu",
-        "model": TINY,
-        "model_directory": None,
-        "tokenizer": lazy(ByteTokenizer),
-        "dataset": lazy(PreferenceDataset, source=str(source)),
+    fields: dict[str, Any] = {
         "lora": Lora(targets=["all-linear"], rank=4, dropout=0.1),
         "optimizer": lazy(AdamW, lr=1e-2),
-        "batch_size": 2,
     }
-    return pairs.PairsConfig(**sections(fields | changes))
+    return pairs.PairsConfig(**common(folder, name, rows=ROWS, kind=PreferenceDataset, **(fields | changes)))
 
 
 def test_recipe_is_as_short_as_the_guide_says() -> None:
@@ -123,8 +112,9 @@ class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # that is
 
 def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path) -> None:
     plain = [{"instruction": row["prompt"], "input": "", "output": row["chosen"]} for row in ROWS]
-    (tmp_path / "rows.json").write_text(json.dumps(plain), encoding="utf-8")
-    examples = lazy(UntypedDataset, kind="examples", source=str(tmp_path / "rows.json"))
+    (tmp_path / "pair_rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    (tmp_path / "plain.json").write_text(json.dumps(plain), encoding="utf-8")
+    examples = lazy(UntypedDataset, kind="examples", source=str(tmp_path / "plain.json"))
     with pytest.raises(
         ValueError, match=r"^dataset: .*UntypedDataset yields Example, and the recipe reads a Dat"
     ):
@@ -132,7 +122,7 @@ def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path
     held_out = Validation(dataset=examples)
     with pytest.raises(ValueError, match=r"^validation.dataset: .*UntypedDataset yields Example, and"):
         pairs.main(config(tmp_path, "held_out", validation=held_out))
-    untyped = lazy(UntypedDataset, kind="pairs", source=str(tmp_path / "pairs.json"))
+    untyped = lazy(UntypedDataset, kind="pairs", source=str(tmp_path / "pair_rows.json"))
     with pytest.raises(ValueError, match=r"yields Pair, and the recipe reads a Dataset of Example"):
         full_finetune.main(full_config(tmp_path, "full", dataset=untyped))
     pairs.main(config(tmp_path, "pairs", dataset=untyped))

@@ -77,7 +77,7 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
     clipped = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
     AdamW(trained.values(), lr=0.01, fused=True).step()
     return {
-        "loss": sums.reduced({})["loss"].item(),
+        "loss": sums.means({})["loss"].item(),
         "norm": norm.item(),
         "gradients": before,
         "clipped": clipped,

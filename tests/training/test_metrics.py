@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.training.tiny import ALONE, batch_of, examples, step_values
+from torchtune.runs import peak_memory_bytes
 from torchtune.training import Metrics
-from torchtune.training._metrics import cut_back, peak_memory_bytes
+from torchtune.training._metrics import cut_back
 from torchtune.utils.metric_logging import MetricLogger, read_metrics
 
 BATCHES = [batch_of(examples()[:2]), batch_of(examples()[3:5])]

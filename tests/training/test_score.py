@@ -95,7 +95,7 @@ def test_each_term_is_divided_once_by_its_own_count_however_the_step_is_split() 
         sums = StepSums(batches, ALONE)
         for batch in batches:
             torch.autograd.backward(sums.add(scorer(model, batch)))
-        numbers = sums.reduced({"n_tokens": 3.0})
+        numbers = sums.means({"n_tokens": 3.0})
         assert sums.reported == ["hinge", "nll", "accuracy"]
         assert numbers["n_tokens"] == 3.0
         ends.append((numbers, gradients(model)))
@@ -120,7 +120,7 @@ def test_terms_are_those_of_each_pair_by_hand() -> None:
 
     both = torch.stack([torch.stack([log_prob(p.chosen), log_prob(p.rejected)]) for p in rows]).detach()
     difference = both[:, 0] - both[:, 1]
-    numbers = sums.reduced({})
+    numbers = sums.means({})
     assert_near(numbers["hinge"], torch.relu(1 + difference.mean() - difference).mean(), FLOAT64)
     n_targets = sum(p.chosen.n_targets + p.rejected.n_targets for p in rows)
     assert_near(numbers["nll"], -both[:, 0].sum() / n_targets, FLOAT64)
@@ -203,7 +203,7 @@ def test_ranks_sum_counts_and_terms_in_the_order_of_their_names(monkeypatch: pyt
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 5, "pairs": 2})
     sums = StepSums([batch], ALONE)
     sums.add(Score({"b": Term(torch.tensor(4.0)), "a": Term(torch.tensor(3.0), "pairs")}))
-    numbers = sums.reduced({"flops": 7.0})
+    numbers = sums.means({"flops": 7.0})
     assert sent == [[2.0, 5.0, 1.0], [3.0, 4.0, 7.0]]
     assert {name: numbers[name].item() for name in "ab"} == {"a": 1.5, "b": 0.8}
 
@@ -301,7 +301,7 @@ def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
     sums, scorer = StepSums(batches, ALONE), NextToken(LinearCrossEntropy())
     for batch in batches:
         torch.autograd.backward(sums.add(scorer(model, batch)))
-    numbers = sums.reduced({})
+    numbers = sums.means({})
     assert sums.reported == ["next_token", "size"]
     assert_near(numbers["loss"], numbers["next_token"] + numbers["size"], FLOAT64)
     by_hand = []

@@ -141,7 +141,7 @@ def backward_of_step(model: Decoder, batches: list[Batch], world: World) -> floa
     scorer = NextToken(LinearCrossEntropy())
     for batch in batches:
         torch.autograd.backward(sums.add(scorer(model, batch)))
-    return sums.reduced({})["loss"].item()
+    return sums.means({})["loss"].item()
 
 
 def state_of(

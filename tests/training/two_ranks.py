@@ -71,7 +71,7 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
     optimizer.step()
     return {
-        "loss": sums.reduced({})["loss"].item(),
+        "loss": sums.means({})["loss"].item(),
         "norm": norm.item(),
         "gradients": gradients,
         "parameters": whole_state(model, world),

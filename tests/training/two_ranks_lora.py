@@ -73,7 +73,7 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
     trained = [p for p in model.parameters() if p.requires_grad]
     AdamW(trained, lr=0.01, fused=True).step()
     return {
-        "loss": sums.reduced({})["loss"].item(),
+        "loss": sums.means({})["loss"].item(),
         "norm": norm.item(),
         "gradients": gradients,
         "began": began,

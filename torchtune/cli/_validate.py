@@ -14,7 +14,7 @@ from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
 from torchtune.runs import config_names
 from torchtune.runs.command_line import Call, Option
-from torchtune.runs.console import paint, painted_mistakes, print_note
+from torchtune.runs.console import paint, painted_mistakes, print_note, size_text
 
 ALL = Option("--all", required=True)
 MEMORY = Option("--memory")
@@ -207,8 +207,6 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
     ok = paint("ok", "bold", "green")
     if needs is None:
         return ok
-    from torchtune.training import size_text
-
     whole, trained = needs["parameters"], needs["trainable"]
     held = f"{size_text(needs['weights'])} of weights"
     said = f"{ok}: {whole:,} parameters"
@@ -226,8 +224,6 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:
     """Yield the lines of what a rank holds in a step, and the most of it that is there at once."""
-    from torchtune.training import size_text
-
     mapped = f"of them {size_text(needs['mapped'])} stay in their file, which other processes share"
     rows = [
         ("weights", needs["weights"], mapped if needs["mapped"] else ""),

@@ -116,5 +116,5 @@ def _padding(last: Span, width: int, longest: int) -> list[Span]:
 
 
 def _rectangle(values: "array[int]", n_rows: int) -> Tensor:
-    """Make rows of equal length of numbers that stand one behind the other; nothing is copied."""
+    """Make rows of equal length of numbers in one flat array; nothing is copied."""
     return torch.frombuffer(values, dtype=torch.long).view(n_rows, -1)

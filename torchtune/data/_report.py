@@ -89,7 +89,7 @@ def report(
     Raises:
         ValueError: a row cannot be used.
     """
-    found = Report(n_rows=len(dataset), n_read=len(rows))
+    counts = Report(n_rows=len(dataset), n_read=len(rows))
     seen: set[int] = set()
     texts, prompts = set[int](), set[int]()
     suspect = Counter[str]()
@@ -97,32 +97,32 @@ def report(
     for row in rows:
         read = dataset[row]
         if isinstance(read, LeftOut):
-            found.left_out[read.reason].append(read.place)
+            counts.left_out[read.reason].append(read.place)
             continue
         notes = [note for item in items_of(read) for note in item.notes]
-        found.notes.add(notes, partial(place_of, dataset, row))
+        counts.notes.add(notes, partial(place_of, dataset, row))
         for example in _examples(read):
             tokens = example.tokens
             texts.add(hash(tuple(tokens)))
             prompts.add(hash(_prompt(example)))
-            found.lengths.append(len(tokens))
-            found.n_tokens += len(tokens)
-            found.n_targets += example.n_targets
+            counts.lengths.append(len(tokens))
+            counts.n_tokens += len(tokens)
+            counts.n_targets += example.n_targets
             is_cut = longest is not None and len(tokens) > longest + 1
-            found.n_cut += is_cut
+            counts.n_cut += is_cut
             digest = hash((tuple(tokens), tuple(example.labels)))
-            found.n_doubled += digest in seen
+            counts.n_doubled += digest in seen
             seen.add(digest)
             suspect["bos"] += bos_id is not None and tokens[:2] == [bos_id, bos_id]
             suspect["end"] += example.labels[-1] not in tokenizer.stop_ids
             suspect["unknown"] += tokens.count(unknown) if unknown is not None else 0
             suspect["all"] += example.n_targets == len(tokens) - 1
     if held_out is not None:
-        _compare(found, held_out, texts, prompts)
+        _compare(counts, held_out, texts, prompts)
     if is_plain_text(dataset):
         suspect["end"] = suspect["all"] = 0
-    found.warnings = _warnings(found, suspect)
-    return found
+    counts.warnings = _warnings(counts, suspect)
+    return counts
 
 
 def _examples(read: Item | Sequence[Item]) -> list[Example]:
@@ -136,26 +136,26 @@ def _prompt(example: Example) -> tuple[int, ...]:
     return tuple(example.tokens[:first])
 
 
-def _compare(found: Report, held_out: Rows[Item], texts: set[int], prompts: set[int]) -> None:
+def _compare(counts: Report, held_out: Rows[Item], texts: set[int], prompts: set[int]) -> None:
     """Find the held-out rows that stand among those looked at."""
     for row in range(len(held_out)):
         read = held_out[row]
         if isinstance(read, LeftOut):
             continue
-        found.n_held_out += 1
+        counts.n_held_out += 1
         if any(hash(tuple(example.tokens)) in texts for example in _examples(read)):
-            found.held_out_seen.append(place_of(held_out, row))
+            counts.held_out_seen.append(place_of(held_out, row))
         elif any(len(_prompt(e)) > 1 and hash(_prompt(e)) in prompts for e in _examples(read)):
-            found.held_out_asked.append(place_of(held_out, row))
+            counts.held_out_asked.append(place_of(held_out, row))
 
 
-def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
-    n = len(found.lengths)
+def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
+    n = len(counts.lengths)
     if not n:
         return ["no row gives anything to learn"]
     said = [
-        *Tally.of_left_out(found.left_out).lines(found.n_read),
-        *found.notes.lines(found.n_read),
+        *Tally.of_left_out(counts.left_out).lines(counts.n_read),
+        *counts.notes.lines(counts.n_read),
     ]
     if suspect["bos"]:
         said.append(f"{suspect['bos']} of {n} examples begin with BOS twice, which the model never saw")
@@ -164,19 +164,19 @@ def _warnings(found: Report, suspect: Counter[str]) -> list[str]:
             f"{suspect['end']} of {n} examples do not end with a token that ends an answer, so that the model does not"
             " learn to stop there (they are cut, or the text is plain)"
         )
-    if suspect["unknown"] > UNKNOWN_SHARE * found.n_tokens:
-        share = suspect["unknown"] / found.n_tokens
+    if suspect["unknown"] > UNKNOWN_SHARE * counts.n_tokens:
+        share = suspect["unknown"] / counts.n_tokens
         said.append(
             f"{share:.1%} of all tokens are unknown to the tokenizer; it is made for another language"
         )
     if suspect["all"] == n:
         said.append("every token is a target: what is given, the prompts, is learnt too")
     for places, what in (
-        (found.held_out_seen, "stand among the rows that are trained on"),
-        (found.held_out_asked, "have a prompt that is trained on, with another answer"),
+        (counts.held_out_seen, "stand among the rows that are trained on"),
+        (counts.held_out_asked, "have a prompt that is trained on, with another answer"),
     ):
         if places:
-            said.append(f"{len(places)} of {found.n_held_out} held-out rows {what}; the first: {places[0]}")
-    if found.n_doubled > n // 100:
-        said.append(f"{found.n_doubled} of {n} examples stand there twice or more")
+            said.append(f"{len(places)} of {counts.n_held_out} held-out rows {what}; the first: {places[0]}")
+    if counts.n_doubled > n // 100:
+        said.append(f"{counts.n_doubled} of {n} examples stand there twice or more")
     return said

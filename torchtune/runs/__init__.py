@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device
     from torchtune.runs._device import device_type as device_type
+    from torchtune.runs._device import peak_memory_bytes as peak_memory_bytes
     from torchtune.runs._discover import calls_in as calls_in
     from torchtune.runs._discover import load_recipe as load_recipe
     from torchtune.runs._discover import recipe_for as recipe_for

@@ -1,8 +1,13 @@
-"""Whether this machine has the device of a config; torch is imported when that is asked."""
+"""Whether this machine has the device of a config, and how much memory is used; torch is imported when it is needed."""
 
-from typing import Literal, get_args
+import os
+import resource
+from typing import TYPE_CHECKING, Literal, get_args
 
 from torchtune.config import FieldError
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 """What a config's `device` may be."""
@@ -48,3 +53,16 @@ def device_type(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def peak_memory_bytes(device: "torch.device") -> int:
+    """Measure the most memory held so far: allocated on a GPU, or resident in this process on the CPU.
+
+    Apple GPUs share the machine's memory and keep no peak, so the process counts for them too.
+    """
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere: getrusage(2)
+    return peak if os.uname().sysname == "Darwin" else peak * 1024

@@ -126,3 +126,13 @@ def _is_of_the_user(files: Sequence[str]) -> bool:
     from torchtune.config.model import current_trust
 
     return any(file in current_trust().files for file in files)
+
+
+def size_text(count: int) -> str:
+    """Format a number of bytes in a suitable unit."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.2f} GiB"

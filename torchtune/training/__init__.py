@@ -25,7 +25,7 @@ from torchtune.training._memory import (
     needs_of,
 )
 from torchtune.training._metrics import Metrics
-from torchtune.training._needs import Needs, needs, size_text
+from torchtune.training._needs import Needs, needs
 from torchtune.training._placement import DTYPES, Placement, whole_state
 from torchtune.training._profiling import Profiling
 from torchtune.training._readback import Readback
@@ -121,7 +121,6 @@ __all__ = [
     "pick_device",
     "save_model",
     "section_of",
-    "size_text",
     "start",
     "step_flops",
     "steps_in",

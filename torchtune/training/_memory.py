@@ -15,10 +15,11 @@ from torchtune.config import Component, ConfigError, InstantiationError, instant
 from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
 from torchtune.modules import Decoder
+from torchtune.runs.console import size_text
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._lora import Lora
-from torchtune.training._needs import Needs, needs, size_text
+from torchtune.training._needs import Needs, needs
 from torchtune.training._placement import DTYPES
 from torchtune.training._sections import section_of
 

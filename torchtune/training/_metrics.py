@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import resource
 import shutil
 import sys
 import time
@@ -12,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from attrs import define, field
 
 from torchtune.files import write_text
-from torchtune.runs import RunFolder
+from torchtune.runs import RunFolder, peak_memory_bytes
 from torchtune.training._profiling import Profiling, profiled
 from torchtune.training._step_values import StepValues
 from torchtune.training._world import World
@@ -249,14 +246,3 @@ def _is_up_to(line: str, step: int) -> bool:
         return line.endswith("\n") and bool(json.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Measure the most memory held so far: allocated on a GPU, or resident in this process on the CPU.
-
-    Apple GPUs share the machine's memory and keep no peak, so the process counts for them too.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, KiB elsewhere: getrusage(2)
-    return peak if os.uname().sysname == "Darwin" else peak * 1024

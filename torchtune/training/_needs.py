@@ -48,16 +48,6 @@ class Needs:
         return self.weights + self.gradients + self.optimizer
 
 
-def size_text(count: int) -> str:
-    """Format a number of bytes in a suitable unit."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:,.2f} GiB"
-
-
 def needs(  # noqa: PLR0913 - memory depends on all of them.
     model: nn.Module,
     optimizer: Component[Optimizer] | None,

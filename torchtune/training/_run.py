@@ -168,7 +168,7 @@ class Run:
             "n_padding": float(sum(batch.n_padding for batch in batches)),
             "flops": self._flops(batches),
         }
-        numbers = sums.reduced(facts)
+        numbers = sums.means(facts)
         numbers["n_counted"] = sums.n_counted
         numbers["loss_scale"] = self.scale.on(sums.n_counted.device)
         numbers["grad_norm"] = grad_norm.to(sums.n_counted.device)  # of offloaded gradients, it is on the CPU

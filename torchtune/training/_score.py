@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Self, TypeVar
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from torchtune.data import Batch
 from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded, token_log_probs
+from torchtune.training._world import World
 
 T = TypeVar("T")
 
@@ -36,22 +38,32 @@ class Score:
     metrics: Mapping[str, Term] = field(factory=dict)
     """Sums that are reported next to the loss, each divided by its count; no gradients flow from them."""
 
+    @property
+    def sums(self) -> dict[str, Term]:
+        """Terms and metrics by name."""
+        return {**self.terms, **self.metrics}
 
-RESERVED = frozenset(
-    {
-        *(
-            "step",
-            "loss",
-            "lr",
-            "grad_norm",
-            "tokens_per_second",
-            "padding_share",
-            "peak_memory_bytes",
-            "mfu",
-        ),
-        *("n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"),
-    }
-)
+    def without_graphs(self) -> Self:
+        """Return the same numbers without what a backward pass needs, which would stay in memory with them."""
+        terms, metrics = (
+            {name: evolve(term, total=term.total.detach()) for name, term in sums.items()}
+            for sums in (self.terms, self.metrics)
+        )
+        return evolve(self, terms=terms, metrics=metrics)
+
+
+_WRITTEN = {
+    "step",
+    "loss",
+    "lr",
+    "grad_norm",
+    "tokens_per_second",
+    "padding_share",
+    "peak_memory_bytes",
+    "mfu",
+}
+_READ_BACK = {"n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"}
+RESERVED = frozenset(_WRITTEN | _READ_BACK)
 """Names of what every run reports, or reads back from the device; terms and metrics have other names."""
 
 
@@ -62,7 +74,9 @@ def check_names(taken: Collection[str]) -> None:
         ValueError: There is such a name.
     """
     if taken:
-        raise ValueError(f"the name {min(taken)!r} of a term or metric is taken; choose another")
+        name = min(taken)
+        owner = "what every run reports" if name in RESERVED else "another term, metric or number"
+        raise ValueError(f"the name {name!r} of a term or metric is taken by {owner}; choose another")
 
 
 def check_score(score: Score, counts: Collection[str]) -> None:
@@ -78,10 +92,66 @@ def check_score(score: Score, counts: Collection[str]) -> None:
     if not score.terms:
         raise ValueError("a score needs at least one term")
     both = score.terms.keys() & score.metrics.keys()
-    check_names(both or RESERVED & (score.terms.keys() | score.metrics.keys()))
-    for name, term in {**score.terms, **score.metrics}.items():
+    check_names(both or RESERVED & score.sums.keys())
+    for name, term in score.sums.items():
         if term.count not in counts:
             raise ValueError(f"{name}: no count {term.count!r} in the batches, only {', '.join(counts)}")
+
+
+class ScoreSums:
+    """Adds up scores on their device, and divides every term and metric once by its count.
+
+    Args:
+        counts: The divisors by name: scalars, summed over all ranks.
+        world: The ranks of this run.
+    """
+
+    def __init__(self, counts: Mapping[str, Tensor], world: World) -> None:
+        self._counts, self._world = counts, world
+        self._totals: dict[str, Tensor] = {}
+        self._last = Score({})
+
+    def add(self, score: Score, *, is_counted: bool = True) -> None:
+        """Add a score.
+
+        Args:
+            score: Its names are those of the scores before.
+            is_counted: False: only the names are taken, as the batch is not one of this rank's.
+
+        Raises:
+            ValueError: As for `check_score`, or the names are others than before.
+        """
+        check_score(score, self._counts)
+        if self._totals and self._totals.keys() != score.sums.keys():
+            raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(score.sums)}")
+        self._last = score.without_graphs()
+        for name, term in self._last.sums.items():
+            total = term.total.to(self._world.sum_dtype)
+            total = total if is_counted else torch.zeros_like(total)  # also where it is NaN
+            self._totals[name] = self._totals[name] + total if name in self._totals else total
+
+    def means(self, facts: Mapping[str, float] = MappingProxyType({})) -> dict[str, Tensor]:
+        """Sum everything over the ranks, and divide; all must call it, once.
+
+        Args:
+            facts: Further numbers of this rank to sum.
+
+        Returns:
+            Scalars on the device: the mean of every term and metric by its name, the mean `loss`, and the facts.
+        """
+        names = sorted(self._totals)  # in the same order on all ranks
+        totals = torch.stack([self._totals[name] for name in names])
+        summed = self._world.sum(torch.cat([totals, self._world.tensor(list(facts.values()))]))
+        numbers = dict(zip([*names, *facts], summed, strict=True))
+        for name, term in self._last.sums.items():
+            numbers[name] = numbers[name] / self._counts[term.count].clamp(min=1)
+        loss = sum(numbers[name] * term.coefficient for name, term in self._last.terms.items())
+        return {**numbers, "loss": torch.as_tensor(loss)}
+
+    @property
+    def reported(self) -> list[str]:
+        """The names that are reported in addition to the loss: metrics, and terms if there are several."""
+        return [*(self._last.terms if len(self._last.terms) > 1 else ()), *self._last.metrics]
 
 
 class Scorer(ABC):

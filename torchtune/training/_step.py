@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from attrs import evolve
 from torch import Tensor, nn
 
 from torchtune.data import Batch
 from torchtune.modules import is_sharded
-from torchtune.training._score import Score, Term, check_score
+from torchtune.training._score import Score, ScoreSums, Term
 from torchtune.training._world import World
 
 
@@ -40,9 +39,7 @@ class StepSums:
         """Divisors of terms by name: scalars, summed over the micro-batches of all ranks."""
         self.n_counted = summed[:-1].sum()
         """Sum of all counts of the batches; 0 if there is nothing to learn."""
-        self._totals: dict[str, Tensor] = {}
-        self._terms: dict[str, Term] = {}
-        self._metrics: dict[str, Term] = {}
+        self._sums = ScoreSums(self.counts, world)
 
     def add(self, score: Score) -> Tensor:
         """Add the score of a micro-batch.
@@ -57,11 +54,7 @@ class StepSums:
         Raises:
             ValueError: A term's count is not one of the micro-batches', or the score has other names than those before.
         """
-        self._check(score)
-        for name, term in {**score.terms, **score.metrics}.items():
-            total = term.total.detach().to(self._world.sum_dtype)
-            self._totals[name] = self._totals[name] + total if name in self._totals else total
-        self._terms, self._metrics = _without_graphs(score.terms), _without_graphs(score.metrics)
+        self._sums.add(score)
         parts = [self._divided(term.total, term) for term in score.terms.values()]
         loss = sum(parts[1:], parts[0])
         self.losses.append(loss.detach())
@@ -72,39 +65,14 @@ class StepSums:
         mean = total.to(dtype) / self.counts[term.count].clamp(min=1).to(dtype)
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
-    def _check(self, score: Score) -> None:
-        check_score(score, self.counts)
-        names = score.terms.keys() | score.metrics.keys()
-        if self._totals and self._totals.keys() != names:
-            raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(names)}")
-
-    def reduced(self, facts: Mapping[str, float]) -> "dict[str, Tensor]":
-        """Sum everything over the ranks; all must call it, once.
-
-        Args:
-            facts: Further numbers of this rank to sum.
-
-        Returns:
-            Scalars on the device: the mean of every term and metric by its name, the mean `loss`, and the facts.
-        """
-        names = sorted(self._totals)  # in the same order on all ranks
-        totals = torch.stack([self._totals[name] for name in names])
-        summed = self._world.sum(torch.cat([totals, self._world.tensor(list(facts.values()))]))
-        numbers = dict(zip([*names, *facts], summed, strict=True))
-        terms = {**self._terms, **self._metrics}
-        means = {name: numbers[name] / self.counts[term.count].clamp(min=1) for name, term in terms.items()}
-        loss = sum(means[name] * term.coefficient for name, term in self._terms.items())
-        return {**numbers, **means, "loss": torch.as_tensor(loss)}
+    def means(self, facts: Mapping[str, float]) -> dict[str, Tensor]:
+        """Sum everything over the ranks, and divide (`ScoreSums.means`); all must call it, once."""
+        return self._sums.means(facts)
 
     @property
     def reported(self) -> list[str]:
         """The names that are reported in addition to the loss: metrics, and terms if there are several."""
-        return [*(self._terms if len(self._terms) > 1 else ()), *self._metrics]
-
-
-def _without_graphs(terms: Mapping[str, Term]) -> dict[str, Term]:
-    """Let go of the graphs: what they hold would otherwise stay in memory during the next forward pass."""
-    return {name: evolve(term, total=term.total.detach()) for name, term in terms.items()}
+        return self._sums.reported
 
 
 def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | float = 1.0) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from attrs import define, field
-from torch import Tensor
 
 from torchtune.data import Batch, Item, Tokenizer, total_counts
 from torchtune.generation import evaluating, generate_batch
@@ -17,12 +16,16 @@ from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, cut_back
 from torchtune.training._random import random_state, set_random_state
+from torchtune.training._readback import Readback
 from torchtune.training._run import Run
-from torchtune.training._score import Score, Scorer, check_score
+from torchtune.training._score import Scorer, ScoreSums
 from torchtune.training._validation import HeldOut
 from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
+
+_REMEMBERED = ("best_loss", "best_step", "improved_to", "since_improved", "last_step")
+"""Attributes of a validator that a checkpoint holds."""
 
 
 @define(eq=False, slots=False)
@@ -167,29 +170,19 @@ class Validator:
     @torch.no_grad()
     def _mean_loss(self) -> tuple[float, dict[str, float]]:
         """Return the loss over all held-out rows, and terms and metrics by name."""
-        totals: dict[str, Tensor] = {}
-        score = Score({})
+        n_batches = math.ceil(len(self._items) / self._batch_size)
+        counts = {**self._counts, "micro_batches": n_batches}
+        divisors = self._world.tensor([float(count) for count in counts.values()])
+        sums = ScoreSums(dict(zip(counts, divisors, strict=True)), self._world)
         for first_of_all in range(0, len(self._items), self._batch_size * self._world.data_size):
             first = first_of_all + self._world.data_rank * self._batch_size
             items = self._items[first : first + self._batch_size]
             batch = self._batch(items).to(self._world.device)
             self._scorer.before_step(self._model, [batch])
-            score = self._scorer(self._model, batch)
-            for name, term in {**score.terms, **score.metrics}.items():
-                total = term.total.to(self._world.sum_dtype)
-                # A rank without an item takes part in the forward pass only: its batch repeats one of another rank's.
-                total = total if items else torch.zeros_like(total)
-                totals[name] = totals[name] + total if name in totals else total
-        summed = self._world.sum(torch.stack(list(totals.values())))
-        sums = dict(zip(totals, summed.tolist(), strict=True))
-        terms = {**score.terms, **score.metrics}
-        n_batches = math.ceil(len(self._items) / self._batch_size)
-        counts = {**self._counts, "micro_batches": n_batches}
-        check_score(score, counts)
-        means = {name: value / max(counts[terms[name].count], 1) for name, value in sums.items()}
-        loss = sum(means[name] * term.coefficient for name, term in score.terms.items())
-        names = [*(score.terms if len(score.terms) > 1 else ()), *score.metrics]
-        return loss, {name: means[name] for name in names}
+            # A rank without items takes part in the forward pass only: its batch repeats an item of another rank's.
+            sums.add(self._scorer(self._model, batch), is_counted=bool(items))
+        numbers = Readback(sums.means()).read()
+        return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
         """Collate; a rank without rows takes one without targets, as all ranks must call the model."""
@@ -221,15 +214,13 @@ class Validator:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes."""
-        names = ("best_loss", "best_step", "improved_to", "since_improved", "last_step")
-        return {"rows": self._rows(), **{name: getattr(self, name) for name in names}}
+        return {"rows": self._rows(), **{name: getattr(self, name) for name in _REMEMBERED}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state, unless the saved run had other held-out rows."""
-        rows = state.pop("rows")
-        if rows is None or rows == self._rows():
-            for name, value in state.items():
-                setattr(self, name, value)
+        if state["rows"] in (None, self._rows()):
+            for name in _REMEMBERED:
+                setattr(self, name, state[name])
         elif self._section is not None and self._world.is_main:
             _logger.warning("the held-out rows have changed; the lowest loss and early stopping start afresh")
 
