@@ -28,7 +28,8 @@ import torch
 from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Lora, World, build_optimizer, place, step_loss
+from torchtune.distributed import World
+from torchtune.training import Lora, build_optimizer, place, step_loss
 from torchtune.config import lazy
 from torch.optim import AdamW
 torch.manual_seed(0)

@@ -25,18 +25,20 @@ MAY_IMPORT = {
     "torchtune.models": {"modules", "data", "tokenizers"},
     "torchtune.formats": {"modules", "data", "files", "runs", "tokenizers", "models"},
     "torchtune.generation": {"modules", "data", "datasets", "runs", "tokenizers", "models", "formats"},
+    "torchtune.distributed": {"runs"},
     "torchtune.training": {
         "internals", "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats",
-        "generation",
+        "generation", "distributed",
     },
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
     "torchtune.cli": {
-        "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "training"
+        "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "distributed",
+        "training",
     },
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",
-        "training",
+        "distributed", "training",
     },
     "configs_py": {
         "config", "modules", "data", "tokenizers", "models", "formats", "datasets", "utils", "training", "recipes"

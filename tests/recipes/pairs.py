@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 from torchtune import config, training
 from torchtune.config import Component, Passed, above, at_least, between
 from torchtune.data import Batch, Encoded, Pair
+from torchtune.distributed import World
 from torchtune.modules import Decoder, adapters_disabled
-from torchtune.training import Score, Scorer, Term, World
+from torchtune.training import Score, Scorer, Term
 
 
 @define(kw_only=True)

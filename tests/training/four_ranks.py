@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_decoder
+from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
     ActivationCheckpointing,
@@ -16,7 +17,6 @@ from torchtune.training import (
     NextToken,
     Sharding,
     StepSums,
-    World,
     clip_gradients,
     start,
 )

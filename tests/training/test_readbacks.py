@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, Broken, examples, tiny_model
 from torchtune.data import Batch, Batches, Example
+from torchtune.distributed import checkpoint
 from torchtune.internals import skip_where, takes_skips
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
@@ -30,7 +31,6 @@ from torchtune.training import (
     Score,
     StepSums,
     Term,
-    _checkpoint,
     clip_gradients,
     linear_with_warmup,
 )
@@ -220,7 +220,7 @@ def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: 
     steps = Steps(cfg, Broken((5,)), waits=waits)
     with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
         steps.take(6)
-    assert _checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
+    assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
 
 
 def test_a_checkpoint_in_the_background_is_finished_before_a_bad_last_step_ends_the_run(
@@ -228,16 +228,16 @@ def test_a_checkpoint_in_the_background_is_finished_before_a_bad_last_step_ends_
 ) -> None:
     rules = Checkpoints(every_n_steps=2, at_epoch_ends=False, asynchronous=True)
     steps = Steps(config(tmp_path / "a", checkpoints=rules), Broken((5,)), waits=False, total=3)
-    plain = _checkpoint._save_tensors
+    plain = checkpoint._save_tensors
 
     def slowly(*args: Any) -> None:
         assert steps.left.wait(60), "the loop is over by then"
         plain(*args)
 
-    monkeypatch.setattr(_checkpoint, "_save_tensors", slowly)
+    monkeypatch.setattr(checkpoint, "_save_tensors", slowly)
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
         steps.all()
-    assert _checkpoint.steps(tmp_path / "a" / "checkpoints") == [2]
+    assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [2]
 
 
 @pytest.mark.parametrize("bad", [(), (5,)])

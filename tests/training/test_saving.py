@@ -14,6 +14,7 @@ from torch.optim import AdamW
 
 from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, tiny_batches, tiny_model
+from torchtune.distributed import Stopped, checkpoint
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Checkpoints,
@@ -22,8 +23,6 @@ from torchtune.training import (
     Run,
     Schedule,
     StepSums,
-    Stopped,
-    _checkpoint,
     clip_gradients,
     constant_with_warmup,
 )
@@ -69,7 +68,7 @@ class TinyRun:
                 run.save_if_due()
 
     def saved(self) -> list[int]:
-        return _checkpoint.steps(self.folder)
+        return checkpoint.steps(self.folder)
 
 
 @pytest.mark.parametrize("in_background", [False, True])
@@ -104,7 +103,7 @@ def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Pa
         now, later = TinyRun(tmp_path / "now", rules()), TinyRun(tmp_path / "later", rules())
         for resumed in (now, later):
             assert resumed.run.step == step
-            _checkpoint.remove(resumed.folder / f"step_{step}")
+            checkpoint.remove(resumed.folder / f"step_{step}")
         assert all(map(torch.equal, now.model.parameters(), later.model.parameters()))
         assert str(now.optimizer.state_dict()) == str(later.optimizer.state_dict())
         assert now.batches.state_dict() == later.batches.state_dict()
@@ -118,7 +117,7 @@ def test_what_goes_wrong_in_the_background_is_raised_and_earlier_checkpoints_sta
     for _ in range(4):
         next(steps)
     run.state.wait()
-    monkeypatch.setattr(_checkpoint, "_save_tensors", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(checkpoint, "_save_tensors", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
     with pytest.raises(OSError, match="the checkpoint cannot be written: full"):
         list(steps)
     assert run.saved() == [2]

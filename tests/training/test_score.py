@@ -13,6 +13,7 @@ from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_near
 from tests.training.tiny import ALONE, SmallTokenizer, examples, place, tiny_decoder, tiny_model
 from torchtune.data import Batch, Example, Pair, collate
+from torchtune.distributed import World
 from torchtune.modules import (
     Architecture,
     Decoder,
@@ -31,7 +32,6 @@ from torchtune.training import (
     Term,
     Validation,
     Validator,
-    World,
     clip_gradients,
     target_log_probs,
 )

@@ -15,8 +15,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from tests.tolerance import FLOAT64
 from tests.training.tiny import state_of, step_loss, tiny_batches, tiny_model
+from torchtune.distributed import checkpoint
 from torchtune.modules import LinearCrossEntropy
-from torchtune.training import Lora, State, _checkpoint, cosine_with_warmup
+from torchtune.training import Lora, State, cosine_with_warmup
 from torchtune.training._start import _seed_everything
 
 STEPS, STOP = 9, 4  # 11 rows in batches of 2: the stop is within the first epoch, the end within the second
@@ -246,7 +247,7 @@ def test_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
     run = Run(tmp_path).train(2)
     run.state.save()
     run.train(4)
-    owner: Any = {"rename": Path, "write_text": Path, "rmtree": shutil}.get(function, _checkpoint)
+    owner: Any = {"rename": Path, "write_text": Path, "rmtree": shutil}.get(function, checkpoint)
     original, calls = getattr(owner, function), 0
 
     def killed(*given: Any, **named: Any) -> Any:
@@ -293,7 +294,7 @@ def test_what_kills_left_is_tidied_and_in_nobodys_way(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     for name in ("step_5.part", "step_1.removed", "step_3.removed"):
         shutil.copytree(folder / "step_1", folder / name)
-    _checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))  # its other name is taken
+    checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))  # its other name is taken
     again = Run(tmp_path)
     assert again.state.resume()
     assert [path.name for path in folder.iterdir()] == ["step_1"]

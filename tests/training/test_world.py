@@ -8,8 +8,9 @@ from attrs import frozen
 
 from tests.recipes.parts import full_config
 from torchtune.config.model import frozen_tree, without
+from torchtune.distributed import World, pick_device
 from torchtune.runs import check_device
-from torchtune.training import World, pick_device, start
+from torchtune.training import start
 from torchtune.training._start import UNCOMPARED, _check_alike
 
 

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import IGNORE_INDEX, Batch, Batches, Example, collate
+from torchtune.distributed import World
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
@@ -30,7 +31,6 @@ from torchtune.training import (
     Term,
     Validation,
     Validator,
-    World,
 )
 
 VOCAB = 31

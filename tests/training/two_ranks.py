@@ -23,6 +23,7 @@ from tests.training.tiny import (
     tiny_validator,
     whole_gradients,
 )
+from torchtune.distributed import World, checkpoint
 from torchtune.formats import save_hf_folder
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
@@ -31,8 +32,6 @@ from torchtune.training import (
     NextToken,
     StepSums,
     Validation,
-    World,
-    _checkpoint,
     clip_gradients,
     constant_with_warmup,
     start,
@@ -121,24 +120,24 @@ def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
         state = state_of(folder, *parts, world=world)
         state.step = step
         state.save(keep=2)
-    seen = _checkpoint.steps
+    seen = checkpoint.steps
     steps = []
     for behind in ([1], []):
         if world.rank == 1:
-            _checkpoint.steps = partial(_listed, behind)
+            checkpoint.steps = partial(_listed, behind)
         state = state_of(folder, *parts, world=world)
         state.resume()
         steps.append(state.step)
-    _checkpoint.steps = seen
+    checkpoint.steps = seen
     away = folder / "checkpoints" / "step_2"
     fault = ""
     if world.rank == 1:
-        _checkpoint._manifest = lambda folder: _checkpoint_manifest(folder / "nowhere")
+        checkpoint._manifest = lambda folder: _checkpoint_manifest(folder / "nowhere")
     try:
         state.resume()
     except ValueError as error:
         fault = str(error)
-    _checkpoint._manifest = _checkpoint_manifest
+    checkpoint._manifest = _checkpoint_manifest
     return {"steps seen": world.gather(steps), "faults": world.gather(fault.replace(str(away), "step_2"))}
 
 
@@ -146,7 +145,7 @@ def _listed(steps: list[int], _folder: Path) -> list[int]:
     return steps
 
 
-_checkpoint_manifest = _checkpoint._manifest
+_checkpoint_manifest = checkpoint._manifest
 
 
 def validations(world: World, folder: Path) -> list[float]:

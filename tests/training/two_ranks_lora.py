@@ -9,18 +9,11 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from tests.training.tiny import batch_of, examples, place, stir_adapters, whole_gradients
+from torchtune.distributed import World
 from torchtune.formats import save_hf_folder
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import (
-    ActivationCheckpointing,
-    Lora,
-    NextToken,
-    StepSums,
-    World,
-    clip_gradients,
-    whole_state,
-)
+from torchtune.training import ActivationCheckpointing, Lora, NextToken, StepSums, clip_gradients, whole_state
 
 DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, kind="dora")
 CASES: dict[str, dict[str, Any]] = {

@@ -11,15 +11,14 @@ from torch.optim import AdamW
 
 from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import Broken, tiny_batches, tiny_model, tiny_validator
+from torchtune.distributed import Stopped, World
 from torchtune.training import (
     Checkpoints,
     FinetuneConfig,
     Run,
     Schedule,
     StepSums,
-    Stopped,
     Validation,
-    World,
     clip_gradients,
     linear_with_warmup,
     start,

@@ -52,7 +52,8 @@ def summarise(call: Call, ranks: int, *, rows: int, limit: int | None, held_out:
     import torch
 
     from torchtune.data import pieces, report, spread, stream_of
-    from torchtune.training import World, build_model
+    from torchtune.distributed import World
+    from torchtune.training import build_model
 
     tokenizer, model = build_model(cfg)
     dataset, held_out_rows = _split(cfg, instantiate(cfg.dataset, tokenizer), tokenizer)

@@ -53,14 +53,12 @@ from torchtune.training._score import (
 )
 from torchtune.training._sections import section_of
 from torchtune.training._sharding import Sharding
-from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._start import start
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums, clip_gradients
 from torchtune.training._step_values import StepValues
 from torchtune.training._validation import HeldOut, Validation
 from torchtune.training._validator import Validator
-from torchtune.training._world import World, pick_device
 
 __all__ = [
     "DTYPES",
@@ -92,12 +90,9 @@ __all__ = [
     "Stateful",
     "StepSums",
     "StepValues",
-    "StopRequests",
-    "Stopped",
     "Term",
     "Validation",
     "Validator",
-    "World",
     "aggregate_terms",
     "batch_of",
     "build_model",
@@ -118,7 +113,6 @@ __all__ = [
     "needs_of",
     "open_datasets",
     "peak_flops",
-    "pick_device",
     "save_model",
     "section_of",
     "start",

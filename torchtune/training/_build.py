@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torchtune.config import instantiate
 from torchtune.config.model import dotpath, fields, item_mismatch
 from torchtune.data import Batches, LeftOut, Rows, Tokenizer, items_of, split_off
+from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
@@ -19,7 +20,6 @@ from torchtune.training._schedules import Schedule, build_scheduler, steps_in
 from torchtune.training._score import Scorer
 from torchtune.training._validation import HeldOut
 from torchtune.training._validator import Validator
-from torchtune.training._world import World
 
 
 def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:

@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from torchtune.data import Rows, place_of
+from torchtune.distributed import World, checkpoint
 from torchtune.internals import skip_where, takes_skips
 from torchtune.runs import RunFolder
-from torchtune.training._checkpoint import newest
 from torchtune.training._scaling import LossScale
 from torchtune.training._step_values import StepValues
-from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ class Guard:
         return named + (f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else "")
 
     def _checkpoint(self) -> str:
-        folder = newest(self._folder.checkpoints)
+        folder = checkpoint.newest(self._folder.checkpoints)
         return "There is no checkpoint." if folder is None else f"The last good checkpoint is {folder}."
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from attrs import define, field
 
 from torchtune.config import FieldError, MayChange, above, at_least
 from torchtune.data import Batches, ItemT, Rows, Tokenizer, use_cache
+from torchtune.distributed import World
 from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
-from torchtune.training._world import World
 
 
 @define(kw_only=True)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import define, field
 
+from torchtune.distributed import World
 from torchtune.files import write_text
 from torchtune.runs import RunFolder, peak_memory_bytes
 from torchtune.training._profiling import Profiling, profiled
 from torchtune.training._step_values import StepValues
-from torchtune.training._world import World
 from torchtune.utils.metric_logging import Loggers, MetricLogger
 
 if TYPE_CHECKING:

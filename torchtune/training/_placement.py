@@ -22,11 +22,11 @@ from attrs import define, field
 from torch import Tensor, nn
 
 from torchtune.config import FieldError
+from torchtune.distributed import World
 from torchtune.formats import load_hf_weights, read_hf_weights
 from torchtune.modules import Decoder, adapted_layers, copy_whole, is_sharded, lean
 from torchtune.training._activations import ActivationCheckpointing, checkpoint_activations, compile_layers
 from torchtune.training._sharding import Sharding, shard
-from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
 

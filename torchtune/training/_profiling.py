@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from torchtune.config import above, at_least
+from torchtune.distributed import World
 from torchtune.runs import RunFolder
-from torchtune.training._world import World
 
 if TYPE_CHECKING:
     from torch.profiler import profile

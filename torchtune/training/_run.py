@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
 from torchtune.data import Batch, Batches
+from torchtune.distributed import Stopped, StopRequests, World
 from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
@@ -25,11 +26,9 @@ from torchtune.training._readback import Readback
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule
 from torchtune.training._score import RESERVED, check_names
-from torchtune.training._signals import Stopped, StopRequests
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums
 from torchtune.training._step_values import StepValues
-from torchtune.training._world import World
 
 
 @frozen

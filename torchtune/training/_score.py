@@ -10,8 +10,8 @@ from attrs import evolve, field, frozen
 from torch import Tensor, nn
 
 from torchtune.data import Batch
+from torchtune.distributed import World
 from torchtune.modules import Decoder, Documents, LinearCrossEntropy, is_sharded, token_log_probs
-from torchtune.training._world import World
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from attrs import define, field
 
 from torchtune.config import FieldError, above
+from torchtune.distributed import World
 from torchtune.modules import Decoder
-from torchtune.training._world import World
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from attrs import has
 
 from torchtune.config.model import differences, frozen_tree, without
+from torchtune.distributed import World, pick_device
 from torchtune.runs import RunFolder, settings_of
 from torchtune.training._memory import explain, is_out_of_memory
-from torchtune.training._world import World, pick_device
 
 UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
 """Fields in which the configs of nodes may differ: rank 0's counts, or each node uses its value."""

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchtune.config.model import differences
-from torchtune.training import _checkpoint
-from torchtune.training._random import random_state, set_random_state
-from torchtune.training._world import World
+from torchtune.distributed import World, checkpoint, random_state, set_random_state
 
 _logger = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ class State:
             shared, per_rank = copy.deepcopy((shared, per_rank))
 
         def write() -> None:
-            _checkpoint.write(folder, world, tensors=tensors, shared=shared, per_rank=per_rank)
+            checkpoint.write(folder, world, tensors=tensors, shared=shared, per_rank=per_rank)
             self._prune(keep, keep_every)
 
         if wait:
@@ -138,7 +136,7 @@ class State:
 
     def last_checkpoint(self) -> Path | None:
         """Return the folder of the newest complete checkpoint; None if there is none."""
-        return _checkpoint.newest(self._folder)
+        return checkpoint.newest(self._folder)
 
     def _catch_failure_of(self, write: Callable[[], None]) -> None:
         try:
@@ -148,9 +146,9 @@ class State:
 
     def _prune(self, keep: int, keep_every: int | None) -> None:
         if self._world.is_main:
-            for step in _checkpoint.steps(self._folder)[:-keep]:
+            for step in checkpoint.steps(self._folder)[:-keep]:
                 if keep_every is None or step % keep_every:
-                    _checkpoint.remove(self._folder / f"step_{step}")
+                    checkpoint.remove(self._folder / f"step_{step}")
 
     def resume(self) -> bool:
         """Load the newest checkpoint; all ranks must call it.
@@ -162,22 +160,22 @@ class State:
             ValueError: The newest checkpoint is damaged or belongs to another run. Older ones are not tried.
         """
         if self._world.is_main:
-            _checkpoint.tidy(self._folder)
+            checkpoint.tidy(self._folder)
         # Rank 0's list, as a shared disk may not be up to date for the others.
-        steps = self._world.gather(_checkpoint.steps(self._folder))[0]
+        steps = self._world.gather(checkpoint.steps(self._folder))[0]
         if not steps:
             return False
         folder = self._folder / f"step_{steps[-1]}"
         try:
-            _checkpoint.verify(folder, self._world)
-        except _checkpoint.DamagedCheckpointError as fault:
+            checkpoint.verify(folder, self._world)
+        except checkpoint.DamagedCheckpointError as fault:
             raise ValueError(f"{folder} is damaged: {fault}; {self._alternatives(steps)}") from None
-        shared = _checkpoint.read_shared(folder)
+        shared = checkpoint.read_shared(folder)
         self._check_config(folder, shared["config"], steps)
         self._check_parameters(folder, shared["parameters"])
         self._check_base(folder, shared["base"])
         self._load_optimizer(shared["optimizer"])
-        _checkpoint.read_tensors(folder, dict(self._tensors()), self._world)
+        checkpoint.read_tensors(folder, dict(self._tensors()), self._world)
         self.step = shared["step"]
         self._load_parts(shared["parts"])
         ranks = shared["ranks"]
@@ -188,7 +186,7 @@ class State:
                 ranks,
                 self._world.size,
             )
-        per_rank = _checkpoint.read_rank(folder, self._world.rank)
+        per_rank = checkpoint.read_rank(folder, self._world.rank)
         if per_rank is not None:  # the saved run may have had fewer ranks
             set_random_state(per_rank["random"], self._world.device)
         return True

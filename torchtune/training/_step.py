@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from torchtune.data import Batch
+from torchtune.distributed import World
 from torchtune.modules import is_sharded
 from torchtune.training._score import Score, ScoreSums, Term
-from torchtune.training._world import World
 
 
 class StepSums:

@@ -11,16 +11,15 @@ import torch
 from attrs import define, field
 
 from torchtune.data import Batch, Item, Tokenizer, total_counts
+from torchtune.distributed import World, random_state, set_random_state
 from torchtune.generation import evaluating, generate_batch
 from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, cut_back
-from torchtune.training._random import random_state, set_random_state
 from torchtune.training._readback import Readback
 from torchtune.training._run import Run
 from torchtune.training._score import Scorer, ScoreSums
 from torchtune.training._validation import HeldOut
-from torchtune.training._world import World
 
 _logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchtune.training._world import World
+from torchtune.distributed._world import World
 
 FORMAT = 3
 MANIFEST = "manifest.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from torchtune.training._world import World
+from torchtune.distributed._world import World
 
 GRACE = 240.0
 """How long a step and its checkpoint may take after SIGTERM before the process exits (seconds)."""

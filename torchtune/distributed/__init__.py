@@ -1,0 +1,14 @@
+"""The ranks of a run: what they exchange, how they stop, and the checkpoints that they write together."""
+
+from torchtune.distributed._random_state import random_state, set_random_state
+from torchtune.distributed._signals import Stopped, StopRequests
+from torchtune.distributed._world import World, pick_device
+
+__all__ = [
+    "StopRequests",
+    "Stopped",
+    "World",
+    "pick_device",
+    "random_state",
+    "set_random_state",
+]
