@@ -59,10 +59,9 @@ def main(cfg: LoraFinetuneConfig) -> None:
 
         with batches, run:
             validator.validate_if_due(run)
-            while run.step < run.total_steps and not validator.is_out_of_patience:
-                micro_batches = [
-                    next(batches).to(world.device) for _ in range(cfg.gradient_accumulation_steps)
-                ]
+            while not (run.is_complete or validator.is_out_of_patience):
+                step = batches.next_step(cfg.gradient_accumulation_steps)
+                micro_batches = [batch.to(world.device) for batch in step]
                 scorer.before_step(model, micro_batches)
                 sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:

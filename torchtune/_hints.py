@@ -17,7 +17,7 @@ _FIELDS: Final = {
     "optimizer.betas=[0.9, 0.999]": "adam_beta1 adam_beta2",
     "optimizer, a component such as torch.optim.AdamW": "optim optimizer optimizer_type optimizer_name",
     "lr_scheduler.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps",
-    "lr_scheduler.warmup_steps, a number of optimizer steps": "warmup_ratio",
+    "lr_scheduler.warmup_steps, which below 1 is a share of the run": "warmup_ratio",
     "lr_scheduler.min_ratio": "cosine_min_lr_ratio min_lr_rate min_lr_ratio",
     "lr_scheduler, a component such as torchtune.training.linear_with_warmup": (
         "lr_scheduler_type lr_scheduler_kwargs lr_scheduler scheduler"

@@ -84,7 +84,7 @@ def test_options_of_transformers_that_have_a_counterpart_have_a_hint() -> None:
     [
         ("learning_rate", "write optimizer.lr"),
         ("Learning-Rate", "write optimizer.lr"),
-        ("warmup_ratio", "write lr_scheduler.warmup_steps, a number of optimizer steps"),
+        ("warmup_ratio", "write lr_scheduler.warmup_steps, which below 1 is a share of the run"),
         ("bf16", "write dtype=bf16"),
         ("lora_target_linear", "write lora.targets=[all-linear]"),
     ],

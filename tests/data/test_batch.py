@@ -77,12 +77,13 @@ def test_targets_are_known_by_position_and_by_sequence(seed: int) -> None:
     assert sums.tolist() == [example.n_targets for examples in rows for example in examples]
 
 
-def test_a_batch_without_targets_reads_the_same_tokens() -> None:
-    batch = collate(ROWS, PAD)
-    nothing = batch.without_targets()
-    assert nothing.tokens is batch.tokens
-    assert (nothing.labels == IGNORE_INDEX).all()
-    assert len(nothing.target_positions) == len(nothing.target_sequences) == nothing.n_targets == 0
+def test_a_filler_has_the_same_tensors_and_counts_for_nothing() -> None:
+    batch = evolve(collate(ROWS, PAD), rows=(1, 2))
+    filler = batch.as_filler()
+    assert filler.is_filler
+    assert all(filler_tensor is tensors(batch)[name] for name, filler_tensor in tensors(filler).items())
+    assert (filler.counts, filler.rows, filler.n_tokens) == ({"targets": 0}, (), 0)
+    assert filler.n_padding == filler.tokens.numel()
 
 
 def test_a_batch_that_is_there_already_is_not_copied() -> None:

@@ -21,56 +21,74 @@ def numbers(batches: Batches[Example], calls: int) -> list[list[int]]:
     return [next(batches).tokens[:, 0].tolist() for _ in range(calls)]
 
 
-def stream(n: int, batch_size: int, size: int, calls: int, *, shuffle: bool = True) -> list[int]:
-    """Draw on every rank and put what they read in one order, call by call and rank by rank."""
+def drawn(batch: Batch) -> list[int]:
+    """Name the rows of a batch, none of a filler."""
+    return [] if batch.is_filler else batch.tokens[:, 0].tolist()
+
+
+def steps(
+    n: int, batch_size: int, size: int, n_micro_batches: int, epochs: int, *, shuffle: bool = True
+) -> list[list[int]]:
+    """Draw the steps of some epochs on every rank, and list the rows of each step, micro-batch by micro-batch."""
     ranks = [
         Batches(rows(n), batch_size, shuffle=shuffle, seed=3, pad_id=0, rank=rank, size=size)
         for rank in range(size)
     ]
-    drawn = [numbers(batches, calls) for batches in ranks]
-    return [number for call in range(calls) for rank in range(size) for number in drawn[rank][call]]
+    listed = []
+    while ranks[0].epoch < epochs:
+        parts = [rank.next_step(n_micro_batches) for rank in ranks]
+        assert len({len(part) for part in parts}) == 1, "all ranks take equally many micro-batches"
+        for micro_batch in zip(*parts, strict=True):
+            lengths = [len(drawn(batch)) for batch in micro_batch]
+            assert max(lengths) <= batch_size
+            assert max(lengths) - min(lengths) <= 1
+        listed.append([i for micro in zip(*parts, strict=True) for batch in micro for i in drawn(batch)])
+    assert {rank.epoch for rank in ranks} == {epochs}
+    return listed
 
 
-SHAPES = list(itertools.product([1, 2, 5, 8], [1, 2, 3], [1, 2, 3]))
+SHAPES = list(itertools.product([1, 2, 3, 8, 30], [1, 2, 3], [1, 2, 4], [1, 4]))
 
 
-@pytest.mark.parametrize(("n", "batch_size", "size"), SHAPES)
+@pytest.mark.parametrize(("n", "batch_size", "size", "n_micro_batches"), SHAPES)
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_every_epoch_holds_every_row_once(n: int, batch_size: int, size: int, shuffle: bool) -> None:
-    calls = -(-3 * n // (batch_size * size))
-    order = stream(n, batch_size, size, calls, shuffle=shuffle)
+def test_every_epoch_holds_every_row_once(
+    n: int, batch_size: int, size: int, n_micro_batches: int, shuffle: bool
+) -> None:
+    by_step = steps(n, batch_size, size, n_micro_batches, 3, shuffle=shuffle)
+    per_step = batch_size * size * n_micro_batches
+    one_by_one = [i for (i,) in steps(n, 1, 1, 1, 3, shuffle=shuffle)]
+    expected = []
     for epoch in range(3):
-        assert Counter(order[epoch * n : (epoch + 1) * n]) == Counter(range(n))
+        order = one_by_one[epoch * n : (epoch + 1) * n]
+        assert sorted(order) == list(range(n))
+        expected += [order[first : first + per_step] for first in range(0, n, per_step)]
+    assert by_step == expected
+    batches = Batches(rows(n), batch_size, shuffle=shuffle, seed=3, pad_id=0, size=size)
+    assert batches.steps_in(3, n_micro_batches) == len(expected)
 
 
-@pytest.mark.parametrize("n", [1, 5, 8])
-def test_the_order_is_the_same_for_any_number_of_ranks(n: int) -> None:
-    alone = stream(n, batch_size=1, size=1, calls=24)
-    for batch_size, size in itertools.product([1, 2, 3], [1, 2, 3, 4]):
-        shared = stream(n, batch_size, size, calls=24)
-        assert shared[:24] == alone
+def test_a_step_reads_the_same_rows_however_they_are_split() -> None:
+    four_ranks = steps(21, 2, 4, 1, 2)
+    assert four_ranks == steps(21, 2, 2, 2, 2) == steps(21, 2, 1, 4, 2) == steps(21, 1, 2, 4, 2)
 
 
-def test_an_optimizer_step_reads_the_same_rows_however_they_are_shared_out() -> None:
-    four_ranks = stream(5, batch_size=2, size=4, calls=6)
-    two_ranks_with_two_micro_batches = stream(5, batch_size=2, size=2, calls=12)
-    assert four_ranks == two_ranks_with_two_micro_batches
-
-
-def test_the_last_batch_of_an_epoch_is_filled_from_the_next() -> None:
+def test_the_last_step_of_an_epoch_has_the_rows_that_are_left() -> None:
     batches = Batches(rows(5), 2, shuffle=False, seed=0, pad_id=0)
-    assert numbers(batches, 5) == [[0, 1], [2, 3], [4, 0], [1, 2], [3, 4]]
+    assert numbers(batches, 5) == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
+    assert batches.epoch == 1
+    assert not batches.is_between_epochs
+    assert numbers(batches, 1) == [[4]]
     assert batches.epoch == 2
+    assert batches.is_between_epochs
 
 
-@pytest.mark.parametrize(("n", "batch_size", "size"), SHAPES)
-def test_the_batches_counted_are_the_fewest_that_hold_every_row(n: int, batch_size: int, size: int) -> None:
-    for epochs in (1, 2, 3):
-        batches = Batches(rows(n), batch_size, shuffle=True, seed=3, pad_id=0, size=size)
-        calls = batches.batches_in(epochs)
-        wanted = Counter(dict.fromkeys(range(n), epochs))
-        assert wanted <= Counter(stream(n, batch_size, size, calls))
-        assert not wanted <= Counter(stream(n, batch_size, size, calls - 1))
+def test_an_epoch_is_over_although_its_last_rows_give_nothing() -> None:
+    data: list[Encoded[Example]] = [*rows(3), *(LeftOut("are empty", f"line {i}") for i in range(20))]
+    batches = Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=2)
+    assert numbers(batches, 2) == [[0, 1], [2]]
+    assert batches.epoch == 1
+    assert batches.steps_in(2) == 4
 
 
 @pytest.mark.parametrize("stop", range(8))
@@ -85,12 +103,12 @@ def test_a_resumed_stream_equals_the_unbroken_one(stop: int) -> None:
 
 
 def test_a_stream_resumes_on_another_number_of_ranks() -> None:
-    expected = stream(5, batch_size=2, size=2, calls=4)
-    first = Batches(rows(5), 2, shuffle=True, seed=3, pad_id=0, size=2)
+    expected = steps(9, 2, 2, 1, 2)
+    first = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0, size=2)
     numbers(first, 2)
-    alone = Batches(rows(5), 4, shuffle=True, seed=3, pad_id=0)
+    alone = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0)
     alone.load_state_dict(first.state_dict())
-    assert list(itertools.chain(*numbers(alone, 2))) == expected[8:]
+    assert [[i for batch in alone.next_step(2) for i in drawn(batch)] for _ in range(4)] == expected[2:]
 
 
 def test_resuming_reads_nothing_that_went_before() -> None:
@@ -143,13 +161,9 @@ def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("fit", ["best", "first"])
 @pytest.mark.parametrize("window", [16, 1024])
 def test_packed_epochs_hold_every_document_once(n: int, fit: str, window: int) -> None:
-    found = contents(packed(n, 64, 2, fit=fit, window=window))
+    trained = contents(packed(n, 64, 2, fit=fit, window=window))
     once = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
-    assert not Counter(once | Counter(found)) - Counter(found), (
-        "all of them, and those that fill the last batch"
-    )
-    first = Counter(found[:n]) if window == 1024 else Counter()
-    assert first <= once
+    assert Counter(trained[:n]) == Counter(trained[n:]) == once
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -183,7 +197,7 @@ def test_any_stream_is_taken_up_anywhere(stop: int, settings: dict[str, Any]) ->
 @pytest.mark.parametrize(("n", "epochs"), [(1, 1), (40, 3), (512, 2)])
 def test_packed_batches_are_counted_exactly_where_rows_are_few(n: int, epochs: int) -> None:
     batches = Batches(documents(n), 2, shuffle=True, seed=3, pad_id=0, packed_length=64, window=128)
-    calls = batches.batches_in(epochs)
+    calls = batches.steps_in(epochs)
     wanted = Counter({(i, len(e.tokens) - 1): epochs for i, e in enumerate(documents(n))})
     found = [contents([next(batches)]) for _ in range(calls)]
     assert wanted <= Counter(itertools.chain(*found))
@@ -192,11 +206,12 @@ def test_packed_batches_are_counted_exactly_where_rows_are_few(n: int, epochs: i
 
 def test_packed_batches_are_estimated_where_rows_are_many() -> None:
     batches = Batches(documents(5000), 2, shuffle=True, seed=3, pad_id=0, packed_length=64)
-    estimate, calls = batches.batches_in(1), 0
+    estimate, calls = batches.steps_in(1), 0
     while batches.epoch < 1:
         next(batches)
         calls += 1
     assert abs(estimate - calls) <= 0.02 * calls
+    assert batches.steps_in(1, 4) == -(-estimate // 4)
 
 
 def test_rows_of_like_length_stand_together() -> None:
@@ -234,7 +249,7 @@ def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
         Example([3, 3], [3, 3]),
     ]
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
-    assert batches.batches_in(2) == 6
+    assert batches.steps_in(2) == 6
     assert numbers(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
     assert "epoch 1: 1 of 3 rows is empty and is left out; the first: line 2" in caplog.text
 
@@ -253,14 +268,14 @@ def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["rows are empty and are left out; the first: line 0"]
     caplog.clear()
     second.load_state_dict(first.state_dict())
-    assert before + numbers(second, 2) == [[1, 2], [3, 4], [5, 6], [7, 1]]
+    assert before + numbers(second, 2) == [[1, 2], [3, 4], [5, 6], [7]]
     assert caplog.messages[0] == "epoch 1: 5 of 12 rows are empty and are left out; the first: line 0"
     assert records == [
         {"epoch": 1, "rows": 12, "notes": {"are empty and are left out": {"rows": 5, "first": "line 0"}}}
     ]
     with second:
         pass
-    assert [(record["epoch"], record["rows"]) for record in records] == [(1, 12), (2, 4)]
+    assert [(record["epoch"], record["rows"]) for record in records] == [(1, 12)]
 
 
 def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() -> None:
@@ -272,7 +287,7 @@ def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() ->
     message = (
         "none of 2 rows gives anything to learn: .*1 of 2 rows has no target within 8 tokens and is left out"
     )
-    for look in (lambda: batches.batches_in(1), lambda: next(batches)):
+    for look in (lambda: batches.steps_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match=message):
             look()
 

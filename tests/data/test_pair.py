@@ -119,12 +119,14 @@ def test_pairs_go_through_epochs_whole(packed_length: int | None, size: int) -> 
     seen: Counter[int] = Counter()
     while not all(batches.epoch for batches in ranks):
         for batch in map(next, ranks):
+            if batch.is_filler:
+                continue
             assert batch.counts["pairs"] == len(batch.rows) == len(batch.lengths) // 2
             assert packed_length is None or batch.tokens.shape[1] <= packed_length
             lengths = [rows[row].sequences for row in batch.rows]
             assert [e.length for both in lengths for e in both] == list(batch.lengths)
             seen.update(batch.rows)
-    assert set(seen) == set(range(60))
+    assert seen == Counter(range(60))
 
 
 def test_ranks_share_out_the_pairs_of_one_rank() -> None:
@@ -222,6 +224,6 @@ def test_examples_and_pairs_do_not_mix() -> None:
     with pytest.raises(ValueError, match=message):
         next(batches)
     with pytest.raises(ValueError, match=message):
-        batches.batches_in(1)
+        batches.steps_in(1)
     with pytest.raises(ValueError, match=message):
         collate([mixed], 0)

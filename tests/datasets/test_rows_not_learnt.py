@@ -183,7 +183,7 @@ def test_rows_that_all_lose_their_targets_are_an_error_before_a_step(
 ) -> None:
     batches = Batches(dataset(TOKENIZER), 2, shuffle=True, seed=0, pad_id=0, **settings)
     message = f"none of 3 rows gives anything to learn: 3 of 3 rows {reason} and are left out; the first: source: row "
-    for look in (lambda: batches.batches_in(1), lambda: next(batches)):
+    for look in (lambda: batches.steps_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match="none of 3 rows") as raised:
             look()
         assert str(raised.value).startswith(message)
@@ -201,7 +201,8 @@ def test_one_usable_row_among_others_is_every_step(caplog: pytest.LogCaptureFixt
     rows = [*CALLS, {"messages": [user(), assistant()]}]
     with caplog.at_level(logging.WARNING):
         batches = Batches(ChatDataset(TOKENIZER, rows, on_error="skip"), 2, shuffle=False, seed=0, pad_id=0)
-        assert batches.batches_in(2) == 1
+        assert batches.steps_in(2) == 2
         batch = next(batches)
-    assert batch.tokens.tolist() == [example(asked(), answered()).tokens[:-1]] * 2
+    assert batch.tokens.tolist() == [example(asked(), answered()).tokens[:-1]]
+    assert batches.epoch == 1
     assert "epoch 1: 3 of 4 rows cannot be used and are left out; the first: source: row 1" in caplog.text

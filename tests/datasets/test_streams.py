@@ -66,7 +66,7 @@ def test_any_row_can_be_asked_for_in_any_order(source: str) -> None:
 def test_every_epoch_holds_every_row_once(source: str, packed_length: int | None) -> None:
     found = batches(source, packed_length=packed_length)
     epochs = 3
-    n_rows = found.batches_in(epochs) * 4
+    n_rows = found.steps_in(epochs) * 4
     drawn = Counter(name for row in read(found.take(n_rows)) for name in row)
     assert set(drawn) == {f"{row:03d}" for row in range(N)}
     assert min(drawn.values()) == epochs

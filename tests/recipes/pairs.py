@@ -50,7 +50,10 @@ class PairScorer(Scorer):
             self._reference = {batch: answer_log_probs(model, batch) for batch in micro_batches}
         if not model.training:  # the loss of held-out pairs must not depend on how they are batched
             return
-        margins = [self._margins(batch, answer_log_probs(model, batch)).sum() for batch in micro_batches]
+        margins = [
+            self._margins(batch, answer_log_probs(model, batch)).sum() * (not batch.is_filler)  # of no pair
+            for batch in micro_batches
+        ]
         n_pairs = world.tensor([sum(batch.counts["pairs"] for batch in micro_batches)])
         total, count = world.sum(torch.cat([torch.stack(margins).sum()[None], n_pairs]))
         margin = section.beta * total / count.clamp(min=1)
@@ -116,11 +119,11 @@ def main(cfg: PairsConfig) -> None:
         parts: dict[str, training.Stateful] = {"validator": validator, "scorer": scorer}
         run = training.Run(cfg, model, optimizer, schedule, batches, world, parts=parts)
 
-        accumulation = range(cfg.gradient_accumulation_steps)
         with batches, run:
             validator.validate_if_due(run)
-            while run.step < run.total_steps and not validator.is_out_of_patience:
-                micro_batches = [next(batches).to(world.device) for _ in accumulation]
+            while not (run.is_complete or validator.is_out_of_patience):
+                step = batches.next_step(cfg.gradient_accumulation_steps)
+                micro_batches = [batch.to(world.device) for batch in step]
                 scorer.before_step(model, micro_batches)
                 sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:

@@ -27,7 +27,7 @@ from tests.training.tiny import ALONE, place
 from torchtune.config import instantiate, lazy
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
-from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding
+from torchtune.training import ActivationCheckpointing, Lora, Packing, Sharding, cosine_with_warmup
 
 Start = Callable[[Path, str, dict[str, Any]], None]
 
@@ -77,6 +77,60 @@ def test_interrupted_run_goes_on_and_equals_the_unbroken_one(
     assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
     (file,) = (tmp_path / "cut" / "final").glob("*.safetensors")
     assert file.read_bytes() == (tmp_path / "unbroken" / "final" / file.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"batch_size": 2}, {"batch_size": 1, "loading.packing": Packing(length=150)}],
+    ids=["padded", "packed"],
+)
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_run_cut_after_any_step_of_uneven_epochs_equals_the_unbroken_one(
+    tmp_path: Path, data: dict[str, Any], step: int
+) -> None:
+    changes: dict[str, Any] = QUICK | data | {"epochs": 2, "gradient_accumulation_steps": 2}
+    changes |= {"checkpoints.every_n_steps": 1}
+    run_full(tmp_path, "unbroken", changes)
+    assert [line["step"] for line in metrics(tmp_path, "unbroken")] == [1, 2, 3, 4]
+    cut = changes | {"metric_logger": lazy(PowerCut, step=step, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        run_full(tmp_path, "cut", cut)
+    run_full(tmp_path, "cut", cut)
+    assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
+    name = "final/model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+
+
+def test_steps_of_an_epoch_limit_the_run_and_later_rows_are_read_too(tmp_path: Path) -> None:
+    limited = QUICK | {"batch_size": 2, "gradient_accumulation_steps": 1, "shuffle": False, "epochs": 2}
+    run_full(tmp_path, "limited", limited | {"max_steps_per_epoch": 2})
+    run_full(tmp_path, "steps", limited | {"max_steps": 4})
+    assert losses(tmp_path, "limited") == losses(tmp_path, "steps")
+    run_full(tmp_path, "whole", limited | {"max_steps_per_epoch": 99})
+    assert len(losses(tmp_path, "whole")) == 2 * 3
+    assert losses(tmp_path, "whole")[:1] == losses(tmp_path, "limited")[:1]
+
+
+def test_a_run_of_two_steps_works_whatever_its_warm_up(tmp_path: Path) -> None:
+    schedule = lazy(cosine_with_warmup, warmup_steps=100)
+    run_full(tmp_path, "smoke", QUICK | {"max_steps": 2, "lr_scheduler": schedule})
+    assert len(losses(tmp_path, "smoke")) == 2
+    assert (tmp_path / "smoke" / "final").is_dir()
+
+
+def test_a_run_that_changes_nothing_has_no_result(tmp_path: Path) -> None:
+    broken = {"loss": lazy(Broken, calls=[1, 2, 3, 4, 5, 6]), "non_finite": "skip", "epochs": 1}
+    with pytest.raises(ValueError, match="none of the 3 steps has changed the model: each was skipped"):
+        run_full(tmp_path, "skipped", QUICK | broken)
+    assert not (tmp_path / "skipped" / "final").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_steps": 2}, {"lr_scheduler": None}])
+def test_rows_without_a_target_are_an_error_before_the_first_step(tmp_path: Path, changes: Any) -> None:
+    model = lazy(TINY.func, **{**TINY.keywords, "max_seq_len": 4})
+    with pytest.raises(ValueError, match="none of 6 rows gives anything to learn"):
+        run_full(tmp_path, "none", QUICK | {"model": model, **changes})
+    assert not (tmp_path / "none" / "final").exists()
 
 
 def test_interrupted_run_on_a_stream_goes_on(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def run(
 ) -> list[dict[str, float]]:
     with Metrics(str(folder), [probe] if probe else [], ALONE, first, last, log_every=log_every) as metrics:
         for step in range(first + 1, last + 1):
-            metrics.log(step_values(step, BATCHES, loss=1 / step))
+            metrics.log(step_values(step, BATCHES, loss=1 / step, is_last=step == last))
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

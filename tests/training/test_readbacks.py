@@ -84,16 +84,22 @@ class Steps:
             examples(), 2, shuffle=True, seed=3, pad_id=0, packed_length=20, share_prefixes=True
         )
         schedule = Schedule(linear_with_warmup(self.optimizer, total_steps=total), total)
-        self.run = Run(cfg, self.model, self.optimizer, schedule, self.batches, ALONE, waits=waits)
-        self.scorer = scorer
+        self.run = Run(
+            evolve(cfg, max_steps=total),
+            self.model,
+            self.optimizer,
+            schedule,
+            self.batches,
+            ALONE,
+            waits=waits,
+        )
+        self.scorer, self.total = scorer, total
         self.left = threading.Event()
         self.n_tokens: list[int] = []
 
     def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
         for _ in range(count):
-            micro_batches = [
-                next(self.batches) for _ in range(2)
-            ]  # on the host, where positions may be looked for
+            micro_batches = self.batches.next_step(2)  # on the host, where positions may be looked for
             with mode or nullcontext():
                 self.step(micro_batches)
 
@@ -108,7 +114,7 @@ class Steps:
 
     def all(self) -> None:
         with self.run:
-            self.take(self.run.total_steps)
+            self.take(self.total)
             self.left.set()
 
     def until_killed(self, count: int) -> None:
@@ -176,7 +182,7 @@ def test_the_counter_sees_what_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("calls", [(), (1,), (5, 6)], ids=["good", "first step", "third step"])
+@pytest.mark.parametrize("calls", [(), (1,), (4, 5)], ids=["good", "first step", "third step"])
 def test_reading_later_trains_and_reports_as_reading_at_once(
     tmp_path: Path, kind: str, calls: tuple[int, ...]
 ) -> None:
@@ -328,7 +334,7 @@ def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
     skipped = [line["loss"] is None for line in ends[0][0]]
     assert any(skipped)
     assert not all(skipped)
-    assert not skipped[-1]
+    assert not all(skipped[-5:])
 
 
 def test_all_optimizers_of_torch_that_take_a_flag_leave_the_step_out() -> None:

@@ -47,6 +47,7 @@ class TinyRun:
             smollm2_135m_full(),
             output_dir=str(folder),
             checkpoints=section,
+            max_steps=total,
             metric_logger=None,
             model_directory=None,
             tokenizer_directory=None,
@@ -59,7 +60,7 @@ class TinyRun:
     def steps(self) -> Generator[int, None, None]:
         scorer = NextToken(LinearCrossEntropy())
         with self.run as run:
-            while run.step < run.total_steps:
+            while not run.is_complete:
                 sums = StepSums([next(self.batches)], ALONE)
                 torch.autograd.backward(sums.add(scorer(self.model, sums.micro_batches[0])))
                 run.update(sums, clip_gradients(self.model, None))
@@ -76,8 +77,8 @@ class TinyRun:
     ("settings", "saved"),
     [
         ({"every_n_steps": 5}, [5, 10]),
-        ({"at_epoch_ends": True}, [6, 11]),  # rows 12 and 22
-        ({"every_n_steps": 4, "at_epoch_ends": True}, [4, 6, 8, 11, 12]),
+        ({"at_epoch_ends": True}, [6, 12]),  # 11 rows, two of them in a step
+        ({"every_n_steps": 4, "at_epoch_ends": True}, [4, 6, 8, 12]),
         ({}, []),
         ({"every_n_steps": 1, "keep": 2}, [11, 12]),
         ({"every_n_steps": 1, "keep": 1, "keep_every_n_steps": 5}, [5, 10, 12]),
@@ -203,5 +204,7 @@ def test_the_loss_scale_halves_doubles_and_resumes() -> None:
 
 def test_a_run_that_is_past_its_length_is_rejected(tmp_path: Path) -> None:
     list(TinyRun(tmp_path, rules(every_n_steps=4), 8).steps())
-    with pytest.raises(ValueError, match="the run is at step 8 already, past the 5 steps of its config"):
+    with pytest.raises(
+        ValueError, match="the run is at step 8 of epoch 2 already, past the 5 steps of its config"
+    ):
         TinyRun(tmp_path, rules(), 5)

@@ -1,5 +1,6 @@
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from torchtune.training import (
     constant_with_warmup,
     cosine_with_warmup,
     linear_with_warmup,
-    steps_in,
     warmup_stable_decay,
 )
 
@@ -59,19 +59,49 @@ def test_schedules_of_torch_are_told_the_run_where_they_ask() -> None:
     assert max(rates(lazy(OneCycleLR, max_lr=2.0), 10)) == pytest.approx(2.0)
 
 
-def test_warm_up_longer_than_the_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="the warm-up takes 10 optimizer steps and the whole run 10"):
-        rates(lazy(cosine_with_warmup, warmup_steps=10), 10)
+@pytest.mark.parametrize("component", [cosine_with_warmup, linear_with_warmup, warmup_stable_decay])
+def test_a_warm_up_that_does_not_fit_is_shortened(component: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert rates(lazy(component, warmup_steps=10), 10) == rates(lazy(component, warmup_steps=1), 10)
+    assert "a warm-up of 10 steps does not fit into a run of 10; it takes 1" in caplog.text
+    assert rates(lazy(component, warmup_steps=3), 2) == rates(lazy(component), 2)
 
 
+@pytest.mark.parametrize("component", [cosine_with_warmup, linear_with_warmup, constant_with_warmup])
 @pytest.mark.parametrize(
-    ("n_batches", "epochs", "accumulation", "most", "steps"),
-    [(10, 2, 1, None, 10), (10, 2, 3, None, 4), (10, 2, 3, 1, 2), (10, 2, 1, 100, 10), (1, 1, 8, None, 1)],
+    ("share", "total", "warmup"), [(0.1, 30, 3), (0.03, 10, 1), (0.5, 3, 2), (0.01, 1, 0)]
 )
-def test_steps_are_batches_by_accumulation_up_to_the_limit(
-    n_batches: int, epochs: int, accumulation: int, most: int | None, steps: int
+def test_a_warm_up_below_one_is_a_share_of_the_run(
+    component: Any, share: float, total: int, warmup: int
 ) -> None:
-    assert steps_in(n_batches, epochs, accumulation, most) == steps
+    assert rates(lazy(component, warmup_steps=share), total) == rates(
+        lazy(component, warmup_steps=warmup), total
+    )
+
+
+def test_a_warm_up_of_a_step_and_a_half_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"expected an int, or a share of the run below 1, got 1\.5"):
+        rates(lazy(cosine_with_warmup, warmup_steps=1.5), 10)
+
+
+def test_a_decay_that_does_not_fit_takes_what_follows_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
+    component = lazy(warmup_stable_decay, warmup_steps=1, decay_steps=20)
+    assert rates(component, 4) == rates(lazy(warmup_stable_decay, warmup_steps=1, decay_steps=3), 4)
+    assert "a run of 4 steps has 3 after its warm-up; the rate falls over these, not over 20" in caplog.text
+
+
+@pytest.mark.parametrize("component", [lazy(cosine_with_warmup), lazy(OneCycleLR, max_lr=2.0)])
+def test_a_run_longer_than_estimated_stays_at_the_end_of_its_schedule(
+    component: Component[LRScheduler],
+) -> None:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+    schedule = Schedule(build_scheduler(component, optimizer, 5), 5)
+    taken = []
+    for _ in range(9):
+        taken.append(schedule.lr)
+        optimizer.step()
+        schedule.step()
+    assert taken[5:] == [taken[-1]] * 4
+    assert taken[-1] <= taken[4]
 
 
 def test_what_a_step_cannot_drive_is_refused_by_name() -> None:
@@ -90,10 +120,8 @@ def test_warmup_stable_decay_rises_stays_and_falls() -> None:
     assert rates(lazy(warmup_stable_decay), 20) == pytest.approx([PEAK] * 19 + [PEAK / 2])
     found = rates(lazy(warmup_stable_decay, decay_steps=2, min_ratio=0.5), 4)
     assert found == pytest.approx([PEAK, PEAK, PEAK, 0.75 * PEAK])
-    with pytest.raises(
-        ValueError, match="decay_steps: expected an int above 0 that fits after the warm-up of 5"
-    ):
-        rates(lazy(warmup_stable_decay, warmup_steps=5, decay_steps=6), 10)
+    with pytest.raises(ValueError, match="decay_steps: expected an int above 0, got 0"):
+        rates(lazy(warmup_stable_decay, decay_steps=0), 10)
 
 
 def test_a_step_does_not_have_python_repeat_the_warnings_of_others() -> None:

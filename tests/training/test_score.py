@@ -246,7 +246,7 @@ def test_the_graph_of_a_micro_batch_is_gone_before_the_next_forward_pass() -> No
 
 
 def test_scores_of_a_step_have_the_same_names() -> None:
-    sums = StepSums([collate(examples()[:2], 0)], ALONE)
+    sums = StepSums([collate(examples()[:2], 0)] * 2, ALONE)
     sums.add(Score({"a": Term(torch.ones(()))}))
     with pytest.raises(ValueError, match="scores differ in their names"):
         sums.add(Score({"b": Term(torch.ones(()))}))

@@ -70,7 +70,11 @@ class ScriptedRun:
 
     metrics: Metrics
     step: int = 0
-    total_steps: int = 99
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step == 99
 
     def read_numbers(self) -> None:
         """Nothing is on its way."""
@@ -86,7 +90,7 @@ def scripted(
     with Metrics(str(folder), [], ALONE, 0, 99) as metrics:
         run: Any = ScriptedRun(metrics)
         validator.validate_if_due(run)
-        while run.step < run.total_steps and not validator.is_out_of_patience:
+        while not (run.is_complete or validator.is_out_of_patience):
             run.step += 1
             taken.append(run.step)
             validator.validate_if_due(run)

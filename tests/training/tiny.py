@@ -177,6 +177,7 @@ def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
         "flops": 0.0,
         "reported": {},
         "seconds": 2.0,
+        "is_last": False,
     }
     return StepValues(**(values | changes))
 

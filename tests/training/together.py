@@ -25,7 +25,7 @@ def together(factory: pytest.TempPathFactory, program: str, size: int) -> Path:
         program: The module's name; its `main` gets the folder.
         size: How many ranks.
     """
-    return once(factory, program, lambda out: _run(program, size, out))
+    return once(factory, f"{program}_{size}", lambda out: _run(program, size, out))
 
 
 def _run(program: str, size: int, out: Path) -> None:

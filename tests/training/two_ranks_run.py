@@ -40,6 +40,7 @@ def config(folder: Path, **changes: Any) -> FinetuneConfig:
         "metric_logger": None,
         "model_directory": None,
         "tokenizer_directory": None,
+        "max_steps": N_STEPS,
         "checkpoints": Checkpoints(every_n_steps=3, at_epoch_ends=False, asynchronous=True),
     }
     return evolve(smollm2_135m_full(), **(fields | changes))
@@ -70,8 +71,8 @@ def train(
     try:
         with run:
             validator.validate_if_due(run)
-            while run.step < run.total_steps and not validator.is_out_of_patience:
-                micro_batches = [next(batches) for _ in range(2)]
+            while not (run.is_complete or validator.is_out_of_patience):
+                micro_batches = batches.next_step(2)
                 sums = StepSums(micro_batches, world)
                 for batch in micro_batches:
                     torch.autograd.backward(sums.add(scorer(model, batch)))

@@ -110,7 +110,6 @@ def _held_out(source: str, dataset: Any, tokenizer: Any) -> Any:
 def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[str, str]]:
     """Yield the numbers, each with its name."""
     from torchtune.data import collate
-    from torchtune.training import steps_in
 
     n, lengths = len(counts.lengths), sorted(counts.lengths)
     looked = "" if counts.n_read == counts.n_rows else f", of which {counts.n_read:,} were looked at"
@@ -125,7 +124,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
         yield "held out", f"{counts.n_held_out:,} rows; {overlap}"
     if counts.n_cut:
         yield "cut", f"{counts.n_cut:,} are longer than fits, and lose their end"
-    n_batches = batches.batches_in(1)
+    n_batches = batches.steps_in(1)
+    steps = batches.steps_in(1, cfg.gradient_accumulation_steps * ranks)
     packing = cfg.loading.packing
     shares = packing is not None and packing.share_prefixes
     rows = (batches.take(cfg.batch_size) for _ in range(min(100, n_batches)))
@@ -136,8 +136,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     if n_shared:
         what = "of all tokens, which rows begin with alike, are computed once"
         yield "shared", f"{n_shared / useful:.1%} {what}"
-    each = -(-n_batches // ranks)
-    steps = steps_in(each, 1, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
+    if cfg.max_steps_per_epoch is not None:
+        steps = min(steps, cfg.max_steps_per_epoch)
     a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks
     yield "a step", f"about {a_step:,.0f} tokens"
     yield "an epoch", f"{steps:,} step{'s' * (steps != 1)}"

@@ -39,7 +39,8 @@ class Batch:
     These hold for every batch:
 
     - `labels.flatten()[target_positions]` are the targets, and all other labels are IGNORE_INDEX;
-    - `target_positions` rises and `target_sequences` never falls, and both have `n_targets` elements;
+    - `target_positions` rises and `target_sequences` never falls, and both have `n_targets` elements (of a filler,
+      whose counts are 0: as many as there are targets);
     - `spans`, if any, cover every position of every row in order, and those of padding continue no prefix.
 
     What is not a tensor is on the host, so that nothing has to be read back from a device to compute a loss.
@@ -67,6 +68,9 @@ class Batch:
     """The dataset's row that each item came from, counted from 0; empty where that is not known."""
     values: Mapping[str, Tensor] = field(factory=dict)
     """Further tensors of an item kind of your own, by name."""
+    is_filler: bool = False
+    """Whether it repeats another rank's rows, because all ranks must call the model equally often and none is left for
+    this one. Its score is multiplied by 0; code that computes sums over a batch itself leaves it out."""
 
     @property
     def n_targets(self) -> int:
@@ -76,7 +80,7 @@ class Batch:
     @property
     def n_tokens(self) -> int:
         """How many tokens the sequences have to be read, without padding."""
-        return sum(self.lengths)
+        return 0 if self.is_filler else sum(self.lengths)
 
     @property
     def n_padding(self) -> int:
@@ -87,16 +91,9 @@ class Batch:
         """Sum one value of each target, [n], over the targets of each sequence: [number of sequences]."""
         return values.new_zeros(len(self.lengths)).index_add(0, self.target_sequences, values)
 
-    def without_targets(self) -> Self:
-        """Return the same tokens with nothing to predict, and counts of 0."""
-        none = self.target_positions.new_empty(0)
-        return evolve(
-            self,
-            labels=torch.full_like(self.labels, IGNORE_INDEX),
-            target_positions=none,
-            target_sequences=none,
-            counts=dict.fromkeys(self.counts, 0),
-        )
+    def as_filler(self) -> Self:
+        """Return the same tokens and targets as a filler: counts of 0, and no rows."""
+        return evolve(self, counts=dict.fromkeys(self.counts, 0), n_shared=0, rows=(), is_filler=True)
 
     def to(self, device: torch.device | str, *, as_one: bool | None = None) -> Self:
         """Move the tensors to a device.

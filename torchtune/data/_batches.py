@@ -1,7 +1,7 @@
 """The order in which a run reads its items."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, Self
 
@@ -29,12 +29,12 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
 
     Rows give items of one kind: examples, pairs, or a class of your own (`Item`). An item is never split.
 
-    The epochs form one endless stream of rows: each epoch is every row once, in an order drawn from the
-    seed and the epoch's number (or as they come, if not shuffled), and the next follows directly. Every
-    call takes the next `size * batch_size` rows off the stream, `batch_size` for each rank in turn. The
-    batch at an epoch's border is filled from the next epoch, so that all batches are full on all ranks,
-    and the rows of an optimizer step do not depend on how they are shared out: 4 ranks, 2 ranks with two
-    micro-batches each and 1 rank with four read the same ones.
+    The epochs form one endless stream. Each epoch is every row once, in an order drawn from the seed and the epoch's
+    number (or as they come, if not shuffled). An optimizer step of `m` micro-batches takes the next
+    `m * size * batch_size` rows off the stream, whichever rank they are for: 4 ranks, 2 ranks with two micro-batches
+    each and 1 rank with four read the same rows in a step. No step reaches into the next epoch: the last step of an
+    epoch has the rows that are left. All ranks get equally many micro-batches; a rank for which no row is left gets a
+    filler, which is computed and counts for nothing (`Batch.is_filler`).
 
     Rows are encoded in windows of up to `window`, in which documents are packed or rows of like length brought
     together; memory is bounded by the window. What happens to rows (those that are left out or cut, and whatever else
@@ -119,33 +119,35 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     @property
     def epoch(self) -> int:
         """How many epochs are over."""
-        done = self._number + (self._row == len(self._rows))
-        return max(done, 0) // self._windows.per_epoch
+        return max(self._number + self.is_between_epochs, 0) // self._windows.per_epoch
 
-    def batches_in(self, epochs: int) -> int:
-        """How many batches of a rank it takes to see every row this many times, from the stream's start.
+    def steps_in(self, epochs: int, n_micro_batches: int = 1) -> int:
+        """Count the optimizer steps that see every row this many times, from the start of the stream.
 
-        The last may reach into the next epoch. It is exact for up to 512 rows, and where rows are not packed and each
-        gives one example; otherwise it is estimated from 512 of them, spread over the dataset (of a stream: the first),
-        which are encoded for it.
+        The count is exact for up to 512 rows, and if rows are not packed and each gives one example. Otherwise it is
+        estimated from 512 rows, evenly spaced over the dataset (of a stream: the first), which are encoded for it.
+
+        Args:
+            epochs: How often every row is read.
+            n_micro_batches: Micro-batches of each rank in a step.
 
         Raises:
-            ValueError: none of these rows has a target.
+            ValueError: None of these rows has a target.
         """
         n = len(self.dataset)
         sampled = Tally()
         lengths = {row: self._lengths(row, sampled) for row in spread(self.dataset, _SAMPLED)}
         if not any(lengths.values()):
-            raise ValueError(
-                f"none of {len(lengths)} rows gives anything to learn: {'; '.join(sampled.lines(len(lengths)))}"
-            )
+            reasons = "; ".join(sampled.lines(len(lengths)))
+            raise ValueError(f"none of {len(lengths)} rows gives anything to learn: {reasons}")
         if n <= _SAMPLED:
-            n_rows = self._count(lengths, epochs)
+            sizes = self._epoch_sizes(lengths, epochs)
         else:
             flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
             rows, _ = self._arrangement.rows(flat, 0, is_last=True)
-            n_rows = -(-epochs * n * len(rows) // _SAMPLED)
-        return -(-n_rows // (self.batch_size * self.size))
+            sizes = [-(-n * len(rows) // _SAMPLED)] * epochs
+        per_step = n_micro_batches * self.size * self.batch_size
+        return sum(-(-size // per_step) for size in sizes)
 
     def __enter__(self) -> Self:
         return self
@@ -156,16 +158,38 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._record_totals()
 
     def __next__(self) -> Batch:
-        """Take this rank's part of the next rows off the stream; the other ranks take theirs."""
-        taken = self._take(self.size * self.batch_size)
-        first = self.rank * self.batch_size
-        own = taken[first : first + self.batch_size]
-        items = [[item for _, item in row] for row in own]
+        """Return this rank's batch of a step of one micro-batch."""
+        return self.next_step(1)[0]
+
+    def next_step(self, n_micro_batches: int) -> list[Batch]:
+        """Take the rows of the next optimizer step off the stream; the other ranks take theirs.
+
+        Args:
+            n_micro_batches: Micro-batches of each rank. The last step of an epoch may have fewer and smaller ones.
+
+        Returns:
+            This rank's micro-batches, as many as on every other rank.
+        """
+        per_micro_batch = self.size * self.batch_size
+        rows = self._take(n_micro_batches * per_micro_batch)
+        return [
+            self._batch(rows[first : first + per_micro_batch])
+            for first in range(0, len(rows), per_micro_batch)
+        ]
+
+    def _batch(self, rows: Sequence[list[tuple[Document, ItemT_co]]]) -> Batch:
+        """Collate this rank's share of a micro-batch's rows: ranks have equally many, or one more or less."""
+        first, end = (rank * len(rows) // self.size for rank in (self.rank, self.rank + 1))
+        is_filler = first == end
+        share = rows[:1] if is_filler else rows[first:end]
+        items = [[item for _, item in row] for row in share]
         batch = collate(items, self.pad_id, share_prefixes=self.share_prefixes)
-        return evolve(batch, rows=tuple(self._windows.row(place) for row in own for (place, _), _ in row))
+        if is_filler:
+            return batch.as_filler()
+        return evolve(batch, rows=tuple(self._windows.row(place) for row in share for (place, _), _ in row))
 
     def take(self, n: int) -> list[list[ItemT_co]]:
-        """Take the next rows off the stream, whichever rank they are for.
+        """Take the next rows off the stream, whichever rank they are for, and whichever epochs they are of.
 
         Args:
             n: How many.
@@ -173,16 +197,28 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         Returns:
             The items of each.
         """
-        return [[item for _, item in row] for row in self._take(n)]
+        rows: list[list[ItemT_co]] = []
+        while len(rows) < n:
+            rows += [[item for _, item in row] for row in self._take(n - len(rows))]
+        return rows
 
     def _take(self, n: int) -> list[list[tuple[Document, ItemT_co]]]:
+        """Take up to n rows of one epoch off the stream, and at least one."""
         rows: list[list[tuple[Document, ItemT_co]]] = []
-        while len(rows) < n:
+        while len(rows) < n and not (rows and self.is_between_epochs):
             while self._row == len(self._rows):
                 self._read_on()
             rows.append([(document, self._items[document]) for document in self._rows[self._row]])
             self._row += 1
+            # Windows without a row are passed at once, so that it is known whether the epoch is over.
+            while self._row == len(self._rows) and not self.is_between_epochs:
+                self._read_on()
         return rows
+
+    @property
+    def is_between_epochs(self) -> bool:
+        """Whether all rows of an epoch are taken, and none of the next."""
+        return self._row == len(self._rows) and self._windows.ends_epoch(self._number)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the position in the stream, and what the stream depends on."""
@@ -279,9 +315,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         self._tell(tally, notes, partial(place_of, self.dataset, row))
         return [item.length for item in fitted if not isinstance(item, Unlearnable)]
 
-    def _count(self, lengths: Mapping[int, list[int]], epochs: int) -> int:
-        """Count the rows of some epochs, given what each row of the dataset takes."""
-        n_rows = 0
+    def _epoch_sizes(self, lengths: Mapping[int, list[int]], epochs: int) -> list[int]:
+        """Count the rows of batches in each epoch, given the lengths of what each row of the dataset gives."""
+        sizes = [0] * epochs
         documents: dict[Document, int] = {}
         for number in range(epochs * self._windows.per_epoch):
             for place in self._windows.places(number):
@@ -289,9 +325,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             rows, waiting = self._arrangement.rows(
                 documents, number, is_last=self._windows.ends_epoch(number)
             )
-            n_rows += len(rows)
+            sizes[number // self._windows.per_epoch] += len(rows)
             documents = {document: documents[document] for document in waiting}
-        return n_rows
+        return sizes
 
     def _tell(self, tally: Tally, notes: Iterable[Note], place: str | Callable[[], str]) -> None:
         """Count what happened to a row, and log what no row had before."""

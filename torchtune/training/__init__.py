@@ -38,7 +38,6 @@ from torchtune.training._schedules import (
     constant_with_warmup,
     cosine_with_warmup,
     linear_with_warmup,
-    steps_in,
     warmup_stable_decay,
 )
 from torchtune.training._score import (
@@ -117,7 +116,6 @@ __all__ = [
     "section_of",
     "start",
     "step_flops",
-    "steps_in",
     "target_log_probs",
     "target_states",
     "warmup_stable_decay",

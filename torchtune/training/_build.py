@@ -16,7 +16,7 @@ from torchtune.modules import Decoder, has_adapters
 from torchtune.runs import RunFolder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._placement import whole_state
-from torchtune.training._schedules import Schedule, build_scheduler, steps_in
+from torchtune.training._schedules import Schedule, build_scheduler
 from torchtune.training._score import Scorer
 from torchtune.training._validation import HeldOut
 from torchtune.training._validator import Validator
@@ -79,16 +79,19 @@ def _open(cfg: FinetuneConfig, component: Any, name: str, tokenizer: Tokenizer) 
 
 
 def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
-    """Count a run's optimizer steps.
+    """Count the optimizer steps of a run, which may be an estimate (`Batches.steps_in`).
 
     Args:
         cfg: Its epochs and step limits.
-        batches: The run's batches, which know how many an epoch has.
+        batches: The run's batches.
+
+    Raises:
+        ValueError: No row has a target, as far as they are looked at.
     """
+    steps = batches.steps_in(cfg.epochs, cfg.gradient_accumulation_steps)
     if cfg.max_steps is not None:
         return cfg.max_steps
-    n_batches = batches.batches_in(cfg.epochs)
-    return steps_in(n_batches, cfg.epochs, cfg.gradient_accumulation_steps, cfg.max_steps_per_epoch)
+    return steps if cfg.step_limit is None else min(steps, cfg.step_limit)
 
 
 def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[Any]) -> Schedule:
@@ -96,7 +99,7 @@ def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[A
 
     Raises:
         InstantiationError: The scheduler rejects its arguments.
-        ValueError: A recipe's loop does not support the scheduler.
+        ValueError: A recipe's loop does not support the scheduler, or no row has a target.
     """
     total_steps = count_steps(cfg, batches)
     return Schedule(build_scheduler(cfg.lr_scheduler, optimizer, total_steps), total_steps)

@@ -12,6 +12,7 @@ from torchtune.config import (
     FieldError,
     MayChange,
     Passed,
+    Rule,
     above,
     arguments,
     at_least,
@@ -51,6 +52,13 @@ def _of_the_same_kind(cfg: "FinetuneConfig", _: object, value: Validation | None
     reason = kind_mismatch(value.dataset.func, fields(config_class)["dataset"].type)
     if reason:
         raise FieldError(f"{dotpath(value.dataset.func)} {reason}", "validation.dataset")
+
+
+_WARMUP = Rule(
+    "that is a number of steps, or below 1 a share of the run",
+    lambda value: 0 <= value < 1 or (value >= 1 and value == int(value)),
+    schema={"anyOf": [{"minimum": 0, "exclusiveMaximum": 1}, {"type": "integer", "minimum": 0}]},
+)
 
 
 def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
@@ -100,9 +108,10 @@ class FinetuneConfig:
     gradient_accumulation_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Batches of each rank in one optimizer step; a run that resumes with half the ranks needs twice as many."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """How often every example is read."""
+    """How often every row is read; an epoch ends with a step, which has the rows that are left."""
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Optimizer steps that end an epoch early; the next continues with examples not yet seen. Null: no end."""
+    """Limits the run to `epochs` times so many optimizer steps; a cut epoch is not started anew: the run reads on where
+    it is, so that later rows are read too. Null: no limit."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
     """Optimizer steps of the whole run, regardless of `epochs`; null: as many as the epochs take."""
 
@@ -112,7 +121,7 @@ class FinetuneConfig:
     """The optimizer; the recipe passes the trained parameters."""
     lr_scheduler: Annotated[Component[LRScheduler] | None, Passed(1)] = field(
         default=lazy(cosine_with_warmup),
-        validator=arguments(warmup_steps=at_least(0), min_ratio=between(0, 1)),
+        validator=arguments(warmup_steps=_WARMUP, min_ratio=between(0, 1)),
     )
     """Learning rate by optimizer step; the recipe passes the optimizer. Null: constant."""
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
@@ -133,3 +142,10 @@ class FinetuneConfig:
     """Which steps torch.profiler records; null: none."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)
     """When checkpoints are written, and which are retained."""
+
+    @property
+    def step_limit(self) -> int | None:
+        """The optimizer step at which the run ends at the latest; None: it ends with its epochs."""
+        if self.max_steps is not None or self.max_steps_per_epoch is None:
+            return self.max_steps
+        return self.epochs * self.max_steps_per_epoch

@@ -48,7 +48,7 @@ def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
     kinds = {window: layers.count(window) for window in set(layers)}
 
     def count(batches: Sequence[Batch]) -> float:
-        lengths = [length for batch in batches for length in batch.lengths]
+        lengths = [length for batch in batches if not batch.is_filler for length in batch.lengths]
         seen = sum(n * pairs(length, window) for window, n in kinds.items() for length in lengths)
         return a_token * sum(lengths) + 3 * 4 * seen * width
 

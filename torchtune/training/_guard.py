@@ -50,6 +50,8 @@ class Guard:
     _on_device: bool = False
     in_a_row: int = field(default=0, init=False)
     """The number of most recent steps in a row that were skipped because of a NaN or infinite loss or gradient."""
+    n_updates: int = field(default=0, init=False)
+    """Steps whose update was taken."""
 
     def update(self, optimizer: Optimizer, loss: Tensor, grad_norm: Tensor, n_targets: Tensor) -> None:
         """Take an optimizer's step, unless loss or gradient is not finite or there is no target; adapt the scale.
@@ -85,6 +87,7 @@ class Guard:
             return "no target token"
         if math.isfinite(values.loss) and math.isfinite(values.grad_norm):
             self.in_a_row = 0
+            self.n_updates += 1
             return None
         if math.isfinite(values.loss) and self._scale.explains_overflow(values.loss_scale):
             return f"the gradient overflowed fp16, whose loss scale is {values.loss_scale / 2:g} now"
@@ -122,8 +125,8 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` takes."""
-        return {"in_a_row": self.in_a_row}
+        return {"in_a_row": self.in_a_row, "n_updates": self.n_updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue the count of skipped steps."""
-        self.in_a_row = state["in_a_row"]
+        """Continue the counts of skipped and of taken steps."""
+        self.in_a_row, self.n_updates = state["in_a_row"], state["n_updates"]

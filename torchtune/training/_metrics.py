@@ -55,7 +55,7 @@ class Metrics:
         loggers: Get the same numbers; none on ranks other than 0. One that raises is reported and removed.
         world: The ranks of this run.
         step: Optimizer steps taken so far; lines of `metrics.jsonl` of later steps are dropped.
-        total_steps: Optimizer steps of the whole run.
+        total_steps: Optimizer steps of the whole run, which may be an estimate.
         log_every: Optimizer steps between two calls of the loggers and two plain lines.
         peak: Peak of each device, FLOP/s; None: not known.
         profiling: Which steps are recorded; None: none.
@@ -204,25 +204,23 @@ class Metrics:
             line["mfu"] = round(values.flops / (values.seconds * self._peak * self._world.size), 4)
         self._write({"step": step, **line})
         padding = f", {padding_share:.0%} padding" if self._bar is not None else ""
-        self._show(step, f"{text}, {speed:.0f} tokens/s{padding}", is_always_shown=numbers["loss"] is None)
-        if self._is_due(step):
+        is_due = values.is_last or step % self._log_every == 0
+        self._show(step, f"{text}, {speed:.0f} tokens/s{padding}", is_due, is_skipped=numbers["loss"] is None)
+        if is_due:
             self._loggers.log_dict({name: value for name, value in line.items() if value is not None}, step)
 
     def _write(self, line: Mapping[str, float | None]) -> None:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
-    def _show(self, step: int, text: str, *, is_always_shown: bool) -> None:
+    def _show(self, step: int, text: str, is_due: bool, *, is_skipped: bool) -> None:
         if self._bar is not None:
-            if is_always_shown:
+            if is_skipped:
                 self.note(f"step {step}: {text}")
             self._bar.set_postfix_str(", ".join(filter(None, [text, self._validation])), refresh=False)
             self._bar.update()
-        elif is_always_shown or self._is_due(step):
-            print(f"step {step}/{self._total_steps}: {text}", file=sys.stderr, flush=True)
-
-    def _is_due(self, step: int) -> bool:
-        return step % self._log_every == 0 or step == self._total_steps
+        elif is_skipped or is_due:
+            print(f"step {step}/{max(step, self._total_steps)}: {text}", file=sys.stderr, flush=True)
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -42,6 +42,7 @@ class _Pending:
     micro_batches: Sequence[Batch]
     reported: Mapping[str, float]
     readback: Readback
+    is_last: bool
 
 
 class Run:
@@ -76,7 +77,8 @@ class Run:
         parts: Mapping[str, Stateful] = MappingProxyType({}),
         waits: bool | None = None,
     ) -> None:
-        self.total_steps = schedule.total_steps
+        self._cfg, self._batches = cfg, batches
+        self._total_steps = schedule.total_steps
         self._waits = world.device.type != "cuda" if waits is None else waits
         self.scale = LossScale(cfg.dtype, world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
@@ -101,7 +103,7 @@ class Run:
         self.state.resume()
         self._check_length()
         self._flops = step_flops(model)
-        self.metrics = _metrics_of(cfg, world, self.state.step, self.total_steps)
+        self.metrics = _metrics_of(cfg, world, self.state.step, schedule.total_steps)
         self._saving = Saving(cfg.checkpoints, self.state, batches, world)
         self._stop_requests = StopRequests(world, RunFolder(cfg.output_dir).resume_hint())
         self._stack = ExitStack()
@@ -111,6 +113,14 @@ class Run:
     def step(self) -> int:
         """Optimizer steps taken so far."""
         return self.state.step
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all steps are taken: the rows of all epochs are read, or the limit of steps is reached."""
+        limit = self._cfg.step_limit
+        if limit is not None and self.step >= limit:
+            return True
+        return self._cfg.max_steps is None and self._batches.epoch >= self._cfg.epochs
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.metrics)
@@ -130,6 +140,10 @@ class Run:
     def _finish(self) -> None:
         try:
             self.read_numbers()
+            if not self._guard.n_updates:
+                raise ValueError(
+                    f"none of the {self.step} steps has changed the model: each was skipped; see metrics.jsonl"
+                )
         finally:
             self.state.wait()
 
@@ -178,7 +192,9 @@ class Run:
         )
         self.metrics.end_profiled_step()
         launched_at = time.perf_counter()
-        self._pending = _Pending(self.step, self._schedule.lr, launched_at, batches, reported, readback)
+        self._pending = _Pending(
+            self.step, self._schedule.lr, launched_at, batches, reported, readback, self.is_complete
+        )
         self._schedule.step()
         if self._waits:
             self.read_numbers()
@@ -216,7 +232,7 @@ class Run:
         if is_due or stops:
             self.read_numbers()
             self._saving.save()
-        if stops and self.step < self.total_steps:
+        if stops and not self.is_complete:
             self._stop()
 
     def _stop(self) -> None:
@@ -224,17 +240,25 @@ class Run:
         self._world.barrier()
         number = self._stop_requests.received or signal.SIGTERM
         raise Stopped(
-            f"stopped by {signal.Signals(number).name} after step {self.step} of {self.total_steps};"
+            f"stopped by {signal.Signals(number).name} after step {self.step} of {self._total_steps};"
             f" {self.state.last_checkpoint()} is written, and {RunFolder(self.state.output_dir).resume_hint()}",
             number,
         )
 
     def _check_length(self) -> None:
-        if self.step > self.total_steps:
-            raise ValueError(
-                f"the run is at step {self.step} already, past the {self.total_steps} steps of its config; raise epochs"
-                " or the step limits, or write another output_dir"
-            )
+        """Reject a config that ends before the step at which the run resumes."""
+        cfg, batches = self._cfg, self._batches
+        epochs = batches.epoch + (not batches.is_between_epochs)  # begun so far
+        if cfg.step_limit is not None and self.step > cfg.step_limit:
+            end = f"the {cfg.step_limit} steps"
+        elif self.step and cfg.max_steps is None and epochs > cfg.epochs:
+            end = f"the {cfg.epochs} epoch{'s' * (cfg.epochs != 1)}"
+        else:
+            return
+        raise ValueError(
+            f"the run is at step {self.step} of epoch {epochs} already, past {end} of its config; raise epochs or the"
+            " step limits, or write another output_dir"
+        )
 
 
 _ALWAYS = ("loss", "grad_norm", "loss_scale", "n_counted")
@@ -249,6 +273,7 @@ def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> 
         seconds=seconds,
         losses=losses,
         micro_batches=pending.micro_batches,
+        is_last=pending.is_last,
         reported={**numbers, **pending.reported},
         **known,
     )

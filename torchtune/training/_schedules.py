@@ -5,6 +5,7 @@ So is any schedule of torch; one with an argument `total_steps` gets the run's, 
 """
 
 import inspect
+import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from torchtune.config import Component, instantiate
 from torchtune.internals import lighten, spare_the_compiler
+
+_logger = logging.getLogger(__name__)
+
+_NO_LENGTH = "total_steps: the length of the run is needed; recipes pass it"
 
 
 def build_scheduler(
@@ -47,9 +52,11 @@ def build_scheduler(
 class Schedule:
     """The learning rates of a run: a torch scheduler that knows how long the run is, and resumes with another length.
 
+    A run whose length was estimated may take more steps than that; a schedule of a fixed length then stays at its end.
+
     Args:
         scheduler: The scheduler (`build_scheduler`).
-        total_steps: Optimizer steps of the whole run.
+        total_steps: Optimizer steps of the whole run, which may be an estimate.
     """
 
     def __init__(self, scheduler: LRScheduler, total_steps: int) -> None:
@@ -64,6 +71,11 @@ class Schedule:
 
     def step(self) -> None:
         """Advance to the next step's learning rates, whether or not the optimizer's step was skipped."""
+        fixed_length = self._scheduler.state_dict().get(
+            "total_steps"
+        )  # of OneCycleLR, which raises at its end
+        if fixed_length is not None and self._scheduler.last_epoch >= fixed_length - 1:
+            return
         if self._has_stepped:
             self._scheduler.step()
             return
@@ -121,13 +133,18 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
 
 
 def cosine_with_warmup(
-    optimizer: Optimizer, *, warmup_steps: int = 0, min_ratio: float = 0.0, total_steps: int | None = None
+    optimizer: Optimizer,
+    *,
+    warmup_steps: int | float = 0,
+    min_ratio: float = 0.0,
+    total_steps: int | None = None,
 ) -> LRScheduler:
     """Warm up linearly, then fall along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:
         optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
+            the first one has peak / warmup_steps. A warm-up that is as long as the run is shortened to a tenth of it.
         min_ratio: Where the curve ends, as a share of the peak.
         total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
 
@@ -140,13 +157,18 @@ def cosine_with_warmup(
 
 
 def linear_with_warmup(
-    optimizer: Optimizer, *, warmup_steps: int = 0, min_ratio: float = 0.0, total_steps: int | None = None
+    optimizer: Optimizer,
+    *,
+    warmup_steps: int | float = 0,
+    min_ratio: float = 0.0,
+    total_steps: int | None = None,
 ) -> LRScheduler:
     """Warm up linearly, then fall along a straight line.
 
     Args:
         optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
+            the first one has peak / warmup_steps. A warm-up that is as long as the run is shortened to a tenth of it.
         min_ratio: Where the line ends, as a share of the peak.
         total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
 
@@ -156,23 +178,28 @@ def linear_with_warmup(
     return _warmed_up(optimizer, warmup_steps, min_ratio, total_steps, lambda done: 1 - done)
 
 
-def constant_with_warmup(optimizer: Optimizer, *, warmup_steps: int = 0) -> LRScheduler:
+def constant_with_warmup(
+    optimizer: Optimizer, *, warmup_steps: int | float = 0, total_steps: int | None = None
+) -> LRScheduler:
     """Warm up linearly, then stay.
 
     Args:
         optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
+            the first one has peak / warmup_steps.
+        total_steps: Optimizer steps of the run, of which a share is taken; null: all of the run.
 
     Raises:
-        ValueError: `warmup_steps` is negative.
+        ValueError: An argument is out of its range.
     """
-    return _warmed_up(optimizer, warmup_steps, 0.0, warmup_steps + 1, lambda _: 1.0)
+    warmup = _warmup(warmup_steps, total_steps) if 0 < warmup_steps < 1 else warmup_steps
+    return _warmed_up(optimizer, warmup, 0.0, math.floor(warmup) + 1, lambda _: 1.0)
 
 
 def warmup_stable_decay(
     optimizer: Optimizer,
     *,
-    warmup_steps: int = 0,
+    warmup_steps: int | float = 0,
     decay_steps: int | None = None,
     min_ratio: float = 0.0,
     total_steps: int | None = None,
@@ -181,7 +208,8 @@ def warmup_stable_decay(
 
     Args:
         optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak; the first one has peak / warmup_steps.
+        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
+            the first one has peak / warmup_steps. A warm-up that is as long as the run is shortened to a tenth of it.
         decay_steps: Optimizer steps of the fall, the last ones; null: a tenth of all.
         min_ratio: Where the line ends, as a share of the peak.
         total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
@@ -189,64 +217,63 @@ def warmup_stable_decay(
     Raises:
         ValueError: An argument is out of its range.
     """
-    decay = decay_steps if decay_steps is not None else max(1, (total_steps or 0) // 10)
-    if decay < 1 or (total_steps is not None and warmup_steps + decay > total_steps):
-        raise ValueError(
-            f"decay_steps: expected an int above 0 that fits after the warm-up of {warmup_steps} steps in a run of"
-            f" {total_steps}, got {decay}"
+    if total_steps is None:
+        raise ValueError(_NO_LENGTH)
+    warmup = _warmup(warmup_steps, total_steps)
+    decay = decay_steps if decay_steps is not None else max(1, total_steps // 10)
+    if decay < 1:
+        raise ValueError(f"decay_steps: expected an int above 0, got {decay}")
+    remaining = total_steps - warmup
+    if decay > remaining:
+        _logger.warning(
+            "decay_steps: a run of %d steps has %d after its warm-up; the rate falls over these, not over %d",
+            total_steps,
+            remaining,
+            decay,
         )
+        decay = remaining
 
     def curve(done: float) -> float:
         """Stay at 1, then fall to 0."""
-        length = (total_steps or 0) - warmup_steps
-        return min(1.0, (1 - done) * length / decay)
+        return min(1.0, (1 - done) * remaining / decay)
 
-    return _warmed_up(optimizer, warmup_steps, min_ratio, total_steps, curve)
+    return _warmed_up(optimizer, warmup, min_ratio, total_steps, curve)
 
 
 def _warmed_up(
     optimizer: Optimizer,
-    warmup_steps: int,
+    warmup_steps: float,
     min_ratio: float,
     total_steps: int | None,
     curve: Callable[[float], float],
 ) -> LRScheduler:
     """Build a schedule from a curve that goes from 1 to 0 while its argument goes from 0 to 1."""
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps: expected an int of at least 0, got {warmup_steps}")
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio: expected a share from 0 to 1, got {min_ratio}")
     if total_steps is None:
-        raise ValueError("total_steps: the length of the run is needed; recipes pass it")
-    if warmup_steps >= total_steps:
-        raise ValueError(
-            f"warmup_steps: the warm-up takes {warmup_steps} optimizer steps and the whole run {total_steps}; "
-            "shorten the warm-up or train longer"
-        )
+        raise ValueError(_NO_LENGTH)
+    warmup = _warmup(warmup_steps, total_steps)
 
     def factor(step: int) -> float:
         """Give the share of the peak rate at an optimizer step, counted from 0."""
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        done = min((step - warmup_steps) / (total_steps - warmup_steps), 1.0)
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min((step - warmup) / (total_steps - warmup), 1.0)
         return min_ratio + (1 - min_ratio) * curve(done)
 
     return LambdaLR(optimizer, factor)
 
 
-def steps_in(
-    n_batches: int, epochs: int, gradient_accumulation_steps: int, max_steps_per_epoch: int | None
-) -> int:
-    """Count the optimizer steps of some epochs.
-
-    An epoch that `max_steps_per_epoch` cuts short is not completed later: the next epoch continues with rows
-    not yet read.
-
-    Args:
-        n_batches: Batches of a rank in all epochs together (`Batches.batches_in(epochs)`).
-        epochs: How often every row is read.
-        gradient_accumulation_steps: Batches of a rank in one optimizer step.
-        max_steps_per_epoch: Optimizer steps after which an epoch ends at the latest; None: it is never cut.
-    """
-    steps = math.ceil(n_batches / gradient_accumulation_steps)
-    return steps if max_steps_per_epoch is None else min(steps, epochs * max_steps_per_epoch)
+def _warmup(steps: float, total_steps: int | None) -> int:
+    """Return the optimizer steps of a warm-up; one that leaves no step after it is shortened, and that is logged."""
+    if steps < 0 or (steps >= 1 and steps != int(steps)):
+        raise ValueError(f"warmup_steps: expected an int, or a share of the run below 1, got {steps}")
+    if total_steps is None:
+        raise ValueError(_NO_LENGTH)
+    warmup = math.ceil(steps * total_steps) if steps < 1 else int(steps)
+    if warmup < total_steps:
+        return warmup
+    shortened = total_steps // 10
+    message = "warmup_steps: a warm-up of %d steps does not fit into a run of %d; it takes %d"
+    _logger.warning(message, warmup, total_steps, shortened)
+    return shortened

@@ -173,6 +173,8 @@ class Scorer(ABC):
         """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before its first score.
 
         No gradients are recorded. Sums over all ranks take `World.sum`, which all ranks must call in the same order.
+        A filler (`Batch.is_filler`) is computed like any batch, as all ranks must call the model equally often, and is
+        left out of sums.
 
         Args:
             model: As for `score`.

@@ -34,29 +34,33 @@ class StepSums:
             if batch.counts.keys() != micro_batches[0].counts.keys():
                 raise ValueError(f"micro-batches differ in their counts: {names} and {sorted(batch.counts)}")
         counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
-        summed = world.sum(world.tensor([*counts, float(len(micro_batches))]))
+        n_counted = sum(not batch.is_filler for batch in micro_batches)
+        summed = world.sum(world.tensor([*counts, float(n_counted)]))
         self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
-        """Divisors of terms by name: scalars, summed over the micro-batches of all ranks."""
+        """Divisors of terms by name: scalars, summed over the micro-batches of all ranks, fillers left out."""
         self.n_counted = summed[:-1].sum()
         """Sum of all counts of the batches; 0 if there is nothing to learn."""
         self._sums = ScoreSums(self.counts, world)
 
     def add(self, score: Score) -> Tensor:
-        """Add the score of a micro-batch.
+        """Add the score of the next micro-batch.
 
         Args:
             score: The score.
 
         Returns:
             Its part of the loss, a scalar from which gradients flow: each term divided by its count, and the sum
-            multiplied by the number of ranks, as gradients are averaged over ranks.
+            multiplied by the number of ranks, as gradients are averaged over ranks. That of a filler is 0.
 
         Raises:
             ValueError: A term's count is not one of the micro-batches', or the score has other names than those before.
         """
-        self._sums.add(score)
+        is_filler = self.micro_batches[len(self.losses)].is_filler
+        self._sums.add(score, is_counted=not is_filler)
         parts = [self._divided(term.total, term) for term in score.terms.values()]
         loss = sum(parts[1:], parts[0])
+        if is_filler:
+            loss = loss * 0.0
         self.losses.append(loss.detach())
         return loss * self._world.data_size
 

@@ -27,6 +27,8 @@ class StepValues:
     """This rank's part of the loss, micro-batch by micro-batch."""
     micro_batches: Sequence[Batch]
     """The step's micro-batches of this rank."""
+    is_last: bool
+    """Whether it is the run's last step."""
     n_tokens: float
     """Useful tokens of all ranks, without padding."""
     n_positions: float

@@ -81,7 +81,7 @@ class Validator:
         patience = None if self._section is None else self._section.patience
         return patience is not None and self.since_improved >= patience
 
-    def is_due(self, step: int, total_steps: int) -> bool:
+    def is_due(self, step: int, *, is_last: bool = False) -> bool:
         """Return whether a validation is due after a step; 0 is the start of the run."""
         section = self._section
         if section is None or step == self.last_step:
@@ -89,7 +89,7 @@ class Validator:
         if step == 0:
             return section.at_start
         every = section.every_n_steps
-        return step == total_steps or (every is not None and step % every == 0)
+        return is_last or (every is not None and step % every == 0)
 
     def validate_if_due(self, run: Run) -> None:
         """Validate if it is due after the run's step.
@@ -97,11 +97,11 @@ class Validator:
         All ranks must call it, before the first step and after every step.
         """
         self._cut_back_samples(run.step)
-        if not self.is_due(run.step, run.total_steps):
+        if not self.is_due(run.step, is_last=run.is_complete):
             return
         run.read_numbers()
         self.validate(run.step, run.metrics)
-        if self.is_out_of_patience and run.step < run.total_steps:
+        if self.is_out_of_patience and not run.is_complete:
             run.metrics.note(self._early_stop(run.step))
 
     def validate(self, step: int, metrics: Metrics) -> float:
@@ -178,17 +178,16 @@ class Validator:
             items = self._items[first : first + self._batch_size]
             batch = self._batch(items).to(self._world.device)
             self._scorer.before_step(self._model, [batch])
-            # A rank without items takes part in the forward pass only: its batch repeats an item of another rank's.
-            sums.add(self._scorer(self._model, batch), is_counted=bool(items))
+            sums.add(self._scorer(self._model, batch), is_counted=not batch.is_filler)
         numbers = Readback(sums.means()).read()
         return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate; a rank without rows takes one without targets, as all ranks must call the model."""
+        """Collate; a rank without rows takes a filler, as all ranks must call the model."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
-        return kind.collate([self._items[-1:]], pad_id, share_prefixes=False).without_targets()
+        return kind.collate([self._items[-1:]], pad_id, share_prefixes=False).as_filler()
 
     def _answers(self) -> list[tuple[str, str]]:
         held_out = self._held_out
