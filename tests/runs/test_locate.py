@@ -57,7 +57,9 @@ def test_a_base_is_looked_for_from_here_and_from_where_the_run_was_started(
     assert locate_model(run) == ModelFolders(Path("base"), final)
 
 
-def test_a_runs_folder_is_its_last_model_or_else_its_best(base: Path, tmp_path: Path) -> None:
+def test_a_runs_folder_is_its_best_model_or_else_its_last(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = a_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
     with pytest.raises(ValueError, match="has not ended") as caught:
         locate_model(run)
@@ -65,11 +67,14 @@ def test_a_runs_folder_is_its_last_model_or_else_its_best(base: Path, tmp_path: 
     for call in (hf_decoder, auto_tokenizer):
         with pytest.raises(ValueError, match="has not ended"):
             call(str(run))
-    save_hf_folder(tiny_smollm2(), run / "best")
-    assert locate_model(run) == ModelFolders(run / "best")
-    assert locate_model(run / "best") == ModelFolders(run / "best")
     final = adapter(run / "final", str(base))
     assert locate_model(run) == ModelFolders(base, final)
+    assert not capsys.readouterr().err
+    save_hf_folder(tiny_smollm2(), run / "best")
+    assert locate_model(run) == ModelFolders(run / "best")
+    assert f"name {final} for the last step" in capsys.readouterr().err
+    assert locate_model(final) == ModelFolders(base, final)
+    assert locate_model(run / "best") == ModelFolders(run / "best")
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])

@@ -132,7 +132,7 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
         return 128 + error.sigval
     except ChildFailedError as error:
         return _tell(error.failures)
-    frozen.finish()
+    runs.end_run(frozen)
     return 0
 
 

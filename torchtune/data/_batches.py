@@ -89,6 +89,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     _items: dict[Document, ItemT_co] = field(factory=dict, init=False)
     _rows: list[list[Document]] = field(factory=list, init=False)
     _waiting: list[Document] = field(factory=list, init=False)
+    _sample: dict[int, list[int]] = field(factory=dict, init=False)
     # What happened to the rows of this epoch, how many there were and what they gave.
     _tally: Tally = field(factory=Tally, init=False)
     _n_seen: int = field(default=0, init=False)
@@ -135,19 +136,42 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             ValueError: None of these rows has a target.
         """
         n = len(self.dataset)
-        sampled = Tally()
-        lengths = {row: self._lengths(row, sampled) for row in spread(self.dataset, _SAMPLED)}
-        if not any(lengths.values()):
-            reasons = "; ".join(sampled.lines(len(lengths)))
-            raise ValueError(f"none of {len(lengths)} rows gives anything to learn: {reasons}")
+        lengths = self._sampled_lengths()
         if n <= _SAMPLED:
             sizes = self._epoch_sizes(lengths, epochs)
         else:
-            flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
-            rows, _ = self._arrangement.rows(flat, 0, is_last=True)
-            sizes = [-(-n * len(rows) // _SAMPLED)] * epochs
+            sizes = [-(-n * len(self._sampled_rows()) // _SAMPLED)] * epochs
         per_step = n_micro_batches * self.size * self.batch_size
         return sum(-(-size // per_step) for size in sizes)
+
+    def padding_share(self) -> float:
+        """Estimate the share of positions that is padding, from the rows that `steps_in` looks at.
+
+        Raises:
+            ValueError: None of these rows has a target.
+        """
+        rows = self._sampled_rows()
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        positions = sum(len(batch) * max(batch) for batch in batches)
+        return 1 - sum(rows) / positions
+
+    def _sampled_rows(self) -> list[int]:
+        """Return how many positions the rows of batches take that are made of the sampled rows."""
+        lengths = self._sampled_lengths()
+        flat = {(row, i): length for row in lengths for i, length in enumerate(lengths[row])}
+        rows, _ = self._arrangement.rows(flat, 0, is_last=True)
+        return [sum(flat[document] for document in row) for row in rows]
+
+    def _sampled_lengths(self) -> dict[int, list[int]]:
+        """Encode up to 512 rows, once, and return the lengths of what each of them gives."""
+        if not self._sample:
+            sampled = Tally()
+            self._sample = {row: self._lengths(row, sampled) for row in spread(self.dataset, _SAMPLED)}
+            if not any(self._sample.values()):
+                reasons, n = "; ".join(sampled.lines(len(self._sample))), len(self._sample)
+                self._sample = {}
+                raise ValueError(f"none of {n} rows gives anything to learn: {reasons}")
+        return self._sample
 
     def __enter__(self) -> Self:
         return self

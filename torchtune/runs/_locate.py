@@ -8,6 +8,7 @@ from attrs import frozen
 
 from torchtune.files import read_json, unexpected
 from torchtune.runs._folder import RunFolder
+from torchtune.runs.console import print_note
 
 _CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -30,7 +31,7 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 
     Args:
         folder: A Hugging Face folder; a PEFT folder, whose adapter_config.json names its base; or the folder of a
-            fine-tuning run, of which `final/` is meant or, where the run has not ended, `best/`.
+            fine-tuning run, of which `best/` is meant or, if it has none, `final/`.
         adapter: A PEFT folder or a LoRA run's, where `folder` is its base. None: the adapter that `folder` is, if it
             is one.
 
@@ -56,6 +57,8 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 def result_of(folder: StrPath) -> Path:
     """Return the folder of weights in a run's folder; any other folder is returned as it is.
 
+    If a run has both, `best/` is read and not `final/`, and the user is told so.
+
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: the run has written no weights yet.
@@ -71,6 +74,10 @@ def result_of(folder: StrPath) -> Path:
     if is_model or not run.has_begun:
         return folder
     if run.weights is not None:
+        if run.weights == run.best and run.final.is_dir():
+            print_note(
+                f"{run.best} is read, which has the run's lowest validation loss; name {run.final} for the last step"
+            )
         return run.weights
     command = run.read_record().get("command")
     again = f"`{shlex.join(map(str, command))}`" if isinstance(command, list) else "the same command"

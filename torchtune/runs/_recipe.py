@@ -19,6 +19,7 @@ from torchtune.config.model import (
     unresolved,
 )
 from torchtune.runs._device import check_device
+from torchtune.runs._ending import end_run
 from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
@@ -139,7 +140,7 @@ class Recipe(Generic[C]):
         cfg, folder = self.prepare(layers, overwrite=overwrite, command=command)
         self.main(cfg)
         if folder is not None:
-            folder.finish()
+            end_run(folder)
 
     def prepare(
         self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None

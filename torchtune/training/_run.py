@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
+from torchtune.training._global_batch import GlobalBatch
 from torchtune.training._guard import Guard
 from torchtune.training._metrics import Metrics
 from torchtune.training._readback import Readback
@@ -29,6 +30,7 @@ from torchtune.training._score import RESERVED, check_names
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums
 from torchtune.training._step_values import StepValues
+from torchtune.training._summary import start_summary
 
 
 @frozen
@@ -77,7 +79,7 @@ class Run:
         parts: Mapping[str, Stateful] = MappingProxyType({}),
         waits: bool | None = None,
     ) -> None:
-        self._cfg, self._batches = cfg, batches
+        self._cfg, self._model, self._batches = cfg, model, batches
         self._total_steps = schedule.total_steps
         self._waits = world.device.type != "cuda" if waits is None else waits
         self.scale = LossScale(cfg.dtype, world.device)
@@ -95,7 +97,14 @@ class Run:
             cfg.output_dir,
             model,
             optimizer,
-            {"schedule": schedule, "batches": batches, "scale": self.scale, "guard": self._guard, **parts},
+            {
+                "schedule": schedule,
+                "batches": batches,
+                "global_batch": GlobalBatch(cfg.batch_size, cfg.gradient_accumulation_steps, world),
+                "scale": self.scale,
+                "guard": self._guard,
+                **parts,
+            },
             world=world,
             base=cfg.model_directory if is_frozen else None,
             config=fixed_tree(cfg),
@@ -125,7 +134,17 @@ class Run:
     def __enter__(self) -> Self:
         self._stack.enter_context(self.metrics)
         self._stack.enter_context(self._stop_requests)
+        for line in self._summary():
+            self.metrics.note(line)
         return self
+
+    def _summary(self) -> Iterator[str]:
+        """Yield what the user is told before the first step; only rank 0 prints it."""
+        if not self._world.is_main:
+            return
+        yield from start_summary(self._cfg, self._model, self._batches, self._world, self._total_steps)
+        if self.step:
+            yield f"resuming after step {self.step} from {self.state.last_checkpoint()}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         """Report the last step and wait for the last checkpoint, unless the run failed on one of several ranks."""

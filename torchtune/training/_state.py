@@ -178,14 +178,6 @@ class State:
         checkpoint.read_tensors(folder, dict(self._tensors()), self._world)
         self.step = shared["step"]
         self._load_parts(shared["parts"])
-        ranks = shared["ranks"]
-        if self._world.is_main and ranks != self._world.size:
-            _logger.warning(
-                "the run was saved by %d rank(s) and resumes with %d; adjust gradient_accumulation_steps so that a step"
-                " has as many rows as before",
-                ranks,
-                self._world.size,
-            )
         per_rank = checkpoint.read_rank(folder, self._world.rank)
         if per_rank is not None:  # the saved run may have had fewer ranks
             set_random_state(per_rank["random"], self._world.device)
@@ -219,7 +211,6 @@ class State:
                 },
             },
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "ranks": self._world.size,
             "base": self._fingerprints,
             "config": None if self._config is None else json.dumps(self._config, default=str),
         }

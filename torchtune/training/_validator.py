@@ -96,7 +96,7 @@ class Validator:
 
         All ranks must call it, before the first step and after every step.
         """
-        self._cut_back_samples(run.step)
+        self._begin(run)
         if not self.is_due(run.step, is_last=run.is_complete):
             return
         run.read_numbers()
@@ -131,8 +131,19 @@ class Validator:
         self._write_answers(step, answers)
         if is_best and self._section.keep_best and step:
             self._save()
+            if self._world.is_main:
+                best = {"step": step, "validation_loss": loss}
+                RunFolder(self._output_dir).update_record({"best": best})
         metrics.exclude_time(time.perf_counter() - started)
         return loss
+
+    def _begin(self, run: Run) -> None:
+        """Describe the validation, once."""
+        if self._section is not None and not self._has_begun:
+            every = self._section.every_n_steps
+            when = {None: "after the last step", 1: "after every step"}.get(every, f"every {every} steps")
+            run.metrics.note(f"validation: {len(self._items):,} held-out rows, {when}")
+        self._cut_back_samples(run.step)
 
     def _cut_back_samples(self, step: int) -> None:
         """Drop, once, the answers that a killed run wrote after its last checkpoint."""

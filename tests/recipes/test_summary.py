@@ -1,0 +1,99 @@
+"""What a run tells its user at its start, when it resumes, and at its end."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from recipes import full_finetune, lora_finetune
+from tests.recipes.parts import PowerCut, full_config, lora_config
+from tests.training.tiny import ALONE
+from torchtune.config import lazy
+from torchtune.training import Packing, Validation
+from torchtune.training._global_batch import GlobalBatch
+
+VALIDATED: dict[str, Any] = {"validation": Validation(share=0.4, every_n_steps=1)}
+
+
+def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = VALIDATED | {"epochs": 2, "batch_size": 2, "gradient_accumulation_steps": 1}
+    full_finetune.main(full_config(tmp_path, "full", **changes))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("model: ")
+    assert ", all of them trained, on cpu, fp32" in lines[0]
+    assert lines[1] == "data: 4 rows; 4 steps of 2 rows, 2 epochs"
+    assert "validation: 2 held-out rows, after every step" in lines
+    lora_finetune.main(lora_config(tmp_path, "lora", max_steps=1))
+    lines = capsys.readouterr().err.splitlines()
+    assert "%) of them trained, on cpu, fp32" in lines[0]
+    assert not [line for line in lines if line.startswith("validation:")]
+
+
+@pytest.mark.parametrize(("packing", "is_suggested"), [(None, True), (Packing(length=200), False)])
+def test_packing_is_suggested_where_much_is_padding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], packing: Packing | None, is_suggested: bool
+) -> None:
+    rows = [{"instruction": "a" * n, "input": "", "output": "b"} for n in (1, 100, 2, 90)]
+    changes: dict[str, Any] = {"batch_size": 4, "max_steps": 1, "loading.packing": packing}
+    full_finetune.main(full_config(tmp_path, "a", rows=rows, **changes))
+    is_said = (
+        "of all positions; loading.packing.length=256 leaves almost none of it" in capsys.readouterr().err
+    )
+    assert is_said == is_suggested
+
+
+def test_the_end_names_the_model_the_best_step_and_the_next_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora_finetune.main(lora_config(tmp_path, "a run", **VALIDATED))
+    lines = capsys.readouterr().err.splitlines()
+    run = tmp_path / "a run"
+    assert f"finished: {run / 'final'} is the trained model" in lines
+    assert any(line.startswith(f"best: {run / 'best'} has the lowest validation loss, ") for line in lines)
+    assert f"try it: tune alpaca_generate --config generate model_directory='{run}'" in lines
+    assert f"merge it: tune convert '{run / 'final'}' merged" in lines
+    full_finetune.main(full_config(tmp_path, "full", max_steps=1))
+    text = capsys.readouterr().err
+    assert "merge it" not in text
+    assert "best:" not in text
+
+
+def test_a_run_that_resumes_names_the_step_and_the_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"checkpoints.every_n_steps": 1, "epochs": 2}
+    changes |= {"metric_logger": lazy(PowerCut, step=2, mark=str(tmp_path / "mark"))}
+    with pytest.raises(KeyboardInterrupt):
+        full_finetune.main(full_config(tmp_path, "a", **changes))
+    assert "resuming" not in capsys.readouterr().err
+    full_finetune.main(full_config(tmp_path, "a", **changes))
+    checkpoint = tmp_path / "a/checkpoints/step_1"
+    assert f"resuming after step 1 from {checkpoint}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulation", "message"),
+    [
+        (
+            1,
+            2,
+            "the global batch is 4 rows now (was 8 on 2 ranks); set gradient_accumulation_steps=4 to keep it",
+        ),
+        (
+            4,
+            2,
+            "the global batch is 16 rows now (was 8 on 2 ranks); set gradient_accumulation_steps=1 to keep it",
+        ),
+        (3, 1, "the global batch is 6 rows now (was 8 on 2 ranks); no gradient_accumulation_steps keeps it"),
+        (1, 4, ""),
+        (2, 2, ""),
+    ],
+)
+def test_another_global_batch_is_reported_with_the_setting_that_keeps_it(
+    size: int, accumulation: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = GlobalBatch(2, 2, evolve(ALONE, size=2, data_size=2)).state_dict()
+    GlobalBatch(2, accumulation, evolve(ALONE, size=size, data_size=size)).load_state_dict(saved)
+    assert message in caplog.text
+    assert bool(caplog.text) == bool(message)

@@ -1,0 +1,45 @@
+"""How many rows an optimizer step reads on all ranks, compared with a run that resumes."""
+
+import logging
+from typing import Any
+
+from attrs import define
+
+from torchtune.distributed import World
+
+_logger = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class GlobalBatch:
+    """The rows of an optimizer step on all ranks: a part of a run that reports if a resumed run has another number.
+
+    Args:
+        batch_size: Rows of a micro-batch on each rank.
+        accumulation: Micro-batches of each rank in a step.
+        world: The ranks of this run.
+    """
+
+    _batch_size: int
+    _accumulation: int
+    _world: World
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a step."""
+        return self._batch_size * self._accumulation * self._world.data_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+        return {"n_rows": self.n_rows, "ranks": self._world.data_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare with the saved run; a difference is logged with the setting that keeps the number."""
+        saved, per_micro_batch = state["n_rows"], self._batch_size * self._world.data_size
+        if saved == self.n_rows or not self._world.is_main:
+            return
+        advice = f"set gradient_accumulation_steps={saved // per_micro_batch} to keep it"
+        if saved % per_micro_batch:
+            advice = f"no gradient_accumulation_steps keeps it with {self._world.data_size} ranks of batch_size rows"
+        ranks = f" on {state['ranks']} rank{'s' * (state['ranks'] != 1)}"
+        _logger.warning("the global batch is %d rows now (was %d%s); %s", self.n_rows, saved, ranks, advice)
