@@ -101,6 +101,28 @@ def test_a_run_cut_after_any_step_of_uneven_epochs_equals_the_unbroken_one(
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
+@both
+def test_an_extended_run_equals_one_of_that_length(tmp_path: Path, run: Start) -> None:
+    changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "epochs": 3, "gradient_accumulation_steps": 1}
+    run(tmp_path, "whole", changes)
+    run(tmp_path, "extended", changes | {"epochs": 1})
+    with pytest.raises(ValueError, match="holds a finished run; raise epochs or max_steps with extend=True"):
+        run(tmp_path, "extended", changes)
+    recipe, config = (full_finetune, full_config) if run is run_full else (lora_finetune, lora_config)
+    recipe.main(config(tmp_path, "extended", **changes), extend=True)
+    assert metrics(tmp_path, "extended") == metrics(tmp_path, "whole")
+    (file,) = (tmp_path / "extended/final").glob("*.safetensors")
+    assert file.read_bytes() == (tmp_path / "whole/final" / file.name).read_bytes()
+
+
+def test_a_run_of_a_few_steps_is_extended_by_more(tmp_path: Path) -> None:
+    changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "checkpoints.every_n_steps": 100}
+    full_finetune.main(full_config(tmp_path, "whole", **changes, max_steps=5))
+    full_finetune.main(full_config(tmp_path, "extended", **changes, max_steps=2))
+    full_finetune.main(full_config(tmp_path, "extended", **changes, max_steps=5), extend=True)
+    assert metrics(tmp_path, "extended") == metrics(tmp_path, "whole")
+
+
 def test_steps_of_an_epoch_limit_the_run_and_later_rows_are_read_too(tmp_path: Path) -> None:
     limited = QUICK | {"batch_size": 2, "gradient_accumulation_steps": 1, "shuffle": False, "epochs": 2}
     run_full(tmp_path, "limited", limited | {"max_steps_per_epoch": 2})
@@ -304,10 +326,12 @@ def test_adapters_go_on_above_the_weights_that_they_began_with(tmp_path: Path) -
         run_lora(tmp_path, "a", cut)
     weights = base / "model.safetensors"
     weights.write_bytes((tmp_path / "other" / "final" / weights.name).read_bytes())
+    with pytest.raises(ValueError, match=r"(?s)was begun with other .*\n  sources.model_directory: 2 files"):
+        run_lora(tmp_path, "a", cut)
     with pytest.raises(
         ValueError, match=r"step_4 was trained on other weights .*: model.safetensors differs"
     ):
-        run_lora(tmp_path, "a", cut)
+        lora_finetune.main(lora_config(tmp_path, "a", **cut), accept_changes=True)
 
 
 def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: Path) -> None:

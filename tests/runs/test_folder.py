@@ -10,12 +10,12 @@ import yaml
 from tests.config import sample
 from torchtune.config import ConfigError, load
 from torchtune.config.model import dotted
-from torchtune.runs import LockedError, RunFolder
+from torchtune.runs import LockedError, Resume, RunFolder
 
 
 def run(folder: Path, *words: str, overwrite: bool = False) -> None:
     layers = sample.main.layers("tests/config/sample.py:plain", [f"output_dir={folder}", *words])
-    sample.main.run(layers, overwrite=overwrite)
+    sample.main.run(layers, Resume(overwrite=overwrite))
 
 
 def test_run_freezes_its_config_complete_with_defaults_and_references(tmp_path: Path) -> None:
@@ -51,7 +51,10 @@ def test_record_says_what_else_the_run_depended_on(tmp_path: Path) -> None:
 def test_finished_run_is_refused_with_the_way_out_and_overwritten_if_asked(tmp_path: Path) -> None:
     run(tmp_path / "r")
     (tmp_path / "r/notes.txt").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds a finished run; choose another output_dir, or --overwrite"):
+    with pytest.raises(
+        ConfigError,
+        match="holds a finished run; raise epochs or max_steps with --extend to train on, or choose another",
+    ):
         run(tmp_path / "r")
     run(tmp_path / "r", overwrite=True)
     assert len(sample.RAN) == 2

@@ -76,14 +76,14 @@ class TinyRun:
 @pytest.mark.parametrize(
     ("settings", "saved"),
     [
-        ({"every_n_steps": 5}, [5, 10]),
+        ({"every_n_steps": 5}, [5, 10, 12]),  # the last step, too
         ({"at_epoch_ends": True}, [6, 12]),  # 11 rows, two of them in a step
         ({"every_n_steps": 4, "at_epoch_ends": True}, [4, 6, 8, 12]),
         ({}, []),
         ({"every_n_steps": 1, "keep": 2}, [11, 12]),
         ({"every_n_steps": 1, "keep": 1, "keep_every_n_steps": 5}, [5, 10, 12]),
         ({"every_n_minutes": 1e-9}, list(range(1, 13))),
-        ({"every_n_minutes": 60}, []),
+        ({"every_n_minutes": 60}, [12]),
     ],
 )
 def test_checkpoints_are_written_when_due_and_stay_by_the_rule(

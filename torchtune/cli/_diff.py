@@ -3,7 +3,8 @@
 import contextlib
 import os
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torchtune import config, runs
 from torchtune.cli._verb import JSON, Argument, Form, Verb, write_json
@@ -13,29 +14,61 @@ from torchtune.runs import config_source, config_sources, folder_of
 from torchtune.runs.command_line import CONFIGS, RUN_OPTIONS, Call, read_words
 from torchtune.runs.console import paint
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def run(call: Call) -> int:
     """Compare two configs; exit status 0, whether they differ or not."""
     names = call.arguments
-    found = between(*names) if len(names) == 2 else since(names[0])
+    found, code = between(*names) if len(names) == 2 else since(names[0])
     if call.has(JSON):
         write_json([_row(d) for d in found])
         return 0
     for path, a, b in found:
         sys.stdout.write(f"{paint(path, 'bold')}: {_shown(a, 'red')} -> {_shown(b, 'green')}\n")
+    sys.stdout.writelines(code)
     if not found:
         sys.stdout.write("no difference\n")
     return 0
 
 
-def between(left: str, right: str) -> list[Difference]:
-    """Compare two configs.
+def between(left: str, right: str) -> tuple[list[Difference], list[str]]:
+    """Compare two configs, and of two runs also what else they are made of.
 
     A run's config has the defaults of every argument spelt out, so a config beside it is frozen first, which takes
     what it names to be imported.
+
+    Returns:
+        The differences, and the lines of code in which two runs differ, as `diff -u` prints them.
     """
-    frozen = any(_is_run(name) for name in (left, right))
-    return differences(*(tree_of(name, frozen=frozen) for name in (left, right)))
+    are_runs = [_is_run(name) for name in (left, right)]
+    found = differences(*(tree_of(name, frozen=any(are_runs)) for name in (left, right)))
+    if not all(are_runs):
+        return found, []
+    folders = [runs.RunFolder(name) for name in (left, right)]
+    records = [folder.read_record() for folder in folders]
+    altered = runs.altered_inputs(*records)
+    copies = [
+        {n: folder.code / n for n in record.get("code", ())}
+        for folder, record in zip(folders, records, strict=True)
+    ]
+    return [*found, *altered], _changed_lines(altered, *copies)
+
+
+def _changed_lines(
+    altered: list[Difference], left: "Mapping[str, Path]", right: "Mapping[str, Path]"
+) -> list[str]:
+    """Return the lines in which the files of code differ that are altered."""
+    import difflib
+
+    lines: list[str] = []
+    for name in [path.removeprefix("code.") for path, *_ in altered if path.startswith("code.")]:
+        files = left[name], right[name]
+        if all(file.is_file() for file in files):
+            old, new = (file.read_text(encoding="utf-8").splitlines(keepends=True) for file in files)
+            lines += difflib.unified_diff(old, new, str(files[0]), str(files[1]))
+    return lines
 
 
 def _is_run(name: str) -> bool:
@@ -74,8 +107,11 @@ def _read(file: str) -> Any:
     return runs.config_layers(file, None).tree
 
 
-def since(folder: str) -> list[Difference]:
-    """Compare a run's frozen config, and what it ran on, with what its command means today.
+def since(folder: str) -> tuple[list[Difference], list[str]]:
+    """Compare a run's frozen config, and what else it is made of, with what its command means today.
+
+    Returns:
+        The differences, and the lines of code that have changed, as `diff -u` prints them.
 
     Raises:
         ConfigError: It is no run's folder, or its command means nothing any more.
@@ -90,23 +126,27 @@ def since(folder: str) -> list[Difference]:
     # Its paths are relative to where it was started.
     working_folder = contextlib.chdir(start) if os.path.isdir(start) else contextlib.nullcontext()  # noqa: PTH112
     with working_folder:
-        now = _tree_of_command(record["command"], record.get("allow", []))
+        now, today = _run_of_command(record["command"], record.get("allow", []))
     if now.get("seed", ABSENT) is None:
         now["seed"] = then.get("seed")  # it was drawn
-    known = record.get("versions", {})
-    current = {name: version for name, version in runs.versions().items() if name in known}
-    return [*differences(then, now), *differences({"versions": known}, {"versions": {**known, **current}})]
+    altered = runs.altered_inputs(record, today)
+    copies = {name: run_folder.code / name for name in record.get("code", ())}
+    from pathlib import Path
+
+    sources = {name: Path(entry["path"]) for name, entry in today["code"].items()}
+    return [*differences(then, now), *altered], _changed_lines(altered, copies, sources)
 
 
-def _tree_of_command(command: list[str], allowed: list[str]) -> Any:
-    """Return the frozen tree of what a run's command means now."""
+def _run_of_command(command: list[str], allowed: list[str]) -> tuple[Any, dict[str, Any]]:
+    """Return the frozen tree of what a run's command means now, and what else it is made of."""
     is_script = command[0].endswith(".py")  # `python my_recipe.py --config ...`
     words = command if is_script else [word for word in command[1:] if word != "run"]
     call = read_words(words, RUN_OPTIONS, takes_launch=True)
     config.allow(*allowed, *call.allowed)
     recipe, layers = runs.layers_of(call)
     layers.build(f"the config of {recipe.name} today")
-    return model.freeze(layers).tree
+    tree = model.freeze(layers).tree
+    return tree, {**runs.provenance(layers, tree), "versions": runs.versions(), "git": runs.git_state()}
 
 
 def _row(difference: Difference) -> dict[str, Any]:
@@ -131,7 +171,8 @@ VERB = Verb(
     about="""\
 Compares two configs leaf by leaf. Each is a registered config, a YAML file, a
 Python file's function, or a run's folder. Of a run alone, it says what its
-command means today that it did not then: fields, defaults, versions.""",
+command means today that it did not then: fields, defaults, versions, the lines
+of your code that have changed, and whether the data have.""",
     examples=(
         "tune diff smollm2_135m_lora smollm2_135m_full",
         "tune diff smollm2_135m_lora runs/monday",

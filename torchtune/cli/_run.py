@@ -10,7 +10,14 @@ from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import ConfigError, model
 from torchtune.config.model import nearest
 from torchtune.runs import config_names, config_sources, folder_of, recipe_names, unknown_name
-from torchtune.runs.command_line import LAUNCH_OPTIONS, OVERWRITE, RUN_OPTIONS, Call
+from torchtune.runs.command_line import (
+    ACCEPT_CHANGES,
+    EXTEND,
+    LAUNCH_OPTIONS,
+    OVERWRITE,
+    RUN_OPTIONS,
+    Call,
+)
 from torchtune.runs.console import print_notes
 
 if TYPE_CHECKING:
@@ -25,7 +32,7 @@ def run(call: Call) -> int:
     command = ["tune", *call.words]
     if call.launch:
         return _launch(call, recipe, layers, command)
-    recipe.run(layers, overwrite=call.has(OVERWRITE), command=command)
+    recipe.run(layers, runs.resume_options(call), command)
     return 0
 
 
@@ -102,7 +109,7 @@ def ranks_of(options: Sequence[str]) -> int:
 def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", command: list[str]) -> int:
     """Check and freeze here, then let torchrun start ranks that read the frozen file."""
     ranks_of(call.launch)  # so that nothing is written where they are wrong
-    _, frozen = recipe.prepare(layers, overwrite=call.has(OVERWRITE), command=command)
+    _, frozen = recipe.prepare(layers, runs.resume_options(call), command)
     if frozen is None:
         message = "this recipe has no output_dir, so it runs as one process"
         raise ConfigError.of_word(" ".join(call.launch), message)
@@ -170,7 +177,7 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
 VERB = Verb(
     "run",
     run,
-    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE)),),
+    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE, EXTEND, ACCEPT_CHANGES)),),
     launch=LAUNCH_OPTIONS,
     explain=show_help,
     about="""\

@@ -11,11 +11,20 @@ from torchtune.data._ahead import Ahead
 from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch
 from torchtune.data._collate import collate
-from torchtune.data._item import Item, ItemT, ItemT_co, LeftOut, LengthLimit, Unlearnable, kind_of, truncate
+from torchtune.data._item import (
+    Item,
+    ItemT_co,
+    LeftOut,
+    LengthLimit,
+    Unlearnable,
+    kind_of,
+    notes_of,
+    truncate,
+)
 from torchtune.data._notes import Note, Tally
 from torchtune.data._packing import Fit
 from torchtune.data._rows import Rows, place_of, reported_of, spread
-from torchtune.data._windows import Window, Windows
+from torchtune.data._windows import Window, Windows, epoch_sizes
 
 _logger = logging.getLogger(__name__)
 
@@ -138,7 +147,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         n = len(self.dataset)
         lengths = self._sampled_lengths()
         if n <= _SAMPLED:
-            sizes = self._epoch_sizes(lengths, epochs)
+            sizes = epoch_sizes(self._windows, self._arrangement, lengths, epochs)
         else:
             sizes = [-(-n * len(self._sampled_rows()) // _SAMPLED)] * epochs
         per_step = n_micro_batches * self.size * self.batch_size
@@ -335,23 +344,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             return []
         self._kind = kind_of(encoded, self._kind)
         fitted = [truncate(item, self._limit) for item in encoded]
-        notes = [note for pair in zip(encoded, fitted, strict=True) for note in _notes_of(*pair)]
+        notes = [note for pair in zip(encoded, fitted, strict=True) for note in notes_of(*pair)]
         self._tell(tally, notes, partial(place_of, self.dataset, row))
         return [item.length for item in fitted if not isinstance(item, Unlearnable)]
-
-    def _epoch_sizes(self, lengths: Mapping[int, list[int]], epochs: int) -> list[int]:
-        """Count the rows of batches in each epoch, given the lengths of what each row of the dataset gives."""
-        sizes = [0] * epochs
-        documents: dict[Document, int] = {}
-        for number in range(epochs * self._windows.per_epoch):
-            for place in self._windows.places(number):
-                documents |= {(place, i): n for i, n in enumerate(lengths[self._windows.row(place)])}
-            rows, waiting = self._arrangement.rows(
-                documents, number, is_last=self._windows.ends_epoch(number)
-            )
-            sizes[number // self._windows.per_epoch] += len(rows)
-            documents = {document: documents[document] for document in waiting}
-        return sizes
 
     def _tell(self, tally: Tally, notes: Iterable[Note], place: str | Callable[[], str]) -> None:
         """Count what happened to a row, and log what no row had before."""
@@ -366,7 +361,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             self._tell(self._tally, [left_out.note], left_out.place)
         of_rows: dict[int, list[Note]] = {}
         for (place, i), item in window.items.items():
-            of_rows.setdefault(place, []).extend(_notes_of(item, fitted[place, i]))
+            of_rows.setdefault(place, []).extend(notes_of(item, fitted[place, i]))
         for place, notes in of_rows.items():
             if notes:
                 row = self._windows.row(place)
@@ -395,8 +390,3 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         if self.record is not None and self._n_seen:
             epoch = max(self._number, 0) // self._windows.per_epoch + 1
             self.record({"epoch": epoch, "rows": self._n_seen, "notes": self._tally.summary()})
-
-
-def _notes_of(item: ItemT, fitted: ItemT | Unlearnable) -> tuple[Note, ...]:
-    """Return what happened to an item, also when it was cut."""
-    return (*item.notes, fitted.note) if isinstance(fitted, Unlearnable) else fitted.notes

@@ -218,3 +218,8 @@ def _sequence_length(item: Item, limit: LengthLimit) -> int:
     if limit.item is None or total(limit.shortest) <= limit.item:
         return limit.shortest
     return bisect.bisect_right(range(1, limit.shortest + 1), limit.item, key=total)
+
+
+def notes_of(item: ItemT, fitted: ItemT | Unlearnable) -> tuple[Note, ...]:
+    """Return what happened to an item, also when it was cut."""
+    return (*item.notes, fitted.note) if isinstance(fitted, Unlearnable) else fitted.notes

@@ -1,12 +1,12 @@
 """A dataset as an endless stream of windows, each of some rows read and encoded together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic
 
 from attrs import define, field, frozen
 
-from torchtune.data._arrangement import Document
+from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._item import ItemT, LeftOut, items_of
 from torchtune.data._order import Order
 from torchtune.data._rows import Rows, stream_of
@@ -116,3 +116,25 @@ class Windows(Generic[ItemT]):
 
 
 _order = lru_cache(maxsize=4)(Order)
+
+
+def epoch_sizes(
+    windows: Windows[Any], arrangement: Arrangement, lengths: Mapping[int, list[int]], epochs: int
+) -> list[int]:
+    """Count the rows of batches in each epoch.
+
+    Args:
+        windows: Of the dataset.
+        arrangement: How their documents become rows.
+        lengths: What each row of the dataset gives, as the positions that it takes.
+        epochs: How many are counted.
+    """
+    sizes = [0] * epochs
+    documents: dict[Document, int] = {}
+    for number in range(epochs * windows.per_epoch):
+        for place in windows.places(number):
+            documents |= {(place, i): n for i, n in enumerate(lengths[windows.row(place)])}
+        rows, waiting = arrangement.rows(documents, number, is_last=windows.ends_epoch(number))
+        sizes[number // windows.per_epoch] += len(rows)
+        documents = {document: documents[document] for document in waiting}
+    return sizes

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from torchtune.runs._locate import result_of as result_of
     from torchtune.runs._overrides import override as override
     from torchtune.runs._peaks import published_peak as published_peak
+    from torchtune.runs._provenance import altered_inputs as altered_inputs
+    from torchtune.runs._provenance import provenance as provenance
     from torchtune.runs._recipe import Recipe as Recipe
     from torchtune.runs._recipe import parse as parse
+    from torchtune.runs._record import git_state as git_state
     from torchtune.runs._record import versions as versions
     from torchtune.runs._registry import config_names as config_names
     from torchtune.runs._registry import config_source as config_source
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from torchtune.runs._registry import recipe_names as recipe_names
     from torchtune.runs._registry import recipe_source as recipe_source
     from torchtune.runs._registry import unknown_name as unknown_name
+    from torchtune.runs._resume import Resume as Resume
+    from torchtune.runs._resume import resume_options as resume_options
     from torchtune.runs._settings import RunSettings as RunSettings
     from torchtune.runs._settings import settings_of as settings_of
     from torchtune.runs._sources import config_layers as config_layers

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -14,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
+from torchtune.runs._provenance import KINDS, altered_inputs, provenance, surroundings
 from torchtune.runs._record import now, record
+from torchtune.runs._resume import Resume
+from torchtune.runs.console import print_note
 
 if TYPE_CHECKING:
     from torchtune.config.model import Difference, Layers
 
 _PATIENCE = 10.0
 """How long the start of a run on another node may take (seconds)."""
-
-
-ELSEWHERE = "choose another output_dir, or --overwrite"
-"""What to do about a folder that holds something else than this run."""
 
 
 class LockedError(ValueError):
@@ -63,6 +63,8 @@ class RunFolder:
         self.plot = self.path / "plot"
         """What `tune plot` writes, without the endings of its two files."""
         self._plots = [self.plot.with_suffix(ending) for ending in (".png", ".html")]
+        self.code = self.path / "code"
+        """Copies of the user's own code."""
         self._lock = self.path / ".lock"
 
     @property
@@ -138,27 +140,29 @@ class RunFolder:
             file.flush()
             yield
 
-    def claim(self, layers: "Layers", command: list[str], *, overwrite: bool = False) -> None:
+    def claim(self, layers: "Layers", command: list[str], allowed: Resume) -> None:
         """Freeze a config into the folder, or find that the run in it is to be resumed.
 
         Args:
             layers: The checked config.
             command: What the user typed, for the record.
-            overwrite: Start anew, whatever the folder holds of an earlier run.
+            allowed: What may be done with a run that the folder holds.
 
         Raises:
-            ConfigError: The folder holds a finished run, or a run of another config, or cannot be written.
+            ConfigError: The folder holds a finished run, a run of another config, code or data, or results of another
+                origin; or it cannot be written.
         """
         if "\0" in str(self.path):
             raise _refused(layers, "holds a NUL character, which no folder's name can")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with self.lock("a start of a run", patience=_PATIENCE):
-                if overwrite:
+                if allowed.overwrite:
                     self.clear()
                 if self.config.exists():
-                    self._resume(layers, command)
+                    self._resume(layers, command, allowed)
                 else:
+                    self._check_empty(layers, allowed)
                     self._start(layers, command)
         except LockedError as error:
             raise _refused(layers, str(error)) from error
@@ -166,20 +170,37 @@ class RunFolder:
             reason = f"cannot write to {self.path}: {error.strerror}"
             raise _refused(layers, reason, "choose another output_dir") from error
 
+    def _check_empty(self, layers: "Layers", allowed: Resume) -> None:
+        """Reject results without a frozen config, which another program may have written."""
+        results = [path for path in (self.final, self.best, self.checkpoints) if path.exists()]
+        if results:
+            message = f"{results[0]} exists, and there is no {self.config.name} of a run in {self.path}"
+            raise _refused(layers, message, allowed.elsewhere)
+
     def _start(self, layers: "Layers", command: list[str]) -> None:
         from torchtune.config.model import freeze
 
-        text = freeze(layers).render()
-        self._write_record(record(command))
-        write_text(self.config, text)
+        frozen = freeze(layers)
+        self._write_record({**record(command), **provenance(layers, frozen.tree)})
+        self._copy_code()
+        write_text(self.config, frozen.render())
 
-    def _resume(self, layers: "Layers", command: list[str]) -> None:
+    def _copy_code(self) -> None:
+        """Copy the code that the record names; copies of an earlier start are retained under their hashes."""
+        for name, entry in self.read_record().get("code", {}).items():
+            copy, source = self.code / name, Path(entry["path"])
+            if copy.exists() and copy.read_bytes() != source.read_bytes():
+                copy.rename(copy.with_name(f"{copy.name}.{int(copy.stat().st_mtime)}"))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+
+    def _resume(self, layers: "Layers", command: list[str], allowed: Resume) -> None:
         """Refuse a run that is finished or another."""
         from torchtune.config.model import freeze, may_change, resolved_tree, without
 
         earlier = read_yaml(str(self.config)).value
         if not isinstance(earlier, dict) or not earlier:
-            raise _refused(layers, f"{self.config} holds no config", ELSEWHERE)
+            raise _refused(layers, f"{self.config} holds no config", allowed.elsewhere)
         if layers.takes_any_seed:  # another node may have begun this run since `settle_seed` looked
             layers.tree["seed"] = earlier.get("seed")
         frozen, free = freeze(layers), {"output_dir", *may_change(layers.wanted)}
@@ -192,16 +213,62 @@ class RunFolder:
             return
         if changes:
             count = f"{len(changes)} values differ" if len(changes) > 1 else "1 value differs"
-            whole = _refused(layers, f"{self.path} holds a run of another config", f"{ELSEWHERE}; {count}")
+            whole = _refused(
+                layers, f"{self.path} holds a run of another config", f"{allowed.elsewhere}; {count}"
+            )
             leaves = [_changed(layers, d) for d in changes]
             raise ConfigError([*whole.mistakes, *leaves], "the output folder")
-        if "finished" in self.read_record():
-            raise _refused(layers, f"{self.path} holds a finished run", f"{ELSEWHERE} to start anew")
+        saved, today = self.read_record(), {**record(command), **provenance(layers, frozen.tree)}
+        if "finished" in saved:
+            self._check_extension(layers, earlier, allowed)
+        altered = altered_inputs(saved, today)
+        if altered and not self._has_progress():
+            self._start(layers, command)
+            return
+        if altered and not allowed.accept_changes:
+            whole = _refused(
+                layers,
+                f"the run in {self.path} was begun with other code, data or versions",
+                f"restore them, or continue with {allowed.spelling('accept_changes')}; or {allowed.elsewhere}",
+            )
+            raise ConfigError([*whole.mistakes, *map(_altered, altered)], "the output folder")
+        for text in surroundings(saved, today):
+            print_note(text)
+        self._continue(saved, today, earlier, layers.tree)
         write_text(self.config, frozen.render())
+
+    def _check_extension(self, layers: "Layers", earlier: Mapping[str, Any], allowed: Resume) -> None:
+        """Reject a finished run that is not to be longer, or cannot be."""
+        is_longer = any(_is_raised(earlier.get(name), layers.tree.get(name)) for name in _LENGTHS)
+        if not (allowed.extend and is_longer):
+            extend = f"raise epochs or max_steps with {allowed.spelling('extend')} to train on, or "
+            advice = f"{extend * ('epochs' in layers.tree)}{allowed.elsewhere} to start anew"
+            raise _refused(layers, f"{self.path} holds a finished run", advice)
+        if not any(self.checkpoints.glob("step_*")):
+            message = f"{self.path} holds a finished run without a checkpoint to continue from"
+            raise _refused(layers, message, allowed.elsewhere)
+
+    def _continue(
+        self,
+        saved: dict[str, Any],
+        today: dict[str, Any],
+        earlier: Mapping[str, Any],
+        tree: Mapping[str, Any],
+    ) -> None:
+        """Record what a run that resumes has of its own: what was accepted, and to which length it is extended."""
+        altered = altered_inputs(saved, today)
+        if altered:
+            accepted = {d.path: [d.left, d.right] for d in altered if ABSENT not in (d.left, d.right)}
+            saved["accepted"] = [*saved.get("accepted", ()), {"when": now(), "changes": accepted}]
+        if saved.pop("finished", None):
+            lengths = {name: [earlier.get(name), tree.get(name)] for name in _LENGTHS}
+            saved["extended"] = [*saved.get("extended", ()), {"when": now(), **lengths}]
+        self._write_record({**saved, **{kind: today[kind] for kind in KINDS if kind in today}})
+        self._copy_code()
 
     def _has_progress(self) -> bool:
         """Tell whether a run has done more here than to start; what a kill left half written is not counted."""
-        of_a_start = {self.config, self.record, self._lock, *self._plots}
+        of_a_start = {self.config, self.record, self.code, self._lock, *self._plots}
         return any(path not in of_a_start and path.suffix != ".part" for path in self.path.iterdir())
 
     def clear(self) -> None:
@@ -210,18 +277,38 @@ class RunFolder:
         Checkpoints lose their name first and the config is the last to go, so that no kill in between leaves a run
         that resumes from what was to be removed.
         """
-        import shutil
-
         removed = self.path / ".checkpoints.removed"
         if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
             shutil.rmtree(removed, ignore_errors=True)
             self.checkpoints.rename(removed)
-        results = [self.checkpoints, self.metrics, self.samples, self.best, self.final, self.profile]
+        results = [
+            self.code,
+            self.checkpoints,
+            self.metrics,
+            self.samples,
+            self.best,
+            self.final,
+            self.profile,
+        ]
         for path in (removed, *results, self.log, self.wandb_id, *self._plots, self.record, self.config):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+_LENGTHS = ("epochs", "max_steps", "max_steps_per_epoch")
+"""Fields that say how long a fine-tuning run is."""
+
+
+def _is_raised(earlier: Any, today: Any) -> bool:
+    """Tell whether a limit is higher now; none is the highest."""
+    return earlier != today and (today is None or (isinstance(earlier, int) and earlier < today))
+
+
+def _altered(difference: "Difference") -> Mistake:
+    then, today = ("absent" if value is ABSENT else value for value in (difference.left, difference.right))
+    return Mistake("run", f"{difference.path}: {then} when it began, {today} now")
 
 
 def _changed(layers: "Layers", difference: "Difference") -> Mistake:

@@ -23,6 +23,7 @@ from torchtune.runs._ending import end_run
 from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
+from torchtune.runs._resume import CONTINUES, Resume
 from torchtune.runs._settings import settings_of
 from torchtune.runs._sources import add_function, add_object, config_layers
 from torchtune.runs._tokens import tokenise
@@ -70,12 +71,21 @@ class Recipe(Generic[C]):
         found = Mistake("source", message, path=("main",), location=where)
         return ConfigError([found], f"the recipe {self.name}")
 
-    def __call__(self, cfg: C | None = None, *, overwrite: bool = False) -> None:
+    def __call__(
+        self,
+        cfg: C | None = None,
+        *,
+        overwrite: bool = False,
+        extend: bool = False,
+        accept_changes: bool = False,
+    ) -> None:
         """Run with a config object, or with the command line.
 
         Args:
             cfg: An object of the recipe's config class; None reads `sys.argv`.
             overwrite: Start anew in an output folder that holds an earlier run.
+            extend: Continue a finished run, whose epochs or step limits are raised.
+            accept_changes: Resume although code, data or versions have changed since the run began.
 
         Raises:
             ConfigError: With every mistake in the config, before anything is built.
@@ -88,7 +98,8 @@ class Recipe(Generic[C]):
             if status:
                 raise SystemExit(status)
             return
-        self.run(self.layers_of(cfg), overwrite=overwrite)
+        allowed = Resume(overwrite, extend, accept_changes, from_python=True)
+        self.run(self.layers_of(cfg), allowed)
 
     def layers_of(self, cfg: C) -> Layers:
         """Return a config object as layers."""
@@ -131,19 +142,19 @@ class Recipe(Generic[C]):
         layers.incomplete |= call.has(CONFIG) and call.config is None  # it is named without a value
         return layers
 
-    def run(self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None) -> None:
+    def run(self, layers: Layers, allowed: Resume = CONTINUES, command: list[str] | None = None) -> None:
         """Check a config, freeze it into its output folder, and run.
 
         Raises:
             ConfigError: With every mistake, before anything is built.
         """
-        cfg, folder = self.prepare(layers, overwrite=overwrite, command=command)
+        cfg, folder = self.prepare(layers, allowed, command)
         self.main(cfg)
         if folder is not None:
             end_run(folder)
 
     def prepare(
-        self, layers: Layers, *, overwrite: bool = False, command: list[str] | None = None
+        self, layers: Layers, allowed: Resume = CONTINUES, command: list[str] | None = None
     ) -> tuple[C, RunFolder | None]:
         """Settle the seed, check a config and its device, and freeze it into its output folder.
 
@@ -154,7 +165,7 @@ class Recipe(Generic[C]):
             ConfigError: With every mistake, before anything is built.
         """
         of = f"the config of {self.name}"
-        settle_seed(layers, overwrite=overwrite)
+        settle_seed(layers, overwrite=allowed.overwrite)
         cfg = layers.build(of)
         _check_device(cfg, layers)
         output_dir = settings_of(cfg).output_dir
@@ -162,7 +173,7 @@ class Recipe(Generic[C]):
             return cfg, None
         folder = RunFolder(output_dir)
         seed = layers.tree.get("seed")
-        folder.claim(layers, command or sys.argv, overwrite=overwrite)
+        folder.claim(layers, command or sys.argv, allowed)
         if layers.tree.get("seed") != seed:  # another node began this run meanwhile
             cfg = layers.build(of)
         return cfg, folder

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -22,9 +24,23 @@ def record(command: list[str]) -> dict[str, Any]:
         "versions": versions(),
         "threads": torch.get_num_threads() if torch else None,
         "git": git_state(),
+        "host": socket.gethostname(),
+        "gpus": gpus(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "started": now(),
     }
+
+
+def gpus() -> list[str]:
+    """Return the name and the driver's version of each NVIDIA GPU, without starting a context on one."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 -- its tool
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in run.stdout.splitlines() if line.strip()]
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torchtune.config import allow
 from torchtune.config.model import trust_folder_of
 from torchtune.runs._flags import print_help
-from torchtune.runs.command_line import OVERWRITE, RUN_OPTIONS, read_words
+from torchtune.runs._resume import resume_options
+from torchtune.runs.command_line import RUN_OPTIONS, read_words
 from torchtune.runs.console import guarded, print_notes
 
 if TYPE_CHECKING:
@@ -36,5 +37,5 @@ def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
         print_help(layers, recipe.name, recipe.__doc__ or "")
         return 0
     print_notes(layers)
-    recipe.run(layers, overwrite=call.has(OVERWRITE), command=[*sys.argv])
+    recipe.run(layers, resume_options(call), [*sys.argv])
     return 0

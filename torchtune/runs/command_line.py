@@ -59,7 +59,12 @@ OVERWRITE: Final = Option(
     "start anew in an output_dir that holds a run: its config, record, metrics, checkpoints and result are removed,"
     " nothing else",
 )
-RUN_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW, OVERWRITE)
+EXTEND: Final = Option("--extend", "continue a finished run, whose epochs or step limits are raised")
+ACCEPT_CHANGES: Final = Option(
+    "--accept-changes",
+    "resume although code, data or versions have changed since the run began; its record says what",
+)
+RUN_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW, OVERWRITE, EXTEND, ACCEPT_CHANGES)
 
 LAUNCH_OPTIONS: Final = (
     Option("--nproc_per_node", "processes to start on this machine", "N"),

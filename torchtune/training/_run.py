@@ -247,6 +247,7 @@ class Run:
         """
         self.state.check()
         is_due = self._saving.is_due()
+        is_due |= self.is_complete and self._saving.is_enabled
         is_due, stops = self._world.any(is_due, self._stop_requests.received is not None)
         if is_due or stops:
             self.read_numbers()
@@ -332,6 +333,12 @@ class Saving:
     def __attrs_post_init__(self) -> None:
         self._saved_at = time.monotonic()
         self._epoch = self._batches.epoch
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the rules ask for any checkpoint; then the last step of a run has one, from which it is extended."""
+        section = self._section
+        return section.at_epoch_ends or (section.every_n_steps, section.every_n_minutes) != (None, None)
 
     def is_due(self) -> bool:
         """Return whether a checkpoint is due after this step; only rank 0 checks the time."""

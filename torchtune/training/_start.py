@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -56,6 +57,7 @@ def start(cfg: object) -> Iterator[World]:
         world = World(rank=rank, size=size, data_rank=rank, data_size=size, device=device, seed=seed)
         _check_alike(cfg, world)
         with _lock(settings.output_dir if world.is_main else None):
+            _record_ranks(settings.output_dir, world)
             yield world
             world.barrier()  # a rank that leaves early closes connections that others still use
     except (RuntimeError, MemoryError) as error:
@@ -77,6 +79,13 @@ def _check_alike(cfg: object, world: World) -> None:
         if changed:
             path, left, right = changed[0]
             raise ValueError(f"rank {rank} has another config than rank 0: {path} is {right!r}, not {left!r}")
+
+
+def _record_ranks(folder: str | None, world: World) -> None:
+    """Record how many ranks a run has, and on which hosts."""
+    hosts = world.gather(socket.gethostname())
+    if folder is not None and world.is_main:
+        RunFolder(folder).update_record({"ranks": world.size, "hosts": sorted(set(hosts))})
 
 
 def _lock(folder: str | None) -> AbstractContextManager[object]:

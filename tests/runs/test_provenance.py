@@ -1,0 +1,226 @@
+"""A run knows its code, its data and its packages: what has changed is reported, and stops a run that resumes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = '''"""Writes a file, or stops as a kill would."""
+
+import os
+from pathlib import Path
+
+from attrs import define
+
+from helper import SIGN
+from third import Optimizer
+from torchtune import config
+from torchtune.config import Component, MayChange, lazy
+from typing import Annotated
+
+
+@define(kw_only=True)
+class WritingConfig:
+    """Everything this recipe reads."""
+
+    output_dir: str
+    seed: int | None = 1
+    epochs: Annotated[int, MayChange()] = 1
+    rows: str = "rows.jsonl"
+    optimizer: Component[Optimizer] = lazy(Optimizer)
+
+
+@config.parse
+def main(cfg: WritingConfig) -> None:
+    """Write a checkpoint, or go on from it."""
+    checkpoint = Path(cfg.output_dir, "checkpoints/step_1")
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("KILLED"):
+        os._exit(9)
+    Path(cfg.output_dir, "final").mkdir(exist_ok=True)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+class Project:
+    """A user's project in a folder of its own, with a package of somebody else's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.write("recipe.py", RECIPE)
+        self.write("helper.py", "SIGN = 1\n")
+        self.write("rows.jsonl", '{"a": 1}\n{"a": 2}\n')
+        self.install("1.0")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def install(self, version: str) -> None:
+        """Put a package into a folder of installed packages, with its metadata."""
+        self.write("lib/site-packages/third.py", "class Optimizer:\n    def __init__(self) -> None: ...\n")
+        for old in (self.folder / "lib/site-packages").glob("*.dist-info/*"):
+            old.unlink()
+        metadata = f"Metadata-Version: 2.1\nName: third\nVersion: {version}\n"
+        self.write("lib/site-packages/third-0.dist-info/METADATA", metadata)
+        self.write("lib/site-packages/third-0.dist-info/top_level.txt", "third\n")
+
+    def tune(self, *words: str, killed: bool = False) -> tuple[int, str]:
+        """Call `tune` in the project's folder; return its status and what it printed."""
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.folder / "lib/site-packages")]),
+            "TUNE_ALLOW": "third",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **({"KILLED": "1"} if killed else {}),
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "torchtune.cli", *words],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    def run(self, *words: str, killed: bool = False) -> tuple[int, str]:
+        return self.tune("./recipe.py", "output_dir=run", *words, killed=killed)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / "run/run.json").read_text())
+        return record
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def edit_recipe(project: Project) -> None:
+    project.write("recipe.py", RECIPE.replace("exist_ok=True)", "exist_ok=bool(1))", 1))
+
+
+def edit_import(project: Project) -> None:
+    project.write("helper.py", "SIGN = -1\n")
+
+
+def edit_data(project: Project) -> None:
+    project.write("rows.jsonl", '{"a": 1}\n{"a": 3}\n')
+
+
+def upgrade(project: Project) -> None:
+    project.install("1.1")
+
+
+EDITS: list[tuple[Callable[[Project], None], str]] = [
+    (edit_recipe, "code.recipe.py"),
+    (edit_import, "code.helper.py"),
+    (edit_data, "sources.rows"),
+    (upgrade, "packages.third"),
+]
+edits = pytest.mark.parametrize(("edit", "path"), EDITS, ids=[path for _, path in EDITS])
+
+
+@edits
+def test_a_change_stops_a_run_that_resumes_unless_it_is_accepted(
+    project: Project, edit: Callable[[Project], None], path: str
+) -> None:
+    assert project.run(killed=True)[0] == 9
+    edit(project)
+    status, text = project.run()
+    assert status == 2
+    assert (
+        "was begun with other code, data or versions; restore them, or continue with --accept-changes" in text
+    )
+    assert f"\n  {path}: " in text
+    assert "2 mistakes" in text, "nothing else is reported"
+    assert "accepted" not in project.record
+    status, text = project.run("--accept-changes")
+    assert status == 0, text
+    (accepted,) = project.record["accepted"]
+    assert list(accepted["changes"]) == [path]
+    assert accepted["when"]
+
+
+@edits
+def test_diff_of_a_run_names_what_has_changed(
+    project: Project, edit: Callable[[Project], None], path: str
+) -> None:
+    assert project.run()[0] == 0
+    assert project.tune("diff", "run") == (0, "no difference\n")
+    edit(project)
+    status, text = project.tune("diff", "run")
+    assert (status, text.partition(": ")[0]) == (0, path)
+    assert ("+SIGN = -1" in text) == (edit is edit_import)
+
+
+def test_diff_of_two_runs_shows_the_lines_of_code_in_which_they_differ(project: Project) -> None:
+    project.run()
+    edit_import(project)
+    edit_data(project)
+    project.tune("./recipe.py", "output_dir=other")
+    text = project.tune("diff", "run", "other")[1]
+    assert "output_dir: run -> other" in text
+    assert "sources.rows: '1 file, 18 bytes, " in text
+    assert "-SIGN = 1\n+SIGN = -1" in text
+
+
+def test_a_run_that_is_unchanged_resumes(project: Project) -> None:
+    assert project.run(killed=True)[0] == 9
+    os.utime(project.folder / "rows.jsonl", (1, 1))  # a copy to another disk has another time
+    assert project.run()[0] == 0
+
+
+def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "recipe.py", "helper.py"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], cwd=project.folder, check=True)
+    edit_import(project)
+    project.run()
+    assert (project.folder / "run/code/recipe.py").read_text() == RECIPE
+    assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
+    assert not (project.folder / "run/code/third.py").exists(), "an installed package is known by its version"
+    (state,) = project.record["repositories"].values()
+    head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=project.folder, capture_output=True, check=True)
+    assert state["commit"] == head.stdout.decode().strip()
+    assert state["changes"], "helper.py differs from the commit"
+
+
+def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
+    assert project.run()[0] == 0
+    for words in ((), ("--extend",), ("epochs=2",), ("epochs=1", "--extend")):
+        status, text = project.run(*words)
+        assert status == 2
+        assert "holds a finished run; raise epochs or max_steps with --extend to train on" in text
+    status, text = project.run("epochs=2", "--extend")
+    assert status == 0, text
+    (extended,) = project.record["extended"]
+    assert extended["epochs"] == [1, 2]
+    assert "finished" in project.record
+    edit_data(project)
+    assert "sources.rows" in project.run("epochs=3", "--extend")[1]
+
+
+@pytest.mark.parametrize("name", ["final/model.safetensors", "best/x", "checkpoints/step_3/x"])
+def test_results_of_another_origin_are_not_overwritten(project: Project, name: str) -> None:
+    project.write(f"run/{name}", "weights")
+    status, text = project.run()
+    assert status == 2
+    assert f"run/{name.partition('/')[0]} exists, and there is no config.yaml of a run in run" in text
+    assert "choose another output_dir, or --overwrite" in text
+    assert (project.folder / "run" / name).read_text() == "weights"
+    assert project.run("--overwrite")[0] == 0
+    assert not (project.folder / "run" / name).exists()

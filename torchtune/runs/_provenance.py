@@ -1,0 +1,257 @@
+"""What a run is made of besides its config: the user's code, the data, and the versions of packages."""
+
+import glob
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchtune._own_packages import folder_of, own_name
+from torchtune.config.model import COMPONENT_KEY, Difference, current_trust, differences
+
+if TYPE_CHECKING:
+    from torchtune.config.model import Layers
+
+_WHOLE = 64 * 2**20
+"""Bytes up to which all of a file is hashed."""
+_SAMPLES, _SAMPLE = 64, 2**16
+"""How many pieces of a larger file are hashed, evenly spaced, and their bytes."""
+_MOST_FILES = 10_000
+"""Files of a folder that are looked at."""
+_WRITTEN = ("output_dir", "metric_logger", "profiling", "loading.token_cache")
+"""Fields that name what a run writes."""
+_INSTALLED = tuple({sys.prefix, sys.base_prefix})
+KINDS = ("code", "sources", "packages", "versions", "git")
+"""Entries of a record whose changes may alter results."""
+_CODE = {".py", ".yaml", ".yml"}
+_SELF = ("torch", "torchtune", "recipes", "configs_py")
+"""Packages whose versions are recorded in any case."""
+
+
+def provenance(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the code and the data of a run, and the versions of its components' packages, as plain data.
+
+    Args:
+        layers: The checked config; its components are imported.
+        tree: The same, frozen.
+    """
+    files = code_files(layers, tree)
+    return {
+        "code": {name: {"path": str(path), "sha256": _sha256([path])} for name, path in files.items()},
+        "repositories": {str(root): _git_state(root) for root in _repositories(files.values())},
+        "sources": {path: fingerprint(value) for path, value in _data_paths(tree)},
+        "packages": _packages(tree),
+    }
+
+
+def code_files(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the user's own files that a run reads or imports, by the names of their copies.
+
+    They are the recipe, the files of the config, the modules of its components, and what was imported from a folder of
+    which the user named a file. Installed packages are known by their versions.
+    """
+    trust = current_trust()
+    folders = [Path(folder) for folder in trust.folders]
+    files = [Path(file) for file in trust.files]
+    files += [Path(source.source).resolve() for source in layers.sources if source.source]
+    components = _modules_of(tree)
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if not isinstance(path, str) or path.startswith(_INSTALLED):
+            continue
+        file = Path(path).resolve()
+        if name in components or any(file.is_relative_to(folder) for folder in folders):
+            files.append(file)
+    copies: dict[str, Path] = {}
+    for file in dict.fromkeys(files):
+        if file.suffix in _CODE and file.is_file() and _is_theirs(file, layers):
+            copies[_unused_name(file, folders, copies)] = file
+    return copies
+
+
+def _is_theirs(file: Path, layers: "Layers") -> bool:
+    """Tell whether a file is the user's: not ours, not installed, and not the frozen config of the run."""
+    is_ours = own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
+    output_dir = layers.tree.get("output_dir")
+    is_frozen = isinstance(output_dir, str) and file.is_relative_to(Path(output_dir).resolve())
+    return not (is_ours or is_frozen or "site-packages" in file.parts)
+
+
+def _unused_name(file: Path, folders: Iterable[Path], taken: Mapping[str, Path]) -> str:
+    """Name a copy by its path in the folder that the user named, with a number if two would have one name."""
+    folder = next((folder for folder in folders if file.is_relative_to(folder)), file.parent)
+    name = unused = file.relative_to(folder).as_posix()
+    number = 1
+    while unused in taken:
+        number += 1
+        unused = f"{number}/{name}"
+    return unused
+
+
+def _repositories(files: Iterable[Path]) -> list[Path]:
+    """Return the git repositories that files are in."""
+    roots = (next((f for f in file.parents if (f / ".git").exists()), None) for file in files)
+    return list(dict.fromkeys(root for root in roots if root is not None))
+
+
+def _git_state(root: Path) -> dict[str, Any] | None:
+    """Return a repository's commit and a hash of what differs from it; None if git cannot tell."""
+    git = ["git", "-C", str(root)]
+    try:
+        commit, changes = (
+            subprocess.run(command, capture_output=True, timeout=10, check=True).stdout  # noqa: S603 -- git
+            for command in ([*git, "rev-parse", "HEAD"], [*git, "diff", "HEAD"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {
+        "commit": commit.decode().strip(),
+        "changes": hashlib.sha256(changes).hexdigest() if changes else None,
+    }
+
+
+def _data_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the dotted paths of strings in a config that name files, with these strings."""
+    for path, value in _strings(tree, ""):
+        is_written = any(path == field or path.startswith(f"{field}.") for field in _WRITTEN)
+        if not is_written and 0 < len(value) < 4096 and not path.endswith(COMPONENT_KEY) and files_of(value):
+            yield path, value
+
+
+def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _strings(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _strings(inner, f"{path}.{i}")
+
+
+def files_of(text: str) -> list[Path]:
+    """Return the files that a text names: a file, those in a folder, or those that match a pattern; maybe none."""
+    if "\0" in text or "\n" in text:
+        return []
+    path = Path(text).expanduser()
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            hidden = (p for p in sorted(path.rglob("*")) if p.is_file())
+            files = (p for p in hidden if not any(part.startswith(".") for part in p.relative_to(path).parts))
+            return [file for _, file in zip(range(_MOST_FILES), files, strict=False)]
+        if glob.has_magic(text):
+            matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 -- the pattern may be absolute
+            return [match for match in map(Path, sorted(matches)) if match.is_file()]
+    except (OSError, ValueError):
+        return []
+    return []
+
+
+def fingerprint(text: str) -> dict[str, Any]:
+    """Describe what a text names, so that an edit is noticed: how many files, their bytes, and a hash.
+
+    All of a file is hashed up to 64 MiB, and of a larger one 64 pieces of 64 KiB.
+    """
+    files = files_of(text)
+    return {"files": len(files), "bytes": sum(f.stat().st_size for f in files), "sha256": _sha256(files)}
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= _WHOLE:
+                digest.update(file.read())
+                continue
+            for i in range(_SAMPLES):
+                file.seek((size - _SAMPLE) * i // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _packages(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions of the packages that components come from."""
+    names = {dotpath.partition(".")[0] for dotpath in _dotpaths(tree)} - {*_SELF}
+    versions = {name: _version(name) for name in sorted(names)}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _dotpaths(tree: Mapping[str, Any]) -> list[str]:
+    """Return the dotpaths of a config's components."""
+    return [value for path, value in _strings(tree, "") if path.rpartition(".")[2] == COMPONENT_KEY]
+
+
+def _modules_of(tree: Mapping[str, Any]) -> set[str]:
+    """Return the modules that a config's components are named by, and those that define them."""
+    modules = set()
+    for dotpath in _dotpaths(tree):
+        module, _, name = dotpath.rpartition(".")
+        component = getattr(sys.modules.get(module), name, None)
+        modules |= {module, str(getattr(component, "__module__", module))}
+    return modules
+
+
+def _version(package: str) -> str | None:
+    """Return the version of the distribution that an importable package is in; None if it is in none."""
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        distributions = packages_distributions().get(package, ())
+    return version(distributions[0]) if distributions else None
+
+
+def altered_inputs(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Compare what two runs are made of, by what may alter results.
+
+    Args:
+        then: A run's record (`run.json`).
+        now: Another's, or what `provenance` and `record` return today.
+
+    Returns:
+        What differs, by paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and `versions.torch`.
+        Only what both records know is compared; of code, the Python files that both have.
+    """
+    return [
+        difference
+        for kind in KINDS
+        if isinstance(then.get(kind), Mapping) and isinstance(now.get(kind), Mapping)
+        for difference in differences(*({kind: _compared(kind, side, then, now)} for side in (then, now)))
+    ]
+
+
+def _compared(
+    kind: str, side: Mapping[str, Any], then: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is compared of one side's values of a kind, as short texts."""
+    values = side[kind]
+    if kind == "git":
+        return {"commit": values.get("commit")}
+    if kind == "sources":
+        return {name: _size(value) for name, value in values.items()}
+    common = (
+        then[kind].keys() & now[kind].keys()
+    )  # libraries that only a verb loads, files that only a config is in
+    if kind == "code":
+        return {name: values[name]["sha256"][:12] for name in sorted(common) if name.endswith(".py")}
+    return {name: values[name] for name in sorted(common)}
+
+
+def _size(value: Mapping[str, Any]) -> str:
+    """Describe a fingerprint."""
+    n_files = value["files"]
+    return f"{n_files} file{'s' * (n_files != 1)}, {value['bytes']:,} bytes, {value['sha256'][:12]}"
+
+
+def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what has changed around a run that does not alter what it computes, except to the last bit."""
+    for kind in ("threads", "machine", "gpus"):
+        for path, left, right in differences({kind: then.get(kind)}, {kind: now.get(kind)}):
+            yield f"{path} was {left} when the run began, and is {right} now"
