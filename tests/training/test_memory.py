@@ -1,7 +1,12 @@
 """What a run is said to take, against what torch's profiler sees; and what is said when memory runs out."""
 
+import errno
 import gc
+import json
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ from torchtune.config import Trust, lazy, only_trusting
 from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
+from torchtune.runs import means_no_memory
 from torchtune.training import (
     ActivationCheckpointing,
     Loading,
@@ -259,3 +265,67 @@ def test_other_errors_pass_as_they_are() -> None:
     expected = r"^memory ran out, when 2.00 GiB more were requested$"
     with pytest.raises(OutOfMemoryError, match=expected), start(Cfg(seed=1)):
         raise torch.OutOfMemoryError(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (RuntimeError("shape mismatch"), False),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
+        (ImportError("No module named 'x'"), False),
+    ],
+)
+def test_errors_that_mean_that_memory_ran_out(error: Exception, is_memory: bool) -> None:
+    from tests.training.two_ranks import Cfg
+
+    assert means_no_memory(error) == is_memory
+    with pytest.raises(OutOfMemoryError if is_memory else type(error)), start(Cfg(seed=1)):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "failure", [ImportError("half a module"), SystemError("no exception"), MemoryError()]
+)
+def test_an_explanation_that_fails_itself_still_explains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def fail(*_: object) -> list[tuple[str, int]]:
+        raise failure
+
+    monkeypatch.setattr("torchtune.training._memory.memory_savings", fail)
+    expected = r"^memory ran out\. Less is taken by a smaller batch_size"
+    with pytest.raises(OutOfMemoryError, match=expected), start(full_config(tmp_path)):
+        raise MemoryError
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [3_500_000, 4_500_000])
+def test_a_limit_of_address_space_is_explained(tmp_path: Path, limit: int) -> None:
+    """The explanation imports and allocates much, where the run could not."""
+    model = ["model=torchtune.models.smollm2.smollm2", "model_directory=null", "model.vocab_size=49152"]
+    model += ["model.embed_dim=1024", "model.num_layers=8", "model.num_heads=8", "model.num_kv_heads=8"]
+    model += ["model.ffn_dim=4096", "model.max_seq_len=512"]
+    (tmp_path / "rows.json").write_text(
+        json.dumps([{"instruction": "a", "input": "", "output": "b " * 300}] * 16)
+    )
+    words = [
+        *model,
+        "tokenizer=tests.data.byte_tokenizer.ByteTokenizer",
+        f"dataset.source={tmp_path}/rows.json",
+    ]
+    words += ["validation=null", f"output_dir={tmp_path}/run", "batch_size=16", "loading.workers=0"]
+    program = (
+        f"ulimit -v {limit}; exec {sys.executable} -m torchtune.cli --allow tests full_finetune"
+        f" --config smollm2_135m_full {shlex.join(words)}"
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("tune: ")]
+    assert line.startswith("tune: memory ran out in `")
+    assert "Estimated savings for 16 rows" in line

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune import runs
+from torchtune.cli._nodes import speaking_of_nodes
 from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import ConfigError, model
 from torchtune.config.model import nearest
@@ -13,6 +14,7 @@ from torchtune.runs import config_names, config_sources, folder_of, recipe_names
 from torchtune.runs.command_line import (
     ACCEPT_CHANGES,
     EXTEND,
+    JOIN_TIMEOUT,
     LAUNCH_OPTIONS,
     OVERWRITE,
     RUN_OPTIONS,
@@ -30,6 +32,7 @@ def run(call: Call) -> int:
     recipe, layers = runs.layers_of(call)
     print_notes(layers)
     command = ["tune", *call.words]
+    runs.set_join_timeout(call)
     if call.launch:
         return _launch(call, recipe, layers, command)
     recipe.run(layers, runs.resume_options(call), command)
@@ -81,8 +84,19 @@ def ranks_of(options: Sequence[str]) -> int:
     Raises:
         ConfigError: One is unknown or has a value that makes no sense.
     """
+    _, max_nodes, per_node = _launch_sizes(options)
+    return max_nodes * per_node
+
+
+def nodes_of(options: Sequence[str]) -> int:
+    """Return how many nodes a launch waits for."""
+    return _launch_sizes(options)[0]
+
+
+def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
+    """Return the least and the most nodes of torchrun's options, and the processes of each."""
     if not options:
-        return 1
+        return 1, 1, 1
     from torch.distributed.run import config_from_args, get_args_parser
 
     def refuse(message: str) -> NoReturn:
@@ -103,7 +117,7 @@ def ranks_of(options: Sequence[str]) -> int:
     finally:
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
-    return int(launch.nproc_per_node) * int(launch.max_nodes)
+    return int(launch.min_nodes), int(launch.max_nodes), int(launch.nproc_per_node)
 
 
 def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", command: list[str]) -> int:
@@ -133,7 +147,8 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
                 logging.getLogger(name).setLevel(logging.CRITICAL)
     files = [word for file in model.current_trust().files for word in ("--file", file)]
     try:
-        torchrun([*call.launch, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
+        with speaking_of_nodes(call.launch, nodes_of(call.launch)):
+            torchrun([*call.launch, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
     except SignalException as error:
         sys.stderr.write(f"tune: ended by {error.sigval.name}\n")
         return 128 + error.sigval
@@ -177,7 +192,7 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
 VERB = Verb(
     "run",
     run,
-    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE, EXTEND, ACCEPT_CHANGES)),),
+    forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE, EXTEND, ACCEPT_CHANGES, JOIN_TIMEOUT)),),
     launch=LAUNCH_OPTIONS,
     explain=show_help,
     about="""\

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchtune.cli._nodes import note_started
 from torchtune.runs.console import INTERRUPTED, failure_of
 
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     from torchtune.config.model import trust_folder_of
     from torchtune.runs import load_recipe
 
+    note_started()
     recipe_name, file, *rest = argv
     for named in rest[1::2]:
         trust_folder_of(named)

@@ -1,5 +1,6 @@
 """The ranks of a run: what they exchange, how they stop, and the checkpoints that they write together."""
 
+from torchtune.distributed._join import join_ranks
 from torchtune.distributed._random_state import random_state, set_random_state
 from torchtune.distributed._signals import Stopped, StopRequests
 from torchtune.distributed._world import World, pick_device
@@ -8,6 +9,7 @@ __all__ = [
     "StopRequests",
     "Stopped",
     "World",
+    "join_ranks",
     "pick_device",
     "random_state",
     "set_random_state",

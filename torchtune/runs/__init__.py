@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder
+    from torchtune.runs._join_timeout import join_timeout as join_timeout
+    from torchtune.runs._join_timeout import set_join_timeout as set_join_timeout
     from torchtune.runs._json_schema import json_schema as json_schema
     from torchtune.runs._launch import checked_layers as checked_layers
     from torchtune.runs._launch import layers_of as layers_of
     from torchtune.runs._locate import ModelFolders as ModelFolders
     from torchtune.runs._locate import locate_model as locate_model
     from torchtune.runs._locate import result_of as result_of
+    from torchtune.runs._no_memory import Reserve as Reserve
+    from torchtune.runs._no_memory import means_no_memory as means_no_memory
     from torchtune.runs._overrides import override as override
     from torchtune.runs._peaks import published_peak as published_peak
     from torchtune.runs._provenance import altered_inputs as altered_inputs

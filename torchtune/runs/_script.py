@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torchtune.config import allow
 from torchtune.config.model import trust_folder_of
 from torchtune.runs._flags import print_help
+from torchtune.runs._join_timeout import set_join_timeout
 from torchtune.runs._resume import resume_options
 from torchtune.runs.command_line import RUN_OPTIONS, read_words
 from torchtune.runs.console import guarded, print_notes
@@ -37,5 +38,6 @@ def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
         print_help(layers, recipe.name, recipe.__doc__ or "")
         return 0
     print_notes(layers)
+    set_join_timeout(call)
     recipe.run(layers, resume_options(call), [*sys.argv])
     return 0

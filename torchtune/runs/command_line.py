@@ -64,7 +64,10 @@ ACCEPT_CHANGES: Final = Option(
     "--accept-changes",
     "resume although code, data or versions have changed since the run began; its record says what",
 )
-RUN_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW, OVERWRITE, EXTEND, ACCEPT_CHANGES)
+JOIN_TIMEOUT: Final = Option(
+    "--join-timeout", "how long ranks and nodes are waited for at the start; 600 if left out", "SECONDS"
+)
+RUN_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW, OVERWRITE, EXTEND, ACCEPT_CHANGES, JOIN_TIMEOUT)
 
 LAUNCH_OPTIONS: Final = (
     Option("--nproc_per_node", "processes to start on this machine", "N"),

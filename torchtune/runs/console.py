@@ -88,12 +88,16 @@ def failure_of(error: Exception) -> Failure:
     """Return what is reported of an error: the message alone for a mistake, a traceback for a defect."""
     import traceback
 
+    from torchtune.runs._no_memory import means_no_memory
+
     if isinstance(error, ConfigError):
         return Failure(2, details=f"{painted_mistakes(error, sys.stderr)}\n")
     if isinstance(error, InstantiationError):
         if _is_plain(error.__cause__):
             return Failure(2, str(error))
         return Failure(1, f"the run failed: {error}", _traceback(error.__cause__))
+    if means_no_memory(error) and not isinstance(error, MemoryError):  # such as an import of torch
+        return Failure(1, f"memory ran out: {error}")
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, OSError) and error.strerror and not _is_of_the_user(files):
         return Failure(1, ": ".join(str(part) for part in (error.filename, error.strerror) if part))

@@ -27,6 +27,12 @@ ASSUMED = 1024
 """Positions of a row if neither the dataset nor packing limits them."""
 
 
+_LESS = (
+    "Less is taken by a smaller batch_size with more gradient_accumulation_steps,"
+    " placement.activation_checkpointing.keep=inputs, dtype=bf16, or a smaller model; tune validate --memory estimates"
+)
+
+
 class OutOfMemoryError(MemoryError):
     """Memory ran out; the message names the line, and settings that would take less."""
 
@@ -182,18 +188,11 @@ def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneCon
         yield f"loading.packing.length={half}", evolve(cfg, loading=loading)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch or Python means that memory ran out."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
-
-
 def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
     """Turn an out-of-memory error into one message with alternatives.
 
     Args:
-        error: `is_out_of_memory` holds for it.
+        error: `means_no_memory` holds for it.
         cfg: The run's config.
         ranks: Processes that share the work.
     """
@@ -206,7 +205,10 @@ def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
     if not isinstance(cfg, FinetuneConfig):
         return OutOfMemoryError(message)
     rows, length = batch_of(cfg)
-    ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
+    try:
+        ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
+    except Exception:  # of whatever kind, as memory may be short for the estimate, too
+        return OutOfMemoryError(f"{message}. {_LESS}")
     of = f"for {rows} rows of {length:,} positions"
     return OutOfMemoryError(f"{message}. Estimated savings {of}: {ways or 'a smaller model'}")
 

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from attrs import has
 
 from torchtune.config.model import differences, frozen_tree, without
-from torchtune.distributed import World, pick_device
-from torchtune.runs import RunFolder, settings_of
-from torchtune.training._memory import explain, is_out_of_memory
+from torchtune.distributed import World, join_ranks, pick_device
+from torchtune.runs import Reserve, RunFolder, means_no_memory, settings_of
+from torchtune.training._memory import explain
 
 UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
 """Fields in which the configs of nodes may differ: rank 0's counts, or each node uses its value."""
@@ -49,7 +49,9 @@ def start(cfg: object) -> Iterator[World]:
             f" tune --nproc_per_node {size}"
         )
     if joined:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        join_ranks(backend, int(os.environ["RANK"]), size)
+    reserve = Reserve()
     try:
         rank = dist.get_rank() if size > 1 else 0
         seed = _agreed_seed(settings.seed, size)
@@ -60,11 +62,13 @@ def start(cfg: object) -> Iterator[World]:
             _record_ranks(settings.output_dir, world)
             yield world
             world.barrier()  # a rank that leaves early closes connections that others still use
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except Exception as error:
+        if not means_no_memory(error):
             raise
+        reserve.release()
         raise explain(error, cfg, size) from error
     finally:
+        reserve.release()
         if dist.is_initialized() and (joined or size == 1):
             dist.destroy_process_group()
 

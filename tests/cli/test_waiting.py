@@ -1,0 +1,200 @@
+"""Ranks and nodes that do not come are named while they are waited for, and Ctrl-C or a time limit ends the waiting."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ADDRESS = ("--master_addr", "127.0.0.1", "--master_port", "PORT")
+RECIPE = '''"""Starts ranks."""
+
+import os
+
+from attrs import define
+
+from torchtune import config, training
+
+
+@define(kw_only=True)
+class StartConfig:
+    """Everything this recipe reads."""
+
+    output_dir: str
+    device: str = "cpu"
+    seed: int | None = 0
+    fails_on: list[int] = []
+    fails_before: bool = False
+
+
+def check(cfg: StartConfig) -> None:
+    if int(os.environ["RANK"]) in cfg.fails_on:
+        raise config.InstantiationError("rows.jsonl: line 7: no column 'output'")
+
+
+@config.parse
+def main(cfg: StartConfig) -> None:
+    """Start, and wait for the others."""
+    if cfg.fails_before:
+        check(cfg)
+    with training.start(cfg) as world:
+        check(cfg)
+        world.barrier()
+        print("all are there", flush=True)
+'''
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def tune(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start `tune` with the recipe in a folder; its standard error is a pipe."""
+    (folder / "start.py").write_text(RECIPE)
+    recipe = words.index("RECIPE")
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "torchtune.cli",
+            *words[:recipe],
+            "./start.py",
+            "output_dir=run",
+            *words[recipe + 1 :],
+        ],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ranks(port: int, rank: int = 0, **more: str) -> dict[str, str]:
+    """Return what a launcher would leave in the environment of one of two ranks."""
+    return {
+        "WORLD_SIZE": "2",
+        "RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **more,
+    }
+
+
+def interrupted(process: "subprocess.Popen[str]", message: str) -> str:
+    """Wait for a message, interrupt the process, and return all that it wrote to standard error."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if message in line:
+            process.send_signal(signal.SIGINT)
+            break
+    text = "".join(lines) + process.communicate(timeout=60)[1]
+    assert process.returncode == 130, text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize(("rank", "awaited"), [(0, "rank 1"), (1, "rank 0")])
+def test_ranks_of_the_environment_that_do_not_come_are_named_and_ctrl_c_ends(
+    tmp_path: Path, rank: int, awaited: str
+) -> None:
+    port = free_port()
+    process = tune(tmp_path, "RECIPE", **ranks(port, rank))
+    text = interrupted(process, f"rank {rank} waits for {awaited} at 127.0.0.1:{port}; Ctrl-C ends")
+    assert "WORLD_SIZE=2 is in the environment: unset it to run on one rank" in text
+
+
+def test_only_one_rank_of_a_host_speaks(tmp_path: Path) -> None:
+    process = tune(tmp_path, "RECIPE", "--join-timeout", "4", **ranks(free_port(), 1, LOCAL_RANK="1"))
+    text = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert text.startswith("tune: rank 0 did not join at 127.0.0.1:")
+    assert "within 4 s; start it, check that its host can reach that address" in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process = tune(tmp_path, "RECIPE", **ranks(port))
+        text = process.communicate(timeout=60)[1]
+    assert process.returncode == 2, text
+    assert f"tune: rank 0 cannot use 127.0.0.1:{port}: " in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        pytest.param(("--node_rank", "0", *ADDRESS), id="first of two"),
+        pytest.param(("--node_rank", "1", *ADDRESS), id="second of two", marks=pytest.mark.slow),
+        pytest.param(
+            ("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:PORT"), id="c10d", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_missing_node_is_reported_and_ctrl_c_ends(tmp_path: Path, launch: tuple[str, ...]) -> None:
+    words = [word.replace("PORT", str(free_port())) for word in launch]
+    process = tune(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *words, "RECIPE")
+    text = interrupted(process, "waiting until all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
+    assert text.endswith("tune: interrupted while waiting for other nodes\n")
+
+
+def test_a_missing_node_is_waited_for_as_long_as_is_asked(tmp_path: Path) -> None:
+    launch = (
+        "--nnodes",
+        "2",
+        "--node_rank",
+        "0",
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        str(free_port()),
+    )
+    process = tune(tmp_path, *launch, "RECIPE", "--join-timeout", "3")
+    text = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert "have joined within 3 s; start the others, check that they reach this one" in text
+
+
+def test_a_time_limit_that_is_no_number_is_a_mistake(tmp_path: Path) -> None:
+    process = tune(tmp_path, "RECIPE", "--join-timeout", "soon")
+    assert "--join-timeout: expected a number above 0, got 'soon'" in process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("when", "failing", "named"),
+    [
+        ("fails_before=false", "[1]", 1),
+        ("fails_before=true", "[0, 1]", None),
+        pytest.param("fails_before=true", "[1]", 1, marks=pytest.mark.slow),
+        pytest.param("fails_before=true", "[0]", 0, marks=pytest.mark.slow),
+        pytest.param("fails_before=false", "[0]", 0, marks=pytest.mark.slow),
+        pytest.param("fails_before=false", "[0, 1]", None, marks=pytest.mark.slow),
+    ],
+)
+def test_a_mistake_while_ranks_set_up_is_one_message(
+    tmp_path: Path, when: str, failing: str, named: int | None
+) -> None:
+    process = tune(tmp_path, "--nproc_per_node", "2", "RECIPE", f"fails_on={failing}", when)
+    out, text = process.communicate(timeout=60)
+    assert process.returncode == 2, text
+    lines = [line for line in text.splitlines() if line and "waits for" not in line]
+    assert [line.partition(": ")[2].partition(": ")[2] for line in lines] == [
+        "rows.jsonl: line 7: no column 'output'"
+    ]
+    assert named is None or lines[0].startswith(f"tune: rank {named}: ")
+    assert "all are there" not in out
