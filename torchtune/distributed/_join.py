@@ -7,7 +7,7 @@ import time
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore  # which torch.distributed re-exports untyped
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented, not in `__all__`
 
 from torchtune.runs import join_timeout
 
