@@ -112,7 +112,7 @@ def test_validate_says_a_steps_memory_line_by_line(tune: Tune) -> None:
     assert list(named)[-2:] == ["heap", "peak"]
     assert (named["weights"], named["optimizer state"]) == ("513 MiB", "1.00 GiB")
     assert named["peak"].endswith("GiB")
-    assert "for 1 x 256 positions" in lines[3]
+    assert "for 1 row of 256 positions" in lines[3]
     found = json.loads(tune(*words, "device=cpu", "--json").out)["needs"]
     assert found["total"] < found["peak"] - found["heap"] < found["total"] + found["activations"]
     assert found["mapped"] == 0

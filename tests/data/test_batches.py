@@ -166,6 +166,27 @@ def test_packed_epochs_hold_every_document_once(n: int, fit: str, window: int) -
     assert Counter(trained[:n]) == Counter(trained[n:]) == once
 
 
+@pytest.mark.parametrize("n", [3, 40, 1000])
+@pytest.mark.parametrize(("size", "n_micro_batches"), list(itertools.product([1, 2, 4], [1, 4])))
+def test_packed_steps_of_ranks_hold_every_document_once_an_epoch(
+    n: int, size: int, n_micro_batches: int
+) -> None:
+    ranks = [
+        Batches(
+            documents(n), 2, shuffle=True, seed=3, pad_id=0, rank=rank, size=size, packed_length=64, window=64
+        )
+        for rank in range(size)
+    ]
+    once = Counter((i, len(e.tokens) - 1) for i, e in enumerate(documents(n)))
+    for epoch in range(2):
+        trained: Counter[tuple[int, int]] = Counter()
+        while ranks[0].epoch == epoch:
+            for parts in zip(*(rank.next_step(n_micro_batches) for rank in ranks), strict=True):
+                trained.update(contents(batch for batch in parts if not batch.is_filler))
+        assert trained == once
+        assert all(rank.epoch == epoch + 1 and rank.is_between_epochs for rank in ranks)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_packed_rows_are_the_same_for_any_number_of_ranks(size: int) -> None:
     settings = {"shuffle": True, "seed": 3, "pad_id": 0, "packed_length": 64, "window": 64}

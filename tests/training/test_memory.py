@@ -161,8 +161,12 @@ def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
         return needs_of(changed, model, ranks)
 
     plain = found()
-    assert batch_of(cfg) == (2, 1024)
-    assert batch_of(evolve(cfg, loading=Loading(packing=Packing(length=96)))) == (2, 96)
+    model = model_of(cfg)
+    assert model is not None
+    assert batch_of(cfg, model) == (2, 256), "the model takes no more"
+    assert batch_of(cfg, model, longest=70) == (2, 70)
+    packed = evolve(cfg, loading=Loading(packing=Packing(length=96)))
+    assert batch_of(packed, model) == batch_of(packed, model, longest=70) == (2, 96)
     narrow = found(dtype="bf16", placement=Placement(weights_dtype="bf16"))
     assert (narrow.weights, narrow.gradients) == (plain.weights // 2, plain.gradients // 2)
     assert narrow.activations < 0.9 * plain.activations
@@ -250,7 +254,7 @@ def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_saving
         main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
     assert re.fullmatch(
         r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when 16,777,216\.00 GiB more were requested\."
-        r" Estimated savings for 6 rows of 1,024 positions: batch_size=3 gradient_accumulation_steps=2 by"
+        r" Estimated savings for 6 rows of 256 positions: .*batch_size=3 gradient_accumulation_steps=2 by"
         r" [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
         str(caught.value),
     )

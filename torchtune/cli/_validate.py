@@ -17,6 +17,8 @@ from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import paint, painted_mistakes, print_note, size_text
 
 ALL = Option("--all", required=True)
+_LOOKED_AT = 64
+"""Rows whose lengths are looked at."""
 MEMORY = Option("--memory")
 
 
@@ -101,24 +103,28 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         raise _mistake(layers, "lora", error, of) from error
     for note in _absent(cfg):
         print_note(note)
-    _check_rows(cfg, layers, of)
+    longest = _check_rows(cfg, layers, of)
     if model is None:
         return None
     try:
-        return _counted(cfg, model, ranks)
+        return _counted(cfg, model, ranks, longest)
     except InstantiationError as error:
         raise _mistake(layers, "optimizer", error, of) from error
 
 
-def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> None:
+def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> int | None:
     """Read the first rows of local data as the run would.
+
+    Returns:
+        The positions of the longest example among some of the training rows; None if these are not local.
 
     Raises:
         ConfigError: The tokenizer or a dataset cannot be built, or a row cannot be used.
     """
     local = {field: part for field, part in _parts(cfg).items() if _is_local(part)}
     if "tokenizer" not in local or len(local) == 1:
-        return
+        return None
+    longest = None
     arguments: list[Any] = []
     for field, part in local.items():
         try:
@@ -126,6 +132,19 @@ def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> None:
         except InstantiationError as error:
             raise _mistake(layers, field, error.__cause__ or error, of) from error
         arguments = arguments or [built]
+        if field == "dataset":
+            longest = _longest(built)
+    return longest
+
+
+def _longest(rows: Any) -> int | None:
+    """Return the positions of the longest of some examples, evenly spaced over a dataset; None if there are none."""
+    from torchtune.data import LeftOut, items_of, spread
+
+    encoded = (rows[i] for i in spread(rows, _LOOKED_AT))
+    return max(
+        (item.length for e in encoded if not isinstance(e, LeftOut) for item in items_of(e)), default=None
+    )
 
 
 def _parts(cfg: object) -> dict[str, Any]:
@@ -191,15 +210,23 @@ def _folders(cfg: object) -> Iterator[tuple[str, Any]]:
             yield name, getattr(cfg, name)
 
 
-def _counted(cfg: Any, model: Any, ranks: int) -> dict[str, int]:
+def _counted(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str, int]:
     from attrs import asdict
 
     from torchtune.training import FinetuneConfig, batch_of, mapped_bytes, needs_of
 
-    counted = needs_of(cfg, model, ranks)
-    rows, length = batch_of(cfg) if isinstance(cfg, FinetuneConfig) else (0, 0)
+    counted = needs_of(cfg, model, ranks, longest)
+    rows, length = batch_of(cfg, model, longest) if isinstance(cfg, FinetuneConfig) else (0, 0)
+    is_known = longest is not None or (isinstance(cfg, FinetuneConfig) and cfg.loading.packing is not None)
     mapped = mapped_bytes(cfg, model, ranks)
-    return {**asdict(counted), "total": counted.total, "rows": rows, "length": length, "mapped": mapped}
+    return {
+        **asdict(counted),
+        "total": counted.total,
+        "rows": rows,
+        "length": length,
+        "is_length_known": is_known,
+        "mapped": mapped,
+    }
 
 
 def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
@@ -217,9 +244,15 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
     each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
     more = "activations"
     if needs["activations"]:
-        of = f"{needs['rows']} x {needs['length']:,} positions"
+        of = _positions(needs)
+        of += "" if needs["is_length_known"] else ", a length that is assumed until the data are there"
         more = f"about {size_text(needs['activations'])} of activations for {of}"
     return f"{said}{between}{each}: {held}, and {more}"
+
+
+def _positions(needs: dict[str, int]) -> str:
+    n_rows = needs["rows"]
+    return f"{n_rows} row{'s' * (n_rows != 1)} of {needs['length']:,} positions"
 
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:
@@ -231,8 +264,7 @@ def _memory(needs: dict[str, int]) -> Iterator[str]:
         ("gradients", needs["gradients"], ""),
     ]
     if needs["activations"]:
-        positions = f"for {needs['rows']} x {needs['length']:,} positions"
-        rows.append(("activations", needs["activations"] - needs["loss"], positions))
+        rows.append(("activations", needs["activations"] - needs["loss"], f"for {_positions(needs)}"))
         more = [
             ("logits and loss", needs["loss"], ""),
             ("heap", needs["heap"], "between blocks, as measured on Linux"),

@@ -77,15 +77,27 @@ def model_of(cfg: object) -> Decoder | None:
     return model
 
 
-def batch_of(cfg: FinetuneConfig) -> tuple[int, int]:
-    """Return the rows of a config's forward pass, and their positions at most (1,024 if nothing limits them)."""
+def batch_of(cfg: FinetuneConfig, model: Decoder, longest: int | None = None) -> tuple[int, int]:
+    """Return the rows of a config's forward pass, and their positions at most.
+
+    Args:
+        cfg: Packs have the length that it says.
+        model: No row is longer than its `max_seq_len`.
+        longest: The longest example, if the data are known; None: 1,024 positions are assumed.
+    """
     packing = cfg.loading.packing
-    length = cfg.dataset.keywords.get("max_seq_len") if packing is None else packing.length
-    return cfg.batch_size, length if isinstance(length, int) else ASSUMED
+    length = (longest or ASSUMED) if packing is None else packing.length
+    return cfg.batch_size, min(length, model.architecture.max_seq_len)
 
 
-def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> Needs:
+def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | None = None) -> Needs:
     """Estimate what a config's model takes on each rank; of a config that is no `FinetuneConfig`, its weights alone.
+
+    Args:
+        cfg: The config.
+        model: Its model on the meta device.
+        ranks: Processes that share the work.
+        longest: As for `batch_of`.
 
     Raises:
         InstantiationError: The optimizer rejects its arguments.
@@ -99,7 +111,7 @@ def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> Needs:
         dtype=cfg.dtype,
         ranks=ranks,
         enable_fsdp=cfg.enable_fsdp,
-        batch=batch_of(cfg),
+        batch=batch_of(cfg, model, longest),
         accumulates=cfg.gradient_accumulation_steps != 1,
         on_cpu=_is_for_cpu(cfg.device),
     )
@@ -204,8 +216,9 @@ def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
         message += f", when {size_text(int(number)) if unit == 'bytes' else request[1]} more were requested"
     if not isinstance(cfg, FinetuneConfig):
         return OutOfMemoryError(message)
-    rows, length = batch_of(cfg)
     try:
+        model = model_of(cfg)
+        rows, length = (cfg.batch_size, ASSUMED) if model is None else batch_of(cfg, model)
         ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
     except Exception:  # of whatever kind, as memory may be short for the estimate, too
         return OutOfMemoryError(f"{message}. {_LESS}")
