@@ -13,7 +13,7 @@ def write(folder: str) -> None:
     """Write the config as each engine reads it."""
     import yaml
 
-    from config_peers.parts import COMPONENTS, YAML, Config
+    from benchmarks.config_peers.parts import COMPONENTS, YAML, Config
     from torchtune.config import render
 
     whole = yaml.safe_load(render(Config())) | YAML
@@ -42,7 +42,7 @@ def _filled(tree: Any) -> Any:
 
 def torchtune_work(folder: str) -> Work:
     """Ours: overrides go to the engine's own merge, as path and text."""
-    from config_peers.parts import COMPONENTS, OVERRIDES, Config
+    from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES, Config
     from torchtune.config import instantiate, render
     from torchtune.runs import config_layers, override
 
@@ -61,7 +61,7 @@ def omegaconf_work(folder: str) -> Work:
     """OmegaConf, with a plain instantiate."""
     from omegaconf import OmegaConf
 
-    from config_peers.parts import COMPONENTS, OVERRIDES
+    from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES
 
     dots = [f"{path}={text}" for path, text in OVERRIDES]
 
@@ -83,7 +83,7 @@ def omegaconf_work(folder: str) -> Work:
 def _jsonargparse_parser() -> Any:
     import jsonargparse
 
-    from config_peers import parts
+    from benchmarks.config_peers import parts
 
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--config", action="config")
@@ -101,7 +101,7 @@ def _jsonargparse_parser() -> Any:
 
 def jsonargparse_work(folder: str) -> Work:
     """jsonargparse, its parser made anew as a program does."""
-    from config_peers.parts import OVERRIDES
+    from benchmarks.config_peers.parts import OVERRIDES
 
     def work() -> str:
         parser = _jsonargparse_parser()
@@ -123,7 +123,7 @@ def draccus_work(folder: str) -> Work:
 
     import draccus
 
-    from config_peers import parts
+    from benchmarks.config_peers import parts
 
     kinds = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
     sections = {name: _as_dataclass(kind) for name, kind in kinds.items()}
@@ -159,7 +159,7 @@ def _as_dataclass(kind: type) -> type:
 
 def torchtune_process(folder: str, words: Sequence[str]) -> None:
     """Ours, from a file and words to built components, all mistakes checked."""
-    from config_peers.parts import main
+    from benchmarks.config_peers.parts import main
 
     main.run(
         main.layers(
@@ -173,7 +173,7 @@ def hydra_process(folder: str, words: Sequence[str]) -> None:
     """Hydra's main, with its defaults for output switched off."""
     import hydra
 
-    from config_peers.parts import COMPONENTS
+    from benchmarks.config_peers.parts import COMPONENTS
 
     text = (Path(folder) / "whole.yaml").read_text().replace("_component_", "_target_")
     (Path(folder) / "hydra.yaml").write_text(text)
