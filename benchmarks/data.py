@@ -39,8 +39,8 @@ SPEEDS = (10_000, 50_000, 100_000)
 """Tokens a second of the devices that wait: about an 8B, a 1B and a half-size model on one large GPU."""
 MAX_PEER_ROWS = 20_000
 """TRL prepares all rows before the first batch: more take minutes."""
-WORDS = ("the", "water", "of", "a", "river", "flows", "over", "stones", "and", "carries", "sand", "to", "the")
-WORDS += ("sea", "where", "it", "settles")
+WORDS = ["the", "water", "of", "a", "river", "flows", "over", "stones", "and", "carries", "sand", "to", "the"]
+WORDS += ["sea", "where", "it", "settles"]
 
 
 class Throughput(TypedDict):
@@ -204,8 +204,14 @@ def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throug
 
     datasets.disable_progress_bars()
     tokenizer_of_folder = AutoTokenizer.from_pretrained(tokenizer)
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer_of_folder), **sizes))
+    tiny = LlamaConfig(
+        vocab_size=len(tokenizer_of_folder),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
+    model = LlamaForCausalLM(tiny)
     before, start = resident_bytes(), time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
         table = datasets.load_dataset("json", data_files=file, split="train", cache_dir=cache)

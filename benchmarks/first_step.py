@@ -168,7 +168,7 @@ def time_start(model: str, rows: str, start: float) -> Start:
         clock.mark("the first step")
         raise _FirstStepDone
 
-    training.Metrics.log = end  # type: ignore[method-assign]  # a run has no end after one step that it times
+    training.Metrics.log = end  # type: ignore[assignment, method-assign]  # of this process only
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_FirstStepDone):
         sys.exit(tune(words_of(model, rows, folder)) or "the run ended before its first step")
     large_packages = [name for name in LARGE_PACKAGES if name in sys.modules]

@@ -122,7 +122,7 @@ def measured(model: "nn.Module", before: int, start: float) -> Measurement:
     with torch.no_grad():
         for parameter in model.parameters():
             # In parts: a whole embedding in float64 would be most of what is measured.
-            for rows in parameter.split(256):
+            for rows in torch.split(parameter, 256):
                 float(rows.sum(dtype=torch.float64))
     seconds = time.perf_counter() - start
     size = sum(parameter.nbytes for parameter in model.parameters())

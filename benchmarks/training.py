@@ -105,6 +105,7 @@ class Bench:
     def __init__(self, model: str, rows: str, steps: int, folder: Path) -> None:
         import torch
 
+        from torchtune.data import Example
         from torchtune.datasets import InstructDataset
         from torchtune.formats import hf_decoder
         from torchtune.tokenizers import auto_tokenizer
@@ -115,10 +116,11 @@ class Bench:
         sizes = self._decoder.architecture.flat()
         self._sizes = ModelSizes(embed_dim=sizes["embed_dim"], ffn_dim=sizes["ffn_dim"])
         dataset = InstructDataset(auto_tokenizer(model), rows, max_seq_len=MAX_SEQ_LEN)
-        examples = [dataset[i] for i in range(steps * BATCH_SIZE * 4)]
+        rows_read = [dataset[i] for i in range(steps * BATCH_SIZE * 4)]
         encoded = [
             {"input_ids": example.tokens, "completion_mask": [int(label >= 0) for label in example.labels]}
-            for example in examples
+            for example in rows_read
+            if isinstance(example, Example)
         ]
         self._encoded = folder / "encoded.json"
         self._encoded.write_text(json.dumps(encoded), encoding="utf-8")

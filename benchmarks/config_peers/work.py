@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,23 @@ def _filled(tree: Any) -> Any:
     return tree.replace("${output_dir}", "runs/bench") if isinstance(tree, str) else tree
 
 
+def time_work(engine: str, folder: str, n_runs: int) -> list[float]:
+    """Return the CPU time of each run of an engine in this process (seconds).
+
+    Args:
+        engine: The name of a function of this module that returns the engine's work.
+        folder: What `write` wrote.
+        n_runs: How often the work is done.
+    """
+    work: Work = getattr(sys.modules[__name__], engine)(folder)
+    seconds = []
+    for _ in range(n_runs):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return seconds
+
+
 def torchtune_work(folder: str) -> Work:
     """Ours: overrides go to the engine's own merge, as path and text."""
     from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES, Config
@@ -75,7 +93,7 @@ def omegaconf_work(folder: str) -> Work:
         cfg = OmegaConf.merge(OmegaConf.load(f"{folder}/whole.yaml"), OmegaConf.from_dotlist(dots))
         for name in COMPONENTS:
             build(cfg[name])
-        return OmegaConf.to_yaml(cfg)
+        return str(OmegaConf.to_yaml(cfg))
 
     return work
 
@@ -149,7 +167,7 @@ def _as_dataclass(kind: type) -> type:
     import inspect
     import typing
 
-    hints = typing.get_type_hints(kind.__init__)
+    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]  # of the class itself, not a subclass
     fields: list[Any] = []
     for p in list(inspect.signature(kind).parameters.values()):
         default = p.default if p.default is not p.empty else ""
@@ -186,7 +204,7 @@ def hydra_process(folder: str, words: Sequence[str]) -> None:
         "hydra/hydra_logging=disabled",
     ]
 
-    @hydra.main(version_base=None, config_path=folder, config_name="hydra")
+    @hydra.main(version_base=None, config_path=folder, config_name="hydra")  # type: ignore[untyped-decorator]  # hydra is not installed with what tests need
     def app(cfg: Any) -> None:
         for name in COMPONENTS:
             hydra.utils.instantiate(cfg[name])

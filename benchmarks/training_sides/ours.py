@@ -25,7 +25,8 @@ def train(
     from torchtune import training
     from torchtune.cli import main as tune
 
-    end_times, losses, lengths, widths = [], [], [], []
+    end_times, losses, widths = list[float](), list[float](), list[int]()
+    lengths: list[list[int]] = []
     log = training.Metrics.log
 
     def timed(metrics: training.Metrics, values: training.StepValues) -> None:
@@ -45,8 +46,8 @@ def train(
 
             REPLACEMENTS[replacement](model)
 
-    training.Metrics.log = timed  # type: ignore[method-assign]
-    training.Placement.place = placed  # type: ignore[method-assign]
+    training.Metrics.log = timed  # type: ignore[assignment, method-assign]  # of this process only
+    training.Placement.place = placed  # type: ignore[assignment, method-assign]  # of this process only
     if tune(words):
         raise SystemExit(1)
     peak = peak_bytes()

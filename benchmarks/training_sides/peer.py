@@ -48,9 +48,9 @@ def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             end_times.append(time.time())
 
-        def on_log(self, _args: Any, _state: Any, _control: Any, logs: Any = None, **__: Any) -> None:
-            if logs and "loss" in logs:
-                losses.append(float(logs["loss"]))
+        def on_log(self, *_: Any, **event: Any) -> None:
+            if "loss" in event["logs"]:
+                losses.append(float(event["logs"]["loss"]))
 
     case, batch_size = run["case"], run["batch_size"]
     is_bf16 = case["dtype"] == "bf16"

@@ -1,11 +1,12 @@
 """The cases of benchmarks/training.py as a picture: bars of both sides, one panel a number."""
 
+from collections.abc import Callable
 from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, BAR, GAP, TOP, LEFT, PANEL = 860, 15, 12, 66, 190, 205
 OURS, PEER = "#0f766e", "#b8b2a7"
-PANELS = [
+PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
     ("tokens per second", lambda result: result["tokens_per_second"], "{:.0f}"),
     ("peak memory, GiB", lambda result: result["peak"] / 2**30, "{:.2f}"),
     ("seconds to the first step", lambda result: result["start"], "{:.1f}"),

@@ -54,7 +54,7 @@ def _multiply_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 def products_by_onednn(_: nn.Module) -> None:
     """Let oneDNN multiply by frozen weights of float32, where torch takes MKL."""
-    _linear.product = _OneDnnProduct.apply
+    _linear.product = _OneDnnProduct.apply  # type: ignore[attr-defined]  # imported there, for its calls
 
 
 def optimizer_as_it_is(_: nn.Module) -> None:
@@ -64,7 +64,7 @@ def optimizer_as_it_is(_: nn.Module) -> None:
 
 def numbers_read_later(_: nn.Module) -> None:
     """Leave updates out on the device, and read the numbers of a step while the next is computed, as on a GPU."""
-    training.Run.__init__ = partialmethod(training.Run.__init__, waits=False)  # type: ignore[method-assign]
+    training.Run.__init__ = partialmethod(training.Run.__init__, waits=False)  # type: ignore[assignment, method-assign]  # of this process only
 
 
 REPLACEMENTS: dict[str, Callable[[nn.Module], None]] = {
