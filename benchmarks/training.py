@@ -15,7 +15,7 @@ rows are packed, to about as many tokens a step. "peer packed" lets TRL pack as 
 on a CPU, so it computes something else. "no AMX" has both sides compute bfloat16 by AVX-512 alone, as on processors
 without tiles: AMX multiplies so much faster than anything else runs that MFU says little of it.
 
-tokens/s  useful tokens (no padding) a second, over the steps after the first three
+tokens/s  useful tokens (no padding) a second, over the steps after the first three, without the last
 peak      resident set of the process at its largest, imports among it
 start     seconds from the command to the end of the first optimizer step
 MFU       what the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), by what matrix
@@ -43,7 +43,10 @@ from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation, C
 from benchmarks.training_sides.measurement import Measurement, ModelSizes
 
 N_UNTIMED = 3
-"""Steps at the start that are not timed."""
+"""Steps at the start that are not timed.
+
+Nor is the last: where numbers are read a step later, nothing is computed before those of the last step are read.
+"""
 BATCH_SIZE, MAX_SEQ_LEN, PACKED_LENGTH = 4, 512, 1024
 """Rows of a padded batch, tokens of an example at most, positions of a pack."""
 
@@ -85,8 +88,10 @@ def parse_arguments() -> argparse.Namespace:
     is_alone = arguments.ours_only or arguments.ablate
     if arguments.picture and is_alone:
         parser.error("--picture compares both sides: leave out --ours-only and --ablate")
-    if arguments.steps <= N_UNTIMED:
-        parser.error(f"--steps must be above {N_UNTIMED}, as so many steps are not timed")
+    if arguments.steps < N_UNTIMED + 2:
+        parser.error(
+            f"--steps must be at least {N_UNTIMED + 2}: the first {N_UNTIMED} and the last are not timed"
+        )
     if not is_alone and importlib.util.find_spec("trl") is None:
         sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --ours-only")
     return arguments
@@ -116,7 +121,12 @@ class Bench:
         sizes = self._decoder.architecture.flat()
         self._sizes = ModelSizes(embed_dim=sizes["embed_dim"], ffn_dim=sizes["ffn_dim"])
         dataset = InstructDataset(auto_tokenizer(model), rows, max_seq_len=MAX_SEQ_LEN)
-        rows_read = [dataset[i] for i in range(steps * BATCH_SIZE * 4)]
+        n_rows = steps * BATCH_SIZE * 4  # a pack has about four times the tokens of a padded row
+        if len(dataset) < n_rows:
+            sys.exit(
+                f"{rows} has {len(dataset)} rows; {steps} steps need {n_rows}: name more rows, or fewer --steps"
+            )
+        rows_read = [dataset[i] for i in range(n_rows)]
         encoded = [
             {"input_ids": example.tokens, "completion_mask": [int(label >= 0) for label in example.labels]}
             for example in rows_read
@@ -209,9 +219,9 @@ class Bench:
 
     def _result(self, measurement: Measurement, case: Case) -> Result:
         """Return the numbers of a side, with speed and MFU over the steps that are timed."""
-        end = len(measurement["seconds"]) + 1
+        end = len(measurement["seconds"])
         lengths = measurement["lengths"][N_UNTIMED:end]
-        seconds = sum(measurement["seconds"][N_UNTIMED - 1 :])
+        seconds = sum(measurement["seconds"][N_UNTIMED - 1 : end - 1])
         result: Result = {
             name: value for name, value in measurement.items() if name not in {"lengths", "seconds"}
         }
