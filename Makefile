@@ -41,7 +41,7 @@ docs:
 	@echo "open build/docs/index.html"
 
 bench:
-	@.venv/bin/python benchmarks/startup.py
+	@.venv/bin/python -m benchmarks.startup
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,140 +1,151 @@
-"""The config engine beside its peers: the same 40 fields, 6 components and 3 overrides.
+"""The config engine compared with its peers: the same 40 fields, 6 components and 3 overrides.
 
-    pip install '.[bench]' && python benchmarks/config.py
+    pip install -e '.[bench]' && python -m benchmarks.config [--runs N]
 
 In process, first and warm: load YAML, apply three overrides, build the six components, dump YAML. As a process, against
-`python -c pass`: the whole way from a file to built components. Prints medians and ratios; exits 1 without the peers
-or where a bound of ours is broken.
+`python -c pass`: all the way from a file to built components. Prints medians and ratios; ends with status 1 without the
+peers or where a bound of ours is broken.
 """
 
-import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
+from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-FRESH_RUNS, WARM_RUNS = 7, 30
+from benchmarks.command_line import benchmark_parser
+from benchmarks.config_peers import work
+from benchmarks.fresh_process import ROOT, FreshProcess
 
-TIMED = """
-import json, sys, time
-sys.path.insert(0, {here!r})
-from config_peers.work import {engine} as engine
-work = engine({file!r})
-times = []
-for _ in range({runs}):
-    start = time.process_time()
-    work()
-    times.append(time.process_time() - start)
-print(json.dumps(times))
-"""
-
-PROCESS = """
-import sys
-sys.path.insert(0, {here!r})
-from config_peers.work import {engine} as run
-run({file!r}, sys.argv[1:])
-"""
+N_WARM_RUNS, N_WARMING_RUNS = 30, 5
+"""Runs in one process, and how many at its start do not count as warm."""
+MAX_FIRST, MAX_WARM = 0.6, 0.5
+"""Our time in process by OmegaConf's, at most."""
+ENVIRONMENT = {"TUNE_ALLOW": "benchmarks"}
+PEERS = ("omegaconf", "hydra", "jsonargparse", "draccus")
+OVERRIDES = ("batch_size=16", "optimizer.lr=1e-4", "output_dir=o")
 
 IN_PROCESS = {
-    "torchtune": "torchtune_work",
-    "OmegaConf": "omegaconf_work",
-    "jsonargparse": "jsonargparse_work",
-    "draccus": "draccus_work",
-}
-AS_PROCESS = {
-    "torchtune, no overrides": ("torchtune_process", (), 12.0),
-    "torchtune, 3 overrides by tyro": (
-        "torchtune_process",
-        ("batch_size=16", "optimizer.lr=1e-4", "output_dir=o"),
-        25.0,
-    ),
-    "hydra, 3 overrides": ("hydra_process", ("batch_size=16", "optimizer.lr=1e-4", "output_dir=o"), None),
-    "jsonargparse, 3 overrides": (
-        "jsonargparse_process",
-        ("--batch_size=16", "--optimizer.lr=1e-4", "--output_dir=o"),
-        None,
-    ),
+    "torchtune": work.torchtune_work,
+    "OmegaConf": work.omegaconf_work,
+    "jsonargparse": work.jsonargparse_work,
+    "draccus": work.draccus_work,
 }
 
 
-def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a fresh process."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
-        "TUNE_ALLOW": "config_peers",
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=True
-    )
+class Program(NamedTuple):
+    """A way from a file to components in a process of its own."""
+
+    run: Callable[[str, Sequence[str]], None]
+    """Takes the folder and the words."""
+    words: tuple[str, ...] = ()
+    bound: float | None = None
+    """Its CPU time by that of a bare interpreter, at most."""
 
 
-def cpu_of(code: str, *words: str) -> float:
-    """Return the CPU time of a fresh process (seconds)."""
+PROGRAMS = {
+    "torchtune, no overrides": Program(work.torchtune_process, bound=12.0),
+    "torchtune, 3 overrides by tyro": Program(work.torchtune_process, OVERRIDES, 25.0),
+    "hydra, 3 overrides": Program(work.hydra_process, OVERRIDES),
+    "jsonargparse, 3 overrides": Program(work.jsonargparse_process, tuple(f"--{word}" for word in OVERRIDES)),
+}
+
+
+class Times(NamedTuple):
+    """CPU time of an engine in process (seconds)."""
+
+    first: float
+    warm: float
+
+
+def cpu_seconds(code: str, words: Sequence[str] = ()) -> float:
+    """Return the CPU time of a fresh interpreter that runs code (seconds)."""
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    if search_path := os.environ.get("PYTHONPATH"):
+        environment["PYTHONPATH"] += os.pathsep + search_path
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    python(code, *words)
+    subprocess.run(
+        [sys.executable, "-c", code, *words], env=environment, stdout=subprocess.DEVNULL, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
-def in_process(file: str) -> dict[str, tuple[float, float]]:
-    """Return each engine's first and warm time (seconds), fresh processes interleaved."""
+def program_seconds(program: Program, folder: str) -> float:
+    """Return the CPU time of a program, with no import of this benchmark's but the program's (seconds)."""
+    function = program.run
+    code = f"import sys; from {function.__module__} import {function.__name__} as run; "
+    return cpu_seconds(code + f"run({folder!r}, sys.argv[1:])", program.words)
+
+
+def time_in_process(folder: str, n_runs: int) -> dict[str, Times]:
+    """Return the times of each engine, fresh processes interleaved."""
     first: dict[str, list[float]] = {name: [] for name in IN_PROCESS}
     warm: dict[str, list[float]] = {name: [] for name in IN_PROCESS}
-    for _ in range(FRESH_RUNS):
+    process = FreshProcess(environment=ENVIRONMENT)
+    for _ in range(n_runs):
         for name, engine in IN_PROCESS.items():
-            code = TIMED.format(here=str(HERE), engine=engine, file=file, runs=WARM_RUNS)
-            times = json.loads(python(code).stdout.splitlines()[-1])
-            first[name].append(times[0])
-            warm[name].append(statistics.median(times[5:]))
-    return {name: (statistics.median(first[name]), statistics.median(warm[name])) for name in IN_PROCESS}
+            seconds = process.call(work.time_work, engine.__name__, folder, N_WARM_RUNS).result
+            first[name].append(seconds[0])
+            warm[name].append(statistics.median(seconds[N_WARMING_RUNS:]))
+    return {name: Times(statistics.median(first[name]), statistics.median(warm[name])) for name in IN_PROCESS}
 
 
-def as_process(file: str) -> tuple[float, dict[str, float]]:
-    """Return the CPU time of a bare interpreter and of each engine's process (seconds), interleaved."""
+def time_programs(folder: str, n_runs: int) -> tuple[float, dict[str, float]]:
+    """Return the CPU time of a bare interpreter and of each program (seconds), interleaved."""
     bare: list[float] = []
-    times: dict[str, list[float]] = {name: [] for name in AS_PROCESS}
-    for _ in range(FRESH_RUNS):
-        bare.append(cpu_of("pass"))
-        for name, (engine, words, _bound) in AS_PROCESS.items():
-            times[name].append(cpu_of(PROCESS.format(here=str(HERE), engine=engine, file=file), *words))
-    return statistics.median(bare), {name: statistics.median(t) for name, t in times.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+    for _ in range(n_runs):
+        bare.append(cpu_seconds("pass"))
+        for name, program in PROGRAMS.items():
+            seconds[name].append(program_seconds(program, folder))
+    return statistics.median(bare), {name: statistics.median(runs) for name, runs in seconds.items()}
+
+
+def compare_in_process(folder: str, n_runs: int) -> bool:
+    """Print the times in process; return whether our bounds hold."""
+    times = time_in_process(folder, n_runs)
+    baseline = times["OmegaConf"]
+    print("in process                       first           warm")
+    for name, (first, warm) in times.items():
+        of_first, of_warm = first / baseline.first, warm / baseline.warm
+        print(f"{name:28}{first * 1e3:7.1f} ms {of_first:4.2f}x {warm * 1e3:7.1f} ms {of_warm:4.2f}x")
+    ours = times["torchtune"]
+    return ours.first <= MAX_FIRST * baseline.first and ours.warm <= MAX_WARM * baseline.warm
+
+
+def compare_programs(folder: str, n_runs: int) -> bool:
+    """Print the times as processes; return whether our bounds hold."""
+    bare, times = time_programs(folder, n_runs)
+    print(f"\nas a process, against python -c pass ({bare * 1e3:.1f} ms)")
+    holds = True
+    for name, seconds in times.items():
+        bound = PROGRAMS[name].bound
+        line = f"{name:32}{seconds * 1e3:7.1f} ms {seconds / bare:5.1f}x"
+        if bound is not None:
+            line += f"  (at most {bound:.0f}x)"
+            holds = holds and seconds / bare <= bound
+        print(line)
+    return holds
 
 
 def main() -> int:
     """Measure and print; return 1 where a peer is missing or a bound is broken."""
-    missing = [name for name in ("omegaconf", "hydra", "jsonargparse", "draccus") if find_spec(name) is None]
+    parser = benchmark_parser("config", __doc__)
+    parser.add_argument("--runs", type=int, default=7, metavar="N", help="fresh processes of each side")
+    n_runs = parser.parse_args().runs
+    missing = [name for name in PEERS if find_spec(name) is None]
     if missing:
-        print(f"missing: {', '.join(missing)}; pip install '.[bench]'", file=sys.stderr)
+        print(f"missing: {', '.join(missing)}; pip install -e '.[bench]'", file=sys.stderr)
         return 1
-    broken = 0
     with tempfile.TemporaryDirectory() as folder:
-        python(
-            f"import sys; sys.path.insert(0, {str(HERE)!r}); from config_peers.work import write; write({folder!r})"
-        )
-        found = in_process(folder)
-        theirs = found["OmegaConf"]
-        print("in process                       first           warm")
-        for name, (first, warm) in found.items():
-            a, b = first / theirs[0], warm / theirs[1]
-            if name == "torchtune":
-                broken += (a > 0.6) + (b > 0.5)
-            print(f"{name:28}{first * 1e3:7.1f} ms {a:4.2f}x {warm * 1e3:7.1f} ms {b:4.2f}x")
-        bare, processes = as_process(folder)
-        print(f"\nas a process, against python -c pass ({bare * 1e3:.1f} ms)")
-        for name, seconds in processes.items():
-            bound = AS_PROCESS[name][2]
-            broken += bound is not None and seconds / bare > bound
-            print(
-                f"{name:32}{seconds * 1e3:7.1f} ms {seconds / bare:5.1f}x"
-                + (f"  (at most {bound:.0f}x)" if bound else "")
-            )
-    return int(broken > 0)
+        FreshProcess(environment=ENVIRONMENT).call(work.write, folder)
+        holds = [compare_in_process(folder, n_runs), compare_programs(folder, n_runs)]
+    return 0 if all(holds) else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Time to encode a conversation of many answers, with its masks and report, beside transformers' single rendering.
+"""Time to encode a conversation of many answers, with its masks and report, compared with transformers' one rendering.
 
-    python benchmarks/conversations.py TOKENIZER_FOLDER [ANSWERS ...]
+    python -m benchmarks.conversations TOKENIZER_FOLDER [ANSWERS ...] [--runs N]
 
-Both sides render the conversation through the folder's chat template and encode it; ours also finds where each answer
+Both sides render the conversation through the folder's chat template and encode it; ours also locates where each answer
 begins and ends, and what of the conversation is not in the tokens. The times are the medians of 15 runs, the two sides
 in turn. The bounds are those of the project: 400 answers in under twice transformers' time, and a time per answer that
 does not grow with their number.
@@ -10,31 +10,30 @@ does not grow with their number.
 
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-RUNS = 15
+from benchmarks.command_line import benchmark_parser
+
+ANSWERS = [1, 50, 100, 400, 1600]
 
 
 def conversation(n: int) -> list[Any]:
-    """Write a conversation of some answers."""
+    """Return a conversation of n answers."""
     turns: list[Any] = []
     for i in range(n):
-        turns.append(
-            {"role": "user", "content": f"What is the prime number after {i}, and why do people ask?"}
-        )
-        turns.append(
-            {"role": "assistant", "content": f"The answer to question {i} can be found by division."}
-        )
+        question = f"What is the prime number after {i}, and why do people ask?"
+        turns.append({"role": "user", "content": question})
+        turns.append({"role": "assistant", "content": f"The answer to question {i} needs a division."})
     return turns
 
 
-def medians(*sides: Callable[[], object]) -> list[float]:
-    """Time each side, in turn."""
+def medians(n_runs: int, *sides: Callable[[], object]) -> list[float]:
+    """Return the median seconds of each side, which run in turn."""
     seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(RUNS):
+    for _ in range(n_runs):
         for side, of_side in zip(sides, seconds, strict=True):
             start = time.perf_counter()
             side()
@@ -43,21 +42,27 @@ def medians(*sides: Callable[[], object]) -> list[float]:
 
 
 def main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
+    parser = benchmark_parser("conversations", __doc__)
+    parser.add_argument("tokenizer", metavar="TOKENIZER_FOLDER")
+    parser.add_argument("answers", type=int, nargs="*", default=ANSWERS, metavar="ANSWERS")
+    parser.add_argument("--runs", type=int, default=15, metavar="N", help="renderings of each side")
+    arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoTokenizer
 
     from torchtune.data import chat_tokens
     from torchtune.tokenizers import auto_tokenizer
 
-    ours, theirs = auto_tokenizer(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
-    for n in [int(word) for word in sys.argv[2:]] or [1, 50, 100, 400, 1600]:
+    tokenizer = auto_tokenizer(arguments.tokenizer)
+    peer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+    for n in arguments.answers:
         turns = conversation(n)
-        a, b = medians(lambda t=turns: chat_tokens(ours, t), lambda t=turns: theirs.apply_chat_template(t))
+        ours, theirs = medians(
+            arguments.runs, partial(chat_tokens, tokenizer, turns), partial(peer.apply_chat_template, turns)
+        )
         print(
-            f"{n:5} answers  ours {a * 1e3:8.2f} ms, {a / n * 1e6:6.1f} us an answer"
-            f"   transformers {b * 1e3:8.2f} ms   {a / b:5.2f}x",
+            f"{n:5} answers  ours {ours * 1e3:8.2f} ms, {ours / n * 1e6:6.1f} us an answer"
+            f"   transformers {theirs * 1e3:8.2f} ms   {ours / theirs:5.2f}x",
             flush=True,
         )
 

@@ -1,181 +1,266 @@
-"""Rows and tokens a second from a .jsonl file to batches, beside TRL's preparation of the same rows.
+"""Rows and tokens a second from a .jsonl file to batches, compared with TRL's preparation of the same rows.
 
-    python benchmarks/data.py TOKENIZER_FOLDER [ROWS ...]
+    python -m benchmarks.data TOKENIZER_FOLDER [ROWS ...] [--seconds N] [--ours-only]
 
-Writes synthetic rows (2,000, 20,000 and, ours alone, 1,000,000, if none are given), and has each side make batches of
-them in a fresh process, from a warm import on: packed rows of 2,048 positions, and padded ones. `first` is the time to
-the first batch; rows and tokens a second are those of an epoch, or of 20 seconds of it. The share of time waited is
-that of a device which takes so many tokens a second and leaves the processor alone meanwhile, as a GPU would; a model's
-loading is stood in for by 3 seconds of sleep. Memory is the process's resident set above what it had after its imports.
-TRL comes with the extra `bench`; without it this ends with status 1.
+Writes synthetic rows (2,000, 20,000 and, for our side alone, 1,000,000 by default), and has each side make batches of
+them in a fresh process, timed once its imports are done: packed rows of 2,048 positions, and padded ones. `first` is
+the time to the first batch; rows and tokens a second are those of an epoch, or of 20 seconds of it. The share of time
+waited is that of a device which takes so many tokens a second and leaves the processor alone meanwhile, as a GPU would;
+3 seconds of sleep stand for the loading of a model. Memory is the process's resident set beyond that of its imports.
+TRL comes with the extra `bench`; without it this ends with status 1, unless only our side is asked for.
 The bounds are those of the project: the first batch of 1,000,000 rows within 2 seconds, memory that does not grow with
 the rows, and at least TRL's tokens a second.
 """
 
 import importlib.util
 import json
+import os
 import random
-import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
-SECONDS = 20
+from benchmarks.command_line import benchmark_parser
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.process_memory import peak_bytes, resident_bytes
+
+if TYPE_CHECKING:
+    from torchtune.data import Batches, Example
+
+ROWS = [2_000, 20_000, 1_000_000]
 LENGTH = 2048
+"""Positions of a packed row, and tokens of an example for TRL."""
+BATCH_SIZE = 4
+WORKERS = (0, 1, 2)
 SPEEDS = (10_000, 50_000, 100_000)
 """Tokens a second of the devices that wait: about an 8B, a 1B and a half-size model on one large GPU."""
-PEER_ROWS = 20_000
+MAX_PEER_ROWS = 20_000
 """TRL prepares all rows before the first batch: more take minutes."""
+WORDS = ["the", "water", "of", "a", "river", "flows", "over", "stones", "and", "carries", "sand", "to", "the"]
+WORDS += ["sea", "where", "it", "settles"]
 
-OURS = """
-import json, re, sys, time
-def status(key):
-    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-file, tokenizer_folder, length, packed, workers, seconds = json.loads(sys.argv[1])
-import jinja2.sandbox, tokenizers
-from torchtune.data import Batches
-from torchtune.datasets import InstructDataset
-from torchtune.tokenizers import HFTokenizer
-tokenizer = HFTokenizer(tokenizer_folder)
-before, start = status("VmRSS"), time.perf_counter()
-dataset = InstructDataset(tokenizer, file)
-batches = Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, workers=workers, packed_length=length if packed else None)
-next(batches)
-first = time.perf_counter() - start
-tokens = slots = n = 0
-start = time.perf_counter()
-with batches:
-    while batches.epoch < 1 and (now := time.perf_counter() - start) < seconds:
-        batch = next(batches)
-        tokens, slots, n = tokens + batch.n_tokens, slots + batch.tokens.numel(), n + 1
-now = time.perf_counter() - start
-peak = status("VmHWM") - before
-print(json.dumps({"first": first, "tokens": tokens / now, "useful": tokens / slots, "peak": peak}))
-"""
 
-WAITS = """
-import json, sys, time
-file, tokenizer_folder, length, speed, workers, seconds = json.loads(sys.argv[1])
-import jinja2.sandbox, tokenizers
-from torchtune.data import Batches
-from torchtune.datasets import InstructDataset
-from torchtune.tokenizers import HFTokenizer
-tokenizer = HFTokenizer(tokenizer_folder)
-dataset = InstructDataset(tokenizer, file)
-batches = Batches(dataset, 4, shuffle=True, seed=1, pad_id=0, workers=workers, packed_length=length)
-waited = 0.0
-with batches:
-    time.sleep(3)
-    start = time.perf_counter()
-    while (now := time.perf_counter()) - start < seconds:
-        batch = next(batches)
-        waited += time.perf_counter() - now
-        time.sleep(batch.n_tokens / speed)
-    print(json.dumps({"share": waited / (time.perf_counter() - start)}))
-"""
+class Throughput(TypedDict):
+    """How fast one side makes batches."""
 
-PEER = """
-import json, os, re, sys, time
-os.environ["HF_HUB_OFFLINE"] = "1"
-def status(key):
-    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-file, tokenizer_folder, length, packed, workers, seconds = json.loads(sys.argv[1])
-import tempfile
-import datasets, torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from trl import SFTConfig, SFTTrainer
-datasets.disable_progress_bars()
-tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8,
-    num_hidden_layers=1, num_attention_heads=1))
-def turns(row):
-    asked, said = row["instruction"], row["output"]
-    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
-before, start = status("VmRSS"), time.perf_counter()
-with tempfile.TemporaryDirectory() as cache:
-    table = datasets.load_dataset("json", data_files=file, split="train", cache_dir=cache)
-    table = table.map(turns, remove_columns=table.column_names)
-    config = SFTConfig(output_dir=cache, packing=packed, max_length=length, per_device_train_batch_size=4,
-        dataset_num_proc=workers or None, report_to="none", use_cpu=True, bf16=False)
-    trainer = SFTTrainer(model, config, train_dataset=table, processing_class=tokenizer)
-    loader = iter(trainer.get_train_dataloader())
-    next(loader)
-    first = time.perf_counter() - start
-    tokens = slots = 0
-    for batch in loader:
-        ids = batch["input_ids"]
-        real = batch["attention_mask"].sum() if "attention_mask" in batch else ids.numel()
-        tokens, slots = tokens + int(real), slots + ids.numel()
-    now = time.perf_counter() - start
-    peak = status("VmHWM") - before
-print(json.dumps({"first": first, "tokens": tokens / now, "useful": tokens / max(slots, 1), "peak": peak}))
-"""
+    first: float
+    """Seconds to the first batch."""
+    tokens_per_second: float
+    """Without padding, by the time since the rows were opened: what is prepared before the first batch counts."""
+    useful: float
+    """Share of positions that are not padding, from 0 to 1."""
+    peak: int
+    """Resident memory at most, beyond that of the imports (bytes)."""
+
+
+def main() -> None:
+    parser = benchmark_parser("data", __doc__)
+    parser.add_argument("tokenizer", metavar="TOKENIZER_FOLDER")
+    parser.add_argument("rows", type=int, nargs="*", default=ROWS, metavar="ROWS")
+    parser.add_argument("--seconds", type=float, default=20.0, metavar="N", help="of an epoch, at most")
+    parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
+    arguments = parser.parse_args()
+    if not arguments.ours_only and importlib.util.find_spec("trl") is None:
+        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --ours-only")
+    with tempfile.TemporaryDirectory() as folder:
+        for n_rows in arguments.rows:
+            file = Path(folder, f"{n_rows}.jsonl")
+            write_rows(file, n_rows)
+            print(f"{n_rows:,} rows, {file.stat().st_size / 2**20:.0f} MiB")
+            for is_packed in (True, False):
+                has_peer = n_rows <= MAX_PEER_ROWS and not arguments.ours_only
+                compare(str(file), arguments.tokenizer, arguments.seconds, is_packed, has_peer)
+            show_waiting(str(file), arguments.tokenizer, arguments.seconds / 2)
+
+
+def compare(file: str, tokenizer: str, seconds: float, is_packed: bool, has_peer: bool) -> None:
+    """Measure both sides with packed or with padded rows, and print them."""
+    kind = "packed" if is_packed else "padded"
+    peer = None
+    if has_peer:
+        peer = in_fresh_process(make_batches_by_trl, file, tokenizer, is_packed=is_packed)
+        show(f"TRL, {kind}", peer, peer)
+    for workers in WORKERS:
+        ours = in_fresh_process(
+            make_batches, file, tokenizer, is_packed=is_packed, workers=workers, seconds=seconds
+        )
+        show(f"ours, {kind}, {workers} workers", ours, peer)
+
+
+def show_waiting(file: str, tokenizer: str, seconds: float) -> None:
+    """Print how long devices of several speeds wait for packed batches."""
+    for speed in SPEEDS:
+        shares = [
+            in_fresh_process(wait, file, tokenizer, speed=speed, workers=workers, seconds=seconds)
+            for workers in WORKERS
+        ]
+        text = ", ".join(f"{share:.1%}" for share in shares)
+        print(f"  a device of {speed:,} tokens/s waits {text} of the time with 0, 1, 2 workers", flush=True)
+
+
+def show(name: str, side: Throughput, peer: Throughput | None) -> None:
+    ratio = "" if peer is None else f"  {side['tokens_per_second'] / peer['tokens_per_second']:6.2f}x"
+    print(
+        f"  {name:24}first {side['first']:7.2f} s  {side['tokens_per_second']:10,.0f} tokens/s{ratio:9}"
+        f"  useful {side['useful']:6.1%}  peak {side['peak'] / 2**20:6.0f} MiB",
+        flush=True,
+    )
 
 
 def write_rows(path: Path, n: int) -> None:
     """Write rows whose lengths vary as instruction data's do."""
     rng = random.Random(0)
-    words = "the water of a river flows over stones and carries sand to the sea where it settles".split()  # noqa: SIM905
     with path.open("w", encoding="utf-8") as file:
         for i in range(n):
-            asked, said = (
-                " ".join(rng.choices(words, k=min(int(rng.lognormvariate(3, 0.7)) + 3, 400))) for _ in "qa"
-            )
-            file.write(
-                json.dumps({"instruction": f"{i}: {asked}?", "input": "", "output": f"{said}."}) + "\n"
-            )
+            question, answer = (" ".join(rng.choices(WORDS, k=_text_length(rng))) for _ in range(2))
+            row = {"instruction": f"{i}: {question}?", "input": "", "output": f"{answer}."}
+            file.write(json.dumps(row) + "\n")
 
 
-def measure(program: str, *arguments: object) -> dict[str, float]:
-    """Run one side in a fresh process."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(arguments)], capture_output=True, text=True, check=False
+def _text_length(rng: random.Random) -> int:
+    """Draw the length of a text, in words."""
+    return min(int(rng.lognormvariate(3, 0.7)) + 3, 400)
+
+
+def make_batches(file: str, tokenizer: str, *, is_packed: bool, workers: int, seconds: float) -> Throughput:
+    """Make the batches of an epoch.
+
+    Args:
+        file: The rows.
+        tokenizer: The tokenizer's folder.
+        is_packed: Whether several examples share a row.
+        workers: Processes that encode.
+        seconds: When to stop if the epoch is longer.
+    """
+    batches, before, start = open_batches(file, tokenizer, LENGTH if is_packed else None, workers)
+    first = None
+    n_tokens = n_positions = 0
+    with batches:
+        while batches.epoch < 1 and time.perf_counter() - start < seconds:
+            batch = next(batches)
+            first = first or time.perf_counter() - start
+            n_tokens += batch.n_tokens
+            n_positions += batch.tokens.numel()
+        elapsed = time.perf_counter() - start
+        return throughput(first or elapsed, elapsed, n_tokens, n_positions, before)
+
+
+def wait(file: str, tokenizer: str, *, speed: float, workers: int, seconds: float) -> float:
+    """Return the share of time for which a device waits for packed batches.
+
+    Args:
+        file: The rows.
+        tokenizer: The tokenizer's folder.
+        speed: Tokens that the device takes per second.
+        workers: Processes that encode.
+        seconds: For how long.
+    """
+    batches, _, _ = open_batches(file, tokenizer, LENGTH, workers)
+    waited = 0.0
+    with batches:
+        time.sleep(3)
+        start = time.perf_counter()
+        while (asked := time.perf_counter()) - start < seconds:
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            time.sleep(batch.n_tokens / speed)
+        return waited / (time.perf_counter() - start)
+
+
+def open_batches(
+    file: str, tokenizer: str, packed_length: int | None, workers: int
+) -> "tuple[Batches[Example], int, float]":
+    """Open rows; return their batches, and the resident bytes and the time before they were opened."""
+    import tokenizers  # noqa: F401 - both are imported before the clock starts
+
+    from torchtune.data import Batches
+    from torchtune.datasets import InstructDataset
+    from torchtune.tokenizers import HFTokenizer
+
+    tokenizer_of_folder = HFTokenizer(tokenizer)
+    before, start = resident_bytes(), time.perf_counter()
+    batches = Batches(
+        InstructDataset(tokenizer_of_folder, file),
+        BATCH_SIZE,
+        shuffle=True,
+        seed=1,
+        pad_id=0,
+        workers=workers,
+        packed_length=packed_length,
     )
-    if done.returncode:
-        sys.exit(f"the benchmark failed:\n{done.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return batches, before, start
 
 
-def show(name: str, found: dict[str, float], beside: dict[str, float] | None) -> None:
-    ratio = "" if beside is None else f"  {found['tokens'] / beside['tokens']:6.2f}x"
-    print(
-        f"  {name:24}first {found['first']:7.2f} s  {found['tokens']:10,.0f} tokens/s{ratio:9}"
-        f"  useful {found['useful']:6.1%}  peak {found['peak'] / 2**20:6.0f} MiB",
-        flush=True,
+def make_batches_by_trl(file: str, tokenizer: str, *, is_packed: bool) -> Throughput:
+    """Have TRL's trainer prepare the rows with one worker, and make the batches of an epoch."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets
+    import torch  # noqa: F401 - imported before the clock starts
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    datasets.disable_progress_bars()
+    tokenizer_of_folder = AutoTokenizer.from_pretrained(tokenizer)
+    tiny = LlamaConfig(
+        vocab_size=len(tokenizer_of_folder),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
     )
+    model = LlamaForCausalLM(tiny)
+    before, start = resident_bytes(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as cache:
+        table = datasets.load_dataset("json", data_files=file, split="train", cache_dir=cache)
+        table = table.map(as_conversation, remove_columns=table.column_names)
+        config = SFTConfig(
+            output_dir=cache,
+            packing=is_packed,
+            max_length=LENGTH,
+            per_device_train_batch_size=BATCH_SIZE,
+            dataset_num_proc=1,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+        )
+        trainer = SFTTrainer(model, config, train_dataset=table, processing_class=tokenizer_of_folder)
+        batches: Iterator[dict[str, Any]] = iter(trainer.get_train_dataloader())
+        first = None
+        n_tokens = n_positions = 0
+        for batch in batches:
+            first = first or time.perf_counter() - start
+            n_positions += batch["input_ids"].numel()
+            mask = batch.get("attention_mask")
+            n_tokens += batch["input_ids"].numel() if mask is None else int(mask.sum())
+        elapsed = time.perf_counter() - start
+    return throughput(first or elapsed, elapsed, n_tokens, n_positions, before)
 
 
-def main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    if importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install 'torchtune[bench]'")
-    tokenizer = sys.argv[1]
-    with tempfile.TemporaryDirectory() as folder:
-        for n in [int(word) for word in sys.argv[2:]] or [2_000, 20_000, 1_000_000]:
-            file = Path(folder, f"{n}.jsonl")
-            write_rows(file, n)
-            print(f"{n:,} rows, {file.stat().st_size / 2**20:.0f} MiB")
-            for packed in (True, False):
-                kind = "packed" if packed else "padded"
-                beside = None
-                if n <= PEER_ROWS:
-                    beside = measure(PEER, str(file), tokenizer, LENGTH, packed, 1, SECONDS)
-                    show(f"TRL, {kind}", beside, beside)
-                for workers in (0, 1, 2):
-                    found = measure(OURS, str(file), tokenizer, LENGTH, packed, workers, SECONDS)
-                    show(f"ours, {kind}, {workers} workers", found, beside)
-            for speed in SPEEDS:
-                shares = [
-                    measure(WAITS, str(file), tokenizer, LENGTH, speed, workers, SECONDS / 2)["share"]
-                    for workers in (0, 1, 2)
-                ]
-                said = ", ".join(f"{share:.1%}" for share in shares)
-                print(
-                    f"  a device of {speed:,} tokens/s waits {said} of the time with 0, 1, 2 workers",
-                    flush=True,
-                )
+def as_conversation(row: dict[str, str]) -> dict[str, Any]:
+    """Return an instruction row as TRL reads conversations."""
+    question = {"role": "user", "content": row["instruction"]}
+    return {"messages": [question, {"role": "assistant", "content": row["output"]}]}
+
+
+def throughput(first: float, elapsed: float, n_tokens: int, n_positions: int, before: int) -> Throughput:
+    """Return the throughput of batches.
+
+    Args:
+        first: Seconds to the first batch.
+        elapsed: Seconds to the last one.
+        n_tokens: Their tokens, without padding.
+        n_positions: Their positions.
+        before: Resident bytes after the imports.
+    """
+    return {
+        "first": first,
+        "tokens_per_second": n_tokens / elapsed,
+        "useful": n_tokens / max(n_positions, 1),
+        "peak": peak_bytes() - before,
+    }
 
 
 if __name__ == "__main__":

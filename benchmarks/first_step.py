@@ -1,47 +1,37 @@
 """Where the time goes between the command and the first optimizer step.
 
-    python benchmarks/first_step.py MODEL ROWS [--repeats N]
+    python -m benchmarks.first_step MODEL ROWS [--repeats N]
 
 MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows.
 Prints the median seconds of each part of `tune lora_finetune`, on packed rows of 1,024 tokens in float32; then the
-modules that took longest to import, by themselves, and which large packages a run imports although it could do without:
-there should be none.
+modules that took longest to import, without what they import, and which large packages a run imports although it could
+do without: there should be none.
 """
 
-import argparse
 import contextlib
-import json
-import os
+import functools
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypedDict
 
-ROOT = Path(__file__).resolve().parents[1]
-LARGE = [
-    "torch._dynamo",
-    "torch._inductor",
-    "sympy",
-    "transformers",
-    "datasets",
-    "pandas",
-    "pyarrow",
-    "wandb",
-]
-LARGE += ["tensorboard", "matplotlib", "scipy", "sklearn", "peft", "accelerate", "huggingface_hub"]
-BEFORE = {
-    "start": "reading and checking the config",
+from benchmarks.command_line import benchmark_parser
+from benchmarks.fresh_process import FreshProcess
+
+LARGE_PACKAGES = ["torch._dynamo", "torch._inductor", "sympy", "transformers", "datasets", "pandas"]
+LARGE_PACKAGES += ["pyarrow", "wandb", "tensorboard", "matplotlib", "scipy", "sklearn", "peft", "accelerate"]
+LARGE_PACKAGES += ["huggingface_hub"]
+PRECEDING = {
+    "build_model": "reading and checking the config",
     "Placement.place": "adapters",
     "build_optimizer": "the loss",
     "Run": "the validator",
 }
 """What a recipe does before it calls these."""
 PARTS = (
-    "start",
     "build_model",
     "open_datasets",
     "Loading.batches",
@@ -50,116 +40,139 @@ PARTS = (
     "build_schedule",
     "Run",
 )
+"""The calls of a recipe that are timed, names of `torchtune.training`."""
+SHORTEST = 0.02
+"""Parts that take less (seconds) are reported as one."""
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+
+class Start(TypedDict):
+    """The start of one run."""
+
+    seconds: dict[str, float]
+    """Of each part, in order."""
+    large_packages: list[str]
+    """Those of `LARGE_PACKAGES` that were imported."""
 
 
 def main() -> None:
-    """Run the command some times, and once with Python's own clock of imports."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("rows")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--measured", type=float, help=argparse.SUPPRESS)
+    """Run the command some times, and once with Python's log of imports."""
+    parser = benchmark_parser("first_step", __doc__)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("rows", metavar="ROWS")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N")
     arguments = parser.parse_args()
-    if arguments.measured is not None:
-        from torchtune.internals import steady_heap
+    model, rows = arguments.model, arguments.rows
+    fresh = FreshProcess(environment=OFFLINE)
+    starts = [fresh.call(time_start, model, rows, time.time()).result for _ in range(arguments.repeats)]
+    show_parts([start["seconds"] for start in starts])
+    logged = FreshProcess(environment=OFFLINE, options=("-X", "importtime"))
+    show_imports(logged.call(time_start, model, rows, time.time()).stderr)
+    print(f"large packages that were imported: {', '.join(starts[0]['large_packages']) or 'none'}")
 
-        steady_heap()  # as `tune` does
-        with tempfile.TemporaryDirectory() as folder:
-            measure(arguments.measured, words_of(arguments.model, arguments.rows, folder))
-        return
-    call = [sys.executable, __file__, arguments.model, arguments.rows, "--measured"]
-    runs = [run(call) for _ in range(arguments.repeats)]
-    seconds = {
-        name: statistics.median(found["seconds"][name] for found, _ in runs) for name in runs[0][0]["seconds"]
-    }
-    whole = statistics.median(sum(found["seconds"].values()) for found, _ in runs)
-    for name, took in seconds.items():
-        print(f"{name:42}{took:7.2f} s {took / whole:5.0%}  {'#' * round(50 * took / whole)}")
+
+def show_parts(runs: list[dict[str, float]]) -> None:
+    """Print the median seconds of each part, and its share of the whole."""
+    whole = statistics.median(sum(seconds.values()) for seconds in runs)
+    for name in runs[0]:
+        part = statistics.median(seconds.get(name, 0.0) for seconds in runs)
+        print(f"{name:42}{part:7.2f} s {part / whole:5.0%}  {'#' * round(50 * part / whole)}")
     print(f"{'the command to the first step':42}{whole:7.2f} s\n")
-    _, said = run(call, "-X", "importtime")
-    print("imports that took longest by themselves")
-    lines = re.findall(r"import time: +(\d+) \| +\d+ \| +(\S+)", said)
-    for micros, name in sorted(((int(micros), name) for micros, name in lines), reverse=True)[:8]:
+
+
+def show_imports(log: str) -> None:
+    """Print the longest imports of a log of `-X importtime`."""
+    lines = re.findall(r"import time: +(\d+) \| +\d+ \| +(\S+)", log)
+    longest = sorted(((int(micros), name) for micros, name in lines), reverse=True)
+    print("imports that took longest, without what they import")
+    for micros, name in longest[:8]:
         print(f"  {name:40}{micros / 1e3:7.0f} ms")
-    print(f"large packages that were imported: {', '.join(runs[0][0]['large']) or 'none'}")
-
-
-def run(call: list[str], *options: str) -> tuple[dict[str, Any], str]:
-    """Run once, and return what was measured, and what Python said."""
-    words = [call[0], *options, *call[1:], repr(time.time())]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        sys.exit(f"the benchmark failed:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found, done.stderr
 
 
 def words_of(model: str, rows: str, folder: str) -> list[str]:
-    """Return what `tune` is told."""
+    """Return the words of the call of `tune`."""
     words = ["lora_finetune", "--config", "smollm2_135m_lora", f"output_dir={folder}/run"]
-    words += [
-        f"model_directory={model}",
-        "model=torchtune.formats.hf_decoder",
-        "model.path=${model_directory}",
-    ]
-    words += ["tokenizer=torchtune.tokenizers.auto_tokenizer", "tokenizer.path=${model_directory}"]
-    words += [
-        f"dataset.source={rows}",
-        "validation=null",
-        "max_steps=1",
-        "device=cpu",
-        "loading.workers=0",
-        "lr_scheduler=null",
-    ]
+    words += [f"model_directory={model}", "model=torchtune.formats.hf_decoder"]
+    words += ["model.path=${model_directory}", "tokenizer=torchtune.tokenizers.auto_tokenizer"]
+    words += ["tokenizer.path=${model_directory}", f"dataset.source={rows}", "validation=null"]
+    words += ["max_steps=1", "device=cpu", "loading.workers=0", "lr_scheduler=null"]
     return [*words, "loading.packing.length=1024", "batch_size=1"]
 
 
-def measure(begun: float, words: list[str]) -> None:
-    """Be `tune`, with a clock read at the borders of its parts."""
-    marks = [("Python, and the heap's settings", time.time())]
-    import torch  # noqa: F401 -- it is what is measured
+class _FirstStepDone(BaseException):
+    """Ends a run after its first step; no `except Exception` of the run catches it."""
 
-    marks.append(("import torch", time.time()))
+
+class Clock:
+    """Adds up the time between marks by the name of what ended there.
+
+    Args:
+        start: When the first part began (seconds since the epoch).
+    """
+
+    def __init__(self, start: float) -> None:
+        self._marks = [("", start)]
+
+    def mark(self, name: str) -> None:
+        """Note that a part ends now."""
+        self._marks.append((name, time.time()))
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each part, the shortest ones as one."""
+        parts: dict[str, float] = {}
+        for (_, start), (name, end) in pairwise(self._marks):
+            parts[name] = parts.get(name, 0.0) + end - start
+        long = {name: seconds for name, seconds in parts.items() if seconds >= SHORTEST}
+        return {**long, "the rest": sum(parts.values()) - sum(long.values())}
+
+    def watch(self, package: Any, name: str) -> None:
+        """Mark the calls of a function, or of a method `Class.method`, of a package."""
+        owner, _, attribute = name.rpartition(".")
+        holder = getattr(package, owner) if owner else package
+        function = getattr(holder, attribute)
+
+        @functools.wraps(function, updated=())
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self.mark(PRECEDING.get(name, f"before {name}"))
+            result = function(*args, **kwargs)
+            self.mark(name)
+            return result
+
+        setattr(holder, attribute, timed)
+
+
+def time_start(model: str, rows: str, start: float) -> Start:
+    """Do what `tune` does, up to the end of the first step, and time its parts.
+
+    Args:
+        model: The model's folder.
+        rows: The file of rows.
+        start: When this process was started (seconds since the epoch).
+    """
+    from torchtune.internals import steady_heap
+
+    steady_heap()  # as `tune` does
+    clock = Clock(start)
+    clock.mark("Python, and the heap's settings")
+    import torch  # noqa: F401 - its import is timed
+
+    clock.mark("import torch")
     from torchtune import training
     from torchtune.cli import main as tune
 
-    marks.append(("import torchtune.training", time.time()))
-
-    def timed(name: str) -> None:
-        owner, _, method = name.rpartition(".")
-        holder = getattr(training, owner) if owner else training
-        plain = getattr(holder, method)
-
-        def call(*given: Any, **more: Any) -> Any:
-            marks.append((BEFORE.get(name, f"before {name}"), time.time()))
-            found = plain(*given, **more)
-            marks.append((name, time.time()))
-            return found
-
-        setattr(holder, method, call)
-
+    clock.mark("import torchtune.training")
     for name in PARTS:
-        timed(name)
+        clock.watch(training, name)
 
-    def logged(*_: Any, **__: Any) -> None:
-        marks.append(("the first step", time.time()))
-        raise _DoneError
+    def end(*_: Any) -> None:
+        clock.mark("the first step")
+        raise _FirstStepDone
 
-    training.Metrics.log = logged  # type: ignore[method-assign]
-    with contextlib.suppress(_DoneError):
-        sys.exit(tune(words))  # it has failed, and said why
-    seconds: dict[str, float] = {}
-    for (name, at), before in zip(marks, [begun, *(at for _, at in marks)], strict=False):
-        seconds[name] = seconds.get(name, 0.0) + at - before
-    kept = {name: took for name, took in seconds.items() if took >= 0.02}
-    kept["the rest"] = sum(seconds.values()) - sum(kept.values())
-    large = [name for name in LARGE if name in sys.modules]
-    print(json.dumps({"seconds": kept, "large": large}))
-
-
-class _DoneError(BaseException):
-    """The first step is done."""
+    training.Metrics.log = end  # type: ignore[assignment, method-assign]  # of this process only
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_FirstStepDone):
+        sys.exit(tune(words_of(model, rows, folder)) or "the run ended before its first step")
+    large_packages = [name for name in LARGE_PACKAGES if name in sys.modules]
+    return {"seconds": clock.seconds(), "large_packages": large_packages}
 
 
 if __name__ == "__main__":

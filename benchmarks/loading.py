@@ -1,97 +1,133 @@
-"""Seconds and peak memory of loading a checkpoint, beside transformers.
+"""Seconds and peak memory of loading a checkpoint, compared with transformers.
 
-    python benchmarks/loading.py [FOLDER ...]
+    python -m benchmarks.loading [FOLDER ...] [--runs N] [--layers N]
 
 Loads each Hugging Face folder, and a synthetic checkpoint of 3 GB in shards that it writes first, in fresh processes,
-ours and transformers' in turn, and touches every weight once. Peak memory is the process's resident set above what it
-had after its imports, as a share of the weights' size. The bounds are those of the project: no slower, at most 1.15x.
+ours and transformers' in turn, and reads every weight once. Peak memory is the process's resident set beyond what it
+had after its imports, as a share of the weights' size. Ends with status 1 unless loading is as fast as transformers'
+and takes at most 1.15 times the weights' size.
 """
 
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
-RUNS = 3
-MOST_MEMORY = 1.15
+from benchmarks.command_line import benchmark_parser
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.process_memory import peak_bytes, resident_bytes
 
-LOAD = """
-import json, re, sys, time
-def status(key):  # of this program alone; getrusage counts the one that started it
-    return int(re.search(key + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
-folder, who = sys.argv[1:]
-import torch
-if who == "ours":
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_MEMORY = 1.15
+"""Peak memory at most, by the weights' size."""
+
+
+class Measurement(TypedDict):
+    """The cost of loading a folder once."""
+
+    seconds: float
+    peak: int
+    """Resident memory at most, beyond that of the imports (bytes)."""
+    size: int
+    """Of all weights (bytes)."""
+
+
+def main() -> int:
+    """Measure, print, and fail where a bound is broken."""
+    parser = benchmark_parser("loading", __doc__)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER")
+    parser.add_argument("--runs", type=int, default=3, metavar="N", help="loads of each side")
+    help_of_layers = "layers of the synthetic checkpoint, 0.8 GB each; 0: none is written"
+    parser.add_argument("--layers", type=int, default=3, metavar="N", help=help_of_layers)
+    arguments = parser.parse_args()
+    n_broken = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [Path(folder) for folder in arguments.folders]
+        if arguments.layers:
+            folders.append(Path(scratch, "synthetic"))
+            in_fresh_process(write_synthetic, str(folders[-1]), arguments.layers)
+        for folder in folders:
+            n_broken += not compare(folder, arguments.runs)
+    return int(n_broken > 0)
+
+
+def compare(folder: Path, n_runs: int) -> bool:
+    """Load a folder by both sides in turn and print medians; return whether our bounds hold."""
+    ours, peer = list[Measurement](), list[Measurement]()
+    for _ in range(n_runs):
+        ours.append(in_fresh_process(load, str(folder)))
+        peer.append(in_fresh_process(load_by_transformers, str(folder)))
+    print(f"{folder.name}, {ours[0]['size'] / 1e9:.2f} GB of weights")
+    our_seconds, peer_seconds = median_seconds(ours), median_seconds(peer)
+    show("ours", our_seconds, our_seconds / peer_seconds, peak_share(ours))
+    show("transformers", peer_seconds, 1.0, peak_share(peer))
+    return our_seconds <= peer_seconds and peak_share(ours) <= MAX_MEMORY
+
+
+def median_seconds(runs: list[Measurement]) -> float:
+    return statistics.median(run["seconds"] for run in runs)
+
+
+def peak_share(runs: list[Measurement]) -> float:
+    """Return the largest peak of memory, by the weights' size."""
+    return max(run["peak"] / run["size"] for run in runs)
+
+
+def show(side: str, seconds: float, ratio: float, share: float) -> None:
+    print(f"  {side:14}{seconds:7.2f} s {ratio:6.2f}x   peak {share:5.2f}x of the weights", flush=True)
+
+
+def write_synthetic(folder: str, n_layers: int) -> None:
+    """Write a Llama of a 7B's widths in float32, in shards of at most 1 GB."""
+    import torch
+
+    from torchtune.formats import save_hf_folder
+    from torchtune.models.llama2 import llama2
+
+    torch.manual_seed(0)
+    save_hf_folder(llama2(vocab_size=16_000, num_layers=n_layers), folder, shard_bytes=10**9)
+
+
+def load(folder: str) -> Measurement:
+    """Load a folder."""
+    import torch
+
     from torchtune.formats import hf_decoder, load_hf_weights
-else:
-    from transformers import AutoModelForCausalLM
-before = status("VmRSS")
-start = time.perf_counter()
-if who == "ours":
+
+    before, start = resident_bytes(), time.perf_counter()
     with torch.device("meta"):
         model = hf_decoder(folder)
     load_hf_weights(model, folder)
-else:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-with torch.no_grad():
-    # In parts: a whole embedding in float64 would be most of what is measured.
-    total = sum(float(rows.sum(dtype=torch.float64)) for p in model.parameters() for rows in p.split(256))
-seconds = time.perf_counter() - start
-peak = status("VmHWM") - before
-size = sum(p.nbytes for p in model.parameters())
-print(json.dumps({"seconds": seconds, "peak": peak, "size": size, "total": total}))
-"""
+    return measured(model, before, start)
 
 
-def synthetic(folder: Path) -> Path:
-    """Write a Llama of 3 GB in fp32, in shards of at most 1 GB."""
+def load_by_transformers(folder: str) -> Measurement:
+    """Load a folder by transformers."""
     import torch
-    from attrs import evolve
+    from transformers import AutoModelForCausalLM
 
-    from torchtune.formats import save_hf_folder
-    from torchtune.models.llama2 import LLAMA2_7B
-    from torchtune.modules import Decoder
-
-    torch.manual_seed(0)
-    model = Decoder(evolve(LLAMA2_7B, num_layers=3, vocab_size=16_000))
-    save_hf_folder(model, folder, shard_bytes=10**9)
-    return folder
+    before, start = resident_bytes(), time.perf_counter()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return measured(model, before, start)
 
 
-def load(folder: Path, who: str) -> dict[str, float]:
-    """Load a folder in a process of its own."""
-    root = str(Path(__file__).resolve().parents[1])
-    code = f"import sys; sys.path.insert(0, {root!r}); exec({LOAD!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), who], capture_output=True, text=True, check=True
-    )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def measured(model: "nn.Module", before: int, start: float) -> Measurement:
+    """Read every weight, and return what loading took since `start`."""
+    import torch
 
-
-def main(folders: list[str]) -> int:
-    """Measure, print, and fail where a bound is broken."""
-    broken = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        for folder in [*map(Path, folders), synthetic(Path(scratch) / "synthetic")]:
-            runs: dict[str, list[dict[str, float]]] = {"ours": [], "transformers": []}
-            for _ in range(RUNS):
-                for who, found in runs.items():
-                    found.append(load(folder, who))
-            size = runs["ours"][0]["size"]
-            print(f"{folder.name}, {size / 1e9:.2f} GB of weights")
-            seconds = {who: statistics.median(r["seconds"] for r in found) for who, found in runs.items()}
-            shares = {who: max(r["peak"] / r["size"] for r in found) for who, found in runs.items()}
-            for who in runs:
-                ratio = seconds[who] / seconds["transformers"]
-                print(
-                    f"  {who:14}{seconds[who]:7.2f} s {ratio:6.2f}x   peak {shares[who]:5.2f}x of the weights"
-                )
-            broken += seconds["ours"] > seconds["transformers"] or shares["ours"] > MOST_MEMORY
-    return int(broken > 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # In parts: a whole embedding in float64 would be most of what is measured.
+            for rows in torch.split(parameter, 256):
+                float(rows.sum(dtype=torch.float64))
+    seconds = time.perf_counter() - start
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    return {"seconds": seconds, "peak": peak_bytes() - before, "size": size}
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,8 +1,9 @@
-"""CPU time of the calls that people make all day, against a bare `python -c pass`.
+"""CPU time of the calls that people make all day, compared with a bare `python -c pass`.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup [--runs N]
 
-Prints the median CPU time, user and system together, and its ratio. The bounds are those of design.md.
+Prints the median CPU time, user and system together, and its ratio. Ends with status 1 where a bound is broken; the
+bounds are those of the project.
 """
 
 import os
@@ -14,51 +15,58 @@ import sys
 import tempfile
 from pathlib import Path
 
-RUNS = 15
-TUNE = [sys.executable, "-m", "torchtune.cli"]
+from benchmarks.command_line import benchmark_parser
+from benchmarks.fresh_process import ROOT
+
+BARE = "python -c pass"
+COMPLETION = "tune lora_finetune --config smollm2_135m_lora optimizer."
+CALLS = {
+    "tune --help": (["--help"], 5.0),
+    "tune ls": (["ls"], 5.0),
+    "tune cp": (["cp", "smollm2_135m_lora", "copy.yaml", "--force"], 5.0),
+    "tune __complete": (["__complete", "fish", COMPLETION], 8.0),
+    "tune diff": (["diff", "smollm2_135m_lora", "smollm2_135m_full"], 8.0),
+}
+"""The words of each call of `tune`, and its bound: CPU time by that of the bare interpreter."""
 
 
 def cpu_seconds(call: list[str], folder: str) -> float:
     """Return the CPU time of a call and its children (seconds)."""
+    environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(call, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+    subprocess.run(call, check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def time_calls(n_runs: int) -> dict[str, float]:
+    """Return the median CPU time of each call (seconds)."""
+    script = shutil.which("tune", path=str(Path(sys.executable).parent))
+    tune = [script] if script else [sys.executable, "-m", "torchtune.cli"]
+    calls = {BARE: [sys.executable, "-c", "pass"]}
+    calls |= {name: [*tune, *words] for name, (words, _) in CALLS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(n_runs):  # interleaved, so that other load on the machine falls on all of them
+            for name, call in calls.items():
+                seconds[name].append(cpu_seconds(call, folder))
+    return {name: statistics.median(of_call) for name, of_call in seconds.items()}
+
+
 def main() -> int:
     """Measure, print, and fail where a bound is broken."""
-    script = shutil.which("tune", path=str(Path(sys.executable).parent))
-    tune = [script] if script else TUNE
-    with tempfile.TemporaryDirectory() as folder:
-        calls = {
-            "python -c pass": ([sys.executable, "-c", "pass"], None),
-            "tune --help": ([*tune, "--help"], 5.0),
-            "tune ls": ([*tune, "ls"], 5.0),
-            "tune cp": ([*tune, "cp", "smollm2_135m_lora", "copy.yaml", "--force"], 5.0),
-            "tune __complete": (
-                [*tune, "__complete", "fish", "tune lora_finetune --config smollm2_135m_lora optimizer."],
-                8.0,
-            ),
-            "tune diff": ([*tune, "diff", "smollm2_135m_lora", "smollm2_135m_full"], 8.0),
-        }
-        # Interleaved, so that what else the machine does falls on all alike.
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(RUNS):
-            for name, (call, _bound) in calls.items():
-                times[name].append(cpu_seconds(call, folder))
-    bare = statistics.median(times["python -c pass"])
-    broken = 0
-    for name, (_call, bound) in calls.items():
-        seconds = statistics.median(times[name])
-        ratio = seconds / bare
-        broken += bound is not None and ratio > bound
-        print(
-            f"{name:16}{seconds * 1e3:7.1f} ms {ratio:6.1f}x" + (f"  (at most {bound:.0f}x)" if bound else "")
-        )
-    return int(broken > 0)
+    parser = benchmark_parser("startup", __doc__)
+    parser.add_argument("--runs", type=int, default=15, metavar="N", help="runs of each call")
+    seconds = time_calls(parser.parse_args().runs)
+    bare = seconds.pop(BARE)
+    print(f"{BARE:16}{bare * 1e3:7.1f} ms {1:6.1f}x")
+    n_broken = 0
+    for name, of_call in seconds.items():
+        ratio, (_, bound) = of_call / bare, CALLS[name]
+        n_broken += ratio > bound
+        print(f"{name:16}{of_call * 1e3:7.1f} ms {ratio:6.1f}x  (at most {bound:.0f}x)")
+    return int(n_broken > 0)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     sys.exit(main())

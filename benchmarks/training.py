@@ -1,12 +1,12 @@
-"""Fine-tuning steps beside TRL's, on the same rows: speed, memory, start, and the losses that must agree.
+"""Fine-tuning steps compared with TRL's, on the same rows: speed, memory, start, and the losses that must agree.
 
-    python benchmarks/training.py MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--ablate]
+    python -m benchmarks.training MODEL ROWS [--cases NAME ...] [--steps N] [--repeats N] [--ours-only] [--ablate]
         [--json FILE] [--picture FILE]
 
 MODEL is a Hugging Face folder, such as SmolLM2-135M-Instruct as `make demo` leaves it in models/; ROWS are Alpaca rows,
 such as alpaca_en_demo.json of LLaMA-Factory's source package. Every side of a case runs in a fresh process, the sides
-in turns, and medians are taken. TRL comes with the extra `bench`; without it this ends with status 1. Nothing else may
-run beside it: two busy processes on two cores slow torch tenfold.
+in turns, and medians are taken. TRL comes with the extra `bench`; without it this ends with status 1, unless only our
+side is asked for. Nothing else may run meanwhile: two busy processes on two cores slow torch tenfold.
 
 Both sides get the same rows in the same order, encoded by us, with the loss on the answers alone, the same AdamW at a
 constant rate and no warm-up. TRL has its rows padded to the longest of a batch, which is what its attention can do
@@ -15,7 +15,7 @@ rows are packed, to about as many tokens a step. "peer packed" lets TRL pack as 
 on a CPU, so it computes something else. "no AMX" has both sides compute bfloat16 by AVX-512 alone, as on processors
 without tiles: AMX multiplies so much faster than anything else runs that MFU says little of it.
 
-tokens/s  useful tokens (no padding) a second, over the steps behind the first three
+tokens/s  useful tokens (no padding) a second, over the steps after the first three, without the last
 peak      resident set of the process at its largest, imports among it
 start     seconds from the command to the end of the first optimizer step
 MFU       what the plain algorithm needs for the useful tokens (`torchtune.training.step_flops`), by what matrix
@@ -27,9 +27,7 @@ planned   what `tune validate --memory` says a step takes whose rows are as wide
 import argparse
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,226 +35,266 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.command_line import benchmark_parser
+from benchmarks.fresh_process import FreshProcess
+from benchmarks.training_sides import ours as our_side
+from benchmarks.training_sides import peer as peer_side
+from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation, Case, Goals
+from benchmarks.training_sides.measurement import Measurement, ModelSizes
 
-from benchmarks.training_sides.cases import ABLATIONS, CASES, GOALS, Ablation  # noqa: E402
+N_UNTIMED = 3
+"""Steps at the start that are not timed.
 
-FIRST = 3
-"""Steps that are not timed."""
-BATCH, LENGTH, PACKED = 4, 512, 1024
-"""Rows of a padded batch, tokens of an example at most, positions of a packed row."""
+Nor is the last: where numbers are read a step later, nothing is computed before those of the last step are read.
+"""
+BATCH_SIZE, MAX_SEQ_LEN, PACKED_LENGTH = 4, 512, 1024
+"""Rows of a padded batch, tokens of an example at most, positions of a pack."""
 
-Found = dict[str, Any]
+Result = dict[str, Any]
+"""The numbers of one side of a case: those of `Measurement`, `tokens_per_second` and `mfu`."""
 
 
 def main() -> None:
     """Run the cases, or the ablations of the first."""
-    arguments = parsed()
-    if importlib.util.find_spec("trl") is None:
-        sys.exit("TRL is not installed: pip install 'torchtune[bench]'")
-    found: dict[str, Any] = {}
+    arguments = parse_arguments()
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments.model, arguments.rows, arguments.steps, Path(folder))
         if arguments.ablate:
-            found = bench.ablations(arguments.cases[0], arguments.repeats)
+            results = bench.ablations(arguments.cases[0], arguments.repeats)
         else:
             for name in arguments.cases:
-                found[name] = bench.case(name, arguments.repeats)
-    if arguments.picture and not arguments.ablate:
+                results[name] = bench.case(name, arguments.repeats, has_peer=not arguments.ours_only)
+    if arguments.picture:
         from benchmarks.training_sides.picture import picture
 
-        Path(arguments.picture).write_text(picture(found), encoding="utf-8")
+        Path(arguments.picture).write_text(picture(results), encoding="utf-8")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("model")
-    parser.add_argument("rows")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--ablate", action="store_true")
-    parser.add_argument("--json", help="a file for the numbers")
-    parser.add_argument("--picture", help="a file for bars of them, SVG")
-    return parser.parse_args()
+def parse_arguments() -> argparse.Namespace:
+    parser = benchmark_parser("training", __doc__)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("rows", metavar="ROWS")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
+    parser.add_argument("--steps", type=int, default=12, metavar="N", help="optimizer steps of a run")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each side")
+    parser.add_argument("--ours-only", action="store_true", help="leave TRL out")
+    parser.add_argument("--ablate", action="store_true", help="leave out one technique of ours at a time")
+    parser.add_argument("--json", metavar="FILE", help="a file for the numbers")
+    parser.add_argument("--picture", metavar="FILE", help="a file for bars of them, SVG")
+    arguments = parser.parse_args()
+    is_alone = arguments.ours_only or arguments.ablate
+    if arguments.picture and is_alone:
+        parser.error("--picture compares both sides: leave out --ours-only and --ablate")
+    if arguments.steps < N_UNTIMED + 2:
+        parser.error(
+            f"--steps must be at least {N_UNTIMED + 2}: the first {N_UNTIMED} and the last are not timed"
+        )
+    if not is_alone and importlib.util.find_spec("trl") is None:
+        sys.exit("TRL is not installed: pip install 'torchtune[bench]', or pass --ours-only")
+    return arguments
 
 
 class Bench:
-    """What all cases have in common: the model, the rows, and what a token costs."""
+    """What all cases have in common: the model, the rows, and what a token costs.
+
+    Args:
+        model: A Hugging Face folder.
+        rows: A file of Alpaca rows.
+        steps: Optimizer steps of a run.
+        folder: A folder for files of the runs.
+    """
 
     def __init__(self, model: str, rows: str, steps: int, folder: Path) -> None:
         import torch
 
+        from torchtune.data import Example
         from torchtune.datasets import InstructDataset
         from torchtune.formats import hf_decoder
         from torchtune.tokenizers import auto_tokenizer
 
-        self.model, self.rows, self.steps, self.folder = model, rows, steps, folder
+        self._model, self._rows, self._steps, self._folder = model, rows, steps, folder
         with torch.device("meta"):
-            self.decoder = hf_decoder(model)
-        dataset = InstructDataset(auto_tokenizer(model), rows, max_seq_len=LENGTH)
-        encoded = [dataset[i] for i in range(steps * BATCH * 4)]
-        self.encoded = folder / "encoded.json"
-        self.encoded.write_text(
-            json.dumps(
-                [{"input_ids": e.tokens, "completion_mask": [int(n >= 0) for n in e.labels]} for e in encoded]
+            self._decoder = hf_decoder(model)
+        sizes = self._decoder.architecture.flat()
+        self._sizes = ModelSizes(embed_dim=sizes["embed_dim"], ffn_dim=sizes["ffn_dim"])
+        dataset = InstructDataset(auto_tokenizer(model), rows, max_seq_len=MAX_SEQ_LEN)
+        n_rows = steps * BATCH_SIZE * 4  # a pack has about four times the tokens of a padded row
+        if len(dataset) < n_rows:
+            sys.exit(
+                f"{rows} has {len(dataset)} rows; {steps} steps need {n_rows}: name more rows, or fewer --steps"
             )
-        )
+        rows_read = [dataset[i] for i in range(n_rows)]
+        encoded = [
+            {"input_ids": example.tokens, "completion_mask": [int(label >= 0) for label in example.labels]}
+            for example in rows_read
+            if isinstance(example, Example)
+        ]
+        self._encoded = folder / "encoded.json"
+        self._encoded.write_text(json.dumps(encoded), encoding="utf-8")
 
-    def case(self, name: str, repeats: int) -> dict[str, Found]:
-        """Run both sides of a case in turns, and print what they came to."""
-        case, runs = CASES[name], {"TRL": list[Found](), "ours": list[Found]()}
+    def case(self, name: str, repeats: int, *, has_peer: bool = True) -> dict[str, Result]:
+        """Run both sides of a case in turns, or ours alone, and print the medians."""
+        ours, peer = list[Result](), list[Result]()
         for _ in range(repeats):
-            runs["TRL"].append(self.peer(case))
-            runs["ours"].append(self.ours(case))
-        found = {side: middle(of) for side, of in runs.items()}
-        show(name, found)
-        return found
+            if has_peer:
+                peer.append(self.peer(CASES[name]))
+            ours.append(self.ours(CASES[name]))
+        results = {"TRL": medians(peer)} if has_peer else {}
+        results["ours"] = medians(ours)
+        show(name, results)
+        return results
 
-    def ablations(self, name: str, repeats: int) -> dict[str, Found]:
-        """Leave one technique out at a time."""
-        found = {}
-        print(f"{name}: one technique left out at a time, or another in its place")
+    def ablations(self, name: str, repeats: int) -> dict[str, Result]:
+        """Leave one technique out at a time, and print the medians."""
         case = CASES[name]
-        fitting = {
-            what: ablation for what, ablation in ABLATIONS.items() if ablation.dtype in {"", case["dtype"]}
+        runs: dict[str, list[Result]] = {
+            technique: []
+            for technique, ablation in ABLATIONS.items()
+            if ablation.dtype in {"", case["dtype"]}
         }
-        runs: dict[str, list[Found]] = {what: [] for what in fitting}
         for _ in range(repeats):  # in turns, as the machine's speed drifts
-            for what, ablation in fitting.items():
-                runs[what].append(self.ours(case, ablation))
-        for what, of in runs.items():
-            found[what] = middle(of)
-            show_line(what, found[what], found["everything"])
-        return found
+            for technique, of_technique in runs.items():
+                of_technique.append(self.ours(case, ABLATIONS[technique]))
+        results = {technique: medians(of_technique) for technique, of_technique in runs.items()}
+        print(f"{name}: one technique left out at a time, or another in its place")
+        for technique, result in results.items():
+            show_line(technique, result, results["everything"])
+        return results
 
-    def ours(self, case: dict[str, Any], ablation: Ablation = ABLATIONS["everything"]) -> Found:
+    def ours(self, case: Case, ablation: Ablation = ABLATIONS["everything"]) -> Result:
         """Run our side of a case, with a technique left out."""
-        out = tempfile.mkdtemp(dir=self.folder)
+        process = self._process(case, ablation.environment)
+        words = self._words(case, is_packed=case["is_packed"] and ablation.is_packed)
+        measurement = process.call(
+            our_side.train,
+            time.time(),
+            [*words, *ablation.words],
+            dtype=case["dtype"],
+            sizes=self._sizes,
+            replacement=ablation.replacement,
+        ).result
+        return self._result(measurement, case)
+
+    def peer(self, case: Case) -> Result:
+        """Run TRL's side of a case."""
+        is_packed = case.get("is_peer_packed", False)
+        run = peer_side.PeerRun(
+            model=self._model,
+            rows=str(self._encoded),
+            case=case,
+            n_steps=self._steps,
+            batch_size=1 if is_packed else BATCH_SIZE,
+            length=PACKED_LENGTH if is_packed else MAX_SEQ_LEN,
+        )
+        measurement = self._process(case).call(peer_side.train, time.time(), run, self._sizes).result
+        return self._result(measurement, case)
+
+    def _process(self, case: Case, environment: Mapping[str, str] | None = None) -> FreshProcess:
+        offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        return FreshProcess(environment={**offline, **case.get("environment", {}), **(environment or {})})
+
+    def _words(self, case: Case, *, is_packed: bool) -> list[str]:
+        """Return the words of our call of `tune`."""
+        output_dir = tempfile.mkdtemp(dir=self._folder)
         kind = "lora" if case["lora"] else "full"
         words = [f"{kind}_finetune", "--config", f"smollm2_135m_{kind}", "--override"]
-        words += [f"output_dir={out}", f"model_directory={self.model}", "model=torchtune.formats.hf_decoder"]
-        words += ["model.path=${model_directory}", "tokenizer=torchtune.tokenizers.auto_tokenizer"]
-        words += ["tokenizer.path=${model_directory}", f"dataset.source={self.rows}"]
-        words += [f"dataset.max_seq_len={LENGTH}", "validation=null", "shuffle=false", "loading.workers=0"]
-        words += [f"max_steps={self.steps}", f"dtype={case['dtype']}", "device=cpu", "lr_scheduler=null"]
-        words += ["optimizer.lr=1e-4", "checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
-        if case["packed"] and ablation.packed:
-            words += [f"loading.packing.length={PACKED}", "loading.packing.window=64", "batch_size=1"]
+        words += [f"output_dir={output_dir}", f"model_directory={self._model}"]
+        words += ["model=torchtune.formats.hf_decoder", "model.path=${model_directory}"]
+        words += ["tokenizer=torchtune.tokenizers.auto_tokenizer", "tokenizer.path=${model_directory}"]
+        words += [f"dataset.source={self._rows}", f"dataset.max_seq_len={MAX_SEQ_LEN}", "validation=null"]
+        words += ["shuffle=false", "loading.workers=0", f"max_steps={self._steps}", "device=cpu"]
+        words += [f"dtype={case['dtype']}", "lr_scheduler=null", "optimizer.lr=1e-4"]
+        words += ["checkpoints.every_n_steps=null", "checkpoints.at_epoch_ends=false"]
+        if is_packed:
+            words += [f"loading.packing.length={PACKED_LENGTH}", "loading.packing.window=64", "batch_size=1"]
         else:
-            words += [f"batch_size={BATCH}"]
+            words += [f"batch_size={BATCH_SIZE}"]
         if case["lora"]:
             words += [f"lora.targets=[{','.join(case['lora'])}]", f"lora.rank={case['rank']}"]
             words += [f"lora.alpha={2 * case['rank']}"]
-        given = {"words": [*words, *ablation.words], "dtype": case["dtype"], "instead": ablation.instead}
-        return self._run("ours", given, case, ablation.environment)
+        return words
 
-    def peer(self, case: dict[str, Any]) -> Found:
-        """Run TRL's side of a case."""
-        packed = case.get("peer_packed", False)
-        given = {
-            "model": self.model,
-            "rows": str(self.encoded),
-            "steps": self.steps,
-            "batch": 1 if packed else BATCH,
-            "length": PACKED if packed else LENGTH,
-            "packed": packed,
-            "lora": case["lora"],
-            "rank": case.get("rank"),
-            "dtype": case["dtype"],
+    def _result(self, measurement: Measurement, case: Case) -> Result:
+        """Return the numbers of a side, with speed and MFU over the steps that are timed."""
+        end = len(measurement["seconds"])
+        lengths = measurement["lengths"][N_UNTIMED:end]
+        seconds = sum(measurement["seconds"][N_UNTIMED - 1 : end - 1])
+        result: Result = {
+            name: value for name, value in measurement.items() if name not in {"lengths", "seconds"}
         }
-        return self._run("peer", given, case)
+        result["tokens_per_second"] = sum(map(sum, lengths)) / seconds
+        result["mfu"] = self._flops(lengths, case) / seconds / measurement["matmul"]
+        return result
 
-    def _run(
-        self,
-        side: str,
-        given: dict[str, Any],
-        case: dict[str, Any],
-        environment: Mapping[str, str] | None = None,
-    ) -> Found:
-        a = self.decoder.architecture
-        given |= {"begun": time.time(), "embed_dim": a.embed_dim, "ffn_dim": a.flat()["ffn_dim"]}
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.training_sides.{side}", json.dumps(given)],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "HF_HUB_OFFLINE": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-                **case.get("environment", {}),
-                **(environment or {}),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"the benchmark failed:\n{done.stderr[-3000:]}")
-        return self._judged(json.loads(done.stdout.splitlines()[-1]), case)
-
-    def _judged(self, found: Found, case: dict[str, Any]) -> Found:
-        """Add speed and MFU, of the steps behind the first."""
-        lengths, seconds = found.pop("lengths"), found.pop("seconds")
-        timed = lengths[FIRST : len(seconds) + 1]
-        took = sum(seconds[FIRST - 1 :])
-        tokens = sum(map(sum, timed))
-        found["tokens_per_second"] = tokens / took
-        found["mfu"] = self._flops(timed, case) / took / found["matmul"]
-        return found
-
-    def _flops(self, lengths: list[list[int]], case: dict[str, Any]) -> float:
+    def _flops(self, lengths: list[list[int]], case: Case) -> float:
+        """Return the FLOPs of steps on examples of such lengths."""
         import torch
 
         from torchtune.data import Batch
         from torchtune.training import step_flops
 
-        self.decoder.requires_grad_(requires_grad=case["lora"] is None)
-        nothing = torch.empty(0)
+        self._decoder.requires_grad_(requires_grad=case["lora"] is None)
+        empty = torch.empty(0)
         batches = [
-            Batch(nothing, nothing, nothing, nothing, counts={"targets": 0}, lengths=tuple(of))
-            for of in lengths
+            Batch(empty, empty, empty, empty, counts={"targets": 0}, lengths=tuple(of_step))
+            for of_step in lengths
         ]
-        return step_flops(self.decoder)(batches)
+        return step_flops(self._decoder)(batches)
 
 
-def middle(runs: list[Found]) -> Found:
-    """Take the median of each number over runs."""
-    numbers = ("tokens_per_second", "peak", "start", "mfu", "matmul", "planned", "beyond")
-    found = {name: statistics.median(run[name] for run in runs) for name in numbers if name in runs[0]}
-    return {**runs[0], **found, "runs": len(runs)}
+def medians(runs: list[Result]) -> Result:
+    """Return the median of each number over runs; losses are those of the first."""
+    numbers = {name for name, value in runs[0].items() if not isinstance(value, list)}
+    return {
+        **runs[0],
+        **{name: statistics.median(run[name] for run in runs) for name in numbers},
+        "runs": len(runs),
+    }
 
 
-def show(name: str, found: dict[str, Found]) -> None:
-    """Print a case, with what it is beside the goals."""
+def show(name: str, results: dict[str, Result]) -> None:
+    """Print a case, and whether it meets its goals if both sides ran."""
     print(name)
-    for side in ("TRL", "ours"):
-        show_line(side, found[side], found["TRL"])
-    ours, peer = found["ours"], found["TRL"]
-    if not CASES[name]["packed"]:
-        apart = abs(ours["losses"][0] / peer["losses"][0] - 1)
-        print(f"  losses, ours:  {' '.join(f'{loss:.4f}' for loss in ours['losses'])}")
-        print(f"  losses, TRL's: {' '.join(f'{loss:.4f}' for loss in peer['losses'])}")
-        print(f"  the first ones differ by {apart:.1e} {'' if apart < 1e-3 else '(MORE THAN 1e-3)'}")
-    if name in GOALS:
-        speed, peak, start, mfu = GOALS[name]
-        met = [("tokens/s", ours["tokens_per_second"] / peer["tokens_per_second"] >= speed)]
-        met += [("peak", ours["peak"] / peer["peak"] <= peak)]
-        met += [("start", ours["start"] / peer["start"] <= start)] if start else []
-        met += [("MFU", ours["mfu"] >= mfu)] if mfu else []
-        print("  goals: " + ", ".join(f"{what} {'met' if is_met else 'NOT MET'}" for what, is_met in met))
+    baseline = results.get("TRL", results["ours"])
+    for side, result in results.items():
+        show_line(side, result, baseline)
+    if "TRL" in results and not CASES[name]["is_packed"]:
+        show_losses(results["ours"]["losses"], results["TRL"]["losses"])
+    if "TRL" in results and name in GOALS:
+        show_goals(GOALS[name], results["ours"], results["TRL"])
     sys.stdout.flush()
 
 
-def show_line(name: str, found: Found, beside: Found) -> None:
-    speed, peak, start = (found[n] / beside[n] for n in ("tokens_per_second", "peak", "start"))
+def show_losses(ours: list[float], peer: list[float]) -> None:
+    """Print the losses of both sides on the same batches."""
+    difference = abs(ours[0] / peer[0] - 1)
+    print(f"  losses, ours:  {' '.join(f'{loss:.4f}' for loss in ours)}")
+    print(f"  losses, TRL's: {' '.join(f'{loss:.4f}' for loss in peer)}")
+    print(f"  the first ones differ by {difference:.1e} {'' if difference < 1e-3 else '(MORE THAN 1e-3)'}")
+
+
+def show_goals(goals: Goals, ours: Result, peer: Result) -> None:
+    """Print which goals are met."""
+    is_met = {"tokens/s": ours["tokens_per_second"] / peer["tokens_per_second"] >= goals.speed}
+    is_met["peak"] = ours["peak"] / peer["peak"] <= goals.peak
+    if goals.start is not None:
+        is_met["start"] = ours["start"] / peer["start"] <= goals.start
+    if goals.mfu is not None:
+        is_met["MFU"] = ours["mfu"] >= goals.mfu
+    print("  goals: " + ", ".join(f"{name} {'met' if met else 'NOT MET'}" for name, met in is_met.items()))
+
+
+def show_line(name: str, result: Result, baseline: Result) -> None:
+    """Print the numbers of a side, and their ratios to a baseline's."""
+    speed, peak, start = (result[n] / baseline[n] for n in ("tokens_per_second", "peak", "start"))
     print(
-        f"  {name:26}{found['tokens_per_second']:8.0f} tokens/s {speed:5.2f}x"
-        f"   peak {found['peak'] / 2**30:5.2f} GiB {peak:5.2f}x"
-        f"   start {found['start']:5.1f} s {start:5.2f}x   MFU {found['mfu']:.2f}"
-        + (f"   planned {found['planned'] / found['beyond']:.2f}x" if "planned" in found else ""),
+        f"  {name:26}{result['tokens_per_second']:8.0f} tokens/s {speed:5.2f}x"
+        f"   peak {result['peak'] / 2**30:5.2f} GiB {peak:5.2f}x"
+        f"   start {result['start']:5.1f} s {start:5.2f}x   MFU {result['mfu']:.2f}"
+        + (f"   planned {result['planned'] / result['beyond_imports']:.2f}x" if "planned" in result else ""),
         flush=True,
     )
 

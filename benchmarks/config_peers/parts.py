@@ -162,17 +162,25 @@ YAML: dict[str, Any] = {
     "seed": 3,
     "batch_size": 8,
     "tags": ["a", "b"],
-    "model": {"_component_": "config_peers.parts.Model", "layers": 6, "width": 256},
-    "tokenizer": {"_component_": "config_peers.parts.Tokenizer", "path": "${output_dir}/t.json"},
+    "model": {"_component_": "benchmarks.config_peers.parts.Model", "layers": 6, "width": 256},
+    "tokenizer": {"_component_": "benchmarks.config_peers.parts.Tokenizer", "path": "${output_dir}/t.json"},
     "dataset": {
-        "_component_": "config_peers.parts.Dataset",
+        "_component_": "benchmarks.config_peers.parts.Dataset",
         "source": "x.json",
         "packed": True,
         "columns": ["q", "a"],
     },
-    "optimizer": {"_component_": "config_peers.parts.Optimizer", "lr": 2.0e-5, "betas": [0.9, 0.95]},
-    "schedule": {"_component_": "config_peers.parts.Schedule", "warmup": 10},
-    "logger": {"_component_": "config_peers.parts.Logger", "log_dir": "${output_dir}/logs", "every": 5},
+    "optimizer": {
+        "_component_": "benchmarks.config_peers.parts.Optimizer",
+        "lr": 2.0e-5,
+        "betas": [0.9, 0.95],
+    },
+    "schedule": {"_component_": "benchmarks.config_peers.parts.Schedule", "warmup": 10},
+    "logger": {
+        "_component_": "benchmarks.config_peers.parts.Logger",
+        "log_dir": "${output_dir}/logs",
+        "every": 5,
+    },
 }
 """What the file holds over the class's defaults; OmegaConf and hydra, which have no class, get all forty."""
 

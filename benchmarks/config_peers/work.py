@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ def write(folder: str) -> None:
     """Write the config as each engine reads it."""
     import yaml
 
-    from config_peers.parts import COMPONENTS, YAML, Config
+    from benchmarks.config_peers.parts import COMPONENTS, YAML, Config
     from torchtune.config import render
 
     whole = yaml.safe_load(render(Config())) | YAML
@@ -40,9 +41,26 @@ def _filled(tree: Any) -> Any:
     return tree.replace("${output_dir}", "runs/bench") if isinstance(tree, str) else tree
 
 
+def time_work(engine: str, folder: str, n_runs: int) -> list[float]:
+    """Return the CPU time of each run of an engine in this process (seconds).
+
+    Args:
+        engine: The name of a function of this module that returns the engine's work.
+        folder: What `write` wrote.
+        n_runs: How often the work is done.
+    """
+    work: Work = getattr(sys.modules[__name__], engine)(folder)
+    seconds = []
+    for _ in range(n_runs):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return seconds
+
+
 def torchtune_work(folder: str) -> Work:
     """Ours: overrides go to the engine's own merge, as path and text."""
-    from config_peers.parts import COMPONENTS, OVERRIDES, Config
+    from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES, Config
     from torchtune.config import instantiate, render
     from torchtune.runs import config_layers, override
 
@@ -61,7 +79,7 @@ def omegaconf_work(folder: str) -> Work:
     """OmegaConf, with a plain instantiate."""
     from omegaconf import OmegaConf
 
-    from config_peers.parts import COMPONENTS, OVERRIDES
+    from benchmarks.config_peers.parts import COMPONENTS, OVERRIDES
 
     dots = [f"{path}={text}" for path, text in OVERRIDES]
 
@@ -75,7 +93,7 @@ def omegaconf_work(folder: str) -> Work:
         cfg = OmegaConf.merge(OmegaConf.load(f"{folder}/whole.yaml"), OmegaConf.from_dotlist(dots))
         for name in COMPONENTS:
             build(cfg[name])
-        return OmegaConf.to_yaml(cfg)
+        return str(OmegaConf.to_yaml(cfg))
 
     return work
 
@@ -83,7 +101,7 @@ def omegaconf_work(folder: str) -> Work:
 def _jsonargparse_parser() -> Any:
     import jsonargparse
 
-    from config_peers import parts
+    from benchmarks.config_peers import parts
 
     parser = jsonargparse.ArgumentParser()
     parser.add_argument("--config", action="config")
@@ -101,7 +119,7 @@ def _jsonargparse_parser() -> Any:
 
 def jsonargparse_work(folder: str) -> Work:
     """jsonargparse, its parser made anew as a program does."""
-    from config_peers.parts import OVERRIDES
+    from benchmarks.config_peers.parts import OVERRIDES
 
     def work() -> str:
         parser = _jsonargparse_parser()
@@ -123,7 +141,7 @@ def draccus_work(folder: str) -> Work:
 
     import draccus
 
-    from config_peers import parts
+    from benchmarks.config_peers import parts
 
     kinds = {name: getattr(parts, name.capitalize()) for name in parts.COMPONENTS}
     sections = {name: _as_dataclass(kind) for name, kind in kinds.items()}
@@ -149,7 +167,7 @@ def _as_dataclass(kind: type) -> type:
     import inspect
     import typing
 
-    hints = typing.get_type_hints(kind.__init__)
+    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]  # of the class itself, not a subclass
     fields: list[Any] = []
     for p in list(inspect.signature(kind).parameters.values()):
         default = p.default if p.default is not p.empty else ""
@@ -159,7 +177,7 @@ def _as_dataclass(kind: type) -> type:
 
 def torchtune_process(folder: str, words: Sequence[str]) -> None:
     """Ours, from a file and words to built components, all mistakes checked."""
-    from config_peers.parts import main
+    from benchmarks.config_peers.parts import main
 
     main.run(
         main.layers(
@@ -173,7 +191,7 @@ def hydra_process(folder: str, words: Sequence[str]) -> None:
     """Hydra's main, with its defaults for output switched off."""
     import hydra
 
-    from config_peers.parts import COMPONENTS
+    from benchmarks.config_peers.parts import COMPONENTS
 
     text = (Path(folder) / "whole.yaml").read_text().replace("_component_", "_target_")
     (Path(folder) / "hydra.yaml").write_text(text)
@@ -186,7 +204,7 @@ def hydra_process(folder: str, words: Sequence[str]) -> None:
         "hydra/hydra_logging=disabled",
     ]
 
-    @hydra.main(version_base=None, config_path=folder, config_name="hydra")
+    @hydra.main(version_base=None, config_path=folder, config_name="hydra")  # type: ignore[untyped-decorator]  # hydra is not installed with what tests need
     def app(cfg: Any) -> None:
         for name in COMPONENTS:
             hydra.utils.instantiate(cfg[name])

@@ -1,50 +1,72 @@
-"""TRL's side: SFTTrainer with PEFT on rows that are encoded already, with the clock read behind every step."""
+"""TRL's side: SFTTrainer with PEFT on rows that are encoded already, with the clock read after every step."""
 
 import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from benchmarks.training_sides.measured import order, peak_bytes, report
+from benchmarks.process_memory import peak_bytes
+from benchmarks.training_sides.cases import Case
+from benchmarks.training_sides.measurement import Measurement, ModelSizes, matmul_flops, measurement
 
 
-def main() -> None:
-    given = order()
+class PeerRun(TypedDict):
+    """What TRL trains."""
+
+    model: str
+    """The model's folder."""
+    rows: str
+    """A file of encoded rows."""
+    case: Case
+    n_steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Rows of a step."""
+    length: int
+    """Tokens of a row at most."""
+
+
+def train(command_time: float, run: PeerRun, sizes: ModelSizes) -> Measurement:
+    """Train by TRL.
+
+    Args:
+        command_time: When this process was started (seconds since the epoch).
+        run: What is trained.
+        sizes: Those of the matrix products that are timed.
+    """
     import datasets
     import torch
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     datasets.disable_progress_bars()
-    times: list[float] = []
+    end_times: list[float] = []
     losses: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]  # untyped
+    class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.time())
+            end_times.append(time.time())
 
-        def on_log(self, _args: Any, _state: Any, _control: Any, logs: Any = None, **__: Any) -> None:
-            if logs and "loss" in logs:
-                losses.append(float(logs["loss"]))
+        def on_log(self, *_: Any, **event: Any) -> None:
+            if "loss" in event["logs"]:
+                losses.append(float(event["logs"]["loss"]))
 
-    rows = json.loads(Path(given["rows"]).read_text())
-    is_bf16 = given["dtype"] == "bf16"
+    case, batch_size = run["case"], run["batch_size"]
+    is_bf16 = case["dtype"] == "bf16"
     # What computes in bf16 holds a frozen base in bf16; what is trained whole stays in fp32 below autocast.
-    kind = torch.bfloat16 if is_bf16 and given["lora"] else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=kind)
+    dtype = torch.bfloat16 if is_bf16 and case["lora"] else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             output_dir=folder,
-            max_steps=given["steps"],
-            per_device_train_batch_size=given["batch"],
+            max_steps=run["n_steps"],
+            per_device_train_batch_size=batch_size,
             train_sampling_strategy="sequential",
             learning_rate=1e-4,
             weight_decay=0.0,
             lr_scheduler_type="constant",
-            max_length=given["length"],
-            packing=given["packed"],
+            max_length=run["length"],
+            packing=case.get("is_peer_packed", False),
             gradient_checkpointing=False,
             completion_only_loss=True,
             bf16=is_bf16,
@@ -55,28 +77,45 @@ def main() -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        adapter = None
-        if given["lora"]:
-            adapter = LoraConfig(
-                r=given["rank"],
-                lora_alpha=2 * given["rank"],
-                target_modules=given["lora"],
-                task_type="CAUSAL_LM",
-            )
         trainer = SFTTrainer(
-            model,
+            AutoModelForCausalLM.from_pretrained(run["model"], dtype=dtype),
             config,
-            train_dataset=datasets.Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(given["model"]),
-            peft_config=adapter,
+            train_dataset=datasets.Dataset.from_list(
+                json.loads(Path(run["rows"]).read_text(encoding="utf-8"))
+            ),
+            processing_class=AutoTokenizer.from_pretrained(run["model"]),
+            peft_config=adapter_of(case),
             callbacks=[Clock()],
         )
         trainer.train()
-        read = [row.get("seq_lengths") or [len(row["input_ids"])] for row in trainer.train_dataset]
-    each = given["batch"]
-    steps = [[n - 1 for row in read[i * each : (i + 1) * each] for n in row] for i in range(given["steps"])]
-    report(times, losses, peak_bytes(), given, steps)
+        row_lengths = [row.get("seq_lengths") or [len(row["input_ids"])] for row in trainer.train_dataset]
+    lengths = lengths_of_steps(row_lengths[: run["n_steps"] * batch_size], batch_size)
+    return measurement(
+        command_time,
+        end_times,
+        losses=losses,
+        lengths=lengths,
+        peak=peak_bytes(),
+        matmul=matmul_flops(case["dtype"], sizes),
+    )
 
 
-if __name__ == "__main__":
-    main()
+def adapter_of(case: Case) -> Any:
+    """Return PEFT's config of the case's adapters; None without them."""
+    from peft import LoraConfig
+
+    if not case["lora"]:
+        return None
+    rank = case["rank"]
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=case["lora"], task_type="CAUSAL_LM")
+
+
+def lengths_of_steps(row_lengths: list[list[int]], batch_size: int) -> list[list[int]]:
+    """Return the tokens of each example, step by step, as our side counts them: without the last token.
+
+    Args:
+        row_lengths: The tokens of each example in a row, row by row.
+        batch_size: Rows of a step.
+    """
+    starts = range(0, len(row_lengths), batch_size)
+    return [[n - 1 for row in row_lengths[i : i + batch_size] for n in row] for i in starts]

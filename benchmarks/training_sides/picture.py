@@ -1,19 +1,20 @@
 """The cases of benchmarks/training.py as a picture: bars of both sides, one panel a number."""
 
+from collections.abc import Callable
 from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, BAR, GAP, TOP, LEFT, PANEL = 860, 15, 12, 66, 190, 205
 OURS, PEER = "#0f766e", "#b8b2a7"
-PANELS = [
-    ("tokens per second", lambda found: found["tokens_per_second"], "{:.0f}"),
-    ("peak memory, GiB", lambda found: found["peak"] / 2**30, "{:.2f}"),
-    ("seconds to the first step", lambda found: found["start"], "{:.1f}"),
+PANELS: list[tuple[str, Callable[[dict[str, Any]], float], str]] = [
+    ("tokens per second", lambda result: result["tokens_per_second"], "{:.0f}"),
+    ("peak memory, GiB", lambda result: result["peak"] / 2**30, "{:.2f}"),
+    ("seconds to the first step", lambda result: result["start"], "{:.1f}"),
 ]
 
 
 def picture(cases: dict[str, dict[str, Any]]) -> str:
-    """Draw cases, each with what was found of "TRL" and "ours", as SVG."""
+    """Draw cases, each with the results of "TRL" and "ours", as SVG."""
     group = 2 * BAR + GAP + 8
     height = TOP + group * len(cases) + 10
     parts = [
@@ -24,18 +25,18 @@ def picture(cases: dict[str, dict[str, Any]]) -> str:
     ]
     for i, name in enumerate(cases):
         parts.append(_text(20, TOP + i * group + BAR + 5, name, 13, "#29251f"))
-    for column, (title, value, shown) in enumerate(PANELS):
+    for column, (title, value, template) in enumerate(PANELS):
         x = LEFT + column * (PANEL + 18)
-        most = max(value(side) for case in cases.values() for side in case.values())
+        largest = max(value(side) for case in cases.values() for side in case.values())
         parts.append(_text(x, TOP - 14, title, 12, "#6b6459"))
         for i, case in enumerate(cases.values()):
             for side, (who, colour) in enumerate((("ours", OURS), ("TRL", PEER))):
                 y = TOP + i * group + side * (BAR + 1)
-                length = (PANEL - 48) * value(case[who]) / most
+                length = (PANEL - 48) * value(case[who]) / largest
                 parts.append(
                     f'<rect x="{x}" y="{y}" width="{length:.1f}" height="{BAR}" rx="2" fill="{colour}"/>'
                 )
-                text = shown.format(value(case[who]))
+                text = template.format(value(case[who]))
                 parts.append(_text(x + length + 5, y + BAR - 3, text, 12, "#29251f", bold=who == "ours"))
     return "\n".join([*parts, "</svg>"]) + "\n"
 

@@ -40,14 +40,14 @@ def test_names_are_unique() -> None:
 def test_the_command_that_shows_its_gain_exists(
     internal: Internal, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = re.search(r"(python benchmarks/|tune ).*", internal.gain)
+    command = re.search(r"(python -m benchmarks\.|tune ).*", internal.gain)
     assert command is not None
     words = shlex.split(command[0])
     if words[0] == "tune":
         monkeypatch.chdir(ROOT)
         assert tune(*words[1:]).status == 0
         return
-    program = ROOT / words[1]
+    program = ROOT / f"{words[2].replace('.', '/')}.py"
     for option in (word for word in words if word.startswith("--")):
         assert f'"{option}"' in program.read_text()
     (line,) = re.findall(r'the line "(.+?)"', internal.gain)

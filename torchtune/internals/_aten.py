@@ -33,7 +33,7 @@ def _agrees_with_autograd() -> bool:
 ACTIVATION_BACKWARD = Internal(
     name="activation backward",
     written_for="torch 2.13.0",
-    gain='memory of lean layers: the line "plain layers" of python benchmarks/training.py MODEL ROWS --ablate',
+    gain='memory of lean layers: the line "plain layers" of python -m benchmarks.training MODEL ROWS --ablate',
     fallback="layers are the plain ones, as with lean_layers=false",
     probe=_agrees_with_autograd,
 )

@@ -60,7 +60,7 @@ HEAP = Internal(
     name="heap settings",
     written_for="glibc 2.36",
     gain='memory: the line "the heap as glibc has it" of '
-    'python benchmarks/training.py MODEL ROWS --cases "lora fp32" --ablate',
+    'python -m benchmarks.training MODEL ROWS --cases "lora fp32" --ablate',
     fallback="the process is not started again, and grows by up to a third",
     probe=_has_tunables,
 )
@@ -68,7 +68,7 @@ KERNEL_CACHES = Internal(
     name="kernel caches",
     written_for="torch 2.13.0",
     gain='memory: the line "1,024 kernels cached" of '
-    'python benchmarks/training.py MODEL ROWS --cases "lora bf16" --ablate',
+    'python -m benchmarks.training MODEL ROWS --cases "lora bf16" --ablate',
     fallback="the caches keep 1,024 kernels each",
     probe=lambda: True,  # a variable that a library no longer reads does no harm
 )

@@ -71,7 +71,7 @@ OPTIMIZER_STEP = Internal(
     name="optimizer step",
     written_for="torch 2.13.0",
     gain='time to the first step: the line "torch\'s optimizer as it is" of '
-    "python benchmarks/training.py MODEL ROWS --ablate",
+    "python -m benchmarks.training MODEL ROWS --ablate",
     fallback="torch imports its compiler: a second and 60 MB more",
     probe=_takes_a_step,
 )
@@ -119,7 +119,7 @@ SKIPPED_STEP = Internal(
     name="skipped optimizer step",
     written_for="torch 2.13.0",
     gain="no wait for the device before an update, on a GPU (not yet run on one); what it costs on a CPU: the line "
-    '"numbers read a step later" of python benchmarks/training.py MODEL ROWS --ablate',
+    '"numbers read a step later" of python -m benchmarks.training MODEL ROWS --ablate',
     fallback="the host waits for one flag a step",
     probe=_skips_a_step,
 )
