@@ -178,12 +178,13 @@ def _as_dataclass(kind: type) -> type:
 def torchtune_process(folder: str, words: Sequence[str]) -> None:
     """Ours, from a file and words to built components, all mistakes checked."""
     from benchmarks.config_peers.parts import main
+    from torchtune.runs import Resume
 
     main.run(
         main.layers(
             f"{folder}/ours.yaml", [w.replace("output_dir=o", f"output_dir={folder}/o") for w in words]
         ),
-        overwrite=True,
+        Resume(overwrite=True),
     )
 
 
