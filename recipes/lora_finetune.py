@@ -50,6 +50,7 @@ def main(cfg: LoraFinetuneConfig) -> None:
         )
         cfg.lora.add_to(model)
         cfg.placement.place(model, world, cfg.model_directory, dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp)
+        cfg.lora.load_into(model)
         scorer = training.NextToken(config.instantiate(cfg.loss, reduction="sum"))
         optimizer = training.build_optimizer(cfg.optimizer, model)
         schedule = training.build_schedule(cfg, optimizer, batches)

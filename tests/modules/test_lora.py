@@ -154,6 +154,17 @@ def test_all_linear_is_every_linear_layer_but_the_head() -> None:
         ("k_proj", ["layers.0.self_attn.k_proj", "layers.1.self_attn.k_proj"]),
         (["mlp.up_proj"], ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"]),
         (["layers.1.mlp.up_proj"], ["layers.1.mlp.up_proj"]),
+        (["layers.[1-9].*.k_proj"], ["layers.1.self_attn.k_proj"]),
+        (
+            ["layers.0.mlp.*", "v_pro?"],
+            [
+                "layers.0.self_attn.v_proj",
+                "layers.0.mlp.gate_proj",
+                "layers.0.mlp.up_proj",
+                "layers.0.mlp.down_proj",
+                "layers.1.self_attn.v_proj",
+            ],
+        ),
     ],
 )
 def test_a_target_is_the_end_of_a_name(targets: str | list[str], names: list[str]) -> None:
@@ -165,6 +176,7 @@ def test_a_target_is_the_end_of_a_name(targets: str | list[str], names: list[str
     [
         (["q_proj", "query"], "no linear layer of the model is called query; it has down_proj, gate_proj,"),
         (["proj"], "called proj; it has"),
+        (["layers.9.*", "q_proj"], r"called layers\.9\.\*; it has"),
         ([], "nothing was asked for"),
         (["lm_head"], "lm_head cannot have an adapter"),
         (["embed_tokens"], "called embed_tokens; it has"),

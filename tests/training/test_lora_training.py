@@ -1,5 +1,6 @@
 """Every kind of adapter in training: where it starts, what is trained, on one rank and on two."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from tests.training.tiny import (
     tiny_decoder,
 )
 from tests.training.together import together
-from tests.training.two_ranks_lora import CASES, magnitudes_from, one_step, placed
+from tests.training.two_ranks_lora import CASES, continued, magnitudes_from, one_step, placed
+from torchtune.cli import main as tune
 from torchtune.config import Trust, instantiate, lazy, only_trusting
-from torchtune.formats import load_peft_adapter, save_hf_folder
+from torchtune.formats import load_peft_adapter, save_hf_folder, save_peft_adapter
+from torchtune.formats.peft._load import read_peft_tensors
 from torchtune.models.phi3 import phi3_mini_4k
 from torchtune.modules import Decoder, DoRA, LinearCrossEntropy, adapted_layers
 from torchtune.training import (
@@ -249,3 +252,67 @@ def test_shards_of_a_folders_weights_have_their_own_magnitudes(folder: Path, fou
     for name, layer, _ in adapted_layers(model):
         norms = layer.weight.double().norm(dim=1)
         assert_near(ours[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
+
+
+def test_an_adapter_is_loaded_into_shards_to_be_trained_further(folder: Path, found: dict[str, Any]) -> None:
+    expected = read_peft_tensors(folder / "dora" / "adapter")
+    assert found["continued"].keys() == {name for name, _ in lora_parameters(found["continued"])}
+    assert len(found["continued"]) == len(expected)
+    alone = continued(ALONE, folder / "dora")
+    assert alone is not None
+    for name, tensor in found["continued"].items():
+        assert tensor.equal(alone[name])
+        assert any(tensor.to(other.dtype).equal(other) for other in expected.values())
+
+
+def lora_parameters(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
+    return [(name, tensor) for name, tensor in state.items() if ".adapter." in name]
+
+
+@kinds
+def test_training_continues_an_adapter_from_its_own_weights(tmp_path: Path, lora: Lora) -> None:
+    with only_trusting(Trust(packages=frozenset({"tests"}))):
+        lora_finetune.main(
+            lora_config(tmp_path, "first", lora=lora, epochs=3, optimizer=lazy(AdamW, lr=1e-2))
+        )
+        base = {"model_directory": None, "epochs": 1, "optimizer": lazy(AdamW, lr=1e-2), "seed": 1}
+        further = evolve(lora, adapter_directory=str(tmp_path / "first" / "final"))
+        lora_finetune.main(lora_config(tmp_path, "second", lora=further, **base))
+    assert losses(tmp_path, "second")[0] < losses(tmp_path, "first")[0] - 0.01
+    second = json.loads((tmp_path / "second/final/adapter_config.json").read_text())
+    assert second["base_model_name_or_path"] is None, "it belongs to the base, not to the adapter"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 4}, "lora.rank is 4, and the adapter in .* has 3 .*; set it to 3"),
+        ({"alpha": 8.0}, "lora.alpha is 8.0, and the adapter in .* has 16.0"),
+        ({"rank_stabilized": True}, "lora.rank_stabilized is True, and the adapter in .* has False"),
+        ({"kind": "dora"}, "lora.kind is dora, and the adapter in .* has lora"),
+        (
+            {"targets": ["q_proj"]},
+            "lora.targets: the adapter in .* is on other layers: .* is one of that folder's alone",
+        ),
+        (
+            {"targets": ["all-linear"]},
+            "lora.targets: the adapter in .* is on other layers: .* is one of the model's alone",
+        ),
+    ],
+)
+def test_an_adapter_of_other_settings_is_not_continued(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    lora = Lora(targets=["q_proj", "v_proj"], rank=3)
+    save_peft_adapter(model_of(lora), tmp_path / "adapter", base_model=None)
+    other = evolve(lora, adapter_directory=str(tmp_path / "adapter"), **changes)
+    with pytest.raises(ValueError, match=message):
+        model_of(other)
+
+
+def test_validate_finds_an_adapter_that_cannot_be_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["validate", "lora_finetune", "--config", "smollm2_135m_lora", "validation=null"]
+    assert tune([*words, f"lora.adapter_directory={tmp_path / 'nowhere'}"]) == 2
+    assert "adapter_config.json in " in capsys.readouterr().err

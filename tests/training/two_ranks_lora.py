@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attrs import asdict
 from torch import Tensor
 from torch.optim import AdamW
 
 from tests.training.tiny import batch_of, examples, place, stir_adapters, whole_gradients
 from torchtune.distributed import World
-from torchtune.formats import save_hf_folder
+from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import ActivationCheckpointing, Lora, NextToken, StepSums, clip_gradients, whole_state
@@ -79,12 +80,24 @@ def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
     return whole_state(placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
 
 
+def continued(world: World, folder: Path, **how: Any) -> dict[str, Tensor] | None:
+    """Load an adapter that is trained further into placed adapters, sharded if there are ranks to shard them."""
+    lora = Lora(**{**asdict(DORA), "adapter_directory": str(folder / "adapter")})
+    model = placed(world, lora, **how)
+    lora.load_into(model)
+    return whole_state(model, world)
+
+
 def found_by(world: World, out: Path) -> dict[str, Any]:
     """Take the steps, and read a folder; all ranks must call it."""
     found: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
     alone = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
     if world.is_main:
         save_hf_folder(placed(alone, None, dtype="fp32"), out / "base")
+        adapted = placed(alone, dtype="fp32")
+        stir_adapters(adapted)
+        save_peft_adapter(adapted, out / "adapter", base_model=None)
     world.barrier()
     found["from a folder"] = magnitudes_from(world, out)
+    found["continued"] = continued(world, out)
     return found

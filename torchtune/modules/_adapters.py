@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
@@ -31,7 +32,8 @@ def add_lora(
         model: Any model with `nn.Linear` layers and no adapters yet; other linear layers than ours are replaced by
             `Linear` with the same parameters.
         targets: Names of layers: the last part ("q_proj") or more of the end ("self_attn.q_proj",
-            "layers.3.self_attn.q_proj"). "all-linear" is every linear layer but the output head.
+            "layers.3.self_attn.q_proj"), with `*`, `?` and `[...]` as in names of files ("layers.[0-9].*.q_proj").
+            "all-linear" is every linear layer but the output head.
         rank: Rank of the change, above 0.
         alpha: The change is scaled by `alpha / rank`.
         dropout: Share of the adapters' inputs that are zeroed while training, from 0 to below 1.
@@ -121,7 +123,7 @@ def _find_targets(model: nn.Module, targets: Sequence[str]) -> list[str]:
     """Turn targets into full names of linear layers, in the model's order."""
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     body = [name for name in linears if name.rpartition(".")[2] != _HEAD]
-    matches = {target: [name for name in linears if f".{name}".endswith(f".{target}")] for target in targets}
+    matches = {target: [n for n in linears if fnmatchcase(f".{n}", f"*.{target}")] for target in targets}
     if ALL_LINEAR in matches:
         matches[ALL_LINEAR] = body
     missing = [target for target in targets if not matches[target]]

@@ -3,7 +3,7 @@
 from attrs import asdict, define, field
 
 from torchtune.config import above, not_empty, share
-from torchtune.formats import check_peft_adapter
+from torchtune.formats import check_peft_adapter, check_same_adapters, load_same_adapters
 from torchtune.modules import AdapterKind, Decoder, add_lora
 
 
@@ -12,7 +12,8 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) next to frozen weights."""
 
     targets: list[str] = field(factory=lambda: ["q_proj", "v_proj"], validator=not_empty())
-    """Names of the linear layers that get an adapter; `all-linear` means all but the output head."""
+    """Names of the linear layers that get an adapter, or patterns such as `layers.[0-9].*.q_proj`; `all-linear` means
+    all but the output head."""
     rank: int = field(default=8, validator=above(0))
     """Inner width of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
@@ -24,12 +25,28 @@ class Lora:
     kind: AdapterKind = "lora"
     """`lora`, or `dora`, which also trains the length of each row of a weight (DoRA, arXiv:2402.09353)."""
 
+    adapter_directory: str | None = None
+    """A PEFT adapter's folder, such as a run's `final/`, to train further; the fields above have to be as it has them.
+    Null: a new adapter."""
+
     def add_to(self, model: Decoder) -> None:
-        """Add the adapters and freeze everything else, in place.
+        """Add the adapters and freeze everything else, in place; the model may be on the meta device.
 
         Raises:
-            ValueError: No linear layer of the model matches a target, a number is out of range, or PEFT does not
-                support such adapters.
+            FileNotFoundError: The adapter to be trained further is missing.
+            ValueError: A target matches no linear layer of the model, a number is out of range, PEFT does not support
+                such adapters, or the adapter to be trained further is another one.
         """
-        add_lora(model, **asdict(self))
+        add_lora(model, **asdict(self, filter=lambda field, _: field.name != "adapter_directory"))
         check_peft_adapter(model)
+        if self.adapter_directory is not None:
+            check_same_adapters(model, self.adapter_directory)
+
+    def load_into(self, model: Decoder) -> None:
+        """Load the adapter that is trained further, if there is one; all ranks must call it.
+
+        Args:
+            model: Placed, with the adapters of `add_to`.
+        """
+        if self.adapter_directory is not None:
+            load_same_adapters(model, self.adapter_directory)
