@@ -159,7 +159,7 @@ def test_quantised_weights_are_refused(llama: Path, tmp_path: Path) -> None:
     )
     save_file(found, llama / "model.safetensors")
     with pytest.raises(
-        ValueError, match=r"base holds model.layers.0.mlp.up_proj.weight in numbers that are not"
+        ValueError, match=r"base holds a quantised model, by the dtype of model.layers.0.mlp.up_proj.weight"
     ):
         convert(llama, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.files import read_json
+from torchtune.formats._quantised import check_unquantised_config
 from torchtune.models import FAMILIES, KEYS, written_rope
 from torchtune.modules import Architecture, Decoder
 
@@ -58,7 +59,7 @@ def read_hf_config(folder: Path) -> Architecture:
 
     Raises:
         FileNotFoundError: there is no config.json.
-        ValueError: config.json is damaged, or describes a model that is not supported.
+        ValueError: config.json is damaged, or describes a model that is not supported, or quantised.
     """
     path = folder / "config.json"
     try:
@@ -68,6 +69,8 @@ def read_hf_config(folder: Path) -> Architecture:
             f"no config.json in {folder}; a Hugging Face model folder is expected (tune download, or"
             " tune convert for a GGUF file or Meta's own checkpoint)"
         ) from None
+    if values.get("model_type") in FAMILIES:
+        check_unquantised_config(folder, values)
     try:
         return architecture_from_hf(values)
     except ValueError as error:
