@@ -336,7 +336,7 @@ def test_a_merged_adapter_is_merge_loras_to_the_bit(
     load_hf_weights(model, base)
     load_peft_adapter(model, tmp_path / "adapter")
     merge_lora(model)
-    save_hf_folder(model, tmp_path / "expected", tokenizer_directory=base)
+    save_hf_folder(model, tmp_path / "expected", tokenizer_directory=base, base=base)
     norms = {} if dtype else {n: t for n, t in tensors(base).items() if t.dtype == torch.float32}
     assert same(tensors(tmp_path / "merged"), {**tensors(tmp_path / "expected"), **norms})
     for name in ("config.json", "tokenizer.json", "generation_config.json"):

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from attrs import frozen
@@ -40,6 +41,8 @@ class Checkpoint:
         FileNotFoundError: there is no tokenizer, and there has to be one.
         ValueError: it is damaged, or another model's.
     """
+    config: Mapping[str, Any] | None = None
+    """Its config.json, whose keys stay; None: it has none."""
     tokenizer: Path | None = None
     """Where the tokenizer comes from, for messages. None: from where the weights do."""
     dtype: torch.dtype | None = None
@@ -96,7 +99,7 @@ def write_checkpoint(
 def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
     """Write config.json and the tokenizer, and see that the two go together before any weights are read."""
     ids = checkpoint.write_tokenizer(folder)
-    config = hf_config(checkpoint.model)
+    config = hf_config(checkpoint.model, checkpoint.config)
     write_json(folder / "config.json", {**config, **ids})
     if not has_tokenizer(folder):
         return
