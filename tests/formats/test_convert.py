@@ -159,7 +159,7 @@ def test_quantised_weights_are_refused(llama: Path, tmp_path: Path) -> None:
     )
     save_file(found, llama / "model.safetensors")
     with pytest.raises(
-        ValueError, match=r"base holds model.layers.0.mlp.up_proj.weight in numbers that are not"
+        ValueError, match=r"base holds a quantised model, by the dtype of model.layers.0.mlp.up_proj.weight"
     ):
         convert(llama, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
@@ -336,7 +336,7 @@ def test_a_merged_adapter_is_merge_loras_to_the_bit(
     load_hf_weights(model, base)
     load_peft_adapter(model, tmp_path / "adapter")
     merge_lora(model)
-    save_hf_folder(model, tmp_path / "expected", tokenizer_directory=base)
+    save_hf_folder(model, tmp_path / "expected", tokenizer_directory=base, base=base)
     norms = {} if dtype else {n: t for n, t in tensors(base).items() if t.dtype == torch.float32}
     assert same(tensors(tmp_path / "merged"), {**tensors(tmp_path / "expected"), **norms})
     for name in ("config.json", "tokenizer.json", "generation_config.json"):

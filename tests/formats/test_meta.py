@@ -309,7 +309,7 @@ def test_files_that_do_not_go_together_are_named(tmp_path: Path, i: int, change:
         ),
         (
             lambda state: state.update({"norm.weight": torch.ones(64).int()}),
-            "norm.weight in numbers that are not",
+            "quantised model, by the dtype of norm.weight",
         ),
     ],
 )

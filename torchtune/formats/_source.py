@@ -3,15 +3,17 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from attrs import frozen
 from torch import Tensor
 
 from torchtune.files import write_json, written_whole
-from torchtune.formats._tensor_files import TensorSource, some
+from torchtune.formats._quantised import check_unquantised_tensors
+from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._config import hf_config
 from torchtune.formats.hf._save import SHARD_BYTES, write_shards
 from torchtune.formats.hf._weights import check_tensors, expected_shapes
@@ -39,6 +41,8 @@ class Checkpoint:
         FileNotFoundError: there is no tokenizer, and there has to be one.
         ValueError: it is damaged, or another model's.
     """
+    config: Mapping[str, Any] | None = None
+    """Its config.json, whose keys stay; None: it has none."""
     tokenizer: Path | None = None
     """Where the tokenizer comes from, for messages. None: from where the weights do."""
     dtype: torch.dtype | None = None
@@ -71,9 +75,10 @@ def write_checkpoint(
     """
     model = checkpoint.model
     shapes = expected_shapes(model)
+    check_unquantised_tensors(checkpoint.path, checkpoint.weights, shapes.keys())
     check_tensors(shapes, checkpoint.weights, checkpoint.path)
     numbers = {name: math.prod(shape) for name, shape in shapes.items()}
-    dtypes = {name: dtype or checkpoint.dtype or own for name, own in _own_dtypes(checkpoint, shapes).items()}
+    dtypes = {name: dtype or checkpoint.dtype or checkpoint.weights.dtypes[name] for name in shapes}
     n_done = 0
 
     def read(name: str) -> Tensor:
@@ -94,7 +99,7 @@ def write_checkpoint(
 def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
     """Write config.json and the tokenizer, and see that the two go together before any weights are read."""
     ids = checkpoint.write_tokenizer(folder)
-    config = hf_config(checkpoint.model)
+    config = hf_config(checkpoint.model, checkpoint.config)
     write_json(folder / "config.json", {**config, **ids})
     if not has_tokenizer(folder):
         return
@@ -107,18 +112,6 @@ def _write_texts(checkpoint: Checkpoint, folder: Path) -> None:
             f"the tokenizer of {where} cannot be used: {str(error).replace(str(folder), where)}"
         ) from error
     write_json(folder / "config.json", {**config, **ids.completed(tokenizer)})
-
-
-def _own_dtypes(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, torch.dtype]:
-    """Return the dtype of every tensor, where all are plain numbers."""
-    dtypes = checkpoint.weights.dtypes
-    quantised = sorted(checkpoint.weights.own_name(name) for name in names if name not in dtypes)
-    if quantised:
-        raise ValueError(
-            f"{checkpoint.path} holds {some(quantised)} in numbers that are not float64, float32, float16 or bfloat16;"
-            " quantised weights are not supported, fetch the model as it was before"
-        )
-    return {name: dtypes[name] for name in names}
 
 
 def _most_common(dtypes: Mapping[str, torch.dtype], numbers: Mapping[str, int]) -> torch.dtype:

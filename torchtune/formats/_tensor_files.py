@@ -50,6 +50,7 @@ class TensorSource:
             shapes={new: self.shapes[old] for new, old in names.items()},
             dtypes={new: self.dtypes[old] for new, old in names.items() if old in self.dtypes},
             read=lambda name: self.read(names[name]),
+            own_names={new: self.own_name(old) for new, old in names.items()},
         )
 
 

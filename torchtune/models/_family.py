@@ -79,8 +79,6 @@ class Family:
     """Parts of our weights' names, each with the checkpoint's; none for those that are named as ours."""
     unneeded: tuple[str, ...] = ("rotary_emb.inv_freq",)
     """Ends of the names of tables that old checkpoints hold without need."""
-    optional_prefix: str = ""
-    """What all of the checkpoint's names but the head's begin with, and some checkpoints leave out."""
     tied: bool = False
     """Whether the embeddings are tied where config.json does not say."""
     ffn_factor: int | None = None

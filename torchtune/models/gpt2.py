@@ -66,7 +66,6 @@ GPT2_FAMILY = Family(
     read=lambda _: _GPT2,
     write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     unneeded=(".attn.bias", ".attn.masked_bias"),
-    optional_prefix="transformer.",  # OpenAI's own files leave it out
     tied=True,
     ffn_factor=4,
     fused=(Fused("attn.c_attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),),

@@ -161,5 +161,10 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
         save_peft_adapter(model, folder, base_model=cfg.model_directory, state=state, overwrite=True)
     else:
         save_hf_folder(
-            model, folder, tokenizer_directory=cfg.tokenizer_directory, state=state, overwrite=True
+            model,
+            folder,
+            tokenizer_directory=cfg.tokenizer_directory,
+            base=cfg.model_directory,
+            state=state,
+            overwrite=True,
         )

@@ -1,16 +1,46 @@
 """A decoder's architecture as Hugging Face's config.json, and back."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from torchtune.files import read_json
+from torchtune.formats._quantised import check_unquantised_config
 from torchtune.models import FAMILIES, KEYS, written_rope
-from torchtune.modules import Architecture, Decoder
+from torchtune.modules import Architecture, Decoder, RotarySpec
+
+_NOT_COPIED = frozenset({"transformers_version", "auto_map", "torch_dtype", "dtype"})
+"""Keys of a base's config.json that are not true of what is written: its code is not copied, its dtype may change."""
 
 
-def hf_config(model: Decoder) -> dict[str, Any]:
-    """Describe a decoder as config.json does, for every transformers since 4.43."""
-    a = model.architecture
+def hf_config(model: Decoder, base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Describe a decoder as config.json does, for every transformers since 4.43.
+
+    Args:
+        model: The decoder.
+        base: config.json of the model that it was trained from or converted from. Its keys stay as they are, also those
+            that nothing reads here, except where the decoder differs from that model. The longest sequence is the
+            longer of the two: a run may train on shorter ones to save memory.
+    """
+    dtype = str(next(model.norm.parameters()).dtype).removeprefix("torch.")
+    if base is None:
+        return {**_described(model.architecture), "torch_dtype": dtype}
+    before = architecture_from_hf(dict(base))
+    now = model.architecture
+    if isinstance(now.positions, RotarySpec):  # of others the weights have as many rows
+        now = evolve(now, max_seq_len=max(before.max_seq_len, now.max_seq_len))
+    keys_before, keys = _described(before), _described(now)
+    return {
+        **{key: value for key, value in base.items() if key not in _NOT_COPIED},
+        **{key: value for key, value in keys.items() if value != keys_before.get(key)},
+        **({"dtype": dtype} if "dtype" in base else {}),
+        "torch_dtype": dtype,
+    }
+
+
+def _described(a: Architecture) -> dict[str, Any]:
     values, family = a.flat(), FAMILIES[a.family]
     return {
         "architectures": [family.hf_class],
@@ -19,7 +49,6 @@ def hf_config(model: Decoder) -> dict[str, Any]:
         **{key: value for key, value in family.fixed.items() if key not in family.ignored},
         **written_rope(a),
         **family.write(a),
-        "torch_dtype": str(next(model.norm.parameters()).dtype).removeprefix("torch."),
     }
 
 
@@ -58,7 +87,7 @@ def read_hf_config(folder: Path) -> Architecture:
 
     Raises:
         FileNotFoundError: there is no config.json.
-        ValueError: config.json is damaged, or describes a model that is not supported.
+        ValueError: config.json is damaged, or describes a model that is not supported, or quantised.
     """
     path = folder / "config.json"
     try:
@@ -68,6 +97,8 @@ def read_hf_config(folder: Path) -> Architecture:
             f"no config.json in {folder}; a Hugging Face model folder is expected (tune download, or"
             " tune convert for a GGUF file or Meta's own checkpoint)"
         ) from None
+    if values.get("model_type") in FAMILIES:
+        check_unquantised_config(folder, values)
     try:
         return architecture_from_hf(values)
     except ValueError as error:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from torchtune.files import read_json
 from torchtune.formats._source import Checkpoint
 from torchtune.formats.hf._config import read_hf_config
 from torchtune.formats.hf._weights import hf_tensors
@@ -31,4 +32,7 @@ def open_hf(folder: Path) -> Checkpoint:
         copy_files(folder, target, [GENERATION_CONFIG])
         return SpecialIds.of_folder(folder)
 
-    return Checkpoint(path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer)
+    config = read_json(folder / "config.json")
+    return Checkpoint(
+        path=folder, model=model, weights=weights, write_tokenizer=write_tokenizer, config=config
+    )

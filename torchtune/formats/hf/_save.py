@@ -1,12 +1,12 @@
 """A Hugging Face folder out of a model."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from torchtune.files import write_json, written_whole
+from torchtune.files import read_json, write_json, written_whole
 from torchtune.formats.hf._config import hf_config
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.modules import Decoder, has_adapters
@@ -21,6 +21,7 @@ def save_hf_folder(
     folder: str | os.PathLike[str],
     *,
     tokenizer_directory: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
     state: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
@@ -30,14 +31,16 @@ def save_hf_folder(
     Args:
         model: Without adapters (`merge_lora` first).
         folder: Written beside and renamed once complete.
-        tokenizer_directory: Its tokenizer's files and generation_config.json are copied along.
+        tokenizer_directory: Its tokenizer's files are copied, and its generation_config.json if `base` has none.
+        base: Folder of the model that this one was trained from: keys of its config.json stay (`hf_config`), and so
+            does its generation_config.json, with the ids of the tokenizer's special tokens. None: there is none.
         state: What to write in place of `model.state_dict()`, such as weights gathered from shards.
         overwrite: Replace a folder that exists.
         shard_bytes: Size of a file of weights, at most (bytes).
 
     Raises:
         FileExistsError: the folder has something in it and `overwrite` is False.
-        FileNotFoundError: `tokenizer_directory` holds no tokenizer.
+        FileNotFoundError: `tokenizer_directory` holds no tokenizer, or `base` no config.json.
         ValueError: the model has LoRA adapters, or the tokenizer's files are damaged.
     """
     if has_adapters(model):
@@ -50,16 +53,35 @@ def save_hf_folder(
         if tokenizer_directory is not None:
             directory = Path(tokenizer_directory)
             copy_tokenizer(directory, partial)
-            copy_files(directory, partial, [GENERATION_CONFIG])
             special_ids = SpecialIds.of_folder(directory)
             if not special_ids.ends():
                 special_ids = special_ids.completed(auto_tokenizer(str(directory)))
-        write_json(partial / "config.json", {**hf_config(model), **special_ids})
+        folders = [Path(source) for source in (base, tokenizer_directory) if source is not None]
+        _write_generation_config(partial, folders, special_ids)
+        config = None if base is None else read_json(Path(base) / "config.json")
+        write_json(partial / "config.json", {**hf_config(model, config), **special_ids})
         weights = model.state_dict() if state is None else state
         a = model.architecture
         groups = hf_groups(a, weights)
         sizes = {theirs: sum(weights[name].nbytes for name in names) for theirs, names in groups.items()}
         write_shards(partial, sizes, lambda name: hf_tensor(a, weights, name, groups[name]), shard_bytes)
+
+
+def _write_generation_config(folder: Path, sources: Sequence[Path], ids: SpecialIds) -> None:
+    """Write the generation settings of the first source that has some, with the ids of the tokenizer.
+
+    Args:
+        folder: Where to.
+        sources: Folders; the last one is the tokenizer's.
+        ids: The ids of the tokenizer's special tokens.
+    """
+    path = next(
+        (source / GENERATION_CONFIG for source in sources if (source / GENERATION_CONFIG).is_file()), None
+    )
+    if path is not None and path.parent == sources[-1]:
+        copy_files(path.parent, folder, [GENERATION_CONFIG])
+    elif path is not None:
+        write_json(folder / GENERATION_CONFIG, {**read_json(path), **ids.non_null()})
 
 
 def write_shards(

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from torchtune.formats._quantised import check_unquantised_tensors
 from torchtune.formats._tensor_files import TensorSource, folder_tensors, some
+from torchtune.formats._wrapped_names import is_wrapped, matched_names
 from torchtune.formats.hf._config import read_hf_config
 from torchtune.models import FAMILIES
 from torchtune.modules import Architecture, Decoder
@@ -89,6 +91,7 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     _check_architecture(model, folder)
     shapes = expected_shapes(model)
     source = _needed(folder_tensors(folder), shapes, model.architecture.family)
+    check_unquantised_tensors(folder, source, shapes.keys())
     check_tensors(shapes, source, folder)
     return source
 
@@ -167,12 +170,12 @@ def _check_architecture(model: Decoder, folder: Path) -> None:
 
 
 def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str) -> TensorSource:
-    """Take out what some checkpoints hold without need: rotary tables, and a second copy of a tied head."""
-    facts = FAMILIES[family]
-    names = {name: name for name in source.shapes if not name.endswith(facts.unneeded)}
-    if facts.optional_prefix:
-        known = (facts.optional_prefix, _HEAD)
-        names = {name if name.startswith(known) else facts.optional_prefix + name: name for name in names}
+    """Name tensors as the model does, without those that some checkpoints hold in vain.
+
+    These are rotary tables, and a second copy of a tied head.
+    """
+    needed = [name for name in source.shapes if not name.endswith(FAMILIES[family].unneeded)]
+    names = matched_names(needed, [*expected, _HEAD])
     embedding = hf_name("embed_tokens.weight", family)
     is_extra = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
     if is_extra and torch.equal(source.read(names[_HEAD]), source.read(names[embedding])):
@@ -199,5 +202,11 @@ def check_tensors(shapes: Mapping[str, list[int]], source: TensorSource, where: 
         *([f"with {some(unexpected)}, unknown to the model"] if unexpected else []),
         *([some(sorted(misshapen), "; ")] if misshapen else []),
     ]
+    if any(map(is_wrapped, unexpected)):
+        mistakes.append(
+            "prefixes such as module. and _orig_mod. are stripped only where the rest is one of its names"
+        )
+    if any(".lora_" in name for name in unexpected):
+        mistakes.append("adapters are to be merged into the weights first (PEFT's merge_and_unload)")
     if mistakes:
         raise ValueError(f"the weights in {where} are another model's: {'; '.join(mistakes)}")

@@ -1,6 +1,7 @@
 """The adapter_config.json of PEFT's folders."""
 
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,50 @@ _OFF = {
     "arrow_config": None,
     "kasa_config": None,
     "monteclora_config": None,
+    "velora_config": None,
+    "megatron_config": None,
+    "ensure_weight_tying": False,
 }
 """The same of newer releases of PEFT, whose older ones do not know it."""
+
+_READ = frozenset(
+    {
+        "peft_type",
+        "base_model_name_or_path",
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "init_lora_weights",
+    }
+)
+"""What is read and checked."""
+
+_WITHOUT_EFFECT = frozenset(
+    {
+        "task_type",
+        "auto_mapping",
+        "peft_version",
+        "revision",
+        "inference_mode",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "fan_in_fan_out",
+        "megatron_core",
+        "qalora_group_size",
+        "runtime_config",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+    }
+)
+"""What does not change what trained tensors mean: their names tell the layers, and `init_lora_weights` whether the
+base was changed at the start. The keys of `LoraConfig` in PEFT 0.21."""
 
 _CHANGE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 """Ways to start that take something off the weights of the base, which PEFT does again when it loads them."""
@@ -54,7 +97,8 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
     for key, value in _OFF.items():
         if (config.get(key) or value) != value:
-            raise ValueError(f"{path}: {key} is {config[key]!r}, only {value!r} is supported")
+            raise ValueError(f"{path}: {key} is {reprlib.repr(config[key])}, only {value!r} is supported")
+    _check_known(path, config)
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGE_BASE):
         raise ValueError(
@@ -84,6 +128,17 @@ def kind_of(config: Mapping[str, Any]) -> type[Adapter]:
 
 def _ending(pattern: str) -> str:
     return rf"(.*\.)?({pattern})"
+
+
+def _check_known(path: Path, config: Mapping[str, Any]) -> None:
+    """Reject keys that newer releases of PEFT, or other libraries, may add, unless they are empty or off."""
+    known = {*_OFF, *_READ, *_WITHOUT_EFFECT, *KIND_SETTINGS}
+    for key in sorted(config.keys() - known):
+        if config[key]:
+            raise ValueError(
+                f"{path}: {key} is {reprlib.repr(config[key])}, and what it means is not known, so that it is supported"
+                " only if it is null or false; merge the adapter by the library that wrote it"
+            )
 
 
 def _check_values(path: Path, config: Mapping[str, Any]) -> None:

@@ -10,10 +10,12 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from torchtune.files import write_json, written_whole
+from torchtune.formats._quantised import check_unquantised_tensors
 from torchtune.formats._tensor_files import one_file
 from torchtune.formats.hf._save import write_safetensors
 from torchtune.formats.peft._config import ADAPTER_CONFIG, kind_of, of_pattern, read_peft_config
 from torchtune.formats.peft._layers import PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
+from torchtune.formats.peft._names import peft_tensors_of
 from torchtune.modules import Adapter, Decoder, Linear, adaptable, has_adapters
 from torchtune.tokenizers import GENERATION_CONFIG, TOKENIZER_FILES, copy_files
 
@@ -92,8 +94,9 @@ def read_peft_adapter(model: Decoder, folder: Path) -> dict[str, LayerAdapter]:
         FileNotFoundError: as in `load_peft_adapter`.
         ValueError: as in `load_peft_adapter`.
     """
-    config, tensors = read_peft_config(folder), read_peft_tensors(folder)
+    config = read_peft_config(folder)
     layers, kind = peft_layers(model), kind_of(config)
+    tensors = peft_tensors_of(read_peft_tensors(folder), layers, kind.peft_tensors.values())
     return {
         theirs: LayerAdapter(
             ours=layers[theirs],
@@ -114,11 +117,12 @@ def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they are damaged.
+        ValueError: they are damaged, or quantised.
     """
     pickled = folder / "adapter_model.bin"  # what older releases of PEFT wrote
     path = folder / WEIGHTS
     files = one_file(pickled if pickled.is_file() and not path.is_file() else path)
+    check_unquantised_tensors(folder, files, files.shapes.keys())
     return {name: files.read(name) for name in files.shapes}
 
 

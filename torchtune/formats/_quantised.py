@@ -1,0 +1,118 @@
+"""Recognise checkpoints whose weights are quantised: their tensors are codes, not numbers.
+
+The names are those that the libraries write: transformers' `quantizers`, bitsandbytes, AutoGPTQ, AutoAWQ,
+compressed-tensors, EETQ, HQQ, AQLM, optimum-quanto, torchao, NVIDIA's ModelOpt and MLX.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torchtune.files import read_json
+from torchtune.formats._tensor_files import TensorSource, some
+
+_CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")
+"""Keys of config.json that describe a quantisation; the last one is MLX's."""
+
+_CONFIG_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Files in which AutoGPTQ, AutoAWQ and ModelOpt describe it."""
+
+_TENSORS = {
+    r"\.SCB|\.weight_format": "bitsandbytes, 8 bits",
+    r"\.(nested_)?(absmax|quant_map)|\.quant_state\..*": "bitsandbytes, 4 bits",
+    r"\.weight_scale_inv": "fp8 with scales",
+    r"\.(qweight|qzeros|g_idx)": "GPTQ or AWQ",
+    r"\.weight_(packed|zero_point|shape|g_idx|global_scale)": "compressed-tensors",
+    r"\.weight_scales": "EETQ",
+    r"_(blocks|scales)": "MXFP4",
+    r"\.W_q": "HQQ",
+    r"\.(codes|codebooks)": "AQLM",
+    r"\.(weight\._data|weight\._scale|weight_qdata|_weight_qdata|_weight_scale)": "quanto or torchao",
+    r"\.(weight_scale|weight_scale_2|input_scale|output_scale)": "fp8 or int8 with scales",
+    r"\.(scales|biases|zeros|zero_point)": "integers with scales",
+}
+"""Ends of the names of tensors that only quantised layers have, as patterns, with the method that writes them."""
+
+_HINT = (
+    "quantised weights cannot be trained, merged or converted yet; use the folder of the unquantised model that they"
+    " were made from"
+)
+
+
+def check_unquantised_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Reject a folder whose configuration says that its weights are quantised.
+
+    Args:
+        folder: A Hugging Face folder.
+        config: Its config.json.
+
+    Raises:
+        ValueError: it says so; the message has the method.
+    """
+    for key in _CONFIG_KEYS:
+        method = _method(config.get(key))
+        if method:
+            raise ValueError(
+                f"{folder} holds a quantised model ({method}), by {key} in its config.json; {_HINT}"
+            )
+    for name in _CONFIG_FILES:
+        if (folder / name).is_file():
+            method = _method(read_json(folder / name)) or "an unknown method"
+            raise ValueError(f"{folder} holds a quantised model ({method}), by its {name}; {_HINT}")
+
+
+def check_unquantised_tensors(where: Path, source: TensorSource, known: Collection[str]) -> None:
+    """Reject weights that are quantised, by the names and the dtypes of their tensors.
+
+    Args:
+        where: The file or folder, for the message.
+        source: The tensors, by the model's names where they have one.
+        known: The model's names.
+
+    Raises:
+        ValueError: some are; the message names them.
+    """
+    unknown = [name for name in source.shapes if name not in known]
+    for pattern, method in _TENSORS.items():
+        names = [name for name in unknown if re.search(rf"({pattern})$", name)]
+        if names:
+            raise ValueError(
+                f"{where} holds a quantised model ({method}), by its tensors {_listed(source, names)}; {_HINT}"
+            )
+    codes = [
+        name
+        for name in source.shapes
+        if name not in source.dtypes and (name in known or name.endswith("weight"))
+    ]
+    if codes:
+        raise ValueError(
+            f"{where} holds a quantised model, by the dtype of {_listed(source, codes)} (expected float64, float32,"
+            f" float16 or bfloat16); {_HINT}"
+        )
+
+
+def _listed(source: TensorSource, names: list[str]) -> str:
+    return some(sorted(map(source.own_name, names)))
+
+
+def _method(settings: Any) -> str | None:
+    """Name the method and the bits of a quantisation; None where the settings switch it off."""
+    if not isinstance(settings, Mapping):
+        return str(settings) if settings else None
+    if not settings:
+        return None
+    inner = settings.get("quantization")  # ModelOpt's
+    if isinstance(inner, Mapping):
+        settings = inner
+    by_flag = [
+        bits for bits in (4, 8) if settings.get(f"load_in_{bits}bit") or settings.get(f"_load_in_{bits}bit")
+    ]
+    is_flagged = any(key.startswith(("load_in_", "_load_in_")) for key in settings)
+    if is_flagged and not by_flag:
+        return None
+    names = ("quant_method", "quant_algo", "format")
+    method = next((str(settings[name]) for name in names if settings.get(name)), None)
+    method = method or ("bitsandbytes" if by_flag else "an unknown method")
+    bits = by_flag[0] if by_flag else next((settings[k] for k in ("bits", "w_bit") if settings.get(k)), None)
+    return method if bits is None else f"{method}, {bits} bits"
