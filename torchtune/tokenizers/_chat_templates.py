@@ -95,9 +95,9 @@ def _chosen(
     name = options.get("chat_template")
     if name is None:
         return stored.get(_DEFAULT)
-    if name in stored:
-        return stored[name]
-    file = Path(name).expanduser()
+    if str(name) in stored:
+        return stored[str(name)]
+    file = Path(name)
     if not file.is_file():
         raise ValueError(
             f"chat_template: {name!r} is neither a file nor a template stored in {folder}{_names(stored)}"
