@@ -97,7 +97,7 @@ def _chosen(
         return stored.get(_DEFAULT)
     if str(name) in stored:
         return stored[str(name)]
-    file = Path(name)
+    file = Path(name).expanduser()
     if not file.is_file():
         raise ValueError(
             f"chat_template: {name!r} is neither a file nor a template stored in {folder}{_names(stored)}"
