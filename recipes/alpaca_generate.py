@@ -12,7 +12,7 @@ import torch
 from attrs import Attribute, define, field
 
 from torchtune import config, training
-from torchtune.config import Component, FieldError, above, at_least, between, each, not_empty, ref
+from torchtune.config import Component, FieldError, LocalPath, above, at_least, between, each, not_empty, ref
 from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
 from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
@@ -69,7 +69,7 @@ class AlpacaGenerateConfig:
     """What the prompt is about, such as a text to summarise; empty: it stands alone."""
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """Several prompts, answered in batches."""
-    prompts_file: str | None = None
+    prompts_file: LocalPath | None = None
     """A file of prompts, in the formats and shapes of training rows: a text a line, `prompt`, `instruction` maybe with
     `input`, or `messages` maybe with `tools`, of which an answer at the end is left out."""
     chat: bool | None = field(default=None, validator=_fits)
@@ -79,20 +79,20 @@ class AlpacaGenerateConfig:
     auto: by the chat template if there is one, else plain."""
     system: str | None = field(default=None, validator=_fits)
     """What a chat begins with, as in training; null: what the chat template says."""
-    output_file: str | None = field(default=None, validator=_fits)
+    output_file: LocalPath | None = field(default=None, validator=_fits)
     """A new file of JSON lines: each prompt's row, with the answer as `generated`; null: to the terminal."""
     batch_size: int = field(default=8, validator=above(0))
     """Prompts answered at a time, where there are several; their answers do not depend on it."""
 
     model: Component[Decoder]
     """The model's architecture."""
-    model_directory: str
+    model_directory: LocalPath
     """Folder of the weights: Hugging Face's, a PEFT adapter's beside its base, or a run's."""
-    adapter_directory: str | None = None
+    adapter_directory: LocalPath | None = None
     """A LoRA adapter's PEFT folder, such as a run's `final/`, or its run's; null: what `model_directory` says."""
     tokenizer: Component[Tokenizer]
     """Text to token ids."""
-    tokenizer_directory: str | None = ref("model_directory")
+    tokenizer_directory: LocalPath | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
     max_new_tokens: int = field(default=256, validator=above(0))

@@ -177,7 +177,7 @@ def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune
         "--batch_size INT Rows of one forward pass on each rank. (here: 8)",
         "--optimizer.lr FLOAT learning rate",
         "--lora.rank INT Inner width of an adapter. (here: 16)",
-        "--dataset.source TEXT|LIST The rows",
+        "--dataset.source PATH|LIST The rows",
     ):
         assert part in text
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchtune.config._trust import Trust as Trust
     from torchtune.config._trust import allow as allow
     from torchtune.config._trust import only_trusting as only_trusting
+    from torchtune.config._types import LocalPath as LocalPath
     from torchtune.config._validators import FieldError as FieldError
     from torchtune.config._validators import Rule as Rule
     from torchtune.config._validators import above as above

@@ -37,7 +37,7 @@ class Frozen:
 
 def freeze(layers: Layers) -> Frozen:
     """Spell out the defaults of every field and argument of merged layers, references as written."""
-    layers.order()
+    layers.normalise()
     frozen = Frozen(copied(layers.tree))
     _fill(layers.wanted or Any, frozen.tree, (), frozen)
     return frozen

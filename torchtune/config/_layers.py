@@ -13,7 +13,7 @@ from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
 from torchtune.config._interpolation import is_reference, referred, resolve_tree
 from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, RejectedError, dotted
-from torchtune.config._schema import is_data, mapping_of, section_of, slots
+from torchtune.config._schema import expand_paths, is_data, mapping_of, section_of, slots
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import as_path, at, copied, is_component_tree, places
 from torchtune.config._types import is_section
@@ -157,10 +157,11 @@ class Layers:
         above = (path[:length] for length in range(len(path), -1, -1))
         return next((self.origins[p] for p in above if p in self.origins), Location())
 
-    def order(self) -> None:
-        """Put the fields into the order of the config class, whatever the order of the layers."""
+    def normalise(self) -> list[Mistake]:
+        """Put the fields into the order of the config class, expand paths, and return what is wrong with these."""
         names = [*fields(self.wanted), *self.tree] if self.wanted else [*self.tree]
         self.tree = {name: self.tree[name] for name in names if name in self.tree}
+        return expand_paths(self.wanted or Any, self.tree)
 
     def resolve(self) -> Any:
         """Return the tree with references resolved; what cannot be is noted as a mistake."""
@@ -169,11 +170,15 @@ class Layers:
         return resolved
 
     def _resolve(self) -> tuple[Any, list[Mistake]]:
-        self.order()
+        broken_paths = self.normalise()
         known = fields(self.wanted) if self.wanted else {}
         unset = {name: f.default is REQUIRED for name, f in known.items() if name not in self.tree}
         missing = [name for name, is_required in unset.items() if is_required]
-        return resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
+        resolved, mistakes = resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
+        broken_references = expand_paths(
+            self.wanted or Any, resolved
+        )  # to text that is no path where it stands
+        return resolved, [*mistakes, *(broken_paths or broken_references)]
 
     def build(self, of: str = "the config") -> Any:
         """Return the resolved config, checked: an object of the config class, or a Node where there is none.

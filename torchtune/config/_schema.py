@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import attrs
 
+from torchtune._home import expand_path
 from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, is_component
 from torchtune.config._components import argument_type
 from torchtune.config._docstrings import documentation
 from torchtune.config._dotpath import locate
-from torchtune.config._mistakes import Path, RejectedError, dotted, nearest
+from torchtune.config._mistakes import Mistake, Path, RejectedError, dotted, nearest
 from torchtune.config._signature import (
     MISSING,
     Passed,
@@ -29,6 +30,7 @@ from torchtune.config._types import (
     is_collection_type,
     is_component_type,
     is_mapping_type,
+    is_path,
     is_section,
     members,
     passed_in,
@@ -140,6 +142,25 @@ def unstructured_default(slot: Slot) -> tuple[bool, Any]:
         return True, unstructure(slot.default)
     except RejectedError:
         return True, repr(slot.default)
+
+
+def expand_paths(t: Any, tree: Any, path: Path = ()) -> list[Mistake]:
+    """Expand paths in a tree of type `t`, in place: text whose type declares one, and the run's folder of any recipe.
+
+    Returns:
+        A mistake for each text that is no path.
+    """
+    types, mistakes = slots(t, tree), []
+    for key, value in enumerate(tree) if isinstance(tree, list) else [*tree.items()]:
+        declared, here = types[key].type if key in types else Any, (*path, key)
+        if isinstance(value, dict | list):
+            mistakes += expand_paths(declared, value, here)
+        elif isinstance(value, str) and (is_path(declared) or here == ("output_dir",)):
+            try:
+                tree[key] = expand_path(value)
+            except ValueError as error:
+                mistakes.append(Mistake("rule", str(error), path=here))
+    return mistakes
 
 
 def _has_items(t: Any) -> bool:

@@ -2,16 +2,27 @@
 
 import enum
 import inspect
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping, Set
 from pathlib import PurePath
-from typing import Annotated, Any, Final, Literal, TypeVar, Union
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, Union
 
 import attrs
 
 from torchtune.config._component import Component
 from torchtune.config._signature import MISSING, Passed
+
+if typing.TYPE_CHECKING:
+    LocalPath: TypeAlias = str
+else:
+    LocalPath = str | os.PathLike[str]
+"""The type of a field that is the path of a file or a folder; type checkers see `str`, which a config holds.
+
+`pathlib.Path` and `str | os.PathLike[str]` declare paths too, in fields and in arguments of components. In all of them
+`~` at the beginning is a home folder, and a slash at the end is dropped.
+"""
 
 SCALARS: Final = {bool: "true or false", int: "an int", float: "a float", str: "text", type(None): "null"}
 """The scalar types of YAML, in words."""
@@ -152,6 +163,12 @@ def storable(t: Any) -> Any:
     return t
 
 
+def is_path(t: Any) -> bool:
+    """Tell whether a type declares a path: `LocalPath`, `pathlib.Path`, or a union with one."""
+    kinds = [typing.get_origin(m) or m for m in (typing.get_args(t) if is_union(t) else (t,))]
+    return any(isinstance(kind, type) and issubclass(kind, os.PathLike) for kind in kinds)
+
+
 def takes_none(t: Any) -> bool:
     """Tell whether `null` is a value of this type."""
     return is_anything(t) or t is None or type(None) in members(t)
@@ -221,7 +238,8 @@ def describe(t: Any) -> str:
     """Name a type to a person, as what completes `expected`."""
     t = strip(t)
     if is_union(t):
-        return " or ".join(describe(m) for m in sorted(members(t), key=lambda m: m is type(None)))
+        words = [describe(m) for m in sorted(members(t), key=lambda m: m is type(None))]
+        return " or ".join("a path" if word == SCALARS[str] and is_path(t) else word for word in words)
     if t in SCALARS:
         return SCALARS[t]
     if is_anything(t):
@@ -284,7 +302,8 @@ def metavar(t: Any) -> str:
     """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
     t = strip(t)
     if is_union(t):
-        return "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
+        words = "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
+        return words.replace("TEXT", "PATH") if is_path(t) else words
     if t in _METAVARS:
         return _METAVARS[t]
     spelt_out = choices(t)

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from torchtune.config._types import is_anything as is_anything
     from torchtune.config._types import is_collection_type as is_collection_type
     from torchtune.config._types import is_component_type as is_component_type
+    from torchtune.config._types import is_path as is_path
     from torchtune.config._types import is_section as is_section
     from torchtune.config._types import is_torch_name as is_torch_name
     from torchtune.config._types import is_union as is_union

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torchtune.config import LocalPath
 from torchtune.datasets._dataset_card import choose_config, read_configs
 from torchtune.datasets._find_files import FoundFile, files_in, matching_files, wildcard_part
 from torchtune.datasets._formats import SAVED, check_downloaded, check_formats, format_of, open_file
@@ -13,7 +14,7 @@ from torchtune.datasets._hub import LoadOptions, Streaming, load_hub_table, stre
 from torchtune.datasets._splits import SplitPart, choose_files, families_in, family_of, parse_split, split_of
 from torchtune.datasets._tables import RowList, Table, join
 
-Source = str | list[dict[str, Any]]
+Source = LocalPath | list[dict[str, Any]]
 """A file, a folder, a pattern of files, the name of a data set on the hub, or the rows themselves."""
 
 

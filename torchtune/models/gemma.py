@@ -1,6 +1,7 @@
 """Gemma, Gemma 2 and Gemma 3 (text) models: scaled embeddings, offset norms, GEGLU; then soft caps and windows."""
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Unpack
@@ -80,7 +81,7 @@ _IMAGES = ("<start_of_image>", "<end_of_image>")
 """Gemma 3's alone."""
 
 
-def gemma_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load the tokenizer of Gemma 1, 2 or 3.
 
     Args:

@@ -1,5 +1,6 @@
 """GPT-2 models: layer norms, learnt positions, biases, and feed-forwards without a gate."""
 
+import os
 from typing import Any, Unpack
 
 from torchtune.models._builder import name_builders, size
@@ -43,7 +44,7 @@ gpt2_xl = size("openai-community/gpt2-xl", gpt2)(
 )
 
 
-def gpt2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def gpt2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load GPT-2's tokenizer.
 
     Args:

@@ -1,5 +1,6 @@
 """Llama 2 models: the predecessor of every family here that is a Llama with other numbers."""
 
+import os
 from typing import Unpack
 
 from torchtune.models._builder import defaults_of, name_builders, size
@@ -75,7 +76,7 @@ tiny_llama_1_1b = size("TinyLlama/TinyLlama-1.1B-Chat-v1.0", llama2_7b)(
 )
 
 
-def llama2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def llama2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Llama 2's tokenizer.
 
     Args:

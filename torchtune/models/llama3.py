@@ -1,5 +1,6 @@
 """Llama 3, 3.1, 3.2 and 3.3 models: Llama 2 with a larger vocabulary, grouped heads and slower rotary frequencies."""
 
+import os
 from typing import Unpack
 
 from attrs import evolve
@@ -38,7 +39,7 @@ llama3_2_3b = size("meta-llama/Llama-3.2-3B", llama3_2_1b)(
 )
 
 
-def llama3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def llama3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Llama 3's tokenizer.
 
     Args:

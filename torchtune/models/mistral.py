@@ -1,5 +1,6 @@
 """Mistral models: Llama 2 with grouped heads and a sliding window (arXiv 2310.06825)."""
 
+import os
 from typing import Unpack
 
 from torchtune.models._builder import name_builders, size
@@ -13,7 +14,7 @@ mistral_7b = size("mistralai/Mistral-7B-v0.1", llama2_7b)(
 mistral_7b_v0_3 = size("mistralai/Mistral-7B-v0.3", mistral_7b)(vocab_size=32_768, rope_base=1e6, window=None)
 
 
-def mistral_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def mistral_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Mistral's tokenizer.
 
     Args:

@@ -1,5 +1,6 @@
 """OLMo 2 models: a Llama with norms after attention and feed-forward, and of queries and keys (arXiv 2501.00656)."""
 
+import os
 from typing import Unpack
 
 from torchtune.models._builder import name_builders, size
@@ -24,7 +25,7 @@ olmo2_13b = size("allenai/OLMo-2-1124-13B", olmo2_7b)(
 olmo2_32b = size("allenai/OLMo-2-0325-32B", olmo2_13b)(num_layers=64, num_kv_heads=8, ffn_dim=27_648)
 
 
-def olmo2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def olmo2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load OLMo 2's tokenizer.
 
     Args:

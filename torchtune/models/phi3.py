@@ -1,5 +1,6 @@
 """Phi-3 and Phi-4 models: Llamas whose checkpoints hold q, k and v as one weight, gate and up as another."""
 
+import os
 from typing import Unpack
 
 from torchtune.models._builder import name_builders, size
@@ -24,7 +25,7 @@ phi4 = size("microsoft/phi-4", phi3_mini_4k)(
 )
 
 
-def phi3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def phi3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Phi-3's or Phi-4's tokenizer.
 
     Args:

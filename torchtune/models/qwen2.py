@@ -1,5 +1,6 @@
 """Qwen2 and Qwen2.5 models: a Llama with biases of queries, keys and values (arXiv 2407.10671, section 2.2)."""
 
+import os
 from typing import Any, Unpack
 
 from torchtune.models._builder import name_builders, size
@@ -38,7 +39,7 @@ qwen2_5_72b = size("Qwen/Qwen2.5-72B-Instruct", qwen2_5_32b)(
 )
 
 
-def qwen2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def qwen2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Qwen2's or Qwen2.5's tokenizer.
 
     Args:

@@ -1,5 +1,6 @@
 """Qwen3 dense models: a Llama with norms of each query and key head (arXiv 2505.09388, section 2)."""
 
+import os
 from typing import Unpack
 
 from torchtune.models._builder import name_builders, size
@@ -29,7 +30,7 @@ qwen3_14b = size("Qwen/Qwen3-14B", qwen3_8b)(num_layers=40, embed_dim=5120, num_
 qwen3_32b = size("Qwen/Qwen3-32B", qwen3_14b)(num_layers=64, num_heads=64, ffn_dim=25_600)
 
 
-def qwen3_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def qwen3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load Qwen3's tokenizer.
 
     Args:

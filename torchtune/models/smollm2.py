@@ -1,5 +1,6 @@
 """SmolLM2 models: Llamas with grouped key-value heads and tied embeddings."""
 
+import os
 from typing import Unpack
 
 from torchtune.models._builder import name_builders, size, with_defaults
@@ -31,7 +32,7 @@ smollm2 = with_defaults(
 )
 
 
-def smollm2_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def smollm2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
     """Load SmolLM2's tokenizer.
 
     Args:

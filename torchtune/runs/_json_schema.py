@@ -10,7 +10,6 @@ import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
 from typing import Any, Final
 
 from attrs import define, field
@@ -37,6 +36,7 @@ from torchtune.config.model import (
     is_anything,
     is_collection_type,
     is_component_type,
+    is_path,
     is_section,
     is_torch_name,
     is_union,
@@ -148,7 +148,8 @@ class _Writer:
         if is_anything(bare):
             return {}
         if is_union(bare):
-            return {"anyOf": _flat([self.of(member) for member in typing.get_args(bare)])}
+            options = _flat([self.of(member) for member in typing.get_args(bare)])
+            return options[0] if len(options) == 1 else {"anyOf": options}
         if is_component_type(bare):
             return self._component(t, (typing.get_args(bare) or (Any,))[0])
         if is_section(bare):
@@ -169,7 +170,7 @@ class _Writer:
             return _or_reference({"enum": found})
         if is_torch_name(t):
             return {"type": "string"} if t.__name__ == "device" else _or_reference({"enum": _dtypes(t)})
-        if inspect.isclass(t) and issubclass(t, PurePath):
+        if is_path(t):
             return {"type": "string"}
         if mapping_of(t) is not None:
             return _or_reference(self._mapping(t))

@@ -165,6 +165,7 @@ class Recipe(Generic[C]):
             ConfigError: With every mistake, before anything is built.
         """
         of = f"the config of {self.name}"
+        layers.normalise()
         settle_seed(layers, overwrite=allowed.overwrite)
         cfg = layers.build(of)
         _check_device(cfg, layers)

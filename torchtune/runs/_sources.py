@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torchtune._home import expand_path
 from torchtune._own_packages import is_own, own_name, prefer_packages_beside, second_name_hint
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
@@ -78,6 +79,10 @@ def _file_of(name: str, folder: str) -> tuple[str, str | None]:
     """
     if not name.strip():
         raise ConfigError([Mistake("word", "a config's name is empty", "tune ls lists them")])
+    try:
+        name = expand_path(name) if name.startswith("~") else name
+    except ValueError as error:
+        raise ConfigError.of_file(name, str(error)) from error
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return path, function

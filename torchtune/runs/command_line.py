@@ -6,6 +6,7 @@ Every call of `tune` imports this file, so it imports nothing that costs time.
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
+from torchtune._home import expand_path
 from torchtune._own_packages import prefer_packages_beside
 from torchtune.config import ConfigError, Mistake
 
@@ -224,7 +225,7 @@ def read_words(
         elif name.startswith("-"):
             call.mistakes.append(Mistake.of_word(word, "is not understood", suggest(name, "")))
         else:
-            call.arguments.append(word)
+            call.arguments.append(_expanded(call, word, word))
     _prefer_packages_of(call)
     return call
 
@@ -248,4 +249,13 @@ def _set(call: Call, option: Option, name: str, text: str) -> None:
         message = f"is {text!r}"
         call.mistakes.append(Mistake.of_word(name, message, f"{', '.join(option.choices)} are possible"))
     else:
-        values.append(text)
+        values.append(_expanded(call, f"{name} {text}", text))
+
+
+def _expanded(call: Call, word: str, text: str) -> str:
+    """Expand a `~` that no shell did: in `--config=~/x.yaml`, in quotes, in a list of words from Python."""
+    try:
+        return expand_path(text) if text.startswith("~") else text
+    except ValueError as error:
+        call.mistakes.append(Mistake.of_word(word, str(error)))
+        return text

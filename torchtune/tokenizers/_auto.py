@@ -1,5 +1,6 @@
 """The tokenizer of a folder, of whichever kind."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -16,7 +17,7 @@ from torchtune.tokenizers._tiktoken import TiktokenTokenizer, is_tiktoken
 
 
 def auto_tokenizer(
-    path: str, special_tokens: Sequence[str] = (), **options: Unpack[TokenizerOptions]
+    path: str | os.PathLike[str], special_tokens: Sequence[str] = (), **options: Unpack[TokenizerOptions]
 ) -> AnyTokenizer:
     """Load a tokenizer, of the kind that its file is of.
 
@@ -42,7 +43,11 @@ def auto_tokenizer(
 
 
 def load_tokenizer(
-    path: str, options: TokenizerOptions, *, special_tokens: Sequence[str] = (), split: str | None = None
+    path: str | os.PathLike[str],
+    options: TokenizerOptions,
+    *,
+    special_tokens: Sequence[str] = (),
+    split: str | None = None,
 ) -> AnyTokenizer:
     """Load a tokenizer, of the kind that its file is of, with what only some kinds need.
 

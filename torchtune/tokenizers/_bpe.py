@@ -4,6 +4,7 @@ They do not say how texts are split into words before these are merged; `tokeniz
 does, since each class of transformers has its own way.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -70,7 +71,9 @@ class BPETokenizer(BackendTokenizer):
             vocabulary, or an option has no effect.
     """
 
-    def __init__(self, path: str, split: str | None = None, **options: Unpack[TokenizerOptions]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], split: str | None = None, **options: Unpack[TokenizerOptions]
+    ) -> None:
         folder = str(tokenizer_file(path, VOCABULARY).parent)
         self._merges_file = tokenizer_file(folder, MERGES)
         file = tokenizer_file(folder, VOCABULARY)

@@ -95,8 +95,8 @@ def _chosen(
     name = options.get("chat_template")
     if name is None:
         return stored.get(_DEFAULT)
-    if name in stored:
-        return stored[name]
+    if str(name) in stored:
+        return stored[str(name)]
     file = Path(name).expanduser()
     if not file.is_file():
         raise ValueError(

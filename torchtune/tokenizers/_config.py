@@ -1,5 +1,6 @@
 """The files next to a tokenizer's vocabulary: its special tokens, and how it is used."""
 
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ _NAMED = ("model_specific_special_tokens", "extra_special_tokens")
 """Special tokens of one model, by their names."""
 
 
-def tokenizer_file(path: str, name: str) -> Path:
+def tokenizer_file(path: str | os.PathLike[str], name: str) -> Path:
     """Find a tokenizer's file, given the file or its folder.
 
     Raises:

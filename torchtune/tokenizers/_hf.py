@@ -1,5 +1,6 @@
 """Tokenizers of the Hugging Face kind: a tokenizer.json."""
 
+import os
 from typing import TYPE_CHECKING, Unpack
 
 from torchtune.tokenizers._backend import BackendTokenizer, add_configured_tokens
@@ -22,7 +23,7 @@ class HFTokenizer(BackendTokenizer):
         ValueError: one of them is damaged, a special token is not in the vocabulary, or an option has no effect.
     """
 
-    def __init__(self, path: str, **options: Unpack[TokenizerOptions]) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tokenizer.json")
         config = TokenizerConfig.beside(file)
         if not config.values:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -10,7 +11,7 @@ from typing import Any, TypedDict
 class TokenizerOptions(TypedDict, total=False):
     """Options that every tokenizer takes; null stands for the default."""
 
-    chat_template: str | None
+    chat_template: str | os.PathLike[str] | None
     """Path of a Jinja file to use as chat template, or the name of a template that is stored with the tokenizer, such
     as `tool_use` or `default`. Null: the tokenizer's own."""
     template_arguments: dict[str, Any] | None

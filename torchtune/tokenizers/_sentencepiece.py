@@ -1,5 +1,6 @@
 """Tokenizers of the SentencePiece kind: a tokenizer.model."""
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
@@ -33,7 +34,10 @@ class SentencePieceTokenizer(AnyTokenizer):
     """
 
     def __init__(
-        self, path: str, special_tokens: Sequence[str] = (), **options: Unpack[TokenizerOptions]
+        self,
+        path: str | os.PathLike[str],
+        special_tokens: Sequence[str] = (),
+        **options: Unpack[TokenizerOptions],
     ) -> None:
         file = tokenizer_file(path, "tokenizer.model")
         config = TokenizerConfig.beside(file)

@@ -5,6 +5,7 @@ https://github.com/mistralai/mistral-common).
 """
 
 import base64
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ class TekkenTokenizer(BackendTokenizer):
         ValueError: it is damaged, or an option has no effect.
     """
 
-    def __init__(self, path: str, **options: Unpack[TokenizerOptions]) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tekken.json")
         config = TokenizerConfig.beside(file)
         values = {"add_bos_token": True, **_NAMES, **config.values}

@@ -5,6 +5,7 @@ file but in Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, http
 """
 
 import base64
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -82,7 +83,7 @@ class TiktokenTokenizer(BackendTokenizer):
         ValueError: it is damaged, another model's, or an option has no effect.
     """
 
-    def __init__(self, path: str, **options: Unpack[TokenizerOptions]) -> None:
+    def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tokenizer.model")
         config = TokenizerConfig.beside(file)
         if config.token("eos_token") is None:

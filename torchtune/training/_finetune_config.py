@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from torchtune.config import (
     Component,
     FieldError,
+    LocalPath,
     MayChange,
     Passed,
     Rule,
@@ -75,7 +76,7 @@ def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
 class FinetuneConfig:
     """The fields that the fine-tuning recipes have in common."""
 
-    output_dir: str = field(validator=not_empty())
+    output_dir: LocalPath = field(validator=not_empty())
     """Where the run writes: frozen config, metrics, checkpoints and, at its end, the result (`final/`)."""
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
     """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
@@ -90,11 +91,11 @@ class FinetuneConfig:
 
     model: Component[Decoder]
     """The model's architecture."""
-    model_directory: str | None
+    model_directory: LocalPath | None
     """Hugging Face folder that weights are read from; null: random weights."""
     tokenizer: Component[Tokenizer]
     """Text to token ids."""
-    tokenizer_directory: str | None = ref("model_directory")
+    tokenizer_directory: LocalPath | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
     dataset: Annotated[Component[Dataset[Any]], Passed(1)]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from attrs import define, field
 
-from torchtune.config import FieldError, MayChange, above, at_least
+from torchtune.config import FieldError, LocalPath, MayChange, above, at_least
 from torchtune.data import Batches, ItemT, Rows, Tokenizer, use_cache
 from torchtune.distributed import World
 from torchtune.modules import Decoder
@@ -42,7 +42,7 @@ class Loading:
     """Bring unpacked examples of similar length together; saves padding, and makes the order less random."""
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
     """Processes of each rank that encode rows ahead; 0: each is encoded when it is needed."""
-    token_cache: Annotated[str | None, MayChange()] = None
+    token_cache: Annotated[LocalPath | None, MayChange()] = None
     """Folder of encoded rows, which any number of runs share; null: rows are encoded whenever they are read."""
 
     def batches(  # noqa: PLR0913 - batches depend on all of them.

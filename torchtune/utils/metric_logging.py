@@ -73,7 +73,7 @@ class DiskLogger(MetricLogger):
         ValueError: `filename` leads out of the folder.
     """
 
-    def __init__(self, log_dir: str, filename: str | None = None) -> None:
+    def __init__(self, log_dir: str | os.PathLike[str], filename: str | None = None) -> None:
         if filename is not None and Path(filename).name != filename:
             raise ValueError(f"filename: expected the name of a file in log_dir, got {filename!r}")
         self.path = Path(log_dir) / (filename or "log.txt")
@@ -118,7 +118,7 @@ class TensorBoardLogger(MetricLogger):
 
     packages = ("tensorboard",)
 
-    def __init__(self, log_dir: str) -> None:
+    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
         check_packages(type(self))
         self._log_dir = log_dir
         self._writer: SummaryWriter | None = None
@@ -162,7 +162,7 @@ class WandBLogger(MetricLogger):
 
     packages = ("wandb",)
 
-    _log_dir: str
+    _log_dir: str | os.PathLike[str]
     _project: str = "torchtune"
     _entity: str | None = None
     _group: str | None = None

@@ -1,5 +1,7 @@
 """A model as the config.json of a Hugging Face folder describes it."""
 
+import os
+
 from attrs import evolve
 
 from torchtune.formats.hf._config import read_hf_config
@@ -7,7 +9,7 @@ from torchtune.modules import Decoder
 from torchtune.runs import locate_model
 
 
-def hf_decoder(path: str, max_seq_len: int | None = None) -> Decoder:
+def hf_decoder(path: str | os.PathLike[str], max_seq_len: int | None = None) -> Decoder:
     """Build the model that a Hugging Face folder describes, with random weights.
 
     Args:

@@ -1,0 +1,206 @@
+"""Paths of configs and of command lines: `~`, slashes at the end, spaces, links."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define
+
+import torchtune.datasets
+import torchtune.models
+import torchtune.tokenizers
+import torchtune.utils.metric_logging
+from tests.tiny_run import Tiny, tiny_run
+from tests.tune import Tune
+from torchtune.config import ConfigError, LocalPath, resolve
+from torchtune.config.model import Layers, at, freeze, is_path, parameters, slots
+from torchtune.formats import hf_decoder
+from torchtune.runs import config_names, load_recipe, override
+from torchtune.tokenizers import AnyTokenizer, auto_tokenizer
+from torchtune.utils.metric_logging import MetricLogger
+
+CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
+NAME_OF_A_PATH = re.compile(r"(^|_)(dir|directory|path|file|folder|source|cache)$|^chat_template$")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make another folder the home folder, and another the working folder."""
+    folders = tmp_path / "home", tmp_path / "work"
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(folders[0]))
+    monkeypatch.chdir(folders[1])
+    return folders[0]
+
+
+def all_slots(declared: Any, tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Yield the path and the type of everything that can stand in a config."""
+    for key, slot in slots(declared, tree).items():
+        here = (*path, key)
+        yield here, slot.type
+        value = at(tree, here[-1:]) if isinstance(tree, list) or key in (tree or ()) else None
+        yield from all_slots(slot.type, value, here)
+
+
+def components() -> Iterator[Callable[..., Any]]:
+    yield from (getattr(torchtune.datasets, n) for n in torchtune.datasets.__all__ if n.endswith("Dataset"))
+    tokenizers = [getattr(torchtune.tokenizers, name) for name in torchtune.tokenizers.__all__]
+    yield from (t for t in tokenizers if inspect.isclass(t) and issubclass(t, AnyTokenizer))
+    yield from (auto_tokenizer, hf_decoder)
+    loggers = vars(torchtune.utils.metric_logging).values()
+    yield from (one for one in loggers if inspect.isclass(one) and issubclass(one, MetricLogger))
+    for module in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
+        family = importlib.import_module(module.name)
+        yield from (value for name, value in vars(family).items() if name.endswith("_tokenizer"))
+
+
+@pytest.mark.parametrize(("recipe", "config"), CONFIGS)
+def test_every_field_that_is_a_path_by_its_name_is_declared_as_one(recipe: str, config: str) -> None:
+    loaded = load_recipe(recipe)
+    named = {
+        path: declared
+        for path, declared in all_slots(loaded.config_class, freeze(loaded.layers(config)).tree)
+        if NAME_OF_A_PATH.search(str(path[-1]))
+    }
+    assert len(named) >= 5
+    assert [path for path, declared in named.items() if not is_path(declared)] == []
+
+
+def test_every_argument_of_a_component_that_is_a_path_by_its_name_is_declared_as_one() -> None:
+    named = [
+        (component.__name__, p.name, p.type)
+        for component in components()
+        for p in parameters(component).values()
+        if NAME_OF_A_PATH.search(p.name)
+    ]
+    assert len(named) > 30
+    assert [(owner, name) for owner, name, declared in named if not is_path(declared)] == []
+
+
+@pytest.mark.parametrize(("recipe", "config"), CONFIGS)
+def test_home_is_expanded_in_every_path_of_a_config(recipe: str, config: str, home: Path) -> None:
+    loaded = load_recipe(recipe)
+    tree = freeze(loaded.layers(config)).tree
+    paths = [path for path, declared in all_slots(loaded.config_class, tree) if is_path(declared)]
+    words = [f"{'.'.join(map(str, path))}=~/a b/{i}/" for i, path in enumerate(paths)]
+    frozen = freeze(loaded.layers(config, words)).tree
+    assert [at(frozen, path) for path in paths] == [f"{home}/a b/{i}" for i in range(len(paths))]
+
+
+def test_home_is_expanded_in_yaml_in_bases_and_in_names_of_configs(tune: Tune, home: Path) -> None:
+    (home / "base.yaml").write_text("_base_: smollm2_135m_lora\nmodel_directory: ~/models/one/\n")
+    (home / "my run.yaml").write_text("_base_: ~/base.yaml\noutput_dir: ~/runs/two words\n")
+    exported = tune("export", "lora_finetune", "--config=~/my run.yaml")
+    assert exported.status == 0, exported.err
+    assert f"model_directory: {home}/models/one\n" in exported.out
+    assert (
+        f"  log_dir: {home}/runs/two words\n" in tune("show", "--config=~/my run.yaml", "lora_finetune").out
+    )
+    (home / "frozen.yaml").write_text(exported.out)
+    assert tune("export", "lora_finetune", "--config", "~/frozen.yaml").out == exported.out
+
+
+@define(kw_only=True)
+class OwnConfig:
+    """A user's config class."""
+
+    output_dir: str = "~/runs"
+    folder: Path | None = None
+    either: str | Path = "~/either"
+    files: list[LocalPath] = ["~/a", "b/", "/"]  # noqa: RUF008 -- never changed
+    by_name: dict[str, LocalPath] = {"one": "~"}  # noqa: RUF008 -- never changed
+    text: str = "~/text/"
+    joined: LocalPath = "${text}b"
+
+
+def test_own_config_class_declares_paths_by_their_types(home: Path) -> None:
+    cfg = resolve(OwnConfig(folder=Path("~/folder")))
+    assert cfg.output_dir == f"{home}/runs"
+    assert cfg.folder == home / "folder"
+    assert Path(cfg.either) == home / "either"
+    assert cfg.files == [f"{home}/a", "b", "/"]
+    assert cfg.by_name == {"one": str(home)}
+    assert cfg.text == "~/text/"  # no path, as far as anyone knows
+    assert cfg.joined == f"{home}/text/b"
+
+
+def test_recipe_without_a_config_class_has_paths_too(home: Path) -> None:
+    logger = {"_component_": "torchtune.utils.metric_logging.DiskLogger", "log_dir": "x"}
+    layers = Layers(None, {"output_dir": "x", "logger": logger})
+    override(layers, [("output_dir", "~/runs"), ("logger.log_dir", "~/log")])
+    cfg = layers.build()
+    assert (cfg.output_dir, cfg.logger.log_dir) == (f"{home}/runs", f"{home}/log")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("~nobody-of-this-name/x", "~nobody-of-this-name is no user's home folder; write ./~nobody"),
+        ("$HOME/x", "a path cannot begin with $HOME, an environment variable; let the shell expand it"),
+        ("$SCRATCH", "a path cannot begin with $SCRATCH"),
+    ],
+)
+def test_path_that_leads_to_no_home_is_one_mistake(tune: Tune, text: str, message: str, home: Path) -> None:
+    call = ("validate", "lora_finetune", "--config", "smollm2_135m_lora")
+    result = tune(*call, f"model_directory={text}")  # to which the tokenizer's paths refer
+    assert result.status == 2
+    assert f"model_directory={text}: model_directory: {message}" in result.err
+    assert len(result.err.splitlines()) == 2
+    with pytest.raises(ConfigError, match=re.escape(message[:30])):
+        resolve(OwnConfig(folder=Path(text)))
+    assert not any(home.iterdir())
+
+
+def test_paths_that_only_look_like_home_are_left_alone() -> None:
+    cfg = resolve(OwnConfig(files=["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]))
+    assert cfg.files == ["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]
+
+
+def test_unknown_user_in_a_word_of_the_command_line_is_a_mistake(tune: Tune) -> None:
+    result = tune("download", "owner/name", "--output-dir=~nobody-of-this-name/x")
+    assert result.status == 2
+    assert "~nobody-of-this-name is no user's home folder" in result.err
+
+
+@pytest.fixture
+def tiny(tune: Tune, home: Path) -> Tiny:
+    (home / "my data").mkdir()
+    return tiny_run(home / "my data", lambda *words: tune(*words).status)
+
+
+def test_run_with_home_spaces_links_and_slashes_is_where_it_should_be_and_resumes(
+    tune: Tune, tiny: Tiny, home: Path
+) -> None:
+    work = Path.cwd()
+    (home / "linked model").symlink_to(home / "my data/model")
+    (home / "disk").mkdir()
+    (home / "runs").symlink_to(home / "disk")
+    words = [*tiny.words[:-1], "device=cpu", "validation=null", "dataset.source=~/my data/rows.json"]
+    words += ["loading.token_cache=~/cache of rows/", "batch_size=12"]
+    call = ["lora_finetune", "--config", "smollm2_135m_lora", *words]
+    result = tune(*call, "model_directory=~/linked model/", "output_dir=~/runs/a b/", "max_steps=1")
+    assert result.status == 0, result.err
+    assert (home / "disk/a b/final/adapter_config.json").is_file()
+    assert (home / "disk/a b/log.txt").is_file()
+    assert any((home / "cache of rows").iterdir())
+    assert not any(work.iterdir())
+
+    frozen = (home / "disk/a b/config.yaml").read_text()
+    assert f"model_directory: {home}/linked model\n" in frozen
+    assert "~" not in frozen
+    named = json.loads((home / "disk/a b/final/adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == f"{home}/linked model"
+
+    same = ["model_directory=~/linked model", f"output_dir={home}/runs/a b", "max_steps=1"]
+    again = tune(*call, *same)
+    assert again.status == 2
+    assert "finished" in again.err  # it is the same run, whatever the paths look like
+    extended = tune(*call, *same[:2], "max_steps=2", "epochs=2", "--extend")
+    assert extended.status == 0, extended.err
