@@ -125,7 +125,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    # What the environment says of these was read when huggingface_hub was imported.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", None)
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -370,14 +373,15 @@ def test_full_disk_is_said_before_anything_is_fetched_or_when_it_fills(
     assert "cannot be written: No space left on device" in filled.err
 
 
-@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize(("is_terminal", "is_disabled"), [(True, False), (True, True), (False, False)])
 def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
-    is_terminal: bool, hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
+    is_terminal: bool, is_disabled: bool, hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", is_disabled)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     result = download()
     assert result.status == 0
-    assert ("Fetching 4 files" in result.err) == is_terminal
+    assert ("Fetching 4 files" in result.err) == (is_terminal and not is_disabled)
     assert result.err.split("\r")[-1].strip() == ""
 
 
