@@ -204,6 +204,11 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
+        file = getattr(sys.modules.get(package), "__file__", None)
+        if "site-packages" not in str(file):
+            return (
+                None  # the user's own code, for which looking through all distributions takes half a second
+            )
         distributions = packages_distributions().get(package, ())
     return version(distributions[0]) if distributions else None
 

@@ -2,7 +2,7 @@
 
 from attrs import asdict, define, field
 
-from torchtune.config import above, not_empty, share
+from torchtune.config import LocalPath, above, not_empty, share
 from torchtune.formats import check_peft_adapter, check_same_adapters, load_same_adapters
 from torchtune.modules import AdapterKind, Decoder, add_lora
 
@@ -25,7 +25,7 @@ class Lora:
     kind: AdapterKind = "lora"
     """`lora`, or `dora`, which also trains the length of each row of a weight (DoRA, arXiv:2402.09353)."""
 
-    adapter_directory: str | None = None
+    adapter_directory: LocalPath | None = None
     """A PEFT adapter's folder, such as a run's `final/`, to train further; the fields above have to be as it has them.
     Null: a new adapter."""
 
