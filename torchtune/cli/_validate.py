@@ -9,6 +9,7 @@ from typing import Any
 
 from torchtune import config, runs
 from torchtune.cli._run import ranks_of
+from torchtune.cli._validate_folders import Mistakes, check_tokenizer, check_weights
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
 from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
@@ -85,44 +86,60 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     if call.mistakes and not call.recipe:
         raise ConfigError(call.mistakes, str(call.config))
     recipe, layers, cfg = runs.checked_layers(call)
-    of = f"the config of {recipe.name}"
-    try:
-        model = None
-        if "torch" in sys.modules:  # a recipe that has a model has imported it
-            from torchtune.training import model_of
+    mistakes = Mistakes(layers)
+    decoder = _model_of(cfg, mistakes)
+    if not mistakes.found:
+        for note in _absent(cfg):
+            print_note(note)
+        if decoder is not None:
+            check_weights(cfg, decoder, mistakes)
+    longest = _check_rows(cfg, decoder, mistakes)
+    counted = None
+    if decoder is not None:
+        with mistakes.of("optimizer"):
+            counted = _counted(cfg, decoder, ranks, longest)
+    if mistakes.found:
+        raise ConfigError(mistakes.found, f"the config of {recipe.name}")
+    return counted
 
-            model = model_of(cfg)
-    except InstantiationError as error:
-        folder = dict(_folders(cfg)).get("model_directory")
-        if Path(folder or ".").is_dir() or not isinstance(error.__cause__, FileNotFoundError):
-            raise _mistake(layers, "model", error, of) from error
-        print_note(
-            f"it is not known what the model is and needs, as its folder is not there yet: {error.__cause__}"
-        )
-    except ValueError as error:  # the adapters do not fit the model
-        raise _mistake(layers, "lora", error, of) from error
-    for note in _absent(cfg):
-        print_note(note)
-    longest = _check_rows(cfg, layers, of)
-    if model is None:
+
+def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
+    """Build a config's model on the meta device; None where it has none, its folder is not there, or it is wrong."""
+    if "torch" not in sys.modules:  # a recipe that has a model has imported it
+        return None
+    from torchtune.training import FinetuneConfig, model_of
+
+    folder = Path(dict(_folders(cfg)).get("model_directory") or ".")
+    try:
+        if isinstance(cfg, FinetuneConfig) and cfg.model_directory is not None and folder.is_dir():
+            runs.check_whole_model(folder)
+    except ValueError as error:
+        mistakes.add("model_directory", error)
         return None
     try:
-        return _counted(cfg, model, ranks, longest)
+        return model_of(cfg)
     except InstantiationError as error:
-        raise _mistake(layers, "optimizer", error, of) from error
+        if folder.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
+            mistakes.add("model", error)
+        else:
+            reason = f"as its folder is not there yet: {error.__cause__}"
+            print_note(f"it is not known what the model is and needs, {reason}")
+    except ValueError as error:  # the adapters do not fit the model
+        mistakes.add("lora", error)
+    return None
 
 
-def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> int | None:
-    """Read the first rows of local data as the run would.
+def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
+    """Build a local tokenizer, and read the first rows of local data, as the run would.
 
     Returns:
         The positions of the longest example among some of the training rows; None if these are not local.
-
-    Raises:
-        ConfigError: The tokenizer or a dataset cannot be built, or a row cannot be used.
     """
-    local = {field: part for field, part in _parts(cfg).items() if _is_local(part)}
-    if "tokenizer" not in local or len(local) == 1:
+    parts = _parts(cfg)
+    local = {field: part for field, part in parts.items() if _is_local(part)}
+    if "tokenizer" in parts and _has_tokenizer_folder(cfg):
+        local = {"tokenizer": parts["tokenizer"], **local}
+    if "tokenizer" not in local:
         return None
     longest = None
     arguments: list[Any] = []
@@ -130,10 +147,14 @@ def _check_rows(cfg: Any, layers: "model.Layers", of: str) -> int | None:
         try:
             built = config.instantiate(part, *arguments)
         except InstantiationError as error:
-            raise _mistake(layers, field, error.__cause__ or error, of) from error
-        arguments = arguments or [built]
-        if field == "dataset":
-            longest = _longest(built)
+            mistakes.add(field, error.__cause__ or error)
+            if not arguments:
+                return None
+        else:
+            arguments = arguments or [built]
+            if field == "dataset":
+                longest = _longest(built)
+    check_tokenizer(cfg, arguments[0], decoder, mistakes)
     return longest
 
 
@@ -142,9 +163,14 @@ def _longest(rows: Any) -> int | None:
     from torchtune.data import LeftOut, items_of, spread
 
     encoded = (rows[i] for i in spread(rows, _LOOKED_AT))
-    return max(
-        (item.length for e in encoded if not isinstance(e, LeftOut) for item in items_of(e)), default=None
-    )
+    items = (item for e in encoded if not isinstance(e, LeftOut) for item in items_of(e))
+    return max((item.length for item in items), default=None)
+
+
+def _has_tokenizer_folder(cfg: Any) -> bool:
+    """Tell whether the folder of the tokenizer exists, so that a file that it lacks is a mistake."""
+    folder = dict(_folders(cfg)).get("tokenizer_directory")
+    return isinstance(folder, str) and Path(folder).is_dir()
 
 
 def _parts(cfg: object) -> dict[str, Any]:
@@ -182,11 +208,6 @@ def _is_there(path: str) -> bool:
     return Path(whole).exists() or (glob.has_magic(whole) and bool(glob.glob(whole, recursive=True)))  # noqa: PTH207 - a Path takes no absolute pattern.
 
 
-def _mistake(layers: "model.Layers", field: str, error: BaseException, of: str) -> ConfigError:
-    path = tuple(field.split("."))
-    return ConfigError([Mistake("component", str(error), path=path, location=layers.last_origin(path))], of)
-
-
 def _absent(cfg: Any) -> Iterator[str]:
     """Say which files of a config are not on this machine, which is no mistake where it will run on another."""
     named = dict(_folders(cfg))
@@ -197,6 +218,8 @@ def _absent(cfg: Any) -> Iterator[str]:
     for name, value in named.items():
         is_hub_name = name.endswith(".source") and "." not in str(value)
         if not isinstance(value, str) or is_hub_name or Path(value).exists():
+            continue
+        if name.startswith("tokenizer.") and _has_tokenizer_folder(cfg):
             continue
         if not any(value == other or value.startswith(f"{other}/") for other in absent):
             yield f"{name}: {value} is not there yet"

@@ -86,6 +86,33 @@ def result_of(folder: StrPath) -> Path:
     )
 
 
+def check_whole_model(folder: StrPath) -> None:
+    """Reject a folder that stands for a model without being one: an adapter's, or a run's.
+
+    Args:
+        folder: Where a Hugging Face folder is expected.
+
+    Raises:
+        ValueError: the message says which folder to name instead.
+    """
+    folder = Path(folder)
+    if (folder / _CONFIG).is_file():
+        return
+    if _is_adapter(folder):
+        named = read_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
+        raise ValueError(
+            f"{folder} is an adapter, not a whole model; merge it into its base and name the result (tune convert"
+            f" {folder} NEW_FOLDER), or continue it: lora_finetune model_directory={named or 'BASE'}"
+            f" lora.adapter_directory={folder}"
+        )
+    run = RunFolder(folder)
+    if run.has_begun and run.weights is not None:
+        weights = [path for path in (run.final, run.best) if path.is_dir()]
+        raise ValueError(
+            f"{folder} is a run's folder; name the weights in it, {' or '.join(map(str, weights))}"
+        )
+
+
 def _is_adapter(folder: Path) -> bool:
     return (folder / _ADAPTER_CONFIG).is_file()
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,8 +10,8 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchtune.config import Component, instantiate
-from torchtune.config.model import parameters_of
+from torchtune.config import Component, InstantiationError, instantiate
+from torchtune.config.model import dotpath, parameters_of
 from torchtune.internals import LIVE_BYTES, LiveBytes, fake_tensors
 from torchtune.modules import Decoder, LinearCrossEntropy, lean
 from torchtune.training._activations import ActivationCheckpointing, Calling, checkpoint_activations
@@ -271,15 +272,53 @@ def _state_bytes(component: Component[Optimizer], trained: list[nn.Parameter], p
     """Return the bytes of an optimizer's state after a step, on one rank."""
     if not trained:
         return 0
+    try:
+        tensors = [tensor for state in _states(component, trained) for tensor in state]
+    except InstantiationError:
+        raise
+    except (
+        Exception
+    ):  # a step that reads values, which the meta device lacks, or one that rejects the parameters
+        tensors = _scaled_states(component, trained)
+    return sum(_bytes(tensor, parts) for tensor in tensors)
+
+
+def _states(component: Component[Optimizer], parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Yield the tensors of each parameter's state after a step."""
     # The plain kernels keep the same state, and run on the meta device.
     plain: dict[str, Any] = {n: False for n in ("fused", "foreach") if n in parameters_of(component.func)}
-    optimizer = instantiate(component, trained, **plain)
-    for parameter in trained:
-        parameter.grad = torch.empty_like(parameter)
+    optimizer = instantiate(component, parameters, **plain)
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
     try:
         optimizer.step()
     finally:
-        for parameter in trained:
+        for parameter in parameters:
             parameter.grad = None
-    tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-    return sum(_bytes(tensor, parts) for tensor in tensors)
+    for parameter in parameters:
+        yield [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
+
+
+def _scaled_states(component: Component[Optimizer], trained: list[nn.Parameter]) -> list[Tensor]:
+    """Return the state of small parameters with values, with tensors of the same shape enlarged.
+
+    Raises:
+        InstantiationError: The optimizer rejects parameters of such numbers of dimensions.
+    """
+    small = [
+        nn.Parameter(torch.ones([min(n, 2) for n in parameter.shape], dtype=parameter.dtype))
+        for parameter in trained
+    ]
+    try:
+        states = list(_states(component, small))
+    except InstantiationError:
+        raise
+    except Exception as error:  # of whatever kind the optimizer's code raises
+        reason = ": ".join(filter(None, [type(error).__name__, str(error)]))
+        message = f"{dotpath(component.func)}: a step of the trained parameters fails: {reason}"
+        raise InstantiationError(message) from error
+    return [
+        tensor.new_empty(whole.shape, device="meta") if tensor.shape == part.shape else tensor
+        for whole, part, state in zip(trained, small, states, strict=True)
+        for tensor in state
+    ]

@@ -77,11 +77,19 @@ class Validation:
             ValueError: No row has a target, or a prompt is too long.
         """
         items = held_out_items(rows, self.max_rows, model.architecture.max_seq_len)
+        return HeldOut(self, items, self.encode_prompts(tokenizer, model))
+
+    def encode_prompts(self, tokenizer: Tokenizer, model: Decoder) -> list[list[int]]:
+        """Encode the prompts; the arguments are those of `hold_out`.
+
+        Raises:
+            ValueError: A prompt is too long.
+        """
         template: Template = "alpaca" if tokenizer.chat_template is None else "chat"
         encoded = [encode_prompt(tokenizer, Prompt.of_text(prompt), template) for prompt in self.prompts]
         for prompt, ids in zip(self.prompts, encoded, strict=True):
             check_prompt(model, ids, self.max_new_tokens, f"validation.prompts: {prompt[:40]!r}")
-        return HeldOut(self, items, encoded)
+        return encoded
 
 
 @frozen

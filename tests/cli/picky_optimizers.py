@@ -1,0 +1,34 @@
+"""Optimizers of third parties that take matrices alone, or read values while they step."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim import SGD, AdamW
+
+
+class RejectsVectors(SGD):
+    """Raises when it is built."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.1) -> None:
+        parameters = list(params)
+        if any(p.ndim != 2 for p in parameters):
+            raise RuntimeError("matrices only")
+        super().__init__(parameters, lr=lr)
+
+
+class FailsOnVectors(SGD):
+    """Raises when it steps."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
+        for group in self.param_groups:
+            assert all(p.ndim == 2 for p in group["params"])
+
+
+class ReadsValues(AdamW):
+    """Reads gradients, which tensors without memory do not have."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
+        assert all(float(p.grad.sum()) > 0 for group in self.param_groups for p in group["params"])
+        super().step(closure)  # type: ignore[arg-type]

@@ -1,0 +1,263 @@
+"""`tune validate` finds what the run would reject of folders and optimizers, in one list, without reading weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.tiny_run import Tiny, tiny_run
+from tests.tune import Result, Tune
+from torchtune.formats import hf_decoder, load_hf_weights, save_hf_folder, save_peft_adapter
+from torchtune.modules import add_lora
+
+
+@pytest.fixture
+def tiny(tune: Tune, tmp_path: Path) -> Tiny:
+    return tiny_run(tmp_path, lambda *words: tune(*words).status)
+
+
+HF = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
+
+
+def call_of(tiny: Tiny, recipe: str, words: tuple[str, ...]) -> list[str]:
+    config = "smollm2_135m_full" if recipe == "full_finetune" else "smollm2_135m_lora"
+    model = [word for word in tiny.words if not (HF[0] in words and word.startswith(("model.", "model=")))]
+    return [recipe, "--config", config, *model, *tiny.rows, "device=cpu", "validation.prompts=[]", *words]
+
+
+def validate(tune: Tune, tiny: Tiny, *words: str, recipe: str = "full_finetune") -> Result:
+    return tune("validate", *call_of(tiny, recipe, words))
+
+
+def run(tune: Tune, tiny: Tiny, *words: str, recipe: str = "full_finetune") -> Result:
+    return tune(*call_of(tiny, recipe, (*words, f"output_dir={tiny.folder / 'out'}", "max_steps=1")))
+
+
+def adapter(tiny: Tiny, folder: Path, base: str | None = None) -> Path:
+    model = hf_decoder(str(tiny.folder / "model"))
+    load_hf_weights(model, tiny.folder / "model")
+    add_lora(model, ["q_proj"], rank=2, alpha=4.0)
+    save_peft_adapter(model, folder, base_model=base or str(tiny.folder / "model"))
+    return folder
+
+
+def change(tiny: Tiny, **keys: Any) -> None:
+    path = tiny.folder / "model/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def lines(result: Result) -> list[str]:
+    return [line for line in result.err.splitlines() if line.startswith("  ")]
+
+
+@pytest.mark.parametrize("recipe", ["full_finetune", "lora_finetune"])
+@pytest.mark.parametrize("has_base", [True, False])
+@pytest.mark.parametrize("words", [(), HF])
+def test_an_adapter_as_a_model_is_rejected_with_how_to_fix_it(
+    tune: Tune, tiny: Tiny, recipe: str, words: tuple[str, ...], *, has_base: bool
+) -> None:
+    folder = adapter(tiny, tiny.folder / "adapter", None if has_base else "the/base")
+    tokenizer = f"tokenizer_directory={tiny.folder / 'model'}"
+    call = (f"model_directory={folder}", tokenizer, *words)
+    done = validate(tune, tiny, *call, recipe=recipe)
+    base = tiny.folder / "model" if has_base else "the/base"
+    expected = (
+        f"{folder} is an adapter, not a whole model; merge it into its base and name the result (tune convert {folder}"
+        f" NEW_FOLDER), or continue it: lora_finetune model_directory={base} lora.adapter_directory={folder}"
+    )
+    assert done.status == 2
+    assert [line.partition("model_directory: ")[2] for line in lines(done)] == [expected]
+    ran = run(tune, tiny, *call, recipe=recipe)
+    assert ran.status == 2
+    assert "Traceback" not in ran.err
+    if has_base or not words:
+        assert f"tune: {expected}" in ran.err
+
+
+def test_a_runs_folder_as_a_model_is_rejected_with_the_weights_in_it(tune: Tune, tiny: Tiny) -> None:
+    folder = tiny.folder / "run"
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    for name in ("final", "best"):
+        shutil.copytree(tiny.folder / "model", folder / name)
+    done = validate(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
+    assert done.status == 2
+    assert f"is a run's folder; name the weights in it, {folder / 'final'} or {folder / 'best'}" in done.err
+    assert validate(tune, tiny, f"model_directory={folder / 'best'}").status == 0
+
+
+@pytest.mark.parametrize("words", [(), HF])
+@pytest.mark.parametrize("verb", [validate, run])
+def test_a_quantised_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words: tuple[str, ...]) -> None:
+    change(tiny, quantization_config={"quant_method": "awq", "bits": 4})
+    done = verb(tune, tiny, *words)
+    assert done.status == 2
+    assert done.err.count("holds a quantised model (awq, 4 bits)") == 1
+    assert "use the folder of the unquantised model" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("verb", [validate, run])
+def test_weights_of_codes_are_rejected(tune: Tune, tiny: Tiny, verb: Any) -> None:
+    file = tiny.folder / "model/model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file({**tensors, name: tensors[name].to(torch.int8)}, file)
+    done = verb(tune, tiny)
+    assert (done.status, "holds a quantised model, by the dtype of model.layers.0.mlp" in done.err) == (
+        2,
+        True,
+    )
+
+
+def without_a_tensor(folder: Path) -> str:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    return "are another model's: without model.norm.weight"
+
+
+def without_a_shard(folder: Path) -> str:
+    model = hf_decoder(str(folder))
+    load_hf_weights(model, folder)
+    save_hf_folder(model, folder.parent / "sharded", shard_bytes=50_000, base=folder)
+    (folder / "model.safetensors").unlink()
+    for path in (folder.parent / "sharded").glob("*.safetensors*"):
+        shutil.copy(path, folder)
+    next(folder.glob("model-00002-*")).unlink()
+    return "no model-00002-of-"
+
+
+def misshapen(folder: Path) -> str:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = torch.ones(7)
+    save_file(tensors, folder / "model.safetensors")
+    return "model.norm.weight is [7] there"
+
+
+def cut_short(folder: Path) -> str:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    return "is damaged or cut short"
+
+
+def without_weights(folder: Path) -> str:
+    (folder / "model.safetensors").unlink()
+    return "no model.safetensors (nor"
+
+
+def of_another_base(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    return "describes another model: rope_base is 5.0 there"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [without_a_tensor, without_a_shard, misshapen, cut_short, without_weights, of_another_base],
+)
+def test_weights_that_do_not_fit_are_rejected(tune: Tune, tiny: Tiny, damage: Any) -> None:
+    message = damage(tiny.folder / "model")
+    for verb in (validate, run):
+        done = verb(tune, tiny)
+        assert done.status == 2, done.err
+        assert message in done.err
+
+
+def test_prompts_that_are_too_long_are_rejected(tune: Tune, tiny: Tiny) -> None:
+    prompts = "validation.prompts=[Who are you?]"
+    assert validate(tune, tiny, prompts, "validation.max_new_tokens=2").status == 0
+    done = validate(tune, tiny, prompts, "validation.max_new_tokens=60")
+    assert done.status == 2
+    assert "validation.prompts: 'Who are you?' has" in done.err
+
+
+def test_a_missing_tokenizer_is_rejected(tune: Tune, tiny: Tiny) -> None:
+    (tiny.folder / "model/tokenizer.json").unlink()
+    done = validate(tune, tiny)
+    assert (done.status, ": tokenizer: " in done.err, "is expected" in done.err) == (2, True, True)
+    # Rows that are not there yet do not hide it.
+    later = [f"{name}.source=later.json" for name in ("dataset", "validation.dataset")]
+    done = validate(tune, tiny, *later)
+    assert (done.status, ": tokenizer: " in done.err, "is expected" in done.err) == (2, True, True)
+
+
+def test_everything_that_is_wrong_is_one_list(tune: Tune, tiny: Tiny) -> None:
+    without_a_tensor(tiny.folder / "model")
+    (tiny.folder / "model/tokenizer.json").unlink()
+    done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
+    assert done.err.splitlines()[-4].startswith("3 mistakes in the config of full_finetune")
+    assert [": ".join(line.split(": ")[1:2]) for line in lines(done)] == [
+        "model_directory",
+        "tokenizer",
+        "optimizer",
+    ]
+
+
+def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_its_origin_once(
+    tune: Tune, tiny: Tiny
+) -> None:
+    done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
+    (line,) = lines(done)
+    origin = "--override optimizer=torch.optim.Muon"
+    assert done.status == 2
+    assert line.startswith(
+        f"  {origin}: optimizer: torch.optim.Muon: ValueError: Muon only supports 2D param"
+    )
+    assert line.count(origin) == 1
+    assert "torch.Size([" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("RejectsVectors", "RuntimeError: matrices only"),
+        ("FailsOnVectors", "a step of the trained parameters fails: AssertionError"),
+    ],
+)
+def test_an_optimizer_of_third_parties_that_raises_is_one_line(
+    tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    monkeypatch.setenv("TUNE_ALLOW", "tests")
+    path = f"tests.cli.picky_optimizers.{name}"
+    done = validate(tune, tiny, f"optimizer={path}", "optimizer.lr=0.1")
+    (line,) = lines(done)
+    assert done.status == 2
+    assert line.endswith(f": optimizer: {path}: {reason}")
+    assert "Traceback" not in done.err
+    lora = validate(tune, tiny, f"optimizer={path}", "optimizer.lr=0.1", recipe="lora_finetune")
+    assert lora.status == 0, "all parameters of adapters are matrices"
+
+
+def test_an_optimizer_that_reads_values_is_counted_on_small_tensors(
+    tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_ALLOW", "tests")
+    words = ("optimizer.lr=0.1", "--json")
+    plain = validate(tune, tiny, "optimizer=torch.optim.AdamW", *words)
+    reading = validate(tune, tiny, "optimizer=tests.cli.picky_optimizers.ReadsValues", *words)
+    assert reading.status == 0
+    assert json.loads(reading.out)["needs"] == json.loads(plain.out)["needs"]
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_an_adapter_of_another_model_is_rejected_before_it_is_asked(
+    tune: Tune, tiny: Tiny, *, is_apart: bool
+) -> None:
+    folder = adapter(tiny, tiny.folder / "adapter")
+    model = tiny.folder / "model"
+    words = [f"model_directory={model}", f"adapter_directory={folder}"]
+    if not is_apart:
+        words = [f"model_directory={folder}", f"tokenizer_directory={model}"]
+    call = ("validate", "alpaca_generate", "--config", "generate", "prompt=a", *words)
+    assert tune(*call).status == 0
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name.replace("layers.0", "layers.9"): tensor for name, tensor in tensors.items()}, file)
+    done = tune(*call)
+    field = "adapter_directory" if is_apart else "model_directory"
+    assert (done.status, f"{field}: the adapter in {folder} is another model's" in done.err) == (2, True)
