@@ -38,7 +38,7 @@ def run(call: Call) -> int:
     source, folder = call.arguments
     dtype = call.value(DTYPE)
     with _progress() as show:
-        base = convert(
+        merge = convert(
             source,
             folder,
             base=call.value(BASE),
@@ -47,7 +47,10 @@ def run(call: Call) -> int:
             dtype=None if dtype is None else getattr(torch, dtype),
             progress=show,
         )
-    sys.stdout.write(f"wrote {folder}" + (f", {source} merged into {base}\n" if base else "\n"))
+    base = merge and merge.base
+    sys.stdout.write(
+        f"wrote {folder}" + (f", {source} merged into {base}\n{merge.change}\n" if merge else "\n")
+    )
     files = ("tokenizer.json", "tokenizer.model", "adapter_config.json")
     if not any(Path(folder, name).is_file() for name in files):
         print_note(f"{base or source} has no tokenizer, so {folder} has none; --tokenizer adds one")

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 
 from torchtune.files import partial_of, resolved
+from torchtune.formats._logits import LogitChange, logit_change
 from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
 from torchtune.formats._tensor_files import some
 from torchtune.formats._with_tokenizer import with_tokenizer
@@ -22,6 +23,16 @@ from torchtune.tokenizers import has_tokenizer
 StrPath = str | os.PathLike[str]
 
 
+@frozen
+class Merge:
+    """An adapter that was merged into its base."""
+
+    base: Path
+    """The base's file or folder."""
+    change: LogitChange
+    """How far logits moved, since sums of weights are rounded to the dtype that is written."""
+
+
 def convert(
     source: StrPath,
     target: StrPath,
@@ -31,7 +42,7 @@ def convert(
     tokenizer: StrPath | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
-) -> Path | None:
+) -> "Merge | None":
     """Turn a checkpoint of any kind into a Hugging Face folder, tensor by tensor.
 
     What the source is, is seen from what it holds: a GGUF file; a folder of Meta's (params.json and
@@ -50,7 +61,7 @@ def convert(
         progress: Called after each tensor with the number done and the number of all.
 
     Returns:
-        The base that an adapter was merged into.
+        What was merged, and how far that moved logits; None if the source is no adapter, or stays one.
 
     Raises:
         FileNotFoundError: the source, its base or a file of theirs is missing.
@@ -84,8 +95,9 @@ def convert(
         copy_peft_adapter(source, target, base_model=None if base is None else str(base), dtype=dtype)
         return None
     assert base is not None
-    write_checkpoint(_merge(source, base, tokenizer), target, dtype=dtype, progress=progress)
-    return base
+    merged = _merge(source, base, tokenizer)
+    write_checkpoint(merged, target, dtype=dtype, progress=progress)
+    return Merge(base, logit_change(merged, target))
 
 
 def _check_paths(target: Path, *sources: Path | None) -> None:

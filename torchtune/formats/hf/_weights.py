@@ -83,7 +83,7 @@ def read_hf_weights(model: Decoder, folder: str | os.PathLike[str]) -> Iterator[
         FileNotFoundError: as in `load_hf_weights`.
         ValueError: as in `load_hf_weights`.
     """
-    return _weights_of(model, hf_tensors(model, Path(folder)))
+    return weights_of(model, hf_tensors(model, Path(folder)))
 
 
 def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
@@ -96,10 +96,18 @@ def hf_tensors(model: Decoder, folder: Path) -> TensorSource:
     return source
 
 
-def _weights_of(model: Decoder, source: TensorSource) -> Iterator[tuple[str, Tensor]]:
-    """Read weights one by one; apart from `read_hf_weights`, so that its checks are made when it is called."""
+def weights_of(model: Decoder, source: TensorSource, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Read weights one by one, unchecked.
+
+    Args:
+        model: Tells which names and shapes are expected.
+        source: By the names of Hugging Face's checkpoints.
+        prefix: What our names begin with of those that are read.
+    """
     parameters = _without_adapters(model)
     for theirs, names in hf_groups(model.architecture, parameters).items():
+        if not names[0].startswith(prefix):
+            continue
         tensor = source.read(theirs)
         if is_transposed(model.architecture, theirs):
             tensor = tensor.T

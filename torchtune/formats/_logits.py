@@ -1,0 +1,99 @@
+"""Logits of a checkpoint, computed layer by layer, and how far rounding its weights moves them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+from torchtune.formats._source import Checkpoint
+from torchtune.formats._tensor_files import TensorSource
+from torchtune.formats.hf._open import open_hf
+from torchtune.formats.hf._weights import weights_of
+from torchtune.modules import Decoder
+from torchtune.tokenizers import auto_tokenizer, has_tokenizer
+
+_TEXT = "The quick brown fox jumps over the lazy dog. What is 12 times 12?"
+_N_TOKENS = 16
+_LARGE = 0.1
+"""A change of a logit that changes the odds of a token by a tenth."""
+
+
+@frozen
+class LogitChange:
+    """How far logits of a few tokens moved."""
+
+    largest: float
+    mean: float
+    n_tokens: int
+    dtype: torch.dtype
+    """Of the weights that moved them."""
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        text = (
+            f"merging moved the logits of {self.n_tokens} tokens by {self.largest:.2g} at most, by {self.mean:.2g} on"
+            f" average, as weights are {dtype}"
+        )
+        if self.largest > _LARGE and self.dtype.itemsize < 4:
+            text += "; --dtype float32 keeps them, or leave the adapter unmerged (--apart)"
+        return text
+
+
+def logit_change(before: Checkpoint, folder: str | os.PathLike[str]) -> LogitChange:
+    """Compare a checkpoint with the Hugging Face folder that was written of it, both computed in float32.
+
+    The weights of one layer at a time are in memory.
+
+    Args:
+        before: Its weights may be computed as they are read, such as merged ones.
+        folder: The folder.
+    """
+    after = open_hf(Path(folder))
+    tokens = _tokens(Path(folder), after.model)
+    moved = logits_of(after.model, after.weights, tokens) - logits_of(before.model, before.weights, tokens)
+    narrowest = min(after.weights.dtypes.values(), key=lambda dtype: dtype.itemsize)
+    return LogitChange(moved.abs().max().item(), moved.abs().mean().item(), len(tokens), narrowest)
+
+
+def _tokens(folder: Path, model: Decoder) -> list[int]:
+    a = model.architecture
+    if has_tokenizer(folder):
+        tokens = auto_tokenizer(str(folder)).encode(_TEXT, add_eos=False)
+    else:
+        tokens = [i * a.vocab_size // _N_TOKENS for i in range(_N_TOKENS)]
+    return tokens[: min(_N_TOKENS, a.max_seq_len)]
+
+
+@torch.no_grad()
+def logits_of(model: Decoder, weights: TensorSource, tokens: Sequence[int]) -> Tensor:
+    """Compute logits `[s, v]` in float32, with the weights of one part of the model at a time in memory.
+
+    Args:
+        model: Tells the architecture.
+        weights: By the names of Hugging Face's checkpoints.
+        tokens: Ids.
+    """
+    with torch.device("meta"):
+        model = Decoder(model.architecture)
+    parts = [f"layers.{i}" for i in range(len(model.layers))]
+    parts += [name for name, _ in model.named_children() if name not in ("layers", "lm_head")]
+    for name in parts:
+        part = model.get_submodule(name)
+        part.register_forward_pre_hook(lambda *_, name=name: _load(model, weights, name))
+        part.register_forward_hook(lambda part, *_: _unload(part))
+    hidden = model.hidden(torch.tensor([tokens]))  # [1, s, d]
+    _load(model, weights, "embed_tokens" if model.architecture.tied_embeddings else "lm_head")
+    return model.logits(hidden)[0]
+
+
+def _load(model: Decoder, weights: TensorSource, part: str) -> None:
+    for name, tensor in weights_of(model, weights, f"{part}."):
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, nn.Parameter(tensor.float(), requires_grad=False))
+
+
+def _unload(part: nn.Module) -> None:
+    part.to("meta")
