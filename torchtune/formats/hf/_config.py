@@ -6,6 +6,7 @@ from typing import Any
 from torchtune.files import read_json
 from torchtune.models import FAMILIES, KEYS, written_rope
 from torchtune.modules import Architecture, Decoder
+from torchtune.runs import no_model
 
 
 def hf_config(model: Decoder) -> dict[str, Any]:
@@ -64,10 +65,7 @@ def read_hf_config(folder: Path) -> Architecture:
     try:
         values = read_json(path)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no config.json in {folder}; a Hugging Face model folder is expected (tune download, or"
-            " tune convert for a GGUF file or Meta's own checkpoint)"
-        ) from None
+        raise FileNotFoundError(no_model(folder)) from None
     try:
         return architecture_from_hf(values)
     except ValueError as error:
