@@ -129,5 +129,8 @@ def test_full_install_of_the_wheel_fine_tunes(wheel: Path, tmp_path: Path) -> No
     installed_tune(*call, "device=cpu", "batch_size=3", "validation.max_new_tokens=4")
     assert (tmp_path / "run/metrics.jsonl").read_text().count('"lr"') == 4
     assert (tmp_path / "run/final/adapter_model.safetensors").is_file()
+    words = [f"model_directory={tiny.folder / 'model'}", f"dataset.source={tiny.folder / 'rows.json'}"]
+    installed_tune("full_finetune", "--config", "full", *words, "device=cpu", "max_steps=1")
+    assert (tmp_path / "runs/full/final/model.safetensors").is_file()
     prompt = [*tiny.words, f"adapter_directory={tmp_path / 'run/final'}", "prompt=Hello?", "max_new_tokens=4"]
     installed_tune("alpaca_generate", "--config", "smollm2_135m_generate", *prompt, "device=cpu")

@@ -53,6 +53,7 @@ def test_ls_lists_recipes_and_their_configs_with_a_line_each(tune: Tune) -> None
         "lora_finetune",
         "alpaca_llama2_lora_finetune",
         "smollm2_135m_lora",
+        "lora",
     ]
     assert json.loads(tune("ls", "--json").out)[0]["recipe"] == "full_finetune"
 
@@ -169,6 +170,7 @@ def test_validate_all_finds_every_registered_config_well(tune: Tune) -> None:
     result = tune("validate", "--all")
     assert result.status == 0
     assert result.out.count(": ok") == len(result.out.splitlines()) >= 6
+    assert "lora_finetune --config lora: ok, once model_directory and dataset.source are set\n" in result.out
 
 
 def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune) -> None:

@@ -319,7 +319,7 @@ def test_files_that_are_wrong_are_told_before_anything_is_loaded(tune: Tune, tmp
         f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text, or a row with one of",
         f"prompts_file={tmp_path / 'b.txt'}": "b.txt; prompts were to be read from it",
         f"prompt=a output_file={tmp_path / 'there'}": "is there already; name a new file, or remove it",
-        "prompt=a": "no config.json in nowhere, for there is no such folder; name a Hugging Face model's",
+        "prompt=a": "there is no folder nowhere (relative paths start at",
     }
     for words, message in mistakes.items():
         result = tune(*CALL, "model_directory=nowhere", *words.split())

@@ -48,14 +48,15 @@ def validate_all(folder: str, *, json: bool = False) -> int:
         calls = runs.calls_in(folder)
     else:
         calls = [Call.of(recipe, name) for recipe, names in config_names().items() for name in names]
-    outcomes = [(call, *_outcome(call, 1)) for call in calls]
+    outcomes = [(call, *_apart_from_required(*_outcome(call, 1))) for call in calls]
     if json:
         write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
     else:
         for call, found, failed in outcomes:
             name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
             if failed is None:
-                sys.stdout.write(f"{name}: {_summary(found.get('needs'), '; ')}\n")
+                to_set = f", once {' and '.join(found['to_set'])} are set" if "to_set" in found else ""
+                sys.stdout.write(f"{name}: {_summary(found.get('needs'), '; ')}{to_set}\n")
             else:
                 sys.stderr.write(f"{name}: {painted_mistakes(failed, sys.stderr)}\n")
     return 2 if any(failed for *_, failed in outcomes) else 0
@@ -68,6 +69,15 @@ def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None
     except ConfigError as error:
         return {"ok": False, "mistakes": [_as_dict(m) for m in error.mistakes]}, error
     return {"ok": True, **({"needs": found} if found else {})}, None
+
+
+def _apart_from_required(
+    found: dict[str, Any], failed: ConfigError | None
+) -> tuple[dict[str, Any], ConfigError | None]:
+    """Take an outcome for a good one if all that a config lacks is what it leaves to its user, by `${required}`."""
+    if failed is None or not all(m.kind == "missing" and m.got for m in failed.mistakes):
+        return found, failed
+    return {"ok": True, "to_set": [dotted(m.path) for m in failed.mistakes]}, None
 
 
 def _as_dict(mistake: Mistake) -> dict[str, str]:
@@ -119,7 +129,7 @@ def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
     try:
         return model_of(cfg)
     except InstantiationError as error:
-        if folder.is_dir() or not isinstance(error.__cause__, FileNotFoundError):
+        if folder.exists() or not isinstance(error.__cause__, FileNotFoundError):
             mistakes.add("model", error)
         else:
             reason = f"as its folder is not there yet: {error.__cause__}"

@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)\}")
 
+REQUIRED_NAME: Final = "required"
+"""`${required}` stands for a value that whoever runs the config has to set, unless a field has this name."""
+
 MAX_WORK: Final = 2**22
 """How many values and characters all references of a config may expand to."""
 
@@ -201,6 +204,8 @@ class _Resolver:
 
     def _look_up(self, name: str) -> Any:
         path = _path_of(name)
+        if name == REQUIRED_NAME and REQUIRED_NAME not in self.root:
+            raise _BrokenReferenceError(_Fault(Mistake("missing", "is required", got=f"${{{name}}}")))
         if path[0] in self.missing:
             return BROKEN
         if path[0] in self.computed:

@@ -175,6 +175,10 @@ class Layers:
         unset = {name: f.default is REQUIRED for name, f in known.items() if name not in self.tree}
         missing = [name for name, is_required in unset.items() if is_required]
         resolved, mistakes = resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
+        mistakes = [
+            m._replace(suggestion=f"write {dotted(m.path)}=...") if m.kind == "missing" else m
+            for m in mistakes
+        ]
         broken_references = expand_paths(
             self.wanted or Any, resolved
         )  # to text that is no path where it stands

@@ -1,6 +1,7 @@
 """Datasets that yield `torchtune.data.Example`, from local files and the Hugging Face hub."""
 
 from torchtune.datasets._alpaca import AlpacaDataset
+from torchtune.datasets._auto import auto_dataset
 from torchtune.datasets._concat import ConcatDataset
 from torchtune.datasets._conversations import (
     ChatDataset,
@@ -25,6 +26,7 @@ __all__ = [
     "RowError",
     "SlimOrcaDataset",
     "TextCompletionDataset",
+    "auto_dataset",
     "open_source",
     "read_conversation",
     "read_row_tools",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
+
 from torchtune.config import LocalPath
 from torchtune.datasets._dataset_card import choose_config, read_configs
 from torchtune.datasets._find_files import FoundFile, files_in, matching_files, wildcard_part
@@ -18,7 +20,16 @@ Source = LocalPath | list[dict[str, Any]]
 """A file, a folder, a pattern of files, the name of a data set on the hub, or the rows themselves."""
 
 
-def open_source(source: Source, split: str = "train", load_options: LoadOptions | None = None) -> Table:
+@frozen
+class OpenedSource:
+    """A source that was opened before, to look at its first row."""
+
+    table: Table
+
+
+def open_source(
+    source: Source | OpenedSource, split: str = "train", load_options: LoadOptions | None = None
+) -> Table:
     """Open a source; rows are read later.
 
     Text files are read by our own readers: those of `datasets` name neither row nor column, copy a file into a cache
@@ -41,6 +52,8 @@ def open_source(source: Source, split: str = "train", load_options: LoadOptions 
         ConnectionError: The hub cannot be reached.
         ValueError: It holds no rows, is of another kind, or an argument has no meaning for it.
     """
+    if isinstance(source, OpenedSource):
+        return source.table
     options = load_options or {}
     if not isinstance(source, str):
         return _open_list(source, split, options)

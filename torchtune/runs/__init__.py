@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from torchtune.runs._launch import checked_layers as checked_layers
     from torchtune.runs._launch import layers_of as layers_of
     from torchtune.runs._locate import ModelFolders as ModelFolders
+    from torchtune.runs._locate import check_model_folder as check_model_folder
     from torchtune.runs._locate import check_whole_model as check_whole_model
     from torchtune.runs._locate import locate_model as locate_model
+    from torchtune.runs._locate import no_model as no_model
     from torchtune.runs._locate import result_of as result_of
     from torchtune.runs._no_memory import Reserve as Reserve
     from torchtune.runs._no_memory import means_no_memory as means_no_memory

@@ -1,6 +1,7 @@
 """Where a model's weights are: in a Hugging Face folder, behind an adapter, or in a run's folder."""
 
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -65,10 +66,7 @@ def result_of(folder: StrPath) -> Path:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no {_CONFIG} in {folder}, for there is no such folder; name a Hugging Face model's, an adapter's or a"
-            " run's (tune download fetches a model, tune convert makes one of other files)"
-        )
+        raise FileNotFoundError(no_model(folder))
     is_model = (folder / _CONFIG).is_file() or _is_adapter(folder)
     run = RunFolder(folder)
     if is_model or not run.has_begun:
@@ -111,6 +109,49 @@ def check_whole_model(folder: StrPath) -> None:
         raise ValueError(
             f"{folder} is a run's folder; name the weights in it, {' or '.join(map(str, weights))}"
         )
+
+
+def check_model_folder(folder: StrPath) -> None:
+    """Check that a folder is one that `locate_model` takes, without reading what is in it.
+
+    Raises:
+        FileNotFoundError: It is not there, or is not a folder of a model; the message says how to make one of it.
+        ValueError: A run has written no weights yet.
+    """
+    path = result_of(folder)
+    if not (path / _CONFIG).is_file() and not _is_adapter(path):
+        raise FileNotFoundError(no_model(path))
+
+
+def no_model(path: Path) -> str:
+    """Return why a path is not a model's folder, and what makes a model's folder of it."""
+    made = f"models/{path.name.removesuffix(path.suffix) if path.is_file() else path.name}"
+    if path.is_file():
+        if path.suffix.lower() == ".gguf":
+            return f"{path} is a GGUF file, not a folder; `tune convert {path} {made}` makes one of it"
+        return f"{path} is a file, and a model is a folder; name the folder that it lies in"
+    if not path.is_dir():
+        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(path)):
+            return (
+                f"there is no folder {path}; if it is a model on the Hugging Face hub,"
+                f" `tune download {path} --output-dir {made}` fetches it"
+            )
+        return (
+            f"there is no folder {path} (relative paths start at {Path.cwd()}); name a Hugging Face model's, an"
+            " adapter's or a run's; tune download fetches a model, tune convert makes one of other files"
+        )
+    no_config = f"there is no {_CONFIG} in {path}"
+    if (path / "params.json").is_file():
+        return (
+            f"{no_config}, which has Meta's own format; `tune convert {path} {made}-hf` makes a folder of it"
+        )
+    snapshots = sorted(path.glob(f"snapshots/*/{_CONFIG}"))
+    if snapshots:
+        return f"{no_config}, which is the hub's cache; name {snapshots[-1].parent}"
+    files = sorted(path.glob("*.gguf"))
+    if files:
+        return f"{no_config}, but GGUF files; `tune convert {files[0]} {made}-hf` makes a folder of one"
+    return f"{no_config}; a Hugging Face model's folder is expected (tune download fetches one)"
 
 
 def _is_adapter(folder: Path) -> bool:

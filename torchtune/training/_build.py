@@ -6,14 +6,14 @@ from typing import Any, Literal, cast
 import torch
 from torch.optim import Optimizer
 
-from torchtune.config import instantiate
+from torchtune.config import ConfigError, Mistake, instantiate
 from torchtune.config.model import dotpath, fields, item_mismatch
 from torchtune.data import Batches, LeftOut, Rows, Tokenizer, items_of, split_off
 from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
-from torchtune.runs import RunFolder
+from torchtune.runs import RunFolder, check_model_folder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._placement import whole_state
 from torchtune.training._schedules import Schedule, build_scheduler
@@ -27,8 +27,14 @@ def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
 
     Raises:
         InstantiationError: One of them rejects its arguments.
+        ConfigError: There is no model's folder at `model_directory`.
         ValueError: The tokenizer has ids that the model's vocabulary lacks.
     """
+    if cfg.model_directory is not None:
+        try:
+            check_model_folder(cfg.model_directory)
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError([Mistake("run", str(error), path=("model_directory",))]) from error
     tokenizer = instantiate(cfg.tokenizer)
     with torch.device("meta"):
         model = instantiate(cfg.model)

@@ -10,7 +10,7 @@ from torchtune.files import read_json
 from torchtune.formats._quantised import check_unquantised_config
 from torchtune.models import FAMILIES, KEYS, written_rope
 from torchtune.modules import Architecture, Decoder, RotarySpec
-from torchtune.runs import check_whole_model
+from torchtune.runs import check_whole_model, no_model
 
 _NOT_COPIED = frozenset({"transformers_version", "auto_map", "torch_dtype", "dtype"})
 """Keys of a base's config.json that are not true of what is written: its code is not copied, its dtype may change."""
@@ -95,10 +95,7 @@ def read_hf_config(folder: Path) -> Architecture:
         values = read_json(path)
     except FileNotFoundError:
         check_whole_model(folder)
-        raise FileNotFoundError(
-            f"no config.json in {folder}; a Hugging Face model folder is expected (tune download, or"
-            " tune convert for a GGUF file or Meta's own checkpoint)"
-        ) from None
+        raise FileNotFoundError(no_model(folder)) from None
     if values.get("model_type") in FAMILIES:
         check_unquantised_config(folder, values)
     try:

@@ -1,0 +1,209 @@
+"""The configs `lora` and `full`, which take any model's folder and rows of any layout."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.models.test_families import FAMILIES, SMALL
+from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
+from tests.tune import Tune
+from torchtune.datasets import ChatDataset, InstructDataset, TextCompletionDataset, auto_dataset
+from torchtune.formats import architecture_from_hf, save_hf_folder
+from torchtune.modules import Decoder
+from torchtune.tokenizers import auto_tokenizer
+
+INSTRUCT = "dataset=torchtune.datasets.InstructDataset"
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
+LAYOUTS: dict[str, tuple[type, dict[str, Any]]] = {
+    "messages": (ChatDataset, {"messages": TURNS}),
+    "ShareGPT's": (
+        ChatDataset,
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Nobody."}]},
+    ),
+    "prompt and completion": (ChatDataset, {"prompt": "Who?", "completion": "Nobody."}),
+    "Alpaca's": (InstructDataset, {"instruction": "Who?", "input": "", "output": "Nobody."}),
+    "without input": (InstructDataset, {"instruction": "Who?", "output": "Nobody."}),
+    "text": (TextCompletionDataset, {"text": "Nobody knows who."}),
+}
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder outside the clone the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_rows(row: dict[str, Any], count: int = 5, name: str = "rows.jsonl") -> str:
+    Path(name).write_text("\n".join([json.dumps(row)] * count))
+    return name
+
+
+def write_model(folder: Path, family: str = "llama2", *, chat_template: bool = True) -> str:
+    import transformers
+
+    name, changes = FAMILIES[family]
+    longest = {"n_positions": 128} if name == "GPT2" else {"max_position_embeddings": 128}
+    values = {**({} if name == "GPT2" else SMALL), **changes, "vocab_size": 300, **longest}
+    settings = {key: value for key, value in values.items() if value is not ...}
+    config = getattr(transformers, f"{name}Config")(**settings)
+    torch.manual_seed(0)
+    model = Decoder(architecture_from_hf(json.loads(config.to_json_string())))
+    texts = {key: v for key, v in tokenizer_config().items() if chat_template or key != "chat_template"}
+    tokenizer = write(folder.with_name("tokenizer"), tokenizer_config__json=json.dumps(texts))
+    tiny_tokenizer().save(str(tokenizer / "tokenizer.json"))
+    save_hf_folder(model, folder, tokenizer_directory=tokenizer)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lora_trains_a_model_of_any_family_on_chats(family: str, tune: Tune, tmp_path: Path) -> None:
+    words = [f"model_directory={write_model(tmp_path / 'model', family)}", "device=cpu", "loading.workers=0"]
+    rows = write_rows({"messages": TURNS})
+    result = tune("lora_finetune", "--config", "lora", *words, f"dataset.source={rows}", "max_steps=1")
+    assert result.status == 0, result.err
+    assert (tmp_path / "runs/lora/final/adapter_config.json").is_file()
+    assert "4 rows" in result.err + result.out  # one is held out
+    assert "1 held-out rows" in result.err + result.out
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_of_any_layout_are_read_by_the_dataset_that_is_for_them(layout: str, tmp_path: Path) -> None:
+    tokenizer = auto_tokenizer(write_model(tmp_path / "model"))
+    kind, row = LAYOUTS[layout]
+    dataset: Any = auto_dataset(tokenizer, write_rows(row))
+    expected: Any = kind(tokenizer, "rows.jsonl")
+    assert type(dataset).__name__ == kind.__name__
+    assert len(dataset) == 5
+    assert dataset[3] == expected[3]
+
+
+def test_tasks_are_written_as_alpacas_if_there_is_no_chat_template(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = auto_tokenizer(write_model(tmp_path / "model", chat_template=False))
+    rows = write_rows({"instruction": "Who?", "output": "Nobody."})
+    assert auto_dataset(tokenizer, rows)[0] == InstructDataset(tokenizer, rows, template="alpaca")[0]
+    assert "no chat template" in caplog.text
+    with pytest.raises(ValueError, match="the tokenizer has no chat template; name one"):
+        auto_dataset(tokenizer, write_rows({"messages": TURNS}))
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        (
+            {"question": "a", "answer": "b"},
+            "dataset=torchtune.datasets.InstructDataset 'dataset.columns={instruction: question, output: answer}'",
+        ),
+        (
+            {"query": "a", "response": "b"},
+            "dataset=torchtune.datasets.InstructDataset 'dataset.columns={instruction: query, output: response}'",
+        ),
+        ({"first": "a", "second": "b"}, "'dataset.columns={instruction: NAME, output: NAME}'"),
+        ({"dialogue": TURNS}, "dataset=torchtune.datasets.ChatDataset dataset.column=dialogue"),
+        ({"content": "a"}, "dataset=torchtune.datasets.TextCompletionDataset dataset.column=content"),
+        ({"chosen": "a", "rejected": "b"}, "torchtune.datasets.PreferenceDataset reads them"),
+    ],
+)
+def test_rows_of_another_layout_are_a_mistake_that_says_what_to_write(
+    row: dict[str, Any], advice: str, tune: Tune, tmp_path: Path
+) -> None:
+    words = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={write_rows(row)}"]
+    call = ["lora_finetune", "--config", "lora", *words, "device=cpu", "max_steps=1"]
+    for verb in ("run", "validate"):
+        result = tune(verb, *call)
+        assert result.status == 2
+        assert advice in result.err
+    if "dataset=" in advice and "NAME" not in advice:
+        assert tune("validate", *call, *shlex.split(advice)).status == 0
+
+
+@pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
+def test_verbs_take_the_configs_for_any_model(recipe: str, config: str, tune: Tune, tmp_path: Path) -> None:
+    (tmp_path / "my models").mkdir()
+    folder = write_model(tmp_path / "my models/tiny")
+    rows = write_rows(LAYOUTS["Alpaca's"][1])
+    call = [recipe, "--config", config, f"model_directory={folder}", f"dataset.source={rows}", "device=cpu"]
+    assert config in tune("ls").out
+    assert tune("validate", *call).out.startswith("ok: ")
+    assert "example 1 of 4" in tune("data", *call).out
+    assert f"source: {rows}" in tune("show", *call).out
+    (tmp_path / "frozen.yaml").write_text(tune("export", *call).out)
+    assert "${required}" not in (tmp_path / "frozen.yaml").read_text()
+    result = tune(recipe, "--config", "frozen.yaml", "max_steps=1")
+    assert result.status == 0, result.err
+    assert tune("cp", config, "mine.yaml").status == tune("cp", config, f"my_{config}.py").status == 0
+    words = [*call[3:], "max_steps=1", "output_dir=runs/copy"]
+    assert tune(recipe, "--config", "mine.yaml", *words).status == 0
+    assert tune("validate", recipe, "--config", f"my_{config}.py", *words).status == 0
+
+
+@pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
+@pytest.mark.parametrize("verb", ["run", "validate", "data", "show", "export"])
+def test_what_has_to_be_set_is_listed_with_what_to_write(
+    recipe: str, config: str, verb: str, tune: Tune, tmp_path: Path
+) -> None:
+    result = tune(verb, recipe, "--config", config)
+    assert result.status == 2
+    head, *mistakes = result.err.splitlines()
+    assert head.startswith("2 mistakes in the config of ")
+    assert [m.partition(": ")[2] for m in mistakes] == [
+        "model_directory: is required; write model_directory=...",
+        "dataset.source: is required; write dataset.source=...",
+    ]
+    assert not any(tmp_path.iterdir())
+    one = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
+    assert one.status == 2
+    assert len(one.err.splitlines()) == 2
+
+
+def test_field_of_the_name_required_can_be_referred_to() -> None:
+    from torchtune.config.model import resolve_tree
+
+    tree = {"required": 3, "a": "${required}"}
+    assert resolve_tree(tree) == ({"required": 3, "a": 3}, [])
+    resolved, mistakes = resolve_tree({"a": "${required}", "b": "x${a}", "c": {"d": ["${required}"]}})
+    assert [(m.kind, m.path) for m in mistakes if m.kind != "consequence"] == [
+        ("missing", ("a",)),
+        ("missing", ("c", "d", 0)),
+    ]
+    assert resolved["a"] == "${required}"
+
+
+NO_MODELS = {
+    "nowhere": "there is no folder nowhere (relative paths start at ",
+    "owner/some-model": "`tune download owner/some-model --output-dir models/some-model` fetches it",
+    "tiny.gguf": "tiny.gguf is a GGUF file, not a folder; `tune convert tiny.gguf models/tiny` makes one of it",
+    "rows.jsonl": "rows.jsonl is a file, and a model is a folder; name the folder that it lies in",
+    "meta": "which has Meta's own format; `tune convert meta models/meta-hf` makes a folder of it",
+    "quantised": "`tune convert quantised/a.Q4.gguf models/quantised-hf` makes a folder of one",
+    "cache": "which is the hub's cache; name cache/snapshots/0123",
+    "empty": "there is no config.json in empty; a Hugging Face model's folder is expected",
+}
+
+
+@pytest.mark.parametrize("named", NO_MODELS)
+def test_what_is_no_models_folder_is_one_mistake_with_the_way_to_one(
+    named: str, tune: Tune, tmp_path: Path
+) -> None:
+    rows = write_rows({"messages": TURNS})
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    for file in ("meta/params.json", "quantised/a.Q4.gguf", "cache/snapshots/0123/config.json"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text("{}")
+    (tmp_path / "empty").mkdir()
+    call = ["full_finetune", "--config", "full", f"dataset.source={rows}", "device=cpu", "max_steps=1"]
+    result = tune(*call, f"model_directory={named}")
+    assert result.status == 2
+    assert len(result.err.splitlines()) == 2
+    assert "  model_directory: " in result.err
+    assert NO_MODELS[named] in result.err
+    again = tune(
+        *call, f"model_directory={write_model(tmp_path / 'model')}"
+    )  # nothing has to be removed first
+    assert again.status == 0, again.err
