@@ -115,7 +115,9 @@ def no_model(path: Path) -> str:
         )
     no_config = f"there is no {_CONFIG} in {path}"
     if (path / "params.json").is_file():
-        return f"{no_config}, which has Meta's own format; `tune convert {path} {made}-hf` makes a folder of it"
+        return (
+            f"{no_config}, which has Meta's own format; `tune convert {path} {made}-hf` makes a folder of it"
+        )
     snapshots = sorted(path.glob(f"snapshots/*/{_CONFIG}"))
     if snapshots:
         return f"{no_config}, which is the hub's cache; name {snapshots[-1].parent}"
