@@ -134,10 +134,19 @@ _IDIOMS: Final = {
     "-cn": "write --config NAME",
     "config_path": "write --config FILE",
     "defaults": "write _base_, the name of a config or a YAML file",
+    **dict.fromkeys(
+        ("num_processes", "num_gpus", "gpus", "num_workers_per_node", "nproc", "world_size", "devices"),
+        "write tune --nproc_per_node N before the recipe",
+    ),
+    **dict.fromkeys(("num_machines", "num_nodes"), "write tune --nnodes N before the recipe"),
+    **dict.fromkeys(
+        ("local_rank", "rank"), "ranks are numbered by torchrun: tune --nproc_per_node N RECIPE ..."
+    ),
+    "cuda_visible_devices": "environment variables stand before the command: CUDA_VISIBLE_DEVICES=0 tune ...",
     "_target_": "write _component_",
     "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
 }
-"""Words of hydra, each with what to do."""
+"""Words of hydra and of launchers, each with what to do."""
 _BEGINNINGS: Final = {
     "~": "fields cannot be removed; write {1}=null or {1}=default",
     "++": "write {0}",

@@ -76,7 +76,11 @@ def test_model_of_a_folder_is_that_model(folder: Path) -> None:
 
 def test_config_takes_its_model_from_the_folder(folder: Path, tune: Tune) -> None:
     call = ("validate", "full_finetune", "--config", "smollm2_135m_full", f"model_directory={folder}")
-    words = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
+    words = (
+        "model=torchtune.formats.hf_decoder",
+        "model.path=${model_directory}",
+        "tokenizer_directory=later",
+    )
     assert tune(*call, *words).out.startswith("ok: ")
     missing = tune(*call, "model=torchtune.formats.hf_decoder", "model.path=none")
     assert missing.status == 2

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torchtune.cli._verb import Argument, Form, Verb
+from torchtune.config import ConfigError
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import print_note
 
@@ -29,6 +30,22 @@ DTYPE = Option(
 )
 
 
+_GGUF = (
+    "llama.cpp makes it of a folder: tune convert {source} {folder}; python convert_hf_to_gguf.py {folder}"
+    " --outfile {target}"
+)
+_FOLDER = (
+    "tune convert {source} {folder} writes {folder}/model.safetensors, with config.json and the tokenizer"
+)
+_ENDINGS = {
+    ".gguf": _GGUF,
+    ".ggml": _GGUF,
+    **dict.fromkeys((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl"), _FOLDER),
+    ".onnx": "tune convert {source} {folder} writes a folder, which Optimum exports (optimum-cli export onnx)",
+}
+"""Endings of files that are not written, each with the way to what is meant."""
+
+
 def run(call: Call) -> int:
     """Convert a checkpoint."""
     import torch
@@ -36,6 +53,7 @@ def run(call: Call) -> int:
     from torchtune.formats import convert
 
     source, folder = call.arguments
+    _check_target(source, folder)
     dtype = call.value(DTYPE)
     with _progress() as show:
         merge = convert(
@@ -55,6 +73,19 @@ def run(call: Call) -> int:
     if not any(Path(folder, name).is_file() for name in files):
         print_note(f"{base or source} has no tokenizer, so {folder} has none; --tokenizer adds one")
     return 0
+
+
+def _check_target(source: str, target: str) -> None:
+    """Check that what is to be written is a folder's name.
+
+    Raises:
+        ConfigError: It is that of a file, which is not written.
+    """
+    ending = Path(target).suffix.lower()
+    folder = str(Path(target).with_suffix("")) if ending in _ENDINGS else ""
+    if folder and not Path(target).is_dir():
+        how = _ENDINGS[ending].format(source=source, folder=folder, target=target)
+        raise ConfigError.of_word(target, "a folder is written, and no such file", how)
 
 
 @contextmanager
