@@ -31,4 +31,4 @@ class ReadsValues(AdamW):
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
         assert all(float(p.grad.sum()) > 0 for group in self.param_groups for p in group["params"])
-        super().step(closure)  # type: ignore[arg-type]
+        super().step(closure)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torchtune.runs._locate import check_whole_model as check_whole_model
     from torchtune.runs._locate import locate_model as locate_model
     from torchtune.runs._locate import result_of as result_of
+    from torchtune.runs._locate import weights_note as weights_note
     from torchtune.runs._overrides import override as override
     from torchtune.runs._peaks import published_peak as published_peak
     from torchtune.runs._recipe import Recipe as Recipe

@@ -72,8 +72,8 @@ class RunFolder:
 
     @property
     def weights(self) -> Path | None:
-        """The folder of weights that stands for the run: `final`, or `best` where it has not ended."""
-        return next((folder for folder in (self.final, self.best) if folder.is_dir()), None)
+        """The folder of weights that stands for the run: `best`, or `final` where there is none."""
+        return next((folder for folder in (self.best, self.final) if folder.is_dir()), None)
 
     def read_record(self) -> dict[str, Any]:
         """Return the record; empty where there is none that can be read."""

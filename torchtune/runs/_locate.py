@@ -30,7 +30,7 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 
     Args:
         folder: A Hugging Face folder; a PEFT folder, whose adapter_config.json names its base; or the folder of a
-            fine-tuning run, of which `final/` is meant or, where the run has not ended, `best/`.
+            fine-tuning run, of which `best/` is meant or, where there is none, `final/`.
         adapter: A PEFT folder or a LoRA run's, where `folder` is its base. None: the adapter that `folder` is, if it
             is one.
 
@@ -76,6 +76,22 @@ def result_of(folder: StrPath) -> Path:
     again = f"`{shlex.join(map(str, command))}`" if isinstance(command, list) else "the same command"
     raise ValueError(
         f"{folder} holds a run that has not ended: there is neither final/ nor best/ in it; {again} continues it"
+    )
+
+
+def weights_note(folder: StrPath) -> str | None:
+    """Tell which weights of a run's folder stand for it, where it has those of several steps; None for others.
+
+    Args:
+        folder: As in `locate_model`.
+    """
+    run = RunFolder(folder)
+    if not run.best.is_dir() or result_of(folder) != run.best:
+        return None
+    if not run.final.is_dir():
+        return f"{run.best} is used, the model with the lowest validation loss so far; the run has not ended"
+    return (
+        f"{run.best} is used, the model with the lowest validation loss; {run.final} is that of the last step"
     )
 
 
