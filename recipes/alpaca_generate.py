@@ -15,10 +15,19 @@ from torchtune import config, training
 from torchtune.config import Component, FieldError, LocalPath, above, at_least, between, each, not_empty, ref
 from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
-from torchtune.generation import Assistant, Prompt, Template, encode_prompt, pick_template, read_prompts, talk
+from torchtune.generation import (
+    Assistant,
+    EncodedPrompt,
+    Prompt,
+    Template,
+    encode_prompt,
+    pick_template,
+    read_prompts,
+    talk,
+)
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
-from torchtune.runs import Device, locate_model
+from torchtune.runs import Device, locate_model, weights_note
 
 SOURCES = ("prompt", "prompts", "prompts_file", "chat")
 
@@ -43,6 +52,9 @@ def _fits(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: Any) -> N
         raise FieldError(
             "input is what prompt is about, and there is no prompt; leave it out", name, "prompt"
         )
+    if name == "continue_final_message" and value and cfg.prompts_file is None:
+        message = "there is no prompts_file, whose conversations it is for; leave it out"
+        raise FieldError(message, name, "prompts_file")
     if name == "output_file" and value is not None and _talks(cfg):
         message = "a chat goes to the terminal alone; give prompts, or leave output_file out"
         raise FieldError(message, name, "prompts")
@@ -67,11 +79,16 @@ class AlpacaGenerateConfig:
     """What the model is asked; the answer is written to the terminal as it comes."""
     input: str = field(default="", validator=_fits)
     """What the prompt is about, such as a text to summarise; empty: it stands alone."""
+    prefill: str = ""
+    """Text that every answer begins with, and which the model continues; a row of prompts_file may have a `prefill` of
+    its own. Empty: nothing."""
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
     """Several prompts, answered in batches."""
     prompts_file: LocalPath | None = None
     """A file of prompts, in the formats and shapes of training rows: a text a line, `prompt`, `instruction` maybe with
     `input`, or `messages` maybe with `tools`, of which an answer at the end is left out."""
+    continue_final_message: bool = field(default=False, validator=_fits)
+    """Continue the answer at the end of each conversation of prompts_file in place of leaving it out."""
     chat: bool | None = field(default=None, validator=_fits)
     """Talk, turn by turn, with what is typed or comes through a pipe; null: if there is no prompt."""
     template: Template = "alpaca"
@@ -87,7 +104,8 @@ class AlpacaGenerateConfig:
     model: Component[Decoder]
     """The model's architecture."""
     model_directory: LocalPath
-    """Folder of the weights: Hugging Face's, a PEFT adapter's beside its base, or a run's."""
+    """Folder of the weights: Hugging Face's, a PEFT adapter's beside its base, or a run's, of which `best/` is used if
+    there is one; `final/` is named by its path."""
     adapter_directory: LocalPath | None = None
     """A LoRA adapter's PEFT folder, such as a run's `final/`, or its run's; null: what `model_directory` says."""
     tokenizer: Component[Tokenizer]
@@ -124,6 +142,10 @@ def main(cfg: AlpacaGenerateConfig) -> None:
     prompts = prompts_of(cfg)
     with training.start(cfg) as world:
         found = locate_model(cfg.model_directory, cfg.adapter_directory)
+        for folder in filter(None, (cfg.model_directory, cfg.adapter_directory)):
+            note = weights_note(folder)
+            if note is not None and world.is_main:
+                print(f"note: {note}", file=sys.stderr)
         tokenizer = config.instantiate(cfg.tokenizer)
         with torch.device("meta"):
             model = config.instantiate(cfg.model).requires_grad_(requires_grad=False)
@@ -140,6 +162,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
             min_p=cfg.min_p,
             repetition_penalty=cfg.repetition_penalty,
             stop=cfg.stop,
+            prefill=cfg.prefill,
             seed=world.seed,
         )
         questions = assistant.encode_all(prompts)
@@ -168,7 +191,7 @@ def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
             )
         Path(cfg.output_file).parent.mkdir(parents=True, exist_ok=True)
     if cfg.prompts_file is not None:
-        return read_prompts(cfg.prompts_file)
+        return read_prompts(cfg.prompts_file, continue_final_message=cfg.continue_final_message)
     texts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])
     return [Prompt.of_text(text, cfg.input) for text in texts]
 
@@ -177,11 +200,12 @@ def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]
     """Write a config's one prompt out as the model was taught to read it, and encode it."""
     assert cfg.prompt is not None
     template = pick_template(tokenizer, cfg.template, cfg.system)
-    return encode_prompt(tokenizer, Prompt.of_text(cfg.prompt, cfg.input), template, cfg.system)
+    prompt = Prompt.of_text(cfg.prompt, cfg.input, cfg.prefill)
+    return encode_prompt(tokenizer, prompt, template, cfg.system)
 
 
 def write_answers(
-    assistant: Assistant, prompts: list[Prompt], questions: list[list[int]], cfg: AlpacaGenerateConfig
+    assistant: Assistant, prompts: list[Prompt], questions: list[EncodedPrompt], cfg: AlpacaGenerateConfig
 ) -> None:
     """Answer several prompts, and write each batch as soon as it is there."""
     for start in range(0, len(questions), cfg.batch_size):

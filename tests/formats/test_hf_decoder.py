@@ -81,7 +81,9 @@ def test_config_takes_its_model_from_the_folder(folder: Path, tune: Tune) -> Non
         "model.path=${model_directory}",
         "tokenizer_directory=later",
     )
-    assert tune(*call, *words).out.startswith("ok: ")
+    assert "nor pytorch_model.bin) in " in tune(*call, *words).err, "there is a config.json and nothing else"
+    elsewhere = ("model=torchtune.formats.hf_decoder", f"model.path={folder}", "model_directory=later")
+    assert tune(*call[:-1], *elsewhere).out.startswith("ok: ")
     missing = tune(*call, "model=torchtune.formats.hf_decoder", "model.path=none")
     assert missing.status == 2
     assert (

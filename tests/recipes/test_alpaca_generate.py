@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,63 @@ def test_answer_of_the_model_and_of_its_adapter_are_printed(
     expected = greedy(base, adapter, encoded_prompt(cfg, ByteTokenizer()), cfg.max_new_tokens)
     assert found == expected + "\n"
     assert found != "It is so.\n"
+
+
+@pytest.mark.parametrize("template", ["chat", "alpaca", "plain"])
+def test_an_answer_begins_with_the_prefill(
+    base: Path, capsys: pytest.CaptureFixture[str], template: Any
+) -> None:
+    alpaca_generate.main(generate_config(base, prefill="It is", template=template))
+    out = capsys.readouterr().out
+    assert out.startswith("It is")
+    if template == "chat":  # what the model was trained on
+        assert out == "It is so.\n"
+
+
+def test_prompts_of_a_file_begin_their_answers(base: Path, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It i"}]
+    rows: list[dict[str, Any]] = [
+        {"messages": turns},
+        {"prompt": "Why?", "prefill": "It"},
+        {"prompt": "Why?"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    call = {"prompt": None, "prompts_file": str(tmp_path / "rows.jsonl"), "prefill": "I"}
+    for continues, beginnings in ((False, ["I", "It", "I"]), (True, ["It i", "It", "I"])):
+        out = tmp_path / f"{continues}.jsonl"
+        cfg = generate_config(base, **call, output_file=str(out), continue_final_message=continues)
+        alpaca_generate.main(cfg)
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        alone = [generate_config(base, prompt="Why?", prefill=beginning) for beginning in beginnings]
+        assert [line["generated"] for line in lines] == [said_by(cfg) for cfg in alone]
+        assert [{k: v for k, v in line.items() if k != "generated"} for line in lines] == rows
+
+
+def said_by(cfg: AlpacaGenerateConfig) -> str:
+    """Return the beginning of an answer, and what the model adds to it."""
+    tokenizer, model = ByteTokenizer(), instantiate(TINY)
+    load_hf_weights(model, cfg.model_directory)
+    ids = encoded_prompt(cfg, tokenizer)
+    added = generate(model, ids, max_new_tokens=cfg.max_new_tokens, stop_ids=tokenizer.stop_ids)
+    return cfg.prefill + tokenizer.decode(list(added))
+
+
+def test_the_best_model_of_a_run_answers_and_the_last_one_by_its_path(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write(tmp_path / "run", config__yaml="")
+    shutil.copytree(base, run / "best")
+    save_hf_folder(instantiate(TINY), run / "final")
+    said = {}
+    for folder in (run, run / "best", run / "final"):
+        alpaca_generate.main(generate_config(base, model_directory=str(folder)))
+        said[folder] = capsys.readouterr()
+    assert said[run].out == said[run / "best"].out != said[run / "final"].out
+    expected = (
+        f"note: {run / 'best'} is used, the model with the lowest validation loss; {run / 'final'} is that of"
+    )
+    assert said[run].err.startswith(expected)
+    assert said[run / "best"].err == said[run / "final"].err == ""
 
 
 def test_draws_depend_on_the_seed(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,6 +345,7 @@ def test_mistakes_in_the_config_are_found_before_anything_is_loaded(tune: Tune) 
         "chat=false": "nothing is asked; give prompt, prompts or prompts_file",
         "prompt=": "prompt: expected text that is not empty or null",
         "prompts=[]": "prompts: expected",
+        "prompt=a continue_final_message=true": "continue_final_message: there is no prompts_file",
         "prompts=[a,'']": "prompts: expected",
         "input=a prompts=[b]": "input is what prompt is about, and there is no prompt",
         "output_file=a": "a chat goes to the terminal alone; give prompts, or leave output_file out",

@@ -1,6 +1,7 @@
 """A model is found by a folder of weights, an adapter beside its base, or a run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tests.models.tiny import tiny_smollm2, tiny_tokenizer, tokenizer_config, write
 from torchtune.formats import hf_decoder, save_hf_folder, save_peft_adapter
 from torchtune.modules import add_lora
-from torchtune.runs import ModelFolders, locate_model
+from torchtune.runs import ModelFolders, locate_model, weights_note
 from torchtune.tokenizers import HFTokenizer, auto_tokenizer
 
 
@@ -57,9 +58,7 @@ def test_a_base_is_looked_for_from_here_and_from_where_the_run_was_started(
     assert locate_model(run) == ModelFolders(Path("base"), final)
 
 
-def test_a_runs_folder_is_its_best_model_or_else_its_last(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runs_folder_is_its_best_model_or_else_its_last(base: Path, tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
     with pytest.raises(ValueError, match="has not ended") as caught:
         locate_model(run)
@@ -69,12 +68,17 @@ def test_a_runs_folder_is_its_best_model_or_else_its_last(
             call(str(run))
     final = adapter(run / "final", str(base))
     assert locate_model(run) == ModelFolders(base, final)
-    assert not capsys.readouterr().err
+    assert weights_note(run) is None
     save_hf_folder(tiny_smollm2(), run / "best")
     assert locate_model(run) == ModelFolders(run / "best")
-    assert f"name {final} for the last step" in capsys.readouterr().err
+    assert weights_note(run) == (
+        f"{run / 'best'} is used, the model with the lowest validation loss; {final} is that of the last step"
+    )
     assert locate_model(final) == ModelFolders(base, final)
-    assert locate_model(run / "best") == ModelFolders(run / "best")
+    assert weights_note(final) is weights_note(run / "best") is weights_note(base) is None
+    shutil.rmtree(final)
+    assert locate_model(run) == locate_model(run / "best") == ModelFolders(run / "best")
+    assert str(weights_note(run)).endswith("so far; the run has not ended")
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])

@@ -323,7 +323,8 @@ Finds every mistake in a config, or says `ok`, and what each of the ranks holds:
 weights, gradients and optimizer state, counted on tensors without memory, and
 about what activations take at their peak. With --memory, line by line, up to the
 most that a step holds at once. The tokenizer and the first rows of the data are
-read where they are local files that exist; no weights are.""",
+read where they are local files that exist; of weights, names, sizes and dtypes
+are compared with the model.""",
     examples=(
         "tune validate lora_finetune --config smollm2_135m_lora",
         "tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune",

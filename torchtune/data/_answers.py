@@ -11,7 +11,7 @@ from torchtune.data._coverage import Coverage
 from torchtune.data._notes import Note, shortened
 from torchtune.data._rendering import Rendering
 from torchtune.data._special_text import SpecialTokens
-from torchtune.data._template import ChatTemplate, Message, Rendered, Span
+from torchtune.data._template import ChatTemplate, Message, Rendered, Span, unused_mark
 from torchtune.data._tokenizer import Tokenizer
 
 
@@ -40,6 +40,35 @@ class ChatRenderer:
     def prompt(self, n: int) -> Rendered:
         """Write the first messages out, and the words that open an answer."""
         return self.conversation.render(n, add_generation_prompt=True)
+
+    def continued(self) -> Rendered:
+        """Write all messages out up to the last word of the last one, whose turn then does not end.
+
+        That is where transformers' `continue_final_message` cuts: before the space at the end of the message if the
+        template strips it.
+
+        Raises:
+            ValueError: the last message has no words, or the template does not write them.
+        """
+        *before, last = self.conversation.messages
+        words: object = last.get("content")
+        if not isinstance(words, str) or not words.strip():
+            raise ValueError("the last message has no content to continue")
+        mark = unused_mark([source.text for source in self.conversation.sources])
+        marked: Any = {**last, "content": words + f"{mark} "}
+        conversation = self.conversation
+        rendered = conversation.template.render(
+            [*before, marked], add_generation_prompt=False, tools=conversation.tools
+        )
+        text = rendered.text
+        end = text.rfind(mark)
+        if end < 0 or words.strip() not in text:
+            raise ValueError(
+                "the chat template does not write the last message as it is, so that it cannot be continued"
+            )
+        if not text.startswith(f"{mark} ", end):
+            end = len(text[:end].rstrip())
+        return rendered.until(end)
 
     def rendering(self, rendered: Rendered) -> Rendering:
         """Prepare a text for encoding."""

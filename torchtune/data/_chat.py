@@ -43,7 +43,11 @@ class ChatTokens:
 
 
 def chat_prompt(
-    tokenizer: Tokenizer, messages: list[Message], tools: list[dict[str, Any]] | None = None
+    tokenizer: Tokenizer,
+    messages: list[Message],
+    tools: list[dict[str, Any]] | None = None,
+    *,
+    continue_final_message: bool = False,
 ) -> list[int]:
     """Encode a conversation up to where the assistant answers, through the tokenizer's chat template.
 
@@ -53,13 +57,17 @@ def chat_prompt(
         tokenizer: Its chat template writes the conversation out.
         messages: The turns, oldest first.
         tools: JSON schemas of the tools that the assistant may call.
+        continue_final_message: The last message is the beginning of an answer: the text ends with its words, and no
+            words that open an answer follow.
 
     Raises:
         ValueError: the tokenizer has no chat template, the template refuses the messages, or leaves out what the
-            assistant did before.
+            assistant did before; or the last message cannot be continued.
     """
     renderer = ChatRenderer.of(tokenizer, messages, tools)
-    rendering = renderer.rendering(renderer.prompt(len(messages)))
+    rendering = renderer.rendering(
+        renderer.continued() if continue_final_message else renderer.prompt(len(messages))
+    )
     for note in renderer.notes(rendering):
         _logger.warning("prompts %s; the first: %s", note.text, note.example)
     return rendering.encode()

@@ -47,6 +47,12 @@ class Rendered:
     """The template's `{% generation %}` blocks (characters): what the model is to write. Templates without such blocks
     have none."""
 
+    def until(self, end: int) -> "Rendered":
+        """Return the text up to a character."""
+        origins = tuple((s, min(e, end), source, offset) for s, e, source, offset in self.origins if s < end)
+        answers = tuple((s, min(e, end)) for s, e in self.answers if s < end)
+        return Rendered(self.text[:end], origins, answers)
+
 
 @frozen
 class ChatTemplate:

@@ -1,6 +1,6 @@
 """Words out of a model: tokens with a KV cache, how they are chosen, and texts of them."""
 
-from torchtune.generation._assistant import Assistant, How, Question
+from torchtune.generation._assistant import Assistant, EncodedPrompt, How, Question
 from torchtune.generation._generate import check_prompt, evaluating, generate, generate_batch
 from torchtune.generation._load import load
 from torchtune.generation._prompts import Prompt, Template, encode_prompt, pick_template, read_prompts
@@ -12,6 +12,7 @@ __all__ = [
     "GREEDY",
     "AnswerText",
     "Assistant",
+    "EncodedPrompt",
     "How",
     "Prompt",
     "Question",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Unpack
 
 from attrs import evolve, field, frozen
@@ -13,7 +14,23 @@ from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions
 from torchtune.generation._text import AnswerText, as_text
 from torchtune.modules import Decoder
 
-Question = str | Prompt | Sequence[Message] | Sequence[int]
+
+@frozen
+class EncodedPrompt:
+    """A question as the model reads it."""
+
+    tokens: list[int]
+    """Ids of the prompt and of the beginning of its answer."""
+    prefill: str = ""
+    """The beginning of the answer, as text."""
+
+    @property
+    def last(self) -> list[int]:
+        """The last token of the beginning of the answer, in a list; an empty list if there is none."""
+        return self.tokens[-1:] if self.prefill else []
+
+
+Question = str | Prompt | EncodedPrompt | Sequence[Message] | Sequence[int]
 """A text; the turns of a conversation; or a prompt's token ids, which are taken as they are."""
 
 
@@ -24,6 +41,8 @@ class How(SamplingOptions, total=False):
     """Tokens after which an answer is cut off; 256."""
     stop: Sequence[str]
     """Strings before which an answer ends."""
+    prefill: str
+    """Text that an answer begins with, and which is part of it, unless a `Prompt` has an `answer` itself."""
     seed: int | None
     """Seed of the draws; None: another one every time, out of torch's own generator."""
 
@@ -33,6 +52,7 @@ class _Settings:
     max_new_tokens: int = 256
     sampling: Sampling = GREEDY
     stop: Sequence[str] = field(default=(), converter=tuple)
+    prefill: str = ""
     seed: int | None = None
 
     def changed(self, how: How) -> "_Settings":
@@ -77,20 +97,39 @@ class Assistant:
         self.seconds = 0.0
         """What they took, the reading of the questions included."""
 
-    def encode(self, question: Question) -> list[int]:
+    def encode(self, question: Question, **how: Unpack[How]) -> list[int]:
         """Write a question out as the model was taught to read it, and encode it.
+
+        Args:
+            question: What is asked.
+            how: As in `stream`.
 
         Raises:
             ValueError: it is empty, or the template refuses it.
         """
+        return self._encode(question, self._settings.changed(how)).tokens
+
+    def _encode(self, question: Question, settings: _Settings) -> EncodedPrompt:
+        if isinstance(question, EncodedPrompt):
+            return question
         if isinstance(question, str):
             question = Prompt.of_text(question)
-        if isinstance(question, Prompt):
-            return encode_prompt(self.tokenizer, question, self.template, self.system)
-        ids = [part for part in question if isinstance(part, int)]
-        if len(ids) == len(question):
-            return ids
-        return self.encode(Prompt([part for part in question if not isinstance(part, int)]))
+        if not isinstance(question, Prompt):
+            ids = [part for part in question if isinstance(part, int)]
+            if len(ids) == len(question):
+                if settings.prefill:
+                    raise ValueError("prefill: has no effect on a prompt's token ids; add its tokens to them")
+                return EncodedPrompt(ids)
+            question = Prompt([part for part in question if not isinstance(part, int)])
+        if question.answer is None and settings.prefill:
+            question = evolve(question, answer=Message(role="assistant", content=settings.prefill))
+        tokens = encode_prompt(self.tokenizer, question, self.template, self.system)
+        return EncodedPrompt(tokens, self._written(question.prefill, tokens))
+
+    def _written(self, prefill: str, tokens: list[int]) -> str:
+        """Return the beginning of an answer without the space at its end, if the template strips that."""
+        is_stripped = prefill[-1:].isspace() and not self.tokenizer.decode(tokens[-8:]).endswith(prefill[-1])
+        return prefill.rstrip() if is_stripped else prefill
 
     def stream(self, question: Question, *, row: int = 0, **how: Unpack[How]) -> Iterator[str]:
         """Yield an answer piece by piece, each as soon as it can no longer change.
@@ -105,9 +144,10 @@ class Assistant:
                 `encode` and the assistant itself.
         """
         settings = self._settings.changed(how)
-        (tokens,) = self._encode_all([question], settings, 0)
-        ids = (token for pairs in self._steps([tokens], settings, row) for _, token in pairs)
-        return as_text(self._counted(ids), self.tokenizer, settings.stop)
+        (prompt,) = self._encode_all([question], settings, 0)
+        ids = (token for pairs in self._steps([prompt.tokens], settings, row) for _, token in pairs)
+        pieces = as_text(self._counted(ids), self.tokenizer, settings.stop, prompt.last)
+        return chain([prompt.prefill], pieces) if prompt.prefill else pieces
 
     def answer(self, question: Question, **how: Unpack[How]) -> str:
         """Return an answer; the arguments are those of `stream`."""
@@ -139,7 +179,7 @@ class Assistant:
             for text in self._batch(prompts[start : start + batch_size], settings, first_row + start)
         ]
 
-    def encode_all(self, questions: Sequence[Question], **how: Unpack[How]) -> list[list[int]]:
+    def encode_all(self, questions: Sequence[Question], **how: Unpack[How]) -> list[EncodedPrompt]:
         """Encode questions, once all are known to be such that they can be answered.
 
         Args:
@@ -153,23 +193,24 @@ class Assistant:
 
     def _encode_all(
         self, questions: Sequence[Question], settings: _Settings, first_row: int
-    ) -> list[list[int]]:
+    ) -> list[EncodedPrompt]:
         prompts = []
         for n, question in enumerate(questions, start=first_row + 1):
             which = "the prompt" if n == len(questions) == 1 else f"prompt {n}"
             try:
-                tokens = self.encode(question)
+                prompt = self._encode(question, settings)
             except ValueError as error:
                 raise ValueError(f"{which}: {error}") from error
-            check_prompt(self.model, tokens, settings.max_new_tokens, which)
-            prompts.append(tokens)
+            check_prompt(self.model, prompt.tokens, settings.max_new_tokens, which)
+            prompts.append(prompt)
         return prompts
 
-    def _batch(self, prompts: Sequence[list[int]], settings: _Settings, first_row: int) -> list[str]:
-        texts = [AnswerText(self.tokenizer, settings.stop) for _ in prompts]
-        pieces: list[list[str]] = [[] for _ in prompts]
+    def _batch(self, prompts: Sequence[EncodedPrompt], settings: _Settings, first_row: int) -> list[str]:
+        texts = [AnswerText(self.tokenizer, settings.stop, prompt.last) for prompt in prompts]
+        pieces = [[prompt.prefill] for prompt in prompts]
         started = time.perf_counter()
-        for pairs in self._steps(prompts, settings, first_row, lambda row: texts[row].is_over):
+        tokens = [prompt.tokens for prompt in prompts]
+        for pairs in self._steps(tokens, settings, first_row, lambda row: texts[row].is_over):
             self.n_tokens += len(pairs)
             for row, token in pairs:
                 pieces[row].append(texts[row].add(token))

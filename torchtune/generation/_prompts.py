@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 
@@ -16,7 +16,7 @@ Template = Literal["auto", "chat", "alpaca", "plain"]
 
 @frozen
 class Prompt:
-    """What a model is asked: one text, or the turns of a conversation."""
+    """What a model is asked: one text, or the turns of a conversation; and maybe how the answer begins."""
 
     turns: Sequence[Message]
     """The turns, oldest first; the last is not the assistant's."""
@@ -24,13 +24,21 @@ class Prompt:
     """What the last turn is about, such as a text to summarise; empty: it stands alone."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the tools that may be called."""
+    answer: Message | None = None
+    """The beginning of the assistant's answer, which is continued; None: nothing is prescribed."""
     row: Mapping[str, Any] = field(factory=dict, eq=False)
     """The row of a file that it was read from."""
 
     @classmethod
-    def of_text(cls, text: str, input: str = "") -> "Prompt":  # noqa: A002 -- the data set's word
-        """Make a prompt of one text."""
-        return cls([Message(role="user", content=text)], input, row={"prompt": text})
+    def of_text(cls, text: str, input: str = "", prefill: str = "") -> "Prompt":  # noqa: A002 -- the data set's word
+        """Make a prompt of one text, its answer beginning with another."""
+        answer = _beginning(prefill) if prefill else None
+        return cls([Message(role="user", content=text)], input, answer=answer, row={"prompt": text})
+
+    @property
+    def prefill(self) -> str:
+        """The text that the answer begins with."""
+        return "" if self.answer is None else self.answer.get("content") or ""
 
     @property
     def text(self) -> str:
@@ -39,15 +47,16 @@ class Prompt:
         return f"{said}\n\n{self.input}" if self.input else said
 
 
-def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
+def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool = False) -> list[Prompt]:
     """Read the prompts of a file, in all formats and shapes that datasets read.
 
     Args:
         path: A file of rows, as `torchtune.datasets.open_source` takes it: `.txt` with one prompt a line, `.json`,
             `.jsonl`, `.csv`, Parquet and others. A row has a text (`prompt` or `text`); an `instruction`, and maybe
             `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or a `prompt` of turns), of
-            which an answer at the end is left out, and maybe `tools` and `system`. Other fields are kept in
-            `Prompt.row`.
+            which an answer at the end is left out, and maybe `tools` and `system`; and maybe `prefill`, a text that
+            the answer begins with. Other fields are kept in `Prompt.row`.
+        continue_final_message: An answer at the end of a conversation is not left out, but continued.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -62,13 +71,28 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     for i in range(len(table)):
         row = table[i]
         try:
-            prompts.append(_of_row(row))
+            prompts.append(_of_row(row, continues=continue_final_message))
         except ValueError as error:
             raise ValueError(f"{table.place(i)}: {error}") from error
     return prompts
 
 
-def _of_row(row: dict[str, Any]) -> Prompt:
+def _of_row(row: dict[str, Any], *, continues: bool) -> Prompt:
+    prompt = _question_of_row(row, continues=continues)
+    if row.get("prefill") is None:
+        return prompt
+    if prompt.answer is not None:
+        raise ValueError(
+            "the answer begins with `prefill` and with the conversation's last message; leave one out"
+        )
+    return evolve(prompt, answer=_beginning(_something("prefill", row["prefill"])))
+
+
+def _beginning(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
+def _question_of_row(row: dict[str, Any], *, continues: bool) -> Prompt:
     from torchtune.datasets import read_conversation, read_row_tools, read_task, turns_of, with_system
 
     shapes = {
@@ -102,11 +126,12 @@ def _of_row(row: dict[str, Any]) -> Prompt:
     about = ""
     if named == ["a prompt"] and isinstance(row["prompt"], str) and len(turns) == 1 and row.get("input"):
         about = _something("input", row["input"])
+    answer = turns[-1] if continues and turns and turns[-1]["role"] == "assistant" else None
     while turns and turns[-1]["role"] == "assistant":
         turns.pop()
     if not turns or turns[-1]["role"] in ("system", "developer"):
         raise ValueError("the conversation has no turn that is to be answered")
-    return Prompt(with_system(turns, row, None), about, read_row_tools(row, "tools"), row)
+    return Prompt(with_system(turns, row, None), about, read_row_tools(row, "tools"), answer, row)
 
 
 def _something(name: str, value: Any) -> str:
@@ -168,11 +193,24 @@ def encode_prompt(
         if system is not None and prompt.turns[0]["role"] not in ("system", "developer"):
             first = [Message(role="system", content=system)]
         last = Message(**{**prompt.turns[-1], "content": prompt.text})
-        return chat_prompt(tokenizer, [*first, *prompt.turns[:-1], last], prompt.tools)
+        turns = [*first, *prompt.turns[:-1], last]
+        if prompt.answer is None:
+            return chat_prompt(tokenizer, turns, prompt.tools)
+        return chat_prompt(tokenizer, [*turns, prompt.answer], prompt.tools, continue_final_message=True)
     if len(prompt.turns) > 1 or prompt.tools:
         what = f"the {len(prompt.turns)} turns of a conversation" if len(prompt.turns) > 1 else "tools"
         raise ValueError(f"the {template} template has no place for {what}; write template=chat")
+    text = prompt.text
     if template == "alpaca":
-        instruction = prompt.turns[0].get("content") or ""
-        return tokenizer.encode(alpaca_prompt(instruction, prompt.input), add_eos=False)
-    return tokenizer.encode(prompt.text, add_eos=False)
+        text = alpaca_prompt(prompt.turns[0].get("content") or "", prompt.input)
+    return _with_answer(tokenizer, text, prompt.prefill)
+
+
+def _with_answer(tokenizer: Tokenizer, text: str, prefill: str) -> list[int]:
+    """Encode a text and the beginning of its answer, as `plain_example` does in training."""
+    tokens = tokenizer.encode(text, add_eos=False)
+    if not prefill:
+        return tokens
+    both = tokenizer.encode(text + prefill, add_eos=False)
+    is_continued = both[: len(tokens)] == tokens
+    return both if is_continued else tokens + tokenizer.encode(prefill, add_bos=False, add_eos=False)

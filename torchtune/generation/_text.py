@@ -23,17 +23,18 @@ class AnswerText:
     Args:
         tokenizer: Decodes the tokens.
         stop: Stop strings.
+        after: The last tokens of what the answer continues, so that a space between it and them is not dropped.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), after: Sequence[int] = ()) -> None:
         if "" in stop:
             raise ValueError("stop: a stop string is empty, so that every answer would be; leave it out")
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
-        self._tail: list[int] = []
+        self._tail = list(after)
         # How many of the tail's tokens are in a piece already, and their text.
-        self._n_told = 0
-        self._told = ""
+        self._n_told = len(self._tail)
+        self._told = tokenizer.decode(self._tail) if self._tail else ""
         self._held = ""
         self.is_over = False
         """Whether a stop string has ended the text; no token is to follow then."""
@@ -86,13 +87,16 @@ def _overlap(text: str, stop: str) -> int:
     return next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
 
 
-def as_text(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
+def as_text(
+    ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = (), after: Sequence[int] = ()
+) -> Iterator[str]:
     """Decode an answer piece by piece, each as soon as it can no longer change.
 
     Args:
         ids: Tokens, such as `generate` yields them; they are read no further than to a stop string.
         tokenizer: Decodes them.
         stop: Strings before which the text ends; they are found also where they begin or end within a token.
+        after: The last tokens of what the text continues, if any.
 
     Yields:
         Pieces that are not empty.
@@ -100,7 +104,7 @@ def as_text(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) 
     Raises:
         ValueError: a stop string is empty.
     """
-    return _pieces(ids, AnswerText(tokenizer, stop))
+    return _pieces(ids, AnswerText(tokenizer, stop, after))
 
 
 def _pieces(ids: Iterable[int], text: AnswerText) -> Iterator[str]:

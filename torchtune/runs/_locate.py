@@ -9,7 +9,6 @@ from attrs import frozen
 
 from torchtune.files import read_json, unexpected
 from torchtune.runs._folder import RunFolder
-from torchtune.runs.console import print_note
 
 _CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -32,7 +31,7 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 
     Args:
         folder: A Hugging Face folder; a PEFT folder, whose adapter_config.json names its base; or the folder of a
-            fine-tuning run, of which `best/` is meant or, if it has none, `final/`.
+            fine-tuning run, of which `best/` is meant or, where there is none, `final/`.
         adapter: A PEFT folder or a LoRA run's, where `folder` is its base. None: the adapter that `folder` is, if it
             is one.
 
@@ -58,7 +57,7 @@ def locate_model(folder: StrPath, adapter: StrPath | None = None) -> ModelFolder
 def result_of(folder: StrPath) -> Path:
     """Return the folder of weights in a run's folder; any other folder is returned as it is.
 
-    If a run has both, `best/` is read and not `final/`, and the user is told so.
+    If a run has both, `best/` is read and not `final/`; `weights_note` says so.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -72,15 +71,27 @@ def result_of(folder: StrPath) -> Path:
     if is_model or not run.has_begun:
         return folder
     if run.weights is not None:
-        if run.weights == run.best and run.final.is_dir():
-            print_note(
-                f"{run.best} is read, which has the run's lowest validation loss; name {run.final} for the last step"
-            )
         return run.weights
     command = run.read_record().get("command")
     again = f"`{shlex.join(map(str, command))}`" if isinstance(command, list) else "the same command"
     raise ValueError(
         f"{folder} holds a run that has not ended: there is neither final/ nor best/ in it; {again} continues it"
+    )
+
+
+def weights_note(folder: StrPath) -> str | None:
+    """Tell which weights of a run's folder stand for it, where it has those of several steps; None for others.
+
+    Args:
+        folder: As in `locate_model`.
+    """
+    run = RunFolder(folder)
+    if not run.best.is_dir() or result_of(folder) != run.best:
+        return None
+    if not run.final.is_dir():
+        return f"{run.best} is used, the model with the lowest validation loss so far; the run has not ended"
+    return (
+        f"{run.best} is used, the model with the lowest validation loss; {run.final} is that of the last step"
     )
 
 
