@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from torchtune import config, runs
+from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import ranks_of
-from torchtune.cli._validate_folders import Mistakes, check_tokenizer, check_weights
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
 from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
@@ -90,7 +90,9 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         for note in _absent(cfg):
             print_note(note)
         if decoder is not None:
-            check_weights(cfg, decoder, mistakes)
+            from torchtune.training import weight_errors
+
+            mistakes.add_all(weight_errors(cfg, decoder))
     _check_rows(cfg, decoder, mistakes)
     counted = None
     if decoder is not None:
@@ -145,7 +147,10 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> None:
                 return
         else:
             arguments = arguments or [built]
-    check_tokenizer(cfg, arguments[0], decoder, mistakes)
+    if decoder is not None:
+        from torchtune.training import tokenizer_errors
+
+        mistakes.add_all(tokenizer_errors(cfg, arguments[0], decoder))
 
 
 def _has_tokenizer_folder(cfg: Any) -> bool:
