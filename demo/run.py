@@ -153,10 +153,9 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
     import torch
 
     from configs_py.smollm2 import smollm2_135m_generate
-    from recipes.alpaca_generate import encoded_prompt
     from torchtune import config, training
     from torchtune.formats import load_peft_adapter
-    from torchtune.generation import generate
+    from torchtune.generation import Assistant
 
     cfg = smollm2_135m_generate()
     cfg.adapter_directory = adapter
@@ -169,11 +168,9 @@ def answers(questions: Sequence[dict[str, Any]], adapter: str | None) -> list[st
         training.Placement(lean_layers=False).place(model, world, cfg.model_directory, dtype=cfg.dtype)
         if adapter is not None:
             load_peft_adapter(model, adapter)
+        assistant = Assistant(model, tokenizer, template=cfg.template, max_new_tokens=MAX_NEW_TOKENS)
         for question in questions:
-            cfg.prompt = question["question"]
-            tokens = encoded_prompt(cfg, tokenizer)
-            answer = generate(model, tokens, max_new_tokens=MAX_NEW_TOKENS, stop_ids=tokenizer.stop_ids)
-            found.append(tokenizer.decode(list(answer)).strip())
+            found.append(assistant.answer(question["question"]).strip())
             sys.stdout.write(".")
             sys.stdout.flush()
     sys.stdout.write("\n")

@@ -3,7 +3,6 @@
 tune alpaca_generate --config generate model_directory=runs/mine prompt="Who are you?"
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +14,7 @@ from torchtune import config, training
 from torchtune.config import Component, FieldError, LocalPath, above, at_least, between, each, not_empty, ref
 from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
-from torchtune.generation import (
-    Assistant,
-    EncodedPrompt,
-    Prompt,
-    Template,
-    encode_prompt,
-    pick_template,
-    read_prompts,
-    talk,
-)
+from torchtune.generation import Assistant, Prompt, Template, read_prompts, talk, write_answers
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
 from torchtune.runs import Device, locate_model, weights_note
@@ -176,7 +166,9 @@ def main(cfg: AlpacaGenerateConfig) -> None:
                 print(piece, end="", flush=True)
             print()
         else:
-            write_answers(assistant, prompts, questions, cfg)
+            write_answers(
+                assistant, prompts, questions, batch_size=cfg.batch_size, output_file=cfg.output_file
+            )
     if sys.stderr.isatty() and assistant.seconds:
         speed = assistant.n_tokens / assistant.seconds
         print(f"{assistant.n_tokens} tokens, {speed:.1f} a second", file=sys.stderr)
@@ -194,29 +186,6 @@ def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
         return read_prompts(cfg.prompts_file, continue_final_message=cfg.continue_final_message)
     texts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])
     return [Prompt.of_text(text, cfg.input) for text in texts]
-
-
-def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]:
-    """Write a config's one prompt out as the model was taught to read it, and encode it."""
-    assert cfg.prompt is not None
-    template = pick_template(tokenizer, cfg.template, cfg.system)
-    prompt = Prompt.of_text(cfg.prompt, cfg.input, cfg.prefill)
-    return encode_prompt(tokenizer, prompt, template, cfg.system)
-
-
-def write_answers(
-    assistant: Assistant, prompts: list[Prompt], questions: list[EncodedPrompt], cfg: AlpacaGenerateConfig
-) -> None:
-    """Answer several prompts, and write each batch as soon as it is there."""
-    for start in range(0, len(questions), cfg.batch_size):
-        batch = slice(start, start + cfg.batch_size)
-        texts = assistant.answers(questions[batch], batch_size=cfg.batch_size, first_row=start)
-        for prompt, text in zip(prompts[batch], texts, strict=True):
-            if cfg.output_file is None:
-                print(f"> {prompt.text}\n{text}\n", flush=True)
-                continue
-            with Path(cfg.output_file).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**prompt.row, "generated": text}, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
     "torchtune.cli": {
-        "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "modules", "tokenizers", "models",
-        "formats", "distributed", "training",
+        "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "distributed",
+        "training",
     },
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",

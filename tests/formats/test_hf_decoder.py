@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.tiny import tiny_smollm2
+from tests.models.tiny import tiny_smollm2, tiny_tokenizer, tokenizer_config, write
 from tests.tune import Tune
-from torchtune.formats import hf_config, hf_decoder
+from torchtune.formats import hf_config, hf_decoder, save_hf_folder
 
 GELU = {"hidden_activation": "gelu_pytorch_tanh"}
 
@@ -75,15 +75,16 @@ def test_model_of_a_folder_is_that_model(folder: Path) -> None:
 
 
 def test_config_takes_its_model_from_the_folder(folder: Path, tune: Tune) -> None:
-    call = ("validate", "full_finetune", "--config", "smollm2_135m_full", f"model_directory={folder}")
-    words = (
-        "model=torchtune.formats.hf_decoder",
-        "model.path=${model_directory}",
-        "tokenizer_directory=later",
+    words = write(
+        folder / "words",
+        tokenizer__json=tiny_tokenizer().to_str(),
+        tokenizer_config__json=json.dumps(tokenizer_config()),
     )
-    assert "nor pytorch_model.bin) in " in tune(*call, *words).err, "there is a config.json and nothing else"
-    elsewhere = ("model=torchtune.formats.hf_decoder", f"model.path={folder}", "model_directory=later")
-    assert tune(*call[:-1], *elsewhere).out.startswith("ok: ")
+    save_hf_folder(tiny_smollm2(), folder / "model", tokenizer_directory=words)
+    directory = f"model_directory={folder / 'model'}"
+    call = ("validate", "full_finetune", "--config", "smollm2_135m_full", directory, "validation=null")
+    model = ("model=torchtune.formats.hf_decoder", "model.path=${model_directory}")
+    assert tune(*call, *model).out.startswith("ok: ")
     missing = tune(*call, "model=torchtune.formats.hf_decoder", "model.path=none")
     assert missing.status == 2
     assert (

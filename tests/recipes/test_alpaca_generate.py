@@ -11,15 +11,15 @@ import torch
 from torch.optim import AdamW
 
 from recipes import alpaca_generate, full_finetune, lora_finetune
-from recipes.alpaca_generate import AlpacaGenerateConfig, encoded_prompt
+from recipes.alpaca_generate import AlpacaGenerateConfig
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.models.tiny import tiny_smollm2, tiny_tokenizer, tokenizer_config, write
 from tests.recipes.parts import ROWS, TINY, full_config, lora_config
 from tests.tune import Tune
 from torchtune.config import Trust, instantiate, lazy, only_trusting
-from torchtune.data import Message, alpaca_prompt, chat_prompt
+from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt
 from torchtune.formats import load_hf_weights, load_peft_adapter, save_hf_folder
-from torchtune.generation import generate
+from torchtune.generation import Prompt, encode_prompt, generate
 from torchtune.modules import merge_lora
 
 BY_HEART: dict[str, Any] = {
@@ -32,6 +32,13 @@ BY_HEART: dict[str, Any] = {
 
 def answering(text: str) -> list[dict[str, str]]:
     return [row | {"output": text} for row in ROWS]
+
+
+def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]:
+    """Encode a config's one prompt."""
+    assert cfg.prompt is not None
+    prompt = Prompt.of_text(cfg.prompt, cfg.input, cfg.prefill)
+    return encode_prompt(tokenizer, prompt, cfg.template, cfg.system)
 
 
 def generate_config(base: Path, **changes: Any) -> AlpacaGenerateConfig:

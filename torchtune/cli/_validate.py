@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from torchtune import config, runs
+from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import ranks_of
-from torchtune.cli._validate_folders import Mistakes, check_tokenizer, check_weights
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
 from torchtune.config import ConfigError, InstantiationError, Mistake, model
 from torchtune.config.model import dotted, is_component
@@ -102,7 +102,9 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         for note in _absent(cfg):
             print_note(note)
         if decoder is not None:
-            check_weights(cfg, decoder, mistakes)
+            from torchtune.training import weight_errors
+
+            mistakes.add_all(weight_errors(cfg, decoder))
     longest = _check_rows(cfg, decoder, mistakes)
     counted = None
     if decoder is not None:
@@ -164,7 +166,10 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
             arguments = arguments or [built]
             if field == "dataset":
                 longest = _longest(built)
-    check_tokenizer(cfg, arguments[0], decoder, mistakes)
+    if decoder is not None:
+        from torchtune.training import tokenizer_errors
+
+        mistakes.add_all(tokenizer_errors(cfg, arguments[0], decoder))
     return longest
 
 

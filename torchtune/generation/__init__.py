@@ -7,6 +7,7 @@ from torchtune.generation._prompts import Prompt, Template, encode_prompt, pick_
 from torchtune.generation._sampling import GREEDY, Sampling
 from torchtune.generation._talk import talk
 from torchtune.generation._text import AnswerText, as_text
+from torchtune.generation._write import write_answers
 
 __all__ = [
     "GREEDY",
@@ -28,4 +29,5 @@ __all__ = [
     "pick_template",
     "read_prompts",
     "talk",
+    "write_answers",
 ]

@@ -12,6 +12,7 @@ from torchtune.training._build import (
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
+from torchtune.training._folder_checks import tokenizer_errors, weight_errors
 from torchtune.training._guard import Guard
 from torchtune.training._loading import Loading, Packing
 from torchtune.training._lora import Lora
@@ -118,6 +119,8 @@ __all__ = [
     "step_flops",
     "target_log_probs",
     "target_states",
+    "tokenizer_errors",
     "warmup_stable_decay",
+    "weight_errors",
     "whole_state",
 ]

@@ -1,0 +1,68 @@
+"""What of a config's folders a run would reject, found without reading weights."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torchtune.data import Tokenizer
+from torchtune.formats import read_hf_weights, read_peft_adapter
+from torchtune.models import check_vocabulary
+from torchtune.modules import Decoder, has_adapters
+from torchtune.runs import locate_model
+from torchtune.tokenizers import tokenizer_folder
+from torchtune.training._finetune_config import FinetuneConfig
+
+FieldErrors = Iterator[tuple[str, Exception]]
+"""Fields of a config, each with the error that a run would end with."""
+
+
+def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
+    """Compare the folders of a config with its model, as far as they exist.
+
+    Args:
+        cfg: A config with a `model_directory`.
+        model: On the meta device, with adapters.
+    """
+    folder, adapter = cfg.model_directory, getattr(cfg, "adapter_directory", None)
+    if folder is None or not Path(folder).is_dir():
+        return
+    if isinstance(cfg, FinetuneConfig):
+        yield from _error("model_directory", read_hf_weights, model, folder)
+        return
+    field = "model_directory" if adapter is None else "adapter_directory"
+    if adapter is not None and not Path(adapter).is_dir():
+        adapter = None
+    yield from _error(field, locate_model, folder, adapter)
+    with suppress(OSError, ValueError):
+        folders = locate_model(folder, adapter)
+        yield from _error("model_directory", read_hf_weights, model, folders.base)
+        if folders.adapter is not None:
+            yield from _error(field, read_peft_adapter, model, folders.adapter)
+
+
+def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErrors:
+    """Check that a tokenizer belongs to a model, that it encodes prompts, and that its files can be copied.
+
+    Args:
+        cfg: The config.
+        tokenizer: Built from it.
+        model: On the meta device, with adapters.
+    """
+    yield from _error("tokenizer", check_vocabulary, tokenizer, model)
+    if not isinstance(cfg, FinetuneConfig):
+        return
+    if cfg.validation is not None:
+        yield from _error("validation.prompts", cfg.validation.encode_prompts, tokenizer, model)
+    folder = cfg.tokenizer_directory
+    if (
+        folder is not None and Path(folder).is_dir() and not has_adapters(model)
+    ):  # an adapter is written without
+        yield from _error("tokenizer_directory", tokenizer_folder, Path(folder))
+
+
+def _error(field: str, check: Callable[..., object], *arguments: Any) -> FieldErrors:
+    try:
+        check(*arguments)
+    except (OSError, ValueError) as error:
+        yield field, error
