@@ -207,3 +207,14 @@ def test_what_is_no_models_folder_is_one_mistake_with_the_way_to_one(
         *call, f"model_directory={write_model(tmp_path / 'model')}"
     )  # nothing has to be removed first
     assert again.status == 0, again.err
+
+
+@pytest.mark.parametrize("name", ["owner/rows", "tatsu-lab/alpaca"])
+def test_data_set_of_the_hub_without_a_network_is_a_mistake_with_the_way_to_a_folder(
+    name: str, tune: Tune, tmp_path: Path
+) -> None:
+    words = [f"model_directory={write_model(tmp_path / 'model')}", f"dataset.source={name}", "device=cpu"]
+    result = tune("lora_finetune", "--config", "lora", *words)
+    assert result.status == 2
+    local = f"data/{name.partition('/')[2]}"
+    assert f"`hf download {name} --repo-type dataset --local-dir {local}` fetches it" in result.err

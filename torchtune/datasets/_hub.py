@@ -110,7 +110,9 @@ def _load(source: str, split: str, options: dict[str, Any]) -> Any:
         return load_dataset(source, split=split, **options)
     except ConnectionError as error:
         raise ConnectionError(
-            f"{source}: the Hugging Face hub cannot be reached ({error}); {_ALTERNATIVE}"
+            f"{source}: the Hugging Face hub cannot be reached ({error}); where it can be, `hf download {source}"
+            f" --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` fetches it, and that folder can be the"
+            " source (tune download fetches models)"
         ) from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {_ALTERNATIVE}") from error
