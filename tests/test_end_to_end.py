@@ -125,7 +125,7 @@ def test_adapter_loads_in_peft_on_the_converted_base(tune: Tune, tiny: Tiny, tmp
         (["tokenizer.path=none/tokenizer.json"], 2, "none"),
     ],
 )
-def test_what_only_the_run_can_find_ends_in_one_line(
+def test_what_only_the_run_can_find_is_one_mistake(
     words: list[str], status: int, part: str, tune: Tune, tiny: Tiny, tmp_path: Path
 ) -> None:
     call = [
@@ -139,6 +139,6 @@ def test_what_only_the_run_can_find_ends_in_one_line(
     ]
     result = tune(*call, "device=cpu", *words)
     assert result.status == status
-    message = result.err.strip().splitlines()
+    message = result.err.strip().removeprefix("1 mistake in the config:\n").splitlines()
     assert len(message) == 1
     assert part in message[0]

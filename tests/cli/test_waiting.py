@@ -75,7 +75,13 @@ def tune(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - no thread of the tests holds a lock that it takes
     )
+
+
+def _heed_interrupts() -> None:
+    """Let Ctrl-C have its effect, which shells switch off for what they start in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ranks(port: int, rank: int = 0, **more: str) -> dict[str, str]:

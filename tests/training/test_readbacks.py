@@ -114,8 +114,10 @@ class Steps:
 
     def all(self) -> None:
         with self.run:
-            self.take(self.total)
-            self.left.set()
+            try:
+                self.take(self.total)
+            finally:
+                self.left.set()
 
     def until_killed(self, count: int) -> None:
         with self.run:
