@@ -110,7 +110,9 @@ def interrupted(process: "subprocess.Popen[str]", message: str) -> str:
     return text
 
 
-@pytest.mark.parametrize(("rank", "awaited"), [(0, "rank 1"), (1, "rank 0")])
+@pytest.mark.parametrize(
+    ("rank", "awaited"), [(0, "rank 1"), pytest.param(1, "rank 0", marks=pytest.mark.slow)]
+)
 def test_ranks_of_the_environment_that_do_not_come_are_named_and_ctrl_c_ends(
     tmp_path: Path, rank: int, awaited: str
 ) -> None:
@@ -120,6 +122,7 @@ def test_ranks_of_the_environment_that_do_not_come_are_named_and_ctrl_c_ends(
     assert "WORLD_SIZE=2 is in the environment: unset it to run on one rank" in text
 
 
+@pytest.mark.slow
 def test_only_one_rank_of_a_host_speaks(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "4", **ranks(free_port(), 1, LOCAL_RANK="1"))
     text = process.communicate(timeout=60)[1]
@@ -129,6 +132,7 @@ def test_only_one_rank_of_a_host_speaks(tmp_path: Path) -> None:
     assert len(text.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -158,6 +162,7 @@ def test_a_missing_node_is_reported_and_ctrl_c_ends(tmp_path: Path, launch: tupl
     assert text.endswith("tune: interrupted while waiting for other nodes\n")
 
 
+@pytest.mark.slow
 def test_a_missing_node_is_waited_for_as_long_as_is_asked(tmp_path: Path) -> None:
     launch = (
         "--nnodes",

@@ -13,7 +13,7 @@ from tests.training.tiny import ALONE, tiny_model
 from tests.training.together import together
 from torchtune.data import IGNORE_INDEX, Example
 
-SIZES = [1, 2, 4]
+SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 
 
 @pytest.fixture(params=SIZES)
