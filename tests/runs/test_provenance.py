@@ -224,3 +224,16 @@ def test_results_of_another_origin_are_not_overwritten(project: Project, name: s
     assert (project.folder / "run" / name).read_text() == "weights"
     assert project.run("--overwrite")[0] == 0
     assert not (project.folder / "run" / name).exists()
+
+
+def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Project) -> None:
+    project.write("code/mine.py", "x = 1\n")
+    words = ("./recipe.py", "output_dir=.")
+    assert project.tune(*words)[0] == 0
+    assert project.tune(*words, "--overwrite")[0] == 0
+    assert (project.folder / "code/mine.py").read_text() == "x = 1\n"
+    assert project.run()[0] == 0
+    edit_import(project)
+    assert project.run("--overwrite")[0] == 0
+    assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
+    assert len([*(project.folder / "run/code").glob("helper.py*")]) == 1, "none of an earlier start is left"

@@ -1,6 +1,7 @@
 """The output folder of a run: every file in it, who may write into it, and whether a run resumes there."""
 
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -271,6 +272,16 @@ class RunFolder:
         of_a_start = {self.config, self.record, self.code, self._lock, *self._plots}
         return any(path not in of_a_start and path.suffix != ".part" for path in self.path.iterdir())
 
+    def _clear_code(self) -> None:
+        """Remove the copies that the record names; a folder of that name may be the user's."""
+        for name in self.read_record().get("code", {}):
+            copy = self.code / name
+            for path in (copy, *copy.parent.glob(f"{glob.escape(copy.name)}.[0-9]*")):
+                path.unlink(missing_ok=True)
+        for folder in sorted((path for path in self.code.rglob("*") if path.is_dir()), reverse=True):
+            _remove_if_empty(folder)
+        _remove_if_empty(self.code)
+
     def clear(self) -> None:
         """Remove what a run writes, and nothing else that is in the folder.
 
@@ -281,8 +292,8 @@ class RunFolder:
         if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
             shutil.rmtree(removed, ignore_errors=True)
             self.checkpoints.rename(removed)
+        self._clear_code()
         results = [
-            self.code,
             self.checkpoints,
             self.metrics,
             self.samples,
@@ -309,6 +320,11 @@ def _is_raised(earlier: Any, today: Any) -> bool:
 def _altered(difference: "Difference") -> Mistake:
     then, today = ("absent" if value is ABSENT else value for value in (difference.left, difference.right))
     return Mistake("run", f"{difference.path}: {then} when it began, {today} now")
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _changed(layers: "Layers", difference: "Difference") -> Mistake:
