@@ -87,9 +87,9 @@ class RowLoRA(LoRA):
         super().reset(weight)
         nn.init.ones_(self.lora_rows)
 
-    def forward(self, x: Tensor, linear: "Linear") -> Tensor:
+    def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        return linear.product(x, linear.weight_matrix(), linear.bias) + self.change(x) * self.lora_rows
+        return layer.product(x, layer.weight_matrix(), layer.bias) + self.change(x) * self.lora_rows
 
     @torch.no_grad()
     def merge(self, weight: Tensor) -> Tensor:
@@ -333,7 +333,11 @@ def add_adapter(tree: Path) -> None:
     modules = tree / "torchtune/modules"
     (modules / "_row_lora.py").write_text(ADAPTER)
     table = modules / "_adapter_kinds.py"
-    edit(table, "import LoRA\n", "import LoRA\nfrom torchtune.modules._row_lora import RowLoRA\n")
+    edit(
+        table,
+        "import EmbeddingLoRA, LoRA\n",
+        "import EmbeddingLoRA, LoRA\nfrom torchtune.modules._row_lora import RowLoRA\n",
+    )
     edit(table, 'Literal["lora", ', 'Literal["rows", "lora", ')
     edit(table, '= {"lora": LoRA, ', '= {"rows": RowLoRA, "lora": LoRA, ')
     python(tree, ADAPTER_WORKS)

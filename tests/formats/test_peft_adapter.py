@@ -50,12 +50,14 @@ TARGETS = {
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
-def base_of(family: str, folder: Path) -> Path:
+def base_of(family: str, folder: Path, **settings: Any) -> Path:
     """Write a small model of transformers."""
     import transformers
 
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**FAMILIES[family], vocab_size=300, pad_token_id=0)
+    config = getattr(transformers, f"{family}Config")(
+        **FAMILIES[family], **settings, vocab_size=300, pad_token_id=0
+    )
     make: Any = transformers.AutoModelForCausalLM.from_config
     model = make(config)
     for name, parameter in model.named_parameters():
@@ -108,11 +110,11 @@ def pefts_adapter(base: Path, folder: Path, config: Any) -> Any:
     return theirs
 
 
-def logits_of(theirs: Any, tokens: Tensor) -> Tensor:
-    """Let a copy of PEFT's model compute in float64 throughout, rotary frequencies too."""
+def logits_of(theirs: Any, tokens: Tensor, *, copied: bool = True) -> Tensor:
+    """Let PEFT's model, or a copy of it, compute in float64 throughout, rotary frequencies too."""
     from transformers import AutoModelForCausalLM
 
-    wide = copy.deepcopy(theirs).double()
+    wide = (copy.deepcopy(theirs) if copied else theirs).double()
     make: Any = AutoModelForCausalLM.from_config
     with lifted():
         constants = dict(make(wide.config).named_buffers())
@@ -231,7 +233,7 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
     from peft import PeftModel
 
     base = base_of("Phi3", tmp_path / "base")
-    model, tokens = ours_of(base), random_tokens(2, 9)
+    model, tokens = ours_of(base).requires_grad_(requires_grad=False), random_tokens(2, 9)
     for i, name in enumerate(
         ["layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj", "layers.1.mlp.up_proj"]
     ):
@@ -305,7 +307,8 @@ def test_targets_are_named_as_briefly_as_they_can_be(tmp_path: Path, folder: Pat
         ({"peft_type": "IA3"}, "peft_type is 'IA3', only 'LORA' is supported"),
         ({"use_dora": "yes"}, "use_dora is 'yes', true or false is expected"),
         ({"use_rslora": 1}, "use_rslora is 1, true or false"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\], only None is supported"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head', a list of names of modules"),
+        ({"ensure_weight_tying": "yes"}, "ensure_weight_tying is 'yes', true or false is expected"),
         ({"use_qalora": True}, "use_qalora is True, only False is supported"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is"),
         (

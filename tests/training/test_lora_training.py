@@ -29,7 +29,15 @@ from tests.training.tiny import (
     tiny_decoder,
 )
 from tests.training.together import together
-from tests.training.two_ranks_lora import CASES, continued, magnitudes_from, one_step, placed
+from tests.training.two_ranks_lora import (
+    CASES,
+    EMBEDDINGS,
+    TRAINED,
+    continued,
+    magnitudes_from,
+    one_step,
+    placed,
+)
 from torchtune.cli import main as tune
 from torchtune.config import Trust, instantiate, lazy, only_trusting
 from torchtune.formats import load_peft_adapter, save_hf_folder, save_peft_adapter
@@ -45,7 +53,10 @@ from torchtune.training import (
     whole_state,
 )
 
-KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in adapters.KINDS.items()}
+KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in adapters.KINDS.items()} | {
+    "embeddings": EMBEDDINGS,
+    "trained embeddings": TRAINED,
+}
 kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
 DORA = KINDS["rslora and dora"]
 """What tests of training take where plain LoRA has its own."""
@@ -99,7 +110,7 @@ def test_a_run_starts_where_its_base_is(tmp_path: Path, lora: Lora, dtype: str) 
         assert backward(model, dtype) == backward(base, dtype)
     for _, layer, adapter in adapted_layers(model):
         if isinstance(adapter, DoRA):
-            norms = layer.weight.double().norm(dim=1)
+            norms = layer.weight_matrix().double().norm(dim=1)
             assert_near(adapter.lora_magnitude, norms, NORMS_IN_FP32)
 
 
@@ -142,13 +153,16 @@ def test_checkpointing_changes_no_bit(keep: Any, dtype: str) -> None:
     assert all(torch.equal(ours[name], g) for name, g in plain.items())
 
 
+@pytest.mark.parametrize(
+    "lora", [DORA, EMBEDDINGS, TRAINED], ids=["dora", "embeddings", "trained embeddings"]
+)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_needs_count_what_a_run_holds(dtype: str) -> None:
+def test_needs_count_what_a_run_holds(dtype: str, lora: Lora) -> None:
     with torch.device("meta"):
         planned = tiny_decoder()
-    DORA.add_to(planned)
+    lora.add_to(planned)
     found = needs(planned, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, 16))
-    model = model_of(DORA, dtype)
+    model = model_of(lora, dtype)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=1e-3)
     backward(model, dtype)
@@ -183,9 +197,10 @@ def test_interrupted_dora_goes_on_and_equals_the_unbroken_run(tmp_path: Path) ->
     assert found[-1] < found[0] - 0.1
 
 
-@pytest.mark.parametrize("lora", [KINDS["rslora"], DORA], ids=["rslora", "rslora and dora"])
+@pytest.mark.parametrize("kind", ["rslora", "rslora and dora", "embeddings", "trained embeddings"])
 @pytest.mark.usefixtures("trusting_the_tests")
-def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, lora: Lora) -> None:
+def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, kind: str) -> None:
+    lora = KINDS[kind]
     config = lora_config(tmp_path, "run", lora=lora, optimizer=lazy(AdamW, lr=1e-2, fused=True))
     lora_finetune.main(config)
     with torch.device("meta"):
@@ -198,7 +213,7 @@ def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, lora: Lo
         assert isinstance(adapter, DoRA) is (lora.kind == "dora")
         assert adapter.rank_stabilized is lora.rank_stabilized
         if isinstance(adapter, DoRA):
-            assert not torch.allclose(adapter.lora_magnitude, layer.weight.norm(dim=1))
+            assert not torch.allclose(adapter.lora_magnitude, layer.weight_matrix().norm(dim=1))
 
 
 def test_dora_that_pefts_folders_cannot_hold_is_refused_before_a_run() -> None:
@@ -235,7 +250,10 @@ def found(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> None:
     ours, alone = found[case], one_step(ALONE, **CASES[case])
-    assert any(name.endswith("lora_magnitude") for name in alone["parameters"])
+    part = {"embeddings sharded": "embed_tokens.adapter.lora_b"}.get(case, "embed_tokens.weight")
+    assert any(
+        name.endswith(part if "embeddings" in case else "lora_magnitude") for name in alone["parameters"]
+    )
     assert_near(ours["began"], alone["began"], NORMS_IN_FP32 if "bf16" in case else FLOAT64)
     if "bf16" in case:
         assert_same_step_in_bf16(ours, alone)
@@ -250,7 +268,7 @@ def test_shards_of_a_folders_weights_have_their_own_magnitudes(folder: Path, fou
     assert_near(ours, alone, NORMS_IN_FP32)
     model = placed(ALONE, dtype="bf16", model_directory=str(folder / "dora" / "base"))
     for name, layer, _ in adapted_layers(model):
-        norms = layer.weight.double().norm(dim=1)
+        norms = layer.weight_matrix().double().norm(dim=1)
         assert_near(ours[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
 
 

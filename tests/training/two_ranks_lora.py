@@ -17,11 +17,16 @@ from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import ActivationCheckpointing, Lora, NextToken, StepSums, clip_gradients, whole_state
 
 DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, kind="dora")
+EMBEDDINGS = Lora(targets=["q_proj", "embed_tokens"], rank=3, modules_to_save=["norm"])
+TRAINED = Lora(targets=["q_proj"], rank=3, modules_to_save=["embed_tokens", "layers.0.input_layernorm"])
 CASES: dict[str, dict[str, Any]] = {
     "sharded": {},
     "replicated": {"enable_fsdp": False},
     "matmuls kept": {"activation_checkpointing": ActivationCheckpointing(keep="matmuls")},
     "bf16 sharded": {"dtype": "bf16"},
+    "embeddings sharded": {"lora": EMBEDDINGS},
+    "embeddings replicated": {"lora": TRAINED, "enable_fsdp": False},
+    "trained embeddings sharded": {"lora": TRAINED},
 }
 ROWS = examples()[:8]
 SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]

@@ -17,7 +17,7 @@ from torchtune.formats.hf._open import open_hf
 from torchtune.formats.meta._open import is_meta, open_meta
 from torchtune.formats.peft._config import ADAPTER_CONFIG, read_peft_config
 from torchtune.formats.peft._load import copy_peft_adapter, read_peft_adapter
-from torchtune.formats.peft._merge import merged_weights
+from torchtune.formats.peft._merge import merged_weights, untied
 from torchtune.tokenizers import has_tokenizer
 
 StrPath = str | os.PathLike[str]
@@ -117,8 +117,10 @@ def _merge(adapter: Path, base: Path, tokenizer: Path | None) -> Checkpoint:
     checkpoint = _open(base, tokenizer)
     if tokenizer is None and has_tokenizer(adapter):
         checkpoint = with_tokenizer(checkpoint, adapter)
-    adapters = read_peft_adapter(checkpoint.model, adapter)
-    weights = merged_weights(checkpoint.weights, checkpoint.model.architecture, adapters)
+    changes = read_peft_adapter(checkpoint.model, adapter)
+    if changes.is_untied:
+        checkpoint = untied(checkpoint)
+    weights = merged_weights(checkpoint.weights, checkpoint.model.architecture, changes)
     return evolve(checkpoint, weights=weights)
 
 

@@ -1,16 +1,17 @@
 """What models are made of: plain `nn.Module`s, LoRA layers and losses."""
 
-from torchtune.modules._adapter import Adapter
-from torchtune.modules._adapter_kinds import ADAPTERS, AdapterKind
+from torchtune.modules._adapter import Adaptable, Adapter
+from torchtune.modules._adapter_kinds import ADAPTERS, EMBEDDING_ADAPTERS, AdapterKind, kind_of_adapter
 from torchtune.modules._adapters import (
     ALL_LINEAR,
-    adaptable,
     adapted_layers,
     adapters_disabled,
+    add_adapter,
     add_lora,
     has_adapters,
     lora_state,
     merge_lora,
+    saved_in_full,
 )
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._attention import Attention, GroupedQuerySpec
@@ -24,9 +25,9 @@ from torchtune.modules._feed_forward import DenseSpec, FeedForward
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
 from torchtune.modules._lean import lean
-from torchtune.modules._linear import Linear
+from torchtune.modules._linear import Embedding, Linear
 from torchtune.modules._linear_cross_entropy import LinearCrossEntropy
-from torchtune.modules._lora import LoRA
+from torchtune.modules._lora import EmbeddingLoRA, LoRA
 from torchtune.modules._parts import (
     AttentionSpec,
     FeedForwardSpec,
@@ -44,6 +45,8 @@ from torchtune.modules._token_log_probs import token_log_probs, token_log_probs_
 __all__ = [
     "ADAPTERS",
     "ALL_LINEAR",
+    "EMBEDDING_ADAPTERS",
+    "Adaptable",
     "Adapter",
     "AdapterKind",
     "Architecture",
@@ -55,6 +58,8 @@ __all__ = [
     "DoRA",
     "DocumentSpan",
     "Documents",
+    "Embedding",
+    "EmbeddingLoRA",
     "FeedForward",
     "FeedForwardSpec",
     "GroupedQuerySpec",
@@ -78,17 +83,19 @@ __all__ = [
     "RotarySpec",
     "Rotation",
     "active_shares",
-    "adaptable",
     "adapted_layers",
     "adapters_disabled",
+    "add_adapter",
     "add_lora",
     "copy_whole",
     "draw",
     "has_adapters",
     "is_sharded",
+    "kind_of_adapter",
     "lean",
     "lora_state",
     "merge_lora",
+    "saved_in_full",
     "token_log_probs",
     "token_log_probs_and_entropies",
 ]

@@ -1,25 +1,45 @@
-"""What a change of a frozen linear layer is, whatever its kind."""
+"""What a change of a frozen layer is, whatever its kind, and what a layer is that may have one."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torchtune.modules._linear import Linear
+
+class Adaptable(nn.Module):
+    """A layer that holds an adapter, or None, as its `adapter`.
+
+    A subclass sets `adapter` to None before it calls the constructor of `nn.Module`.
+    """
+
+    adapter: "Adapter | None"
+
+    @property
+    @abstractmethod
+    def adapter_sizes(self) -> tuple[int, int]:
+        """Widths of an adapter's input and output."""
+
+    @abstractmethod
+    def weight_matrix(self) -> Tensor:
+        """Return the weight in the dtype that the layer computes in, without the adapter."""
+
+    def reset_adapter(self) -> None:
+        """Draw the adapter, if there is one; the weight must have its values."""
+        if self.adapter is not None:
+            self.adapter.reset(self.weight_matrix())
 
 
 class Adapter(nn.Module, ABC):
-    """A trained change of a frozen linear layer, which holds it as its `adapter`.
+    """A trained change of a frozen layer, which holds it as its `adapter`.
 
     A kind creates its parameters in `create_parameters`, draws them in `reset`, and computes the changed layer in
     `forward` and the changed weight in `merge`. It is listed in `ADAPTERS` (`_adapter_kinds.py`).
 
     Args:
-        linear: The layer that it will change, which is frozen. Its sizes, dtype and device count, and its weight where
+        layer: The layer that it will change, which is frozen. Its sizes, dtype and device count, and its weight where
             a kind starts from that.
         rank: Rank of the change.
         alpha: The change is scaled by `alpha / rank`.
@@ -39,7 +59,7 @@ class Adapter(nn.Module, ABC):
 
     def __init__(
         self,
-        linear: "Linear",
+        layer: Adaptable,
         rank: int,
         alpha: float,
         dropout: float = 0.0,
@@ -47,16 +67,16 @@ class Adapter(nn.Module, ABC):
         rank_stabilized: bool = False,
     ) -> None:
         super().__init__()
-        linear.requires_grad_(requires_grad=False)
+        layer.requires_grad_(requires_grad=False)
         self.rank = rank
         self.alpha = alpha
         self.rank_stabilized = rank_stabilized
         self.dropout = nn.Dropout(dropout)
-        weight = linear.weight_matrix()
+        weight = layer.weight_matrix()
         # Float32 at least, also for a bfloat16 weight, whose 8 bits would swallow small steps.
         dtype = torch.promote_types(weight.dtype, torch.float32)
         empty = torch.empty((), dtype=dtype, device=weight.device)
-        self.create_parameters(linear.in_features, linear.out_features, empty)
+        self.create_parameters(*layer.adapter_sizes, empty)
         self.reset(weight)
 
     @property
@@ -73,12 +93,26 @@ class Adapter(nn.Module, ABC):
         """Draw the parameters so that a layer with this weight `[out, in]` computes what it did; no-op on meta."""
 
     @abstractmethod
-    def forward(self, x: Tensor, linear: "Linear") -> Tensor:
+    def forward(self, x: Tensor, layer: Any) -> Tensor:  # each kind says which layers it changes
         """Map x `[..., in]` to `[..., out]` as the changed layer does, in the dtype of the layer's result."""
 
     @abstractmethod
     def merge(self, weight: Tensor) -> Tensor:
         """Compute the weight `[out, in]` of the one linear layer that does the same, in float32 at least."""
+
+    def head_factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor the change of an output head, whose product with hidden states losses compute themselves.
+
+        Args:
+            x: Hidden states `[..., d]`.
+
+        Returns:
+            Inputs `[..., r]` and rows `[v, r]`, whose product is added to the logits.
+
+        Raises:
+            NotImplementedError: The kind does not adapt output heads; those that do are in `EMBEDDING_ADAPTERS`.
+        """
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         scaling = ", rank_stabilized" if self.rank_stabilized else ""

@@ -2,8 +2,10 @@
 
 import torch
 import torch.nn.functional as F
+from attrs import evolve
 from torch import Tensor, nn
 
+from torchtune.modules._adapter import Adapter
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._context import PassContext, add_up
 from torchtune.modules._decoder_layer import DecoderLayer
@@ -45,8 +47,44 @@ class Decoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The output head `[v, d]`: `logits = hidden @ head_weight.T`."""
-        return self.embed_tokens.weight if self.architecture.tied_embeddings else self.lm_head.weight
+        """The output head `[v, d]`, without an adapter; `head` has it."""
+        return self._head_layer.weight
+
+    @torch.no_grad()
+    def untie(self) -> None:
+        """Give a model whose output head is its embedding table a head of its own, a copy of the table, in place."""
+        assert self.architecture.tied_embeddings
+        self.architecture = evolve(self.architecture, tied_embeddings=False)
+        weight = self.embed_tokens.weight
+        self.lm_head = Linear(weight.shape[1], weight.shape[0], device="meta")
+        self.lm_head.weight = nn.Parameter(weight.clone(), requires_grad=weight.requires_grad)
+
+    @property
+    def head_adapter(self) -> Adapter | None:
+        """The adapter that the output head has now; None: it has none, or it is disabled."""
+        adapter = self._head_layer.adapter
+        return adapter if adapter is not None and adapter.is_enabled else None
+
+    @property
+    def _head_layer(self) -> Embedding | Linear:
+        return self.embed_tokens if self.architecture.tied_embeddings else self.lm_head
+
+    def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs x `[..., d']` and a weight W `[v, d']` of which `x W^T` are the logits, before a softcap.
+
+        They are the hidden states and the output head. If the head has an adapter, the inputs and the rows of its
+        change are appended to them, so that the small change is not rounded to the precision of the head: a copy of the
+        head is made, which has a gradient of the same size.
+
+        Args:
+            hidden: Hidden states `[..., d]` after the final norm.
+        """
+        adapter = self.head_adapter
+        if adapter is None:
+            return hidden, self.head_weight
+        inputs, rows = adapter.head_factors(hidden)  # [..., r], [v, r]
+        weight = self.head_weight
+        return torch.cat([hidden, inputs.to(hidden.dtype)], -1), torch.cat([weight, rows.to(weight.dtype)], 1)
 
     def forward(
         self,
@@ -61,6 +99,9 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn hidden states `[..., d]` behind the final norm into logits `[..., v]`."""
         logits = F.linear(hidden, self.head_weight)
+        adapter = self.head_adapter
+        if adapter is not None:
+            logits = logits + F.linear(*adapter.head_factors(hidden)).to(logits.dtype)
         cap = self.architecture.final_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -72,7 +113,7 @@ class Decoder(nn.Module):
         documents: Documents | None = None,
         aggregates: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Compute the hidden states after the final norm, which `head_weight` turns into logits.
+        """Compute the hidden states after the final norm, which `head` turns into logits.
 
         Args:
             tokens: Ids `[b, s]`. Padding goes on the right; what stands there reaches no other token.

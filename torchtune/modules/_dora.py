@@ -45,13 +45,13 @@ class DoRA(LoRA):
             # A sharded weight has its rows where m has its elements, so that nothing is sent.
             self.lora_magnitude.copy_(_squares(weight).sqrt())
 
-    def forward(self, x: Tensor, linear: "Linear") -> Tensor:
+    def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        weight = linear.weight_matrix()
-        y = linear.product(x, weight, None)
+        weight = layer.weight_matrix()
+        y = layer.product(x, weight, None)
         total = (y + self.change(x).to(y.dtype)) * self._factors(weight)
-        if linear.bias is not None:
-            total = total + linear.bias
+        if layer.bias is not None:
+            total = total + layer.bias
         return total.to(y.dtype)
 
     @torch.no_grad()

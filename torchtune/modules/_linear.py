@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchtune.modules._adapter import Adapter
+from torchtune.modules._adapter import Adaptable, Adapter
 from torchtune.modules._draw import draw
 from torchtune.modules._lean import Lean, product
 
@@ -25,7 +25,7 @@ def draw_weight(weight: Tensor, bias: Tensor | None = None) -> None:
             nn.init.zeros_(bias)
 
 
-class Linear(Lean, nn.Linear):
+class Linear(Lean, Adaptable, nn.Linear):
     """An `nn.Linear` with its weight drawn by `draw_weight`, without a bias unless it is asked for; it may be adapted.
 
     A kind that holds its weight in another form, such as a quantised one, overrides `weight_matrix` and, if it can be
@@ -59,10 +59,10 @@ class Linear(Lean, nn.Linear):
         draw_weight(self.weight, self.bias)
         self.reset_adapter()
 
-    def reset_adapter(self) -> None:
-        """Draw the adapter, if there is one; the weight must have its values."""
-        if self.adapter is not None:
-            self.adapter.reset(self.weight_matrix())
+    @property
+    def adapter_sizes(self) -> tuple[int, int]:
+        """Widths of an adapter's input and output."""
+        return self.in_features, self.out_features
 
     def weight_matrix(self) -> Tensor:
         """Return the weight `[out, in]` in the dtype that the layer computes in, without the adapter."""
@@ -108,9 +108,37 @@ class _WeightMatrix(nn.Module):
         return self.linear.weight_matrix()
 
 
-class Embedding(nn.Embedding):
-    """An `nn.Embedding` with its table drawn by `draw_weight`."""
+class Embedding(Adaptable, nn.Embedding):
+    """An `nn.Embedding` with its table drawn by `draw_weight`; it may be adapted.
+
+    Args:
+        num_embeddings: Rows of the table.
+        embedding_dim: Width of a row.
+        device: Where the table is created; None is torch's current default.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, *, device: str | None = None) -> None:
+        # Before nn.Embedding's constructor, which draws the table.
+        self.adapter: Adapter | None = None
+        super().__init__(num_embeddings, embedding_dim, device=device)
 
     def reset_parameters(self) -> None:
-        """Draw the table."""
+        """Draw the table, and then the adapter."""
         draw_weight(self.weight)
+        self.reset_adapter()
+
+    @property
+    def adapter_sizes(self) -> tuple[int, int]:
+        """Widths of an adapter's input, a token's one-hot vector, and of its output."""
+        return self.num_embeddings, self.embedding_dim
+
+    def weight_matrix(self) -> Tensor:
+        """Return the table `[v, d]`, without the adapter."""
+        return self.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Look tokens `[b, s]` up: `[b, s, d]`."""
+        if self.adapter is not None and self.adapter.is_enabled:
+            y: Tensor = self.adapter(tokens, self)
+            return y
+        return F.embedding(tokens, self.weight)

@@ -1,4 +1,4 @@
-"""Low-rank adaptation: train two thin matrices for each frozen linear layer."""
+"""Low-rank adaptation: train two thin matrices for each frozen linear layer or embedding table."""
 
 import math
 from collections.abc import Mapping
@@ -13,21 +13,31 @@ from torchtune.modules._draw import draw
 from torchtune.modules._lean import adapted
 
 if TYPE_CHECKING:
-    from torchtune.modules._linear import Linear
+    from torchtune.modules._linear import Embedding, Linear
 
 
-class LoRA(Adapter):
-    """A low-rank change: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank` (arXiv 2106.09685, section 4.1).
-
-    `lora_a`, A, starts as a random matrix and `lora_b`, B, as zeros, so at first nothing changes.
-    """
-
-    peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+class _LowRank(Adapter):
+    """The parameters of low-rank changes, `lora_a`, A `[r, in]`, and `lora_b`, B `[out, r]`."""
 
     def create_parameters(self, in_features: int, out_features: int, like: Tensor) -> None:
         """Create A `[r, in]` and B `[out, r]`."""
         self.lora_a = nn.Parameter(like.new_empty(self.rank, in_features))
         self.lora_b = nn.Parameter(like.new_empty(out_features, self.rank))
+
+    @torch.no_grad()
+    def merge(self, weight: Tensor) -> Tensor:
+        """Compute `W + s B A`, `[out, in]`, in float32 at least."""
+        wide = torch.promote_types(torch.promote_types(weight.dtype, self.lora_a.dtype), torch.float32)
+        return weight.to(wide) + self.scale * (self.lora_b.to(wide) @ self.lora_a.to(wide))
+
+
+class LoRA(_LowRank):
+    """A low-rank change: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank` (arXiv 2106.09685, section 4.1).
+
+    A starts as a random matrix and B as zeros, so at first nothing changes.
+    """
+
+    peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 
     def reset(self, weight: Tensor) -> None:  # noqa: ARG002 -- other kinds start from the weight
         """Draw A as `nn.Linear` draws its weight, and set B to zero."""
@@ -36,15 +46,15 @@ class LoRA(Adapter):
         draw(self.lora_a, nn.init.kaiming_uniform_, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b)
 
-    def forward(self, x: Tensor, linear: "Linear") -> Tensor:
+    def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
-        weight = linear.weight_matrix()
+        weight = layer.weight_matrix()
         drops = self.training and self.dropout.p > 0
-        if not drops and linear.uses_lean(x, weight, self.lora_a):
+        if not drops and layer.uses_lean(x, weight, self.lora_a):
             return adapted(
-                x, weight, linear.bias, self.lora_a, self.lora_b, self.scale, linear.recomputation(weight)
+                x, weight, layer.bias, self.lora_a, self.lora_b, self.scale, layer.recomputation(weight)
             )
-        y = linear.product(x, weight, linear.bias)
+        y = layer.product(x, weight, layer.bias)
         return y + self.change(x).to(y.dtype)
 
     def change(self, x: Tensor) -> Tensor:
@@ -52,8 +62,38 @@ class LoRA(Adapter):
         inner = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
         return F.linear(inner, self.lora_b) * self.scale
 
-    @torch.no_grad()
+    def head_factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `s drop(x) A^T`, `[..., r]`, and B, `[v, r]`."""
+        return F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a) * self.scale, self.lora_b
+
+
+class EmbeddingLoRA(_LowRank):
+    """A low-rank change of an embedding table E `[v, d]`, which becomes `E + s A^T B^T`.
+
+    A `[r, v]` starts as zeros, so at first nothing changes, and B `[d, r]` as a standard normal matrix, as in PEFT's
+    `LoraLayer`. An output head that is tied to the table changes with it; dropout falls on the head's inputs alone, as
+    there is nothing to drop of a token's id.
+    """
+
+    peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
+
+    def reset(self, weight: Tensor) -> None:  # noqa: ARG002 -- as in `LoRA`
+        """Set A to zero, and draw B."""
+        if self.lora_a.is_meta:
+            return
+        nn.init.zeros_(self.lora_a)
+        draw(self.lora_b, nn.init.normal_)
+
+    def forward(self, x: Tensor, layer: "Embedding") -> Tensor:
+        """Look tokens x `[b, s]` up: `[b, s, d]`."""
+        rows = F.embedding(x, layer.weight_matrix())
+        inner = F.embedding(x, self.lora_a.T)  # [b, s, r]
+        return rows + (F.linear(inner, self.lora_b) * self.scale).to(rows.dtype)
+
+    def head_factors(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `s drop(x) B`, `[..., r]`, and A^T, `[v, r]`."""
+        return F.linear(self.dropout(x.to(self.lora_b.dtype)), self.lora_b.T) * self.scale, self.lora_a.T
+
     def merge(self, weight: Tensor) -> Tensor:
-        """Compute `W + s B A`, `[out, in]`, in float32 at least."""
-        wide = torch.promote_types(torch.promote_types(weight.dtype, self.lora_a.dtype), torch.float32)
-        return weight.to(wide) + self.scale * (self.lora_b.to(wide) @ self.lora_a.to(wide))
+        """Compute `E + s A^T B^T`, `[v, d]`, in float32 at least."""
+        return super().merge(weight.T).T

@@ -12,8 +12,8 @@ class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) next to frozen weights."""
 
     targets: list[str] = field(factory=lambda: ["q_proj", "v_proj"], validator=not_empty())
-    """Names of the linear layers that get an adapter, or patterns such as `layers.[0-9].*.q_proj`; `all-linear` means
-    all but the output head."""
+    """Names of the layers that get an adapter, or patterns such as `layers.[0-9].*.q_proj`; `all-linear` means all
+    linear layers but the output head (`lm_head`), and `embed_tokens` is the embedding table."""
     rank: int = field(default=8, validator=above(0))
     """Inner width of an adapter."""
     alpha: float = field(default=16.0, validator=above(0))
@@ -25,6 +25,9 @@ class Lora:
     kind: AdapterKind = "lora"
     """`lora`, or `dora`, which also trains the length of each row of a weight (DoRA, arXiv:2402.09353)."""
 
+    modules_to_save: list[str] = field(factory=list)
+    """Names or patterns of modules that are trained in full, and saved with the adapters: `embed_tokens` and `lm_head`
+    if tokens were added."""
     adapter_directory: LocalPath | None = None
     """A PEFT adapter's folder, such as a run's `final/`, to train further; the fields above have to be as it has them.
     Null: a new adapter."""
@@ -34,7 +37,7 @@ class Lora:
 
         Raises:
             FileNotFoundError: The adapter to be trained further is missing.
-            ValueError: A target matches no linear layer of the model, a number is out of range, PEFT does not support
+            ValueError: A target or module matches nothing in the model, a number is out of range, PEFT does not support
                 such adapters, or the adapter to be trained further is another one.
         """
         add_lora(model, **asdict(self, filter=lambda field, _: field.name != "adapter_directory"))

@@ -178,6 +178,8 @@ class _Workload:
     def _loss_bytes(self) -> tuple[int, int]:
         """Return the bytes of `LinearCrossEntropy` for as many targets as positions, and of the head's gradient."""
         a, head, narrow = self.model.architecture, self.model.head_weight, self.compute.itemsize
+        adapter = self.model.head_adapter
+        rank = 0 if adapter is None else adapter.rank
         wide = torch.promote_types(self.compute, torch.float32).itemsize
         positions = math.prod(self.batch)
         # A cap takes its slope, and one temporary more.
@@ -185,15 +187,18 @@ class _Workload:
         if narrow < wide:
             copies += narrow  # as factors of a product
         held = min(_CHUNK, positions) * a.vocab_size * copies + 2 * positions * a.embed_dim * narrow
+        n = a.vocab_size * (a.embed_dim + rank)  # of the head with the rows of its adapter appended
+        if rank:
+            held += n * narrow
         if self.on_cpu and narrow < wide:
-            held += wide * head.numel()
-        return held, wide * head.numel() if head.requires_grad else 0
+            held += wide * n
+        return held, wide * n if head.requires_grad or rank else 0
 
     def _peaks(self, n_layers: int) -> tuple[int, int, int]:
         """Return what a pass through the first layers keeps, its peak, and its peak in the embedding."""
         model, compute, section = self.model, self.compute, self.section
         layer = model.layers[:1]
-        head = model.embed_tokens.weight.requires_grad
+        head = any(p.requires_grad for p in model.embed_tokens.parameters())
         shapes = [(name, p.shape, p.requires_grad) for name, p in layer.named_parameters()]
         settings = [  # such as an adapter's dropout
             (name, value)

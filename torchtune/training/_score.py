@@ -214,7 +214,7 @@ class NextToken(Scorer):
 
     def _total(self, model: Decoder, hidden: Tensor, labels: Tensor) -> Tensor:
         if isinstance(self._loss, LinearCrossEntropy):
-            total: Tensor = self._loss(hidden, model.head_weight, labels, model.architecture.final_softcap)
+            total: Tensor = self._loss(*model.head(hidden), labels, model.architecture.final_softcap)
             return total
         logits = model.logits(hidden)  # [n, v]
         return _called(self._loss, _at_least_float32(logits), labels)
@@ -251,7 +251,7 @@ def target_log_probs(model: Decoder, batch: Batch, aggregates: dict[str, Tensor]
         `[n]`, nats, float32 or wider, in the order of `batch.target_positions`; `Batch.sum_by_sequence` adds them up.
     """
     hidden, labels = target_states(model, batch, aggregates)
-    return token_log_probs(hidden, model.head_weight, labels, softcap=model.architecture.final_softcap)
+    return token_log_probs(*model.head(hidden), labels, softcap=model.architecture.final_softcap)
 
 
 def aggregate_terms(aggregates: Mapping[str, Tensor]) -> dict[str, Term]:

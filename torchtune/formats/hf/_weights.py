@@ -101,12 +101,12 @@ def weights_of(model: Decoder, source: TensorSource, prefix: str = "") -> Iterat
 
     Args:
         model: Tells which names and shapes are expected.
-        source: By the names of Hugging Face's checkpoints.
+        source: By the names of Hugging Face's checkpoints; what it does not hold is left out.
         prefix: What our names begin with of those that are read.
     """
     parameters = _without_adapters(model)
     for theirs, names in hf_groups(model.architecture, parameters).items():
-        if not names[0].startswith(prefix):
+        if not names[0].startswith(prefix) or theirs not in source.shapes:
             continue
         tensor = source.read(theirs)
         if is_transposed(model.architecture, theirs):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from torchtune.files import read_json, unexpected
-from torchtune.modules import ADAPTERS, Adapter
+from torchtune.modules import ADAPTERS, AdapterKind
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-PLAIN = {"bias": "none", "modules_to_save": None, "trainable_token_indices": None}
+PLAIN = {"bias": "none", "trainable_token_indices": None}
 """What LoRA leaves off; other values change what the tensors mean, or add some."""
 
 _OFF = {
@@ -29,7 +29,6 @@ _OFF = {
     "monteclora_config": None,
     "velora_config": None,
     "megatron_config": None,
-    "ensure_weight_tying": False,
 }
 """The same of newer releases of PEFT, whose older ones do not know it."""
 
@@ -44,6 +43,8 @@ _READ = frozenset(
         "alpha_pattern",
         "use_rslora",
         "init_lora_weights",
+        "modules_to_save",
+        "ensure_weight_tying",
     }
 )
 """What is read and checked."""
@@ -115,15 +116,15 @@ def of_pattern(config: Mapping[str, Any], key: str, layer: str, otherwise: Any) 
     return next((v for k, v in patterns.items() if re.fullmatch(_ending(k), layer)), otherwise)
 
 
-def kind_of(config: Mapping[str, Any]) -> type[Adapter]:
+def kind_of(config: Mapping[str, Any]) -> AdapterKind:
     """Return the kind of a folder's adapters: of those whose settings it has, the one with the most."""
     kinds = [
-        kind
-        for kind in ADAPTERS.values()
+        name
+        for name, kind in ADAPTERS.items()
         if kind.peft_tensors
         and all(bool(config.get(key)) == value for key, value in kind.peft_settings.items())
     ]
-    return max(kinds, key=lambda kind: len(kind.peft_settings))
+    return max(kinds, key=lambda name: len(ADAPTERS[name].peft_settings))
 
 
 def _ending(pattern: str) -> str:
@@ -147,7 +148,10 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
     dropout = config.get("lora_dropout", 0.0)
     if dropout != 0:
         _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
-    for name in ("use_rslora", *KIND_SETTINGS):
+    modules = config.get("modules_to_save")
+    if not (modules is None or (isinstance(modules, list) and all(isinstance(m, str) for m in modules))):
+        raise unexpected(path, "modules_to_save", modules, "a list of names of modules, or null,")
+    for name in ("use_rslora", "ensure_weight_tying", *KIND_SETTINGS):
         if not isinstance(config.get(name), bool | None):
             raise unexpected(path, name, config[name], "true or false")
     for name, what in _PATTERNS.items():

@@ -6,29 +6,26 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from torchtune.formats._wrapped_names import matched_names, unwrapped
-from torchtune.formats.peft._layers import PREFIX
 
-_ADAPTER_NAME = re.compile(r"\.(lora_[A-Za-z_]+)\.default(?=\.|$)")
+_ADAPTER_NAME = re.compile(r"\.(lora_[A-Za-z_]+|modules_to_save)\.default(?=\.|$)")
 """`state_dict()` of PEFT's models has the adapter's name, which its files do not."""
+_WRAPPED_MODULE = re.compile(r"\.(base_layer|original_module|modules_to_save)(?=\.)")
+"""What PEFT puts around a layer that it adapts or trains in full."""
 
 
-def peft_tensors_of(
-    tensors: Mapping[str, Tensor], layers: Iterable[str], ends: Iterable[str]
-) -> dict[str, Tensor]:
-    """Name adapters as PEFT's files do, whatever wrappers the model had when they were written.
+def peft_tensors_of(tensors: Mapping[str, Tensor], known: Iterable[str]) -> dict[str, Tensor]:
+    """Name tensors as PEFT's files do, whatever wrappers the model had when they were written.
 
     Args:
         tensors: By the file's names, such as `_orig_mod.model.layers.0.mlp.up_proj.lora_A.default.weight`.
-        layers: The checkpoint's names of the layers that can be adapted.
-        ends: Ends of the names of an adapter's tensors.
+        known: PEFT's names of all tensors that there may be.
 
     Raises:
         ValueError: two tensors have the same name without wrapper prefixes.
     """
-    known = [f"{PREFIX}{layer}.{end}" for layer in layers for end in ends]
     return {name: tensors[theirs] for name, theirs in matched_names(tensors, known, _bare).items()}
 
 
 def _bare(name: str) -> str:
-    name = _ADAPTER_NAME.sub(r".\1", unwrapped(name))
+    name = _WRAPPED_MODULE.sub("", _ADAPTER_NAME.sub(r".\1", unwrapped(name)))
     return name.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")

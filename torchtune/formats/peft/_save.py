@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,19 @@ from torch import Tensor, nn
 
 from torchtune.files import write_json, written_whole
 from torchtune.formats.hf._save import write_safetensors
+from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.formats.peft._config import ADAPTER_CONFIG, KIND_SETTINGS, PLAIN
-from torchtune.formats.peft._layers import PREFIX, WEIGHTS, CheckpointAdapter, peft_layers
+from torchtune.formats.peft._layers import HEAD, PREFIX, WEIGHTS, CheckpointAdapter, peft_layers, table_name
 from torchtune.models import FAMILIES
-from torchtune.modules import Adapter, Decoder, adapted_layers, lora_state
+from torchtune.modules import (
+    ADAPTERS,
+    Adapter,
+    Decoder,
+    adapted_layers,
+    kind_of_adapter,
+    lora_state,
+    saved_in_full,
+)
 
 
 def save_peft_adapter(
@@ -26,12 +35,15 @@ def save_peft_adapter(
 ) -> None:
     """Write a folder that `peft.PeftModel.from_pretrained` loads.
 
+    Modules that are trained in full are written whole, as PEFT's `modules_to_save`. What changes an embedding table
+    that is the output head as well is written twice, since PEFT treats the two as separate modules.
+
     Args:
         model: With LoRA adapters; ranks and scales may differ from layer to layer.
         folder: Written beside and renamed once complete.
         base_model: Folder or hub name of the model that the adapters belong to, written down for those
             who load them.
-        state: What to write in place of `lora_state(model)`, such as adapters gathered from shards.
+        state: What to write in place of `lora_state(model)`, such as parameters gathered from shards.
         overwrite: Replace a folder that exists.
 
     Raises:
@@ -40,16 +52,16 @@ def save_peft_adapter(
     """
     check_peft_adapter(model)
     state = lora_state(model) if state is None else state
-    adapters = _checkpoint_adapters(model, state)
-    names = _kind(model).peft_tensors
+    adapters, in_full = _checkpoint_adapters(model, state), _in_full(model, state)
     tensors = {
-        f"{PREFIX}{name}.{names[part]}": tensor
+        f"{PREFIX}{name}.{adapter.of_peft[part]}": tensor
         for name, adapter in adapters.items()
         for part, tensor in adapter.tensors.items()
     }
+    tensors |= {f"{PREFIX}{name}": tensor for name, tensor in in_full.items()}
     with written_whole(folder, overwrite=overwrite) as partial:
-        write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters))
-        write_safetensors(partial / WEIGHTS, tensors)
+        write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters, in_full))
+        write_safetensors(partial / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def check_peft_adapter(model: Decoder) -> None:
@@ -58,12 +70,12 @@ def check_peft_adapter(model: Decoder) -> None:
     Raises:
         ValueError: there are none; they are of several kinds, or of one that PEFT does not have; or a kind with a
             number for each row, such as DoRA, adapts a part of what is one layer in the family's checkpoints, whose
-            other rows would then need such numbers too.
+            other rows would then need such numbers too; or a part of such a layer is trained in full.
     """
     adapters = _adapters(model)
     if not adapters:
         raise ValueError("the model has no LoRA adapters to write; add_lora gives it some")
-    if len({(type(adapter), adapter.rank_stabilized) for adapter in adapters.values()}) > 1:
+    if len({(_linear_kind(adapter), adapter.rank_stabilized) for adapter in adapters.values()}) > 1:
         raise ValueError(
             "PEFT's folders hold adapters of one kind, and the model has several; let all of its layers have the same"
             " kind, and all or none rank_stabilized"
@@ -71,6 +83,7 @@ def check_peft_adapter(model: Decoder) -> None:
     kind = _kind(model)
     if not kind.peft_tensors:
         raise ValueError(f"PEFT has no adapters like {kind.__name__}; choose another kind")
+    _check_modules(model)
     per_row = _per_row(kind)
     if not per_row:
         return
@@ -92,7 +105,39 @@ def _adapters(model: Decoder) -> dict[str, Adapter]:
 
 def _kind(model: Decoder) -> type[Adapter]:
     """Return the kind of a model's adapters, which have one."""
-    return type(next(iter(_adapters(model).values())))
+    return _linear_kind(next(iter(_adapters(model).values())))
+
+
+def _linear_kind(adapter: Adapter) -> type[Adapter]:
+    """Return the kind of an adapter, which is that of linear layers for one of an embedding table."""
+    name = kind_of_adapter(adapter)
+    return type(adapter) if name is None else ADAPTERS[name]
+
+
+def _check_modules(model: Decoder) -> None:
+    """Check that checkpoints hold the parameters that are trained in full as tensors of their own.
+
+    Raises:
+        ValueError: One is a part of a checkpoint's tensor, whose other parts are not trained.
+    """
+    in_full = saved_in_full(model)
+    for theirs, names in hf_groups(model.architecture, in_full).items():
+        without = [name for name in names if name not in in_full]
+        if without:
+            raise ValueError(
+                f"checkpoints of {model.architecture.family} hold {', '.join(names)} as one tensor, {theirs}, and"
+                f" {' and '.join(without)} would not be trained; name all of them in modules_to_save, or none"
+            )
+
+
+def _in_full(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors that are trained in full as checkpoints hold them, with those of a tied output head."""
+    a, in_full = model.architecture, saved_in_full(model)
+    tensors = {theirs: hf_tensor(a, state, theirs, names) for theirs, names in hf_groups(a, in_full).items()}
+    table = tensors.get(f"{table_name(model)}.weight")
+    if a.tied_embeddings and table is not None:
+        tensors[f"{HEAD}.weight"] = table
+    return tensors
 
 
 def _per_row(kind: type[Adapter]) -> list[str]:
@@ -103,7 +148,7 @@ def _per_row(kind: type[Adapter]) -> list[str]:
 def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, CheckpointAdapter]:
     """Return the adapters of the layers as checkpoints hold them, by the checkpoint's names."""
     ours = _adapters(model)
-    found = {}
+    adapters = {}
     for theirs, names in peft_layers(model).items():
         adapted = [ours[name] for name in names if name in ours]
         if not adapted:
@@ -111,8 +156,11 @@ def _checkpoint_adapters(model: Decoder, state: Mapping[str, Tensor]) -> dict[st
         tensors = _joined(model, ours, names, state)
         growth = tensors["lora_a"].shape[0] / adapted[0].rank
         alpha = adapted[0].alpha * (math.sqrt(growth) if adapted[0].rank_stabilized else growth)
-        found[theirs] = CheckpointAdapter(tensors=tensors, alpha=alpha)
-    return found
+        adapters[theirs] = CheckpointAdapter(tensors=tensors, alpha=alpha, of_peft=adapted[0].peft_tensors)
+    table = adapters.get(table_name(model))
+    if model.architecture.tied_embeddings and table is not None:
+        adapters[HEAD] = table.head(_kind(model).peft_tensors)
+    return adapters
 
 
 def _joined(
@@ -146,10 +194,18 @@ def _joined(
 
 
 def _adapter_config(
-    model: Decoder, base_model: str | None, adapters: Mapping[str, CheckpointAdapter]
+    model: Decoder,
+    base_model: str | None,
+    adapters: Mapping[str, CheckpointAdapter],
+    in_full: Iterable[str],
 ) -> dict[str, Any]:
-    """Describe the adapters of a model, given by the checkpoint's names of the layers."""
+    """Describe the adapters of a model, given by the checkpoint's names of the layers and of whole tensors."""
     first = next(iter(_adapters(model).values()))
+    modules = {name.rpartition(".")[0] for name in in_full}
+    every = [*peft_layers(model), HEAD]
+    parents = [
+        name.rpartition(".")[0] for name in hf_groups(model.architecture, dict(model.named_parameters()))
+    ]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -159,8 +215,11 @@ def _adapter_config(
         "lora_dropout": first.dropout.p,
         "use_rslora": first.rank_stabilized,
         **dict.fromkeys(KIND_SETTINGS, False),
-        **first.peft_settings,
-        "target_modules": _target_modules(model, set(adapters)),
+        **_kind(model).peft_settings,
+        "target_modules": _briefly({*adapters}, every),
+        "modules_to_save": _briefly(modules, [*every, *parents]) or None,
+        # Read by newer releases of PEFT alone; for others both names are among the modules.
+        "ensure_weight_tying": model.architecture.tied_embeddings and HEAD in {*modules, *adapters},
         "inference_mode": True,
         "fan_in_fan_out": bool(FAMILIES[model.architecture.family].transposed),
         "rank_pattern": _pattern({name: a.rank for name, a in adapters.items()}, first.rank),
@@ -182,8 +241,13 @@ def _pattern(values: Mapping[str, float], otherwise: float) -> dict[str, float]:
     return found
 
 
-def _target_modules(model: Decoder, adapted: set[str]) -> list[str]:
-    """Name the adapted layers as briefly as PEFT allows: by the last part, where all so called are."""
-    leaves = {name.rpartition(".")[2] for name in adapted}
-    alike = {name for name in peft_layers(model) if name.rpartition(".")[2] in leaves}
-    return sorted(leaves) if alike == adapted else sorted(adapted)
+def _briefly(modules: set[str], every: Iterable[str]) -> list[str]:
+    """Name modules as briefly as PEFT allows: by the last part, where all modules whose names end so are meant.
+
+    Args:
+        modules: The checkpoint's names of some modules.
+        every: Those of all modules.
+    """
+    leaves = {name.rpartition(".")[2] for name in modules}
+    alike = {name for name in every if name.endswith(tuple(leaves))}
+    return sorted(leaves) if alike == modules else sorted(modules)
