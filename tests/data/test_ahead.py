@@ -1,7 +1,10 @@
 """Windows that processes encode ahead are those that are encoded when they are needed."""
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -9,7 +12,7 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from torchtune.data import Example, LeftOut, plain_example
-from torchtune.data._ahead import Ahead
+from torchtune.data._ahead import _START, Ahead, receive, send
 from torchtune.data._windows import Windows
 
 
@@ -90,3 +93,31 @@ def test_a_dataset_that_cannot_be_sent_is_encoded_here(caplog: pytest.LogCapture
     windows = Windows(Local(40), 3, 32)
     assert Ahead(windows, 1).read(0) == windows.read(0)
     assert "rows are encoded when they are needed: the dataset cannot be sent" in caplog.text
+
+
+def test_processes_whose_reader_has_ended_end_without_a_word() -> None:
+    """It ends while one of them starts, and between two answers of the other."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    for n_read, process in zip((0, 2), processes, strict=True):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(pickle.dumps(sys.path))
+        for message in (Windows(Rows(40), 3, 4), 0, 1, 2):
+            send(process.stdin, pickle.dumps(message))
+        process.stdin.close()
+        for _ in range(n_read):  # the first says that the process has started
+            receive(process.stdout)
+        process.stdout.close()
+    for process in processes:
+        with process:
+            assert process.stderr is not None
+            text = process.stderr.read().decode().replace("a library may print\n", "")
+        assert (text, process.returncode) == ("", 0)
