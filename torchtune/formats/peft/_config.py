@@ -83,6 +83,16 @@ _RANK, _ALPHA = "a whole number above 0", "a number above 0"
 _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
 
 
+def _no_adapter(folder: Path) -> str:
+    """Return why a folder is no adapter's, and which one may be."""
+    if not folder.is_dir():
+        return f"there is no folder {folder}; a PEFT adapter's is expected (tune download fetches one)"
+    of_a_run = [path for path in (folder / "final", folder / "best") if (path / ADAPTER_CONFIG).is_file()]
+    if of_a_run:
+        return f"{folder} is a run's folder; name the adapter in it, {' or '.join(map(str, of_a_run))}"
+    return f"no {ADAPTER_CONFIG} in {folder}; a PEFT adapter folder is expected"
+
+
 def read_peft_config(folder: Path) -> dict[str, Any]:
     """Read adapter_config.json, refusing what would change the result and is not supported.
 
@@ -92,7 +102,7 @@ def read_peft_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"no {ADAPTER_CONFIG} in {folder}; a PEFT adapter folder is expected")
+        raise FileNotFoundError(_no_adapter(folder))
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{path}: peft_type is {config.get('peft_type')!r}, only 'LORA' is supported")
