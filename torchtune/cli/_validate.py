@@ -108,8 +108,11 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     longest = _check_rows(cfg, decoder, mistakes)
     counted = None
     if decoder is not None:
+        from torchtune.training import schedule_errors
+
         with mistakes.of("optimizer"):
             counted = _counted(cfg, decoder, ranks, longest)
+            mistakes.add_all(schedule_errors(cfg))
     if mistakes.found:
         raise ConfigError(mistakes.found, f"the config of {recipe.name}")
     return counted
@@ -138,6 +141,8 @@ def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
             print_note(f"it is not known what the model is and needs, {reason}")
     except ValueError as error:  # the adapters do not fit the model
         mistakes.add("lora", error)
+    except FileNotFoundError as error:  # nor is there an adapter to be trained further
+        mistakes.add("lora.adapter_directory", error)
     return None
 
 
@@ -153,7 +158,7 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
         local = {"tokenizer": parts["tokenizer"], **local}
     if "tokenizer" not in local:
         return None
-    longest = None
+    rows: Any = None
     arguments: list[Any] = []
     for field, part in local.items():
         try:
@@ -165,20 +170,28 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
         else:
             arguments = arguments or [built]
             if field == "dataset":
-                longest = _longest(built)
+                rows = built
+    sample = [] if rows is None else _sample(rows)
     if decoder is not None:
-        from torchtune.training import tokenizer_errors
+        from torchtune.training import row_errors, tokenizer_errors
 
         mistakes.add_all(tokenizer_errors(cfg, arguments[0], decoder))
-    return longest
+        mistakes.add_all(row_errors(cfg, arguments[0], rows, sample, decoder))
+    return _longest(sample)
 
 
-def _longest(rows: Any) -> int | None:
-    """Return the positions of the longest of some examples, evenly spaced over a dataset; None if there are none."""
-    from torchtune.data import LeftOut, items_of, spread
+def _sample(rows: Any) -> list[Any]:
+    """Encode some rows, evenly spaced over a dataset."""
+    from torchtune.data import spread
 
-    encoded = (rows[i] for i in spread(rows, _LOOKED_AT))
-    items = (item for e in encoded if not isinstance(e, LeftOut) for item in items_of(e))
+    return [rows[i] for i in spread(rows, _LOOKED_AT)]
+
+
+def _longest(sample: list[Any]) -> int | None:
+    """Return the positions of the longest of some examples; None if there are none."""
+    from torchtune.data import LeftOut, items_of
+
+    items = (item for e in sample if not isinstance(e, LeftOut) for item in items_of(e))
     return max((item.length for item in items), default=None)
 
 

@@ -10,6 +10,7 @@ from torchtune.training._build import (
     save_model,
 )
 from torchtune.training._checkpoints import Checkpoints
+from torchtune.training._early_checks import row_errors, schedule_errors
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._folder_checks import tokenizer_errors, weight_errors
@@ -113,7 +114,9 @@ __all__ = [
     "needs_of",
     "open_datasets",
     "peak_flops",
+    "row_errors",
     "save_model",
+    "schedule_errors",
     "section_of",
     "start",
     "step_flops",

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from torchtune.config import Component, instantiate
+from torchtune.config import Component, FieldError, instantiate
 from torchtune.internals import lighten, spare_the_compiler
 
 _logger = logging.getLogger(__name__)
@@ -43,9 +43,8 @@ def build_scheduler(
     length = {"total_steps": total_steps} if takes_length and is_unset else {}
     scheduler = instantiate(component, optimizer, **length)
     if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError(  # noqa: TRY004 - the config is wrong, not the type of an argument.
-            "lr_scheduler: ReduceLROnPlateau needs a metric, which recipes do not pass; choose another scheduler"
-        )
+        message = "ReduceLROnPlateau needs a metric, which recipes do not pass; choose another scheduler"
+        raise FieldError(message, "lr_scheduler")
     return scheduler
 
 
@@ -121,13 +120,11 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
     spare_the_compiler()
     optimizer = instantiate(component, [p for p in model.parameters() if p.requires_grad])
     if isinstance(optimizer, LBFGS):
-        raise ValueError(  # noqa: TRY004 - the config is wrong, not the type of an argument.
-            "optimizer: LBFGS needs a closure that computes the loss, which recipes do not pass; choose another"
-        )
+        message = "LBFGS needs a closure that computes the loss, which recipes do not pass; choose another"
+        raise FieldError(message, "optimizer")
     if isinstance(optimizer, SparseAdam):
-        raise ValueError(  # noqa: TRY004 - the config is wrong, not the type of an argument.
-            "optimizer: SparseAdam needs sparse gradients, and models have dense ones; choose another"
-        )
+        message = "SparseAdam needs sparse gradients, and models have dense ones; choose another"
+        raise FieldError(message, "optimizer")
     lighten(optimizer)
     return optimizer
 

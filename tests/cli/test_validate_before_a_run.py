@@ -1,0 +1,144 @@
+"""`tune validate` finds what a run would reject before its first step, and what it would take."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_any_model import write_model
+from tests.tune import Result, Tune
+from torchtune.datasets import auto_dataset
+from torchtune.tokenizers import auto_tokenizer
+
+CHAT = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]}
+LONG = {"instruction": "a" * 3000, "output": "b"}
+WRONG_SCHEDULES = {
+    "torch.optim.lr_scheduler.ReduceLROnPlateau": "needs a metric, which recipes do not pass",
+    "torchtune.training.warmup_stable_decay, decay_steps: 0": "decay_steps: expected an int above 0, got 0",
+    "torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1, pct_start: 2.0": "pct_start",
+}
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "model")
+
+
+def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lora_finetune") -> Result:
+    """Validate or run a config for rows."""
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = "lora" if recipe == "lora_finetune" else "full"
+    plain = ("device=cpu", "dtype=fp32", "loading.workers=0", "validation=null", "output_dir=run")
+    return tune(
+        verb,
+        recipe,
+        "--config",
+        config,
+        "model_directory=model",
+        "dataset.source=rows.jsonl",
+        *plain,
+        *words,
+    )
+
+
+@pytest.mark.parametrize("verb", ["validate", "data", "run"])
+@pytest.mark.parametrize(
+    ("rows", "words", "reason"),
+    [
+        ([LONG] * 3, (), "3 of 3 rows have no target within 128 tokens"),
+        ([LONG] * 70, (), "70 of 70 rows have no target within 128 tokens"),
+        ([CHAT] * 3, ("loading.packing.length=4",), "3 of 3 rows have no target within 4 tokens"),
+        ([CHAT] * 3, ("model.max_seq_len=5",), "3 of 3 rows have no target within 5 tokens"),
+        ([{"instruction": "a", "output": " "}] * 3, (), "3 of 3 have no answer"),
+        ([{"messages": CHAT["messages"][:1]}] * 3, (), "3 of 3 have no turn of the assistant's to learn"),
+    ],
+    ids=["long", "many long", "short packs", "short model", "blank answers", "questions alone"],
+)
+def test_rows_that_all_lose_their_targets_are_an_error_of_every_verb(
+    verb: str, rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune
+) -> None:
+    done = call(tune, verb, rows, *words)
+    assert done.status == 2
+    assert reason in done.err
+    assert "step 1" not in done.err
+    assert not Path("run/final").exists()
+
+
+@pytest.mark.parametrize("n_long", [63, 200])
+def test_one_row_with_a_target_among_many_without_is_valid(n_long: int, tune: Tune) -> None:
+    assert call(tune, "validate", [*[LONG] * n_long, {**LONG, "instruction": "a"}]).status == 0
+
+
+@pytest.mark.parametrize("schedule", WRONG_SCHEDULES)
+@pytest.mark.parametrize("verb", ["validate", "run"])
+def test_a_schedule_that_cannot_be_built_is_one_mistake_at_its_field(
+    schedule: str, verb: str, tune: Tune
+) -> None:
+    done = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
+    assert done.status == 2
+    line = done.err.splitlines()[-1]
+    assert WRONG_SCHEDULES[schedule] in line
+    assert line.count("lr_scheduler: ") == 1
+
+
+@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("torchtune.training.cosine_with_warmup, warmup_steps: 3", "of 3 steps does not fit into a run of 2"),
+        ("torchtune.training.linear_with_warmup, warmup_steps: 2", "of 2 steps does not fit into a run of 2"),
+        ("torchtune.training.warmup_stable_decay, decay_steps: 9", "the rate falls over these, not over 9"),
+        ("torchtune.training.constant_with_warmup, warmup_steps: 9", ""),
+        ("torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1", ""),
+    ],
+)
+def test_a_run_that_is_shorter_than_its_schedule_is_valid_with_a_note(
+    verb: str, schedule: str, message: str, tune: Tune, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = call(tune, verb, [CHAT], f"lr_scheduler={{_component_: {schedule}}}", "max_steps=2")
+    assert done.status == 0, done.err
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("owner/name", "there is no folder owner/name; a PEFT adapter's is expected (tune download"),
+        ("model", "no adapter_config.json in model; a PEFT adapter folder is expected"),
+        ("run", "run is a run's folder; name the adapter in it, run/final"),
+    ],
+)
+def test_a_folder_that_is_no_adapter_is_one_mistake(verb: str, folder: str, message: str, tune: Tune) -> None:
+    assert call(tune, "run", [CHAT], "max_steps=1").status == 0
+    words = (f"lora.adapter_directory={folder}", "max_steps=1", "output_dir=further")
+    done = call(tune, verb, [CHAT], *words)
+    assert done.status == 2
+    assert message in done.err
+    assert not Path("further/final").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "positions"),
+    [
+        (("dataset.source=later.jsonl",), "128 positions, a length that is assumed until the data are there"),
+        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 positions, a length that is assumed"),
+        ((), "{longest} positions\n"),
+        (("model.max_seq_len=20",), "20 positions\n"),
+        (("loading.packing.length=40",), "40 positions\n"),
+    ],
+    ids=["assumed", "assumed up to the model's", "of the data", "of the model", "of the packs"],
+)
+def test_activations_are_estimated_for_the_length_that_rows_will_have(
+    words: tuple[str, ...], positions: str, tune: Tune
+) -> None:
+    rows = [CHAT, {"messages": CHAT["messages"] * 2}, CHAT]
+    settings = ("batch_size=2", "loading.packing=null")
+    done = call(tune, "validate", rows, *settings, *words, recipe="full_finetune")
+    assert done.status == 0, done.err
+    dataset: Any = auto_dataset(auto_tokenizer("model"), "rows.jsonl")
+    longest = len(dataset[1].tokens) - 1  # the last token is only predicted
+    assert 20 < longest < 128
+    assert f" of activations for 2 rows of {positions.format(longest=longest)}" in done.out
