@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from torch.optim import AdamW
 
 from recipes import full_finetune, lora_finetune
-from tests.recipes.parts import PowerCut, full_config, lora_config
+from tests.recipes.parts import PowerCut, full_config, lora_config, metrics
 from tests.training.tiny import ALONE
 from torchtune.config import lazy
 from torchtune.training import Packing, Validation
@@ -28,6 +29,16 @@ def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest
     lines = capsys.readouterr().err.splitlines()
     assert "%) of them trained, on cpu, fp32" in lines[0]
     assert not [line for line in lines if line.startswith("validation:")]
+
+
+def test_the_start_counts_packs_and_names_no_epochs_where_steps_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"loading.packing": Packing(length=64), "max_steps": 3}
+    full_finetune.main(full_config(tmp_path, "packed", **changes))
+    assert "data: 6 rows; 3 steps of 2 packs" in capsys.readouterr().err.splitlines()
+    full_finetune.main(full_config(tmp_path, "padded", max_steps=2, gradient_accumulation_steps=3))
+    assert "data: 6 rows; 2 steps of 6 rows" in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize(("packing", "is_suggested"), [(None, True), (Packing(length=200), False)])
@@ -57,6 +68,30 @@ def test_the_end_names_the_model_the_best_step_and_the_next_commands(
     text = capsys.readouterr().err
     assert "merge it" not in text
     assert "best:" not in text
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1.0])
+def test_the_best_step_and_the_last_one_are_told_apart_after_early_stopping(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float
+) -> None:
+    changes: dict[str, Any] = {"optimizer": lazy(AdamW, lr=lr), "epochs": 40, "batch_size": 4}
+    validation = Validation(share=0.4, every_n_steps=1, patience=1, min_improvement=0.5)
+    full_finetune.main(full_config(tmp_path, "a", validation=validation, **changes))
+    lines = capsys.readouterr().err.splitlines()
+    found = {
+        line["step"]: line["validation_loss"] for line in metrics(tmp_path, "a") if "validation_loss" in line
+    }
+    assert max(found) < 40, "it stopped early"
+    step = min(found, key=lambda number: found[number])
+    assert bool(step) == (lr < 1)
+    model, when = (
+        (tmp_path / "a/best", f" after step {step}") if step else ("the model before training", "; ")
+    )
+    (best,) = [line for line in lines if line.startswith("best: ")]
+    assert best.startswith(f"best: {model} has the lowest validation loss, {found[step]:.4f}{when}")
+    assert f"finished: {tmp_path / 'a/final'} is the trained model" in lines
+    (note,) = [line for line in lines if "early stopping" in line]
+    assert note.startswith(f"step {max(found)}: ")
 
 
 def test_a_run_that_resumes_names_the_step_and_the_checkpoint(

@@ -17,9 +17,15 @@ def closing_lines(folder: RunFolder) -> Iterator[str]:
         return
     yield f"finished: {folder.final} is the trained model"
     best = folder.read_record().get("best")
-    if folder.best.is_dir() and isinstance(best, dict):
+    if isinstance(best, dict):
         loss, step = best.get("validation_loss"), best.get("step")
-        yield f"best: {folder.best} has the lowest validation loss, {loss:.4f} after step {step}"
+        if folder.best.is_dir():
+            yield f"best: {folder.best} has the lowest validation loss, {loss:.4f} after step {step}"
+        elif step == 0:
+            yield (
+                f"best: the model before training has the lowest validation loss, {loss:.4f}; a lower optimizer.lr may"
+                " help"
+            )
     path = shlex.quote(str(folder.path))
     yield f"try it: tune alpaca_generate --config generate model_directory={path}"
     if (folder.final / "adapter_config.json").is_file():

@@ -129,8 +129,9 @@ class Validator:
         self.last_step = step
         metrics.validated(step, finite_loss, self._counts["targets"], reported, answers, is_best=is_best)
         self._write_answers(step, answers)
-        if is_best and self._section.keep_best and step:
-            self._save()
+        if is_best and self._section.keep_best:
+            if step:
+                self._save()
             if self._world.is_main:
                 best = {"step": step, "validation_loss": loss}
                 RunFolder(self._output_dir).update_record({"best": best})
