@@ -109,6 +109,28 @@ def test_recipe_called_from_python_checks_resolves_and_freezes(tmp_path: Path) -
     assert (tmp_path / "r/config.yaml").exists()
 
 
+def test_recipe_called_from_python_names_its_keywords_where_a_run_is_there(tmp_path: Path) -> None:
+    cfg = sample.plain()
+    cfg.output_dir, cfg.seed = str(tmp_path / "r"), 1
+    sample.main(cfg)
+    with pytest.raises(ConfigError, match=r"extend=True to train on.* or overwrite=True") as caught:
+        sample.main(cfg)
+    assert "--" not in str(caught.value)
+    sample.main(cfg, overwrite=True)
+    record = json.loads((tmp_path / "r/run.json").read_text())
+    del record["finished"]
+    (tmp_path / "r/run.json").write_text(json.dumps(record))
+    (tmp_path / "r/metrics.jsonl").touch()
+    cfg.batch_size = 3
+    with pytest.raises(ConfigError, match=r"another config.* or overwrite=True") as caught:
+        sample.main(cfg)
+    assert "--overwrite" not in str(caught.value)
+    (tmp_path / "other/final").mkdir(parents=True)
+    cfg.output_dir = str(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"choose another output_dir, or overwrite=True"):
+        sample.main(cfg)
+
+
 def test_unfinished_run_goes_on_however_its_folder_is_spelt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
