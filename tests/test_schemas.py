@@ -86,15 +86,18 @@ def test_first_line_of_a_config_and_of_its_copy_leads_to_the_schema_of_its_recip
 
 
 @pytest.mark.usefixtures("schemas")
+@pytest.mark.parametrize("name", ["copy.yaml", "runs/my runs/copy.yaml", "./copy.yaml"])
 def test_copy_beside_configs_yaml_names_its_schema_by_a_relative_path(
-    tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "configs_yaml").symlink_to(FOLDER)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    tune("cp", "smollm2_135m_lora", "copy.yaml")
-    named = Path("copy.yaml").read_text(encoding="utf-8").partition("\n")[0].rpartition("=")[2]
+    tune("cp", "smollm2_135m_lora", name)
+    named = Path(name).read_text(encoding="utf-8").partition("\n")[0].rpartition("=")[2]
     assert not Path(named).is_absolute()
-    assert Path(named).resolve() == (FOLDER / "schemas/lora_finetune.json").resolve()
+    schema = Path(name).parent / named
+    assert schema.resolve() == (FOLDER / "schemas/lora_finetune.json").resolve()
 
 
 def test_schemas_are_built_at_first_use_where_the_wheel_has_empty_ones(

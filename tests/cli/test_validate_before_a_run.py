@@ -142,3 +142,49 @@ def test_activations_are_estimated_for_the_length_that_rows_will_have(
     longest = len(dataset[1].tokens) - 1  # the last token is only predicted
     assert 20 < longest < 128
     assert f" of activations for 2 rows of {positions.format(longest=longest)}" in done.out
+
+
+@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize(
+    ("optimizer", "reason"),
+    [
+        ("torch.optim.Muon", "ValueError: Muon only supports 2D parameters"),
+        ("torch.optim.LBFGS", "closure"),
+        ("torch.optim.SparseAdam", "dense"),
+    ],
+)
+def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_origin(
+    verb: str, optimizer: str, reason: str, tune: Tune
+) -> None:
+    words = (f"optimizer={optimizer}", "optimizer.lr=0.1", "max_steps=1")
+    done = call(tune, verb, [CHAT], *words, recipe="full_finetune")
+    assert done.status == 2
+    (line,) = [line for line in done.err.splitlines() if "optimizer: " in line and "note: " not in line]
+    assert reason in line
+    assert line.count("--override") <= 1
+    assert not Path("run/final").exists()
+
+
+@pytest.mark.parametrize("recipe", ["lora_finetune", "alpaca_generate"])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("owner/name", "`tune download owner/name --output-dir models/name` fetches it"),
+        (
+            "Qwen/Qwen2.5-0.5B",
+            "`tune download Qwen/Qwen2.5-0.5B --output-dir models/Qwen2.5-0.5B` fetches it",
+        ),
+        ("no/such/folder", "tune download fetches a model"),
+    ],
+)
+def test_a_name_on_the_hub_is_answered_with_the_command_that_fetches_it(
+    recipe: str, name: str, command: str, tune: Tune
+) -> None:
+    if recipe == "alpaca_generate":
+        words = ("alpaca_generate", "--config", "generate", f"model_directory={name}", "prompt=a")
+        validated, ran = tune("validate", *words), tune("run", *words)
+    else:
+        validated, ran = (call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run"))
+    assert (validated.status, ran.status) == (0, 2), "the run may be one of another machine"
+    assert command in validated.err
+    assert command in ran.err
