@@ -188,3 +188,20 @@ def test_a_name_on_the_hub_is_answered_with_the_command_that_fetches_it(
     assert (validated.status, ran.status) == (0, 2), "the run may be one of another machine"
     assert command in validated.err
     assert command in ran.err
+
+
+@pytest.mark.parametrize("name", ["owner/name", "Qwen/Qwen2.5-0.5B", "nowhere"])
+def test_a_tokenizer_folder_that_is_not_there_is_one_line_with_the_command_that_fetches_one(
+    name: str, tune: Tune
+) -> None:
+    done = call(tune, "run", [CHAT], f"tokenizer_directory={name}")
+    assert done.status == 2
+    assert (
+        f"there is no folder {name}; the folder of a tokenizer, or its tokenizer.json, is expected"
+        in done.err
+    )
+    assert "(tune download fetches one)" in done.err
+    assert (
+        f"tokenizer_directory: {name} is not there yet"
+        in call(tune, "validate", [CHAT], f"tokenizer_directory={name}").err
+    )

@@ -34,6 +34,11 @@ def tokenizer_file(path: str | os.PathLike[str], name: str) -> Path:
     if file.is_dir():
         file /= name
     if not file.is_file():
+        if not file.name.endswith((".json", ".model")):  # nor does it name a file
+            raise FileNotFoundError(
+                f"there is no folder {file}; the folder of a tokenizer, or its {name}, is expected"
+                " (tune download fetches one)"
+            )
         raise FileNotFoundError(
             f"no {file.name} in {file.parent}; the tokenizer's {name}, or the folder that holds it, is expected"
         )
