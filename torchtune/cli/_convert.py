@@ -29,6 +29,16 @@ DTYPE = Option(
     choices=("bfloat16", "float16", "float32"),
 )
 
+ADD_TOKEN = Option(
+    "--add-token",
+    "add a special token to the tokenizer, and a row for it to embeddings and output head: the mean of their rows",
+    "TOKEN",
+    repeats=True,
+)
+VOCAB_SIZE = Option(
+    "--vocab-size", "rows of embeddings and output head, if they are to have more than they need", "N"
+)
+_OPTIONS = (BASE, APART, TOKENIZER, DTYPE, ADD_TOKEN, VOCAB_SIZE)
 
 _GGUF = (
     "llama.cpp makes it of a folder: tune convert {source} {folder}; python convert_hf_to_gguf.py {folder}"
@@ -63,6 +73,8 @@ def run(call: Call) -> int:
             apart=call.has(APART),
             tokenizer=call.value(TOKENIZER),
             dtype=None if dtype is None else getattr(torch, dtype),
+            add_tokens=call.values(ADD_TOKEN),
+            vocab_size=call.number(VOCAB_SIZE),
             progress=show,
         )
     base = merge and merge.base
@@ -106,7 +118,12 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 VERB = Verb(
     "convert",
     run,
-    forms=(Form((Argument("<checkpoint>"), Argument("<folder>")), (BASE, APART, TOKENIZER, DTYPE)),),
+    forms=(
+        Form(
+            (Argument("<checkpoint>"), Argument("<folder>")),
+            (BASE, APART, TOKENIZER, DTYPE, ADD_TOKEN, VOCAB_SIZE),
+        ),
+    ),
     takes="a checkpoint and a folder",
     about="""\
 Writes a Hugging Face folder (config.json, the tokenizer, safetensors) of
@@ -120,5 +137,6 @@ Writes a Hugging Face folder (config.json, the tokenizer, safetensors) of
         "tune convert llama/llama-2-7b models/Llama-2-7b --tokenizer llama/tokenizer.model",
         "tune convert runs/smollm2_135m_lora/final models/mine",
         "tune convert models/mine models/mine-float16 --dtype float16",
+        "tune convert models/mine models/more --add-token '<|im_start|>' --add-token '<|im_end|>'",
     ),
 )

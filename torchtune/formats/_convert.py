@@ -1,6 +1,7 @@
 """Other people's checkpoints to ours: the work behind `tune convert`."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torchtune.files import partial_of, resolved
 from torchtune.formats._logits import LogitChange, logit_change
 from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
 from torchtune.formats._tensor_files import some
+from torchtune.formats._vocabulary import with_vocabulary
 from torchtune.formats._with_tokenizer import with_tokenizer
 from torchtune.formats.gguf._file import is_gguf
 from torchtune.formats.gguf._open import open_gguf
@@ -41,6 +43,8 @@ def convert(
     apart: bool = False,
     tokenizer: StrPath | None = None,
     dtype: torch.dtype | None = None,
+    add_tokens: Sequence[str] = (),
+    vocab_size: int | None = None,
     progress: Progress | None = None,
 ) -> "Merge | None":
     """Turn a checkpoint of any kind into a Hugging Face folder, tensor by tensor.
@@ -58,6 +62,10 @@ def convert(
         tokenizer: A folder with the tokenizer to put beside the weights, or a file of it. None: the source's own; an
             adapter's where its folder has one, else its base's.
         dtype: Of the weights. None: the source's own, or bfloat16 for GGUF files.
+        add_tokens: Special tokens to add to the tokenizer. Embeddings and output head get rows for them, each the mean
+            of the rows that there are.
+        vocab_size: Rows of embeddings and output head, at least as many as there are. None: as many as there are, or as
+            the added tokens need.
         progress: Called after each tensor with the number done and the number of all.
 
     Returns:
@@ -83,8 +91,14 @@ def convert(
                 raise ValueError(
                     f"{name} (--{name}) is for adapters, and {source} is none (no {ADAPTER_CONFIG}); leave it out"
                 )
-        write_checkpoint(_open(source, tokenizer), target, dtype=dtype, progress=progress)
+        checkpoint = with_vocabulary(_open(source, tokenizer), add_tokens, vocab_size)
+        write_checkpoint(checkpoint, target, dtype=dtype, progress=progress)
         return None
+    if add_tokens or vocab_size is not None:
+        option = "add_tokens (--add-token)" if add_tokens else "vocab_size (--vocab-size)"
+        raise ValueError(
+            f"{option} is for whole models, and {source} is an adapter; convert its base, and name that"
+        )
     if apart:
         if tokenizer is not None:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Tokenizers of every kind, their files, and the ids at which texts begin and end."""
 
+from torchtune.tokenizers._added import add_special_tokens
 from torchtune.tokenizers._any import AnyTokenizer
 from torchtune.tokenizers._auto import auto_tokenizer, load_tokenizer
 from torchtune.tokenizers._bpe import BPETokenizer
@@ -31,6 +32,7 @@ __all__ = [
     "TekkenTokenizer",
     "TiktokenTokenizer",
     "TokenizerOptions",
+    "add_special_tokens",
     "auto_tokenizer",
     "check_options",
     "copy_files",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken as BackendToken
 
 _SPECIAL_TOKENS_MAP = "special_tokens_map.json"
-_ADDED = "added_tokens_decoder"
+ADDED = "added_tokens_decoder"
 _MORE = ("extra_special_tokens", "additional_special_tokens")
 """Special tokens without a name of their own; transformers 5 has the first name for what earlier ones wrote as the
 second."""
@@ -88,7 +88,7 @@ class TokenizerConfig:
         """
         path, older = file.parent / CONFIG, file.parent / _SPECIAL_TOKENS_MAP
         values = read_json(path) if path.is_file() else {}
-        if _ADDED not in values and older.is_file():
+        if ADDED not in values and older.is_file():
             values |= read_json(older)
         return cls(values, file.parent)
 
@@ -108,7 +108,7 @@ class TokenizerConfig:
     @property
     def lists_added_tokens(self) -> bool:
         """Whether tokenizer_config.json lists the added tokens with their flags; older folders list only their ids."""
-        return self.values.get(_ADDED) is not None
+        return self.values.get(ADDED) is not None
 
     def special_texts(self) -> list[str]:
         """Return the texts of all special tokens that it names or lists."""
@@ -123,13 +123,13 @@ class TokenizerConfig:
             ValueError: they are not written as transformers writes them.
         """
         added: dict[str, AddedToken] = {}
-        tokens = self.values.get(_ADDED)
+        tokens = self.values.get(ADDED)
         older = self.folder / "added_tokens.json"
         for text, i in (read_json(older) if tokens is None and older.is_file() else {}).items():
             _check_added(older, text, i)
             added[text] = AddedToken(i)
         if not isinstance(tokens, dict | None):
-            raise unexpected(self._path, _ADDED, tokens, "an object of tokens by their ids")
+            raise unexpected(self._path, ADDED, tokens, "an object of tokens by their ids")
         for name, token in (tokens or {}).items():
             values = token if isinstance(token, dict) else {}
             content = values.get("content")

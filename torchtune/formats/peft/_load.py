@@ -219,13 +219,13 @@ class _Reader:
             shape, found = self.parameters[name], list(tensor.shape)
             if found != shape:
                 is_resized = found[1:] == shape[1:] and shape[0] == self.model.architecture.vocab_size
-                hint = (
-                    f"; its vocabulary was resized: resize the base's as well (tune convert <base> <folder> --tokenizer"
-                    f" {self.folder}), and name that base"
-                    if is_resized
-                    else ""
-                )
-                raise ValueError(self._not_of_model(f"{PREFIX}{name}", shape, found) + hint)
+                mistake = self._not_of_model(f"{PREFIX}{name}", shape, found)
+                if is_resized:
+                    mistake += (
+                        "; its vocabulary was resized: resize the base's as well (tune convert <base> <folder>"
+                        f" --vocab-size {found[0]}), and name that base"
+                    )
+                raise ValueError(mistake)
         return tensors
 
     def _layer(self, theirs: str) -> LayerAdapter:

@@ -1,0 +1,59 @@
+"""Special tokens that are added to a tokenizer's files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchtune.files import read_json, write_json
+from torchtune.tokenizers._auto import auto_tokenizer
+from torchtune.tokenizers._chat_templates import CONFIG
+from torchtune.tokenizers._config import ADDED, AddedToken
+from torchtune.tokenizers._files import vocabulary_file
+
+
+def add_special_tokens(folder: Path, tokens: Sequence[str]) -> int:
+    """Add special tokens to a tokenizer, in place.
+
+    Args:
+        folder: Holds tokenizer.json and tokenizer_config.json.
+        tokens: Their texts; those that are special tokens already are left out.
+
+    Returns:
+        How many ids the tokenizer has then: the highest and one more.
+
+    Raises:
+        FileNotFoundError: there is no tokenizer.
+        ValueError: the tokenizer is of another kind, its files are damaged, or a text is empty.
+    """
+    if "" in tokens:
+        raise ValueError("a special token needs a text, and one of those to be added is empty")
+    tokenizer = auto_tokenizer(str(folder))
+    new = [token for token in dict.fromkeys(tokens) if token not in tokenizer.special_tokens]
+    if not new:
+        return tokenizer.vocab_size
+    file = vocabulary_file(folder)
+    assert file is not None
+    if file.name != "tokenizer.json":
+        raise ValueError(
+            f"tokens can be added to a tokenizer.json, and the tokenizer is a {file.name}; save it with transformers"
+            " first (AutoTokenizer.from_pretrained(...).save_pretrained(...)), which writes one"
+        )
+    _add(folder, file, new)
+    return auto_tokenizer(str(folder)).vocab_size
+
+
+def _add(folder: Path, file: Path, tokens: Sequence[str]) -> None:
+    from tokenizers import Tokenizer as Backend
+
+    backend = Backend.from_file(str(file))
+    backend.add_special_tokens([AddedToken(0).backend(token) for token in tokens])
+    file.write_text(backend.to_str(pretty=True), encoding="utf-8")
+    config = read_json(folder / CONFIG)
+    if ADDED in config:  # it lists them all, if it lists some
+        listed = {
+            str(backend.token_to_id(token)): {"content": token, "special": True, **_FLAGS} for token in tokens
+        }
+        write_json(folder / CONFIG, {**config, ADDED: {**config[ADDED], **listed}})
+
+
+_FLAGS = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+"""How transformers describes a special token that is found wherever it stands."""
