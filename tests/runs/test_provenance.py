@@ -214,7 +214,19 @@ def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
     assert "sources.rows" in project.run("epochs=3", "--extend")[1]
 
 
-@pytest.mark.parametrize("name", ["final/model.safetensors", "best/x", "checkpoints/step_3/x"])
+RESULTS = [
+    "final/model.safetensors",
+    "best/x",
+    "checkpoints/step_3/x",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "profile/x",
+    "log.txt",
+    "wandb_id.txt",
+]
+
+
+@pytest.mark.parametrize("name", RESULTS)
 def test_results_of_another_origin_are_not_overwritten(project: Project, name: str) -> None:
     project.write(f"run/{name}", "weights")
     status, text = project.run()
@@ -224,6 +236,17 @@ def test_results_of_another_origin_are_not_overwritten(project: Project, name: s
     assert (project.folder / "run" / name).read_text() == "weights"
     assert project.run("--overwrite")[0] == 0
     assert not (project.folder / "run" / name).exists()
+
+
+def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Project) -> None:
+    assert project.run()[0] == 0
+    (project.folder / "run/config.yaml").unlink()
+    (project.folder / "run/final").rmdir()
+    (project.folder / "run/checkpoints/step_1").rmdir()
+    (project.folder / "run/checkpoints").rmdir()
+    status, text = project.run()
+    assert status == 2
+    assert "run/run.json exists, and there is no config.yaml of a run in run" in text
 
 
 def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Project) -> None:

@@ -66,6 +66,16 @@ class RunFolder:
         self._plots = [self.plot.with_suffix(ending) for ending in (".png", ".html")]
         self.code = self.path / "code"
         """Copies of the user's own code."""
+        self._results = [
+            self.checkpoints,
+            self.metrics,
+            self.samples,
+            self.best,
+            self.final,
+            self.profile,
+            self.log,
+            self.wandb_id,
+        ]
         self._lock = self.path / ".lock"
 
     @property
@@ -172,8 +182,10 @@ class RunFolder:
             raise _refused(layers, reason, "choose another output_dir") from error
 
     def _check_empty(self, layers: "Layers", allowed: Resume) -> None:
-        """Reject results without a frozen config, which another program may have written."""
-        results = [path for path in (self.final, self.best, self.checkpoints) if path.exists()]
+        """Reject results without a frozen config: it was deleted, or another program has written them."""
+        results = [path for path in self._results if path.exists()]
+        if "finished" in self.read_record():
+            results.append(self.record)
         if results:
             message = f"{results[0]} exists, and there is no {self.config.name} of a run in {self.path}"
             raise _refused(layers, message, allowed.elsewhere)
@@ -293,15 +305,7 @@ class RunFolder:
             shutil.rmtree(removed, ignore_errors=True)
             self.checkpoints.rename(removed)
         self._clear_code()
-        results = [
-            self.checkpoints,
-            self.metrics,
-            self.samples,
-            self.best,
-            self.final,
-            self.profile,
-        ]
-        for path in (removed, *results, self.log, self.wandb_id, *self._plots, self.record, self.config):
+        for path in (removed, *self._results, *self._plots, self.record, self.config):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
