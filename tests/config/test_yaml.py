@@ -131,3 +131,11 @@ def test_what_is_rendered_reads_back_equal_and_renders_the_same(value: Any) -> N
     assert back == {"a": value}
     assert repr(back) == repr({"a": value})
     assert render_yaml(back) == text
+
+
+@pytest.mark.parametrize("separator", [" ", ": ", " # "])
+def test_long_text_stays_on_one_line(separator: str) -> None:
+    path = separator.join(["/data/folder of rows"] * 20)
+    text = render_yaml({"dataset": {"source": path}})
+    assert len(text.splitlines()) == 2
+    assert parse_yaml(text, "f.yaml").value == {"dataset": {"source": path}}

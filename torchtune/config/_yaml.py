@@ -330,10 +330,14 @@ _Renderer.add_representer(Text, lambda dumper, value: dumper.represent_str(value
 _Renderer.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str(value)))
 
 
+_UNLIMITED = 2**31 - 1
+"""A width at which no line is folded."""
+
+
 def inline_yaml(tree: Any) -> str:
     """Render a value on one line, as it may be written behind a key: `[q_proj, v_proj]`, `1.0e-05`."""
     text: str = yaml.dump(
-        tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=2**31 - 1, default_flow_style=True
+        tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=_UNLIMITED, default_flow_style=True
     )
     line = text.removesuffix("...\n").strip()
     if "\n" not in line:
@@ -344,6 +348,9 @@ def inline_yaml(tree: Any) -> str:
 
 
 def render_yaml(tree: Any) -> str:
-    """Render mappings, lists and scalars as YAML that `parse_yaml` reads back equal, keys in their order."""
-    text: str = yaml.dump(tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=100)
+    """Render mappings, lists and scalars as YAML that `parse_yaml` reads back equal, keys in their order.
+
+    Text without line breaks stays on one line, however long, so that `grep` finds a path with spaces in it.
+    """
+    text: str = yaml.dump(tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=_UNLIMITED)
     return text
