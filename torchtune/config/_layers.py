@@ -5,7 +5,7 @@ Every leaf remembers its origin. A component that replaces another starts with n
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import define, field
 
@@ -30,6 +30,15 @@ Origins = Callable[[Path], Location]
 """Gives the location of what stands at a path of one layer."""
 
 
+class DroppedArguments(NamedTuple):
+    """The arguments that a component lost when another replaced it."""
+
+    path: Path
+    names: tuple[str, ...]
+    replacement: str
+    """Which component replaced which, and where."""
+
+
 @define
 class Layers:
     """A config as it grows from its layers.
@@ -39,14 +48,14 @@ class Layers:
         tree: All layers merged, references as written.
         origins: The origin of each value that a layer set.
         mistakes: What was already found wrong while reading, each with its location.
-        notes: What the user should know, such as arguments that a swap dropped.
+        dropped: The arguments that were lost when one component replaced another.
     """
 
     wanted: type | None
     tree: dict[str, Any] = field(factory=dict)
     origins: dict[Path, Location] = field(factory=dict)
     mistakes: list[Mistake] = field(factory=list)
-    notes: list[str] = field(factory=list)
+    dropped: list[DroppedArguments] = field(factory=list)
     sources: list[Location] = field(factory=list)
     """The files and config functions, lowest first."""
     depth: int = 0
@@ -150,7 +159,22 @@ class Layers:
         over_defaults = self.origin(path).layer == 0 and origin.kind != "command line"
         if dropped and not over_defaults:
             what = f"{dotted(path)}: {new[COMPONENT_KEY]} replaces {old[COMPONENT_KEY]}"
-            self.notes.append(f"{origin}: {what} and drops its {', '.join(dropped)}")
+            self.dropped.append(DroppedArguments(path, tuple(dropped), f"{origin}: {what}"))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know: the arguments that were dropped, and that nothing has set again since."""
+        notes = []
+        for path, names, replacement in self.dropped:
+            try:
+                component = at(self.tree, path)
+            except LookupError:
+                component = None
+            now_set = component if is_component_tree(component) else {}
+            lost = [name for name in names if name not in now_set]
+            if lost:
+                notes.append(f"{replacement} and drops its {', '.join(lost)}")
+        return notes
 
     def origin(self, path: Path) -> Location:
         """Return the origin of a path, or of the nearest thing above it."""
