@@ -171,7 +171,10 @@ def main(cfg: AlpacaGenerateConfig) -> None:
             )
     if sys.stderr.isatty() and assistant.seconds:
         speed = assistant.n_tokens / assistant.seconds
-        print(f"{assistant.n_tokens} tokens, {speed:.1f} a second", file=sys.stderr)
+        print(
+            f"{assistant.n_tokens} token{'s' * (assistant.n_tokens != 1)}, {speed:.1f} a second",
+            file=sys.stderr,
+        )
 
 
 def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:

@@ -50,9 +50,9 @@ def test_held_out_rows_that_are_trained_on_are_told(tune: Tune, tiny: Tiny) -> N
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = show(tune, tiny, "--held-out", str(held_out))
-    assert "held out  3 rows; 1 are trained on, 1 by their prompt alone" in done.out
+    assert "held out  3 rows; 1 is trained on, 1 by their prompt alone" in done.out
     assert (
-        f"1 of 3 held-out rows stand among the rows that are trained on; the first: {held_out}: line 2"
+        f"1 of 3 held-out rows stands among the rows that are trained on; the first: {held_out}: line 2"
         in done.out
     )
     missing = show(tune, tiny, "--held-out", "nowhere.jsonl")

@@ -147,7 +147,7 @@ def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, t
     run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 2
     assert (
-        "validation: none of 1 held-out rows has a target; 1 of 1 rows has no target within 64 tokens"
+        "validation: none of 1 held-out row has a target; 1 of 1 row has no target within 64 tokens"
         in run.err
     )
 

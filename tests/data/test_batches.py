@@ -257,7 +257,7 @@ def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptu
     assert "1 of 2 rows is cut at 8 tokens; the first: row 2: 20 tokens" in caplog.text
     alone = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
     assert next(alone).tokens.tolist() == [[2] * 5]
-    with pytest.raises(ValueError, match="none of 1 rows gives anything to learn: 1 of 1 rows has no target"):
+    with pytest.raises(ValueError, match="none of 1 row gives anything to learn: 1 of 1 row has no target"):
         next(Batches([late], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
 
 

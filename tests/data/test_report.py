@@ -39,10 +39,10 @@ def test_every_kind_of_mistake_is_said() -> None:
     ]
     warnings = report(rows, Knowing(), range(5)).warnings
     for said in (
-        "1 of 5 examples begin with BOS twice",
-        "1 of 5 examples do not end with a token that ends an answer",
+        "1 of 5 examples begins with BOS twice",
+        "1 of 5 examples does not end with a token that ends an answer",
         "of all tokens are unknown to the tokenizer",
-        "1 of 5 examples stand there twice or more",
+        "1 of 5 examples stands there twice or more",
     ):
         assert any(said in warning for warning in warnings), said
     whole = [Example(e.tokens, list(e.tokens)) for e in (twice, endless)]
@@ -73,7 +73,7 @@ def test_held_out_rows_among_those_trained_on_are_told() -> None:
     assert (found.n_held_out, found.held_out_seen, found.held_out_asked) == (4, ["row 1", "row 5"], ["row 2"])
     assert found.warnings == [
         "2 of 4 held-out rows stand among the rows that are trained on; the first: row 1",
-        "1 of 4 held-out rows have a prompt that is trained on, with another answer; the first: row 2",
+        "1 of 4 held-out rows has a prompt that is trained on, with another answer; the first: row 2",
     ]
     assert not report(rows, Knowing(), range(4), held_out=[example("f")]).warnings
 

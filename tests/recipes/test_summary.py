@@ -27,6 +27,7 @@ def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest
     assert "validation: 2 held-out rows, after every step" in lines
     lora_finetune.main(lora_config(tmp_path, "lora", max_steps=1))
     lines = capsys.readouterr().err.splitlines()
+    assert "; 1 step of " in lines[1]
     assert "%) of them trained, on cpu, fp32" in lines[0]
     assert not [line for line in lines if line.startswith("validation:")]
 

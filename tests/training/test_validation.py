@@ -290,7 +290,7 @@ def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> Non
     assert held_out_items(rows, None, 1)[0].tokens == [1, 2]
     with pytest.raises(
         ValueError,
-        match="none of 1 held-out rows has a target; 1 of 1 rows has no answer and is left out; the first: row 1",
+        match="none of 1 held-out row has a target; 1 of 1 row has no answer and is left out; the first: row 1",
     ):
         held_out_items(Odd(rows[:1]), None, 9)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchtune._counted import counted
 from torchtune.cli._run import ranks_of
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, RECIPE, Form, Verb
 from torchtune.runs.command_line import Call, Option
@@ -53,7 +54,7 @@ def _lines(summary: "Summary") -> Iterator[str]:
     for number, row in enumerate(summary.rows, start=1):
         for at, document in enumerate(row, start=1):
             of = f", example {at} of {len(row)}" if len(row) > 1 else ""
-            yield paint(f"row {number}{of}: {len(document)} tokens", "bold")
+            yield paint(f"row {number}{of}: {counted(len(document), 'token')}", "bold")
             yield _document(document)
             yield ""
     yield " · ".join(legend)

@@ -3,6 +3,7 @@
 from html import escape
 from typing import Any
 
+from torchtune._counted import counted
 from torchtune.cli._data_summary import Summary
 
 _STYLE = """
@@ -68,5 +69,5 @@ def _bars(summary: Summary) -> str:
         f'<div style="height:{count / most:.1%}" title="from {least}: {count}"></div>'
         for least, count in summary.histogram
     )
-    ends = f"<span>{summary.histogram[0][0]} tokens<span>{max(summary.report.lengths)} tokens"
+    ends = f"<span>{counted(summary.histogram[0][0], 'token')}<span>{counted(max(summary.report.lengths), 'token')}"
     return f"<h2>Lengths</h2><div class=bars>{bars}</div><div class=axis>{ends}</div>"

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from torchtune._counted import counted
 from torchtune.config import ConfigError, Mistake, instantiate, lazy
 from torchtune.config.model import parameters_of
 from torchtune.runs import checked_layers
@@ -120,8 +121,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     yield "length", f"{lengths[0]:,} to {lengths[-1]:,}, half of them up to {lengths[n // 2]:,}"
     if counts.n_held_out:
         seen, asked = len(counts.held_out_seen), len(counts.held_out_asked)
-        overlap = f"{seen:,} are trained on, {asked:,} by their prompt alone"
-        yield "held out", f"{counts.n_held_out:,} rows; {overlap}"
+        overlap = f"{seen:,} {'is' if seen == 1 else 'are'} trained on, {asked:,} by their prompt alone"
+        yield "held out", f"{counted(counts.n_held_out, 'row')}; {overlap}"
     if counts.n_cut:
         yield "cut", f"{counts.n_cut:,} are longer than fits, and lose their end"
     n_batches = batches.steps_in(1)
@@ -139,8 +140,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
     if cfg.max_steps_per_epoch is not None:
         steps = min(steps, cfg.max_steps_per_epoch)
     a_step = useful / len(drawn) * cfg.gradient_accumulation_steps * ranks
-    yield "a step", f"about {a_step:,.0f} tokens"
-    yield "an epoch", f"{steps:,} step{'s' * (steps != 1)}"
+    yield "a step", f"about {counted(round(a_step), 'token')}"
+    yield "an epoch", counted(steps, "step")
 
 
 def _histogram(lengths: list[int]) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from torchtune._counted import counted
 from torchtune.cli._verb import MANY, Argument, Form, Verb
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import Call, Option
@@ -65,7 +66,7 @@ def run(call: Call) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; the same command again fetches the files that are not whole\n")
         return 1
-    amount = f"{len(sizes)} file{'s' * (len(sizes) != 1)}, {_bytes(sum(sizes.values()))}"
+    amount = f"{counted(len(sizes), 'file')}, {_bytes(sum(sizes.values()))}"
     sys.stdout.write(f"wrote {amount}, into {folder}\n")
     if "config.json" in sizes:
         directory = shlex.quote(folder)

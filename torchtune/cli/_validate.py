@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchtune import config, runs
+from torchtune._counted import counted
 from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import ranks_of
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
@@ -303,7 +304,7 @@ def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
 
 def _positions(needs: dict[str, int]) -> str:
     n_rows = needs["rows"]
-    return f"{n_rows} row{'s' * (n_rows != 1)} of {needs['length']:,} positions"
+    return f"{counted(n_rows, 'row')} of {counted(needs['length'], 'position')}"
 
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:

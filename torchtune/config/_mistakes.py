@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
+from torchtune._counted import counted
 from torchtune._own_packages import folder_of
 
 # Named tuples, since `tune ls` passes here and importing attrs costs more than all it does.
@@ -131,7 +132,7 @@ class ConfigError(ValueError):
     def render(self, paint: Painter = lambda text, _: text) -> str:
         """Return the list as text: a head, then a line for each mistake."""
         count = len(self.mistakes)
-        head = paint(f"{count} mistake{'s' * (count != 1)} in {self.of}:", "head")
+        head = paint(f"{counted(count, 'mistake')} in {self.of}:", "head")
         return "\n".join([head, *(f"  {mistake.render(paint)}" for mistake in self.mistakes)])
 
     def __str__(self) -> str:

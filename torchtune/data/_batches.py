@@ -7,6 +7,7 @@ from typing import Any, Generic, Self
 
 from attrs import define, evolve, field
 
+from torchtune._counted import counted
 from torchtune.data._ahead import Ahead
 from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch
@@ -179,7 +180,7 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
             if not any(self._sample.values()):
                 reasons, n = "; ".join(sampled.lines(len(self._sample))), len(self._sample)
                 self._sample = {}
-                raise ValueError(f"none of {n} rows gives anything to learn: {reasons}")
+                raise ValueError(f"none of {counted(n, 'row')} gives anything to learn: {reasons}")
         return self._sample
 
     def __enter__(self) -> Self:
@@ -374,7 +375,9 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
     def _end_epoch(self) -> None:
         lines = self._tally.lines(self._n_seen)
         if not self._n_given:
-            raise ValueError(f"none of {self._n_seen} rows gives anything to learn: {'; '.join(lines)}")
+            raise ValueError(
+                f"none of {counted(self._n_seen, 'row')} gives anything to learn: {'; '.join(lines)}"
+            )
         if self.logs and self.rank == 0:
             epoch = self._number // self._windows.per_epoch + 1
             is_same = bool(lines) and self._tally.rows == self._before

@@ -5,6 +5,8 @@ from typing import Any, Self
 
 from attrs import define, field, frozen
 
+from torchtune._counted import counted
+
 
 @frozen
 class Note:
@@ -56,7 +58,7 @@ class Tally:
     def lines(self, n_rows: int) -> list[str]:
         """Say it all, a line for each thing."""
         return [
-            f"{n:,} of {n_rows:,} rows {_agreeing(text, n)}; the first: {self.first[text]}"
+            f"{n:,} of {counted(n_rows, 'row')} {agreeing(text, n)}; the first: {self.first[text]}"
             for text, n in self.rows.items()
         ]
 
@@ -74,12 +76,22 @@ class Tally:
         self.first = dict(state["first"])
 
 
-def _agreeing(text: str, n: int) -> str:
+_SINGULAR = {
+    "have": "has",
+    "are": "is",
+    "contain": "contains",
+    "begin": "begins",
+    "do": "does",
+    "stand": "stands",
+}
+
+
+def agreeing(text: str, n: int) -> str:
     """Put a text that is said of rows in the singular where it is said of one."""
     if n != 1:
         return text
     verb, _, rest = text.partition(" ")
-    singular = {"have": "has", "are": "is", "contain": "contains"}.get(verb, verb)
+    singular = _SINGULAR.get(verb, verb)
     return f"{singular} {rest}".replace(" and are left out", " and is left out")
 
 

@@ -6,10 +6,11 @@ from functools import partial
 
 from attrs import define, field, frozen
 
+from torchtune._counted import counted
 from torchtune.data._batch import IGNORE_INDEX
 from torchtune.data._example import Example
 from torchtune.data._item import Item, LeftOut, items_of
-from torchtune.data._notes import Tally
+from torchtune.data._notes import Tally, agreeing
 from torchtune.data._rows import Rows, is_plain_text, place_of
 from torchtune.data._tokenizer import Tokenizer
 
@@ -153,16 +154,19 @@ def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
     n = len(counts.lengths)
     if not n:
         return ["no row gives anything to learn"]
+    examples = counted(n, "example")
     said = [
         *Tally.of_left_out(counts.left_out).lines(counts.n_read),
         *counts.notes.lines(counts.n_read),
     ]
     if suspect["bos"]:
-        said.append(f"{suspect['bos']} of {n} examples begin with BOS twice, which the model never saw")
+        what = agreeing("begin with BOS twice, which the model never saw", suspect["bos"])
+        said.append(f"{suspect['bos']} of {examples} {what}")
     if suspect["end"]:
+        what = agreeing("do not end with a token that ends an answer", suspect["end"])
         said.append(
-            f"{suspect['end']} of {n} examples do not end with a token that ends an answer, so that the model does not"
-            " learn to stop there (they are cut, or the text is plain)"
+            f"{suspect['end']} of {examples} {what}, so that the model does not learn to stop there (they are cut, or"
+            " the text is plain)"
         )
     if suspect["unknown"] > UNKNOWN_SHARE * counts.n_tokens:
         share = suspect["unknown"] / counts.n_tokens
@@ -176,7 +180,10 @@ def _warnings(counts: Report, suspect: Counter[str]) -> list[str]:
         (counts.held_out_asked, "have a prompt that is trained on, with another answer"),
     ):
         if places:
-            said.append(f"{len(places)} of {counts.n_held_out} held-out rows {what}; the first: {places[0]}")
+            rows = counted(counts.n_held_out, "held-out row")
+            said.append(f"{len(places)} of {rows} {agreeing(what, len(places))}; the first: {places[0]}")
     if counts.n_doubled > n // 100:
-        said.append(f"{counts.n_doubled} of {n} examples stand there twice or more")
+        said.append(
+            f"{counts.n_doubled} of {examples} {agreeing('stand there twice or more', counts.n_doubled)}"
+        )
     return said

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from torchtune._counted import counted
 from torchtune.datasets._compressed import ending
 from torchtune.datasets._records import Offsets, Records, TextFile
 from torchtune.datasets._tables import Row, RowError
@@ -41,8 +42,9 @@ class Csv(Records):
     def __getitem__(self, index: int, /) -> Row:
         fields = self._fields(index)
         if len(fields) != len(self._columns):
+            columns = counted(len(self._columns), "column")
             raise RowError(
-                f"{self.place(index)}: {len(fields)} fields, where the first line names {len(self._columns)} columns:"
+                f"{self.place(index)}: {counted(len(fields), 'field')}, where the first line names {columns}:"
                 f" {', '.join(map(repr, self._columns))}; a field that holds {_SEPARATORS[self._separator]} or line"
                 " breaks is to be in double quotes"
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
+from torchtune._counted import counted
 from torchtune.datasets._stream import StreamTable
 from torchtune.datasets._tables import ArrowTable, Table
 
@@ -135,5 +136,5 @@ def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name:
             f"{name}: does not say how many rows it has; load_options.rows is to say how many make an epoch"
         )
     if n_stated and n_rows > n_stated:
-        raise ValueError(f"load_options.rows: {name} has {n_stated:,} rows, not {n_rows:,}")
+        raise ValueError(f"load_options.rows: {name} has {counted(n_stated, 'row')}, not {n_rows:,}")
     return StreamTable(stream, n_rows, name)

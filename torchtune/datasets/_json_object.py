@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torchtune._counted import counted
+
 _OF_ROWS = {
     "messages",
     "conversations",
@@ -27,10 +29,9 @@ def _advice(value: dict[str, Any]) -> str:
     lists = [key for key, item in value.items() if _is_rows(item)]
     if lists:
         key = max(lists, key=lambda name: len(value[name]))
-        plural = "s" * (len(value[key]) > 1)
         others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)
         return (
-            f"its key {key!r} holds a list of {len(value[key]):,} object{plural}{others}: if those are the rows, save"
+            f"its key {key!r} holds a list of {counted(len(value[key]), 'object')}{others}: if those are the rows, save"
             f" that list alone, json.dump(value[{key!r}], file); {alone}"
         )
     if _is_columns(value):

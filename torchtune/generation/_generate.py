@@ -7,6 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from torchtune._counted import counted
 from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions, row_generator
 from torchtune.modules import Decoder, KVCache
 
@@ -143,8 +144,8 @@ def check_prompt(
         )
     if len(tokens) + max_new_tokens > max_seq_len:
         raise ValueError(
-            f"{what} has {len(tokens)} tokens, which with max_new_tokens = {max_new_tokens} are more than the"
-            f" model's max_seq_len = {max_seq_len}; shorten the prompt or the answer"
+            f"{what} has {counted(len(tokens), 'token')}, which with max_new_tokens = {max_new_tokens} are more than"
+            f" the model's max_seq_len = {max_seq_len}; shorten the prompt or the answer"
         )
 
 

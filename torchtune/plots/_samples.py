@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from torchtune._counted import counted
 from torchtune.plots._run import PlottedRun
 
 _BUDGET = 400_000
@@ -25,7 +26,7 @@ def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
     all_steps = {step for _, step, _ in answers}
     yield "<h2>Answers</h2>"
     if len(steps) < len(all_steps):
-        yield f"<p class=dim>Of {len(steps)} of {len(all_steps)} validations; samples.jsonl has all.</p>"
+        yield f"<p class=dim>Of {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl has all.</p>"
     several = len(runs) > 1
     heads = "".join(f"<th>{escape(run.name)}" for run in runs) if several else "<th>answer"
     for prompt in asked:

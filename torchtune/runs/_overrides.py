@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 from attrs import define, field
 
+from torchtune._counted import counted
 from torchtune._hints import hint_for
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
@@ -260,7 +261,7 @@ class Overriding:
         if is_component_tree(tree):
             return RejectedError(unknown(part, known, where, tree[COMPONENT_KEY]))
         if isinstance(tree, list):
-            count = f"{len(tree)} item{'s' * (len(tree) != 1)}"
+            count = counted(len(tree), "item")
             return reject("unknown", f"the list has {count}, counted from 0", path=where)
         if path and not known and not isinstance(tree, Mapping):
             what = "a single value"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchtune._counted import counted
 from torchtune._own_packages import folder_of, own_name
 from torchtune.config.model import COMPONENT_KEY, Difference, current_trust, differences
 
@@ -251,8 +252,7 @@ def _compared(
 
 def _size(value: Mapping[str, Any]) -> str:
     """Describe a fingerprint."""
-    n_files = value["files"]
-    return f"{n_files} file{'s' * (n_files != 1)}, {value['bytes']:,} bytes, {value['sha256'][:12]}"
+    return f"{counted(value['files'], 'file')}, {counted(value['bytes'], 'byte')}, {value['sha256'][:12]}"
 
 
 def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from attrs import define
 
+from torchtune._counted import counted
 from torchtune.distributed import World
 
 _logger = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ class GlobalBatch:
             return
         advice = f"set gradient_accumulation_steps={saved // per_micro_batch} to keep it"
         if saved % per_micro_batch:
-            advice = f"no gradient_accumulation_steps keeps it with {self._world.data_size} ranks of batch_size rows"
-        ranks = f" on {state['ranks']} rank{'s' * (state['ranks'] != 1)}"
-        _logger.warning("the global batch is %d rows now (was %d%s); %s", self.n_rows, saved, ranks, advice)
+            ranks = counted(self._world.data_size, "rank")
+            advice = f"no gradient_accumulation_steps keeps it with {ranks} of batch_size rows"
+        ranks = f" on {counted(state['ranks'], 'rank')}"
+        _logger.warning(
+            "the global batch is %s now (was %d%s); %s", counted(self.n_rows, "row"), saved, ranks, advice
+        )

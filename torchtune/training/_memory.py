@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from attrs import evolve
 
+from torchtune._counted import counted
 from torchtune.config import Component, ConfigError, InstantiationError, instantiate
 from torchtune.config.model import is_component
 from torchtune.formats import stored_dtypes
@@ -222,7 +223,7 @@ def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
         ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
     except Exception:  # of whatever kind, as memory may be short for the estimate, too
         return OutOfMemoryError(f"{message}. {_LESS}")
-    of = f"for {rows} rows of {length:,} positions"
+    of = f"for {counted(rows, 'row')} of {counted(length, 'position')}"
     return OutOfMemoryError(f"{message}. Estimated savings {of}: {ways or 'a smaller model'}")
 
 

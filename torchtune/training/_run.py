@@ -11,6 +11,7 @@ from attrs import define, frozen
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchtune._counted import counted
 from torchtune.config import instantiate
 from torchtune.config.model import fixed_tree
 from torchtune.data import Batch, Batches
@@ -161,7 +162,8 @@ class Run:
             self.read_numbers()
             if not self._guard.n_updates:
                 raise ValueError(
-                    f"none of the {self.step} steps has changed the model: each was skipped; see metrics.jsonl"
+                    f"none of the run's {counted(self.step, 'step')} has changed the model: each was skipped; see"
+                    " metrics.jsonl"
                 )
         finally:
             self.state.wait()
@@ -270,9 +272,9 @@ class Run:
         cfg, batches = self._cfg, self._batches
         epochs = batches.epoch + (not batches.is_between_epochs)  # begun so far
         if cfg.step_limit is not None and self.step > cfg.step_limit:
-            end = f"the {cfg.step_limit} steps"
+            end = f"the {counted(cfg.step_limit, 'step')}"
         elif self.step and cfg.max_steps is None and epochs > cfg.epochs:
-            end = f"the {cfg.epochs} epoch{'s' * (cfg.epochs != 1)}"
+            end = f"the {counted(cfg.epochs, 'epoch')}"
         else:
             return
         raise ValueError(

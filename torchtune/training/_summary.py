@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from torchtune._counted import counted
 from torchtune.data import Batches
 from torchtune.distributed import World
 from torchtune.modules import Decoder
@@ -33,10 +34,11 @@ def start_summary(
     trained = "all" if n_trained == n_parameters else f"{n_trained:,} ({n_trained / n_parameters:.2%})"
     ranks = "" if world.size == 1 else f", {world.size} ranks"
     yield f"model: {n_parameters:,} parameters, {trained} of them trained, on {world.device.type}{ranks}, {cfg.dtype}"
-    unit = "rows" if cfg.loading.packing is None else "packs"
+    unit = "row" if cfg.loading.packing is None else "pack"
     per_step = cfg.batch_size * cfg.gradient_accumulation_steps * world.data_size
-    about = "" if cfg.max_steps is not None else f", {cfg.epochs:,} epoch{'s' * (cfg.epochs != 1)}"
-    yield f"data: {len(batches.dataset):,} rows; {total_steps:,} steps of {per_step:,} {unit}{about}"
+    about = "" if cfg.max_steps is not None else f", {counted(cfg.epochs, 'epoch')}"
+    steps = f"{counted(total_steps, 'step')} of {counted(per_step, unit)}"
+    yield f"data: {counted(len(batches.dataset), 'row')}; {steps}{about}"
     padding = batches.padding_share()
     if cfg.loading.packing is None and padding > _MUCH_PADDING:
         length = min(2048, model.architecture.max_seq_len)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from attrs import define, field
 
+from torchtune._counted import counted
 from torchtune.data import Batch, Item, Tokenizer, total_counts
 from torchtune.distributed import World, random_state, set_random_state
 from torchtune.generation import evaluating, generate_batch
@@ -143,7 +144,7 @@ class Validator:
         if self._section is not None and not self._has_begun:
             every = self._section.every_n_steps
             when = {None: "after the last step", 1: "after every step"}.get(every, f"every {every} steps")
-            run.metrics.note(f"validation: {len(self._items):,} held-out rows, {when}")
+            run.metrics.note(f"validation: {counted(len(self._items), 'held-out row')}, {when}")
         self._cut_back_samples(run.step)
 
     def _cut_back_samples(self, step: int) -> None:
