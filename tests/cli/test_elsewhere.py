@@ -7,8 +7,8 @@ import pytest
 
 from tests.tune import Tune
 from torchtune.cli import verbs
-from torchtune.cli._elsewhere import NOT_HERE, OTHERWISE, Job, pointer_for
 from torchtune.runs import config_sources, recipe_names
+from torchtune.runs._elsewhere import NOT_HERE, OTHERWISE, Job, pointer_for
 
 PAGE = (Path(__file__).parents[2] / "docs/what_it_does.md").read_text(encoding="utf-8")
 JOBS = (*NOT_HERE, *OTHERWISE)
@@ -44,6 +44,29 @@ def test_word_is_answered_in_one_line(word: str, tune: Tune) -> None:
 @pytest.mark.parametrize("name", ["lora_dpo_single_device", "full-grpo", "qat_distributed", "my_kd_recipe"])
 def test_recipes_of_other_projects_are_answered_by_their_method(name: str, tune: Tune) -> None:
     assert re.search("(has|have) no recipe: |weights are not quantised: ", tune(name).err)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "validate dpo",
+        "validate lora_dpo_single_device --config x.yaml",
+        "show dpo",
+        "data dpo",
+        "export dpo",
+        "schema dpo",
+        "run dpo --help",
+        "validate lora_finetune --config dpo",
+        "lora_finetune --config smollm2_dpo",
+        "cp dpo my.py",
+        "diff dpo smollm2_135m_lora",
+        "diff smollm2_135m_lora dpo",
+    ],
+)
+def test_every_command_that_takes_a_name_answers_as_tune_does(words: str, tune: Tune) -> None:
+    result = tune(*words.split())
+    assert result.status == 2
+    assert "; preference tuning has no recipe: docs/own_recipe.md writes one" in result.err
 
 
 @pytest.mark.parametrize("name", ["lora_finetun", "nonsense", "lora", "./train.py", "evaluation_of_mine"])

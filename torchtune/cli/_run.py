@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune import runs
-from torchtune.cli._elsewhere import pointer_for
 from torchtune.cli._nodes import speaking_of_nodes
 from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import ConfigError, model
@@ -57,7 +56,7 @@ def _check_name(call: Call) -> None:
     if name in verbs() and call.launch:
         command = f"tune {name} {' '.join(call.launch)} ..."
         raise ConfigError.of_word(name, "is a verb and stands first", f"write {command}")
-    pointer = pointer_for(name)
+    pointer = runs.pointer_for(name)
     if pointer:
         raise ConfigError.of_word(name, "is no recipe or verb", ": ".join(pointer))
     kind = "recipe" if nearest(name, recipe_names()) else "recipe or verb"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchtune.runs._discover import calls_in as calls_in
     from torchtune.runs._discover import load_recipe as load_recipe
     from torchtune.runs._discover import recipe_for as recipe_for
+    from torchtune.runs._elsewhere import pointer_for as pointer_for
     from torchtune.runs._ending import end_run as end_run
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError

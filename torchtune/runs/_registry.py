@@ -126,8 +126,11 @@ def _first_line(node: ast.Module | ast.FunctionDef) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -> ConfigError:
-    """Return the error for a name that is not registered, with the nearest."""
+    """Return the error for a name that is not registered: with what does that job, or with the nearest name."""
+    from torchtune.runs._elsewhere import pointer_for
+
     listed = ", ".join(known) or "none"
     beside = f"did you mean the file './{name}.py'?" if os.path.isfile(f"{name}.py") else ""  # noqa: PTH113
-    near = beside or did_you_mean(name, known) or f"there is {listed}; or give the path of a file"
+    pointer = ": ".join(pointer_for(name) or ())
+    near = beside or pointer or did_you_mean(name, known) or f"there is {listed}; or give the path of a file"
     return ConfigError([Mistake("word", f"no {kind} {name!r}", near)], f"the name of a {kind}")

@@ -1,4 +1,4 @@
-"""Words that are no verb or recipe of `tune`, each with what does that job."""
+"""Words that are no verb, recipe or config of `tune`, each with what does that job."""
 
 import re
 from typing import Final, NamedTuple
@@ -141,7 +141,7 @@ _IN_NAMES: Final = NOT_HERE[:5]
 
 
 def pointer_for(word: str) -> tuple[str, str] | None:
-    """Return what is to be known of a word that is no verb or recipe, and what to do; None if it is in no table."""
+    """Return what a word that is no verb, recipe or config stands for, and what to do; None if it is in no table."""
     name = re.sub(r"[-.\s]", "_", word.lower())
     for job in (*NOT_HERE, *OTHERWISE):
         if name in job.words.split():
