@@ -1,6 +1,7 @@
 """Checkpoints of every kind become Hugging Face folders, adapters merged or apart."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,29 @@ def test_an_adapter_apart_stays_one(llama: Path, tmp_path: Path) -> None:
     model = Decoder(tiny_smollm2(tied_embeddings=False).architecture)
     load_peft_adapter(model, tmp_path / "half")
     assert model(random_tokens(1, 5)).isfinite().all()
+
+
+WRAPPERS: dict[str, Callable[[str], str]] = {
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "DataParallel": lambda name: f"module.{name}",
+    "compiled base": lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
+    "compiled layers": lambda name: name.replace(".self_attn.", "._orig_mod.self_attn."),
+    "state dict": lambda name: "module." + name.replace(".weight", ".default.weight"),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("names_base", [False, True])
+def test_an_adapter_apart_loses_the_prefixes_of_wrappers(
+    llama: Path, tmp_path: Path, wrapper: str, names_base: bool
+) -> None:
+    source = adapter(tmp_path / "adapter", llama)
+    plain = load_file(source / "adapter_model.safetensors")
+    wrapped = {WRAPPERS[wrapper](name): tensor for name, tensor in plain.items()}
+    assert wrapped.keys() != plain.keys()
+    save_file(wrapped, source / "adapter_model.safetensors")
+    convert(source, tmp_path / "apart", apart=True, base=llama if names_base else None)
+    assert same(load_file(tmp_path / "apart/adapter_model.safetensors"), plain)
 
 
 def test_an_adapter_of_another_model_is_refused(llama: Path, tmp_path: Path) -> None:

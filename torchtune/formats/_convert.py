@@ -104,9 +104,11 @@ def convert(
             raise ValueError(
                 "an adapter that is kept apart keeps the tokenizer that it has; leave tokenizer (--tokenizer) out"
             )
-        if base is not None:
-            read_peft_adapter(_open(base).model, source)
-        copy_peft_adapter(source, target, base_model=None if base is None else str(base), dtype=dtype)
+        model = None if base is None else _open(base).model
+        if model is not None:
+            read_peft_adapter(model, source)
+        named = None if base is None else str(base)
+        copy_peft_adapter(source, target, base_model=named, model=model, dtype=dtype)
         return None
     assert base is not None
     merged = _merge(source, base, tokenizer)

@@ -11,10 +11,15 @@ _HOLDERS = frozenset({"base_model", "model", "transformer"})
 
 def unwrapped(name: str) -> str:
     """Return what a tensor is called in the bare decoder: `_orig_mod.model.norm.weight` is `norm.weight`."""
-    segments = [segment for segment in name.split(".") if segment not in _WRAPPERS]
+    segments = without_wrappers(name).split(".")
     while len(segments) > 1 and segments[0] in _HOLDERS:
         del segments[0]
     return ".".join(segments)
+
+
+def without_wrappers(name: str) -> str:
+    """Return a name without the segments that wrappers put into it."""
+    return ".".join(segment for segment in name.split(".") if segment not in _WRAPPERS)
 
 
 def is_wrapped(name: str) -> bool:

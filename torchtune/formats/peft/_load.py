@@ -26,7 +26,7 @@ from torchtune.formats.peft._layers import (
     table_name,
     with_own_head,
 )
-from torchtune.formats.peft._names import peft_tensors_of
+from torchtune.formats.peft._names import peft_tensors_of, unwrapped_peft_tensors
 from torchtune.modules import (
     Adaptable,
     Adapter,
@@ -296,14 +296,22 @@ def read_peft_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def copy_peft_adapter(
-    source: Path, folder: Path, *, base_model: str | None = None, dtype: torch.dtype | None = None
+    source: Path,
+    folder: Path,
+    *,
+    base_model: str | None = None,
+    model: Decoder | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a PEFT folder's adapters once more, with the tokenizer's files that stand beside them.
+
+    Names of tensors lose what wrappers such as torch.compile put into them.
 
     Args:
         source: As in `load_peft_adapter`.
         folder: Written beside and renamed once complete.
         base_model: What they belong to. None: what the source says.
+        model: The same, on the meta device; None if it is not known.
         dtype: Of the adapters. None: their own.
 
     Raises:
@@ -311,7 +319,11 @@ def copy_peft_adapter(
         FileNotFoundError: as in `load_peft_adapter`.
         ValueError: as in `load_peft_adapter`.
     """
-    config, tensors = read_peft_config(source), read_peft_tensors(source)
+    config = read_peft_config(source)
+    if model is None:
+        tensors = unwrapped_peft_tensors(read_peft_tensors(source))
+    else:
+        tensors = _Reader(with_own_head(model), source, config).tensors
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
     with written_whole(folder) as partial:
