@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torchtune.config import ConfigError, Mistake
 from torchtune.data import Tokenizer
 from torchtune.formats import read_hf_weights, read_peft_adapter
 from torchtune.models import check_vocabulary
@@ -59,6 +60,25 @@ def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErr
         folder is not None and Path(folder).is_dir() and not has_adapters(model)
     ):  # an adapter is written without
         yield from _error("tokenizer_directory", tokenizer_folder, Path(folder))
+
+
+def check_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
+    """Check, before a run trains, that the tokenizer's files can be copied to the weights at its end.
+
+    Args:
+        cfg: Its `tokenizer_directory`.
+        model: An adapter is written without a tokenizer.
+
+    Raises:
+        ConfigError: There are none in the folder.
+    """
+    folder = cfg.tokenizer_directory
+    if folder is None or has_adapters(model):
+        return
+    try:
+        tokenizer_folder(Path(folder))
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError([Mistake("run", str(error), path=("tokenizer_directory",))]) from error
 
 
 def _error(field: str, check: Callable[..., object], *arguments: Any) -> FieldErrors:

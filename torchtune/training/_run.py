@@ -21,6 +21,7 @@ from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
+from torchtune.training._folder_checks import check_tokenizer_files
 from torchtune.training._global_batch import GlobalBatch
 from torchtune.training._guard import Guard
 from torchtune.training._metrics import Metrics
@@ -65,6 +66,7 @@ class Run:
             step later, and the device skips updates if the optimizer's kernels can. None: False on CUDA, else True.
 
     Raises:
+        ConfigError: The tokenizer's folder lacks its files, which are saved with the weights.
         ValueError: The newest checkpoint is damaged, of another run, or past the last step of this run.
     """
 
@@ -80,6 +82,8 @@ class Run:
         parts: Mapping[str, Stateful] = MappingProxyType({}),
         waits: bool | None = None,
     ) -> None:
+        if world.is_main:  # it writes the results; others may not have the folder
+            check_tokenizer_files(cfg, model)
         self._cfg, self._model, self._batches = cfg, model, batches
         self._total_steps = schedule.total_steps
         self._waits = world.device.type != "cuda" if waits is None else waits
