@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from torchtune.config._tree import leaves as leaves
     from torchtune.config._trust import OWN_PACKAGES as OWN_PACKAGES
     from torchtune.config._trust import current_trust as current_trust
+    from torchtune.config._trust import is_users_own as is_users_own
     from torchtune.config._trust import trust_folder_of as trust_folder_of
     from torchtune.config._types import SCALARS as SCALARS
     from torchtune.config._types import article as article

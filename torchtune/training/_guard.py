@@ -13,6 +13,7 @@ from torchtune.data import Rows, place_of
 from torchtune.distributed import World, checkpoint
 from torchtune.internals import skip_where, takes_skips
 from torchtune.runs import RunFolder
+from torchtune.training._optimizer_errors import step_error
 from torchtune.training._scaling import LossScale
 from torchtune.training._step_values import StepValues
 
@@ -61,6 +62,9 @@ class Guard:
             loss: The mean loss over all ranks, a scalar.
             grad_norm: L2 norm of the whole gradient, a scalar.
             n_targets: What the loss was divided by, all counts of all ranks together, a scalar.
+
+        Raises:
+            ConfigError: It is the first step, and the optimizer does not support the parameters.
         """
         grad_norm = grad_norm.to(loss.device)
         is_loss_finite, is_norm_finite = torch.isfinite(loss), torch.isfinite(grad_norm)
@@ -69,10 +73,19 @@ class Guard:
         is_with_parameters = optimizer.param_groups[0]["params"][0].device.type == skips.device.type
         if self._on_device and is_with_parameters and takes_skips(optimizer):
             skip_where(optimizer, skips)
-            optimizer.step()
+            self._step(optimizer)
         elif not bool(skips):
-            optimizer.step()
+            self._step(optimizer)
         self._scale.update(is_loss_finite & ~is_norm_finite)
+
+    def _step(self, optimizer: Optimizer) -> None:
+        try:
+            optimizer.step()
+        except Exception as error:
+            mistake = None if self.n_updates else step_error(error, type(optimizer))
+            if mistake is None:
+                raise
+            raise mistake from error
 
     def judge(self, values: StepValues) -> str | None:
         """Judge a step whose numbers have arrived on the host; all ranks must call it.

@@ -15,8 +15,9 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from torchtune.config import Component, FieldError, instantiate
+from torchtune.config import Component, FieldError, InstantiationError, instantiate
 from torchtune.internals import lighten, spare_the_compiler
+from torchtune.training._optimizer_errors import build_error
 
 _logger = logging.getLogger(__name__)
 
@@ -115,10 +116,17 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
         model: Its trained parameters are those with `requires_grad`.
 
     Raises:
+        ConfigError: It rejects the parameters.
         ValueError: Recipes do not support it.
     """
     spare_the_compiler()
-    optimizer = instantiate(component, [p for p in model.parameters() if p.requires_grad])
+    try:
+        optimizer = instantiate(component, [p for p in model.parameters() if p.requires_grad])
+    except InstantiationError as error:
+        mistake = build_error(error, component.func)
+        if mistake is None:
+            raise
+        raise mistake from error
     if isinstance(optimizer, LBFGS):
         message = "LBFGS needs a closure that computes the loss, which recipes do not pass; choose another"
         raise FieldError(message, "optimizer")

@@ -1,0 +1,38 @@
+"""What a run rejects before it has trained."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes import full_finetune, lora_finetune
+from tests.cli.picky_optimizers import FailsOnVectors, RejectsVectors
+from tests.recipes.parts import full_config, lora_config
+from torchtune.config import ConfigError, lazy
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "reason"),
+    [
+        (RejectsVectors, "RuntimeError: matrices only"),
+        (FailsOnVectors, "its first step fails: AssertionError"),
+    ],
+)
+def test_an_optimizer_that_rejects_the_parameters_is_one_mistake(
+    tmp_path: Path, optimizer: type, reason: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        full_finetune.main(full_config(tmp_path, optimizer=lazy(optimizer)))
+    (mistake,) = caught.value.mistakes
+    assert mistake.path == ("optimizer",)
+    assert mistake.message == f"tests.cli.picky_optimizers.{optimizer.__name__}: {reason}"
+    lora_finetune.main(lora_config(tmp_path, optimizer=lazy(optimizer), max_steps=1))
+
+
+def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_it_trains(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder in (empty, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match=r"tokenizer_directory: .*tokenizer"):
+            full_finetune.main(full_config(tmp_path, tokenizer_directory=str(folder)))
+    assert not (tmp_path / "full/metrics.jsonl").exists()
+    lora_finetune.main(lora_config(tmp_path, tokenizer_directory=str(empty), max_steps=1))
