@@ -77,6 +77,12 @@ class Project:
 
     def tune(self, *words: str, killed: bool = False) -> tuple[int, str]:
         """Call `tune` in the project's folder; return its status and what it printed."""
+        status, text = self.python("-m", "torchtune.cli", *words, killed=killed)
+        assert "Traceback" not in text
+        return status, text
+
+    def python(self, *words: str, killed: bool = False) -> tuple[int, str]:
+        """Call Python in the project's folder; return its status and what it printed."""
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(self.folder / "lib/site-packages")]),
@@ -85,14 +91,13 @@ class Project:
             **({"KILLED": "1"} if killed else {}),
         }
         done = subprocess.run(
-            [sys.executable, "-m", "torchtune.cli", *words],
+            [sys.executable, *words],
             cwd=self.folder,
             env=environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert "Traceback" not in done.stderr
         return done.returncode, done.stdout + done.stderr
 
     def run(self, *words: str, killed: bool = False) -> tuple[int, str]:
@@ -260,3 +265,42 @@ def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Pro
     assert project.run("--overwrite")[0] == 0
     assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
     assert len([*(project.folder / "run/code").glob("helper.py*")]) == 1, "none of an earlier start is left"
+
+
+def test_an_edited_module_that_is_imported_late_is_noticed(project: Project) -> None:
+    project.write("parts/__init__.py", "")
+    project.write("parts/early.py", "def sign():\n    from .late import SIGN\n    return SIGN\n")
+    project.write("parts/late.py", "SIGN = 1\n")
+    project.write("parts/unused.py", "")
+    project.write(
+        "recipe.py", RECIPE.replace("    if os.environ", "    import parts.early\n    if os.environ")
+    )
+    assert project.run(killed=True)[0] == 9
+    code = {"recipe.py", "helper.py", "parts/__init__.py", "parts/early.py", "parts/late.py"}
+    assert project.record["code"].keys() == code
+    project.write("parts/late.py", "SIGN = -1\n")
+    status, text = project.run()
+    assert (status, "\n  code.parts/late.py: " in text) == (2, True)
+
+
+@pytest.mark.parametrize("edited", ["train.py", "recipe.py", "helper.py"])
+def test_an_edit_of_a_recipe_that_a_program_calls_is_noticed(project: Project, edited: str) -> None:
+    program = "from recipe import WritingConfig, main\n\nmain(WritingConfig(output_dir='run'))\n"
+    project.write("train.py", program)
+    assert project.python("train.py", killed=True)[0] == 9
+    assert project.record["code"].keys() == {"train.py", "recipe.py", "helper.py"}
+    file = project.folder / edited
+    file.write_text(file.read_text() + "\n# edited\n")
+    status, text = project.python("train.py")
+    assert (status, f"code.{edited}: " in text) == (1, True)
+
+
+def test_code_beside_a_run_in_the_working_folder_is_recorded_and_copies_are_not(project: Project) -> None:
+    words = ("./recipe.py", "output_dir=.")
+    assert project.tune(*words, killed=True)[0] == 9
+    project.tune(*words, killed=True)
+    record = json.loads((project.folder / "run.json").read_text())
+    assert record["code"].keys() == {"recipe.py", "helper.py"}
+    edit_import(project)
+    status, text = project.tune(*words)
+    assert (status, "\n  code.helper.py: " in text) == (2, True)

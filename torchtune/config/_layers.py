@@ -61,6 +61,8 @@ class Layers:
     depth: int = 0
     incomplete: bool = False
     """True where a layer could not be read, which is a mistake; missing fields are then not reported."""
+    programs: list[str] = field(factory=list)
+    """Python files that run the config."""
     takes_any_seed: bool = False
     """True where the seed was null and is settled: that of a run which is continued takes its place."""
 

@@ -83,6 +83,14 @@ class RunFolder:
         """Whether a run was started here."""
         return self.config.is_file() or self.record.is_file()
 
+    def written(self) -> list[Path]:
+        """Return the files and folders of the run itself; others in the folder may be the user's."""
+        return [self.config, self.record, *self._results, *self._copies()]
+
+    def _copies(self) -> list[Path]:
+        """Return the copies of code that the record names; a folder of their name may be the user's."""
+        return [self.code / name for name in self.read_record().get("code", {})]
+
     @property
     def weights(self) -> Path | None:
         """The folder of weights that stands for the run: `best` if there is one, else `final`."""
@@ -285,9 +293,7 @@ class RunFolder:
         return any(path not in of_a_start and path.suffix != ".part" for path in self.path.iterdir())
 
     def _clear_code(self) -> None:
-        """Remove the copies that the record names; a folder of that name may be the user's."""
-        for name in self.read_record().get("code", {}):
-            copy = self.code / name
+        for copy in self._copies():
             for path in (copy, *copy.parent.glob(f"{glob.escape(copy.name)}.[0-9]*")):
                 path.unlink(missing_ok=True)
         for folder in sorted((path for path in self.code.rglob("*") if path.is_dir()), reverse=True):

@@ -4,13 +4,14 @@ import glob
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchtune._counted import counted
 from torchtune._own_packages import folder_of, own_name
 from torchtune.config.model import COMPONENT_KEY, Difference, current_trust, differences
+from torchtune.runs._imports import with_imports
 
 if TYPE_CHECKING:
     from torchtune.config.model import Layers
@@ -50,34 +51,47 @@ def provenance(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Any]:
 def code_files(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Path]:
     """Return the user's own files that a run reads or imports, by the names of their copies.
 
-    They are the recipe, the files of the config, the modules of its components, and what was imported from a folder of
-    which the user named a file. Installed packages are known by their versions.
+    They are the recipe, the program that runs it, the files of the config, the modules of its components, what was
+    imported from a folder of which the user named a file, and what any of these import, be it later. Installed
+    packages are known by their versions.
     """
     trust = current_trust()
     folders = [Path(folder) for folder in trust.folders]
-    files = [Path(file) for file in trust.files]
-    files += [Path(source.source).resolve() for source in layers.sources if source.source]
+    is_theirs = _users_code(layers)
+    named = [*trust.files, *layers.programs, *(source.source for source in layers.sources if source.source)]
+    files = [file for file in (Path(name).resolve() for name in named) if is_theirs(file)]
     components = _modules_of(tree)
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
-        if not isinstance(path, str) or path.startswith(_INSTALLED):
+        if not isinstance(path, str):
             continue
         file = Path(path).resolve()
-        if name in components or any(file.is_relative_to(folder) for folder in folders):
+        is_used = name in {*components, "__main__"} or any(file.is_relative_to(folder) for folder in folders)
+        if is_used and is_theirs(file) and not _is_installed(file):
             files.append(file)
     copies: dict[str, Path] = {}
-    for file in dict.fromkeys(files):
-        if file.suffix in _CODE and file.is_file() and _is_theirs(file, layers):
-            copies[_unused_name(file, folders, copies)] = file
+    for file in with_imports(files, folders, lambda file: is_theirs(file) and not _is_installed(file)):
+        copies[_unused_name(file, folders, copies)] = file
     return copies
 
 
-def _is_theirs(file: Path, layers: "Layers") -> bool:
-    """Tell whether a file is the user's: not ours, not installed, and not the frozen config of the run."""
-    is_ours = own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
+def _users_code(layers: "Layers") -> Callable[[Path], bool]:
+    """Return what tells whether a file is code of the user's: not ours, and not written by the run."""
+    from torchtune.runs._folder import RunFolder
+
     output_dir = layers.tree.get("output_dir")
-    is_frozen = isinstance(output_dir, str) and file.is_relative_to(Path(output_dir).resolve())
-    return not (is_ours or is_frozen or "site-packages" in file.parts)
+    written = RunFolder(Path(output_dir).resolve()).written() if isinstance(output_dir, str) else []
+
+    def is_theirs(file: Path) -> bool:
+        is_ours = own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
+        is_written = any(file.is_relative_to(path) for path in written)
+        return file.suffix in _CODE and file.is_file() and not (is_ours or is_written)
+
+    return is_theirs
+
+
+def _is_installed(file: Path) -> bool:
+    return "site-packages" in file.parts or any(file.is_relative_to(prefix) for prefix in _INSTALLED)
 
 
 def _unused_name(file: Path, folders: Iterable[Path], taken: Mapping[str, Path]) -> str:

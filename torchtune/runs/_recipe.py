@@ -167,6 +167,7 @@ class Recipe(Generic[C]):
         of = f"the config of {self.name}"
         layers.normalise()
         settle_seed(layers, overwrite=allowed.overwrite)
+        layers.programs.append(self.main.__code__.co_filename)
         cfg = layers.build(of)
         _check_device(cfg, layers)
         output_dir = settings_of(cfg).output_dir
