@@ -1,6 +1,7 @@
 """What a run rejects before it has trained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +37,15 @@ def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_it_trains(tmp
             full_finetune.main(full_config(tmp_path, tokenizer_directory=str(folder)))
     assert not (tmp_path / "full/metrics.jsonl").exists()
     lora_finetune.main(lora_config(tmp_path, tokenizer_directory=str(empty), max_steps=1))
+
+
+def test_an_extension_that_adds_no_step_is_an_error(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"checkpoints.every_n_steps": 100}
+    full_finetune.main(full_config(tmp_path, **changes, max_steps=2))
+    with pytest.raises(ConfigError, match=r"max_steps=2 still ends the finished run in .*; raise max_steps"):
+        full_finetune.main(full_config(tmp_path, **changes, max_steps=2, epochs=5), extend=True)
+    with pytest.raises(ConfigError, match="which has taken 2 steps"):
+        full_finetune.main(full_config(tmp_path, **changes, epochs=2, max_steps_per_epoch=1), extend=True)
+    full_finetune.main(full_config(tmp_path, **changes, max_steps=3), extend=True)
+    with pytest.raises(ValueError, match="no step was trained after step 3, from which the run is extended"):
+        full_finetune.main(full_config(tmp_path, **changes, gradient_accumulation_steps=1), extend=True)

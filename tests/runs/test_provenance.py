@@ -213,7 +213,7 @@ def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
     status, text = project.run("epochs=2", "--extend")
     assert status == 0, text
     (extended,) = project.record["extended"]
-    assert extended["epochs"] == [1, 2]
+    assert (extended["step"], extended["epochs"]) == (1, [1, 2])
     assert "finished" in project.record
     edit_data(project)
     assert "sources.rows" in project.run("epochs=3", "--extend")[1]
@@ -304,3 +304,12 @@ def test_code_beside_a_run_in_the_working_folder_is_recorded_and_copies_are_not(
     edit_import(project)
     status, text = project.tune(*words)
     assert (status, "\n  code.helper.py: " in text) == (2, True)
+
+
+def test_diff_of_an_extended_run_compares_it_with_the_command_that_extended_it(project: Project) -> None:
+    assert project.tune("./recipe.py", "output_dir=whole", "epochs=2")[0] == 0
+    assert project.run()[0] == 0
+    assert project.run("epochs=2", "--extend")[0] == 0
+    assert project.tune("diff", "run") == (0, "no difference\n")
+    status, text = project.tune("diff", "run", "whole")
+    assert (status, text) == (0, "output_dir: run -> whole\nextended.epochs: [1, 2] -> (absent)\n")

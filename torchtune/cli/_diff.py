@@ -53,7 +53,14 @@ def between(left: str, right: str) -> tuple[list[Difference], list[str]]:
         {n: folder.code / n for n in record.get("code", ())}
         for folder, record in zip(folders, records, strict=True)
     ]
-    return [*found, *altered], _changed_lines(altered, *copies)
+    return [*found, *_extensions(*records), *altered], _changed_lines(altered, *copies)
+
+
+def _extensions(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
+    """Compare how two runs were extended: learning rates differ from those of a run that was as long from the start."""
+    a, b = runs.extended_limits(left), runs.extended_limits(right)
+    rows = [(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in dict.fromkeys([*a, *b])]
+    return [Difference(f"extended.{name}", x, y) for name, x, y in rows if x != y]
 
 
 def _changed_lines(
@@ -122,11 +129,12 @@ def since(folder: str) -> tuple[list[Difference], list[str]]:
         advice = "name a second config to compare it with"
         raise ConfigError([Mistake.of_file(folder, "is no run's folder", advice)], "the run")
     then = _read(str(run_folder.config))
+    written = run_folder.written()
     start = record.get("folder", "")
     # Its paths are relative to where it was started.
     working_folder = contextlib.chdir(start) if os.path.isdir(start) else contextlib.nullcontext()  # noqa: PTH112
     with working_folder:
-        now, today = _run_of_command(record["command"], record.get("allow", []))
+        now, today = _run_of_command(record["command"], record.get("allow", []), written)
     if now.get("seed", ABSENT) is None:
         now["seed"] = then.get("seed")  # it was drawn
     altered = runs.altered_inputs(record, today)
@@ -137,7 +145,9 @@ def since(folder: str) -> tuple[list[Difference], list[str]]:
     return [*differences(then, now), *altered], _changed_lines(altered, copies, sources)
 
 
-def _run_of_command(command: list[str], allowed: list[str]) -> tuple[Any, dict[str, Any]]:
+def _run_of_command(
+    command: list[str], allowed: list[str], written: "list[Path]"
+) -> tuple[Any, dict[str, Any]]:
     """Return the frozen tree of what a run's command means now, and what else it is made of."""
     is_script = command[0].endswith(".py")  # `python my_recipe.py --config ...`
     words = command if is_script else [word for word in command[1:] if word != "run"]
@@ -146,7 +156,11 @@ def _run_of_command(command: list[str], allowed: list[str]) -> tuple[Any, dict[s
     recipe, layers = runs.layers_of(call)
     layers.build(f"the config of {recipe.name} today")
     tree = model.freeze(layers).tree
-    return tree, {**runs.provenance(layers, tree), "versions": runs.versions(), "git": runs.git_state()}
+    return tree, {
+        **runs.provenance(layers, tree, written),
+        "versions": runs.versions(),
+        "git": runs.git_state(),
+    }
 
 
 def _row(difference: Difference) -> dict[str, Any]:

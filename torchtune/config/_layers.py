@@ -166,17 +166,9 @@ class Layers:
     @property
     def notes(self) -> list[str]:
         """What the user should know: the arguments that were dropped, and that nothing has set again since."""
-        notes = []
-        for path, names, replacement in self.dropped:
-            try:
-                component = at(self.tree, path)
-            except LookupError:
-                component = None
-            now_set = component if is_component_tree(component) else {}
-            lost = [name for name in names if name not in now_set]
-            if lost:
-                notes.append(f"{replacement} and drops its {', '.join(lost)}")
-        return notes
+        set_now = set(places(self.tree))
+        lost = [(d, [n for n in d.names if (*d.path, n) not in set_now]) for d in self.dropped]
+        return [f"{dropped.replacement} and drops its {', '.join(names)}" for dropped, names in lost if names]
 
     def origin(self, path: Path) -> Location:
         """Return the origin of a path, or of the nearest thing above it."""

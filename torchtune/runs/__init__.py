@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torchtune.runs._discover import recipe_for as recipe_for
     from torchtune.runs._elsewhere import pointer_for as pointer_for
     from torchtune.runs._ending import end_run as end_run
+    from torchtune.runs._extension import extended_limits as extended_limits
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchtune._counted import counted
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
+from torchtune.runs._extension import LENGTHS, is_any_raised, reached_limit
 from torchtune.runs._provenance import KINDS, altered_inputs, provenance, surroundings
 from torchtune.runs._record import now, record
 from torchtune.runs._resume import Resume
@@ -84,8 +86,9 @@ class RunFolder:
         return self.config.is_file() or self.record.is_file()
 
     def written(self) -> list[Path]:
-        """Return the files and folders of the run itself; others in the folder may be the user's."""
-        return [self.config, self.record, *self._results, *self._copies()]
+        """Return the absolute paths of the run's own files and folders; others in its folder may be the user's."""
+        paths = [self.config, self.record, *self._results, *self._copies()]
+        return [self.path.resolve() / path.relative_to(self.path) for path in paths]
 
     def _copies(self) -> list[Path]:
         """Return the copies of code that the record names; a folder of their name may be the user's."""
@@ -202,7 +205,7 @@ class RunFolder:
         from torchtune.config.model import freeze
 
         frozen = freeze(layers)
-        self._write_record({**record(command), **provenance(layers, frozen.tree)})
+        self._write_record({**record(command), **provenance(layers, frozen.tree, self.written())})
         self._copy_code()
         write_text(self.config, frozen.render())
 
@@ -239,7 +242,10 @@ class RunFolder:
             )
             leaves = [_changed(layers, d) for d in changes]
             raise ConfigError([*whole.mistakes, *leaves], "the output folder")
-        saved, today = self.read_record(), {**record(command), **provenance(layers, frozen.tree)}
+        saved, today = (
+            self.read_record(),
+            {**record(command), **provenance(layers, frozen.tree, self.written())},
+        )
         if "finished" in saved:
             self._check_extension(layers, earlier, allowed)
         altered = altered_inputs(saved, today)
@@ -260,14 +266,36 @@ class RunFolder:
 
     def _check_extension(self, layers: "Layers", earlier: Mapping[str, Any], allowed: Resume) -> None:
         """Reject a finished run that is not to be longer, or cannot be."""
-        is_longer = any(_is_raised(earlier.get(name), layers.tree.get(name)) for name in _LENGTHS)
-        if not (allowed.extend and is_longer):
+        from torchtune.config.model import resolved_tree
+
+        earlier, today = resolved_tree(earlier), resolved_tree(layers.tree)
+        if not (allowed.extend and is_any_raised(earlier, today)):
             extend = f"raise epochs or max_steps with {allowed.spelling('extend')} to train on, or "
-            advice = f"{extend * ('epochs' in layers.tree)}{allowed.elsewhere} to start anew"
+            advice = f"{extend * ('epochs' in today)}{allowed.elsewhere} to start anew"
             raise _refused(layers, f"{self.path} holds a finished run", advice)
-        if not any(self.checkpoints.glob("step_*")):
+        step = self.newest_step
+        if step is None:
             message = f"{self.path} holds a finished run without a checkpoint to continue from"
             raise _refused(layers, message, allowed.elsewhere)
+        names = reached_limit(earlier, today, step)
+        if names:
+            limit = " with ".join(f"{name}={today[name]}" for name in names)
+            message = (
+                f"{limit} still ends the finished run in {self.path}, which has taken {counted(step, 'step')}"
+            )
+            raise _refused(layers, message, f"raise {' or '.join(names)}")
+
+    @property
+    def newest_step(self) -> int | None:
+        """The optimizer step of the newest checkpoint; None where there is none."""
+        numbers = (path.name.removeprefix("step_") for path in self.checkpoints.glob("step_*"))
+        return max((int(number) for number in numbers if number.isdecimal()), default=None)
+
+    @property
+    def extended_at(self) -> int | None:
+        """The optimizer step from which the run was extended last; None where it was not."""
+        extensions = self.read_record().get("extended", ())
+        return extensions[-1].get("step") if extensions else None
 
     def _continue(
         self,
@@ -282,8 +310,11 @@ class RunFolder:
             accepted = {d.path: [d.left, d.right] for d in altered if ABSENT not in (d.left, d.right)}
             saved["accepted"] = [*saved.get("accepted", ()), {"when": now(), "changes": accepted}]
         if saved.pop("finished", None):
-            lengths = {name: [earlier.get(name), tree.get(name)] for name in _LENGTHS}
-            saved["extended"] = [*saved.get("extended", ()), {"when": now(), **lengths}]
+            lengths = {name: [earlier.get(name), tree.get(name)] for name in LENGTHS}
+            entry = {"when": now(), "step": self.newest_step, **lengths}
+            saved["extended"] = [*saved.get("extended", ()), entry]
+        # The command of today is the one that means the config as it is frozen now.
+        saved |= {name: today[name] for name in ("command", "folder", "allow", "trusted_folders")}
         self._write_record({**saved, **{kind: today[kind] for kind in KINDS if kind in today}})
         self._copy_code()
 
@@ -316,15 +347,6 @@ class RunFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-
-_LENGTHS = ("epochs", "max_steps", "max_steps_per_epoch")
-"""Fields that say how long a fine-tuning run is."""
-
-
-def _is_raised(earlier: Any, today: Any) -> bool:
-    """Tell whether a limit is higher now; none is the highest."""
-    return earlier != today and (today is None or (isinstance(earlier, int) and earlier < today))
 
 
 def _altered(difference: "Difference") -> Mistake:

@@ -4,7 +4,7 @@ import glob
 import hashlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +32,15 @@ _SELF = ("torch", "torchtune", "recipes", "configs_py")
 """Packages whose versions are recorded in any case."""
 
 
-def provenance(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(layers: "Layers", tree: Mapping[str, Any], written: Sequence[Path]) -> dict[str, Any]:
     """Describe the code and the data of a run, and the versions of its components' packages, as plain data.
 
     Args:
         layers: The checked config; its components are imported.
         tree: The same, frozen.
+        written: The files and folders of the run itself, which are no code of the user's (`RunFolder.written`).
     """
-    files = code_files(layers, tree)
+    files = code_files(layers, tree, written)
     return {
         "code": {name: {"path": str(path), "sha256": _sha256([path])} for name, path in files.items()},
         "repositories": {str(root): _git_state(root) for root in _repositories(files.values())},
@@ -48,7 +49,7 @@ def provenance(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def code_files(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Path]:
+def code_files(layers: "Layers", tree: Mapping[str, Any], written: Sequence[Path]) -> dict[str, Path]:
     """Return the user's own files that a run reads or imports, by the names of their copies.
 
     They are the recipe, the program that runs it, the files of the config, the modules of its components, what was
@@ -57,7 +58,10 @@ def code_files(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Path]:
     """
     trust = current_trust()
     folders = [Path(folder) for folder in trust.folders]
-    is_theirs = _users_code(layers)
+
+    def is_theirs(file: Path) -> bool:
+        return file.suffix in _CODE and file.is_file() and not (_is_ours(file) or _is_in(file, written))
+
     named = [*trust.files, *layers.programs, *(source.source for source in layers.sources if source.source)]
     files = [file for file in (Path(name).resolve() for name in named) if is_theirs(file)]
     components = _modules_of(tree)
@@ -66,7 +70,7 @@ def code_files(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Path]:
         if not isinstance(path, str):
             continue
         file = Path(path).resolve()
-        is_used = name in {*components, "__main__"} or any(file.is_relative_to(folder) for folder in folders)
+        is_used = name in {*components, "__main__"} or _is_in(file, folders)
         if is_used and is_theirs(file) and not _is_installed(file):
             files.append(file)
     copies: dict[str, Path] = {}
@@ -75,23 +79,16 @@ def code_files(layers: "Layers", tree: Mapping[str, Any]) -> dict[str, Path]:
     return copies
 
 
-def _users_code(layers: "Layers") -> Callable[[Path], bool]:
-    """Return what tells whether a file is code of the user's: not ours, and not written by the run."""
-    from torchtune.runs._folder import RunFolder
+def _is_ours(file: Path) -> bool:
+    return own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
 
-    output_dir = layers.tree.get("output_dir")
-    written = RunFolder(Path(output_dir).resolve()).written() if isinstance(output_dir, str) else []
 
-    def is_theirs(file: Path) -> bool:
-        is_ours = own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
-        is_written = any(file.is_relative_to(path) for path in written)
-        return file.suffix in _CODE and file.is_file() and not (is_ours or is_written)
-
-    return is_theirs
+def _is_in(file: Path, paths: Iterable[str | Path]) -> bool:
+    return any(file.is_relative_to(path) for path in paths)
 
 
 def _is_installed(file: Path) -> bool:
-    return "site-packages" in file.parts or any(file.is_relative_to(prefix) for prefix in _INSTALLED)
+    return "site-packages" in file.parts or _is_in(file, _INSTALLED)
 
 
 def _unused_name(file: Path, folders: Iterable[Path], taken: Mapping[str, Path]) -> str:

@@ -164,6 +164,7 @@ class Run:
     def _finish(self) -> None:
         try:
             self.read_numbers()
+            self._check_extension()
             if not self._guard.n_updates:
                 raise ValueError(
                     f"none of the run's {counted(self.step, 'step')} has changed the model: each was skipped; see"
@@ -171,6 +172,21 @@ class Run:
                 )
         finally:
             self.state.wait()
+
+    def _check_extension(self) -> None:
+        """Reject an extension that has trained nothing, which is known only once the run is loaded."""
+        folder = RunFolder(self._cfg.output_dir)
+        (is_unchanged,) = self._world.any(self.step == folder.extended_at)
+        if not is_unchanged:
+            return
+        if self._world.is_main:
+            folder.finish()
+        advice = "early stopping had ended the run (validation.patience); write another output_dir"
+        if self.is_complete:
+            advice = "epochs or a step limit still ends the run; raise it"
+        raise ValueError(
+            f"no step was trained after step {self.step}, from which the run is extended: {advice}"
+        )
 
     def _finish_after(self, error: Exception) -> None:
         """Do the same after an error of the loop; further errors become notes of that one."""
