@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.reading import error_of, rows_of, usable_rows
+from torchtune._counted import counted
 from torchtune.datasets import open_source
 
 
@@ -116,9 +117,9 @@ def test_a_single_column_is_no_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["3", "3,4,5", "3,4,", "3;4"])
 def test_a_row_of_other_length_can_be_skipped(tmp_path: Path, line: str) -> None:
     path = write(tmp_path / "a.csv", f"a,b\n1,2\n{line}\n5,6\n")
-    n = line.count(",") + 1
+    n_fields = counted(line.count(",") + 1, "field")
     assert error_of(path).startswith(
-        f"a.csv: line 3: {n} fields, where the first line names 2 columns: 'a', 'b';"
+        f"a.csv: line 3: {n_fields}, where the first line names 2 columns: 'a', 'b';"
     )
     assert usable_rows(path) == [{"a": "1", "b": "2"}, {"a": "5", "b": "6"}]
 
