@@ -16,7 +16,7 @@ def lora() -> LoraFinetuneConfig:
     return LoraFinetuneConfig(
         output_dir="runs/lora",
         device="auto",
-        dtype="bf16",
+        dtype="auto",
         model=lazy(hf_decoder, path=ref("model_directory")),
         model_directory=ref("required"),
         tokenizer=lazy(auto_tokenizer, path=ref("tokenizer_directory")),
@@ -36,7 +36,7 @@ def full() -> FullFinetuneConfig:
     return FullFinetuneConfig(
         output_dir="runs/full",
         device="auto",
-        dtype="bf16",
+        dtype="auto",
         model=lazy(hf_decoder, path=ref("model_directory")),
         model_directory=ref("required"),
         tokenizer=lazy(auto_tokenizer, path=ref("tokenizer_directory")),

@@ -10,7 +10,7 @@ def generate() -> AlpacaGenerateConfig:
     """Answers from any folder: a Hugging Face model, an adapter, or a run; without a prompt, a chat."""
     return AlpacaGenerateConfig(
         device="auto",
-        dtype="fp32",
+        dtype="auto",
         model=lazy(hf_decoder, path="${model_directory}"),
         model_directory="models/SmolLM2-135M-Instruct",
         tokenizer=lazy(auto_tokenizer, path="${tokenizer_directory}"),

@@ -122,8 +122,8 @@ class AlpacaGenerateConfig:
     """Seed of the draws; null: another one every time."""
     device: Device = "auto"
     """What to compute on; auto is the first that is there of cuda, mps and cpu."""
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """Precision of weights and of computing."""
+    dtype: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Precision of weights and of computing; auto is bf16 on a GPU that has it, else fp32."""
 
 
 @config.parse

@@ -82,7 +82,7 @@ def test_the_recipe_that_the_guide_builds_is_the_one_that_is_tested() -> None:
 
 
 def test_there_are_snippets_of_every_kind() -> None:
-    assert {"python", "yaml", "bash", "console", "text"} == {s.language for s in SNIPPETS}
+    assert {"python", "yaml", "bash", "console", "text"} <= {s.language for s in SNIPPETS}
     assert len(COMMANDS) > 5
 
 

@@ -55,6 +55,19 @@ def test_packing_is_suggested_where_much_is_padding(
     assert is_said == is_suggested
 
 
+@pytest.mark.parametrize(
+    ("epochs", "changes", "is_said"),
+    [(3, {}, True), (3, {"max_steps": 3}, False), (12, {}, False)],
+)
+def test_a_run_of_few_steps_says_that_it_may_teach_little(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], is_said: bool
+) -> None:
+    rows = [{"instruction": "a", "input": "", "output": "b"}] * 2
+    full_finetune.main(full_config(tmp_path, "a", rows=rows, batch_size=2, epochs=epochs, **changes))
+    line = "steps: 3 optimizer steps may teach the model little; raise epochs"
+    assert (line in capsys.readouterr().err) is is_said
+
+
 def test_the_end_names_the_model_the_best_step_and_the_next_commands(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from tests.training.tiny import ALONE, batch_of, examples, place, step_loss, tin
 from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import Lora, whole_state
+from torchtune.training._placement import resolve_dtype
 
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
 
@@ -23,8 +24,21 @@ def state(model: Decoder) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
+    ("device", "has_bf16", "expected"),
+    [("cpu", True, "fp32"), ("mps", True, "fp32"), ("cuda", True, "bf16"), ("cuda", False, "fp32")],
+)
+def test_auto_is_bf16_on_a_gpu_that_has_it(
+    device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bf16)
+    assert resolve_dtype("auto", torch.device(device)) == expected
+    assert resolve_dtype("fp16", torch.device(device)) == "fp16"
+
+
+@pytest.mark.parametrize(
     ("dtype", "trained", "frozen"),
     [
+        ("auto", torch.float32, torch.float32),
         ("fp32", torch.float32, torch.float32),
         ("bf16", torch.float32, torch.bfloat16),
         ("fp16", torch.float32, torch.float16),

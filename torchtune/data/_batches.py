@@ -13,6 +13,7 @@ from torchtune.data._arrangement import Arrangement, Document
 from torchtune.data._batch import Batch
 from torchtune.data._collate import collate
 from torchtune.data._item import (
+    NO_TARGET,
     Item,
     ItemT_co,
     LeftOut,
@@ -31,6 +32,10 @@ _logger = logging.getLogger(__name__)
 
 _SAMPLED = 512
 """Rows that are encoded to estimate how many batches an epoch has."""
+_LONG_ROWS = (
+    "; prompts are longer than that: raise loading.packing.length, model.max_seq_len or the dataset's max_seq_len, or"
+    " cut their beginnings (dataset.truncate=left)"
+)
 
 
 @define(eq=False, repr=False, slots=False)
@@ -377,11 +382,11 @@ class Batches(Iterator[Batch], Generic[ItemT_co]):
         if not self._n_given:
             raise ValueError(
                 f"none of {counted(self._n_seen, 'row')} gives anything to learn: {'; '.join(lines)}"
+                f"{_LONG_ROWS * any(NO_TARGET in line for line in lines)}"
             )
         if self.logs and self.rank == 0:
             epoch = self._number // self._windows.per_epoch + 1
-            is_same = bool(lines) and self._tally.rows == self._before
-            for line in ["the same happened to the rows as in the epoch before"] if is_same else lines:
+            for line in lines if self._tally.rows != self._before else []:
                 _logger.warning("epoch %d: %s", epoch, line)
         self._before = self._tally.rows
         self._record_totals()

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torchtune.data._batch import Batch
     from torchtune.data._example import Example
 
+NO_TARGET = "no target within"
+"""What is said of rows whose targets are cut off."""
+
 Side = Literal["left", "right"]
 """An end of a sequence."""
 
@@ -200,7 +203,7 @@ def truncate(item: ItemT, limit: LengthLimit) -> ItemT | Unlearnable:
     n = limit.shortest if limit.tokens is None else limit.tokens
     short = item.shortened(_sequence_length(item, limit), limit.side)
     if short is None:
-        return Unlearnable(f"have no target within {n} tokens")
+        return Unlearnable(f"have {NO_TARGET} {n} tokens")
     lengths = [len(sequence.tokens) for sequence in item.sequences]
     size = (
         f"{lengths[0]} tokens" if len(lengths) == 1 else f"{item.length} tokens in {len(lengths)} sequences"

@@ -28,6 +28,7 @@ def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in commo
     *,
     split: str = "train",
     load_options: LoadOptions | None = None,
+    columns: dict[str, str] | None = None,
     max_seq_len: int | None = None,
     on_error: OnError = "raise",
     ignore_columns: list[str] | None = None,
@@ -43,6 +44,8 @@ def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in commo
         source: As in `open_source`.
         split: As in `open_source`.
         load_options: As in `open_source`.
+        columns: Names of the columns of tasks and answers, as in `InstructDataset`, which then reads the rows. Null:
+            the first row tells the layout.
         max_seq_len: Longest example (tokens). Null: any length.
         on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
         ignore_columns: Columns that are known not to be read, and are not reported.
@@ -53,20 +56,22 @@ def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in commo
         ValueError: The rows have another layout, or cannot be used by the dataset of theirs.
     """
     table = open_source(source, split, load_options)
-    columns = table[0]
+    row = table[0]
     rows = cast("Source", OpenedSource(table))
     options: dict[str, Any] = {
         "max_seq_len": max_seq_len,
         "on_error": on_error,
         "ignore_columns": ignore_columns,
     }
-    if any(name in columns for name in COLUMNS) or {"prompt", "completion"} <= columns.keys():
+    if columns is not None:
+        return InstructDataset(tokenizer, rows, columns=columns, template=_template(tokenizer), **options)
+    if any(name in row for name in COLUMNS) or {"prompt", "completion"} <= row.keys():
         return ChatDataset(tokenizer, rows, **options)
-    if {"instruction", "output"} <= columns.keys():
+    if {"instruction", "output"} <= row.keys():
         return InstructDataset(tokenizer, rows, template=_template(tokenizer), **options)
-    if "text" in columns:
+    if "text" in row:
         return TextCompletionDataset(tokenizer, rows, **options)
-    raise ValueError(f"{table.place(0)}: {_unknown_layout(columns)}")
+    raise ValueError(f"{table.place(0)}: {_unknown_layout(row)}")
 
 
 def _template(tokenizer: Tokenizer) -> str:
@@ -99,4 +104,4 @@ def _dataset_for(row: Row) -> str:
     asked = next((name for name in texts if name in _QUESTIONS), "NAME")
     answer = next((name for name in texts if name in _ANSWERS), "NAME")
     columns = f"{{instruction: {asked}, output: {answer}}}"
-    return f"dataset=torchtune.datasets.InstructDataset 'dataset.columns={columns}'"
+    return f"'dataset.columns={columns}'"

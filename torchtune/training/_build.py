@@ -15,7 +15,7 @@ from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
 from torchtune.runs import RunFolder, check_model_folder
 from torchtune.training._finetune_config import FinetuneConfig
-from torchtune.training._placement import whole_state
+from torchtune.training._placement import resolve_dtype, whole_state
 from torchtune.training._schedules import Schedule, build_scheduler
 from torchtune.training._score import Scorer
 from torchtune.training._validation import HeldOut
@@ -146,7 +146,7 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
     """Write a model into a folder of the run, in the format of other libraries; all ranks must call it.
 
     Adapters become a PEFT folder that refers to the base model in `model_directory`; any other model becomes a Hugging
-    Face folder with its tokenizer, in the precision of computing.
+    Face folder, in the precision of computing. Both have the files of the tokenizer, an adapter only if there are any.
 
     Args:
         cfg: Its folders and precision.
@@ -160,11 +160,18 @@ def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal[
     run = RunFolder(cfg.output_dir)
     folder = run.final if name == "final" else run.best
     is_adapted = has_adapters(model)
-    state = whole_state(model, world, None if is_adapted else cfg.dtype)
+    state = whole_state(model, world, None if is_adapted else resolve_dtype(cfg.dtype, world.device))
     if state is None:
         return
     if is_adapted:
-        save_peft_adapter(model, folder, base_model=cfg.model_directory, state=state, overwrite=True)
+        save_peft_adapter(
+            model,
+            folder,
+            base_model=cfg.model_directory,
+            tokenizer_directory=cfg.tokenizer_directory,
+            state=state,
+            overwrite=True,
+        )
     else:
         save_hf_folder(
             model,

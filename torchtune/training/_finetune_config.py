@@ -82,8 +82,9 @@ class FinetuneConfig:
     """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
     device: Device = "auto"
     """What to compute on; auto is the first available one of cuda, mps and cpu."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of computing and of frozen weights; fp16 scales the loss."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """Precision of computing and of frozen weights; auto is bf16 on a GPU that has it, else fp32; fp16 scales the
+    loss."""
     enable_fsdp: bool = False
     """Shard weights, gradients and optimizer state across the ranks; otherwise each rank holds them whole."""
     placement: Placement = field(factory=Placement, validator=_fits)

@@ -56,7 +56,7 @@ class ModelConfig(Protocol):
 
     @property
     def dtype(self) -> str:
-        """The precision of computing, a key of `DTYPES`."""
+        """The precision of computing, a key of `DTYPES` or auto."""
 
 
 def model_of(cfg: object) -> Decoder | None:
@@ -66,7 +66,11 @@ def model_of(cfg: object) -> Decoder | None:
         InstantiationError: The model rejects its arguments.
         ValueError: No layer of the model matches the adapters' targets.
     """
-    if not isinstance(cfg, ModelConfig) or not is_component(cfg.model) or str(cfg.dtype) not in DTYPES:
+    if (
+        not isinstance(cfg, ModelConfig)
+        or not is_component(cfg.model)
+        or str(cfg.dtype) not in {"auto", *DTYPES}
+    ):
         return None
     with torch.device("meta"):
         model: object = instantiate(cfg.model)
@@ -104,12 +108,12 @@ def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | No
         InstantiationError: The optimizer rejects its arguments.
     """
     if not isinstance(cfg, FinetuneConfig):
-        return needs(model, None, dtype=cfg.dtype, ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
+        return needs(model, None, dtype=_dtype_of(cfg), ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
     return needs(
         model,
         cfg.optimizer,
         cfg.placement,
-        dtype=cfg.dtype,
+        dtype=_dtype_of(cfg),
         ranks=ranks,
         enable_fsdp=cfg.enable_fsdp,
         batch=batch_of(cfg, model, longest),
@@ -134,6 +138,13 @@ def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
         return 0
     frozen = [p for p in model.parameters() if not p.requires_grad]
     return sum(p.numel() * p.element_size() for p in frozen if stored == {p.dtype})
+
+
+def _dtype_of(cfg: ModelConfig) -> str:
+    """Return the precision that a run would have, without probing for a GPU."""
+    if cfg.dtype != "auto":
+        return cfg.dtype
+    return "fp32" if _is_for_cpu(cfg.device) or cfg.device == "mps" else "bf16"
 
 
 def _is_for_cpu(device: str) -> bool:

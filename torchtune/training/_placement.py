@@ -31,7 +31,15 @@ from torchtune.training._sharding import Sharding, shard
 _logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-"""The values of a config's `dtype`, and fp64, which tests use."""
+"""The values of a config's `dtype` other than auto, and fp64, which tests use."""
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> str:
+    """Return the precision that a config's `dtype` means on a device: auto is bf16 on a GPU that has it, else fp32."""
+    if dtype != "auto":
+        return dtype
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"
 
 
 def _can_offload(section: "Placement", _: object, value: bool) -> None:
@@ -101,7 +109,7 @@ class Placement:
             model: Built on `torch.device("meta")`, with its adapters, and with `requires_grad` set as in training.
             world: The ranks of this run.
             directory: A Hugging Face folder to read weights from; None: random weights from the run's seed.
-            dtype: The precision of computing, a key of `DTYPES`; see the table above.
+            dtype: The precision of computing, a key of `DTYPES` or auto; see the table above.
             enable_fsdp: Shard every layer's parameters across the ranks.
 
         Raises:
@@ -109,6 +117,7 @@ class Placement:
             FieldError: The section contradicts `dtype`, `enable_fsdp` or the number of ranks.
             ValueError: The folder holds weights of another model.
         """
+        dtype = resolve_dtype(dtype, world.device)
         self.check(dtype=dtype, enable_fsdp=enable_fsdp)
         sharding, section = self.sharding or Sharding(), self.activation_checkpointing
         if enable_fsdp:

@@ -25,6 +25,7 @@ from torchtune.training._folder_checks import check_tokenizer_files
 from torchtune.training._global_batch import GlobalBatch
 from torchtune.training._guard import Guard
 from torchtune.training._metrics import Metrics
+from torchtune.training._placement import resolve_dtype
 from torchtune.training._readback import Readback
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import Schedule
@@ -87,7 +88,7 @@ class Run:
         self._cfg, self._model, self._batches = cfg, model, batches
         self._total_steps = schedule.total_steps
         self._waits = world.device.type != "cuda" if waits is None else waits
-        self.scale = LossScale(cfg.dtype, world.device)
+        self.scale = LossScale(resolve_dtype(cfg.dtype, world.device), world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
         self._guard = Guard(
             cfg.non_finite,
@@ -331,7 +332,7 @@ def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) 
         step,
         total_steps,
         log_every=cfg.log_every_n_steps,
-        peak=peak_flops(world.device, cfg.dtype),
+        peak=peak_flops(world.device, resolve_dtype(cfg.dtype, world.device)),
         profiling=cfg.profiling,
     )
 

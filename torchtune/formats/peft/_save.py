@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torchtune.modules import (
     lora_state,
     saved_in_full,
 )
+from torchtune.tokenizers import TOKENIZER_FILES, copy_files
 
 
 def save_peft_adapter(
@@ -30,6 +32,7 @@ def save_peft_adapter(
     folder: str | os.PathLike[str],
     *,
     base_model: str | None,
+    tokenizer_directory: str | os.PathLike[str] | None = None,
     state: Mapping[str, Tensor] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -43,6 +46,7 @@ def save_peft_adapter(
         folder: Written beside and renamed once complete.
         base_model: Folder or hub name of the model that the adapters belong to, written down for those
             who load them.
+        tokenizer_directory: The tokenizer's files in it are copied, so that the folder is loaded by itself. None: none.
         state: What to write in place of `lora_state(model)`, such as parameters gathered from shards.
         overwrite: Replace a folder that exists.
 
@@ -60,6 +64,8 @@ def save_peft_adapter(
     }
     tensors |= {f"{PREFIX}{name}": tensor for name, tensor in in_full.items()}
     with written_whole(folder, overwrite=overwrite) as partial:
+        if tokenizer_directory is not None:
+            copy_files(Path(tokenizer_directory), partial, TOKENIZER_FILES)
         write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters, in_full))
         write_safetensors(partial / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()})
 
