@@ -159,7 +159,9 @@ def test_config_imports_nothing_heavy_at_the_top_of_a_file() -> None:
     assert seen > 50
 
 
-ROOT_MODULES = {f"torchtune.{name}" for name in ("_counted", "_hints", "_home", "_lazy", "_own_packages")}
+ROOT_MODULES = {
+    f"torchtune.{name}" for name in ("_counted", "_hints", "_home", "_lazy", "_near_paths", "_own_packages")
+}
 """Private modules of the whole library."""
 
 

@@ -462,6 +462,20 @@ def test_a_base_that_is_not_here_is_named(llama: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "ours", base="none")
 
 
+@pytest.mark.parametrize("name", ["owner/name", "models/gpt2"])
+def test_a_source_that_may_be_on_the_hub_is_answered_by_the_command_that_fetches_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = {"models/gpt2": "openai-community/gpt2"}.get(name, name)
+    with pytest.raises(FileNotFoundError) as caught:
+        convert(name, tmp_path / "ours")
+    assert str(caught.value).startswith(f"no file or folder {name}; ")
+    assert f"`tune download {known} --output-dir models/{known.partition('/')[2]}` fetches it" in str(
+        caught.value
+    )
+
+
 def test_arguments_without_effect_are_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"base \(--base\) is for adapters, and .*base is none \(no adapter_config.json\)"

@@ -20,6 +20,7 @@ from torchtune.formats.meta._open import is_meta, open_meta
 from torchtune.formats.peft._config import ADAPTER_CONFIG, read_peft_config
 from torchtune.formats.peft._load import copy_peft_adapter, read_peft_adapter
 from torchtune.formats.peft._merge import merged_weights, untied
+from torchtune.runs import missing_model_hint
 from torchtune.tokenizers import has_tokenizer
 
 StrPath = str | os.PathLike[str]
@@ -78,6 +79,7 @@ def convert(
         ValueError: the source is none of these, is damaged, or holds what is not supported; or an argument has no
             effect on it.
     """
+    _check_exist(source, base, tokenizer)
     source, target = Path(source), Path(target)
     base = None if base is None else Path(base)
     tokenizer = None if tokenizer is None else Path(tokenizer)
@@ -116,11 +118,15 @@ def convert(
     return Merge(base, logit_change(merged, target))
 
 
+def _check_exist(*paths: StrPath | None) -> None:
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            hint = missing_model_hint(path, Path.exists)
+            raise FileNotFoundError(f"no file or folder {path}" + (f"; {hint}" if hint else ""))
+
+
 def _check_paths(target: Path, *sources: Path | None) -> None:
-    """Refuse what is not there, and what would be replaced before it is read."""
-    for path in sources:
-        if path is not None and not path.exists():
-            raise FileNotFoundError(f"no file or folder {path}")
+    """Refuse what would be replaced before it is read."""
     written = resolved(target)
     for path in sources:
         if path is not None and any(
@@ -146,8 +152,10 @@ def _base_of(adapter: Path) -> Path:
     if named and Path(named).exists():
         return Path(named)
     says = f"says that its base is {named!r}, which is not here" if named else "does not say what its base is"
+    hint = missing_model_hint(named) if named else ""
     raise FileNotFoundError(
         f"{adapter / ADAPTER_CONFIG} {says}: name the base (--base), or keep the adapter apart (--apart)"
+        + (f"; {hint}" if hint else "")
     )
 
 

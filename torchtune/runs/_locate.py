@@ -1,14 +1,15 @@
 """Where a model's weights are: in a Hugging Face folder, behind an adapter, or in a run's folder."""
 
 import os
-import re
 import shlex
 from pathlib import Path
 
 from attrs import frozen
 
+from torchtune._near_paths import did_you_mean_path
 from torchtune.files import read_json, unexpected
 from torchtune.runs._folder import RunFolder
+from torchtune.runs._missing import download_command, missing_model_hint
 
 _CONFIG = "config.json"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -63,9 +64,9 @@ def result_of(folder: StrPath) -> Path:
         FileNotFoundError: there is no such folder.
         ValueError: the run has written no weights yet.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise FileNotFoundError(no_model(folder))
+    folder = Path(folder)
     is_model = (folder / _CONFIG).is_file() or _is_adapter(folder)
     run = RunFolder(folder)
     if is_model or not run.has_begun:
@@ -134,19 +135,18 @@ def check_model_folder(folder: StrPath) -> None:
         raise FileNotFoundError(no_model(path))
 
 
-def no_model(path: Path) -> str:
+def no_model(path: StrPath) -> str:
     """Return why a path is not a model's folder, and what makes a model's folder of it."""
+    as_written, path = path, Path(path)
     made = f"models/{path.name.removesuffix(path.suffix) if path.is_file() else path.name}"
     if path.is_file():
         if path.suffix.lower() == ".gguf":
             return f"{path} is a GGUF file, not a folder; `tune convert {path} {made}` makes one of it"
         return f"{path} is a file, and a model is a folder; name the folder that it lies in"
     if not path.is_dir():
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(path)):
-            return (
-                f"there is no folder {path}; if it is a model on the Hugging Face hub,"
-                f" `tune download {path} --output-dir {made}` fetches it"
-            )
+        hint = missing_model_hint(as_written)
+        if hint:
+            return f"there is no folder {path}; {hint}"
         return (
             f"there is no folder {path} (relative paths start at {Path.cwd()}); name a Hugging Face model's, an"
             " adapter's or a run's; tune download fetches a model, tune convert makes one of other files"
@@ -183,8 +183,11 @@ def _base_of(adapter: Path) -> Path:
         base = Path(start, named)
         if base.is_dir():
             return result_of(base)
-    fetched = f"models/{Path(named).name}"
-    raise FileNotFoundError(
-        f"{adapter / _ADAPTER_CONFIG} says that its base is {named!r}, and there is no such folder; fetch it"
-        f" (tune download {named} --output-dir {fetched}) and {how}"
-    )
+    missing = f"{adapter / _ADAPTER_CONFIG} says that its base is {named!r}, and there is no such folder"
+    near = did_you_mean_path(named, Path.is_dir)
+    command = download_command(named)
+    if near:
+        instead = f"; `{command}` fetches the one that it names" if command else ""
+        raise FileNotFoundError(f"{missing}; {near} Then {how}{instead}")
+    fetch = f"fetch it ({command}) and " if command else ""
+    raise FileNotFoundError(f"{missing}; {fetch}{how}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import asdict, frozen
 
 from torchtune.files import read_json, unexpected
+from torchtune.runs import missing_model_hint
 from torchtune.tokenizers._chat_templates import CONFIG
 from torchtune.tokenizers._special_ids import EOS, GENERATION_CONFIG, read_ids
 
@@ -35,9 +36,9 @@ def tokenizer_file(path: str | os.PathLike[str], name: str) -> Path:
         file /= name
     if not file.is_file():
         if not file.name.endswith((".json", ".model")):  # nor does it name a file
+            hint = missing_model_hint(path) or "tune download fetches one"
             raise FileNotFoundError(
-                f"there is no folder {file}; the folder of a tokenizer, or its {name}, is expected"
-                " (tune download fetches one)"
+                f"there is no folder {file}; the folder of a tokenizer, or its {name}, is expected; {hint}"
             )
         raise FileNotFoundError(
             f"no {file.name} in {file.parent}; the tokenizer's {name}, or the folder that holds it, is expected"

@@ -10,6 +10,7 @@ import torch
 
 from torchtune.files import read_json, unexpected
 from torchtune.modules import ADAPTERS, AdapterKind
+from torchtune.runs import missing_model_hint
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -86,7 +87,8 @@ _PATTERNS = {"rank_pattern": _RANK, "alpha_pattern": _ALPHA}
 def _no_adapter(folder: Path) -> str:
     """Return why a folder is no adapter's, and which one may be."""
     if not folder.is_dir():
-        return f"there is no folder {folder}; a PEFT adapter's is expected (tune download fetches one)"
+        hint = missing_model_hint(folder) or "tune download fetches one"
+        return f"there is no folder {folder}; a PEFT adapter's is expected; {hint}"
     of_a_run = [path for path in (folder / "final", folder / "best") if (path / ADAPTER_CONFIG).is_file()]
     if of_a_run:
         return f"{folder} is a run's folder; name the adapter in it, {' or '.join(map(str, of_a_run))}"
