@@ -90,6 +90,22 @@ def test_a_runs_folder_as_a_model_is_rejected_with_the_weights_in_it(tune: Tune,
     assert validate(tune, tiny, f"model_directory={folder / 'best'}").status == 0
 
 
+@pytest.mark.parametrize("verb", [validate, run])
+def test_the_folder_of_an_adapters_run_as_a_model_is_rejected_with_how_to_use_the_adapter(
+    tune: Tune, tiny: Tiny, verb: Any
+) -> None:
+    folder = tiny.folder / "run"
+    final = adapter(tiny, folder / "final", "the/base")
+    (folder / "config.yaml").touch()
+    done = verb(tune, tiny, f"model_directory={folder}", f"tokenizer_directory={tiny.folder / 'model'}")
+    assert done.status == 2
+    assert (
+        f"{folder} is the folder of a run that trained an adapter, not a whole model; merge it into its base and name"
+        f" the result (tune convert {final} NEW_FOLDER), or continue it: lora_finetune model_directory=the/base"
+        f" lora.adapter_directory={final}"
+    ) in done.err
+
+
 @pytest.mark.parametrize("words", [(), HF])
 @pytest.mark.parametrize("verb", [validate, run])
 def test_a_quantised_folder_is_rejected(tune: Tune, tiny: Tiny, verb: Any, words: tuple[str, ...]) -> None:

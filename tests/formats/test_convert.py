@@ -462,6 +462,15 @@ def test_a_base_that_is_not_here_is_named(llama: Path, tmp_path: Path) -> None:
         convert(source, tmp_path / "ours", base="none")
 
 
+def test_a_runs_folder_is_answered_by_the_weights_in_it(tmp_path: Path) -> None:
+    for name in ("final", "best"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run/config.yaml").touch()
+    names = f"{tmp_path / 'run/final'} or {tmp_path / 'run/best'}"
+    with pytest.raises(ValueError, match=f"run is a run's folder, not a checkpoint; name .*, {names}$"):
+        convert(tmp_path / "run", tmp_path / "ours")
+
+
 @pytest.mark.parametrize("name", ["owner/name", "models/gpt2"])
 def test_a_source_that_may_be_on_the_hub_is_answered_by_the_command_that_fetches_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from torchtune.formats.meta._open import is_meta, open_meta
 from torchtune.formats.peft._config import ADAPTER_CONFIG, read_peft_config
 from torchtune.formats.peft._load import copy_peft_adapter, read_peft_adapter
 from torchtune.formats.peft._merge import merged_weights, untied
-from torchtune.runs import missing_model_hint
+from torchtune.runs import missing_model_hint, weights_in
 from torchtune.tokenizers import has_tokenizer
 
 StrPath = str | os.PathLike[str]
@@ -176,6 +176,11 @@ def _open(path: Path, tokenizer: Path | None = None) -> Checkpoint:
         return checkpoint if tokenizer is None else with_tokenizer(checkpoint, tokenizer)
     if is_meta(path):
         return open_meta(path, tokenizer)
+    weights = weights_in(path)
+    if weights:
+        raise ValueError(
+            f"{path} is a run's folder, not a checkpoint; name the weights in it, {' or '.join(map(str, weights))}"
+        )
     files = sorted(file.name for file in path.glob("*.gguf"))
     raise ValueError(
         f"{path} is no checkpoint: it holds neither config.json (Hugging Face's) nor params.json and"

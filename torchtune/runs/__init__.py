@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torchtune.runs._locate import locate_model as locate_model
     from torchtune.runs._locate import no_model as no_model
     from torchtune.runs._locate import result_of as result_of
+    from torchtune.runs._locate import weights_in as weights_in
     from torchtune.runs._locate import weights_note as weights_note
     from torchtune.runs._missing import missing_model_hint as missing_model_hint
     from torchtune.runs._no_memory import Reserve as Reserve

@@ -109,18 +109,31 @@ def check_whole_model(folder: StrPath) -> None:
     if (folder / _CONFIG).is_file():
         return
     if _is_adapter(folder):
-        named = read_json(folder / _ADAPTER_CONFIG).get("base_model_name_or_path")
+        raise ValueError(f"{folder} is an adapter, not a whole model; {_uses_of(folder)}")
+    weights = weights_in(folder)
+    if weights and _is_adapter(weights[0]):
         raise ValueError(
-            f"{folder} is an adapter, not a whole model; merge it into its base and name the result (tune convert"
-            f" {folder} NEW_FOLDER), or continue it: lora_finetune model_directory={named or 'BASE'}"
-            f" lora.adapter_directory={folder}"
+            f"{folder} is the folder of a run that trained an adapter, not a whole model; {_uses_of(weights[0])}"
         )
-    run = RunFolder(folder)
-    if run.has_begun and run.weights is not None:
-        weights = [path for path in (run.final, run.best) if path.is_dir()]
+    if weights:
         raise ValueError(
             f"{folder} is a run's folder; name the weights in it, {' or '.join(map(str, weights))}"
         )
+
+
+def weights_in(folder: StrPath) -> list[Path]:
+    """Return the folders of weights in a run's folder, `final` first; none for other folders."""
+    run = RunFolder(folder)
+    return [path for path in (run.final, run.best) if path.is_dir()] if run.has_begun else []
+
+
+def _uses_of(adapter: Path) -> str:
+    """Tell what an adapter can be used for where a whole model is expected."""
+    base = read_json(adapter / _ADAPTER_CONFIG).get("base_model_name_or_path") or "BASE"
+    return (
+        f"merge it into its base and name the result (tune convert {adapter} NEW_FOLDER), or continue it:"
+        f" lora_finetune model_directory={base} lora.adapter_directory={adapter}"
+    )
 
 
 def check_model_folder(folder: StrPath) -> None:
