@@ -1,5 +1,6 @@
 """What a run tells its user at its start, when it resumes, and at its end."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from recipes import full_finetune, lora_finetune
 from tests.recipes.parts import PowerCut, full_config, lora_config, metrics
 from tests.training.tiny import ALONE
 from torchtune.config import lazy
+from torchtune.runs import RunFolder
+from torchtune.runs._ending import closing_lines
 from torchtune.training import Packing, Validation
 from torchtune.training._global_batch import GlobalBatch
 
@@ -68,20 +71,34 @@ def test_a_run_of_few_steps_says_that_it_may_teach_little(
     assert (line in capsys.readouterr().err) is is_said
 
 
-def test_the_end_names_the_model_the_best_step_and_the_next_commands(
+def test_the_end_names_the_model_and_the_best_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lora_finetune.main(lora_config(tmp_path, "a run", **VALIDATED))
-    lines = capsys.readouterr().err.splitlines()
+    text = capsys.readouterr().err
+    lines = text.splitlines()
     run = tmp_path / "a run"
+    assert "try it" not in text, "the config names no base"
     assert f"finished: {run / 'final'} is the trained model" in lines
     assert any(line.startswith(f"best: {run / 'best'} has the lowest validation loss, ") for line in lines)
-    assert f"try it: tune alpaca_generate --config generate model_directory='{run}'" in lines
-    assert f"merge it: tune convert '{run / 'final'}' merged" in lines
     full_finetune.main(full_config(tmp_path, "full", max_steps=1))
     text = capsys.readouterr().err
     assert "merge it" not in text
     assert "best:" not in text
+
+
+@pytest.mark.parametrize("base", [None, "models/base"])
+def test_the_end_names_the_next_commands_unless_an_adapters_base_is_unknown(
+    tmp_path: Path, base: str | None
+) -> None:
+    run = RunFolder(tmp_path / "a run")
+    run.final.mkdir(parents=True)
+    (run.final / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    commands = [
+        f"try it: tune alpaca_generate --config generate model_directory='{run.path}'",
+        f"merge it: tune convert '{run.final}' merged",
+    ]
+    assert [*closing_lines(run)][1:] == (commands if base else [])
 
 
 @pytest.mark.parametrize("lr", [1e-2, 1.0])

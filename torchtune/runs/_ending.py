@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 
+from torchtune.files import read_json
 from torchtune.runs._folder import RunFolder
 
 
@@ -26,9 +27,13 @@ def closing_lines(folder: RunFolder) -> Iterator[str]:
                 f"best: the model before training has the lowest validation loss, {loss:.4f}; a lower optimizer.lr may"
                 " help"
             )
+    adapter_config = folder.final / "adapter_config.json"
+    is_adapter = adapter_config.is_file()
+    if is_adapter and not read_json(adapter_config).get("base_model_name_or_path"):
+        return  # Without its base, an adapter neither answers nor can be merged.
     path = shlex.quote(str(folder.path))
     yield f"try it: tune alpaca_generate --config generate model_directory={path}"
-    if (folder.final / "adapter_config.json").is_file():
+    if is_adapter:
         yield f"merge it: tune convert {shlex.quote(str(folder.final))} merged"
 
 
