@@ -220,7 +220,8 @@ def test_answers_are_shown_by_prompt_and_step(tmp_path: Path) -> None:
         ([], "tune: name a run's folder, or several"),
         (["none"], "none: no such folder; name a run's output_dir"),
         (["x.png", "y.html"], "x.png: no such folder"),
-        (["."], ". is no run's folder: there is no metrics.jsonl in it"),
+        (["."], "tune: . is a folder of runs; `tune plot *` draws them"),
+        (["a", "empty"], "empty is no run's folder: there is no metrics.jsonl in it"),
         (["a", "a/metrics.jsonl"], "a/metrics.jsonl and a are the same run; name each run once"),
         (["x=a", "x=b"], "two runs are labelled 'x'; give each another label"),
         (["notes.txt"], "notes.txt: no line of it holds metrics"),
@@ -239,6 +240,7 @@ def test_wrong_words_end_with_status_2_and_one_line(
     for name in "ab":
         write_run(tmp_path / name, made_metrics(2))
     (tmp_path / "notes.txt").write_text("hello\n")
+    (tmp_path / "empty").mkdir()
     result = tune("plot", *words)
     assert (result.status, result.out) == (2, "")
     assert part in result.err

@@ -143,10 +143,16 @@ def _metrics(path: Path) -> "RunMetrics":
     run = RunFolder(path)
     if run.has_begun and not run.metrics.exists():
         return RunMetrics([], [])  # it has not come to its first step
+    if path.is_dir() and not run.metrics.is_file() and _has_runs(path):
+        raise FileNotFoundError(f"{path} is a folder of runs; `tune plot {path / '*'}` draws them")
     metrics = read_metrics(path)
     if path.is_file() and metrics.broken and not metrics.lines:
         raise ValueError(f"{path}: no line of it holds metrics; name a run's folder, or its metrics.jsonl")
     return metrics
+
+
+def _has_runs(folder: Path) -> bool:
+    return any(RunFolder(path).has_begun or RunFolder(path).metrics.is_file() for path in folder.iterdir())
 
 
 def _config(file: Path) -> tuple[dict[str, Any], str]:
