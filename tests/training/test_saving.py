@@ -135,6 +135,9 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
     for _ in range(3):
         next(steps)
     os.kill(os.getpid(), number)
+    notice = capfd.readouterr().err
+    assert "finishing this step and saving it" in notice, "while the step runs"
+    assert ("Ctrl-C again ends at once" in notice) is (number == signal.SIGINT)
     with pytest.raises(Stopped) as caught:
         next(steps)
     assert run.saved() == [3]
@@ -144,7 +147,6 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
     )
     assert caught.value.status == 128 + number
     assert signal.getsignal(number) == before
-    assert ("Ctrl-C again ends at once" in capfd.readouterr().err) is (number == signal.SIGINT)
 
 
 def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ from torchtune.distributed._world import World
 
 GRACE = 240.0
 """How long a step and its checkpoint may take after SIGTERM before the process exits (seconds)."""
+_NOTICES = {
+    signal.SIGINT: b"\ninterrupted: finishing this step and saving it; Ctrl-C again ends at once\n",
+    signal.SIGTERM: b"SIGTERM: finishing this step and saving it\n",
+}
 _LOOK = 200
 """How often the other ranks are checked (milliseconds)."""
 
@@ -50,6 +54,7 @@ class StopRequests:
         self._resume_hint = resume_hint
         self.received: int | None = None
         """The first signal received."""
+        self._peers: list[int] = []
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -68,8 +73,9 @@ class StopRequests:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
             raise Stopped(f"interrupted twice; {self._resume_hint} from the last checkpoint", number)
-        if self.received is None and number == signal.SIGINT and self._world.is_main:
-            os.write(2, b"\ninterrupted: finishing this step and saving it; Ctrl-C again ends at once\n")
+        # After a rank has died, SIGTERM comes from the launcher, and nothing is saved.
+        if self.received is None and self._world.is_main and all(map(_exists, self._peers)):
+            os.write(2, _NOTICES[signal.Signals(number)])
         self.received = self.received or number
 
     def _watch(self) -> None:
@@ -77,13 +83,13 @@ class StopRequests:
         hostname = socket.gethostname()
         ranks = self._world.gather((hostname, os.getpid()))
         # A process that does not exist is in another PID namespace, whose numbers mean nothing in this one.
-        peers = [pid for host, pid in ranks if host == hostname and _exists(pid)]
+        self._peers = [pid for host, pid in ranks if host == hostname and _exists(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)
         self._stack.callback(os.close, write)  # ends the thread, which closes the other side
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, before)
-        threading.Thread(target=_give_up, args=(read, peers), name="stop", daemon=True).start()
+        threading.Thread(target=_give_up, args=(read, self._peers), name="stop", daemon=True).start()
 
 
 def _give_up(read: int, peers: list[int]) -> None:
