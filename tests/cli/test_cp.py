@@ -36,6 +36,24 @@ def test_copied_recipe_validates_the_configs_of_the_original(
         assert tune("validate", path, "--config", name, *words).out.startswith("ok")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("lora_finetune", "lora model_directory=DIR dataset.source=rows.jsonl"),
+        ("full_finetune", "full model_directory=DIR dataset.source=rows.jsonl"),
+        ("alpaca_generate", "generate model_directory=DIR"),
+    ],
+)
+def test_a_copied_recipe_is_run_with_the_config_for_any_model(
+    recipe: str, words: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copied = tune("cp", recipe, f"{recipe}_2.py").out
+    assert copied == f"copied {recipe} to {recipe}_2.py; run: tune ./{recipe}_2.py --config {words}\n"
+    call = [word.replace("DIR", "models/none") for word in words.split()]
+    assert tune("validate", f"./{recipe}_2.py", "--config", *call).out.startswith("ok")
+
+
 def test_copies_are_formatted(tune: Tune, tmp_path: Path) -> None:
     for _, name in CONFIGS:
         tune("cp", name, f"{tmp_path}/{name}.py")

@@ -16,6 +16,13 @@ from torchtune.runs import (
 )
 from torchtune.runs.command_line import CONFIGS, RECIPES, Call
 
+_STARTS = {
+    "lora": "model_directory=DIR dataset.source=rows.jsonl",
+    "full": "model_directory=DIR dataset.source=rows.jsonl",
+    "generate": "model_directory=DIR",
+}
+"""Configs for any model, each with what is to be set."""
+
 
 def run(call: Call) -> int:
     """Copy a recipe or a config."""
@@ -41,7 +48,8 @@ def _command(name: str, path: str) -> str:
     """Return what runs a copy."""
     configs = config_names()
     if name in configs:
-        return f"tune {path if '/' in path else f'./{path}'} --config {next(iter(configs[name]), '...')}"
+        config = next((f"{start} {_STARTS[start]}" for start in _STARTS if start in configs[name]), "...")
+        return f"tune {path if '/' in path else f'./{path}'} --config {config}"
     recipe = next(recipe for recipe, names in configs.items() if name in names)
     return f"tune {recipe} --config {path}" + (f":{name}" if path.endswith(".py") else "")
 
