@@ -75,6 +75,17 @@ def test_other_names_are_answered_as_before(name: str, tune: Tune) -> None:
     assert tune(name).status == 2
 
 
+@pytest.mark.parametrize("word", ["tensorboard", "wandb"])
+def test_the_loggers_that_are_named_validate_as_they_are_written(word: str, tune: Tune) -> None:
+    pytest.importorskip(word)
+    pointer = pointer_for(word)
+    assert pointer is not None
+    overrides = [part for part in pointer[1].split() if "=" in part]
+    assert len(overrides) > 1
+    result = tune("validate", "lora_finetune", "--config", "smollm2_135m_lora", *overrides)
+    assert result.out.startswith("ok"), result.err
+
+
 def test_commands_that_are_named_exist() -> None:
     named = re.findall(r"(?<!-)\btune (?:--nproc_per_node 2 )?(\w+)", " ".join(job.instead for job in JOBS))
     assert len(named) > 15

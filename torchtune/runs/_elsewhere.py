@@ -49,8 +49,9 @@ NOT_HERE: Final = (
     Job(
         "eval evaluate eleuther_eval lm_eval harness benchmark",
         "benchmarks are not run",
-        "EleutherAI's harness takes a run's final/ (lm_eval --model hf --model_args pretrained=FOLDER), and"
-        " validation.share=0.1 reports the loss of held-out rows",
+        "EleutherAI's harness takes a run's final/ (lm_eval --model hf --model_args pretrained=FOLDER), an adapter"
+        " after tune convert has merged it, or as pretrained=BASE,peft=FOLDER; validation.share=0.1 reports the loss of"
+        " held-out rows",
     ),
     Job(
         "sweep search hpo tuner optuna multirun",
@@ -116,9 +117,21 @@ OTHERWISE: Final = (
         "tune validate --memory RECIPE --config CONFIG",
     ),
     Job(
-        "logs log watch monitor status metrics tensorboard",
+        "logs log watch monitor status metrics",
         "metrics.jsonl has a run's metrics",
         "tune plot runs/mine draws them",
+    ),
+    Job(
+        "tensorboard",
+        "TensorBoard reads the files of a logger",
+        "a run writes them with metric_logger=torchtune.utils.metric_logging.TensorBoardLogger"
+        " metric_logger.log_dir=runs/mine/tensorboard",
+    ),
+    Job(
+        "wandb",
+        "metrics go to Weights & Biases by a logger",
+        "a run sends them with metric_logger=torchtune.utils.metric_logging.WandBLogger metric_logger.project=mine"
+        " metric_logger.log_dir=runs/mine",
     ),
     Job("new init create copy", "recipes and configs are copied by tune cp", "tune cp lora my_run.yaml"),
     Job("list recipes configs models", "recipes and configs are listed by tune ls", "tune ls"),
