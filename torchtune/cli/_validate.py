@@ -9,6 +9,7 @@ from typing import Any
 
 from torchtune import config, runs
 from torchtune._counted import counted
+from torchtune._near_paths import did_you_mean_path
 from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import ranks_of
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
@@ -251,7 +252,8 @@ def _absent(cfg: Any) -> Iterator[str]:
         if name.startswith("tokenizer.") and _has_tokenizer_folder(cfg):
             continue
         if not any(value == other or value.startswith(f"{other}/") for other in absent):
-            yield f"{name}: {value} is not there yet"
+            near = did_you_mean_path(value)
+            yield f"{name}: {value} is not there yet" + (f"; {near}" if near else "")
         absent.append(value)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from torchtune._near_paths import did_you_mean_path
 from torchtune.datasets._formats import ENDINGS, check_formats, format_of, is_saved
 
 _METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -57,8 +58,17 @@ def matching_files(pattern: str) -> list[FoundFile]:
     )
     check_formats(paths)
     if not paths:
-        raise FileNotFoundError(f"{pattern}: the pattern has no files of rows in it ({ENDINGS})")
+        message = f"{pattern}: the pattern has no files of rows in it ({ENDINGS})"
+        near = did_you_mean_path(Path(*expanded.parts[:n_fixed]), Path.is_dir)
+        raise FileNotFoundError(f"{message}; {near}" if near else message)
     return [FoundFile(path, Path(*path.parts[n_fixed:]).as_posix()) for path in paths]
+
+
+def did_you_mean_source(path: str | Path) -> str:
+    """Return `did you mean x?` for a path that does not exist, or nothing if no file or folder of rows is near."""
+    return did_you_mean_path(
+        path, lambda near: near.is_dir() or (near.is_file() and format_of(near) is not None)
+    )
 
 
 def wildcard_part(pattern: str) -> str:

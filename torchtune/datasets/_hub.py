@@ -7,6 +7,7 @@ from typing import Any
 from attrs import frozen
 
 from torchtune._counted import counted
+from torchtune.datasets._find_files import did_you_mean_source
 from torchtune.datasets._stream import StreamTable
 from torchtune.datasets._tables import ArrowTable, Table
 
@@ -60,9 +61,8 @@ def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
     if unknown:
         raise ValueError(f"load_options: expected {', '.join(known)}, got {', '.join(unknown)}")
     if "/" not in source:  # `datasets` takes names such as `pandas` for its own loaders, which unpickle files
-        raise FileNotFoundError(
-            f"{source}: no such file; a data set on the hub is named owner/name; {_ALTERNATIVE}"
-        )
+        hint = did_you_mean_source(source) or f"a data set on the hub is named owner/name; {_ALTERNATIVE}"
+        raise FileNotFoundError(f"{source}: no such file; {hint}")
     streaming = streaming_in(load_options)
     options: dict[str, Any] = {name: str(load_options[name]) for name in LOAD_OPTIONS if name in load_options}
     if streaming is not None:
@@ -110,13 +110,19 @@ def _load(source: str, split: str, options: dict[str, Any]) -> Any:
     try:
         return load_dataset(source, split=split, **options)
     except ConnectionError as error:
+        near = did_you_mean_source(source)
+        if near:
+            raise FileNotFoundError(
+                f"{source}: no such file, and the hub cannot be reached; {near}"
+            ) from error
         raise ConnectionError(
             f"{source}: the Hugging Face hub cannot be reached ({error}); where it can be, `hf download {source}"
             f" --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` fetches it, and that folder can be the"
             " source (tune download fetches models)"
         ) from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {_ALTERNATIVE}") from error
+        hint = did_you_mean_source(source) or _ALTERNATIVE
+        raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {hint}") from error
     except ValueError as error:
         raise ValueError(f"{source}: cannot be loaded: {error}") from error
 

@@ -10,7 +10,13 @@ from attrs import frozen
 
 from torchtune.config import LocalPath
 from torchtune.datasets._dataset_card import choose_config, read_configs
-from torchtune.datasets._find_files import FoundFile, files_in, matching_files, wildcard_part
+from torchtune.datasets._find_files import (
+    FoundFile,
+    did_you_mean_source,
+    files_in,
+    matching_files,
+    wildcard_part,
+)
 from torchtune.datasets._formats import SAVED, check_downloaded, check_formats, format_of, open_file
 from torchtune.datasets._hub import LoadOptions, Streaming, load_hub_table, stream_parquet, streaming_in
 from torchtune.datasets._splits import SplitPart, choose_files, families_in, family_of, parse_split, split_of
@@ -125,7 +131,8 @@ def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
         files = _choose_matching(source, split)
         where, example = f"{source}: the pattern", path.parent
     else:
-        raise FileNotFoundError(f"{path}: no such file; paths are looked up from {Path.cwd()}")
+        hint = did_you_mean_source(path) or f"paths are looked up from {Path.cwd()}"
+        raise FileNotFoundError(f"{path}: no such file; {hint}")
     kinds = sorted({str(format_of(file.path)) for file in files})
     if len(kinds) > 1:
         raise ValueError(

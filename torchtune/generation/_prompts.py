@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from attrs import evolve, field, frozen
 
+from torchtune._near_paths import did_you_mean_path
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 
 Template = Literal["auto", "chat", "alpaca", "plain"]
@@ -65,7 +66,9 @@ def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool =
     from torchtune.datasets import open_source
 
     if not Path(path).expanduser().exists():
-        raise FileNotFoundError(f"no file {path}; prompts were to be read from it")
+        message = f"no file {path}; prompts were to be read from it"
+        near = did_you_mean_path(Path(path).expanduser(), Path.is_file)
+        raise FileNotFoundError(f"{message}; {near}" if near else message)
     table = open_source(str(Path(path).expanduser()))
     prompts = []
     for i in range(len(table)):

@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
+from torchtune._near_paths import did_you_mean_path
 from torchtune.data import ChatTemplate
 from torchtune.files import read_json, unexpected
 from torchtune.tokenizers._options import TokenizerOptions
@@ -99,9 +100,11 @@ def _chosen(
         return stored[str(name)]
     file = Path(name).expanduser()
     if not file.is_file():
-        raise ValueError(
+        message = (
             f"chat_template: {name!r} is neither a file nor a template stored in {folder}{_names(stored)}"
         )
+        near = did_you_mean_path(file, Path.is_file)
+        raise ValueError(f"{message}; {near}" if near else message)
     return StoredTemplate(_read_text(file, "save it as UTF-8"), file)
 
 
