@@ -42,7 +42,7 @@ def test_copy_says_how_to_run_it(tune: Tune, tmp_path: Path) -> None:
     copied = tune("cp", "smollm2_135m_lora", f"{tmp_path}/my.py").out
     assert copied.endswith(f"run: tune lora_finetune --config {tmp_path}/my.py:smollm2_135m_lora\n")
     assert tune("cp", "full_finetune", f"{tmp_path}/r.py").out.endswith(
-        "r.py --config alpaca_llama2_full_finetune\n"
+        "r.py --config full model_directory=DIR dataset.source=rows.jsonl\n"
     )
 
 
