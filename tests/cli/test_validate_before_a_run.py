@@ -66,6 +66,46 @@ def test_rows_that_all_lose_their_targets_are_an_error_of_every_verb(
     assert not Path("run/final").exists()
 
 
+@pytest.mark.parametrize("verb", ["validate", "run"])
+@pytest.mark.parametrize(
+    ("held_out", "reason"),
+    [
+        ([LONG] * 3, "none of 3 held-out rows has a target; 3 of 3 rows have no target within 128 tokens"),
+        ([LONG] * 70, "none of 70 held-out rows has a target; 70 of 70 rows have no target within 128"),
+    ],
+    ids=["long", "many long"],
+)
+def test_held_out_rows_that_all_lose_their_targets_are_one_mistake(
+    verb: str, held_out: list[Any], reason: str, tune: Tune
+) -> None:
+    Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
+    section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
+    done = call(tune, verb, [CHAT], f"validation={{share: null, dataset: {section}}}")
+    assert done.status == 2
+    assert f"validation: {reason}" in done.err
+    assert done.err.count("has a target") == 1
+    assert verb == "run" or "validation={share: null" in done.err, "where the rows are named"
+    assert "step 1" not in done.err
+
+
+@pytest.mark.parametrize("verb", ["validate", "run"])
+def test_a_held_out_share_without_a_target_is_one_mistake(verb: str, tune: Tune) -> None:
+    done = call(tune, verb, [CHAT], "validation={share: 0.5}")
+    assert done.status == 2
+    assert "validation.share: a dataset of 1 row(s) has none to hold out" in done.err
+    done = call(tune, verb, [LONG] * 3, "validation={share: 0.7}", "seed=1")
+    assert done.status == 2
+    assert "none of 2 held-out rows has a target" in done.err
+
+
+def test_one_held_out_row_with_a_target_is_valid(tune: Tune) -> None:
+    Path("held_out.jsonl").write_text(
+        "\n".join(map(json.dumps, [*[LONG] * 150, {**LONG, "instruction": "a"}]))
+    )
+    section = "{_component_: torchtune.datasets.auto_dataset, source: held_out.jsonl}"
+    assert call(tune, "validate", [CHAT], f"validation={{share: null, dataset: {section}}}").status == 0
+
+
 @pytest.mark.parametrize("n_long", [63, 200])
 def test_one_row_with_a_target_among_many_without_is_valid(n_long: int, tune: Tune) -> None:
     assert call(tune, "validate", [*[LONG] * n_long, {**LONG, "instruction": "a"}]).status == 0

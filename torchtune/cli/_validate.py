@@ -160,7 +160,7 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
         local = {"tokenizer": parts["tokenizer"], **local}
     if "tokenizer" not in local:
         return None
-    rows: Any = None
+    opened: dict[str, Any] = {}
     arguments: list[Any] = []
     for field, part in local.items():
         try:
@@ -171,14 +171,15 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
                 return None
         else:
             arguments = arguments or [built]
-            if field == "dataset":
-                rows = built
+            opened[field] = built
+    rows: Any = opened.get("dataset")
     sample = [] if rows is None else _sample(rows)
     if decoder is not None:
-        from torchtune.training import row_errors, tokenizer_errors
+        from torchtune.training import held_out_errors, row_errors, tokenizer_errors
 
         mistakes.add_all(tokenizer_errors(cfg, arguments[0], decoder))
         mistakes.add_all(row_errors(cfg, arguments[0], rows, sample, decoder))
+        mistakes.add_all(held_out_errors(cfg, rows, opened.get("validation.dataset"), decoder))
     return _longest(sample)
 
 

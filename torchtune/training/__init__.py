@@ -10,7 +10,7 @@ from torchtune.training._build import (
     save_model,
 )
 from torchtune.training._checkpoints import Checkpoints
-from torchtune.training._early_checks import row_errors, schedule_errors
+from torchtune.training._early_checks import held_out_errors, row_errors, schedule_errors
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._folder_checks import tokenizer_errors, weight_errors
@@ -105,6 +105,7 @@ __all__ = [
     "constant_with_warmup",
     "cosine_with_warmup",
     "count_steps",
+    "held_out_errors",
     "in_compute_dtype",
     "linear_with_warmup",
     "mapped_bytes",

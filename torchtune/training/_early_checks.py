@@ -9,14 +9,28 @@ from torch import nn
 from torch.optim import Optimizer
 
 from torchtune.config import instantiate
-from torchtune.data import Encoded, Rows, Tokenizer
+from torchtune.data import (
+    Encoded,
+    Item,
+    LeftOut,
+    LengthLimit,
+    Rows,
+    Tokenizer,
+    items_of,
+    split_off,
+    spread,
+    truncate,
+)
 from torchtune.distributed import World
 from torchtune.modules import Decoder
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._schedules import build_scheduler
+from torchtune.training._validation import held_out_items
 
 _MANY_STEPS = 1_000_000
 """The length of a run that only its rows decide: every warm-up fits."""
+_SAMPLED = 64
+"""Rows that are encoded first."""
 
 
 def row_errors(
@@ -44,6 +58,42 @@ def row_errors(
         count_steps(sample)
     except ValueError:
         yield from _error("dataset", count_steps, rows)
+
+
+def held_out_errors(
+    cfg: Any, rows: Rows[Any] | None, held_out: Rows[Any] | None, model: Decoder
+) -> Iterator[tuple[str, Exception]]:
+    """Check that a run finds a target in its held-out rows; all are read only if none of a sample has one.
+
+    Args:
+        cfg: A config; nothing is checked if it is no `FinetuneConfig`, or has no validation.
+        rows: Those of its dataset, of which a share may be held out; None: they are not here.
+        held_out: Those of its `validation.dataset`; None: there is none, or they are not here.
+        model: Limits the length of sequences; it may be on the meta device.
+    """
+    if isinstance(cfg, FinetuneConfig) and cfg.validation is not None:
+        field = "validation.dataset" if cfg.validation.share is None else "validation.share"
+        yield from _error(field, _check_held_out, cfg, rows, held_out, model.architecture.max_seq_len)
+
+
+def _check_held_out(
+    cfg: FinetuneConfig, rows: Rows[Any] | None, held_out: Rows[Any] | None, longest: int
+) -> None:
+    section = cfg.validation
+    assert section is not None
+    if section.share is not None and rows is not None:
+        _, share = split_off(rows, section.share, cfg.seed or 0)
+        held_out = None if cfg.seed is None else share  # the run draws another seed, and so other rows
+    if held_out is None or any(_has_target(held_out[i], longest) for i in spread(held_out, _SAMPLED)):
+        return
+    held_out_items(held_out, section.max_rows, longest)
+
+
+def _has_target(encoded: Encoded[Any], longest: int) -> bool:
+    if isinstance(encoded, LeftOut):
+        return False
+    fitted = (truncate(item, LengthLimit(sequence=longest)) for item in items_of(encoded))
+    return any(isinstance(item, Item) and item.counts["targets"] > 0 for item in fitted)
 
 
 def schedule_errors(cfg: Any) -> Iterator[tuple[str, Exception]]:
