@@ -30,11 +30,14 @@ MAY_IMPORT = {
         "internals", "config", "modules", "data", "files", "utils", "runs", "tokenizers", "models", "formats",
         "generation", "distributed",
     },
+    "torchtune.checks": {
+        "config", "modules", "data", "runs", "tokenizers", "models", "formats", "distributed", "training",
+    },
     "torchtune.plots": {"config", "files", "runs", "utils"},
     "torchtune.migrate": {"config", "runs"},
     "torchtune.cli": {
         "internals", "config", "files", "runs", "plots", "migrate", "data", "utils", "formats", "distributed",
-        "training",
+        "training", "checks",
     },
     "recipes": {
         "config", "modules", "data", "runs", "tokenizers", "models", "formats", "datasets", "utils", "generation",

@@ -104,13 +104,13 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
         for note in _absent(cfg):
             print_note(note)
         if decoder is not None:
-            from torchtune.training import weight_errors
+            from torchtune.checks import weight_errors
 
             mistakes.add_all(weight_errors(cfg, decoder))
     longest = _check_rows(cfg, decoder, mistakes)
     counted = None
     if decoder is not None:
-        from torchtune.training import schedule_errors
+        from torchtune.checks import schedule_errors
 
         with mistakes.of("optimizer"):
             counted = _counted(cfg, decoder, ranks, longest)
@@ -175,7 +175,7 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
     rows: Any = opened.get("dataset")
     sample = [] if rows is None else _sample(rows)
     if decoder is not None:
-        from torchtune.training import held_out_errors, row_errors, tokenizer_errors
+        from torchtune.checks import held_out_errors, row_errors, tokenizer_errors
 
         mistakes.add_all(tokenizer_errors(cfg, arguments[0], decoder))
         mistakes.add_all(row_errors(cfg, arguments[0], rows, sample, decoder))

@@ -10,10 +10,8 @@ from torchtune.training._build import (
     save_model,
 )
 from torchtune.training._checkpoints import Checkpoints
-from torchtune.training._early_checks import held_out_errors, row_errors, schedule_errors
 from torchtune.training._finetune_config import RATES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
-from torchtune.training._folder_checks import tokenizer_errors, weight_errors
 from torchtune.training._guard import Guard
 from torchtune.training._loading import Loading, Packing
 from torchtune.training._lora import Lora
@@ -58,7 +56,7 @@ from torchtune.training._start import start
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums, clip_gradients
 from torchtune.training._step_values import StepValues
-from torchtune.training._validation import HeldOut, Validation
+from torchtune.training._validation import HeldOut, Validation, held_out_items
 from torchtune.training._validator import Validator
 
 __all__ = [
@@ -105,7 +103,7 @@ __all__ = [
     "constant_with_warmup",
     "cosine_with_warmup",
     "count_steps",
-    "held_out_errors",
+    "held_out_items",
     "in_compute_dtype",
     "linear_with_warmup",
     "mapped_bytes",
@@ -115,16 +113,12 @@ __all__ = [
     "needs_of",
     "open_datasets",
     "peak_flops",
-    "row_errors",
     "save_model",
-    "schedule_errors",
     "section_of",
     "start",
     "step_flops",
     "target_log_probs",
     "target_states",
-    "tokenizer_errors",
     "warmup_stable_decay",
-    "weight_errors",
     "whole_state",
 ]

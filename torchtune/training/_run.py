@@ -21,7 +21,6 @@ from torchtune.runs import RunFolder
 from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
-from torchtune.training._folder_checks import check_tokenizer_files
 from torchtune.training._global_batch import GlobalBatch
 from torchtune.training._guard import Guard
 from torchtune.training._metrics import Metrics
@@ -34,6 +33,7 @@ from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums
 from torchtune.training._step_values import StepValues
 from torchtune.training._summary import start_summary
+from torchtune.training._tokenizer_files import check_tokenizer_files
 
 
 @frozen

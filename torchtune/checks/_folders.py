@@ -1,21 +1,17 @@
 """What of a config's folders a run would reject, found without reading weights."""
 
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from torchtune.config import ConfigError, Mistake
+from torchtune.checks._field_errors import FieldErrors, errors_of
 from torchtune.data import Tokenizer
 from torchtune.formats import read_hf_weights, read_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
 from torchtune.runs import locate_model
 from torchtune.tokenizers import tokenizer_folder
-from torchtune.training._finetune_config import FinetuneConfig
-
-FieldErrors = Iterator[tuple[str, Exception]]
-"""Fields of a config, each with the error that a run would end with."""
+from torchtune.training import FinetuneConfig
 
 
 def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
@@ -29,17 +25,17 @@ def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
     if folder is None or not Path(folder).is_dir():
         return
     if isinstance(cfg, FinetuneConfig):
-        yield from _error("model_directory", read_hf_weights, model, folder)
+        yield from errors_of("model_directory", read_hf_weights, model, folder)
         return
     field = "model_directory" if adapter is None else "adapter_directory"
     if adapter is not None and not Path(adapter).is_dir():
         adapter = None
-    yield from _error(field, locate_model, folder, adapter)
+    yield from errors_of(field, locate_model, folder, adapter)
     with suppress(OSError, ValueError):
         folders = locate_model(folder, adapter)
-        yield from _error("model_directory", read_hf_weights, model, folders.base)
+        yield from errors_of("model_directory", read_hf_weights, model, folders.base)
         if folders.adapter is not None:
-            yield from _error(field, read_peft_adapter, model, folders.adapter)
+            yield from errors_of(field, read_peft_adapter, model, folders.adapter)
 
 
 def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErrors:
@@ -50,39 +46,13 @@ def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErr
         tokenizer: Built from it.
         model: On the meta device, with adapters.
     """
-    yield from _error("tokenizer", check_vocabulary, tokenizer, model)
+    yield from errors_of("tokenizer", check_vocabulary, tokenizer, model)
     if not isinstance(cfg, FinetuneConfig):
         return
     if cfg.validation is not None:
-        yield from _error("validation.prompts", cfg.validation.encode_prompts, tokenizer, model)
+        yield from errors_of("validation.prompts", cfg.validation.encode_prompts, tokenizer, model)
     folder = cfg.tokenizer_directory
     if (
         folder is not None and Path(folder).is_dir() and not has_adapters(model)
     ):  # an adapter is written without
-        yield from _error("tokenizer_directory", tokenizer_folder, Path(folder))
-
-
-def check_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
-    """Check, before a run trains, that the tokenizer's files can be copied to the weights at its end.
-
-    Args:
-        cfg: Its `tokenizer_directory`.
-        model: An adapter is written without a tokenizer.
-
-    Raises:
-        ConfigError: There are none in the folder.
-    """
-    folder = cfg.tokenizer_directory
-    if folder is None or has_adapters(model):
-        return
-    try:
-        tokenizer_folder(Path(folder))
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError([Mistake("run", str(error), path=("tokenizer_directory",))]) from error
-
-
-def _error(field: str, check: Callable[..., object], *arguments: Any) -> FieldErrors:
-    try:
-        check(*arguments)
-    except (OSError, ValueError) as error:
-        yield field, error
+        yield from errors_of("tokenizer_directory", tokenizer_folder, Path(folder))

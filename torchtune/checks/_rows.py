@@ -1,14 +1,12 @@
-"""What of a config's rows and schedule a run would reject before its first step."""
+"""What of a config's rows a run would reject before its first step."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from attrs import evolve
-from torch import nn
-from torch.optim import Optimizer
 
-from torchtune.config import instantiate
+from torchtune.checks._field_errors import FieldErrors, errors_of
 from torchtune.data import (
     Encoded,
     Item,
@@ -23,19 +21,15 @@ from torchtune.data import (
 )
 from torchtune.distributed import World
 from torchtune.modules import Decoder
-from torchtune.training._finetune_config import FinetuneConfig
-from torchtune.training._schedules import build_scheduler
-from torchtune.training._validation import held_out_items
+from torchtune.training import FinetuneConfig, held_out_items
 
-_MANY_STEPS = 1_000_000
-"""The length of a run that only its rows decide: every warm-up fits."""
 _SAMPLED = 64
 """Rows that are encoded first."""
 
 
 def row_errors(
     cfg: Any, tokenizer: Tokenizer, rows: Rows[Any], sample: Sequence[Encoded[Any]], model: Decoder
-) -> Iterator[tuple[str, Exception]]:
+) -> FieldErrors:
     """Check that a run finds a target in its rows.
 
     Args:
@@ -57,12 +51,12 @@ def row_errors(
     try:
         count_steps(sample)
     except ValueError:
-        yield from _error("dataset", count_steps, rows)
+        yield from errors_of("dataset", count_steps, rows)
 
 
 def held_out_errors(
     cfg: Any, rows: Rows[Any] | None, held_out: Rows[Any] | None, model: Decoder
-) -> Iterator[tuple[str, Exception]]:
+) -> FieldErrors:
     """Check that a run finds a target in its held-out rows; all are read only if none of a sample has one.
 
     Args:
@@ -73,7 +67,7 @@ def held_out_errors(
     """
     if isinstance(cfg, FinetuneConfig) and cfg.validation is not None:
         field = "validation.dataset" if cfg.validation.share is None else "validation.share"
-        yield from _error(field, _check_held_out, cfg, rows, held_out, model.architecture.max_seq_len)
+        yield from errors_of(field, _check_held_out, cfg, rows, held_out, model.architecture.max_seq_len)
 
 
 def _check_held_out(
@@ -94,22 +88,3 @@ def _has_target(encoded: Encoded[Any], longest: int) -> bool:
         return False
     fitted = (truncate(item, LengthLimit(sequence=longest)) for item in items_of(encoded))
     return any(isinstance(item, Item) and item.counts["targets"] > 0 for item in fitted)
-
-
-def schedule_errors(cfg: Any) -> Iterator[tuple[str, Exception]]:
-    """Check that the schedule of a `FinetuneConfig` can be built for its optimizer and the length of its run."""
-    if not isinstance(cfg, FinetuneConfig):
-        return
-    try:
-        optimizer: Optimizer = instantiate(cfg.optimizer, [nn.Parameter(torch.zeros(1, 1))])
-    except Exception:  # it may accept the model's parameters nevertheless; the schedule is not checked
-        return
-    steps = cfg.step_limit or _MANY_STEPS
-    yield from _error("lr_scheduler", build_scheduler, cfg.lr_scheduler, optimizer, steps)
-
-
-def _error(field: str, check: Callable[..., object], *arguments: Any) -> Iterator[tuple[str, Exception]]:
-    try:
-        check(*arguments)
-    except (OSError, ValueError) as error:
-        yield field, error
