@@ -1,10 +1,12 @@
 """What a newcomer types that is nearly right, and what is said then."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.tune import Tune
+from torchtune.runs.command_line import RUN_OPTIONS
 
 SAID = {
     "lora_finetune": "--config: none is named; those of lora_finetune are alpaca_llama2_lora_finetune, smollm2_135m",
@@ -53,8 +55,26 @@ def test_help_of_a_verb_by_either_word(tune: Tune) -> None:
 def test_help_names_configs_and_options_and_calls_defaults_so(tune: Tune) -> None:
     text = " ".join(tune("lora_finetune", "--help").out.replace("│", " ").split())
     assert "configs: alpaca_llama2_lora_finetune, smollm2_135m_lora" in text
-    assert "--overwrite (start anew" in text
     assert "(here:" not in text
+
+
+def test_help_of_a_recipe_lists_each_option_in_a_line_of_its_own(tune: Tune) -> None:
+    text = tune("lora_finetune", "--help").out
+    for option in RUN_OPTIONS:
+        words = [re.escape(word) for word in (*option.shown.split(" "), *option.help.split(" "))]
+        assert re.search(r"^  " + r"\s+".join(words) + "$", text, re.MULTILINE)
+
+
+def test_help_of_a_config_shows_what_is_still_to_be_set_as_required(tune: Tune) -> None:
+    found = tune("lora_finetune", "--config", "lora", "--help")
+    text = " ".join(found.out.replace("│", " ").split())
+    assert (found.status, found.err) == (0, "")
+    assert "null: random weights. (required) --tokenizer_directory" in text
+    assert "${required}" not in text
+    wrong = tune("lora_finetune", "--config", "lora", "--help", "batch_size=xx")
+    assert wrong.status == 2
+    assert "1 mistake" in wrong.err
+    assert "batch_size: expected an int above 0, got 'xx'" in wrong.err
 
 
 def test_help_says_what_is_wrong_with_the_command_that_it_documents(tune: Tune) -> None:

@@ -17,7 +17,6 @@ from torchtune.runs.command_line import (
     JOIN_TIMEOUT,
     LAUNCH_OPTIONS,
     OVERWRITE,
-    RUN_OPTIONS,
     Call,
 )
 from torchtune.runs.console import print_notes
@@ -72,13 +71,26 @@ def show_help(call: Call) -> int:
     about = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
     configs = config_names().get(call.recipe, ())
     listed = [f"configs: {', '.join(configs)}"] if configs else []
-    options = ", ".join(f"{option.shown} ({option.help})" for option in RUN_OPTIONS)
     launch = f"torchrun's options, such as {LAUNCH_OPTIONS[0].names[0]} 2, stand before the recipe."
-    runs.print_help(layers, prog, "\n\n".join([about, *listed, f"{options}. {launch}"]))
+    runs.print_help(layers, prog, "\n\n".join([about, *listed, launch]))
     if call.config is not None:
         print_notes(layers)
-        layers.build(f"the config of {recipe.name}")
+        _check_what_is_set(layers, f"the config of {recipe.name}")
     return 0
+
+
+def _check_what_is_set(layers: "model.Layers", of: str) -> None:
+    """Check a config apart from the fields that are still to be set, which the help shows as required.
+
+    Raises:
+        ConfigError: With every other mistake.
+    """
+    try:
+        layers.build(of)
+    except ConfigError as error:
+        mistakes = [mistake for mistake in error.mistakes if mistake.kind != "missing"]
+        if mistakes:
+            raise ConfigError(mistakes, of) from error
 
 
 def ranks_of(options: Sequence[str]) -> int:

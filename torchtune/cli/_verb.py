@@ -16,17 +16,16 @@ from torchtune.runs.command_line import (
     OVERRIDE,
     RECIPES,
     RUN_OPTIONS,
+    WIDTH,
     Call,
     Option,
     names_of,
     near_option,
+    options_table,
     read_words,
 )
 
-WIDTH: Final = 80
 MANY: Final = sys.maxsize
-WIDEST_ENTRY: Final = 21
-"""Characters of an option in the table of options; the text of a longer one begins on the next line."""
 
 
 class Argument(NamedTuple):
@@ -134,18 +133,8 @@ class Verb(NamedTuple):
 
     def _table(self) -> str:
         """Return the options that are explained; those of every run are on the page of `tune run`."""
-        from textwrap import fill
-
         elsewhere = () if self.name == "run" else (*LAUNCH_OPTIONS, *RUN_OPTIONS)
-        explained = [o for o in (*self.launch, *self.options) if o.help and o not in elsewhere]
-        entries = [option.shown for option in explained]
-        width = max((len(entry) for entry in entries if len(entry) <= WIDEST_ENTRY), default=0) + 4
-        lines = []
-        for entry, option in zip(entries, explained, strict=True):
-            text = fill(option.help, WIDTH, initial_indent=" " * width, subsequent_indent=" " * width)
-            is_short = len(entry) <= WIDEST_ENTRY
-            lines.append(f"  {entry}".ljust(width) + text[width:] if is_short else f"  {entry}\n{text}")
-        return "\n".join(lines)
+        return options_table([o for o in (*self.launch, *self.options) if o.help and o not in elsewhere])
 
 
 def _wrapped(head: str, pieces: Sequence[str]) -> str:

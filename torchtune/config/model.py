@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from torchtune.config._frozen import may_change as may_change
     from torchtune.config._frozen import resolved_tree as resolved_tree
     from torchtune.config._frozen import without as without
+    from torchtune.config._interpolation import REQUIRED_NAME as REQUIRED_NAME
     from torchtune.config._interpolation import is_reference as is_reference
+    from torchtune.config._interpolation import referred as referred
     from torchtune.config._interpolation import resolve_tree as resolve_tree
     from torchtune.config._layers import HELPER_PREFIX as HELPER_PREFIX
     from torchtune.config._layers import Layers as Layers

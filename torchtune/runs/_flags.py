@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 from torchtune.config.model import (
     COMPONENT_KEY,
     REQUIRED,
+    REQUIRED_NAME,
     Layers,
     Path,
     Slot,
@@ -15,11 +16,13 @@ from torchtune.config.model import (
     is_component_tree,
     is_reference,
     metavar,
+    referred,
     section_of,
     slots,
     unstructured_default,
 )
 from torchtune.runs._tokens import Override
+from torchtune.runs.command_line import RUN_OPTIONS, options_table
 
 
 class Typed(str):
@@ -57,7 +60,7 @@ def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]
 
 
 def print_help(layers: Layers, prog: str, description: str) -> None:
-    """Print the flags of a config: types, values and documentation, grouped by component.
+    """Print the options of a run, and the flags of a config: types, values and documentation, grouped by component.
 
     Args:
         layers: The config; where no layer is above the class's defaults, all values are defaults.
@@ -67,6 +70,7 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
     import tyro
 
     only_defaults = not layers.sources and layers.depth <= 1
+    description = f"{description}\n\n{options_table(RUN_OPTIONS)}".strip("\n")
     group = _group(layers.wanted or Any, layers.tree, "config", description, only_defaults=only_defaults)
     named: Any = {"prog": prog, "description": description}
     with contextlib.suppress(SystemExit):  # tyro exits once it has printed
@@ -150,7 +154,7 @@ def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> An
     import tyro
     from tyro.constructors import StructFieldSpec
 
-    if value is REQUIRED:
+    if value is REQUIRED or referred(value) == (REQUIRED_NAME,):
         shown = hint = "(required)"
     else:
         shown = value if isinstance(value, str) else inline_yaml(value)

@@ -13,6 +13,10 @@ from torchtune.config import ConfigError, Mistake
 RECIPES: Final = "recipes"
 CONFIGS: Final = "configs"
 """The registered names, for completion."""
+WIDTH: Final = 80
+"""Characters of a line of help."""
+WIDEST_ENTRY: Final = 21
+"""Characters of an option in the table of options; the text of a longer one begins on the next line."""
 
 
 class Option(NamedTuple):
@@ -105,6 +109,20 @@ Both meanings are texts that follow a semicolon, or empty.
 def names_of(options: Sequence[Option]) -> list[str]:
     """Return all spellings of options."""
     return [name for option in options for name in option.names]
+
+
+def options_table(options: Sequence[Option]) -> str:
+    """Return options with what they do, aligned, each from a line of its own."""
+    from textwrap import fill
+
+    entries = [option.shown for option in options]
+    width = max((len(entry) for entry in entries if len(entry) <= WIDEST_ENTRY), default=0) + 4
+    lines = []
+    for entry, option in zip(entries, options, strict=True):
+        text = fill(option.help, WIDTH, initial_indent=" " * width, subsequent_indent=" " * width)
+        is_short = len(entry) <= WIDEST_ENTRY
+        lines.append(f"  {entry}".ljust(width) + text[width:] if is_short else f"  {entry}\n{text}")
+    return "\n".join(lines)
 
 
 def suggest_run_option(flag: str, otherwise: str) -> str:
