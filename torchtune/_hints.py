@@ -14,10 +14,10 @@ _FIELDS: Final = {
     "optimizer.lr": "learning_rate lr",
     "optimizer.weight_decay": "weight_decay",
     "optimizer.eps": "adam_epsilon",
-    "optimizer.betas=[0.9, 0.999]": "adam_beta1 adam_beta2",
+    "optimizer.betas=[0.9, 0.999]": "adam_beta1 adam_beta2 beta1 beta2",
     "optimizer, a component such as torch.optim.AdamW": "optim optimizer optimizer_type optimizer_name",
-    "lr_scheduler.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps",
-    "lr_scheduler.warmup_steps, which below 1 is a share of the run": "warmup_ratio",
+    "lr_scheduler.warmup_steps": "warmup_steps num_warmup_steps lr_warmup_steps warmup",
+    "lr_scheduler.warmup_steps, which below 1 is a share of the run": "warmup_ratio lr_warmup_ratio",
     "lr_scheduler.min_ratio": "cosine_min_lr_ratio min_lr_rate min_lr_ratio",
     "lr_scheduler, a component such as torchtune.training.linear_with_warmup": (
         "lr_scheduler_type lr_scheduler_kwargs lr_scheduler scheduler"
@@ -29,7 +29,7 @@ _FIELDS: Final = {
     ),
     "gradient_accumulation_steps": "grad_accum_steps accumulate_grad_batches",
     "epochs": "num_train_epochs num_epochs max_epochs n_epochs",
-    "max_steps": "max_train_steps num_training_steps train_steps",
+    "max_steps": "max_train_steps num_training_steps train_steps total_steps",
     "dataset.max_seq_len": (
         "max_seq_length max_seq_len max_length cutoff_len sequence_len seq_len seq_length block_size model_max_length"
     ),
@@ -41,7 +41,7 @@ _FIELDS: Final = {
     "dataset.split=train[:1000]": "max_samples max_train_samples dataset_train_split",
     "dataset.load_options={streaming: true}": "streaming dataset_streaming",
     "dataset.column": "dataset_text_field text_column",
-    "dataset.system": "default_system default_system_message",
+    "dataset.system": "default_system default_system_message system_prompt",
     "dataset.template, or the tokenizer's own chat template in a ChatDataset": (
         "template chat_template chat_template_path chat_template_jinja prompt_template"
     ),
@@ -70,7 +70,8 @@ _FIELDS: Final = {
     "dtype": "torch_dtype precision mixed_precision",
     "placement.weights_dtype=bf16, with dtype=bf16": "pure_bf16",
     "dtype=bf16, which halves the base model; weights are not quantised": (
-        "load_in_4bit load_in_8bit quantization_bit quantization_method bnb_4bit_quant_type quantize_base"
+        "load_in_4bit load_in_8bit quantization quantization_bit quantization_config quantization_method"
+        " bnb_4bit_quant_type quantize_base qlora use_qlora"
     ),
     "placement.activation_checkpointing={}": (
         "activation_checkpointing gradient_checkpointing gradient_checkpointing_kwargs use_gradient_checkpointing"
@@ -100,7 +101,7 @@ _FIELDS: Final = {
     "tokenizer, a component such as torchtune.tokenizers.auto_tokenizer": "tokenizer_type",
     "tokenizer_directory": "tokenizer_name tokenizer_name_or_path tokenizer_path tokenizer_config",
     "metric_logger, a component such as torchtune.utils.metric_logging.WandBLogger": (
-        "report_to logger use_tensorboard use_wandb"
+        "report_to logger use_tensorboard use_wandb tensorboard wandb"
     ),
     "metric_logger.log_dir": "logging_dir",
     "metric_logger.project": "wandb_project",
@@ -109,25 +110,35 @@ _FIELDS: Final = {
     "metric_logger.mode": "wandb_mode",
     "log_every_n_steps": "logging_steps log_interval log_every_steps",
     "checkpoints.every_n_steps": "save_every_n_steps save_steps save_interval checkpointing_steps",
-    "checkpoints.every_n_steps, or checkpoints.at_epoch_ends": "save_strategy saves_per_epoch",
+    "checkpoints.every_n_steps, or checkpoints.at_epoch_ends": (
+        "save_strategy saves_per_epoch save_every_n_epochs save_every_epoch"
+    ),
     "checkpoints.keep": "save_total_limit",
     "checkpoints.asynchronous": "enable_async_checkpointing async_save",
     "output_dir": "output_path output_directory out_dir save_dir",
     "output_dir of the unfinished run, which the same command resumes": (
-        "resume_from_checkpoint auto_resume_from_checkpoints"
+        "resume resume_from_checkpoint auto_resume_from_checkpoints"
     ),
     "output_dir, another one, or the option --overwrite": "overwrite_output_dir",
     "profiling={}": "profiler profiler_steps",
     "seed": "random_seed random_state data_seed",
     "device": "device_map accelerator",
-    "device=cpu": "use_cpu no_cuda",
+    "device=cpu": "cpu use_cpu no_cuda",
     "max_new_tokens": "max_tokens max_completion_tokens",
     "temperature=0, for the likeliest tokens": "do_sample",
     "stop": "stop_sequences stop_strings",
 }
 
 _ONE_RUN: Final = "a call is one run; start several in a shell loop"
+_VALIDATE: Final = "tune validate RECIPE --config NAME checks a config without running it"
+_EXPORT: Final = "tune export RECIPE --config NAME prints every value of a config"
 _IDIOMS: Final = {
+    **dict.fromkeys(("dry_run", "dryrun", "check", "validate", "validate_only"), _VALIDATE),
+    **dict.fromkeys(("cfg", "print_config", "show_config"), _EXPORT),
+    "list": "tune ls lists recipes and configs",
+    "version": "write tune --version",
+    "force": "write --overwrite",
+    "-c": "write --config NAME",
     "multirun": _ONE_RUN,
     "-m": _ONE_RUN,
     "config_name": "write --config NAME",
@@ -146,7 +157,7 @@ _IDIOMS: Final = {
     "_target_": "write _component_",
     "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
 }
-"""Words of hydra and of launchers, each with what to do."""
+"""Words of hydra, of launchers and of other programs, each with what to do."""
 _BEGINNINGS: Final = {
     "~": "fields cannot be removed; write {1}=null or {1}=default",
     "++": "write {0}",
@@ -161,6 +172,11 @@ _BEGINNINGS: Final = {
 
 _OF_VALIDATION: Final = {"batch_size", "dataset", "max_new_tokens"}
 """Fields of `validation` that a recipe has as well."""
+_OF_ONE_RECIPE: Final = {
+    "lora": "lora_finetune",
+    **dict.fromkeys(("prompt", "system", "temperature", "top_k", "top_p"), "alpaca_generate"),
+}
+"""Fields that only one recipe has, which are looked for in the others."""
 
 
 @functools.cache
@@ -173,11 +189,14 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
 
     Args:
         key: An unknown key, the name in a reference, or a word of the command line without its dashes.
-        known_fields: The names that may stand in its place; a field that is not among them is not named.
+        known_fields: The names that may stand in its place; a field that is not among them is named only if one recipe
+            alone has it, with that recipe.
     """
-    word = key.lower().replace("-", "_")
+    word, names = key.lower().replace("-", "_"), set(map(str, known_fields))
     if word in _by_word():
-        return _hint_of(_by_word()[word], set(map(str, known_fields)))
+        return _hint_of(_by_word()[word], names)
+    if word in _OF_ONE_RECIPE and names and word not in names:
+        return f"it is a field of the recipe {_OF_ONE_RECIPE[word]}"
     for start, text in _BEGINNINGS.items():
         if key.startswith(start) and key != start:
             rest = key[len(start) :]
@@ -193,4 +212,7 @@ def _hint_of(text: str, names: set[str]) -> str | None:
         return f"write {text}"
     if root and argument in names - _OF_VALIDATION:
         return f"write {text.removeprefix(f'{root}.')}"
-    return None
+    recipe = _OF_ONE_RECIPE.get(path.partition(".")[0])
+    if recipe is None or not names:
+        return None
+    return f"write {text}" if recipe in text else f"write {text} in a config of the recipe {recipe}"

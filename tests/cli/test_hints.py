@@ -10,10 +10,10 @@ import transformers
 
 import torchtune.datasets
 from recipes.lora_finetune import LoraFinetuneConfig
-from torchtune._hints import _FIELDS, hint_for
+from torchtune._hints import _FIELDS, _OF_ONE_RECIPE, hint_for
 from torchtune.config import ConfigError
 from torchtune.config.model import field_names, parameters_of
-from torchtune.runs import load_recipe
+from torchtune.runs import load_recipe, recipe_names
 from torchtune.training import cosine_with_warmup
 from torchtune.utils.metric_logging import WandBLogger
 
@@ -118,7 +118,15 @@ SAID = {
     "hydra.run.dir=x": "no 'hydra'; a run's folder is output_dir",
     "--gradient_checkpointing": "is not understood; write placement.activation_checkpointing={}",
     "--packing": "write loading.packing={length: 2048}",
-    "--loggin_steps": "--loggin_steps: needs a value: --loggin_steps VALUE, or loggin_steps=VALUE",
+    "--loggin_steps": "--loggin_steps: is not understood; did you mean 'log_every_n_steps'?",
+    "--epochs": "--epochs: needs a value: --epochs VALUE, or epochs=VALUE",
+    "--dry-run": "--dry-run: is not understood; tune validate RECIPE --config NAME checks a config",
+    "--dry-run batch_size=2": "no 'dry-run'; tune validate RECIPE --config NAME checks a config",
+    "--validate": "--validate: is not understood; tune validate RECIPE --config NAME checks a config",
+    "--cfg job": "no 'cfg'; tune export RECIPE --config NAME prints every value of a config",
+    "--resume": "--resume: is not understood; write output_dir of the unfinished run",
+    "--quiet": "--quiet: is not understood; --help lists options and fields",
+    "temperature=1": "no 'temperature'; it is a field of the recipe alpaca_generate",
     "output_dir=${oc.env:HOME}": "names nothing; let the shell expand environment variables, on the command line: ",
     "output_dir=x/${now:%Y}": "names nothing; let the shell expand the date, on the command line: ",
     "output_dir=${x-names.a}": "${x-names.a} names nothing; x- keys only hold anchors, at the top of a file",
@@ -139,8 +147,6 @@ def test_idiom_of_another_launcher_is_one_mistake_that_says_what_to_type(words: 
 
 
 def test_field_that_the_recipe_does_not_have_is_not_named(tmp_path: Path) -> None:
-    (found,) = mistakes("full_finetune", "smollm2_135m_full", "lora_r=8")
-    assert found.endswith("lora_r: no 'lora_r'")
     (tmp_path / "plain_recipe.py").write_text(
         "from attrs import define\nfrom torchtune import config\n\n\n"
         "@define(kw_only=True)\nclass PlainConfig:\n    dataset: str = 'x'\n    num_epoch: int = 1\n\n\n"
@@ -151,6 +157,23 @@ def test_field_that_the_recipe_does_not_have_is_not_named(tmp_path: Path) -> Non
     assert rate.endswith("no 'learning_rate'")
     assert epochs.endswith("no 'num_epochs'; did you mean 'num_epoch'?")
     assert "write" not in dataset
+
+
+def test_field_of_another_recipe_is_named_with_that_recipe(tmp_path: Path) -> None:
+    yaml = tmp_path / "my.yaml"
+    yaml.write_text("_base_: smollm2_135m_full\nlora_r: 8\npeft_config: {}\n")
+    rank, adapters = mistakes("full_finetune", str(yaml))
+    assert rank.endswith("no 'lora_r'; write lora.rank in a config of the recipe lora_finetune")
+    assert adapters.endswith("no 'peft_config'; write lora, the adapters of the recipe lora_finetune")
+    (section,) = mistakes("full_finetune", "smollm2_135m_full", "lora.rank=8")
+    assert section.endswith("no 'lora'; it is a field of the recipe lora_finetune")
+
+
+def test_fields_of_one_recipe_are_those_that_it_alone_has() -> None:
+    classes = {name: load_recipe(name).config_class for name in recipe_names()}
+    known = {name: field_names(cls) for name, cls in classes.items() if cls}
+    for field, recipe in _OF_ONE_RECIPE.items():
+        assert [name for name, names in known.items() if field in names] == [recipe]
 
 
 def test_argument_of_another_name_is_hinted_where_a_component_takes_it() -> None:

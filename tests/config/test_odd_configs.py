@@ -178,7 +178,7 @@ def test_default_that_follows_from_another_field_is_computed() -> None:
 def test_contradiction_is_found_beside_a_mistake_without_a_path(tmp_path: Path) -> None:
     found = mistakes("start: 11\n", tmp_path, "--nothing")
     assert found == [
-        "--nothing: needs a value: --nothing VALUE, or nothing=VALUE",
+        "--nothing: is not understood; --help lists options and fields",
         "my.yaml:1: start is behind end",
     ]
 

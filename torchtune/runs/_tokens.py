@@ -7,7 +7,7 @@ from attrs import frozen
 
 from torchtune._hints import hint_for
 from torchtune.config import Mistake
-from torchtune.config.model import COMPONENT_KEY, Location
+from torchtune.config.model import COMPONENT_KEY, Location, did_you_mean
 from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
@@ -110,8 +110,9 @@ def _no_override(word: str, suggest: Suggest) -> Mistake:
 def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> Mistake:
     """Return the mistake of a flag without a value, which needs one if it may be a field."""
     key = flag.removeprefix("--")
-    is_field = key.partition(".")[0].replace("-", "_") in known_fields
-    advice = hint_for(key, known_fields) or ("" if is_field else suggest(flag, ""))
-    if advice and not is_field:
-        return Mistake.of_word(flag, "is not understood", advice)
-    return Mistake.of_word(flag, f"needs a value: {flag} VALUE, or {key}=VALUE", advice)
+    if not known_fields or key.partition(".")[0].replace("-", "_") in known_fields:
+        return Mistake.of_word(
+            flag, f"needs a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
+        )
+    near = hint_for(key, known_fields) or suggest(flag, did_you_mean(key, known_fields))
+    return Mistake.of_word(flag, "is not understood", near or "--help lists options and fields")
