@@ -31,6 +31,23 @@ def test_mistake_says_what_to_type(
     assert len(found.err.splitlines()) == 2 or "mistake" not in found.err
 
 
+@pytest.mark.parametrize("words", ["", "dataset.source=x metric_logger.log_dir=y model.path=z"])
+def test_call_without_a_config_is_one_mistake_with_an_example(words: str, tune: Tune) -> None:
+    found = tune("lora_finetune", *words.split())
+    head, line = found.err.splitlines()
+    assert head.startswith("1 mistake")
+    assert line.startswith("  --config: none is named; those of lora_finetune are ")
+    assert line.endswith("; write --config NAME, such as --config lora")
+
+
+def test_call_without_a_config_still_reports_what_no_config_would_change(tune: Tune) -> None:
+    found = tune("lora_finetune", "lora_r=8", "dataset.source=x", "lora.r=3", "batch_size=x")
+    assert "4 mistakes" in found.err
+    assert "lora_r: no 'lora_r'; write lora.rank" in found.err
+    assert "lora.r: no 'r'; write rank" in found.err
+    assert "batch_size: expected an int above 0, got 'x'" in found.err
+
+
 def test_files_that_are_not_there_are_noted(tune: Tune) -> None:
     call = ("validate", "lora_finetune", "--config", "smollm2_135m_lora")
     found = tune(*call, "model_directory=nowhere", "dataset.source=none.json")

@@ -16,6 +16,7 @@ from torchtune.config.model import (
     freeze,
     is_section,
     parameters,
+    required_names,
     unresolved,
 )
 from torchtune.runs._device import check_device
@@ -23,6 +24,7 @@ from torchtune.runs._ending import end_run
 from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
+from torchtune.runs._registry import config_names
 from torchtune.runs._resume import CONTINUES, Resume
 from torchtune.runs._settings import settings_of
 from torchtune.runs._sources import add_function, add_object, config_layers
@@ -140,6 +142,9 @@ class Recipe(Generic[C]):
         layers = self.layers(call.config, call.overrides, call.suggest)
         layers.mistakes += call.mistakes
         layers.incomplete |= call.has(CONFIG) and call.config is None  # it is named without a value
+        configs = config_names().get(self.name)
+        if call.config is None and configs and _lacks_much(layers):
+            _note_no_config(layers, self.name, configs)
         return layers
 
     def run(self, layers: Layers, allowed: Resume = CONTINUES, command: list[str] | None = None) -> None:
@@ -183,6 +188,21 @@ class Recipe(Generic[C]):
     def export(self, layers: Layers) -> str:
         """Return the frozen YAML of a config."""
         return freeze(layers).render()
+
+
+def _lacks_much(layers: Layers) -> bool:
+    """Tell whether more than one required field is not set, so that a config was forgotten."""
+    needed = required_names(layers.wanted) if layers.wanted is not None else ()
+    return sum(name not in layers.tree for name in needed) > 1
+
+
+def _note_no_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
+    """Note that no config is named, and drop what follows from it: mistakes below the fields that it would set."""
+    layers.mistakes = [m for m in layers.mistakes if len(m.path) < 2 or m.path[0] in layers.tree]
+    listed = f"those of {recipe} are {', '.join(configs)}"
+    example = f"write {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
+    layers.mistakes.append(Mistake.of_word(CONFIG.text, f"none is named; {listed}", example))
+    layers.incomplete = True
 
 
 def _check_device(cfg: Any, layers: Layers) -> None:
