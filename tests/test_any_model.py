@@ -154,10 +154,15 @@ def test_what_has_to_be_set_is_listed_with_what_to_write(
     assert result.status == 2
     head, *mistakes = result.err.splitlines()
     assert head.startswith("2 mistakes in the config of ")
-    assert [m.partition(": ")[2] for m in mistakes] == [
-        "model_directory: is required; write model_directory=...",
-        "dataset.source: is required; write dataset.source=...",
-    ]
+    folder, source = (m.partition(": ")[2] for m in mistakes)
+    assert folder == (
+        "model_directory: is required: a path or null; write model_directory=..."
+        " (Hugging Face folder that weights are read from; null: random weights)"
+    )
+    assert source.startswith(
+        "dataset.source: is required: a path or a list, each a mapping; write dataset.source=..."
+    )
+    assert "(A file of rows (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())
     one = tune(verb, recipe, "--config", config, "dataset.source=rows.jsonl")
     assert one.status == 2

@@ -74,7 +74,9 @@ def test_a_missing_field_is_of_the_last_file_and_says_what_it_takes(tmp_path: Pa
     assert (found.kind, found.path, found.expected) == ("missing", ("output_dir",), "text")
     assert found.suggestion == "write output_dir=..."
     assert (found.location.line, found.location.kind) == (0, "file")
-    assert str(found).endswith("my.yaml: output_dir: is required: text; write output_dir=...")
+    assert found.documentation == "Where the run writes."
+    line = "my.yaml: output_dir: is required: text; write output_dir=... (Where the run writes)"
+    assert str(found).endswith(line)
 
 
 def test_locations_sort_as_a_reader_meets_them(tmp_path: Path) -> None:

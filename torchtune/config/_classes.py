@@ -141,8 +141,7 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
 
 def missing(field: Field) -> Mistake:
     """Return the mistake of a required field that is not set."""
-    name = field.name
-    return Mistake("missing", "is required", f"write {name}=...", (name,), describe(field.type))
+    return Mistake("missing", "is required", path=(field.name,), expected=describe(field.type))
 
 
 def _read_fields(

@@ -9,10 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torchtune.config._mistakes import RejectedError, did_you_mean, hinted, reject
+from torchtune.config._mistakes import Mistake, RejectedError, did_you_mean, reject
 from torchtune.config._trust import (
     OWN_PACKAGES,
-    TORCH_MODULES,
     Trust,
     current_trust,
     refuse_object,
@@ -47,8 +46,7 @@ def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ..
     """Locate once for each state of trust, which is part of the key."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        suggestion = hinted("write package.module.Name", _known_name(parts[-1]))
-        raise reject("component", f"{path!r} is not a dotpath", suggestion)
+        raise _unknown(path, f"{path!r} is not a dotpath", "write package.module.Name")
     refusal = refuse_path(path)
     if refusal:
         raise reject("component", f"{path} is refused: {refusal.why}", refusal.suggestion)
@@ -76,7 +74,7 @@ def _walk(path: str, parts: list[str]) -> tuple[Any, str]:
         if not hasattr(holder, part):
             known = [n for n in dir(holder) if not n.startswith("_")]
             where = ".".join(parts[:i])
-            raise reject("component", f"{where} has no {part!r}", did_you_mean(part, known))
+            raise _unknown(path, f"{where} has no {part!r}", did_you_mean(part, known))
         if i < len(parts) - 1:
             holder = getattr(holder, part)
     return holder, parts[-1]
@@ -87,7 +85,7 @@ def _import(path: str, module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         near = did_you_mean(module, OWN_PACKAGES)
-        raise reject("component", f"{path}: no module {error.name!r}", near) from error
+        raise _unknown(path, f"{path}: no module {error.name!r}", near) from error
     except (Exception, SystemExit) as error:
         raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error
 
@@ -101,6 +99,11 @@ def _import_submodule(path: str, module: str) -> None:
             raise _failed_import(path, module, f"no module {error.name!r}") from error
     except (Exception, SystemExit) as error:
         raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error
+
+
+def _unknown(path: str, message: str, suggestion: str) -> RejectedError:
+    """Return the mistake of a dotpath that leads to nothing."""
+    return RejectedError(Mistake("component", message, suggestion, got=path))
 
 
 def _failed_import(path: str, module: str, why: str) -> RejectedError:
@@ -118,15 +121,6 @@ def _public_name(path: str, parts: list[str]) -> str:
     if not parts[-1].startswith("_") and callable(getattr(package, parts[-1], None)):
         return f"write {'.'.join([*public, parts[-1]])}"
     return "name what its package exports"
-
-
-def _known_name(name: str) -> str:
-    """Suggest a dotpath for a bare name such as `AdamW`."""
-    for module in TORCH_MODULES:
-        loaded = sys.modules.get(module)
-        if loaded is not None and hasattr(loaded, name):
-            return f"did you mean '{module}.{name}'?"
-    return ""
 
 
 @functools.lru_cache(maxsize=1024)

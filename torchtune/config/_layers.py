@@ -13,10 +13,10 @@ from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
 from torchtune.config._interpolation import is_reference, referred, resolve_tree
 from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, RejectedError, dotted
-from torchtune.config._schema import expand_paths, is_data, mapping_of, section_of, slots
+from torchtune.config._schema import Slot, expand_paths, is_data, mapping_of, section_of, slots
 from torchtune.config._structure import check_untyped, structure
 from torchtune.config._tree import as_path, at, copied, is_component_tree, places
-from torchtune.config._types import is_section
+from torchtune.config._types import describe, is_section
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
@@ -109,7 +109,7 @@ class Layers:
             # A mapping that names its component is that component whole; one that does not changes arguments.
             if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(here, value):
                 self.merge(value, origin, here)
-            elif is_reference(old) and isinstance(value, Mapping) and section_of(self.type_at(here)):
+            elif is_reference(old) and isinstance(value, Mapping) and section_of(self.slot_at(here).type):
                 message = f"the layer below has the reference {old} here"
                 advice = "change what it names, or refer to another"
                 self.mistakes.append(Mistake("reference", message, advice, here, location=origin(here)))
@@ -120,17 +120,15 @@ class Layers:
         """Tell whether a mapping changes what it is written over, or takes its place as data that a field holds."""
         if COMPONENT_KEY in value:
             return False
-        t = None if is_component_tree(at(self.tree, path)) else self.type_at(path)
+        t = None if is_component_tree(at(self.tree, path)) else self.slot_at(path).type
         return t is None or not (is_data(t) or (not value and mapping_of(t) is not None))
 
-    def type_at(self, path: Path) -> Any:
-        """Return the declared type of what stands at a path; Any where nothing is declared."""
-        t, tree = self.wanted or Any, self.tree
+    def slot_at(self, path: Path) -> Slot:
+        """Return what is declared of a path, whose last key need not be set."""
+        slot = Slot(self.wanted or Any)
         for i, key in enumerate(path):
-            slot = slots(t, tree).get(key)
-            t = slot.type if slot is not None else Any
-            tree = at(self.tree, path[: i + 1])
-        return t
+            slot = slots(slot.type, at(self.tree, path[:i])).get(key) or Slot(Any)
+        return slot
 
     def put(self, path: Path, value: Any, origin: Origins) -> None:
         """Replace what is at a path, forgetting the origins below it.
@@ -193,10 +191,6 @@ class Layers:
         unset = {name: f.default is REQUIRED for name, f in known.items() if name not in self.tree}
         missing = [name for name, is_required in unset.items() if is_required]
         resolved, mistakes = resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
-        mistakes = [
-            m._replace(suggestion=f"write {dotted(m.path)}=...") if m.kind == "missing" else m
-            for m in mistakes
-        ]
         broken_references = expand_paths(
             self.wanted or Any, resolved
         )  # to text that is no path where it stands
@@ -323,6 +317,16 @@ class Layers:
             ConfigError: With every mistake, in the order in which a reader meets them.
         """
         if self.mistakes:
-            raise ConfigError(
-                sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position)), of
-            )
+            ordered = sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position))
+            raise ConfigError(map(self._completed, ordered), of)
+
+    def _completed(self, mistake: Mistake) -> Mistake:
+        """Return a mistake; that of a value which is not set says what it is, and what to write."""
+        if mistake.kind != "missing":
+            return mistake
+        try:
+            slot = self.slot_at(mistake.path)
+        except LookupError:  # a class that a config function makes, and puts nowhere
+            slot = Slot(Any)
+        expected, advice = mistake.expected or describe(slot.type), f"write {dotted(mistake.path)}=..."
+        return mistake._replace(expected=expected, suggestion=advice, documentation=slot.doc)

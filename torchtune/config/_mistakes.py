@@ -73,6 +73,8 @@ class Mistake(NamedTuple):
     """The path whose own mistake, if it has one, is the reason for this one."""
     location: Location = Location()
     """Where it was written."""
+    documentation: str = ""
+    """What the docstring of a field says that is not set."""
 
     @classmethod
     def of_word(cls, word: str, message: str, suggestion: str = "") -> "Mistake":
@@ -88,7 +90,8 @@ class Mistake(NamedTuple):
     def sentence(self) -> str:
         """What is wrong and how to fix it, without where."""
         wrong = ": ".join(filter(None, [self.message, self.expected]))
-        return hinted(wrong if self.message else f"expected {self.expected}, got {self.got}", self.suggestion)
+        text = hinted(wrong if self.message else f"expected {self.expected}, got {self.got}", self.suggestion)
+        return f"{text} ({self.documentation.removesuffix('.')})" if self.documentation else text
 
     def render(self, paint: Painter = lambda text, _: text) -> str:
         """Return the mistake as one line: `my.yaml:12: optimizer.lr: expected a float, got 'x'`."""
@@ -195,8 +198,9 @@ def nearest(name: str, known: Iterable[object]) -> str | None:
     names = [str(k) for k in known]
     folded = {n.lower().replace("-", "_"): n for n in reversed(names)}
     exact = folded.get(name.lower().replace("-", "_"))
-    if exact:
-        return exact
+    begun = [n for n in names if len(name) > 2 and n.startswith(name)]
+    if exact or begun:
+        return exact or min(begun, key=len)
     import difflib
 
     near = difflib.get_close_matches(name, names, 1, 0.6)

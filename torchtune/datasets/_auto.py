@@ -41,9 +41,10 @@ def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in commo
 
     Args:
         tokenizer: Encodes the rows; the recipe passes it.
-        source: As in `open_source`.
-        split: As in `open_source`.
-        load_options: As in `open_source`.
+        source: A file of rows (.json, .jsonl, .csv, .tsv, .txt, .parquet or .arrow), a folder or a pattern of them, or
+            the name of a data set on the Hugging Face hub; `open_source` has the details.
+        split: Which split, which range of its rows, or which of several: `validation`, `train[:1000]`.
+        load_options: What else a data set on the hub needs, such as its name or `streaming: true`.
         columns: Names of the columns of tasks and answers, as in `InstructDataset`, which then reads the rows. Null:
             the first row tells the layout.
         max_seq_len: Longest example (tokens). Null: any length.

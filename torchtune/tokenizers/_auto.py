@@ -52,7 +52,7 @@ def load_tokenizer(
     """Load a tokenizer, of the kind that its file is of, with what only some kinds need.
 
     Args:
-        path: As in `auto_tokenizer`.
+        path: The file of a tokenizer, or the folder that holds one; `auto_tokenizer` has the details.
         options: Options of every tokenizer.
         special_tokens: What a SentencePiece model takes for text although it is special.
         split: How a vocab.json with a merges.txt splits texts (`BPETokenizer`).
