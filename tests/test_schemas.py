@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tests.config.test_random_edits import Edit, edited
 from tests.tune import Tune
 from torchtune.cli import _schema_files
+from torchtune.cli._json_schema import json_schema
 from torchtune.cli._schema import schema_of
 from torchtune.config import Component, ConfigError, above, lazy
 from torchtune.config.model import Layers, parse_yaml, read_yaml, render_yaml
-from torchtune.runs import config_names, folder_of, json_schema, load_recipe
+from torchtune.runs import config_names, folder_of, load_recipe
 from torchtune.utils.metric_logging import MetricLogger, StdoutLogger
 
 FOLDER = Path(folder_of("configs_yaml"))

@@ -104,7 +104,7 @@ def test_help_says_what_is_wrong_with_the_command_that_it_documents(tune: Tune) 
         "optimizer=torch.optim.SDG",
     )
     assert found.status == 2
-    assert "torch.optim has no 'SDG'; did you mean 'SGD'?" in found.err
+    assert "torch.optim has no 'SDG'; did you mean 'torch.optim.SGD'?" in found.err
     assert "batch_size: expected an int above 0, got 'xx'" in found.err
     assert "--lora.rank" in found.out
 

@@ -45,7 +45,7 @@ YAML = {
     "optimizer:\n  _component_: tests.config.sample.Letters\n  path: x": "my.yaml:3: optimizer: "
     "tests.config.sample.Letters builds a Letters, not an Optimizer",
     "optimizer:\n  _component_: 3": "my.yaml:3: optimizer._component_: expected a dotpath, got 3",
-    "optimizer:\n  _component_: Adam": "my.yaml:3: optimizer: 'Adam' is not a dotpath; write package.module.Name",
+    "optimizer:\n  _component_: Adam": "my.yaml:3: optimizer: 'Adam' is not a dotpath; did you mean 'torch.optim.Adam'",
     "optimizer:\n  _component_: os.system": "my.yaml:3: optimizer: os.system is refused: "
     "'os' is part of Python itself, which holds no components",
     "optimizer:\n  _component_: numpy.array": "my.yaml:3: optimizer: numpy.array is refused: 'numpy' is not trusted; "

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from torchtune import runs
+from torchtune.cli._json_schema import json_schema
 from torchtune.cli._schema_files import schema_folder
 from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.config import ConfigError
@@ -42,7 +43,7 @@ def schema_of(recipe: "runs.Recipe[object]") -> str:
     if recipe.config_class is None:
         raise ConfigError.of_word(recipe.name, "has no config class, so there is nothing to describe")
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
-    schema = runs.json_schema(recipe.config_class, recipe.name, doc)
+    schema = json_schema(recipe.config_class, recipe.name, doc)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 

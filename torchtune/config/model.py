@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torchtune.config._docstrings import documentation as documentation
     from torchtune.config._dotpath import dotpath as dotpath
     from torchtune.config._dotpath import is_component_path as is_component_path
+    from torchtune.config._dotpath import locate as locate
     from torchtune.config._frozen import fixed_tree as fixed_tree
     from torchtune.config._frozen import freeze as freeze
     from torchtune.config._frozen import frozen_tree as frozen_tree

@@ -6,6 +6,7 @@ from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from torchtune._own_packages import folder_of as folder_of
+    from torchtune.runs._choices import components_for as components_for
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device
     from torchtune.runs._device import device_type as device_type
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from torchtune.runs._folder import RunFolder as RunFolder
     from torchtune.runs._join_timeout import join_timeout as join_timeout
     from torchtune.runs._join_timeout import set_join_timeout as set_join_timeout
-    from torchtune.runs._json_schema import json_schema as json_schema
     from torchtune.runs._launch import checked_layers as checked_layers
     from torchtune.runs._launch import layers_of as layers_of
     from torchtune.runs._locate import ModelFolders as ModelFolders

@@ -21,6 +21,7 @@ from torchtune.config.model import (
     slots,
     unstructured_default,
 )
+from torchtune.runs._choices import components_of_field, listed
 from torchtune.runs._tokens import Override
 from torchtune.runs.command_line import RUN_OPTIONS, options_table
 
@@ -115,7 +116,7 @@ def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = Fals
 
     fields = []
     if is_component_tree(tree):
-        swap = "Name another component to swap it."
+        swap = f"Name another component to swap it{_choices(t)}."
         fields.append(_leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], swap, is_default=only_defaults))
     # tyro takes `a-b` and `a_b` for one name; the second is read without it.
     known = {str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())}
@@ -147,7 +148,15 @@ def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
         group = _group(slot.type, value, name, slot.doc, only_defaults=only_defaults)
         return StructFieldSpec(name=name, type=group, default=group(), helptext=slot.doc or None)
     is_default = only_defaults or value == _default(slot)
-    return _leaf(name, metavar(slot.type), value, slot.doc, is_default=is_default)
+    choices = _choices(slot.type)
+    doc = f"{slot.doc} Name a component{choices}.".strip() if choices else slot.doc
+    return _leaf(name, metavar(slot.type), value, doc, is_default=is_default)
+
+
+def _choices(t: Any) -> str:
+    """List the components that a field may hold, after a colon; nothing where it takes any value."""
+    paths = components_of_field(t)
+    return f": {listed(paths)}, or package.module.Name of your own" if paths else ""
 
 
 def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> Any:

@@ -19,6 +19,7 @@ from torchtune.config.model import (
     required_names,
     unresolved,
 )
+from torchtune.runs._choices import note_unknown_components
 from torchtune.runs._device import check_device
 from torchtune.runs._ending import end_run
 from torchtune.runs._folder import RunFolder, settle_seed
@@ -135,6 +136,7 @@ class Recipe(Generic[C]):
         """
         layers = config_layers(config, self.config_class)
         apply_overrides(layers, words, suggest)
+        note_unknown_components(layers)
         return layers
 
     def layers_of_call(self, call: Call) -> Layers:

@@ -4,12 +4,10 @@ Draft 7 (https://json-schema.org/draft-07), which editors' YAML servers read. It
 only the engine can know (contradictions, references that lead nowhere, packages that were allowed) it lets pass.
 """
 
-import importlib
 import inspect
-import pkgutil
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import define, field
@@ -27,11 +25,9 @@ from torchtune.config.model import (
     Field,
     RejectedError,
     Slot,
-    admits,
     argument_type,
     choices,
     documentation,
-    dotpath,
     fields,
     is_anything,
     is_collection_type,
@@ -51,23 +47,9 @@ from torchtune.config.model import (
     type_hints,
     unstructure,
 )
+from torchtune.runs import components_for
 
 Schema = dict[str, Any]
-
-PACKAGES: Final = (
-    "torch.nn",
-    "torch.optim",
-    "torch.optim.lr_scheduler",
-    "torch.utils.data",
-    "torchtune.datasets",
-    "torchtune.formats",
-    "torchtune.models",
-    "torchtune.modules",
-    "torchtune.tokenizers",
-    "torchtune.training",
-    "torchtune.utils.metric_logging",
-)
-"""Where the components are looked for that a schema lists."""
 
 _TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 _FOREIGN: Final = {"torch", *sys.stdlib_module_names}
@@ -219,7 +201,7 @@ class _Writer:
         return {"$ref": f"#/definitions/{name}"}
 
     def _alternatives(self, wanted: Any, passed: Passed) -> Schema:
-        found = {path: self._call(path, fn, passed) for path, fn in _candidates(wanted, passed)}
+        found = {path: self._call(path, fn, passed) for path, fn in components_for(wanted, passed)}
         named = {"anyOf": [{"enum": list(found)}, {"$ref": "#/definitions/foreign"}]}
         cases = [
             {
@@ -303,34 +285,3 @@ def _described(doc: str, default: Any) -> Schema:
 def _dtypes(kind: type) -> list[str]:
     names = [name for name, value in vars(sys.modules["torch"]).items() if isinstance(value, kind)]
     return sorted([*names, *(f"torch.{name}" for name in names)])
-
-
-def _candidates(wanted: Any, passed: Passed) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield the public components that a field admits, by their dotpaths."""
-    seen: set[str] = set()
-    for module in _modules():
-        for name in sorted(getattr(module, "__all__", None) or vars(module)):
-            fn = getattr(module, name, None)
-            if name.startswith("_") or not callable(fn) or not admits(fn, wanted, passed):
-                continue
-            if "component" in parameters(fn):
-                continue  # it builds what a config names, such as torchtune.training.build_optimizer
-            try:
-                path = dotpath(fn)
-            except ValueError:
-                continue
-            if fn is strip(wanted) and path.startswith("torch."):
-                continue  # torch.optim.Optimizer is what others derive from
-            if path not in seen:
-                seen.add(path)
-                yield path, fn
-
-
-def _modules() -> Iterator[Any]:
-    for name in PACKAGES:
-        module = importlib.import_module(name)
-        yield module
-        if name == "torchtune.models":  # its families are modules
-            for entry in pkgutil.iter_modules(module.__path__):
-                if not entry.name.startswith("_"):
-                    yield importlib.import_module(f"{name}.{entry.name}")
