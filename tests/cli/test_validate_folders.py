@@ -221,9 +221,7 @@ def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_its_origin_on
     (line,) = lines(done)
     origin = "--override optimizer=torch.optim.Muon"
     assert done.status == 2
-    assert line.startswith(
-        f"  {origin}: optimizer: torch.optim.Muon: ValueError: Muon only supports 2D param"
-    )
+    assert line.startswith(f"  {origin}: optimizer: torch.optim.Muon: Muon only supports 2D param")
     assert line.count(origin) == 1
     assert "torch.Size([" in line
 

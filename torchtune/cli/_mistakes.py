@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from torchtune.config import Mistake, model
+from torchtune.config import InstantiationError, Mistake, model
 from torchtune.config.model import as_path
+from torchtune.runs import located_at_arguments
 
 
 class Mistakes:
@@ -29,6 +30,8 @@ class Mistakes:
     def add(self, field: str, error: BaseException) -> None:
         """Add what an exception reports; one that knows where its component was written says it once."""
         path = as_path(field)
+        if isinstance(error, InstantiationError):
+            error = located_at_arguments(error, self._layers)
         location = getattr(error, "location", None)
         if location is not None:
             path = getattr(error, "path", ()) or path

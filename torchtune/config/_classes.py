@@ -243,4 +243,5 @@ def message_of(error: BaseException) -> str:
 
 
 def _with_type(error: BaseException, message: str) -> str:
-    return message if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: {message}"
+    explains_itself = isinstance(error, (OSError, TypeError, ValueError))
+    return message if explains_itself else f"{type(error).__name__}: {message}"

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+from torchtune.config._classes import message_of
 from torchtune.config._component import COMPONENT_KEY, Component, flattened, is_component, read_at, written_at
 from torchtune.config._components import structure_component
 from torchtune.config._dotpath import dotpath
@@ -124,7 +125,7 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
     try:
         return fn(*arguments, **given)
     except Exception as error:
-        raise InstantiationError(f"{name}: {type(error).__name__}: {error}") from error
+        raise InstantiationError(f"{name}: {message_of(error)}") from error
 
 
 def _built(value: Any, path: Path) -> Any:

@@ -318,12 +318,10 @@ class Layers:
         """
         if self.mistakes:
             ordered = sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position))
-            raise ConfigError(map(self._completed, ordered), of)
+            raise ConfigError([self._completed(m) if m.kind == "missing" else m for m in ordered], of)
 
     def _completed(self, mistake: Mistake) -> Mistake:
-        """Return a mistake; that of a value which is not set says what it is, and what to write."""
-        if mistake.kind != "missing":
-            return mistake
+        """Return the mistake of a value that is not set with what the value is, and what to write."""
         try:
             slot = self.slot_at(mistake.path)
         except LookupError:  # a class that a config function makes, and puts nowhere

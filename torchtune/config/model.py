@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torchtune.config._classes import Field as Field
     from torchtune.config._classes import field_names as field_names
     from torchtune.config._classes import fields as fields
+    from torchtune.config._classes import message_of as message_of
     from torchtune.config._classes import missing as missing
     from torchtune.config._classes import refused_by_converter as refused_by_converter
     from torchtune.config._classes import required_names as required_names

@@ -6,6 +6,7 @@ from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from torchtune._own_packages import folder_of as folder_of
+    from torchtune.runs._argument_origins import located_at_arguments as located_at_arguments
     from torchtune.runs._choices import components_for as components_for
     from torchtune.runs._device import Device as Device
     from torchtune.runs._device import check_device as check_device

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from torchtune.config import ConfigError, FieldError, Mistake
+from torchtune.config import ConfigError, FieldError, InstantiationError, Mistake
 from torchtune.config.model import (
     MISSING,
     Layers,
@@ -19,6 +19,7 @@ from torchtune.config.model import (
     required_names,
     unresolved,
 )
+from torchtune.runs._argument_origins import located_at_arguments
 from torchtune.runs._choices import note_unknown_components
 from torchtune.runs._device import check_device
 from torchtune.runs._ending import end_run
@@ -156,7 +157,10 @@ class Recipe(Generic[C]):
             ConfigError: With every mistake, before anything is built.
         """
         cfg, folder = self.prepare(layers, allowed, command)
-        self.main(cfg)
+        try:
+            self.main(cfg)
+        except InstantiationError as error:
+            raise located_at_arguments(error, layers) from error.__cause__
         if folder is not None:
             end_run(folder)
 
