@@ -142,7 +142,7 @@ def test_a_run_of_two_steps_works_whatever_its_warm_up(tmp_path: Path) -> None:
 
 def test_a_run_that_changes_nothing_has_no_result(tmp_path: Path) -> None:
     broken = {"loss": lazy(Broken, calls=[1, 2, 3, 4, 5, 6]), "non_finite": "skip", "epochs": 1}
-    with pytest.raises(ValueError, match="none of the 3 steps has changed the model: each was skipped"):
+    with pytest.raises(ValueError, match="none of the run's 3 steps has changed the model: each was skipped"):
         run_full(tmp_path, "skipped", QUICK | broken)
     assert not (tmp_path / "skipped" / "final").exists()
 

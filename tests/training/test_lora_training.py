@@ -333,4 +333,4 @@ def test_validate_finds_an_adapter_that_cannot_be_continued(
 ) -> None:
     words = ["validate", "lora_finetune", "--config", "smollm2_135m_lora", "validation=null"]
     assert tune([*words, f"lora.adapter_directory={tmp_path / 'nowhere'}"]) == 2
-    assert "adapter_config.json in " in capsys.readouterr().err
+    assert "nowhere; a PEFT adapter's is expected" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def tokenizer_file(path: str | os.PathLike[str], name: str) -> Path:
     if file.is_dir():
         file /= name
     if not file.is_file():
-        if not file.name.endswith((".json", ".model")):  # nor does it name a file
+        if not file.name.endswith((".json", ".model", ".txt")):  # nor does it name a file
             hint = missing_model_hint(path) or "tune download fetches one"
             raise FileNotFoundError(
                 f"there is no folder {file}; the folder of a tokenizer, or its {name}, is expected; {hint}"
