@@ -9,7 +9,8 @@ python=${TEST_PYTHON:-.venv/bin/python}
 # Every test whose outcome depends on how numbers are rounded or in which order they are summed.
 numeric="tests/modules tests/training tests/generation tests/recipes tests/internals tests/test_end_to_end.py
   tests/models/test_families.py tests/formats/test_convert.py tests/formats/test_gguf.py tests/formats/test_gguf_families.py
-  tests/formats/test_hf_folder.py tests/formats/test_meta.py tests/formats/test_peft_adapter.py"
+  tests/formats/test_hf_folder.py tests/formats/test_meta.py tests/formats/test_peft_adapter.py
+  tests/formats/test_peft_embeddings.py"
 [ $# -gt 0 ] || set -- -q -n 2 $numeric
 
 capability() { "$python" -c 'import torch; print(torch.backends.cpu.get_cpu_capability())'; }

@@ -205,7 +205,7 @@ def _find_modules(model: nn.Module, names: Sequence[str], adapted: Sequence[str]
         raise ValueError(
             f"no module of the model is called {' or '.join(missing)} (modules_to_save); it has {', '.join(leaves)}"
         )
-    chosen = dict.fromkeys(name for found in matches.values() for name in found)
+    chosen = dict.fromkeys(match for matching in matches.values() for match in matching)
     both = next((layer for layer in adapted if any(f"{layer}.".startswith(f"{n}.") for n in chosen)), None)
     if both is not None:
         raise ValueError(

@@ -173,9 +173,9 @@ def _changes_both_alike(
         return False
     if adapters[0] is None or adapters[1] is None:
         return True
-    seen, found = adapters[0].head(adapters[1].of_peft), adapters[1]
-    same = {part: torch.equal(tensor, found.tensors[part]) for part, tensor in seen.tensors.items()}
-    return seen.alpha == found.alpha and all(same.values())
+    head, tied_head = adapters[1], adapters[0].head(adapters[1].of_peft)
+    equal = [torch.equal(tensor, head.tensors[part]) for part, tensor in tied_head.tensors.items()]
+    return head.alpha == tied_head.alpha and all(equal)
 
 
 class _Reader:
@@ -216,14 +216,14 @@ class _Reader:
             if name not in self.parts
         }
         for name, tensor in tensors.items():
-            shape, found = self.parameters[name], list(tensor.shape)
-            if found != shape:
-                is_resized = found[1:] == shape[1:] and shape[0] == self.model.architecture.vocab_size
-                mistake = self._not_of_model(f"{PREFIX}{name}", shape, found)
+            expected, shape = self.parameters[name], list(tensor.shape)
+            if shape != expected:
+                is_resized = shape[1:] == expected[1:] and expected[0] == self.model.architecture.vocab_size
+                mistake = self._not_of_model(f"{PREFIX}{name}", expected, shape)
                 if is_resized:
                     mistake += (
                         "; its vocabulary was resized: resize the base's as well (tune convert <base> <folder>"
-                        f" --vocab-size {found[0]}), and name that base"
+                        f" --vocab-size {shape[0]}), and name that base"
                     )
                 raise ValueError(mistake)
         return tensors
@@ -236,13 +236,12 @@ class _Reader:
         rank = of_pattern(config, "rank_pattern", theirs, config["r"])
         alpha = of_pattern(config, "alpha_pattern", theirs, config["lora_alpha"])
         of_peft = {ours: name for name, (layer, ours) in self.parts.items() if layer == theirs}
-        for ours, parameter in _blank(
-            self.kind, names[0], sizes[0][0], sum(rows), rank, alpha
-        ).named_parameters():
-            tensor, shape = self.tensors.get(of_peft[ours]), list(parameter.shape)
-            found = "missing" if tensor is None else list(tensor.shape)
-            if found != shape:
-                raise ValueError(self._not_of_model(of_peft[ours], shape, found))
+        blank = _blank(self.kind, names[0], sizes[0][0], sum(rows), rank, alpha)
+        for ours, parameter in blank.named_parameters():
+            tensor, expected = self.tensors.get(of_peft[ours]), list(parameter.shape)
+            shape = "missing" if tensor is None else list(tensor.shape)
+            if shape != expected:
+                raise ValueError(self._not_of_model(of_peft[ours], expected, shape))
         return LayerAdapter(
             ours=names,
             rows=rows,
@@ -260,8 +259,8 @@ class _Reader:
                 f"the adapter in {self.folder} is another model's, or of another kind: there is no place for {name}"
             )
 
-    def _not_of_model(self, name: str, expected: list[int], found: list[int] | str) -> str:
-        return f"the adapter in {self.folder} is another model's: {name} should be {expected}, it is {found}"
+    def _not_of_model(self, name: str, expected: list[int], shape: list[int] | str) -> str:
+        return f"the adapter in {self.folder} is another model's: {name} should be {expected}, it is {shape}"
 
 
 def _blank(
