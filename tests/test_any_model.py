@@ -125,6 +125,7 @@ def test_rows_of_another_layout_are_a_mistake_that_says_what_to_write(
         assert tune("validate", *call, *shlex.split(advice.removeprefix("write "))).status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
 def test_verbs_take_the_configs_for_any_model(recipe: str, config: str, tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "my models").mkdir()
@@ -145,7 +146,10 @@ def test_verbs_take_the_configs_for_any_model(recipe: str, config: str, tune: Tu
     assert tune("validate", recipe, "--config", f"my_{config}.py", *words).status == 0
 
 
-@pytest.mark.parametrize(("recipe", "config"), [("lora_finetune", "lora"), ("full_finetune", "full")])
+@pytest.mark.parametrize(
+    ("recipe", "config"),
+    [("lora_finetune", "lora"), pytest.param("full_finetune", "full", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("verb", ["run", "validate", "data", "show", "export"])
 def test_what_has_to_be_set_is_listed_with_what_to_write(
     recipe: str, config: str, verb: str, tune: Tune, tmp_path: Path
@@ -194,7 +198,15 @@ NO_MODELS = {
 }
 
 
-@pytest.mark.parametrize("named", NO_MODELS)
+@pytest.mark.parametrize(
+    "named",
+    [
+        name
+        if name in {"nowhere", "owner/some-model", "tiny.gguf"}
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in NO_MODELS
+    ],
+)
 def test_what_is_no_models_folder_is_one_mistake_with_the_way_to_one(
     named: str, tune: Tune, tmp_path: Path
 ) -> None:

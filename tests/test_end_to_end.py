@@ -64,7 +64,9 @@ def test_lora_run_learns_answers_and_is_the_same_run_from_its_frozen_config(
     assert len(found) == 12
     assert found[-1] < 0.8 * found[0]
     assert {p.name for p in out.iterdir()} >= {"config.yaml", "run.json", "metrics.jsonl", "final"}
-    assert {p.name for p in (out / "final").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    adapter = {"adapter_config.json", "adapter_model.safetensors"}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    assert {p.name for p in (out / "final").iterdir()} == adapter | tokenizer
 
     again = tune("lora_finetune", "--config", str(out / "config.yaml"), f"output_dir={tmp_path / 'again'}")
     assert again.status == 0

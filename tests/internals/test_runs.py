@@ -26,6 +26,7 @@ print(json.dumps(["torch._dynamo" in sys.modules, "GLIBC_TUNABLES" in os.environ
 """
 
 
+@pytest.mark.slow
 def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
     from torchtune.cli import main
 

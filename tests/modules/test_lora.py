@@ -325,6 +325,7 @@ def test_an_error_enables_adapters_again() -> None:
     assert all(adapter.is_enabled for _, _, adapter in adapted_layers(model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
 def test_compiled_layers_leave_adapters_out_too() -> None:
     model, base = adapted_decoder(), random_decoder()

@@ -142,6 +142,7 @@ def test_checkpointed_layers_compute_the_same(kind: dict[str, Any]) -> None:
     assert_near(results(model), results(plain), FLOAT64)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
 def test_it_compiles_in_one_graph() -> None:
     model, _ = pair(KINDS["lora"])

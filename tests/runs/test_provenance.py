@@ -160,6 +160,7 @@ def test_a_change_stops_a_run_that_resumes_unless_it_is_accepted(
     assert accepted["when"]
 
 
+@pytest.mark.slow
 @edits
 def test_diff_of_a_run_names_what_has_changed(
     project: Project, edit: Callable[[Project], None], path: str
@@ -204,6 +205,7 @@ def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> 
     assert state["changes"], "helper.py differs from the commit"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
     assert project.run()[0] == 0
     for words in ((), ("--extend",), ("epochs=2",), ("epochs=1", "--extend")):
@@ -221,13 +223,18 @@ def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
 
 RESULTS = [
     "final/model.safetensors",
-    "best/x",
-    "checkpoints/step_3/x",
     "metrics.jsonl",
-    "samples.jsonl",
-    "profile/x",
-    "log.txt",
-    "wandb_id.txt",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in (
+            "best/x",
+            "checkpoints/step_3/x",
+            "samples.jsonl",
+            "profile/x",
+            "log.txt",
+            "wandb_id.txt",
+        )
+    ),
 ]
 
 
@@ -254,6 +261,7 @@ def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Pr
     assert "run/run.json exists, and there is no config.yaml of a run in run" in text
 
 
+@pytest.mark.slow
 def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Project) -> None:
     project.write("code/mine.py", "x = 1\n")
     words = ("./recipe.py", "output_dir=.")
@@ -306,6 +314,7 @@ def test_code_beside_a_run_in_the_working_folder_is_recorded_and_copies_are_not(
     assert (status, "\n  code.helper.py: " in text) == (2, True)
 
 
+@pytest.mark.slow
 def test_diff_of_an_extended_run_compares_it_with_the_command_that_extended_it(project: Project) -> None:
     assert project.tune("./recipe.py", "output_dir=whole", "epochs=2")[0] == 0
     assert project.run()[0] == 0

@@ -43,6 +43,7 @@ def test_there_are_files() -> None:
     assert len(FILES) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_mistrals_own_files(file: Path) -> None:
     ours, theirs = mistral_tokenizer(str(file)), Tekkenizer.from_file(file)

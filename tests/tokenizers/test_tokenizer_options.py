@@ -284,7 +284,7 @@ def test_a_config_passes_them(tmp_path: Path) -> None:
     assert template(tokenizer).arguments == {"enable_thinking": True}
     with pytest.raises(InstantiationError, match=r"takes no 'stop_tokenss'; did you mean 'stop_tokens'\?"):
         instantiate(lazy(smollm2_tokenizer, path="x", stop_tokenss=["a"]))  # type: ignore[call-arg]  # the mistake
-    with pytest.raises(InstantiationError, match=r"ValueError: date: expected YYYY-MM-DD, .* got '1.2.2024'"):
+    with pytest.raises(InstantiationError, match=r"date: expected YYYY-MM-DD, .* got '1.2.2024'"):
         instantiate(lazy(smollm2_tokenizer, path=str(folder), date="1.2.2024"))
 
 

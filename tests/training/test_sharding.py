@@ -38,6 +38,7 @@ def own_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EXACT)
 def test_four_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> None:
     ours, alone = found["cases"][case], one_step(ALONE, lora=CASES[case].get("lora"))
@@ -48,10 +49,12 @@ def test_four_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> No
         assert_near(ours[kind], alone[kind], FLOAT64)
 
 
+@pytest.mark.slow
 def test_all_ranks_end_with_the_same_parameters(found: dict[str, Any]) -> None:
     assert found["same on every rank"]
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_no_bit_where_fsdp_casts(found: dict[str, Any]) -> None:
     ours, plain = found["cases"]["bf16 checkpointed"], found["cases"]["bf16 plain"]
     assert ours["loss"] == plain["loss"]
@@ -59,6 +62,7 @@ def test_checkpointing_changes_no_bit_where_fsdp_casts(found: dict[str, Any]) ->
     assert {g.dtype for g in plain["gradients"].values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_pure_bf16_holds_parameters_and_gradients_in_bf16_and_is_near(found: dict[str, Any]) -> None:
     pure, wide = found["cases"]["pure bf16"], found["cases"]["bf16 plain"]
     for kind in ("gradients", "parameters"):
@@ -68,12 +72,14 @@ def test_pure_bf16_holds_parameters_and_gradients_in_bf16_and_is_near(found: dic
     assert pure["norm"] == pytest.approx(wide["norm"], rel=bound(torch.bfloat16, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "parts"), [("fsdp", 4), ("hsdp", 2), ("offloaded hsdp", 2), ("copies", 1)])
 def test_a_rank_holds_its_part_of_a_replica(found: dict[str, Any], case: str, parts: int) -> None:
     whole = one_step(ALONE)["held"]
     assert whole / parts <= found["cases"][case]["held"] <= 1.1 * whole / parts
 
 
+@pytest.mark.slow
 def test_layers_stay_gathered_after_the_forward_pass_where_asked_for(found: dict[str, Any]) -> None:
     for case in ("fsdp", "hsdp", "offloaded"):
         assert found["cases"][case]["gathered"] == [False, False]

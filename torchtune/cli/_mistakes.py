@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 from torchtune.config import InstantiationError, Mistake, model
 from torchtune.config.model import as_path
-from torchtune.runs import located_at_arguments
 
 
 class Mistakes:
@@ -31,6 +30,8 @@ class Mistakes:
         """Add what an exception reports; one that knows where its component was written says it once."""
         path = as_path(field)
         if isinstance(error, InstantiationError):
+            from torchtune.runs import located_at_arguments  # completion makes no mistakes
+
             error = located_at_arguments(error, self._layers)
         location = getattr(error, "location", None)
         if location is not None:
