@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from torchtune import runs
-from torchtune.cli._json_schema import json_schema
 from torchtune.cli._schema_files import schema_folder
 from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.config import ConfigError
@@ -40,6 +39,8 @@ def schema_of(recipe: "runs.Recipe[object]") -> str:
     Raises:
         ConfigError: It has no config class, so nothing is known of its YAML.
     """
+    from torchtune.cli._json_schema import json_schema  # loads the converter
+
     if recipe.config_class is None:
         raise ConfigError.of_word(recipe.name, "has no config class, so there is nothing to describe")
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
