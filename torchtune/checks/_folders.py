@@ -8,10 +8,9 @@ from torchtune.checks._field_errors import FieldErrors, errors_of
 from torchtune.data import Tokenizer
 from torchtune.formats import read_hf_weights, read_peft_adapter
 from torchtune.models import check_vocabulary
-from torchtune.modules import Decoder, has_adapters
+from torchtune.modules import Decoder
 from torchtune.runs import locate_model
-from torchtune.tokenizers import tokenizer_folder
-from torchtune.training import FinetuneConfig
+from torchtune.training import FinetuneConfig, find_tokenizer_files
 
 
 def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
@@ -51,8 +50,5 @@ def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErr
         return
     if cfg.validation is not None:
         yield from errors_of("validation.prompts", cfg.validation.encode_prompts, tokenizer, model)
-    folder = cfg.tokenizer_directory
-    if (
-        folder is not None and Path(folder).is_dir() and not has_adapters(model)
-    ):  # an adapter is written without
-        yield from errors_of("tokenizer_directory", tokenizer_folder, Path(folder))
+    if cfg.tokenizer_directory is not None and Path(cfg.tokenizer_directory).is_dir():
+        yield from errors_of("tokenizer_directory", find_tokenizer_files, cfg, model)

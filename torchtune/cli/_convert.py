@@ -38,7 +38,6 @@ ADD_TOKEN = Option(
 VOCAB_SIZE = Option(
     "--vocab-size", "rows of embeddings and output head, if they are to have more than they need", "N"
 )
-_OPTIONS = (BASE, APART, TOKENIZER, DTYPE, ADD_TOKEN, VOCAB_SIZE)
 
 _GGUF = (
     "llama.cpp makes it of a folder: tune convert {source} {folder}; python convert_hf_to_gguf.py {folder}"

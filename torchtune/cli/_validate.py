@@ -108,16 +108,16 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
 
             mistakes.add_all(weight_errors(cfg, decoder))
     longest = _check_rows(cfg, decoder, mistakes)
-    counted = None
+    needs = None
     if decoder is not None:
         from torchtune.checks import schedule_errors
 
         with mistakes.of("optimizer"):
-            counted = _counted(cfg, decoder, ranks, longest)
+            needs = _estimate(cfg, decoder, ranks, longest)
             mistakes.add_all(schedule_errors(cfg))
     if mistakes.found:
         raise ConfigError(mistakes.found, f"the config of {recipe.name}")
-    return counted
+    return needs
 
 
 def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
@@ -265,18 +265,18 @@ def _folders(cfg: object) -> Iterator[tuple[str, Any]]:
             yield name, getattr(cfg, name)
 
 
-def _counted(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str, int]:
+def _estimate(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str, int]:
     from attrs import asdict
 
     from torchtune.training import FinetuneConfig, batch_of, mapped_bytes, needs_of
 
-    counted = needs_of(cfg, model, ranks, longest)
+    estimate = needs_of(cfg, model, ranks, longest)
     rows, length = batch_of(cfg, model, longest) if isinstance(cfg, FinetuneConfig) else (0, 0)
     is_known = longest is not None or (isinstance(cfg, FinetuneConfig) and cfg.loading.packing is not None)
     mapped = mapped_bytes(cfg, model, ranks)
     return {
-        **asdict(counted),
-        "total": counted.total,
+        **asdict(estimate),
+        "total": estimate.total,
         "rows": rows,
         "length": length,
         "is_length_known": is_known,

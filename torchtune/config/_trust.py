@@ -135,9 +135,9 @@ def refuse_object(found: Any) -> str | None:
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):
         return f"it is defined in {module!r}, which holds no components"
-    if is_own(first) or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
-        return None
-    if any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES):
+    is_torchs = any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES)
+    # The folder comes last, as its path has to be resolved.
+    if is_own(first) or is_torchs or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
         return None
     return f"it is defined in {module or 'no module'!r}, which is not trusted"
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from attrs import asdict
+
 from torchtune.files import read_json, write_json
 from torchtune.tokenizers._auto import auto_tokenizer
 from torchtune.tokenizers._chat_templates import CONFIG
@@ -49,11 +51,6 @@ def _add(folder: Path, file: Path, tokens: Sequence[str]) -> None:
     file.write_text(backend.to_str(pretty=True), encoding="utf-8")
     config = read_json(folder / CONFIG)
     if ADDED in config:  # it lists them all, if it lists some
-        listed = {
-            str(backend.token_to_id(token)): {"content": token, "special": True, **_FLAGS} for token in tokens
-        }
-        write_json(folder / CONFIG, {**config, ADDED: {**config[ADDED], **listed}})
-
-
-_FLAGS = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
-"""How transformers describes a special token that is found wherever it stands."""
+        flags = asdict(AddedToken(0), filter=lambda attribute, _: attribute.name != "id")
+        entries = {str(backend.token_to_id(token)): {"content": token, **flags} for token in tokens}
+        write_json(folder / CONFIG, {**config, ADDED: {**config[ADDED], **entries}})

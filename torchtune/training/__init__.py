@@ -56,6 +56,7 @@ from torchtune.training._start import start
 from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums, clip_gradients
 from torchtune.training._step_values import StepValues
+from torchtune.training._tokenizer_files import find_tokenizer_files
 from torchtune.training._validation import HeldOut, Validation, held_out_items
 from torchtune.training._validator import Validator
 
@@ -103,6 +104,7 @@ __all__ = [
     "constant_with_warmup",
     "cosine_with_warmup",
     "count_steps",
+    "find_tokenizer_files",
     "held_out_items",
     "in_compute_dtype",
     "linear_with_warmup",

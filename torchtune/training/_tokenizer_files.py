@@ -8,20 +8,28 @@ from torchtune.tokenizers import tokenizer_folder
 from torchtune.training._finetune_config import FinetuneConfig
 
 
-def check_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
-    """Check, before a run trains, that the tokenizer's files can be copied to the weights at its end.
+def find_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
+    """Find the tokenizer's files that a run copies to its weights.
 
     Args:
         cfg: Its `tokenizer_directory`.
-        model: An adapter is written without a tokenizer.
+        model: One with adapters needs none: an adapter may be written without a tokenizer.
 
     Raises:
-        ConfigError: There are none in the folder.
+        FileNotFoundError: There are none in the folder.
+        ValueError: The path is a file, and not one of a tokenizer's.
     """
-    folder = cfg.tokenizer_directory
-    if folder is None or has_adapters(model):
-        return
+    if cfg.tokenizer_directory is not None and not has_adapters(model):
+        tokenizer_folder(Path(cfg.tokenizer_directory))
+
+
+def check_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
+    """Check, before a run trains, that the tokenizer's files can be copied at its end.
+
+    Raises:
+        ConfigError: As for `find_tokenizer_files`.
+    """
     try:
-        tokenizer_folder(Path(folder))
+        find_tokenizer_files(cfg, model)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError([Mistake("run", str(error), path=("tokenizer_directory",))]) from error

@@ -60,5 +60,6 @@ class CheckpointAdapter:
 
     def head(self, of_peft: Mapping[str, str]) -> "CheckpointAdapter":
         """Return the change that a tied output head sees of that of the embedding table: its transpose."""
-        tensors = {"lora_a": self.tensors["lora_b"].T, "lora_b": self.tensors["lora_a"].T}
+        # Copies, as a file of safetensors holds no tensor twice.
+        tensors = {"lora_a": self.tensors["lora_b"].T.clone(), "lora_b": self.tensors["lora_a"].T.clone()}
         return CheckpointAdapter(tensors=tensors, alpha=self.alpha, of_peft=of_peft)

@@ -67,7 +67,7 @@ def save_peft_adapter(
         if tokenizer_directory is not None:
             copy_files(Path(tokenizer_directory), partial, TOKENIZER_FILES)
         write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters, in_full))
-        write_safetensors(partial / WEIGHTS, {name: tensor.clone() for name, tensor in tensors.items()})
+        write_safetensors(partial / WEIGHTS, tensors)
 
 
 def check_peft_adapter(model: Decoder) -> None:
@@ -142,7 +142,7 @@ def _in_full(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     tensors = {theirs: hf_tensor(a, state, theirs, names) for theirs, names in hf_groups(a, in_full).items()}
     table = tensors.get(f"{table_name(model)}.weight")
     if a.tied_embeddings and table is not None:
-        tensors[f"{HEAD}.weight"] = table
+        tensors[f"{HEAD}.weight"] = table.clone()  # a file of safetensors holds no tensor twice
     return tensors
 
 
