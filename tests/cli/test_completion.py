@@ -45,7 +45,7 @@ def test_keys_are_those_of_the_configs_components() -> None:
 
 
 def test_values_are_choices_and_dotpaths() -> None:
-    assert found(LORA + "dtype=") == {"dtype=fp32", "dtype=bf16", "dtype=fp16"}
+    assert found(LORA + "dtype=") == {"dtype=auto", "dtype=fp32", "dtype=bf16", "dtype=fp16"}
     assert found(LORA + "shuffle=") == {"shuffle=true", "shuffle=false"}
     assert found(LORA + "optimizer=torch.optim.Adam") >= {
         "optimizer=torch.optim.Adam",
@@ -86,7 +86,11 @@ def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("tune lora", ["lora_finetune"]), (LORA + "dtype=", ["bf16", "fp16", "fp32"]), (LORA + "nothing", [])],
+    [
+        ("tune lora", ["lora_finetune"]),
+        (LORA + "dtype=", ["auto", "bf16", "fp16", "fp32"]),
+        (LORA + "nothing", []),
+    ],
 )
 def test_bash_completes(line: str, expected: list[str], tmp_path: Path) -> None:
     ask = f"COMP_LINE={line!r}; COMP_POINT=${{#COMP_LINE}}; _tune; printf '%s\\n' \"${{COMPREPLY[@]}}\""
