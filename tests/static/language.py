@@ -1,0 +1,196 @@
+"""The words that this project's names and prose do not use, and where they occur.
+
+A name says what a value is, so a bare adverb or participle (`found`, `said`) is no name for it. Prose uses the field's own
+words, listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every use below the
+given files and folders.
+"""
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BARE_NAMES = frozenset(
+    """
+    about again alike along also apart asked bare began beside between both drawn earlier elsewhere every fits fitted
+    found given gone had heard here how instead kept known lacking learnt least listed lost made meant more most near now
+    odd of of_today only otherwise ours own passed placed put rest said seen sent shown some sought sure taken theirs then
+    there today together told until wanted what when where which whole why wide without within written
+    """.split()
+)
+"""Names that say nothing of the value they hold: write what it is (`matches`, `message`, `expected_type`)."""
+
+NAME_WORDS = frozenset(
+    """
+    anew apart besides beside behind fellows fellow house lighten learnt ours said slip spelt theirs told wanted
+    """.split()
+)
+"""Words that no part of a name may be."""
+
+PHRASES = {
+    r"go(es)? on\b|going on\b|went on\b|gone on\b": "continue, resume",
+    r"(is|are|was|were) taken up": "resume",
+    r"told\b": "reported, logged, passed",
+    r"(is|are) said\b": "reported, logged",
+    r"is no (loss|number|file|folder|model|tokenizer|reason|list|mapping|class|float|int|string|name|field|key)\b": "is not a",
+    r"that (is|are) no\b": "that is not",
+    r"(is|are|be|was) none\b": "is not one",
+    r"ways? out\b": "fix, alternative",
+    r"behind\b": "after",
+    r"beside\b": "next to, with, in addition to, compared with",
+    r"besides\b": "also, in addition",
+    r"stand(s|ing)? (in|at|on|behind|before|there|here|above|below|next|for itself)\b|stood\b": "is in; a field holds a component",
+    r"lies? (in|at|below|beside|under|within)\b": "is in",
+    r"fellows?\b": "the ranks of this run",
+    r"patience (is|was) lost|lost patience": "early stopping",
+    r"anew\b|afresh\b": "again",
+    r"hardly\b": "almost no",
+    r"learnt\b": "learned",
+    r"spelt\b": "spelled",
+    r"mend(s|ed|ing)?\b": "fix",
+    r"at work in\b": "running in",
+    r"refus(e|es|ed|al|als|ing)\b": "reject, raise, not supported",
+    r"what becomes of\b|becomes of\b": "what happens to",
+    r"filled? up\b": "padded",
+    r"house\b|brothers?\b|guests?\b": "package, layer, part",
+    r"and (its|the|their) like\b": "such as",
+    r"once more\b": "again",
+    r"of (its|one's|their|your|our) own\b(?! (recipe|dataset|data))": "its, your, a separate",
+    r"so many\b|so much\b": "that many",
+    r"what is (left|there|in it|missing)\b": "name the thing",
+    r"shall\b": "should, must",
+    r"upon\b": "on",
+    r"thereby\b|therein\b|thereof\b|wherein\b|whereof\b": "in this way, in it",
+    r"by itself alone\b|alone are\b|alone is\b": "only",
+}
+"""Phrases, as regular expressions that begin at a word, with what to write instead."""
+
+ALLOWED: dict[tuple[str, str], str] = {}
+"""Right uses: (file, the name or the phrase as it occurs in lower case), with the reason."""
+
+
+class Use(NamedTuple):
+    """A word that is not to be used, and where it is."""
+
+    file: str
+    line: int
+    word: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.word!r}: {self.instead}"
+
+
+def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield every name that a module defines, with its line."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield node.lineno, name
+            case (
+                ast.arg(arg=name)
+                | ast.Name(id=name, ctx=ast.Store())
+                | ast.Attribute(attr=name, ctx=ast.Store())
+            ):
+                yield node.lineno, name
+            case (
+                ast.MatchAs(name=str(name))
+                | ast.MatchStar(name=str(name))
+                | ast.ExceptHandler(name=str(name))
+            ):
+                yield node.lineno, name
+            case ast.alias(asname=str(name)):
+                yield node.lineno, name
+
+
+def words_of(name: str) -> set[str]:
+    """Split a name in snake case or camel case into lower-case words."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+def strings(tree: ast.Module, *, docstrings_only: bool) -> Iterator[tuple[int, str]]:
+    """Yield the string literals of a module, or only its docstrings, with their first lines."""
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if not docstrings_only or id(node) in statements:
+                yield node.lineno, node.value
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Yield blocks of consecutive comment lines, each joined, with its first line."""
+    block: list[str] = []
+    first = last = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        if block and token.start[0] == last + 1:
+            block.append(token.string)
+        else:
+            if block:
+                yield first, "\n".join(block)
+            block, first = [token.string], token.start[0]
+        last = token.start[0]
+    if block:
+        yield first, "\n".join(block)
+
+
+def uses_in_prose(file: str, line: int, text: str) -> Iterator[Use]:
+    """Yield the phrases of a text that are not to be used; a phrase may run over the end of a line."""
+    for pattern, instead in PHRASES.items():
+        for match in re.finditer(rf"(?i)\b(?:{pattern.replace(' ', SPACE)})", text):
+            word = re.sub(SPACE, " ", match[0]).lower()
+            if (file, word) not in ALLOWED:
+                yield Use(file, line + text[: match.start()].count("\n"), word, instead)
+
+
+SPACE = r"(?:\s|\n\s*#)+"
+"""White space within a phrase, which may be broken over two lines of a comment."""
+
+
+def uses_in_python(file: str, source: str) -> Iterator[Use]:
+    """Yield the names and phrases of a module that are not to be used."""
+    tree = ast.parse(source)
+    for line, name in names(tree):
+        if (name.strip("_") in BARE_NAMES or words_of(name) & NAME_WORDS) and (file, name) not in ALLOWED:
+            yield Use(file, line, name, "a name that says what the value is")
+    for line, text in strings(tree, docstrings_only=file.startswith("tests/")):
+        yield from uses_in_prose(file, line, text)
+    for line, text in comments(source):
+        yield from uses_in_prose(file, line, text)
+
+
+def uses_in_markdown(file: str, text: str) -> Iterator[Use]:
+    """Yield the phrases of a page that are not to be used, code blocks left out."""
+    without_code = re.sub(r"(?ms)^```.*?^```", lambda block: "\n" * block[0].count("\n"), text)
+    yield from uses_in_prose(file, 1, re.sub(r"`[^`\n]*`", lambda code: " " * len(code[0]), without_code))
+
+
+def uses(path: Path) -> list[Use]:
+    """List the names and phrases of a file that are not to be used."""
+    file = path.resolve().relative_to(ROOT).as_posix()
+    text = path.read_text(encoding="utf-8")
+    return list(uses_in_python(file, text) if path.suffix == ".py" else uses_in_markdown(file, text))
+
+
+def files(path: Path) -> list[Path]:
+    """List the Python and Markdown files of a folder, or the file itself."""
+    if path.is_file():
+        return [path]
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix in (".py", ".md")
+        and not any(part.startswith(".") or part == "build" for part in file.relative_to(path).parts)
+    )
+
+
+if __name__ == "__main__":
+    listed = [use for word in sys.argv[1:] for file in files(Path(word)) for use in uses(file)]
+    print(*listed, f"{len(listed)} uses", sep="\n")
