@@ -1,8 +1,7 @@
 """The words that this project's names and prose do not use, and where they occur.
 
-A name says what a value is, so a bare adverb or participle (`found`, `said`) is no name for it. Prose uses the field's own
-words, listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every use below the
-given files and folders.
+A name says what a value is; a bare adverb or participle (`found`, `said`) does not. Prose uses the field's terms,
+listed here with the phrases that they replace. `python -m tests.static.language PATH...` lists every use in files and folders.
 """
 
 import ast
@@ -16,20 +15,16 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BARE_NAMES = frozenset(
-    """
-    about again alike along also apart asked bare began beside between both drawn earlier elsewhere every fits fitted
-    found given gone had heard here how instead kept known lacking learnt least listed lost made meant more most near now
-    odd of of_today only otherwise ours own passed placed put rest said seen sent shown some sought sure taken theirs then
-    there today together told until wanted what when where which whole why wide without within written
-    """.split()
+BARE_NAMES = re.compile(
+    "about|again|alike|along|also|apart|asked|bare|began|beside|between|both|drawn|earlier|elsewhere|every|fits|fitted|"
+    "found|given|gone|had|heard|here|how|instead|kept|known|lacking|learnt|least|listed|lost|made|meant|more|most|near|"
+    "now|odd|of|only|otherwise|ours|own|passed|placed|put|rest|said|seen|sent|shown|some|sought|sure|taken|theirs|then|"
+    "there|today|together|told|until|wanted|what|when|where|which|whole|why|wide|without|within|written"
 )
 """Names that say nothing of the value they hold: write what it is (`matches`, `message`, `expected_type`)."""
 
-NAME_WORDS = frozenset(
-    """
-    anew apart besides beside behind fellows fellow house lighten learnt ours said slip spelt theirs told wanted
-    """.split()
+NAME_WORDS = re.compile(
+    "anew|apart|besides?|behind|fellows?|house|lighten|learnt|ours|said|slip|spelt|theirs|told|wanted"
 )
 """Words that no part of a name may be."""
 
@@ -38,14 +33,14 @@ PHRASES = {
     r"(is|are|was|were) taken up": "resume",
     r"told\b": "reported, logged, passed",
     r"(is|are) said\b": "reported, logged",
-    r"is no (loss|number|file|folder|model|tokenizer|reason|list|mapping|class|float|int|string|name|field|key)\b": "is not a",
+    r"is no (loss|number|file|folder|model|tokenizer|reason|list|mapping|class|float|string|name|field)\b": "is not a",
     r"that (is|are) no\b": "that is not",
     r"(is|are|be|was) none\b": "is not one",
     r"ways? out\b": "fix, alternative",
     r"behind\b": "after",
     r"beside\b": "next to, with, in addition to, compared with",
     r"besides\b": "also, in addition",
-    r"stand(s|ing)? (in|at|on|behind|before|there|here|above|below|next|for itself)\b|stood\b": "is in; a field holds a component",
+    r"stand(s|ing)? (in|at|on|before|there|here|above|below|next|for itself)\b|stood\b": "is in, a field holds",
     r"lies? (in|at|below|beside|under|within)\b": "is in",
     r"fellows?\b": "the ranks of this run",
     r"patience (is|was) lost|lost patience": "early stopping",
@@ -70,6 +65,9 @@ PHRASES = {
     r"by itself alone\b|alone are\b|alone is\b": "only",
 }
 """Phrases, as regular expressions that begin at a word, with what to write instead."""
+
+SPACE = r"(?:\s*\n\s*#)?\s+"
+"""White space within a phrase, which may be broken over two lines of a comment."""
 
 ALLOWED: dict[tuple[str, str], str] = {}
 """Right uses: (file, the name or the phrase as it occurs in lower case), with the reason."""
@@ -109,18 +107,21 @@ def names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-def words_of(name: str) -> set[str]:
-    """Split a name in snake case or camel case into lower-case words."""
-    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+def is_banned(name: str) -> bool:
+    """Return whether a name, in snake case or camel case, or one of its words is on a list."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return bool(
+        BARE_NAMES.fullmatch(name.strip("_")) or any(NAME_WORDS.fullmatch(word.lower()) for word in words)
+    )
 
 
 def strings(tree: ast.Module, *, docstrings_only: bool) -> Iterator[tuple[int, str]]:
     """Yield the string literals of a module, or only its docstrings, with their first lines."""
     statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if not docstrings_only or id(node) in statements:
-                yield node.lineno, node.value
+        match node:
+            case ast.Constant(value=str(text)) if not docstrings_only or id(node) in statements:
+                yield node.lineno, text
 
 
 def comments(source: str) -> Iterator[tuple[int, str]]:
@@ -135,7 +136,8 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
         else:
             if block:
                 yield first, "\n".join(block)
-            block, first = [token.string], token.start[0]
+            block = [token.string]
+            first = token.start[0]
         last = token.start[0]
     if block:
         yield first, "\n".join(block)
@@ -150,15 +152,11 @@ def uses_in_prose(file: str, line: int, text: str) -> Iterator[Use]:
                 yield Use(file, line + text[: match.start()].count("\n"), word, instead)
 
 
-SPACE = r"(?:\s|\n\s*#)+"
-"""White space within a phrase, which may be broken over two lines of a comment."""
-
-
 def uses_in_python(file: str, source: str) -> Iterator[Use]:
     """Yield the names and phrases of a module that are not to be used."""
     tree = ast.parse(source)
     for line, name in names(tree):
-        if (name.strip("_") in BARE_NAMES or words_of(name) & NAME_WORDS) and (file, name) not in ALLOWED:
+        if is_banned(name) and (file, name) not in ALLOWED:
             yield Use(file, line, name, "a name that says what the value is")
     for line, text in strings(tree, docstrings_only=file.startswith("tests/")):
         yield from uses_in_prose(file, line, text)

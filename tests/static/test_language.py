@@ -1,0 +1,60 @@
+"""Names and prose of the whole tree use the field's words, and the check that says so detects the others."""
+
+import pytest
+
+from tests.static import language
+from tests.static.language import ALLOWED, ROOT, files, uses, uses_in_markdown, uses_in_python
+
+CHECKED = ["torchtune", "recipes", "configs_py", "tests", "benchmarks", "demo", "docs", "setup.py"]
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+
+
+def test_no_name_or_phrase_is_on_the_list() -> None:
+    paths = [path for name in [*CHECKED, *PAGES] for path in files(ROOT / name)]
+    assert len(paths) > 500
+    assert [str(use) for path in paths for use in uses(path)] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("found = 1", ["found"]),
+        ("def said() -> None: ...", ["said"]),
+        ("def read(text, given): ...", ["given"]),
+        ("class Slip: ...", ["Slip"]),
+        ("self.is_told = True", ["is_told"]),
+        ("for theirs, value in pairs: ...", ["theirs"]),
+        ("with open(path) as there: ...", ["there"]),
+        ("if (kept := read()): ...", ["kept"]),
+        ("import numpy as beside", ["beside"]),
+        ("match value:\n    case [own, *rest]: ...", ["own", "rest"]),
+        ("try: ...\nexcept OSError as made: ...", ["made"]),
+        ('"""The run goes on."""', ["goes on"]),
+        ('"""The loss\n    is no number."""', ["is no number"]),
+        ("# Values that are refused here.", ["refused"]),
+        ("x = 1  # It goes\n# on.", ["goes on"]),
+        ('message = f"{field}: expected a list; {value} is none"', ["is none"]),
+        ("matches = find(text)\nn_rows = 3", []),
+        ('if answer == "yes":\n    """The loss is not a number."""', []),
+    ],
+)
+def test_python_source(source: str, words: list[str]) -> None:
+    assert [use.word for use in uses_in_python("torchtune/module.py", source)] == words
+
+
+def test_strings_of_tests_are_data_and_their_docstrings_are_prose() -> None:
+    source = 'def test_chat() -> None:\n    """The chat goes on."""\n    chat = "The story goes on."\n'
+    assert [use.line for use in uses_in_python("tests/test_chat.py", source)] == [2]
+
+
+def test_code_of_a_page_is_not_prose() -> None:
+    page = "The run\ngoes on.\n\n```python\nfound = refuse()\n```\nUse `beside` here.\nIt is refused.\n"
+    listed = [(use.line, use.word) for use in uses_in_markdown("docs/page.md", page)]
+    assert listed == [(2, "goes on"), (8, "refused")]
+
+
+def test_allowed_uses_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = set(ALLOWED)
+    monkeypatch.setattr(language, "ALLOWED", {})
+    occurring = {(use.file, use.word) for file, _ in allowed for use in uses(ROOT / file)}
+    assert allowed - occurring == set()
