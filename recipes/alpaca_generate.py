@@ -14,7 +14,7 @@ from torchtune import config, training
 from torchtune.config import Component, FieldError, LocalPath, above, at_least, between, each, not_empty, ref
 from torchtune.data import Tokenizer
 from torchtune.formats import load_peft_adapter
-from torchtune.generation import Assistant, Prompt, Template, read_prompts, talk, write_answers
+from torchtune.generation import Assistant, Prompt, Template, chat, read_prompts, write_answers
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder
 from torchtune.runs import Device, locate_model, weights_note
@@ -160,7 +160,7 @@ def main(cfg: AlpacaGenerateConfig) -> None:
         if found.adapter is not None:
             load_peft_adapter(model, found.adapter)
         if _talks(cfg):
-            talk(assistant, cfg.max_new_tokens)
+            chat(assistant, cfg.max_new_tokens)
         elif cfg.prompt is not None and cfg.output_file is None:
             for piece in assistant.stream(questions[0]):
                 print(piece, end="", flush=True)
@@ -188,7 +188,7 @@ def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
     if cfg.prompts_file is not None:
         return read_prompts(cfg.prompts_file, continue_final_message=cfg.continue_final_message)
     texts = cfg.prompts or ([] if cfg.prompt is None else [cfg.prompt])
-    return [Prompt.of_text(text, cfg.input) for text in texts]
+    return [Prompt.from_text(text, cfg.input) for text in texts]
 
 
 if __name__ == "__main__":

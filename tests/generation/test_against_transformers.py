@@ -18,14 +18,14 @@ N = 16
 PROMPTS: list[list[int]] = [
     torch.randint(3, 97, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (12, 1, 5, 19)
 ]
-"""Of unequal lengths, some longer than the windows, which all answers outgrow."""
+"""Of unequal lengths, some longer than the sliding windows; prompt and answer together always are."""
 
 
 class Pair(NamedTuple):
-    """The same model twice."""
+    """The same model in torchtune and in transformers."""
 
-    ours: Decoder
-    theirs: Any
+    model: Decoder
+    reference: Any
 
 
 @pytest.fixture(scope="module", params=["llama3_1", "mistral", "qwen3", "gemma2", "gemma3", "gpt2"])
@@ -34,23 +34,23 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     folder: Path = tmp_path_factory.mktemp(request.param)
     name, change = FAMILIES[request.param]
-    whole = change if name == "GPT2" else {**SMALL, **change}
-    config = getattr(transformers, f"{name}Config")(**{k: v for k, v in whole.items() if v is not ...})
+    settings = change if name == "GPT2" else {**SMALL, **change}
+    config = getattr(transformers, f"{name}Config")(**{k: v for k, v in settings.items() if v is not ...})
     torch.manual_seed(0)
     with lifted():
-        make: Any = transformers.AutoModelForCausalLM.from_config
-        theirs = make(config, attn_implementation="eager").double().eval()
+        from_config: Any = transformers.AutoModelForCausalLM.from_config
+        reference = from_config(config, attn_implementation="eager").double().eval()
     with torch.no_grad():
-        for own, parameter in theirs.named_parameters():
-            parameter.normal_(std=_std(own, parameter))
-    theirs.save_pretrained(folder)
-    ours = Decoder(architecture_from_hf(json.loads((folder / "config.json").read_text()))).double()
-    load_hf_weights(ours, folder)
-    return Pair(ours, theirs)
+        for name, parameter in reference.named_parameters():
+            parameter.normal_(std=_std(name, parameter))
+    reference.save_pretrained(folder)
+    model = Decoder(architecture_from_hf(json.loads((folder / "config.json").read_text()))).double()
+    load_hf_weights(model, folder)
+    return Pair(model, reference)
 
 
 def _std(name: str, parameter: Tensor) -> float:
-    """Return what makes tiny models fickle, also those whose head is their embedding: the layers have their say."""
+    """Return the standard deviation with which tiny models, also with tied embeddings, do not repeat one token."""
     if name.endswith("bias"):
         return 0.1
     if parameter.dim() == 1:  # a norm's
@@ -58,52 +58,54 @@ def _std(name: str, parameter: Tensor) -> float:
     return 0.02 if "embed" in name or "wte" in name else 3.0
 
 
-def their_answers(pair: Pair, prompts: list[list[int]], **how: Any) -> list[list[int]]:
-    """Generate as transformers does, prompts padded on the left."""
+def reference_answers(pair: Pair, prompts: list[list[int]], **options: Any) -> list[list[int]]:
+    """Return transformers' answers to a left-padded batch."""
     width = max(map(len, prompts))
     tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    how = {"max_new_tokens": N, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **how}
+    options = {"max_new_tokens": N, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
     with lifted():
-        found: list[list[int]] = pair.theirs.generate(tokens, attention_mask=mask, **how)[:, width:].tolist()
-    return found
+        answers: list[list[int]] = pair.reference.generate(tokens, attention_mask=mask, **options)[
+            :, width:
+        ].tolist()
+    return answers
 
 
 def test_a_batch_of_unequal_prompts_is_continued_as_by_transformers(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = their_answers(pair, PROMPTS)
+    expected = reference_answers(pair, PROMPTS)
     assert len({token for answer in expected for token in answer}) > 12, (
-        "a model that repeats itself shows little"
+        "the answers must vary for the comparison to mean something"
     )
-    assert generate_batch(pair.ours, PROMPTS, max_new_tokens=N) == expected
+    assert generate_batch(pair.model, PROMPTS, max_new_tokens=N) == expected
     for prompt, answer in zip(PROMPTS, expected, strict=True):
-        assert list(generate(pair.ours, prompt, max_new_tokens=N)) == answer
-    monkeypatch.setattr(_generate, "PREFILL", 4)  # so that prompts are read in several pieces
-    assert generate_batch(pair.ours, PROMPTS, max_new_tokens=N) == expected
+        assert list(generate(pair.model, prompt, max_new_tokens=N)) == answer
+    monkeypatch.setattr(_generate, "PREFILL", 4)  # so that prompts take several prefill chunks
+    assert generate_batch(pair.model, PROMPTS, max_new_tokens=N) == expected
 
 
-def test_rows_end_at_stop_ids_as_those_of_transformers(pair: Pair) -> None:
-    whole = generate_batch(pair.ours, PROMPTS, max_new_tokens=N)
-    stops = {whole[0][6], whole[1][2], whole[3][12]}
-    found = generate_batch(pair.ours, PROMPTS, max_new_tokens=N, stop_ids=stops)
-    theirs = their_answers(pair, PROMPTS, eos_token_id=sorted(stops))
-    cut = [answer[: next((i for i, t in enumerate(answer) if t in stops), N)] for answer in theirs]
-    assert found == cut
-    assert len({len(answer) for answer in found}) > 2, "rows end at different times"
+def test_rows_end_at_stop_ids_as_in_transformers(pair: Pair) -> None:
+    full = generate_batch(pair.model, PROMPTS, max_new_tokens=N)
+    stops = {full[0][6], full[1][2], full[3][12]}
+    answers = generate_batch(pair.model, PROMPTS, max_new_tokens=N, stop_ids=stops)
+    reference = reference_answers(pair, PROMPTS, eos_token_id=sorted(stops))
+    cut = [answer[: next((i for i, t in enumerate(answer) if t in stops), N)] for answer in reference]
+    assert answers == cut
+    assert len({len(answer) for answer in answers}) > 2, "rows end at different times"
 
 
 def test_a_repetition_penalty_is_that_of_transformers(pair: Pair) -> None:
     sampling = Sampling(repetition_penalty=1.4)
-    found = generate_batch(pair.ours, PROMPTS[:2], max_new_tokens=N, sampling=sampling)
-    # One by one: to transformers, padding is among the tokens that were there before.
-    assert found == [their_answers(pair, [p], repetition_penalty=1.4)[0] for p in PROMPTS[:2]]
-    assert found != generate_batch(pair.ours, PROMPTS[:2], max_new_tokens=N)
+    answers = generate_batch(pair.model, PROMPTS[:2], max_new_tokens=N, sampling=sampling)
+    # One by one, because transformers counts padding among the tokens seen.
+    assert answers == [reference_answers(pair, [p], repetition_penalty=1.4)[0] for p in PROMPTS[:2]]
+    assert answers != generate_batch(pair.model, PROMPTS[:2], max_new_tokens=N)
 
 
-def test_a_cache_changes_nothing(pair: Pair) -> None:
-    found = generate_batch(pair.ours, PROMPTS, max_new_tokens=N)
+def test_cached_answers_are_the_argmax_of_uncached_logits(pair: Pair) -> None:
+    answers = generate_batch(pair.model, PROMPTS, max_new_tokens=N)
     with torch.no_grad():
-        for prompt, answer in zip(PROMPTS, found, strict=True):
-            logits = pair.ours(torch.tensor([prompt + answer]))[0]
+        for prompt, answer in zip(PROMPTS, answers, strict=True):
+            logits = pair.model(torch.tensor([prompt + answer]))[0]
             assert logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist() == answer

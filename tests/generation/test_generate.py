@@ -1,4 +1,4 @@
-"""Generation takes the tokens that the model's logits say."""
+"""Tokens of greedy decoding and sampling, alone and in batches."""
 
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,17 @@ def greedy_without_cache(model: Decoder, tokens: list[int], n: int) -> list[int]
     return tokens[-n:]
 
 
-def test_greedy_tokens_equal_those_without_cache_and_those_of_transformers(tmp_path: Path) -> None:
+def test_greedy_tokens_are_those_without_a_cache_and_of_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = tiny_smollm2(tied_embeddings=False)  # Tied random weights would repeat the last token.
-    found = list(generate(model, PROMPT, max_new_tokens=20))
-    assert found == greedy_without_cache(model, PROMPT, 20)
-    assert len(set(found)) > 5, "a model that repeats itself shows little"
+    answer = list(generate(model, PROMPT, max_new_tokens=20))
+    assert answer == greedy_without_cache(model, PROMPT, 20)
+    assert len(set(answer)) > 5, "the answer must vary for the comparison to mean something"
     save_hf_folder(model, tmp_path / "model")
-    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    reference: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokens = torch.tensor([PROMPT])
-    answer = theirs.generate(
+    reference_tokens = reference.generate(
         tokens,
         attention_mask=torch.ones_like(tokens),
         max_new_tokens=20,
@@ -38,14 +38,14 @@ def test_greedy_tokens_equal_those_without_cache_and_those_of_transformers(tmp_p
         eos_token_id=None,
         pad_token_id=0,
     )
-    assert found == answer[0, len(PROMPT) :].tolist()
+    assert answer == reference_tokens[0, len(PROMPT) :].tolist()
 
 
 def test_a_stop_id_ends_the_text_and_is_not_part_of_it() -> None:
     model = tiny_smollm2(tied_embeddings=False)
-    whole = list(generate(model, PROMPT, max_new_tokens=20))
-    stop = whole[9]
-    expected = whole[: whole.index(stop)]
+    full = list(generate(model, PROMPT, max_new_tokens=20))
+    stop = full[9]
+    expected = full[: full.index(stop)]
     assert list(generate(model, PROMPT, max_new_tokens=20, stop_ids={stop, 299})) == expected
 
 
@@ -55,17 +55,17 @@ def test_samples_follow_the_softmax_of_the_logits() -> None:
         model.embed_tokens.weight.mul_(0.3)
         logits = model(torch.tensor([PROMPT]))[0, -1]
     top = logits.topk(4)
-    shares = torch.softmax(top.values / 0.7, dim=-1)
+    probs = torch.softmax(top.values / 0.7, dim=-1)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.tensor(
+    samples = torch.tensor(
         [
             next(generate(model, PROMPT, max_new_tokens=1, temperature=0.7, top_k=4, generator=generator))
             for _ in range(400)
         ]
     )
-    found = (drawn[:, None] == top.indices).double().mean(dim=0)
-    assert found.sum() == 1
-    torch.testing.assert_close(found, shares, rtol=0, atol=4 * 0.5 / 400**0.5)  # Four standard errors.
+    frequencies = (samples[:, None] == top.indices).double().mean(dim=0)
+    assert frequencies.sum() == 1
+    torch.testing.assert_close(frequencies, probs, rtol=0, atol=4 * 0.5 / 400**0.5)  # four standard errors
 
 
 def test_samples_repeat_with_their_generator() -> None:
@@ -81,7 +81,7 @@ def test_samples_repeat_with_their_generator() -> None:
     assert first == second != list(generate(model, PROMPT, max_new_tokens=9))
 
 
-def test_generation_is_without_dropout_and_leaves_the_model_as_it_was() -> None:
+def test_generation_disables_dropout_and_restores_the_model() -> None:
     model = tiny_smollm2(tied_embeddings=False)
     expected = list(generate(model, PROMPT, max_new_tokens=5))
     add_lora(model, "all-linear", rank=2, alpha=4.0, dropout=0.9)
@@ -94,29 +94,29 @@ def test_generation_is_without_dropout_and_leaves_the_model_as_it_was() -> None:
     assert model.training
 
 
-def test_the_longest_text_that_fits_is_generated() -> None:
+def test_generation_fills_max_seq_len_and_rejects_more() -> None:
     model = tiny_smollm2()
     assert len(list(generate(model, PROMPT, max_new_tokens=64 - len(PROMPT)))) == 64 - len(PROMPT)
-    with pytest.raises(ValueError, match=r"the prompt has 7 tokens, .* max_new_tokens = 58 are more .* 64"):
+    with pytest.raises(ValueError, match=r"the prompt has 7 tokens, .* max_new_tokens = 58 exceeds .* 64"):
         generate(model, PROMPT, max_new_tokens=58)
 
 
 @pytest.mark.parametrize(
     ("tokens", "temperature", "top_k", "message"),
     [
-        ([], 0.0, None, "the prompt is empty; generation needs at least one token"),
+        ([], 0.0, None, "the prompt is empty; generation needs at least one prompt token"),
         (
             [1, 300],
             0.0,
             None,
-            "ids from 1 to 300, the model's vocabulary is 300; use the model's own tokenizer",
+            "ids from 1 to 300, but the model's vocabulary size is 300; use the model's own tokenizer",
         ),
         ([1], -1.0, None, "temperature: expected a number of at least 0, got -1.0"),
         ([1], 1.0, 0, "top_k: expected a whole number above 0, or None, got 0"),
         ([1], 0.0, 5, "top_k: has no effect at temperature 0"),
     ],
 )
-def test_mistakes_are_named_at_once(
+def test_invalid_arguments_raise_before_the_first_token(
     tokens: list[int], temperature: float, top_k: int | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -124,36 +124,36 @@ def test_mistakes_are_named_at_once(
 
 
 PROMPTS = [random_tokens(9).tolist(), PROMPT[:1], PROMPT[:5], PROMPT]
-DRAWN = Sampling(temperature=3.0, top_p=0.95, repetition_penalty=1.1)
+SAMPLED = Sampling(temperature=3.0, top_p=0.95, repetition_penalty=1.1)
 
 
-def test_an_answer_does_not_depend_on_those_beside_it() -> None:
+def test_an_answer_does_not_depend_on_its_batch() -> None:
     model = tiny_smollm2(tied_embeddings=False)
-    together = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=DRAWN, seed=5)
+    batched = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=SAMPLED, seed=5)
     for row, prompt in enumerate(PROMPTS):
-        alone = generate_batch(model, [prompt], max_new_tokens=12, sampling=DRAWN, seed=5, first_row=row)
-        assert alone == [together[row]]
-    assert generate_batch(model, PROMPTS, max_new_tokens=12, sampling=DRAWN, seed=6) != together
-    same = generate_batch(model, [PROMPT] * 3, max_new_tokens=12, sampling=DRAWN, seed=5)
-    assert len({tuple(answer) for answer in same}) == 3, "rows of one prompt draw numbers of their own"
+        alone = generate_batch(model, [prompt], max_new_tokens=12, sampling=SAMPLED, seed=5, first_index=row)
+        assert alone == [batched[row]]
+    assert generate_batch(model, PROMPTS, max_new_tokens=12, sampling=SAMPLED, seed=6) != batched
+    same = generate_batch(model, [PROMPT] * 3, max_new_tokens=12, sampling=SAMPLED, seed=5)
+    assert len({tuple(answer) for answer in same}) == 3, "rows with equal prompts draw different numbers"
 
 
-def test_without_a_seed_draws_come_from_torchs_own_generator() -> None:
+def test_without_a_seed_draws_come_from_torchs_default_generator() -> None:
     model = tiny_smollm2()
-    found = []
+    answers = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(generate_batch(model, [PROMPT], max_new_tokens=9, sampling=DRAWN))
-    assert found[0] == found[1] != found[2]
+        answers.append(generate_batch(model, [PROMPT], max_new_tokens=9, sampling=SAMPLED))
+    assert answers[0] == answers[1] != answers[2]
 
 
 def test_a_penalty_stays_with_its_row_when_others_end() -> None:
     model, penalised = tiny_smollm2(tied_embeddings=False), Sampling(repetition_penalty=1.3)
-    whole = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised)
-    stops = {whole[0][1], whole[2][4]}
-    found = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised, stop_ids=stops)
-    assert found == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in whole]
-    assert 12 in map(len, found)
+    full = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised)
+    stops = {full[0][1], full[2][4]}
+    stopped = generate_batch(model, PROMPTS, max_new_tokens=12, sampling=penalised, stop_ids=stops)
+    assert stopped == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in full]
+    assert 12 in map(len, stopped)
 
 
 def test_greedy_answers_take_no_random_numbers() -> None:
@@ -161,15 +161,13 @@ def test_greedy_answers_take_no_random_numbers() -> None:
     before = torch.get_rng_state()
     generate_batch(model, PROMPTS, max_new_tokens=3, sampling=Sampling(repetition_penalty=1.2))
     list(generate(model, PROMPT, max_new_tokens=3))
-    assert torch.equal(torch.get_rng_state(), before), (
-        "a run that looks at answers trains as one that does not"
-    )
+    assert torch.equal(torch.get_rng_state(), before), "generating answers must not change a training run"
 
 
-def test_rows_that_have_ended_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_smollm2(tied_embeddings=False)
-    whole = generate_batch(model, PROMPTS, max_new_tokens=12)
-    stops = {whole[0][2], whole[2][5], whole[3][0]}
+    full = generate_batch(model, PROMPTS, max_new_tokens=12)
+    stops = {full[0][2], full[2][5], full[3][0]}
     sizes = []
     forward = Decoder.hidden
 
@@ -178,14 +176,14 @@ def test_rows_that_have_ended_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         return forward(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(Decoder, "hidden", counting)
-    found = generate_batch(model, PROMPTS, max_new_tokens=12, stop_ids=stops)
-    assert found == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in whole]
-    assert 0 in map(len, found)
-    expected = [sum(len(answer) > step for answer in found) for step in range(11)]
+    stopped = generate_batch(model, PROMPTS, max_new_tokens=12, stop_ids=stops)
+    assert stopped == [a[: next((i for i, t in enumerate(a) if t in stops), 12)] for a in full]
+    assert 0 in map(len, stopped)
+    expected = [sum(len(answer) > step for answer in stopped) for step in range(11)]
     assert sizes == [4 * 9, *(n for n in expected if n)]
 
 
-def test_the_mode_of_every_part_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_of_every_module_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_smollm2()
     model.train()
     model.layers[0].eval()
@@ -199,7 +197,7 @@ def test_the_mode_of_every_part_is_as_it_was(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_sharded_model_generates_between_steps_of_training() -> None:
-    """FSDP keeps buffers of its first forward pass, which must be fit to train with."""
+    """FSDP keeps buffers of its first forward pass, and training must work with them."""
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -220,19 +218,19 @@ def test_a_sharded_model_generates_between_steps_of_training() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_no_prompts_have_no_answers() -> None:
+def test_an_empty_batch_has_no_answers() -> None:
     assert generate_batch(tiny_smollm2(), [], max_new_tokens=3) == []
 
 
 @pytest.mark.parametrize(
-    ("prompts", "most", "message"),
+    ("prompts", "max_new_tokens", "message"),
     [
         ([[1], []], 5, "prompt 12 is empty"),
         ([[1, 300]], 5, "prompt 11 has ids from 1 to 300"),
-        ([[1], [1], [1] * 60], 5, "prompt 13 has 60 tokens, which with max_new_tokens = 5 are more"),
+        ([[1], [1], [1] * 60], 5, "prompt 13 has 60 tokens, which with max_new_tokens = 5 exceeds"),
         ([[1]], 0, "max_new_tokens: expected a number above 0, got 0"),
     ],
 )
-def test_mistakes_name_the_prompt(prompts: list[list[int]], most: int, message: str) -> None:
+def test_errors_name_the_prompt(prompts: list[list[int]], max_new_tokens: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        generate_batch(tiny_smollm2(), prompts, max_new_tokens=most, first_row=10)
+        generate_batch(tiny_smollm2(), prompts, max_new_tokens=max_new_tokens, first_index=10)

@@ -1,4 +1,4 @@
-"""Answers that begin with a text: their tokens are transformers', and the text is part of the answer."""
+"""Prefilled answers: their tokens equal those of transformers, and the prefill is part of the answer."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ TEMPLATES = {
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
 }
-BEGINNINGS = [
+PREFILLS = [
     "These",
     "I am ",
     " words",
@@ -49,17 +49,17 @@ BEGINNINGS = [
 ]
 
 
-def folder_of(path: Path, template: str | None) -> Path:
+def write_tokenizer(path: Path, template: str | None) -> Path:
     config = json.dumps({**tokenizer_config(), "chat_template": template})
     return write(path, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
 
 
-def theirs_of(folder: Path, messages: list[Any], **more: Any) -> list[int]:
+def reference_tokens(folder: Path, messages: list[Any], **options: Any) -> list[int]:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     encoded: list[int] = tokenizer.apply_chat_template(
-        messages, continue_final_message=True, return_dict=True, **more
+        messages, continue_final_message=True, return_dict=True, **options
     )["input_ids"]
     return encoded
 
@@ -70,30 +70,30 @@ def chat_continued(folder: Path, messages: list[Any]) -> list[int]:
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
 def test_tokens_are_those_of_transformers(tmp_path: Path, template: str) -> None:
-    folder = folder_of(tmp_path, template)
+    folder = write_tokenizer(tmp_path, template)
     tokenizer = auto_tokenizer(str(folder))
     longer = [USER, Message(role="assistant", content="Me."), Message(role="user", content="Who?")]
-    for beginning in BEGINNINGS:
-        answer = Message(role="assistant", content=beginning)
+    for prefill in PREFILLS:
+        answer = Message(role="assistant", content=prefill)
         for turns in ([USER], longer):
-            if "</think>" in beginning and "</think>" in template:
-                for call in (theirs_of, chat_continued):
+            if "</think>" in prefill and "</think>" in template:
+                for call in (reference_tokens, chat_continued):
                     with pytest.raises(
                         ValueError, match=r"final message does not appear|last message as it is"
                     ):
                         call(folder, [*turns, answer])
                 continue
-            expected = theirs_of(folder, [*turns, answer])
+            expected = reference_tokens(folder, [*turns, answer])
             assert chat_prompt(tokenizer, [*turns, answer], continue_final_message=True) == expected
             assert encode_prompt(tokenizer, Prompt(turns, answer=answer), "chat") == expected
     thought = Message(role="assistant", content="These", reasoning_content="Hm.")
     if "reasoning_content" in template:
-        expected = theirs_of(folder, [USER, thought])
+        expected = reference_tokens(folder, [USER, thought])
         assert encode_prompt(tokenizer, Prompt([USER], answer=thought), "chat") == expected
         assert "Hm." in tokenizer.decode(expected)
 
 
-def test_a_message_that_cannot_be_continued_is_named(tmp_path: Path) -> None:
+def test_a_message_that_the_template_changes_cannot_be_continued(tmp_path: Path) -> None:
     silent = ByteTokenizer("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<|im_end|>")
     answer = Message(role="assistant", content="These")
     with pytest.raises(
@@ -108,87 +108,87 @@ def test_a_message_that_cannot_be_continued_is_named(tmp_path: Path) -> None:
         chat_prompt(ByteTokenizer(), [USER, empty], continue_final_message=True)
 
 
-@pytest.mark.parametrize("beginning", ["Four", " is 4", "4\n"])
-def test_without_a_chat_template_tokens_are_those_of_training(beginning: str) -> None:
+@pytest.mark.parametrize("prefill", ["Four", " is 4", "4\n"])
+def test_without_a_chat_template_tokens_are_those_of_training(prefill: str) -> None:
     tokenizer = ByteTokenizer(None)
-    prompt = Prompt.of_text("Sum up.", "2 2", beginning)
+    prompt = Prompt.from_text("Sum up.", "2 2", prefill)
     text = alpaca_prompt("Sum up.", "2 2")
     tokens = encode_prompt(tokenizer, prompt, "alpaca")
-    example = plain_example(tokenizer, text, beginning + " and so on", train_on_input=False)
+    example = plain_example(tokenizer, text, prefill + " and so on", train_on_input=False)
     assert example.tokens[: len(tokens)] == tokens
-    assert tokenizer.decode(tokens) == f"<|bos|>{text}{beginning}"
-    plain = encode_prompt(tokenizer, Prompt.of_text("Sum up.", prefill=beginning), "plain")
-    assert tokenizer.decode(plain) == f"<|bos|>Sum up.{beginning}"
+    assert tokenizer.decode(tokens) == f"<|bos|>{text}{prefill}"
+    plain = encode_prompt(tokenizer, Prompt.from_text("Sum up.", prefill=prefill), "plain")
+    assert tokenizer.decode(plain) == f"<|bos|>Sum up.{prefill}"
 
 
 @pytest.fixture(scope="module")
 def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
-    from tests.generation.test_assistant import saved
+    from tests.generation.test_assistant import save_model
 
-    folder = saved(tmp_path_factory.mktemp("model"), TEMPLATE)
+    folder = save_model(tmp_path_factory.mktemp("model"), TEMPLATE)
     return load(folder, device="cpu", dtype=torch.float64, max_new_tokens=9)
 
 
-@pytest.mark.parametrize("beginning", ["These", "These words ", "0"])
-def test_the_beginning_is_part_of_the_answer(assistant: Assistant, beginning: str) -> None:
+@pytest.mark.parametrize("prefill", ["These", "These words ", "0"])
+def test_the_prefill_is_part_of_the_answer(assistant: Assistant, prefill: str) -> None:
     question = str(USER["content"])
     tokens = chat_prompt(
         assistant.tokenizer,
-        [USER, Message(role="assistant", content=beginning)],
+        [USER, Message(role="assistant", content=prefill)],
         continue_final_message=True,
     )
-    expected = beginning + assistant.answer(tokens)
-    assert assistant.answer(question, prefill=beginning) == expected
-    assert assistant.answer(Prompt.of_text(question, prefill=beginning), prefill="not this") == expected
-    assert assistant.encode(question, prefill=beginning) == tokens
-    pieces = list(assistant.stream(question, prefill=beginning))
-    assert (pieces[0], "".join(pieces)) == (beginning, expected)
-    batch = assistant.answers([question, Prompt.of_text(question), question], prefill=beginning, batch_size=2)
+    expected = prefill + assistant.answer(tokens)
+    assert assistant.answer(question, prefill=prefill) == expected
+    assert assistant.answer(Prompt.from_text(question, prefill=prefill), prefill="not this") == expected
+    assert assistant.encode(question, prefill=prefill) == tokens
+    pieces = list(assistant.stream(question, prefill=prefill))
+    assert (pieces[0], "".join(pieces)) == (prefill, expected)
+    batch = assistant.answers([question, Prompt.from_text(question), question], prefill=prefill, batch_size=2)
     assert batch == [expected] * 3
     assert assistant.answer(question) != expected
 
 
-def test_token_ids_have_no_beginning_of_their_answer(assistant: Assistant) -> None:
+def test_a_prefill_is_rejected_with_token_ids(assistant: Assistant) -> None:
     with pytest.raises(ValueError, match="prefill: has no effect on a prompt's token ids; add its tokens"):
         assistant.answer([1, 5, 7], prefill="These")
 
 
-class Copying(Assistant):
-    """Writes given tokens."""
+class FixedTokens(Assistant):
+    """Generates fixed tokens."""
 
     def _steps(self, prompts: Any, *_: Any) -> Any:
-        for token in self.written:
+        for token in self.tokens:
             yield [(row, token) for row in range(len(prompts))]
 
-    written: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
-def copying(tokenizer: Tokenizer, template: Template = "auto") -> Copying:
+def fixed_tokens(tokenizer: Tokenizer, template: Template = "auto") -> FixedTokens:
     with torch.device("meta"):
         model = Decoder(tiny_smollm2().architecture.vary(vocab_size=tokenizer.vocab_size))
-    return Copying(model, tokenizer, template=template, max_new_tokens=9)
+    return FixedTokens(model, tokenizer, template=template, max_new_tokens=9)
 
 
-def test_the_space_between_beginning_and_continuation_stays(tmp_path: Path) -> None:
+def test_the_space_between_prefill_and_continuation_is_kept(tmp_path: Path) -> None:
     tokenizer = auto_tokenizer(str(write_pieces(tmp_path)))
-    writer = copying(tokenizer, "plain")
+    writer = fixed_tokens(tokenizer, "plain")
     text = "The tiny words"
-    both = tokenizer.encode(text, add_bos=False, add_eos=False)
+    ids = tokenizer.encode(text, add_bos=False, add_eos=False)
     start = tokenizer.encode("The", add_bos=False, add_eos=False)
-    assert both[: len(start)] == start
-    writer.written = tuple(both[len(start) :])
+    assert ids[: len(start)] == start
+    writer.tokens = tuple(ids[len(start) :])
     assert writer.answer("a", prefill="The") == text
     assert writer.answers(["a", "b"], prefill="The") == [text] * 2
 
 
-def test_a_space_that_the_template_strips_is_not_written_twice(tmp_path: Path) -> None:
-    tokenizer = auto_tokenizer(str(folder_of(tmp_path, TEMPLATES["trims"])))
-    writer = copying(tokenizer)
-    writer.written = tuple(tokenizer.encode(" words", add_bos=False, add_eos=False))
+def test_a_space_that_the_template_strips_is_not_repeated(tmp_path: Path) -> None:
+    tokenizer = auto_tokenizer(str(write_tokenizer(tmp_path, TEMPLATES["trims"])))
+    writer = fixed_tokens(tokenizer)
+    writer.tokens = tuple(tokenizer.encode(" words", add_bos=False, add_eos=False))
     assert writer.answer("Who?", prefill="These ") == "These words"
 
 
-def test_rows_begin_their_answers(tmp_path: Path) -> None:
+def test_prefills_are_read_from_rows(tmp_path: Path) -> None:
     turns = [dict(USER), {"role": "assistant", "content": "These"}]
     rows: list[dict[str, Any]] = [
         {"messages": turns},
@@ -206,9 +206,9 @@ def test_rows_begin_their_answers(tmp_path: Path) -> None:
     path.write_text(json.dumps({"messages": turns, "prefill": "e"}))
     assert [prompt.prefill for prompt in read_prompts(path)] == ["e"]
     with pytest.raises(
-        ValueError, match="line 1: the answer begins with `prefill` and with the conversation's last"
+        ValueError, match="line 1: both `prefill` and the conversation's last message begin the answer"
     ):
         read_prompts(path, continue_final_message=True)
     path.write_text(json.dumps({"prompt": "a", "prefill": 5}))
-    with pytest.raises(ValueError, match="line 1: prefill: expected a text with something in it, got 5"):
+    with pytest.raises(ValueError, match="line 1: prefill: expected non-empty text, got 5"):
         read_prompts(path)

@@ -1,4 +1,4 @@
-"""Columns next to a prompt are in the prompt, whatever other columns there are."""
+"""System and tools columns are part of a prompt that also has an input."""
 
 import json
 from pathlib import Path

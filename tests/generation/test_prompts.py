@@ -1,4 +1,4 @@
-"""Prompts out of files, and written out as a model was taught to read them."""
+"""Prompts read from files and formatted with templates."""
 
 import json
 from pathlib import Path
@@ -32,9 +32,9 @@ def test_rows_of_every_kind_are_read_with_their_fields(tmp_path: Path) -> None:
     lines = "\n".join(map(json.dumps, ROWS)) + "\n\n"
     (tmp_path / "a.jsonl").write_text(lines)
     for name in ("a.json", "a.jsonl"):
-        found = read_prompts(tmp_path / name)
-        assert found == EXPECTED
-        assert [prompt.row for prompt in found] == [
+        prompts = read_prompts(tmp_path / name)
+        assert prompts == EXPECTED
+        assert [prompt.row for prompt in prompts] == [
             ROWS[0],
             ROWS[1],
             {"prompt": "A text alone"},
@@ -44,9 +44,9 @@ def test_rows_of_every_kind_are_read_with_their_fields(tmp_path: Path) -> None:
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Who are you?\n\n  Naïve?\n", encoding="utf-8")
-    found = read_prompts(str(tmp_path / "a.txt"))
-    assert [prompt.text for prompt in found] == ["Who are you?", "  Naïve?"]
-    assert found[0].row == {"prompt": "Who are you?"}
+    prompts = read_prompts(str(tmp_path / "a.txt"))
+    assert [prompt.text for prompt in prompts] == ["Who are you?", "  Naïve?"]
+    assert prompts[0].row == {"prompt": "Who are you?"}
 
 
 @pytest.mark.parametrize(
@@ -60,17 +60,17 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
         (
             "a.jsonl",
             '"a"\n\n{"text": "a", "b": 1}',
-            "a.jsonl: line 3: a prompt is a text, or a row with one of",
+            "a.jsonl: line 3: a prompt is a text or a row with one of",
         ),
-        ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "this one is a row with text, b"),
+        ("a.jsonl", '"a"\n\n{"text": "a", "b": 1}', "got a row with text, b"),
         (
             "a.json",
             '[{"prompt": "a", "instruction": "b"}]',
-            "row 1: .* this one is a row with an instruction and a",
+            "row 1: .* got a row with an instruction and a",
         ),
         ("a.json", "[[]]", "row 1: expected an object with named columns, or a string, got list"),
-        ("a.json", "[{}]", "this one is a row with nothing"),
-        ("a.json", '[{"prompt": ""}]', "row 1: prompt: expected a text with something in it, got ''"),
+        ("a.json", "[{}]", "got a row with nothing"),
+        ("a.json", '[{"prompt": ""}]', "row 1: prompt: expected non-empty text, got ''"),
         ("a.json", '["a", {"instruction": 5}]', "row 2: 'instruction': expected text, got 5"),
         ("a.json", '[{"instruction": "a", "input": 5}]', "row 1: 'input': expected text, got 5"),
         ("a.json", '[{"messages": "a"}]', "row 1: 'messages': expected a list of turns, got str 'a'"),
@@ -81,20 +81,20 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
             "only parts of text are supported, got 1",
         ),
         ("a.json", '[{"messages": []}]', "row 1: 'messages': the conversation is empty"),
-        ("a.json", '[{"messages": [{"role": "assistant", "content": "a"}]}]', "no turn that is to be"),
-        ("a.json", '[{"messages": [{"role": "system", "content": "a"}]}]', "no turn that is to be answered"),
-        ("a.json", '[""]', "row 1: a prompt: expected a text with something in it, got ''"),
+        ("a.json", '[{"messages": [{"role": "assistant", "content": "a"}]}]', "no turn to answer"),
+        ("a.json", '[{"messages": [{"role": "system", "content": "a"}]}]', "no turn to answer"),
+        ("a.json", '[""]', "row 1: a prompt: expected non-empty text, got ''"),
     ],
 )
-def test_mistakes_in_a_file_say_where(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_errors_of_a_file_have_their_location(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
         read_prompts(tmp_path / name)
     assert str(caught.value).startswith(str(tmp_path / name))
 
 
-def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no file .*a\.txt; prompts were to be read from it"):
+def test_a_missing_or_undecodable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"prompts file not found: .*a\.txt"):
         read_prompts(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"a\.txt: .*UTF-(8|16)"):
@@ -166,14 +166,14 @@ def test_a_prompt_has_the_tokens_of_the_training_row(row: dict[str, Any], tmp_pa
     (prompt,) = read_prompts(path)
     tokens = encode_prompt(tokenizer, prompt, "chat")
     assert example.tokens[: len(tokens)] == tokens
-    assert IGNORE_INDEX not in example.labels[len(tokens) :], "what is left is the answer"
+    assert IGNORE_INDEX not in example.labels[len(tokens) :], "only the answer follows the prompt"
     if "tools" in row:
         assert tokenizer.decode(tokens).count("Paris") == 2
         assert '"arguments": {"city": "Paris"}' in tokenizer.decode(tokens)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
-def test_files_of_prompts_are_read_as_files_of_rows(name: str, tmp_path: Path) -> None:
+def test_line_ends_in_prompts_split_them_only_in_text_files(name: str, tmp_path: Path) -> None:
     texts = ["One\x85two", "form\x0cfeed", "three\u2028four"]
     lines = {
         "a.txt": "\n".join(texts),
@@ -184,7 +184,7 @@ def test_files_of_prompts_are_read_as_files_of_rows(name: str, tmp_path: Path) -
     assert [prompt.text for prompt in read_prompts(tmp_path / name)] == texts
 
 
-def test_templates_write_prompts_out_each_in_its_way() -> None:
+def test_each_template_formats_prompts_in_its_format() -> None:
     tokenizer, prompt = ByteTokenizer(), EXPECTED[0]
     decoded = {
         name: tokenizer.decode(encode_prompt(tokenizer, prompt, name)) for name in ("alpaca", "plain", "chat")
@@ -196,41 +196,41 @@ def test_templates_write_prompts_out_each_in_its_way() -> None:
     }
 
 
-def test_a_chat_keeps_its_turns_and_its_own_system() -> None:
+def test_a_chat_keeps_its_turns_and_its_system_prompt() -> None:
     tokenizer = ByteTokenizer()
     text = tokenizer.decode(encode_prompt(tokenizer, EXPECTED[3], "chat", "Be brief."))
     assert text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello?<|im_end|>\n"
         "<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
     )
-    own = Prompt([Message(role="system", content="Be kind."), USER])
-    text = tokenizer.decode(encode_prompt(tokenizer, own, "chat", "Be brief."))
+    with_system = Prompt([Message(role="system", content="Be kind."), USER])
+    text = tokenizer.decode(encode_prompt(tokenizer, with_system, "chat", "Be brief."))
     assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
 
 
-def test_the_template_is_the_tokenizers_if_it_has_one() -> None:
+def test_auto_picks_the_chat_template_if_there_is_one() -> None:
     assert pick_template(ByteTokenizer(), "auto", "Be brief.") == "chat"
     assert pick_template(ByteTokenizer(template=None), "auto") == "plain"
     assert pick_template(ByteTokenizer(), "plain") == "plain"
 
 
 @pytest.mark.parametrize(
-    ("template", "asked", "system", "message"),
+    ("template", "name", "system", "message"),
     [
         (None, "chat", None, "the tokenizer has no chat template"),
         (None, "auto", "Be brief.", "for which the tokenizer needs a chat template"),
         ("{{ messages[0]['content'] }}", "chat", None, "the chat template"),
-        (None, "alpaca", "Be brief.", "system: the alpaca template has no place for one"),
+        (None, "alpaca", "Be brief.", "system: the alpaca template has no system prompt"),
         (None, "vicuna", None, "template: expected one of auto, chat, alpaca, plain, got 'vicuna'"),
     ],
 )
-def test_templates_that_cannot_be_are_refused(
-    template: str | None, asked: Any, system: str | None, message: str
+def test_unsupported_templates_are_rejected(
+    template: str | None, name: Any, system: str | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        pick_template(ByteTokenizer(template=template), asked, system)
+        pick_template(ByteTokenizer(template=template), name, system)
 
 
-def test_a_template_without_turns_takes_one_alone() -> None:
-    with pytest.raises(ValueError, match="the alpaca template has no place for the 3 turns of a conv"):
+def test_the_alpaca_template_rejects_several_turns() -> None:
+    with pytest.raises(ValueError, match="the alpaca template does not support the 3 turns of a conv"):
         encode_prompt(ByteTokenizer(), EXPECTED[3], "alpaca")

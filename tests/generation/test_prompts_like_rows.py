@@ -1,4 +1,4 @@
-"""A row is the same prompt in a file of prompts as in training, in every kind of file and shape."""
+"""A row yields the same prompt for generation as in training, in every file format and row shape."""
 
 import bz2
 import gzip
@@ -21,13 +21,13 @@ from torchtune.generation import encode_prompt, read_prompts
 TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
 CALL = assistant(None, tool_calls=[{"name": "find", "arguments": '{"city": "Rome"}'}])
 RESULT = {"role": "tool", "content": "Sun"}
-ASKED = [user(), CALL, RESULT]
+TURNS = [user(), CALL, RESULT]
 SHARED = [
     {"from": "human", "value": "Q"},
     {"from": "function_call", "value": '{"name": "find", "arguments": {"city": "Rome"}}'},
     {"from": "observation", "value": "Sun"},
 ]
-WRITTEN = (
+RENDERED = (
     "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
     '<call>find {"city": "Rome"}</call><|im_end|>\n<|im_start|>tool\nSun<|im_end|>\n<|im_start|>assistant\n'
 )
@@ -35,10 +35,10 @@ TOOLS = f"<|im_start|>system\nTOOLS {json.dumps([TOOL])}<|im_end|>\n"
 SYSTEM = "<|im_start|>system\nBe kind.<|im_end|>\n"
 
 
-def prompt_of(
+def encode_row(
     row: dict[str, Any], folder: Path, template: str = AGENT, name: str = "rows.jsonl"
 ) -> list[int]:
-    """Encode a row as a prompt out of a file."""
+    """Write a row to a file, read it as a prompt and tokenize it."""
     path = folder / name
     if name.endswith("parquet"):
         pq.write_table(pa.Table.from_pylist([row]), path)
@@ -51,58 +51,64 @@ def prompt_of(
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"messages": [*ASKED, assistant()], "tools": [TOOL]}, TOOLS + WRITTEN),
-        ({"messages": json.dumps([*ASKED, assistant()]), "tools": json.dumps([TOOL])}, TOOLS + WRITTEN),
-        ({"messages": [*ASKED, assistant()], "functions": [TOOL["function"]]}, TOOLS + WRITTEN),
-        ({"conversations": [*SHARED, {"from": "gpt", "value": "A"}], "system": "Be kind."}, SYSTEM + WRITTEN),
-        ({"prompt": ASKED, "completion": "A", "tools": [json.dumps(TOOL)]}, TOOLS + WRITTEN),
-        ({"prompt": SHARED, "completion": [assistant()], "system": "Be kind."}, SYSTEM + WRITTEN),
-        ({"prompt": json.dumps(ASKED), "completion": json.dumps([assistant()])}, WRITTEN),
-        ({"messages": [{"role": "developer", "content": "Be kind."}, *ASKED, assistant()]}, SYSTEM + WRITTEN),
+        ({"messages": [*TURNS, assistant()], "tools": [TOOL]}, TOOLS + RENDERED),
+        ({"messages": json.dumps([*TURNS, assistant()]), "tools": json.dumps([TOOL])}, TOOLS + RENDERED),
+        ({"messages": [*TURNS, assistant()], "functions": [TOOL["function"]]}, TOOLS + RENDERED),
+        (
+            {"conversations": [*SHARED, {"from": "gpt", "value": "A"}], "system": "Be kind."},
+            SYSTEM + RENDERED,
+        ),
+        ({"prompt": TURNS, "completion": "A", "tools": [json.dumps(TOOL)]}, TOOLS + RENDERED),
+        ({"prompt": SHARED, "completion": [assistant()], "system": "Be kind."}, SYSTEM + RENDERED),
+        ({"prompt": json.dumps(TURNS), "completion": json.dumps([assistant()])}, RENDERED),
+        (
+            {"messages": [{"role": "developer", "content": "Be kind."}, *TURNS, assistant()]},
+            SYSTEM + RENDERED,
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
 def test_a_conversation_with_tools_is_the_same_prompt(
     row: dict[str, Any], expected: str, name: str, tmp_path: Path
 ) -> None:
-    found = prompt_of(row, tmp_path, name=name)
-    assert found == ids(expected)
+    tokens = encode_row(row, tmp_path, name=name)
+    assert tokens == ids(expected)
     example = ChatDataset(ByteTokenizer(AGENT), str(tmp_path / name), train_on="last")[0]
     assert isinstance(example, Example)
-    assert example.tokens[: len(found)] == found
-    assert example.labels[: len(found)] == [IGNORE_INDEX] * len(found)
-    assert example.labels[len(found) :] == ids("A<|im_end|>")
+    assert example.tokens[: len(tokens)] == tokens
+    assert example.labels[: len(tokens)] == [IGNORE_INDEX] * len(tokens)
+    assert example.labels[len(tokens) :] == ids("A<|im_end|>")
 
 
 @pytest.mark.parametrize("template", [AGENT, BLOCKS], ids=["plain", "with generation blocks"])
 def test_earlier_reasoning_is_in_the_prompt_as_in_training(template: str, tmp_path: Path) -> None:
     for field in ("reasoning_content", "reasoning", "thinking"):
         row = {"messages": [user(), assistant("A", **{field: "Hm."}), user("And?"), assistant("B")]}
-        found = prompt_of(row, tmp_path, template)
+        tokens = encode_row(row, tmp_path, template)
         example = ChatDataset(ByteTokenizer(template), [row])[0]
         assert isinstance(example, Example)
-        assert ByteTokenizer().decode(found).count("Hm.") == 1
-        assert example.tokens == [*found, *ids("B<|im_end|>")]
+        assert ByteTokenizer().decode(tokens).count("Hm.") == 1
+        assert example.tokens == [*tokens, *ids("B<|im_end|>")]
 
 
-def test_a_preference_asks_what_its_row_asks_as_a_prompt(tmp_path: Path) -> None:
-    row = {"prompt": ASKED, "chosen": "A", "rejected": "B", "tools": [TOOL]}
-    found = prompt_of(row, tmp_path)
+def test_a_preference_row_has_the_prompt_of_its_pair(tmp_path: Path) -> None:
+    row = {"prompt": TURNS, "chosen": "A", "rejected": "B", "tools": [TOOL]}
+    tokens = encode_row(row, tmp_path)
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
     assert isinstance(pair, Pair)
     assert (pair.chosen.tokens, pair.rejected.tokens) == (
-        [*found, *ids("A<|im_end|>")],
-        [*found, *ids("B<|im_end|>")],
+        [*tokens, *ids("A<|im_end|>")],
+        [*tokens, *ids("B<|im_end|>")],
     )
 
 
-def test_a_task_asks_what_its_row_asks_as_a_prompt(tmp_path: Path) -> None:
+def test_a_task_row_has_the_prompt_of_its_example(tmp_path: Path) -> None:
     row: dict[str, Any] = {"instruction": "Q", "input": "I", "output": "A", "history": [["a", "b"]]}
-    for more in ({}, {"system": "Be kind."}):
-        found = prompt_of({**row, **more}, tmp_path, CHATML)
-        example = InstructDataset(ByteTokenizer(), [{**row, **more}])[0]
+    for extra in ({}, {"system": "Be kind."}):
+        tokens = encode_row({**row, **extra}, tmp_path, CHATML)
+        example = InstructDataset(ByteTokenizer(), [{**row, **extra}])[0]
         assert isinstance(example, Example)
-        assert example.tokens == [*found, *ids("A<|im_end|>")]
+        assert example.tokens == [*tokens, *ids("A<|im_end|>")]
     (prompt,) = read_prompts(tmp_path / "rows.jsonl")
     plain = InstructDataset(ByteTokenizer(), [{**row, "history": [], "system": None}], template="alpaca")[0]
     del row["history"]
@@ -112,16 +118,16 @@ def test_a_task_asks_what_its_row_asks_as_a_prompt(tmp_path: Path) -> None:
     assert plain.tokens == [*encode_prompt(ByteTokenizer(), prompt, "alpaca"), *ids("A<|eos|>")]
 
 
-def test_what_the_template_leaves_out_of_a_prompt_is_an_error_or_a_warning(
+def test_content_that_the_template_omits_raises_or_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ValueError, match="the chat template does not write tool calls"):
-        prompt_of({"messages": ASKED}, tmp_path, CHATML)
+        encode_row({"messages": TURNS}, tmp_path, CHATML)
     with caplog.at_level(logging.WARNING):
-        found = prompt_of({"messages": [user("<image>", name="Bob")], "tools": [TOOL]}, tmp_path, CHATML)
-    assert found == ids("<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n")
-    for said in ("tools that the chat template does not write", "'name' of user turns", "'<image>'"):
-        assert said in caplog.text
+        tokens = encode_row({"messages": [user("<image>", name="Bob")], "tools": [TOOL]}, tmp_path, CHATML)
+    assert tokens == ids("<|im_start|>user\n<image><|im_end|>\n<|im_start|>assistant\n")
+    for message in ("tools that the chat template does not write", "'name' of user turns", "'<image>'"):
+        assert message in caplog.text
 
 
 TEXTS = ["\x85one\x0ctwo", "three\u2028four\u2029", "  five\x1c", "six 😀"]
@@ -130,7 +136,9 @@ TEXTS = ["\x85one\x0ctwo", "three\u2028four\u2029", "  five\x1c", "six 😀"]
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.txt.gz", "a.ndjson.bz2"])
-def test_odd_characters_split_no_prompt(name: str, line_end: str, bom: bytes, tmp_path: Path) -> None:
+def test_unusual_line_separators_split_no_prompt(
+    name: str, line_end: str, bom: bytes, tmp_path: Path
+) -> None:
     lines = {
         ".txt": TEXTS,
         ".csv": ["prompt", *(f'"{text}"' for text in TEXTS)],

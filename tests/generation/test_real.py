@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M-Instruct answers as transformers has it answer."""
+"""SmolLM2-135M-Instruct answers as in transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -25,38 +25,44 @@ def assistant(smollm2_folder: Path) -> Assistant:
 
 
 @pytest.fixture(scope="module")
-def theirs(smollm2_folder: Path) -> Any:
+def reference(smollm2_folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32)
 
 
-def their_answers(theirs: Any, assistant: Assistant, questions: list[str], **how: Any) -> list[str]:
-    """Let transformers answer a batch that is padded on the left."""
+def reference_answers(
+    reference: Any, assistant: Assistant, questions: list[str], **options: Any
+) -> list[str]:
+    """Return transformers' answers to a left-padded batch."""
     prompts = [assistant.encode(question) for question in questions]
     width = max(map(len, prompts))
     tokens = torch.tensor([[2] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    how = {"max_new_tokens": N, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2, **how}
-    answers = theirs.generate(tokens, attention_mask=mask, **how)[:, width:].tolist()
+    options = {"max_new_tokens": N, "do_sample": False, "eos_token_id": 2, "pad_token_id": 2, **options}
+    answers = reference.generate(tokens, attention_mask=mask, **options)[:, width:].tolist()
     return [assistant.tokenizer.decode(answer) for answer in answers]
 
 
-def test_a_batch_is_answered_as_by_transformers(theirs: Any, assistant: Assistant) -> None:
-    expected = their_answers(theirs, assistant, QUESTIONS)
+def test_a_batch_is_answered_as_by_transformers(reference: Any, assistant: Assistant) -> None:
+    expected = reference_answers(reference, assistant, QUESTIONS)
     assert assistant.answers(QUESTIONS) == expected
-    assert any(len(assistant.tokenizer.encode(text)) < N for text in expected), "some answer ends by itself"
+    assert any(len(assistant.tokenizer.encode(text)) < N for text in expected), (
+        "some answer ends before the limit"
+    )
     for question, answer in zip(QUESTIONS, expected, strict=True):
         assert "".join(assistant.stream(question)) == answer
 
 
-def test_a_repetition_penalty_is_that_of_transformers(theirs: Any, assistant: Assistant) -> None:
-    expected = [their_answers(theirs, assistant, [q], repetition_penalty=1.2)[0] for q in QUESTIONS[:2]]
+def test_a_repetition_penalty_is_that_of_transformers(reference: Any, assistant: Assistant) -> None:
+    expected = [
+        reference_answers(reference, assistant, [q], repetition_penalty=1.2)[0] for q in QUESTIONS[:2]
+    ]
     assert assistant.answers(QUESTIONS[:2], repetition_penalty=1.2) == expected
     assert expected != assistant.answers(QUESTIONS[:2])
 
 
 def test_a_stop_string_ends_a_real_answer(assistant: Assistant) -> None:
-    (whole,) = assistant.answers(QUESTIONS[1:2])
-    stop = whole[30:47]
-    assert assistant.answer(QUESTIONS[1], stop=[stop]) == whole[: whole.index(stop)]
+    (full,) = assistant.answers(QUESTIONS[1:2])
+    stop = full[30:47]
+    assert assistant.answer(QUESTIONS[1], stop=[stop]) == full[: full.index(stop)]

@@ -1,4 +1,4 @@
-"""What is drawn, against probabilities computed by hand and against transformers' own filters."""
+"""Sampling, compared with probabilities computed by hand and with transformers' filters."""
 
 import math
 from typing import Any
@@ -11,10 +11,12 @@ from tests.tolerance import assert_near, bound
 from torchtune.generation import GREEDY, Sampling
 from torchtune.generation._sampling import row_generator
 
-LOGITS = torch.tensor([math.log(n) for n in (40.0, 25.0, 20.0, 10.0, 5.0)])  # whose softmax are hundredths
+LOGITS = torch.tensor(
+    [math.log(n) for n in (40.0, 25.0, 20.0, 10.0, 5.0)]
+)  # their softmax is 0.4, 0.25, 0.2, 0.1, 0.05
 
-# Settings, and the shares in hundredths that they leave, computed by hand before they are brought to a sum of one.
-SHARES: dict[str, tuple[dict[str, Any], list[float]]] = {
+# Settings, and the resulting probabilities, computed by hand and not normalised.
+PROBABILITIES: dict[str, tuple[dict[str, Any], list[float]]] = {
     "temperature 1": ({"temperature": 1.0}, [40, 25, 20, 10, 5]),
     "temperature 1/2": ({"temperature": 0.5}, [1600, 625, 400, 100, 25]),
     "temperature 2": ({"temperature": 2.0}, [n**0.5 for n in (40, 25, 20, 10, 5)]),
@@ -25,34 +27,34 @@ SHARES: dict[str, tuple[dict[str, Any], list[float]]] = {
     "top-p of all": ({"temperature": 1.0, "top_p": 1.0}, [40, 25, 20, 10, 5]),
     "min-p": ({"temperature": 1.0, "min_p": 0.24}, [40, 25, 20, 10, 0]),
     "min-p of the likeliest": ({"temperature": 1.0, "min_p": 1.0}, [1, 0, 0, 0, 0]),
-    # Of 1600 : 625 : 400 : 100 the first two are 0.82, of which min-p of a half leaves one.
+    # Of 1600 : 625 : 400 : 100, the first two have 0.82 of the total; min-p 0.5 leaves one of them.
     "temperature, top-k, top-p": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8}, [1600, 625, 0, 0, 0]),
     "all": ({"temperature": 0.5, "top_k": 4, "top_p": 0.8, "min_p": 0.5}, [1, 0, 0, 0, 0]),
-    # Top-p is computed of what top-k left: 40 of 65 are less than 0.65, although 40 and 25 of all are just that.
+    # Top-p applies to the result of top-k: 40 of 65 is less than 0.65, although 40 and 25 of 100 are just that.
     "top-k before top-p": ({"temperature": 1.0, "top_k": 2, "top_p": 0.65}, [40, 25, 0, 0, 0]),
-    # And min-p of what the temperature left: 400 is a quarter of 1600, where 20 is a half of 40.
+    # Min-p applies after the temperature: 400 is a quarter of 1600, whereas 20 is half of 40.
     "temperature before min-p": ({"temperature": 0.5, "min_p": 0.3}, [1600, 625, 0, 0, 0]),
 }
 
 
-@pytest.mark.parametrize("name", SHARES)
-def test_draws_follow_the_shares_computed_by_hand(name: str) -> None:
-    settings, by_hand = SHARES[name]
-    shares = torch.tensor(by_hand, dtype=torch.float64) / sum(by_hand)
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_draws_follow_the_probabilities_computed_by_hand(name: str) -> None:
+    settings, by_hand = PROBABILITIES[name]
+    probs = torch.tensor(by_hand, dtype=torch.float64) / sum(by_hand)
     sampling = Sampling(**settings)
     exact = torch.softmax(sampling.scores(LOGITS[None])[0], dim=-1)
-    # A score is at most 7.4, of which a rounding changes its exponential by as many; five are summed.
-    assert_near(exact, shares, bound(torch.float32, 8 + 5))
+    # A score is at most 7.4, and its rounding error scales its exponential's by that; five of them are summed.
+    assert_near(exact, probs, bound(torch.float32, 8 + 5))
     n = 4000
     generator = torch.Generator().manual_seed(7)
-    drawn = sampling.choose(LOGITS.expand(n, -1), None, [generator] * n)
-    counts = torch.bincount(drawn, minlength=5).double()
-    assert counts[shares == 0].sum() == 0, "what is filtered out is never drawn"
-    errors = (shares * (1 - shares) / n).sqrt()
-    assert ((counts / n - shares).abs() <= 4 * errors).all(), (counts / n, shares)
+    tokens = sampling.choose(LOGITS.expand(n, -1), None, [generator] * n)
+    counts = torch.bincount(tokens, minlength=5).double()
+    assert counts[probs == 0].sum() == 0, "excluded tokens are never drawn"
+    errors = (probs * (1 - probs) / n).sqrt()
+    assert ((counts / n - probs).abs() <= 4 * errors).all(), (counts / n, probs)
 
 
-def test_a_token_of_no_probability_is_never_drawn_at_the_ends_of_the_range(
+def test_a_token_of_probability_zero_is_not_drawn_at_the_ends_of_the_range(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]]).repeat(2, 1)
@@ -62,8 +64,8 @@ def test_a_token_of_no_probability_is_never_drawn_at_the_ends_of_the_range(
     assert chosen.tolist() == [1, 3]
 
 
-def theirs(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
-    """Apply transformers' processors in the order in which its `generate` does."""
+def reference_scores(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
+    """Apply transformers' processors in the order of its `generate`."""
     from transformers import LogitsProcessorList
     from transformers.generation import logits_process as process
 
@@ -74,10 +76,10 @@ def theirs(settings: dict[str, Any], logits: Any, ids: Any) -> Tensor:
         "top_p": process.TopPLogitsWarper,
         "min_p": process.MinPLogitsWarper,
     }
-    found: Tensor = LogitsProcessorList([c(settings[n]) for n, c in classes.items() if n in settings])(
+    scores: Tensor = LogitsProcessorList([c(settings[n]) for n, c in classes.items() if n in settings])(
         ids, logits
     )
-    return found
+    return scores
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,11 @@ def test_scores_are_those_of_transformers(settings: dict[str, Any], *, has_ties:
     if has_ties:
         logits = logits.round()
     ids = torch.randint(50, (16, 12), generator=generator)
-    seen = torch.zeros(16, 50, dtype=torch.bool).scatter_(1, ids, value=True)
-    found = Sampling(**settings).scores(logits, seen)
-    assert torch.equal(found, theirs(settings, logits, ids))
-    assert found.isfinite().any(dim=-1).all()
-    assert {"top_k", "top_p", "min_p"}.isdisjoint(settings) or found.isinf().any()
+    seen_tokens = torch.zeros(16, 50, dtype=torch.bool).scatter_(1, ids, value=True)
+    scores = Sampling(**settings).scores(logits, seen_tokens)
+    assert torch.equal(scores, reference_scores(settings, logits, ids))
+    assert scores.isfinite().any(dim=-1).all()
+    assert {"top_k", "top_p", "min_p"}.isdisjoint(settings) or scores.isinf().any()
 
 
 def test_logits_of_half_precision_are_filtered_in_float32() -> None:
@@ -115,13 +117,13 @@ def test_logits_of_half_precision_are_filtered_in_float32() -> None:
 
 
 def test_the_likeliest_token_is_taken_after_the_penalty() -> None:
-    logits, seen = torch.tensor([[2.0, 1.9, -1.0]]), torch.tensor([[True, False, False]])
+    logits, seen_tokens = torch.tensor([[2.0, 1.9, -1.0]]), torch.tensor([[True, False, False]])
     assert GREEDY.choose(logits, None, []).tolist() == [0]
-    assert Sampling(repetition_penalty=1.1).choose(logits, seen, []).tolist() == [1]
-    assert Sampling(repetition_penalty=1.01).choose(logits, seen, []).tolist() == [0]
+    assert Sampling(repetition_penalty=1.1).choose(logits, seen_tokens, []).tolist() == [1]
+    assert Sampling(repetition_penalty=1.01).choose(logits, seen_tokens, []).tolist() == [0]
 
 
-def test_rows_and_seeds_have_numbers_of_their_own() -> None:
+def test_each_row_and_seed_draws_other_numbers() -> None:
     firsts = {
         float(torch.rand((), generator=row_generator(seed, row), dtype=torch.float64))
         for seed in range(20)
@@ -142,9 +144,9 @@ def test_rows_and_seeds_have_numbers_of_their_own() -> None:
         ({"temperature": 1.0, "top_p": 1.5}, "top_p: expected a number above 0, up to 1, or None, got 1.5"),
         ({"temperature": 1.0, "min_p": -0.1}, "min_p: expected a number above 0, up to 1, or None, got -0.1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: expected a number above 0, got 0.0"),
-        ({"top_k": 4, "min_p": 0.1}, "top_k: has no effect at temperature 0, .* leave top_k and min_p out"),
+        ({"top_k": 4, "min_p": 0.1}, "top_k: has no effect at temperature 0, .* omit top_k and min_p"),
     ],
 )
-def test_mistakes_are_named(settings: dict[str, Any], message: str) -> None:
+def test_errors_name_the_option(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**settings)

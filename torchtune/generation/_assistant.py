@@ -1,4 +1,4 @@
-"""A model that is asked in words and answers in words."""
+"""A chat assistant: a model, its tokenizer and a prompt template."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,43 +8,43 @@ from typing import Any, Unpack
 from attrs import evolve, field, frozen
 
 from torchtune.data import Message, Tokenizer
-from torchtune.generation._generate import a_seed, check_prompt, generators_of, steps
+from torchtune.generation._generate import check_prompt, decode_steps, resolve_seed, row_generators
 from torchtune.generation._prompts import Prompt, Template, encode_prompt, pick_template
 from torchtune.generation._sampling import GREEDY, Sampling, SamplingOptions
-from torchtune.generation._text import AnswerText, as_text
+from torchtune.generation._text import AnswerText, decode_stream
 from torchtune.modules import Decoder
 
 
 @frozen
 class EncodedPrompt:
-    """A question as the model reads it."""
+    """A tokenized prompt."""
 
     tokens: list[int]
-    """Ids of the prompt and of the beginning of its answer."""
+    """Token ids of the prompt and of the prefilled part of the answer."""
     prefill: str = ""
-    """The beginning of the answer, as text."""
+    """Text of the prefilled part of the answer."""
 
     @property
     def last(self) -> list[int]:
-        """The last token of the beginning of the answer, in a list; an empty list if there is none."""
+        """The last prefilled token of the answer, in a list; empty if the answer has no prefill."""
         return self.tokens[-1:] if self.prefill else []
 
 
 Question = str | Prompt | EncodedPrompt | Sequence[Message] | Sequence[int]
-"""A text; the turns of a conversation; or a prompt's token ids, which are taken as they are."""
+"""A text, the turns of a conversation, or token ids, which are used unchanged."""
 
 
-class How(SamplingOptions, total=False):
-    """How answers are written; what is left out is as the assistant was made."""
+class AnswerOptions(SamplingOptions, total=False):
+    """Options of an answer; those not passed keep the assistant's values."""
 
     max_new_tokens: int
-    """Tokens after which an answer is cut off; 256."""
+    """Maximum length of an answer, in tokens; 256 by default."""
     stop: Sequence[str]
-    """Strings before which an answer ends."""
+    """Stop strings; an answer ends before the first of them."""
     prefill: str
-    """Text that an answer begins with, and which is part of it, unless a `Prompt` has an `answer` itself."""
+    """Text that an answer begins with and includes; the `answer` of a `Prompt` takes precedence."""
     seed: int | None
-    """Seed of the draws; None: another one every time, out of torch's own generator."""
+    """Random seed; None draws a new seed for each call from torch's default generator."""
 
 
 @frozen(kw_only=True)
@@ -55,27 +55,29 @@ class _Settings:
     prefill: str = ""
     seed: int | None = None
 
-    def changed(self, how: How) -> "_Settings":
-        unknown = how.keys() - How.__annotations__.keys()
+    def updated(self, options: AnswerOptions) -> "_Settings":
+        unknown = options.keys() - AnswerOptions.__annotations__.keys()
         if unknown:
-            raise TypeError(f"there is no {min(unknown)!r}, only {', '.join(How.__annotations__)}")
-        own: dict[str, Any] = {name: value for name, value in how.items() if hasattr(self, name)}
-        sampling: dict[str, Any] = {name: value for name, value in how.items() if name not in own}
-        return evolve(self, sampling=evolve(self.sampling, **sampling), **own)
+            raise TypeError(
+                f"unknown option {min(unknown)!r}; expected {', '.join(AnswerOptions.__annotations__)}"
+            )
+        fields: dict[str, Any] = {name: value for name, value in options.items() if hasattr(self, name)}
+        sampling: dict[str, Any] = {name: value for name, value in options.items() if name not in fields}
+        return evolve(self, sampling=evolve(self.sampling, **sampling), **fields)
 
 
 class Assistant:
-    """Answers questions with a model, whole or piece by piece.
+    """Answers questions with a model, in one string or as a stream.
 
     Args:
-        model: With its weights. It is put into evaluation mode for the length of an answer.
-        tokenizer: The model's.
-        template: How questions are written out.
-        system: What conversations begin with that have no system's turn of their own.
-        how: How answers are written, unless a call says otherwise.
+        model: The model, with its weights loaded. It is in evaluation mode while it answers.
+        tokenizer: The model's tokenizer.
+        template: How questions are formatted.
+        system: System prompt of conversations that have none.
+        options: Defaults of the answers; each call may override them.
 
     Raises:
-        ValueError: the tokenizer has no such template, or a number is out of its range or without effect.
+        ValueError: The tokenizer does not have the template, or an option is out of range or has no effect.
     """
 
     def __init__(
@@ -85,35 +87,35 @@ class Assistant:
         *,
         template: Template = "auto",
         system: str | None = None,
-        **how: Unpack[How],
+        **options: Unpack[AnswerOptions],
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
         self.template = pick_template(tokenizer, template, system)
-        self._settings = _Settings().changed(how)
+        self._settings = _Settings().updated(options)
         self.n_tokens = 0
-        """Tokens that it has written so far, without those that end answers."""
+        """Number of tokens generated so far, stop tokens excluded."""
         self.seconds = 0.0
-        """What they took, the reading of the questions included."""
+        """Seconds spent generating them, prefill included."""
 
-    def encode(self, question: Question, **how: Unpack[How]) -> list[int]:
-        """Write a question out as the model was taught to read it, and encode it.
+    def encode(self, question: Question, **options: Unpack[AnswerOptions]) -> list[int]:
+        """Format a question with the template, and tokenize it.
 
         Args:
-            question: What is asked.
-            how: As in `stream`.
+            question: The question.
+            options: As in `stream`.
 
         Raises:
-            ValueError: it is empty, or the template refuses it.
+            ValueError: The question is empty, or the template rejects it.
         """
-        return self._encode(question, self._settings.changed(how)).tokens
+        return self._encode(question, self._settings.updated(options)).tokens
 
     def _encode(self, question: Question, settings: _Settings) -> EncodedPrompt:
         if isinstance(question, EncodedPrompt):
             return question
         if isinstance(question, str):
-            question = Prompt.of_text(question)
+            question = Prompt.from_text(question)
         if not isinstance(question, Prompt):
             ids = [part for part in question if isinstance(part, int)]
             if len(ids) == len(question):
@@ -124,121 +126,132 @@ class Assistant:
         if question.answer is None and settings.prefill:
             question = evolve(question, answer=Message(role="assistant", content=settings.prefill))
         tokens = encode_prompt(self.tokenizer, question, self.template, self.system)
-        return EncodedPrompt(tokens, self._written(question.prefill, tokens))
+        return EncodedPrompt(tokens, self._encoded_prefill(question.prefill, tokens))
 
-    def _written(self, prefill: str, tokens: list[int]) -> str:
-        """Return the beginning of an answer without the space at its end, if the template strips that."""
+    def _encoded_prefill(self, prefill: str, tokens: list[int]) -> str:
+        """Return the prefill as encoded: without trailing white space if the template strips it."""
         is_stripped = prefill[-1:].isspace() and not self.tokenizer.decode(tokens[-8:]).endswith(prefill[-1])
         return prefill.rstrip() if is_stripped else prefill
 
-    def stream(self, question: Question, *, row: int = 0, **how: Unpack[How]) -> Iterator[str]:
-        """Yield an answer piece by piece, each as soon as it can no longer change.
+    def stream(
+        self, question: Question, *, index: int = 0, **options: Unpack[AnswerOptions]
+    ) -> Iterator[str]:
+        """Yield an answer in pieces, each as soon as it can no longer change.
 
         Args:
-            question: What is asked.
-            row: The question's number among more, on which the draws depend as well as on the seed.
-            how: Instead of what the assistant was made with.
+            question: The question.
+            index: The question's index in a series; the random numbers depend on it and on the seed.
+            options: Override the assistant's options.
 
         Raises:
-            ValueError: the question and the longest answer are longer than the model's `max_seq_len`; as well as
-                `encode` and the assistant itself.
+            ValueError: The question and the longest answer together exceed the model's `max_seq_len`, or as in
+                `encode` and `Assistant`.
         """
-        settings = self._settings.changed(how)
+        settings = self._settings.updated(options)
         (prompt,) = self._encode_all([question], settings, 0)
-        ids = (token for pairs in self._steps([prompt.tokens], settings, row) for _, token in pairs)
-        pieces = as_text(self._counted(ids), self.tokenizer, settings.stop, prompt.last)
+        ids = (token for batch in self._steps([prompt.tokens], settings, index) for _, token in batch)
+        pieces = decode_stream(self._measured(ids), self.tokenizer, settings.stop, prompt.last)
         return chain([prompt.prefill], pieces) if prompt.prefill else pieces
 
-    def answer(self, question: Question, **how: Unpack[How]) -> str:
+    def answer(self, question: Question, **options: Unpack[AnswerOptions]) -> str:
         """Return an answer; the arguments are those of `stream`."""
-        return "".join(self.stream(question, **how))
+        return "".join(self.stream(question, **options))
 
     def answers(
-        self, questions: Sequence[Question], *, batch_size: int = 8, first_row: int = 0, **how: Unpack[How]
+        self,
+        questions: Sequence[Question],
+        *,
+        batch_size: int = 8,
+        first_index: int = 0,
+        **options: Unpack[AnswerOptions],
     ) -> list[str]:
-        """Answer several questions, some at a time; each as it would be answered alone, but for rounding.
+        """Answer questions in batches; each answer is the one that the question gets alone, up to rounding.
 
         Args:
-            questions: What is asked.
-            batch_size: How many are answered at a time; memory grows with it.
-            first_row: The first one's number, where these are some of more.
-            how: As in `stream`.
+            questions: The questions.
+            batch_size: Number of questions answered at once; memory grows with it.
+            first_index: Index of the first question, if these are a slice of a longer list.
+            options: As in `stream`.
 
         Raises:
-            ValueError: as in `stream`, of whichever question it is.
+            ValueError: As in `stream`, for any of the questions.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: expected a number above 0, got {batch_size}")
-        settings = self._settings.changed(how)
-        settings = evolve(settings, seed=a_seed(settings.seed, settings.sampling))
-        prompts = self._encode_all(questions, settings, first_row)
+        settings = self._settings.updated(options)
+        settings = evolve(settings, seed=resolve_seed(settings.seed, settings.sampling))
+        prompts = self._encode_all(questions, settings, first_index)
         batches = range(0, len(prompts), batch_size)
         return [
             text
             for start in batches
-            for text in self._batch(prompts[start : start + batch_size], settings, first_row + start)
+            for text in self._batch(prompts[start : start + batch_size], settings, first_index + start)
         ]
 
-    def encode_all(self, questions: Sequence[Question], **how: Unpack[How]) -> list[EncodedPrompt]:
-        """Encode questions, once all are known to be such that they can be answered.
+    def encode_all(
+        self, questions: Sequence[Question], **options: Unpack[AnswerOptions]
+    ) -> list[EncodedPrompt]:
+        """Tokenize questions, and check that each can be answered.
 
         Args:
-            questions: What is asked.
-            how: As in `stream`.
+            questions: The questions.
+            options: As in `stream`.
 
         Raises:
-            ValueError: as in `stream`; where there are several, the message has the question's number.
+            ValueError: As in `stream`; if there are several questions, the message has the question's number.
         """
-        return self._encode_all(questions, self._settings.changed(how), 0)
+        return self._encode_all(questions, self._settings.updated(options), 0)
 
     def _encode_all(
-        self, questions: Sequence[Question], settings: _Settings, first_row: int
+        self, questions: Sequence[Question], settings: _Settings, first_index: int
     ) -> list[EncodedPrompt]:
         prompts = []
-        for n, question in enumerate(questions, start=first_row + 1):
-            which = "the prompt" if n == len(questions) == 1 else f"prompt {n}"
+        for n, question in enumerate(questions, start=first_index + 1):
+            label = "the prompt" if n == len(questions) == 1 else f"prompt {n}"
             try:
                 prompt = self._encode(question, settings)
             except ValueError as error:
-                raise ValueError(f"{which}: {error}") from error
-            check_prompt(self.model, prompt.tokens, settings.max_new_tokens, which)
+                raise ValueError(f"{label}: {error}") from error
+            check_prompt(self.model, prompt.tokens, settings.max_new_tokens, label)
             prompts.append(prompt)
         return prompts
 
-    def _batch(self, prompts: Sequence[EncodedPrompt], settings: _Settings, first_row: int) -> list[str]:
+    def _batch(self, prompts: Sequence[EncodedPrompt], settings: _Settings, first_index: int) -> list[str]:
         texts = [AnswerText(self.tokenizer, settings.stop, prompt.last) for prompt in prompts]
         pieces = [[prompt.prefill] for prompt in prompts]
         started = time.perf_counter()
         tokens = [prompt.tokens for prompt in prompts]
-        for pairs in self._steps(tokens, settings, first_row, lambda row: texts[row].is_over):
-            self.n_tokens += len(pairs)
-            for row, token in pairs:
+        for batch in self._steps(tokens, settings, first_index, lambda row: texts[row].is_finished):
+            self.n_tokens += len(batch)
+            for row, token in batch:
                 pieces[row].append(texts[row].add(token))
         self.seconds += time.perf_counter() - started
-        return ["".join([*own, text.end()]) for own, text in zip(pieces, texts, strict=True)]
+        return ["".join([*parts, text.end()]) for parts, text in zip(pieces, texts, strict=True)]
 
     def _steps(
         self,
         prompts: Sequence[list[int]],
         settings: _Settings,
-        first_row: int,
-        is_over: Callable[[int], bool] = lambda _: False,
+        first_index: int,
+        is_finished: Callable[[int], bool] = lambda _: False,
     ) -> Iterator[list[tuple[int, int]]]:
-        return steps(
+        return decode_steps(
             self.model,
             prompts,
             max_new_tokens=settings.max_new_tokens,
             stop_ids=self.tokenizer.stop_ids,
             sampling=settings.sampling,
-            generators=generators_of(a_seed(settings.seed, settings.sampling), len(prompts), first_row),
-            is_over=is_over,
+            generators=row_generators(
+                resolve_seed(settings.seed, settings.sampling), len(prompts), first_index
+            ),
+            is_finished=is_finished,
         )
 
-    def _counted(self, ids: Iterator[int]) -> Iterator[int]:
+    def _measured(self, ids: Iterator[int]) -> Iterator[int]:
         started = time.perf_counter()
         for token in ids:
             self.n_tokens += 1
             self.seconds += time.perf_counter() - started
             yield token
-            started = time.perf_counter()  # What the reader does between two tokens is not counted.
+            started = time.perf_counter()  # The caller's time between two tokens does not count.
         self.seconds += time.perf_counter() - started

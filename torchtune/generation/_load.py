@@ -1,4 +1,4 @@
-"""A model out of a folder, ready to be asked."""
+"""Load an `Assistant` from a folder."""
 
 import os
 from typing import Unpack
@@ -6,7 +6,7 @@ from typing import Unpack
 import torch
 
 from torchtune.formats import hf_decoder, load_hf_weights, load_peft_adapter
-from torchtune.generation._assistant import Assistant, How
+from torchtune.generation._assistant import AnswerOptions, Assistant
 from torchtune.generation._prompts import Template
 from torchtune.models import check_vocabulary
 from torchtune.runs import device_type, locate_model
@@ -15,7 +15,7 @@ from torchtune.tokenizers import auto_tokenizer
 StrPath = str | os.PathLike[str]
 
 
-def load(  # noqa: PLR0913 -- each says something else of how a folder is read
+def load(  # noqa: PLR0913 -- each is an independent option of loading
     folder: StrPath,
     *,
     adapter: StrPath | None = None,
@@ -24,34 +24,34 @@ def load(  # noqa: PLR0913 -- each says something else of how a folder is read
     dtype: torch.dtype | None = None,
     template: Template = "auto",
     system: str | None = None,
-    **how: Unpack[How],
+    **options: Unpack[AnswerOptions],
 ) -> Assistant:
-    """Load a model and its tokenizer from a folder, to be asked in Python.
+    """Load a model and its tokenizer from a folder, for use in Python.
 
     Args:
-        folder: A Hugging Face folder, a PEFT folder beside its base, or a run's folder.
-        adapter: A PEFT folder or a LoRA run's, where `folder` is its base.
-        tokenizer: Folder of the tokenizer, where that is another one.
-        device: What to compute on; `auto` is the first that is there of cuda, mps and cpu.
-        dtype: Of weights and computing. None: float32 on a CPU, bfloat16 elsewhere.
-        template: As in `Assistant`, like the rest.
-        system: What conversations begin with.
-        how: How answers are written, unless a call says otherwise.
+        folder: A Hugging Face folder, a PEFT folder next to its base model, or a run's folder.
+        adapter: Folder of a PEFT adapter or of a LoRA run whose base model is `folder`.
+        tokenizer: Folder of the tokenizer; None: `folder`.
+        device: Device to compute on; `auto` is the first available of cuda, mps and cpu.
+        dtype: Dtype of weights and computation; None: float32 on a CPU, bfloat16 on other devices.
+        template: As in `Assistant`.
+        system: As in `Assistant`.
+        options: Defaults of the answers; each call may override them.
 
     Raises:
-        FileNotFoundError: the folder or a file in it is missing.
-        ValueError: the folder's model is not supported, its run has written no weights yet, or as in `Assistant`.
+        FileNotFoundError: The folder or a file in it is missing.
+        ValueError: The model is not supported, its run has not written weights yet, or as in `Assistant`.
     """
-    found = locate_model(folder, adapter)
-    where = torch.device(device_type(device))
-    words = auto_tokenizer(str(tokenizer or folder))
+    folders = locate_model(folder, adapter)
+    torch_device = torch.device(device_type(device))
+    loaded_tokenizer = auto_tokenizer(str(tokenizer or folder))
     with torch.device("meta"):
-        model = hf_decoder(str(found.base)).requires_grad_(requires_grad=False)
-    check_vocabulary(words, model)
-    model.to(dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16))
-    if where.type != "cpu":  # on a CPU, weights of the file's dtype stay in its memory
-        model.to_empty(device=where)
-    load_hf_weights(model, found.base)
-    if found.adapter is not None:
-        load_peft_adapter(model, found.adapter)
-    return Assistant(model, words, template=template, system=system, **how)
+        model = hf_decoder(str(folders.base)).requires_grad_(requires_grad=False)
+    check_vocabulary(loaded_tokenizer, model)
+    model.to(dtype or (torch.float32 if torch_device.type == "cpu" else torch.bfloat16))
+    if torch_device.type != "cpu":  # On a CPU, weights in the file's dtype stay memory-mapped.
+        model.to_empty(device=torch_device)
+    load_hf_weights(model, folders.base)
+    if folders.adapter is not None:
+        load_peft_adapter(model, folders.adapter)
+    return Assistant(model, loaded_tokenizer, template=template, system=system, **options)

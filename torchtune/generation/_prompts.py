@@ -1,4 +1,4 @@
-"""What a model is asked, read from files and written out as it was taught to read it."""
+"""Prompts: reading them from files, formatting and tokenizing them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,91 +11,91 @@ from torchtune._near_paths import did_you_mean_path
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 
 Template = Literal["auto", "chat", "alpaca", "plain"]
-"""How a prompt is written out: by the tokenizer's chat template, in Stanford Alpaca's way, or as the text that it is.
-`auto` is the first where there is a chat template, and the last where there is none."""
+"""How a prompt is formatted: with the tokenizer's chat template, in Stanford Alpaca's format, or as plain text. `auto`
+is `chat` if the tokenizer has a chat template, otherwise `plain`."""
 
 
 @frozen
 class Prompt:
-    """What a model is asked: one text, or the turns of a conversation; and maybe how the answer begins."""
+    """A prompt: one text or the turns of a conversation, and optionally the beginning of the answer."""
 
     turns: Sequence[Message]
-    """The turns, oldest first; the last is not the assistant's."""
+    """The turns, oldest first; the last one is not the assistant's."""
     input: str = ""
-    """What the last turn is about, such as a text to summarise; empty: it stands alone."""
+    """Input of the last turn, such as a text to summarise; may be empty."""
     tools: list[dict[str, Any]] | None = None
-    """JSON schemas of the tools that may be called."""
+    """JSON schemas of the tools that the model may call."""
     answer: Message | None = None
-    """The beginning of the assistant's answer, which is continued; None: nothing is prescribed."""
+    """The beginning of the assistant's answer, which the model continues; None: the answer has no prefill."""
     row: Mapping[str, Any] = field(factory=dict, eq=False)
-    """The row of a file that it was read from."""
+    """The row that the prompt was read from."""
 
     @classmethod
-    def of_text(cls, text: str, input: str = "", prefill: str = "") -> "Prompt":  # noqa: A002 -- the data set's word
-        """Make a prompt of one text, its answer beginning with another."""
-        answer = _beginning(prefill) if prefill else None
+    def from_text(cls, text: str, input: str = "", prefill: str = "") -> "Prompt":  # noqa: A002 -- the data set's name
+        """Build a prompt from one text, optionally with an input and the beginning of the answer."""
+        answer = _answer_start(prefill) if prefill else None
         return cls([Message(role="user", content=text)], input, answer=answer, row={"prompt": text})
 
     @property
     def prefill(self) -> str:
-        """The text that the answer begins with."""
+        """Text that the answer begins with."""
         return "" if self.answer is None else self.answer.get("content") or ""
 
     @property
     def text(self) -> str:
-        """What the last turn says, with its input."""
-        said = self.turns[-1].get("content") or ""
-        return f"{said}\n\n{self.input}" if self.input else said
+        """Text of the last turn, followed by its input."""
+        content = self.turns[-1].get("content") or ""
+        return f"{content}\n\n{self.input}" if self.input else content
 
 
 def read_prompts(path: str | os.PathLike[str], *, continue_final_message: bool = False) -> list[Prompt]:
-    """Read the prompts of a file, in all formats and shapes that datasets read.
+    """Read the prompts of a file, in any format and row shape that datasets support.
 
     Args:
-        path: A file of rows, as `torchtune.datasets.open_source` takes it: `.txt` with one prompt a line, `.json`,
-            `.jsonl`, `.csv`, Parquet and others. A row has a text (`prompt` or `text`); an `instruction`, and maybe
-            `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or a `prompt` of turns), of
-            which an answer at the end is left out, and maybe `tools` and `system`; and maybe `prefill`, a text that
-            the answer begins with. Other fields are kept in `Prompt.row`.
-        continue_final_message: An answer at the end of a conversation is not left out, but continued.
+        path: A file of rows that `torchtune.datasets.open_source` reads: `.txt` with one prompt per line, `.json`,
+            `.jsonl`, `.csv`, Parquet and others. A row holds a text (`prompt` or `text`); an `instruction`, optionally
+            with `input`, `system` and `history`; or a conversation (`messages`, `conversations`, or turns in `prompt`),
+            optionally with `tools` and `system`, whose final answer is dropped. Any row may have a `prefill`, a text
+            that the answer begins with. Other fields are kept in `Prompt.row`.
+        continue_final_message: Continue the final answer of a conversation instead of dropping it.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is of another kind, or damaged, a row has no prompt, or there is none at all.
+        FileNotFoundError: The file does not exist.
+        ValueError: The format is not supported, the file is damaged or empty, or a row has no prompt.
     """
     from torchtune.datasets import open_source
 
     if not Path(path).expanduser().exists():
-        message = f"no file {path}; prompts were to be read from it"
-        near = did_you_mean_path(Path(path).expanduser(), Path.is_file)
-        raise FileNotFoundError(f"{message}; {near}" if near else message)
+        message = f"prompts file not found: {path}"
+        suggestion = did_you_mean_path(Path(path).expanduser(), Path.is_file)
+        raise FileNotFoundError(f"{message}; {suggestion}" if suggestion else message)
     table = open_source(str(Path(path).expanduser()))
     prompts = []
     for i in range(len(table)):
         row = table[i]
         try:
-            prompts.append(_of_row(row, continues=continue_final_message))
+            prompts.append(_prompt_from_row(row, continues=continue_final_message))
         except ValueError as error:
-            raise ValueError(f"{table.place(i)}: {error}") from error
+            raise ValueError(f"{table.location(i)}: {error}") from error
     return prompts
 
 
-def _of_row(row: dict[str, Any], *, continues: bool) -> Prompt:
-    prompt = _question_of_row(row, continues=continues)
+def _prompt_from_row(row: dict[str, Any], *, continues: bool) -> Prompt:
+    prompt = _question_from_row(row, continues=continues)
     if row.get("prefill") is None:
         return prompt
     if prompt.answer is not None:
         raise ValueError(
-            "the answer begins with `prefill` and with the conversation's last message; leave one out"
+            "both `prefill` and the conversation's last message begin the answer; remove one of them"
         )
-    return evolve(prompt, answer=_beginning(_something("prefill", row["prefill"])))
+    return evolve(prompt, answer=_answer_start(_nonempty_text("prefill", row["prefill"])))
 
 
-def _beginning(text: str) -> Message:
+def _answer_start(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
-def _question_of_row(row: dict[str, Any], *, continues: bool) -> Prompt:
+def _question_from_row(row: dict[str, Any], *, continues: bool) -> Prompt:
     from torchtune.datasets import read_conversation, read_row_tools, read_task, turns_of, with_system
 
     shapes = {
@@ -106,90 +106,95 @@ def _question_of_row(row: dict[str, Any], *, continues: bool) -> Prompt:
         "a prompt": row.get("prompt") is not None,
         "a text": row.get("text") is not None and set(row) == {"text"},
     }
-    named = [shape for shape, is_there in shapes.items() if is_there]
-    if "a conversation" in named:  # it has the prompt in it
-        named = ["a conversation"]
-    if len(named) != 1:
+    matching_shapes = [shape for shape, is_present in shapes.items() if is_present]
+    if "a conversation" in matching_shapes:  # it includes the prompt
+        matching_shapes = ["a conversation"]
+    if len(matching_shapes) != 1:
         raise ValueError(
-            "a prompt is a text, or a row with one of `instruction`, `prompt` and `messages`; this one is"
-            f" {_described(row) if not named else 'a row with ' + ' and '.join(named)}"
+            "a prompt is a text or a row with one of `instruction`, `prompt` and `messages`; got"
+            f" {_describe_row(row) if not matching_shapes else 'a row with ' + ' and '.join(matching_shapes)}"
         )
-    if named == ["an instruction"]:
+    if matching_shapes == ["an instruction"]:
         task = read_task({**row, "output": ""})
         *turns, last, _ = task.messages()
-        asked = Message(**{**last, "content": task.instruction})
-        return Prompt([*turns, asked], task.input, row=row)
-    if named == ["a text"]:
-        return Prompt.of_text(_something("a prompt", row["text"]))
-    if named == ["a conversation"]:
+        question = Message(**{**last, "content": task.instruction})
+        return Prompt([*turns, question], task.input, row=row)
+    if matching_shapes == ["a text"]:
+        return Prompt.from_text(_nonempty_text("a prompt", row["text"]))
+    if matching_shapes == ["a conversation"]:
         turns = read_conversation(row).messages
     else:
         turns = turns_of(row["prompt"], "prompt", "user").messages
-        _something("prompt", turns[-1].get("content"))
-    about = ""
-    if named == ["a prompt"] and isinstance(row["prompt"], str) and len(turns) == 1 and row.get("input"):
-        about = _something("input", row["input"])
+        _nonempty_text("prompt", turns[-1].get("content"))
+    input_text = ""
+    if (
+        matching_shapes == ["a prompt"]
+        and isinstance(row["prompt"], str)
+        and len(turns) == 1
+        and row.get("input")
+    ):
+        input_text = _nonempty_text("input", row["input"])
     answer = turns[-1] if continues and turns and turns[-1]["role"] == "assistant" else None
     while turns and turns[-1]["role"] == "assistant":
         turns.pop()
     if not turns or turns[-1]["role"] in ("system", "developer"):
-        raise ValueError("the conversation has no turn that is to be answered")
-    return Prompt(with_system(turns, row, None), about, read_row_tools(row, "tools"), answer, row)
+        raise ValueError("the conversation has no turn to answer")
+    return Prompt(with_system(turns, row, None), input_text, read_row_tools(row, "tools"), answer, row)
 
 
-def _something(name: str, value: Any) -> str:
+def _nonempty_text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name}: expected a text with something in it, got {value!r}")
+        raise ValueError(f"{name}: expected non-empty text, got {value!r}")
     return value
 
 
-def _described(row: Mapping[str, Any]) -> str:
+def _describe_row(row: Mapping[str, Any]) -> str:
     return f"a row with {', '.join(map(str, row)) or 'nothing'}"
 
 
 def pick_template(tokenizer: Tokenizer, template: Template, system: str | None = None) -> Template:
-    """Tell which template is meant, once it is known to work with a tokenizer.
+    """Resolve `auto`, and check that the tokenizer supports the template.
 
     Args:
-        tokenizer: The model's.
-        template: What was asked for.
-        system: What conversations shall begin with.
+        tokenizer: The model's tokenizer.
+        template: The requested template.
+        system: System prompt of the conversations, if any.
 
     Returns:
-        Anything but `auto`.
+        The template, never `auto`.
 
     Raises:
-        ValueError: the tokenizer has no chat template and shall use one, or one that does not end answers; the template
-            has no place for `system`; or there is no such template.
+        ValueError: The template is `chat` and the tokenizer has no chat template or one that does not end answers, the
+            template does not support `system`, or the name is unknown.
     """
     if template not in get_args(Template):
         raise ValueError(f"template: expected one of {', '.join(get_args(Template))}, got {template!r}")
-    picked = template
+    resolved = template
     if template == "auto":
-        picked = "plain" if tokenizer.chat_template is None else "chat"
-    if picked == "chat":
+        resolved = "plain" if tokenizer.chat_template is None else "chat"
+    if resolved == "chat":
         check_chat(tokenizer)
     elif system is not None:
         raise ValueError(
-            f"system: the {picked} template has no place for one; leave it out, or write template=chat"
+            f"system: the {resolved} template has no system prompt; omit it, or use template=chat"
             + (", for which the tokenizer needs a chat template" if template == "auto" else "")
         )
-    return picked
+    return resolved
 
 
 def encode_prompt(
     tokenizer: Tokenizer, prompt: Prompt, template: Template, system: str | None = None
 ) -> list[int]:
-    """Write a prompt out as the model was taught to read it, and encode it.
+    """Format a prompt with a template, and tokenize it.
 
     Args:
-        tokenizer: The model's.
-        prompt: What is asked.
-        template: What `pick_template` returned.
-        system: What a conversation begins with that has no system's turn of its own.
+        tokenizer: The model's tokenizer.
+        prompt: The prompt.
+        template: A template that `pick_template` returned.
+        system: System prompt of a conversation that has none.
 
     Raises:
-        ValueError: the template has no place for several turns, or refuses them.
+        ValueError: The template does not support several turns or tools, or the chat template rejects them.
     """
     if template == "chat":
         first = []
@@ -201,8 +206,8 @@ def encode_prompt(
             return chat_prompt(tokenizer, turns, prompt.tools)
         return chat_prompt(tokenizer, [*turns, prompt.answer], prompt.tools, continue_final_message=True)
     if len(prompt.turns) > 1 or prompt.tools:
-        what = f"the {len(prompt.turns)} turns of a conversation" if len(prompt.turns) > 1 else "tools"
-        raise ValueError(f"the {template} template has no place for {what}; write template=chat")
+        unsupported = f"the {len(prompt.turns)} turns of a conversation" if len(prompt.turns) > 1 else "tools"
+        raise ValueError(f"the {template} template does not support {unsupported}; use template=chat")
     text = prompt.text
     if template == "alpaca":
         text = alpaca_prompt(prompt.turns[0].get("content") or "", prompt.input)
@@ -210,10 +215,10 @@ def encode_prompt(
 
 
 def _with_answer(tokenizer: Tokenizer, text: str, prefill: str) -> list[int]:
-    """Encode a text and the beginning of its answer, as `plain_example` does in training."""
+    """Tokenize a text and the beginning of its answer, as `plain_example` does in training."""
     tokens = tokenizer.encode(text, add_eos=False)
     if not prefill:
         return tokens
-    both = tokenizer.encode(text + prefill, add_eos=False)
-    is_continued = both[: len(tokens)] == tokens
-    return both if is_continued else tokens + tokenizer.encode(prefill, add_bos=False, add_eos=False)
+    joined = tokenizer.encode(text + prefill, add_eos=False)
+    is_continued = joined[: len(tokens)] == tokens
+    return joined if is_continued else tokens + tokenizer.encode(prefill, add_bos=False, add_eos=False)

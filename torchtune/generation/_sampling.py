@@ -1,4 +1,4 @@
-"""How a token is chosen by its logits."""
+"""Choosing tokens from logits: greedy decoding and sampling."""
 
 import hashlib
 import math
@@ -13,9 +13,9 @@ _FILTERS = ("top_k", "top_p", "min_p")
 
 
 def _rule(expected: str, holds: Callable[[Any], bool]) -> Callable[[Any, "Attribute[Any]", Any], None]:
-    """Make a validator of a rule, and of the words that a message has for it."""
+    """Build an attrs validator from a rule and its description for error messages."""
 
-    def check(_: Any, attribute: "Attribute[Any]", value: Any) -> None:  # attrs passes the instance.
+    def check(_: Any, attribute: "Attribute[Any]", value: Any) -> None:  # attrs passes the instance first
         if not holds(value):
             raise ValueError(f"{attribute.name}: expected {expected}, got {value}")
 
@@ -25,133 +25,138 @@ def _rule(expected: str, holds: Callable[[Any], bool]) -> Callable[[Any, "Attrib
 _is_temperature = _rule("a number of at least 0", lambda value: 0 <= value < math.inf)
 _is_penalty = _rule("a number above 0", lambda value: 0 < value < math.inf)
 _is_count = _rule("a whole number above 0, or None", lambda value: value is None or value >= 1)
-_is_share = _rule("a number above 0, up to 1, or None", lambda value: value is None or 0 < value <= 1)
+_is_fraction = _rule("a number above 0, up to 1, or None", lambda value: value is None or 0 < value <= 1)
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Fields of `Sampling` as arguments; what is left out has its default."""
+    """The fields of `Sampling` as keyword arguments; each is optional."""
 
     temperature: float
-    """What logits are divided by before drawing; 0, the default, takes the likeliest token."""
+    """Divisor of the logits; 0, the default, is greedy decoding."""
     top_k: int | None
-    """Draw among this many of the likeliest tokens; None is all."""
+    """Sample from this many of the likeliest tokens; None: from all."""
     top_p: float | None
-    """Draw among the fewest that have this share together; None is all."""
+    """Sample from the smallest set of tokens with this total probability; None: from all."""
     min_p: float | None
-    """Draw among those that have this share of the likeliest one's probability; None is all."""
+    """Sample from tokens with at least this fraction of the highest probability; None: from all."""
     repetition_penalty: float
-    """What makes tokens less likely that are there already; 1 is none."""
+    """Penalty of tokens that occur already; 1 disables it."""
 
 
 @frozen(kw_only=True)
 class Sampling:
-    """How tokens are chosen: each field in turn changes the logits, in the order and with the numbers of transformers.
+    """How tokens are chosen.
 
-    The order is penalty, temperature, top-k, top-p, min-p.
+    The fields change the logits in the order of transformers, with the same results: repetition penalty, temperature,
+    top-k, top-p, min-p.
 
     Raises:
-        ValueError: a number is out of its range, or has no effect.
+        ValueError: An option is out of range or has no effect.
     """
 
     repetition_penalty: float = field(default=1.0, validator=_is_penalty)
-    """What positive logits of tokens in the prompt or the answer are divided by, and negative ones multiplied by (CTRL,
-    arXiv 1909.05858, section 4.1); 1 is none."""
+    """Divides positive and multiplies negative logits of tokens that occur in the prompt or the answer (CTRL,
+    arXiv 1909.05858, section 4.1); 1 disables it."""
     temperature: float = field(default=0.0, validator=_is_temperature)
-    """What logits are divided by before drawing; 0 always takes the likeliest token."""
+    """Divisor of the logits; 0 is greedy decoding."""
     top_k: int | None = field(default=None, validator=_is_count)
-    """Draw among this many of the likeliest tokens, and those as likely as the last of them; None: among all."""
-    top_p: float | None = field(default=None, validator=_is_share)
-    """Draw among the fewest of the likeliest tokens that have this share together (arXiv 1904.09751); None: all."""
-    min_p: float | None = field(default=None, validator=_is_share)
-    """Draw among tokens that have this share of the likeliest one's probability (arXiv 2407.01082); None: all."""
+    """Sample from this many of the likeliest tokens, and from ties with the last of them; None: from all."""
+    top_p: float | None = field(default=None, validator=_is_fraction)
+    """Sample from the smallest set of likeliest tokens with this total probability (arXiv 1904.09751); None: all."""
+    min_p: float | None = field(default=None, validator=_is_fraction)
+    """Sample from tokens with at least this fraction of the highest probability (arXiv 2407.01082); None: all."""
 
     def __attrs_post_init__(self) -> None:
-        given = [name for name in _FILTERS if getattr(self, name) is not None]
-        if self.temperature == 0 and given:
+        active_filters = [name for name in _FILTERS if getattr(self, name) is not None]
+        if self.temperature == 0 and active_filters:
             raise ValueError(
-                f"{given[0]}: has no effect at temperature 0, which takes the likeliest token; raise the temperature,"
-                f" or leave {' and '.join(given)} out"
+                f"{active_filters[0]}: has no effect at temperature 0 (greedy decoding); raise the temperature, or omit"
+                f" {' and '.join(active_filters)}"
             )
 
-    def choose(self, logits: Tensor, seen: Tensor | None, generators: Sequence[torch.Generator]) -> Tensor:
+    def choose(
+        self, logits: Tensor, seen_tokens: Tensor | None, generators: Sequence[torch.Generator]
+    ) -> Tensor:
         """Choose a token for each row of a batch.
 
         Args:
             logits: `[b, v]`.
-            seen: `[b, v]`, True for the tokens of prompt and answer; needed for a repetition penalty alone.
-            generators: One a row, each of which gives one number, unless the temperature is 0. The numbers are drawn
-                on the generator's own device, so that one on the CPU gives the same answers everywhere.
+            seen_tokens: `[b, v]`, True for the tokens of prompt and answer; required by a repetition penalty only.
+            generators: One per batch row; each draws one number unless the temperature is 0. Numbers are drawn on the
+                generator's device, so that CPU generators give the same answers on every device.
 
         Returns:
-            Ids `[b]`.
+            Token ids `[b]`.
         """
-        scores = self.scores(logits, seen)
+        scores = self.scores(logits, seen_tokens)
         if self.temperature == 0:
             return scores.argmax(dim=-1)
-        # Sums over a large vocabulary need more than float32, which is all that Apple's GPUs have.
+        # Sums over a large vocabulary need float64; Apple's GPUs have float32 at most.
         dtype = torch.float32 if scores.device.type == "mps" else torch.float64
-        heaps = torch.softmax(scores.to(dtype), dim=-1).cumsum(dim=-1)  # [b, v]
-        heaps = heaps / heaps[:, -1:]  # the last is 1, and every number drawn is below it
-        drawn = [torch.rand((), generator=g, dtype=dtype, device=g.device) for g in generators]
-        points = torch.stack(drawn).to(heaps.device)[:, None]  # [b, 1]
-        return torch.searchsorted(heaps, points, right=True)[:, 0]
+        cumulative = torch.softmax(scores.to(dtype), dim=-1).cumsum(dim=-1)  # [b, v]
+        cumulative = cumulative / cumulative[:, -1:]  # ends in 1, above every drawn number
+        draws = [torch.rand((), generator=g, dtype=dtype, device=g.device) for g in generators]
+        points = torch.stack(draws).to(cumulative.device)[:, None]  # [b, 1]
+        return torch.searchsorted(cumulative, points, right=True)[:, 0]
 
-    def scores(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Change logits `[b, v]` as the fields say; what is not to be drawn gets minus infinity.
+    def scores(self, logits: Tensor, seen_tokens: Tensor | None = None) -> Tensor:
+        """Apply the penalty, temperature and filters to logits `[b, v]`; excluded tokens get minus infinity.
 
         Args:
             logits: `[b, v]`.
-            seen: As in `choose`.
+            seen_tokens: As in `choose`.
 
         Returns:
-            `[b, v]`, in float32 at least. At temperature 0 they are penalised only.
+            `[b, v]`, in float32 or wider. At temperature 0, only the penalty is applied.
         """
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.repetition_penalty != 1:
-            assert seen is not None, "a repetition penalty needs to know the tokens so far"
+            assert seen_tokens is not None, "a repetition penalty needs seen_tokens"
             factor = self.repetition_penalty
-            scores = torch.where(seen, torch.where(scores < 0, scores * factor, scores / factor), scores)
+            scores = torch.where(
+                seen_tokens, torch.where(scores < 0, scores * factor, scores / factor), scores
+            )
         if self.temperature == 0:
             return scores
         scores = scores / self.temperature
-        for filtered in (self._top_k, self._top_p, self._min_p):
-            scores = filtered(scores)
+        for apply_filter in (self._top_k, self._top_p, self._min_p):
+            scores = apply_filter(scores)
         return scores
 
     def _top_k(self, scores: Tensor) -> Tensor:
         if self.top_k is None or self.top_k >= scores.shape[-1]:
             return scores
-        least = scores.topk(self.top_k, dim=-1).values[:, -1:]
-        return scores.masked_fill(scores < least, -math.inf)
+        lowest = scores.topk(self.top_k, dim=-1).values[:, -1:]
+        return scores.masked_fill(scores < lowest, -math.inf)
 
     def _top_p(self, scores: Tensor) -> Tensor:
         if self.top_p is None or self.top_p == 1:
             return scores
-        rising, order = scores.sort(dim=-1)
-        is_rest = torch.softmax(rising, dim=-1).cumsum(dim=-1) <= 1 - self.top_p
-        is_rest[:, -1] = False  # The likeliest stays, whatever it is.
-        return scores.masked_fill(is_rest.scatter(-1, order, is_rest), -math.inf)
+        ascending, order = scores.sort(dim=-1)
+        is_excluded = torch.softmax(ascending, dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+        is_excluded[:, -1] = False  # The likeliest token always stays.
+        return scores.masked_fill(is_excluded.scatter(-1, order, is_excluded), -math.inf)
 
     def _min_p(self, scores: Tensor) -> Tensor:
         if self.min_p is None:
             return scores
-        shares = torch.softmax(scores, dim=-1)
-        return scores.masked_fill(shares < self.min_p * shares.amax(dim=-1, keepdim=True), -math.inf)
+        probs = torch.softmax(scores, dim=-1)
+        return scores.masked_fill(probs < self.min_p * probs.amax(dim=-1, keepdim=True), -math.inf)
 
 
 GREEDY = Sampling()
-"""The likeliest token, always."""
+"""Greedy decoding: the likeliest token, always."""
 
 
 def row_generator(seed: int, row: int) -> torch.Generator:
-    """Return the source of a row's random numbers, on the CPU.
+    """Return a CPU generator for one batch row.
 
-    It depends on the seed and the row's number alone, so that an answer does not depend on those beside it; a digest
-    keeps row 1 of seed 0 apart from row 0 of seed 1.
+    It depends only on the seed and the row's index, so that an answer does not depend on the rest of the batch. They
+    are hashed, so that row 1 of seed 0 differs from row 0 of seed 1.
 
     Args:
-        seed: Of all rows.
-        row: The row's number, from 0.
+        seed: Seed of the batch.
+        row: Index of the row, from 0.
     """
     digest = hashlib.blake2b(f"{seed} {row}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

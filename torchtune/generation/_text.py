@@ -1,4 +1,4 @@
-"""An answer's text as its tokens come."""
+"""Incremental decoding of an answer's tokens."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
@@ -8,78 +8,82 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class AnswerText:
-    """Turns an answer's tokens into text, piece by piece, each once it can no longer change.
+    """Decodes an answer's tokens incrementally; each piece of text is returned once it can no longer change.
 
-    A character may take several tokens, and a token's text may depend on those before it; the latter is so at the
-    beginning of a text, where SentencePiece drops a space, and within a character. So only the tokens of the last
-    piece are decoded again with each new one, as what the new one follows, and not the whole answer.
+    A character may take several tokens, and a token's text may depend on the tokens before it: at the beginning of a
+    text, where SentencePiece drops a space, and within a character. Each new token is therefore decoded together with
+    the tokens of the last piece, rather than with the whole answer.
 
-    A text ends before the stop string that is complete first, of several that end together the longest. It is looked
-    for in the text and not among the tokens, and what may become one is held back.
+    The text ends before the stop string that is complete first; of several that end together, before the longest. Stop
+    strings are searched for in the text, not in the tokens, and text that may begin one is held back.
 
-    The pieces joined are the tokens decoded together, with one exception: where bytes that are no character follow
-    whole characters that are written in bytes too, some tokenizers would replace these as well.
+    The joined pieces equal the tokens decoded at once, with one exception: if bytes that form no character follow
+    characters that are also encoded as bytes, some tokenizers would replace those characters as well.
 
     Args:
-        tokenizer: Decodes the tokens.
+        tokenizer: The tokenizer.
         stop: Stop strings.
-        after: The last tokens of what the answer continues, so that a space between it and them is not dropped.
+        after: The last tokens of the text that the answer continues, so that a space at the boundary is not dropped.
+
+    Raises:
+        ValueError: A stop string is empty.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), after: Sequence[int] = ()) -> None:
         if "" in stop:
-            raise ValueError("stop: a stop string is empty, so that every answer would be; leave it out")
+            raise ValueError("stop: a stop string is empty, which would end every answer at once; remove it")
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._tail = list(after)
-        # How many of the tail's tokens are in a piece already, and their text.
-        self._n_told = len(self._tail)
-        self._told = tokenizer.decode(self._tail) if self._tail else ""
+        # The number of the tail's tokens whose text was returned already, and that text.
+        self._num_emitted = len(self._tail)
+        self._emitted = tokenizer.decode(self._tail) if self._tail else ""
         self._held = ""
-        self.is_over = False
-        """Whether a stop string has ended the text; no token is to follow then."""
+        self.is_finished = False
+        """Whether a stop string has ended the text; no token may be added after that."""
 
     def add(self, token: int) -> str:
-        """Take the next token, and return the text that is certain by now."""
+        """Add the next token, and return the text that can no longer change."""
         self._tail.append(token)
         text = self._tokenizer.decode(self._tail)
-        if text.endswith(_INCOMPLETE) or text == self._told:
+        if text.endswith(_INCOMPLETE) or text == self._emitted:
             return ""
-        last = self._tail[self._n_told :]
-        piece = self._behind(text, last)
-        told = self._tokenizer.decode(last)
-        if told and text.endswith(told):  # It is a beginning of its own, whose own first space is behind us.
+        last = self._tail[self._num_emitted :]
+        piece = self._after_emitted(text, last)
+        last_text = self._tokenizer.decode(last)
+        # If the last tokens decode alone as they do here, they are context enough; their leading space was emitted.
+        if last_text and text.endswith(last_text):
             self._tail = last
-            text = told
-        self._n_told = len(self._tail)
-        self._told = text
-        return self._unless_stopped(piece)
+            text = last_text
+        self._num_emitted = len(self._tail)
+        self._emitted = text
+        return self._until_stop(piece)
 
     def end(self) -> str:
-        """Return what was held back, once the last token is there."""
-        if self.is_over:
+        """Return the text that was held back, after the last token."""
+        if self.is_finished:
             return ""
-        rest = self._behind(self._tokenizer.decode(self._tail), self._tail[self._n_told :])
-        return self._unless_stopped(rest, is_last=True)
+        remaining = self._after_emitted(self._tokenizer.decode(self._tail), self._tail[self._num_emitted :])
+        return self._until_stop(remaining, is_last=True)
 
-    def _behind(self, text: str, last: list[int]) -> str:
-        """Return what a text of the tail says behind what is told already; `last` are the tokens behind it."""
-        if text.startswith(self._told):
-            return text[len(self._told) :]
-        # What is told was written otherwise, with a replacement character for each of its bytes.
+    def _after_emitted(self, text: str, last: list[int]) -> str:
+        """Return the part of the tail's text after the emitted part; `last` are the tokens after that part."""
+        if text.startswith(self._emitted):
+            return text[len(self._emitted) :]
+        # The emitted text was decoded differently, with a replacement character for each byte.
         return self._tokenizer.decode(last)
 
-    def _unless_stopped(self, piece: str, *, is_last: bool = False) -> str:
-        """Return what is held back and a piece, up to a stop string or, unless it is the last, what may become one."""
+    def _until_stop(self, piece: str, *, is_last: bool = False) -> str:
+        """Return the held text and a piece, up to a stop string or, before the last piece, a possible start of one."""
         text = self._held + piece
         starts = {stop: text.find(stop) for stop in self._stop}
         ends = [(start + len(stop), start) for stop, start in starts.items() if start >= 0]
         if ends:
-            self.is_over = True
+            self.is_finished = True
             return text[: min(ends)[1]]
-        n_held = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - n_held :]
-        return text[: len(text) - n_held]
+        num_held = 0 if is_last else max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - num_held :]
+        return text[: len(text) - num_held]
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -87,22 +91,22 @@ def _overlap(text: str, stop: str) -> int:
     return next(n for n in range(min(len(text), len(stop) - 1), -1, -1) if text.endswith(stop[:n]))
 
 
-def as_text(
+def decode_stream(
     ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = (), after: Sequence[int] = ()
 ) -> Iterator[str]:
-    """Decode an answer piece by piece, each as soon as it can no longer change.
+    """Decode an answer in pieces, each as soon as it can no longer change.
 
     Args:
-        ids: Tokens, such as `generate` yields them; they are read no further than to a stop string.
-        tokenizer: Decodes them.
-        stop: Strings before which the text ends; they are found also where they begin or end within a token.
-        after: The last tokens of what the text continues, if any.
+        ids: Tokens, such as those of `generate`; none is read after a stop string.
+        tokenizer: The tokenizer.
+        stop: Strings before which the text ends; they may begin or end within a token.
+        after: The last tokens of the text that the answer continues, if any.
 
     Yields:
-        Pieces that are not empty.
+        Non-empty pieces.
 
     Raises:
-        ValueError: a stop string is empty.
+        ValueError: A stop string is empty.
     """
     return _pieces(ids, AnswerText(tokenizer, stop, after))
 
@@ -112,10 +116,10 @@ def _pieces(ids: Iterable[int], text: AnswerText) -> Iterator[str]:
         piece = text.add(token)
         if piece:
             yield piece
-        if text.is_over:
+        if text.is_finished:
             break
     if isinstance(ids, Generator):
-        ids.close()  # so that the model is back in its own mode
-    rest = text.end()
-    if rest:
-        yield rest
+        ids.close()  # Restores the model's training mode.
+    remaining = text.end()
+    if remaining:
+        yield remaining

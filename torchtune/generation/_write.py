@@ -1,4 +1,4 @@
-"""Answers of several prompts, written as they come."""
+"""Write the answers to several prompts."""
 
 import json
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ def write_answers(
     batch_size: int,
     output_file: str | None,
 ) -> None:
-    """Answer several prompts, and write each batch as soon as it is complete.
+    """Answer prompts in batches, and write each batch as soon as it is complete.
 
     Args:
-        assistant: Answers.
-        prompts: What is asked.
-        encoded: The same, as `Assistant.encode_all` returned it.
-        batch_size: Prompts answered at a time.
-        output_file: File of JSON lines that each prompt's row is added to, with the answer as `generated`; None:
+        assistant: Generates the answers.
+        prompts: The prompts.
+        encoded: The prompts, encoded by `Assistant.encode_all`.
+        batch_size: Prompts answered at once.
+        output_file: JSON Lines file that the prompts' rows are appended to, each with its answer as `generated`; None:
             standard output.
     """
     for start in range(0, len(encoded), batch_size):
         batch = slice(start, start + batch_size)
-        texts = assistant.answers(encoded[batch], batch_size=batch_size, first_row=start)
+        texts = assistant.answers(encoded[batch], batch_size=batch_size, first_index=start)
         for prompt, text in zip(prompts[batch], texts, strict=True):
             if output_file is None:
                 print(f"> {prompt.text}\n{text}\n", flush=True)
