@@ -1,4 +1,4 @@
-"""The commands of the page "From your rows to a model that answers", on a tiny model."""
+"""The commands of the page "Fine-tune a model on your own data", on a tiny model."""
 
 import re
 import shlex
