@@ -1,4 +1,4 @@
-"""The `tune` command: one verb a file, imported only when it is called."""
+"""The `tune` command. Each verb is a file, imported only when it is called."""
 
 import os
 import sys
@@ -16,33 +16,35 @@ USAGE = """\
 usage: tune <recipe> --config <name or path> [--override key=value ...]
        tune <verb> ...
 
-A recipe is a program that trains or generates; a config is all that it reads.
+A recipe is a program that trains a model or generates text. A config holds all
+of its settings.
 
-What there is; a run; one with other values; every field with its documentation;
-a run on two processes (torchrun's options stand before the recipe):
-
+List the recipes and their configs:
   tune ls
+Run a recipe with a config, then with some values changed:
   tune lora_finetune --config smollm2_135m_lora
   tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4
+Show every field of the config with its documentation:
   tune lora_finetune --config smollm2_135m_lora --help
+Run on two processes (torchrun options come before the recipe):
   tune --nproc_per_node 2 full_finetune --config smollm2_135m_full
 
 verbs:
 {verbs}
 
-`tune <verb> --help` says more. Exit status: 0 done, 2 the input is wrong,
-1 the run failed.
+Run `tune <verb> --help` for details. Exit status: 0 success, 1 the run failed,
+2 invalid input.
 """
 
 
 FIRST = ("ls", "cp", "run", "show", "export", "validate", "data", "schema", "plot", "diff")
-"""The verbs that `tune --help` lists first; the others follow by their names."""
+"""The verbs that `tune --help` lists first; the others follow in alphabetical order."""
 
 
 def verbs() -> dict[str, str]:
-    """Return the line of each verb in `tune --help`, by its name, without importing any.
+    """Return each verb's name and its line in `tune --help`, without importing any verb.
 
-    A verb is a file `_<name>.py` of this package whose docstring begins with "`tune <name>`: ".
+    A verb is a file `_<name>.py` in this package whose docstring begins with "`tune <name>`: ".
     """
     files = [file for folder in __path__ for file in os.listdir(folder)]  # noqa: PTH208 -- see `tune cp`
     names = sorted(file[1:-3] for file in files if file.startswith("_") and file.endswith(".py"))
@@ -51,11 +53,11 @@ def verbs() -> dict[str, str]:
 
 
 def _summary(name: str) -> str:
-    """Return a verb's line; empty where there is no such verb."""
+    """Return a verb's line in `tune --help`, or an empty string if there is no such verb."""
     head = f'"""`tune {name}`: '
     for folder in __path__:
         file = os.path.join(folder, f"_{name}.py")  # noqa: PTH118 -- see `tune cp`
-        # OSError: there is no such file; ValueError: its name is one that none can have.
+        # OSError: there is no such file. ValueError: the name is not a valid file name.
         with suppress(OSError, ValueError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
             line = stream.readline()
             if line.startswith(head):
@@ -64,30 +66,30 @@ def _summary(name: str) -> str:
 
 
 def load_verb(name: str) -> "Verb":
-    """Import the file of a verb."""
+    """Import a verb's file and return the verb."""
     verb: Verb = import_module(f"torchtune.cli._{name}").VERB
     return verb
 
 
 def run() -> None:
     """Run `tune` as a program."""
-    words = sys.argv[1:]
-    others = ("__complete", "help", "-h", "--help", "--version")
-    if words and words[0] not in others and (words[0] == "run" or not _summary(words[0])):
+    args = sys.argv[1:]
+    no_recipe = ("__complete", "help", "-h", "--help", "--version")
+    if args and args[0] not in no_recipe and (args[0] == "run" or not _summary(args[0])):
         from torchtune.internals import steady_heap
 
         steady_heap()
-    sys.exit(main(words))
+    sys.exit(main(args))
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `tune` with arguments.
 
     Returns:
-        The exit status: 0 done, 2 the user's input is wrong, 1 the run failed, 128 + n it was ended by signal n.
+        The exit status: 0 success, 1 the run failed, 2 invalid input, 128 + n terminated by signal n.
     """
     # Bytes that are not UTF-8 arrive as surrogates, which cannot be encoded.
-    unreadable = [word for word in argv if word.encode(errors="replace").decode() != word]
+    unreadable = [arg for arg in argv if arg.encode(errors="replace").decode() != arg]
     if unreadable:
         sys.stderr.write(f"tune: {unreadable[0]!a} is not UTF-8 text\n")
         return 2
@@ -104,27 +106,27 @@ def main(argv: Sequence[str]) -> int:
     from torchtune.runs.console import guarded
 
     if argv[0] == "__complete":
-        return guarded(lambda words: import_module("torchtune.cli._complete").main(words), argv[1:])
-    name, words = (argv[0], argv[1:]) if _summary(argv[0]) else ("run", argv)
-    return guarded(lambda words: _call(name, words), words)
+        return guarded(lambda args: import_module("torchtune.cli._complete").main(args), argv[1:])
+    name, args = (argv[0], argv[1:]) if _summary(argv[0]) else ("run", argv)
+    return guarded(lambda args: _call(name, args), args)
 
 
-def _call(name: str, words: Sequence[str]) -> int:
-    """Run a verb with the words after it."""
+def _call(name: str, args: Sequence[str]) -> int:
+    """Run a verb with the arguments after its name."""
     verb = load_verb(name)
-    call = verb.read(words)
-    if call.wants_help and not (verb.explain and call.recipe):
+    call = verb.read(args)
+    if call.wants_help and not (verb.show_recipe_help and call.recipe):
         sys.stdout.write(verb.help)
         return 0
-    if call.mistakes and not verb.takes_overrides:  # else they are listed with those of the config
+    if call.mistakes and not verb.takes_overrides:  # otherwise they are reported with the config's mistakes
         from torchtune.config import ConfigError
 
         raise ConfigError(call.mistakes, "the command line")
-    if verb.takes and not verb.fits(call):
+    if verb.takes and not verb.accepts(call):
         sys.stderr.write(f"tune {name} takes {verb.takes}\n{verb.help}")
         return 2
     if call.allowed:
         from torchtune.config import allow
 
         allow(*call.allowed)
-    return verb.explain(call) if verb.explain and call.wants_help else verb.run(call)
+    return verb.show_recipe_help(call) if verb.show_recipe_help and call.wants_help else verb.run(call)

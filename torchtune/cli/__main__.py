@@ -1,9 +1,9 @@
-"""`python -m torchtune.cli` is `tune`."""
+"""`python -m torchtune.cli` runs `tune`."""
 
 import sys
 from pathlib import Path
 
-# `python -m` puts the working folder first on sys.path, where a torch.py of a stranger would be imported.
+# `python -m` puts the working folder first on sys.path, where an unrelated torch.py would be imported.
 if not sys.flags.safe_path and Path(sys.path[0]) != Path(__file__).resolve().parents[2]:
     del sys.path[0]
 

@@ -1,6 +1,6 @@
-"""What may follow on a command line that is being typed: from the registry, the renderings and the schemas.
+"""Shell completion of a `tune` command line, from the registry, the rendered YAML configs and the JSON schemas.
 
-Nothing here imports a recipe, so an answer takes no longer than `tune ls`.
+Nothing here imports a recipe, so completion is as quick as `tune ls`.
 """
 
 import json
@@ -31,33 +31,33 @@ SOURCES = {RECIPES: recipe_names, CONFIGS: config_sources}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the candidates for the last word of a line: `__complete SHELL LINE`."""
+    """Print the completions of a line's last argument: `__complete SHELL LINE`."""
     shell, line = argv
-    words = split(line)
-    found = sorted({c for c in candidates(words[1:]) if c.startswith(words[-1])})
-    if shell == "bash":  # its words end at `=` and `:`, which stand before what it replaces
-        cut = max(words[-1].rfind("="), words[-1].rfind(":")) + 1
-        found = [c[cut:] for c in found]
-    sys.stdout.write("".join(f"{c}\n" for c in found))
+    args = split(line)
+    matches = sorted({c for c in candidates(args[1:]) if c.startswith(args[-1])})
+    if shell == "bash":  # bash splits words at `=` and `:`, and replaces only the text after them
+        cut = max(args[-1].rfind("="), args[-1].rfind(":")) + 1
+        matches = [c[cut:] for c in matches]
+    sys.stdout.write("".join(f"{c}\n" for c in matches))
     return 0
 
 
 def split(line: str) -> list[str]:
-    """Split a line that is being typed into words; the last one is what is being typed, which may be empty."""
+    """Split an unfinished line into arguments; the last is the one being typed, possibly empty."""
     try:
-        words = shlex.split(line)
+        args = shlex.split(line)
     except ValueError:  # an open quote
-        words = line.replace("'", " ").replace('"', " ").split()
-    return [*words, ""] if not words or line[-1:].isspace() else words
+        args = line.replace("'", " ").replace('"', " ").split()
+    return [*args, ""] if not args or line[-1:].isspace() else args
 
 
-def candidates(words: Sequence[str]) -> Iterator[str]:
-    """Yield what the last of the words may be.
+def candidates(args: Sequence[str]) -> Iterator[str]:
+    """Yield the possible values of the last argument.
 
     Args:
-        words: Those behind `tune`.
+        args: The arguments after `tune`.
     """
-    *before, current = words
+    *before, current = args
     if not before:
         yield from (*verbs(), *recipe_names())
         yield from names_of(LAUNCH_OPTIONS) if current.startswith("-") else ()
@@ -73,23 +73,23 @@ def candidates(words: Sequence[str]) -> Iterator[str]:
     elif equals and name in options:
         yield from (f"{name}={value}" for value in _values_of(options[name], call))
     else:
-        yield from _words_of(verb, call, current)
+        yield from _arguments_of(verb, call, current)
 
 
 def _values_of(option: Option, call: Call) -> Iterator[str]:
-    """Yield the values of an option."""
+    """Yield the possible values of an option."""
     yield from option.choices
     if CONFIGS in option.completes:
         yield from config_names().get(call.recipe, config_sources())
 
 
-def _words_of(verb: Verb, call: Call, current: str) -> Iterator[str]:
-    """Yield arguments, overrides and options."""
+def _arguments_of(verb: Verb, call: Call, current: str) -> Iterator[str]:
+    """Yield the possible positional arguments, overrides and options."""
     position = len(call.arguments)
     for form in verb.forms:
         for argument in form.arguments[position : position + 1]:
-            for offered in argument.completes:
-                yield from SOURCES[offered]() if offered in SOURCES else (offered,)
+            for completion in argument.completes:
+                yield from SOURCES[completion]() if completion in SOURCES else (completion,)
     if verb.takes_overrides and call.recipe in recipe_names():
         yield from _overrides(call, current)
     if current.startswith("-") or verb.takes_overrides:
@@ -98,7 +98,7 @@ def _words_of(verb: Verb, call: Call, current: str) -> Iterator[str]:
 
 
 def _overrides(call: Call, current: str) -> Iterator[str]:
-    """Yield override keys of a recipe in their spellings, and values for a key that is written."""
+    """Yield the override keys of a recipe (`key=`, `--key=`, `+key=`), or the values of a key that is complete."""
     schema = _schema(call.recipe)
     tree = _tree(call)
     dashes = next((prefix for prefix in ("--", "+") if current.startswith(prefix)), "")
@@ -117,22 +117,22 @@ def _schema(recipe: str) -> Schema:
 
 
 def _tree(call: Call) -> Any:
-    """Return the rendering of the config that the line names, with the components that it swaps."""
+    """Return the rendered tree of the config that the line names, with the components that its overrides swap."""
     from torchtune.config.model import read_yaml
 
     tree: dict[str, Any] = {}
     if call.config in config_sources():
         value = read_yaml(os.path.join(folder_of("configs_yaml"), f"{call.config}.yaml")).value  # noqa: PTH118
         tree = value if isinstance(value, dict) else {}
-    for word in call.overrides:
-        key, equals, text = word.removeprefix("--").partition("=")
+    for override in call.overrides:
+        key, equals, text = override.removeprefix("--").partition("=")
         if equals and "." in text and text.replace(".", "").replace("_", "").isalnum():
             tree[key] = {"_component_": text}
     return tree
 
 
 def _keys(root: Schema, schema: Schema, tree: Any, prefix: str) -> Iterator[str]:
-    """Yield the dotted keys below a value."""
+    """Yield the dotted field paths below a value."""
     for name, inner in _properties(root, schema, tree).items():
         if name not in ("_base_", "_component_"):
             yield f"{prefix}{name}"
@@ -144,26 +144,26 @@ def _below(tree: Any, key: str) -> Any:
 
 
 def _properties(root: Schema, schema: Schema, tree: Any) -> dict[str, Schema]:
-    """Return the properties of a mapping at a place: those of its section, or of the component that it is."""
-    found: dict[str, Schema] = dict(schema.get("properties", {}))
+    """Return the properties of a mapping: the fields of a section, or the arguments of a component."""
+    properties: dict[str, Schema] = dict(schema.get("properties", {}))
     for option in _options(root, schema):
         if "allOf" in option and "_component_" in option.get("properties", {}):
-            found = _arguments(root, option, tree) or found
+            properties = _component_arguments(root, option, tree) or properties
         elif "properties" in option:
-            found.update(option["properties"])
-    return found
+            properties.update(option["properties"])
+    return properties
 
 
-def _arguments(root: Schema, whole: Schema, tree: Any) -> dict[str, Schema]:
-    named = _below(tree, "_component_")
-    for case in whole["allOf"]:
-        if case["if"].get("properties", {}).get("_component_", {}).get("const") == named and named:
+def _component_arguments(root: Schema, component: Schema, tree: Any) -> dict[str, Schema]:
+    dotpath = _below(tree, "_component_")
+    for case in component["allOf"]:
+        if case["if"].get("properties", {}).get("_component_", {}).get("const") == dotpath and dotpath:
             return dict(_target(root, case["then"])["properties"])
     return {}
 
 
 def _options(root: Schema, schema: Schema) -> Iterator[Schema]:
-    """Yield the alternatives of a schema, references followed."""
+    """Yield the alternatives of a schema, with references resolved."""
     schema = _target(root, schema)
     inner = [*schema.get("anyOf", ()), *(s for s in schema.get("allOf", ()) if "$ref" in s)]
     if not inner:
@@ -179,7 +179,7 @@ def _target(root: Schema, schema: Schema) -> Schema:
 
 
 def _values(root: Schema, tree: Any, key: str) -> Iterator[str]:
-    """Yield what may stand behind a key: dotpaths, choices, true and false, null."""
+    """Yield the possible values of a field: dotpaths, choices, true and false, null."""
     schema: Schema = root
     for part in key.split("."):
         schema, tree = _properties(root, schema, tree).get(part, {}), _below(tree, part)
@@ -189,5 +189,5 @@ def _values(root: Schema, tree: Any, key: str) -> Iterator[str]:
             yield from ("true", "false")
         if option.get("type") == "null":
             yield "null"
-        named = option.get("properties", {}).get("_component_", {}).get("anyOf", ())
-        yield from (path for choice in named for path in choice.get("enum", ()))
+        components = option.get("properties", {}).get("_component_", {}).get("anyOf", ())
+        yield from (path for choice in components for path in choice.get("enum", ()))

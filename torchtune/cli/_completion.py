@@ -1,4 +1,4 @@
-"""`tune completion`: print a script that lets bash, zsh or fish complete."""
+"""`tune completion`: print a completion script for bash, zsh or fish."""
 
 import sys
 
@@ -8,8 +8,8 @@ from torchtune.config import ConfigError
 from torchtune.runs import recipe_names
 from torchtune.runs.command_line import Call
 
-# The program gets the line up to the cursor, and prints a candidate a line. A candidate that ends in `=` or `.` goes
-# on, so no space follows it. Where there is none, the shell completes files.
+# `tune __complete` gets the line up to the cursor and prints one candidate per line. No space follows a candidate that
+# ends in `=` or `.`, as it is unfinished. Without candidates, the shell completes file names.
 BASH = """\
 _tune() {
     local IFS=$'\\n'
@@ -54,10 +54,10 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
 def run(call: Call) -> int:
-    """Print a shell's script."""
+    """Print the completion script of a shell."""
     shell = call.arguments[0]
     if shell not in SCRIPTS:
-        raise ConfigError.of_word(shell, f"expected one of {', '.join(SCRIPTS)}")
+        raise ConfigError.of_argument(shell, f"expected one of {', '.join(SCRIPTS)}")
     for recipe in recipe_names():  # completion reads their schemas
         schema_file(recipe)
     sys.stdout.write(SCRIPTS[shell])
@@ -68,13 +68,13 @@ VERB = Verb(
     "completion",
     run,
     forms=(Form((Argument("|".join(SCRIPTS), tuple(SCRIPTS)),)),),
-    takes="a shell",
-    about="""\
-Prints a script that lets a shell complete verbs, recipes, configs, override
-keys, dotpaths and choices:""",
+    takes="the name of a shell",
+    description="""\
+Prints a script that makes a shell complete verbs, recipes, configs, overrides,
+component dotpaths and choices. The examples install it.""",
     examples=(
         "tune completion bash >> ~/.bashrc",
-        "tune completion zsh > ~/.zfunc/_tune        (a folder of $fpath)",
+        "tune completion zsh > ~/.zfunc/_tune        (any folder in $fpath)",
         "tune completion fish > ~/.config/fish/completions/tune.fish",
     ),
 )

@@ -1,4 +1,4 @@
-"""`tune convert`: turn a checkpoint into a Hugging Face folder."""
+"""`tune convert`: convert a checkpoint to a Hugging Face folder."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,35 +12,31 @@ from torchtune.runs.console import print_note
 
 BASE = Option(
     "--base",
-    "the model that an adapter is for, of any of the other kinds; the one that adapter_config.json names if left out",
-    "B",
+    "base model of an adapter, in any of the other formats (default: the one that adapter_config.json names)",
+    "MODEL",
 )
-APART = Option("--apart", "keep an adapter apart: write a PEFT folder")
+KEEP_ADAPTER = Option("--keep-adapter", "write a PEFT folder instead of merging the adapter into its base")
 TOKENIZER = Option(
     "--tokenizer",
-    "the folder of a tokenizer, or a file of it; if left out the checkpoint's own, which for an adapter is that of its"
-    " folder or else its base's",
-    "T",
+    "folder or file of a tokenizer (default: the checkpoint's; for an adapter, the one in its folder, else its base's)",
+    "PATH",
 )
 DTYPE = Option(
     "--dtype",
-    "the weights' type; their own if left out, bfloat16 for GGUF",
+    "data type of the weights (default: unchanged; bfloat16 for GGUF)",
     "D",
     choices=("bfloat16", "float16", "float32"),
 )
-
 ADD_TOKEN = Option(
     "--add-token",
-    "add a special token to the tokenizer, and a row for it to embeddings and output head: the mean of their rows",
+    "add a special token to the tokenizer; its rows in the embeddings and the output head are the mean of the others",
     "TOKEN",
     repeats=True,
 )
-VOCAB_SIZE = Option(
-    "--vocab-size", "rows of embeddings and output head, if they are to have more than they need", "N"
-)
+VOCAB_SIZE = Option("--vocab-size", "pad the embeddings and the output head to this number of rows", "N")
 
 _GGUF = (
-    "llama.cpp makes it of a folder: tune convert {source} {folder}; python convert_hf_to_gguf.py {folder}"
+    "llama.cpp converts a folder to GGUF: tune convert {source} {folder}; python convert_hf_to_gguf.py {folder}"
     " --outfile {target}"
 )
 _FOLDER = (
@@ -50,9 +46,9 @@ _ENDINGS = {
     ".gguf": _GGUF,
     ".ggml": _GGUF,
     **dict.fromkeys((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl"), _FOLDER),
-    ".onnx": "tune convert {source} {folder} writes a folder, which Optimum exports (optimum-cli export onnx)",
+    ".onnx": "tune convert {source} {folder} writes a folder that Optimum can export (optimum-cli export onnx)",
 }
-"""Endings of files that are not written, each with the way to what is meant."""
+"""Endings of files that cannot be written, each with the commands to run instead."""
 
 
 def run(call: Call) -> int:
@@ -69,7 +65,7 @@ def run(call: Call) -> int:
             source,
             folder,
             base=call.value(BASE),
-            apart=call.has(APART),
+            keep_adapter=call.has(KEEP_ADAPTER),
             tokenizer=call.value(TOKENIZER),
             dtype=None if dtype is None else getattr(torch, dtype),
             add_tokens=call.values(ADD_TOKEN),
@@ -82,29 +78,29 @@ def run(call: Call) -> int:
     )
     files = ("tokenizer.json", "tokenizer.model", "adapter_config.json")
     if not any(Path(folder, name).is_file() for name in files):
-        print_note(f"{base or source} has no tokenizer, so {folder} has none; --tokenizer adds one")
+        print_note(f"{folder} has no tokenizer, as {base or source} has none; --tokenizer adds one")
     return 0
 
 
 def _check_target(source: str, target: str) -> None:
-    """Check that what is to be written is a folder's name.
+    """Check that the target is the name of a folder.
 
     Raises:
-        ConfigError: It is that of a file, which is not written.
+        ConfigError: The target is the name of a file.
     """
     ending = Path(target).suffix.lower()
     folder = str(Path(target).with_suffix("")) if ending in _ENDINGS else ""
     if folder and not Path(target).is_dir():
-        how = _ENDINGS[ending].format(source=source, folder=folder, target=target)
-        raise ConfigError.of_word(target, "a folder is written, and no such file", how)
+        advice = _ENDINGS[ending].format(source=source, folder=folder, target=target)
+        raise ConfigError.of_argument(target, "tune convert writes a folder, not a file", advice)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Give what draws a bar of tensors on a terminal."""
+    """Yield a function that draws a progress bar of tensors on a terminal."""
     from tqdm import tqdm
 
-    # Elsewhere tqdm draws nothing; with a delay, nothing before the first tensor either.
+    # `disable=None` draws nothing outside a terminal; the delay draws nothing before the first tensor.
     with tqdm(unit="tensor", disable=None, delay=1e-3) as bar:
 
         def show(done: int, total: int) -> None:
@@ -120,17 +116,18 @@ VERB = Verb(
     forms=(
         Form(
             (Argument("<checkpoint>"), Argument("<folder>")),
-            (BASE, APART, TOKENIZER, DTYPE, ADD_TOKEN, VOCAB_SIZE),
+            (BASE, KEEP_ADAPTER, TOKENIZER, DTYPE, ADD_TOKEN, VOCAB_SIZE),
         ),
     ),
     takes="a checkpoint and a folder",
-    about="""\
-Writes a Hugging Face folder (config.json, the tokenizer, safetensors) of
+    description="""\
+Writes a Hugging Face folder (config.json, the tokenizer, safetensors). The
+checkpoint is one of
 
   a GGUF file of any supported family,
-  a folder of Meta's: params.json and consolidated.00.pth, with .01 and so on,
-  a Hugging Face folder, whose pickles become safetensors, or
-  a PEFT folder: the adapter is merged into its base.""",
+  a folder in Meta's format: params.json, consolidated.00.pth, .01.pth and so on,
+  a Hugging Face folder; pickled weights become safetensors,
+  a PEFT folder; the adapter is merged into its base model.""",
     examples=(
         "tune convert SmolLM2-135M-Instruct.Q4_1.gguf models/SmolLM2-135M-Instruct",
         "tune convert llama/llama-2-7b models/Llama-2-7b --tokenizer llama/tokenizer.model",

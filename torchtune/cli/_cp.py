@@ -1,4 +1,4 @@
-"""`tune cp`: copy a recipe or a config, to change it."""
+"""`tune cp`: copy a recipe or a config, to edit it."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ _STARTS = {
     "full": "model_directory=DIR dataset.source=rows.jsonl",
     "generate": "model_directory=DIR",
 }
-"""Configs for any model, each with what is to be set."""
+"""Configs for any model, each with the overrides that it needs."""
 
 
 def run(call: Call) -> int:
@@ -45,7 +45,7 @@ def run(call: Call) -> int:
 
 
 def _command(name: str, path: str) -> str:
-    """Return what runs a copy."""
+    """Return the command that runs a copy."""
     configs = config_names()
     if name in configs:
         config = next((f"{start} {_STARTS[start]}" for start in _STARTS if start in configs[name]), "...")
@@ -59,7 +59,7 @@ def copy_of(name: str, path: str) -> str:
 
     Raises:
         ConfigError: There is no such recipe or config.
-        ValueError: The path's ending does not fit what is copied.
+        ValueError: The recipe or config cannot be copied to a path with this ending.
     """
     if name in recipe_names():
         if not path.endswith(".py"):
@@ -79,17 +79,17 @@ def copy_of(name: str, path: str) -> str:
 
 
 def _with_schema(text: str, path: str) -> str:
-    """Return a rendering whose first line names its schema as seen from a copy, or else its recipe."""
-    comment, newline, rest = text.partition("\n")
+    """Return rendered YAML whose first line names its schema, relative to the copy, or else its recipe."""
+    comment, newline, body = text.partition("\n")
     recipe = comment.rpartition("$schema=schemas/")[2].removesuffix(".json")
     if recipe == comment:
         return text
     schema = schema_file(recipe)
     if schema is None:
-        return f"# recipe: {recipe}{newline}{rest}"
-    above = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
-    near = os.path.relpath(os.path.realpath(schema), above)
-    return f"# yaml-language-server: $schema={near}{newline}{rest}"
+        return f"# recipe: {recipe}{newline}{body}"
+    folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+    relative = os.path.relpath(os.path.realpath(schema), folder)
+    return f"# yaml-language-server: $schema={relative}{newline}{body}"
 
 
 def _read(file: str) -> str:
@@ -102,9 +102,10 @@ VERB = Verb(
     run,
     forms=(Form((Argument("<recipe or config>", (RECIPES, CONFIGS)), Argument("<path>")), (FORCE,)),),
     takes="a name and a path",
-    about="""\
-Copies a recipe's file (.py), or a config (.py, its function with what it needs;
-.yaml, the rendering). The copy runs at once:""",
+    description="""\
+Copies a recipe (a .py file) or a config. A config is copied as YAML, or as its
+Python function with the imports and helpers that it needs. The copy can be run
+without changes.""",
     examples=(
         "tune cp lora_finetune my_recipe.py",
         "tune ./my_recipe.py --config smollm2_135m_lora",

@@ -1,4 +1,4 @@
-"""`tune data`: show what a run would read, token by token, and its numbers."""
+"""`tune data`: show the data that a run trains on, token by token, with statistics."""
 
 import sys
 from collections.abc import Iterator
@@ -14,17 +14,18 @@ from torchtune.runs.console import is_coloured, paint
 if TYPE_CHECKING:
     from torchtune.cli._data_summary import Summary
 
-ROWS = Option("--rows", "rows that are shown, 2 if left out", "N")
+ROWS = Option("--rows", "number of rows to show (default: 2)", "N")
 LIMIT = Option(
     "--limit",
-    "rows that are read for the numbers, spread over the dataset; all if left out (of a stream: the first 10000)",
+    "number of rows to read for the statistics, evenly spaced over the dataset (default: all; for a stream, the first"
+    " 10000)",
     "N",
 )
-HTML = Option("--html", "write the same as a page", "FILE")
+HTML = Option("--html", "also write an HTML page", "FILE")
 HELD_OUT = Option(
     "--held-out",
-    "rows that the model is to be judged by, read as the dataset's own are: tell whether they stand among those trained"
-    " on; the rows that the config's validation holds out, if left out",
+    "evaluation rows, in the format of the dataset: report how many of them are also in the training data (default: the"
+    " validation rows of the config)",
     "SOURCE",
 )
 _BARS = "▁▂▃▄▅▆▇█"
@@ -47,14 +48,14 @@ def run(call: Call) -> int:
 
 
 def _lines(summary: "Summary") -> Iterator[str]:
-    """Yield what is printed on a terminal."""
-    legend = [paint("trained to predict", "bold", "green"), paint("given", "dim"), paint("<special>", "cyan")]
+    """Yield the lines to print on the terminal."""
+    legend = [paint("target", "bold", "green"), paint("context", "dim"), paint("<special>", "cyan")]
     if not is_coloured(sys.stdout):
-        legend = ["«trained to predict»", "given"]
+        legend = ["«target»", "context"]
     for number, row in enumerate(summary.rows, start=1):
-        for at, document in enumerate(row, start=1):
-            of = f", example {at} of {len(row)}" if len(row) > 1 else ""
-            yield paint(f"row {number}{of}: {counted(len(document), 'token')}", "bold")
+        for position, document in enumerate(row, start=1):
+            example = f", example {position} of {len(row)}" if len(row) > 1 else ""
+            yield paint(f"row {number}{example}: {counted(len(document), 'token')}", "bold")
             yield _document(document)
             yield ""
     yield " · ".join(legend)
@@ -63,29 +64,29 @@ def _lines(summary: "Summary") -> Iterator[str]:
     for name, value in summary.facts:
         yield f"{name:{width}}  {value}"
     if summary.histogram:
-        most = max(count for _, count in summary.histogram)
-        bars = "".join(" " if not c else _BARS[(c * len(_BARS) - 1) // most] for _, c in summary.histogram)
+        peak = max(count for _, count in summary.histogram)
+        bars = "".join(" " if not c else _BARS[(c * len(_BARS) - 1) // peak] for _, c in summary.histogram)
         yield f"{'lengths':{width}}  {summary.histogram[0][0]} {bars} {max(summary.report.lengths)}"
     for warning in summary.report.warnings:
         yield f"{paint('warning:', 'yellow')} {warning}"
 
 
 def _document(document: list[Any]) -> str:
-    """Return an example's tokens with a bar between each two; a line break is shown, and made."""
+    """Return an example's tokens, separated by bars; a line break is shown as a symbol and also breaks the line."""
     bar = paint("|", "dim")
-    words = []
+    painted_tokens = []
     for i, piece in enumerate(document):
         text = piece.text.replace("\r", "␍").replace("\t", "→")
         styles = ["bold", "green"] if piece.is_target else ["dim"]
         if piece.is_special:
             styles = ["bold", "cyan"] if piece.is_target else ["cyan"]
-        shown = "\n".join(paint(part, *styles) for part in text.replace("\n", "⏎\n").split("\n"))
+        painted = "\n".join(paint(part, *styles) for part in text.replace("\n", "⏎\n").split("\n"))
         begins = piece.is_target and not (i and document[i - 1].is_target)
         ends = piece.is_target and not (i + 1 < len(document) and document[i + 1].is_target)
         if not is_coloured(sys.stdout):
-            shown = "«" * begins + shown + "»" * ends
-        words.append(shown)
-    return bar.join(words)
+            painted = "«" * begins + painted + "»" * ends
+        painted_tokens.append(painted)
+    return bar.join(painted_tokens)
 
 
 VERB = Verb(
@@ -93,11 +94,11 @@ VERB = Verb(
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ROWS, LIMIT, HTML, HELD_OUT)),),
     launch=COUNT_OPTIONS,
-    about="""\
-Shows the first rows as the model will see them: targets, which it is trained to
-predict, stand apart from what it is given, special tokens have their names, and
-a bar stands between tokens. Then come the numbers of the dataset, what of its
-rows is not in the tokens, and what is likely to be a mistake. No model is loaded.""",
+    description="""\
+Shows the first rows as the model will see them. Target tokens, which the model
+learns to predict, are highlighted; special tokens are shown by name; a bar
+separates tokens. Statistics of the dataset follow, then warnings about rows and
+columns that are not used and about likely mistakes. No model is loaded.""",
     examples=(
         "tune data lora_finetune --config smollm2_135m_lora",
         "tune data lora_finetune --config smollm2_135m_lora loading.packing={} --html data.html",

@@ -1,4 +1,4 @@
-"""The page of `tune data --html`: one file that needs nothing else."""
+"""The page of `tune data --html`: a single self-contained file."""
 
 from html import escape
 from typing import Any
@@ -33,7 +33,7 @@ td:first-child { color: var(--dim); }
 
 
 def page_of(summary: Summary) -> str:
-    """Write a run's data as a page."""
+    """Return a run's data as an HTML page."""
     rows = "".join(
         f"<h2>Row {i}</h2><div class=row>{''.join(map(_example, row))}</div>"
         for i, row in enumerate(summary.rows, start=1)
@@ -44,10 +44,10 @@ def page_of(summary: Summary) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>tune data {escape(summary.title)}</title><style>{_STYLE}</style>"
-        f"<h1>What <code>{escape(summary.title)}</code> reads</h1>{warnings}"
-        '<p><span class="token target">trained to predict</span> <span class=token>given</span> '
-        "<span class='token special'>special token</span>; a token's number shows where the pointer rests.</p>"
-        f"{rows}<h2>Numbers</h2><table>{facts}</table>{_bars(summary)}</html>\n"
+        f"<h1>Data of <code>{escape(summary.title)}</code></h1>{warnings}"
+        '<p><span class="token target">target</span> <span class=token>context</span> '
+        "<span class='token special'>special token</span>; hover over a token to see its id.</p>"
+        f"{rows}<h2>Statistics</h2><table>{facts}</table>{_bars(summary)}</html>\n"
     )
 
 
@@ -64,10 +64,10 @@ def _token(piece: Any) -> str:
 def _bars(summary: Summary) -> str:
     if not summary.histogram:
         return ""
-    most = max(count for _, count in summary.histogram)
+    peak = max(count for _, count in summary.histogram)
     bars = "".join(
-        f'<div style="height:{count / most:.1%}" title="from {least}: {count}"></div>'
-        for least, count in summary.histogram
+        f'<div style="height:{count / peak:.1%}" title="from {start}: {count}"></div>'
+        for start, count in summary.histogram
     )
     ends = f"<span>{counted(summary.histogram[0][0], 'token')}<span>{counted(max(summary.report.lengths), 'token')}"
     return f"<h2>Lengths</h2><div class=bars>{bars}</div><div class=axis>{ends}</div>"

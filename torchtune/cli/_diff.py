@@ -1,4 +1,4 @@
-"""`tune diff`: compare two configs leaf by leaf, or a run with its command today."""
+"""`tune diff`: compare two configs, or a run with what its command would do now."""
 
 import contextlib
 import os
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    """Compare two configs; exit status 0, whether they differ or not."""
+    """Print the differences; the exit status is 0 whether there are any or not."""
     names = call.arguments
-    found, code = between(*names) if len(names) == 2 else since(names[0])
+    entries, code = compare_configs(*names) if len(names) == 2 else compare_with_now(names[0])
     if call.has(JSON):
-        write_json([_row(d) for d in found])
+        write_json([_row(d) for d in entries])
         return 0
-    for path, a, b in found:
-        sys.stdout.write(f"{paint(path, 'bold')}: {_shown(a, 'red')} -> {_shown(b, 'green')}\n")
+    for path, a, b in entries:
+        sys.stdout.write(f"{paint(path, 'bold')}: {_text(a, 'red')} -> {_text(b, 'green')}\n")
     sys.stdout.writelines(code)
-    if not found:
+    if not entries:
         sys.stdout.write("no difference\n")
     return 0
 
 
-def between(left: str, right: str) -> tuple[list[Difference], list[str]]:
-    """Compare two configs, and of two runs also what else they are made of.
+def compare_configs(left: str, right: str) -> tuple[list[Difference], list[str]]:
+    """Compare two configs; for two runs, also their other inputs, such as code and data.
 
-    A run's config has the defaults of every argument spelt out, so a config beside it is frozen first, which takes
-    what it names to be imported.
+    The config in a run's folder is frozen: it spells out the default of every argument. A config compared with it is
+    therefore frozen first, which imports its components.
 
     Returns:
-        The differences, and the lines of code in which two runs differ, as `diff -u` prints them.
+        The differences, and the lines of code in which two runs differ, in the format of `diff -u`.
     """
     are_runs = [_is_run(name) for name in (left, right)]
-    found = differences(*(tree_of(name, frozen=any(are_runs)) for name in (left, right)))
+    entries = differences(*(tree_of(name, frozen=any(are_runs)) for name in (left, right)))
     if not all(are_runs):
-        return found, []
+        return entries, []
     folders = [runs.RunFolder(name) for name in (left, right)]
     records = [folder.read_record() for folder in folders]
     altered = runs.altered_inputs(*records)
@@ -53,11 +53,14 @@ def between(left: str, right: str) -> tuple[list[Difference], list[str]]:
         {n: folder.code / n for n in record.get("code", ())}
         for folder, record in zip(folders, records, strict=True)
     ]
-    return [*found, *_extensions(*records), *altered], _changed_lines(altered, *copies)
+    return [*entries, *_extensions(*records), *altered], _changed_lines(altered, *copies)
 
 
 def _extensions(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
-    """Compare how two runs were extended: learning rates differ from those of a run that was as long from the start."""
+    """Compare how two runs were extended.
+
+    The learning rates of an extended run differ from those of a run that was planned with the final length.
+    """
     a, b = runs.extended_limits(left), runs.extended_limits(right)
     rows = [(name, a.get(name, ABSENT), b.get(name, ABSENT)) for name in dict.fromkeys([*a, *b])]
     return [Difference(f"extended.{name}", x, y) for name, x, y in rows if x != y]
@@ -66,7 +69,7 @@ def _extensions(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Diffe
 def _changed_lines(
     altered: list[Difference], left: "Mapping[str, Path]", right: "Mapping[str, Path]"
 ) -> list[str]:
-    """Return the lines in which the files of code differ that are altered."""
+    """Return the differing lines of the altered code files, in the format of `diff -u`."""
     import difflib
 
     lines: list[str] = []
@@ -83,11 +86,11 @@ def _is_run(name: str) -> bool:
 
 
 def tree_of(name: str, *, frozen: bool = False) -> Any:
-    """Return a config's tree, a registered one's from its rendering.
+    """Return a config's tree; that of a registered config is read from its rendered YAML.
 
     Args:
-        name: What the user calls it.
-        frozen: Spell out the defaults of a registered config's arguments, and of a Python function's.
+        name: A registered config, a YAML file, a Python file's function, or a run's folder.
+        frozen: For a registered config or a Python function, spell out the defaults of all arguments.
 
     Raises:
         ConfigError: There is no such config.
@@ -103,61 +106,63 @@ def tree_of(name: str, *, frozen: bool = False) -> Any:
 
 
 def _read(file: str) -> Any:
-    """Return what a YAML file holds, over what its bases hold."""
+    """Return the tree of a YAML file, merged over its bases."""
     document = model.read_yaml(file)
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     if not isinstance(document.value, dict):
-        raise ConfigError([Mistake.of_file(file, "holds no config, a mapping of fields to values")], file)
+        raise ConfigError(
+            [Mistake.of_file(file, "expected a config, which is a mapping of fields to values")], file
+        )
     if "_base_" not in document.value:
         return document.value
     return runs.config_layers(file, None).tree
 
 
-def since(folder: str) -> tuple[list[Difference], list[str]]:
-    """Compare a run's frozen config, and what else it is made of, with what its command means today.
+def compare_with_now(folder: str) -> tuple[list[Difference], list[str]]:
+    """Compare a run's frozen config and its other inputs with those that its command would have now.
 
     Returns:
-        The differences, and the lines of code that have changed, as `diff -u` prints them.
+        The differences, and the lines of code that have changed, in the format of `diff -u`.
 
     Raises:
-        ConfigError: It is no run's folder, or its command means nothing any more.
+        ConfigError: It is not a run's folder, or its command is no longer valid.
     """
     run_folder = runs.RunFolder(folder)
     record = run_folder.read_record()
     if not record:
         advice = "name a second config to compare it with"
-        raise ConfigError([Mistake.of_file(folder, "is no run's folder", advice)], "the run")
-    then = _read(str(run_folder.config))
-    written = run_folder.written()
+        raise ConfigError([Mistake.of_file(folder, "is not a run's folder", advice)], "the run")
+    run_config = _read(str(run_folder.config))
+    output_files = run_folder.owned_paths()
     start = record.get("folder", "")
-    # Its paths are relative to where it was started.
+    # The paths in the command are relative to the folder in which the run was started.
     working_folder = contextlib.chdir(start) if os.path.isdir(start) else contextlib.nullcontext()  # noqa: PTH112
     with working_folder:
-        now, today = _run_of_command(record["command"], record.get("allow", []), written)
-    if now.get("seed", ABSENT) is None:
-        now["seed"] = then.get("seed")  # it was drawn
-    altered = runs.altered_inputs(record, today)
+        config_now, record_now = _run_of_command(record["command"], record.get("allow", []), output_files)
+    if config_now.get("seed", ABSENT) is None:
+        config_now["seed"] = run_config.get("seed")  # drawn at random when the run started
+    altered = runs.altered_inputs(record, record_now)
     copies = {name: run_folder.code / name for name in record.get("code", ())}
     from pathlib import Path
 
-    sources = {name: Path(entry["path"]) for name, entry in today["code"].items()}
-    return [*differences(then, now), *altered], _changed_lines(altered, copies, sources)
+    sources = {name: Path(entry["path"]) for name, entry in record_now["code"].items()}
+    return [*differences(run_config, config_now), *altered], _changed_lines(altered, copies, sources)
 
 
 def _run_of_command(
-    command: list[str], allowed: list[str], written: "list[Path]"
+    command: list[str], allowed: list[str], output_files: "list[Path]"
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the frozen tree of what a run's command means now, and what else it is made of."""
+    """Return the frozen config tree and the record that a run's command would have now."""
     is_script = command[0].endswith(".py")  # `python my_recipe.py --config ...`
-    words = command if is_script else [word for word in command[1:] if word != "run"]
-    call = read_words(words, RUN_OPTIONS, takes_launch=True)
+    args = command if is_script else [arg for arg in command[1:] if arg != "run"]
+    call = read_words(args, RUN_OPTIONS, takes_launch=True)
     config.allow(*allowed, *call.allowed)
     recipe, layers = runs.layers_of(call)
-    layers.build(f"the config of {recipe.name} today")
+    layers.build(f"the current config of {recipe.name}")
     tree = model.freeze(layers).tree
     return tree, {
-        **runs.provenance(layers, tree, written),
+        **runs.provenance(layers, tree, output_files),
         "versions": runs.versions(),
         "git": runs.git_state(),
     }
@@ -168,7 +173,7 @@ def _row(difference: Difference) -> dict[str, Any]:
     return {"path": difference.path, **{side: value for side, value in sides.items() if value is not ABSENT}}
 
 
-def _shown(value: Any, colour: str) -> str:
+def _text(value: Any, colour: str) -> str:
     if value is ABSENT:
         return paint("(absent)", "dim")
     return paint(model.inline_yaml(value), colour)
@@ -182,11 +187,11 @@ VERB = Verb(
         Form((Argument("RUN"),), (JSON,)),
     ),
     takes="two configs, or a run",
-    about="""\
-Compares two configs leaf by leaf. Each is a registered config, a YAML file, a
-Python file's function, or a run's folder. Of a run alone, it says what its
-command means today that it did not then: fields, defaults, versions, the lines
-of your code that have changed, and whether the data have.""",
+    description="""\
+Compares two configs field by field. Each is a registered config, a YAML file, a
+function in a Python file, or a run's folder. With a single run, compares it with
+what its command would do now: changed fields, defaults, versions, lines of your
+code, and whether the data have changed.""",
     examples=(
         "tune diff smollm2_135m_lora smollm2_135m_full",
         "tune diff smollm2_135m_lora runs/monday",

@@ -1,4 +1,4 @@
-"""`tune download`: fetch a model from the Hugging Face hub."""
+"""`tune download`: download a model from the Hugging Face hub."""
 
 import glob
 import json
@@ -22,27 +22,29 @@ from torchtune.runs.console import print_note
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-OUTPUT_DIR = Option("--output-dir", value="D", required=True)
-REVISION = Option("--revision", "a branch, a tag or a commit; main if left out", "R")
-INCLUDE = Option("--include", "fetch the files that match, in place of those above", "PATTERN", repeats=True)
-IGNORE = Option("--ignore", "leave out the files that match, whatever else is said", "PATTERN", repeats=True)
+OUTPUT_DIR = Option("--output-dir", value="FOLDER", required=True)
+REVISION = Option("--revision", "branch, tag or commit (default: main)", "R")
+INCLUDE = Option(
+    "--include", "download the matching files instead of those listed above", "PATTERN", repeats=True
+)
+IGNORE = Option("--ignore", "skip the matching files, even those of --include", "PATTERN", repeats=True)
 
 TEXTS = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
-"""The configuration and the tokenizer; with them come the first of WEIGHTS that a repository has."""
+"""The configuration and the tokenizer, downloaded together with the first of WEIGHTS that a repository has."""
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-ELSEWHERE = ("*/*", "consolidated*")
-"""The same weights once more, in the formats of other programs: original/, onnx/, Mistral's own file."""
-PARTS = "*.????????.incomplete"
-"""Half files in a folder's .cache, under names that huggingface_hub 2 never takes up again."""
+OTHER_FORMATS = ("*/*", "consolidated*")
+"""Copies of the same weights in the formats of other programs: original/, onnx/, Mistral's consolidated file."""
+PARTIAL_FILES = "*.????????.incomplete"
+"""Partial files in a folder's .cache, whose names huggingface_hub 2 never uses again."""
 ABANDONED_SECONDS = 600.0
-"""How long nobody writes to a half file before it is that of a run which was killed."""
-ANSWER_SECONDS = 30.0
-"""How long the hub may take to answer at all; huggingface_hub would wait for ever."""
-WAY_OUT = "{}, or copy the folder from a machine that has it"
+"""Age after its last write at which a partial file is taken to belong to a killed download."""
+TIMEOUT_SECONDS = 30.0
+"""How long to wait for the hub's first response; huggingface_hub would wait forever."""
+COPY_HINT = "or copy the folder from a machine that has it"
 
 
-class Order(NamedTuple):
-    """What one call asks for."""
+class Request(NamedTuple):
+    """The files to download, and where to."""
 
     repository: str
     folder: str
@@ -55,127 +57,141 @@ class Order(NamedTuple):
 
 def run(call: Call) -> int:
     """Download a model."""
-    repository, *more = call.arguments
-    if more:
-        hint = "put a pattern in quotes after --include or --ignore"
-        raise ConfigError.of_word(more[0], "is not understood", hint)
+    repository, *unexpected = call.arguments
+    if unexpected:
+        hint = "put each pattern in quotes, after --include or --ignore"
+        raise ConfigError.of_argument(unexpected[0], "unexpected argument", hint)
     folder = call.value(OUTPUT_DIR) or ""
-    order = Order(repository, folder, call.value(REVISION), call.values(INCLUDE), call.values(IGNORE))
+    request = Request(repository, folder, call.value(REVISION), call.values(INCLUDE), call.values(IGNORE))
     try:
-        sizes = fetch(order)
+        sizes = fetch(request)
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; the same command again fetches the files that are not whole\n")
+        sys.stderr.write("\ninterrupted; run the same command again to download the incomplete files\n")
         return 1
     amount = f"{counted(len(sizes), 'file')}, {_bytes(sum(sizes.values()))}"
-    sys.stdout.write(f"wrote {amount}, into {folder}\n")
+    sys.stdout.write(f"wrote {amount}, to {folder}\n")
     if "config.json" in sizes:
         directory = shlex.quote(folder)
         sys.stdout.write(f"next: tune validate <recipe> --config <config> model_directory={directory}\n")
     return 0
 
 
-def fetch(order: Order) -> dict[str, int]:
-    """Fetch a repository's files into a folder.
+def fetch(request: Request) -> dict[str, int]:
+    """Download a repository's files into a folder.
 
     Returns:
-        The size in bytes of each file that the order is for, whether it came now or was there.
+        The size in bytes of each file of the request, including files that were already in the folder.
 
     Raises:
         ValueError: The repository's name is malformed, or the folder cannot be written.
         LookupError: There is no such repository, revision or file.
-        PermissionError: The hub wants a licence to be accepted, or another token; or HF_TOKEN is malformed.
+        PermissionError: The hub requires accepting a licence, or another token; or HF_TOKEN is malformed.
         ConnectionError: The hub cannot be reached.
-        OSError: The hub is at fault; another try may succeed.
+        OSError: The hub fails; a retry may succeed.
     """
     from huggingface_hub import HfApi, get_token, snapshot_download
 
     token = get_token() or ""
-    if not (token.isascii() and token.isprintable()):  # else an error about the header would show it
-        raise PermissionError("the token in HF_TOKEN has characters that no token has; copy it anew")
-    with _plain_errors(order):
+    if not (
+        token.isascii() and token.isprintable()
+    ):  # otherwise an error about the header would show the token
+        raise PermissionError("the token in HF_TOKEN contains invalid characters; copy it again")
+    with _plain_errors(request):
         info = HfApi().model_info(
-            order.repository, revision=order.revision, files_metadata=True, timeout=ANSWER_SECONDS
+            request.repository, revision=request.revision, files_metadata=True, timeout=TIMEOUT_SECONDS
         )
-    there = {file.rfilename: file.size for file in info.siblings or ()}
-    wanted = {name: there[name] for name in choose(order, list(there))}
-    folder = Path(order.folder)
-    with _plain_errors(order), _bars() as bars:
-        _make_room(folder, wanted)
+    sizes = {file.rfilename: file.size for file in info.siblings or ()}
+    chosen_sizes = {name: sizes[name] for name in choose(request, list(sizes))}
+    folder = Path(request.folder)
+    with _plain_errors(request), _bars() as bars:
+        _prepare_folder(folder, chosen_sizes)
         snapshot_download(
-            order.repository,
+            request.repository,
             revision=info.sha,
             local_dir=folder,
-            allow_patterns=[glob.escape(name) for name in wanted],
+            allow_patterns=[glob.escape(name) for name in chosen_sizes],
             tqdm_class=bars,
         )
-    # snapshot_download only warns where the hub stops answering and the folder holds anything at all.
-    lacking = _lacking(folder, wanted)
-    if lacking:
-        raise OSError(f"{_some(lacking)} did not come whole; try again later")
-    return {name: (folder / name).stat().st_size for name in wanted}
+    # snapshot_download only warns if the hub stops responding while the folder is not empty.
+    incomplete = _incomplete_files(folder, chosen_sizes)
+    if incomplete:
+        raise OSError(f"incomplete download: {_first_names(incomplete)}; try again later")
+    return {name: (folder / name).stat().st_size for name in chosen_sizes}
 
 
-def choose(order: Order, names: Sequence[str]) -> list[str]:
-    """Return those of a repository's files that an order is for.
+def choose(request: Request, names: Sequence[str]) -> list[str]:
+    """Return the files of a repository that are to be downloaded.
 
     Raises:
-        LookupError: A pattern to include matches none of them, or all that match are to be ignored.
+        LookupError: A pattern to include matches no file, or all matching files are ignored.
     """
-    include, ignore = order.include, order.ignore
+    include, ignore = request.include, request.ignore
     for pattern in include:
         if not _matching(names, [pattern]):
-            raise LookupError(f"no file of {order.repository} matches {pattern!r}; it has {_some(names)}")
+            raise LookupError(
+                f"no file in {request.repository} matches {pattern!r}; its files: {_first_names(names)}"
+            )
     if not include:
-        own = [name for name in names if name not in _matching(names, ELSEWHERE)]
-        weights = [pattern for pattern in WEIGHTS if _matching(own, [pattern])]
+        candidates = [name for name in names if name not in _matching(names, OTHER_FORMATS)]
+        weights = [pattern for pattern in WEIGHTS if _matching(candidates, [pattern])]
         if not weights:
-            print_note(f"no {' or '.join(WEIGHTS)}; --include takes others of {_some(names)}")
-        include, ignore = [*TEXTS, *weights[:1]], [*ignore, *ELSEWHERE]
-    left_out = set(_matching(names, ignore))
-    chosen = [name for name in _matching(names, include) if name not in left_out]
+            print_note(
+                f"{request.repository} has no {' or '.join(WEIGHTS)}; choose other files with --include:"
+                f" {_first_names(names)}"
+            )
+        include, ignore = [*TEXTS, *weights[:1]], [*ignore, *OTHER_FORMATS]
+    ignored = set(_matching(names, ignore))
+    chosen = [name for name in _matching(names, include) if name not in ignored]
     if not chosen:
-        raise LookupError(f"no file of {order.repository} is left to fetch; it has {_some(names)}")
+        raise LookupError(
+            f"no file in {request.repository} to download; choose some with --include: {_first_names(names)}"
+        )
     return chosen
 
 
 def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that match a pattern; one that ends in `/` is a folder with all that it holds."""
-    whole = [pattern + "*" if pattern.endswith("/") else pattern for pattern in patterns]
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in whole)]
+    """Return the names that match any pattern; a pattern that ends in `/` matches everything in that folder."""
+    globs = [pattern + "*" if pattern.endswith("/") else pattern for pattern in patterns]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in globs)]
 
 
-def _some(names: Sequence[str], count: int = 10) -> str:
-    rest = [f"{len(names) - count} more"] if len(names) > count else []
-    return ", ".join([*names[:count], *rest]) or "none"
+def _first_names(names: Sequence[str], count: int = 10) -> str:
+    """Join the first names, and say how many more there are."""
+    remainder = [f"{len(names) - count} more"] if len(names) > count else []
+    return ", ".join([*names[:count], *remainder]) or "none"
 
 
-def _lacking(folder: Path, sizes: Mapping[str, int | None]) -> list[str]:
-    """Return the names of the files that are not in a folder, or not in their size.
+def _incomplete_files(folder: Path, sizes: Mapping[str, int | None]) -> list[str]:
+    """Return the names of the files that are missing from a folder or have the wrong size.
 
     Args:
-        folder: Where they should be.
-        sizes: Bytes of each, where the hub says it.
+        folder: The folder.
+        sizes: The size in bytes of each file; None if the hub does not report it.
     """
-    there = {name: (folder / name).stat().st_size for name in sizes if (folder / name).is_file()}
-    return [name for name, size in sizes.items() if name not in there or size not in (None, there[name])]
+    local_sizes = {name: (folder / name).stat().st_size for name in sizes if (folder / name).is_file()}
+    return [
+        name
+        for name, size in sizes.items()
+        if name not in local_sizes or size not in (None, local_sizes[name])
+    ]
 
 
-def _make_room(folder: Path, sizes: Mapping[str, int | None]) -> None:
-    """Make a folder, and see that what it lacks of the files fits.
+def _prepare_folder(folder: Path, sizes: Mapping[str, int | None]) -> None:
+    """Create a folder, and check that its disk has room for the missing files.
 
     Raises:
-        ValueError: It is a file, or its disk is too full.
+        ValueError: The folder is a file, or its disk is too full.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output-dir {folder} is a file; name a folder")
+        raise ValueError(f"--output-dir: {folder} is a file; expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for part in (folder / ".cache").rglob(PARTS):
-        if part.stat().st_mtime < time.time() - ABANDONED_SECONDS:
-            part.unlink()
-    needed = sum(sizes[name] or 0 for name in _lacking(folder, sizes))
+    for partial in (folder / ".cache").rglob(PARTIAL_FILES):
+        if partial.stat().st_mtime < time.time() - ABANDONED_SECONDS:
+            partial.unlink()
+    needed = sum(sizes[name] or 0 for name in _incomplete_files(folder, sizes))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(f"{folder} needs {_bytes(needed)} more, and {_bytes(free)} are free on its disk")
+        raise ValueError(f"{folder}: not enough disk space; {_bytes(needed)} needed, {_bytes(free)} free")
 
 
 def _bytes(count: int) -> str:
@@ -186,110 +202,120 @@ def _bytes(count: int) -> str:
 
 @contextmanager
 def _bars() -> Iterator[Any]:
-    """Yield a class of progress bars that show on a terminal only, and are gone at the end.
+    """Yield a class of progress bars that are shown only on a terminal and are cleared at the end.
 
-    Those of huggingface_hub stay open, and are drawn over what is printed next.
+    huggingface_hub leaves its bars open, which would be drawn over later output.
     """
     from huggingface_hub import constants
     from tqdm import tqdm
 
-    made = []
+    bars = []
     is_hidden = bool(constants.HF_HUB_DISABLE_PROGRESS_BARS) or not sys.stderr.isatty()
 
     class Bar(tqdm):  # type: ignore[type-arg]  # it is generic to the type checker only
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **{**options, "disable": is_hidden, "leave": False})
-            made.append(self)
+            bars.append(self)
 
     try:
         yield Bar
     finally:
-        for bar in reversed(made):
+        for bar in reversed(bars):
             bar.close()
 
 
 @contextmanager
-def _plain_errors(order: Order) -> Iterator[None]:
-    """Say what huggingface_hub raises in the words of `tune download`."""
+def _plain_errors(request: Request) -> Iterator[None]:
+    """Translate the exceptions of huggingface_hub into messages of `tune download`."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         yield
     except Exception as error:
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
-        said = _said(cause or error, order)
-        if said is None:
+        translated = _translated(cause or error, request)
+        if translated is None:
             raise
-        raise said from error
+        raise translated from error
 
 
-def _said(error: BaseException, order: Order) -> Exception | None:
-    """Return the exception to raise in place of another, or None where that one is plain or is a defect."""
+def _translated(error: BaseException, request: Request) -> Exception | None:
+    """Return the exception to raise instead of another, or None to raise that one unchanged."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if isinstance(error, HFValidationError):
-        return ValueError(f"{order.repository!r} is no repository of the hub; write it as <owner>/<name>")
+        return ValueError(f"{request.repository!r} is not a repository name; write <owner>/<name>")
     if isinstance(error, OfflineModeIsEnabled):
-        return ConnectionError("HF_HUB_OFFLINE is set, so nothing is fetched: " + WAY_OUT.format("unset it"))
+        return ConnectionError(
+            f"HF_HUB_OFFLINE is set, so nothing is downloaded; unset the variable, {COPY_HINT}"
+        )
     if isinstance(error, HfHubHTTPError):
-        return _refusal(error, order)
-    if isinstance(error, HfHubHTTPError.__bases__[0]):  # that of the HTTP library, which changes by version
-        way = WAY_OUT.format("give the same command once there is a network")
-        return ConnectionError(f"{constants.ENDPOINT} cannot be reached ({first_line}): {way}")
+        return _http_error(error, request)
+    if isinstance(
+        error, HfHubHTTPError.__bases__[0]
+    ):  # the HTTP library's error, which depends on the version
+        return ConnectionError(
+            f"cannot reach {constants.ENDPOINT} ({first_line}); run the same command when the network is available,"
+            f" {COPY_HINT}"
+        )
     if isinstance(error, json.JSONDecodeError):
         return ConnectionError(
-            f"{constants.ENDPOINT} does not answer as the hub does; see to HF_ENDPOINT, or to the network's login"
+            f"{constants.ENDPOINT} does not respond like the Hugging Face hub; check HF_ENDPOINT, and whether the"
+            " network requires a login"
         )
     if isinstance(error, OSError):
         if error.strerror:
-            return ValueError(f"{order.folder} cannot be written: {error.strerror}")
+            return ValueError(f"{request.folder} cannot be written: {error.strerror}")
         return OSError(f"{first_line}; try again later")
     return None
 
 
-def _refusal(error: "HfHubHTTPError", order: Order) -> Exception:
-    """Return the exception for an answer of the hub that is no success."""
+def _http_error(error: "HfHubHTTPError", request: Request) -> Exception:
+    """Return the exception for an error response of the hub."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    name = order.repository
+    name = request.repository
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return PermissionError(
-            f"{name} is gated: accept its licence on https://huggingface.co/{name}, and set HF_TOKEN to a token"
-            " of the account that did"
+            f"{name} is gated: accept its licence on https://huggingface.co/{name}, and set HF_TOKEN to a token of that"
+            " account"
         )
     is_anonymous = status == HTTPStatus.UNAUTHORIZED and get_token() is None
     if isinstance(error, RepositoryNotFoundError) or is_anonymous:
         return LookupError(
-            f"{name} is not on the hub, or is private, for which HF_TOKEN must be a token that may read it"
+            f"{name} is not on the hub, or is private; for a private one, set HF_TOKEN to a token that may read it"
         )
     if isinstance(error, RevisionNotFoundError):
-        return LookupError(f"{name} has no revision {order.revision!r}")
+        return LookupError(f"{name} has no revision {request.revision!r}")
     if status == HTTPStatus.UNAUTHORIZED:
         return PermissionError(
-            "the hub does not know the token in HF_TOKEN; https://huggingface.co/settings/tokens makes another"
+            "the hub does not recognise the token in HF_TOKEN; create another on"
+            " https://huggingface.co/settings/tokens"
         )
     if status == HTTPStatus.FORBIDDEN:
-        why = next(iter((error.server_message or "").splitlines()), "the token in HF_TOKEN may not read it")
-        return PermissionError(f"the hub refuses {name}: {why}")
-    return OSError(f"the hub answers {status} {error.response.reason_phrase}; try again later")
+        default = "the token in HF_TOKEN has no read access"
+        reason = next(iter((error.server_message or "").splitlines()), default)
+        return PermissionError(f"the hub denies access to {name}: {reason}")
+    return OSError(f"the hub responded {status} {error.response.reason_phrase}; try again later")
 
 
 VERB = Verb(
     "download",
     run,
-    forms=(Form((Argument("<owner/name>", most=MANY),), (OUTPUT_DIR, REVISION, INCLUDE, IGNORE)),),
+    forms=(Form((Argument("<owner/name>", max_count=MANY),), (OUTPUT_DIR, REVISION, INCLUDE, IGNORE)),),
     takes="a repository and --output-dir",
-    about="""\
-Fetches a model's configuration, tokenizer and weights from the Hugging Face hub:
-safetensors, or pytorch_model*.bin where there are none; nothing in subfolders.""",
+    description="""\
+Downloads a model's configuration, tokenizer and weights from the Hugging Face
+hub. The weights are *.safetensors, or else pytorch_model*.bin. Subfolders are
+skipped.""",
     notes="""\
-Put patterns in quotes, each after its own --include or --ignore; `*` matches
-`/` too. Interrupted, the same command fetches the files that are not whole, each
-from its beginning. A gated or private model needs HF_TOKEN in the environment.""",
+Put each pattern in quotes, after its own --include or --ignore; `*` also matches
+`/`. After an interruption, the same command downloads the incomplete files again
+from the start. Gated and private models need HF_TOKEN in the environment.""",
     examples=(
         "tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir models/SmolLM2-135M-Instruct",
         "tune download google/gemma-3-270m-it --output-dir gemma --ignore '*.safetensors'",

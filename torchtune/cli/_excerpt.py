@@ -1,4 +1,4 @@
-"""One function of a Python file as a file of its own: what it needs, as it is written, comments and all."""
+"""Extraction of one function and its dependencies into a separate Python file, with formatting and comments intact."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -7,31 +7,31 @@ WIDTH = 110
 
 
 def excerpt(text: str, function: str) -> str:
-    """Return a Python file that holds a function of another, and of that file only what the function needs.
+    """Return the text of a Python file with one function of another file, and with only what that function needs.
 
     Args:
-        text: The other file's text.
-        function: A function at its top level.
+        text: The text of the other file.
+        function: The name of a function at its top level.
     """
     body = ast.parse(text).body
     pieces = _pieces(body, text.splitlines())
     needed = _needed(pieces, function)
     imports = list(_imports(pieces, needed))
-    rest = [piece for piece in pieces if not piece.is_import and piece.names & needed]
+    statements = [piece for piece in pieces if not piece.is_import and piece.names & needed]
     parts = ["\n".join(imports).strip("\n")] if imports else []
-    for before, piece in zip([None, *rest], rest, strict=False):
+    for before, piece in zip([None, *statements], statements, strict=False):
         close = not piece.is_definition and (before is None or not before.is_definition)
         parts.append(("" if close or not parts else "\n") + piece.source)
     return "\n\n".join(parts) + "\n"
 
 
 class _Piece:
-    """A statement at the top of a file, with the comments right above it and the docstring right below it."""
+    """A top-level statement, with the comments directly above it and the docstring directly below it."""
 
     def __init__(self, node: ast.stmt, source: str, gap: bool) -> None:
         self.node, self.source = node, source
         self.gap = gap
-        """True where an empty line stands above it."""
+        """True if the line above is empty."""
         self.is_import = isinstance(node, (ast.Import, ast.ImportFrom))
         self.is_definition = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         self.names = set(_bound(node))
@@ -39,7 +39,7 @@ class _Piece:
 
 
 def _imports(pieces: Sequence[_Piece], needed: set[str]) -> Iterator[str]:
-    """Yield the imports that are needed, of each what is needed, with the empty lines between their groups."""
+    """Yield the needed imports, reduced to the needed names, with the empty lines between their groups."""
     gap = False
     for piece in [piece for piece in pieces if piece.is_import]:
         gap |= piece.gap
@@ -56,7 +56,7 @@ def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
     pieces: list[_Piece] = []
     for i, node in enumerate(body):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            continue  # a docstring: of the file, or of the assignment above it, which has it already
+            continue  # the file's docstring, or that of an assignment, whose piece includes it
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         while first > 1 and lines[first - 2].startswith("#") and not lines[first - 2].startswith("#!"):
             first -= 1
@@ -70,16 +70,16 @@ def _pieces(body: Sequence[ast.stmt], lines: list[str]) -> list[_Piece]:
 
 
 def _needed(pieces: Sequence[_Piece], function: str) -> set[str]:
-    """Return the names that a function needs, and those that these need in turn."""
-    needed, more = set[str](), {function}
-    while more:
-        needed |= more
-        more = {name for p in pieces if p.names & needed and not p.is_import for name in p.uses} - needed
+    """Return the names that a function needs, directly or indirectly."""
+    needed, added = set[str](), {function}
+    while added:
+        needed |= added
+        added = {name for p in pieces if p.names & needed and not p.is_import for name in p.uses} - needed
     return needed
 
 
 def _bound(node: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement gives a meaning."""
+    """Yield the names that a statement binds."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -89,7 +89,7 @@ def _bound(node: ast.stmt) -> Iterator[str]:
 
 
 def _annotations(node: ast.stmt) -> Iterator[str]:
-    """Yield the names in annotations that are written as text."""
+    """Yield the names in annotations that are strings."""
     for inner in ast.walk(node):
         for hint in (getattr(inner, "annotation", None), getattr(inner, "returns", None)):
             if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
@@ -97,13 +97,13 @@ def _annotations(node: ast.stmt) -> Iterator[str]:
 
 
 def _shortened(node: ast.stmt, needed: set[str]) -> str:
-    """Return an import of only what is needed, formatted."""
+    """Return the source of an import reduced to the needed names."""
     assert isinstance(node, (ast.Import, ast.ImportFrom))
-    kept = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in needed]
+    aliases = [a for a in node.names if (a.asname or a.name.partition(".")[0]) in needed]
     if isinstance(node, ast.Import):
-        return ast.unparse(ast.Import(kept))
-    line = ast.unparse(ast.ImportFrom(node.module, kept, node.level))
+        return ast.unparse(ast.Import(aliases))
+    line = ast.unparse(ast.ImportFrom(node.module, aliases, node.level))
     if len(line) <= WIDTH:
         return line
     head = line.partition(" import ")[0]
-    return "\n".join([f"{head} import (", *(f"    {ast.unparse(a)}," for a in kept), ")"])
+    return "\n".join([f"{head} import (", *(f"    {ast.unparse(a)}," for a in aliases), ")"])

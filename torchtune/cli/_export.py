@@ -1,14 +1,14 @@
-"""`tune export`: write the frozen YAML of a run."""
+"""`tune export`: write a config as one complete YAML file."""
 
 from torchtune import runs
 from torchtune.cli._verb import CONFIG_OPTIONS, OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.runs.command_line import Call, Option
 
-RESOLVED = Option("--resolved")
+RESOLVED = Option("--resolved", "replace ${...} references by their values")
 
 
 def run(call: Call) -> int:
-    """Write a config that is free of mistakes."""
+    """Check a config and write it."""
     recipe, layers, _ = runs.checked_layers(call)
     if call.has(RESOLVED):
         layers.tree = layers.resolve()
@@ -19,9 +19,10 @@ VERB = Verb(
     "export",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OUTPUT, RESOLVED)),),
-    about="""\
-Writes the frozen YAML: complete and self-contained, the defaults of every
-argument spelt out. References stay references; --resolved expands them.""",
+    description="""\
+Writes a config as frozen YAML: complete and self-contained, with the default of
+every argument spelled out. References such as ${seed} are kept unless --resolved
+is given.""",
     examples=(
         "tune export lora_finetune --config smollm2_135m_lora --override seed=1 -o run.yaml",
         "tune lora_finetune --config run.yaml",

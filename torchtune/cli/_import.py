@@ -1,4 +1,4 @@
-"""`tune import`: turn a YAML of the original torchtune into a config of ours."""
+"""`tune import`: convert a YAML config of the original torchtune."""
 
 import sys
 from pathlib import Path
@@ -17,50 +17,50 @@ OUTPUT = Option("-o, --output", "the file to write", "NEW.yaml", required=True)
 
 
 def run(call: Call) -> int:
-    """Write the imported config, and say what it lacks."""
+    """Write the imported config, and report what could not be imported."""
     from torchtune.migrate import Import, read_original
 
-    source, *words = call.arguments
+    source, *overrides = call.arguments
     target = call.value(OUTPUT) or ""
     if not target.endswith((".yaml", ".yml")):
-        raise ConfigError.of_word(target, "a config is YAML", "end the path in .yaml")
+        raise ConfigError.of_argument(target, "the output is a YAML file", "end the path in .yaml")
     if Path(target).exists() and not call.has(FORCE):
-        raise ConfigError.of_word(target, "exists", "choose another path, or --force")
-    old = read_original(source, words)
+        raise ConfigError.of_argument(target, "already exists", "choose another path, or pass --force")
+    old = read_original(source, overrides)
     text = Path(source).read_text(encoding="utf-8-sig")
     done = Import(old, model.is_component_path)
     done.run(sharded="_distributed" in text and "single_device" not in Path(source).name)
     ordered = in_order(done)
     Path(target).write_text(head(source, done) + model.render_yaml(ordered), encoding="utf-8")
     layers = runs.load_recipe(done.recipe).layers(target)
-    left = None
+    remaining = None
     try:
-        layers.build(f"what is left to do in {target}")
+        layers.build(f"{target}, to be fixed by hand")
     except ConfigError as error:
-        left = error
-    hint = f"; run: tune {done.recipe} --config {target}" if left is None else f", a config of {done.recipe}"
+        remaining = error
+    hint = f", a config of {done.recipe}" if remaining else f"; run: tune {done.recipe} --config {target}"
     sys.stdout.write(f"wrote {target}{hint}\n")
-    for path, why in done.changed.items():
-        print_note(f"{path}: {why}", "means something else:")
-    for path, why in done.lost.items():
-        print_note(f"{path}: {why}", "no counterpart:")
-    if left is not None:
-        sys.stderr.write(f"{painted_mistakes(left, sys.stderr)}\n")
+    for path, reason in done.changed.items():
+        print_note(f"{path}: {reason}", "different meaning:")
+    for path, reason in done.lost.items():
+        print_note(f"{path}: {reason}", "no equivalent:")
+    if remaining is not None:
+        sys.stderr.write(f"{painted_mistakes(remaining, sys.stderr)}\n")
     return 0
 
 
 def in_order(done: "Import") -> dict[str, Any]:
-    """Return the new config with its fields in the order of the recipe's."""
+    """Return the new config with its fields in the order of the recipe's config class."""
     config_class = runs.load_recipe(done.recipe).config_class
     assert config_class is not None
     return {name: done.new[name] for name in model.field_names(config_class) if name in done.new}
 
 
 def head(file: str, done: "Import") -> str:
-    """Return the comments above an imported config."""
+    """Return the comments at the top of an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {done.recipe}"]
-    lines += [f"Means something else: {path}: {why}" for path, why in done.changed.items()]
-    lines += [f"No counterpart: {path}: {why}" for path, why in done.lost.items()]
+    lines += [f"Different meaning: {path}: {reason}" for path, reason in done.changed.items()]
+    lines += [f"No equivalent: {path}: {reason}" for path, reason in done.lost.items()]
     return "".join(f"# {line}\n" for line in lines)
 
 
@@ -68,14 +68,17 @@ VERB = Verb(
     "import",
     run,
     forms=(
-        Form((Argument("OLD.yaml"), Argument("[key=value ...]", least=0, most=MANY)), (OUTPUT, FORCE, ALLOW)),
+        Form(
+            (Argument("OLD.yaml"), Argument("[key=value ...]", min_count=0, max_count=MANY)),
+            (OUTPUT, FORCE, ALLOW),
+        ),
     ),
-    takes="the original's YAML and -o NEW.yaml",
-    about="""\
-Turns a YAML that was written for the original torchtune (0.1 to 0.6) into a
-config of ours, where the parts exist, and lists what has no counterpart, with
-the reason. Overrides are those of the original, applied to its YAML first. Of a
-YAML of axolotl, LLaMA-Factory or TRL it says what to write for each key.""",
+    takes="a YAML file of the original torchtune and -o NEW.yaml",
+    description="""\
+Converts a YAML config of the original torchtune (0.1 to 0.6) to this format, and
+lists the fields that have no equivalent, with the reason. Overrides use the
+original's field names and are applied before the conversion. For a YAML config
+of axolotl, LLaMA-Factory or TRL, prints what to write instead of each key.""",
     examples=(
         "tune import 7B_lora.yaml -o my_run.yaml",
         "tune import 7B_lora.yaml checkpointer.checkpoint_dir=models/llama -o my_run.yaml",

@@ -1,7 +1,8 @@
-"""A JSON Schema of a recipe's YAML, so that an editor completes a config and finds its mistakes while it is written.
+"""JSON Schemas of recipes' YAML configs, with which editors complete fields and report mistakes during typing.
 
-Draft 7 (https://json-schema.org/draft-07), which editors' YAML servers read. It accepts what the engine accepts; what
-only the engine can know (contradictions, references that lead nowhere, packages that were allowed) it lets pass.
+The schemas follow draft 7 (https://json-schema.org/draft-07), which YAML language servers support. A schema accepts
+every config that the engine accepts. It also accepts mistakes that only the engine can find: contradictions, references
+to missing fields, and components of packages that are not allowed.
 """
 
 import inspect
@@ -25,6 +26,7 @@ from torchtune.config.model import (
     Field,
     RejectedError,
     Slot,
+    accepts_kwargs,
     argument_type,
     choices,
     documentation,
@@ -43,7 +45,6 @@ from torchtune.config.model import (
     section_slots,
     storable,
     strip,
-    swallows_keywords,
     type_hints,
     unstructure,
 )
@@ -60,16 +61,15 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
     """Return the JSON Schema of a config class's YAML.
 
     Args:
-        config_class: The recipe's.
-        recipe: Its name, for the title.
-        doc: What it does.
+        config_class: The config class of the recipe.
+        recipe: The name of the recipe, for the title.
+        doc: The recipe's documentation.
     """
     writer = _Writer()
-    known = fields(config_class)
-    required = [name for name, f in known.items() if f.default is REQUIRED]
+    required = [name for name, f in fields(config_class).items() if f.default is REQUIRED]
     base = {
         "type": "string",
-        "description": "A registered config or a YAML file; this one holds what differs.",
+        "description": "A registered config or a YAML file, whose fields this file overrides.",
     }
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -78,7 +78,7 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
         "type": "object",
         "properties": {BASE_KEY: base, **writer.properties(config_class)},
         "patternProperties": {
-            f"^{HELPER_PREFIX}": {"description": "Holds what aliases name; it is no field."}
+            f"^{HELPER_PREFIX}": {"description": "A value for YAML aliases to refer to; not a field."}
         },
         "additionalProperties": False,
         "if": {"not": {"required": [BASE_KEY]}},
@@ -87,8 +87,8 @@ def json_schema(config_class: type, recipe: str, doc: str = "") -> Schema:
     }
 
 
-def _start() -> dict[str, Schema]:
-    own = "|".join(
+def _shared_definitions() -> dict[str, Schema]:
+    own_packages = "|".join(
         (*OWN_PACKAGES, "torch", *sorted(n for n in sys.stdlib_module_names if not n.startswith("_")))
     )
     return {
@@ -99,17 +99,17 @@ def _start() -> dict[str, Schema]:
         },
         "foreign": {
             "type": "string",
-            "pattern": rf"^(?!({own})\.)[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+$",
-            "description": "A class or function of your own, or of a package that --allow names.",
+            "pattern": rf"^(?!({own_packages})\.)[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+$",
+            "description": "A class or function in your code, or in a package that --allow names.",
         },
     }
 
 
 @define
 class _Writer:
-    """Writes schemas of types; components are written once, as definitions."""
+    """Writes the schemas of types; each component and section becomes one shared definition."""
 
-    definitions: dict[str, Schema] = field(factory=_start)
+    definitions: dict[str, Schema] = field(factory=_shared_definitions)
 
     def properties(self, cls: type) -> dict[str, Schema]:
         """Return the schemas of a config class's fields."""
@@ -117,39 +117,38 @@ class _Writer:
         return {name: self._field(f, slots[name]) for name, f in fields(cls).items()}
 
     def _field(self, f: Field, slot: Slot) -> Schema:
-        found = {**_alone(self.of(f.type)), **_described(slot.doc, slot.default)}
+        schema = {**_extensible(self.type_schema(f.type)), **_described(slot.doc, slot.default)}
         for rule in rules(f.validator):
-            found.update(rule.schema)
+            schema.update(rule.schema)
         if isinstance(f.validator, Arguments):
-            found["properties"] = {name: dict(rule.schema) for name, rule in f.validator.rules.items()}
-        return found
+            schema["properties"] = {name: dict(rule.schema) for name, rule in f.validator.rules.items()}
+        return schema
 
-    def of(self, t: Any) -> Schema:
+    def type_schema(self, t: Any) -> Schema:
         """Return the schema of a type."""
-        bare = strip(t)
-        if is_anything(bare):
+        stripped = strip(t)
+        if is_anything(stripped):
             return {}
-        if is_union(bare):
-            options = _flat([self.of(member) for member in typing.get_args(bare)])
+        if is_union(stripped):
+            options = _flat([self.type_schema(member) for member in typing.get_args(stripped)])
             return options[0] if len(options) == 1 else {"anyOf": options}
-        if is_component_type(bare):
-            return self._component(t, (typing.get_args(bare) or (Any,))[0])
-        if is_section(bare):
-            return _or_reference(self._section(bare))
-        if (plain := self._plain(bare)) is not None:
+        if is_component_type(stripped):
+            return self._component(t, (typing.get_args(stripped) or (Any,))[0])
+        if is_section(stripped):
+            return _or_reference(self._section(stripped))
+        if (plain := self._plain(stripped)) is not None:
             return plain
-        if getattr(bare, "__module__", "").partition(".")[0] in _FOREIGN:
-            return _or_reference(
-                {"type": "object", "required": [COMPONENT_KEY]}
-            )  # seldom written, and long to list
-        return self._component(t, bare)
+        if getattr(stripped, "__module__", "").partition(".")[0] in _FOREIGN:
+            # Rarely written, and too long to list.
+            return _or_reference({"type": "object", "required": [COMPONENT_KEY]})
+        return self._component(t, stripped)
 
     def _plain(self, t: Any) -> Schema | None:
         """Return the schema of a scalar, a choice or a collection; None for anything else."""
         if t in SCALARS:
             return {"type": _TYPES[t]} if t in (str, type(None)) else _or_reference({"type": _TYPES[t]})
-        if found := choices(t):
-            return _or_reference({"enum": found})
+        if options := choices(t):
+            return _or_reference({"enum": options})
         if is_torch_name(t):
             return {"type": "string"} if t.__name__ == "device" else _or_reference({"enum": _dtypes(t)})
         if is_path(t):
@@ -160,29 +159,31 @@ class _Writer:
 
     def _mapping(self, t: Any) -> Schema:
         if typing.is_typeddict(t):
-            known = {name: self.of(storable(strip(hint))) for name, hint in type_hints(t).items()}
+            properties = {
+                name: self.type_schema(storable(strip(hint))) for name, hint in type_hints(t).items()
+            }
             required = sorted(t.__required_keys__)
             return {
                 "type": "object",
-                "properties": known,
+                "properties": properties,
                 "required": required,
                 "additionalProperties": False,
             }
         _, value = typing.get_args(t) or (Any, Any)
-        return {"type": "object", "additionalProperties": self.of(value)}
+        return {"type": "object", "additionalProperties": self.type_schema(value)}
 
     def _collection(self, t: Any) -> Schema:
         args = typing.get_args(t)
         if typing.get_origin(t) is tuple and Ellipsis not in args:
-            items = [self.of(a) for a in args]
+            items = [self.type_schema(a) for a in args]
             return {"type": "array", "items": items, "minItems": len(items), "maxItems": len(items)}
-        return {"type": "array", "items": self.of(args[0]) if args else {}}
+        return {"type": "array", "items": self.type_schema(args[0]) if args else {}}
 
     def _section(self, cls: type) -> Schema:
-        """Return a section's schema; a required field may come from a layer below, so none is demanded here."""
+        """Return a section's schema; none of its fields is required, as a base config may set them."""
         name = f"{cls.__module__}.{cls.__qualname__}"
         if name not in self.definitions:
-            self.definitions[name] = {}  # a section may hold itself
+            self.definitions[name] = {}  # a section may contain itself
             self.definitions[name] = {
                 "type": "object",
                 "description": (inspect.getdoc(cls) or "").partition("\n")[0],
@@ -191,55 +192,56 @@ class _Writer:
             }
         return {"$ref": f"#/definitions/{name}"}
 
-    def _component(self, t: Any, wanted: Any) -> Schema:
-        """Return the schema of a component: by its dotpath, one of those that fit; or one of the user's."""
-        passed = passed_in(t)
-        name = f"component:{getattr(wanted, '__module__', '')}.{getattr(wanted, '__qualname__', wanted)}:{passed}"
+    def _component(self, t: Any, kind: Any) -> Schema:
+        """Return the schema of a component: the registered components of a kind, or one from the user's code."""
+        supplied = passed_in(t)
+        name = f"component:{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)}:{supplied}"
         if name not in self.definitions:
-            self.definitions[name] = {}  # a component may take another of its own kind
-            self.definitions[name] = self._alternatives(wanted, passed)
+            self.definitions[name] = {}  # a component may take another of the same kind
+            self.definitions[name] = self._alternatives(kind, supplied)
         return {"$ref": f"#/definitions/{name}"}
 
-    def _alternatives(self, wanted: Any, passed: Passed) -> Schema:
-        found = {path: self._call(path, fn, passed) for path, fn in components_for(wanted, passed)}
-        named = {"anyOf": [{"enum": list(found)}, {"$ref": "#/definitions/foreign"}]}
+    def _alternatives(self, kind: Any, supplied: Passed) -> Schema:
+        refs = {path: self._call(path, fn, supplied) for path, fn in components_for(kind, supplied)}
+        dotpath = {"anyOf": [{"enum": list(refs)}, {"$ref": "#/definitions/foreign"}]}
         cases = [
             {
                 "if": {"properties": {COMPONENT_KEY: {"const": path}}, "required": [COMPONENT_KEY]},
                 "then": {"$ref": ref},
             }
-            for path, ref in found.items()
+            for path, ref in refs.items()
         ]
-        arguments = sorted({n for ref in found.values() for n in self._named(ref)["properties"]})
-        # Without a dotpath it changes arguments of the layer below, whichever component that has.
+        arguments = sorted({n for ref in refs.values() for n in self._resolve(ref)["properties"]})
+        # Without a dotpath, the mapping changes arguments of the component in the base config, which is unknown here.
         changes = {"propertyNames": {"enum": [n for n in arguments if n != COMPONENT_KEY]}}
-        is_open = any(self._named(ref)["additionalProperties"] for ref in found.values())
+        is_open = any(self._resolve(ref)["additionalProperties"] for ref in refs.values())
         partial: Schema = {"if": {"not": {"required": [COMPONENT_KEY]}}, "then": {} if is_open else changes}
-        whole = {"type": "object", "properties": {COMPONENT_KEY: named}, "allOf": [*cases, partial]}
-        return _or_reference(whole)
+        return _or_reference(
+            {"type": "object", "properties": {COMPONENT_KEY: dotpath}, "allOf": [*cases, partial]}
+        )
 
-    def _named(self, ref: str) -> Schema:
-        found: Schema = self.definitions[ref.removeprefix("#/definitions/")]
-        return found
+    def _resolve(self, ref: str) -> Schema:
+        definition: Schema = self.definitions[ref.removeprefix("#/definitions/")]
+        return definition
 
-    def _call(self, path: str, fn: Callable[..., Any], passed: Passed) -> str:
-        """Define what a component's mapping may hold; return the reference to it."""
-        name = f"{path}:{passed}" if passed != Passed() else path
+    def _call(self, path: str, fn: Callable[..., Any], supplied: Passed) -> str:
+        """Define the schema of a component's mapping, and return the reference to it."""
+        name = f"{path}:{supplied}" if supplied != Passed() else path
         ref = f"#/definitions/{name}"
         if name in self.definitions:
             return ref
-        known = parameters(fn)
-        filled, fixed = passed.fills(known), dict(passed.fixed)
+        arguments = parameters(fn)
+        filled, fixed = supplied.fills(arguments), dict(supplied.fixed)
         self.definitions[name] = {"type": "object", "properties": {}, "additionalProperties": True}
         properties: dict[str, Schema] = {COMPONENT_KEY: {"const": path}}
         docs = documentation(fn)
-        for p in known.values():
+        for p in arguments.values():
             if p.name in fixed:
                 properties[p.name] = {"const": fixed[p.name]}
             elif p.name not in filled:
                 default = REQUIRED if p.default is MISSING else p.default
                 properties[p.name] = {
-                    **_alone(self.of(argument_type(p))),
+                    **_extensible(self.type_schema(argument_type(p))),
                     **_described(docs.get(p.name, ""), default),
                 }
         self.definitions[name] = {
@@ -248,15 +250,15 @@ class _Writer:
             "properties": properties,
             "required": [
                 COMPONENT_KEY,
-                *(p.name for p in known.values() if p.required and p.name not in filled),
+                *(p.name for p in arguments.values() if p.required and p.name not in filled),
             ],
-            "additionalProperties": swallows_keywords(fn),
+            "additionalProperties": accepts_kwargs(fn),
         }
         return ref
 
 
-def _alone(schema: Schema) -> Schema:
-    """Put a reference where keywords may stand beside it, which draft 7 ignores otherwise."""
+def _extensible(schema: Schema) -> Schema:
+    """Wrap a reference so that keywords can be added; draft 7 ignores keywords next to `$ref`."""
     return {"allOf": [schema]} if "$ref" in schema else schema
 
 
@@ -265,7 +267,7 @@ def _or_reference(schema: Schema) -> Schema:
 
 
 def _flat(options: list[Schema]) -> list[Schema]:
-    """Join alternatives of alternatives into one list, each once."""
+    """Flatten nested alternatives into one list without duplicates."""
     flat = [
         inner for option in options for inner in (option["anyOf"] if option.keys() == {"anyOf"} else [option])
     ]
@@ -273,13 +275,13 @@ def _flat(options: list[Schema]) -> list[Schema]:
 
 
 def _described(doc: str, default: Any) -> Schema:
-    found: Schema = {"description": doc} if doc else {}
+    schema: Schema = {"description": doc} if doc else {}
     if default is REQUIRED:
-        return found
+        return schema
     try:
-        return {**found, "default": unstructure(default)}
+        return {**schema, "default": unstructure(default)}
     except RejectedError:
-        return found
+        return schema
 
 
 def _dtypes(kind: type) -> list[str]:

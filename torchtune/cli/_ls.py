@@ -10,12 +10,12 @@ from torchtune.runs.console import paint
 
 
 def run(call: Call) -> int:
-    """List recipes and configs."""
-    listed = rows(call.recipe)
+    """Print the recipes and their configs."""
+    recipes = rows(call.recipe)
     if call.has(JSON):
-        write_json(listed)
+        write_json(recipes)
     else:
-        sys.stdout.write(table(listed))
+        sys.stdout.write(table(recipes))
     return 0
 
 
@@ -36,10 +36,10 @@ def rows(recipe: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def table(listed: list[dict[str, Any]]) -> str:
-    """Return the rows as text, configs indented below their recipe."""
+def table(recipes: list[dict[str, Any]]) -> str:
+    """Return the rows as text, with configs indented below their recipe."""
     pairs: list[tuple[str, str]] = []
-    for row in listed:
+    for row in recipes:
         pairs.append((row["recipe"], row["doc"]))
         pairs += [(f"  {c['config']}", c["doc"]) for c in row["configs"]]
     width = max(len(name) for name, _ in pairs) + 2
@@ -53,8 +53,8 @@ def _painted(name: str, width: int) -> str:
 VERB = Verb(
     "ls",
     run,
-    forms=(Form((Argument("[recipe]", (RECIPES,), least=0),), (JSON,)),),
+    forms=(Form((Argument("[recipe]", (RECIPES,), min_count=0),), (JSON,)),),
     takes="a recipe, or nothing",
-    about="Lists the recipes and their configs, a line each.",
+    description="Lists the recipes and their configs, one per line.",
     examples=("tune ls", "tune ls lora_finetune"),
 )

@@ -1,4 +1,4 @@
-"""Mistakes in a config that exceptions report."""
+"""Collection of a config's mistakes from exceptions."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,40 +8,40 @@ from torchtune.config.model import as_path
 
 
 class Mistakes:
-    """Collects mistakes that exceptions report, each with the field that it belongs to.
+    """Collects mistakes that exceptions report, each with its field.
 
     Args:
-        layers: Know where a field was written.
+        layers: The config's layers, which know the location of each field.
     """
 
     def __init__(self, layers: "model.Layers") -> None:
         self._layers = layers
-        self.found: list[Mistake] = []
+        self.entries: list[Mistake] = []
 
     @contextmanager
-    def of(self, field: str) -> Iterator[None]:
-        """Turn an exception for bad input into a mistake of a field."""
+    def collect(self, field: str) -> Iterator[None]:
+        """Turn an exception for invalid input into a mistake of a field."""
         try:
             yield
         except (ValueError, OSError) as error:
             self.add(field, error)
 
     def add(self, field: str, error: BaseException) -> None:
-        """Add what an exception reports; one that knows where its component was written says it once."""
+        """Add the mistake that an exception reports, at the exception's location if it has one."""
         path = as_path(field)
         if isinstance(error, InstantiationError):
-            from torchtune.runs import located_at_arguments  # completion makes no mistakes
+            from torchtune.runs import located_at_arguments  # not needed by completion
 
             error = located_at_arguments(error, self._layers)
         location = getattr(error, "location", None)
         if location is not None:
             path = getattr(error, "path", ()) or path
         message = getattr(error, "message", None) or str(error)
-        self.found.append(
+        self.entries.append(
             Mistake("component", message, path=path, location=location or self._layers.last_origin(path))
         )
 
     def add_all(self, errors: Iterable[tuple[str, Exception]]) -> None:
-        """Add what several exceptions report, each with its field."""
+        """Add the mistakes that several exceptions report, each with its field."""
         for field, error in errors:
             self.add(field, error)

@@ -1,4 +1,4 @@
-"""While torch's launcher waits for other nodes: say so, and let Ctrl-C and the time limit end it."""
+"""Progress messages, Ctrl-C and a time limit while torch's launcher waits for other nodes."""
 
 import os
 import select
@@ -16,21 +16,22 @@ from torchtune.runs import join_timeout
 from torchtune.runs.console import INTERRUPTED
 
 STARTED: Final = "TUNE_STARTED"
-"""The environment variable with the file that a rank creates when the launcher has started it."""
-_LOOK = 0.2
-_FIRST_NOTE = 2.0
-"""After how long it is first said that other nodes are waited for (seconds); then after twice as long, and so on."""
+"""The environment variable that names the file which a rank creates once the launcher has started it."""
+_POLL_INTERVAL = 0.2
+"""Seconds between checks for that file."""
+_FIRST_MESSAGE = 2.0
+"""Seconds before the first message that other nodes are awaited; the delay doubles with each message."""
 
 
 @contextmanager
-def speaking_of_nodes(options: Sequence[str], n_nodes: int) -> Iterator[None]:
-    """Watch over the launcher until it has started its ranks.
+def watch_launcher(options: Sequence[str], n_nodes: int) -> Iterator[None]:
+    """Watch the launcher until it has started its ranks.
 
-    It waits for the other nodes in C++, where Python does not handle signals, so that a thread does.
+    The launcher waits for the other nodes in C++, where Python does not handle signals, so a thread handles them.
 
     Args:
         options: The launcher's options, for messages.
-        n_nodes: How many nodes it waits for; nothing is done for one.
+        n_nodes: The number of nodes that the launcher waits for. A single node is not watched.
     """
     if n_nodes < 2:
         yield
@@ -40,47 +41,45 @@ def speaking_of_nodes(options: Sequence[str], n_nodes: int) -> Iterator[None]:
         os.environ[STARTED] = str(started)
         read, write = os.pipe()
         os.set_blocking(write, False)
-        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        what = f"{n_nodes} nodes ({' '.join(options)})"
-        threading.Thread(target=_watch, args=(read, started, what), name="nodes", daemon=True).start()
+        previous_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        nodes = f"{n_nodes} nodes ({' '.join(options)})"
+        threading.Thread(target=_watch, args=(read, started, nodes), name="nodes", daemon=True).start()
         try:
             yield
         finally:
-            signal.set_wakeup_fd(before)
-            os.close(write)  # ends the thread, which closes the other side
+            signal.set_wakeup_fd(previous_fd)
+            os.close(write)  # ends the thread, which closes the read end
             del os.environ[STARTED]
 
 
 def note_started() -> None:
-    """Tell the launcher's process that this rank has started."""
+    """Notify the launcher's process that this rank has started."""
     if STARTED in os.environ:
         Path(os.environ[STARTED]).touch()
 
 
-def _watch(read: int, started: Path, what: str) -> None:
-    """Wait until a rank has started, or end the process."""
-    began, note_after = time.monotonic(), _FIRST_NOTE
+def _watch(read: int, started: Path, nodes: str) -> None:
+    """Wait until a rank has started; exit the process on Ctrl-C or after the time limit."""
+    start_time, message_delay = time.monotonic(), _FIRST_MESSAGE
     with open(read, "rb", buffering=0) as pipe:
         while not started.exists():
-            if select.select([pipe], [], [], _LOOK)[0]:
-                numbers = pipe.read(64)
-                if not numbers:  # the launcher has ended
+            if select.select([pipe], [], [], _POLL_INTERVAL)[0]:
+                signals = pipe.read(64)
+                if not signals:  # the launcher has ended
                     return
-                if signal.SIGINT in numbers:
-                    _end("interrupted while waiting for other nodes", INTERRUPTED)
-            waited = time.monotonic() - began
+                if signal.SIGINT in signals:
+                    _exit("interrupted while waiting for other nodes", INTERRUPTED)
+            waited = time.monotonic() - start_time
             if waited > join_timeout():
-                advice = (
-                    "start the others, check that they reach this one, or wait longer with --join-timeout"
-                )
-                _end(f"not all of {what} have joined within {join_timeout():g} s; {advice}", 2)
-            if waited > note_after:
-                note_after *= 2
-                sys.stderr.write(f"waiting until all of {what} have joined; Ctrl-C ends\n")
+                advice = "start the other nodes, check that they can reach this one, or raise --join-timeout"
+                _exit(f"not all of {nodes} joined within {join_timeout():g} s; {advice}", 2)
+            if waited > message_delay:
+                message_delay *= 2
+                sys.stderr.write(f"waiting for all of {nodes} to join; press Ctrl-C to stop\n")
                 sys.stderr.flush()
 
 
-def _end(message: str, status: int) -> None:
+def _exit(message: str, status: int) -> None:
     sys.stderr.write(f"\ntune: {message}\n")
     sys.stderr.flush()
     os._exit(status)

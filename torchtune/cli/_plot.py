@@ -1,4 +1,4 @@
-"""`tune plot`: draw the curves of runs, as a picture and a page."""
+"""`tune plot`: plot the curves of runs as an image and an HTML page."""
 
 import sys
 import unicodedata
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 OUTPUT = Option(
     "-o, --output",
-    "a folder for plot.png and plot.html, or a name for both, or one file ending in .png or .html; the run's folder if"
-    " left out, that of all runs if there are several",
+    "folder for plot.png and plot.html, a name for both files, or a single .png or .html file (default: the run's"
+    " folder; for several runs, their common folder)",
     "FOLDER or FILE",
 )
 SMOOTH = Option(
     "--smooth",
-    "steps that the thick curves are the mean of, 1 for none; as many as suit the longest run if left out. The page"
-    " has a slider for it",
+    "number of steps that the thick curves average over, 1 for no smoothing (default: chosen for the longest run); the"
+    " page has a slider for it",
     "N",
 )
 
 
 def run(call: Call) -> int:
-    """Draw runs."""
+    """Plot runs."""
     if not call.arguments:
-        raise ValueError("name a run's folder, or several; tune plot --help says more")
+        raise ValueError("expected one or more run folders; see tune plot --help")
     from torchtune.plots import HEADS, read_runs, row_of, usual_smoothing
 
     smooth = call.number(SMOOTH)
@@ -39,7 +39,7 @@ def run(call: Call) -> int:
     files = _targets(call.value(OUTPUT), runs)
     smooth = smooth or usual_smoothing(runs)
     for file in files:
-        _write(file, runs, smooth, beside=[other.name for other in files if other != file])
+        _write(file, runs, smooth, [other.name for other in files if other != file])
     sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADS), *map(row_of, runs)])))
     for file in files:
         sys.stdout.write(f"wrote {file}\n")
@@ -55,8 +55,8 @@ def _targets(output: str | None, runs: "Sequence[PlottedRun]") -> list[Path]:
 
     if output is None:
         name = RunFolder(commonpath([run.folder.resolve() for run in runs])).plot
-        here = Path.cwd()
-        name = name.relative_to(here) if name.is_relative_to(here) else name
+        working_folder = Path.cwd()
+        name = name.relative_to(working_folder) if name.is_relative_to(working_folder) else name
     elif output.endswith((".png", ".html")):
         return [Path(output)]
     else:
@@ -64,50 +64,50 @@ def _targets(output: str | None, runs: "Sequence[PlottedRun]") -> list[Path]:
     return [name.with_name(f"{name.name}{ending}") for ending in (".png", ".html")]
 
 
-def _write(file: Path, runs: "Sequence[PlottedRun]", smooth: int, beside: Sequence[str]) -> None:
+def _write(file: Path, runs: "Sequence[PlottedRun]", smooth: int, other_files: Sequence[str]) -> None:
     from torchtune.plots import image_of, page_of
 
     if file.suffix == ".png":
         content = image_of(runs, smooth)
     else:
-        content = page_of(runs, smooth, beside).encode("utf-8", "replace")
+        content = page_of(runs, smooth, other_files).encode("utf-8", "replace")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
     except OSError as error:
-        advice = "choose another place with -o"
+        advice = "choose another path with -o"
         raise ValueError(f"{file} cannot be written: {error.strerror}; {advice}") from error
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table whose first row is its head; numbers stand at the right of their columns."""
+    """Yield the lines of a table whose first row is the header; all columns but the first and last align right."""
     widths = [max(_width(cell) for cell in column) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
+    for row_index, row in enumerate(rows):
         cells = []
-        for at, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
             space = " " * (width - _width(cell))
-            shown = paint(cell, "bold") if number == 0 else cell
-            cells.append(shown + space if at in (0, len(row) - 1) else space + shown)
+            painted = paint(cell, "bold") if row_index == 0 else cell
+            cells.append(painted + space if column in (0, len(row) - 1) else space + painted)
         yield "  ".join(cells).rstrip()
 
 
 def _width(text: str) -> int:
-    """Return how many columns of a terminal a text takes; ideographs take two."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    combined = sum(unicodedata.combining(character) > 0 for character in text)
-    return len(text) + wide - combined
+    """Return the number of terminal columns that a text takes; ideographs take two."""
+    n_wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    n_combining = sum(unicodedata.combining(character) > 0 for character in text)
+    return len(text) + n_wide - n_combining
 
 
 VERB = Verb(
     "plot",
     run,
-    forms=(Form((Argument("RUN [RUN ...]", most=MANY),), (OUTPUT, SMOOTH)),),
-    about="""\
-Draws loss, validation loss, learning rate, gradient norm, speed and memory of
-runs, beside what differs in their configs: a picture, and a page that needs no
-network. A run is its output_dir or the metrics.jsonl in it; a running one will
-do. Of several, each has the part of its path that tells it from the others as
-its name, or the one given as NAME=RUN.""",
+    forms=(Form((Argument("RUN [RUN ...]", max_count=MANY),), (OUTPUT, SMOOTH)),),
+    description="""\
+Plots the loss, validation loss, learning rate, gradient norm, speed and memory
+of runs, with the differences between their configs, as a PNG image and an HTML
+page that works offline. A run is its output_dir or the metrics.jsonl in it, and
+may still be in progress. Several runs are labelled by the parts of their paths
+that differ; NAME=RUN sets another label.""",
     examples=(
         "tune plot runs/monday",
         "tune plot runs/*",

@@ -1,4 +1,4 @@
-"""`tune run`: run a recipe (the word may be left out)."""
+"""`tune run`: run a recipe (the word `run` is optional)."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from torchtune import runs
-from torchtune.cli._nodes import speaking_of_nodes
+from torchtune.cli._nodes import watch_launcher
 from torchtune.cli._verb import CONFIG_OPTIONS, RECIPE, Form, Verb
 from torchtune.config import ConfigError, model
 from torchtune.config.model import nearest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def run(call: Call) -> int:
-    """Check, freeze, and run a recipe, on one process or through torchrun's launcher."""
+    """Check and freeze a config, and run its recipe in this process or with torchrun's launcher."""
     _check_name(call)
     recipe, layers = runs.layers_of(call)
     print_notes(layers)
@@ -42,7 +42,7 @@ def _check_name(call: Call) -> None:
     """Check the name of the recipe.
 
     Raises:
-        ConfigError: It is that of a config, of a verb, or of nothing.
+        ConfigError: The name is unknown, or is that of a config or a verb.
     """
     from torchtune.cli import verbs
 
@@ -51,84 +51,84 @@ def _check_name(call: Call) -> None:
         return
     if name in config_sources():
         recipe = next(recipe for recipe, names in config_names().items() if name in names)
-        raise ConfigError.of_word(name, f"is a config of {recipe}", f"write tune {recipe} --config {name}")
+        raise ConfigError.of_argument(name, f"is a config of {recipe}", f"run tune {recipe} --config {name}")
     if name in verbs() and call.launch:
         command = f"tune {name} {' '.join(call.launch)} ..."
-        raise ConfigError.of_word(name, "is a verb and stands first", f"write {command}")
-    pointer = runs.pointer_for(name)
+        raise ConfigError.of_argument(name, "a verb comes first", f"run {command}")
+    pointer = runs.alternative_for(name)
     if pointer:
-        raise ConfigError.of_word(name, "is no recipe or verb", ": ".join(pointer))
+        raise ConfigError.of_argument(name, "is not a recipe or verb", ": ".join(pointer))
     kind = "recipe" if nearest(name, recipe_names()) else "recipe or verb"
     raise unknown_name(kind, name, [*recipe_names(), *verbs()])
 
 
 def show_help(call: Call) -> int:
-    """Print a recipe's fields, with the values of a config if one is named."""
+    """Print a recipe's fields, with the values of the config if one is named."""
     _check_name(call)
     recipe = runs.load_recipe(call.recipe)
     layers = recipe.layers(call.config, call.overrides, call.suggest)
     prog = f"tune {call.recipe}" + (f" --config {call.config}" if call.config else "")
-    about = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
+    doc = (sys.modules[recipe.main.__module__].__doc__ or recipe.main.__doc__ or "").strip()
     configs = config_names().get(call.recipe, ())
-    listed = [f"configs: {', '.join(configs)}"] if configs else []
-    launch = f"torchrun's options, such as {LAUNCH_OPTIONS[0].names[0]} 2, stand before the recipe."
-    runs.print_help(layers, prog, "\n\n".join([about, *listed, launch]))
+    config_list = [f"configs: {', '.join(configs)}"] if configs else []
+    launch = f"torchrun options, such as {LAUNCH_OPTIONS[0].names[0]} 2, come before the recipe."
+    runs.print_help(layers, prog, "\n\n".join([doc, *config_list, launch]))
     if call.config is not None:
         print_notes(layers)
-        _check_what_is_set(layers, f"the config of {recipe.name}")
+        _check_set_fields(layers, f"the config of {recipe.name}")
     return 0
 
 
-def _check_what_is_set(layers: "model.Layers", of: str) -> None:
-    """Check a config apart from the fields that are still to be set, which the help shows as required.
+def _check_set_fields(layers: "model.Layers", title: str) -> None:
+    """Check a config, except for fields that are not set yet, which the help shows as required.
 
     Raises:
-        ConfigError: With every other mistake.
+        ConfigError: The config has other mistakes.
     """
     try:
-        layers.build(of)
+        layers.build(title)
     except ConfigError as error:
         mistakes = [mistake for mistake in error.mistakes if mistake.kind != "missing"]
         if mistakes:
-            raise ConfigError(mistakes, of) from error
+            raise ConfigError(mistakes, title) from error
 
 
 def ranks_of(options: Sequence[str]) -> int:
-    """Return how many processes torchrun's options start, on as many nodes as they allow.
+    """Return the number of ranks that torchrun's options start, on the largest number of nodes that they allow.
 
     Raises:
-        ConfigError: One is unknown or has a value that makes no sense.
+        ConfigError: An option is unknown or has an invalid value.
     """
     _, max_nodes, per_node = _launch_sizes(options)
     return max_nodes * per_node
 
 
 def nodes_of(options: Sequence[str]) -> int:
-    """Return how many nodes a launch waits for."""
+    """Return the number of nodes that a launch waits for."""
     return _launch_sizes(options)[0]
 
 
 def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
-    """Return the least and the most nodes of torchrun's options, and the processes of each."""
+    """Return the minimum and maximum number of nodes in torchrun's options, and the number of ranks per node."""
     if not options:
         return 1, 1, 1
     from torch.distributed.run import config_from_args, get_args_parser
 
-    def refuse(message: str) -> NoReturn:
+    def reject(message: str) -> NoReturn:
         raise ValueError(message)
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
+    parser.error = reject  # type: ignore[method-assign]  # argparse would print its usage and exit
     threads = os.environ.get("OMP_NUM_THREADS")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun would say that it sets this
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # else torchrun sets it and prints a warning
     try:
         launch, *_ = config_from_args(parser.parse_args([*options, "program"]))
         if launch.nproc_per_node < 1:
-            refuse("there must be at least one process")
+            reject("there must be at least one process")
     except (SystemExit, ValueError, AssertionError) as error:
-        advice = "options before the recipe are torchrun's, those after it are ours"
-        message = str(error) or "torchrun refuses these values"
-        raise ConfigError.of_word(" ".join(options), message, advice) from error
+        advice = "options before the recipe go to torchrun, options after it to tune"
+        message = str(error) or "torchrun rejects these values"
+        raise ConfigError.of_argument(" ".join(options), message, advice) from error
     finally:
         if threads is None:
             del os.environ["OMP_NUM_THREADS"]
@@ -136,19 +136,21 @@ def _launch_sizes(options: Sequence[str]) -> tuple[int, int, int]:
 
 
 def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", command: list[str]) -> int:
-    """Check and freeze here, then let torchrun start ranks that read the frozen file."""
-    ranks_of(call.launch)  # so that nothing is written where they are wrong
+    """Check and freeze the config in this process, then let torchrun start ranks that read the frozen file."""
+    ranks_of(call.launch)  # raises for invalid options before anything is written
     _, frozen = recipe.prepare(layers, runs.resume_options(call), command)
     if frozen is None:
-        message = "this recipe has no output_dir, so it runs as one process"
-        raise ConfigError.of_word(" ".join(call.launch), message)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # what torchrun would set, with a banner
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300")  # 30 s are too few for a large checkpoint
-    # Ranks that are started again would find the addresses of those before them in the launcher's store, and wait.
+        message = "the recipe has no output_dir, so it cannot run on several processes"
+        raise ConfigError.of_argument(" ".join(call.launch), message)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun would, but without its warning
+    os.environ.setdefault(
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "300"
+    )  # 30 s are too short for a large checkpoint
+    # Restarted ranks would otherwise find the addresses of the previous ranks in the launcher's store, and wait.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder shadows nothing in the ranks
+    os.environ["PYTHONSAFEPATH"] = "1"  # a torch.py in the working folder must not shadow torch in the ranks
     os.environ["TUNE_ALLOW"] = " ".join(sorted(model.current_trust().packages))
-    root = os.path.dirname(folder_of("recipes"))  # noqa: PTH120 -- that folder may be how this process found torchtune
+    root = os.path.dirname(folder_of("recipes"))  # noqa: PTH120 -- this process may have found torchtune in that folder
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))
     import logging
 
@@ -156,25 +158,25 @@ def _launch(call: Call, recipe: "runs.Recipe[Any]", layers: "model.Layers", comm
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    if "LOGLEVEL" not in os.environ:  # what the launcher logs about a failure, `_tell` says
+    if "LOGLEVEL" not in os.environ:  # `_report_failure` replaces what the launcher would log about a failure
         for name in list(logging.root.manager.loggerDict):
             if name.startswith("torch.distributed.elastic"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
-    files = [word for file in model.current_trust().files for word in ("--file", file)]
+    files = [arg for file in model.current_trust().files for arg in ("--file", file)]
     try:
-        with speaking_of_nodes(call.launch, nodes_of(call.launch)):
+        with watch_launcher(call.launch, nodes_of(call.launch)):
             torchrun([*call.launch, "-m", "torchtune.cli._worker", call.recipe, str(frozen.config), *files])
     except SignalException as error:
-        sys.stderr.write(f"tune: ended by {error.sigval.name}\n")
+        sys.stderr.write(f"tune: terminated by {error.sigval.name}\n")
         return 128 + error.sigval
     except ChildFailedError as error:
-        return _tell(error.failures)
-    runs.end_run(frozen)
+        return _report_failure(error.failures)
+    runs.finish_run(frozen)
     return 0
 
 
-def _tell(failures: "dict[int, ProcessFailure]") -> int:
-    """Say in one message which rank failed first, and why; the others failed for want of it.
+def _report_failure(failures: "dict[int, ProcessFailure]") -> int:
+    """Print which rank failed first and why; the other ranks failed as a consequence.
 
     Returns:
         The exit status.
@@ -182,25 +184,27 @@ def _tell(failures: "dict[int, ProcessFailure]") -> int:
     import signal
 
     echoes = {rank for rank, f in failures.items() if f.error_file_data.get("is_echo")}
-    asked = {rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)}
-    first = {rank: f for rank, f in failures.items() if rank not in echoes | asked}
-    first = first or {rank: f for rank, f in failures.items() if rank not in asked} or failures
+    terminated = {
+        rank for rank, f in failures.items() if f.exitcode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    }
+    first = {rank: f for rank, f in failures.items() if rank not in echoes | terminated}
+    first = first or {rank: f for rank, f in failures.items() if rank not in terminated} or failures
     rank, failure = min(first.items(), key=lambda item: (item[1].timestamp, item[0]))
     record = failure.error_file_data
     text, number = str(record.get("message", "")), abs(failure.exitcode) % 128
     if rank in echoes:
-        why = "lost its connection to another rank, which has ended; see what the other nodes say"
+        reason = "lost its connection to another rank, which has ended; see the output of the other nodes"
     elif record.get("sentence"):
-        why = record["sentence"]
-    elif text not in ("", "<NONE>"):  # torch's word for no file
-        why = f"failed\n{text}".rstrip("\n")
+        reason = record["sentence"]
+    elif text not in ("", "<NONE>"):  # torch's placeholder for a missing file
+        reason = f"failed\n{text}".rstrip("\n")
     elif not 0 <= failure.exitcode <= 128 and number in list(signal.Signals):
         name = signal.Signals(number).name
-        hint = "; the kernel does so when memory is short" if name == "SIGKILL" else ""
-        why = f"was ended by {name}{hint}"
+        hint = "; the kernel does this when memory runs out" if name == "SIGKILL" else ""
+        reason = f"was terminated by {name}{hint}"
     else:
-        why = f"ended with status {failure.exitcode}"
-    sys.stderr.write(f"tune: rank {rank}: {why}\n")
+        reason = f"exited with status {failure.exitcode}"
+    sys.stderr.write(f"tune: rank {rank}: {reason}\n")
     return 2 if failure.exitcode == 2 else 1
 
 
@@ -209,12 +213,12 @@ VERB = Verb(
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, OVERWRITE, EXTEND, ACCEPT_CHANGES, JOIN_TIMEOUT)),),
     launch=LAUNCH_OPTIONS,
-    explain=show_help,
-    about="""\
-Checks a config, freezes it into its output_dir, and runs a recipe with it; the
-word `run` may be left out. The same command again continues a run that was
-interrupted. torchrun's options stand before the recipe, its others as well.
-With a recipe, --help lists the fields of its config.""",
+    show_recipe_help=show_help,
+    description="""\
+Checks a config, writes it with all defaults (frozen) into its output_dir, and
+runs a recipe with it. The word `run` is optional. To resume an interrupted run,
+repeat the same command. Options of torchrun come before the recipe; those not
+listed here are accepted too. With a recipe, --help lists its config's fields.""",
     examples=(
         "tune run lora_finetune --config smollm2_135m_lora",
         "tune lora_finetune --config smollm2_135m_lora optimizer.lr=1e-4 batch_size=4",

@@ -1,4 +1,4 @@
-"""`tune schema`: write a JSON Schema of a recipe's YAML, for an editor."""
+"""`tune schema`: write a JSON Schema of a recipe's YAML configs, for editors."""
 
 import json
 import sys
@@ -10,11 +10,11 @@ from torchtune.cli._verb import OUTPUT, RECIPE, Form, Verb, write_output
 from torchtune.config import ConfigError
 from torchtune.runs.command_line import ALLOW, Call, Option
 
-ALL = Option("--all", "write the schemas that the files of configs_yaml/ name", required=True)
+ALL = Option("--all", "write the schemas that the files in configs_yaml/ refer to", required=True)
 
 
 def run(call: Call) -> int:
-    """Write a recipe's schema to a file or to standard output, or the schema of every registered recipe."""
+    """Write a recipe's schema to a file or to standard output, or the schemas of all registered recipes."""
     if not call.has(ALL):
         return write_output(call, schema_of(runs.load_recipe(call.recipe)))
     write_all(Path(call.value(OUTPUT) or schema_folder()))
@@ -22,7 +22,7 @@ def run(call: Call) -> int:
 
 
 def write_all(folder: Path) -> None:
-    """Write the schema of every registered recipe; that of one without a config class accepts everything."""
+    """Write the schema of every registered recipe; a recipe without a config class gets one that accepts everything."""
     from torchtune.files import write_text
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,12 @@ def schema_of(recipe: "runs.Recipe[object]") -> str:
     """Return the JSON text of a recipe's schema.
 
     Raises:
-        ConfigError: It has no config class, so nothing is known of its YAML.
+        ConfigError: The recipe has no config class.
     """
     from torchtune.cli._json_schema import json_schema  # loads the converter
 
     if recipe.config_class is None:
-        raise ConfigError.of_word(recipe.name, "has no config class, so there is nothing to describe")
+        raise ConfigError.of_argument(recipe.name, "has no config class, so it has no schema")
     doc = (recipe.main.__doc__ or "").strip().partition("\n")[0]
     schema = json_schema(recipe.config_class, recipe.name, doc)
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
@@ -53,12 +53,12 @@ VERB = Verb(
     run,
     forms=(Form((RECIPE,), (OUTPUT, ALLOW)), Form((), (ALL, OUTPUT))),
     takes="a recipe, or --all",
-    about="""\
-Writes a JSON Schema of a recipe's YAML, with which an editor completes a
-config, shows the documentation of its fields and underlines what is wrong. The
-files of configs_yaml/, and what `tune cp` copies of them, name theirs in the
-first line already, and --all writes those; another file needs such a line as
-the last one here.""",
+    description="""\
+Writes a JSON Schema of a recipe's YAML configs. With it, an editor completes
+fields, shows their documentation and underlines mistakes. The files in
+configs_yaml/, and copies made with `tune cp`, already refer to their schemas in
+the first line; --all writes those schemas. In your own files, add a first line
+like the last one below.""",
     examples=(
         "tune schema ./my_recipe.py -o my_recipe.json",
         "# yaml-language-server: $schema=my_recipe.json",

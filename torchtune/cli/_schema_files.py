@@ -1,7 +1,7 @@
-"""The schema files to which the first line of a YAML config points: `configs_yaml/schemas/<recipe>.json`.
+"""The schema files that the first lines of YAML configs refer to: `configs_yaml/schemas/<recipe>.json`.
 
-They follow from the code, so that git has none: `scripts/install.sh` and the wheel's build write them. A wheel that was
-built where torch is not installed holds empty ones instead, which accept everything until they are first needed.
+They are generated from the code and not kept in git: `scripts/install.sh` and the build of the wheel write them. In a
+wheel built without torch they are empty, accept everything, and are replaced when they are first needed.
 """
 
 import os
@@ -19,7 +19,7 @@ def schema_folder() -> str:
 
 
 def schema_file(recipe: str) -> str | None:
-    """Return the schema file of a registered recipe, built if need be; None where it cannot be built."""
+    """Return the schema file of a registered recipe, built if necessary; None if it cannot be built."""
     file = os.path.join(schema_folder(), f"{recipe}.json")  # noqa: PTH118
     if not is_built(file):
         _build()
@@ -27,19 +27,19 @@ def schema_file(recipe: str) -> str | None:
 
 
 def is_built(file: str) -> bool:
-    """Tell whether a schema is there that says something."""
+    """Return whether a schema file exists and is not an empty schema."""
     return os.path.isfile(file) and os.path.getsize(file) > len(EMPTY)  # noqa: PTH113, PTH202
 
 
 def _build() -> None:
-    """Build the schemas in a process of their own, since they need torch, and this verb does not."""
+    """Build the schemas in a separate process, as this needs torch and the calling verb does not."""
     import subprocess
     from pathlib import Path
 
     target = schema_folder() if os.path.isdir(schema_folder()) else folder_of("configs_yaml")  # noqa: PTH112
     if not os.access(target, os.W_OK):
         return
-    sys.stderr.write("building the schemas of configs_yaml/ for editors and completion, this once\n")
+    sys.stderr.write("building the schemas of configs_yaml/ for editors and completion (only once)\n")
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     call = [sys.executable, "-P", "-m", "torchtune.cli", "schema", "--all"]

@@ -1,4 +1,4 @@
-"""`tune show`: print a resolved config, with --origins where each value came from."""
+"""`tune show`: print a resolved config, optionally with the location of each value."""
 
 import math
 import re
@@ -13,11 +13,11 @@ from torchtune.config.model import dotted, leaves
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import is_coloured, paint
 
-ORIGINS = Option("--origins")
+ORIGINS = Option("--origins", "also show where each value was set")
 
 
 def run(call: Call) -> int:
-    """Print a config that is free of mistakes."""
+    """Check a config and print it."""
     _, layers, _ = runs.checked_layers(call)
     tree = layers.resolve()
     if call.has(JSON):
@@ -30,7 +30,7 @@ def run(call: Call) -> int:
 
 
 def with_origins(layers: "model.Layers") -> list[dict[str, Any]]:
-    """Return every leaf with where it was written; a list's is where it was last changed."""
+    """Return every leaf with the location that set it; for a list, the location that last changed it."""
     rows = []
     for path, value in leaves(layers.resolve()):
         origin = layers.last_origin(path) if isinstance(value, list) else layers.origin(path)
@@ -39,7 +39,7 @@ def with_origins(layers: "model.Layers") -> list[dict[str, Any]]:
 
 
 def _finite(tree: Any) -> Any:
-    """Return a tree that JSON can hold: infinity and NaN as YAML writes them, in text."""
+    """Return a tree that JSON can represent: infinity and NaN become text, as in YAML."""
     if isinstance(tree, dict):
         return {key: _finite(value) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -48,7 +48,7 @@ def _finite(tree: Any) -> Any:
 
 
 def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a line for every leaf: its path and value, and where it was written."""
+    """Yield a line for every leaf: its path, its value and the location that set it."""
     texts = [f"{row['path']}: {model.inline_yaml(row['value'])}" for row in rows]
     width = min(max(map(len, texts)), 80) + 2
     for text, row in zip(texts, rows, strict=True):
@@ -56,7 +56,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def painted_yaml(text: str) -> str:
-    """Return YAML with its keys and comments set apart, for standard output."""
+    """Return YAML with coloured keys and comments if standard output shows colour."""
     if not is_coloured(sys.stdout):
         return text
     keyed = re.sub(r"(?m)^([ -]*)([\w.-]+:)", lambda m: m[1] + paint(m[2], "cyan"), text)
@@ -67,6 +67,6 @@ VERB = Verb(
     "show",
     run,
     forms=(Form((RECIPE,), (*CONFIG_OPTIONS, ORIGINS, JSON)),),
-    about="Prints the resolved config.",
+    description="Prints a config with all overrides and ${...} references resolved.",
     examples=("tune show lora_finetune --config smollm2_135m_lora --origins",),
 )

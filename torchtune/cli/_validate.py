@@ -1,4 +1,4 @@
-"""`tune validate`: find every mistake in a config, and what its model needs."""
+"""`tune validate`: find every mistake in a config, and estimate its model's memory."""
 
 import functools
 import sys
@@ -19,89 +19,89 @@ from torchtune.runs import config_names
 from torchtune.runs.command_line import Call, Option
 from torchtune.runs.console import paint, painted_mistakes, print_note, size_text
 
-ALL = Option("--all", required=True)
-_LOOKED_AT = 64
-"""Rows whose lengths are looked at."""
-MEMORY = Option("--memory")
+ALL = Option("--all", "validate every config in a folder (default: every registered config)", required=True)
+MEMORY = Option("--memory", "itemise the memory, up to the peak of a training step")
+_SAMPLE_SIZE = 64
+"""The number of rows to read for an estimate of the longest example."""
 
 
 def run(call: Call) -> int:
-    """Validate one config, a folder of them, or all that are registered."""
+    """Validate one config, all configs in a folder, or all registered configs."""
     ranks = ranks_of(call.launch)
     if call.has(ALL):
         if call.config or call.overrides:
-            message = "validates every config of a folder, or every registered one"
-            raise ConfigError.of_word(ALL.text, message, "name none beside it")
+            message = "validates every config in a folder, or every registered config"
+            raise ConfigError.of_argument(ALL.text, message, "remove --config and the overrides")
         return validate_all(call.recipe, json=call.has(JSON))
     if not call.has(JSON):
-        needs = needs_of(call, ranks)
+        needs = validate_config(call, ranks)
         sys.stdout.write(f"{_summary(needs)}\n")
         if needs and call.has(MEMORY):
             sys.stdout.write("\n" + "".join(f"    {line}\n" for line in _memory(needs)))
         return 0
-    found, failed = _outcome(call, ranks)
-    write_json(found)
-    return 2 if failed else 0
+    outcome, error = _outcome(call, ranks)
+    write_json(outcome)
+    return 2 if error else 0
 
 
 def validate_all(folder: str, *, json: bool = False) -> int:
-    """Validate every registered config, or every config in a folder, saying all that is wrong."""
+    """Validate every registered config, or every config in a folder, and report all mistakes."""
     if folder:
         calls = runs.calls_in(folder)
     else:
-        calls = [Call.of(recipe, name) for recipe, names in config_names().items() for name in names]
-    outcomes = [(call, *_apart_from_required(*_outcome(call, 1))) for call in calls]
+        calls = [Call.for_config(recipe, name) for recipe, names in config_names().items() for name in names]
+    outcomes = [(call, *_accept_required(*_outcome(call, 1))) for call in calls]
     if json:
-        write_json([{"recipe": c.recipe, "config": c.config, **found} for c, found, _ in outcomes])
+        write_json([{"recipe": c.recipe, "config": c.config, **outcome} for c, outcome, _ in outcomes])
     else:
-        for call, found, failed in outcomes:
+        for call, outcome, error in outcomes:
             name = f"{call.recipe} --config {call.config}" if call.recipe else str(call.config)
-            if failed is None:
-                to_set = f", once {' and '.join(found['to_set'])} are set" if "to_set" in found else ""
-                sys.stdout.write(f"{name}: {_summary(found.get('needs'), '; ')}{to_set}\n")
+            if error is None:
+                to_set = f" (to be set: {', '.join(outcome['to_set'])})" if "to_set" in outcome else ""
+                sys.stdout.write(f"{name}: {_summary(outcome.get('needs'), '; ')}{to_set}\n")
             else:
-                sys.stderr.write(f"{name}: {painted_mistakes(failed, sys.stderr)}\n")
-    return 2 if any(failed for *_, failed in outcomes) else 0
+                sys.stderr.write(f"{name}: {painted_mistakes(error, sys.stderr)}\n")
+    return 2 if any(error for *_, error in outcomes) else 0
 
 
 def _outcome(call: Call, ranks: int) -> tuple[dict[str, Any], ConfigError | None]:
-    """Return what validating a config finds, for a script, and the mistakes if there are any."""
+    """Return the outcome of validating a config as a JSON value, and the error if there are mistakes."""
     try:
-        found = needs_of(call, ranks)
+        needs = validate_config(call, ranks)
     except ConfigError as error:
         return {"ok": False, "mistakes": [_as_dict(m) for m in error.mistakes]}, error
-    return {"ok": True, **({"needs": found} if found else {})}, None
+    return {"ok": True, **({"needs": needs} if needs else {})}, None
 
 
-def _apart_from_required(
-    found: dict[str, Any], failed: ConfigError | None
+def _accept_required(
+    outcome: dict[str, Any], error: ConfigError | None
 ) -> tuple[dict[str, Any], ConfigError | None]:
-    """Take an outcome for a good one if all that a config lacks is what it leaves to its user, by `${required}`."""
-    if failed is None or not all(m.kind == "missing" and m.got for m in failed.mistakes):
-        return found, failed
-    return {"ok": True, "to_set": [dotted(m.path) for m in failed.mistakes]}, None
+    """Turn an error into success if the config only lacks values that it marks as `${required}`."""
+    if error is None or not all(m.kind == "missing" and m.got for m in error.mistakes):
+        return outcome, error
+    return {"ok": True, "to_set": [dotted(m.path) for m in error.mistakes]}, None
 
 
 def _as_dict(mistake: Mistake) -> dict[str, str]:
-    """Return a mistake for a script: what a reader sees, and the parts that it is made of."""
+    """Return a mistake as a JSON value: its message and the parts of the message."""
     names = ("kind", "expected", "got", "suggestion", "location")
     parts = {name: str(getattr(mistake, name)) for name in names}
     return {**parts, "path": dotted(mistake.path), "message": mistake.sentence}
 
 
-def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
-    """Check a config and return what its model needs, in numbers; None where it has none.
+def validate_config(call: Call, ranks: int = 1) -> dict[str, int] | None:
+    """Check a config and return its memory estimate, or None if it has no model.
 
     Raises:
-        ConfigError: With every mistake.
+        ConfigError: The config has mistakes; the error lists all of them.
     """
     if call.mistakes and not call.recipe:
         raise ConfigError(call.mistakes, str(call.config))
     recipe, layers, cfg = runs.checked_layers(call)
     mistakes = Mistakes(layers)
     decoder = _model_of(cfg, mistakes)
-    if not mistakes.found:
-        for note in _absent(cfg):
+    if not mistakes.entries:
+        for note in _missing_files(cfg):
             print_note(note)
         if decoder is not None:
             from torchtune.checks import weight_errors
@@ -112,47 +112,46 @@ def needs_of(call: Call, ranks: int = 1) -> dict[str, int] | None:
     if decoder is not None:
         from torchtune.checks import schedule_errors
 
-        with mistakes.of("optimizer"):
+        with mistakes.collect("optimizer"):
             needs = _estimate(cfg, decoder, ranks, longest)
             mistakes.add_all(schedule_errors(cfg))
-    if mistakes.found:
-        raise ConfigError(mistakes.found, f"the config of {recipe.name}")
+    if mistakes.entries:
+        raise ConfigError(mistakes.entries, f"the config of {recipe.name}")
     return needs
 
 
 def _model_of(cfg: Any, mistakes: Mistakes) -> Any:
-    """Build a config's model on the meta device; None where it has none, its folder is not there, or it is wrong."""
-    if "torch" not in sys.modules:  # a recipe that has a model has imported it
+    """Build a config's model on the meta device; None if it has no model, its folder is missing, or it has mistakes."""
+    if "torch" not in sys.modules:  # a recipe with a model has imported torch
         return None
-    from torchtune.training import FinetuneConfig, model_of
+    from torchtune.training import FinetuneConfig, build_meta_model
 
     folder = Path(dict(_folders(cfg)).get("model_directory") or ".")
     try:
         if isinstance(cfg, FinetuneConfig) and cfg.model_directory is not None and folder.is_dir():
-            runs.check_whole_model(folder)
+            runs.check_full_model(folder)
     except ValueError as error:
         mistakes.add("model_directory", error)
         return None
     try:
-        return model_of(cfg)
+        return build_meta_model(cfg)
     except InstantiationError as error:
         if folder.exists() or not isinstance(error.__cause__, FileNotFoundError):
             mistakes.add("model", error)
         else:
-            reason = f"as its folder is not there yet: {error.__cause__}"
-            print_note(f"it is not known what the model is and needs, {reason}")
-    except ValueError as error:  # the adapters do not fit the model
+            print_note(f"the model is not checked, as its folder does not exist yet: {error.__cause__}")
+    except ValueError as error:  # the adapters do not match the model
         mistakes.add("lora", error)
-    except FileNotFoundError as error:  # nor is there an adapter to be trained further
+    except FileNotFoundError as error:  # the adapter to continue training is missing
         mistakes.add("lora.adapter_directory", error)
     return None
 
 
 def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
-    """Build a local tokenizer, and read the first rows of local data, as the run would.
+    """Build the tokenizer and the datasets as the run would, if their files are local, and check a sample of rows.
 
     Returns:
-        The positions of the longest example among some of the training rows; None if these are not local.
+        The length (tokens) of the longest example in a sample of the training rows; None if these are not local.
     """
     parts = _parts(cfg)
     local = {field: part for field, part in parts.items() if _is_local(part)}
@@ -184,28 +183,28 @@ def _check_rows(cfg: Any, decoder: Any, mistakes: Mistakes) -> int | None:
 
 
 def _sample(rows: Any) -> list[Any]:
-    """Encode some rows, evenly spaced over a dataset."""
-    from torchtune.data import spread
+    """Encode a sample of rows, evenly spaced over a dataset."""
+    from torchtune.data import sample_indices
 
-    return [rows[i] for i in spread(rows, _LOOKED_AT)]
+    return [rows[i] for i in sample_indices(rows, _SAMPLE_SIZE)]
 
 
 def _longest(sample: list[Any]) -> int | None:
-    """Return the positions of the longest of some examples; None if there are none."""
-    from torchtune.data import LeftOut, items_of
+    """Return the length of the longest example in tokens; None if there is no example."""
+    from torchtune.data import SkippedRow, as_items
 
-    items = (item for e in sample if not isinstance(e, LeftOut) for item in items_of(e))
+    items = (item for e in sample if not isinstance(e, SkippedRow) for item in as_items(e))
     return max((item.length for item in items), default=None)
 
 
 def _has_tokenizer_folder(cfg: Any) -> bool:
-    """Tell whether the folder of the tokenizer exists, so that a file that it lacks is a mistake."""
+    """Return whether the tokenizer's folder exists, so that a missing file in it is a mistake."""
     folder = dict(_folders(cfg)).get("tokenizer_directory")
     return isinstance(folder, str) and Path(folder).is_dir()
 
 
 def _parts(cfg: object) -> dict[str, Any]:
-    """Return the components of a config that read text by their paths: the tokenizer first, then what takes it."""
+    """Return the tokenizer and the datasets of a config by their field paths, the tokenizer first."""
     if "torch" not in sys.modules:
         return {}
     from torch.utils.data import Dataset
@@ -218,48 +217,51 @@ def _parts(cfg: object) -> dict[str, Any]:
 
 
 def _is_local(component: Any) -> bool:
-    """Tell whether all files that a component reads are there, and none is on the hub."""
-    if not isinstance(
-        component, functools.partial
-    ):  # of a config without a class, it is a mapping, not checked yet
+    """Return whether all files that a component reads exist on this machine and none is on the hub."""
+    if not isinstance(component, functools.partial):  # an unchecked mapping, in a config without a class
         return False
-    given: dict[str, Any] = dict(component.keywords)
-    if "source" in model.parameters_of(component.func) and given.get("source") is None:
+    arguments: dict[str, Any] = dict(component.keywords)
+    if "source" in model.parameters_of(component.func) and arguments.get("source") is None:
         return False
-    lists = [value for value in given.values() if isinstance(value, list)]
+    lists = [value for value in arguments.values() if isinstance(value, list)]
     parts = filter(is_component, chain(*lists))
-    files = [value for name, value in given.items() if name in ("path", "source") and isinstance(value, str)]
-    return all(map(_is_there, files)) and all(map(_is_local, parts))
+    files = [
+        value for name, value in arguments.items() if name in ("path", "source") and isinstance(value, str)
+    ]
+    return all(map(_exists, files)) and all(map(_is_local, parts))
 
 
-def _is_there(path: str) -> bool:
+def _exists(path: str) -> bool:
+    """Return whether a file exists, or a pattern matches a file."""
     import glob
 
-    whole = str(Path(path).expanduser())
-    return Path(whole).exists() or (glob.has_magic(whole) and bool(glob.glob(whole, recursive=True)))  # noqa: PTH207 - a Path takes no absolute pattern.
+    full_path = str(Path(path).expanduser())
+    return Path(full_path).exists() or (
+        glob.has_magic(full_path) and bool(glob.glob(full_path, recursive=True))  # noqa: PTH207 - a Path takes no absolute pattern.
+    )
 
 
-def _absent(cfg: Any) -> Iterator[str]:
-    """Say which files of a config are not on this machine, which is no mistake where it will run on another."""
-    named = dict(_folders(cfg))
+def _missing_files(cfg: Any) -> Iterator[str]:
+    """Yield a note for each file of a config that is not on this machine; the config may be for another machine."""
+    paths = dict(_folders(cfg))
     for field, part in _parts(cfg).items():
         keywords: Mapping[str, Any] = part.keywords if isinstance(part, functools.partial) else {}
-        named |= {f"{field}.{name}": keywords[name] for name in ("path", "source") if name in keywords}
-    absent: list[str] = []
-    for name, value in named.items():
+        paths |= {f"{field}.{name}": keywords[name] for name in ("path", "source") if name in keywords}
+    missing: list[str] = []
+    for name, value in paths.items():
         is_hub_name = name.endswith(".source") and "." not in str(value)
         if not isinstance(value, str) or is_hub_name or Path(value).exists():
             continue
         if name.startswith("tokenizer.") and _has_tokenizer_folder(cfg):
             continue
-        if not any(value == other or value.startswith(f"{other}/") for other in absent):
-            near = did_you_mean_path(value)
-            yield f"{name}: {value} is not there yet" + (f"; {near}" if near else "")
-        absent.append(value)
+        if not any(value == other or value.startswith(f"{other}/") for other in missing):
+            suggestion = did_you_mean_path(value)
+            yield f"{name}: {value} does not exist yet" + (f"; {suggestion}" if suggestion else "")
+        missing.append(value)
 
 
 def _folders(cfg: object) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a config that name folders of models and tokenizers."""
+    """Yield the names and values of a config's fields for model and tokenizer folders."""
     for name in model.field_names(type(cfg)) if model.is_section(type(cfg)) else ():
         if name.endswith("_directory"):
             yield name, getattr(cfg, name)
@@ -268,10 +270,10 @@ def _folders(cfg: object) -> Iterator[tuple[str, Any]]:
 def _estimate(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str, int]:
     from attrs import asdict
 
-    from torchtune.training import FinetuneConfig, batch_of, mapped_bytes, needs_of
+    from torchtune.training import FinetuneConfig, batch_shape, estimate_run_memory, mapped_bytes
 
-    estimate = needs_of(cfg, model, ranks, longest)
-    rows, length = batch_of(cfg, model, longest) if isinstance(cfg, FinetuneConfig) else (0, 0)
+    estimate = estimate_run_memory(cfg, model, ranks, longest)
+    rows, length = batch_shape(cfg, model, longest) if isinstance(cfg, FinetuneConfig) else (0, 0)
     is_known = longest is not None or (isinstance(cfg, FinetuneConfig) and cfg.loading.packing is not None)
     mapped = mapped_bytes(cfg, model, ranks)
     return {
@@ -284,51 +286,51 @@ def _estimate(cfg: Any, model: Any, ranks: int, longest: int | None) -> dict[str
     }
 
 
-def _summary(needs: dict[str, int] | None, between: str = "\n    ") -> str:
-    """Return `ok`, and what the model is and needs, on two lines or on one."""
+def _summary(needs: dict[str, int] | None, separator: str = "\n    ") -> str:
+    """Return `ok`, the number of parameters and the memory estimate, on two lines or on one."""
     ok = paint("ok", "bold", "green")
     if needs is None:
         return ok
-    whole, trained = needs["parameters"], needs["trainable"]
-    held = f"{size_text(needs['weights'])} of weights"
-    said = f"{ok}: {whole:,} parameters"
-    if trained:
-        said += f", {trained:,} trained ({trained / whole:.2%})"
-        held += f" + {size_text(needs['gradients'])} of gradients"
-        held += f" + {size_text(needs['optimizer'])} of optimizer state = {size_text(needs['total'])}"
-    each = f"each of {needs['ranks']} ranks holds" if needs["ranks"] > 1 else "held"
-    more = "activations"
+    n_parameters, n_trained = needs["parameters"], needs["trainable"]
+    parameters = f"{n_parameters:,} parameters"
+    memory = f"{size_text(needs['weights'])} of weights"
+    if n_trained:
+        parameters += f", {n_trained:,} trained ({n_trained / n_parameters:.2%})"
+        memory += f" + {size_text(needs['gradients'])} of gradients"
+        memory += f" + {size_text(needs['optimizer'])} of optimizer state = {size_text(needs['total'])}"
+    title = f"memory on each of {needs['ranks']} ranks" if needs["ranks"] > 1 else "memory"
+    activations = "activations"
     if needs["activations"]:
-        of = _positions(needs)
-        of += "" if needs["is_length_known"] else ", a length that is assumed until the data are there"
-        more = f"about {size_text(needs['activations'])} of activations for {of}"
-    return f"{said}{between}{each}: {held}, and {more}"
+        batch = _batch(needs)
+        batch += "" if needs["is_length_known"] else "; this length is assumed, as the data do not exist yet"
+        activations = f"about {size_text(needs['activations'])} of activations ({batch})"
+    return f"{ok}: {parameters}{separator}{title}: {memory}, plus {activations}"
 
 
-def _positions(needs: dict[str, int]) -> str:
-    n_rows = needs["rows"]
-    return f"{counted(n_rows, 'row')} of {counted(needs['length'], 'position')}"
+def _batch(needs: dict[str, int]) -> str:
+    return f"{counted(needs['rows'], 'batch row')} of {counted(needs['length'], 'token')}"
 
 
 def _memory(needs: dict[str, int]) -> Iterator[str]:
-    """Yield the lines of what a rank holds in a step, and the most of it that is there at once."""
-    mapped = f"of them {size_text(needs['mapped'])} stay in their file, which other processes share"
+    """Yield the lines of a rank's memory in a training step, and of the peak."""
+    mapped = f"{size_text(needs['mapped'])} memory-mapped from their file, shared with other processes"
     rows = [
         ("weights", needs["weights"], mapped if needs["mapped"] else ""),
         ("optimizer state", needs["optimizer"], ""),
         ("gradients", needs["gradients"], ""),
     ]
     if needs["activations"]:
-        rows.append(("activations", needs["activations"] - needs["loss"], f"for {_positions(needs)}"))
-        more = [
+        rows.append(("activations", needs["activations"] - needs["loss"], _batch(needs)))
+        optional = [
             ("logits and loss", needs["loss"], ""),
-            ("heap", needs["heap"], "between blocks, as measured on Linux"),
+            ("heap", needs["heap"], "fragmentation, as measured on Linux"),
         ]
-        rows += [row for row in more if row[1]]
-    beside = "beside Python and what it imports, 0.3 GiB or so" if needs["heap"] else ""
+        rows += [row for row in optional if row[1]]
+    peak_note = "without Python and its imports, about 0.3 GiB" if needs["heap"] else ""
     if needs["peak"] and needs["peak"] < sum(size for _, size, _ in rows):
-        beside = "gradients come as activations go" + (f"; {beside}" if beside else "")
-    for name, size, note in [*rows, *([("peak", needs["peak"], beside)] if needs["peak"] else [])]:
+        freed = "activations are freed as gradients are computed"
+        peak_note = freed + (f"; {peak_note}" if peak_note else "")
+    for name, size, note in [*rows, *([("peak", needs["peak"], peak_note)] if needs["peak"] else [])]:
         yield f"{name:16}{size_text(size):>10}  {note}".rstrip()
 
 
@@ -337,16 +339,15 @@ VERB = Verb(
     run,
     forms=(
         Form((RECIPE,), (*CONFIG_OPTIONS, MEMORY, JSON)),
-        Form((Argument("[FOLDER]", least=0),), (ALL, JSON)),
+        Form((Argument("[FOLDER]", min_count=0),), (ALL, JSON)),
     ),
     launch=COUNT_OPTIONS,
-    about="""\
-Finds every mistake in a config, or says `ok`, and what each of the ranks holds:
-weights, gradients and optimizer state, counted on tensors without memory, and
-about what activations take at their peak. With --memory, line by line, up to the
-most that a step holds at once. The tokenizer and the first rows of the data are
-read where they are local files that exist; of weights, names, sizes and dtypes
-are compared with the model.""",
+    description="""\
+Reports every mistake in a config, or `ok` and the memory of each rank: weights,
+gradients and optimizer state, computed without allocating the model, and an
+estimate of the activations at their peak. The tokenizer and a sample of rows are
+read if they are local files. Names, shapes and dtypes of the weights in local
+files are compared with the model.""",
     examples=(
         "tune validate lora_finetune --config smollm2_135m_lora",
         "tune validate --nproc_per_node 8 full_finetune --config alpaca_llama2_full_finetune",

@@ -1,6 +1,6 @@
-"""What a verb declares, in one value: the reader, the pages of help and completion know no more of it.
+"""The declaration of a verb, from which its command line is parsed, its help page is made and completions are offered.
 
-Every call of `tune` imports this file, so it imports nothing that costs time.
+Every call of `tune` imports this file, so it imports nothing slow.
 """
 
 import sys
@@ -20,28 +20,28 @@ from torchtune.runs.command_line import (
     Call,
     Option,
     names_of,
-    near_option,
     options_table,
     read_words,
+    similar_option,
 )
 
 MANY: Final = sys.maxsize
 
 
 class Argument(NamedTuple):
-    """A word of a call that is no option."""
+    """A positional argument."""
 
     usage: str
-    """How a usage line shows it."""
+    """Its text in a usage line."""
     completes: tuple[str, ...] = ()
-    """What completion offers: RECIPES, CONFIGS, or the words themselves."""
-    least: int = 1
-    most: int = 1
-    """How many words it may be."""
+    """Its completions: RECIPES, CONFIGS, or the values themselves."""
+    min_count: int = 1
+    max_count: int = 1
+    """How many values it may have, at most."""
 
 
 class Form(NamedTuple):
-    """A way to call a verb: a line of its usage."""
+    """A form of a verb's command line, shown as one usage line."""
 
     arguments: tuple[Argument, ...] = ()
     options: tuple[Option, ...] = ()
@@ -50,81 +50,84 @@ class Form(NamedTuple):
 class Verb(NamedTuple):
     """A verb of `tune`, the `VERB` of its file `torchtune/cli/_<name>.py`.
 
-    The first line of that file, a docstring such as `tune ls`: list recipes and their configs, is its line in
-    `tune --help`.
+    The first line of that file is a docstring such as "`tune ls`: list recipes and their configs". The text after the
+    colon is the verb's line in `tune --help`.
     """
 
     name: str
     run: Callable[[Call], int]
-    """Does what the verb does, and returns the exit status."""
+    """Runs the verb and returns the exit status."""
     forms: tuple[Form, ...]
-    about: str
-    """What the verb does, as its page of help begins."""
+    description: str
+    """The first paragraph of the help page."""
     examples: tuple[str, ...]
     notes: str = ""
-    """What its page of help says after the options."""
+    """Text of the help page after the options."""
     takes: str = ""
-    """Its arguments in words, for a call with too few or too many; empty where `run` checks them itself."""
+    """A phrase for its arguments, for a call with too few or too many; empty if `run` checks them itself."""
     launch: tuple[Option, ...] = ()
-    """Options of torchrun, which stand before the recipe; empty where it takes none."""
-    explain: Callable[[Call], int] | None = None
-    """What `--help` does where a recipe is named; None: it prints the page all the same."""
+    """The options of torchrun that it accepts before the recipe."""
+    show_recipe_help: Callable[[Call], int] | None = None
+    """Runs `--help` if a recipe is named. None: `--help` prints the help page."""
 
     @property
     def takes_overrides(self) -> bool:
-        """True where it reads a recipe and overrides of its config."""
+        """Whether it takes a recipe and overrides of its config."""
         return OVERRIDE in self.options
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """Its options, without those of torchrun."""
+        """The options, without those of torchrun."""
         return tuple(dict.fromkeys(option for form in self.forms for option in form.options))
 
-    def read(self, words: Sequence[str]) -> Call:
-        """Sort the words after the verb; what is wrong with them is noted in the result."""
-        return read_words(words, self.options, takes_launch=bool(self.launch), suggest=self.suggest)
+    def read(self, args: Sequence[str]) -> Call:
+        """Parse the arguments after the verb; mistakes in them are recorded in the result."""
+        return read_words(args, self.options, takes_launch=bool(self.launch), suggest=self.suggest)
 
-    def suggest(self, flag: str, otherwise: str) -> str:
-        """Return what a flag may mean that this verb does not understand.
+    def suggest(self, flag: str, default: str) -> str:
+        """Return a hint for a flag that this verb does not accept.
 
         Args:
-            flag: As typed.
-            otherwise: What it may mean if it is no option of any verb; or empty.
+            flag: The flag as typed.
+            default: The hint if the flag is not an option of any verb; may be empty.
         """
         from torchtune.cli import load_verb, verbs
 
-        own = names_of((*self.options, HELP))
+        option_names = names_of((*self.options, HELP))
         if self.launch and flag[:2] + flag[2:].replace("-", "_") in names_of(LAUNCH_OPTIONS):
-            return f"{flag} is torchrun's and stands before the recipe"
+            return f"{flag} is an option of torchrun and comes before the recipe"
         others = {name: names_of((*load_verb(name).options, *load_verb(name).launch)) for name in verbs()}
-        takers = [f"tune {name}" for name, names in others.items() if flag in names and flag not in own]
+        takers = [
+            f"tune {name}" for name, names in others.items() if flag in names and flag not in option_names
+        ]
         if takers:
             return f"{flag} is an option of {', '.join(takers)}"
-        near = otherwise or near_option(flag, own)
+        suggestion = default or similar_option(flag, option_names)
         if self.takes_overrides:
-            return near or near_option(flag, [name for names in others.values() for name in names])
-        return near or f"tune {self.name} --help lists the options"
+            all_names = [name for names in others.values() for name in names]
+            return suggestion or similar_option(flag, all_names)
+        return suggestion or f"tune {self.name} --help lists the options"
 
-    def fits(self, call: Call) -> bool:
-        """Tell whether a call has as many arguments as a form takes, and the options that it needs."""
+    def accepts(self, call: Call) -> bool:
+        """Return whether a call has the number of arguments and the required options of one of the forms."""
         count = len(call.arguments)
         return any(
-            sum(a.least for a in form.arguments) <= count <= sum(a.most for a in form.arguments)
+            sum(a.min_count for a in form.arguments) <= count <= sum(a.max_count for a in form.arguments)
             and all(call.has(option) for option in form.options if option.required)
             for form in self.forms
         )
 
     @property
     def help(self) -> str:
-        """Its page of help."""
+        """The help page."""
         heads = [f"usage: tune {self.name}", *[f"       tune {self.name}" for _ in self.forms[1:]]]
         usage = [_wrapped(head, self._pieces(form)) for head, form in zip(heads, self.forms, strict=True)]
-        examples = [f"  {line}" for line in self.examples]
-        parts = ["\n".join(usage), self.about, self._table(), self.notes, "\n".join(examples)]
+        examples = ["examples:", *(f"  {line}" for line in self.examples)]
+        parts = ["\n".join(usage), self.description, self._table(), self.notes, "\n".join(examples)]
         return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
     def _pieces(self, form: Form) -> list[str]:
-        """Return what follows the verb in a usage line, in pieces that are not broken."""
+        """Return the parts of a usage line after the verb, none of which is broken over lines."""
         launch = [option.usage for option in self.launch] if form is self.forms[0] else []
         chosen_by = [option.usage for option in form.options if option.required and not option.value]
         arguments = [argument.usage for argument in form.arguments]
@@ -132,13 +135,13 @@ class Verb(NamedTuple):
         return [*launch, *chosen_by, *arguments, *options]
 
     def _table(self) -> str:
-        """Return the options that are explained; those of every run are on the page of `tune run`."""
-        elsewhere = () if self.name == "run" else (*LAUNCH_OPTIONS, *RUN_OPTIONS)
-        return options_table([o for o in (*self.launch, *self.options) if o.help and o not in elsewhere])
+        """Return the table of options, without those of every run, which `tune run --help` explains."""
+        run_options = () if self.name == "run" else (*LAUNCH_OPTIONS, *RUN_OPTIONS)
+        return options_table([o for o in (*self.launch, *self.options) if o.help and o not in run_options])
 
 
 def _wrapped(head: str, pieces: Sequence[str]) -> str:
-    """Return a usage line, broken between its pieces."""
+    """Return a usage line, wrapped between its pieces."""
     lines = [head]
     for piece in pieces:
         if len(lines[-1]) + 1 + len(piece) > WIDTH:
@@ -149,16 +152,16 @@ def _wrapped(head: str, pieces: Sequence[str]) -> str:
 
 CONFIG_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW)
 """The options that name a config and change it."""
-JSON: Final = Option("--json")
-FORCE: Final = Option("--force")
-OUTPUT: Final = Option("-o, --output", "write there, not to standard output", "FILE")
+JSON: Final = Option("--json", "print JSON")
+FORCE: Final = Option("--force", "overwrite an existing file")
+OUTPUT: Final = Option("-o, --output", "file to write (default: standard output)", "FILE")
 RECIPE: Final = Argument("<recipe>", (RECIPES,))
 COUNT_OPTIONS: Final = LAUNCH_OPTIONS[:2]
-"""Those of torchrun's options that say on how many ranks a config would run."""
+"""The options of torchrun that set the number of ranks."""
 
 
 def write_output(call: Call, text: str) -> int:
-    """Write text to the file that a call names, or to standard output.
+    """Write text to the file of `--output`, or to standard output.
 
     Raises:
         ConfigError: The file cannot be written.
@@ -171,13 +174,13 @@ def write_output(call: Call, text: str) -> int:
         with open(target, "w", encoding="utf-8") as stream:  # noqa: PTH123 -- see `tune cp`
             stream.write(text)
     except OSError as error:
-        raise ConfigError.of_word(target, f"cannot be written: {error.strerror}") from error
+        raise ConfigError.of_argument(target, f"cannot be written: {error.strerror}") from error
     sys.stdout.write(f"wrote {target}\n")
     return 0
 
 
 def write_json(value: object) -> None:
-    """Write a value to standard output, for a script."""
+    """Write a value to standard output as JSON, for scripts."""
     import json
 
     sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""One rank of a run: it reads the config that the parent froze, and runs the recipe."""
+"""One rank of a run, which reads the config that the parent process froze and runs the recipe."""
 
 import atexit
 import json
@@ -18,35 +18,35 @@ def main(argv: Sequence[str]) -> int:
     """Run one rank.
 
     Args:
-        argv: The recipe, the frozen file, and `--file F` for each Python file that the user named.
+        argv: The recipe, the frozen config file, and `--file F` for each Python file that the user named.
     """
     from torchtune.config.model import trust_folder_of
     from torchtune.runs import load_recipe
 
     note_started()
-    recipe_name, file, *rest = argv
-    for named in rest[1::2]:
-        trust_folder_of(named)
+    recipe_name, config_file, *file_options = argv
+    for python_file in file_options[1::2]:
+        trust_folder_of(python_file)
     recipe = load_recipe(recipe_name)
-    recipe.main(recipe.layers(file).build(f"the config of {recipe.name}"))
+    recipe.main(recipe.layers(config_file).build(f"the config of {recipe.name}"))
     return 0
 
 
-def answered(argv: Sequence[str]) -> int:
-    """Run one rank, and leave what went wrong to the parent, which says it once for all ranks.
+def run_rank(argv: Sequence[str]) -> int:
+    """Run one rank and record its error for the parent, which reports one error for all ranks.
 
     Returns:
         The exit status.
     """
-    threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
-    outcome: list[int] = []
-    atexit.register(_leave, outcome)  # registered before all others, so called after them
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), name="parent", daemon=True).start()
+    statuses: list[int] = []
+    atexit.register(_exit_at_end, statuses)  # registered before all others, so called after them
     try:
-        outcome.append(main(argv))
+        statuses.append(main(argv))
     except KeyboardInterrupt as error:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"tune: {str(error) or 'interrupted'}\n")
-        outcome.append(getattr(error, "status", INTERRUPTED))
+        statuses.append(getattr(error, "status", INTERRUPTED))
     except Exception as error:
         failure = failure_of(error)
         file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -55,34 +55,35 @@ def answered(argv: Sequence[str]) -> int:
         else:
             sentence = "" if failure.details else failure.message
             record = {"message": failure.text, "sentence": sentence, "is_echo": _is_echo(error)}
-            record["timestamp"] = int(time.time())  # which torchrun asks for, as it does for the message
+            record["timestamp"] = int(time.time())  # torchrun requires it, like the message
             Path(file).write_text(json.dumps(record), encoding="utf-8")
         sys.stdout.flush()
-        os._exit(failure.status)  # without waiting for threads that talk to ranks which are gone
-    return outcome[0]
+        os._exit(failure.status)  # do not wait for threads that are connected to ended ranks
+    return statuses[0]
 
 
-def _leave(outcome: list[int]) -> None:
-    """End the process before the interpreter takes itself down, if the rank has an exit status.
+def _exit_at_end(statuses: list[int]) -> None:
+    """Exit before the interpreter finalizes, if the rank has an exit status.
 
-    Threads of gloo may still hold tensors then. One that lets go of its last reference waits for an interpreter that is
-    gone, and aborts the process: "terminate called without an active exception" (pytorch/pytorch, pull request 179291).
+    Threads of gloo may still hold tensors during finalization. A thread that releases the last reference to one then
+    waits for the finalized interpreter and aborts the process: "terminate called without an active exception"
+    (pytorch/pytorch, pull request 179291).
     """
-    if outcome:
+    if statuses:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(outcome[0])
+        os._exit(statuses[0])
 
 
-def _end_with(parent: int) -> None:
-    """End when the launcher has: it starts ranks in sessions of their own, which a kill of it does not reach."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the launcher has ended; it starts ranks in separate sessions, which a kill of it does not reach."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(INTERRUPTED)
 
 
 def _is_echo(error: Exception) -> bool:
-    """Tell whether an error is what another rank's end looks like from here: gloo's, nccl's or the store's."""
+    """Return whether an error of gloo, nccl or the store is the consequence of another rank's end."""
     import torch.distributed as dist
 
     of_torch = isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error))
@@ -90,4 +91,4 @@ def _is_echo(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(sys.argv[1:]))
+    sys.exit(run_rank(sys.argv[1:]))
