@@ -1,4 +1,4 @@
-"""What models are made of: plain `nn.Module`s, LoRA layers and losses."""
+"""Building blocks of models: plain `nn.Module`s, adapters and losses."""
 
 from torchtune.modules._adapter import Adaptable, Adapter
 from torchtune.modules._adapter_kinds import ADAPTERS, EMBEDDING_ADAPTERS, AdapterKind, kind_of_adapter
@@ -8,10 +8,10 @@ from torchtune.modules._adapters import (
     adapters_disabled,
     add_adapter,
     add_lora,
+    fully_trained_parameters,
     has_adapters,
     lora_state,
     merge_lora,
-    saved_in_full,
 )
 from torchtune.modules._architecture import Architecture
 from torchtune.modules._attention import Attention, GroupedQuerySpec
@@ -20,8 +20,8 @@ from torchtune.modules._decoder import Decoder
 from torchtune.modules._decoder_layer import DecoderLayer
 from torchtune.modules._documents import Documents, DocumentSpan
 from torchtune.modules._dora import DoRA
-from torchtune.modules._draw import copy_whole, draw, is_sharded
 from torchtune.modules._feed_forward import DenseSpec, FeedForward
+from torchtune.modules._initialize import copy_full, initialize, is_sharded
 from torchtune.modules._kv_cache import KVCache, LayerCache
 from torchtune.modules._layer_norm import LayerNorm, LayerNormSpec
 from torchtune.modules._lean import lean
@@ -33,9 +33,9 @@ from torchtune.modules._parts import (
     FeedForwardSpec,
     HasAggregates,
     NormSpec,
-    PartlyActive,
+    PartiallyActive,
     PositionsSpec,
-    active_shares,
+    active_fractions,
 )
 from torchtune.modules._positions import LearnedSpec, RotarySpec
 from torchtune.modules._rms_norm import RMSNorm, RMSNormSpec
@@ -73,7 +73,7 @@ __all__ = [
     "LinearCrossEntropy",
     "LoRA",
     "NormSpec",
-    "PartlyActive",
+    "PartiallyActive",
     "PassContext",
     "PositionsSpec",
     "RMSNorm",
@@ -82,20 +82,20 @@ __all__ = [
     "RotaryEmbedding",
     "RotarySpec",
     "Rotation",
-    "active_shares",
+    "active_fractions",
     "adapted_layers",
     "adapters_disabled",
     "add_adapter",
     "add_lora",
-    "copy_whole",
-    "draw",
+    "copy_full",
+    "fully_trained_parameters",
     "has_adapters",
+    "initialize",
     "is_sharded",
     "kind_of_adapter",
     "lean",
     "lora_state",
     "merge_lora",
-    "saved_in_full",
     "token_log_probs",
     "token_log_probs_and_entropies",
 ]

@@ -7,17 +7,17 @@ from torchtune.modules._dora import DoRA
 from torchtune.modules._lora import EmbeddingLoRA, LoRA
 
 AdapterKind = Literal["lora", "dora"]
-"""Names of the kinds, as `add_lora` and configs take them."""
+"""Names of the adapter kinds, as used by `add_lora` and in configs."""
 
 ADAPTERS: dict[AdapterKind, type[Adapter]] = {"lora": LoRA, "dora": DoRA}
-"""The kinds by name."""
+"""Adapters of linear layers by kind."""
 
 EMBEDDING_ADAPTERS: dict[AdapterKind, type[Adapter]] = {"lora": EmbeddingLoRA}
-"""What changes an embedding table, for the kinds that change embeddings and output heads as well."""
+"""Adapters of embedding tables by kind; only these kinds also adapt output heads."""
 
 
 def kind_of_adapter(adapter: Adapter) -> AdapterKind | None:
-    """Return the name of an adapter's kind; None: it is not listed."""
-    names = {ADAPTERS[name]: name for name in ADAPTERS}
-    names |= {EMBEDDING_ADAPTERS[name]: name for name in EMBEDDING_ADAPTERS}
-    return names.get(type(adapter))
+    """Return the name of an adapter's kind, or None if it is not registered."""
+    kinds = {ADAPTERS[name]: name for name in ADAPTERS}
+    kinds |= {EMBEDDING_ADAPTERS[name]: name for name in EMBEDDING_ADAPTERS}
+    return kinds.get(type(adapter))

@@ -1,4 +1,4 @@
-"""What a decoder is, in numbers."""
+"""The hyperparameters that define a decoder."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,13 +15,13 @@ from torchtune.modules._rms_norm import RMSNormSpec
 
 @frozen(kw_only=True)
 class Architecture:
-    """The sizes and constants that define a decoder, without its weights, and the spec of each part of its layers.
+    """The sizes and constants that define a decoder, and the specs of the parts of its layers.
 
-    A model holds its own, so that whoever saves it knows what to write into its config.json.
+    A model keeps its architecture, so that its config.json can be written when it is saved.
     """
 
     family: str = "llama"
-    """The kind of model that others know it as: `model_type` in a Hugging Face config.json."""
+    """Model family: `model_type` in a Hugging Face config.json."""
     vocab_size: int = field(validator=gt(0))
     """Number of token ids."""
     num_layers: int = field(validator=gt(0))
@@ -31,32 +31,32 @@ class Architecture:
     max_seq_len: int = field(validator=gt(0))
     """Longest sequence, in tokens."""
     tied_embeddings: bool
-    """Whether the output head is the embedding table itself."""
+    """Whether the output head is the embedding table."""
     embed_scale: float = 1.0
-    """What embeddings are multiplied by."""
+    """Factor of the token embeddings."""
     final_softcap: float | None = field(default=None, validator=optional(gt(0)))
-    """Bound c of logits z, which become c tanh(z / c) (arXiv 2408.00118, section 2); None: none."""
+    """Bound c of logits z, which become c tanh(z / c) (arXiv 2408.00118, section 2); None: no soft cap."""
 
     attention: AttentionSpec
-    """What mixes tokens in a layer."""
+    """Attention of a layer."""
     feed_forward: FeedForwardSpec
-    """What maps each token in a layer."""
+    """Feed-forward of a layer."""
     norm: NormSpec
-    """Norms of layers, and the final one."""
+    """Norms of the layers, and the final norm."""
     positions: PositionsSpec
-    """How positions are known."""
+    """Position encoding."""
 
     @classmethod
-    def of(cls, **values: Any) -> "Architecture":
-        """Build an architecture from numbers alone, each of which goes to the spec that has a field of its name.
+    def from_values(cls, **values: Any) -> "Architecture":
+        """Build an architecture from a flat list of values, each passed to the spec that has a field of that name.
 
         Args:
             **values: Fields of this class and of the specs. `attention`, `feed_forward`, `norm` and `positions` are
-                classes of specs; those that are left out are a Llama's.
+                spec classes; the defaults are those of Llama.
 
         Raises:
-            TypeError: no spec has such a field, or a field without a default is missing.
-            ValueError: a number is out of its range.
+            TypeError: No spec has a field of this name, or a field without a default is missing.
+            ValueError: A number is out of range.
         """
         kinds = {name: values.pop(name, kind) for name, kind in _LLAMA.items()}
         parts: dict[str, Any] = {}
@@ -64,18 +64,18 @@ class Architecture:
             parts[name] = kind(**{key: values.pop(key) for key in fields_dict(kind) if key in values})
         return cls(**values, **parts)
 
-    def vary(self, **values: Any) -> "Architecture":
-        """Return an architecture that differs in some values, which are those of `of`.
+    def evolve(self, **values: Any) -> "Architecture":
+        """Return a copy with some values changed; they are those of `from_values`.
 
-        Numbers of a part that is replaced by one of another kind are taken over where that has them too.
+        If a part is replaced by one of another class, the fields that both classes have keep their values.
         """
         kinds = {name: values.get(name, type(getattr(self, name))) for name in _LLAMA}
-        known = {*fields_dict(Architecture), *_names(kinds.values())}
-        inherited = {name: value for name, value in self.flat().items() if name in known}
-        return Architecture.of(**{**inherited, **kinds, **values})
+        field_names = {*fields_dict(Architecture), *_names(kinds.values())}
+        inherited = {name: value for name, value in self.flat().items() if name in field_names}
+        return Architecture.from_values(**{**inherited, **kinds, **values})
 
     def flat(self) -> dict[str, Any]:
-        """Return all numbers side by side, those of the parts' specs among them."""
+        """Return all values in one flat mapping, including those of the parts' specs."""
         values = asdict(self, recurse=False)
         parts = [values.pop(name) for name in _LLAMA]
         return values | {key: value for part in parts for key, value in asdict(part, recurse=False).items()}
@@ -87,7 +87,7 @@ _LLAMA: Mapping[str, Any] = {
     "norm": RMSNormSpec,
     "positions": RotarySpec,
 }
-"""The parts of a Llama."""
+"""The spec classes of Llama."""
 
 
 def _names(kinds: Iterable[Any]) -> set[str]:

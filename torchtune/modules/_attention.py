@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchtune.modules._context import PassContext
 from torchtune.modules._documents import Documents
 from torchtune.modules._flex_attention import flex_attend
-from torchtune.modules._lean import Lean, turned
+from torchtune.modules._lean import Lean, rotated
 from torchtune.modules._linear import Linear
 from torchtune.modules._parts import AttentionSpec, NormSpec
 from torchtune.modules._rotary import Rotation
@@ -26,39 +26,39 @@ def _is_divisor_of_num_heads(spec: "GroupedQuerySpec", attribute: "Attribute[int
     if spec.num_heads % value:
         raise ValueError(
             f"{attribute.name} = {value} does not divide num_heads = {spec.num_heads};"
-            " every key-value head serves the same number of query heads"
+            " each key-value head must serve the same number of query heads"
         )
 
 
-def _is_even(_: Any, attribute: "Attribute[int]", value: int) -> None:  # attrs passes the instance.
+def _is_even(_: Any, attribute: "Attribute[int]", value: int) -> None:  # attrs passes the instance first
     if value % 2:
-        raise ValueError(f"{attribute.name} = {value} is odd; rotary embeddings turn pairs of numbers")
+        raise ValueError(f"{attribute.name} = {value} is odd; rotary embeddings rotate pairs of channels")
 
 
 @frozen(kw_only=True)
 class GroupedQuerySpec(AttentionSpec):
-    """Attention whose query heads share key-value heads in groups, with a sliding window in some or all layers."""
+    """Grouped-query attention, optionally with a sliding window in some or all layers."""
 
     num_heads: int = field(validator=gt(0))
     """Query heads per layer."""
     num_kv_heads: int = field(validator=[gt(0), _is_divisor_of_num_heads])
-    """Key-value heads per layer; fewer than `num_heads` is grouped-query attention (arXiv 2305.13245)."""
+    """Key-value heads per layer; fewer than `num_heads` makes it grouped-query attention (arXiv 2305.13245)."""
     head_dim: int = field(validator=[gt(0), _is_even])
     """Width of one head."""
     qkv_bias: bool = False
-    """Whether queries, keys and values have a bias."""
+    """Whether the query, key and value projections have biases."""
     o_bias: bool = False
-    """Whether attention's output has a bias."""
+    """Whether the output projection has a bias."""
     qk_norm: Literal["head", "whole"] | None = None
-    """Norm of queries and keys before they are turned: of each head, or of all heads together; None: none."""
+    """Norm of queries and keys before rotation: per head, or over all heads; None: no norm."""
     attention_scale: float | None = field(default=None, validator=optional(gt(0)))
-    """What the products of queries and keys are multiplied by; None: head_dim ** -0.5."""
+    """Factor of the attention scores; None: head_dim ** -0.5."""
     attention_softcap: float | None = field(default=None, validator=optional(gt(0)))
-    """Bound c of attention scores s, which become c tanh(s / c) (arXiv 2408.00118, section 2); None: none."""
+    """Bound c of attention scores s, which become c tanh(s / c) (arXiv 2408.00118, section 2); None: no soft cap."""
     window: int | None = field(default=None, validator=optional(gt(0)))
-    """Keys that a query of a sliding layer sees, its own among them; None: no layer slides."""
+    """Size of the sliding window, in keys, including the query's own; None: no sliding window."""
     full_attention_every: int | None = field(default=None, validator=optional(gt(0)))
-    """Of the layers, counted from 1, every n-th sees everything although there is a window; None: none does."""
+    """Every n-th layer, counted from 1, has full attention instead of the sliding window; None: no layer does."""
 
     @property
     def rotary_dim(self) -> int:
@@ -67,17 +67,17 @@ class GroupedQuerySpec(AttentionSpec):
 
     @property
     def pair_width(self) -> int:
-        """Channels of all query heads together."""
+        """Total channels of all query heads."""
         return self.num_heads * self.head_dim
 
     def window_of(self, index: int) -> int | None:
-        """Return how many keys a query of a layer, counted from 0, sees, its own included; None: all to its left."""
-        every = self.full_attention_every
-        is_full = every is not None and (index + 1) % every == 0
+        """Return the sliding window of a layer, counted from 0, in keys; None: full causal attention."""
+        interval = self.full_attention_every
+        is_full = interval is not None and (index + 1) % interval == 0
         return None if is_full else self.window
 
     def build(self, architecture: "Architecture", index: int) -> "Attention":
-        """Build the attention of a layer, counted from 0."""
+        """Build the attention of layer `index`, counted from 0."""
         return Attention(architecture.embed_dim, self, architecture.norm, self.window_of(index))
 
 
@@ -86,9 +86,9 @@ class Attention(Lean, nn.Module):
 
     Args:
         embed_dim: Width of the residual stream, d.
-        spec: Its sizes, and whether there are biases, norms of queries and keys, a scale and a soft cap.
-        norm: The kind of those norms.
-        window: Keys that a query sees, its own among them; None: all to its left.
+        spec: Sizes and options.
+        norm: Spec of the query and key norms.
+        window: Size of the sliding window, in keys, including the query's own; None: full causal attention.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Attention(Lean, nn.Module):
             self.k_norm = norm.build(k_heads * spec.head_dim)
 
     def forward(self, x: Tensor, context: PassContext) -> Tensor:
-        """Let every token of x `[b, s, d]` look at itself and those before it; returns `[b, s, d]`."""
+        """Map x `[b, s, d]` to `[b, s, d]`; each token attends to itself and earlier tokens."""
         rotation, mask, cache, documents = context.rotation, context.mask, context.cache, context.documents
         q = self.q_proj(x)  # [b, s, h * head_dim]
         k = self.k_proj(x)  # [b, s, kv * head_dim]
@@ -120,12 +120,12 @@ class Attention(Lean, nn.Module):
         q, k, v = self._heads(q), self._heads(k), self._heads(v)  # [b, h or kv, s, head_dim]
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = self._turned(q, rotation), self._turned(k, rotation)
-        # The rotation has left q and k in float32. On a CPU they stay there: attention of bfloat16 is
-        # as fast forwards, but its backward takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
+        q, k = self._rotate(q, rotation), self._rotate(k, rotation)
+        # The rotation returns q and k in float32. On a CPU they stay in it: the forward pass of bfloat16 attention is
+        # as fast, but its backward pass takes 3.6 times as long (torch 2.13, 256 tokens, 9 heads).
         dtype = q.dtype if x.device.type == "cpu" else v.dtype
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        # A single token behind a cache sees all its keys; is_causal would show it the first one only.
+        # A single token after a cache attends to all keys; with is_causal it would attend to the first one only.
         is_causal = mask is None and (cache is None or q.shape[2] > 1)
         if cache is not None:
             k, v = cache.update(k, v, rotation.positions)
@@ -137,9 +137,9 @@ class Attention(Lean, nn.Module):
         y: Tensor = self.o_proj(out.transpose(1, 2).flatten(2).to(x.dtype))  # [b, s, d]
         return y
 
-    def _turned(self, x: Tensor, rotation: Rotation) -> Tensor:
-        if self.is_lean and rotation.turns:
-            return turned(x, rotation.cos, rotation.sin)
+    def _rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
+        if self.is_lean and rotation.rotates:
+            return rotated(x, rotation.cos, rotation.sin)
         return rotation(x)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -157,26 +157,26 @@ def attend(
     scale: float,
     softcap: float | None = None,
 ) -> Tensor:
-    """Mix values by how queries and keys agree; each group of query heads shares a key-value head.
+    """Compute scaled dot-product attention; each group of query heads shares a key-value head.
 
-    Without a soft cap it is one of torch's kernels, which copy no keys where they can. No kernel of torch has a cap
-    on a CPU, so that one is written out.
+    Without a soft cap, a kernel of torch computes it, without copying keys where possible. Torch has no CPU kernel with
+    a soft cap, so that case is written out.
 
     Args:
         q: `[b, h, s, head_dim]`.
         k: `[b, kv_heads, keys, head_dim]`.
         v: `[b, kv_heads, keys, head_dim]`.
-        mask: `[b or 1, 1, s, keys]`, True where a query sees a key; None: see `is_causal`.
-        is_causal: Query i sees keys 0 to i.
-        scale: What products are multiplied by.
-        softcap: Bound of the scores.
+        mask: `[b or 1, 1, s, keys]`, True where a query attends to a key; None: see `is_causal`.
+        is_causal: Query i attends to keys 0 to i.
+        scale: Factor of the scores.
+        softcap: Bound of the scores; None: no soft cap.
 
     Returns:
         `[b, h, s, head_dim]`.
     """
     if softcap is None and q.shape[0] == 1 and k.shape[1] < q.shape[1] and q.device.type == "cpu":
-        # On a CPU `enable_gqa` copies keys and values for each head of a group, and keeps the copies for the backward
-        # pass. Groups as rows of a batch see the one pair as a view.
+        # On a CPU, `enable_gqa` copies keys and values for each head of a group and keeps the copies for the backward
+        # pass. With groups as batch rows, keys and values are expanded views.
         groups = torch.unflatten(q[0], 0, (k.shape[1], -1))  # [kv_heads, group, s, head_dim]
         keys, values = (x[0][:, None].expand(-1, groups.shape[1], -1, -1) for x in (k, v))
         out = F.scaled_dot_product_attention(groups, keys, values, mask, is_causal=is_causal, scale=scale)
@@ -197,66 +197,74 @@ def attend(
 
 
 def document_kernel(device_type: str, head_dim: int, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """Choose what attends to packed rows: one of the three functions below.
+    """Return the attention function for packed rows: one of the three functions below.
 
-    They let tokens see those of their own document to their left. Their arguments are q `[b, h, s, head_dim]`, k and v
-    `[b, kv_heads, s, head_dim]`, where the documents stand, and how many keys a query sees, its own among them (None:
-    all of its document to its left); `scale` and `softcap` are those of `attend`. They return `[b, h, s, head_dim]`.
+    Tokens attend to earlier tokens of their document. The arguments are q `[b, h, s, head_dim]`, k and v
+    `[b, kv_heads, s, head_dim]`, the documents and the size of the sliding window in keys, including the query's own
+    (None: no window); `scale` and `softcap` are those of `attend`. The result is `[b, h, s, head_dim]`.
     """
     if device_type == "cpu":
-        return by_document
-    # `varlen_attn` (torch 2.13) has windows, groups of heads and gradients too, but no soft cap and no float32, as
-    # it is flash attention. flex_attention has them all, so it is the one kernel; what it lacks are heads below 16,
-    # the least that Triton multiplies, and sums in float64.
+        return attend_by_document
+    # `varlen_attn` (torch 2.13) also supports windows, grouped heads and gradients, but as flash attention it has
+    # neither a soft cap nor float32. flex_attention supports all of these, except heads narrower than 16, the smallest
+    # size that Triton multiplies, and float64.
     if device_type == "cuda" and head_dim >= 16 and dtype != torch.float64:
-        return by_block
-    return by_mask
+        return attend_by_block
+    return attend_by_mask
 
 
-def by_document(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any
+def attend_by_document(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **options: Any
 ) -> Tensor:
-    """Attend to each document by itself, which is exact and computes nothing that is masked."""
-    spans_left = iter(documents.spans)
+    """Attend to each document separately, so that no masked score is computed."""
+    remaining_spans = iter(documents.spans)
     rows = []
-    # Views by split and not by slices: the backward pass of each slice would fill and add a whole row's gradient.
-    for of_q, of_k, of_v, lengths in zip(
+    # Split rather than sliced: the backward pass of each slice would fill and add a full row's gradient.
+    for row_q, row_k, row_v, lengths in zip(
         torch.split(q, 1), torch.split(k, 1), torch.split(v, 1), documents.lengths, strict=True
     ):
-        parts = []
-        of_documents = [torch.split(x, lengths, dim=2) for x in (of_q, of_k, of_v)]
-        spans = list(itertools.islice(spans_left, len(lengths)))
-        prefixes = _prefixes(spans, *of_documents[1:])
-        for queries, keys, values, (*_, start, length) in zip(*of_documents, spans, strict=True):
-            seen = (keys, values)
+        outputs = []
+        document_tensors = [torch.split(x, lengths, dim=2) for x in (row_q, row_k, row_v)]
+        spans = list(itertools.islice(remaining_spans, len(lengths)))
+        prefixes = _prefixes(spans, *document_tensors[1:])
+        for queries, keys, values, (*_, start, length) in zip(*document_tensors, spans, strict=True):
+            keys_and_values = (keys, values)
             if length:
                 prefix_keys, prefix_values = prefixes[start, length]
-                seen = torch.cat([prefix_keys, keys], dim=2), torch.cat([prefix_values, values], dim=2)
-            mask = documents.mask_of_one(queries.shape[2], length, window, queries.device)
-            parts.append(attend(queries, *seen, mask=mask, is_causal=mask is None, **how))
-        rows.append(torch.cat(parts, dim=2))
+                keys_and_values = (
+                    torch.cat([prefix_keys, keys], dim=2),
+                    torch.cat([prefix_values, values], dim=2),
+                )
+            mask = documents.document_mask(queries.shape[2], length, window, queries.device)
+            outputs.append(attend(queries, *keys_and_values, mask=mask, is_causal=mask is None, **options))
+        rows.append(torch.cat(outputs, dim=2))
     return torch.cat(rows)
 
 
 def _prefixes(
     spans: Sequence[tuple[int, int, int, int, int]], keys: Sequence[Tensor], values: Sequence[Tensor]
 ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-    """Return keys and values of each prefix in a row, by its first column and its length.
+    """Return the keys and values of each prefix in a row, by its first column and its length.
 
-    It is sliced once for all documents that continue it, so that their gradients are added up before the slice's.
+    Each prefix is sliced once for all documents that continue it, so that their gradients are summed before the
+    slice's.
     """
-    numbers = {start: i for i, (_, start, *_) in enumerate(spans)}
+    indices = {start: i for i, (_, start, *_) in enumerate(spans)}
     return {
-        (start, length): (keys[numbers[start]][:, :, :length], values[numbers[start]][:, :, :length])
+        (start, length): (keys[indices[start]][:, :, :length], values[indices[start]][:, :, :length])
         for start, length in dict.fromkeys(span[3:] for span in spans if span[4])
     }
 
 
-def by_block(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
-    """Attend with a kernel that skips blocks of tokens; not yet run on a GPU."""
-    return flex_attend(q, k, v, documents.block_mask(window), **how)
+def attend_by_block(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **options: Any
+) -> Tensor:
+    """Attend with a kernel that skips masked blocks; not yet run on a GPU."""
+    return flex_attend(q, k, v, documents.block_mask(window), **options)
 
 
-def by_mask(q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **how: Any) -> Tensor:
-    """Attend under a mask of s * s pairs, which runs anywhere; not yet run on a GPU."""
-    return attend(q, k, v, documents.mask(window), is_causal=False, **how)
+def attend_by_mask(
+    q: Tensor, k: Tensor, v: Tensor, documents: Documents, window: int | None, **options: Any
+) -> Tensor:
+    """Attend with a dense mask of s * s pairs, on any device; not yet run on a GPU."""
+    return attend(q, k, v, documents.mask(window), is_causal=False, **options)

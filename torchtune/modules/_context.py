@@ -1,4 +1,4 @@
-"""What a forward pass hands to the parts of its layers."""
+"""Data that a forward pass shares with the parts of its layers."""
 
 from attrs import define
 from torch import Tensor
@@ -10,31 +10,31 @@ from torchtune.modules._rotary import Rotation
 
 @define(eq=False)
 class PassContext:
-    """What a layer's parts look at besides the residual stream, and where they leave sums."""
+    """Inputs of a layer's parts other than the residual stream, and the sums that they collect."""
 
     rotation: Rotation
-    """The angles of the tokens' positions."""
+    """Rotation angles of the tokens' positions."""
     mask: Tensor | None = None
-    """`[b or 1, 1, s, keys]`, True where a query sees a key. None: token i of x sees tokens 0 to i of x; where there is
-    a single token, it sees every key of the cache."""
+    """`[b or 1, 1, s, keys]`, True where a query attends to a key. None: causal attention; a single token attends to
+    every key of the cache."""
     cache: LayerCache | None = None
-    """Where earlier keys and values are, and the new ones are put."""
+    """Cache of earlier keys and values, to which new ones are added."""
     documents: Documents | None = None
-    """Tokens see those of their own document alone; the mask is not looked at then."""
+    """Documents of a packed batch: tokens attend only within their document, and the mask is ignored."""
     aggregates: dict[str, Tensor] | None = None
-    """Sums over what was computed, by name; None: they are not collected."""
+    """Collected sums by name; None: they are not collected."""
 
     def add(self, name: str, value: Tensor) -> None:
-        """Add to a sum, which a part that declares it (`HasAggregates`) wants to have in the loss."""
+        """Add to a sum that a part declares (`HasAggregates`) and that the loss uses."""
         if self.aggregates is not None:
             add_up(self.aggregates, {name: value})
 
-    def collecting(self, aggregates: dict[str, Tensor]) -> "PassContext":
-        """Return a copy that adds sums to a mapping."""
+    def with_aggregates(self, aggregates: dict[str, Tensor]) -> "PassContext":
+        """Return a copy that collects sums in `aggregates`."""
         return PassContext(self.rotation, self.mask, self.cache, self.documents, aggregates)
 
 
 def add_up(totals: dict[str, Tensor], sums: dict[str, Tensor]) -> None:
-    """Add sums to totals by name, in place of the mapping, not of its tensors."""
+    """Add sums to totals by name; the mapping is changed in place, its tensors are not."""
     for name, value in sums.items():
         totals[name] = totals[name] + value if name in totals else value

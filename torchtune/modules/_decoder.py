@@ -1,4 +1,4 @@
-"""The language model: tokens in, logits out."""
+"""The decoder-only language model."""
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,17 @@ from torchtune.modules._parts import HasReset
 
 
 class Decoder(nn.Module):
-    """A decoder-only transformer: as a rule with RMS norms, rotary positions and gated feed-forwards.
+    """A decoder-only transformer, by default with RMS norms, rotary positions and gated feed-forwards.
 
-    It holds parameters only, no buffers: one built on the meta device is complete once its parameters
-    are loaded, or once `to_empty` and `init_weights` have been called.
+    It has parameters but no buffers: a model built on the meta device is complete once its parameters are loaded, or
+    once `to_empty` and `init_weights` have been called.
 
     Args:
-        architecture: Its sizes and constants; kept as `architecture`.
+        architecture: Sizes and constants; kept as `architecture`.
     """
 
     compute_dtype: torch.dtype | None = None
-    """What trained parameters are cast to for a forward pass of training; None: they are used as they are."""
+    """Dtype that trained parameters are cast to in forward passes of training; None: no cast."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -40,19 +40,19 @@ class Decoder(nn.Module):
             self.lm_head = Linear(a.embed_dim, a.vocab_size)
 
     def init_weights(self) -> None:
-        """Draw all weights anew, adapters among them, as they are drawn when a model is built."""
+        """Initialize all weights, including adapters, as when the model is built."""
         for module in self.modules():
             if isinstance(module, HasReset):
                 module.reset_parameters()
 
     @property
     def head_weight(self) -> Tensor:
-        """The output head `[v, d]`, without an adapter; `head` has it."""
+        """The output head's weight `[v, d]`, without its adapter (see `head`)."""
         return self._head_layer.weight
 
     @torch.no_grad()
     def untie(self) -> None:
-        """Give a model whose output head is its embedding table a head of its own, a copy of the table, in place."""
+        """Untie the output head from the embedding table, in place; the new head is a copy of the table."""
         assert self.architecture.tied_embeddings
         self.architecture = evolve(self.architecture, tied_embeddings=False)
         weight = self.embed_tokens.weight
@@ -61,7 +61,7 @@ class Decoder(nn.Module):
 
     @property
     def head_adapter(self) -> Adapter | None:
-        """The adapter that the output head has now; None: it has none, or it is disabled."""
+        """The enabled adapter of the output head, if any."""
         adapter = self._head_layer.adapter
         return adapter if adapter is not None and adapter.is_enabled else None
 
@@ -70,11 +70,11 @@ class Decoder(nn.Module):
         return self.embed_tokens if self.architecture.tied_embeddings else self.lm_head
 
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs x `[..., d']` and a weight W `[v, d']` of which `x W^T` are the logits, before a softcap.
+        """Return inputs x `[..., d']` and a weight W `[v, d']` such that `x W^T` are the logits before the soft cap.
 
-        They are the hidden states and the output head. If the head has an adapter, the inputs and the rows of its
-        change are appended to them, so that the small change is not rounded to the precision of the head: a copy of the
-        head is made, which has a gradient of the same size.
+        These are the hidden states and the output head. If the head has an adapter, the factors of its update are
+        appended to both, so that the small update is not rounded to the precision of the head. This copies the head,
+        and the copy has a gradient of the same size.
 
         Args:
             hidden: Hidden states `[..., d]` after the final norm.
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
         return self.logits(self.hidden(tokens, positions, cache, documents))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Turn hidden states `[..., d]` behind the final norm into logits `[..., v]`."""
+        """Compute the logits `[..., v]` of hidden states `[..., d]` after the final norm."""
         logits = F.linear(hidden, self.head_weight)
         adapter = self.head_adapter
         if adapter is not None:
@@ -116,26 +116,26 @@ class Decoder(nn.Module):
         """Compute the hidden states after the final norm, which `head` turns into logits.
 
         Args:
-            tokens: Ids `[b, s]`. Padding goes on the right; what stands there reaches no other token.
-            positions: `[b or 1, s]`, each token's place in its sequence. None: 0, 1, 2, ... or, with a
-                cache, on from its length. Without a cache they only turn queries and keys: a token sees
-                all tokens to its left, wherever they say they are.
-            cache: What the model has seen before, to which these tokens are added.
-            documents: Which document each token belongs to, where rows hold several; a token sees its own
-                document alone, and its position is counted from that document's first token.
-            aggregates: Where sums that parts of the layers want to have in the loss are added, by name, over all layers
-                (`HasAggregates`); gradients flow from them. None: they are not needed.
+            tokens: Token ids `[b, s]`, padded on the right; padding does not affect other tokens.
+            positions: `[b or 1, s]`, the position of each token in its sequence. None: 0, 1, 2, ... or, with a cache,
+                continuing from its length. Without a cache they only rotate queries and keys: a token attends to all
+                tokens to its left, whatever their positions.
+            cache: Keys and values of earlier tokens, to which those of these tokens are added.
+            documents: The document of each token, if rows hold several; a token attends only within its document, and
+                its position is counted from the document's first token.
+            aggregates: Receives the sums that parts of the layers declare (`HasAggregates`), by name and summed over
+                all layers; gradients flow through them. None: sums are discarded.
 
         Returns:
             `[b, s, d]`.
 
         Raises:
-            ValueError: the sequence, or the longest of the documents, is longer than the model's or the cache's
-                `max_seq_len`, or there are both a cache and documents.
+            ValueError: The sequence or the longest document exceeds the `max_seq_len` of the model or the cache, or
+                both a cache and documents are passed.
         """
         if documents is not None:
             if cache is not None:
-                raise ValueError("a cache holds one document a row; leave documents out")
+                raise ValueError("a cache holds one document per row; pass either cache or documents")
             positions = documents.positions if positions is None else positions
         start = 0 if cache is None else cache.length
         self._check_length(start + tokens.shape[1] if documents is None else documents.longest, cache)
@@ -154,8 +154,8 @@ class Decoder(nn.Module):
         local = rotation if self.local_rotary is self.rotary else self.local_rotary(positions, x.dtype)
         for i, (layer, window) in enumerate(zip(self.layers, windows, strict=True)):
             layer_cache = None if cache is None else cache.layers[i]
-            turns = rotation if window is None else local
-            x = layer(x, PassContext(turns, masks[window], layer_cache, documents))
+            layer_rotation = rotation if window is None else local
+            x = layer(x, PassContext(layer_rotation, masks[window], layer_cache, documents))
             if isinstance(x, tuple):  # a layer whose parts have aggregates
                 x, sums = x
                 if aggregates is not None:
@@ -172,20 +172,22 @@ class Decoder(nn.Module):
         *,
         has_cache: bool,
     ) -> dict[int | None, Tensor | None]:
-        """Return what queries see, `[b or 1, 1, s, keys]`, by the sliding window of a layer.
+        """Return the attention masks `[b or 1, 1, s, keys]`, by sliding window.
 
-        None is the plain causal mask, or a single token that sees every key.
+        None stands for causal attention, and for a single token that attends to every key.
         """
         length = tokens.shape[1]
         keys = start + length
         slots = torch.arange(keys, device=tokens.device)
-        # With a cache, a row's own positions say where its tokens stand; without, their place in the row does.
-        at = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]
-        at = at[:, None, :, None]  # [b or 1, 1, s, 1]
+        # With a cache, positions are the columns of a row's tokens; without one, columns are counted along the row.
+        columns = slots[None, start:] if positions is None or not has_cache else positions  # [b or 1, s]
+        columns = columns[:, None, :, None]  # [b or 1, 1, s, 1]
         is_plain = (positions is None and (start == 0 or length == 1)) or not has_cache
-        full = None if is_plain else slots <= at
+        full = None if is_plain else slots <= columns
         return {
-            window: full if window is None or keys <= window else (slots <= at) & (slots > at - window)
+            window: full
+            if window is None or keys <= window
+            else (slots <= columns) & (slots > columns - window)
             for window in windows
         }
 
@@ -194,4 +196,4 @@ class Decoder(nn.Module):
         if cache is not None and cache.max_seq_len < limit:
             limit, owner = cache.max_seq_len, "the cache"
         if length > limit:
-            raise ValueError(f"a sequence of {length} tokens is longer than max_seq_len = {limit} of {owner}")
+            raise ValueError(f"a sequence of {length} tokens exceeds max_seq_len = {limit} of {owner}")

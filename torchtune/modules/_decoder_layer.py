@@ -1,4 +1,4 @@
-"""One layer of a decoder."""
+"""A decoder layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +12,18 @@ from torchtune.modules._parts import HasAggregates
 
 
 class DecoderLayer(nn.Module):
-    """Attention, then a feed-forward, each added to the residual stream, with norms before or after them, or both.
+    """Attention and a feed-forward, each added to the residual stream, with norms before them, after them, or both.
 
-    Which attention, feed-forward and norms is up to the architecture's specs. Parts carry the names of Hugging Face's
-    checkpoints, so a weight has one name everywhere.
+    The architecture's specs determine the attention, feed-forward and norms. Submodules have the names of Hugging Face
+    checkpoints.
 
     Args:
-        architecture: The decoder's.
-        index: The layer's position in it, counted from 0.
+        architecture: The decoder's architecture.
+        index: Index of the layer, from 0.
     """
 
     run: Callable[..., Any] | None = None
-    """What computes the layer in place of `compute`, with its arguments: a compiled or checkpointed version of it."""
+    """Replacement of `compute` with the same arguments, such as a compiled or checkpointed version of it."""
 
     def __init__(self, architecture: Architecture, index: int = 0) -> None:
         super().__init__()
@@ -37,21 +37,21 @@ class DecoderLayer(nn.Module):
         self.aggregate_names = tuple(name for part in parts for name in part.aggregate_names)
 
     def forward(self, x: Tensor, context: PassContext) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Map x `[b, s, d]` to `[b, s, d]`; where parts have aggregates, their sums by name come with it."""
+        """Map x `[b, s, d]` to `[b, s, d]`; if parts have aggregates, also return their sums by name."""
         run = self.run or self.compute
         result: Tensor | tuple[Tensor, dict[str, Tensor]] = run(x, context)
         return result
 
     def compute(self, x: Tensor, context: PassContext) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Compute what `forward` returns.
+        """Compute the result of `forward`.
 
-        Sums are returned and not left in the caller's context, so that a layer that is computed again in the backward
-        pass adds nothing to them, and gradients flow through what the first pass returned.
+        Sums are returned rather than added to the caller's context, so that recomputation in the backward pass does not
+        add to them again, and gradients flow through the sums of the first pass.
         """
         if not self.aggregate_names:
             return self._residual_stream(x, context)
         aggregates: dict[str, Tensor] = {}
-        y = self._residual_stream(x, context.collecting(aggregates))
+        y = self._residual_stream(x, context.with_aggregates(aggregates))
         return y, aggregates
 
     def _residual_stream(self, x: Tensor, context: PassContext) -> Tensor:

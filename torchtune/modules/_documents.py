@@ -1,4 +1,4 @@
-"""Rows that hold several documents, which must not see each other."""
+"""Packed rows: several documents per row that must not attend to each other."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
@@ -12,43 +12,43 @@ from torchtune.modules._flex_attention import block_mask
 
 
 class DocumentSpan(NamedTuple):
-    """Where a document is, and which tokens of its row it continues."""
+    """The span of a document in its row, and the span of the prefix that it continues."""
 
     row: int
     start: int
-    """The column of its first token."""
+    """Column of the first token."""
     end: int
-    """The column after its last."""
+    """Column after the last token."""
     prefix_start: int = 0
-    """The column of the first token that it continues; those tokens are in the row once, for several documents."""
+    """Column of the prefix's first token; several documents of the row may share a prefix."""
     prefix_length: int = 0
-    """How many tokens it continues; 0: it begins by itself."""
+    """Number of tokens in the prefix; 0: no prefix."""
 
 
 @define(eq=False)
 class Documents:
-    """The documents of a batch: each token sees those of its own document, and the prefix that the document continues.
+    """The documents of a packed batch: a token attends to its document, and to the prefix that the document continues.
 
-    The spans cover all positions of all rows in order, padding being documents of its own. A prefix is the beginning of
-    an earlier document of the row that itself continues none; any number of documents may continue it. Positions are
-    counted on from the prefix.
+    The spans cover all positions of all rows in order; padding forms separate documents. A prefix is the beginning of
+    an earlier document of the row that has no prefix itself; any number of documents may continue it. Positions
+    continue from the end of the prefix.
 
-    Nothing is read back from a device: what the kernels need is computed from the spans on the host, or from
+    Nothing is read back from a device: the inputs of the kernels are computed from the spans on the host, or from
     `table` on the device.
 
     Args:
         spans: `(row, start, end, prefix_start, prefix_length)` of every document (`DocumentSpan`).
-        table: `[n, 5]`, int64, the same numbers on the tokens' device. None: the tokens are on the CPU.
+        table: `[n, 5]`, int64, the same numbers on the tokens' device; None: the tokens are on the CPU.
 
     Raises:
-        ValueError: The spans leave positions out, or a prefix is not the beginning of a document.
+        ValueError: The spans do not cover all positions, or a prefix is not the beginning of a document.
     """
 
     spans: Sequence[tuple[int, int, int, int, int]]
     table: Tensor | None = None
     _by_token: Tensor | None = field(init=False, default=None)
     _block_masks: dict[int | None, BlockMask] = field(init=False, factory=dict)
-    _masks_of_one: dict[tuple[int, int, int | None], Tensor] = field(init=False, factory=dict)
+    _document_masks: dict[tuple[int, int, int | None], Tensor] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         spans = [DocumentSpan(*span) for span in self.spans]
@@ -56,32 +56,32 @@ class Documents:
         self.spans = spans
 
     @classmethod
-    def of_lengths(
+    def from_lengths(
         cls,
         lengths: Sequence[Sequence[int]],
         prefixes: Iterable[Iterable[tuple[int, int]]] | None = None,
         device: torch.device | str = "cpu",
     ) -> Self:
-        """Make documents of how many tokens each has.
+        """Build documents from their lengths.
 
         Args:
-            lengths: Row by row; all rows have equally many tokens in all.
-            prefixes: Row by row and document by document, where the prefix that it continues begins in the row, and how
-                many tokens that has; (0, 0) for none. None: no document continues another.
-            device: Where the tokens are.
+            lengths: Tokens of each document, row by row; all rows have the same total.
+            prefixes: Start column and length of each document's prefix, row by row; (0, 0) for a document without one.
+                None: no document has a prefix.
+            device: Device of the tokens.
         """
-        of_rows = [[(0, 0)] * len(row) for row in lengths] if prefixes is None else prefixes
+        row_prefixes = [[(0, 0)] * len(row) for row in lengths] if prefixes is None else prefixes
         spans = []
-        for row, (of_row, before) in enumerate(zip(lengths, of_rows, strict=True)):
+        for row, (row_lengths, document_prefixes) in enumerate(zip(lengths, row_prefixes, strict=True)):
             start = 0
-            for length, prefix in zip(of_row, before, strict=True):
+            for length, prefix in zip(row_lengths, document_prefixes, strict=True):
                 spans.append(DocumentSpan(row, start, start + length, *prefix))
                 start += length
         return cls(spans, torch.tensor(spans, device=device))
 
     @property
     def lengths(self) -> list[list[int]]:
-        """How many tokens each document has, row by row, without its prefix."""
+        """Tokens of each document without its prefix, row by row."""
         lengths: list[list[int]] = [[] for _ in range(self.spans[-1][0] + 1)]
         for row, start, end, _, _ in self.spans:
             lengths[row].append(end - start)
@@ -89,7 +89,7 @@ class Documents:
 
     @property
     def longest(self) -> int:
-        """How many tokens the longest document has, with its prefix."""
+        """Tokens of the longest document, including its prefix."""
         return max(prefix_length + end - start for _, start, end, _, prefix_length in self.spans)
 
     @property
@@ -104,14 +104,14 @@ class Documents:
         return self._columns - start + prefix_length
 
     def first_keys(self, window: int | None) -> Tensor:
-        """`[b, s]`, the column of the first key of its document that each query sees; the last is the query's."""
+        """Return the first key column `[b, s]` in its document that each query attends to; the last one is its own."""
         start = self._spans_by_token()[1]
         return start if window is None else start.maximum(self._columns - window + 1)
 
     def prefix_keys(self, window: int | None) -> tuple[Tensor, Tensor]:
-        """`[b, s]` twice, the columns of the first key of its prefix that each query sees, and after the last one.
+        """Return the columns of the first prefix key that each query attends to, and after the last one, `[b, s]` each.
 
-        The two are equal where there is none.
+        They are equal for queries that attend to no prefix.
         """
         _, _, _, start, length = self._spans_by_token()
         if window is None:
@@ -119,51 +119,51 @@ class Documents:
         return start + (self.positions - window + 1).clamp(min=0).minimum(length), start + length
 
     def mask(self, window: int | None) -> Tensor:
-        """`[b, 1, s, s]`, True where a query sees a key: of its document, not after it, and within the window."""
+        """Return a mask `[b, 1, s, s]`, True for keys of the query's document up to the query, within the window."""
         columns = self._columns
-        seen = (columns >= self.first_keys(window)[:, :, None]) & (columns <= columns[:, None])
+        visible = (columns >= self.first_keys(window)[:, :, None]) & (columns <= columns[:, None])
         if self.has_prefixes:
             starts, ends = self.prefix_keys(window)
-            seen |= (columns >= starts[:, :, None]) & (columns < ends[:, :, None])
-        return seen[:, None]
+            visible |= (columns >= starts[:, :, None]) & (columns < ends[:, :, None])
+        return visible[:, None]
 
-    def mask_of_one(
+    def document_mask(
         self, length: int, prefix_length: int, window: int | None, device: torch.device
     ) -> Tensor | None:
-        """`[1, 1, length, prefix_length + length]`, what queries of one document see; None: all keys up to their own.
+        """Return the mask `[1, 1, length, prefix_length + length]` of one document; None: plain causal attention.
 
         Args:
-            length: Tokens of the document after its prefix; they are the queries.
-            prefix_length: Tokens of the prefix; they are the first keys.
-            window: Keys that a query sees, its own among them; None: all to its left.
-            device: Where the keys are.
+            length: Tokens of the document after its prefix, which are the queries.
+            prefix_length: Tokens of the prefix, which are the first keys.
+            window: Size of the sliding window, in keys, including the query's own; None: no window.
+            device: Device of the keys.
         """
         is_narrow = window is not None and prefix_length + length > window
         if not (prefix_length or is_narrow):
             return None
         key = (length, prefix_length, window if is_narrow else None)
-        if key not in self._masks_of_one:
-            seen = torch.ones(length, prefix_length + length, dtype=torch.bool, device=device).tril_(
+        if key not in self._document_masks:
+            visible = torch.ones(length, prefix_length + length, dtype=torch.bool, device=device).tril_(
                 prefix_length
             )
             if is_narrow and window is not None:
-                seen = seen.triu_(prefix_length - window + 1)
-            self._masks_of_one[key] = seen[None, None]
-        return self._masks_of_one[key]
+                visible = visible.triu_(prefix_length - window + 1)
+            self._document_masks[key] = visible[None, None]
+        return self._document_masks[key]
 
     def block_mask(self, window: int | None) -> BlockMask:
-        """Return what `mask` says, in blocks, for `flex_attend`; made once for each window."""
+        """Return the mask in blocks, for `flex_attend`; cached for each window."""
         if window not in self._block_masks:
             prefixes = self.prefix_keys(window) if self.has_prefixes else None
             self._block_masks[window] = block_mask(self.first_keys(window), prefixes)
         return self._block_masks[window]
 
     def _spans_by_token(self) -> tuple[Tensor, ...]:
-        """Return `[b, s]` of each number of a span: that of the document which a token belongs to."""
+        """Return each field of `DocumentSpan` as `[b, s]`: the value of the document that a token belongs to."""
         if self._by_token is None:
             rows, width = self.spans[-1][0] + 1, self.spans[-1][2]
             table = torch.tensor(self.spans) if self.table is None else self.table  # [n, 5]
-            # With the size of the result, nothing waits for the device.
+            # Passing the output size avoids waiting for the device.
             numbers = torch.repeat_interleave(
                 table, table[:, 2] - table[:, 1], dim=0, output_size=rows * width
             )
@@ -177,14 +177,14 @@ class Documents:
 
 
 def _check(spans: Sequence[DocumentSpan]) -> None:
-    """Check that spans cover rows of one width, and that prefixes are the beginnings of documents."""
+    """Raise ValueError unless the spans cover rows of one width and prefixes are beginnings of documents."""
     width = spans[-1].end
-    before = DocumentSpan(-1, 0, width)
-    lengths: dict[int, int] = {}  # of the row's documents that continue none, by their first column
+    previous = DocumentSpan(-1, 0, width)
+    lengths: dict[int, int] = {}  # of the row's documents without prefix, by first column
     for span in spans:
-        is_next = span.start == before.end
-        if span.row != before.row:
-            is_next = span.row == before.row + 1 and span.start == 0 and before.end == width
+        is_next = span.start == previous.end
+        if span.row != previous.row:
+            is_next = span.row == previous.row + 1 and span.start == 0 and previous.end == width
             lengths = {}
         if not is_next or span.end <= span.start:
             raise ValueError(f"documents must cover every position of every row in order; {span} does not")
@@ -192,4 +192,4 @@ def _check(spans: Sequence[DocumentSpan]) -> None:
             lengths[span.start] = span.end - span.start
         elif not 0 < span.prefix_length <= lengths.get(span.prefix_start, 0):
             raise ValueError(f"the prefix of {span} is not the beginning of an earlier document of its row")
-        before = span
+        previous = span

@@ -1,4 +1,4 @@
-"""Weight-decomposed low-rank adaptation: the length of each row of a weight is trained apart from its direction."""
+"""Weight-decomposed low-rank adaptation: magnitude and direction of each weight row are trained separately."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 class DoRA(LoRA):
     """A layer whose weight is `m (W + s B A) / ||W + s B A||`, row by row.
 
-    From arXiv 2402.09353, equation 5, whose columns are the rows of torch's weights. `lora_magnitude`, m, starts as
-    the norms of W's rows, so at first nothing changes; the norm below it is a constant for the gradient
-    (section 4.3). A row of zeros has no direction, and stays what it is.
+    See arXiv 2402.09353, equation 5; its columns are the rows of torch's weights. `lora_magnitude`, m, starts as the
+    norms of W's rows, so that the layer is unchanged at first; the norm in the denominator is a constant for the
+    gradient (section 4.3). A row of zeros has no direction and stays zero.
 
-    Dropout falls on the input of the change alone, as without m; PEFT drops inputs of W too, as far as m has moved
-    from the norm.
+    Dropout applies only to the inputs of the low-rank update; PEFT also drops inputs of W, as far as m differs from
+    the norm.
 
-    The norm is taken in float32 at least. Where a step computes in bfloat16, and m is cast to that, the norm is
-    rounded as m is: otherwise rows would begin up to 0.4% away from where they were.
+    The norm is computed in float32 or wider. If m is cast to bfloat16 for a training step, the norm is rounded to
+    bfloat16 too: otherwise rows would start up to 0.4% away from their original values.
     """
 
     peft_settings: ClassVar[Mapping[str, bool]] = {"use_dora": True}
@@ -39,10 +39,10 @@ class DoRA(LoRA):
 
     @torch.no_grad()
     def reset(self, weight: Tensor) -> None:
-        """Start A and B as `LoRA` does, and m as the norms of the weight's rows as they are held."""
+        """Initialize A and B as `LoRA` does, and m with the norms of the weight's rows, in its dtype."""
         super().reset(weight)
         if not self.lora_magnitude.is_meta:
-            # A sharded weight has its rows where m has its elements, so that nothing is sent.
+            # Rows of a sharded weight are on the rank that has the elements of m, so nothing is communicated.
             self.lora_magnitude.copy_(_squares(weight).sqrt())
 
     def forward(self, x: Tensor, layer: "Linear") -> Tensor:
@@ -56,7 +56,7 @@ class DoRA(LoRA):
 
     @torch.no_grad()
     def merge(self, weight: Tensor) -> Tensor:
-        """Compute `m (W + s B A) / ||W + s B A||`, `[out, in]`, in float32 at least."""
+        """Compute `m (W + s B A) / ||W + s B A||`, `[out, in]`, in float32 or wider."""
         total = super().merge(weight)
         norms: Tensor = torch.linalg.vector_norm(total, dim=1)  # [out]
         factors = self.lora_magnitude.to(total.dtype) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
@@ -70,20 +70,20 @@ class DoRA(LoRA):
 
     @torch.no_grad()
     def row_norms(self, weight: Tensor) -> Tensor:
-        """Compute `||W + s B A||`, `[out]`, of W `[out, in]`, in float32 at least.
+        """Compute `||W + s B A||`, `[out]`, of W `[out, in]`, in float32 or wider.
 
         The square is expanded to the diagonal of `W W^T + 2 s W A^T B^T + s^2 B A A^T B^T`, whose products are as thin
-        as A and B: `B A` is as large as W, and would be kept where checkpointing keeps what matrix products gave.
+        as A and B: `B A` is as large as W, and activation checkpointing that saves matrix products would keep it.
         """
-        wide = torch.promote_types(self.lora_a.dtype, torch.float32)
-        a, b = self.lora_a.to(wide), self.scale * self.lora_b.to(wide)
-        along = weight.to(wide) @ a.T  # [out, r]
-        added = (b * (2 * along + b @ (a @ a.T))).sum(dim=1)  # [out]
+        dtype = torch.promote_types(self.lora_a.dtype, torch.float32)
+        a, b = self.lora_a.to(dtype), self.scale * self.lora_b.to(dtype)
+        projected = weight.to(dtype) @ a.T  # [out, r]
+        added = (b * (2 * projected + b @ (a @ a.T))).sum(dim=1)  # [out]
         return (_squares(weight) + added).clamp_min(0).sqrt()
 
 
 def _squares(weight: Tensor) -> Tensor:
-    """Compute the squared norms `[out]` of a weight's rows in float32 at least."""
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    norms: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=wide)
+    """Compute the squared norms `[out]` of a weight's rows, in float32 or wider."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=dtype)
     return norms.square()

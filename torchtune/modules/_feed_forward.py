@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class DenseSpec(FeedForwardSpec):
-    """Every token passes through the same layers."""
+    """A dense feed-forward: every token passes through the same layers."""
 
     ffn_dim: int = field(validator=gt(0))
     """Inner width of the feed-forward."""
     activation: Literal["silu", "gelu_tanh"] = "silu"
-    """What the gate of the feed-forward passes through (arXiv 2002.05202)."""
+    """Activation of the gate (arXiv 2002.05202)."""
     gated: bool = True
     """Whether the feed-forward has a gate."""
     mlp_bias: bool = False
     """Whether the feed-forward's layers have biases."""
 
-    def build(self, architecture: "Architecture", index: int) -> "FeedForward":  # noqa: ARG002 -- all are alike
+    def build(self, architecture: "Architecture", index: int) -> "FeedForward":  # noqa: ARG002 -- all layers are alike
         """Build the feed-forward of a layer."""
         return FeedForward(architecture.embed_dim, self)
 
 
 class FeedForward(Lean, nn.Module):
-    """Feed-forward, as a rule gated: SwiGLU, or GEGLU with the tanh approximation (arXiv 2002.05202, equation 6).
+    """Feed-forward, by default gated: SwiGLU, or GEGLU with the tanh approximation (arXiv 2002.05202, equation 6).
 
-    Without a gate it is the activation between two layers.
+    Without a gate it is two linear layers with the activation in between.
 
     Args:
         embed_dim: Width of the residual stream, d.
-        spec: The rest.
+        spec: Sizes and options.
     """
 
     def __init__(self, embed_dim: int, spec: DenseSpec) -> None:
@@ -52,9 +52,9 @@ class FeedForward(Lean, nn.Module):
         self.up_proj = Linear(embed_dim, spec.ffn_dim, bias=spec.mlp_bias)
         self.down_proj = Linear(spec.ffn_dim, embed_dim, bias=spec.mlp_bias)
 
-    def forward(self, x: Tensor, context: PassContext | None = None) -> Tensor:  # noqa: ARG002 -- tokens are alike
+    def forward(self, x: Tensor, context: PassContext | None = None) -> Tensor:  # noqa: ARG002 -- part of the interface
         """Map x `[b, s, d]` to `[b, s, d]`, token by token."""
-        # In both ways the gate comes first, so that dropout draws the same masks.
+        # Both branches compute the gate first, so that dropout draws the same masks.
         if not self.gated:
             inner = activated(self.up_proj(x), self.activation)  # [b, s, f]
         elif self.is_lean:

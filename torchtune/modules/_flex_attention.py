@@ -9,30 +9,30 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 BLOCK = 128
-"""Tokens along a side of a block, the kernels' own default."""
+"""Block size in tokens, the kernels' default."""
 
 
 def flex_attend(
     q: Tensor, k: Tensor, v: Tensor, mask: BlockMask, *, scale: float, softcap: float | None = None
 ) -> Tensor:
-    """Attend with one compiled kernel, which skips blocks that nobody sees and keeps no scores.
+    """Attend with one compiled kernel, which skips fully masked blocks and stores no scores.
 
-    It is not yet run on a GPU: its forward has been on a CPU, its gradient nowhere.
-    `pytest tests/modules/test_flex_attention.py` compares both where there is a GPU.
+    Not yet run on a GPU: the forward pass has been run on a CPU, the gradient nowhere.
+    `pytest tests/modules/test_flex_attention.py` compares both on a GPU.
 
     Args:
-        q: `[b, h, s, head_dim]`; on CUDA head_dim is 16 at least, and the dtype not float64.
+        q: `[b, h, s, head_dim]`; on CUDA, head_dim is at least 16 and the dtype is not float64.
         k: `[b, kv_heads, s, head_dim]`.
         v: `[b, kv_heads, s, head_dim]`.
-        mask: Of `block_mask`, for s tokens.
-        scale: What products are multiplied by.
-        softcap: Bound of the scores.
+        mask: Result of `block_mask` for s tokens.
+        scale: Factor of the scores.
+        softcap: Bound of the scores; None: no soft cap.
 
     Returns:
         `[b, h, s, head_dim]`.
     """
     length = q.shape[2]
-    # The kernels' backward gave NaN at lengths that are no multiple of 128 (pytorch issue 153799).
+    # The kernels' backward pass gave NaN at lengths that are not multiples of 128 (pytorch issue 153799).
     padding = mask.seq_lengths[0] - length
     if padding:
         q, k, v = (F.pad(x, (0, 0, 0, padding)) for x in (q, k, v))
@@ -52,56 +52,59 @@ def flex_attend(
 
 
 def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> BlockMask:
-    """Say block by block which keys queries see: query i those from `first[i]` to i, and those of its prefix.
+    """Build a block mask in which query i attends to keys `first[i]` to i, and to the keys of its prefix.
 
-    torch's `create_block_mask` looks at all s * s pairs. As `first` never falls, the first and the last query of
-    a block say what all of them see, so this looks at (s / 128)^2 blocks only.
+    torch's `create_block_mask` evaluates all s * s pairs. Because `first` never decreases, the first and the last query
+    of a block determine its mask, so that this function evaluates (s / 128)^2 blocks only.
 
     Args:
-        first: `[b, s]`, never falling along a row, and at most the query's own place.
-        prefixes: `[b, s]` twice, the first of more keys that each query sees, and the one after the last; all are
-            before `first`. None: there are none.
+        first: `[b, s]`, non-decreasing along a row, at most the query's own column.
+        prefixes: Start and end columns of the prefix keys that each query attends to, `[b, s]` each; all are before
+            `first`. None: no prefixes.
 
     Returns:
-        The mask of s tokens and the padding that `flex_attend` puts behind them, each of which sees itself.
+        The mask of s tokens followed by the padding of `flex_attend`; each padding token attends to itself.
     """
     b, s = first.shape
     padding = torch.arange(s, _padded(s), device=first.device)
     first = torch.cat([first, padding.expand(b, -1)], dim=1).int()  # [b, padded]
     starts = torch.arange(0, first.shape[1], BLOCK, device=first.device)  # [blocks]
     lowest, highest = first[:, ::BLOCK, None], first[:, BLOCK - 1 :: BLOCK, None]  # [b, blocks, 1]
-    seen = (starts + BLOCK > lowest) & (starts <= starts[:, None])  # [b, query blocks, key blocks]
-    full = (starts >= highest) & (starts < starts[:, None])  # Every query of the block sees every key.
+    visible = (starts + BLOCK > lowest) & (starts <= starts[:, None])  # [b, query blocks, key blocks]
+    full = (starts >= highest) & (starts < starts[:, None])  # every query of the block attends to every key
     if prefixes is not None:
         from_key, to_key = (F.pad(x, (0, len(padding))).int() for x in prefixes)  # [b, padded] each
-        # Blocks from the first prefix key that any query of a block sees to the last: the kernel asks of each pair.
+        # From the first to the last prefix key of any query in the block; the kernel evaluates each pair of these
+        # blocks.
         lowest_key = (
             torch.where(from_key < to_key, from_key, first.shape[1]).view(b, -1, BLOCK).amin(-1)[..., None]
         )
         highest_key = to_key.view(b, -1, BLOCK).amax(-1)[..., None]  # [b, blocks, 1]
-        seen |= (starts + BLOCK > lowest_key) & (starts < highest_key)
+        visible |= (starts + BLOCK > lowest_key) & (starts < highest_key)
 
-    # `first` holds the window too: an int here would be compiled in, and a second window compile again.
-    def sees(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    # `first` includes the window: as an int, it would be compiled in as a constant, and another window would recompile.
+    def attends(b: Tensor, _h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key >= first[b, query]) & (key <= query)
 
-    def sees_prefix_too(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return sees(b, h, query, key) | ((key >= from_key[b, query]) & (key < to_key[b, query]))
+    def attends_to_prefix_too(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return attends(b, h, query, key) | ((key >= from_key[b, query]) & (key < to_key[b, query]))
 
-    asked = sees if prefixes is None else sees_prefix_too
-    return BlockMask.from_kv_blocks(*_listed(seen & ~full), *_listed(full), BLOCK_SIZE=BLOCK, mask_mod=asked)
+    mask_mod = attends if prefixes is None else attends_to_prefix_too
+    return BlockMask.from_kv_blocks(
+        *_block_lists(visible & ~full), *_block_lists(full), BLOCK_SIZE=BLOCK, mask_mod=mask_mod
+    )
 
 
-def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn `[b, queries, keys]` into how many there are, `[b, 1, queries]`, and which, `[b, 1, queries, keys]`."""
-    which = blocks.int().argsort(dim=-1, descending=True, stable=True)
-    return blocks.sum(-1, dtype=torch.int32)[:, None], which.int()[:, None]
+def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of marked key blocks, `[b, 1, queries]`, and indices `[b, 1, queries, keys]` with these first."""
+    indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[:, None], indices.int()[:, None]
 
 
 def _padded(length: int) -> int:
-    """Round up to a multiple of 128 and of an eighth of the next power of two: four lengths for each doubling.
+    """Round up to a multiple of 128 and of an eighth of the next power of two: four lengths per doubling.
 
-    From 512 tokens on it adds a quarter at most.
+    From 512 tokens on, this adds at most a quarter.
     """
     step = max(BLOCK, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step
@@ -116,10 +119,10 @@ def _cap(softcap: float) -> Callable[..., Tensor]:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    # A kernel for each shape. Were they dynamic, a second soft cap or scale in one process would become a symbol,
-    # which flex_attention refuses. `_padded` keeps shapes few; beyond the limit it is an error, as the fallback would
-    # keep all s * s scores.
-    compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]  # they lack the limit
+    # One kernel per shape. With dynamic shapes, a second soft cap or scale in one process would become a symbol, which
+    # flex_attention does not support. `_padded` limits the number of shapes; exceeding the limit raises, because the
+    # fallback would store all s * s scores.
+    compiled: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]  # stubs lack recompile_limit
         flex_attention, dynamic=False, fullgraph=True, recompile_limit=128
     )
     return compiled

@@ -1,40 +1,40 @@
-"""Keys and values of the tokens that a model has already seen."""
+"""Key-value caches for generation."""
 
 import torch.nn.functional as F
 from attrs import define
 from torch import Tensor
 
 FIRST_SLOTS = 256
-"""Least size of a cache that grows, in tokens: the first few hundred are not worth a copy."""
+"""Initial size of a growing cache, in tokens: smaller sizes are not worth the copies."""
 
 
 @define(eq=False)
 class LayerCache:
-    """The cache of one layer. The key and value of the token at position p stand in slot p.
+    """The cache of one layer. Slot p holds the key and value of the token at position p.
 
-    Its tensors are made at the first update, with that layer's dtype and device.
+    Its tensors are allocated by the first update, with the dtype and device of the layer.
     """
 
     max_seq_len: int
-    """Most slots, in tokens."""
+    """Maximum number of slots, in tokens."""
     grows: bool = False
-    """Whether slots double as they are needed; otherwise all are there from the first update on."""
+    """Whether the number of slots doubles as needed; otherwise the first update allocates all of them."""
     length: int = 0
-    """Slots that may be in use: no sequence of the batch is longer."""
+    """Slots that may be in use: the length of the longest sequence of the batch."""
     _keys: Tensor | None = None
     _values: Tensor | None = None
 
     def update(self, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Store what is new and return everything up to the longest sequence.
+        """Store the keys and values of new tokens, and return all up to the longest sequence.
 
         Args:
-            keys: `[b, kv_heads, s, head_dim]`, of the new tokens.
-            values: `[b, kv_heads, s, head_dim]`.
-            positions: `[b or 1, s]`, the slots they go to; each below `length + s`.
+            keys: `[b, kv_heads, s, head_dim]`, keys of the new tokens.
+            values: `[b, kv_heads, s, head_dim]`, their values.
+            positions: `[b or 1, s]`, their slots, each below `length + s`.
 
         Returns:
-            Keys and values `[b, kv_heads, length, head_dim]`, with the new length. Slots that a shorter
-            sequence has not reached hold what was never written or will be overwritten: mask them.
+            Keys and values `[b, kv_heads, length, head_dim]`, with the new length. Slots beyond the end of a shorter
+            sequence hold no valid values and must be masked.
         """
         self.length += keys.shape[2]
         self._keys = self._with_room(self._keys, keys)
@@ -45,33 +45,35 @@ class LayerCache:
         return self._keys[:, :, : self.length], self._values[:, :, : self.length]
 
     def keep(self, rows: Tensor, length: int) -> None:
-        """Go on with some of the sequences; the arguments are those of `KVCache.keep`."""
+        """Keep some of the sequences; the arguments are those of `KVCache.keep`."""
         self.length = length
         if self._keys is not None and self._values is not None:
             self._keys, self._values = self._keys[rows], self._values[rows]
 
     def _with_room(self, stored: Tensor | None, new: Tensor) -> Tensor:
-        """Return what is stored, `[b, kv_heads, slots, head_dim]`, with slots for `length` tokens at least."""
-        wanted = self.max_seq_len
+        """Return `stored`, `[b, kv_heads, slots, head_dim]`, extended to at least `length` slots."""
+        num_slots = self.max_seq_len
         if self.grows:
-            wanted = min(wanted, max(FIRST_SLOTS, 1 << (self.length - 1).bit_length()))
+            num_slots = min(num_slots, max(FIRST_SLOTS, 1 << (self.length - 1).bit_length()))
         if stored is None:
-            return new.new_zeros(*new.shape[:2], wanted, new.shape[3])
-        # Zeros and not `empty`: a masked slot is multiplied by 0, and NaN times 0 is NaN.
-        return F.pad(stored, (0, 0, 0, wanted - stored.shape[2])) if stored.shape[2] < wanted else stored
+            return new.new_zeros(*new.shape[:2], num_slots, new.shape[3])
+        # Zeros rather than `empty`: masked slots are multiplied by 0, and NaN times 0 is NaN.
+        return (
+            F.pad(stored, (0, 0, 0, num_slots - stored.shape[2])) if stored.shape[2] < num_slots else stored
+        )
 
 
 class KVCache:
     """The caches of all layers of a model, for one batch of sequences.
 
-    Rows may be of unequal length: pad prompts on the right, give the model each token's position, and
-    go on at each row's own next position. What padding left behind is masked until it is overwritten.
+    Sequences may differ in length: pad prompts on the right, pass each token's position to the model, and continue at
+    each sequence's next position. Slots of padding are masked until they are overwritten.
 
     Args:
-        num_layers: Decoder layers of the model.
-        max_seq_len: Longest sequence, prompt and answer, in tokens.
-        grows: Whether memory follows the length, doubling up to `max_seq_len`; otherwise all of it is taken
-            at the first update, and nothing is ever copied.
+        num_layers: Number of decoder layers.
+        max_seq_len: Longest sequence, prompt and answer together, in tokens.
+        grows: Whether memory doubles with the length, up to `max_seq_len`; otherwise the first update allocates all of
+            it, and nothing is ever copied.
     """
 
     def __init__(self, num_layers: int, max_seq_len: int, *, grows: bool = False) -> None:
@@ -84,11 +86,11 @@ class KVCache:
         return self.layers[0].length
 
     def keep(self, rows: Tensor, length: int) -> None:
-        """Go on with some of the sequences alone, so that those that have ended cost nothing.
+        """Keep some of the sequences, so that finished ones cost nothing.
 
         Args:
-            rows: `[n]`, the numbers of those that stay, in the order they shall have.
-            length: Tokens of the longest that stays.
+            rows: `[n]`, the indices of the sequences to keep, in their new order.
+            length: Tokens of the longest sequence that is kept.
         """
         for layer in self.layers:
             layer.keep(rows, length)

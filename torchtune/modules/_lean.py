@@ -1,15 +1,15 @@
-"""Layers that compute what the plain ones do, keep less of it for the backward pass, and make fewer copies.
+"""Lean layers: the same computation as the plain layers, with fewer saved tensors and fewer copies.
 
-The plain modules are the reference: autograd decides there what is kept. Here each operation says itself what its
-backward pass needs, and writes into memory that it has. Values and gradients are the same up to the order of sums;
-`tests/modules/test_lean.py` compares both.
+In the plain modules, which are the reference, autograd decides which tensors are saved for the backward pass. Here each
+operation saves only the tensors that its backward pass needs, and reuses memory in place. Values and gradients are
+equal up to the order of sums; `tests/modules/test_lean.py` compares both.
 
-| | kept by autograd, besides parameters | kept here |
+| | saved by autograd, in addition to parameters | saved here |
 |---|---|---|
 | gated feed-forward | gate, activated gate, up, their product if `down_proj` is trained | gate, up, the same product |
-| linear layer with LoRA | its input, the inner product | the same, without the full-size summands |
+| linear layer with LoRA | its input, the inner product | the same; avoids full-size summands |
 | RMS norm of bfloat16 | its input in float32 | its input |
-| rotary positions | nothing, but makes six copies of the size of queries | nothing, one copy |
+| rotary positions | nothing; makes six copies of the size of the queries | nothing; makes one copy |
 """
 
 from collections.abc import Callable
@@ -23,25 +23,25 @@ from torch.autograd.function import once_differentiable
 from torchtune.internals import ACTIVATION_BACKWARD, activation_backward
 
 Recompute = Callable[[], Tensor]
-"""Computes a weight matrix `[out, in]` once more, so that it need not be kept for the backward pass."""
+"""Recomputes a weight matrix `[out, in]`, so that it need not be saved for the backward pass."""
 
 
 class Lean:
-    """Base of layers with a second implementation that keeps less for the backward pass than the plain one."""
+    """Base of layers that also have a lean implementation, which saves less for the backward pass."""
 
     is_lean = False
-    """Whether the second one is used where it applies; `lean` sets it."""
+    """Whether the lean implementation is used where it applies; set by `lean`."""
 
     def uses_lean(self, x: Tensor, *parameters: Tensor) -> bool:
-        """Tell whether to use it for x; it casts nothing, so all dtypes must be equal and autocast off."""
+        """Return whether to use the lean implementation for x: it needs equal dtypes and no autocast."""
         is_plain = not self.is_lean or torch.is_autocast_enabled(x.device.type)
         return not is_plain and all(parameter.dtype == x.dtype for parameter in parameters)
 
 
 def lean(model: nn.Module) -> None:
-    """Let a model's layers keep less and copy less, in place; modules and parameters keep their names.
+    """Enable the lean implementation of a model's layers, in place; modules and parameters keep their names.
 
-    Nothing is changed if torch's `ACTIVATION_BACKWARD` is disabled.
+    Does nothing if `ACTIVATION_BACKWARD` is disabled.
     """
     for module in model.modules() if ACTIVATION_BACKWARD.is_enabled() else ():
         if isinstance(module, Lean):
@@ -49,7 +49,7 @@ def lean(model: nn.Module) -> None:
 
 
 class _Product(torch.autograd.Function):
-    """`x W^T + b`; a W that is computed again is not kept, and gets no gradient."""
+    """`x W^T + b`; a W that is recomputed is not saved and gets no gradient."""
 
     @staticmethod
     def forward(
@@ -63,15 +63,15 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         flat = grad.reshape(-1, grad.shape[-1])  # [n, out]
         grad_x = grad_weight = None
-        if wants_x:
+        if needs_x:
             weight = weight if ctx.recompute is None else ctx.recompute()
             grad_x = (flat @ weight).view(*grad.shape[:-1], weight.shape[1])
-        if wants_weight:
+        if needs_weight:
             grad_weight = flat.T @ x.reshape(-1, x.shape[-1])
-        return grad_x, grad_weight, flat.sum(0) if wants_bias else None, None
+        return grad_x, grad_weight, flat.sum(0) if needs_bias else None, None
 
 
 class _Adapted(torch.autograd.Function):
@@ -135,16 +135,18 @@ def activated(x: Tensor, activation: str) -> Tensor:
 
 
 class _Normed(torch.autograd.Function):
-    """`x / sqrt(mean(x^2) + eps) * (weight + offset)`, in float32 at least."""
+    """`x / sqrt(mean(x^2) + eps) * (weight + offset)`, in float32 or wider."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        own = x.to(wide)
-        inverse = torch.linalg.vecdot(own, own)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()  # [..., 1]
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x_wide = x.to(dtype)
+        inverse = (
+            torch.linalg.vecdot(x_wide, x_wide)[..., None].div_(x.shape[-1]).add_(eps).rsqrt_()
+        )  # [..., 1]
         ctx.save_for_backward(x, weight, inverse)
         ctx.offset = offset
-        normed: Tensor = (own * inverse).mul_(weight.to(wide) + offset)
+        normed: Tensor = (x_wide * inverse).mul_(weight.to(dtype) + offset)
         return normed.to(x.dtype)
 
     @staticmethod
@@ -158,48 +160,48 @@ class _Normed(torch.autograd.Function):
             grad_weight = (grad * normed).reshape(-1, x.shape[-1]).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             scaled = grad * (weight.to(grad.dtype) + ctx.offset)
-            along = torch.linalg.vecdot(scaled, normed)[..., None].div_(x.shape[-1])
-            grad_x = scaled.addcmul_(normed, along, value=-1).mul_(inverse).to(x.dtype)
+            projection = torch.linalg.vecdot(scaled, normed)[..., None].div_(x.shape[-1])
+            grad_x = scaled.addcmul_(normed, projection, value=-1).mul_(inverse).to(x.dtype)
         return grad_x, grad_weight, None, None
 
 
-class _Turned(torch.autograd.Function):
-    """Pairs of channels turned by angles (`Rotation`); its backward pass turns back."""
+class _Rotated(torch.autograd.Function):
+    """Rotation of pairs of channels (`Rotation`); the backward pass rotates back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.dtype = x.dtype
-        return _turn(x.to(cos.dtype), cos, sin, 1.0)
+        return _rotate(x.to(cos.dtype), cos, sin, 1.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grad, cos, sin, -1.0).to(ctx.dtype), None, None
+        return _rotate(grad, cos, sin, -1.0).to(ctx.dtype), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """Turn x `[b, h, s, head_dim]` forwards or backwards."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """Rotate x `[b, h, s, head_dim]` by the angles times `sign`."""
     y = torch.empty_like(x)
-    (left, right), (to_left, to_right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
-    torch.mul(left, cos, out=to_left).addcmul_(right, sin, value=-sign)
-    torch.mul(right, cos, out=to_right).addcmul_(left, sin, value=sign)
+    (left, right), (out_left, out_right) = x.chunk(2, dim=-1), y.chunk(2, dim=-1)
+    torch.mul(left, cos, out=out_left).addcmul_(right, sin, value=-sign)
+    torch.mul(right, cos, out=out_right).addcmul_(left, sin, value=sign)
     return y
 
 
 product: Callable[[Tensor, Tensor, Tensor | None, Recompute | None], Tensor] = _Product.apply
-"""Compute `x W^T + b` of x, W, b and what computes W again; x is kept only if W is trained."""
+"""Compute `x W^T + b` from x, W, b and a function that recomputes W; x is saved only if W is trained."""
 adapted: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float, Recompute | None], Tensor] = (
     _Adapted.apply
 )
-"""Compute `x W^T + b + s x A^T B^T` of x, frozen W and b, A, B, s and what computes W again.
+"""Compute `x W^T + b + s x A^T B^T` from x, frozen W and b, A, B, s and a function that recomputes W.
 
 The second summand is added in place.
 """
 gated: Callable[[Tensor, Tensor, str], Tensor] = _Gated.apply
-"""Compute `act(gate) * up` of gate, up and the activation's name; the activated gate is computed again backwards."""
+"""Compute `act(gate) * up` from gate, up and the activation's name; the backward pass recomputes the activated gate."""
 normed: Callable[[Tensor, Tensor, float, float], Tensor] = _Normed.apply
-"""Compute the RMS norm of x `[..., d]`, with weight, offset and eps; x is kept as it came, and a number a vector."""
-turned: Callable[[Tensor, Tensor, Tensor], Tensor] = _Turned.apply
-"""Turn queries or keys x `[b, h, s, head_dim]` by cosines and sines of angles, without copies in between."""
+"""Compute the RMS norm of x `[..., d]` with weight, offset and eps; saves x in its dtype and one number per vector."""
+rotated: Callable[[Tensor, Tensor, Tensor], Tensor] = _Rotated.apply
+"""Rotate queries or keys x `[b, h, s, head_dim]` by cosines and sines of angles, without intermediate copies."""

@@ -1,4 +1,4 @@
-"""Linear layers and embedding tables as models of this package draw them."""
+"""Linear layers and embedding tables that can hold adapters."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,59 +9,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adaptable, Adapter
-from torchtune.modules._draw import draw
+from torchtune.modules._initialize import initialize
 from torchtune.modules._lean import Lean, product
 
 
-def draw_weight(weight: Tensor, bias: Tensor | None = None) -> None:
-    """Draw a weight from a normal distribution of standard deviation 0.02, in place, and set its bias to zero.
+def init_weight(weight: Tensor, bias: Tensor | None = None) -> None:
+    """Initialize a weight from a normal distribution of standard deviation 0.02, in place, and its bias with zeros.
 
-    The former is `initializer_range` of Hugging Face's LlamaConfig. On the meta device there is nothing to
-    draw, and trying to costs 2 s of imports (torch 2.13).
+    The standard deviation is `initializer_range` of Hugging Face's LlamaConfig. Meta tensors are skipped: initializing
+    them would cost 2 s of imports (torch 2.13).
     """
     if not weight.is_meta:
-        draw(weight, nn.init.normal_, std=0.02)
+        initialize(weight, nn.init.normal_, std=0.02)
         if bias is not None:
             nn.init.zeros_(bias)
 
 
 class Linear(Lean, Adaptable, nn.Linear):
-    """An `nn.Linear` with its weight drawn by `draw_weight`, without a bias unless it is asked for; it may be adapted.
+    """An adaptable `nn.Linear`, initialized by `init_weight`, by default without a bias.
 
-    A kind that holds its weight in another form, such as a quantised one, overrides `weight_matrix` and, if it can be
-    drawn, `reset_parameters`; adapters, their merging and PEFT's folders work with what `weight_matrix` returns. A
-    matrix that is computed, from parameters and buffers of the layer itself, is not kept for the backward pass, but
-    computed again.
+    A subclass with another representation of the weight, such as a quantised one, overrides `weight_matrix` and, if it
+    can be initialized, `reset_parameters`; adapters, merging and PEFT folders use the result of `weight_matrix`. A
+    matrix that is computed from the layer's parameters and buffers is not saved for the backward pass, but recomputed.
 
     Args:
         in_features: Width of the input.
         out_features: Width of the output.
-        bias: Whether there is one; it begins as zeros.
-        device: Where the weight is created; None is torch's current default.
+        bias: Whether the layer has a bias, initialized with zeros.
+        device: Device of the weight; None: torch's default device.
     """
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = False, device: str | None = None
     ) -> None:
-        # Before nn.Linear's constructor, which draws the weight.
+        # Before nn.Linear's constructor, which initializes the weight.
         self.adapter: Adapter | None = None
         super().__init__(in_features, out_features, bias=bias, device=device)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear) -> Self:
-        """Return a layer with the parameters of another one, not copies."""
+        """Return a layer that shares the parameters of another one."""
         layer = cls(linear.in_features, linear.out_features, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer
 
     def reset_parameters(self) -> None:
-        """Draw the weight, and then the adapter."""
-        draw_weight(self.weight, self.bias)
+        """Initialize the weight, and then the adapter."""
+        init_weight(self.weight, self.bias)
         self.reset_adapter()
 
     @property
     def adapter_sizes(self) -> tuple[int, int]:
-        """Widths of an adapter's input and output."""
+        """Input and output width of an adapter."""
         return self.in_features, self.out_features
 
     def weight_matrix(self) -> Tensor:
@@ -76,22 +75,22 @@ class Linear(Lean, Adaptable, nn.Linear):
         return self.product(x, self.weight_matrix(), self.bias)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Compute `x W^T + b`, `[..., out]`, of x `[..., in]` and what `weight_matrix` returned."""
+        """Compute `x W^T + b`, `[..., out]`, from x `[..., in]` and a result of `weight_matrix`."""
         recompute = self.recomputation(weight)
         if recompute is not None or self.uses_lean(x, weight):
             return product(x, weight, bias, recompute)
         return F.linear(x, weight, bias)
 
     def recomputation(self, weight: Tensor) -> Callable[[], Tensor] | None:
-        """Return what computes a weight matrix again in the backward pass; None: it is a parameter, and is kept.
+        """Return a function that recomputes a weight matrix in the backward pass; None: it is a parameter.
 
-        It is also None where others decide what is kept or how products are computed: in compiled code, and under
-        autocast.
+        The result is also None in compiled code and under autocast, which decide themselves which tensors are saved and
+        how products are computed.
         """
         is_parameter = weight is self._parameters.get("weight")
         if is_parameter or torch.compiler.is_compiling() or torch.is_autocast_enabled(weight.device.type):
             return None
-        # In the backward pass, the layer may no longer hold what `functional_call` has swapped in.
+        # In the backward pass, the layer may no longer hold tensors that `functional_call` swapped in.
         tensors = dict(self.named_parameters(recurse=False)) | dict(self.named_buffers(recurse=False))
         swapped = {f"linear.{name}": tensor for name, tensor in tensors.items()}
         return partial(torch.func.functional_call, _WeightMatrix(self), swapped, ())
@@ -109,27 +108,27 @@ class _WeightMatrix(nn.Module):
 
 
 class Embedding(Adaptable, nn.Embedding):
-    """An `nn.Embedding` with its table drawn by `draw_weight`; it may be adapted.
+    """An adaptable `nn.Embedding`, initialized by `init_weight`.
 
     Args:
         num_embeddings: Rows of the table.
-        embedding_dim: Width of a row.
-        device: Where the table is created; None is torch's current default.
+        embedding_dim: Width of an embedding.
+        device: Device of the table; None: torch's default device.
     """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, *, device: str | None = None) -> None:
-        # Before nn.Embedding's constructor, which draws the table.
+        # Before nn.Embedding's constructor, which initializes the table.
         self.adapter: Adapter | None = None
         super().__init__(num_embeddings, embedding_dim, device=device)
 
     def reset_parameters(self) -> None:
-        """Draw the table, and then the adapter."""
-        draw_weight(self.weight)
+        """Initialize the table, and then the adapter."""
+        init_weight(self.weight)
         self.reset_adapter()
 
     @property
     def adapter_sizes(self) -> tuple[int, int]:
-        """Widths of an adapter's input, a token's one-hot vector, and of its output."""
+        """Width of an adapter's input, a token's one-hot vector, and of its output."""
         return self.num_embeddings, self.embedding_dim
 
     def weight_matrix(self) -> Tensor:
@@ -137,7 +136,7 @@ class Embedding(Adaptable, nn.Embedding):
         return self.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Look tokens `[b, s]` up: `[b, s, d]`."""
+        """Look up tokens `[b, s]`: `[b, s, d]`."""
         if self.adapter is not None and self.adapter.is_enabled:
             y: Tensor = self.adapter(tokens, self)
             return y

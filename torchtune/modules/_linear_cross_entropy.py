@@ -1,4 +1,4 @@
-"""Cross-entropy of an output head that never holds all its logits."""
+"""Cross-entropy of an output head, computed in chunks so that the full logits are never stored."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,18 +11,18 @@ from torch.autograd.function import once_differentiable
 
 
 class LinearCrossEntropy(nn.Module):
-    """Cross-entropy of `softmax(hidden @ weight.T)`, computed a few tokens at a time.
+    """Cross-entropy of `softmax(hidden @ weight.T)`, computed in chunks of tokens.
 
-    Logits take `tokens x vocabulary` numbers, several times over in a plain backward pass. Here each
-    chunk's gradients are made in the forward pass, as soon as its logits are known, and the logits are
-    dropped. Positions without a target cost nothing, a frozen weight gets no gradient, and sums are
-    float32 at least. A batch without any target has loss 0 and gradients of zeros.
+    The logits have `tokens x vocabulary` elements, and a plain backward pass stores several copies. Here the forward
+    pass computes the gradients of each chunk together with its logits, and then frees the logits. Positions without a
+    target cost nothing, a frozen weight gets no gradient, and sums are in float32 or wider. A batch without targets has
+    loss 0 and zero gradients.
 
     Args:
-        reduction: "sum" over the targets, or their "mean" (0 where there are none).
-        chunk_size: Targets whose logits are held at once.
-        ignore_index: Label of a position without a target; None: every position has one. With None, nothing is read
-            back from a GPU; with a label, the number of targets is, once a call.
+        reduction: "sum" over the targets, or their "mean" (0 without targets).
+        chunk_size: Number of targets whose logits are stored at once.
+        ignore_index: Label of positions without a target; None: every position has a target. With a label, the number
+            of targets is read back from a GPU once per call; with None, nothing is read back.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class LinearCrossEntropy(nn.Module):
         Args:
             hidden: `[n, d]`, the output head's inputs.
             weight: `[v, d]`, the output head.
-            labels: `[n]`, each the id to predict or `ignore_index`.
-            softcap: Bound c of the logits z, which become c tanh(z / c); None: there is none.
+            labels: `[n]`, each an id to predict or `ignore_index`.
+            softcap: Bound c of the logits z, which become c tanh(z / c); None: no soft cap.
 
         Returns:
             A scalar, float32 or wider.
 
         Raises:
-            ValueError: There are not as many labels as hidden states.
-            RuntimeError: A label is no id of the vocabulary, as -100 is not if no `ignore_index` is set (raised on a
-                CPU; on a GPU a kernel's assertion fails).
+            ValueError: The numbers of labels and hidden states differ.
+            RuntimeError: A label is outside the vocabulary, such as -100 without `ignore_index` (raised on a CPU; on a
+                GPU, a kernel's assertion fails).
         """
         targets = target_positions(labels, self.ignore_index)
         needs_grad = torch.is_grad_enabled()
@@ -69,16 +69,16 @@ class LinearCrossEntropy(nn.Module):
 def target_positions(labels: Tensor, ignore_index: int | None) -> Tensor | None:
     """Return the positions `[t]` whose label is not `ignore_index`, or None if all are targets.
 
-    Unless `ignore_index` is None, their number is read back to the host, which waits for the GPU.
+    With a label to ignore, their number is read back to the host, which waits for the GPU.
     """
     return None if ignore_index is None else (labels != ignore_index).nonzero()[:, 0]
 
 
 class ChunkSoftmax(NamedTuple):
-    """The softmax of an output head's logits at c positions."""
+    """Softmax of an output head's logits at c positions."""
 
     inputs: Tensor
-    """`[c, d]`, hidden states in the precision of the products."""
+    """`[c, d]`, hidden states in the dtype of the products."""
     labels: Tensor
     """`[c, 1]`"""
     exps: Tensor
@@ -88,9 +88,9 @@ class ChunkSoftmax(NamedTuple):
     log_probs: Tensor
     """`[c, 1]`, at the labels."""
     slopes: Tensor | None
-    """`[c, v]`, derivatives of the capped logits with respect to the plain ones; None: there is no cap."""
+    """`[c, v]`, derivatives of the capped logits with respect to the plain ones; None: no soft cap."""
     temperature: float
-    """What logits, capped if they are, were divided by."""
+    """Divisor of the (capped) logits."""
 
     def entropies(self) -> Tensor:
         """Return the entropy of each position's distribution, `[c, 1]`, in nats."""
@@ -108,8 +108,8 @@ class ChunkSoftmax(NamedTuple):
             `[c, v]`, float32 or wider.
         """
         # The gradient of one negative log-probability is the softmax minus one at the label. Coefficients are applied
-        # to the softmax's divisor, [c, 1] numbers, which saves a pass over [c, v]; one of zero makes the divisor
-        # infinite, and the gradient zero.
+        # to the softmax's divisor, [c, 1] numbers, which saves a pass over [c, v]; a coefficient of zero makes the
+        # divisor infinite and the gradient zero.
         scales = coefficients / self.temperature
         grad = self.exps.div_(self.exp_sums / scales)
         grad.scatter_add_(-1, self.labels, torch.ones_like(self.exp_sums) * -scales)
@@ -117,14 +117,14 @@ class ChunkSoftmax(NamedTuple):
 
 
 class ChunkedHead:
-    """The softmax of an output head at a few positions at a time, and the gradients of its inputs and weight.
+    """Softmax of an output head at chunks of positions, and the gradients of its inputs and weight.
 
     Args:
         hidden: `[n, d]`, the output head's inputs.
         weight: `[v, d]`, the output head.
         labels: `[n]`, the ids to predict.
         softcap: As in `LinearCrossEntropy`.
-        temperature: What logits are divided by after the cap.
+        temperature: Divisor of the logits, after the soft cap.
         needs_hidden_grad: Whether to compute the gradient of `hidden`.
         needs_weight_grad: Whether to compute the gradient of `weight`.
     """
@@ -145,21 +145,22 @@ class ChunkedHead:
         self.hidden, self.labels = hidden, labels
         self.softcap, self.temperature = softcap, temperature
         self.sum_dtype = torch.promote_types(hidden.dtype, torch.float32)
-        # On a CPU in float32 throughout: it is more exact, and bfloat16 products of this shape take up to
-        # 100 times as long where the CPU has no instructions for them (22 s for [128, v] @ [v, 576]).
+        # On a CPU, float32 throughout: it is more accurate, and bfloat16 products of this shape take up to 100 times as
+        # long on CPUs without instructions for them (22 s for [128, v] @ [v, 576]).
         self.compute_dtype = self.sum_dtype if hidden.device.type == "cpu" else hidden.dtype
         self.head = weight.to(self.compute_dtype)  # [v, d]
-        # Numbers that were bfloat16 are so still, so that products may be taken in it, several times as fast where a
-        # CPU has units for it. Logits are exact then, being summed in float32; of the hidden states' gradient, which
-        # becomes bfloat16 anyway, the probabilities are rounded to it. A trained head's gradient stays float32.
-        is_narrow = hidden.dtype == weight.dtype == torch.bfloat16 and self.compute_dtype == torch.float32
-        self.product_precision = _products_of_bfloat16 if is_narrow else nullcontext
-        self.gradient_head = weight if is_narrow and _has_units_for_bfloat16() else self.head  # [v, d]
+        # Inputs that were bfloat16 keep their values, so that products may be computed in bfloat16, several times as
+        # fast on CPUs with units for it. The logits remain exact because sums are in float32. For the hidden states'
+        # gradient, which becomes bfloat16 anyway, the probabilities are rounded to bfloat16. A trained head's gradient
+        # stays float32.
+        is_bfloat16 = hidden.dtype == weight.dtype == torch.bfloat16 and self.compute_dtype == torch.float32
+        self.product_precision = _bfloat16_products if is_bfloat16 else nullcontext
+        self.gradient_head = weight if is_bfloat16 and _has_bfloat16_units() else self.head  # [v, d]
         self.grad_hidden = torch.zeros_like(hidden) if needs_hidden_grad else None
         self.grad_weight = torch.zeros_like(weight, dtype=self.sum_dtype) if needs_weight_grad else None
 
     def chunks(self, targets: Tensor | None, chunk_size: int) -> Iterable[slice | Tensor]:
-        """Split the positions `targets`, or all n if it is None, into chunks, each an index of tensors `[n, ...]`."""
+        """Split the positions `targets` (None: all n) into chunks, each an index into tensors `[n, ...]`."""
         if targets is not None:
             return torch.split(targets, chunk_size)
         return [slice(start, start + chunk_size) for start in range(0, len(self.labels), chunk_size)]
@@ -176,7 +177,7 @@ class ChunkedHead:
             logits = self.softcap * logits
         if self.temperature != 1:
             logits.div_(self.temperature)
-        # Softmax and the logarithm of its sum, in the memory of the logits: half the time of logsumexp and exp.
+        # Softmax and log-sum-exp in the memory of the logits: half the time of separate logsumexp and exp.
         largest, picked = logits.amax(-1, keepdim=True), logits.gather(-1, y)  # [c, 1] each
         exps = logits.sub_(largest).exp_()  # [c, v]
         exp_sums = exps.sum(-1, keepdim=True)  # [c, 1]
@@ -204,7 +205,7 @@ class ChunkedHead:
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """The sum of cross-entropies over target positions, with both gradients made on the way."""
+    """Sum of cross-entropies over target positions; the forward pass computes both gradients."""
 
     @staticmethod
     def forward(
@@ -241,8 +242,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        # Scaled in place to save the memory of a copy; a second backward pass is refused by autograd,
-        # which sees that what it saved was changed.
+        # Scaled in place to save a copy. Autograd raises in a second backward pass, because a saved tensor was changed.
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = grad_hidden.mul_(grad_total)
@@ -252,18 +252,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 @cache
-def _has_units_for_bfloat16() -> bool:
-    """Tell whether products of bfloat16 tensors are worth it: they take half the time of what rounds within (AMX)."""
+def _has_bfloat16_units() -> bool:
+    """Return whether products of bfloat16 tensors pay off: with AMX they take half the time of `_bfloat16_products`."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 @contextmanager
-def _products_of_bfloat16() -> Iterator[None]:
-    """Let a CPU round what it multiplies to bfloat16 within, and sum in float32."""
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # its stubs are behind
-    before = settings.fp32_precision
+def _bfloat16_products() -> Iterator[None]:
+    """Let a CPU compute float32 products with factors rounded to bfloat16 and sums in float32."""
+    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing in the stubs
+    previous = settings.fp32_precision
     settings.fp32_precision = "bf16"
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        settings.fp32_precision = previous

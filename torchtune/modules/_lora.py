@@ -1,4 +1,4 @@
-"""Low-rank adaptation: train two thin matrices for each frozen linear layer or embedding table."""
+"""Low-rank adaptation: two trained low-rank matrices for each frozen linear layer or embedding table."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchtune.modules._adapter import Adapter
-from torchtune.modules._draw import draw
+from torchtune.modules._initialize import initialize
 from torchtune.modules._lean import adapted
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _LowRank(Adapter):
-    """The parameters of low-rank changes, `lora_a`, A `[r, in]`, and `lora_b`, B `[out, r]`."""
+    """Base of low-rank adapters, with the parameters `lora_a`, A `[r, in]`, and `lora_b`, B `[out, r]`."""
 
     def create_parameters(self, in_features: int, out_features: int, like: Tensor) -> None:
         """Create A `[r, in]` and B `[out, r]`."""
@@ -26,31 +26,31 @@ class _LowRank(Adapter):
 
     @torch.no_grad()
     def merge(self, weight: Tensor) -> Tensor:
-        """Compute `W + s B A`, `[out, in]`, in float32 at least."""
-        wide = torch.promote_types(torch.promote_types(weight.dtype, self.lora_a.dtype), torch.float32)
-        return weight.to(wide) + self.scale * (self.lora_b.to(wide) @ self.lora_a.to(wide))
+        """Compute `W + s B A`, `[out, in]`, in float32 or wider."""
+        dtype = torch.promote_types(torch.promote_types(weight.dtype, self.lora_a.dtype), torch.float32)
+        return weight.to(dtype) + self.scale * (self.lora_b.to(dtype) @ self.lora_a.to(dtype))
 
 
 class LoRA(_LowRank):
-    """A low-rank change: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank` (arXiv 2106.09685, section 4.1).
+    """A low-rank update: `x W^T + b + s drop(x) A^T B^T`, with `s = alpha / rank` (arXiv 2106.09685, section 4.1).
 
-    A starts as a random matrix and B as zeros, so at first nothing changes.
+    A is random at first and B is zero, so that the layer is unchanged at first.
     """
 
     peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 
-    def reset(self, weight: Tensor) -> None:  # noqa: ARG002 -- other kinds start from the weight
-        """Draw A as `nn.Linear` draws its weight, and set B to zero."""
+    def reset(self, weight: Tensor) -> None:  # noqa: ARG002 -- other kinds need the weight
+        """Initialize A as `nn.Linear` initializes its weight, and set B to zero."""
         if self.lora_a.is_meta:
             return
-        draw(self.lora_a, nn.init.kaiming_uniform_, a=math.sqrt(5))
+        initialize(self.lora_a, nn.init.kaiming_uniform_, a=math.sqrt(5))
         nn.init.zeros_(self.lora_b)
 
     def forward(self, x: Tensor, layer: "Linear") -> Tensor:
         """Map x `[..., in]` to `[..., out]`."""
         weight = layer.weight_matrix()
-        drops = self.training and self.dropout.p > 0
-        if not drops and layer.uses_lean(x, weight, self.lora_a):
+        uses_dropout = self.training and self.dropout.p > 0
+        if not uses_dropout and layer.uses_lean(x, weight, self.lora_a):
             return adapted(
                 x, weight, layer.bias, self.lora_a, self.lora_b, self.scale, layer.recomputation(weight)
             )
@@ -58,7 +58,7 @@ class LoRA(_LowRank):
         return y + self.change(x).to(y.dtype)
 
     def change(self, x: Tensor) -> Tensor:
-        """Compute `s drop(x) A^T B^T`, `[..., out]`, of x `[..., in]`, in the adapter's dtype."""
+        """Compute `s drop(x) A^T B^T`, `[..., out]`, from x `[..., in]`, in the adapter's dtype."""
         inner = F.linear(self.dropout(x.to(self.lora_a.dtype)), self.lora_a)  # [..., r]
         return F.linear(inner, self.lora_b) * self.scale
 
@@ -68,24 +68,24 @@ class LoRA(_LowRank):
 
 
 class EmbeddingLoRA(_LowRank):
-    """A low-rank change of an embedding table E `[v, d]`, which becomes `E + s A^T B^T`.
+    """A low-rank update of an embedding table E `[v, d]`, which becomes `E + s A^T B^T`.
 
-    A `[r, v]` starts as zeros, so at first nothing changes, and B `[d, r]` as a standard normal matrix, as in PEFT's
-    `LoraLayer`. An output head that is tied to the table changes with it; dropout falls on the head's inputs alone, as
-    there is nothing to drop of a token's id.
+    As in PEFT's `LoraLayer`, A `[r, v]` is zero at first, so that the table is unchanged, and B `[d, r]` is standard
+    normal. An output head that is tied to the table is adapted with it; dropout applies only to the head's inputs, as
+    token ids have nothing to drop.
     """
 
     peft_tensors: ClassVar[Mapping[str, str]] = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
 
     def reset(self, weight: Tensor) -> None:  # noqa: ARG002 -- as in `LoRA`
-        """Set A to zero, and draw B."""
+        """Set A to zero, and B to standard normal values."""
         if self.lora_a.is_meta:
             return
         nn.init.zeros_(self.lora_a)
-        draw(self.lora_b, nn.init.normal_)
+        initialize(self.lora_b, nn.init.normal_)
 
     def forward(self, x: Tensor, layer: "Embedding") -> Tensor:
-        """Look tokens x `[b, s]` up: `[b, s, d]`."""
+        """Look up tokens x `[b, s]`: `[b, s, d]`."""
         rows = F.embedding(x, layer.weight_matrix())
         inner = F.embedding(x, self.lora_a.T)  # [b, s, r]
         return rows + (F.linear(inner, self.lora_b) * self.scale).to(rows.dtype)
@@ -95,5 +95,5 @@ class EmbeddingLoRA(_LowRank):
         return F.linear(self.dropout(x.to(self.lora_b.dtype)), self.lora_b.T) * self.scale, self.lora_a.T
 
     def merge(self, weight: Tensor) -> Tensor:
-        """Compute `E + s A^T B^T`, `[v, d]`, in float32 at least."""
+        """Compute `E + s A^T B^T`, `[v, d]`, in float32 or wider."""
         return super().merge(weight.T).T

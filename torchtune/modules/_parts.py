@@ -1,8 +1,8 @@
-"""What the parts of a decoder layer are, whatever their kind: their specs, and what they may tell about themselves.
+"""Interfaces of the parts of a decoder layer: their specs, and optional protocols.
 
-A spec is a value: the sizes of a part, and `build`, which returns its module. `Architecture` holds one of each.
-Field names are unique among the specs of an architecture, so that `Architecture.of` and `flat` can list all numbers
-side by side, as a config.json does.
+A spec holds the sizes of a part, and its `build` returns the module. `Architecture` holds one of each kind.
+Field names are unique among the specs of an architecture, so that `Architecture.from_values` and `flat` can use one
+flat mapping of all values, like a config.json.
 """
 
 from abc import ABC, abstractmethod
@@ -19,42 +19,42 @@ if TYPE_CHECKING:
 
 
 class AttentionSpec(ABC):
-    """The spec of a part that mixes tokens: `part(x, context)` maps `[b, s, d]` to `[b, s, d]`."""
+    """Spec of an attention part: `part(x, context)` maps `[b, s, d]` to `[b, s, d]` and mixes tokens."""
 
     __slots__ = ()
 
     @property
     @abstractmethod
     def rotary_dim(self) -> int:
-        """Channels of a head that positions turn, even."""
+        """Channels per head that are rotated by positions; even."""
 
     @property
     @abstractmethod
     def pair_width(self) -> int:
-        """Channels that are multiplied for each pair of a query and a key, all heads together."""
+        """Channels that are multiplied for each pair of a query and a key, over all heads."""
 
     @abstractmethod
     def window_of(self, index: int) -> int | None:
-        """Return how many keys a query of a layer, counted from 0, sees, its own included; None: all to its left."""
+        """Return the sliding window of a layer, counted from 0, in keys; None: full causal attention."""
 
     @abstractmethod
     def build(self, architecture: "Architecture", index: int) -> nn.Module:
-        """Build the part of a layer, counted from 0."""
+        """Build the part of layer `index`, counted from 0."""
 
 
 class FeedForwardSpec(ABC):
-    """The spec of a part that maps each token by itself: `part(x, context)` maps `[b, s, d]` to `[b, s, d]`."""
+    """Spec of a feed-forward part: `part(x, context)` maps `[b, s, d]` to `[b, s, d]`, token by token."""
 
     __slots__ = ()
 
     @abstractmethod
     def build(self, architecture: "Architecture", index: int) -> nn.Module:
-        """Build the part of a layer, counted from 0."""
+        """Build the part of layer `index`, counted from 0."""
 
 
 @frozen(kw_only=True)
 class NormNames:
-    """Which norms a layer has: their names, None where there is none."""
+    """Module names of a layer's norms; None for a norm that the layer does not have."""
 
     before_attention: str | None = None
     after_attention: str | None = None
@@ -79,12 +79,12 @@ _NORM_NAMES = {
 
 @frozen(kw_only=True)
 class NormSpec(ABC):
-    """The spec of all norms of a decoder."""
+    """Spec of all norms of a decoder."""
 
     norm_eps: float = field(validator=gt(0))
     """Added to the mean square inside every norm."""
     norm_layout: Literal["pre", "post", "both"] = "pre"
-    """Where a layer's norms are: before attention and feed-forward, after them, or both."""
+    """Position of a layer's norms: before attention and feed-forward, after them, or both."""
 
     @property
     def names(self) -> NormNames:
@@ -93,54 +93,54 @@ class NormSpec(ABC):
 
     @abstractmethod
     def build(self, dim: int) -> nn.Module:
-        """Build a norm of vectors of some width."""
+        """Build a norm of vectors of width `dim`."""
 
 
 class PositionsSpec(ABC):
-    """The spec of how a decoder knows positions."""
+    """Spec of a decoder's position encoding."""
 
     __slots__ = ()
 
     @abstractmethod
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
-        """Return what turns queries and keys: of layers that see everything, and of those with a sliding window."""
+        """Return the rotary embeddings of layers with full attention, and of layers with a sliding window."""
 
     @abstractmethod
     def embedding(self, architecture: "Architecture") -> nn.Module | None:
-        """Build a table that is added to the tokens' embeddings; None: there is none."""
+        """Build the position embedding that is added to the token embeddings, if any."""
 
 
 @runtime_checkable
 class HasAggregates(Protocol):
-    """A part that adds sums to the pass's context (`PassContext.add`), such as a router's balance."""
+    """A part that adds sums to the pass context (`PassContext.add`), such as a router's load balance."""
 
     aggregate_names: tuple[str, ...]
-    """The names of the sums."""
+    """Names of the sums."""
 
 
 @runtime_checkable
-class PartlyActive(Protocol):
-    """A module of whose parameters each token is multiplied by a share alone, such as a list of experts."""
+class PartiallyActive(Protocol):
+    """A module that uses only a fraction of its parameters for each token, such as a list of experts."""
 
-    active_share: float
-    """The share, above 0 and at most 1."""
+    active_fraction: float
+    """The fraction, above 0 and at most 1."""
 
 
 @runtime_checkable
 class HasReset(Protocol):
-    """A module that can draw its parameters anew, those of its submodules not included."""
+    """A module that can initialize its parameters, not including those of its submodules."""
 
     def reset_parameters(self) -> None:
-        """Draw them."""
+        """Initialize the parameters."""
 
 
-def active_shares(model: nn.Module) -> dict[str, float]:
-    """Return the share of tokens that each parameter is multiplied by, by name: 1 unless a part says less."""
-    shares = {name: 1.0 for name, _ in model.named_parameters()}
+def active_fractions(model: nn.Module) -> dict[str, float]:
+    """Return the fraction of tokens that use each parameter, by name; 1 unless a part declares less."""
+    fractions = {name: 1.0 for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():
         parameters = module.named_parameters(prefix)
-        if isinstance(module, PartlyActive):
+        if isinstance(module, PartiallyActive):
             for name, _ in parameters:
-                if name in shares:  # one that is shared counts under its first name
-                    shares[name] *= module.active_share
-    return shares
+                if name in fractions:  # a shared parameter is listed under its first name
+                    fractions[name] *= module.active_fraction
+    return fractions

@@ -1,4 +1,4 @@
-"""Specs of how a decoder knows positions."""
+"""Specs of position encodings."""
 
 from typing import TYPE_CHECKING
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class RotarySpec(PositionsSpec):
-    """Queries and keys are turned by their positions (arXiv 2104.09864)."""
+    """Rotary position embeddings: queries and keys are rotated by their positions (arXiv 2104.09864)."""
 
     rope_base: float = field(validator=gt(0))
     """Base of the rotary frequencies (theta in section 3.2.2)."""
     rope_scaling: RopeScaling | None = None
-    """How rotary frequencies are stretched; None: not at all."""
+    """Scaling of the rotary frequencies for long sequences; None: no scaling."""
     rope_local_base: float | None = field(default=None, validator=optional(gt(0)))
-    """Base of the rotary frequencies of sliding layers, which are never stretched; None: `rope_base`."""
+    """Base of the unscaled rotary frequencies of sliding-window layers; None: those of the other layers."""
 
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
-        """Return the rotary embeddings, one object twice where sliding layers have the same."""
+        """Return the rotary embeddings; the same object twice if sliding-window layers use the same frequencies."""
         rotary = RotaryEmbedding(rotary_dim, self.rope_base, self.rope_scaling)
         if self.rope_local_base is None:
             return rotary, rotary
@@ -37,10 +37,10 @@ class RotarySpec(PositionsSpec):
 
 @frozen(kw_only=True)
 class LearnedSpec(PositionsSpec):
-    """A table of learnt positions is added to the embeddings, in the place of rotations."""
+    """Learned position embeddings, added to the token embeddings; nothing is rotated."""
 
     def rotations(self, rotary_dim: int) -> tuple[RotaryEmbedding, RotaryEmbedding]:
-        """Return what turns nothing."""
+        """Return rotary embeddings that rotate nothing."""
         rotary = NoRotation(rotary_dim, base=1.0)
         return rotary, rotary
 

@@ -14,22 +14,22 @@ class RMSNormSpec(NormSpec):
     """RMS norms."""
 
     norm_offset: float = 0.0
-    """Added to the weight of every norm; 1 where checkpoints hold what it differs from one by."""
+    """Added to the weight of every norm; 1 if checkpoints store the weight minus one."""
 
     def build(self, dim: int) -> "RMSNorm":
-        """Build a norm of vectors of some width."""
+        """Build a norm of vectors of width `dim`."""
         return RMSNorm(dim, self.norm_eps, self.norm_offset)
 
 
 class RMSNorm(Lean, nn.Module):
-    """Scale vectors to a root mean square of one, then by a learnt weight (arXiv 1910.07467, equation 4).
+    """Scale vectors to a root mean square of one, then by a learned weight (arXiv 1910.07467, equation 4).
 
-    Computed in float32 at least, whatever the input's dtype.
+    Computed in float32 or wider, whatever the input's dtype.
 
     Args:
         dim: Width of the vectors.
         eps: Added to the mean square.
-        offset: Added to the weight; Gemma's checkpoints hold what the weight differs from one by.
+        offset: Added to the weight; Gemma's checkpoints store the weight minus one.
     """
 
     def __init__(self, dim: int, eps: float, offset: float = 0.0) -> None:
@@ -39,11 +39,11 @@ class RMSNorm(Lean, nn.Module):
         self.weight = nn.Parameter(torch.full((dim,), 1.0 - offset))  # [d]
 
     def reset_parameters(self) -> None:
-        """Set the weight to what leaves vectors as long as they are."""
+        """Set the effective weight to one."""
         nn.init.constant_(self.weight, 1.0 - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x `[..., d]` along its last axis, in its own dtype."""
+        """Normalise x `[..., d]` along its last axis; the result has the dtype of x."""
         if self.is_lean:
             return normed(x, self.weight, self.offset, self.eps)
         dtype = torch.promote_types(x.dtype, torch.float32)

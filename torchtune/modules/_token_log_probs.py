@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens under an output head that never holds all its logits."""
+"""Log-probabilities of tokens, computed in chunks so that the full logits are never stored."""
 
 from typing import Any
 
@@ -19,28 +19,28 @@ def token_log_probs(
     chunk_size: int = 128,
     ignore_index: int | None = None,
 ) -> Tensor:
-    """Compute `log_softmax(hidden @ weight.T)` at the labels, a few tokens at a time.
+    """Compute `log_softmax(hidden @ weight.T)` at the labels, in chunks of tokens.
 
-    Logits `[n, v]` are never held, in the backward pass neither; each log-probability may have a gradient of its own.
-    A frozen weight gets no gradient. `LinearCrossEntropy` is the negative sum; it computes the logits of a trained head
-    once, where this function computes them again in the backward pass.
+    The full logits `[n, v]` are never stored, not even in the backward pass; log-probabilities may have different
+    gradients. A frozen weight gets no gradient. `LinearCrossEntropy` is the negative sum; it computes the logits of a
+    trained head once, whereas this function recomputes them in the backward pass.
 
     Args:
         hidden: `[n, d]`, the output head's inputs.
         weight: `[v, d]`, the output head.
         labels: `[n]`, the ids whose log-probabilities are computed.
-        softcap: Bound c of the logits z, which become c tanh(z / c); None: there is none.
-        temperature: What logits are divided by, after the cap.
-        chunk_size: Positions whose logits are held at once.
-        ignore_index: Label of ignored positions; None: there are none. With None, nothing is read back from a GPU; with
-            a label, the number of other positions is, once a call.
+        softcap: Bound c of the logits z, which become c tanh(z / c); None: no soft cap.
+        temperature: Divisor of the logits, after the soft cap.
+        chunk_size: Number of positions whose logits are stored at once.
+        ignore_index: Label of ignored positions; None: no position is ignored. With a label, the number of other
+            positions is read back from a GPU once per call; with None, nothing is read back.
 
     Returns:
         `[n]`, in nats, float32 or wider; 0 at ignored positions.
 
     Raises:
-        ValueError: The temperature or the chunk size is not above 0, or there are not as many labels as hidden states.
-        RuntimeError: A label is no id of the vocabulary (raised on a CPU; on a GPU a kernel's assertion fails).
+        ValueError: The temperature or chunk size is not above 0, or the numbers of labels and hidden states differ.
+        RuntimeError: A label is outside the vocabulary (raised on a CPU; on a GPU, a kernel's assertion fails).
     """
     log_probs, _ = _compute(
         hidden, weight, labels, softcap, temperature, chunk_size, ignore_index, with_entropies=False
@@ -61,19 +61,19 @@ def token_log_probs_and_entropies(
     """Compute `token_log_probs`, and the entropy of each position's distribution, which has no gradient.
 
     Args:
-        hidden: `[n, d]`; this and all others are as for `token_log_probs`.
+        hidden: `[n, d]`; all arguments are those of `token_log_probs`.
         weight: `[v, d]`.
         labels: `[n]`.
-        softcap: Bound of the logits.
-        temperature: What logits are divided by.
-        chunk_size: Positions.
+        softcap: Bound of the logits; None: no soft cap.
+        temperature: Divisor of the logits.
+        chunk_size: Positions per chunk.
         ignore_index: Label of ignored positions.
 
     Returns:
         Log-probabilities and entropies, `[n]` each, in nats, float32 or wider; 0 at ignored positions.
 
     Raises:
-        ValueError: As `token_log_probs`.
+        ValueError: As in `token_log_probs`.
     """
     return _compute(
         hidden, weight, labels, softcap, temperature, chunk_size, ignore_index, with_entropies=True
@@ -91,7 +91,7 @@ def _compute(
     *,
     with_entropies: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Check the arguments, and compute log-probabilities and, if asked for, entropies."""
+    """Check the arguments, and compute log-probabilities and, if requested, entropies."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be above 0, got {chunk_size}")
     if not temperature > 0:
@@ -120,11 +120,12 @@ class _TokenLogProbs(torch.autograd.Function):
         needs_grad: bool,
         with_entropies: bool,
     ) -> tuple[Tensor, Tensor]:
-        # If the head is frozen, the gradient of a position's hidden state is its upstream gradient, a number, times a
-        # vector that is computed here, from the logits that exist anyway. It is saved in place of the hidden states,
-        # of which it has the size. Both passes take 0.64 times as long as with logits computed again in the backward
-        # pass ([512, 576] by [16384, 576] in float32, one thread: 0.23 s and 0.36 s), and as much memory. The gradient
-        # of a trained head is a sum over positions, weighted by upstream gradients: there, logits are computed again.
+        # If the head is frozen, the gradient of a position's hidden state is its upstream gradient, a scalar, times a
+        # vector that is computed here, where the logits are available. It is saved instead of the hidden states, which
+        # have the same size. Both passes together take 0.64 times as long as with logits recomputed in the backward
+        # pass ([512, 576] by [16384, 576] in float32, one thread: 0.23 s and 0.36 s), with the same memory. The
+        # gradient of a trained head is a sum over positions, weighted by upstream gradients; it needs recomputed
+        # logits.
         needs_hidden_grad, needs_weight_grad = (
             needs_grad and trained for trained in ctx.needs_input_grad[:2]
         )
@@ -169,7 +170,7 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, coefficients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the logits again, and the gradients of `-(coefficients * log_probs).sum()`."""
+    """Recompute the logits, and compute the gradients of `-(coefficients * log_probs).sum()`."""
     hidden, weight, labels, targets = ctx.saved_tensors
     softcap, temperature, chunk_size = ctx.settings
     needs_hidden_grad, needs_weight_grad = ctx.needs_input_grad[:2]
