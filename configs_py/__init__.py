@@ -1,4 +1,4 @@
-"""Runs: each function returns a recipe's config, and its name is the config's name.
+"""Configs: each function returns the config of a recipe, and its name is the config's name.
 
-A variant calls the nearest config's function, assigns what differs and returns it.
+A variant calls the function of the most similar config, assigns the fields that differ, and returns it.
 """

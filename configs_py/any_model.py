@@ -1,4 +1,4 @@
-"""Any model on any rows: `model_directory` and `dataset.source` are set by whoever runs these configs."""
+"""Configs for any model and dataset: set `model_directory` and `dataset.source` to run them."""
 
 from torch.optim import AdamW
 
@@ -12,7 +12,7 @@ from torchtune.training import Loading, Lora, Packing, Validation, cosine_with_w
 
 
 def lora() -> LoraFinetuneConfig:
-    """LoRA for any model on any rows: set model_directory and dataset.source."""
+    """LoRA for any model and dataset: set model_directory and dataset.source."""
     return LoraFinetuneConfig(
         output_dir="runs/lora",
         device="auto",
@@ -32,7 +32,7 @@ def lora() -> LoraFinetuneConfig:
 
 
 def full() -> FullFinetuneConfig:
-    """Every weight of any model on any rows: set model_directory and dataset.source."""
+    """Full fine-tuning for any model and dataset: set model_directory and dataset.source."""
     return FullFinetuneConfig(
         output_dir="runs/full",
         device="auto",

@@ -1,4 +1,4 @@
-"""Answers from the model of any folder."""
+"""Generation with the model in any folder."""
 
 from torchtune.config import lazy
 from torchtune.formats import hf_decoder
@@ -7,7 +7,7 @@ from torchtune.tokenizers import auto_tokenizer
 
 
 def generate() -> AlpacaGenerateConfig:
-    """Answers from any folder: a Hugging Face model, an adapter, or a run; without a prompt, a chat."""
+    """Answer prompts with a Hugging Face model, an adapter or a run; without a prompt, chat."""
     return AlpacaGenerateConfig(
         device="auto",
         dtype="auto",

@@ -1,4 +1,4 @@
-"""Llama 2 7B on Stanford Alpaca's rows: the document's runs."""
+"""Llama 2 7B on the Stanford Alpaca dataset."""
 
 from torch.optim import AdamW
 
@@ -12,7 +12,7 @@ from torchtune.training import Lora, cosine_with_warmup
 
 
 def alpaca_llama2_full_finetune() -> FullFinetuneConfig:
-    """Llama 2 7B, every weight, on Alpaca: several GPUs with FSDP."""
+    """Full fine-tuning of Llama 2 7B on Alpaca, on several GPUs with FSDP."""
     return FullFinetuneConfig(
         output_dir="runs/alpaca_llama2_full_finetune",
         device="cuda",
@@ -30,7 +30,7 @@ def alpaca_llama2_full_finetune() -> FullFinetuneConfig:
 
 
 def alpaca_llama2_lora_finetune() -> LoraFinetuneConfig:
-    """Llama 2 7B, LoRA on q and v, on Alpaca: one GPU."""
+    """LoRA (q_proj and v_proj) for Llama 2 7B on Alpaca, on one GPU."""
     return LoraFinetuneConfig(
         output_dir="runs/alpaca_llama2_lora_finetune",
         device="cuda",
@@ -49,7 +49,7 @@ def alpaca_llama2_lora_finetune() -> LoraFinetuneConfig:
 
 
 def alpaca_llama2_generate() -> AlpacaGenerateConfig:
-    """Answers from Llama 2 7B after alpaca_llama2_lora_finetune."""
+    """Answer a prompt with Llama 2 7B after alpaca_llama2_lora_finetune."""
     return AlpacaGenerateConfig(
         device="cuda",
         dtype="bf16",

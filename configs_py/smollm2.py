@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct: small enough for a laptop's two cores."""
+"""SmolLM2-135M-Instruct, small enough for two CPU cores of a laptop."""
 
 from torch.optim import AdamW
 
@@ -11,11 +11,11 @@ from torchtune.recipes.lora_finetune import LoraFinetuneConfig
 from torchtune.training import Checkpoints, Lora, Validation, cosine_with_warmup
 
 MODEL = "models/SmolLM2-135M-Instruct"
-"""Where `make demo` puts the model."""
+"""The folder into which `make demo` downloads the model."""
 
 
 def smollm2_135m_lora() -> LoraFinetuneConfig:
-    """SmolLM2 135M, LoRA on every linear layer, on the demo's rows: a minute on two cores."""
+    """LoRA (all linear layers) for SmolLM2 135M on the demo's data: a minute on two cores."""
     return LoraFinetuneConfig(
         output_dir="runs/smollm2_135m_lora",
         seed=1,
@@ -40,7 +40,7 @@ def smollm2_135m_lora() -> LoraFinetuneConfig:
 
 
 def smollm2_135m_full() -> FullFinetuneConfig:
-    """SmolLM2 135M, every weight, on the demo's rows: a few minutes on two cores."""
+    """Full fine-tuning of SmolLM2 135M on the demo's data: a few minutes on two cores."""
     return FullFinetuneConfig(
         output_dir="runs/smollm2_135m_full",
         seed=1,
@@ -61,7 +61,7 @@ def smollm2_135m_full() -> FullFinetuneConfig:
 
 
 def smollm2_135m_generate() -> AlpacaGenerateConfig:
-    """Answers from SmolLM2 135M after smollm2_135m_lora."""
+    """Answer a prompt with SmolLM2 135M after smollm2_135m_lora."""
     return AlpacaGenerateConfig(
         device="auto",
         dtype="fp32",

@@ -1,4 +1,4 @@
-"""Training and generation recipes, one program a file. These lists are the only registry of recipes and configs."""
+"""Recipes for training and generation, one program per file. These lists register all recipes and configs."""
 
 _RECIPE_LIST = ["full_finetune", "lora_finetune", "alpaca_generate"]
 

@@ -1,4 +1,4 @@
-"""Answer one prompt, several, or a file of them, or talk.
+"""Answer a prompt, several prompts or a file of prompts, or chat.
 
 tune alpaca_generate --config generate model_directory=runs/mine prompt="Who are you?"
 """
@@ -22,116 +22,114 @@ from torchtune.runs import Device, locate_model, weights_note
 SOURCES = ("prompt", "prompts", "prompts_file", "chat")
 
 
-def _talks(cfg: "AlpacaGenerateConfig") -> bool:
+def _is_chat(cfg: "AlpacaGenerateConfig") -> bool:
     return cfg.chat is True or (cfg.chat is None and all(getattr(cfg, n) is None for n in SOURCES[:3]))
 
 
-def _one_source(cfg: "AlpacaGenerateConfig", *_: object) -> None:
-    given = [name for name in SOURCES if getattr(cfg, name) not in (None, False)]
-    if len(given) > 1:
-        message = f"prompts have one source, not {' and '.join(given)}; write {given[0]}=null"
-        raise FieldError(message, *given)
-    if not given and cfg.chat is False:
-        message = "nothing is asked; give prompt, prompts or prompts_file, or leave chat=false out, to talk"
+def _check_one_source(cfg: "AlpacaGenerateConfig", *_: object) -> None:
+    sources = [name for name in SOURCES if getattr(cfg, name) not in (None, False)]
+    if len(sources) > 1:
+        message = f"only one source of prompts is allowed, not {' and '.join(sources)}; set {sources[0]}=null"
+        raise FieldError(message, *sources)
+    if not sources and cfg.chat is False:
+        message = "there is no prompt; set prompt, prompts or prompts_file, or remove chat=false to chat"
         raise FieldError(message, *SOURCES)
 
 
-def _fits(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: Any) -> None:
+def _check_effect(cfg: "AlpacaGenerateConfig", field: "Attribute[Any]", value: Any) -> None:
     name, is_plain = field.name, cfg.template in ("alpaca", "plain")
     if name == "input" and value and cfg.prompt is None:
-        raise FieldError(
-            "input is what prompt is about, and there is no prompt; leave it out", name, "prompt"
-        )
+        raise FieldError("input has no effect without prompt; remove it", name, "prompt")
     if name == "continue_final_message" and value and cfg.prompts_file is None:
-        message = "there is no prompts_file, whose conversations it is for; leave it out"
+        message = "continue_final_message has no effect without prompts_file; remove it"
         raise FieldError(message, name, "prompts_file")
-    if name == "output_file" and value is not None and _talks(cfg):
-        message = "a chat goes to the terminal alone; give prompts, or leave output_file out"
+    if name == "output_file" and value is not None and _is_chat(cfg):
+        message = "the answers of a chat cannot be written to a file; set prompts, or remove output_file"
         raise FieldError(message, name, "prompts")
     if name == "system" and value is not None and is_plain:
-        message = f"the {cfg.template} template has no place for it; write template=chat, or null"
+        message = f"the {cfg.template} template has no system message; set template=chat, or system=null"
         raise FieldError(message, name, "template")
-    if name == "chat" and _talks(cfg) and is_plain:
-        message = (
-            f"the {cfg.template} template has no turns to talk in; write template=chat, or give a prompt"
-        )
+    if name == "chat" and _is_chat(cfg) and is_plain:
+        message = f"the {cfg.template} template has no turns for a chat; set template=chat, or set prompt"
         raise FieldError(message, name, "template", "prompt")
     if name in ("top_k", "top_p", "min_p") and value is not None and cfg.temperature == 0:
-        message = f"{name} has no effect at temperature 0; write a temperature, or {name}=null"
+        message = f"{name} has no effect at temperature 0; set temperature, or {name}=null"
         raise FieldError(message, name, "temperature")
 
 
 @define(kw_only=True)
 class AlpacaGenerateConfig:
-    """Everything the alpaca_generate recipe reads."""
+    """The config of the alpaca_generate recipe."""
 
-    prompt: str | None = field(default=None, validator=[not_empty(), _one_source])
-    """What the model is asked; the answer is written to the terminal as it comes."""
-    input: str = field(default="", validator=_fits)
-    """What the prompt is about, such as a text to summarise; empty: it stands alone."""
+    prompt: str | None = field(default=None, validator=[not_empty(), _check_one_source])
+    """A prompt; its answer is streamed to the terminal."""
+    input: str = field(default="", validator=_check_effect)
+    """Input for the prompt, such as a text to summarise; empty: none."""
     prefill: str = ""
-    """Text that every answer begins with, and which the model continues; a row of prompts_file may have a `prefill` of
-    its own. Empty: nothing."""
+    """Text with which every answer begins and that the model continues, unless a row of prompts_file sets its own
+    `prefill`; empty: none."""
     prompts: list[str] | None = field(default=None, validator=[not_empty(), each(not_empty())])
-    """Several prompts, answered in batches."""
+    """Several prompts, which are answered in batches."""
     prompts_file: LocalPath | None = None
-    """A file of prompts, in the formats and shapes of training rows: a text a line, `prompt`, `instruction` maybe with
-    `input`, or `messages` maybe with `tools`, of which an answer at the end is left out."""
-    continue_final_message: bool = field(default=False, validator=_fits)
-    """Continue the answer at the end of each conversation of prompts_file in place of leaving it out."""
-    chat: bool | None = field(default=None, validator=_fits)
-    """Talk, turn by turn, with what is typed or comes through a pipe; null: if there is no prompt."""
+    """A file of prompts in any format of training data. Each row is a line of text, or has `prompt`, `instruction` and
+    optionally `input`, or `messages` and optionally `tools`; an answer at the end of `messages` is ignored."""
+    continue_final_message: bool = field(default=False, validator=_check_effect)
+    """Continue the answer at the end of each conversation in prompts_file, instead of ignoring it."""
+    chat: bool | None = field(default=None, validator=_check_effect)
+    """Chat, reading messages from the terminal or a pipe; null: chat if no prompts are set."""
     template: Template = "alpaca"
-    """How prompts are written out: Stanford Alpaca's way, by the tokenizer's chat template, or plain, as they are;
-    auto: by the chat template if there is one, else plain."""
-    system: str | None = field(default=None, validator=_fits)
-    """What a chat begins with, as in training; null: what the chat template says."""
-    output_file: LocalPath | None = field(default=None, validator=_fits)
-    """A new file of JSON lines: each prompt's row, with the answer as `generated`; null: to the terminal."""
+    """How prompts are formatted. alpaca: Stanford Alpaca's template; chat: the tokenizer's chat template; plain:
+    unchanged; auto: the chat template if there is one, else plain."""
+    system: str | None = field(default=None, validator=_check_effect)
+    """The system message; null: the default of the chat template."""
+    output_file: LocalPath | None = field(default=None, validator=_check_effect)
+    """Path of a new JSON Lines file for the answers: each prompt's row plus `generated`. Null: print the answers."""
     batch_size: int = field(default=8, validator=above(0))
-    """Prompts answered at a time, where there are several; their answers do not depend on it."""
+    """Number of prompts that are answered together; the answers do not depend on it."""
 
     model: Component[Decoder]
     """The model's architecture."""
     model_directory: LocalPath
-    """Folder of the weights: Hugging Face's, a PEFT adapter's beside its base, or a run's, of which `best/` is used if
-    there is one; `final/` is named by its path."""
+    """Folder of the model: a Hugging Face folder, a PEFT adapter next to its base model, or a run. Of a run, `best/` is
+    used if it exists, else `final/`; name a subfolder to choose it."""
     adapter_directory: LocalPath | None = None
-    """A LoRA adapter's PEFT folder, such as a run's `final/`, or its run's; null: what `model_directory` says."""
+    """Folder of an adapter in PEFT format, such as a run's `final/`, or of its run; null: that of `model_directory`, if
+    any."""
     tokenizer: Component[Tokenizer]
-    """Text to token ids."""
+    """The tokenizer, which encodes text as token ids."""
     tokenizer_directory: LocalPath | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
     max_new_tokens: int = field(default=256, validator=above(0))
-    """Tokens after which an answer is cut off."""
+    """Maximum length of an answer (tokens)."""
     temperature: float = field(default=0.0, validator=at_least(0))
-    """What logits are divided by before drawing; 0 always takes the likeliest token."""
-    top_k: int | None = field(default=None, validator=[above(0), _fits])
-    """Draw among this many of the likeliest tokens; null: among all."""
-    top_p: float | None = field(default=None, validator=[above(0), between(0, 1), _fits])
-    """Draw among the fewest likeliest tokens that have this share together; null: among all."""
-    min_p: float | None = field(default=None, validator=[above(0), between(0, 1), _fits])
-    """Draw among tokens that have this share of the likeliest one's probability; null: among all."""
+    """Sampling temperature; 0: always choose the most likely token."""
+    top_k: int | None = field(default=None, validator=[above(0), _check_effect])
+    """Sample from this many of the most likely tokens; null: from all."""
+    top_p: float | None = field(default=None, validator=[above(0), between(0, 1), _check_effect])
+    """Sample from the smallest set of most likely tokens whose probabilities sum to this (nucleus sampling); null: from
+    all."""
+    min_p: float | None = field(default=None, validator=[above(0), between(0, 1), _check_effect])
+    """Sample from tokens with at least this fraction of the highest probability; null: from all."""
     repetition_penalty: float = field(default=1.0, validator=above(0))
-    """What tokens of prompt and answer lose in their logits, by division (CTRL); 1: nothing."""
+    """Penalty on the logits of tokens already in the prompt or answer (CTRL, arXiv 1909.05858); 1: none."""
     stop: list[str] = field(factory=list, validator=each(not_empty()))
-    """Strings before which an answer ends."""
+    """Strings at which an answer ends; they are not part of it."""
 
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
-    """Seed of the draws; null: another one every time."""
+    """Seed for sampling; null: a random seed."""
     device: Device = "auto"
-    """What to compute on; auto is the first that is there of cuda, mps and cpu."""
+    """Device to run on; auto: the first available of cuda, mps and cpu."""
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Precision of weights and of computing; auto is bf16 on a GPU that has it, else fp32."""
+    """Precision of weights and computation; auto: bf16 on GPUs that support it, else fp32."""
 
 
 @config.parse
 def main(cfg: AlpacaGenerateConfig) -> None:
-    """Answer prompts, or talk; answers are written to standard output, or to a file."""
+    """Answer prompts or chat, on standard output or into a file."""
     prompts = prompts_of(cfg)
     with training.start(cfg) as world:
-        found = locate_model(cfg.model_directory, cfg.adapter_directory)
+        folders = locate_model(cfg.model_directory, cfg.adapter_directory)
         for folder in filter(None, (cfg.model_directory, cfg.adapter_directory)):
             note = weights_note(folder)
             if note is not None and world.is_main:
@@ -155,34 +153,32 @@ def main(cfg: AlpacaGenerateConfig) -> None:
             prefill=cfg.prefill,
             seed=world.seed,
         )
-        questions = assistant.encode_all(prompts)
-        training.Placement(lean_layers=False).place(model, world, str(found.base), dtype=cfg.dtype)
-        if found.adapter is not None:
-            load_peft_adapter(model, found.adapter)
-        if _talks(cfg):
+        encoded = assistant.encode_all(prompts)
+        training.Placement(lean_layers=False).place(model, world, str(folders.base), dtype=cfg.dtype)
+        if folders.adapter is not None:
+            load_peft_adapter(model, folders.adapter)
+        if _is_chat(cfg):
             chat(assistant, cfg.max_new_tokens)
         elif cfg.prompt is not None and cfg.output_file is None:
-            for piece in assistant.stream(questions[0]):
+            for piece in assistant.stream(encoded[0]):
                 print(piece, end="", flush=True)
             print()
         else:
-            write_answers(
-                assistant, prompts, questions, batch_size=cfg.batch_size, output_file=cfg.output_file
-            )
+            write_answers(assistant, prompts, encoded, batch_size=cfg.batch_size, output_file=cfg.output_file)
     if sys.stderr.isatty() and assistant.seconds:
         speed = assistant.n_tokens / assistant.seconds
         print(
-            f"{assistant.n_tokens} token{'s' * (assistant.n_tokens != 1)}, {speed:.1f} a second",
+            f"{assistant.n_tokens} token{'s' * (assistant.n_tokens != 1)}, {speed:.1f} tokens/s",
             file=sys.stderr,
         )
 
 
 def prompts_of(cfg: AlpacaGenerateConfig) -> list[Prompt]:
-    """Return what is to be answered; nothing, where it will be typed."""
+    """Return the prompts to answer; none for a chat."""
     if cfg.output_file is not None:
         if Path(cfg.output_file).exists():
             raise FileExistsError(
-                f"output_file: {cfg.output_file} is there already; name a new file, or remove it"
+                f"output_file: {cfg.output_file} already exists; choose a new file, or remove it"
             )
         Path(cfg.output_file).parent.mkdir(parents=True, exist_ok=True)
     if cfg.prompts_file is not None:

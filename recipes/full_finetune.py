@@ -1,4 +1,4 @@
-"""Fine-tune every weight of a model.
+"""Fine-tune all weights of a model.
 
 tune full_finetune --config smollm2_135m_full
 """
@@ -18,17 +18,17 @@ from torchtune.modules import LinearCrossEntropy
 
 @define(kw_only=True)
 class FullFinetuneConfig(training.FinetuneConfig):
-    """Everything the full_finetune recipe reads."""
+    """The config of the full_finetune recipe."""
 
     dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
-    """The examples; the recipe passes the tokenizer."""
+    """The training dataset; the recipe passes the tokenizer."""
     loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
-    """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
+    """The loss: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sets reduction=sum."""
 
 
 @config.parse
 def main(cfg: FullFinetuneConfig) -> None:
-    """Fine-tune every weight of a model; `final/` becomes a Hugging Face folder."""
+    """Fine-tune all weights of a model; `final/` is a Hugging Face folder."""
     with training.start(cfg) as world:
         tokenizer, model = training.build_model(cfg)  # on the meta device
         dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)
@@ -51,20 +51,20 @@ def main(cfg: FullFinetuneConfig) -> None:
 
         with batches, run:
             validator.validate_if_due(run)
-            while not (run.is_complete or validator.is_out_of_patience):
+            while not (run.is_complete or validator.should_stop):
                 step = batches.next_step(cfg.gradient_accumulation_steps)
                 micro_batches = [batch.to(world.device) for batch in step]
                 scorer.before_step(model, micro_batches)
                 sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:
-                    loss = sums.add(scorer(model, batch))  # each term divided by its count over all ranks
+                    loss = sums.add(scorer(model, batch))  # divides each term by its count over all ranks
                     torch.autograd.backward(run.scale.scaled(loss))
-                    del loss  # what is left of its graph would fragment the memory that the next pass takes
+                    del loss  # the remains of its graph would fragment the memory of the next pass
                 grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.scale.factor)
-                run.update(sums, grad_norm)  # the optimizer's step, unless loss or gradient is not finite
+                run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
-                run.save_if_due()  # and stop, if the run was asked to
+                run.save_if_due()  # and stop if a signal requested it
 
         training.save_model(cfg, model, world, "final")
 

@@ -1,4 +1,4 @@
-"""Fine-tune low-rank adapters beside a model's frozen weights.
+"""Fine-tune low-rank adapters (LoRA) of a model with frozen weights.
 
 tune lora_finetune --config smollm2_135m_lora
 """
@@ -19,23 +19,23 @@ from torchtune.modules import LinearCrossEntropy
 
 @define(kw_only=True)
 class LoraFinetuneConfig(training.FinetuneConfig):
-    """Everything the lora_finetune recipe reads."""
+    """The config of the lora_finetune recipe."""
 
     dataset: Annotated[Component[Dataset[Encoded[Example]]], Passed(1)]
-    """The examples; the recipe passes the tokenizer."""
+    """The training dataset; the recipe passes the tokenizer."""
     loss: Annotated[Component[nn.Module], Passed(0, reduction="sum")] = lazy(LinearCrossEntropy)
-    """Loss of target tokens: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sums."""
+    """The loss: a LinearCrossEntropy, or any loss on (logits, labels); the recipe sets reduction=sum."""
     lora: training.Lora = field(factory=training.Lora)
-    """Which adapters are trained."""
+    """The adapters to train."""
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
-        default=lazy(AdamW, lr=2e-4, fused=True), validator=training.RATES
+        default=lazy(AdamW, lr=2e-4, fused=True), validator=training.OPTIMIZER_RANGES
     )
     """The optimizer; the recipe passes the adapters' parameters."""
 
 
 @config.parse
 def main(cfg: LoraFinetuneConfig) -> None:
-    """Fine-tune low-rank adapters; `final/` becomes a PEFT adapter folder."""
+    """Fine-tune low-rank adapters; `final/` is a PEFT adapter folder."""
     with training.start(cfg) as world:
         tokenizer, model = training.build_model(cfg)  # on the meta device
         dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)
@@ -60,20 +60,20 @@ def main(cfg: LoraFinetuneConfig) -> None:
 
         with batches, run:
             validator.validate_if_due(run)
-            while not (run.is_complete or validator.is_out_of_patience):
+            while not (run.is_complete or validator.should_stop):
                 step = batches.next_step(cfg.gradient_accumulation_steps)
                 micro_batches = [batch.to(world.device) for batch in step]
                 scorer.before_step(model, micro_batches)
                 sums = training.StepSums(micro_batches, world)
                 for batch in micro_batches:
-                    loss = sums.add(scorer(model, batch))  # each term divided by its count over all ranks
+                    loss = sums.add(scorer(model, batch))  # divides each term by its count over all ranks
                     torch.autograd.backward(run.scale.scaled(loss))
-                    del loss  # what is left of its graph would fragment the memory that the next pass takes
+                    del loss  # the remains of its graph would fragment the memory of the next pass
                 grad_norm = training.clip_gradients(model, cfg.clip_grad_norm, run.scale.factor)
-                run.update(sums, grad_norm)  # the optimizer's step, unless loss or gradient is not finite
+                run.update(sums, grad_norm)  # steps the optimizer, unless loss or gradient is not finite
                 optimizer.zero_grad()
                 validator.validate_if_due(run)
-                run.save_if_due()  # and stop, if the run was asked to
+                run.save_if_due()  # and stop if a signal requested it
 
         training.save_model(cfg, model, world, "final")
 

@@ -121,7 +121,7 @@ def main(cfg: PairsConfig) -> None:
 
         with batches, run:
             validator.validate_if_due(run)
-            while not (run.is_complete or validator.is_out_of_patience):
+            while not (run.is_complete or validator.should_stop):
                 step = batches.next_step(cfg.gradient_accumulation_steps)
                 micro_batches = [batch.to(world.device) for batch in step]
                 scorer.before_step(model, micro_batches)

@@ -37,7 +37,7 @@ def answering(text: str) -> list[dict[str, str]]:
 def encoded_prompt(cfg: AlpacaGenerateConfig, tokenizer: Tokenizer) -> list[int]:
     """Encode a config's one prompt."""
     assert cfg.prompt is not None
-    prompt = Prompt.of_text(cfg.prompt, cfg.input, cfg.prefill)
+    prompt = Prompt.from_text(cfg.prompt, cfg.input, cfg.prefill)
     return encode_prompt(tokenizer, prompt, cfg.template, cfg.system)
 
 
@@ -382,8 +382,8 @@ def test_files_that_are_wrong_are_told_before_anything_is_loaded(tune: Tune, tmp
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"texts": "a"}\n')
     (tmp_path / "there").touch()
     mistakes = {
-        f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text, or a row with one of",
-        f"prompts_file={tmp_path / 'b.txt'}": "b.txt; prompts were to be read from it",
+        f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text or a row with one of",
+        f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
         f"prompt=a output_file={tmp_path / 'there'}": "is there already; name a new file, or remove it",
         "prompt=a": "there is no folder nowhere (relative paths start at",
     }
@@ -403,7 +403,7 @@ def test_a_prompt_that_is_too_long_is_named_before_weights_are_read(
     )
     assert result.status == 2
     assert "prompt 2 has " in result.err
-    assert "are more than the model's max_seq_len = 64" in result.err
+    assert "exceeds the model's max_seq_len = 64" in result.err
 
 
 def test_the_config_generate_answers_from_a_run(tune: Tune, as_run: Path) -> None:

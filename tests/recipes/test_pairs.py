@@ -116,14 +116,14 @@ def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path
     (tmp_path / "plain.json").write_text(json.dumps(plain), encoding="utf-8")
     examples = lazy(UntypedDataset, kind="examples", source=str(tmp_path / "plain.json"))
     with pytest.raises(
-        ValueError, match=r"^dataset: .*UntypedDataset yields Example, and the recipe reads a Dat"
+        ValueError, match=r"^dataset: .*UntypedDataset yields Example, but the recipe needs a Dat"
     ):
         pairs.main(config(tmp_path, "examples", dataset=examples))
     held_out = Validation(dataset=examples)
     with pytest.raises(ValueError, match=r"^validation.dataset: .*UntypedDataset yields Example, and"):
         pairs.main(config(tmp_path, "held_out", validation=held_out))
     untyped = lazy(UntypedDataset, kind="pairs", source=str(tmp_path / "pair_rows.json"))
-    with pytest.raises(ValueError, match=r"yields Pair, and the recipe reads a Dataset of Example"):
+    with pytest.raises(ValueError, match=r"yields Pair, but the recipe needs a Dataset of Example"):
         full_finetune.main(full_config(tmp_path, "full", dataset=untyped))
     pairs.main(config(tmp_path, "pairs", dataset=untyped))
     assert len(metrics(tmp_path, "pairs")) == 4
@@ -144,5 +144,5 @@ def test_validate_rejects_a_dataset_of_other_items(words: tuple[str, ...], tune:
     name, _, reason = mistake.partition(" ")
     item, needed = kinds[name]
     assert reason == (
-        f"is a Dataset of {item} | LeftOut, and the recipe reads a Dataset of {needed} | Sequence[{needed}] | LeftOut"
+        f"is a Dataset of {item} | SkippedRow, but the recipe needs a Dataset of {needed} | Sequence[{needed}] | SkippedRow"
     )

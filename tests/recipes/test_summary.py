@@ -13,7 +13,7 @@ from tests.recipes.parts import PowerCut, full_config, lora_config, metrics
 from tests.training.tiny import ALONE
 from torchtune.config import lazy
 from torchtune.runs import RunFolder
-from torchtune.runs._ending import closing_lines
+from torchtune.runs._finish import closing_lines
 from torchtune.training import Packing, Validation
 from torchtune.training._global_batch import GlobalBatch
 
@@ -25,13 +25,13 @@ def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest
     full_finetune.main(full_config(tmp_path, "full", **changes))
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("model: ")
-    assert ", all of them trained, on cpu, fp32" in lines[0]
+    assert ", all trainable, on cpu, fp32" in lines[0]
     assert lines[1] == "data: 4 rows; 4 steps of 2 rows, 2 epochs"
     assert "validation: 2 held-out rows, after every step" in lines
     lora_finetune.main(lora_config(tmp_path, "lora", max_steps=1))
     lines = capsys.readouterr().err.splitlines()
     assert "; 1 step of " in lines[1]
-    assert "%) of them trained, on cpu, fp32" in lines[0]
+    assert "%) trainable, on cpu, fp32" in lines[0]
     assert not [line for line in lines if line.startswith("validation:")]
 
 
@@ -53,7 +53,7 @@ def test_packing_is_suggested_where_much_is_padding(
     changes: dict[str, Any] = {"batch_size": 4, "max_steps": 1, "loading.packing": packing}
     full_finetune.main(full_config(tmp_path, "a", rows=rows, **changes))
     is_said = (
-        "of all positions; loading.packing.length=256 leaves almost none of it" in capsys.readouterr().err
+        "of all positions; loading.packing.length=256 avoids most of it" in capsys.readouterr().err
     )
     assert is_said == is_suggested
 
@@ -67,7 +67,7 @@ def test_a_run_of_few_steps_says_that_it_may_teach_little(
 ) -> None:
     rows = [{"instruction": "a", "input": "", "output": "b"}] * 2
     full_finetune.main(full_config(tmp_path, "a", rows=rows, batch_size=2, epochs=epochs, **changes))
-    line = "steps: 3 optimizer steps may teach the model little; raise epochs"
+    line = "steps: 3 optimizer steps may be too few; raise epochs"
     assert (line in capsys.readouterr().err) is is_said
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_resumes_names_the_step_and_the_checkpoint(
     assert "resuming" not in capsys.readouterr().err
     full_finetune.main(full_config(tmp_path, "a", **changes))
     checkpoint = tmp_path / "a/checkpoints/step_1"
-    assert f"resuming after step 1 from {checkpoint}" in capsys.readouterr().err
+    assert f"resuming from {checkpoint}, after step 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.training.tiny import examples, tiny_model
 from torchtune.data import Batches, Example
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import NextToken, StepSums, start, whole_state
+from torchtune.training import NextToken, StepSums, start, full_state
 
 LR = 0.5
 EPOCHS = 2
@@ -68,7 +68,7 @@ def train(world: World, case: Case) -> dict[str, Any]:
         assert len({count for count, *_ in counts}) == 1, "equally many micro-batches"
         loss = sums.means({})["loss"].item()
         steps.append((batches.epoch, sorted(row for _, *numbers in counts for row in numbers), loss))
-    return {"steps": steps, "parameters": whole_state(model, world)}
+    return {"steps": steps, "parameters": full_state(model, world)}
 
 
 def main(out: Path) -> None:

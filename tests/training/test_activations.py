@@ -182,7 +182,7 @@ def test_parameters_keep_their_names() -> None:
 
 
 def test_settings_that_do_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="offload: only inputs wait in CPU memory; write keep=inputs"):
+    with pytest.raises(ValueError, match="offload: only the inputs of layers can be offloaded; set keep=inputs"):
         ActivationCheckpointing(keep="matmuls", offload=True)
     with pytest.raises(ValueError, match="every_n_layers: expected a value above 0, got 0"):
         ActivationCheckpointing(every_n_layers=0)

@@ -15,11 +15,11 @@ from torchtune.data import IGNORE_INDEX, Batch, Example, collate, pack
 from torchtune.modules import Architecture, Decoder, LinearCrossEntropy, _linear_cross_entropy
 from torchtune.training import DTYPES, Lora, build_optimizer
 
-SMALL = TINY.vary(vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
+SMALL = TINY.evolve(vocab_size=61, embed_dim=24, head_dim=8, ffn_dim=40, max_seq_len=64)
 FAMILIES: dict[str, Architecture] = {
     "llama": SMALL,
-    "qwen3": SMALL.vary(qk_norm="head", tied_embeddings=True),
-    "gemma": SMALL.vary(
+    "qwen3": SMALL.evolve(qk_norm="head", tied_embeddings=True),
+    "gemma": SMALL.evolve(
         activation="gelu_tanh",
         norm_layout="both",
         norm_offset=1.0,

@@ -18,7 +18,7 @@ from tests.training.tiny import ALONE, place
 from torchtune.config import lazy
 from torchtune.models.llama3 import llama3_2_1b, llama3_8b
 from torchtune.modules import Decoder
-from torchtune.training import ActivationCheckpointing, Lora, Needs, Sharding, needs
+from torchtune.training import ActivationCheckpointing, Lora, MemoryEstimate, Sharding, estimate_memory
 from torchtune.training import _placement as placement
 
 RANKS = 64
@@ -78,7 +78,7 @@ def size(tensors: list[Any]) -> int:
     return sum(t.numel() * t.element_size() for t in locals_)
 
 
-def parts(found: Needs) -> tuple[int, int, int]:
+def parts(found: MemoryEstimate) -> tuple[int, int, int]:
     return found.weights, found.gradients, found.optimizer
 
 
@@ -86,7 +86,7 @@ def parts(found: Needs) -> tuple[int, int, int]:
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 def test_llama3_8b_on_64_ranks_holds_what_needs_says(lora: Lora | None) -> None:
     found = held(llama3_8b, lora)
-    planned = needs(on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True)
+    planned = estimate_memory(on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True)
     assert planned.parameters > 8e9
     assert found == parts(planned)
 
@@ -94,13 +94,13 @@ def test_llama3_8b_on_64_ranks_holds_what_needs_says(lora: Lora | None) -> None:
 def test_replicas_and_checkpointing_hold_what_needs_says_of_their_ranks() -> None:
     kept = ActivationCheckpointing(keep="matmuls")
     found = held(llama3_2_1b, None, sharding=Sharding(replicas=8), activation_checkpointing=kept)
-    planned = needs(on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=8, enable_fsdp=True)
+    planned = estimate_memory(on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=8, enable_fsdp=True)
     assert found == parts(planned)
 
 
 def test_pure_bf16_takes_half_of_what_fp32_weights_take() -> None:
     found = held(llama3_2_1b, None, weights_dtype="bf16")
-    planned = needs(on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True)
+    planned = estimate_memory(on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True)
     assert (2 * found[0], 2 * found[1]) == parts(planned)[:2]
     n_steps = 4 * len(
         list(on_meta(llama3_2_1b, None).parameters())

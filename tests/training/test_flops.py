@@ -64,7 +64,7 @@ def test_attention_counts_pairs_that_are_seen() -> None:
 
 
 def test_packed_rows_are_counted_by_their_documents_and_windows_by_their_layers() -> None:
-    architecture = tiny_model("fp32").architecture.vary(window=4, full_attention_every=2)
+    architecture = tiny_model("fp32").architecture.evolve(window=4, full_attention_every=2)
     model = Decoder(architecture)
     rows = examples(2)
     apart, together = collate(rows, 0), collate([rows], 0)

@@ -49,8 +49,8 @@ from torchtune.training import (
     Lora,
     Sharding,
     constant_with_warmup,
-    needs,
-    whole_state,
+    estimate_memory,
+    full_state,
 )
 
 KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in adapters.KINDS.items()} | {
@@ -161,7 +161,7 @@ def test_needs_count_what_a_run_holds(dtype: str, lora: Lora) -> None:
     with torch.device("meta"):
         planned = tiny_decoder()
     lora.add_to(planned)
-    found = needs(planned, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, 16))
+    found = estimate_memory(planned, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, 16))
     model = model_of(lora, dtype)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=1e-3)
@@ -227,9 +227,9 @@ def test_dora_that_pefts_folders_cannot_hold_is_refused_before_a_run() -> None:
 def test_magnitudes_of_offloaded_weights_are_theirs(tmp_path: Path) -> None:
     save_hf_folder(model_of(None), tmp_path / "hf")
     how = {"dtype": "bf16", "model_directory": str(tmp_path / "hf")}
-    alone = whole_state(model_of(DORA, **how), ALONE)
+    alone = full_state(model_of(DORA, **how), ALONE)
     offloaded = model_of(DORA, **how, enable_fsdp=True, sharding=Sharding(cpu_offload=True))
-    ours = whole_state(offloaded, ALONE)
+    ours = full_state(offloaded, ALONE)
     assert alone is not None
     assert ours is not None
     torch.testing.assert_close(ours, alone, rtol=0, atol=0)

@@ -174,7 +174,7 @@ def test_a_validation_is_a_line_of_its_own_and_reaches_loggers_and_terminal(
     ]
     said = capsys.readouterr().err
     assert "step 0: validation loss 2.5000\n" in said
-    assert "step 1: validation loss 1.5000, the lowest so far\n  “Who are you?” “I am long" in said
+    assert "step 1: validation loss 1.5000 (lowest so far)\n  “Who are you?” “I am long" in said
     assert "long…”\n" in said
     assert "step 2: validation loss is NaN or infinite\n" in said
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from tests.training.tiny import ALONE, batch_of, examples, place, step_loss, tiny_decoder, tiny_model
 from torchtune.formats import save_hf_folder
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import Lora, whole_state
+from torchtune.training import Lora, full_state
 from torchtune.training._placement import resolve_dtype
 
 ADAPTERS = Lora(targets=["q_proj", "v_proj"], rank=3)
@@ -132,10 +132,10 @@ def test_emulated_bf16_is_told(
 
 def test_whole_state_holds_what_is_trained_in_the_dtype_asked_for() -> None:
     model = tiny_model("bf16", ADAPTERS)
-    found = whole_state(model, ALONE)
+    found = full_state(model, ALONE)
     assert found is not None
     assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-    full = whole_state(tiny_model("bf16"), ALONE, "bf16")
+    full = full_state(tiny_model("bf16"), ALONE, "bf16")
     assert full is not None
     assert {tensor.dtype for tensor in full.values()} == {torch.bfloat16}

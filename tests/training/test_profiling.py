@@ -34,6 +34,6 @@ def test_a_run_that_ends_before_the_first_recorded_step_leaves_no_trace_and_says
         full_finetune.main(full_config(tmp_path, "a", profiling=Profiling(first_step=50)))
     assert not (tmp_path / "a" / "profile").exists()
     assert (
-        "no step was recorded: the run ended before the 2 steps from profiling.first_step=50 on"
+        "no profile was written: the run ended before it had recorded 2 steps from profiling.first_step=50"
         in caplog.text
     )

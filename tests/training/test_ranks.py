@@ -11,7 +11,7 @@ from tests.training.tiny import ALONE, tiny_model
 from tests.training.together import together
 from tests.training.two_ranks import CASES, one_step, validations
 from torchtune.formats import load_hf_weights
-from torchtune.training import whole_state
+from torchtune.training import full_state
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +55,12 @@ def test_ranks_resume_from_one_checkpoint_or_none_does(found: dict[str, Any]) ->
     first, second = found["faults"]
     assert first == second
     assert first.startswith(
-        "step_2 is damaged: manifest.json is missing, or the whole folder; delete that folder"
+        "step_2 is damaged: manifest.json is missing; delete that folder"
     )
 
 
 def test_sharded_model_is_written_whole_and_read_back(folder: Path, found: dict[str, Any]) -> None:
-    expected = whole_state(tiny_model("bf16"), ALONE, "bf16")
+    expected = full_state(tiny_model("bf16"), ALONE, "bf16")
     model = tiny_model("fp64", world=ALONE)
     load_hf_weights(model, folder / "final")
     assert expected is not None

@@ -19,7 +19,7 @@ from configs_py.smollm2 import smollm2_135m_full
 from tests.training.tiny import ALONE, Broken, examples, tiny_model
 from torchtune.data import Batch, Batches, Example
 from torchtune.distributed import checkpoint
-from torchtune.internals import skip_where, takes_skips
+from torchtune.internals import skip_step_if, supports_skipping
 from torchtune.modules import LinearCrossEntropy
 from torchtune.training import (
     Checkpoints,
@@ -48,13 +48,13 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = operation.overloadpacket.__name__
-        by_mask = name.startswith("index") and any(
+        attend_by_mask = name.startswith("index") and any(
             isinstance(i, Tensor) and i.dtype == torch.bool
             for part in args
             if isinstance(part, (list, tuple))
             for i in part
         )
-        if name in READS or by_mask:
+        if name in READS or attend_by_mask:
             self.counts[name] += 1
         return operation(*args, **(kwargs or {}))
 
@@ -75,7 +75,7 @@ class Steps:
     """Optimizer steps of two packed micro-batches each, as a recipe takes them."""
 
     def __init__(
-        self, cfg: FinetuneConfig, scorer: NextToken, *, waits: bool, kind: str = "adamw", total: int = 6
+        self, cfg: FinetuneConfig, scorer: NextToken, *, synchronous: bool, kind: str = "adamw", total: int = 6
     ) -> None:
         torch.manual_seed(0)
         self.model = tiny_model(cfg.dtype)
@@ -91,7 +91,7 @@ class Steps:
             schedule,
             self.batches,
             ALONE,
-            waits=waits,
+            synchronous=synchronous,
         )
         self.scorer, self.total = scorer, total
         self.left = threading.Event()
@@ -153,14 +153,14 @@ def test_a_step_reads_nothing_but_one_copy_a_step_later(
 ) -> None:
     reads: list[int] = []
     plain = Readback.read
-    steps = Steps(config(tmp_path / "a"), Broken(), waits=False)
+    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
 
     def read(copy: Readback) -> dict[str, float]:
         reads.append(steps.run.step)
         return plain(copy)
 
     monkeypatch.setattr(Readback, "read", read)
-    assert takes_skips(steps.optimizer), "asked before, as the first question is answered by a trial"
+    assert supports_skipping(steps.optimizer), "asked before, as the first question is answered by a trial"
     counted = Reads()
     with steps.run:
         steps.take(5, counted)
@@ -176,7 +176,7 @@ def test_the_counter_sees_what_waits(tmp_path: Path) -> None:
         bool((x > 0).all())
         torch.nonzero(x)
     assert sum(counted.counts.values()) >= 4
-    steps = Steps(config(tmp_path / "a"), Broken(), waits=False, kind="plain")
+    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False, kind="plain")
     counted = Reads()
     with steps.run:
         steps.take(2, counted)
@@ -189,11 +189,11 @@ def test_reading_later_trains_and_reports_as_reading_at_once(
     tmp_path: Path, kind: str, calls: tuple[int, ...]
 ) -> None:
     ends = []
-    for waits in (True, False):
-        cfg = config(tmp_path / str(waits), non_finite="skip")
-        steps = Steps(cfg, Broken(calls), waits=waits, kind=kind)
+    for synchronous in (True, False):
+        cfg = config(tmp_path / str(synchronous), non_finite="skip")
+        steps = Steps(cfg, Broken(calls), synchronous=synchronous, kind=kind)
         steps.all()
-        ends.append((steps.parameters(), lines(tmp_path / str(waits)), _moments(steps.optimizer)))
+        ends.append((steps.parameters(), lines(tmp_path / str(synchronous)), _moments(steps.optimizer)))
     (at_once, said_at_once, moments_at_once), (later, said_later, moments_later) = ends
     assert said_at_once == said_later
     assert [line["loss"] is None for line in said_later].count(True) == (1 if calls else 0)
@@ -205,15 +205,15 @@ def _moments(optimizer: Optimizer) -> list[Tensor]:
     return [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
 
 
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("synchronous", [True, False])
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
 def test_a_run_that_stops_has_the_parameters_from_before_the_bad_step(
-    tmp_path: Path, kind: str, waits: bool
+    tmp_path: Path, kind: str, synchronous: bool
 ) -> None:
-    good = Steps(config(tmp_path / "good"), Broken(), waits=True, kind=kind)
+    good = Steps(config(tmp_path / "good"), Broken(), synchronous=True, kind=kind)
     with good.run:
         good.take(2)
-    bad = Steps(config(tmp_path / "bad"), Broken((5, 6)), waits=waits, kind=kind)
+    bad = Steps(config(tmp_path / "bad"), Broken((5, 6)), synchronous=synchronous, kind=kind)
     with (
         pytest.raises(FloatingPointError, match=r"step 3: the loss is nan. .*There is no checkpoint"),
         bad.run,
@@ -222,10 +222,10 @@ def test_a_run_that_stops_has_the_parameters_from_before_the_bad_step(
     assert all(torch.equal(p, good.parameters()[name]) for name, p in bad.parameters().items())
 
 
-@pytest.mark.parametrize("waits", [True, False])
-def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: Path, waits: bool) -> None:
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: Path, synchronous: bool) -> None:
     cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
-    steps = Steps(cfg, Broken((5,)), waits=waits)
+    steps = Steps(cfg, Broken((5,)), synchronous=synchronous)
     with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
         steps.take(6)
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
@@ -235,7 +235,7 @@ def test_a_checkpoint_in_the_background_is_finished_before_a_bad_last_step_ends_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = Checkpoints(every_n_steps=2, at_epoch_ends=False, asynchronous=True)
-    steps = Steps(config(tmp_path / "a", checkpoints=rules), Broken((5,)), waits=False, total=3)
+    steps = Steps(config(tmp_path / "a", checkpoints=rules), Broken((5,)), synchronous=False, total=3)
     plain = checkpoint._save_tensors
 
     def slowly(*args: Any) -> None:
@@ -252,16 +252,16 @@ def test_a_checkpoint_in_the_background_is_finished_before_a_bad_last_step_ends_
 def test_an_error_of_the_loop_is_raised_and_the_step_before_it_is_reported(
     tmp_path: Path, bad: tuple[int, ...]
 ) -> None:
-    steps = Steps(config(tmp_path / "a"), Broken(bad), waits=False)
+    steps = Steps(config(tmp_path / "a"), Broken(bad), synchronous=False)
     with pytest.raises(RuntimeError, match="of the loop") as caught, steps.run:
         steps.fail_after(3)
     assert [line["step"] for line in lines(tmp_path / "a")] == ([1, 2] if bad else [1, 2, 3])
     notes = "".join(getattr(caught.value, "__notes__", []))
-    assert ("after that: FloatingPointError: step 3: the loss is nan" in notes) is bool(bad)
+    assert ("a second error followed: FloatingPointError: step 3: the loss is nan" in notes) is bool(bad)
 
 
 def test_a_recipes_numbers_have_names_of_their_own(tmp_path: Path) -> None:
-    steps = Steps(config(tmp_path / "a"), Broken(), waits=False)
+    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
     batches = [next(steps.batches)]
     sums = StepSums(batches, ALONE)
     sums.add(steps.scorer(steps.model, batches[0]))
@@ -270,14 +270,14 @@ def test_a_recipes_numbers_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["host", "device"])
-@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("synchronous", [True, False])
 def test_a_step_lasts_until_host_and_device_are_done_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool, is_slow: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: bool, is_slow: bool
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     plain = Readback.read
-    steps = Steps(config(tmp_path / "a"), Broken(), waits=waits)
+    steps = Steps(config(tmp_path / "a"), Broken(), synchronous=synchronous)
 
     def read(copy: Readback) -> dict[str, float]:
         if is_slow:  # the device is done with step n at second 10 n, for which the host waits
@@ -297,13 +297,13 @@ def test_a_step_lasts_until_host_and_device_are_done_with_it(
 
 def test_a_skipped_steps_checkpoint_resumes_as_if_unbroken(tmp_path: Path) -> None:
     rules = Checkpoints(every_n_steps=3, at_epoch_ends=False)
-    whole = Steps(config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), waits=False)
+    whole = Steps(config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), synchronous=False)
     whole.all()
     cut = config(tmp_path / "b", non_finite="skip", checkpoints=rules)
-    first = Steps(cut, Broken((5,)), waits=False)
+    first = Steps(cut, Broken((5,)), synchronous=False)
     with pytest.raises(KeyboardInterrupt):
         first.until_killed(4)
-    again = Steps(cut, Broken(), waits=False)
+    again = Steps(cut, Broken(), synchronous=False)
     assert again.run.step == 3
     with again.run:
         again.take(3)
@@ -312,7 +312,7 @@ def test_a_skipped_steps_checkpoint_resumes_as_if_unbroken(tmp_path: Path) -> No
 
 
 def test_the_learning_rate_follows_the_steps_number_also_past_a_skipped_one(tmp_path: Path) -> None:
-    steps = Steps(config(tmp_path / "a", non_finite="skip"), Broken((3,)), waits=True)
+    steps = Steps(config(tmp_path / "a", non_finite="skip"), Broken((3,)), synchronous=True)
     steps.all()
     rates = [line["lr"] for line in lines(tmp_path / "a")]
     assert rates == [None if i == 1 else pytest.approx(0.01 * (1 - i / 6)) for i in range(6)]
@@ -326,11 +326,11 @@ def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
             return Score({"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**6)})
 
     ends = []
-    for waits in (True, False):
-        cfg = config(tmp_path / str(waits), dtype="fp16")
-        steps = Steps(cfg, Large(LinearCrossEntropy()), waits=waits, kind="adamw", total=30)
+    for synchronous in (True, False):
+        cfg = config(tmp_path / str(synchronous), dtype="fp16")
+        steps = Steps(cfg, Large(LinearCrossEntropy()), synchronous=synchronous, kind="adamw", total=30)
         steps.all()
-        ends.append((lines(tmp_path / str(waits)), steps.run.scale.state_dict(), steps.parameters()))
+        ends.append((lines(tmp_path / str(synchronous)), steps.run.scale.state_dict(), steps.parameters()))
     assert ends[0][:2] == ends[1][:2]
     assert all(torch.equal(ends[0][2][name], ends[1][2][name]) for name in ends[0][2])
     skipped = [line["loss"] is None for line in ends[0][0]]
@@ -343,10 +343,10 @@ def test_all_optimizers_of_torch_that_take_a_flag_leave_the_step_out() -> None:
     for make in OPTIMIZERS.values():
         layer = nn.Linear(3, 3)
         optimizer = make(layer)
-        if not takes_skips(optimizer):
+        if not supports_skipping(optimizer):
             continue
         layer(torch.ones(3)).sum().backward()
         before = copy.deepcopy(layer.state_dict())
-        skip_where(optimizer, torch.tensor(data=True))
+        skip_step_if(optimizer, torch.tensor(data=True))
         optimizer.step()
         assert all(map(torch.equal, before.values(), layer.state_dict().values()))

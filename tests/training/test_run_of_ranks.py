@@ -48,7 +48,7 @@ def test_sharded_steps_are_left_out_on_the_device_as_by_the_host(
 
 
 def test_a_bad_loss_of_one_rank_ends_all(results: dict[str, Any]) -> None:
-    assert results["ended False"]["error"].startswith("step 3: the loss is nan. Its rows: row ")
+    assert results["ended False"]["error"].startswith("step 3: the loss is nan. Rows: row ")
 
 
 def test_a_signal_to_one_rank_stops_all_which_resume_to_the_bit(

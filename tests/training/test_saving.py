@@ -136,14 +136,14 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
         next(steps)
     os.kill(os.getpid(), number)
     notice = capfd.readouterr().err
-    assert "finishing this step and saving it" in notice, "while the step runs"
-    assert ("Ctrl-C again ends at once" in notice) is (number == signal.SIGINT)
+    assert "finishing this step and saving a checkpoint" in notice, "while the step runs"
+    assert ("Ctrl-C again to exit at once" in notice) is (number == signal.SIGINT)
     with pytest.raises(Stopped) as caught:
         next(steps)
     assert run.saved() == [3]
     where = run.folder / "step_3"
     assert str(caught.value) == (
-        f"stopped by {number.name} after step 3 of 12; {where} is written, and the same command continues"
+        f"stopped by {number.name} after step 3 of 12; checkpoint written to {where}; run the same command to resume"
     )
     assert caught.value.status == 128 + number
     assert signal.getsignal(number) == before
@@ -155,7 +155,7 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     for _ in range(3):
         next(steps)
     os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(Stopped, match="interrupted twice; the same command continues from the last"):
+    with pytest.raises(Stopped, match="interrupted twice; run the same command to resume from the last"):
         os.kill(os.getpid(), signal.SIGINT)
     steps.close()
     assert run.saved() == [2]
@@ -207,6 +207,6 @@ def test_the_loss_scale_halves_doubles_and_resumes() -> None:
 def test_a_run_that_is_past_its_length_is_rejected(tmp_path: Path) -> None:
     list(TinyRun(tmp_path, rules(every_n_steps=4), 8).steps())
     with pytest.raises(
-        ValueError, match="the run is at step 8 of epoch 2 already, past the 5 steps of its config"
+        ValueError, match="the run is already at step 8 of epoch 2, past the 5 steps of its config"
     ):
         TinyRun(tmp_path, rules(), 5)

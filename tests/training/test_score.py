@@ -23,7 +23,7 @@ from torchtune.modules import (
     PassContext,
 )
 from torchtune.training import (
-    HeldOut,
+    HeldOutSet,
     Metrics,
     NextToken,
     Score,
@@ -132,7 +132,7 @@ def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
     scorer = Margin()
     lines = []
     for batch_size in (6, 1):
-        held_out = HeldOut(Validation(share=0.5), rows, [])
+        held_out = HeldOutSet(Validation(share=0.5), rows, [])
         validator = Validator(
             held_out, model, scorer, SmallTokenizer(), batch_size, ALONE, str(tmp_path), lambda: None
         )
@@ -161,7 +161,7 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
             world = Rank(
                 rank=rank, size=size, data_rank=rank, data_size=size, device=torch.device("cpu"), seed=0
             )
-            held_out = HeldOut(Validation(share=0.5), pairs(3), [])
+            held_out = HeldOutSet(Validation(share=0.5), pairs(3), [])
             validator = Validator(
                 held_out, model, Margin(), SmallTokenizer(), 3, world, str(tmp_path), lambda: None
             )
@@ -221,7 +221,7 @@ def test_a_sum_in_fp16_is_divided_by_counts_that_fp16_does_not_hold() -> None:
 
 
 def test_a_count_that_held_out_rows_lack_is_one_error(tmp_path: Path) -> None:
-    held_out = HeldOut(Validation(share=0.5), examples()[:2], [])
+    held_out = HeldOutSet(Validation(share=0.5), examples()[:2], [])
     validator = Validator(
         held_out, tiny_model(), Counted(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
     )
@@ -248,7 +248,7 @@ def test_the_graph_of_a_micro_batch_is_gone_before_the_next_forward_pass() -> No
 def test_scores_of_a_step_have_the_same_names() -> None:
     sums = StepSums([collate(examples()[:2], 0)] * 2, ALONE)
     sums.add(Score({"a": Term(torch.ones(()))}))
-    with pytest.raises(ValueError, match="scores differ in their names"):
+    with pytest.raises(ValueError, match="scores have different names"):
         sums.add(Score({"b": Term(torch.ones(()))}))
 
 
@@ -296,7 +296,7 @@ def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
         def build(self, architecture: Architecture, _index: int) -> Penalised:
             return Penalised(architecture.embed_dim, self)
 
-    model = Decoder(TINY.vary(feed_forward=PenalisedSpec, vocab_size=31)).double()
+    model = Decoder(TINY.evolve(feed_forward=PenalisedSpec, vocab_size=31)).double()
     batches = [collate(examples()[i : i + 2], 0) for i in (0, 3, 6)]
     sums, scorer = StepSums(batches, ALONE), NextToken(LinearCrossEntropy())
     for batch in batches:

@@ -17,7 +17,7 @@ from tests.training.tiny import ALONE, tiny_decoder, tiny_model
 from tests.training.together import together
 from torchtune.config import ConfigError
 from torchtune.formats import save_hf_folder
-from torchtune.training import ActivationCheckpointing, Placement, Sharding, whole_state
+from torchtune.training import ActivationCheckpointing, Placement, Sharding, full_state
 from torchtune.training._sharding import shard
 
 EXACT = [name for name, case in CASES.items() if case.get("dtype") is None]
@@ -117,8 +117,8 @@ def test_compiled_layers_can_be_sharded(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("own_group")
 def test_whole_state_is_gathered_from_offloaded_parts() -> None:
-    ours = whole_state(placed(ALONE, sharding=Sharding(cpu_offload=True)), ALONE)
-    expected = whole_state(tiny_model("fp64"), ALONE)
+    ours = full_state(placed(ALONE, sharding=Sharding(cpu_offload=True)), ALONE)
+    expected = full_state(tiny_model("fp64"), ALONE)
     assert ours is not None
     assert expected is not None
     assert all(torch.equal(ours[name], p) for name, p in expected.items())
@@ -145,7 +145,7 @@ def test_what_waits_in_cpu_memory_is_pinned_for_a_gpu_alone(
     [
         (3, True, "sharding.replicas: 4 ranks cannot be split into 3 equal groups; set a divisor of 4"),
         (8, True, "sharding.replicas: 4 ranks cannot be split into 8 equal groups"),
-        (1, False, "sharding: without effect unless enable_fsdp=true"),
+        (1, False, "sharding: has no effect without enable_fsdp=true"),
     ],
 )
 def test_section_that_does_not_fit_the_run_is_refused(replicas: int, enable_fsdp: bool, said: str) -> None:
@@ -165,5 +165,5 @@ def test_replicas_are_at_least_one() -> None:
 
 def test_section_without_effect_is_a_mistake_before_the_run() -> None:
     layers = main.layers("smollm2_135m_full", ["placement.sharding.replicas=2"])
-    with pytest.raises(ConfigError, match="sharding: without effect unless enable_fsdp=true"):
+    with pytest.raises(ConfigError, match="sharding: has no effect without enable_fsdp=true"):
         layers.build()

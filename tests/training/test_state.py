@@ -143,7 +143,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (cut_short, "has [0-9]+ bytes, [0-9]+ were written"),
+    (cut_short, "has [0-9]+ bytes instead of [0-9]+"),
     (flip_a_bit, "has changed since it was written"),
     (Path.unlink, "is missing"),
 ]
@@ -162,7 +162,7 @@ def test_damaged_checkpoint_is_refused_by_name_and_the_one_before_offered(
     again = Run(tmp_path)
     before = copy.deepcopy(again.everything())
     with pytest.raises(
-        ValueError, match=f"step_2 is damaged: {name} {said}; delete that folder to continue from step_1"
+        ValueError, match=f"step_2 is damaged: {name} {said}; delete that folder to continue from step 1"
     ):
         again.state.resume()
     assert_same(again.everything(), before)
@@ -190,7 +190,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Run(tmp_path, Lora(targets=["q_proj", "v_proj"], rank=5))
     before = copy.deepcopy(other.everything())
     with pytest.raises(
-        ValueError, match=r"of another model or adapter: 8 trained .*lora_a, whose shape was \[3, 16\] and is"
+        ValueError, match=r"for another model or adapter: 8 trained .*lora_a, had shape \[3, 16\] and now has"
     ):
         other.state.resume()
     assert_same(other.everything(), before)
@@ -279,8 +279,8 @@ def test_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None
     run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": 0.1}, "batch_size": 2}
     with pytest.raises(
         ValueError,
-        match=r"step_2 is of another config: optimizer.lr was 0.2 and is 0.1 now; "
-        "delete that folder to continue from step_1, or set another output_dir",
+        match=r"step_2 was written with another config: optimizer.lr was 0.2 and is now 0.1; "
+        "delete that folder to continue from step 1, or set another output_dir",
     ):
         run.state.resume()
     shutil.rmtree(tmp_path / "checkpoints" / "step_2")
@@ -349,6 +349,6 @@ def test_other_weights_below_the_adapters_are_refused(tmp_path: Path) -> None:
     for change in (bytes(99_999) + b"x", bytes(100_001)):
         (base / "a.safetensors").write_bytes(change)
         with pytest.raises(
-            ValueError, match=r"step_1 was trained on other weights .*: a.safetensors differs; set"
+            ValueError, match=r"step_1 was trained with other base weights .*: a.safetensors differs; restore"
         ):
             state().resume()

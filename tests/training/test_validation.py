@@ -25,7 +25,7 @@ from tests.training.tiny import (
     tiny_validator,
 )
 from torchtune.config import Trust, instantiate, lazy, only_trusting
-from torchtune.data import Example, LeftOut, split_off
+from torchtune.data import Example, SkippedRow, split_off
 from torchtune.datasets import InstructDataset
 from torchtune.formats import load_hf_weights, load_peft_adapter
 from torchtune.modules import LinearCrossEntropy
@@ -90,7 +90,7 @@ def scripted(
     with Metrics(str(folder), [], ALONE, 0, 99) as metrics:
         run: Any = ScriptedRun(metrics)
         validator.validate_if_due(run)
-        while not (run.is_complete or validator.is_out_of_patience):
+        while not (run.is_complete or validator.should_stop):
             run.step += 1
             taken.append(run.step)
             validator.validate_if_due(run)
@@ -111,7 +111,7 @@ def test_a_run_ends_once_the_loss_falls_no_more_and_the_best_is_kept(
     # 1.95 is the lowest, though no improvement by 0.1: it is kept, and costs patience.
     assert saved == [10, 20, 30, 40]
     said = capsys.readouterr().err
-    assert "step 60: early stopping: in 3 validations in a row the loss was not below 2.0000" in said
+    assert "step 60: early stopping: validation loss has not improved on 2.0000 in 3 validations" in said
     assert "2.0000 by more than 0.1" in said
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == list(range(0, 61, 10))
 
@@ -254,7 +254,7 @@ def test_a_share_is_held_out_of_what_is_trained_on() -> None:
     assert numbers[:30] == sorted(numbers[:30])
     again = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
     assert held.rows == again[0] != again[1]
-    assert [trained.place(i) for i in (0, 29)] == [f"row {numbers[i] + 1}" for i in (0, 29)]
+    assert [trained.location(i) for i in (0, 29)] == [f"row {numbers[i] + 1}" for i in (0, 29)]
     with pytest.raises(IndexError):
         held[10]
     assert len(split_off(rows[:2], 0.99, seed=0)[0]) == 1
@@ -280,7 +280,7 @@ class Odd(list[Any]):
 
 def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
     good = Example([1, 2, 3], [-100, 2, 3])
-    rows = Odd([LeftOut("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
+    rows = Odd([SkippedRow("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
     assert held_out_items(rows, None, 9) == [good] * 3
     assert "validation: 1 of 4 rows has no answer and is left out; the first: row 1" in caplog.text
     assert (

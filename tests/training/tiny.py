@@ -18,7 +18,7 @@ from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
     DTYPES,
-    HeldOut,
+    HeldOutSet,
     Lora,
     NextToken,
     Placement,
@@ -201,7 +201,7 @@ def tiny_validator(
     """Make what computes the loss of those of the rows that have a target, and asks a prompt."""
     rows = [example for example in examples() if example.n_targets]
     return Validator(
-        HeldOut(section, rows, [[1, 2, 3] for _ in section.prompts]),
+        HeldOutSet(section, rows, [[1, 2, 3] for _ in section.prompts]),
         model,
         NextToken(LinearCrossEntropy(reduction="sum")),
         SmallTokenizer(),

@@ -35,7 +35,7 @@ from torchtune.training import (
     clip_gradients,
     constant_with_warmup,
     start,
-    whole_state,
+    full_state,
 )
 
 LORA = Lora(targets=["all-linear"], rank=3)
@@ -73,7 +73,7 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
         "loss": sums.means({})["loss"].item(),
         "norm": norm.item(),
         "gradients": gradients,
-        "parameters": whole_state(model, world),
+        "parameters": full_state(model, world),
         "held": sum(_own(p).numel() for p in model.parameters()),
     }
 
@@ -102,7 +102,7 @@ def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad()
         moments = [_own(s["exp_avg_sq"]).clone() for s in optimizer.state.values()]
-        ends.append((whole_state(model, world), moments, torch.get_rng_state()))
+        ends.append((full_state(model, world), moments, torch.get_rng_state()))
     (first, first_moments, first_random), (second, second_moments, second_random) = ends
     same = all(torch.equal(a, b) for a, b in zip(first_moments, second_moments, strict=True))
     same = same and torch.equal(first_random, second_random)
@@ -163,13 +163,13 @@ def validations(world: World, folder: Path) -> list[float]:
 def final_folder(world: World, folder: Path) -> dict[str, Any]:
     """Write a sharded model out, and read it back into shards."""
     model = tiny_model("bf16", None, world, enable_fsdp=True)
-    if (weights := whole_state(model, world, "bf16")) is not None:
+    if (weights := full_state(model, world, "bf16")) is not None:
         save_hf_folder(model, folder, state=weights)
     world.barrier()
     with torch.device("meta"):
         again = tiny_decoder()
     place(again, world, dtype="bf16", enable_fsdp=True, model_directory=str(folder))
-    return {"read back": whole_state(again, world)}
+    return {"read back": full_state(again, world)}
 
 
 def main(out: Path) -> None:

@@ -14,7 +14,7 @@ from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import ActivationCheckpointing, Lora, NextToken, StepSums, clip_gradients, whole_state
+from torchtune.training import ActivationCheckpointing, Lora, NextToken, StepSums, clip_gradients, full_state
 
 DORA = Lora(targets=["all-linear"], rank=3, rank_stabilized=True, kind="dora")
 EMBEDDINGS = Lora(targets=["q_proj", "embed_tokens"], rank=3, modules_to_save=["norm"])
@@ -59,7 +59,7 @@ def placed(
 def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]:
     """Take one optimizer step on this rank's share of the rows, as a recipe does."""
     model = placed(world, dtype=dtype, **how)
-    began = copy.deepcopy(whole_state(model, world))
+    began = copy.deepcopy(full_state(model, world))
     stir_adapters(model)
     shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
@@ -76,13 +76,13 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
         "norm": norm.item(),
         "gradients": gradients,
         "began": began,
-        "parameters": whole_state(model, world),
+        "parameters": full_state(model, world),
     }
 
 
 def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
     """Read a bf16 base into shards, and return the adapters that it begins with."""
-    return whole_state(placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
+    return full_state(placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
 
 
 def continued(world: World, folder: Path, **how: Any) -> dict[str, Tensor] | None:
@@ -90,7 +90,7 @@ def continued(world: World, folder: Path, **how: Any) -> dict[str, Tensor] | Non
     lora = Lora(**{**asdict(DORA), "adapter_directory": str(folder / "adapter")})
     model = placed(world, lora, **how)
     lora.load_into(model)
-    return whole_state(model, world)
+    return full_state(model, world)
 
 
 def found_by(world: World, out: Path) -> dict[str, Any]:

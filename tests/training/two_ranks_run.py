@@ -22,7 +22,7 @@ from torchtune.training import (
     clip_gradients,
     linear_with_warmup,
     start,
-    whole_state,
+    full_state,
 )
 
 N_STEPS = 8
@@ -50,7 +50,7 @@ def train(
     cfg: FinetuneConfig,
     world: World,
     *,
-    waits: bool,
+    synchronous: bool,
     bad_calls: tuple[int, ...] = (),
     stops_after: int | None = None,
     section: Validation | None = None,
@@ -66,12 +66,12 @@ def train(
     validator = tiny_validator(folder, section, model, world=world)
     scorer = Broken(bad_calls if world.rank == 1 else ())
     parts = {"validator": validator}
-    run = Run(cfg, model, optimizer, schedule, batches, world, parts=parts, waits=waits)
+    run = Run(cfg, model, optimizer, schedule, batches, world, parts=parts, synchronous=synchronous)
     error = ""
     try:
         with run:
             validator.validate_if_due(run)
-            while not (run.is_complete or validator.is_out_of_patience):
+            while not (run.is_complete or validator.should_stop):
                 micro_batches = batches.next_step(2)
                 sums = StepSums(micro_batches, world)
                 for batch in micro_batches:
@@ -84,7 +84,7 @@ def train(
                 run.save_if_due()
     except (Stopped, FloatingPointError) as stop:
         error = str(stop)
-    return {"step": run.step, "error": error, "parameters": whole_state(model, world)}
+    return {"step": run.step, "error": error, "parameters": full_state(model, world)}
 
 
 def main(out: Path) -> None:
@@ -92,15 +92,15 @@ def main(out: Path) -> None:
     with start(Cfg()) as joined:
         world = evolve(joined, seed=0)
         results: dict[str, Any] = {}
-        for waits in (True, False):
+        for synchronous in (True, False):
             for name, kind in (("skipped", "skip"), ("ended", "stop")):
-                cfg = config(out / f"{name} {waits}", non_finite=kind)
-                results[f"{name} {waits}"] = train(cfg, world, waits=waits, bad_calls=(5,))
+                cfg = config(out / f"{name} {synchronous}", non_finite=kind)
+                results[f"{name} {synchronous}"] = train(cfg, world, synchronous=synchronous, bad_calls=(5,))
         cut = config(out / "cut", non_finite="skip")
-        results["stopped"] = train(cut, world, waits=False, bad_calls=(5,), stops_after=4)
-        results["resumed"] = train(cut, world, waits=False)
+        results["stopped"] = train(cut, world, synchronous=False, bad_calls=(5,), stops_after=4)
+        results["resumed"] = train(cut, world, synchronous=False)
         patient = Validation(share=0.5, every_n_steps=1, patience=2, min_improvement=9.0)
-        results["early"] = train(config(out / "early"), world, waits=False, section=patient)
+        results["early"] = train(config(out / "early"), world, synchronous=False, section=patient)
         answers = world.gather({name: (r["step"], r["error"]) for name, r in results.items()})
         if world.is_main:
             torch.save({"results": results, "answers": answers}, out / "results.pt")

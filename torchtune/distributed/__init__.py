@@ -1,4 +1,4 @@
-"""The ranks of a run: what they exchange, how they stop, and the checkpoints that they write together."""
+"""The ranks of a run: collectives, stopping on signals, random states, and distributed checkpoints."""
 
 from torchtune.distributed._join import join_ranks
 from torchtune.distributed._random_state import random_state, set_random_state

@@ -1,4 +1,4 @@
-"""How the ranks of a run find each other: they say whom they wait for, and a signal ends the waiting."""
+"""Join the process group of a run, reporting missing ranks; a signal interrupts the wait."""
 
 import os
 import socket
@@ -11,24 +11,24 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from torchtune.runs import join_timeout
 
-_LOOK = 0.2
-"""How often it is checked who has joined (seconds)."""
-_FIRST_NOTE = 2.0
-"""After how long it is first said whom a rank waits for (seconds); then after twice as long, and so on."""
-_OF_STORE = timedelta(seconds=30)
-"""How long an answer of the store may take."""
-_OF_COLLECTIVES = timedelta(minutes=30)
-"""How long a collective may take: torch's default."""
+_POLL_INTERVAL = 0.2
+"""Time between checks for ranks that have joined (seconds)."""
+_FIRST_REPORT = 2.0
+"""Wait after which missing ranks are first reported (seconds); the interval doubles with each report."""
+_STORE_TIMEOUT = timedelta(seconds=30)
+"""Timeout of requests to the key-value store."""
+_COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""Timeout of collectives: torch's default."""
 
 
 def join_ranks(backend: str, rank: int, size: int) -> None:
-    """Join the process group of a run, which WORLD_SIZE and the like describe.
+    """Join the process group of a run, described by torchrun's environment variables such as WORLD_SIZE.
 
-    Until all ranks have joined, Ctrl-C ends this process at once, which torch's own waiting does not allow.
+    Until all ranks have joined, Ctrl-C ends this process at once; torch's own wait cannot be interrupted.
 
     Args:
         backend: A backend of torch.distributed.
-        rank: The number of this rank.
+        rank: The index of this rank.
         size: Number of ranks.
 
     Raises:
@@ -40,18 +40,18 @@ def join_ranks(backend: str, rank: int, size: int) -> None:
     store.set(f"joined/{rank}", "1")
     missing = list(range(size))
     while missing := [other for other in missing if not store.check([f"joined/{other}"])]:
-        wait.look_again_later(_named(missing))
-    store.set_timeout(_OF_COLLECTIVES)
+        wait.wait_for(_rank_names(missing))
+    store.set_timeout(_COLLECTIVE_TIMEOUT)
     dist.init_process_group(backend, store=PrefixStore("run", store), rank=rank, world_size=size)
 
 
 def _open(host: str, port: int, rank: int, size: int, wait: "_Wait") -> TCPStore:
-    """Hold the key-value store of the ranks, as rank 0, or connect to it as soon as rank 0 holds it."""
-    while rank and not _is_listening(host, port):  # torch would print stack traces while it tries
-        wait.look_again_later("rank 0")
+    """Serve the key-value store of the ranks on rank 0; on other ranks, connect to it once rank 0 serves it."""
+    while rank and not _is_listening(host, port):  # torch would print stack traces on each failed attempt
+        wait.wait_for("rank 0")
     try:
-        return TCPStore(host, port, size, is_master=rank == 0, timeout=_OF_STORE, wait_for_workers=False)
-    except dist.DistError as error:  # the port is taken, or the address is another host's
+        return TCPStore(host, port, size, is_master=rank == 0, timeout=_STORE_TIMEOUT, wait_for_workers=False)
+    except dist.DistError as error:  # the port is in use, or the address belongs to another host
         reason = str(error).partition("\n")[0]
         raise ValueError(f"rank {rank} cannot use {host}:{port}: {reason}") from error
 
@@ -65,47 +65,47 @@ def _is_listening(host: str, port: int) -> bool:
 
 
 class _Wait:
-    """Waits for other ranks, says so at growing intervals, and raises at the time limit.
+    """Waits for other ranks, reports them at growing intervals, and raises at the time limit.
 
     Args:
-        rank: The number of this rank.
+        rank: The index of this rank.
         size: Number of ranks.
-        address: Where they meet.
+        address: The address of rank 0 (host:port).
     """
 
     def __init__(self, rank: int, size: int, address: str) -> None:
         self._rank, self._size, self._address = rank, size, address
-        self._began = time.monotonic()
-        self._note_after = _FIRST_NOTE
+        self._started = time.monotonic()
+        self._report_after = _FIRST_REPORT
 
-    def look_again_later(self, awaited: str) -> None:
-        """Sleep for a moment, and maybe say who is awaited."""
-        waited = time.monotonic() - self._began
+    def wait_for(self, missing: str) -> None:
+        """Sleep for one polling interval, and report the missing ranks if a report is due."""
+        waited = time.monotonic() - self._started
         if waited > join_timeout():
             raise ValueError(
-                f"{awaited} did not join at {self._address} within {join_timeout():g} s; start it, check that its host"
+                f"{missing} did not join at {self._address} within {join_timeout():g} s; start it, check that its host"
                 f" can reach that address, or wait longer with --join-timeout{_hint(self._size)}"
             )
-        if waited > self._note_after:
-            self._note_after *= 2
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # one of each host
+        if waited > self._report_after:
+            self._report_after *= 2
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # one rank per host
                 sys.stderr.write(
-                    f"rank {self._rank} waits for {awaited} at {self._address}; Ctrl-C ends{_hint(self._size)}\n"
+                    f"rank {self._rank} is waiting for {missing} at {self._address}; Ctrl-C aborts{_hint(self._size)}\n"
                 )
                 sys.stderr.flush()
-        time.sleep(_LOOK)
+        time.sleep(_POLL_INTERVAL)
 
 
-def _named(ranks: list[int]) -> str:
-    """Name ranks in a few words."""
+def _rank_names(ranks: list[int]) -> str:
+    """Return the names of ranks, abbreviated if there are many."""
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
-    shown = ", ".join(map(str, ranks[:8]))
-    return f"ranks {shown}" + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    listed_ranks = ", ".join(map(str, ranks[:8]))
+    return f"ranks {listed_ranks}" + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 
 def _hint(size: int) -> str:
-    """Say where the number of ranks comes from if the launcher has not set it, and how to have one."""
+    """Return a hint that WORLD_SIZE comes from the environment, if no launcher has set it."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return ""
-    return f"; WORLD_SIZE={size} is in the environment: unset it to run on one rank"
+    return f"; the environment sets WORLD_SIZE={size}: unset it to run on one rank"

@@ -1,4 +1,4 @@
-"""The state of every random number generator that a run draws from."""
+"""Get and set the state of all random number generators that a run uses."""
 
 import random
 import sys
@@ -8,9 +8,9 @@ import torch
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Read the generators of Python, of numpy if it is loaded, and of torch on the CPU and on `device`.
+    """Return the random states of Python, of numpy if it is imported, and of torch on the CPU and on `device`.
 
-    `torch.load(weights_only=True)` can read the result.
+    The result can be saved by `torch.save` and read with `torch.load(weights_only=True)`.
     """
     state: dict[str, Any] = {"python": random.getstate(), "cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -25,7 +25,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore the state that `random_state` returned; generators that it lacks are unchanged."""
+    """Restore a state that `random_state` returned; generators missing from it are unchanged."""
     random.setstate(state["python"])
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:

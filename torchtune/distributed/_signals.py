@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop after its step and a checkpoint; a second Ctrl-C ends it at once."""
+"""Stop a run on a signal, after the current step and a checkpoint; a second Ctrl-C ends it at once."""
 
 import contextlib
 import os
@@ -14,22 +14,22 @@ from typing import Self
 
 from torchtune.distributed._world import World
 
-GRACE = 240.0
-"""How long a step and its checkpoint may take after SIGTERM before the process exits (seconds)."""
+GRACE_PERIOD = 240.0
+"""Time after SIGTERM for the step and its checkpoint, before the process exits (seconds)."""
 _NOTICES = {
-    signal.SIGINT: b"\ninterrupted: finishing this step and saving it; Ctrl-C again ends at once\n",
-    signal.SIGTERM: b"SIGTERM: finishing this step and saving it\n",
+    signal.SIGINT: b"\ninterrupted: finishing this step and saving a checkpoint; press Ctrl-C again to exit at once\n",
+    signal.SIGTERM: b"SIGTERM: finishing this step and saving a checkpoint\n",
 }
-_LOOK = 200
-"""How often the other ranks are checked (milliseconds)."""
+_POLL_INTERVAL = 200
+"""Time between checks that the other ranks are alive (milliseconds)."""
 
 
 class Stopped(KeyboardInterrupt):
-    """The run ended because of a signal, and can resume; the message names the checkpoint.
+    """The run was stopped by a signal, and can be resumed; the message names the checkpoint.
 
     Args:
-        message: For the user.
-        number: The signal; the exit status is 128 above it.
+        message: The message for the user.
+        number: The signal number; the exit status is 128 plus it.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -40,16 +40,17 @@ class Stopped(KeyboardInterrupt):
 class StopRequests:
     """Records SIGTERM and the first Ctrl-C (SIGINT); a second Ctrl-C ends the process at once.
 
-    Use it as a context manager around the loop; outside of it the signals have their usual effect. With several ranks,
-    torch's launcher also sends SIGTERM to the others after one has died. These may be waiting for it in a collective,
-    which Python code cannot interrupt, so a thread ends the process as soon as a rank on this machine is gone.
+    Use it as a context manager around the loop; outside of it, signals have their usual effect. With several ranks,
+    torch's launcher also sends SIGTERM to the remaining ranks after one has died. They may be waiting for the dead rank
+    in a collective, which Python code cannot interrupt, so after SIGTERM a thread ends the process once a rank on this
+    machine has died.
 
     Args:
         world: The ranks of this run.
-        resume_hint: Tells the user how to resume the run.
+        resume_hint: How to resume the run, for messages.
     """
 
-    def __init__(self, world: World, resume_hint: str = "the same command continues") -> None:
+    def __init__(self, world: World, resume_hint: str = "run the same command to resume") -> None:
         self._world = world
         self._resume_hint = resume_hint
         self.received: int | None = None
@@ -67,44 +68,44 @@ class StopRequests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the handlers of before."""
+        """Restore the previous handlers."""
         self._stack.close()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received is not None:
             raise Stopped(f"interrupted twice; {self._resume_hint} from the last checkpoint", number)
-        # After a rank has died, SIGTERM comes from the launcher, and nothing is saved.
+        # If a rank has died, SIGTERM comes from the launcher, and no checkpoint is saved.
         if self.received is None and self._world.is_main and all(map(_exists, self._peers)):
             os.write(2, _NOTICES[signal.Signals(number)])
         self.received = self.received or number
 
     def _watch(self) -> None:
-        """Start a thread that notices SIGTERM even while this one waits in a collective."""
+        """Start a thread that handles SIGTERM even while the main thread waits in a collective."""
         hostname = socket.gethostname()
         ranks = self._world.gather((hostname, os.getpid()))
-        # A process that does not exist is in another PID namespace, whose numbers mean nothing in this one.
+        # A process that seems not to exist runs in another PID namespace, whose PIDs are not valid here.
         self._peers = [pid for host, pid in ranks if host == hostname and _exists(pid)]
         read, write = os.pipe()
         os.set_blocking(write, False)
-        self._stack.callback(os.close, write)  # ends the thread, which closes the other side
+        self._stack.callback(os.close, write)  # ends the thread, which closes the read end
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._stack.callback(signal.set_wakeup_fd, before)
-        threading.Thread(target=_give_up, args=(read, self._peers), name="stop", daemon=True).start()
+        threading.Thread(target=_exit_when_stuck, args=(read, self._peers), name="stop", daemon=True).start()
 
 
-def _give_up(read: int, peers: list[int]) -> None:
-    """End the process a while after SIGTERM, or as soon as a peer is gone after it."""
+def _exit_when_stuck(read: int, peers: list[int]) -> None:
+    """After SIGTERM, end the process once the grace period is over or a peer has died."""
     with open(read, "rb", buffering=0) as pipe:
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
-        came = b""
-        while signal.SIGTERM not in came:
-            came = pipe.read(64)
-            if not came:  # the run is over
+        signals = b""
+        while signal.SIGTERM not in signals:
+            signals = pipe.read(64)
+            if not signals:  # the run is over
                 return
         started = time.monotonic()
-        while time.monotonic() - started <= GRACE and all(map(_exists, peers)):
-            if poll.poll(_LOOK) and not pipe.read(64):
+        while time.monotonic() - started <= GRACE_PERIOD and all(map(_exists, peers)):
+            if poll.poll(_POLL_INTERVAL) and not pipe.read(64):
                 return
         sys.stderr.flush()
         os._exit(128 + signal.SIGTERM)

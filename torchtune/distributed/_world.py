@@ -1,4 +1,4 @@
-"""The ranks of a run, and the collectives between them."""
+"""The ranks of a run, and the collectives among them."""
 
 import os
 from collections.abc import Sequence
@@ -16,22 +16,22 @@ Item = TypeVar("Item")
 
 @frozen(kw_only=True)
 class World:
-    """One rank of a run; a run of a single rank is no special case."""
+    """One rank of a run. A run on a single rank uses the same code as one on several."""
 
     rank: int
-    """The number of this rank, from 0."""
+    """The index of this rank, from 0."""
     size: int
     """Number of ranks."""
     data_rank: int
-    """Which part of each step's rows this rank reads, from 0."""
+    """The index of the part of each step's rows that this rank reads, from 0."""
     data_size: int
     """Number of parts into which each step's rows are split."""
     device: torch.device
-    """The device of this rank's part of the model."""
+    """The device on which this rank computes."""
     seed: int
-    """The run's seed, equal on all ranks."""
+    """The run's seed, the same on all ranks."""
     group: dist.ProcessGroup | None = None
-    """The process group of collectives; None: the default group."""
+    """The process group for collectives; None: the default group."""
 
     @property
     def is_main(self) -> bool:
@@ -44,16 +44,16 @@ class World:
         return torch.float32 if self.device.type == "mps" else torch.float64
 
     def tensor(self, values: Sequence[float]) -> Tensor:
-        """Put numbers of the host on this rank's device, in `sum_dtype`."""
-        pinned = self.device.type == "cuda"  # from other memory, the copy may wait for the device
+        """Copy numbers from the host to this rank's device, in `sum_dtype`."""
+        pinned = self.device.type == "cuda"  # a copy from unpinned memory may wait for the device
         return torch.tensor(values, dtype=self.sum_dtype, pin_memory=pinned).to(
             self.device, non_blocking=True
         )
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up a tensor over the data-parallel ranks, on its device; all must call it.
+        """Sum a tensor over the data-parallel ranks, on its device; all ranks must call it.
 
-        The host does not wait for the result where ranks communicate by NCCL.
+        With NCCL, the host does not wait for the result.
         """
         if self.data_size == 1:
             return values
@@ -62,7 +62,7 @@ class World:
         return total
 
     def gather(self, value: Item) -> list[Item]:
-        """Collect one small picklable object of every rank, in the order of the ranks; all must call it."""
+        """Collect one small picklable object from every rank, in rank order; all ranks must call it."""
         if self.size == 1:
             return [value]
         values = [value] * self.size
@@ -70,7 +70,7 @@ class World:
         return values
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Return for each flag whether it is set on any rank; all must call it."""
+        """Return for each flag whether it is set on any rank; all ranks must call it."""
         if self.size == 1:
             return flags
         votes = torch.tensor(flags, dtype=torch.int32)
@@ -78,19 +78,19 @@ class World:
         return tuple(bool(vote) for vote in votes)
 
     def with_new_group(self) -> "World":
-        """Return a copy with a new process group, for collectives of another thread; all must call it."""
+        """Return a copy with a new process group, for collectives in another thread; all ranks must call it."""
         if self.size == 1:
             return self
         return evolve(self, group=dist.new_group(backend="gloo"))
 
     def barrier(self) -> None:
-        """Wait until every rank calls this."""
+        """Wait until all ranks have called this."""
         if self.size > 1:
             dist.barrier(group=self.group)
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn a config's `device` into this rank's device; on cuda, the GPU of its local rank.
+    """Return this rank's device for a config's `device`; for cuda, the GPU with the index of the local rank.
 
     Raises:
         FieldError: The device is unknown or not available.

@@ -1,15 +1,14 @@
-"""The folder of a checkpoint: written under another name and renamed, and read only if no byte has changed.
+"""Write and read the folder of a checkpoint: renamed into place once complete, and read only if its checksums match.
 
     checkpoints/step_40/
         __<rank>_0.distcp, .metadata   tensors, by torch.distributed.checkpoint
-        state.pt                       values equal on all ranks, other than tensors
+        state.pt                       other values that are equal on all ranks
         rank_<rank>.pt                 values of one rank, such as its random state
         manifest.json                  size and CRC-32 of each file; written last
 
-A single rank uses torch.distributed.checkpoint as well: a checkpoint can be read on another number of ranks, and no
-rank gathers a sharded model. Next to an optimizer, whose constructor imports torch._dynamo anyway, it takes 0.1 s to
-import. `python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`
-shows it.
+A run on a single rank also uses torch.distributed.checkpoint, so that a checkpoint can be read on any number of ranks,
+and no rank gathers a sharded model. Building an optimizer imports torch._dynamo anyway; the additional import takes
+0.1 s: `python -X importtime -c "import torch._dynamo, torch.distributed.checkpoint"`.
 """
 
 import errno
@@ -31,7 +30,7 @@ from torchtune.distributed._world import World
 
 FORMAT = 3
 MANIFEST = "manifest.json"
-_PIECE = 1 << 22  # bytes read at once for a checksum
+_CHUNK_BYTES = 1 << 22  # read at once for a checksum
 
 
 class DamagedCheckpointError(ValueError):
@@ -39,13 +38,13 @@ class DamagedCheckpointError(ValueError):
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint in a folder; None where there is none."""
-    saved = steps(folder)
-    return folder / f"step_{saved[-1]}" if saved else None
+    """Return the newest checkpoint in a folder, or None."""
+    saved_steps = steps(folder)
+    return folder / f"step_{saved_steps[-1]}" if saved_steps else None
 
 
 def steps(checkpoints: Path) -> list[int]:
-    """List the steps of the checkpoints in a folder, lowest first; half-written ones have other names."""
+    """List the steps of the complete checkpoints in a folder, in ascending order."""
     numbers = (path.name.removeprefix("step_") for path in checkpoints.glob("step_*"))
     return sorted(int(number) for number in numbers if number.isdecimal())
 
@@ -58,14 +57,14 @@ def write(
     shared: Mapping[str, Any],
     per_rank: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint; all ranks must call it, and share a file system.
+    """Write a checkpoint; all ranks must call it and share a file system.
 
-    A process killed at any moment leaves either the whole folder or none of that name.
+    If a process is killed while writing, no folder of that name exists.
 
     Args:
-        folder: The folder to be written; it must not exist.
+        folder: The folder to write; it must not exist.
         world: The ranks of this run.
-        tensors: By name, equal on all ranks or sharded across them.
+        tensors: Tensors by name, equal on all ranks or sharded across them.
         shared: Plain Python values that are equal on all ranks.
         per_rank: Plain Python values and small tensors of this rank.
 
@@ -99,34 +98,36 @@ def write(
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; a process killed at any moment leaves it whole or under another name."""
-    gone = folder.with_name(f"{folder.name}.removed")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    """Remove a checkpoint; if the process is killed, it is either complete or no longer under its name."""
+    renamed = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(renamed, ignore_errors=True)
+    folder.rename(renamed)
+    shutil.rmtree(renamed)
 
 
-def tidy(checkpoints: Path) -> None:
-    """Remove folders that killed runs left half written or half removed."""
+def remove_incomplete(checkpoints: Path) -> None:
+    """Remove the checkpoints that killed runs have partially written or removed."""
     for ending in ("part", "removed"):
         for path in checkpoints.glob(f"step_*.{ending}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(folder: Path, world: World) -> None:
-    """Compare every file of a checkpoint with its manifest; all ranks must call it, and each reads some of the files.
+    """Check every file of a checkpoint against its manifest; all ranks must call it, and share the work.
 
     Raises:
-        DamagedCheckpointError: A file differs; the message names the first one.
+        DamagedCheckpointError: A file is missing or differs; the message names the first.
     """
     try:
         files = _manifest(folder)
-        faults = [_fault(folder / name, files[name]) for name in sorted(files)[world.rank :: world.size]]
-    except DamagedCheckpointError as error:  # on this rank, or on all
-        faults = [str(error)]
-    for fault in itertools.chain(*world.gather(faults)):
-        if fault is not None:
-            raise DamagedCheckpointError(fault)
+        differences = [
+            _difference(folder / name, files[name]) for name in sorted(files)[world.rank :: world.size]
+        ]
+    except DamagedCheckpointError as error:  # reported on all ranks below
+        differences = [str(error)]
+    for difference in itertools.chain(*world.gather(differences)):
+        if difference is not None:
+            raise DamagedCheckpointError(difference)
 
 
 def read_shared(folder: Path) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def read_shared(folder: Path) -> dict[str, Any]:
 
 
 def read_rank(folder: Path, rank: int) -> dict[str, Any] | None:
-    """Read the values of one rank; None if the saved run had no such rank."""
+    """Read the values of one rank; return None if the saved run had fewer ranks."""
     path = folder / f"rank_{rank}.pt"
     if not path.exists():
         return None
@@ -145,14 +146,14 @@ def read_rank(folder: Path, rank: int) -> dict[str, Any] | None:
 
 
 def read_tensors(folder: Path, into: dict[str, Tensor], world: World) -> None:
-    """Fill tensors in place from a checkpoint, by their names."""
+    """Read tensors by name, in place."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict_loader import load
 
     _silence_warning()
     try:
         load(into, checkpoint_id=folder, no_dist=world.size == 1)
-    except CheckpointException as error:  # which is no Exception
+    except CheckpointException as error:  # a BaseException
         first = next(iter(error.failures.values()))[0]
         raise ValueError(f"{folder} cannot be read: {first}") from error
 
@@ -166,9 +167,9 @@ def _save_tensors(tensors: Mapping[str, Tensor], folder: Path, world: World) -> 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn the errors of torch's writers on a full disk into one `OSError`.
+    """Turn the errors that torch raises on a full disk into an `OSError`, and remove the partial checkpoint.
 
-    The zip writer loses the error of the file and raises a `RuntimeError` that names inline_container.cc;
+    The zip writer discards the file's error and raises a `RuntimeError` that mentions inline_container.cc;
     torch.distributed.checkpoint wraps it in a `BaseException` with one error per rank.
     """
     from torch.distributed.checkpoint.api import CheckpointException
@@ -187,16 +188,16 @@ def _writing(folder: Path) -> Iterator[None]:
                 ) from error
             if "inline_container" in str(cause):
                 message = (
-                    "the checkpoint cannot be written: the disk is full, or a file may not grow that large"
+                    "the checkpoint cannot be written: the disk is full, or a file exceeds the size limit"
                 )
                 raise OSError(errno.ENOSPC, message, folder) from error
         raise
 
 
 def _silence_warning() -> None:
-    """Silence the warning that a single process saves without a process group, as intended.
+    """Silence the warning that a single rank saves without a process group, which is intended.
 
-    The filter stays: `warnings.catch_warnings` is not safe in threads, and a thread may write checkpoints.
+    The filter is permanent: `warnings.catch_warnings` is not thread-safe, and a thread may write checkpoints.
     """
     warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
 
@@ -206,43 +207,43 @@ def _manifest(folder: Path) -> dict[str, list[int]]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     except OSError:
-        raise DamagedCheckpointError(f"{MANIFEST} is missing, or the whole folder") from None
+        raise DamagedCheckpointError(f"{MANIFEST} is missing") from None
     except ValueError:
-        raise DamagedCheckpointError(f"{MANIFEST} is not what was written") from None
+        raise DamagedCheckpointError(f"{MANIFEST} has changed since it was written") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise DamagedCheckpointError(
-            f"{MANIFEST} says format {version!r}; this version of torchtune reads {FORMAT}"
+            f"{MANIFEST} has format {version!r}; this version of torchtune reads format {FORMAT}"
         )
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(f, list) and len(f) == 2 for f in files.values()):
-        raise DamagedCheckpointError(f"{MANIFEST} is not what was written")
+        raise DamagedCheckpointError(f"{MANIFEST} has changed since it was written")
     return files
 
 
-def _fault(path: Path, expected: list[int]) -> str | None:
-    """Describe how a file differs from its manifest; None if it does not."""
+def _difference(path: Path, expected: list[int]) -> str | None:
+    """Describe how a file differs from its manifest; return None if it does not."""
     if not path.exists():
         return f"{path.name} is missing"
     size = path.stat().st_size
     if size != expected[0]:
-        return f"{path.name} has {size} bytes, {expected[0]} were written"
+        return f"{path.name} has {size} bytes instead of {expected[0]}"
     return None if _fingerprint(path) == expected else f"{path.name} has changed since it was written"
 
 
 def _fingerprint(path: Path) -> list[int]:
-    """Measure a file: its bytes and their CRC-32, which finds damage (not forgery) at about 0.4 GB/s or more."""
+    """Return a file's size and CRC-32, which detects damage (not tampering), at 0.4 GB/s or more."""
     crc = 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            crc = zlib.crc32(piece, crc)
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
     return [path.stat().st_size, crc]
 
 
 def _sync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk."""
-    number = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""For type checkers: the names of ours, or Any where a project's `recipes` hides it from them."""
+"""For type checkers: our names, or Any if the user's project has its own package `recipes`."""
 
 from typing import Any
 

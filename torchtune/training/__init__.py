@@ -1,4 +1,4 @@
-"""Parts of a recipe: the ranks of a run, the sections of a config, scores, steps, schedules and metrics."""
+"""Building blocks of recipes: starting a run, config sections, scores, optimizer steps, schedules and metrics."""
 
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._build import (
@@ -10,26 +10,26 @@ from torchtune.training._build import (
     save_model,
 )
 from torchtune.training._checkpoints import Checkpoints
-from torchtune.training._finetune_config import RATES, FinetuneConfig
+from torchtune.training._finetune_config import OPTIMIZER_RANGES, FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
-from torchtune.training._guard import Guard
 from torchtune.training._loading import Loading, Packing
 from torchtune.training._lora import Lora
-from torchtune.training._memory import (
-    ModelConfig,
-    OutOfMemoryError,
-    batch_of,
-    mapped_bytes,
-    memory_savings,
-    model_of,
-    needs_of,
-)
+from torchtune.training._memory_estimate import MemoryEstimate, estimate_memory
 from torchtune.training._metrics import Metrics
-from torchtune.training._needs import Needs, needs
-from torchtune.training._placement import DTYPES, Placement, whole_state
+from torchtune.training._non_finite import NonFiniteGuard
+from torchtune.training._placement import DTYPES, Placement, full_state
 from torchtune.training._profiling import Profiling
 from torchtune.training._readback import Readback
-from torchtune.training._run import Run, Saving
+from torchtune.training._run import CheckpointSaver, Run
+from torchtune.training._run_memory import (
+    ModelConfig,
+    OutOfMemoryError,
+    batch_shape,
+    build_meta_model,
+    estimate_run_memory,
+    mapped_bytes,
+    memory_savings,
+)
 from torchtune.training._scaling import LossScale
 from torchtune.training._schedules import (
     Schedule,
@@ -57,31 +57,31 @@ from torchtune.training._state import State, Stateful
 from torchtune.training._step import StepSums, clip_gradients
 from torchtune.training._step_values import StepValues
 from torchtune.training._tokenizer_files import find_tokenizer_files
-from torchtune.training._validation import HeldOut, Validation, held_out_items
+from torchtune.training._validation import HeldOutSet, Validation, held_out_items
 from torchtune.training._validator import Validator
 
 __all__ = [
     "DTYPES",
-    "RATES",
+    "OPTIMIZER_RANGES",
     "ActivationCheckpointing",
+    "CheckpointSaver",
     "Checkpoints",
     "FinetuneConfig",
-    "Guard",
-    "HeldOut",
+    "HeldOutSet",
     "Loading",
     "Lora",
     "LossScale",
+    "MemoryEstimate",
     "Metrics",
     "ModelConfig",
-    "Needs",
     "NextToken",
+    "NonFiniteGuard",
     "OutOfMemoryError",
     "Packing",
     "Placement",
     "Profiling",
     "Readback",
     "Run",
-    "Saving",
     "Schedule",
     "Score",
     "Scorer",
@@ -94,7 +94,8 @@ __all__ = [
     "Validation",
     "Validator",
     "aggregate_terms",
-    "batch_of",
+    "batch_shape",
+    "build_meta_model",
     "build_model",
     "build_optimizer",
     "build_schedule",
@@ -104,15 +105,15 @@ __all__ = [
     "constant_with_warmup",
     "cosine_with_warmup",
     "count_steps",
+    "estimate_memory",
+    "estimate_run_memory",
     "find_tokenizer_files",
+    "full_state",
     "held_out_items",
     "in_compute_dtype",
     "linear_with_warmup",
     "mapped_bytes",
     "memory_savings",
-    "model_of",
-    "needs",
-    "needs_of",
     "open_datasets",
     "peak_flops",
     "save_model",
@@ -122,5 +123,4 @@ __all__ = [
     "target_log_probs",
     "target_states",
     "warmup_stable_decay",
-    "whole_state",
 ]

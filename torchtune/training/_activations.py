@@ -17,20 +17,21 @@ from torchtune.modules import Decoder, DecoderLayer, PassContext
 
 @define(kw_only=True)
 class ActivationCheckpointing:
-    """Layers keep little for the backward pass, which computes the rest a second time (arXiv 1604.06174)."""
+    """Recompute activations in the backward pass instead of storing them (arXiv 1604.06174)."""
 
     keep: Literal["inputs", "matmuls"] = "inputs"
-    """What a layer keeps: its input alone; or also what matrix products and attention gave, which costs less time."""
+    """What a layer stores for the backward pass: only its input, or also the outputs of matrix products and attention,
+    which recomputes less."""
     every_n_layers: int = field(default=1, validator=above(0))
-    """Layers 0, n, 2n, ... keep little; the others everything."""
+    """Checkpoint layers 0, n, 2n, ...; the others store all activations."""
     offload: bool = False
-    """Let the inputs of those layers wait in CPU memory; only with keep=inputs, and layers that are not compiled."""
+    """Store the inputs of those layers in CPU memory; requires keep=inputs and compile=false."""
 
     def __attrs_post_init__(self) -> None:
         self.check()
 
     def check(self, *, compiles: bool = False) -> None:
-        """Check the settings against each other.
+        """Check that the settings are compatible.
 
         Args:
             compiles: Whether layers are compiled.
@@ -39,24 +40,23 @@ class ActivationCheckpointing:
             FieldError: Only the inputs of uncompiled layers can be offloaded.
         """
         if self.offload and self.keep != "inputs":
-            message = "only inputs wait in CPU memory; write keep=inputs, or offload=false"
+            message = "only the inputs of layers can be offloaded; set keep=inputs or offload=false"
             raise FieldError(message, "offload", "keep")
         if self.offload and compiles:
             message = (
-                "the compiler decides what a layer keeps, and where; write compile=false, or offload=false"
+                "the activations of compiled layers cannot be offloaded; set compile=false or offload=false"
             )
             raise FieldError(message, "offload")
 
 
 def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> None:
-    """Let layers compute their activations again in the backward pass instead of keeping them, in place.
+    """Recompute the activations of layers in the backward pass instead of storing them, in place.
 
-    Results are the same to the bit, dropout included. A forward pass without gradients, or with a cache, is left as
-    it is.
+    Results are bitwise identical, dropout included. A forward pass without gradients, or with a cache, is unchanged.
 
     Args:
-        model: Its layers get another `run`; modules and parameters keep their names.
-        section: Which layers, and what they keep.
+        model: The `run` method of its layers is replaced; modules and parameters keep their names.
+        section: Which layers, and what they store.
     """
     for layer in list(model.layers)[:: section.every_n_layers]:
         assert isinstance(layer, DecoderLayer)
@@ -64,10 +64,10 @@ def checkpoint_activations(model: Decoder, section: ActivationCheckpointing) -> 
 
 
 def compile_layers(model: Decoder) -> None:
-    """Compile each layer with `torch.compile`, in place; the first steps wait for the compiler.
+    """Compile each layer with `torch.compile`, in place; compilation happens in the first steps.
 
-    Call it after `checkpoint_activations`, so that the compiler sees what is computed twice, and before
-    FSDP, whose hooks stay outside.
+    Call it after `checkpoint_activations`, so that the compiler sees the recomputation, and before FSDP, so that its
+    hooks are not compiled.
     """
     for layer in model.layers:
         assert isinstance(layer, DecoderLayer)
@@ -76,36 +76,36 @@ def compile_layers(model: Decoder) -> None:
 
 def _checkpoint_layer(layer: DecoderLayer, section: ActivationCheckpointing) -> None:
     plain: Callable[..., Any] = layer.compute
-    recomputed = Calling(layer, plain)
-    kept: dict[str, Any] = {}
+    recomputed = MethodModule(layer, plain)
+    options: dict[str, Any] = {}
     if section.keep == "matmuls":
-        kept["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _save_products)
 
-    def run_twice(x: Tensor, context: PassContext) -> Any:
-        # Computing a second time would put the same keys into a cache again.
+    def run_with_recomputation(x: Tensor, context: PassContext) -> Any:
+        # Recomputation would add the same keys to the cache a second time.
         if context.cache is not None or not torch.is_grad_enabled():
             return plain(x, context)
-        # `in_compute_dtype` casts parameters for the forward pass alone, and recomputation comes later: it needs the
-        # cast parameters that the forward pass saw.
+        # `in_compute_dtype` casts parameters only during the forward pass; recomputation, which runs later, needs the
+        # same cast parameters.
         parameters: Iterator[tuple[str, Tensor]] = layer.named_parameters()
-        swapped = {f"module.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
+        cast_parameters = {f"module.{name}": p for name, p in parameters if not isinstance(p, nn.Parameter)}
 
         def run(x: Tensor) -> Any:
-            return torch.func.functional_call(recomputed, swapped, (x, context))
+            return torch.func.functional_call(recomputed, cast_parameters, (x, context))
 
-        # Angles and masks are shared by all layers, so that a layer keeps x alone.
+        # All layers share the rotary angles and masks, so a layer stores only x.
         with save_on_cpu(pin_memory=x.is_cuda) if section.offload else nullcontext():
-            return checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **kept)
+            return checkpoint(run, x, use_reentrant=False, preserve_rng_state=True, **options)
 
-    layer.run = run_twice
+    layer.run = run_with_recomputation
 
 
-class Calling(nn.Module):
-    """A module that calls a method of another one, for `functional_call`.
+class MethodModule(nn.Module):
+    """A module whose forward pass calls a method of another module, for `functional_call`.
 
     Args:
-        module: The names of its parameters get the prefix `module.`.
-        method: What is called in the forward pass.
+        module: The other module; the names of its parameters get the prefix `module.`.
+        method: The method that the forward pass calls.
     """
 
     def __init__(self, module: nn.Module, method: Callable[..., Any]) -> None:
@@ -118,7 +118,7 @@ class Calling(nn.Module):
         return self.method(*args)
 
 
-_KEPT = {
+_SAVED_OPERATORS = {
     "aten.mm.default",
     "aten.addmm.default",
     "aten.bmm.default",
@@ -128,12 +128,13 @@ _KEPT = {
     "aten._scaled_dot_product_cudnn_attention.default",
     "flex_attention",
 }
-"""Names of the operators whose outputs are costly to compute and cheap to keep.
+"""Names of the operators whose outputs are expensive to compute and cheap to store.
 
-Flex attention is compiled even if the layer is not; the policy does not see into it then, so it is recomputed.
+Flex attention is compiled even if the layer is not. The policy does not see operators inside compiled code, so flex
+attention is then recomputed.
 """
 
 
-def _keep_products(_context: object, operator: object, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-    is_kept = str(operator) in _KEPT
-    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
+def _save_products(_context: object, operator: object, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+    is_saved = str(operator) in _SAVED_OPERATORS
+    return CheckpointPolicy.MUST_SAVE if is_saved else CheckpointPolicy.PREFER_RECOMPUTE

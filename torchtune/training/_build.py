@@ -8,17 +8,17 @@ from torch.optim import Optimizer
 
 from torchtune.config import ConfigError, Mistake, instantiate
 from torchtune.config.model import dotpath, fields, item_mismatch
-from torchtune.data import Batches, LeftOut, Rows, Tokenizer, items_of, split_off
+from torchtune.data import Batches, Rows, SkippedRow, Tokenizer, as_items, split_off
 from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models import check_vocabulary
 from torchtune.modules import Decoder, has_adapters
 from torchtune.runs import RunFolder, check_model_folder
 from torchtune.training._finetune_config import FinetuneConfig
-from torchtune.training._placement import resolve_dtype, whole_state
+from torchtune.training._placement import full_state, resolve_dtype
 from torchtune.training._schedules import Schedule, build_scheduler
 from torchtune.training._score import Scorer
-from torchtune.training._validation import HeldOut
+from torchtune.training._validation import HeldOutSet
 from torchtune.training._validator import Validator
 
 
@@ -27,8 +27,8 @@ def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
 
     Raises:
         InstantiationError: One of them rejects its arguments.
-        ConfigError: There is no model's folder at `model_directory`.
-        ValueError: The tokenizer has ids that the model's vocabulary lacks.
+        ConfigError: `model_directory` is not a model folder.
+        ValueError: The tokenizer has ids outside the model's vocabulary.
     """
     if cfg.model_directory is not None:
         try:
@@ -44,22 +44,22 @@ def build_model(cfg: FinetuneConfig) -> tuple[Tokenizer, Decoder]:
 
 def open_datasets(
     cfg: FinetuneConfig, tokenizer: Tokenizer, model: Decoder, world: World
-) -> tuple[Rows[Any], HeldOut | None]:
-    """Open the training dataset and the held-out rows.
+) -> tuple[Rows[Any], HeldOutSet | None]:
+    """Open the training dataset and encode the held-out rows.
 
     Args:
-        cfg: Its `dataset` and `validation`.
+        cfg: The run's config, of which `dataset` and `validation` are used.
         tokenizer: Encodes the rows.
         model: Limits the length of examples; it may be on the meta device.
-        world: Its seed draws the share of rows that is held out.
+        world: The ranks of this run; its seed selects the rows to hold out.
 
     Returns:
-        The training dataset, and the encoded held-out rows; None for the latter if there is no validation.
+        The training dataset, and the held-out rows or, without validation, None.
 
     Raises:
         InstantiationError: A dataset rejects its arguments, or its rows cannot be read.
-        ValueError: The items are not of the kind that the recipe declares, no share of the rows can be held out, none
-            has a target, or a prompt is too long.
+        ValueError: The items are not of the type that the recipe declares, no rows can be held out, no held-out row has
+            a target, or a prompt is too long.
     """
     dataset = _open(cfg, cfg.dataset, "dataset", tokenizer)
     section = cfg.validation
@@ -73,11 +73,11 @@ def open_datasets(
 
 
 def _open(cfg: FinetuneConfig, component: Any, name: str, tokenizer: Tokenizer) -> Rows[Any]:
-    """Build a dataset, and compare its first item with what the recipe reads: its class may not say what it yields."""
+    """Build a dataset and check the type of its first item, which the dataset's class may not declare."""
     rows = cast("Rows[Any]", instantiate(component, tokenizer))
     config_class: type = type(cfg)
     encoded = rows[0] if len(rows) else ()
-    items = () if isinstance(encoded, LeftOut) else items_of(encoded)
+    items = () if isinstance(encoded, SkippedRow) else as_items(encoded)
     reason = item_mismatch(items[0], fields(config_class)["dataset"].type) if items else None
     if reason:
         raise ValueError(f"{name}: {dotpath(component.func)} {reason}")
@@ -88,11 +88,11 @@ def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
     """Count the optimizer steps of a run, which may be an estimate (`Batches.steps_in`).
 
     Args:
-        cfg: Its epochs and step limits.
+        cfg: The run's config, with its epochs and step limits.
         batches: The run's batches.
 
     Raises:
-        ValueError: No row has a target, as far as they are looked at.
+        ValueError: None of the examined rows has a target.
     """
     steps = batches.steps_in(cfg.epochs, cfg.gradient_accumulation_steps)
     if cfg.max_steps is not None:
@@ -101,11 +101,11 @@ def count_steps(cfg: FinetuneConfig, batches: Batches[Any]) -> int:
 
 
 def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[Any]) -> Schedule:
-    """Build the learning rate schedule of a run, whose length follows from its batches and the config's limits.
+    """Build the learning rate schedule; the run's length follows from its batches and the config's limits.
 
     Raises:
         InstantiationError: The scheduler rejects its arguments.
-        ValueError: A recipe's loop does not support the scheduler, or no row has a target.
+        ValueError: Recipes do not support the scheduler, or no row has a target.
     """
     total_steps = count_steps(cfg, batches)
     return Schedule(build_scheduler(cfg.lr_scheduler, optimizer, total_steps), total_steps)
@@ -113,7 +113,7 @@ def build_schedule(cfg: FinetuneConfig, optimizer: Optimizer, batches: Batches[A
 
 def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
     cfg: FinetuneConfig,
-    held_out: HeldOut | None,
+    held_out: HeldOutSet | None,
     scorer: Scorer,
     tokenizer: Tokenizer,
     model: Decoder,
@@ -122,11 +122,11 @@ def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
     """Build the validator, which does nothing if no rows are held out.
 
     Args:
-        cfg: Its batch sizes and folders.
-        held_out: The encoded held-out rows.
+        cfg: The run's config.
+        held_out: The encoded held-out rows; None: no validation.
         scorer: The scorer of the training steps.
-        tokenizer: Pads rows, and decodes answers.
-        model: Placed.
+        tokenizer: Pads rows and decodes answers.
+        model: The model, already placed on its device.
         world: The ranks of this run.
     """
     batch_size = None if cfg.validation is None else cfg.validation.batch_size
@@ -143,24 +143,25 @@ def build_validator(  # noqa: PLR0917 - validation needs most parts of a run.
 
 
 def save_model(cfg: FinetuneConfig, model: Decoder, world: World, name: Literal["final", "best"]) -> None:
-    """Write a model into a folder of the run, in the format of other libraries; all ranks must call it.
+    """Save a model in the run's folder, in Hugging Face or PEFT format; all ranks must call it.
 
-    Adapters become a PEFT folder that refers to the base model in `model_directory`; any other model becomes a Hugging
-    Face folder, in the precision of computing. Both have the files of the tokenizer, an adapter only if there are any.
+    Adapters are saved as a PEFT folder that refers to the base model in `model_directory`; any other model is saved as
+    a Hugging Face folder, in the precision of computation. The tokenizer's files are copied to both; for an adapter,
+    they may be missing.
 
     Args:
-        cfg: Its folders and precision.
-        model: Placed.
+        cfg: The run's config.
+        model: The model, already placed on its device.
         world: The ranks of this run.
         name: The folder's name within the run's folder.
 
     Raises:
-        OSError: The folder cannot be written; an earlier one of its name is unchanged.
+        OSError: The folder cannot be written; an existing folder of that name is unchanged.
     """
     run = RunFolder(cfg.output_dir)
     folder = run.final if name == "final" else run.best
     is_adapted = has_adapters(model)
-    state = whole_state(model, world, None if is_adapted else resolve_dtype(cfg.dtype, world.device))
+    state = full_state(model, world, None if is_adapted else resolve_dtype(cfg.dtype, world.device))
     if state is None:
         return
     if is_adapted:

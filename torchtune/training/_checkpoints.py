@@ -1,4 +1,4 @@
-"""The section of a config that sets when checkpoints are written, and which stay."""
+"""The config section that sets when checkpoints are written and which are retained."""
 
 from attrs import define, field
 
@@ -7,17 +7,17 @@ from torchtune.config import above
 
 @define(kw_only=True)
 class Checkpoints:
-    """When a run writes checkpoints, from which it resumes if it is interrupted, and which of them it keeps."""
+    """When a run writes checkpoints, from which it can resume, and which of them it retains."""
 
     every_n_steps: int | None = field(default=100, validator=above(0))
-    """Optimizer steps between two checkpoints; null: none are written by step."""
+    """Optimizer steps between two checkpoints; null: not by step."""
     every_n_minutes: float | None = field(default=None, validator=above(0))
-    """Minutes between two checkpoints; null: none are written by time."""
+    """Minutes between two checkpoints; null: not by time."""
     at_epoch_ends: bool = True
-    """Write a checkpoint after every epoch."""
+    """Write a checkpoint at the end of each epoch."""
     asynchronous: bool = False
-    """Write checkpoints while training continues; takes a copy of the trained state in CPU memory meanwhile."""
+    """Write checkpoints in the background; needs CPU memory for a copy of the trained state while writing."""
     keep: int = field(default=1, validator=above(0))
-    """How many checkpoints stay: the newest."""
+    """How many of the newest checkpoints are retained."""
     keep_every_n_steps: int | None = field(default=None, validator=above(0))
-    """Checkpoints of steps that this divides stay as well; null: none do."""
+    """Also retain the checkpoints of steps that are multiples of this; null: retain no others."""

@@ -1,4 +1,4 @@
-"""The config fields of every fine-tuning recipe; the config class of a recipe adds its own."""
+"""The config fields that all fine-tuning recipes share; each recipe's config class adds its own."""
 
 from typing import Annotated, Any, Literal
 
@@ -36,17 +36,17 @@ from torchtune.training._schedules import cosine_with_warmup
 from torchtune.training._validation import Validation
 from torchtune.utils.metric_logging import DiskLogger, MetricLogger, check_packages
 
-RATES = arguments(
+OPTIMIZER_RANGES = arguments(
     lr=at_least(0), betas=each(share()), eps=at_least(0), weight_decay=at_least(0), momentum=at_least(0)
 )
-"""Ranges of the arguments of torch's optimizers, checked before an optimizer is built."""
+"""Valid ranges of the arguments of torch's optimizers, checked before an optimizer is built."""
 
 
-def _fits(cfg: "FinetuneConfig", _: object, value: Placement) -> None:
+def _check_placement(cfg: "FinetuneConfig", _: object, value: Placement) -> None:
     value.check(dtype=cfg.dtype, enable_fsdp=cfg.enable_fsdp)
 
 
-def _of_the_same_kind(cfg: "FinetuneConfig", _: object, value: Validation | None) -> None:
+def _check_validation_dataset(cfg: "FinetuneConfig", _: object, value: Validation | None) -> None:
     if value is None or value.dataset is None or not isinstance(cfg, FinetuneConfig):
         return
     config_class: type = type(cfg)
@@ -56,13 +56,13 @@ def _of_the_same_kind(cfg: "FinetuneConfig", _: object, value: Validation | None
 
 
 _WARMUP = Rule(
-    "that is a number of steps, or below 1 a share of the run",
+    "that is a whole number of steps, or a fraction of the run below 1",
     lambda value: 0 <= value < 1 or (value >= 1 and value == int(value)),
     schema={"anyOf": [{"minimum": 0, "exclusiveMaximum": 1}, {"type": "integer", "minimum": 0}]},
 )
 
 
-def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
+def _check_packages(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
     for logger in value if isinstance(value, list) else [value]:
         kind = logger.func if is_component(logger) else None
         if isinstance(kind, type) and issubclass(kind, MetricLogger):
@@ -74,72 +74,74 @@ def _installed(_cfg: "FinetuneConfig", _attribute: object, value: Any) -> None:
 
 @define(kw_only=True)
 class FinetuneConfig:
-    """The fields that the fine-tuning recipes have in common."""
+    """The fields that all fine-tuning recipes share."""
 
     output_dir: LocalPath = field(validator=not_empty())
-    """Where the run writes: frozen config, metrics, checkpoints and, at its end, the result (`final/`)."""
+    """Folder for the frozen config, metrics, checkpoints and the final model (`final/`)."""
     seed: int | None = field(default=None, validator=between(0, 2**63 - 1))
-    """Seed of the data's order, of dropout and of random weights; null draws one, which the frozen config holds."""
+    """Seed of the data order, dropout and random weights; null: a random seed, recorded in the frozen config."""
     device: Device = "auto"
-    """What to compute on; auto is the first available one of cuda, mps and cpu."""
+    """Device to train on; auto: the first available of cuda, mps and cpu."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Precision of computing and of frozen weights; auto is bf16 on a GPU that has it, else fp32; fp16 scales the
-    loss."""
+    """Precision of computation and of frozen weights; auto: bf16 on GPUs that support it, else fp32. fp16 uses loss
+    scaling."""
     enable_fsdp: bool = False
-    """Shard weights, gradients and optimizer state across the ranks; otherwise each rank holds them whole."""
-    placement: Placement = field(factory=Placement, validator=_fits)
-    """Precision of weights, sharding, activation checkpointing, compilation."""
+    """Shard weights, gradients and optimizer state across ranks; false: each rank holds a full copy."""
+    placement: Placement = field(factory=Placement, validator=_check_placement)
+    """Precision of weights, sharding, activation checkpointing and compilation."""
 
     model: Component[Decoder]
     """The model's architecture."""
     model_directory: LocalPath | None
-    """Hugging Face folder that weights are read from; null: random weights."""
+    """Hugging Face folder to load the weights from; null: random weights."""
     tokenizer: Component[Tokenizer]
-    """Text to token ids."""
+    """The tokenizer, which encodes text as token ids."""
     tokenizer_directory: LocalPath | None = ref("model_directory")
     """Folder of the tokenizer's files."""
 
     dataset: Annotated[Component[Dataset[Any]], Passed(1)]
-    """The rows, as items of one kind; the recipe passes the tokenizer."""
+    """The training dataset; the recipe passes the tokenizer."""
     shuffle: bool = True
-    """Read the examples in a new order every epoch."""
+    """Shuffle the examples in every epoch."""
     loading: Loading = field(factory=Loading)
-    """How rows become batches: packing, workers, caches."""
+    """How rows are read and batched: packing, workers, token cache."""
     batch_size: int = field(default=4, validator=above(0))
     """Rows of one forward pass on each rank."""
     gradient_accumulation_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """Batches of each rank in one optimizer step; a run that resumes with half the ranks needs twice as many."""
+    """Micro-batches per optimizer step on each rank. Double it to resume with half as many ranks."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """How often every row is read; an epoch ends with a step, which has the rows that are left."""
+    """Passes over the dataset. The last optimizer step of an epoch may have fewer rows."""
     max_steps_per_epoch: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Limits the run to `epochs` times so many optimizer steps; a cut epoch is not started anew: the run reads on where
-    it is, so that later rows are read too. Null: no limit."""
+    """Limits the run to `epochs` times this many optimizer steps. Rows are read in order across the limit: the run does
+    not return to the first rows of the dataset after this many steps. Null: no limit."""
     max_steps: Annotated[int | None, MayChange()] = field(default=None, validator=above(0))
-    """Optimizer steps of the whole run, regardless of `epochs`; null: as many as the epochs take."""
+    """Optimizer steps of the whole run, regardless of `epochs`; null: determined by `epochs`."""
 
     optimizer: Annotated[Component[Optimizer], Passed(1)] = field(
-        default=lazy(AdamW, lr=2e-5, fused=True), validator=RATES
+        default=lazy(AdamW, lr=2e-5, fused=True), validator=OPTIMIZER_RANGES
     )
     """The optimizer; the recipe passes the trained parameters."""
     lr_scheduler: Annotated[Component[LRScheduler] | None, Passed(1)] = field(
         default=lazy(cosine_with_warmup),
         validator=arguments(warmup_steps=_WARMUP, min_ratio=between(0, 1)),
     )
-    """Learning rate by optimizer step; the recipe passes the optimizer. Null: constant."""
+    """The learning rate schedule; the recipe passes the optimizer. Null: constant."""
     clip_grad_norm: float | None = field(default=1.0, validator=above(0))
-    """Longer gradients are scaled down to this L2 norm; null: no clipping."""
+    """Maximum L2 norm of the gradient, which is scaled down if it is larger; null: no clipping."""
     non_finite: Annotated[Literal["stop", "skip"], MayChange()] = "stop"
-    """What happens at a NaN or infinite loss or gradient: stop ends the run, skip skips up to nine steps in a row."""
+    """What to do at a NaN or infinite loss or gradient. stop: end the run; skip: skip the step, up to nine in a row."""
 
-    validation: Annotated[Validation | None, MayChange()] = field(default=None, validator=_of_the_same_kind)
-    """Held-out rows and how often their loss is computed; null: no validation."""
+    validation: Annotated[Validation | None, MayChange()] = field(
+        default=None, validator=_check_validation_dataset
+    )
+    """Validation on held-out rows; null: no validation."""
 
     metric_logger: Annotated[Component[MetricLogger] | list[Component[MetricLogger]] | None, MayChange()] = (
-        field(default=lazy(DiskLogger, log_dir=ref("output_dir")), validator=_installed)
+        field(default=lazy(DiskLogger, log_dir=ref("output_dir")), validator=_check_packages)
     )
-    """Loggers of metrics in addition to `metrics.jsonl`, one or a list; null: none."""
+    """One or more loggers that receive metrics in addition to `metrics.jsonl`; null: none."""
     log_every_n_steps: Annotated[int, MayChange()] = field(default=1, validator=above(0))
-    """Optimizer steps between two calls of the logger; `metrics.jsonl` has every step."""
+    """Optimizer steps between calls of the loggers; `metrics.jsonl` has every step."""
     profiling: Annotated[Profiling | None, MayChange()] = None
     """Which steps torch.profiler records; null: none."""
     checkpoints: Annotated[Checkpoints, MayChange()] = field(factory=Checkpoints)
@@ -147,7 +149,7 @@ class FinetuneConfig:
 
     @property
     def step_limit(self) -> int | None:
-        """The optimizer step at which the run ends at the latest; None: it ends with its epochs."""
+        """The maximum number of optimizer steps; None: the run ends with its epochs."""
         if self.max_steps is not None or self.max_steps_per_epoch is None:
             return self.max_steps
         return self.epochs * self.max_steps_per_epoch

@@ -1,4 +1,4 @@
-"""FLOPs of a training step, and the peak of a device."""
+"""FLOPs of a training step, and the peak throughput of a device."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from torchtune.data import Batch
-from torchtune.modules import Decoder, active_shares
+from torchtune.modules import Decoder, active_fractions
 from torchtune.runs import published_peak
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
-    """Return the published peak of a device (FLOP/s); None if it is not known.
+    """Return the published peak throughput of a device (FLOP/s), or None if unknown.
 
     Args:
         device: The device of this rank.
@@ -23,40 +23,43 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 
 
 def step_flops(model: Decoder) -> Callable[[Sequence[Batch]], float]:
-    """Return a function that counts the FLOPs of a forward and a backward pass over batches.
+    """Return a function that counts the FLOPs of the forward and backward passes over batches.
 
-    Each weight of a matrix takes two FLOPs per token in the forward pass, two for the gradient of its input, and two
-    more for its gradient if it is trained; the output head counts at every token, the embedding does not. Attention
-    takes four per pair of query and key and per channel of its heads, and twice that in the backward pass; only pairs
-    that the mask admits count. This is what the plain algorithm needs for the useful tokens: recomputation and padding
-    do not count (PaLM, arXiv 2204.02311, appendix B, which ignores the mask).
+    Each matrix weight takes two FLOPs per token in the forward pass, two for the gradient of its input, and two more
+    for its gradient if it is trained. The output head counts at every token; the embedding does not count. Attention
+    takes four FLOPs per query-key pair and head channel in the forward pass and eight in the backward pass; only pairs
+    that the mask admits count. Padding and recomputation do not count (model FLOPs as in PaLM, arXiv 2204.02311,
+    appendix B, which ignores the mask).
 
     Args:
-        model: Its matrices, which of them are trained, and the share of tokens that use each (`active_shares`).
+        model: The model, with `requires_grad` set as in training. Weights that only some tokens use, such as experts,
+            count by their share of tokens (`active_fractions`).
     """
     architecture = model.architecture
     head = model.head_weight
-    shares = active_shares(model)
+    shares = active_fractions(model)
     named = model.named_parameters()
     matrices: list[tuple[Tensor, float]] = [(head, 1.0)]
     matrices += [(p, shares[n]) for n, p in named if p.dim() >= 2 and "embed" not in n and p is not head]
-    every = sum(round(p.numel() * share) for p, share in matrices)
-    trained = sum(round(p.numel() * share) for p, share in matrices if p.requires_grad)
+    n_weights = sum(round(p.numel() * share) for p, share in matrices)
+    n_trained = sum(round(p.numel() * share) for p, share in matrices if p.requires_grad)
     width = architecture.attention.pair_width
-    a_token = 4 * every + 2 * trained
-    layers = [architecture.attention.window_of(i) for i in range(architecture.num_layers)]
-    kinds = {window: layers.count(window) for window in set(layers)}
+    flops_per_token = 4 * n_weights + 2 * n_trained
+    windows = [architecture.attention.window_of(i) for i in range(architecture.num_layers)]
+    layers_per_window = {window: windows.count(window) for window in set(windows)}
 
     def count(batches: Sequence[Batch]) -> float:
         lengths = [length for batch in batches if not batch.is_filler for length in batch.lengths]
-        seen = sum(n * pairs(length, window) for window, n in kinds.items() for length in lengths)
-        return a_token * sum(lengths) + 3 * 4 * seen * width
+        n_pairs = sum(
+            n * pairs(length, window) for window, n in layers_per_window.items() for length in lengths
+        )
+        return flops_per_token * sum(lengths) + 3 * 4 * n_pairs * width
 
     return count
 
 
 def pairs(length: int, window: int | None) -> int:
-    """Count the pairs of query and key that a causal mask, or a sliding window, admits in a sequence."""
+    """Count the query-key pairs that a causal mask or a sliding window admits in a sequence."""
     if window is None or length <= window:
         return length * (length + 1) // 2
     return window * (window + 1) // 2 + (length - window) * window

@@ -1,4 +1,4 @@
-"""How many rows an optimizer step reads on all ranks, compared with a run that resumes."""
+"""The global batch size, compared with that of the saved run when a run resumes."""
 
 import logging
 from typing import Any
@@ -13,11 +13,11 @@ _logger = logging.getLogger(__name__)
 
 @define(eq=False)
 class GlobalBatch:
-    """The rows of an optimizer step on all ranks: a part of a run that reports if a resumed run has another number.
+    """The rows of an optimizer step on all ranks; logs a warning if it changes when a run resumes.
 
     Args:
         batch_size: Rows of a micro-batch on each rank.
-        accumulation: Micro-batches of each rank in a step.
+        accumulation: Micro-batches per optimizer step on each rank.
         world: The ranks of this run.
     """
 
@@ -27,22 +27,22 @@ class GlobalBatch:
 
     @property
     def n_rows(self) -> int:
-        """Rows of a step."""
+        """Rows of an optimizer step on all ranks."""
         return self._batch_size * self._accumulation * self._world.data_size
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
+        """Return the state, for `load_state_dict`."""
         return {"n_rows": self.n_rows, "ranks": self._world.data_size}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with the saved run; a difference is logged with the setting that keeps the number."""
+        """Compare with the saved run; log a difference, with the setting that restores the saved value."""
         saved, per_micro_batch = state["n_rows"], self._batch_size * self._world.data_size
         if saved == self.n_rows or not self._world.is_main:
             return
         advice = f"set gradient_accumulation_steps={saved // per_micro_batch} to keep it"
         if saved % per_micro_batch:
             ranks = counted(self._world.data_size, "rank")
-            advice = f"no gradient_accumulation_steps keeps it with {ranks} of batch_size rows"
+            advice = f"no gradient_accumulation_steps keeps it with this batch_size on {ranks}"
         ranks = f" on {counted(state['ranks'], 'rank')}"
         _logger.warning(
             "the global batch is %s now (was %d%s); %s", counted(self.n_rows, "row"), saved, ranks, advice

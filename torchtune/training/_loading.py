@@ -1,4 +1,4 @@
-"""The section of a config for reading rows and making batches."""
+"""The config section for reading rows and building batches."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,37 +13,39 @@ from torchtune.runs import RunFolder
 
 @define(kw_only=True)
 class Packing:
-    """Packs of several examples, which do not attend to each other; almost no position is padding."""
+    """Combine several examples into packs, which leaves almost no padding; examples do not attend to each other."""
 
     length: int = field(default=2048, validator=above(1))
-    """Positions of a pack; a longer example is cut at its end."""
+    """Length of a pack (tokens); longer examples are truncated at their end."""
     fit: Literal["best", "first"] = "best"
-    """How packs are filled: "best": the longest example goes into the fullest pack that has room; "first": in order."""
+    """How packs are filled. best: the longest examples first, each into the fullest pack with room for it; first: in
+    order."""
     window: int = field(default=1024, validator=above(0))
-    """Examples that are packed together; more fill packs better, and take more memory."""
+    """Number of examples that are packed together (the packing window). A larger window leaves less padding and uses
+    more memory."""
     share_prefixes: bool = True
-    """Compute what all examples of a pack begin with once, such as the prompt's first words or a system message; values
-    and gradients are those of separate examples. With dropout, they draw its masks together."""
+    """Compute a prefix that all examples of a pack share, such as a system message, only once. Losses and gradients are
+    those of separate examples; with dropout, the examples share the masks of the prefix."""
 
 
-def _not_with_packing(section: "Loading", _: object, value: bool) -> None:
+def _check_not_packed(section: "Loading", _: object, value: bool) -> None:
     if value and section.packing is not None:
-        message = "without effect on packed examples, as all packs are of one length; leave one out"
+        message = "has no effect with packing, as all packs have the same length; set only one of them"
         raise FieldError(message, "group_by_length", "packing")
 
 
 @define(kw_only=True)
 class Loading:
-    """How rows are read, encoded and put into batches."""
+    """How rows are read, encoded and batched."""
 
     packing: Packing | None = None
-    """Packs of several examples; null: a row of a batch holds one, padded to the longest of its batch."""
-    group_by_length: bool = field(default=False, validator=_not_with_packing)
-    """Bring unpacked examples of similar length together; saves padding, and makes the order less random."""
+    """Pack several examples into each row of a batch; null: one example per row, padded to the longest of the batch."""
+    group_by_length: bool = field(default=False, validator=_check_not_packed)
+    """Batch unpacked examples of similar length; reduces padding, and makes the order less random."""
     workers: Annotated[int, MayChange()] = field(default=1, validator=at_least(0))
-    """Processes of each rank that encode rows ahead; 0: each is encoded when it is needed."""
+    """Processes on each rank that encode rows in advance; 0: encode rows when they are needed."""
     token_cache: Annotated[LocalPath | None, MayChange()] = None
-    """Folder of encoded rows, which any number of runs share; null: rows are encoded whenever they are read."""
+    """Folder for a cache of encoded rows, which several runs can share; null: no cache."""
 
     def batches(  # noqa: PLR0913 - batches depend on all of them.
         self,
@@ -57,17 +59,18 @@ class Loading:
         output_dir: str | None = None,
         logs: bool = True,
     ) -> Batches[ItemT]:
-        """Make the batches of this rank.
+        """Build the batches of this rank.
 
         Args:
-            dataset: The rows; it has a length.
-            tokenizer: Its padding id is used.
+            dataset: The training rows; it has a length.
+            tokenizer: The tokenizer, for its padding id.
             model: Limits the length of sequences; it may be on the meta device.
             world: The ranks of this run.
-            batch_size: Rows of a batch on each rank.
-            shuffle: Read the rows in a new order every epoch.
-            output_dir: The run's folder, whose `run.json` counts rows that were cut or skipped; None: only logged.
-            logs: Log which rows were cut or skipped.
+            batch_size: Rows of a micro-batch on each rank.
+            shuffle: Shuffle the rows in every epoch.
+            output_dir: The run's folder; its `run.json` records how many rows were truncated or skipped. None: not
+                recorded.
+            logs: Log which rows were truncated or skipped.
 
         Raises:
             OSError: The token cache's folder cannot be created.

@@ -1,4 +1,4 @@
-"""Report the metrics of a run: to `metrics.jsonl`, loggers and the terminal."""
+"""Write the metrics of a run to `metrics.jsonl`, loggers and the terminal."""
 
 import json
 import math
@@ -27,38 +27,39 @@ if TYPE_CHECKING:
 class Metrics:
     """The metrics of each optimizer step, written by rank 0.
 
-    `<output_dir>/metrics.jsonl` gets one JSON object a step:
+    `<output_dir>/metrics.jsonl` has one JSON object per step:
 
-    - `step`: from 1.
-    - `loss`: mean over all ranks: each term divided by its count, as a rule the step's target tokens.
-    - `lr`: of the first parameter group.
-    - `grad_norm`: L2, before clipping.
-    - `tokens_per_second`: useful tokens of all ranks, without padding, by the time since the step before.
-    - `padding_share`: of the tokens computed, from 0 to 1.
-    - `peak_memory_bytes`: of rank 0, allocated on its GPU or resident in its process.
-    - `mfu`: FLOPs that the step's useful tokens need (`step_flops`), as a share of the devices' peak, if that is
-      known.
-    - the terms of the loss if there are several, the metrics of the scorer, and what else the recipe passes to
-      `Run.update`, by their names.
+    - `step`: the optimizer step, from 1.
+    - `loss`: mean over all ranks; each term is divided by its count, usually the step's target tokens.
+    - `lr`: learning rate of the first parameter group.
+    - `grad_norm`: L2 norm of the gradient before clipping.
+    - `tokens_per_second`: tokens of all ranks, without padding, divided by the time since the previous step.
+    - `padding_share`: share of the positions that are padding, from 0 to 1.
+    - `peak_memory_bytes`: peak memory of rank 0, allocated on its GPU or resident in its process.
+    - `mfu`: model FLOPs utilization: the step's model FLOPs (`step_flops`) as a share of the devices' peak; missing if
+      the peak is unknown.
+    - by name: the terms of the loss if there are several, the metrics of the scorer, and further values that the recipe
+      passes to `Run.update`.
 
-    A skipped step, without a target token or without a finite loss or gradient, has a loss, lr and norm of null. A
-    validation is a separate object, after that of its step: `step`, `validation_loss` (null if it is
-    not finite), `validation_targets`, and the terms and metrics with `validation_` before their names.
+    The loss, lr and grad_norm of a skipped step (no target token, or a NaN or infinite loss or gradient) are null. A
+    validation is a separate object, after that of its step: `step`, `validation_loss` (null if it is not finite),
+    `validation_targets`, and the terms and metrics, with the prefix `validation_`.
 
-    On a terminal a progress bar shows loss, speed, padding and the time left; if standard error is none, a line of text
-    is written every `log_every` steps instead.
+    On a terminal, a progress bar shows loss, speed, padding and remaining time. If standard error is not a terminal, a
+    line is written every `log_every` steps instead.
 
-    Use it as a context manager, so that the loggers are closed also when the run fails.
+    Use it as a context manager, so that the loggers are closed even if the run fails.
 
     Args:
         output_dir: The run's folder.
-        loggers: Get the same numbers; none on ranks other than 0. One that raises is reported and removed.
+        loggers: The loggers, which receive the same values; empty on ranks other than 0. A logger that raises is
+            reported and removed.
         world: The ranks of this run.
-        step: Optimizer steps taken so far; lines of `metrics.jsonl` of later steps are dropped.
+        step: Optimizer steps taken so far; lines of later steps in `metrics.jsonl` are removed.
         total_steps: Optimizer steps of the whole run, which may be an estimate.
-        log_every: Optimizer steps between two calls of the loggers and two plain lines.
-        peak: Peak of each device, FLOP/s; None: not known.
-        profiling: Which steps are recorded; None: none.
+        log_every: Optimizer steps between calls of the loggers, and between lines of text.
+        peak: Peak throughput of each device (FLOP/s); None: unknown.
+        profiling: Which steps are profiled; None: none.
     """
 
     _output_dir: str
@@ -79,7 +80,7 @@ class Metrics:
         self._stack = ExitStack()
         self._path = RunFolder(self._output_dir).metrics
         if self._world.is_main:
-            cut_back(self._path, self._step or -1)  # from the start, the first validation is repeated as well
+            cut_back(self._path, self._step or -1)  # at step 0, the first validation is repeated as well
 
     def __enter__(self) -> Self:
         self._stack.callback(self._loggers.close)
@@ -89,7 +90,9 @@ class Metrics:
             if sys.stderr.isatty():
                 from tqdm import tqdm
 
-                columns, lines = shutil.get_terminal_size()  # tqdm draws nothing if a terminal reports 0
+                columns, lines = (
+                    shutil.get_terminal_size()
+                )  # tqdm draws nothing if the terminal reports size 0
                 self._bar = tqdm(
                     total=self._total_steps,
                     initial=self._step,
@@ -103,7 +106,7 @@ class Metrics:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """End the profile, and close the bar, the file and the loggers."""
+        """Close the profiler, the progress bar, the file and the loggers."""
         self._stack.__exit__(*error)
 
     def log(self, values: StepValues) -> None:
@@ -119,8 +122,8 @@ class Metrics:
         """Record a step whose update was skipped; all ranks must call it.
 
         Args:
-            values: Its numbers, whose loss, learning rate and norm are not written.
-            reason: Why it was skipped.
+            values: The step's values; loss, learning rate and gradient norm are not written.
+            reason: Why the step was skipped.
         """
         self._n_skipped += 1
         numbers: dict[str, float | None] = {"loss": None, "lr": None, "grad_norm": None}
@@ -141,45 +144,45 @@ class Metrics:
         Args:
             step: Optimizer steps so far.
             loss: Mean over the held-out rows; None if it is not finite.
-            n_targets: How many target tokens they have.
+            n_targets: Number of target tokens in the held-out rows.
             reported: Terms and metrics by name.
-            answers: Prompts with the answers of the model.
-            is_best: Whether no loss was lower so far.
+            answers: Prompts with the model's answers.
+            is_best: Whether the loss is the lowest so far.
         """
         if not self._world.is_main:
             return
-        more = {f"validation_{name}": value for name, value in reported.items() if math.isfinite(value)}
-        self._write({"step": step, "validation_loss": loss, "validation_targets": n_targets, **more})
+        terms = {f"validation_{name}": value for name, value in reported.items() if math.isfinite(value)}
+        self._write({"step": step, "validation_loss": loss, "validation_targets": n_targets, **terms})
         text = "is NaN or infinite" if loss is None else f"{loss:.4f}"
         self._validation = f"validation {text}"
-        self.note(f"step {step}: validation loss {text}{', the lowest so far' * (is_best and step > 0)}")
+        self.note(f"step {step}: validation loss {text}{' (lowest so far)' * (is_best and step > 0)}")
         for prompt, answer in answers:
-            self.note(f"  {_shortened(prompt, 40)} {_shortened(answer, 80)}")
+            self.note(f"  {_quote(prompt, 40)} {_quote(answer, 80)}")
         if loss is not None:
-            self._loggers.log_dict({"validation_loss": loss, **more}, step)
+            self._loggers.log_dict({"validation_loss": loss, **terms}, step)
 
     def end_profiled_step(self) -> None:
-        """Tell the profiler that a step ends; all ranks must call it."""
+        """Notify the profiler of the end of a step; all ranks must call it."""
         started = time.perf_counter()
         self._step_done()
         self.exclude_time(time.perf_counter() - started)  # writing a profile is not part of a step
 
     def step_seconds(self, ended_at: float) -> float:
-        """Return how long a step took, without the seconds of `exclude_time`.
+        """Return the duration of a step (s), without the time passed to `exclude_time`.
 
         Args:
-            ended_at: When the step ended, from which the next one is timed (s, `time.perf_counter`).
+            ended_at: When the step ended and the next one began (s, `time.perf_counter`).
         """
         seconds = ended_at - self._since
         self._since = ended_at
         return seconds
 
     def exclude_time(self, seconds: float) -> None:
-        """Leave seconds, such as those of a validation, out of the speed of steps."""
+        """Exclude time, such as that of a validation, from the duration of the current step (s)."""
         self._since += seconds
 
     def note(self, text: str) -> None:
-        """Write a line for the user, on rank 0."""
+        """Print a line to standard error, on rank 0."""
         if not self._world.is_main:
             return
         if self._bar is not None:
@@ -223,15 +226,15 @@ class Metrics:
             print(f"step {step}/{max(step, self._total_steps)}: {text}", file=sys.stderr, flush=True)
 
 
-def _shortened(text: str, longest: int) -> str:
-    """Return text as one line in quotation marks, cut if it is too long."""
+def _quote(text: str, longest: int) -> str:
+    """Return text as one quoted line, truncated to a number of characters."""
     line = " ".join(text.split())
     return f"“{line}”" if len(line) <= longest else f"“{line[: longest - 1].rstrip()}…”"
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Drop the lines of a run's file that are of later steps, or that a killed run left unfinished."""
-    if not path.is_file():  # nor a device such as /dev/full, which has no end
+    """Remove the lines of a run's file that belong to later steps or are incomplete."""
+    if not path.is_file():  # a device such as /dev/full would be endless
         return
     # Not `splitlines`, which also splits at Unicode separators within a text.
     with path.open(encoding="utf-8", newline="\n") as file:

@@ -1,31 +1,33 @@
-"""Errors with which an optimizer of others rejects its parameters, as mistakes in the config."""
+"""Report errors of third-party optimizers that reject their parameters as mistakes in the config."""
 
 from typing import Any
 
 from torchtune.config import ConfigError, InstantiationError, Mistake
-from torchtune.config.model import is_users_own
-from torchtune.runs import means_no_memory
+from torchtune.config.model import is_user_code
+from torchtune.runs import is_out_of_memory
 
 
-def build_error(error: InstantiationError, made_by: Any) -> ConfigError | None:
-    """Return the error of a config whose optimizer cannot be built; None: it may be a defect, and needs its traceback.
+def build_error(error: InstantiationError, factory: Any) -> ConfigError | None:
+    """Return a config error for an optimizer that cannot be built, or None if the original error must be raised.
+
+    The original error is kept if it may be a bug, whose traceback is needed.
 
     Args:
-        error: What building it has raised.
-        made_by: Its class, or the function that builds it.
+        error: The error from building the optimizer.
+        factory: The optimizer's class, or the function that builds it.
     """
-    if not _is_rejection(error.__cause__, made_by):
+    if not _is_rejection(error.__cause__, factory):
         return None
     mistake = Mistake("component", error.message, path=error.path or ("optimizer",))
     return ConfigError([mistake._replace(location=error.location or mistake.location)])
 
 
 def step_error(error: Exception, optimizer_class: type) -> ConfigError | None:
-    """Return the error of a config whose optimizer fails in its first step; None: it needs its traceback.
+    """Return a config error for an optimizer whose first step fails, or None if the original error must be raised.
 
     Args:
-        error: What the step has raised.
-        optimizer_class: The optimizer's.
+        error: The error from the step.
+        optimizer_class: The class of the optimizer.
     """
     if optimizer_class.__module__.startswith("torch.") or not _is_rejection(error, optimizer_class):
         return None
@@ -34,7 +36,7 @@ def step_error(error: Exception, optimizer_class: type) -> ConfigError | None:
     return ConfigError([Mistake("component", message, path=("optimizer",))])
 
 
-def _is_rejection(error: BaseException | None, made_by: Any) -> bool:
-    """Tell whether an error says what an optimizer does not support, and is not for the author of a recipe to debug."""
-    is_rejection = isinstance(error, (RuntimeError, AssertionError)) and not means_no_memory(error)
-    return is_rejection and not is_users_own(made_by)
+def _is_rejection(error: BaseException | None, factory: Any) -> bool:
+    """Return whether an error means that a library's optimizer does not support its parameters."""
+    is_rejection = isinstance(error, (RuntimeError, AssertionError)) and not is_out_of_memory(error)
+    return is_rejection and not is_user_code(factory)

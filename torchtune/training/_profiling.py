@@ -1,4 +1,4 @@
-"""Traces of steps by torch.profiler."""
+"""Profile steps with torch.profiler."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -20,27 +20,27 @@ _logger = logging.getLogger(__name__)
 
 @define(kw_only=True)
 class Profiling:
-    """Record some steps by torch.profiler, in `profile/` of the run's folder."""
+    """Profile some steps with torch.profiler, and write the traces to `profile/` in the run's folder."""
 
     first_step: int = field(default=3, validator=at_least(2))
-    """The first recorded step, counted from this start of the run; the steps before it are warm-up."""
+    """The first recorded step, counted from where this command starts or resumes the run; earlier steps are warm-up."""
     n_steps: int = field(default=2, validator=above(0))
-    """How many steps are recorded."""
+    """Number of recorded steps."""
     memory: bool = False
-    """Record allocations as well."""
+    """Also record memory allocations."""
     stacks: bool = False
-    """Record Python stacks; slows the steps down, and makes traces large."""
+    """Also record Python stacks; slows steps down and makes traces large."""
 
 
 @contextmanager
 def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterator[Callable[[], None]]:
-    """Record the steps of a config's section; the function that it yields must be called after every step.
+    """Profile the steps that a config selects; the yielded function must be called after every step.
 
-    Each rank writes `profile/rank_<r>.json`, which https://ui.perfetto.dev and chrome://tracing show, and
-    `profile/rank_<r>.txt`, the operators by their time.
+    Each rank writes `profile/rank_<r>.json`, for https://ui.perfetto.dev or chrome://tracing, and
+    `profile/rank_<r>.txt`, a table of operators sorted by time.
 
     Args:
-        section: The config's; None: nothing is recorded.
+        section: The config section; None: nothing is recorded.
         output_dir: The run's folder.
         world: The ranks of this run.
     """
@@ -49,7 +49,7 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
         return
     from torch.profiler import ProfilerActivity, profile, schedule
 
-    written: list[bool] = []
+    traces: list[bool] = []
     folder = RunFolder(output_dir).profile
     kinds = [ProfilerActivity.CPU]
     if world.device.type == "cuda":
@@ -57,15 +57,15 @@ def profiled(section: Profiling | None, output_dir: str, world: World) -> Iterat
     with profile(
         activities=kinds,
         schedule=schedule(wait=section.first_step - 2, warmup=1, active=section.n_steps, repeat=1),
-        on_trace_ready=lambda trace: written.append(_write(trace, folder, world)),
+        on_trace_ready=lambda trace: traces.append(_write(trace, folder, world)),
         profile_memory=section.memory,
         with_stack=section.stacks,
         acc_events=True,
     ) as profiler:
         yield profiler.step
-    if not written and world.is_main:
+    if not traces and world.is_main:
         _logger.warning(
-            "no step was recorded: the run ended before the %d steps from profiling.first_step=%d on",
+            "no profile was written: the run ended before it had recorded %d steps from profiling.first_step=%d",
             section.n_steps,
             section.first_step,
         )
@@ -79,5 +79,5 @@ def _write(trace: "profile", folder: Path, world: World) -> bool:
     table = trace.key_averages().table(sort_by=order, row_limit=40)
     (folder / f"{name}.txt").write_text(table, encoding="utf-8")
     if world.is_main:
-        _logger.warning("the profile of these steps is in %s", folder)
+        _logger.warning("profile written to %s", folder)
     return True

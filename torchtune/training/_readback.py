@@ -1,4 +1,4 @@
-"""Copies from a device to the host for which the host does not wait."""
+"""Asynchronous copies from a device to the host."""
 
 from collections.abc import Mapping
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Readback:
-    """One asynchronous copy of some scalars to the host.
+    """An asynchronous copy of scalars to the host.
 
-    On a GPU they go into pinned memory after what the device has still to do, and `read` waits for that copy alone;
-    read a step later, it arrived long ago. On other devices the copy is synchronous.
+    On a GPU, the copy into pinned memory is queued after the device's pending work, and `read` waits only for the copy.
+    Called a step later, `read` usually does not wait at all. On other devices the copy is synchronous.
 
     Args:
         values: Scalars on one device, by name.
@@ -31,7 +31,7 @@ class Readback:
             self._numbers = stacked
 
     def read(self) -> dict[str, float]:
-        """Return the numbers by name, once they have arrived."""
+        """Wait for the copy, and return the values by name."""
         if self._event is not None:
             self.has_waited = not self._event.query()  # type: ignore[no-untyped-call]
             self._event.synchronize()

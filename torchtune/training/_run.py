@@ -1,4 +1,4 @@
-"""A training run: resuming, updates, reports, checkpoints and stopping, called by the recipe's loop."""
+"""A training run, called by the recipe's loop: resuming, optimizer steps, metrics, checkpoints and stopping."""
 
 import signal
 import time
@@ -22,8 +22,8 @@ from torchtune.training._checkpoints import Checkpoints
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._flops import peak_flops, step_flops
 from torchtune.training._global_batch import GlobalBatch
-from torchtune.training._guard import Guard
 from torchtune.training._metrics import Metrics
+from torchtune.training._non_finite import NonFiniteGuard
 from torchtune.training._placement import resolve_dtype
 from torchtune.training._readback import Readback
 from torchtune.training._scaling import LossScale
@@ -38,12 +38,12 @@ from torchtune.training._tokenizer_files import check_tokenizer_files
 
 @frozen
 class _Pending:
-    """A step whose numbers have not been read yet."""
+    """A step whose values have not been read on the host yet."""
 
     step: int
     lr: float
     launched_at: float
-    """When the host had launched all of it (s, `time.perf_counter`)."""
+    """When the host had launched all work of the step (s, `time.perf_counter`)."""
     micro_batches: Sequence[Batch]
     reported: Mapping[str, float]
     readback: Readback
@@ -51,24 +51,25 @@ class _Pending:
 
 
 class Run:
-    """The optimizer steps of a run, which resumes from the newest checkpoint in its folder.
+    """A run of optimizer steps, which resumes from the newest checkpoint in its folder.
 
     Use it as a context manager around the loop.
 
     Args:
         cfg: The run's config.
-        model: Placed; its trained parameters are those with `requires_grad`.
-        optimizer: The optimizer of those parameters.
-        schedule: The learning rates of the optimizer.
+        model: The model, already placed on its device; its trained parameters are those with `requires_grad`.
+        optimizer: The optimizer of the trained parameters.
+        schedule: The learning rate schedule of the optimizer.
         batches: The batches of this rank.
         world: The ranks of this run.
-        parts: Further parts that a checkpoint holds, by name, such as the validator.
-        waits: Read the numbers of a step at once, for which the host waits for the device. Otherwise they are read a
-            step later, and the device skips updates if the optimizer's kernels can. None: False on CUDA, else True.
+        parts: Further stateful parts to include in checkpoints, by name, such as the validator.
+        synchronous: Whether the host waits for the device after each step to read the step's values. If False, they are
+            read a step later, and the device skips updates if the optimizer's kernels support it. None: False on CUDA,
+            else True.
 
     Raises:
-        ConfigError: The tokenizer's folder lacks its files, which are saved with the weights.
-        ValueError: The newest checkpoint is damaged, of another run, or past the last step of this run.
+        ConfigError: The tokenizer's folder lacks the tokenizer files to be saved with the weights.
+        ValueError: The newest checkpoint is damaged, belongs to another run, or is past the last step of this run.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - a run consists of all of these.
@@ -81,22 +82,22 @@ class Run:
         world: World,
         *,
         parts: Mapping[str, Stateful] = MappingProxyType({}),
-        waits: bool | None = None,
+        synchronous: bool | None = None,
     ) -> None:
-        if world.is_main:  # it writes the results; others may not have the folder
+        if world.is_main:  # rank 0 saves the model; other ranks may not have the folder
             check_tokenizer_files(cfg, model)
         self._cfg, self._model, self._batches = cfg, model, batches
         self._total_steps = schedule.total_steps
-        self._waits = world.device.type != "cuda" if waits is None else waits
+        self._synchronous = world.device.type != "cuda" if synchronous is None else synchronous
         self.scale = LossScale(resolve_dtype(cfg.dtype, world.device), world.device)
         self._optimizer, self._schedule, self._world = optimizer, schedule, world
-        self._guard = Guard(
+        self._guard = NonFiniteGuard(
             cfg.non_finite,
             self.scale,
             batches.dataset,
             world,
             RunFolder(cfg.output_dir),
-            on_device=not self._waits,
+            on_device=not self._synchronous,
         )
         is_frozen = any(not p.requires_grad for p in model.parameters())
         self.state = State(
@@ -119,7 +120,7 @@ class Run:
         self._check_length()
         self._flops = step_flops(model)
         self.metrics = _metrics_of(cfg, world, self.state.step, schedule.total_steps)
-        self._saving = Saving(cfg.checkpoints, self.state, batches, world)
+        self._checkpoint_saver = CheckpointSaver(cfg.checkpoints, self.state, batches, world)
         self._stop_requests = StopRequests(world, RunFolder(cfg.output_dir).resume_hint())
         self._stack = ExitStack()
         self._pending: _Pending | None = None
@@ -131,7 +132,7 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all steps are taken: the rows of all epochs are read, or the limit of steps is reached."""
+        """Whether the run is complete: all epochs are read, or the step limit is reached."""
         limit = self._cfg.step_limit
         if limit is not None and self.step >= limit:
             return True
@@ -145,15 +146,15 @@ class Run:
         return self
 
     def _summary(self) -> Iterator[str]:
-        """Yield what the user is told before the first step; only rank 0 prints it."""
+        """Yield the lines to print before the first step, on rank 0."""
         if not self._world.is_main:
             return
         yield from start_summary(self._cfg, self._model, self._batches, self._world, self._total_steps)
         if self.step:
-            yield f"resuming after step {self.step} from {self.state.last_checkpoint()}"
+            yield f"resuming from {self.state.last_checkpoint()}, after step {self.step}"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        """Report the last step and wait for the last checkpoint, unless the run failed on one of several ranks."""
+        """Report the last step and wait for pending checkpoints, unless the run failed on one of several ranks."""
         try:
             if error is None:
                 self._finish()
@@ -168,69 +169,66 @@ class Run:
             self._check_extension()
             if not self._guard.n_updates:
                 raise ValueError(
-                    f"none of the run's {counted(self.step, 'step')} has changed the model: each was skipped; see"
+                    f"the model was not trained: every step was skipped ({counted(self.step, 'step')}); see"
                     " metrics.jsonl"
                 )
         finally:
             self.state.wait()
 
     def _check_extension(self) -> None:
-        """Reject an extension that has trained nothing, which is known only once the run is loaded."""
+        """Raise if an extended run trained no step, which is known only once its checkpoint is loaded."""
         folder = RunFolder(self._cfg.output_dir)
         (is_unchanged,) = self._world.any(self.step == folder.extended_at)
         if not is_unchanged:
             return
         if self._world.is_main:
             folder.finish()
-        advice = "early stopping had ended the run (validation.patience); write another output_dir"
+        advice = "early stopping ended it (validation.patience); set another output_dir"
         if self.is_complete:
-            advice = "epochs or a step limit still ends the run; raise it"
-        raise ValueError(
-            f"no step was trained after step {self.step}, from which the run is extended: {advice}"
-        )
+            advice = "the run already has the steps that epochs or a step limit allow; raise the limit"
+        raise ValueError(f"the run was not extended beyond step {self.step}: {advice}")
 
     def _finish_after(self, error: Exception) -> None:
-        """Do the same after an error of the loop; further errors become notes of that one."""
+        """Finish after an error in the loop; further errors are added to it as notes."""
         for finish in (self.read_numbers, self.state.wait):
             try:
                 finish()
             except Exception as other:
-                error.add_note(f"after that: {type(other).__name__}: {other}")
+                error.add_note(f"a second error followed: {type(other).__name__}: {other}")
 
     def update(self, sums: StepSums, grad_norm: Tensor, **reported: float) -> None:
-        """Take the optimizer's step, advance learning rate and loss scale, and report it; all ranks must call it.
+        """Step the optimizer, the learning rate and the loss scale, and report the step; all ranks must call it.
 
-        The update is skipped if the loss or the gradient is not finite (`Guard`); the learning rate depends on the
-        step's number alone.
+        The update is skipped if the loss or gradient is not finite (`NonFiniteGuard`). The learning rate depends only
+        on the number of steps, skipped ones included.
 
         Args:
             sums: The scores of the step's micro-batches.
             grad_norm: The result of `clip_gradients`.
-            **reported: Further numbers for `metrics.jsonl`, the loggers and plots, equal on all ranks.
+            **reported: Further values for `metrics.jsonl`, the loggers and plots, equal on all ranks.
 
         Raises:
-            ValueError: A further number has the name of another.
-            FloatingPointError: The loss or gradient of this step or the one before is not finite, and the run has to
-                end.
+            ValueError: The name of a further value is already in use.
+            FloatingPointError: The loss or gradient of this or the previous step is not finite, and ends the run.
         """
         check_names(reported.keys() & (RESERVED | {*sums.reported}))
-        self.read_numbers()  # of the step before, whose update was skipped on the device if it was not finite
+        self.read_numbers()  # of the previous step, whose update the device skipped if it was not finite
         self.state.step += 1
         batches = sums.micro_batches
-        facts = {
+        extra_sums = {
             "n_tokens": float(sum(batch.n_tokens for batch in batches)),
             "n_positions": float(sum(batch.tokens.numel() for batch in batches)),
             "n_padding": float(sum(batch.n_padding for batch in batches)),
             "flops": self._flops(batches),
         }
-        numbers = sums.means(facts)
+        numbers = sums.means(extra_sums)
         numbers["n_counted"] = sums.n_counted
         numbers["loss_scale"] = self.scale.on(sums.n_counted.device)
-        numbers["grad_norm"] = grad_norm.to(sums.n_counted.device)  # of offloaded gradients, it is on the CPU
+        numbers["grad_norm"] = grad_norm.to(sums.n_counted.device)  # on the CPU if gradients are offloaded
         self._guard.update(self._optimizer, numbers["loss"], numbers["grad_norm"], sums.n_counted)
         losses = {f"loss of micro-batch {i}": loss for i, loss in enumerate(sums.losses)}
         readback = Readback(
-            {**{name: numbers[name] for name in (*_ALWAYS, *facts, *sums.reported)}, **losses}
+            {**{name: numbers[name] for name in (*_STEP_SCALARS, *extra_sums, *sums.reported)}, **losses}
         )
         self.metrics.end_profiled_step()
         launched_at = time.perf_counter()
@@ -238,43 +236,43 @@ class Run:
             self.step, self._schedule.lr, launched_at, batches, reported, readback, self.is_complete
         )
         self._schedule.step()
-        if self._waits:
+        if self._synchronous:
             self.read_numbers()
 
     def read_numbers(self) -> None:
-        """Read and report the numbers of the last step if they have not been read yet; all ranks must call it.
+        """Read and report the values of the last step if they have not been read yet; all ranks must call it.
 
         Raises:
-            FloatingPointError: Its loss or gradient is not finite, and the run has to end.
+            FloatingPointError: The loss or gradient of that step is not finite, and ends the run.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return
         numbers = pending.readback.read()
-        # If the host had to wait, the device is slower and has finished the step just now.
+        # If the host had to wait, the device has only just finished the step.
         ended_at = time.perf_counter() if pending.readback.has_waited else pending.launched_at
         values = _values_of(pending, numbers, self.metrics.step_seconds(ended_at))
-        reason = self._guard.judge(values)
+        reason = self._guard.skip_reason(values)
         if reason is None:
             self.metrics.log(values)
         else:
             self.metrics.skip(values, reason)
 
     def save_if_due(self) -> None:
-        """Write a checkpoint if one is due, or if a signal asked the run to stop; all ranks must call it.
+        """Write a checkpoint if one is due or a signal requested a stop; all ranks must call it.
 
         Raises:
-            Stopped: A signal asked the run to stop; its last step has a checkpoint.
+            Stopped: A signal requested a stop; a checkpoint of the last step is written.
             OSError: A checkpoint cannot be written.
-            FloatingPointError: As for `read_numbers`; no checkpoint of such a step is written.
+            FloatingPointError: As for `read_numbers`; no checkpoint of that step is written.
         """
         self.state.check()
-        is_due = self._saving.is_due()
-        is_due |= self.is_complete and self._saving.is_enabled
+        is_due = self._checkpoint_saver.is_due()
+        is_due |= self.is_complete and self._checkpoint_saver.is_enabled
         is_due, stops = self._world.any(is_due, self._stop_requests.received is not None)
         if is_due or stops:
             self.read_numbers()
-            self._saving.save()
+            self._checkpoint_saver.save()
         if stops and not self.is_complete:
             self._stop()
 
@@ -284,14 +282,14 @@ class Run:
         number = self._stop_requests.received or signal.SIGTERM
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {self.step} of {self._total_steps};"
-            f" {self.state.last_checkpoint()} is written, and {RunFolder(self.state.output_dir).resume_hint()}",
+            f" checkpoint written to {self.state.last_checkpoint()}; {RunFolder(self.state.output_dir).resume_hint()}",
             number,
         )
 
     def _check_length(self) -> None:
-        """Reject a config that ends before the step at which the run resumes."""
+        """Raise if the config ends the run before the step from which it resumes."""
         cfg, batches = self._cfg, self._batches
-        epochs = batches.epoch + (not batches.is_between_epochs)  # begun so far
+        epochs = batches.epoch + (not batches.is_between_epochs)  # including the current one
         if cfg.step_limit is not None and self.step > cfg.step_limit:
             end = f"the {counted(cfg.step_limit, 'step')}"
         elif self.step and cfg.max_steps is None and epochs > cfg.epochs:
@@ -299,17 +297,19 @@ class Run:
         else:
             return
         raise ValueError(
-            f"the run is at step {self.step} of epoch {epochs} already, past {end} of its config; raise epochs or the"
-            " step limits, or write another output_dir"
+            f"the run is already at step {self.step} of epoch {epochs}, past {end} of its config; raise epochs or the"
+            " step limits, or set another output_dir"
         )
 
 
-_ALWAYS = ("loss", "grad_norm", "loss_scale", "n_counted")
+_STEP_SCALARS = ("loss", "grad_norm", "loss_scale", "n_counted")
 
 
 def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> StepValues:
     losses = [numbers.pop(f"loss of micro-batch {i}") for i in range(len(pending.micro_batches))]
-    known = {name: numbers.pop(name) for name in (*_ALWAYS, "n_tokens", "n_positions", "n_padding", "flops")}
+    scalars = {
+        name: numbers.pop(name) for name in (*_STEP_SCALARS, "n_tokens", "n_positions", "n_padding", "flops")
+    }
     return StepValues(
         step=pending.step,
         lr=pending.lr,
@@ -318,12 +318,12 @@ def _values_of(pending: _Pending, numbers: dict[str, float], seconds: float) -> 
         micro_batches=pending.micro_batches,
         is_last=pending.is_last,
         reported={**numbers, **pending.reported},
-        **known,
+        **scalars,
     )
 
 
 def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) -> Metrics:
-    """Build the metrics of a run; only rank 0 has loggers."""
+    """Build the metrics of a run, with its loggers on rank 0."""
     loggers = cfg.metric_logger if isinstance(cfg.metric_logger, list) else [cfg.metric_logger]
     return Metrics(
         cfg.output_dir,
@@ -338,13 +338,13 @@ def _metrics_of(cfg: FinetuneConfig, world: World, step: int, total_steps: int) 
 
 
 @define(eq=False, slots=False)
-class Saving:
+class CheckpointSaver:
     """Decides when a checkpoint is due, and writes it.
 
     Args:
-        section: The rules.
-        state: Writes checkpoints.
-        batches: Their epoch.
+        section: The config section that sets when checkpoints are due.
+        state: The state of the run, which writes checkpoints.
+        batches: The batches of this rank, which count epochs.
         world: The ranks of this run.
     """
 
@@ -359,7 +359,7 @@ class Saving:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether the rules ask for any checkpoint; then the last step of a run has one, from which it is extended."""
+        """Whether the run writes checkpoints at all; if so, also after its last step, from which it can be extended."""
         section = self._section
         return section.at_epoch_ends or (section.every_n_steps, section.every_n_minutes) != (None, None)
 
@@ -368,10 +368,10 @@ class Saving:
         section, step = self._section, self._state.step
         minutes = section.every_n_minutes
         elapsed = time.monotonic() - self._saved_at
-        is_time = minutes is not None and self._world.is_main and elapsed >= 60 * minutes
+        is_time_up = minutes is not None and self._world.is_main and elapsed >= 60 * minutes
         epoch_ended = section.at_epoch_ends and self._batches.epoch > self._epoch
         return (
-            is_time
+            is_time_up
             or epoch_ended
             or (section.every_n_steps is not None and step % section.every_n_steps == 0)
         )

@@ -1,7 +1,7 @@
-"""Learning rates over a run: warm-up, then a curve; and how many optimizer steps a run takes.
+"""Learning rate schedules with warm-up, and the building of schedulers and optimizers.
 
-Each builder is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
-So is any schedule of torch; one with an argument `total_steps` gets the run's, unless the config sets it.
+Each schedule is a component: `lr_scheduler: Component[LRScheduler] = lazy(cosine_with_warmup, warmup_steps=10)`.
+So is any scheduler of torch. A `total_steps` argument is set to the length of the run, unless the config sets it.
 """
 
 import inspect
@@ -16,26 +16,26 @@ from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from torchtune.config import Component, FieldError, InstantiationError, instantiate
-from torchtune.internals import lighten, spare_the_compiler
+from torchtune.internals import avoid_dynamo_import, avoid_dynamo_import_in_step
 from torchtune.training._optimizer_errors import build_error
 
 _logger = logging.getLogger(__name__)
 
-_NO_LENGTH = "total_steps: the length of the run is needed; recipes pass it"
+_NO_LENGTH = "total_steps: the number of steps in the run is required; recipes pass it"
 
 
 def build_scheduler(
     component: Component[LRScheduler] | None, optimizer: Optimizer, total_steps: int
 ) -> LRScheduler:
-    """Build a scheduler, and pass it the length of the run if it takes `total_steps`.
+    """Build a learning rate scheduler.
 
     Args:
-        component: The config's; None leaves the learning rates constant.
-        optimizer: Its first argument.
+        component: The config's scheduler; None: constant learning rates.
+        optimizer: The optimizer, passed as the first argument.
         total_steps: Optimizer steps of the run; passed if the component takes it and the config does not set it.
 
     Raises:
-        ValueError: Recipes do not support it.
+        ValueError: Recipes do not support the scheduler.
     """
     if component is None:
         return constant_with_warmup(optimizer)
@@ -44,15 +44,17 @@ def build_scheduler(
     length = {"total_steps": total_steps} if takes_length and is_unset else {}
     scheduler = instantiate(component, optimizer, **length)
     if isinstance(scheduler, ReduceLROnPlateau):
-        message = "ReduceLROnPlateau needs a metric, which recipes do not pass; choose another scheduler"
+        message = (
+            "ReduceLROnPlateau is not supported: recipes do not pass it a metric; choose another scheduler"
+        )
         raise FieldError(message, "lr_scheduler")
     return scheduler
 
 
 class Schedule:
-    """The learning rates of a run: a torch scheduler that knows how long the run is, and resumes with another length.
+    """The learning rate schedule of a run: a torch scheduler that can resume with a different number of steps.
 
-    A run whose length was estimated may take more steps than that; a schedule of a fixed length then stays at its end.
+    If a run takes more steps than estimated, a schedule of fixed length keeps its final learning rates.
 
     Args:
         scheduler: The scheduler (`build_scheduler`).
@@ -66,32 +68,30 @@ class Schedule:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next step, of the first parameter group."""
+        """The learning rate of the first parameter group for the next step."""
         return float(self._scheduler.get_last_lr()[0])
 
     def step(self) -> None:
-        """Advance to the next step's learning rates, whether or not the optimizer's step was skipped."""
-        fixed_length = self._scheduler.state_dict().get(
-            "total_steps"
-        )  # of OneCycleLR, which raises at its end
+        """Advance to the learning rates of the next step, even if this optimizer step was skipped."""
+        fixed_length = self._scheduler.state_dict().get("total_steps")  # OneCycleLR raises past its end
         if fixed_length is not None and self._scheduler.last_epoch >= fixed_length - 1:
             return
         if self._has_stepped:
             self._scheduler.step()
             return
         self._has_stepped = True
-        # torch warns if the first optimizer step was skipped. Other steps do without `catch_warnings`, which makes
-        # Python forget which warnings it has shown: those of libraries would be repeated at every step.
+        # torch warns if the first optimizer step was skipped. Later steps do not use `catch_warnings`, which resets the
+        # registry of warnings already shown, so that warnings of libraries would be repeated at every step.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self._scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
+        """Return the state, for `load_state_dict`."""
         return {"total_steps": self.total_steps, "scheduler": self._scheduler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue a saved schedule; if the length of the run has changed, with the rates of the new length.
+        """Restore a saved schedule; if the length of the run has changed, use the learning rates for the new length.
 
         Raises:
             ValueError: The run's length has changed, and the scheduler cannot change its length.
@@ -100,7 +100,7 @@ class Schedule:
         if has_changed and "total_steps" in saved:
             raise ValueError(
                 f"lr_scheduler: {type(self._scheduler).__name__} was built for {saved['total_steps']} steps and cannot"
-                " change its length; restore epochs and step limits"
+                " change its length; restore the original epochs and step limits"
             )
         self._scheduler.load_state_dict(saved)
         if has_changed and isinstance(self._scheduler, LambdaLR):
@@ -109,17 +109,17 @@ class Schedule:
 
 
 def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimizer:
-    """Build an optimizer of a model's trained parameters.
+    """Build the optimizer of a model's trained parameters.
 
     Args:
-        component: The config's.
-        model: Its trained parameters are those with `requires_grad`.
+        component: The config's optimizer.
+        model: The model; its trained parameters are those with `requires_grad`.
 
     Raises:
-        ConfigError: It rejects the parameters.
-        ValueError: Recipes do not support it.
+        ConfigError: The optimizer rejects the parameters.
+        ValueError: Recipes do not support the optimizer.
     """
-    spare_the_compiler()
+    avoid_dynamo_import()
     try:
         optimizer = instantiate(component, [p for p in model.parameters() if p.requires_grad])
     except InstantiationError as error:
@@ -128,12 +128,12 @@ def build_optimizer(component: Component[Optimizer], model: nn.Module) -> Optimi
             raise
         raise mistake from error
     if isinstance(optimizer, LBFGS):
-        message = "LBFGS needs a closure that computes the loss, which recipes do not pass; choose another"
+        message = "LBFGS is not supported: recipes do not pass it a closure; choose another optimizer"
         raise FieldError(message, "optimizer")
     if isinstance(optimizer, SparseAdam):
-        message = "SparseAdam needs sparse gradients, and models have dense ones; choose another"
+        message = "SparseAdam is not supported: the gradients are dense; choose another optimizer"
         raise FieldError(message, "optimizer")
-    lighten(optimizer)
+    avoid_dynamo_import_in_step(optimizer)
     return optimizer
 
 
@@ -144,14 +144,15 @@ def cosine_with_warmup(
     min_ratio: float = 0.0,
     total_steps: int | None = None,
 ) -> LRScheduler:
-    """Warm up linearly, then fall along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
+    """Warm up linearly, then decay along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5).
 
     Args:
-        optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
-            the first one has peak / warmup_steps. A warm-up that is as long as the run is shortened to a tenth of it.
-        min_ratio: Where the curve ends, as a share of the peak.
-        total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
+        optimizer: The optimizer; its learning rates are the peaks.
+        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
+            the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
+        min_ratio: Final learning rate as a share of the peak.
+        total_steps: Optimizer steps until the decay ends; null: the whole run. The run's last step is one before the
+            end.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -168,14 +169,15 @@ def linear_with_warmup(
     min_ratio: float = 0.0,
     total_steps: int | None = None,
 ) -> LRScheduler:
-    """Warm up linearly, then fall along a straight line.
+    """Warm up linearly, then decay linearly.
 
     Args:
-        optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
-            the first one has peak / warmup_steps. A warm-up that is as long as the run is shortened to a tenth of it.
-        min_ratio: Where the line ends, as a share of the peak.
-        total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
+        optimizer: The optimizer; its learning rates are the peaks.
+        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
+            the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
+        min_ratio: Final learning rate as a share of the peak.
+        total_steps: Optimizer steps until the decay ends; null: the whole run. The run's last step is one before the
+            end.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -186,13 +188,13 @@ def linear_with_warmup(
 def constant_with_warmup(
     optimizer: Optimizer, *, warmup_steps: int | float = 0, total_steps: int | None = None
 ) -> LRScheduler:
-    """Warm up linearly, then stay.
+    """Warm up linearly, then keep the learning rate constant.
 
     Args:
-        optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
-            the first one has peak / warmup_steps.
-        total_steps: Optimizer steps of the run, of which a share is taken; null: all of the run.
+        optimizer: The optimizer; its learning rates are the peaks.
+        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
+            the first step has peak / warmup_steps.
+        total_steps: Optimizer steps of which a share may be the warm-up; null: those of the whole run.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -209,15 +211,16 @@ def warmup_stable_decay(
     min_ratio: float = 0.0,
     total_steps: int | None = None,
 ) -> LRScheduler:
-    """Warm up linearly, stay, then fall along a straight line (Hu et al. 2024, arXiv:2404.06395, section 4).
+    """Warm up linearly, stay constant, then decay linearly (Hu et al. 2024, arXiv:2404.06395, section 4).
 
     Args:
-        optimizer: Its learning rates are the peaks.
-        warmup_steps: Optimizer steps that it takes to reach the peak, or, below 1, their share of the run, rounded up;
-            the first one has peak / warmup_steps. A warm-up that is as long as the run is shortened to a tenth of it.
-        decay_steps: Optimizer steps of the fall, the last ones; null: a tenth of all.
-        min_ratio: Where the line ends, as a share of the peak.
-        total_steps: Optimizer steps until the end; null: all of the run. The run's last step is one before it.
+        optimizer: The optimizer; its learning rates are the peaks.
+        warmup_steps: Optimizer steps of linear warm-up to the peak, or, if below 1, their share of the run, rounded up;
+            the first step has peak / warmup_steps. A warm-up as long as the run is shortened to a tenth of the run.
+        decay_steps: Number of final optimizer steps over which the rate decays; null: a tenth of the run.
+        min_ratio: Final learning rate as a share of the peak.
+        total_steps: Optimizer steps until the decay ends; null: the whole run. The run's last step is one before the
+            end.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -231,7 +234,7 @@ def warmup_stable_decay(
     remaining = total_steps - warmup
     if decay > remaining:
         _logger.warning(
-            "decay_steps: a run of %d steps has %d after its warm-up; the rate falls over these, not over %d",
+            "decay_steps: a run of %d steps has only %d after warm-up; the decay takes these instead of %d",
             total_steps,
             remaining,
             decay,
@@ -239,7 +242,7 @@ def warmup_stable_decay(
         decay = remaining
 
     def curve(done: float) -> float:
-        """Stay at 1, then fall to 0."""
+        """Return 1 until the decay begins, then fall to 0."""
         return min(1.0, (1 - done) * remaining / decay)
 
     return _warmed_up(optimizer, warmup, min_ratio, total_steps, curve)
@@ -252,7 +255,7 @@ def _warmed_up(
     total_steps: int | None,
     curve: Callable[[float], float],
 ) -> LRScheduler:
-    """Build a schedule from a curve that goes from 1 to 0 while its argument goes from 0 to 1."""
+    """Build a schedule from a decay curve, which maps progress from 0 to 1 to a factor from 1 to 0."""
     if not 0 <= min_ratio <= 1:
         raise ValueError(f"min_ratio: expected a share from 0 to 1, got {min_ratio}")
     if total_steps is None:
@@ -260,7 +263,7 @@ def _warmed_up(
     warmup = _warmup(warmup_steps, total_steps)
 
     def factor(step: int) -> float:
-        """Give the share of the peak rate at an optimizer step, counted from 0."""
+        """Return the share of the peak learning rate at an optimizer step, counted from 0."""
         if step < warmup:
             return (step + 1) / warmup
         done = min((step - warmup) / (total_steps - warmup), 1.0)
@@ -270,15 +273,17 @@ def _warmed_up(
 
 
 def _warmup(steps: float, total_steps: int | None) -> int:
-    """Return the optimizer steps of a warm-up; one that leaves no step after it is shortened, and that is logged."""
+    """Return the optimizer steps of a warm-up; one as long as the run is shortened, and a warning is logged."""
     if steps < 0 or (steps >= 1 and steps != int(steps)):
-        raise ValueError(f"warmup_steps: expected an int, or a share of the run below 1, got {steps}")
+        raise ValueError(
+            f"warmup_steps: expected a whole number of steps, or a share of the run below 1, got {steps}"
+        )
     if total_steps is None:
         raise ValueError(_NO_LENGTH)
     warmup = math.ceil(steps * total_steps) if steps < 1 else int(steps)
     if warmup < total_steps:
         return warmup
     shortened = total_steps // 10
-    message = "warmup_steps: a warm-up of %d steps does not fit into a run of %d; it takes %d"
+    message = "warmup_steps: a warm-up of %d steps is too long for a run of %d steps; shortened to %d"
     _logger.warning(message, warmup, total_steps, shortened)
     return shortened

@@ -1,4 +1,4 @@
-"""Scores: the loss terms of a micro-batch, each a sum with the name of the count that divides it."""
+"""Scores: the loss terms of a micro-batch, each a sum and the name of the count that divides it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,10 +23,10 @@ class Term:
     total: Tensor
     """The sum, a scalar; gradients flow from it if it is part of the loss."""
     count: str = "targets"
-    """The name of the count in `Batch.counts` whose sum, over the micro-batches of all ranks, divides it; or
-    "micro_batches", for how many of them there are."""
+    """The count that divides the sum: a name in `Batch.counts`, summed over the micro-batches of all ranks, or
+    "micro_batches", their number."""
     coefficient: float = 1.0
-    """Its factor in the loss."""
+    """Coefficient of the term in the loss."""
 
 
 @frozen(eq=False)
@@ -34,7 +34,7 @@ class Score:
     """The result of a scorer for a micro-batch; the names are the same in every micro-batch of a run."""
 
     terms: Mapping[str, Term]
-    """The terms of the loss by name; if there are several, each is reported by its name as well."""
+    """The terms of the loss by name; if there are several, each is also reported separately."""
     metrics: Mapping[str, Term] = field(factory=dict)
     """Sums that are reported next to the loss, each divided by its count; no gradients flow from them."""
 
@@ -44,7 +44,7 @@ class Score:
         return {**self.terms, **self.metrics}
 
     def without_graphs(self) -> Self:
-        """Return the same numbers without what a backward pass needs, which would stay in memory with them."""
+        """Return a copy detached from the autograd graph, which would otherwise stay in memory."""
         terms, metrics = (
             {name: evolve(term, total=term.total.detach()) for name, term in sums.items()}
             for sums in (self.terms, self.metrics)
@@ -52,7 +52,7 @@ class Score:
         return evolve(self, terms=terms, metrics=metrics)
 
 
-_WRITTEN = {
+_METRIC_NAMES = {
     "step",
     "loss",
     "lr",
@@ -62,44 +62,47 @@ _WRITTEN = {
     "peak_memory_bytes",
     "mfu",
 }
-_READ_BACK = {"n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"}
-RESERVED = frozenset(_WRITTEN | _READ_BACK)
-"""Names of what every run reports, or reads back from the device; terms and metrics have other names."""
+_INTERNAL_NAMES = {"n_tokens", "n_positions", "n_padding", "n_counted", "flops", "loss_scale"}
+RESERVED = frozenset(_METRIC_NAMES | _INTERNAL_NAMES)
+"""Names of values that every run reports or reads from the device; terms and metrics must not use them."""
 
 
-def check_names(taken: Collection[str]) -> None:
-    """Reject names of terms, metrics or reported numbers that are in use already.
+def check_names(conflicts: Collection[str]) -> None:
+    """Raise if any names of terms, metrics or reported values are already in use.
+
+    Args:
+        conflicts: The names that are already in use.
 
     Raises:
         ValueError: There is such a name.
     """
-    if taken:
-        name = min(taken)
-        owner = "what every run reports" if name in RESERVED else "another term, metric or number"
-        raise ValueError(f"the name {name!r} of a term or metric is taken by {owner}; choose another")
+    if conflicts:
+        name = min(conflicts)
+        owner = "every run" if name in RESERVED else "another term, metric or value"
+        raise ValueError(f"{name!r} cannot name a term or metric: {owner} uses that name; choose another")
 
 
 def check_score(score: Score, counts: Collection[str]) -> None:
-    """Check the names of a score, and that every sum of it can be divided.
+    """Check the names in a score, and that a count exists for each term and metric.
 
     Args:
-        score: Of a micro-batch.
-        counts: The names of the counts that there are.
+        score: The score of a micro-batch.
+        counts: The names of the available counts.
 
     Raises:
-        ValueError: There is no term, a name is taken, or the count of a term or metric is not one of them.
+        ValueError: There is no term, a name is already in use, or a count does not exist.
     """
     if not score.terms:
         raise ValueError("a score needs at least one term")
-    both = score.terms.keys() & score.metrics.keys()
-    check_names(both or RESERVED & score.sums.keys())
+    duplicates = score.terms.keys() & score.metrics.keys()
+    check_names(duplicates or RESERVED & score.sums.keys())
     for name, term in score.sums.items():
         if term.count not in counts:
             raise ValueError(f"{name}: no count {term.count!r} in the batches, only {', '.join(counts)}")
 
 
 class ScoreSums:
-    """Adds up scores on their device, and divides every term and metric once by its count.
+    """Sums scores on their device, and divides every term and metric once by its count.
 
     Args:
         counts: The divisors by name: scalars, summed over all ranks.
@@ -115,34 +118,34 @@ class ScoreSums:
         """Add a score.
 
         Args:
-            score: Its names are those of the scores before.
-            is_counted: False: only the names are taken, as the batch is not one of this rank's.
+            score: The score, with the same names as earlier scores.
+            is_counted: Whether to add the values; False for a filler, of which only the names are used.
 
         Raises:
-            ValueError: As for `check_score`, or the names are others than before.
+            ValueError: As for `check_score`, or the names differ from those of earlier scores.
         """
         check_score(score, self._counts)
         if self._totals and self._totals.keys() != score.sums.keys():
-            raise ValueError(f"scores differ in their names: {sorted(self._totals)} and {sorted(score.sums)}")
+            raise ValueError(f"scores have different names: {sorted(self._totals)} and {sorted(score.sums)}")
         self._last = score.without_graphs()
         for name, term in self._last.sums.items():
             total = term.total.to(self._world.sum_dtype)
-            total = total if is_counted else torch.zeros_like(total)  # also where it is NaN
+            total = total if is_counted else torch.zeros_like(total)  # not `* 0`, as it may be NaN
             self._totals[name] = self._totals[name] + total if name in self._totals else total
 
-    def means(self, facts: Mapping[str, float] = MappingProxyType({})) -> dict[str, Tensor]:
-        """Sum everything over the ranks, and divide; all must call it, once.
+    def means(self, extra_sums: Mapping[str, float] = MappingProxyType({})) -> dict[str, Tensor]:
+        """Sum over the ranks and divide by the counts; all ranks must call it, once.
 
         Args:
-            facts: Further numbers of this rank to sum.
+            extra_sums: Further values of this rank to sum over the ranks.
 
         Returns:
-            Scalars on the device: the mean of every term and metric by its name, the mean `loss`, and the facts.
+            Scalars on the device by name: the mean of every term and metric, the mean `loss`, and the extra sums.
         """
         names = sorted(self._totals)  # in the same order on all ranks
         totals = torch.stack([self._totals[name] for name in names])
-        summed = self._world.sum(torch.cat([totals, self._world.tensor(list(facts.values()))]))
-        numbers = dict(zip([*names, *facts], summed, strict=True))
+        summed = self._world.sum(torch.cat([totals, self._world.tensor(list(extra_sums.values()))]))
+        numbers = dict(zip([*names, *extra_sums], summed, strict=True))
         for name, term in self._last.sums.items():
             numbers[name] = numbers[name] / self._counts[term.count].clamp(min=1)
         loss = sum(numbers[name] * term.coefficient for name, term in self._last.terms.items())
@@ -150,14 +153,15 @@ class ScoreSums:
 
     @property
     def reported(self) -> list[str]:
-        """The names that are reported in addition to the loss: metrics, and terms if there are several."""
+        """The names reported in addition to the loss: metrics, and the terms if there are several."""
         return [*(self._last.terms if len(self._last.terms) > 1 else ()), *self._last.metrics]
 
 
 class Scorer(ABC):
-    """Computes a recipe's loss: a subclass defines `score`, and `prepare` if something is defined over a whole step.
+    """Computes a recipe's loss.
 
-    A scorer that must survive a restart has `state_dict` and `load_state_dict`, and is passed to `Run` as a part.
+    A subclass defines `score`, and `prepare` if the loss depends on quantities of a whole optimizer step. A scorer with
+    state to checkpoint has `state_dict` and `load_state_dict`, and is passed to `Run` in `parts`.
     """
 
     @abstractmethod
@@ -165,16 +169,16 @@ class Scorer(ABC):
         """Compute the sums of a micro-batch.
 
         Args:
-            model: In training mode; its trained parameters are in the precision of computing.
-            batch: On the model's device.
+            model: The model in training mode; its trained parameters are in the precision of computation.
+            batch: The micro-batch, on the model's device.
         """
 
     def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:  # noqa: B027 - optional.
         """Compute quantities of a whole optimizer step, such as KTO's KL divergence, before its first score.
 
-        No gradients are recorded. Sums over all ranks take `World.sum`, which all ranks must call in the same order.
-        A filler (`Batch.is_filler`) is computed like any batch, as all ranks must call the model equally often, and is
-        left out of sums.
+        No gradients are recorded. Use `World.sum` to sum over all ranks, which must call it in the same order. All
+        ranks must call the model equally often, so a filler (`Batch.is_filler`) is computed like any batch, but is
+        excluded from sums.
 
         Args:
             model: As for `score`.
@@ -182,7 +186,7 @@ class Scorer(ABC):
         """
 
     def __call__(self, model: Decoder, batch: Batch) -> Score:
-        """Score a micro-batch, with the trained parameters cast to the precision of computing."""
+        """Score a micro-batch, with the trained parameters cast to the precision of computation."""
         return in_compute_dtype(model, lambda: self.score(model, batch))
 
     @torch.no_grad()
@@ -193,14 +197,14 @@ class Scorer(ABC):
 
 
 class NextToken(Scorer):
-    """The loss of the next token, summed over targets.
+    """The next-token loss, summed over targets.
 
-    Only the positions that have a target reach the output head. A `LinearCrossEntropy` gets hidden states and the
-    head's weight, and never holds all logits; any other loss gets (logits, labels), such as
-    `torch.nn.CrossEntropyLoss`. A batch without a target has loss 0 and gradients of zeros.
+    The output head is applied only at positions with a target. A `LinearCrossEntropy` is called with hidden states and
+    the head's weight, and never holds all logits; any other loss, such as `torch.nn.CrossEntropyLoss`, is called with
+    (logits, labels). A batch without a target has loss 0 and zero gradients.
 
     Args:
-        loss: Built with `reduction="sum"`.
+        loss: The loss, built with `reduction="sum"`.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -217,21 +221,21 @@ class NextToken(Scorer):
             total: Tensor = self._loss(*model.head(hidden), labels, model.architecture.final_softcap)
             return total
         logits = model.logits(hidden)  # [n, v]
-        return _called(self._loss, _at_least_float32(logits), labels)
+        return _call_loss(self._loss, _at_least_float32(logits), labels)
 
 
 def target_states(
     model: Decoder, batch: Batch, aggregates: dict[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute the hidden states that predict targets.
+    """Compute the hidden states at positions with a target.
 
     Args:
         model: The model.
-        batch: On its device.
+        batch: The micro-batch, on the model's device.
         aggregates: Filled with the sums that layers add to the loss, for `aggregate_terms`.
 
     Returns:
-        The states `[n, d]`, and the ids to predict `[n]`, in the order of `batch.target_positions`.
+        The hidden states `[n, d]` and the target ids `[n]`, in the order of `batch.target_positions`.
     """
     documents = Documents(batch.spans, batch.span_table) if batch.spans else None
     hidden = model.hidden(batch.tokens, documents=documents, aggregates=aggregates)  # [b, s, d]
@@ -244,11 +248,12 @@ def target_log_probs(model: Decoder, batch: Batch, aggregates: dict[str, Tensor]
 
     Args:
         model: The model.
-        batch: On its device.
+        batch: The micro-batch, on the model's device.
         aggregates: As for `target_states`.
 
     Returns:
-        `[n]`, nats, float32 or wider, in the order of `batch.target_positions`; `Batch.sum_by_sequence` adds them up.
+        Log-probabilities `[n]` (nats, float32 or wider), in the order of `batch.target_positions`; sum them per
+        sequence with `Batch.sum_by_sequence`.
     """
     hidden, labels = target_states(model, batch, aggregates)
     return token_log_probs(*model.head(hidden), labels, softcap=model.architecture.final_softcap)
@@ -266,8 +271,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
-    """Call a loss; an error of a loss of torch.nn means that the config names an unsuitable one."""
+def _call_loss(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+    """Call a loss, and report errors of torch.nn losses as an unsuitable loss in the config."""
     try:
         total: Tensor = loss(logits, labels)
     except (RuntimeError, ValueError, TypeError) as error:
@@ -280,7 +285,7 @@ def _called(loss: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _Call(nn.Module):
-    """A function of a model as a module, so that the model's parameters can be replaced for one call."""
+    """A function as a module that contains a model, so that `functional_call` can replace the model's parameters."""
 
     def __init__(self, model: Decoder, function: Callable[[], T]) -> None:
         super().__init__()
@@ -293,13 +298,13 @@ class _Call(nn.Module):
 
 
 def in_compute_dtype(model: Decoder, function: Callable[[], T]) -> T:
-    """Call a function while the trained parameters of a model are cast to the precision of computing.
+    """Call a function with the trained parameters of a model cast to the precision of computation.
 
-    Gradients flow back to the uncast parameters. FSDP casts the parameters that it shards.
+    Gradients flow back to the original parameters. Sharded parameters are cast by FSDP instead.
 
     Args:
-        model: Placed (`Placement.place`).
-        function: Calls the model.
+        model: The model, already placed on its device (`Placement.place`).
+        function: The function, which calls the model.
     """
     dtype = model.compute_dtype
     casts = {

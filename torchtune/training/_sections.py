@@ -1,4 +1,4 @@
-"""Find the sections of a config by their declared type, never by the name of a field."""
+"""Find sections of a config by their declared type, independent of field names."""
 
 from typing import Any, TypeVar
 
@@ -10,21 +10,21 @@ S = TypeVar("S")
 
 
 def section_of(cfg: object, kind: type[S]) -> S | None:
-    """Return the section of a class; None if the config has none, or it is null.
+    """Return the section of a given class, or None if the config lacks it or it is null.
 
     Args:
         cfg: Any config object.
-        kind: The section's class, such as `Placement`; fields that declare a subclass count as well.
+        kind: The section's class, such as `Placement`; fields that declare a subclass also match.
 
     Raises:
-        ValueError: Several fields hold one.
+        ValueError: Several fields match.
     """
     if not has(type(cfg)):
         return None
     config_class: type = type(cfg)
     names = [name for name, field in fields(config_class).items() if _declares(field.type, kind)]
     if len(names) > 1:
-        raise ValueError(f"{' and '.join(names)}: a config has at most one section of {kind.__name__}")
+        raise ValueError(f"{' and '.join(names)}: a config can have only one {kind.__name__} section")
     return getattr(cfg, names[0]) if names else None
 
 

@@ -1,4 +1,4 @@
-"""Sharding a model across ranks by FSDP2, and the section of a config for it."""
+"""Shard a model across ranks with FSDP2, and the config section for it."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,11 +20,12 @@ class Sharding:
     """How `enable_fsdp` shards a model across ranks."""
 
     replicas: int = field(default=1, validator=above(0))
-    """Groups of ranks that each hold the whole model (HSDP), which exchange only gradients."""
+    """Number of groups of ranks that each hold the full model (HSDP) and exchange only gradients."""
     cpu_offload: bool = False
-    """Keep weights, gradients and optimizer state in CPU memory, and update there; layers visit the GPU in turn."""
+    """Keep weights, gradients and optimizer state in CPU memory, and step the optimizer there. Layers are copied to the
+    GPU one after another."""
     reshard_after_forward: bool = True
-    """Free a layer's gathered weights until its backward pass; false is faster, and takes more memory."""
+    """Reshard a layer's weights between its forward and backward pass; false is faster and uses more memory."""
 
     def check(self, ranks: int) -> None:
         """Check the section against the number of ranks.
@@ -42,15 +43,15 @@ class Sharding:
 def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding, *, split: bool) -> None:
     """Shard every layer across the ranks, in place.
 
-    The root, which holds embeddings, last norm and output head, keeps its weights gathered from its forward pass to
-    its backward pass in any case: the loss reads the head after the forward pass.
+    The root module (embedding, final norm and output head) is never resharded between forward and backward pass, as the
+    loss reads the head after the forward pass.
 
     Args:
-        model: On the meta device.
+        model: The model, on the meta device.
         world: The ranks of this run.
-        compute: The precision of computing; gradients are summed in fp32 at least.
+        compute: The precision of computation; gradients are reduced in fp32 or wider.
         sharding: The settings.
-        split: False: each rank holds the whole model, and only gradients are exchanged.
+        split: Whether to shard parameters; if False, each rank holds the full model and only gradients are exchanged.
     """
     from torch.distributed.fsdp import (
         CPUOffloadPolicy,
@@ -75,15 +76,15 @@ def shard(model: Decoder, world: World, compute: torch.dtype, sharding: Sharding
 
 
 def make_mesh(world: World, replicas: int) -> "DeviceMesh":
-    """Arrange the ranks: `[ranks]`, or `[replicas, ranks / replicas]` with several replicas.
+    """Build the device mesh: `[ranks]`, or `[replicas, ranks / replicas]` with several replicas.
 
-    A run of one process has no process group, which FSDP needs; one is created, and `start` destroys it.
+    FSDP needs a process group, which a run on one rank lacks; it is created, and `start` destroys it.
     """
     from torch.distributed.device_mesh import init_device_mesh
 
     if world.size == 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo"
-        store = dist.HashStore()  # type: ignore[attr-defined]  # documented, and not in its `__all__`
+        store = dist.HashStore()  # type: ignore[attr-defined]  # documented, but not in its `__all__`
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     if replicas == 1:
         return init_device_mesh(world.device.type, (world.size,), mesh_dim_names=("shard",))

@@ -12,29 +12,29 @@ import torch
 import torch.distributed as dist
 from attrs import has
 
-from torchtune.config.model import differences, frozen_tree, without
+from torchtune.config.model import differences, drop_paths, frozen_tree
 from torchtune.distributed import World, join_ranks, pick_device
-from torchtune.runs import Reserve, RunFolder, means_no_memory, settings_of
-from torchtune.training._memory import explain
+from torchtune.runs import Reserve, RunFolder, is_out_of_memory, settings_of
+from torchtune.training._run_memory import out_of_memory_error
 
 UNCOMPARED = frozenset({"seed", "output_dir", "metric_logger", "loading.token_cache"})
-"""Fields in which the configs of nodes may differ: rank 0's counts, or each node uses its value."""
+"""Fields that may differ between ranks: rank 0's value is used, or each node uses its own."""
 
 
 @contextmanager
 def start(cfg: object) -> Iterator[World]:
-    """Start a run on this process and yield its `World`; at the end, leave the process group.
+    """Start a run on this rank and yield its `World`; at the end, destroy the process group.
 
-    If torchrun set its environment variables (WORLD_SIZE), the process joins the group: gloo for tensors on the CPU,
-    NCCL for those on GPUs. Python's, numpy's and torch's random numbers are seeded with `seed + data_rank`, so
-    that dropout differs between ranks; draws that must agree on all ranks use `World.seed`.
+    If torchrun's environment variables are set (WORLD_SIZE), the process joins the process group, with gloo for tensors
+    on the CPU and NCCL for those on GPUs. The random generators of Python, numpy and torch are seeded with
+    `seed + data_rank`, so that dropout differs between ranks; draws that must agree on all ranks use `World.seed`.
 
     A run with an `output_dir` holds the lock of that folder.
 
     Raises:
         ValueError: The device is not available, another process holds the lock of the folder, or the configs of the
             ranks differ.
-        OutOfMemoryError: Memory ran out; the message names settings that would take less.
+        OutOfMemoryError: Memory ran out; the message names settings that would reduce memory.
     """
     settings = settings_of(cfg)
     device = pick_device(settings.device or "auto")
@@ -45,8 +45,8 @@ def start(cfg: object) -> Iterator[World]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if joined and missing:
         raise ValueError(
-            f"WORLD_SIZE is {size} in the environment, and {missing[0]} is not set: unset it, or start the ranks by"
-            f" tune --nproc_per_node {size}"
+            f"the environment sets WORLD_SIZE={size} but not {missing[0]}: unset WORLD_SIZE, or start the ranks with"
+            f" `tune --nproc_per_node {size}`"
         )
     if joined:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -61,12 +61,12 @@ def start(cfg: object) -> Iterator[World]:
         with _lock(settings.output_dir if world.is_main else None):
             _record_ranks(settings.output_dir, world)
             yield world
-            world.barrier()  # a rank that leaves early closes connections that others still use
+            world.barrier()  # a rank that exits early closes connections that others still use
     except Exception as error:
-        if not means_no_memory(error):
+        if not is_out_of_memory(error):
             raise
         reserve.release()
-        raise explain(error, cfg, size) from error
+        raise out_of_memory_error(error, cfg, size) from error
     finally:
         reserve.release()
         if dist.is_initialized() and (joined or size == 1):
@@ -74,37 +74,39 @@ def start(cfg: object) -> Iterator[World]:
 
 
 def _check_alike(cfg: object, world: World) -> None:
-    """Reject different configs of the ranks, which would wait for each other forever."""
+    """Raise if the configs of the ranks differ, as the ranks might then wait for each other forever."""
     if world.size == 1 or not has(type(cfg)):
         return
-    trees = world.gather(without(frozen_tree(cfg), UNCOMPARED))
+    trees = world.gather(drop_paths(frozen_tree(cfg), UNCOMPARED))
     for rank, tree in enumerate(trees):
         changed = differences(trees[0], tree)
         if changed:
             path, left, right = changed[0]
-            raise ValueError(f"rank {rank} has another config than rank 0: {path} is {right!r}, not {left!r}")
+            raise ValueError(
+                f"the configs of ranks 0 and {rank} differ: {path} is {left!r} on rank 0 and {right!r} on rank {rank}"
+            )
 
 
 def _record_ranks(folder: str | None, world: World) -> None:
-    """Record how many ranks a run has, and on which hosts."""
+    """Record the number of ranks and their hosts."""
     hosts = world.gather(socket.gethostname())
     if folder is not None and world.is_main:
         RunFolder(folder).update_record({"ranks": world.size, "hosts": sorted(set(hosts))})
 
 
 def _lock(folder: str | None) -> AbstractContextManager[object]:
-    """Return the lock of an output folder, if there is one."""
+    """Return the lock of an output folder, if the folder exists."""
     if folder is not None and Path(folder).is_dir():
         return RunFolder(folder).lock("a run")
     return nullcontext()
 
 
 def _agreed_seed(seed: int | None, size: int) -> int:
-    """Return the seed of rank 0's config, or one that it draws."""
-    drawn: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
+    """Return the seed of rank 0: that of its config or, if null, a random one."""
+    seeds: list[int] = [random.SystemRandom().randrange(2**31) if seed is None else seed]
     if size > 1:
-        dist.broadcast_object_list(drawn, src=0)
-    return drawn[0]
+        dist.broadcast_object_list(seeds, src=0)
+    return seeds[0]
 
 
 def _seed_everything(seed: int) -> None:

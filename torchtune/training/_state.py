@@ -1,4 +1,4 @@
-"""The state of a run, saved and restored so that it continues as if it had never stopped."""
+"""Save and restore the state of a run, so that a resumed run equals an uninterrupted one."""
 
 import copy
 import json
@@ -21,36 +21,36 @@ _logger = logging.getLogger(__name__)
 
 
 class Stateful(Protocol):
-    """A part of a run whose state a checkpoint holds."""
+    """A part of a run whose state is saved in checkpoints."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the part: numbers, strings, lists and dictionaries of them, equal on all ranks."""
+        """Return the state: numbers, strings, and lists and dictionaries of them, equal on all ranks."""
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
         """Restore a state that `state_dict` returned.
 
         Raises:
-            ValueError: It is of another run.
+            ValueError: The state belongs to another run.
         """
 
 
 @define(eq=False, slots=False)
 class State:
-    """A run's step, and its checkpoints: `checkpoints/step_<n>/` in its folder.
+    """The step of a run, and its checkpoints: `checkpoints/step_<n>/` in the run's folder.
 
-    A checkpoint holds the trained parameters (of a model with LoRA, the adapters alone), the optimizer, the random
-    state of every rank, the step, and the state of each part. A run that resumes equals the unbroken run to the bit,
-    on the CPU and with the same versions and number of threads.
+    A checkpoint holds the trained parameters (with LoRA, only the adapters), the optimizer, the random state of every
+    rank, the step, and the state of each part. On the CPU, with the same versions and number of threads, a resumed run
+    is bitwise identical to an uninterrupted one.
 
     Args:
         output_dir: The run's folder.
-        model: Its trained parameters are those with `requires_grad`.
-        optimizer: Optimizer of those parameters.
-        parts: Further parts with state, by name, such as the batches and the schedule.
+        model: The model; its trained parameters are those with `requires_grad`.
+        optimizer: The optimizer of the trained parameters.
+        parts: Further stateful parts by name, such as the batches and the schedule.
         world: The ranks of this run.
-        base: Folder of the frozen weights, whose files must be the same when a run resumes; None: no weights are
+        base: Folder of the frozen weights, whose files must not change before the run resumes; None: no weights are
             frozen, or they are random.
-        config: The fields that must be the same when a run resumes, as a tree; None: they are not checked.
+        config: The fields that must not change before the run resumes, as a tree; None: not checked.
     """
 
     output_dir: str
@@ -68,7 +68,7 @@ class State:
     def __attrs_post_init__(self) -> None:
         self._folder = Path(self.output_dir) / "checkpoints"
         self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        # Computed now, when the files have just been read; rank 0 writes shared values.
+        # Computed now, as the files have just been read. Only rank 0 writes shared values.
         self._fingerprints = (
             _fingerprints(Path(self._base)) if self._base is not None and self._world.is_main else None
         )
@@ -77,17 +77,17 @@ class State:
         """Write a checkpoint of this step, then remove old ones; all ranks must call it.
 
         Args:
-            keep: How many checkpoints are retained, this one included.
-            keep_every: Checkpoints of steps that this divides are retained as well.
-            wait: False: the state is copied to CPU memory, and written in the background. The next call, or `wait`,
-                raises errors of the background.
+            keep: Number of checkpoints to retain, this one included.
+            keep_every: Also retain checkpoints of steps that are multiples of this.
+            wait: Whether to wait until the checkpoint is written. If False, the state is copied to CPU memory and
+                written in the background; errors are raised by the next call or by `wait`.
 
         Raises:
             OSError: The disk is full or not writable; earlier checkpoints are unchanged.
         """
         self.wait()
         folder = self._folder / f"step_{self.step}"
-        if folder.exists():  # It is of this step: the run resumed from it.
+        if folder.exists():  # the run resumed from it
             self._prune(keep, keep_every)
             return
         tensors = dict(self._tensors())
@@ -106,14 +106,14 @@ class State:
         if wait:
             write()
             return
-        # A daemon, since it would wait forever for ranks that are gone.
+        # A daemon, as it would otherwise wait forever for ranks that have died.
         self._writing = threading.Thread(
-            target=self._catch_failure_of, args=(write,), name="checkpoint", daemon=True
+            target=self._run_in_background, args=(write,), name="checkpoint", daemon=True
         )
         self._writing.start()
 
     def wait(self) -> None:
-        """Wait until a checkpoint in the background is written.
+        """Wait until a background checkpoint is written.
 
         Raises:
             OSError: It cannot be written.
@@ -126,7 +126,7 @@ class State:
             raise failure
 
     def check(self) -> None:
-        """Raise the error of a checkpoint in the background, if there was one.
+        """Raise the error of a background checkpoint, if there was one.
 
         Raises:
             OSError: It cannot be written.
@@ -135,10 +135,10 @@ class State:
             self.wait()
 
     def last_checkpoint(self) -> Path | None:
-        """Return the folder of the newest complete checkpoint; None if there is none."""
+        """Return the folder of the newest complete checkpoint, or None."""
         return checkpoint.newest(self._folder)
 
-    def _catch_failure_of(self, write: Callable[[], None]) -> None:
+    def _run_in_background(self, write: Callable[[], None]) -> None:
         try:
             write()
         except BaseException as error:
@@ -154,14 +154,14 @@ class State:
         """Load the newest checkpoint; all ranks must call it.
 
         Returns:
-            False if there is none, so that the run starts at step 0.
+            Whether there was a checkpoint; otherwise the run starts at step 0.
 
         Raises:
             ValueError: The newest checkpoint is damaged or belongs to another run. Older ones are not tried.
         """
         if self._world.is_main:
-            checkpoint.tidy(self._folder)
-        # Rank 0's list, as a shared disk may not be up to date for the others.
+            checkpoint.remove_incomplete(self._folder)
+        # Use rank 0's list, as other ranks may see an outdated view of a shared disk.
         steps = self._world.gather(checkpoint.steps(self._folder))[0]
         if not steps:
             return False
@@ -184,8 +184,8 @@ class State:
         return True
 
     def _alternatives(self, steps: list[int]) -> str:
-        earlier = f" to continue from step_{steps[-2]}," if len(steps) > 1 else " to start again from step 0,"
-        return f"delete that folder{earlier} or set another output_dir"
+        outcome = f"continue from step {steps[-2]}" if len(steps) > 1 else "start again from step 0"
+        return f"delete that folder to {outcome}, or set another output_dir"
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors of a checkpoint by name, in the same order on all ranks."""
@@ -206,7 +206,7 @@ class State:
                     for group in self._optimizer.param_groups
                 ],
                 "state": {
-                    name: {key: _described(value) for key, value in self._optimizer.state.get(p, {}).items()}
+                    name: {key: _describe(value) for key, value in self._optimizer.state.get(p, {}).items()}
                     for name, p in self._parameters.items()
                 },
             },
@@ -218,42 +218,43 @@ class State:
     def _check_config(self, folder: Path, saved: str | None, steps: list[int]) -> None:
         if saved is None or self._config is None:
             return
-        now = json.loads(json.dumps(self._config, default=str))
-        changed = differences(json.loads(saved), now)
+        config = json.loads(json.dumps(self._config, default=str))
+        changed = differences(json.loads(saved), config)
         if changed:
             first = changed[0]
             raise ValueError(
-                f"{folder} is of another config: {first.path} was {first.left!r} and is {first.right!r} now"
+                f"{folder} was written with another config: {first.path} was {first.left!r} and is now {first.right!r}"
                 f"{f', and {len(changed) - 1} more differ' * (len(changed) > 1)}; {self._alternatives(steps)}"
             )
 
     def _check_parameters(self, folder: Path, saved: dict[str, list[int]]) -> None:
-        now = {name: list(p.shape) for name, p in self._parameters.items()}
-        if saved == now:
+        shapes = {name: list(p.shape) for name, p in self._parameters.items()}
+        if saved == shapes:
             return
-        differ = sorted(name for name in saved.keys() | now.keys() if saved.get(name) != now.get(name))
+        differ = sorted(name for name in saved.keys() | shapes.keys() if saved.get(name) != shapes.get(name))
         name = differ[0]
         raise ValueError(
-            f"{folder} is of another model or adapter: {len(differ)} trained parameters differ, the first is {name}, "
-            f"whose shape was {saved.get(name)} and is {now.get(name)} now (None: no such parameter); "
-            "set another output_dir"
+            f"{folder} was written for another model or adapter: {len(differ)} trained parameters differ; the first,"
+            f" {name}, had shape {saved.get(name)} and now has {shapes.get(name)} (None: no such parameter); set"
+            " another output_dir"
         )
 
     def _check_base(self, folder: Path, saved: dict[str, list[int]] | None) -> None:
-        """Reject other base weights than those of the saved run; rank 0 compares them, and all ranks raise."""
-        now = self._fingerprints
+        """Raise on all ranks if the base weights, compared by rank 0, are not those of the saved run."""
+        fingerprints = self._fingerprints
         differing = None
-        if saved is not None and now is not None:
-            differing = next((name for name in saved | now if saved.get(name) != now.get(name)), None)
+        if saved is not None and fingerprints is not None:
+            names = (name for name in saved | fingerprints if saved.get(name) != fingerprints.get(name))
+            differing = next(names, None)
         differing = self._world.gather(differing)[0]
         if differing:
             raise ValueError(
-                f"{folder} was trained on other weights than those in {self._base}: {differing} differs; set the"
-                " folder that the run started with, or another output_dir"
+                f"{folder} was trained with other base weights than those in {self._base}: {differing} differs; restore"
+                " the original model_directory, or set another output_dir"
             )
 
     def _load_parts(self, saved: Mapping[str, dict[str, Any]]) -> None:
-        """Load the state of each part; one that the saved run did not have starts afresh."""
+        """Load the state of each part; parts that the saved run lacked keep their initial state."""
         for name, part in self.parts.items():
             if name in saved:
                 part.load_state_dict(saved[name])
@@ -261,22 +262,23 @@ class State:
         if (new or removed) and self._world.is_main:
             names = ", ".join(sorted(new | removed))
             _logger.warning(
-                "the saved run had other parts (%s): new ones start afresh, others are ignored", names
+                "the parts of the saved run differ (%s): new parts start from their initial state, others are ignored",
+                names,
             )
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
-        """Restore the optimizer's settings, and allocate its tensors, which are filled later."""
+        """Restore the optimizer's settings, and allocate its state tensors, which are filled later."""
         for group, settings in zip(self._optimizer.param_groups, saved["groups"], strict=True):
             group.update(settings)
         for name, parameter in self._parameters.items():
             state = saved["state"][name]
             self._optimizer.state[parameter] = {
-                key: _allocated(value, parameter) for key, value in state.items()
+                key: _allocate(value, parameter) for key, value in state.items()
             }
 
 
 def _fingerprints(folder: Path) -> dict[str, list[int]]:
-    """Fingerprint files of weights: their sizes and a checksum of 64 samples of 4 KiB."""
+    """Return the size of each weight file, and a checksum of 64 samples of 4 KiB."""
     fingerprints = {}
     for path in sorted(folder.glob("*")):
         if path.suffix in (".safetensors", ".bin", ".pth", ".gguf") and path.is_file():
@@ -296,18 +298,18 @@ def _copy(tensor: Tensor) -> Tensor:
     return copied.clone() if tensor.device.type == "cpu" else copied
 
 
-def _described(value: Any) -> Any:
-    """Describe a tensor of the optimizer; keep any other value."""
+def _describe(value: Any) -> Any:
+    """Describe a tensor of the optimizer state, or return any other value unchanged."""
     if not isinstance(value, Tensor):
         return {"value": value}
     return {"shape": list(value.shape), "dtype": value.dtype, "on_cpu": value.device.type == "cpu"}
 
 
-def _allocated(described: dict[str, Any], parameter: Tensor) -> Any:
-    """Allocate a described tensor; one of the parameter's shape is sharded as the parameter is."""
-    if "value" in described:
-        return described["value"]
-    shape, dtype = described["shape"], described["dtype"]
+def _allocate(description: dict[str, Any], parameter: Tensor) -> Any:
+    """Allocate a described tensor; one of the parameter's shape is sharded like the parameter."""
+    if "value" in description:
+        return description["value"]
+    shape, dtype = description["shape"], description["dtype"]
     if shape == list(parameter.shape):
         return torch.empty_like(parameter, dtype=dtype, requires_grad=False)
-    return torch.empty(shape, dtype=dtype, device="cpu" if described["on_cpu"] else parameter.device)
+    return torch.empty(shape, dtype=dtype, device="cpu" if description["on_cpu"] else parameter.device)

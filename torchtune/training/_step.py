@@ -12,34 +12,34 @@ from torchtune.training._score import Score, ScoreSums, Term
 
 
 class StepSums:
-    """Collects the scores of an optimizer step's micro-batches.
+    """Sums the scores of an optimizer step's micro-batches.
 
-    Everything stays on the device; `Run.update` copies it to the host once for the whole step.
+    All values stay on the device; `Run.update` copies them to the host once per step.
 
     Args:
         micro_batches: The micro-batches of this rank, on its device.
-        world: The ranks of this run; all must create one for each step.
+        world: The ranks of this run, each of which must create a `StepSums` for every step.
 
     Raises:
-        ValueError: The micro-batches have counts of different names.
+        ValueError: The names of the counts differ between micro-batches.
     """
 
     def __init__(self, micro_batches: Sequence[Batch], world: World) -> None:
         self.micro_batches = micro_batches
         self.losses: list[Tensor] = []
-        """This rank's part of the mean loss, micro-batch by micro-batch, without gradients."""
+        """The contribution of each micro-batch of this rank to the mean loss, without gradients."""
         self._world = world
         names = sorted(micro_batches[0].counts)  # in the same order on all ranks
         for batch in micro_batches:
             if batch.counts.keys() != micro_batches[0].counts.keys():
-                raise ValueError(f"micro-batches differ in their counts: {names} and {sorted(batch.counts)}")
+                raise ValueError(f"micro-batches have different counts: {names} and {sorted(batch.counts)}")
         counts = [float(sum(batch.counts[name] for batch in micro_batches)) for name in names]
         n_counted = sum(not batch.is_filler for batch in micro_batches)
         summed = world.sum(world.tensor([*counts, float(n_counted)]))
         self.counts: dict[str, Tensor] = dict(zip([*names, "micro_batches"], summed, strict=True))
-        """Divisors of terms by name: scalars, summed over the micro-batches of all ranks, fillers left out."""
+        """The divisors of terms by name: scalars, summed over the micro-batches of all ranks except fillers."""
         self.n_counted = summed[:-1].sum()
-        """Sum of all counts of the batches; 0 if there is nothing to learn."""
+        """Sum of all counts of the batches; 0 if the step has no targets."""
         self._sums = ScoreSums(self.counts, world)
 
     def add(self, score: Score) -> Tensor:
@@ -49,11 +49,11 @@ class StepSums:
             score: The score.
 
         Returns:
-            Its part of the loss, a scalar from which gradients flow: each term divided by its count, and the sum
-            multiplied by the number of ranks, as gradients are averaged over ranks. That of a filler is 0.
+            Its contribution to the loss, a scalar from which gradients flow: the sum of terms, each divided by its
+            count, multiplied by the number of ranks, as gradients are averaged over ranks. It is 0 for a filler.
 
         Raises:
-            ValueError: A term's count is not one of the micro-batches', or the score has other names than those before.
+            ValueError: The micro-batches have no such count, or the names differ from those of earlier scores.
         """
         is_filler = self.micro_batches[len(self.losses)].is_filler
         self._sums.add(score, is_counted=not is_filler)
@@ -69,13 +69,13 @@ class StepSums:
         mean = total.to(dtype) / self.counts[term.count].clamp(min=1).to(dtype)
         return mean if term.coefficient == 1.0 else mean * term.coefficient
 
-    def means(self, facts: Mapping[str, float]) -> dict[str, Tensor]:
-        """Sum everything over the ranks, and divide (`ScoreSums.means`); all must call it, once."""
-        return self._sums.means(facts)
+    def means(self, extra_sums: Mapping[str, float]) -> dict[str, Tensor]:
+        """Sum over the ranks and divide by the counts (`ScoreSums.means`); all ranks must call it, once."""
+        return self._sums.means(extra_sums)
 
     @property
     def reported(self) -> list[str]:
-        """The names that are reported in addition to the loss: metrics, and terms if there are several."""
+        """The names reported in addition to the loss: metrics, and the terms if there are several."""
         return self._sums.reported
 
 
@@ -83,14 +83,13 @@ def clip_gradients(model: nn.Module, max_norm: float | None, factor: Tensor | fl
     """Clip the norm of the gradient, in place.
 
     Args:
-        model: Its gradients may be sharded; then all ranks must call this.
-        max_norm: The largest norm; None: no clipping.
-        factor: The factor of the losses (`LossScale.factor`), by which gradients are divided first, unless it is the
-            number 1.
+        model: The model. If its gradients are sharded, all ranks must call this.
+        max_norm: The maximum norm; None: no clipping.
+        factor: The factor of the losses (`LossScale.factor`), by which gradients are divided first.
 
     Returns:
-        The L2 norm of the whole gradient before clipping, a scalar on the gradient's device. If it is not finite,
-        the gradient is undefined afterwards, and no update may be taken with it.
+        The L2 norm of the full gradient before clipping, a scalar on the gradient's device. If it is not finite, the
+        clipped gradient is undefined and must not be used for an update.
     """
     trained = [p for p in model.parameters() if p.grad is not None]
     gradients = [p.grad for p in trained if p.grad is not None]

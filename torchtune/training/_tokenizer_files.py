@@ -1,4 +1,4 @@
-"""The tokenizer's files, which a run copies to the weights that it writes."""
+"""Checks for the tokenizer files that a run saves with the weights."""
 
 from pathlib import Path
 
@@ -9,22 +9,22 @@ from torchtune.training._finetune_config import FinetuneConfig
 
 
 def find_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
-    """Find the tokenizer's files that a run copies to its weights.
+    """Check that the tokenizer files that a run saves with the weights exist.
 
     Args:
-        cfg: Its `tokenizer_directory`.
-        model: One with adapters needs none: an adapter may be written without a tokenizer.
+        cfg: The config, with its `tokenizer_directory`.
+        model: The model. With adapters, nothing is checked, as an adapter can be saved without a tokenizer.
 
     Raises:
-        FileNotFoundError: There are none in the folder.
-        ValueError: The path is a file, and not one of a tokenizer's.
+        FileNotFoundError: The folder has no tokenizer files.
+        ValueError: The path is a file, but not a tokenizer file.
     """
     if cfg.tokenizer_directory is not None and not has_adapters(model):
         tokenizer_folder(Path(cfg.tokenizer_directory))
 
 
 def check_tokenizer_files(cfg: FinetuneConfig, model: Decoder) -> None:
-    """Check, before a run trains, that the tokenizer's files can be copied at its end.
+    """Check, before training, that the tokenizer files can be saved at the end of the run.
 
     Raises:
         ConfigError: As for `find_tokenizer_files`.

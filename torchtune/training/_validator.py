@@ -1,4 +1,4 @@
-"""Validation between the steps of a run: the loss of held-out rows, the best model, early stopping."""
+"""Validation during training: the loss of held-out rows, the best model, early stopping."""
 
 import json
 import logging
@@ -13,41 +13,41 @@ from attrs import define, field
 from torchtune._counted import counted
 from torchtune.data import Batch, Item, Tokenizer, total_counts
 from torchtune.distributed import World, random_state, set_random_state
-from torchtune.generation import evaluating, generate_batch
+from torchtune.generation import eval_mode, generate_batch
 from torchtune.modules import Decoder
 from torchtune.runs import RunFolder
 from torchtune.training._metrics import Metrics, cut_back
 from torchtune.training._readback import Readback
 from torchtune.training._run import Run
 from torchtune.training._score import Scorer, ScoreSums
-from torchtune.training._validation import HeldOut
+from torchtune.training._validation import HeldOutSet
 
 _logger = logging.getLogger(__name__)
 
-_REMEMBERED = ("best_loss", "best_step", "improved_to", "since_improved", "last_step")
-"""Attributes of a validator that a checkpoint holds."""
+_STATE_FIELDS = ("best_loss", "best_step", "improved_to", "since_improved", "last_step")
+"""Attributes of a validator that are saved in checkpoints."""
 
 
 @define(eq=False, slots=False)
 class Validator:
-    """Computes the loss of held-out rows between a run's steps, saves the best model, and decides on early stopping.
+    """Computes the loss of held-out rows during training, saves the best model, and decides on early stopping.
 
-    The loss is that of training over all held-out rows, independent of batches and ranks: the terms are summed over
-    batches and divided once by their counts. Validation does not affect training: no dropout, no random numbers drawn,
-    no gradients.
+    The loss is the training loss over all held-out rows. It does not depend on batch size or number of ranks: terms are
+    summed over batches and divided once by their counts. Validation does not affect training: it uses no dropout,
+    leaves the random state unchanged, and computes no gradients.
 
     Args:
-        held_out: The encoded rows, the same on all ranks; None: no validation.
-        model: Placed.
-        scorer: The scorer of the training steps; it prepares each batch separately.
-        tokenizer: Pads rows, and decodes answers.
-        batch_size: Rows of a forward pass.
+        held_out: The encoded held-out rows, the same on all ranks; None: no validation.
+        model: The model, already placed on its device.
+        scorer: The scorer of the training steps; its `prepare` is called with one batch at a time.
+        tokenizer: Pads rows and decodes answers.
+        batch_size: Rows of a forward pass on each rank.
         world: The ranks of this run.
         output_dir: The run's folder.
-        save: Writes the best model; called on all ranks.
+        save: Saves the best model; called on all ranks.
     """
 
-    _held_out: HeldOut | None
+    _held_out: HeldOutSet | None
     _model: Decoder
     _scorer: Scorer
     _tokenizer: Tokenizer
@@ -56,13 +56,13 @@ class Validator:
     _output_dir: str
     _save: Callable[[], None]
     best_loss: float | None = field(default=None, init=False)
-    """The lowest loss so far."""
+    """The lowest validation loss so far."""
     best_step: int | None = field(default=None, init=False)
-    """The step of that validation."""
+    """The step at which the lowest loss was reached."""
     improved_to: float | None = field(default=None, init=False)
-    """The last loss that was lower by more than `min_improvement`."""
+    """The last loss that improved on the one before by more than `min_improvement`."""
     since_improved: int = field(default=0, init=False)
-    """Validations since then."""
+    """Number of validations since that improvement."""
     last_step: int | None = field(default=None, init=False)
     """The step of the last validation."""
 
@@ -70,39 +70,39 @@ class Validator:
         held_out = self._held_out
         self._section = None if held_out is None else held_out.section
         items = [] if held_out is None else held_out.items
-        # Items of similar length are next to each other, the longest first: too little memory is noticed at once.
+        # Sorted so that batches have items of similar length; the longest first, so that lack of memory shows at once.
         self._items = sorted(items, key=lambda item: -item.length)
         self._counts = total_counts(items)
         self._samples = RunFolder(self._output_dir).samples
         self._has_begun = False
 
     @property
-    def is_out_of_patience(self) -> bool:
-        """Whether the loss has not fallen for as many validations as are allowed."""
+    def should_stop(self) -> bool:
+        """Whether to stop early: the loss has not improved for `patience` validations."""
         patience = None if self._section is None else self._section.patience
         return patience is not None and self.since_improved >= patience
 
     def is_due(self, step: int, *, is_last: bool = False) -> bool:
-        """Return whether a validation is due after a step; 0 is the start of the run."""
+        """Return whether a validation is due after a step; step 0 is the start of the run."""
         section = self._section
         if section is None or step == self.last_step:
             return False
         if step == 0:
             return section.at_start
-        every = section.every_n_steps
-        return is_last or (every is not None and step % every == 0)
+        interval = section.every_n_steps
+        return is_last or (interval is not None and step % interval == 0)
 
     def validate_if_due(self, run: Run) -> None:
-        """Validate if it is due after the run's step.
+        """Validate if a validation is due after the current step.
 
-        All ranks must call it, before the first step and after every step.
+        All ranks must call it before the first step and after every step.
         """
         self._begin(run)
         if not self.is_due(run.step, is_last=run.is_complete):
             return
         run.read_numbers()
         self.validate(run.step, run.metrics)
-        if self.is_out_of_patience and not run.is_complete:
+        if self.should_stop and not run.is_complete:
             run.metrics.note(self._early_stop(run.step))
 
     def validate(self, step: int, metrics: Metrics) -> float:
@@ -120,13 +120,13 @@ class Validator:
         started = time.perf_counter()
         random_numbers = random_state(self._world.device)
         try:
-            with evaluating(self._model):
+            with eval_mode(self._model):
                 loss, reported = self._mean_loss()
             answers = self._answers()
         finally:
             set_random_state(random_numbers, self._world.device)
         finite_loss = loss if math.isfinite(loss) else None
-        is_best = self._judge(finite_loss, step)
+        is_best = self._update_best(finite_loss, step)
         self.last_step = step
         metrics.validated(step, finite_loss, self._counts["targets"], reported, answers, is_best=is_best)
         self._write_answers(step, answers)
@@ -140,15 +140,17 @@ class Validator:
         return loss
 
     def _begin(self, run: Run) -> None:
-        """Describe the validation, once."""
+        """Log a description of the validation, once."""
         if self._section is not None and not self._has_begun:
-            every = self._section.every_n_steps
-            when = {None: "after the last step", 1: "after every step"}.get(every, f"every {every} steps")
-            run.metrics.note(f"validation: {counted(len(self._items), 'held-out row')}, {when}")
+            interval = self._section.every_n_steps
+            schedule = {None: "after the last step", 1: "after every step"}.get(
+                interval, f"every {interval} steps"
+            )
+            run.metrics.note(f"validation: {counted(len(self._items), 'held-out row')}, {schedule}")
         self._cut_back_samples(run.step)
 
     def _cut_back_samples(self, step: int) -> None:
-        """Drop, once, the answers that a killed run wrote after its last checkpoint."""
+        """Remove, once, the answers that a killed run wrote after its last checkpoint."""
         if self._world.is_main and self._section is not None and not self._has_begun:
             cut_back(self._samples, step if self.last_step == step else step - 1)
         self._has_begun = True
@@ -161,10 +163,10 @@ class Validator:
                 line = {"step": step, "prompt": prompt, "answer": answer}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    def _judge(self, loss: float | None, step: int) -> bool:
-        """Update the lowest loss and the count for early stopping; return whether the loss is the lowest.
+    def _update_best(self, loss: float | None, step: int) -> bool:
+        """Update the lowest loss and the early-stopping count; return whether the loss is the lowest so far.
 
-        A loss that is not finite, None, does not count for early stopping.
+        A NaN or infinite loss, passed as None, does not count for early stopping.
         """
         assert self._section is not None
         if loss is None:
@@ -181,13 +183,13 @@ class Validator:
 
     @torch.no_grad()
     def _mean_loss(self) -> tuple[float, dict[str, float]]:
-        """Return the loss over all held-out rows, and terms and metrics by name."""
+        """Return the loss over all held-out rows, and the reported terms and metrics by name."""
         n_batches = math.ceil(len(self._items) / self._batch_size)
         counts = {**self._counts, "micro_batches": n_batches}
         divisors = self._world.tensor([float(count) for count in counts.values()])
         sums = ScoreSums(dict(zip(counts, divisors, strict=True)), self._world)
-        for first_of_all in range(0, len(self._items), self._batch_size * self._world.data_size):
-            first = first_of_all + self._world.data_rank * self._batch_size
+        for first_row in range(0, len(self._items), self._batch_size * self._world.data_size):
+            first = first_row + self._world.data_rank * self._batch_size
             items = self._items[first : first + self._batch_size]
             batch = self._batch(items).to(self._world.device)
             self._scorer.before_step(self._model, [batch])
@@ -196,7 +198,7 @@ class Validator:
         return numbers["loss"], {name: numbers[name] for name in sums.reported}
 
     def _batch(self, items: Sequence[Item]) -> Batch:
-        """Collate; a rank without rows takes a filler, as all ranks must call the model."""
+        """Collate items; a rank without items gets a filler, as all ranks must call the model."""
         kind, pad_id = type(self._items[0]), self._tokenizer.pad_id
         if items:
             return kind.collate([[item] for item in items], pad_id, share_prefixes=False)
@@ -219,22 +221,24 @@ class Validator:
         assert self._section is not None
         by = f" by more than {self._section.min_improvement:g}" if self._section.min_improvement else ""
         return (
-            f"step {step}: early stopping: in {self.since_improved} validations in a row the loss was not below"
-            f" {self.improved_to:.4f}{by}"
+            f"step {step}: early stopping: validation loss has not improved on {self.improved_to:.4f}{by} in"
+            f" {counted(self.since_improved, 'validation')}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
-        return {"rows": self._rows(), **{name: getattr(self, name) for name in _REMEMBERED}}
+        """Return the state, for `load_state_dict`."""
+        return {"rows": self._rows(), **{name: getattr(self, name) for name in _STATE_FIELDS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state, unless the saved run had other held-out rows."""
         if state["rows"] in (None, self._rows()):
-            for name in _REMEMBERED:
+            for name in _STATE_FIELDS:
                 setattr(self, name, state[name])
         elif self._section is not None and self._world.is_main:
-            _logger.warning("the held-out rows have changed; the lowest loss and early stopping start afresh")
+            _logger.warning(
+                "the held-out rows have changed; the lowest loss and the early-stopping count are reset"
+            )
 
     def _rows(self) -> list[int] | None:
-        """Return the number of held-out rows and targets, which identify them."""
+        """Return the numbers of held-out rows and targets, by which changed rows are detected."""
         return None if self._section is None else [len(self._items), self._counts["targets"]]

@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW
 from tests.training.tiny import tiny_decoder
 from torchtune.config import lazy
 from torchtune.modules import Decoder, add_lora
-from torchtune.training import needs
+from torchtune.training import estimate_memory
 
 
 def meta_model() -> Decoder:
@@ -39,7 +39,7 @@ def test_needs_are_the_bytes_of_a_real_step(optimizer: object, lora: bool) -> No
     planned = meta_model()
     if lora:
         add_lora(planned, ["q_proj", "v_proj"], 4, 8.0)
-    found = needs(planned, optimizer)  # type: ignore[arg-type]  # parametrised over kinds
+    found = estimate_memory(planned, optimizer)  # type: ignore[arg-type]  # parametrised over kinds
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trainable == sum(p.numel() for p in trained)
     assert found.weights == size([*model.parameters(), *model.buffers()])
@@ -55,13 +55,13 @@ def test_frozen_weights_take_the_dtype_and_trained_ones_four_bytes() -> None:
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    found = needs(model, lazy(AdamW, lr=1e-3), dtype="bf16")
+    found = estimate_memory(model, lazy(AdamW, lr=1e-3), dtype="bf16")
     assert found.weights == 2 * frozen + 4 * trained + buffers
     assert found.gradients == 4 * trained
 
 
 def test_nothing_is_trained_without_an_optimizer() -> None:
-    found = needs(meta_model(), None, dtype="bf16")
+    found = estimate_memory(meta_model(), None, dtype="bf16")
     assert (found.trainable, found.gradients, found.optimizer) == (0, 0, 0)
 
 
@@ -81,8 +81,8 @@ def test_sharded_rank_holds_what_fsdp_gives_the_first(ranks: int) -> None:
     finally:
         torch.distributed.destroy_process_group()
     buffers = sum(b.numel() * b.element_size() for b in alone.buffers())
-    assert needs(alone, lazy(SGD, lr=0.1), ranks=ranks, enable_fsdp=True).weights - buffers == held
-    assert needs(alone, lazy(SGD, lr=0.1), ranks=ranks).weights > held
+    assert estimate_memory(alone, lazy(SGD, lr=0.1), ranks=ranks, enable_fsdp=True).weights - buffers == held
+    assert estimate_memory(alone, lazy(SGD, lr=0.1), ranks=ranks).weights > held
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:

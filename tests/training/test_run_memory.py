@@ -25,7 +25,7 @@ from torchtune.config import Trust, lazy, only_trusting
 from torchtune.data import Example, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.runs import means_no_memory
+from torchtune.runs import is_out_of_memory
 from torchtune.training import (
     ActivationCheckpointing,
     Loading,
@@ -34,12 +34,12 @@ from torchtune.training import (
     Packing,
     Placement,
     Sharding,
-    batch_of,
+    batch_shape,
     mapped_bytes,
     memory_savings,
-    model_of,
-    needs,
-    needs_of,
+    build_meta_model,
+    estimate_memory,
+    estimate_run_memory,
     start,
 )
 
@@ -90,7 +90,7 @@ def test_activations_of_lean_layers_are_what_the_profiler_sees(lora: bool, dtype
 def compare_with_the_profiler(
     lora: bool, dtype: str, section: ActivationCheckpointing | None, *, lean_layers: bool
 ) -> int:
-    said = needs(
+    said = estimate_memory(
         meta_model(lora),
         lazy(AdamW, lr=1e-3),
         Placement(activation_checkpointing=section, lean_layers=lean_layers),
@@ -126,7 +126,7 @@ def most_held(call: Callable[[], None]) -> int:
 
 def test_gradients_of_earlier_batches_are_there_at_the_peak() -> None:
     at_once, summed = (
-        needs(meta_model(lora=False), lazy(AdamW, lr=1e-3), batch=(8, 128), accumulates=accumulates)
+        estimate_memory(meta_model(lora=False), lazy(AdamW, lr=1e-3), batch=(8, 128), accumulates=accumulates)
         for accumulates in (False, True)
     )
     assert summed.peak == summed.total + summed.activations
@@ -136,9 +136,9 @@ def test_gradients_of_earlier_batches_are_there_at_the_peak() -> None:
 
 def test_weights_that_are_not_cast_stay_in_their_file(tmp_path: Path) -> None:
     cfg = lora_config(tmp_path, device="cpu")
-    model = model_of(cfg)
+    model = build_meta_model(cfg)
     assert model is not None
-    needs_of(cfg, model)
+    estimate_run_memory(cfg, model)
     assert mapped_bytes(cfg, model) == 0  # there is no folder
     folder = tmp_path / "model"
     folder.mkdir()
@@ -156,17 +156,17 @@ def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
 
     def found(ranks: int = 1, **changes: Any) -> Any:
         changed = evolve(cfg, **changes)
-        model = model_of(changed)
+        model = build_meta_model(changed)
         assert model is not None
-        return needs_of(changed, model, ranks)
+        return estimate_run_memory(changed, model, ranks)
 
     plain = found()
-    model = model_of(cfg)
+    model = build_meta_model(cfg)
     assert model is not None
-    assert batch_of(cfg, model) == (2, 256), "the model takes no more"
-    assert batch_of(cfg, model, longest=70) == (2, 70)
+    assert batch_shape(cfg, model) == (2, 256), "the model takes no more"
+    assert batch_shape(cfg, model, longest=70) == (2, 70)
     packed = evolve(cfg, loading=Loading(packing=Packing(length=96)))
-    assert batch_of(packed, model) == batch_of(packed, model, longest=70) == (2, 96)
+    assert batch_shape(packed, model) == batch_shape(packed, model, longest=70) == (2, 96)
     narrow = found(dtype="bf16", placement=Placement(weights_dtype="bf16"))
     assert (narrow.weights, narrow.gradients) == (plain.weights // 2, plain.gradients // 2)
     assert narrow.activations < 0.9 * plain.activations
@@ -196,21 +196,21 @@ class Other:
 
 def test_of_a_config_of_another_class_the_weights_are_counted() -> None:
     cfg = Other()
-    model = model_of(cfg)
+    model = build_meta_model(cfg)
     assert model is not None
-    counted = needs_of(cfg, model)
+    counted = estimate_run_memory(cfg, model)
     assert counted.weights == counted.total >= 4 * sum(p.numel() for p in model.parameters())
-    assert model_of(Other(dtype="float32")) is None, "a precision that the estimate does not know"
-    assert model_of(Other(model=None)) is None
+    assert build_meta_model(Other(dtype="float32")) is None, "a precision that the estimate does not know"
+    assert build_meta_model(Other(model=None)) is None
 
 
 def test_dropout_is_counted_though_it_has_no_parameters(tmp_path: Path) -> None:
     found = []
     for dropout in (0.0, 0.5):
         cfg = lora_config(tmp_path, batch_size=16, lora=Lora(targets=["all-linear"], rank=4, dropout=dropout))
-        model = model_of(cfg)
+        model = build_meta_model(cfg)
         assert model is not None
-        found.append(needs_of(cfg, model).activations)
+        found.append(estimate_run_memory(cfg, model).activations)
     assert found[1] > found[0]
 
 
@@ -224,13 +224,13 @@ def test_what_would_take_less_is_named_with_how_much(tmp_path: Path) -> None:
         "dtype=bf16 placement.weights_dtype=bf16",
     }
     assert list(ways.values()) == sorted(ways.values(), reverse=True)
-    model = model_of(cfg)
+    model = build_meta_model(cfg)
     assert model is not None
-    now = needs_of(cfg, model)
+    now = estimate_run_memory(cfg, model)
     half = evolve(cfg, batch_size=4)
-    again = model_of(half)
+    again = build_meta_model(half)
     assert again is not None
-    then = needs_of(half, again)
+    then = estimate_run_memory(half, again)
     assert ways["batch_size=4 gradient_accumulation_steps=2"] == now.activations - then.activations
     lora = dict(memory_savings(lora_config(tmp_path, batch_size=1), ranks=1))
     assert not any("batch_size" in words or "fsdp" in words for words in lora)
@@ -253,9 +253,9 @@ def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_saving
     with trust, pytest.raises(OutOfMemoryError) as caught:
         main(full_config(tmp_path, loss=lazy(Greedy), batch_size=6))
     assert re.fullmatch(
-        r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when 16,777,216\.00 GiB more were requested\."
-        r" Estimated savings for 6 rows of 256 positions: .*batch_size=3 gradient_accumulation_steps=2 by"
-        r" [\d.]+ MiB; .*activation_checkpointing.keep=inputs by [\d.]+ MiB.*",
+        r"memory ran out in `loss = sums\.add\(scorer\(model, batch\)\)`, when allocating 16,777,216\.00 GiB\."
+        r" Estimated savings for 6 rows of 256 tokens: .*[\d.]+ MiB by batch_size=3 gradient_accumulation_steps=2;"
+        r" .*[\d.]+ MiB by placement.activation_checkpointing.keep=inputs.*",
         str(caught.value),
     )
 
@@ -266,7 +266,7 @@ def test_other_errors_pass_as_they_are() -> None:
     with pytest.raises(RuntimeError, match=r"^something else$"), start(Cfg(seed=1)):
         raise RuntimeError("something else")
     said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79"
-    expected = r"^memory ran out, when 2.00 GiB more were requested$"
+    expected = r"^memory ran out, when allocating 2.00 GiB$"
     with pytest.raises(OutOfMemoryError, match=expected), start(Cfg(seed=1)):
         raise torch.OutOfMemoryError(said)
 
@@ -288,7 +288,7 @@ def test_other_errors_pass_as_they_are() -> None:
 def test_errors_that_mean_that_memory_ran_out(error: Exception, is_memory: bool) -> None:
     from tests.training.two_ranks import Cfg
 
-    assert means_no_memory(error) == is_memory
+    assert is_out_of_memory(error) == is_memory
     with pytest.raises(OutOfMemoryError if is_memory else type(error)), start(Cfg(seed=1)):
         raise error
 
@@ -302,8 +302,8 @@ def test_an_explanation_that_fails_itself_still_explains(
     def fail(*_: object) -> list[tuple[str, int]]:
         raise failure
 
-    monkeypatch.setattr("torchtune.training._memory.memory_savings", fail)
-    expected = r"^memory ran out\. Less is taken by a smaller batch_size"
+    monkeypatch.setattr("torchtune.training._run_memory.memory_savings", fail)
+    expected = r"^memory ran out\. Reduce batch_size"
     with pytest.raises(OutOfMemoryError, match=expected), start(full_config(tmp_path)):
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""Estimate the memory that a config needs, and which settings would lower it."""
+"""Estimate the memory of a run from its config, and the settings that would reduce it."""
 
 import linecache
 import re
@@ -20,27 +20,26 @@ from torchtune.runs.console import size_text
 from torchtune.training._activations import ActivationCheckpointing
 from torchtune.training._finetune_config import FinetuneConfig
 from torchtune.training._lora import Lora
-from torchtune.training._needs import Needs, needs
+from torchtune.training._memory_estimate import MemoryEstimate, estimate_memory
 from torchtune.training._placement import DTYPES
 from torchtune.training._sections import section_of
 
-ASSUMED = 1024
-"""Positions of a row if neither the dataset nor packing limits them."""
+DEFAULT_LENGTH = 1024
+"""Assumed length of a batch row (tokens) if neither the data nor packing limit it."""
 
-
-_LESS = (
-    "Less is taken by a smaller batch_size with more gradient_accumulation_steps,"
-    " placement.activation_checkpointing.keep=inputs, dtype=bf16, or a smaller model; tune validate --memory estimates"
+_ADVICE = (
+    "Reduce batch_size and raise gradient_accumulation_steps, set placement.activation_checkpointing.keep=inputs or"
+    " dtype=bf16, or choose a smaller model; `tune validate --memory` estimates the memory"
 )
 
 
 class OutOfMemoryError(MemoryError):
-    """Memory ran out; the message names the line, and settings that would take less."""
+    """Memory ran out; the message names the line, and settings that would reduce memory."""
 
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """The flat fields of a config that describes a model, a fine-tuning recipe's or another's."""
+    """The fields of any config that describes a model, of a fine-tuning recipe or another."""
 
     @property
     def model(self) -> Component[Decoder]:
@@ -56,11 +55,11 @@ class ModelConfig(Protocol):
 
     @property
     def dtype(self) -> str:
-        """The precision of computing, a key of `DTYPES` or auto."""
+        """The precision of computation, a key of `DTYPES` or auto."""
 
 
-def model_of(cfg: object) -> Decoder | None:
-    """Build a config's model with its adapters on the meta device; None if the config is no `ModelConfig`.
+def build_meta_model(cfg: object) -> Decoder | None:
+    """Build a config's model with its adapters on the meta device; None if the config is not a `ModelConfig`.
 
     Raises:
         InstantiationError: The model rejects its arguments.
@@ -74,7 +73,7 @@ def model_of(cfg: object) -> Decoder | None:
         return None
     with torch.device("meta"):
         model: object = instantiate(cfg.model)
-    if not isinstance(model, Decoder):  # a config of no declared type may hold anything
+    if not isinstance(model, Decoder):  # an untyped config may hold anything
         return None
     lora = section_of(cfg, Lora)
     if lora is not None:
@@ -82,53 +81,55 @@ def model_of(cfg: object) -> Decoder | None:
     return model
 
 
-def batch_of(cfg: FinetuneConfig, model: Decoder, longest: int | None = None) -> tuple[int, int]:
-    """Return the rows of a config's forward pass, and their positions at most.
+def batch_shape(cfg: FinetuneConfig, model: Decoder, longest: int | None = None) -> tuple[int, int]:
+    """Return the number of batch rows of a forward pass, and their maximum length (tokens).
 
     Args:
-        cfg: Packs have the length that it says.
-        model: No row is longer than its `max_seq_len`.
-        longest: The longest example, if the data are known; None: 1,024 positions are assumed.
+        cfg: The config, which sets the length of packs.
+        model: Limits the length to its `max_seq_len`.
+        longest: The length of the longest example; None: 1,024 tokens are assumed.
     """
     packing = cfg.loading.packing
-    length = (longest or ASSUMED) if packing is None else packing.length
+    length = (longest or DEFAULT_LENGTH) if packing is None else packing.length
     return cfg.batch_size, min(length, model.architecture.max_seq_len)
 
 
-def needs_of(cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | None = None) -> Needs:
-    """Estimate what a config's model takes on each rank; of a config that is no `FinetuneConfig`, its weights alone.
+def estimate_run_memory(
+    cfg: ModelConfig, model: Decoder, ranks: int = 1, longest: int | None = None
+) -> MemoryEstimate:
+    """Estimate the memory of a config's run on each rank; weights only, unless the config is a `FinetuneConfig`.
 
     Args:
         cfg: The config.
         model: Its model on the meta device.
-        ranks: Processes that share the work.
-        longest: As for `batch_of`.
+        ranks: Number of ranks.
+        longest: As for `batch_shape`.
 
     Raises:
         InstantiationError: The optimizer rejects its arguments.
     """
     if not isinstance(cfg, FinetuneConfig):
-        return needs(model, None, dtype=_dtype_of(cfg), ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
-    return needs(
+        return estimate_memory(model, None, dtype=_dtype_of(cfg), ranks=ranks, on_cpu=_is_for_cpu(cfg.device))
+    return estimate_memory(
         model,
         cfg.optimizer,
         cfg.placement,
         dtype=_dtype_of(cfg),
         ranks=ranks,
         enable_fsdp=cfg.enable_fsdp,
-        batch=batch_of(cfg, model, longest),
+        batch=batch_shape(cfg, model, longest),
         accumulates=cfg.gradient_accumulation_steps != 1,
         on_cpu=_is_for_cpu(cfg.device),
     )
 
 
 def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
-    """Return how many bytes of frozen weights stay backed by their file: on one CPU, those that are not cast.
+    """Return the bytes of frozen weights that are memory-mapped from their file: on one CPU, those that are not cast.
 
     Args:
-        cfg: The headers of its weight files are read, if the files exist.
-        model: The config's, as `needs_of` left it.
-        ranks: Processes that share the work.
+        cfg: The config; the headers of its weight files are read, if the files exist.
+        model: The config's model, after `estimate_run_memory`, which casts its parameters.
+        ranks: Number of ranks.
     """
     if ranks > 1 or not cfg.model_directory or not _is_for_cpu(cfg.device):
         return 0
@@ -141,7 +142,7 @@ def mapped_bytes(cfg: ModelConfig, model: Decoder, ranks: int = 1) -> int:
 
 
 def _dtype_of(cfg: ModelConfig) -> str:
-    """Return the precision that a run would have, without probing for a GPU."""
+    """Return the precision that a run would use, without probing for a GPU."""
     if cfg.dtype != "auto":
         return cfg.dtype
     return "fp32" if _is_for_cpu(cfg.device) or cfg.device == "mps" else "bf16"
@@ -156,41 +157,43 @@ def _is_for_cpu(device: str) -> bool:
 
 
 def memory_savings(cfg: FinetuneConfig, ranks: int = 1) -> list[tuple[str, int]]:
-    """Return settings that would lower the memory of a rank, and by how many bytes, roughly; the largest first.
+    """Return the settings that would reduce the memory of a rank, with the approximate bytes saved, largest first.
 
     Args:
         cfg: A fine-tuning recipe's config.
-        ranks: Processes that share the work.
+        ranks: Number of ranks.
     """
-    now = _held(cfg, ranks)
-    if now is None:
+    current = _estimated_bytes(cfg, ranks)
+    if current is None:
         return []
     savings = []
-    for words, changed in _changes(cfg, ranks):
-        then = _held(changed, ranks)
-        if then is not None and now - then > 0.02 * now:
-            savings.append((words, now - then))
+    for overrides, changed in _changes(cfg, ranks):
+        reduced = _estimated_bytes(changed, ranks)
+        if reduced is not None and current - reduced > 0.02 * current:
+            savings.append((overrides, current - reduced))
     sharding = cfg.placement.sharding
     if cfg.enable_fsdp and cfg.device != "cpu" and not (sharding and sharding.cpu_offload):
-        model = model_of(cfg)
+        model = build_meta_model(cfg)
         if model is not None:
-            savings.append(("placement.sharding.cpu_offload=true", needs_of(cfg, model, ranks).total))
+            savings.append(
+                ("placement.sharding.cpu_offload=true", estimate_run_memory(cfg, model, ranks).total)
+            )
     return sorted(savings, key=lambda saving: -saving[1])
 
 
-def _held(cfg: FinetuneConfig, ranks: int) -> int | None:
+def _estimated_bytes(cfg: FinetuneConfig, ranks: int) -> int | None:
     try:
-        model = model_of(cfg)
+        model = build_meta_model(cfg)
         if model is None:
             return None
-        counted = needs_of(cfg, model, ranks)
+        estimate = estimate_run_memory(cfg, model, ranks)
     except (ConfigError, InstantiationError, ValueError):
         return None
-    return counted.total + counted.activations
+    return estimate.total + estimate.activations
 
 
 def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneConfig]]:
-    """Yield changes of settings as on the command line, and the config with each."""
+    """Yield command-line overrides that may reduce memory, each with the config after it."""
     placement, packing = cfg.placement, cfg.loading.packing
     if cfg.batch_size > 1:
         rows = -(-cfg.batch_size // 2)
@@ -212,34 +215,35 @@ def _changes(cfg: FinetuneConfig, ranks: int) -> Iterator[tuple[str, FinetuneCon
         yield f"loading.packing.length={half}", evolve(cfg, loading=loading)
 
 
-def explain(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
-    """Turn an out-of-memory error into one message with alternatives.
+def out_of_memory_error(error: BaseException, cfg: object, ranks: int) -> OutOfMemoryError:
+    """Turn an out-of-memory error into one message that names settings that would reduce memory.
 
     Args:
-        error: `means_no_memory` holds for it.
+        error: An error for which `is_out_of_memory` holds.
         cfg: The run's config.
-        ranks: Processes that share the work.
+        ranks: Number of ranks.
     """
-    line = _line_of(error.__traceback__)
+    line = _recipe_line(error.__traceback__)
     message = f"memory ran out{f' in `{line}`' if line else ''}"
     request = re.search(r"[Tt]ried to allocate (\d[\d.]* ?\w+)", str(error))
     if request is not None:
         number, _, unit = request[1].partition(" ")
-        message += f", when {size_text(int(number)) if unit == 'bytes' else request[1]} more were requested"
+        message += f", when allocating {size_text(int(number)) if unit == 'bytes' else request[1]}"
     if not isinstance(cfg, FinetuneConfig):
         return OutOfMemoryError(message)
     try:
-        model = model_of(cfg)
-        rows, length = (cfg.batch_size, ASSUMED) if model is None else batch_of(cfg, model)
-        ways = "; ".join(f"{words} by {size_text(saved)}" for words, saved in memory_savings(cfg, ranks))
-    except Exception:  # of whatever kind, as memory may be short for the estimate, too
-        return OutOfMemoryError(f"{message}. {_LESS}")
-    of = f"for {counted(rows, 'row')} of {counted(length, 'position')}"
-    return OutOfMemoryError(f"{message}. Estimated savings {of}: {ways or 'a smaller model'}")
+        model = build_meta_model(cfg)
+        rows, length = (cfg.batch_size, DEFAULT_LENGTH) if model is None else batch_shape(cfg, model)
+        savings = "; ".join(f"{size_text(saved)} by {change}" for change, saved in memory_savings(cfg, ranks))
+    except Exception:  # any error, as memory may run out during the estimate as well
+        return OutOfMemoryError(f"{message}. {_ADVICE}")
+    shape = f"{counted(rows, 'row')} of {counted(length, 'token')}"
+    advice = f"Estimated savings for {shape}: {savings}" if savings else "Choose a smaller model"
+    return OutOfMemoryError(f"{message}. {advice}")
 
 
-def _line_of(trace: TracebackType | None) -> str:
-    """Return the line of the recipe that ran: in the outermost `main` of the traceback."""
+def _recipe_line(trace: TracebackType | None) -> str:
+    """Return the source line of the recipe that was running: the one in the outermost `main` of the traceback."""
     for frame, number in walk_tb(trace):
         if frame.f_code.co_name == "main":
             return linecache.getline(frame.f_code.co_filename, number).partition("#")[0].strip()
