@@ -1,4 +1,4 @@
-"""What is asked of `tune` that it does not do, or does under another name."""
+"""Commands of other tools, which `tune` does not support or supports under another name, are answered with advice."""
 
 import re
 from pathlib import Path
@@ -8,46 +8,46 @@ import pytest
 from tests.tune import Tune
 from torchtune.cli import verbs
 from torchtune.runs import config_sources, recipe_names
-from torchtune.runs._elsewhere import NOT_HERE, OTHERWISE, Job, pointer_for
+from torchtune.runs._alternatives import OTHER_NAMES, UNSUPPORTED, Task, alternative_for
 
 PAGE = (Path(__file__).parents[2] / "docs/what_it_does.md").read_text(encoding="utf-8")
-JOBS = (*NOT_HERE, *OTHERWISE)
-WORDS = [word for job in JOBS for word in job.words.split()]
+TASKS = (*UNSUPPORTED, *OTHER_NAMES)
+KEYWORDS = [keyword for task in TASKS for keyword in task.keywords.split()]
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.words.split()[0])
-def test_page_has_a_row_for_each_job(job: Job) -> None:
-    words = ", ".join(f"`{word}`" for word in job.words.split())
-    assert f"| {words} | {job.name} | {job.instead} |\n" in PAGE
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.keywords.split()[0])
+def test_page_has_a_row_for_each_task(task: Task) -> None:
+    keywords = ", ".join(f"`{keyword}`" for keyword in task.keywords.split())
+    assert f"| {keywords} | {task.summary} | {task.alternative} |\n" in PAGE
 
 
 def test_page_has_no_other_rows() -> None:
-    assert len(re.findall(r"(?m)^\| `\w+`.* \|$", PAGE.partition("## It does not")[2])) == len(JOBS)
+    assert len(re.findall(r"(?m)^\| `\w+`.* \|$", PAGE.partition("## Not supported")[2])) == len(TASKS)
 
 
-def test_words_are_those_of_one_job_and_of_nothing_that_exists() -> None:
-    assert len(WORDS) == len(set(WORDS))
-    assert not {*WORDS} & {*verbs(), *recipe_names(), *config_sources()}
+def test_keywords_belong_to_one_task_and_are_not_names_of_tune() -> None:
+    assert len(KEYWORDS) == len(set(KEYWORDS))
+    assert not {*KEYWORDS} & {*verbs(), *recipe_names(), *config_sources()}
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_word_is_answered_in_one_line(word: str, tune: Tune) -> None:
-    for words in ((word,), (word.upper().replace("_", "-"), "--config", "x.yaml"), ("run", word)):
-        result = tune(*words)
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_keyword_is_answered_in_one_line(keyword: str, tune: Tune) -> None:
+    for args in ((keyword,), (keyword.upper().replace("_", "-"), "--config", "x.yaml"), ("run", keyword)):
+        result = tune(*args)
         assert result.status == 2
         assert result.out == ""
         head, line = result.err.splitlines()
         assert head == "1 mistake in the command line:"
-        assert "is no recipe or verb; " in line
+        assert "is not a recipe or verb; " in line
 
 
 @pytest.mark.parametrize("name", ["lora_dpo_single_device", "full-grpo", "qat_distributed", "my_kd_recipe"])
 def test_recipes_of_other_projects_are_answered_by_their_method(name: str, tune: Tune) -> None:
-    assert re.search("(has|have) no recipe: |weights are not quantised: ", tune(name).err)
+    assert re.search("(has|have) no recipe: |weights are not quantized: ", tune(name).err)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "args",
     [
         "validate dpo",
         "validate lora_dpo_single_device --config x.yaml",
@@ -63,22 +63,22 @@ def test_recipes_of_other_projects_are_answered_by_their_method(name: str, tune:
         "diff smollm2_135m_lora dpo",
     ],
 )
-def test_every_command_that_takes_a_name_answers_as_tune_does(words: str, tune: Tune) -> None:
-    result = tune(*words.split())
+def test_every_command_that_takes_a_name_gives_the_same_advice(args: str, tune: Tune) -> None:
+    result = tune(*args.split())
     assert result.status == 2
-    assert "; preference tuning has no recipe: docs/own_recipe.md writes one" in result.err
+    assert "; preference tuning has no recipe: docs/own_recipe.md shows how to write one" in result.err
 
 
 @pytest.mark.parametrize("name", ["lora_finetun", "nonsense", "lora", "./train.py", "evaluation_of_mine"])
-def test_other_names_are_answered_as_before(name: str, tune: Tune) -> None:
-    assert pointer_for(name) is None
+def test_other_unknown_names_get_no_such_advice(name: str, tune: Tune) -> None:
+    assert alternative_for(name) is None
     assert tune(name).status == 2
 
 
 @pytest.mark.parametrize("word", ["tensorboard", "wandb"])
-def test_the_loggers_that_are_named_validate_as_they_are_written(word: str, tune: Tune) -> None:
+def test_overrides_in_the_advice_about_loggers_are_valid(word: str, tune: Tune) -> None:
     pytest.importorskip(word)
-    pointer = pointer_for(word)
+    pointer = alternative_for(word)
     assert pointer is not None
     overrides = [part for part in pointer[1].split() if "=" in part]
     assert len(overrides) > 1
@@ -86,11 +86,13 @@ def test_the_loggers_that_are_named_validate_as_they_are_written(word: str, tune
     assert result.out.startswith("ok"), result.err
 
 
-def test_commands_that_are_named_exist() -> None:
-    named = re.findall(r"(?<!-)\btune (?:--nproc_per_node 2 )?(\w+)", " ".join(job.instead for job in JOBS))
-    assert len(named) > 15
-    assert {*named} <= {*verbs(), *recipe_names()}
-    configs = re.findall(r"--config ([a-z]\w*)", " ".join(job.instead for job in JOBS))
+def test_commands_in_the_advice_exist() -> None:
+    commands = re.findall(
+        r"(?<!-)\btune (?:--nproc_per_node 2 )?(\w+)", " ".join(task.alternative for task in TASKS)
+    )
+    assert len(commands) > 15
+    assert {*commands} <= {*verbs(), *recipe_names()}
+    configs = re.findall(r"--config ([a-z]\w*)", " ".join(task.alternative for task in TASKS))
     assert {*configs} <= {*config_sources()}
 
 
@@ -105,13 +107,13 @@ def test_commands_that_are_named_exist() -> None:
         ("x.onnx", "optimum-cli export onnx"),
     ],
 )
-def test_file_as_the_target_of_a_conversion_is_a_mistake_and_nothing_is_written(
+def test_converting_to_a_file_is_a_mistake_and_writes_nothing(
     target: str, advice: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = tune("convert", "m", target)
     assert result.status == 2
-    assert f"{target}: a folder is written, and no such file; " in result.err
+    assert f"{target}: tune convert writes a folder, not a file; " in result.err
     assert advice in result.err
     assert not any(tmp_path.iterdir())
 
@@ -120,11 +122,11 @@ LAUNCHERS = {
     "~lora": "write lora=null or lora=default",
     "~dataset.split=x": "write dataset.split=null or dataset.split=default",
     "++batch_size=4": "write batch_size=4",
-    "--multirun": "a call is one run",
-    "hydra.job.name=x": "hydra's own settings are not read",
-    "--nproc_per_node 2": "--nproc_per_node is torchrun's and stands before the recipe",
-    "--nproc-per-node=2": "--nproc-per-node is torchrun's and stands before the recipe",
-    "--standalone": "--standalone is torchrun's and stands before the recipe",
+    "--multirun": "each command is one run",
+    "hydra.task.summary=x": "hydra's own settings are not read",
+    "--nproc_per_node 2": "--nproc_per_node is an option of torchrun and comes before the recipe",
+    "--nproc-per-node=2": "--nproc-per-node is an option of torchrun and comes before the recipe",
+    "--standalone": "--standalone is an option of torchrun and comes before the recipe",
     "--num_processes 2": "write tune --nproc_per_node N before the recipe",
     "--num-gpus=2": "write tune --nproc_per_node N before the recipe",
     "--num_machines=2": "write tune --nnodes N before the recipe",
@@ -133,9 +135,9 @@ LAUNCHERS = {
 }
 
 
-@pytest.mark.parametrize("words", LAUNCHERS)
-def test_words_of_hydra_and_launchers_after_the_recipe_are_answered(words: str, tune: Tune) -> None:
-    result = tune("lora_finetune", "--config", "smollm2_135m_lora", *words.split())
+@pytest.mark.parametrize("args", LAUNCHERS)
+def test_arguments_of_hydra_and_launchers_after_the_recipe_are_answered(args: str, tune: Tune) -> None:
+    result = tune("lora_finetune", "--config", "smollm2_135m_lora", *args.split())
     assert result.status == 2
-    assert LAUNCHERS[words] in result.err
+    assert LAUNCHERS[args] in result.err
     assert len(result.err.splitlines()) == 2
