@@ -1,4 +1,4 @@
-"""The kinds of adapters, and weights for them that change something."""
+"""Kinds of adapters, and random weights for them."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora": {"kind": "dora"},
     "rslora and dora": {"rank_stabilized": True, "kind": "dora"},
 }
-"""What `add_lora` takes for each."""
+"""Arguments of `add_lora` for each kind."""
 
 
 def adapted(linear: nn.Linear, kind: AdapterKind = "lora", **settings: Any) -> Any:
-    """Return a linear layer with an adapter of a kind; static checks would take all of its parts for modules."""
+    """Return a linear layer with an adapter; typed Any, because its attributes would be typed as modules."""
     layer = Linear.from_linear(linear)
     layer.adapter = ADAPTERS[kind](layer, **settings)
     return layer
 
 
-def stir(model: nn.Module, std: float = 0.3) -> None:
-    """Give the adapters of a model random weights, and magnitudes that are up to a third off their norms."""
+def randomize_adapters(model: nn.Module, std: float = 0.3) -> None:
+    """Set a model's adapters to random weights, and DoRA magnitudes to up to 30% off their norms."""
     for name, parameter in lora_state(model).items():
         if name.endswith("lora_magnitude"):
             parameter.mul_(torch.empty_like(parameter).uniform_(0.7, 1.3))

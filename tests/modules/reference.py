@@ -1,4 +1,4 @@
-"""A decoder written a second time, in NumPy and float64, one token and one head at a time."""
+"""A reference decoder in NumPy and float64 that computes one token and one head at a time."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from torchtune.modules import Architecture, Decoder
 
 Array = npt.NDArray[np.float64]
 
-TINY = Architecture.of(
+TINY = Architecture.from_values(
     vocab_size=29,
     num_layers=2,
     embed_dim=12,
@@ -22,7 +22,7 @@ TINY = Architecture.of(
     norm_eps=1e-3,
     tied_embeddings=False,
 )
-"""Small, with every size different and constants that are large enough to show."""
+"""A small architecture; all sizes differ, and constants are large enough to affect the result."""
 
 
 def reference_logits(model: Decoder, tokens: list[int]) -> Array:
@@ -33,11 +33,11 @@ def reference_logits(model: Decoder, tokens: list[int]) -> Array:
     def norm(x: Array, name: str) -> Array:
         return np.asarray(weights[f"{name}.weight"] * x / np.sqrt(np.mean(x**2) + a.norm_eps))
 
-    def turn(x: Array, position: int) -> Array:
+    def rotate(x: Array, position: int) -> Array:
         half = a.head_dim // 2
         pairs = x[:half] + 1j * x[half:]
-        turned = pairs * np.exp(1j * position / a.rope_base ** (np.arange(half) / half))
-        return np.concatenate([turned.real, turned.imag])
+        rotated = pairs * np.exp(1j * position / a.rope_base ** (np.arange(half) / half))
+        return np.concatenate([rotated.real, rotated.imag])
 
     def attention(xs: list[Array], prefix: str) -> list[Array]:
         q, k, v = (
@@ -48,10 +48,10 @@ def reference_logits(model: Decoder, tokens: list[int]) -> Array:
         for i in range(len(xs)):
             heads = []
             for h in range(a.num_heads):
-                g = h * a.num_kv_heads // a.num_heads  # The key-value head that serves this query head.
-                scores = np.array([turn(q[i][h], i) @ turn(k[j][g], j) for j in range(i + 1)])
-                shares = np.exp(scores / np.sqrt(a.head_dim))
-                heads.append(sum(s * v[j][g] for j, s in enumerate(shares)) / shares.sum())
+                g = h * a.num_kv_heads // a.num_heads  # the key-value head of this query head
+                scores = np.array([rotate(q[i][h], i) @ rotate(k[j][g], j) for j in range(i + 1)])
+                weights_of_keys = np.exp(scores / np.sqrt(a.head_dim))
+                heads.append(sum(s * v[j][g] for j, s in enumerate(weights_of_keys)) / weights_of_keys.sum())
             outputs.append(weights[f"{prefix}.o_proj.weight"] @ np.concatenate(heads))
         return outputs
 
@@ -62,8 +62,8 @@ def reference_logits(model: Decoder, tokens: list[int]) -> Array:
     xs = [weights["embed_tokens.weight"][token] for token in tokens]
     for i in range(a.num_layers):
         layer = f"layers.{i}"
-        seen = attention([norm(x, f"{layer}.input_layernorm") for x in xs], f"{layer}.self_attn")
-        xs = [x + y for x, y in zip(xs, seen, strict=True)]
+        attended = attention([norm(x, f"{layer}.input_layernorm") for x in xs], f"{layer}.self_attn")
+        xs = [x + y for x, y in zip(xs, attended, strict=True)]
         xs = [x + feed_forward(norm(x, f"{layer}.post_attention_layernorm"), f"{layer}.mlp") for x in xs]
     head = weights["embed_tokens.weight" if a.tied_embeddings else "lm_head.weight"]
     return np.array([head @ norm(x, "norm") for x in xs])

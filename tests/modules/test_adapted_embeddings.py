@@ -1,4 +1,4 @@
-"""The embedding table and the output head have adapters, or are trained in full, tied or not."""
+"""Embedding tables and output heads, tied or not, with adapters or trained in full."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.models.tiny import random_tokens, tiny_smollm2
-from tests.modules.adapters import stir
+from tests.modules.adapters import randomize_adapters
 from tests.tolerance import FLOAT64, assert_near
 from torchtune.modules import (
     Decoder,
@@ -20,17 +20,17 @@ from torchtune.modules import (
 )
 
 TARGETS = {True: ["embed_tokens", "q_proj"], False: ["embed_tokens", "lm_head", "q_proj"]}
-both = pytest.mark.parametrize("tied", [True, False])
+tied_and_untied = pytest.mark.parametrize("tied", [True, False])
 
 
 def adapted_model(*, tied: bool, dropout: float = 0.0) -> Decoder:
     model = tiny_smollm2(tied_embeddings=tied)
     add_lora(model, TARGETS[tied], rank=3, alpha=5.0, dropout=dropout)
-    stir(model, std=0.1)
+    randomize_adapters(model, std=0.1)
     return model
 
 
-@both
+@tied_and_untied
 def test_adapters_of_embeddings_and_head_change_nothing_at_first(*, tied: bool) -> None:
     model, tokens = tiny_smollm2(tied_embeddings=tied), random_tokens(2, 9)
     expected = model(tokens)
@@ -39,8 +39,8 @@ def test_adapters_of_embeddings_and_head_change_nothing_at_first(*, tied: bool) 
     assert next(name for name, _, _ in adapted_layers(model)) == "embed_tokens"
 
 
-@both
-def test_adapted_embeddings_and_head_compute_what_merged_ones_do(*, tied: bool) -> None:
+@tied_and_untied
+def test_adapted_embeddings_and_head_equal_merged_ones(*, tied: bool) -> None:
     model, tokens = adapted_model(tied=tied), random_tokens(2, 9)
     adapted = model(tokens)
     with adapters_disabled(model):
@@ -52,9 +52,9 @@ def test_adapted_embeddings_and_head_compute_what_merged_ones_do(*, tied: bool) 
     assert not any(p.requires_grad for p in model.parameters())
 
 
-@both
+@tied_and_untied
 @pytest.mark.parametrize("is_chunked", [True, False])
-def test_losses_that_hold_no_logits_train_an_adapted_head(*, tied: bool, is_chunked: bool) -> None:
+def test_chunked_losses_train_an_adapted_head(*, tied: bool, is_chunked: bool) -> None:
     model, tokens = adapted_model(tied=tied), random_tokens(2, 9)
     labels = random_tokens(2, 9).flatten().flip(0)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -65,13 +65,13 @@ def test_losses_that_hold_no_logits_train_an_adapted_head(*, tied: bool, is_chun
         loss: Tensor = LinearCrossEntropy(chunk_size=4)(*model.head(hidden), labels)
     else:
         loss = -token_log_probs(*model.head(hidden), labels, chunk_size=4).sum()
-    for ours, theirs in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
-        assert_near(ours, theirs, FLOAT64)
-        assert theirs.abs().max() > 0
+    for gradient, expected_gradient in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
+        assert_near(gradient, expected_gradient, FLOAT64)
+        assert expected_gradient.abs().max() > 0
 
 
-@both
-def test_dropout_falls_on_the_inputs_of_an_adapted_head(*, tied: bool) -> None:
+@tied_and_untied
+def test_dropout_applies_to_the_inputs_of_an_adapted_head(*, tied: bool) -> None:
     model, hidden = adapted_model(tied=tied, dropout=0.5), tiny_smollm2().hidden(random_tokens(1, 9))
     model.train()
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def test_dropout_falls_on_the_inputs_of_an_adapted_head(*, tied: bool) -> None:
 
 
 def test_changes_of_a_bfloat16_head_are_not_rounded_away() -> None:
-    """Merged into a bfloat16 weight, whose 8 bits hold steps of 1/256, they would be."""
+    """Merging them into a bfloat16 weight, whose 8 bits resolve 1/256, would round them away."""
     model = tiny_smollm2(tied_embeddings=False).bfloat16()
     torch.nn.init.ones_(model.lm_head.weight)
     add_lora(model, ["lm_head"], rank=1, alpha=1.0)
@@ -96,7 +96,7 @@ def test_changes_of_a_bfloat16_head_are_not_rounded_away() -> None:
     assert change.item() == pytest.approx(64e-3, rel=2**-7)
 
 
-@both
+@tied_and_untied
 def test_modules_to_save_are_trained_in_full(*, tied: bool) -> None:
     model = tiny_smollm2(tied_embeddings=tied)
     modules = ["embed_tokens", "norm"] if tied else ["embed_tokens", "lm_head", "norm"]
@@ -105,7 +105,9 @@ def test_modules_to_save_are_trained_in_full(*, tied: bool) -> None:
     assert trained == {f"{name}.weight" for name in modules}
     assert trained <= lora_state(model).keys()
     with (
-        pytest.raises(ValueError, match=r"embed_tokens.weight is trained in full, so that the model without"),
+        pytest.raises(
+            ValueError, match=r"embed_tokens.weight is trained in full, so that disabling the adapters"
+        ),
         adapters_disabled(model),
     ):
         pass
@@ -114,22 +116,30 @@ def test_modules_to_save_are_trained_in_full(*, tied: bool) -> None:
 @pytest.mark.parametrize(
     ("targets", "modules", "message"),
     [
-        (["lm_head"], [], r"no lm_head: its output head is its embedding table; name embed_tokens, which"),
-        (["q_proj"], ["lm_head"], r"no lm_head: its output head is its embedding table; name embed_tokens"),
+        (
+            ["lm_head"],
+            [],
+            r"no lm_head: its output head is tied to the embedding table; use embed_tokens, which",
+        ),
+        (
+            ["q_proj"],
+            ["lm_head"],
+            r"no lm_head: its output head is tied to the embedding table; use embed_tokens",
+        ),
         (
             ["q_proj"],
             ["head"],
-            r"no module of the model is called head \(modules_to_save\); it has .*, embed_tokens,",
+            r"no module of the model matches head \(modules_to_save\); expected .*, embed_tokens,",
         ),
         (
             ["embed_tokens"],
             ["embed_tokens"],
-            r"embed_tokens would have an adapter \(targets\) and be trained in",
+            r"embed_tokens is in both targets \(adapted\) and modules_to_save",
         ),
-        (["q_proj"], ["layers.0"], r"layers.0.self_attn.q_proj would have an adapter \(targets\) and be"),
+        (["q_proj"], ["layers.0"], r"layers.0.self_attn.q_proj is in both targets \(adapted\) and"),
     ],
 )
-def test_modules_that_cannot_be_saved_are_named(targets: list[str], modules: list[str], message: str) -> None:
+def test_invalid_modules_to_save_are_named(targets: list[str], modules: list[str], message: str) -> None:
     model = tiny_smollm2()
     with pytest.raises(ValueError, match=message):
         add_lora(model, targets, rank=3, alpha=5.0, modules_to_save=modules)
@@ -139,6 +149,6 @@ def test_modules_that_cannot_be_saved_are_named(targets: list[str], modules: lis
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
 def test_dora_of_embeddings_and_head_is_rejected(target: str) -> None:
     with pytest.raises(
-        ValueError, match="dora does not adapt embed_tokens or lm_head; choose kind lora, or train"
+        ValueError, match="dora does not adapt embed_tokens or lm_head; use kind lora, or train"
     ):
         add_lora(tiny_smollm2(tied_embeddings=False), [target], rank=3, alpha=5.0, kind="dora")

@@ -1,4 +1,4 @@
-"""The decoder computes what its formulas say."""
+"""Logits and gradients of the decoder, compared with the formulas of the papers."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torchtune.modules import Architecture, Decoder
 
 
 def random_decoder(architecture: Architecture = TINY, seed: int = 0) -> Decoder:
-    """Build a float64 decoder whose weights, norms too, are all random and of the size of one."""
+    """Build a float64 decoder with random weights of order one, norms included."""
     torch.manual_seed(seed)
     model = Decoder(architecture).double()
     with torch.no_grad():
@@ -24,14 +24,14 @@ def random_decoder(architecture: Architecture = TINY, seed: int = 0) -> Decoder:
 @pytest.mark.parametrize("tied_embeddings", [False, True])
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_logits_equal_the_papers_formulas(num_kv_heads: int, *, tied_embeddings: bool) -> None:
-    model = random_decoder(TINY.vary(num_kv_heads=num_kv_heads, tied_embeddings=tied_embeddings))
+    model = random_decoder(TINY.evolve(num_kv_heads=num_kv_heads, tied_embeddings=tied_embeddings))
     rows = torch.randint(TINY.vocab_size, (2, 7))
     expected = [reference_logits(model, row) for row in rows.tolist()]
     np.testing.assert_allclose(model(rows).detach().numpy(), expected, rtol=FLOAT64, atol=FLOAT64)
 
 
 def test_gradients_equal_finite_differences() -> None:
-    model = random_decoder(TINY.vary(num_layers=1, vocab_size=5))
+    model = random_decoder(TINY.evolve(num_layers=1, vocab_size=5))
     tokens = torch.tensor([[1, 4, 2]])
     parameters = dict(model.named_parameters())
 
@@ -44,22 +44,22 @@ def test_gradients_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, values, fast_mode=True)
 
 
-def test_right_padding_reaches_no_other_token() -> None:
+def test_right_padding_does_not_affect_other_tokens() -> None:
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (1, 6))
     padded = torch.cat([tokens, torch.randint(TINY.vocab_size, (1, 3))], dim=1)
     assert_near(model(padded)[:, :6], model(tokens), FLOAT64)
 
 
-def test_only_differences_of_positions_matter() -> None:
+def test_logits_depend_only_on_differences_of_positions() -> None:
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (2, 6))
-    moved = torch.arange(6)[None] + torch.tensor([[0], [7]])  # Each row by its own distance.
+    moved = torch.arange(6)[None] + torch.tensor([[0], [7]])  # each row by another offset
     assert_near(model(tokens, positions=moved), model(tokens), FLOAT64)
     assert not torch.allclose(model(tokens, positions=2 * moved), model(tokens))
 
 
-def test_a_model_built_on_meta_is_complete_once_its_parameters_are() -> None:
+def test_a_model_built_on_meta_needs_only_its_parameters() -> None:
     model = random_decoder()
     with torch.device("meta"):
         other = Decoder(TINY).double()
@@ -68,7 +68,7 @@ def test_a_model_built_on_meta_is_complete_once_its_parameters_are() -> None:
     torch.testing.assert_close(other(tokens), model(tokens), rtol=0, atol=0)
 
 
-def test_random_weights_follow_the_global_seed_also_after_meta() -> None:
+def test_random_weights_follow_the_seed_also_after_meta() -> None:
     torch.manual_seed(3)
     model = Decoder(TINY)
     with torch.device("meta"):
@@ -77,23 +77,23 @@ def test_random_weights_follow_the_global_seed_also_after_meta() -> None:
     other.init_weights()
     assert all(t.isfinite().all() for t in other.state_dict().values())
     torch.manual_seed(3)
-    again = Decoder(TINY)
-    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    third = Decoder(TINY)
+    torch.testing.assert_close(third.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert 0.015 < model.embed_tokens.weight.std() < 0.025
     assert torch.equal(model.get_parameter("norm.weight"), torch.ones(TINY.embed_dim))
 
 
-def test_bfloat16_is_as_near_as_its_8_bits_allow() -> None:
-    model = random_decoder(TINY.vary(max_seq_len=512))
+def test_bfloat16_is_as_accurate_as_its_8_bits_allow() -> None:
+    model = random_decoder(TINY.evolve(max_seq_len=512))
     tokens = torch.randint(TINY.vocab_size, (1, 512))
     rounded = model.bfloat16()(tokens).double()
-    expected = model.double()(tokens)  # On the rounded weights, so that only computing differs.
+    expected = model.double()(tokens)  # with the rounded weights, so that only the computation differs
     assert rounded.dtype == torch.float64
-    # Of each of the two layers ten results in a row are rounded, then the last norm's and the logits.
+    # Each of the two layers rounds ten results in sequence; then the final norm and the logits are rounded.
     assert distance(rounded, expected) < norm_bound(torch.bfloat16, 2 * 10 + 2)
 
 
-def test_compiling_breaks_into_no_pieces() -> None:
+def test_the_decoder_compiles_without_graph_breaks() -> None:
     model = random_decoder()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     for length in 5, 9:
@@ -101,8 +101,8 @@ def test_compiling_breaks_into_no_pieces() -> None:
         assert_near(compiled(tokens), model(tokens), FLOAT64)
 
 
-def test_too_long_a_sequence_is_refused() -> None:
-    with pytest.raises(ValueError, match="17 tokens is longer than max_seq_len = 16 of the model"):
+def test_a_sequence_beyond_max_seq_len_is_rejected() -> None:
+    with pytest.raises(ValueError, match="17 tokens exceeds max_seq_len = 16 of the model"):
         Decoder(TINY)(torch.zeros(1, 17, dtype=torch.long))
 
 
@@ -114,6 +114,6 @@ def test_too_long_a_sequence_is_refused() -> None:
         ({"num_layers": 0}, "'num_layers' must be > 0"),
     ],
 )
-def test_impossible_sizes_are_refused(change: dict[str, Any], message: str) -> None:
+def test_invalid_sizes_are_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TINY.vary(**change)
+        TINY.evolve(**change)

@@ -1,4 +1,4 @@
-"""A mixture of experts needs a spec and a module: everything else works with it as it is."""
+"""A mixture of experts needs only a spec and a module; everything else works unchanged."""
 
 import copy
 from typing import Any
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from attrs import field, frozen
 from torch import Tensor, nn
 
-from tests.modules.adapters import stir
+from tests.modules.adapters import randomize_adapters
 from tests.modules.reference import TINY
 from tests.tolerance import FLOAT64, assert_near
 from torchtune.data import Example, collate
@@ -22,7 +22,7 @@ from torchtune.modules import (
     LayerCache,
     Linear,
     PassContext,
-    active_shares,
+    active_fractions,
     add_lora,
     lean,
     lora_state,
@@ -36,7 +36,7 @@ N_EXPERTS, N_ACTIVE = 4, 2
 
 @frozen(kw_only=True)
 class ExpertSpec(FeedForwardSpec):
-    """Each token passes through the few experts that a router scores highest (arXiv 2101.03961, 2401.04088)."""
+    """Each token is processed by the experts with the highest router scores (arXiv 2101.03961, 2401.04088)."""
 
     ffn_dim: int
     num_experts: int = field(default=N_EXPERTS)
@@ -47,15 +47,15 @@ class ExpertSpec(FeedForwardSpec):
 
 
 class Experts(nn.ModuleList):
-    """Feed-forwards of which a token sees a few."""
+    """Feed-forwards of which each token uses a few."""
 
-    def __init__(self, experts: list[FeedForward], active_share: float) -> None:
+    def __init__(self, experts: list[FeedForward], active_fraction: float) -> None:
         super().__init__(experts)
-        self.active_share = active_share
+        self.active_fraction = active_fraction
 
 
 class ExpertFeedForward(nn.Module):
-    """Experts, mixed by the router's probabilities, with the load-balance term of arXiv 2101.03961, equation 4."""
+    """Experts weighted by the router's probabilities, with the load-balancing term of arXiv 2101.03961, equation 4."""
 
     aggregate_names = ("balance",)
 
@@ -82,7 +82,7 @@ class ExpertFeedForward(nn.Module):
         return y.view_as(x)
 
 
-EXPERTS = TINY.vary(feed_forward=ExpertSpec)
+EXPERTS = TINY.evolve(feed_forward=ExpertSpec)
 TOKENS = torch.randint(TINY.vocab_size, (2, 7), generator=torch.Generator().manual_seed(1))
 
 
@@ -100,7 +100,7 @@ def loss_of(hidden: Tensor, aggregates: dict[str, Tensor]) -> Tensor:
 
 
 def results(model: Decoder) -> dict[str, Tensor]:
-    """Return hidden states, the balance and all gradients of a loss of both."""
+    """Return the hidden states, the balance term and the gradients of a loss of both."""
     aggregates: dict[str, Tensor] = {}
     hidden = model.hidden(TOKENS, aggregates=aggregates)
     torch.autograd.backward(loss_of(hidden, aggregates))
@@ -108,7 +108,7 @@ def results(model: Decoder) -> dict[str, Tensor]:
     return {"hidden": hidden.detach(), "balance": aggregates["balance"].detach(), **gradients}
 
 
-def test_experts_are_those_of_the_formula() -> None:
+def test_the_expert_feed_forward_matches_its_formula() -> None:
     part = expert_decoder().layers[0].get_submodule("mlp")
     assert isinstance(part, ExpertFeedForward)
     x = torch.randn(1, 5, TINY.embed_dim, dtype=torch.float64)
@@ -117,7 +117,7 @@ def test_experts_are_those_of_the_formula() -> None:
         p = part.router(x[0, t]).softmax(-1)
         for i in p.argsort(descending=True)[:N_ACTIVE]:
             expected[0, t] += p[i] * part.experts[int(i)](x[0, t])
-    context = PassContext(rotation=None)  # type: ignore[arg-type]  # it looks at no positions
+    context = PassContext(rotation=None)  # type: ignore[arg-type]  # it does not use positions
     assert_near(part(x, context), expected, FLOAT64)
 
 
@@ -138,7 +138,7 @@ def test_the_balance_is_the_sum_over_layers_and_its_gradient_reaches_every_route
             assert p.grad.any()
 
 
-def test_the_balance_falls_and_the_loss_too_when_both_are_trained() -> None:
+def test_training_lowers_both_the_loss_and_the_balance_term() -> None:
     model = expert_decoder().float()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     first: dict[str, float] = {}
@@ -157,13 +157,13 @@ def test_the_balance_falls_and_the_loss_too_when_both_are_trained() -> None:
 
 
 @pytest.mark.parametrize("keep", ["inputs", "matmuls"])
-def test_checkpointed_layers_add_once_and_give_the_same_gradients(keep: Any) -> None:
+def test_checkpointed_layers_add_sums_once_and_keep_gradients(keep: Any) -> None:
     model, plain = expert_decoder(), expert_decoder()
     checkpoint_activations(model, ActivationCheckpointing(keep=keep))
     assert_near(results(model), results(plain), FLOAT64)
 
 
-def test_lean_experts_compute_the_same() -> None:
+def test_lean_experts_match_the_plain_ones() -> None:
     model, plain = expert_decoder(), expert_decoder()
     lean(model)
     assert_near(results(model), results(plain), FLOAT64)
@@ -181,7 +181,7 @@ def test_experts_and_routers_are_adapted_and_merged() -> None:
     model, base = expert_decoder(), expert_decoder()
     add_lora(model, ["up_proj", "router"], rank=2, alpha=4.0)
     assert len(lora_state(model)) == 2 * TINY.num_layers * (N_EXPERTS + 1)
-    stir(model)
+    randomize_adapters(model)
     trained = results(model)
     assert {name for name in trained if "adapter" in name} == lora_state(model).keys()
     assert_near(trained["hidden"], model.hidden(TOKENS), FLOAT64)
@@ -190,7 +190,7 @@ def test_experts_and_routers_are_adapted_and_merged() -> None:
     assert_near(model.hidden(TOKENS), trained["hidden"], FLOAT64)
 
 
-def test_without_a_place_for_them_sums_are_dropped_and_nothing_else_changes() -> None:
+def test_sums_are_discarded_unless_requested() -> None:
     model = expert_decoder()
     assert torch.equal(model.hidden(TOKENS), model.hidden(TOKENS, aggregates={}))
     aggregates: dict[str, Tensor] = {}
@@ -203,18 +203,18 @@ def test_tokens_are_generated_with_a_cache() -> None:
 
     model = expert_decoder()
     tokens = list(generate(model, [1, 2, 3], max_new_tokens=4))
-    whole = torch.tensor([[1, 2, 3, *tokens]])
-    assert model(whole)[0, 2:-1].argmax(-1).tolist() == tokens
+    sequence = torch.tensor([[1, 2, 3, *tokens]])
+    assert model(sequence)[0, 2:-1].argmax(-1).tolist() == tokens
     assert LayerCache(4).length == 0
 
 
-def test_operations_count_active_parameters_alone() -> None:
+def test_flops_count_only_active_parameters() -> None:
     with torch.device("meta"):
         model, dense = Decoder(EXPERTS), Decoder(TINY)
-    shares = active_shares(model)
-    assert {share for name, share in shares.items() if ".experts." in name} == {N_ACTIVE / N_EXPERTS}
-    assert {share for name, share in shares.items() if ".experts." not in name} == {1.0}
-    assert set(active_shares(dense).values()) == {1.0}
+    fractions = active_fractions(model)
+    assert {fraction for name, fraction in fractions.items() if ".experts." in name} == {N_ACTIVE / N_EXPERTS}
+    assert {fraction for name, fraction in fractions.items() if ".experts." not in name} == {1.0}
+    assert set(active_fractions(dense).values()) == {1.0}
     routers = TINY.num_layers * TINY.embed_dim * N_EXPERTS
     experts = sum(p.numel() for name, p in dense.named_parameters() if "mlp" in name)
     batch = [collate([Example([1, 2, 3], [1, 2, 3])], 0)]
@@ -222,7 +222,7 @@ def test_operations_count_active_parameters_alone() -> None:
     assert extra == 6 * 2 * (routers + (N_ACTIVE - 1) * experts)
 
 
-def test_random_weights_are_drawn_for_every_part() -> None:
+def test_init_weights_initializes_every_module() -> None:
     with torch.device("meta"):
         model = Decoder(EXPERTS)
     model.to_empty(device="cpu")

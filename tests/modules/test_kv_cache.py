@@ -1,4 +1,4 @@
-"""Tokens given piece by piece, with a cache, get the logits of a whole sequence."""
+"""Tokens passed in pieces with a cache get the logits of the full sequence."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torchtune.modules import KVCache, LayerCache, _kv_cache
 def test_logits_do_not_depend_on_how_a_sequence_is_cut(
     pieces: tuple[int, ...], *, grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)  # so that these few tokens outgrow it
+    monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)  # so that these few tokens exceed it
     model = random_decoder()
     tokens = torch.randint(TINY.vocab_size, (2, 8))
     cache = KVCache(TINY.num_layers, max_seq_len=8, grows=grows)
@@ -26,7 +26,7 @@ def test_logits_do_not_depend_on_how_a_sequence_is_cut(
 
 
 @pytest.mark.parametrize("grows", [False, True])
-def test_rows_of_unequal_length_go_on_each_at_its_own_position(
+def test_rows_of_unequal_length_continue_at_their_positions(
     *, grows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_kv_cache, "FIRST_SLOTS", 2)
@@ -34,20 +34,20 @@ def test_rows_of_unequal_length_go_on_each_at_its_own_position(
     tokens = torch.randint(TINY.vocab_size, (3, 8))
     expected, lengths = model(tokens), torch.tensor([5, 2, 3])
     cache = KVCache(TINY.num_layers, max_seq_len=8, grows=grows)
-    prompts = tokens[:, :5].where(torch.arange(5) < lengths[:, None], 0)  # Padded on the right.
+    prompts = tokens[:, :5].where(torch.arange(5) < lengths[:, None], 0)  # padded on the right
     model(prompts, positions=torch.arange(5)[None], cache=cache)
     rows = torch.arange(3)
     for step in range(3):
-        at = lengths + step
-        logits = model(tokens[rows, at][:, None], positions=at[:, None], cache=cache)
-        assert_near(logits[:, 0], expected[rows, at], FLOAT64)
+        positions = lengths + step
+        logits = model(tokens[rows, positions][:, None], positions=positions[:, None], cache=cache)
+        assert_near(logits[:, 0], expected[rows, positions], FLOAT64)
 
 
-def test_a_full_cache_is_refused() -> None:
+def test_exceeding_a_cache_raises() -> None:
     model = random_decoder()
     cache = KVCache(TINY.num_layers, max_seq_len=4)
     model(torch.zeros(1, 4, dtype=torch.long), cache=cache)
-    with pytest.raises(ValueError, match="5 tokens is longer than max_seq_len = 4 of the cache"):
+    with pytest.raises(ValueError, match="5 tokens exceeds max_seq_len = 4 of the cache"):
         model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
 
 
@@ -57,23 +57,23 @@ def test_a_growing_cache_holds_what_a_static_one_holds() -> None:
     for count in [1, 200, 55, 1, 700, 1043]:  # to 256, one more, past a doubling, and to the end
         keys, values = torch.randn(2, 2, 3, count, 4)  # [2, 3, count, 4] each
         positions = torch.stack([torch.arange(count), torch.arange(count).flip(0)]) + static.length
-        for mine, theirs in zip(
+        for actual, expected in zip(
             growing.update(keys, values, positions), static.update(keys, values, positions), strict=True
         ):
-            assert torch.equal(mine, theirs)
+            assert torch.equal(actual, expected)
         assert growing._keys is not None
         slots.append(growing._keys.shape[2])
     assert slots == [256, 256, 256, 512, 1024, 2000]
 
 
-def test_a_growing_cache_takes_little_memory_while_it_is_short() -> None:
-    taken = []
+def test_a_short_growing_cache_uses_little_memory() -> None:
+    memory = []
     for grows in (False, True):
         cache = KVCache(TINY.num_layers, max_seq_len=4096, grows=grows)
         random_decoder()(torch.zeros(1, 4, dtype=torch.long), cache=cache)
         tensors = [t for layer in cache.layers for t in (layer._keys, layer._values) if t is not None]
-        taken.append(sum(t.untyped_storage().nbytes() for t in tensors))
-    assert taken[0] == taken[1] * 4096 // 256 > 0
+        memory.append(sum(t.untyped_storage().nbytes() for t in tensors))
+    assert memory[0] == memory[1] * 4096 // 256 > 0
 
 
 def test_a_growing_cache_never_outgrows_its_limit() -> None:
@@ -82,12 +82,12 @@ def test_a_growing_cache_never_outgrows_its_limit() -> None:
     model(torch.zeros(1, 4, dtype=torch.long), cache=cache)
     assert cache.layers[0]._keys is not None
     assert cache.layers[0]._keys.shape[2] == 4
-    with pytest.raises(ValueError, match="5 tokens is longer than max_seq_len = 4 of the cache"):
+    with pytest.raises(ValueError, match="5 tokens exceeds max_seq_len = 4 of the cache"):
         model(torch.zeros(1, 1, dtype=torch.long), cache=cache)
 
 
 @pytest.mark.parametrize("grows", [False, True])
-def test_sequences_that_stay_go_on_as_before(*, grows: bool) -> None:
+def test_kept_sequences_continue_unchanged(*, grows: bool) -> None:
     model = random_decoder()
     tokens, lengths = torch.randint(TINY.vocab_size, (3, 8)), torch.tensor([5, 2, 3])
     expected = model(tokens)
@@ -95,8 +95,8 @@ def test_sequences_that_stay_go_on_as_before(*, grows: bool) -> None:
     model(tokens[:, :5], positions=torch.arange(5)[None], cache=cache)
     rows = torch.tensor([2, 1])
     cache.keep(rows, length=3)
-    assert cache.length == 3, "what only the longest needed is not looked at any more"
+    assert cache.length == 3, "slots that only the longest sequence needed are dropped"
     for step in range(5):
-        at = lengths[rows] + step
-        logits = model(tokens[rows, at][:, None], positions=at[:, None], cache=cache)
-        assert_near(logits[:, 0], expected[rows, at], FLOAT64)
+        positions = lengths[rows] + step
+        logits = model(tokens[rows, positions][:, None], positions=positions[:, None], cache=cache)
+        assert_near(logits[:, 0], expected[rows, positions], FLOAT64)

@@ -1,4 +1,4 @@
-"""Lean layers beside the plain ones: values, gradients, and what is kept."""
+"""Lean layers compared with the plain ones: values, gradients and saved memory."""
 
 import copy
 from collections.abc import Callable
@@ -23,9 +23,9 @@ from torchtune.modules._rms_norm import RMSNorm
 
 FAMILIES: dict[str, Architecture] = {
     "llama": TINY,
-    "qwen3": TINY.vary(qk_norm="head"),
-    "qwen2, biases": TINY.vary(qkv_bias=True),
-    "gemma3": TINY.vary(
+    "qwen3": TINY.evolve(qk_norm="head"),
+    "qwen2, biases": TINY.evolve(qkv_bias=True),
+    "gemma3": TINY.evolve(
         activation="gelu_tanh",
         norm_layout="both",
         norm_offset=1.0,
@@ -35,7 +35,7 @@ FAMILIES: dict[str, Architecture] = {
         full_attention_every=2,
         rope_local_base=500.0,
     ),
-    "gemma2, caps": TINY.vary(
+    "gemma2, caps": TINY.evolve(
         activation="gelu_tanh", norm_layout="both", attention_softcap=5.0, final_softcap=3.0
     ),
 }
@@ -65,55 +65,55 @@ def decoder(architecture: Architecture, kind: str, dtype: torch.dtype = torch.fl
 
 
 def results(model: Decoder) -> dict[str, Tensor]:
-    """Compute logits of packed rows and of plain ones, and all gradients."""
+    """Return the logits of packed and of unpacked rows, and all gradients."""
     tokens = torch.randint(TINY.vocab_size, (2, 11), generator=torch.Generator().manual_seed(1))
-    documents = Documents.of_lengths([[4, 7], [8, 2, 1]])
-    torch.manual_seed(2)  # of dropout
+    documents = Documents.from_lengths([[4, 7], [8, 2, 1]])
+    torch.manual_seed(2)  # for dropout
     packed, plain = model(tokens, documents=documents), model(tokens)
     (packed.square().sum() + plain.sin().sum()).backward()
-    found = {"packed": packed.detach(), "plain": plain.detach()}
-    return found | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    tensors = {"packed": packed.detach(), "plain": plain.detach()}
+    return tensors | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_values_and_gradients_are_those_of_the_plain_layers(family: str, kind: str) -> None:
-    plain, ours = (decoder(FAMILIES[family], kind) for _ in range(2))
-    names = list(dict(ours.named_parameters()))
-    lean(ours)
-    assert list(dict(ours.named_parameters())) == names
-    expected, found = results(plain), results(ours)
-    assert found.keys() == expected.keys()
-    assert len(found) >= 10
-    assert_near(found, expected, FLOAT64)
+def test_values_and_gradients_equal_those_of_the_plain_layers(family: str, kind: str) -> None:
+    plain, model = (decoder(FAMILIES[family], kind) for _ in range(2))
+    names = list(dict(model.named_parameters()))
+    lean(model)
+    assert list(dict(model.named_parameters())) == names
+    expected, actual = results(plain), results(model)
+    assert actual.keys() == expected.keys()
+    assert len(actual) >= 10
+    assert_near(actual, expected, FLOAT64)
 
 
 @pytest.mark.parametrize("kind", ["full", "lora on all"])
-def test_float32_is_as_near_to_float64_as_the_plain_layers_are(kind: str) -> None:
+def test_float32_is_as_accurate_as_in_the_plain_layers(kind: str) -> None:
     model = decoder(TINY, kind).float()
     exact, plain = results(copy.deepcopy(model).double()), results(copy.deepcopy(model))
     lean(model)
-    ours = results(model)
+    actual = results(model)
     for name in exact:
-        assert_as_near(ours[name], plain[name], exact[name], bound(torch.float32, 3 * roundings(TINY, 11)))
+        assert_as_near(actual[name], plain[name], exact[name], bound(torch.float32, 3 * roundings(TINY, 11)))
 
 
-def test_bfloat16_is_as_near_to_float64_as_the_plain_layers_are() -> None:
+def test_bfloat16_is_as_accurate_as_in_the_plain_layers() -> None:
     model = decoder(TINY, "full").bfloat16()
     exact, plain = results(copy.deepcopy(model).double()), results(copy.deepcopy(model))
     lean(model)
-    ours = results(model)
+    actual = results(model)
     for name in exact:
-        assert_as_near(ours[name], plain[name], exact[name], rms_error(torch.bfloat16, 1), factor=2)
+        assert_as_near(actual[name], plain[name], exact[name], rms_error(torch.bfloat16, 1), factor=2)
 
 
-def kept_bytes(run: Callable[[], Tensor], known: set[int]) -> int:
-    """Add up what autograd keeps for a backward pass, each storage once, besides what is known."""
+def saved_bytes(run: Callable[[], Tensor], known_storages: set[int]) -> int:
+    """Return the bytes that autograd saves for a backward pass, except in the known storages."""
     sizes: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        if storage.data_ptr() not in known_storages:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -124,20 +124,20 @@ def kept_bytes(run: Callable[[], Tensor], known: set[int]) -> int:
 
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
-def test_less_is_kept(kind: str) -> None:
+def test_lean_layers_save_less_for_the_backward_pass(kind: str) -> None:
     tokens = torch.randint(TINY.vocab_size, (4, 16))
-    found = []
+    sizes = []
     for is_lean in (False, True):
-        model = decoder(TINY.vary(ffn_dim=64), kind, torch.float32)
+        model = decoder(TINY.evolve(ffn_dim=64), kind, torch.float32)
         if is_lean:
             lean(model)
-        known = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        found.append(kept_bytes(lambda model=model: model.hidden(tokens), known))  # type: ignore[misc]
+        parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        sizes.append(saved_bytes(lambda model=model: model.hidden(tokens), parameters))  # type: ignore[misc]
     gate = 4 * 4 * 16 * 64 * TINY.num_layers  # the activated gate of every layer
-    assert found[0] - found[1] >= gate
+    assert sizes[0] - sizes[1] >= gate
 
 
-def test_dropout_takes_the_plain_way() -> None:
+def test_dropout_uses_the_plain_implementation() -> None:
     model = nn.Sequential(nn.Linear(4, 4))
     add_lora(model, ["0"], 2, 4.0, dropout=0.5)
     nn.init.normal_(lora_state(model)["0.adapter.lora_b"])
@@ -154,14 +154,14 @@ def test_dropout_takes_the_plain_way() -> None:
 def test_generation_with_a_cache_is_the_same() -> None:
     from torchtune.generation import generate
 
-    plain, ours = (decoder(FAMILIES["gemma3"], "lora") for _ in range(2))
-    lean(ours)
+    plain, model = (decoder(FAMILIES["gemma3"], "lora") for _ in range(2))
+    lean(model)
     expected = list(generate(plain, [1, 2, 3], max_new_tokens=12))
-    assert list(generate(ours, [1, 2, 3], max_new_tokens=12)) == expected
+    assert list(generate(model, [1, 2, 3], max_new_tokens=12)) == expected
 
 
 @pytest.mark.parametrize("shape", [(0, 8), (8,), (2, 0, 8), (2, 3, 8)])
-def test_inputs_of_any_shape_are_taken(shape: tuple[int, ...]) -> None:
+def test_inputs_may_have_any_shape(shape: tuple[int, ...]) -> None:
     parts: list[nn.Module] = [Linear(8, 5), RMSNorm(8, 1e-5), nn.Sequential(nn.Linear(8, 4))]
     add_lora(parts[2], ["0"], 2, 4.0)
     for part in parts:
@@ -169,16 +169,16 @@ def test_inputs_of_any_shape_are_taken(shape: tuple[int, ...]) -> None:
         x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
         expected = part(x)
         (grad,) = torch.autograd.grad(expected.sum(), x)
-        whole = nn.Sequential(part)
-        lean(whole)
-        found = whole(x)
-        assert_near(found, expected, FLOAT64)
-        found.sum().backward()
+        lean_part = nn.Sequential(part)
+        lean(lean_part)
+        actual = lean_part(x)
+        assert_near(actual, expected, FLOAT64)
+        actual.sum().backward()
         assert x.grad is not None
         assert_near(x.grad, grad, FLOAT64)
 
 
-def test_autocast_takes_the_plain_way() -> None:
+def test_autocast_uses_the_plain_implementation() -> None:
     layer = nn.Sequential(Linear(8, 5))
     lean(layer)
     with torch.autocast("cpu", torch.bfloat16):

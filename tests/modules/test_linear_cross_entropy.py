@@ -1,4 +1,4 @@
-"""The chunked loss equals torch's own on full logits."""
+"""The chunked loss equals torch's loss of full logits."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ Reduction = Literal["sum", "mean"]
 
 
 def batch(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw hidden states `[n, 5]`, a head `[11, 5]` and labels `[n]`, about half of them ignored."""
+    """Return random hidden states `[n, 5]`, a head `[11, 5]` and labels `[n]`, about half of them ignored."""
     torch.manual_seed(n)
     labels = torch.randint(11, (n,)).masked_fill(torch.rand(n) < 0.5, -100)
     hidden = torch.randn(n, 5, dtype=dtype, requires_grad=True)
@@ -25,7 +25,7 @@ def batch(n: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, T
 @pytest.mark.parametrize("chunk_size", [1, 4, 5, 100])
 def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reduction: Reduction) -> None:
     hidden, weight, labels = batch(23)
-    assert (labels != -100).sum() % 4 > 0, "the last chunk is to be a short one"
+    assert (labels != -100).sum() % 4 > 0, "the last chunk must be a short one"
     loss = LinearCrossEntropy(reduction, chunk_size, ignore_index=-100)(hidden, weight, labels)
     expected = F.cross_entropy(hidden @ weight.T, labels, reduction=reduction)
     assert_near(loss, expected, FLOAT64)
@@ -34,7 +34,7 @@ def test_value_and_gradients_equal_those_of_full_logits(chunk_size: int, reducti
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_labels_that_are_all_targets_need_no_search(reduction: Reduction) -> None:
+def test_without_an_ignore_index_the_result_is_the_same(reduction: Reduction) -> None:
     hidden, weight, labels = batch(23)
     labels.clamp_(min=0)
     searched = LinearCrossEntropy(reduction, 4, ignore_index=-100)(hidden, weight, labels)
@@ -73,13 +73,13 @@ def test_without_gradients_the_value_is_the_same() -> None:
 
 @pytest.mark.parametrize("has_units", [False, True])
 def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: has_units)
+    monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: has_units)
     hidden, weight, labels = batch(2001, torch.bfloat16)
     loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
     loss.backward()
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     expected = F.cross_entropy(exact[0] @ exact[1].T, labels, reduction="sum")
-    expected.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped.
+    expected.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     assert loss.dtype == torch.float32
     # Sums over the 11 ids, over a chunk of 128 targets, and over the 8 chunks.
     assert_near(loss, expected, bound(torch.float32, 11 + 128 + 8))
@@ -88,13 +88,13 @@ def test_bfloat16_sums_in_float32(has_units: bool, monkeypatch: pytest.MonkeyPat
     assert exact[0].grad is not None
     assert exact[1].grad is not None
     assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
-    # Probabilities are rounded, and what is made of them.
+    # Probabilities are rounded, and so are their products.
     assert distance(hidden.grad, exact[0].grad) < norm_bound(torch.bfloat16, 2)
-    # Summed in float32 and rounded once: an error of 2^-16 of a step of bfloat16 turns hardly any of the 55 elements.
+    # Summed in float32 and rounded once: an error of 2^-16 of a bfloat16 step changes almost none of the 55 elements.
     assert (weight.grad == exact[1].grad.bfloat16()).float().mean() > 0.95
 
 
-def test_a_second_backward_pass_is_refused_and_not_wrong() -> None:
+def test_a_second_backward_pass_raises() -> None:
     hidden, weight, labels = batch(5)
     loss = LinearCrossEntropy(ignore_index=-100)(hidden, weight, labels)
     loss.backward(retain_graph=True)
@@ -102,14 +102,14 @@ def test_a_second_backward_pass_is_refused_and_not_wrong() -> None:
         loss.backward()
 
 
-def test_unknown_reductions_and_empty_chunks_are_refused() -> None:
+def test_unknown_reductions_and_empty_chunks_are_rejected() -> None:
     with pytest.raises(ValueError, match="reduction must be 'sum' or 'mean', got 'none'"):
         LinearCrossEntropy("none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="chunk_size must be above 0, got 0"):
         LinearCrossEntropy(chunk_size=0)
 
 
-def test_labels_that_do_not_fit_are_rejected() -> None:
+def test_invalid_labels_are_rejected() -> None:
     hidden, weight, labels = batch(3)
     with pytest.raises((IndexError, RuntimeError), match="index -100 is out of bounds"):
         LinearCrossEntropy()(hidden, weight, labels.fill_(-100))
@@ -117,7 +117,7 @@ def test_labels_that_do_not_fit_are_rejected() -> None:
         LinearCrossEntropy()(hidden, weight, labels[:2])
 
 
-def test_products_of_bfloat16_leave_the_settings_of_precision_as_they_were() -> None:
+def test_bfloat16_products_restore_the_precision_setting() -> None:
     hidden = torch.randn(6, 8, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(9, 8, dtype=torch.bfloat16)
     before = torch.get_float32_matmul_precision()

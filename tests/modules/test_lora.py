@@ -1,4 +1,4 @@
-"""LoRA layers compute what PEFT's do, and merge into plain ones."""
+"""LoRA and DoRA layers, compared with PEFT and merged into plain layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from tests.modules.adapters import KINDS, adapted, stir
+from tests.modules.adapters import KINDS, adapted, randomize_adapters
 from tests.modules.reference import TINY
 from tests.modules.test_decoder import random_decoder
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
@@ -35,15 +35,17 @@ def tokens() -> Tensor:
 
 
 def adapted_decoder(targets: str | Sequence[str] = "all-linear", **kind: Any) -> Decoder:
-    """Build a float64 decoder with adapters that change something."""
+    """Build a float64 decoder with random adapters."""
     model = random_decoder()
     add_lora(model, targets, rank=3, alpha=5.0, **kind)
-    stir(model)
+    randomize_adapters(model)
     return model
 
 
 @kinds
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks transformers.
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated"
+)  # PEFT reads it from transformers
 def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) -> None:
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
@@ -56,45 +58,45 @@ def test_forward_gradients_and_a_step_equal_those_of_peft(kind: dict[str, Any]) 
         use_rslora=kind.get("rank_stabilized", False),
         use_dora=kind.get("kind") == "dora",
     )
-    theirs = LoraModel(random_decoder(), config, "default")
+    peft_model = LoraModel(random_decoder(), config, "default")
     names = {
         "lora_a": "lora_A.default.weight",
         "lora_b": "lora_B.default.weight",
         "lora_magnitude": "lora_magnitude_vector.default.weight",
     }
     pairs = []
-    for name, ours in model.named_parameters():
+    for name, parameter in model.named_parameters():
         layer, _, leaf = name.rpartition(".")
         layer = layer.removesuffix(".adapter")
         if leaf in names:
-            pairs.append((ours, theirs.model.get_parameter(f"{layer}.{names[leaf]}")))
-            pairs[-1][1].data.copy_(ours)
+            pairs.append((parameter, peft_model.model.get_parameter(f"{layer}.{names[leaf]}")))
+            pairs[-1][1].data.copy_(parameter)
     assert len(pairs) == (3 if kind.get("kind") == "dora" else 2) * 2 * TINY.num_layers
-    assert_near(model(tokens()), theirs.model(tokens()), FLOAT64)
-    for m in model, theirs.model:
+    assert_near(model(tokens()), peft_model.model(tokens()), FLOAT64)
+    for m in model, peft_model.model:
         m(tokens()).square().sum().backward()
         AdamW([p for p in m.parameters() if p.requires_grad], lr=0.01).step()
-    for ours, expected in pairs:
-        assert ours.grad is not None
+    for parameter, expected in pairs:
+        assert parameter.grad is not None
         assert expected.grad is not None
-        assert_near([ours.grad, ours], [expected.grad, expected], FLOAT64)
+        assert_near([parameter.grad, parameter], [expected.grad, expected], FLOAT64)
 
 
 @pytest.mark.parametrize("rank_stabilized", [False, True])
-def test_dora_is_equation_5_with_a_norm_that_has_no_gradient(*, rank_stabilized: bool) -> None:
+def test_dora_matches_equation_5_with_a_detached_norm(*, rank_stabilized: bool) -> None:
     linear = nn.Linear(7, 5, dtype=torch.float64)
     layer = adapted(linear, "dora", rank=4, alpha=6.0, rank_stabilized=rank_stabilized)
-    stir(layer)
+    randomize_adapters(layer)
     adapter = layer.adapter
     scale = 6.0 / 2 if rank_stabilized else 6.0 / 4
     total = layer.weight + scale * adapter.lora_b @ adapter.lora_a
     weight = adapter.lora_magnitude[:, None] * total / total.square().sum(1, keepdim=True).sqrt().detach()
     x = torch.randn(3, 7, dtype=torch.float64, requires_grad=True)
     inputs = [x, *adapter.parameters()]
-    found, expected = layer(x), x @ weight.T + layer.bias
-    assert_near(found, expected, FLOAT64)
-    ours = torch.autograd.grad(found.pow(3).sum(), inputs)
-    assert_near(ours, torch.autograd.grad(expected.pow(3).sum(), inputs), FLOAT64)
+    actual, expected = layer(x), x @ weight.T + layer.bias
+    assert_near(actual, expected, FLOAT64)
+    gradients = torch.autograd.grad(actual.pow(3).sum(), inputs)
+    assert_near(gradients, torch.autograd.grad(expected.pow(3).sum(), inputs), FLOAT64)
     assert_near(adapter.merge(layer.weight), weight, FLOAT64)
 
 
@@ -128,7 +130,7 @@ def test_merged_layers_equal_adapted_ones(kind: dict[str, Any], dtype: torch.dty
 def test_merged_layers_of_any_model_keep_their_bias(kind: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
     add_lora(model, ["0", "2"], rank=1, alpha=1.0, **kind)
-    stir(model)
+    randomize_adapters(model)
     x = torch.randn(5, 4, dtype=torch.float64)
     before = model(x)
     merge_lora(model)
@@ -143,7 +145,7 @@ def test_only_adapters_are_trained(kind: dict[str, Any]) -> None:
     assert trained == lora_state(model).keys()
 
 
-def test_all_linear_is_every_linear_layer_but_the_head() -> None:
+def test_all_linear_matches_every_linear_layer_except_the_head() -> None:
     layers = [name for name, _, _ in adapted_layers(adapted_decoder())]
     assert {name.rpartition(".")[2] for name in layers} == LEAVES
     assert len(layers) == 7 * TINY.num_layers
@@ -168,33 +170,33 @@ def test_all_linear_is_every_linear_layer_but_the_head() -> None:
         ),
     ],
 )
-def test_a_target_is_the_end_of_a_name(targets: str | list[str], names: list[str]) -> None:
+def test_a_target_is_a_suffix_or_pattern_of_a_name(targets: str | list[str], names: list[str]) -> None:
     assert [name for name, _, _ in adapted_layers(adapted_decoder(targets))] == names
 
 
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (["q_proj", "query"], "no linear layer of the model is called query; it has down_proj, gate_proj,"),
-        (["proj"], "called proj; it has"),
-        (["layers.9.*", "q_proj"], r"called layers\.9\.\*; it has"),
-        ([], "nothing was asked for"),
+        (["q_proj", "query"], "no linear layer of the model matches query; expected down_proj, gate_proj,"),
+        (["proj"], "matches proj; expected"),
+        (["layers.9.*", "q_proj"], r"matches layers\.9\.\*; expected"),
+        ([], "no targets"),
     ],
 )
-def test_targets_that_cannot_be_adapted_are_named(targets: list[str], message: str) -> None:
+def test_unknown_targets_are_named(targets: list[str], message: str) -> None:
     model = random_decoder()
     with pytest.raises(ValueError, match=message):
         add_lora(model, targets, rank=3, alpha=5.0)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_model_is_adapted_once() -> None:
-    with pytest.raises(ValueError, match="has LoRA adapters already"):
+def test_a_model_with_adapters_cannot_be_adapted_again() -> None:
+    with pytest.raises(ValueError, match="already has LoRA adapters"):
         add_lora(adapted_decoder(), "all-linear", rank=3, alpha=5.0)
 
 
 @pytest.mark.parametrize(("rank", "dropout"), [(0, 0.0), (3, 1.0), (3, -0.1)])
-def test_impossible_numbers_are_refused(rank: int, dropout: float) -> None:
+def test_invalid_rank_and_dropout_are_rejected(rank: int, dropout: float) -> None:
     with pytest.raises(ValueError, match="LoRA needs rank > 0 and 0 <= dropout < 1"):
         add_lora(random_decoder(), "all-linear", rank, alpha=5.0, dropout=dropout)
 
@@ -205,7 +207,7 @@ def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16(kind:
     add_lora(model, ["0"], rank=2, alpha=4.0, **kind)
     ((_, layer, adapter),) = adapted_layers(model)
     assert isinstance(adapter, LoRA)
-    stir(model)
+    randomize_adapters(model)
     x = torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
     assert isinstance(layer, Linear)
     y = layer(x)
@@ -220,33 +222,33 @@ def test_adapters_of_a_bfloat16_model_are_float32_and_its_outputs_bfloat16(kind:
         assert_near(adapter.row_norms(layer.weight), norms, rounded)
         weight *= (adapter.lora_magnitude.double() / norms)[:, None]
     exact = x.double() @ weight.T + layer.bias.double()
-    # Rounded are the product with the weight, that with the adapter, DoRA's scaling, and the sum with the bias.
+    # Roundings: the products with the weight and the adapter, DoRA's scaling, and the sum with the bias.
     assert_near(y, exact, bound(torch.bfloat16, 4))
     merge_lora(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
 @kinds
-def test_dropout_is_on_in_training_alone_and_leaves_the_base_path_whole(kind: dict[str, Any]) -> None:
+def test_dropout_applies_only_in_training_and_only_to_the_adapter(kind: dict[str, Any]) -> None:
     model = nn.Sequential(nn.Linear(64, 3))
     add_lora(model, ["0"], rank=2, alpha=4.0, dropout=0.5, **kind)
     ((_, layer, adapter),) = adapted_layers(model)
-    stir(model)
+    randomize_adapters(model)
     x = torch.ones(4, 64)
     assert not torch.equal(layer(x), layer(x))
     nn.init.zeros_(adapter.get_parameter("lora_b"))
     assert torch.equal(layer(x), layer.eval()(x))
 
 
-def test_magnitudes_start_as_the_norms_of_weights_as_they_are_held() -> None:
+def test_magnitudes_start_as_the_norms_of_the_stored_weights() -> None:
     layer = adapted(nn.Linear(64, 32, dtype=torch.bfloat16), "dora", rank=2, alpha=4.0)
     assert_near(layer.adapter.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
     assert layer.adapter.lora_magnitude.dtype == torch.float32
-    layer.reset_parameters()  # drawn anew, and smaller
+    layer.reset_parameters()  # new, smaller values
     assert_near(layer.adapter.lora_magnitude, layer.weight.double().norm(dim=1), bound(torch.float32, 64))
 
 
-def test_a_row_of_zeros_stays_one_and_harms_no_other() -> None:
+def test_a_zero_row_stays_zero_and_has_finite_gradients() -> None:
     linear = nn.Linear(6, 4, bias=False)
     linear.weight.data[2] = 0
     layer = adapted(linear, "dora", rank=2, alpha=4.0)
@@ -260,25 +262,25 @@ def test_a_row_of_zeros_stays_one_and_harms_no_other() -> None:
     assert torch.equal(layer.adapter.merge(layer.weight)[2], torch.zeros(6))
 
 
-def test_norms_and_sums_are_float32_where_a_step_casts_adapters_to_bfloat16() -> None:
+def test_norms_are_float32_if_adapters_are_cast_to_bfloat16() -> None:
     layer = adapted(nn.Linear(64, 32, bias=False), "dora", rank=4, alpha=8.0).bfloat16()
     adapter = layer.adapter
-    stir(layer)
+    randomize_adapters(layer)
     weight = layer.weight.double() + adapter.scale * adapter.lora_b.double() @ adapter.lora_a.double()
     norms = weight.norm(dim=1)
     rounded = bound(torch.float32, 64 + 4)  # over 64 inputs, with a rank of 4
     assert_near(adapter.row_norms(layer.weight), norms, rounded)
     merged = weight * (adapter.lora_magnitude.double() / norms)[:, None]
-    # Rounded once: errors of float32, 2^-16 of a step of bfloat16, turn hardly any; a rounding before turns a quarter.
+    # Rounded once: float32 errors, 2^-16 of a bfloat16 step, change almost no element; an earlier rounding a quarter.
     assert (adapter.merge(layer.weight).bfloat16() == merged.bfloat16()).float().mean() > 0.99
 
 
-def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
+def test_dora_computes_no_product_of_the_size_of_the_weight() -> None:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     sizes = []
 
-    class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's are untyped
+    class Sizes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **kwargs or {})
             if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
@@ -292,21 +294,21 @@ def test_no_product_of_a_step_is_as_large_as_the_weight() -> None:
     assert max(sizes) < layer.weight.numel()
 
 
-@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
 def test_dora_compiles_in_one_graph() -> None:
     layer = adapted(nn.Linear(8, 6, dtype=torch.float64), "dora", rank=2, alpha=4.0)
-    stir(layer)
+    randomize_adapters(layer)
     compiled: Any = torch.compile(layer, backend="aot_eager", fullgraph=True)
     x = torch.randn(5, 8, dtype=torch.float64)
     assert_near(compiled(x), layer(x), FLOAT64)
-    found, expected = (
+    actual, expected = (
         torch.autograd.grad(f(x).square().sum(), list(layer.adapter.parameters())) for f in (compiled, layer)
     )
-    assert_near(found, expected, FLOAT64)
+    assert_near(actual, expected, FLOAT64)
 
 
 @kinds
-def test_without_its_adapters_a_model_is_its_base_to_the_bit(kind: dict[str, Any]) -> None:
+def test_disabling_adapters_restores_the_base_model_exactly(kind: dict[str, Any]) -> None:
     model, base = adapted_decoder(**kind), random_decoder()
     adapted_logits = model(tokens())
     with adapters_disabled(model):
@@ -326,8 +328,8 @@ def test_an_error_enables_adapters_again() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
-def test_compiled_layers_leave_adapters_out_too() -> None:
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_adapters_of_compiled_layers_can_be_disabled() -> None:
     model, base = adapted_decoder(), random_decoder()
     compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
     before = compiled(tokens())
@@ -336,6 +338,6 @@ def test_compiled_layers_leave_adapters_out_too() -> None:
     assert torch.equal(compiled(tokens()), before)
 
 
-def test_a_layer_tells_its_kind() -> None:
+def test_repr_shows_the_kind_of_adapter() -> None:
     model = adapted_decoder(["q_proj"], **KINDS["rslora and dora"])
     assert "(adapter): DoRA(\n            rank=3, alpha=5.0, rank_stabilized" in repr(model)

@@ -1,4 +1,4 @@
-"""A linear layer that holds its weight in int8 needs nothing but `weight_matrix` to be trained with adapters."""
+"""A linear layer with an int8 weight needs only `weight_matrix` to be trained with adapters."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.modules.adapters import KINDS, stir
+from tests.modules.adapters import KINDS, randomize_adapters
 from tests.modules.reference import TINY
-from tests.modules.test_lean import kept_bytes
+from tests.modules.test_lean import saved_bytes
 from tests.tolerance import FLOAT64, assert_near
 from torchtune.config import lazy
 from torchtune.modules import (
@@ -21,7 +21,7 @@ from torchtune.modules import (
     lora_state,
     merge_lora,
 )
-from torchtune.training import ActivationCheckpointing, needs
+from torchtune.training import ActivationCheckpointing, estimate_memory
 from torchtune.training._activations import checkpoint_activations
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -29,7 +29,7 @@ leans = pytest.mark.parametrize("is_lean", [False, True], ids=["plain", "lean"])
 
 
 class Int8Linear(Linear):
-    """A frozen linear layer whose weight is int8 `[out, in]` with a scale `[out, 1]` for each row."""
+    """A frozen linear layer with an int8 weight `[out, in]` and a scale `[out, 1]` per row."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, device="meta")
@@ -41,14 +41,14 @@ class Int8Linear(Linear):
         self.bias = linear.bias
 
     def reset_parameters(self) -> None:
-        """Draw nothing: a quantised weight comes from a plain one."""
+        """Do nothing: a quantised weight comes from a plain one."""
 
     def weight_matrix(self) -> Tensor:
         return self.weight.to(self.weight_scale.dtype) * self.weight_scale
 
 
 def quantised(model: Decoder) -> Decoder:
-    """Quantise the layers' linear layers in place."""
+    """Quantise the linear layers of the decoder layers, in place."""
     for name, module in list(model.layers.named_modules()):
         if isinstance(module, Linear):
             model.layers.set_submodule(name, Int8Linear(module))
@@ -56,7 +56,7 @@ def quantised(model: Decoder) -> Decoder:
 
 
 def dequantised(model: Decoder) -> Decoder:
-    """Return a plain model with the matrices of a quantised one."""
+    """Return a plain model with the dequantised weights of a quantised one."""
     plain = Decoder(model.architecture).double()
     state = {name: p for name, p in model.state_dict().items() if not name.endswith("weight_scale")}
     layers = {n: m for n, m in model.named_modules() if isinstance(m, Int8Linear)}
@@ -65,16 +65,16 @@ def dequantised(model: Decoder) -> Decoder:
 
 
 def pair(kind: dict[str, Any] | None = None, *, is_lean: bool = False) -> tuple[Decoder, Decoder]:
-    """Build a quantised model and the plain one that computes the same, both with the same adapters or none."""
+    """Build a quantised model and an equivalent plain one, both with the same adapters or with none."""
     torch.manual_seed(0)
-    model = quantised(Decoder(TINY.vary(norm_eps=1e-6)).double())
+    model = quantised(Decoder(TINY.evolve(norm_eps=1e-6)).double())
     plain = dequantised(model)
     for one in (model, plain):
         one.requires_grad_(requires_grad=False)
         if kind is not None:
             torch.manual_seed(1)
             add_lora(one, "all-linear", rank=3, alpha=5.0, **kind)
-            stir(one)
+            randomize_adapters(one)
         else:
             one.embed_tokens.requires_grad_()
         if is_lean:
@@ -93,29 +93,29 @@ def results(model: Decoder) -> dict[str, Tensor]:
 
 @leans
 @pytest.mark.parametrize("kind", [None, *KINDS.values()], ids=["none", *KINDS])
-def test_values_and_gradients_are_those_of_the_dequantised_layers(
+def test_values_and_gradients_equal_those_of_dequantised_layers(
     kind: dict[str, Any] | None, *, is_lean: bool
 ) -> None:
     model, plain = pair(kind, is_lean=is_lean)
-    ours, expected = results(model), results(plain)
-    assert ours.keys() == expected.keys()
-    assert len(ours) > 1
-    assert_near(ours, expected, FLOAT64)
+    actual, expected = results(model), results(plain)
+    assert actual.keys() == expected.keys()
+    assert len(actual) > 1
+    assert_near(actual, expected, FLOAT64)
 
 
 @leans
 @kinds
-def test_no_dequantised_matrix_is_kept_for_the_backward_pass(kind: dict[str, Any], *, is_lean: bool) -> None:
+def test_no_dequantised_matrix_is_saved_for_the_backward_pass(kind: dict[str, Any], *, is_lean: bool) -> None:
     model, plain = pair(kind, is_lean=is_lean)
     tokens, sizes = torch.zeros(1, 2, dtype=torch.long), []
     for one in (model, plain):
         parameters = {p.untyped_storage().data_ptr() for p in one.parameters()}
-        sizes.append(kept_bytes(lambda one=one: one.hidden(tokens), parameters))  # type: ignore[misc]
+        sizes.append(saved_bytes(lambda one=one: one.hidden(tokens), parameters))  # type: ignore[misc]
     assert sizes[0] == sizes[1]
 
 
 @kinds
-def test_merging_and_leaving_adapters_out_work_on_the_matrix(kind: dict[str, Any]) -> None:
+def test_merging_and_disabling_adapters_use_the_dequantised_matrix(kind: dict[str, Any]) -> None:
     model, plain = pair(kind)
     tokens = torch.arange(5)[None]
     adapted_logits, base_logits = model(tokens), dequantised_base(model)(tokens)
@@ -136,15 +136,15 @@ def dequantised_base(model: Decoder) -> Decoder:
 
 
 @kinds
-def test_checkpointed_layers_compute_the_same(kind: dict[str, Any]) -> None:
+def test_checkpointing_changes_no_result(kind: dict[str, Any]) -> None:
     model, plain = pair(kind)
     checkpoint_activations(model, ActivationCheckpointing())
     assert_near(results(model), results(plain), FLOAT64)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
-def test_it_compiles_in_one_graph() -> None:
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_a_quantised_model_compiles_in_one_graph() -> None:
     model, _ = pair(KINDS["lora"])
     compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
     tokens = torch.arange(5)[None]
@@ -153,24 +153,26 @@ def test_it_compiles_in_one_graph() -> None:
     assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad), lora_state(model)
 
 
-def test_adapters_go_to_peft_and_back(tmp_path: Any) -> None:
+def test_adapters_of_a_quantised_model_are_saved_and_loaded(tmp_path: Any) -> None:
     from torchtune.formats import load_peft_adapter, save_peft_adapter
 
     model, _ = pair(KINDS["dora"])
     save_peft_adapter(model, tmp_path / "adapter", base_model=None)
-    again, _ = pair()
-    load_peft_adapter(again, tmp_path / "adapter")
+    loaded, _ = pair()
+    load_peft_adapter(loaded, tmp_path / "adapter")
     tokens = torch.arange(5)[None]
-    assert torch.equal(again(tokens), model(tokens))
+    assert torch.equal(loaded(tokens), model(tokens))
 
 
-def test_memory_is_counted_with_int8_weights() -> None:
+def test_the_memory_estimate_counts_int8_weights() -> None:
     with torch.device("meta"):
         plain, model = Decoder(TINY), quantised(Decoder(TINY))
     for one in (plain, model):
         add_lora(one, "all-linear", rank=3, alpha=5.0)
-    how: dict[str, Any] = {"dtype": "fp32", "batch": (1, 4)}
-    ours, theirs = (needs(one, lazy(torch.optim.SGD, lr=0.1), **how) for one in (model, plain))
-    numbers = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, Int8Linear))
+    settings: dict[str, Any] = {"dtype": "fp32", "batch": (1, 4)}
+    quantised_memory, plain_memory = (
+        estimate_memory(one, lazy(torch.optim.SGD, lr=0.1), **settings) for one in (model, plain)
+    )
+    num_elements = sum(m.weight.numel() for m in model.layers.modules() if isinstance(m, Int8Linear))
     scales = sum(m.out_features for m in model.layers.modules() if isinstance(m, Int8Linear))
-    assert ours.weights == theirs.weights - 3 * numbers + 4 * scales
+    assert quantised_memory.weights == plain_memory.weights - 3 * num_elements + 4 * scales

@@ -1,4 +1,4 @@
-"""Chunked log-probabilities equal those of full logits, which are never held, and nothing is read back to the host."""
+"""Chunked log-probabilities equal those of full logits, without storing these or reading anything back to the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,13 +24,13 @@ TEMPERATURES = [1.0, 0.7]
 def batch(
     n: int, dtype: torch.dtype = torch.float64, d: int = 5, v: int = 11
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw hidden states `[n, d]`, a head `[v, d]` and labels `[n]`, all of them targets."""
+    """Return random hidden states `[n, d]`, a head `[v, d]` and labels `[n]`, all of them targets."""
     torch.manual_seed(n)
     hidden = torch.randn(n, d, dtype=dtype, requires_grad=True)
     return hidden, torch.randn(v, d, dtype=dtype, requires_grad=True), torch.randint(v, (n,))
 
 
-def of_full_logits(
+def full_log_probs(
     hidden: Tensor, weight: Tensor, softcap: float | None = None, temperature: float = 1.0
 ) -> Tensor:
     """Compute the log-probabilities of all ids, `[n, v]`."""
@@ -41,10 +41,10 @@ def of_full_logits(
 
 
 class Operations(TorchDispatchMode):
-    """Records the names of operations, and the number of elements of the largest tensor that one of them returns."""
+    """Records the names of operations and the number of elements of their largest result."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's are untyped
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.names: set[str] = set()
         self.largest = 0
 
@@ -86,7 +86,7 @@ def test_values_and_gradients_equal_those_of_full_logits(
     log_probs = token_log_probs(
         hidden, weight, labels, softcap=softcap, temperature=temperature, chunk_size=chunk_size
     )
-    expected = of_full_logits(hidden, weight, softcap, temperature).gather(-1, labels[:, None])[:, 0]
+    expected = full_log_probs(hidden, weight, softcap, temperature).gather(-1, labels[:, None])[:, 0]
     assert_near(log_probs, expected, FLOAT64)
     upstream = torch.randn(23, dtype=torch.float64).index_fill(0, torch.tensor([3, 7]), 0)
     gradients = torch.autograd.grad(log_probs, inputs, upstream)
@@ -97,7 +97,7 @@ def test_values_and_gradients_equal_those_of_full_logits(
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("softcap", CAPS)
-def test_gradients_are_those_of_finite_differences(
+def test_gradients_equal_finite_differences(
     softcap: float | None, temperature: float, is_trained: bool
 ) -> None:
     hidden, weight, labels = batch(5, d=3, v=7)
@@ -109,7 +109,7 @@ def test_gradients_are_those_of_finite_differences(
     assert torch.autograd.gradcheck(compute, (hidden, weight))
 
 
-def test_the_gradient_of_a_head_alone_is_the_same() -> None:
+def test_the_head_gradient_does_not_depend_on_the_hidden_gradient() -> None:
     hidden, weight, labels = batch(23)
     (expected,) = torch.autograd.grad(token_log_probs(hidden, weight, labels).square().sum(), [weight])
     torch.autograd.backward(token_log_probs(hidden.detach(), weight, labels).square().sum())
@@ -119,16 +119,16 @@ def test_the_gradient_of_a_head_alone_is_the_same() -> None:
 
 @pytest.mark.parametrize("has_units", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probabilities_are_those_of_float32_also_in_bfloat16(
+def test_log_probabilities_of_bfloat16_have_float32_accuracy(
     dtype: torch.dtype, has_units: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: has_units)
+    monkeypatch.setattr(_linear_cross_entropy, "_has_bfloat16_units", lambda: has_units)
     hidden, weight, labels = batch(300, dtype, d=32, v=200)
     exact = (hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_())
     log_probs = token_log_probs(hidden, weight, labels)
-    expected = of_full_logits(*exact).gather(-1, labels[:, None])[:, 0]
+    expected = full_log_probs(*exact).gather(-1, labels[:, None])[:, 0]
     assert log_probs.dtype == torch.float32
-    # Sums over 32 channels of products, which bfloat16's are in float32 without rounding, and over 200 ids.
+    # Sums over 32 channels, of products that are exact in float32 for bfloat16 factors, and over 200 ids.
     magnitude = float((exact[0].abs() @ exact[1].abs().T).detach().max())
     error_of_logits = bound(torch.float32, 32 + 200, magnitude)
     torch.testing.assert_close(log_probs.double(), expected, rtol=0, atol=error_of_logits)
@@ -138,13 +138,15 @@ def test_log_probabilities_are_those_of_float32_also_in_bfloat16(
     frozen = token_log_probs(hidden, weight.detach(), labels)
     gradients_of_hidden = (gradients[0], *torch.autograd.grad(frozen, [hidden], upstream))
     assert {g.dtype for g in (*gradients, *gradients_of_hidden)} == {dtype}
-    if dtype == torch.bfloat16:  # Factors, products and scaled products are rounded; a head's gradient once.
+    if (
+        dtype == torch.bfloat16
+    ):  # Factors, products and scaled products are rounded; a head's gradient only once.
         assert all(distance(g, expected_gradients[0]) < norm_bound(dtype, 3) for g in gradients_of_hidden)
         assert distance(gradients[1], expected_gradients[1]) < norm_bound(dtype, 1)
         return
-    # A logit's error is its probability's relative error; those errors and those of sums over ids or positions go
-    # with the magnitudes of what is summed, of which a probability and a one per position are the factors.
-    factors = of_full_logits(*exact).exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double())
+    # A logit's absolute error is its probability's relative error. These errors, and those of sums over ids or
+    # positions, scale with the magnitudes of the summands, whose factors are the probabilities and one per position.
+    factors = full_log_probs(*exact).exp().scatter_add(-1, labels[:, None], torch.ones(300, 1).double())
     factors = (factors * upstream.abs()[:, None]).detach()  # [n, v]
     relative = error_of_logits + bound(torch.float32, 200 + 300)
     of_hidden, of_weight = (
@@ -157,7 +159,7 @@ def test_log_probabilities_are_those_of_float32_also_in_bfloat16(
 
 
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_ignored_positions_have_zeros_even_if_their_hidden_states_are_nan(is_trained: bool) -> None:
+def test_ignored_positions_are_zero_even_for_nan_hidden_states(is_trained: bool) -> None:
     hidden, weight, labels = batch(23)
     weight.requires_grad_(is_trained)
     is_target = torch.arange(23) % 3 > 0
@@ -177,7 +179,7 @@ def test_ignored_positions_have_zeros_even_if_their_hidden_states_are_nan(is_tra
 
 @pytest.mark.parametrize("ignore_index", [None, -100])
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_an_empty_batch_has_gradients_of_zeros(is_trained: bool, ignore_index: int | None) -> None:
+def test_an_empty_batch_has_zero_gradients(is_trained: bool, ignore_index: int | None) -> None:
     n = 0 if ignore_index is None else 3
     hidden, weight, labels = batch(n)
     weight.requires_grad_(is_trained)
@@ -203,14 +205,14 @@ def test_the_cross_entropy_is_the_negative_sum(is_trained: bool) -> None:
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_entropies_are_those_of_full_logits_and_let_no_gradient_through(temperature: float) -> None:
+def test_entropies_equal_those_of_full_logits_and_have_no_gradient(temperature: float) -> None:
     hidden, weight, labels = batch(23)
     sharp = (100 * hidden).detach().requires_grad_()  # most probabilities are zero
     for states in (hidden, sharp):
         log_probs, entropies = token_log_probs_and_entropies(
             states, weight, labels, temperature=temperature, chunk_size=4
         )
-        full = of_full_logits(states, weight, temperature=temperature)
+        full = full_log_probs(states, weight, temperature=temperature)
         assert_near(entropies, -(full.exp() * full).sum(-1), FLOAT64)
         assert not entropies.requires_grad
         assert torch.equal(
@@ -220,7 +222,7 @@ def test_entropies_are_those_of_full_logits_and_let_no_gradient_through(temperat
 
 
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_a_second_backward_pass_gives_the_same(is_trained: bool) -> None:
+def test_a_second_backward_pass_gives_equal_gradients(is_trained: bool) -> None:
     hidden, weight, labels = batch(23)
     log_probs = token_log_probs(hidden, weight.requires_grad_(is_trained), labels)
     gradients = [torch.autograd.grad(log_probs.sum(), [hidden], retain_graph=True) for _ in range(2)]
@@ -237,41 +239,39 @@ def test_without_gradients_the_values_are_the_same() -> None:
 
 @CHUNKED
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_logits_of_one_chunk_are_alive_at_once(compute: Compute, is_trained: bool) -> None:
+def test_only_the_logits_of_one_chunk_are_stored_at_once(compute: Compute, is_trained: bool) -> None:
     n, d, v = 64, 5, 97
     hidden, weight, labels = batch(n, torch.float64, d, v)
     weight.requires_grad_(is_trained)
-    with Operations() as seen:
+    with Operations() as operations:
         torch.autograd.backward(compute(hidden, weight, labels))
-    assert seen.largest <= max(4 * v, n * d, v * d)
+    assert operations.largest <= max(4 * v, n * d, v * d)
     hidden.grad = weight.grad = None
     with LiveBytes([hidden, weight, labels]) as live:
         torch.autograd.backward(compute(hidden, weight, labels))
-    # Gradients, some numbers a position, and of one chunk: logits, their slopes, and one more as those are computed.
+    # Gradients, a few numbers per position, and for one chunk the logits, their slopes and one temporary.
     assert live.peak < 8 * (2 * n * d + 2 * v * d + 8 * n + 3 * 4 * v)
     assert live.peak < 8 * n * v
 
 
 @CHUNKED
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_no_number_is_read_back_to_the_host(compute: Compute, is_trained: bool) -> None:
+def test_nothing_is_read_back_to_the_host(compute: Compute, is_trained: bool) -> None:
     hidden, weight, labels = batch(23)
-    with Operations() as seen:
+    with Operations() as operations:
         torch.autograd.backward(compute(hidden, weight.requires_grad_(is_trained), labels))
     readbacks = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"}
-    assert not seen.names & readbacks
-    with Operations() as seen:
+    assert not operations.names & readbacks
+    with Operations() as operations:
         token_log_probs(hidden, weight, labels, ignore_index=-100)
-    assert seen.names & readbacks
+    assert operations.names & readbacks
 
 
 @CHUNKED
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("is_trained", [True, False], ids=["trained", "frozen"])
-def test_dtypes_fit_where_products_are_in_the_dtype_of_the_weights(
-    compute: Compute, dtype: torch.dtype, is_trained: bool
-) -> None:
-    """A meta tensor takes the path of a GPU; operations check dtypes and shapes, and reading one back raises."""
+def test_dtypes_match_on_the_path_of_a_gpu(compute: Compute, dtype: torch.dtype, is_trained: bool) -> None:
+    """Meta tensors take the path of a GPU: operations check dtypes and shapes, and reading one back raises."""
     inputs = [t.detach().to("meta") for t in batch(23, dtype)]
     hidden, weight = inputs[0].requires_grad_(), inputs[1].requires_grad_(is_trained)
     torch.autograd.backward(compute(hidden, weight, inputs[2]))
@@ -281,7 +281,7 @@ def test_dtypes_fit_where_products_are_in_the_dtype_of_the_weights(
     assert weight.grad is None or weight.grad.dtype == dtype
 
 
-def test_arguments_without_meaning_are_rejected() -> None:
+def test_invalid_arguments_are_rejected() -> None:
     hidden, weight, labels = batch(3)
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         token_log_probs(hidden, weight, labels, temperature=0)

@@ -96,7 +96,7 @@ def block_mask(first: Tensor, prefixes: tuple[Tensor, Tensor] | None = None) -> 
 
 
 def _block_lists(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the number of marked key blocks, `[b, 1, queries]`, and indices `[b, 1, queries, keys]` with these first."""
+    """Return the number of marked key blocks, `[b, 1, queries]`, and indices `[b, 1, queries, keys]`, marked first."""
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1, dtype=torch.int32)[:, None], indices.int()[:, None]
 
