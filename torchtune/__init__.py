@@ -1,7 +1,7 @@
 """PyTorch-native LLM fine-tuning in which a run is a typed Python object.
 
-Importing this package loads nothing heavy: each subpackage is imported when it is first named. `torchtune.recipes` and
-`torchtune.configs_py` are the packages `recipes` and `configs_py`, whatever else has those names.
+Importing this package loads nothing heavy: each subpackage is imported on first use. `torchtune.recipes` and
+`torchtune.configs_py` always are the packages `recipes` and `configs_py` shipped with torchtune.
 """
 
 import sys
@@ -33,13 +33,10 @@ __all__ = [
 
 sys.meta_path.insert(0, OwnPackages)
 
-
-sys.meta_path.insert(0, OwnPackages)
-
-if not TYPE_CHECKING:  # type checkers find subpackages by themselves, and then know a misspelt one
+if not TYPE_CHECKING:  # type checkers resolve subpackages themselves and then report misspelled ones
 
     def __getattr__(name: str) -> ModuleType:
-        """Import a subpackage when it is first named (PEP 562)."""
+        """Import a subpackage on first use (PEP 562)."""
         if name in (*__all__, "recipes", "configs_py"):
             return import_module(f"torchtune.{name}")
         raise AttributeError(f"module 'torchtune' has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""What is called otherwise elsewhere: options of other fine-tuning projects and idioms of other launchers.
+"""Hints for options of other fine-tuning projects and idioms of other launchers.
 
-The words are those of transformers' TrainingArguments, TRL's SFTConfig and ModelConfig, axolotl's and LLaMA-Factory's
-YAML, and the original torchtune; the idioms those of hydra and OmegaConf.
+The options are those of transformers' TrainingArguments, TRL's SFTConfig and ModelConfig, axolotl's and LLaMA-Factory's
+YAML, and the original torchtune; the idioms are those of Hydra and OmegaConf.
 """
 
 import functools
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-# What to write, and the words that mean it. What comes before the first `=` or comma is the path of a field.
+# What to write, and other projects' names for it. The text before the first `=` or comma is a field path.
 _FIELDS: Final = {
     "optimizer.lr": "learning_rate lr",
     "optimizer.weight_decay": "weight_decay",
@@ -69,7 +69,7 @@ _FIELDS: Final = {
     "dtype=fp32": "fp32 float32",
     "dtype": "torch_dtype precision mixed_precision",
     "placement.weights_dtype=bf16, with dtype=bf16": "pure_bf16",
-    "dtype=bf16, which halves the base model; weights are not quantised": (
+    "dtype=bf16, which halves the base model; weights are not quantized": (
         "load_in_4bit load_in_8bit quantization quantization_bit quantization_config quantization_method"
         " bnb_4bit_quant_type quantize_base qlora use_qlora"
     ),
@@ -129,7 +129,7 @@ _FIELDS: Final = {
     "stop": "stop_sequences stop_strings",
 }
 
-_ONE_RUN: Final = "a call is one run; start several in a shell loop"
+_ONE_RUN: Final = "each command is one run; start several in a shell loop"
 _VALIDATE: Final = "tune validate RECIPE --config NAME checks a config without running it"
 _EXPORT: Final = "tune export RECIPE --config NAME prints every value of a config"
 _IDIOMS: Final = {
@@ -150,33 +150,31 @@ _IDIOMS: Final = {
         "write tune --nproc_per_node N before the recipe",
     ),
     **dict.fromkeys(("num_machines", "num_nodes"), "write tune --nnodes N before the recipe"),
-    **dict.fromkeys(
-        ("local_rank", "rank"), "ranks are numbered by torchrun: tune --nproc_per_node N RECIPE ..."
-    ),
-    "cuda_visible_devices": "environment variables stand before the command: CUDA_VISIBLE_DEVICES=0 tune ...",
+    **dict.fromkeys(("local_rank", "rank"), "torchrun assigns ranks: tune --nproc_per_node N RECIPE ..."),
+    "cuda_visible_devices": "environment variables go before the command: CUDA_VISIBLE_DEVICES=0 tune ...",
     "_target_": "write _component_",
-    "hydra": "a run's folder is output_dir, and hydra's own settings are not read",
+    "hydra": "a run's folder is output_dir; Hydra's settings are not supported",
 }
-"""Words of hydra, of launchers and of other programs, each with what to do."""
+"""Keys and options of Hydra, launchers and other programs, each with what to do."""
 _BEGINNINGS: Final = {
     "~": "fields cannot be removed; write {1}=null or {1}=default",
     "++": "write {0}",
     "oc.env:": 'let the shell expand environment variables, on the command line: "output_dir=$HOME/runs"',
     "now:": 'let the shell expand the date, on the command line: "output_dir=runs/$(date +%F)"',
     "oc.": "OmegaConf's resolvers are not supported; name a field, ${{a.b}}",
-    "hydra:": "hydra's settings are not read; name a field, ${{a.b}}",
-    ".": "a key that only holds anchors begins with x-, such as x-{0}",
-    "x-": "x- keys only hold anchors, at the top of a file; write an alias, *name",
+    "hydra:": "Hydra's settings are not supported; name a field, ${{a.b}}",
+    ".": "a key that only holds anchors must begin with x-, such as x-{0}",
+    "x-": "x- keys only hold anchors, at the top level of a file; write an alias, *name",
 }
-"""What words begin with, each with what to do; `{0}` is the rest of the word, `{1}` that before its `=`."""
+"""Prefixes of keys, each with what to do; `{0}` is the remainder of the key, `{1}` its part before `=`."""
 
 _OF_VALIDATION: Final = {"batch_size", "dataset", "max_new_tokens"}
-"""Fields of `validation` that a recipe has as well."""
+"""Fields of `validation` that are also fields of a recipe."""
 _OF_ONE_RECIPE: Final = {
     "lora": "lora_finetune",
     **dict.fromkeys(("prompt", "system", "temperature", "top_k", "top_p"), "alpaca_generate"),
 }
-"""Fields that only one recipe has, which are looked for in the others."""
+"""Fields of only one recipe that users also try in other recipes."""
 
 
 @functools.cache
@@ -185,12 +183,12 @@ def _by_word() -> dict[str, str]:
 
 
 def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
-    """Say what is written here for a key of another project or an idiom of another launcher.
+    """Return what to write instead of a key of another project or an idiom of another launcher; None if unknown.
 
     Args:
-        key: An unknown key, the name in a reference, or a word of the command line without its dashes.
-        known_fields: The names that may stand in its place; a field that is not among them is named only if one recipe
-            alone has it, with that recipe.
+        key: An unknown key, the name in a reference, or a command-line argument without its dashes.
+        known_fields: The names that are valid in its place. A field that is not among them is only suggested if a
+            single recipe has it; the hint then names the recipe.
     """
     word, names = key.lower().replace("-", "_"), set(map(str, known_fields))
     if word in _by_word():
@@ -199,13 +197,13 @@ def hint_for(key: str, known_fields: Iterable[object] = ()) -> str | None:
         return f"it is a field of the recipe {_OF_ONE_RECIPE[word]}"
     for start, text in _BEGINNINGS.items():
         if key.startswith(start) and key != start:
-            rest = key[len(start) :]
-            return text.format(rest, rest.partition("=")[0])
+            remainder = key[len(start) :]
+            return text.format(remainder, remainder.partition("=")[0])
     return _IDIOMS.get(word) or _IDIOMS.get(key)
 
 
 def _hint_of(text: str, names: set[str]) -> str | None:
-    """Return what to write where these names stand: a field's path, or an argument where it is one of a component."""
+    """Return what to write where these names are valid: a field path, or only the argument within its component."""
     path = re.split("[=, ]", text, maxsplit=1)[0]
     root, _, argument = path.rpartition(".")
     if path.partition(".")[0] in names:

@@ -5,10 +5,10 @@ import re
 
 
 def expand_path(text: str) -> str:
-    """Return a path with `~` or `~user` at its beginning replaced by the home folder, and no slash at its end.
+    """Return a path with a leading `~` or `~user` replaced by the home folder, and without a trailing slash.
 
-    Environment variables are rejected, not expanded: `$` begins references, and a config that depends on them would
-    not be complete without the shell that it was written for.
+    Environment variables are rejected rather than expanded: `$` begins references, and a config that depends on the
+    environment would not be self-contained.
 
     Raises:
         ValueError: There is no such user, or the path begins with an environment variable.
@@ -22,5 +22,5 @@ def expand_path(text: str) -> str:
     path = os.path.expanduser(text)  # noqa: PTH111 -- pathlib costs `tune ls` a tenth
     if path.startswith("~"):
         user = path.partition("/")[0]
-        raise ValueError(f"{user} is no user's home folder; write ./{text} for a path that begins so")
+        raise ValueError(f"no home folder for {user}; write ./{text} for a path whose name begins with ~")
     return path.rstrip("/") or path[:1]

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used (PEP 562)."""
+"""Packages whose names are imported on first use (PEP 562)."""
 
 import functools
 import sys
@@ -8,16 +8,16 @@ from typing import Any
 
 
 def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` of a package that imports its names when they are first used.
+    """Return `__getattr__` and `__dir__` for a package that imports its names on first use.
 
     Args:
-        package: Its name. What it imports below `if TYPE_CHECKING:`, a name a line, are its names, and where they are.
-            The call stands below the `else:` of that, so that type checkers know which names it lacks.
+        package: The package's name. It exports the names that it imports below `if TYPE_CHECKING:`, one per line. Call
+            this function below the matching `else:`, so that type checkers report missing names.
     """
 
     @functools.cache
     def homes() -> Mapping[str, str]:
-        # Read as text: every call of `tune` passes here, and `ast` costs more than all else that `tune ls` does.
+        # Read as text: every call of `tune` runs this, and `ast` takes more time than everything else in `tune ls`.
         with open(str(sys.modules[package].__file__), encoding="utf-8") as source:  # noqa: PTH123
             statements = [line.split() for line in source if line.startswith("    from ")]
         return {name: module for _from, module, _import, name, *_alias in statements}

@@ -1,7 +1,8 @@
-"""`recipes`, `configs_py` and `configs_yaml`, which lie beside torchtune, whatever else has these names.
+"""Import torchtune's `recipes`, `configs_py` and `configs_yaml`, even if a user's project has packages of these names.
 
-Ours are found by their folder. They are importable as `torchtune.recipes` and `torchtune.configs_py` always; where
-`recipes` and `configs_py` mean ours too, these are the same modules under a second name.
+They are located by their folder, next to torchtune, and always importable as `torchtune.recipes` and
+`torchtune.configs_py`. If `recipes` and `configs_py` also resolve to torchtune's packages, both names are the same
+modules.
 """
 
 import importlib
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("recipes", "configs_py")
 PROJECTS: Final = "TUNE_PROJECTS"
-"""The environment variable with the folders whose `recipes` and `configs_py` go before ours; processes inherit it."""
+"""The environment variable with the folders whose `recipes` and `configs_py` precede torchtune's."""
 
 _PREFIX: Final = "torchtune."
-# pathlib costs `tune --help` a tenth of its time.
+# pathlib would take a tenth of the time of `tune --help`.
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 
 
 def folder_of(package: str) -> str:
-    """Return the folder of a package of ours without importing it."""
+    """Return the folder of one of torchtune's packages without importing it."""
     return os.path.join(_ROOT, package)  # noqa: PTH118 -- pathlib costs `tune ls` a tenth
 
 
 def is_own(module: str) -> bool:
-    """Tell whether a module's name leads into torchtune, or into ours of the packages that other projects may have."""
+    """Return whether a module's name resolves to torchtune or its `recipes` and `configs_py`, not a project's."""
     package = module.partition(".")[0]
     if package not in PACKAGES:
         return package == "torchtune"
@@ -45,7 +46,7 @@ def is_own(module: str) -> bool:
 
 
 def own_name(file: "Path") -> str | None:
-    """Return the name under which a file of `recipes` or `configs_py` is always importable; None for other files."""
+    """Return the name by which a file of torchtune's `recipes` or `configs_py` is importable; None for other files."""
     for package in PACKAGES:
         folder = folder_of(package)
         if file.is_relative_to(folder):
@@ -54,7 +55,7 @@ def own_name(file: "Path") -> str | None:
 
 
 def second_name_hint(error: BaseException) -> str:
-    """Return the name of ours for a module that a project's package of the same name does not have."""
+    """Return a hint at torchtune's module if a project's package of the same name lacks the imported module."""
     name = getattr(error, "name", None) or ""
     is_candidate = isinstance(error, ModuleNotFoundError) and name.partition(".")[0] in PACKAGES
     if is_candidate and os.path.isfile(f"{folder_of(name.replace('.', '/'))}.py"):  # noqa: PTH113
@@ -62,17 +63,17 @@ def second_name_hint(error: BaseException) -> str:
     return ""
 
 
-def prefer_packages_beside(file: "str | Path") -> None:
-    """Let `recipes` and `configs_py` mean those of the project that a file belongs to, if it has any.
+def prefer_project_packages(file: "str | Path") -> None:
+    """Import `recipes` and `configs_py` from the project that a file belongs to, if it has such packages.
 
-    The project's folder is not put before others on `sys.path`, so that a `torch.py` in it shadows nothing.
+    The project's folder is not prepended to `sys.path`, so a `torch.py` in it shadows nothing.
     """
     folder = os.path.dirname(os.path.realpath(file))  # noqa: PTH120
     while os.path.isfile(os.path.join(folder, "__init__.py")):  # noqa: PTH113, PTH118
         folder = os.path.dirname(folder)  # noqa: PTH120
-    known = _projects()
-    if any(_has_package(folder, package) for package in PACKAGES) and folder not in (*known, _ROOT):
-        os.environ[PROJECTS] = os.pathsep.join([*known, folder])
+    projects = _projects()
+    if any(_has_package(folder, package) for package in PACKAGES) and folder not in (*projects, _ROOT):
+        os.environ[PROJECTS] = os.pathsep.join([*projects, folder])
 
 
 def _has_package(folder: str, package: str) -> bool:
@@ -84,13 +85,13 @@ def _projects() -> list[str]:
 
 
 class OwnPackages:
-    """Finds `torchtune.recipes` and `torchtune.configs_py`, and a project's own `recipes` and `configs_py`."""
+    """Finder for `torchtune.recipes` and `torchtune.configs_py`, and for a project's `recipes` and `configs_py`."""
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a module, as `sys.meta_path` asks; None for all others."""
+        """Return the spec of one of these modules, as `sys.meta_path` requires; None for other modules."""
         if name in PACKAGES:
             folders = [folder for folder in _projects() if _has_package(folder, name)]
             return PathFinder.find_spec(name, folders)
@@ -107,23 +108,23 @@ class OwnPackages:
 
 
 def _is_second_name(package: str) -> bool:
-    """Tell whether `torchtune.X` is `X`."""
+    """Return whether `torchtune.X` and `X` are the same module."""
     loaded = sys.modules.get(_PREFIX + package)
     return is_own(package) if loaded is None else loaded.__name__ == package
 
 
 class _SecondName:
-    """Gives a module a second name."""
+    """Loader that returns an existing module under a second name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def create_module(self, _spec: ModuleSpec) -> ModuleType:
-        """Return the module itself."""
+        """Return the existing module."""
         module = importlib.import_module(self.name)
         self.spec = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Put back the module's own spec, which the import system has replaced."""
+        """Restore the module's original spec, which the import system has replaced."""
         module.__spec__ = self.spec

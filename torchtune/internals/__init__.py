@@ -1,7 +1,7 @@
-"""All that relies on the internals of other libraries, each with the version tried, its gain, a probe and a fallback.
+"""Code that relies on the internals of other libraries, each with the tested version, its gain, a probe and a fallback.
 
-`TUNE_PLAIN=1` in the environment switches all of it off. Names are imported when they are first used, so that what
-needs one of them does not load the libraries of the others.
+The environment variable `TUNE_PLAIN=1` disables all of it. Names are imported on first use, so that using one does not
+load the libraries of the others.
 """
 
 from typing import TYPE_CHECKING
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from torchtune.internals._attrs import is_constructing as is_constructing
     from torchtune.internals._attrs import watch_methods as watch_methods
     from torchtune.internals._frames import calling_frame as calling_frame
-    from torchtune.internals._glibc import steady_heap as steady_heap
+    from torchtune.internals._glibc import limit_heap_growth as limit_heap_growth
     from torchtune.internals._internal import OUTCOMES as OUTCOMES
     from torchtune.internals._internal import Internal as Internal
     from torchtune.internals._torch_memory import LIVE_BYTES as LIVE_BYTES
     from torchtune.internals._torch_memory import LiveBytes as LiveBytes
     from torchtune.internals._torch_memory import fake_tensors as fake_tensors
-    from torchtune.internals._torch_optim import lighten as lighten
-    from torchtune.internals._torch_optim import skip_where as skip_where
-    from torchtune.internals._torch_optim import spare_the_compiler as spare_the_compiler
-    from torchtune.internals._torch_optim import takes_skips as takes_skips
+    from torchtune.internals._torch_optim import avoid_dynamo_import as avoid_dynamo_import
+    from torchtune.internals._torch_optim import avoid_dynamo_import_in_step as avoid_dynamo_import_in_step
+    from torchtune.internals._torch_optim import skip_step_if as skip_step_if
+    from torchtune.internals._torch_optim import supports_skipping as supports_skipping
 else:
     __getattr__, __dir__ = lazy_exports(__name__)

@@ -1,4 +1,4 @@
-"""All of them, for documents and tests."""
+"""All uses of other libraries' internals, for the documentation and tests."""
 
 from torchtune.internals._aten import ACTIVATION_BACKWARD
 from torchtune.internals._attrs import RECORDING, VALIDATORS

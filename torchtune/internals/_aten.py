@@ -1,4 +1,4 @@
-"""Operators of torch that its own backward passes are made of, and that its documentation does not list."""
+"""Undocumented torch operators that implement its own backward passes."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from torchtune.internals._internal import Internal
 
 
 def activation_backward(grad: Tensor, x: Tensor, activation: str) -> Tensor:
-    """Return the gradient of `silu` or `gelu_tanh` at x, times `grad`; all are of one shape."""
+    """Return the gradient of `silu` or `gelu_tanh` at x, times `grad`; all tensors have the same shape."""
     gradient: Tensor
     if activation == "silu":
         gradient = torch.ops.aten.silu_backward(grad, x)
@@ -24,8 +24,8 @@ def _agrees_with_autograd() -> bool:
         with torch.enable_grad():
             x = torch.linspace(-4, 4, 9, dtype=torch.float64, device="cpu").requires_grad_()
             torch.autograd.backward(compute(x).sum())  # `torch.autograd.grad` would import sympy
-        found = activation_backward(torch.ones_like(x), x.detach(), activation)
-        if x.grad is None or not torch.allclose(found, x.grad, rtol=1e-9, atol=1e-12):
+        computed = activation_backward(torch.ones_like(x), x.detach(), activation)
+        if x.grad is None or not torch.allclose(computed, x.grad, rtol=1e-9, atol=1e-12):
             return False
     return True
 
@@ -34,6 +34,6 @@ ACTIVATION_BACKWARD = Internal(
     name="activation backward",
     written_for="torch 2.13.0",
     gain='memory of lean layers: the line "plain layers" of python -m benchmarks.training MODEL ROWS --ablate',
-    fallback="layers are the plain ones, as with lean_layers=false",
+    fallback="plain layers are used, as with lean_layers=false",
     probe=_agrees_with_autograd,
 )

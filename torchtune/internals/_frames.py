@@ -1,4 +1,4 @@
-"""Which call a function was called by: Python's frames."""
+"""Find a function's caller through Python's frames."""
 
 import sys
 from types import FrameType
@@ -7,15 +7,15 @@ from torchtune.internals._internal import Internal
 
 
 def calling_frame(depth: int) -> FrameType | None:
-    """Return the frame that is so many calls above the caller's; None if `CALLS` is disabled.
+    """Return the frame `depth` calls above the caller's; None if `CALLS` is disabled.
 
-    `inspect.currentframe` would import inspect for the same.
+    `inspect.currentframe` would do the same but import inspect.
     """
     return sys._getframe(depth + 1) if CALLS.is_enabled() else None
 
 
 def _knows_its_line() -> bool:
-    """Tell whether a frame's instruction has a line among its code's positions, which count two bytes each."""
+    """Return whether the line of a frame's instruction is found in its code's positions (one per two bytes)."""
     frame = sys._getframe()
     instruction, expected = frame.f_lasti, frame.f_lineno
     return list(frame.f_code.co_positions())[instruction // 2][0] == expected
@@ -25,6 +25,6 @@ CALLS = Internal(
     name="calling lines",
     written_for="Python 3.11",
     gain="lines of components' arguments: tune show lora_finetune --config smollm2_135m_lora --origins",
-    fallback="values and mistakes have the first line of their config function",
+    fallback="values and mistakes are located at the first line of their config function",
     probe=_knows_its_line,
 )

@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator and of oneDNN's caches, which both read from the environment when they start."""
+"""Settings of glibc's allocator and oneDNN's caches, both read from the environment at startup."""
 
 import os
 import sys
@@ -11,25 +11,25 @@ TUNABLES = (
 )
 """Settings of glibc's allocator.
 
-torch asks for aligned blocks, whose cut-off ends would go to small objects that stay; between them the freed blocks of
-a step no longer fit the next one's tensors, and the process grows by a quarter to a third within some steps. Without
-caches of small blocks the ends are merged again. And memory that every step uses is not given back to the system in
-between: each page that comes anew is a fault and is filled with zeros.
+torch allocates aligned blocks, whose trimmed ends would be reused for small, long-lived objects. The blocks freed
+between those no longer fit the tensors of the next step, and the process grows by a quarter to a third within some
+steps. Without caches of small blocks, the ends are merged again. Memory that every step uses is not returned to the
+system between steps, as each returned page would cause a page fault and be zeroed again.
 """
 
 CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
-"""How many kernels oneDNN, and torch's layer above it, keep: one for each shape, of half a megabyte, of the last 1,024.
+"""Capacities of the kernel caches of oneDNN and of torch's layer above it, which hold 1,024 kernels by default.
 
-No two steps of packed rows have the same shapes, so of bfloat16 a run would grow by 10 MB a step until they are full. A
-step has about twenty shapes, each of which comes in every layer.
+Each shape needs a kernel of half a megabyte. Steps with packed batches differ in shape, so a bfloat16 run would grow by
+10 MB per step until the caches are full. A step has about twenty shapes, which recur in every layer.
 """
 
 
-def steady_heap() -> None:
-    """Bound the caches, and start this process again with `TUNABLES`, which glibc reads at a process's start alone.
+def limit_heap_growth() -> None:
+    """Limit the caches, and restart this process with `TUNABLES`, which glibc only reads when a process starts.
 
-    What the environment sets already stays. Where it has GLIBC_TUNABLES, even an empty one, or the C library is
-    another, the process is not started again.
+    Existing environment variables are kept. If GLIBC_TUNABLES is set, even if empty, or the C library is not glibc, the
+    process is not restarted.
     """
     if KERNEL_CACHES.is_enabled():
         for name, capacity in CACHES.items():
@@ -39,29 +39,29 @@ def steady_heap() -> None:
     os.environ["GLIBC_TUNABLES"] = TUNABLES
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- it is this very program
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- it is this program
 
 
 def _glibc_version() -> str:
-    """Return glibc's version, such as `2.36`; nothing where the C library is another."""
+    """Return glibc's version, such as `2.36`; empty if the C library is not glibc."""
     try:
         library, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-    except (AttributeError, ValueError, OSError):  # not a Unix, or not its name
+    except (AttributeError, ValueError, OSError):  # not a Unix, or the name is unknown
         return ""
     return version if library == "glibc" else ""
 
 
 def _has_tunables() -> bool:
-    """Tell whether this glibc has settings of such names: since 2.26."""
+    """Return whether this glibc supports these tunables (since 2.26)."""
     return tuple(map(int, _glibc_version().split("."))) >= (2, 26)
 
 
 HEAP = Internal(
     name="heap settings",
     written_for="glibc 2.36",
-    gain='memory: the line "the heap as glibc has it" of '
+    gain='memory: the line "glibc's default heap" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora fp32" --ablate',
-    fallback="the process is not started again, and grows by up to a third",
+    fallback="the process is not restarted, and grows by up to a third",
     probe=_has_tunables,
 )
 KERNEL_CACHES = Internal(
@@ -69,6 +69,6 @@ KERNEL_CACHES = Internal(
     written_for="torch 2.13.0",
     gain='memory: the line "1,024 kernels cached" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora bf16" --ablate',
-    fallback="the caches keep 1,024 kernels each",
-    probe=lambda: True,  # a variable that a library no longer reads does no harm
+    fallback="the caches hold 1,024 kernels each",
+    probe=lambda: True,  # a variable that a library no longer reads is harmless
 )

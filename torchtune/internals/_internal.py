@@ -1,28 +1,28 @@
-"""How a reliance on another library's internals is declared, and when it is switched off."""
+"""Declare a use of another library's internals, and disable it if its probe fails."""
 
 import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 OUTCOMES: dict[str, bool] = {}
-"""Whether the probe of an internal passed, by its name; a test or a benchmark may say so before it is asked."""
+"""Whether the probe of each internal passed, by name; tests and benchmarks may set an outcome in advance."""
 
 
 class Internal(NamedTuple):
-    """A reliance on how a library works inside, which no release of it promises to keep."""
+    """A use of a library's internals, which may change in any release."""
 
     name: str
     written_for: str
-    """The library, by the name of its distribution, or `glibc` or `Python`; and the version that it was tried with."""
+    """The library (the name of its distribution, or `glibc` or `Python`) and the version it was tested with."""
     gain: str
-    """What it is good for, and the command that shows it."""
+    """What it improves, and the command that shows the gain."""
     fallback: str
-    """What happens without it; results are the same but for rounding."""
+    """What happens without it; results are the same except for rounding."""
     probe: Callable[[], bool]
-    """Try it on a tiny case; False, or any error, where it no longer behaves as it did."""
+    """Tests it on a tiny case; returns False, or raises, if the library no longer behaves as expected."""
 
     def is_enabled(self) -> bool:
-        """Tell whether to rely on it: unless TUNE_PLAIN=1, if its probe passes, which is tried once a process."""
+        """Return whether to use it: if its probe passes, run once per process, and TUNE_PLAIN=1 is not set."""
         if os.environ.get("TUNE_PLAIN", "0") not in ("", "0"):
             return False
         if self.name not in OUTCOMES:
@@ -30,7 +30,7 @@ class Internal(NamedTuple):
         return OUTCOMES[self.name]
 
     def _passes(self) -> bool:
-        reason = "another result"
+        reason = "different result"
         try:
             if self.probe():
                 return True
@@ -38,7 +38,7 @@ class Internal(NamedTuple):
             reason = f"{type(error).__name__}: {error}"
         import logging
 
-        message = "%s: %s %s behaves differently from %s, which this was written for (%s); %s"
+        message = "%s: %s %s behaves differently from the tested version %s (%s); %s"
         library, version_tried = self.written_for.split()
         versions = library, _installed_version(library), version_tried
         logging.getLogger(__name__).warning(message, self.name, *versions, reason, self.fallback)

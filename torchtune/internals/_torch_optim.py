@@ -1,4 +1,4 @@
-"""torch's optimizers without importing torch._dynamo, and steps that are skipped on the device."""
+"""Use torch's optimizers without importing torch._dynamo, and skip steps without waiting for the device."""
 
 import inspect
 import sys
@@ -12,18 +12,18 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torchtune.internals._internal import Internal
 
 
-def spare_the_compiler() -> None:
-    """Let optimizers be built without importing torch._dynamo, which takes over a second and 60 MB (torch 2.13).
+def avoid_dynamo_import() -> None:
+    """Avoid importing torch._dynamo when optimizers are built, which takes over a second and 60 MB (torch 2.13).
 
-    The first call of a method of `Optimizer` imports the compiler to mark the method as not compiled; the result is put
-    where the method looks for it. If the compiler is imported already, nothing is changed.
+    The first call of a method of `Optimizer` imports the compiler to mark the method as not compiled; this function
+    stores the mark in advance. If the compiler is already imported, nothing changes.
     """
     if "torch._dynamo" not in sys.modules and OPTIMIZER_STEP.is_enabled():
         _mark_methods()
 
 
-def lighten(optimizer: Optimizer) -> None:
-    """Let an optimizer of torch take its steps without importing torch._dynamo, in place."""
+def avoid_dynamo_import_in_step(optimizer: Optimizer) -> None:
+    """Avoid importing torch._dynamo in the steps of an optimizer of torch; it is modified in place."""
     is_torchs = type(optimizer).__module__.startswith("torch.optim.")
     if "torch._dynamo" not in sys.modules and is_torchs and OPTIMIZER_STEP.is_enabled():
         _replace_step(optimizer)
@@ -37,24 +37,24 @@ def _mark_methods() -> None:
 
 
 def _replace_step(optimizer: Optimizer) -> None:
-    """Replace an optimizer's step by the unwrapped one of its class.
+    """Replace an optimizer's step with the unwrapped step of its class.
 
     The class wraps `step` twice: to call hooks and a profiler, and to exclude it from compilation. The unwrapped step
     is called under `no_grad`; an optimizer with hooks uses the wrapped one.
     """
-    plain = type(optimizer).step
-    light = torch.no_grad()(inspect.unwrap(plain))
+    wrapped = type(optimizer).step
+    unwrapped = torch.no_grad()(inspect.unwrap(wrapped))
 
-    def take(self: Optimizer, *args: Any) -> Any:
+    def step(self: Optimizer, *args: Any) -> Any:
         has_hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
-        return (plain if has_hooks else light)(self, *args)
+        return (wrapped if has_hooks else unwrapped)(self, *args)
 
     if not optimizer.defaults.get("differentiable", False):
-        optimizer.step = MethodType(take, optimizer)  # type: ignore[method-assign]
+        optimizer.step = MethodType(step, optimizer)  # type: ignore[method-assign]
 
 
 def _takes_a_step() -> bool:
-    """Build an optimizer, take a step and clear the gradient without importing the compiler."""
+    """Build an optimizer, take a step and clear the gradient, and check that the compiler is not imported."""
     was_imported = "torch._dynamo" in sys.modules
     _mark_methods()
     parameter = torch.nn.Parameter(torch.ones(1, device="cpu"))
@@ -70,17 +70,17 @@ def _takes_a_step() -> bool:
 OPTIMIZER_STEP = Internal(
     name="optimizer step",
     written_for="torch 2.13.0",
-    gain='time to the first step: the line "torch\'s optimizer as it is" of '
+    gain='time to the first step: the line "torch\'s unmodified optimizer" of '
     "python -m benchmarks.training MODEL ROWS --ablate",
     fallback="torch imports its compiler: a second and 60 MB more",
     probe=_takes_a_step,
 )
 
 
-def takes_skips(optimizer: Optimizer) -> bool:
-    """Return whether an optimizer's kernels can skip an update by a flag on the device (`skip_where`).
+def supports_skipping(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer's kernels can skip an update depending on a flag on the device (`skip_step_if`).
 
-    Fused SGD can as well, but leaves its momentum uninitialised if it skips the first step (torch 2.13).
+    Fused SGD can too, but leaves its momentum uninitialised if it skips the first step (torch 2.13).
     """
     is_adam = isinstance(optimizer, (Adam, AdamW))
     return (
@@ -90,11 +90,11 @@ def takes_skips(optimizer: Optimizer) -> bool:
     )
 
 
-def skip_where(optimizer: Optimizer, skips: Tensor) -> None:
+def skip_step_if(optimizer: Optimizer, skips: Tensor) -> None:
     """Skip an optimizer's next step if a flag is set, without waiting for the device.
 
     Args:
-        optimizer: `takes_skips` holds for it.
+        optimizer: An optimizer for which `supports_skipping` returns True.
         skips: A bool scalar on the parameters' device.
     """
     optimizer.grad_scale = None  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
@@ -102,13 +102,13 @@ def skip_where(optimizer: Optimizer, skips: Tensor) -> None:
 
 
 def _skips_a_step() -> bool:
-    """Take a step that is skipped, and one that is not."""
+    """Take one step with the flag set and one without."""
     parameter = torch.nn.Parameter(torch.ones(2, device="cpu"))
     optimizer = torch.optim.AdamW([parameter], lr=0.5, fused=True)
     parameter.grad = torch.ones(2, device="cpu")
     values = []
     for skips in (True, False):
-        skip_where(optimizer, torch.tensor(skips))
+        skip_step_if(optimizer, torch.tensor(skips))
         optimizer.step()
         values.append(parameter.detach().clone())
     step = optimizer.state[parameter]["step"].item()
@@ -120,6 +120,6 @@ SKIPPED_STEP = Internal(
     written_for="torch 2.13.0",
     gain="no wait for the device before an update, on a GPU (not yet run on one); what it costs on a CPU: the line "
     '"numbers read a step later" of python -m benchmarks.training MODEL ROWS --ablate',
-    fallback="the host waits for one flag a step",
+    fallback="the host waits for one flag per step",
     probe=_skips_a_step,
 )

@@ -1,4 +1,4 @@
-"""Configs of other projects, turned into ours or explained key by key."""
+"""Convert configs of the original torchtune, and explain the keys of other projects' configs."""
 
 from torchtune.migrate._original import Import
 from torchtune.migrate._read import read_original

@@ -1,6 +1,6 @@
-"""The original torchtune's dataset builders as datasets of ours, argument by argument.
+"""Convert the original torchtune's dataset builders, argument by argument.
 
-Their names, arguments and defaults are those of its documentation:
+Names, arguments and defaults are those of its documentation:
 https://docs.pytorch.org/torchtune/stable/api_ref_datasets.html.
 """
 
@@ -9,21 +9,21 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
-from torchtune.migrate._tokenizers import why_none
+from torchtune.migrate._tokenizers import no_counterpart
 
 Tree = dict[str, Any]
 
 
 @frozen
 class _Builder:
-    """A builder of the original's."""
+    """A dataset builder of the original."""
 
     component: str
-    """The dataset of ours with the same rows."""
+    """The equivalent dataset of this torchtune."""
     rows: Tree = field(factory=dict)
-    """What it reads where no source is given, as arguments of ours."""
+    """The rows that it reads by default, as arguments of the equivalent dataset."""
     columns: Mapping[str, str] = field(factory=dict)
-    """The columns that it reads unless `column_map` says others, by its own names."""
+    """The columns that it reads unless `column_map` overrides them, by the original's names."""
 
 
 _INPUT_OUTPUT: Final = {"input": "input", "output": "output"}
@@ -53,125 +53,135 @@ _BUILDERS: Final = {
 }
 
 _FILE_TYPES: Final = ("json", "jsonl", "csv", "text", "parquet", "arrow")
-"""Sources of `datasets.load_dataset` that are types of files."""
+"""Sources of `datasets.load_dataset` that are file types."""
 _CHATS: Final = ("ChatDataset", "SlimOrcaDataset")
 _STYLES: Final = (None, "openai", "sharegpt")
 
 
 @define
 class ImportedDataset:
-    """A dataset of the original's as one of ours."""
+    """The conversion of a dataset."""
 
     new: Tree | None = None
-    """The component; None where there is none."""
-    lost: dict[str, str] = field(factory=dict)
-    """Arguments that have no counterpart, with the reason; that of the dataset as a whole is at `""`."""
+    """The component; None without a counterpart."""
+    unmapped: dict[str, str] = field(factory=dict)
+    """Arguments without a counterpart, with the reason; the key `""` stands for the whole dataset."""
     changed: str = ""
-    """How the component differs, if it does."""
+    """How the component differs from the original, if it does."""
     packing: Tree | None = None
-    """The section `packing`; None where every example has a row of its own."""
+    """The section `packing`; None without packing."""
 
 
 def import_dataset(value: Any, max_seq_len: int | None, truncate: str | None) -> ImportedDataset:
-    """Import a dataset, or a list of datasets, which the original concatenates.
+    """Convert a dataset, or a list of datasets, which the original concatenates.
 
     Args:
-        value: The component of the original's, or a list of them.
-        max_seq_len: What the original's tokenizer cuts examples to.
-        truncate: At which end.
+        value: The original's component, or a list of them.
+        max_seq_len: The length (tokens) to which the original's tokenizer truncates examples.
+        truncate: The end at which it truncates them.
     """
     if not isinstance(value, list):
-        return _one(value, max_seq_len, truncate)
-    whole = ImportedDataset()
-    parts = [_one(part, max_seq_len, truncate) for part in value]
+        return _import_one(value, max_seq_len, truncate)
+    concatenated = ImportedDataset()
+    parts = [_import_one(part, max_seq_len, truncate) for part in value]
     for i, part in enumerate(parts):
-        whole.lost |= {f"{i}.{key}".rstrip("."): why for key, why in part.lost.items()}
-        whole.changed = whole.changed or part.changed
-        whole.packing = part.packing if whole.packing is None else whole.packing
-    made = [part.new for part in parts if part.new is not None]
-    if made:
-        whole.new = {"_component_": "torchtune.datasets.ConcatDataset", "datasets": made}
-    return whole
+        concatenated.unmapped |= {f"{i}.{key}".rstrip("."): reason for key, reason in part.unmapped.items()}
+        concatenated.changed = concatenated.changed or part.changed
+        concatenated.packing = part.packing if concatenated.packing is None else concatenated.packing
+    datasets = [part.new for part in parts if part.new is not None]
+    if datasets:
+        concatenated.new = {"_component_": "torchtune.datasets.ConcatDataset", "datasets": datasets}
+    return concatenated
 
 
-def _one(value: Any, max_seq_len: int | None, truncate: str | None) -> ImportedDataset:
-    rest = dict(value) if isinstance(value, Mapping) else {}
-    path = str(rest.pop("_component_", ""))
+def _import_one(value: Any, max_seq_len: int | None, truncate: str | None) -> ImportedDataset:
+    remaining = dict(value) if isinstance(value, Mapping) else {}
+    path = str(remaining.pop("_component_", ""))
     builder = _BUILDERS.get(path.removeprefix("torchtune.datasets."))
     if builder is None:
-        return ImportedDataset(lost={"": why_none(path or "a dataset without _component_", "dataset")})
-    made = ImportedDataset()
-    is_packed = bool(rest.pop("packed", False))
-    new: Tree = {"_component_": f"torchtune.datasets.{builder.component}", **_rows(rest, builder)}
+        return ImportedDataset(
+            unmapped={"": no_counterpart(path or "a dataset without _component_", "dataset")}
+        )
+    imported = ImportedDataset()
+    is_packed = bool(remaining.pop("packed", False))
+    new: Tree = {"_component_": f"torchtune.datasets.{builder.component}", **_rows(remaining, builder)}
     if builder.component == "TextCompletionDataset":
-        new |= _of_texts(rest, packed=is_packed)
+        new |= _text_arguments(remaining, packed=is_packed)
     else:
-        new |= _of_prompts(rest, builder, made)
-    length = rest.pop("max_seq_len", None) or max_seq_len
+        new |= _prompt_arguments(remaining, builder, imported)
+    length = remaining.pop("max_seq_len", None) or max_seq_len
     if length is not None:
         new["max_seq_len"] = length
     if is_packed:
-        made.packing = {} if length is None else {"length": length}
+        imported.packing = {} if length is None else {"length": length}
     if truncate == "left":
         new["truncate"] = truncate
-    made.new = new
-    made.lost |= {
-        name: f"{item!r} has no counterpart" for name, item in rest.items() if item not in (None, False)
+    imported.new = new
+    imported.unmapped |= {
+        name: f"{item!r} has no counterpart" for name, item in remaining.items() if item not in (None, False)
     }
-    return made
+    return imported
 
 
-def _rows(rest: Tree, builder: _Builder) -> Tree:
-    """Return where the rows come from."""
-    source, files = rest.pop("source", None), rest.pop("data_files", None)
+def _rows(remaining: Tree, builder: _Builder) -> Tree:
+    """Return the arguments that select the rows."""
+    source, files = remaining.pop("source", None), remaining.pop("data_files", None)
     if source in _FILE_TYPES and isinstance(files, str):
         source, files = files, None
-    made = dict(builder.rows)
+    arguments = dict(builder.rows)
     if source is not None:
-        made = {"source": source} | {name: made[name] for name in ("column",) if name in made}
-    given = {"name": rest.pop("subset", None), "data_files": files}
-    given |= {name: rest.pop(name) for name in ("name", "revision", "data_dir") if name in rest}
-    options = made.pop("load_options", {}) | {n: value for n, value in given.items() if value is not None}
+        arguments = {"source": source} | {name: arguments[name] for name in ("column",) if name in arguments}
+    given_options = {"name": remaining.pop("subset", None), "data_files": files}
+    given_options |= {
+        name: remaining.pop(name) for name in ("name", "revision", "data_dir") if name in remaining
+    }
+    options = arguments.pop("load_options", {}) | {
+        n: value for n, value in given_options.items() if value is not None
+    }
     if options:
-        made["load_options"] = options
-    if "split" in rest:
-        made["split"] = rest.pop("split")
-    return made
+        arguments["load_options"] = options
+    if "split" in remaining:
+        arguments["split"] = remaining.pop("split")
+    return arguments
 
 
-def _of_texts(rest: Tree, *, packed: bool) -> Tree:
-    """Return the arguments of a dataset of plain texts, whose longer ones the original cut unless it packed them."""
-    made = {name: rest.pop(name) for name in ("column", "add_eos") if rest.get(name) is not None}
-    splits = rest.pop("split_across_pack", True)
-    return made if packed and splits else {**made, "truncate": "right"}
+def _text_arguments(remaining: Tree, *, packed: bool) -> Tree:
+    """Return the arguments of a plain-text dataset; the original truncated long texts unless it packed them."""
+    arguments = {
+        name: remaining.pop(name) for name in ("column", "add_eos") if remaining.get(name) is not None
+    }
+    splits = remaining.pop("split_across_pack", True)
+    return arguments if packed and splits else {**arguments, "truncate": "right"}
 
 
-def _of_prompts(rest: Tree, builder: _Builder, made: ImportedDataset) -> Tree:
-    """Return the arguments of a dataset of prompts and answers."""
-    template = str(rest.pop("template", None) or rest.pop("prompt_template", None) or "")
+def _prompt_arguments(remaining: Tree, builder: _Builder, imported: ImportedDataset) -> Tree:
+    """Return the arguments of a dataset of prompts and responses."""
+    template = str(remaining.pop("template", None) or remaining.pop("prompt_template", None) or "")
     is_alpaca = builder.component == "AlpacaDataset"
-    lays_out_as_alpaca = is_alpaca or template.endswith(("AlpacaInstructTemplate", "alpaca"))
-    new = _columns(rest, builder if not lays_out_as_alpaca else _Builder(builder.component), made)
-    if not lays_out_as_alpaca:
-        made.changed = "prompts are laid out by the chat template in the tokenizer's folder"
+    uses_alpaca_template = is_alpaca or template.endswith(("AlpacaInstructTemplate", "alpaca"))
+    new = _columns(remaining, builder if not uses_alpaca_template else _Builder(builder.component), imported)
+    if not uses_alpaca_template:
+        imported.changed = "prompts are formatted with the chat template in the tokenizer's folder"
         if template:
-            made.lost["template"] = f"{template} has no counterpart; write one as the dataset's template"
+            imported.unmapped["template"] = (
+                f"{template} has no counterpart; write one as the dataset's template"
+            )
     elif not is_alpaca:
         new["template"] = "alpaca"
     if builder.component in _CHATS:
-        new |= _of_conversations(rest, made)
-    elif "train_on_input" in rest:
-        new["train_on_input"] = rest.pop("train_on_input")
-    if not is_alpaca and rest.get("new_system_prompt") is not None:
-        new["system"] = rest.pop("new_system_prompt")
+        new |= _chat_arguments(remaining, imported)
+    elif "train_on_input" in remaining:
+        new["train_on_input"] = remaining.pop("train_on_input")
+    if not is_alpaca and remaining.get("new_system_prompt") is not None:
+        new["system"] = remaining.pop("new_system_prompt")
     return new
 
 
-def _columns(rest: Tree, builder: _Builder, made: ImportedDataset) -> Tree:
-    """Return the argument `columns`, where the names of the rows' columns are not those that ours reads."""
-    columns = rest.pop("column_map", None)
+def _columns(remaining: Tree, builder: _Builder, imported: ImportedDataset) -> Tree:
+    """Return the argument `columns`, if the rows' columns do not have the default names."""
+    columns = remaining.pop("column_map", None)
     if columns is not None and (not isinstance(columns, Mapping) or builder.component in _CHATS):
-        made.lost["column_map"] = f"{columns!r} has no counterpart"
+        imported.unmapped["column_map"] = f"{columns!r} has no counterpart"
         columns = None
     if builder.columns:
         named = {**builder.columns, **(columns or {})}
@@ -179,14 +189,16 @@ def _columns(rest: Tree, builder: _Builder, made: ImportedDataset) -> Tree:
     return {"columns": columns} if columns else {}
 
 
-def _of_conversations(rest: Tree, made: ImportedDataset) -> Tree:
+def _chat_arguments(remaining: Tree, imported: ImportedDataset) -> Tree:
     """Return the arguments of a dataset of conversations."""
     new: Tree = {}
-    if rest.get("conversation_column") is not None:
-        new["column"] = rest.pop("conversation_column")
-    style = rest.pop("conversation_style", None)
+    if remaining.get("conversation_column") is not None:
+        new["column"] = remaining.pop("conversation_column")
+    style = remaining.pop("conversation_style", None)
     if style not in _STYLES:
-        made.lost["conversation_style"] = f"{style!r} is not read; turns are OpenAI's or ShareGPT's"
-    if rest.pop("train_on_input", False):
+        imported.unmapped["conversation_style"] = (
+            f"{style!r} is not supported; supported styles are openai and sharegpt"
+        )
+    if remaining.pop("train_on_input", False):
         new["train_on"] = "everything"
     return new

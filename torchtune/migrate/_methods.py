@@ -1,4 +1,4 @@
-"""What a config of the original torchtune does that no recipe of ours does."""
+"""Detect configs of the original torchtune for methods that no recipe here supports."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -15,7 +15,7 @@ _BY_KEY: Final = {
     "kd_ratio": "knowledge distillation",
     "reference_model": "preference tuning",
     "ref_checkpointer": "preference tuning",
-    "fake_quant_after_n_steps": "quantisation-aware training",
+    "fake_quant_after_n_steps": "quantization-aware training",
     "tasks": "an evaluation",
 }
 """Fields that only configs of other methods have."""
@@ -31,16 +31,16 @@ _BY_COMPONENT: Final = {
     "hh_rlhf_helpful_dataset": "preference tuning",
     "ForwardKL": "knowledge distillation",
     "ReverseKL": "knowledge distillation",
-    "QAT": "quantisation-aware training",
+    "QAT": "quantization-aware training",
 }
-"""What the dotpath of a loss, dataset or quantizer holds, and the method that it is for."""
+"""Parts of the dotpath of a loss, dataset or quantizer, and the method that they belong to."""
 
 
 def other_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Tell whether a config of the original's is for something else than supervised fine-tuning or generation.
+    """Return the unsupported method of an original config: neither supervised fine-tuning nor generation.
 
     Returns:
-        The field that shows it, and what it is; None where our recipes do the same.
+        The field that shows it, and the method; None if a recipe here supports the config.
     """
     for key, method in _BY_KEY.items():
         if tree.get(key) is not None:
@@ -52,5 +52,5 @@ def other_method(tree: Mapping[str, Any]) -> tuple[str, str] | None:
             if methods:
                 return key, methods[0]
     if isinstance(tree.get("quantizer"), Mapping) and not {"optimizer", "prompt"} & tree.keys():
-        return "quantizer", "quantisation"
+        return "quantizer", "quantization"
     return None

@@ -1,15 +1,15 @@
-"""The original torchtune's model builders as ours."""
+"""Map the original torchtune's model builders to those of this torchtune."""
 
 from typing import Final
 
-_HOMES: Final = {
+_PACKAGES: Final = {
     "llama3_1": "llama3",
     "llama3_2": "llama3",
     "llama3_3": "llama3",
     "gemma2": "gemma",
     "qwen2_5": "qwen2",
 }
-"""Families of the original's that stand in another's package here."""
+"""Model families of the original that belong to another family's package here."""
 _RENAMED: Final = {
     "code_llama2_7b": "torchtune.models.llama2.code_llama_7b",
     "phi3_mini": "torchtune.models.phi3.phi3_mini_4k",
@@ -20,22 +20,22 @@ _RENAMED: Final = {
     "qwen2_5_7b_base": "torchtune.models.qwen2.qwen2_7b",
     "qwen2_5_7b_instruct": "torchtune.models.qwen2.qwen2_7b",
 }
-"""Builders that have another name here."""
+"""Builders with a different name here."""
 
 
-def model_places(family: str, name: str) -> list[str]:
-    """Return where a builder of the original's may stand here.
+def candidate_models(family: str, name: str) -> list[str]:
+    """Return the dotpaths that a builder of the original may have here, most likely first.
 
     Args:
-        family: Its package, such as `torchtune.models.llama3_1`.
-        name: Its own name.
+        family: The original's package, such as `torchtune.models.llama3_1`.
+        name: The original's name.
     """
     parent, _, package = family.rpartition(".")
-    plain = name.removesuffix("_base").removesuffix("_instruct")
-    here = f"{parent}.{_HOMES.get(package, package)}"
+    base_name = name.removesuffix("_base").removesuffix("_instruct")
+    package_path = f"{parent}.{_PACKAGES.get(package, package)}"
     return [
         f"{family}.{name}",
         *([_RENAMED[name]] if name in _RENAMED else []),
-        f"{here}.{name}",
-        f"{here}.{plain}",
+        f"{package_path}.{name}",
+        f"{package_path}.{base_name}",
     ]

@@ -1,7 +1,8 @@
-"""From a YAML of the original torchtune to one of ours: the map of its fields and components.
+"""Convert a YAML config of the original torchtune: the mapping of its fields and components.
 
-The names are those of its public documentation and of the configs in its repository (versions 0.1 to 0.6):
-https://docs.pytorch.org/torchtune/stable/. What maps to nothing is noted with the reason, never dropped in silence.
+Names are those of its public documentation and of the configs in its repository (versions 0.1 to 0.6):
+https://docs.pytorch.org/torchtune/stable/. Whatever has no counterpart is reported with the reason, never dropped
+silently.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +11,12 @@ from typing import Any, Final
 from attrs import define, field
 
 from torchtune.migrate._datasets import ImportedDataset, import_dataset
-from torchtune.migrate._models import model_places
-from torchtune.migrate._tokenizers import import_tokenizer, why_none
+from torchtune.migrate._models import candidate_models
+from torchtune.migrate._tokenizers import import_tokenizer, no_counterpart
 
 Tree = dict[str, Any]
 
-KEPT: Final = (
+SAME_FIELDS: Final = (
     "seed",
     "shuffle",
     "batch_size",
@@ -29,31 +30,31 @@ KEPT: Final = (
     "temperature",
     "top_k",
 )
-"""Fields that mean the same here."""
+"""Fields with the same meaning here."""
 
 SWITCHES: Final = {
-    "resume_from_checkpoint": "a run goes on by itself when it is started again with the same output_dir",
-    "optimizer_in_bwd": "the optimizer steps after the backward pass",
-    "memory_efficient_fsdp_wrap": "every layer is sharded by itself",
-    "custom_sharded_layers": "every layer is sharded by itself",
-    "save_adapter_weights_only": "a LoRA run always writes the adapter alone",
-    "low_cpu_ram": "weights are always read part by part",
-    "use_fp8": "fp8 is not trained in",
-    "enable_fp8_training": "fp8 is not trained in",
-    "quantizer": "nothing is quantised",
-    "enable_async_checkpointing": "checkpoints are written by the run itself",
-    "async_save": "checkpoints are written by the run itself",
+    "resume_from_checkpoint": "a run resumes when it is started again with the same output_dir",
+    "optimizer_in_bwd": "the optimizer always steps after the backward pass",
+    "memory_efficient_fsdp_wrap": "every layer is sharded separately",
+    "custom_sharded_layers": "every layer is sharded separately",
+    "save_adapter_weights_only": "a LoRA run always writes only the adapter",
+    "low_cpu_ram": "weights are always read tensor by tensor",
+    "use_fp8": "fp8 training is not supported",
+    "enable_fp8_training": "fp8 training is not supported",
+    "quantizer": "quantization is not supported",
+    "enable_async_checkpointing": "checkpoints are written synchronously unless checkpoints.asynchronous is true",
+    "async_save": "checkpoints are written synchronously unless checkpoints.asynchronous is true",
 }
-"""Fields whose false or null needs no counterpart, and why a true one has none."""
+"""Fields that need no counterpart if false or null, with the reason why a true one has no counterpart."""
 
-NEEDLESS: Final = {
+UNNEEDED: Final = {
     "log_peak_memory_stats",
     "enable_kv_cache",
     "log_level",
     "model_type",
     "cudnn_deterministic_mode",
 }
-"""Fields that are always so here, or that change no result."""
+"""Fields that need no counterpart: they are always enabled here, or do not affect results."""
 
 LOSSES: Final = {
     "torchtune.modules.loss.CEWithChunkedOutputLoss",
@@ -72,49 +73,49 @@ LOGGERS: Final = {
     "TensorBoardLogger": ("log_dir",),
     "WandBLogger": ("log_dir", "project", "entity", "group", "name", "mode"),
 }
-"""Loggers that stand here under the same name, with the arguments that mean the same."""
+"""Loggers with the same name here, and their arguments with the same meaning."""
 MLP: Final = ["gate_proj", "up_proj", "down_proj"]
 TARGETS: Final = {"output_proj": "o_proj"}
-"""Names of its linear layers that are others here."""
+"""Linear layers with different names here."""
 
 
 @define
 class Import:
-    """An import as it goes on.
+    """The conversion of a config.
 
     Attributes:
-        old: The original's config, references resolved where they lead to what moves.
-        exists: Tells whether a dotpath names a component of ours.
-        new: Our config.
-        lost: What has no counterpart, by path, and why.
+        old: The original config, with references to renamed fields resolved.
+        exists: Returns whether a dotpath names a component of this torchtune.
+        new: The converted config.
+        unmapped: Fields without a counterpart, by path, with the reason.
     """
 
     old: Tree
     exists: Callable[[str], bool]
     new: Tree = field(factory=dict)
-    lost: dict[str, str] = field(factory=dict)
+    unmapped: dict[str, str] = field(factory=dict)
     changed: dict[str, str] = field(factory=dict)
-    """What has a counterpart that does not mean the same, by path, and how it differs."""
+    """Fields whose counterpart has a different meaning, by path, with the difference."""
     done: set[str] = field(factory=set)
     max_seq_len: int | None = None
-    """What the original's tokenizer cut rows to; here the dataset does."""
+    """The length to which the original's tokenizer truncated rows; here the dataset truncates them."""
     truncate: str | None = None
-    """At which end it cut them."""
+    """The end at which it truncated them."""
     checkpoint_output: str | None = None
-    """Where its checkpointer wrote; here all goes to `output_dir`."""
+    """The output folder of the original's checkpointer; here everything is written to `output_dir`."""
 
     @property
     def recipe(self) -> str:
-        """The recipe of ours that the config is for."""
+        """The recipe for the converted config."""
         if "prompt" in self.old and "optimizer" not in self.old:
             return "alpaca_generate"
         return "lora_finetune" if "lora" in self.new else "full_finetune"
 
     def run(self, *, sharded: bool) -> None:
-        """Import everything.
+        """Convert the whole config.
 
         Args:
-            sharded: The config is for one of the original's distributed recipes.
+            sharded: Whether the config is for one of the original's distributed recipes.
         """
         self.model()
         self.checkpointer()
@@ -131,100 +132,110 @@ class Import:
             self.unknown(name, self.old[name])
 
     def take(self, name: str) -> Any:
-        """Return a field of the original's, and note that it was dealt with."""
+        """Return a field of the original, and mark it as converted."""
         self.done.add(name)
         return self.old.get(name)
 
     def component(self, name: str) -> tuple[str, Tree]:
-        """Return the dotpath and the arguments of one of its components; empty where there is none."""
-        found = self.take(name)
-        if not isinstance(found, Mapping):
+        """Return the dotpath and arguments of one of the original's components; empty without a component."""
+        value = self.take(name)
+        if not isinstance(value, Mapping):
             return "", {}
-        arguments = {key: value for key, value in found.items() if key != "_component_"}
-        return str(found.get("_component_", "")), arguments
+        arguments = {key: value for key, value in value.items() if key != "_component_"}
+        return str(value.get("_component_", "")), arguments
 
-    def lose(self, path: str, arguments: Tree, why: str = "") -> None:
-        """Note arguments that have no counterpart; those that are null or false need none."""
+    def lose(self, path: str, arguments: Tree, reason: str = "") -> None:
+        """Record arguments without a counterpart, except null and false ones, which need no counterpart."""
         for name, value in arguments.items():
             if value not in (None, False):
-                self.lost[f"{path}.{name}"] = why or f"{value!r} has no counterpart"
+                self.unmapped[f"{path}.{name}"] = reason or f"{value!r} has no counterpart"
 
     def model(self) -> None:
-        """Import the model; its LoRA builders become a plain one and a `lora` section."""
-        path, given = self.component("model")
+        """Convert the model; a LoRA builder becomes a plain builder and a `lora` section."""
+        path, arguments = self.component("model")
         family, _, name = path.rpartition(".")
-        plain = name.removeprefix("q").removeprefix("lora_") if name.startswith(("lora_", "qlora_")) else name
-        if plain != name:
-            self.lora(given)
-            if name.startswith("qlora_") or given.pop("quantize_base", False):
-                self.lost["model.quantize_base"] = "the base is not quantised; it is held in dtype"
-        found = next((ours for ours in model_places(family, plain) if self.exists(ours)), None)
-        if found is not None:
-            self.new["model"] = {"_component_": found}
-            self.lose("model", given)
+        plain_name = (
+            name.removeprefix("q").removeprefix("lora_") if name.startswith(("lora_", "qlora_")) else name
+        )
+        if plain_name != name:
+            self.lora(arguments)
+            if name.startswith("qlora_") or arguments.pop("quantize_base", False):
+                self.unmapped["model.quantize_base"] = "the base is not quantized; it is loaded in dtype"
+        builder = next(
+            (candidate for candidate in candidate_models(family, plain_name) if self.exists(candidate)), None
+        )
+        if builder is not None:
+            self.new["model"] = {"_component_": builder}
+            self.lose("model", arguments)
         elif path:
-            self.lost["model"] = why_none(f"{family}.{plain}", "model")
+            self.unmapped["model"] = no_counterpart(f"{family}.{plain_name}", "model")
 
-    def lora(self, given: Tree) -> None:
-        """Import the arguments of a LoRA builder."""
-        targets = [TARGETS.get(name, name) for name in given.pop("lora_attn_modules", [])]
-        targets += MLP if given.pop("apply_lora_to_mlp", False) else []
-        if given.pop("apply_lora_to_output", False):
-            self.lost["model.apply_lora_to_output"] = "the output head cannot have an adapter"
+    def lora(self, arguments: Tree) -> None:
+        """Convert the arguments of a LoRA builder."""
+        targets = [TARGETS.get(name, name) for name in arguments.pop("lora_attn_modules", [])]
+        targets += MLP if arguments.pop("apply_lora_to_mlp", False) else []
+        if arguments.pop("apply_lora_to_output", False):
+            self.unmapped["model.apply_lora_to_output"] = "the output head cannot have an adapter"
         lora: Tree = {"targets": targets}
-        if given.pop("use_dora", False):
+        if arguments.pop("use_dora", False):
             lora["kind"] = "dora"
         for old, new in (("lora_rank", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")):
-            value = given.pop(old, None)
+            value = arguments.pop(old, None)
             if value is not None:
                 lora[new] = value
         self.new["lora"] = lora
 
     def checkpointer(self) -> None:
-        """Import where weights come from; where they go to is `output_dir`."""
-        path, given = self.component("checkpointer")
-        self.new["model_directory"] = given.pop("checkpoint_dir", None)
+        """Convert the folder that weights are read from; they are written to `output_dir`."""
+        path, arguments = self.component("checkpointer")
+        self.new["model_directory"] = arguments.pop("checkpoint_dir", None)
         for name in ("checkpoint_files", "model_type", "safe_serialization", "should_load_recipe_state"):
-            given.pop(name, None)  # the folder's index and config.json say this
-        self.checkpoint_output = given.pop("output_dir", None)
+            arguments.pop(name, None)  # read from the folder's index and config.json
+        self.checkpoint_output = arguments.pop("output_dir", None)
         if path and "HF" not in path.rpartition(".")[2]:
-            self.lost["checkpointer"] = "weights are read from a Hugging Face folder; see tune convert"
-        self.lose("checkpointer", given, "a run goes on from its own output_dir")
+            self.unmapped["checkpointer"] = "weights are read from a Hugging Face folder; see tune convert"
+        self.lose("checkpointer", arguments, "a run resumes from its output_dir")
 
     def tokenizer(self) -> None:
-        """Import the tokenizer, its file relative to the model's folder where it lies there."""
-        path, given = self.component("tokenizer")
-        self.max_seq_len, self.truncate = given.pop("max_seq_len", None), given.pop("truncation_type", None)
-        ours, file, lost = import_tokenizer(path, given, self.exists)
-        self.lost |= {f"tokenizer.{name}": why for name, why in lost.items()}
-        if ours:
+        """Convert the tokenizer; the path of its file is relative to the model's folder if it is in that folder."""
+        path, arguments = self.component("tokenizer")
+        self.max_seq_len, self.truncate = (
+            arguments.pop("max_seq_len", None),
+            arguments.pop("truncation_type", None),
+        )
+        new_tokenizer, file, unmapped = import_tokenizer(path, arguments, self.exists)
+        self.unmapped |= {f"tokenizer.{name}": reason for name, reason in unmapped.items()}
+        if new_tokenizer:
             folder = str(file.parent)
             if folder.rstrip("/") != str(self.new["model_directory"]).rstrip("/"):
                 self.new["tokenizer_directory"] = folder
-            self.new["tokenizer"] = {"_component_": ours, "path": f"${{tokenizer_directory}}/{file.name}"}
-            self.lose("tokenizer", given)
+            self.new["tokenizer"] = {
+                "_component_": new_tokenizer,
+                "path": f"${{tokenizer_directory}}/{file.name}",
+            }
+            self.lose("tokenizer", arguments)
         elif path:
-            self.lost["tokenizer"] = why_none(path, "tokenizer")
+            self.unmapped["tokenizer"] = no_counterpart(path, "tokenizer")
 
     def fields(self, *, sharded: bool) -> None:
-        """Import plain fields."""
-        for name in KEPT:
+        """Convert plain fields."""
+        for name in SAME_FIELDS:
             if name in self.old:
                 self.new[name] = self.take(name)
         output = self.take("output_dir") or self.checkpoint_output
         if output is not None:
             self.new["output_dir"] = output
         self.dtype()
-        for name, why in SWITCHES.items():
+        for name, reason in SWITCHES.items():
             if self.take(name):
-                self.lost[name] = why
-        self.done |= NEEDLESS
+                self.unmapped[name] = reason
+        self.done |= UNNEEDED
         self.placement(sharded=sharded)
         if self.recipe != "alpaca_generate":
-            self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # none unless it says so
+            self.new["clip_grad_norm"] = self.take("clip_grad_norm")  # the original does not clip by default
 
     def placement(self, *, sharded: bool) -> None:
-        """Import how the model is split, what is kept for the backward pass, what is compiled and profiled."""
+        """Convert sharding, activation checkpointing, compilation and profiling."""
         checkpointed = self.take("enable_activation_checkpointing")
         offloaded = self.take("enable_activation_offloading")
         compiled, profiler = self.take("compile"), self.take("profiler")
@@ -234,7 +245,7 @@ class Import:
         self.new["enable_fsdp"] = sharded
         if not sharded:
             self.changed["enable_fsdp"] = (
-                "false; on several ranks each holds the whole model, unless it is true"
+                "set to false: each rank then holds the full model; set it to true to shard the model"
             )
         section: Tree = {}
         if sharded and (on_cpu or resharded is False):
@@ -245,7 +256,7 @@ class Import:
         if checkpointed or offloaded:
             section["activation_checkpointing"] = {"offload": bool(offloaded)}
         if compiled and offloaded:
-            self.lost["compile"] = "layers whose inputs wait in CPU memory are not compiled"
+            self.unmapped["compile"] = "layers with offloaded activations are not compiled"
         elif compiled:
             section["compile"] = True
         if section:
@@ -256,19 +267,19 @@ class Import:
             self.new["profiling"] = {"first_step": max(2, before + 1), "n_steps": steps}
 
     def dtype(self) -> None:
-        """Import the precision."""
+        """Convert the precision."""
         dtype = self.take("dtype")
         if dtype not in (None, "fp32", "bf16", "fp16"):
-            self.lost["dtype"] = f"{dtype} is not trained in; fp32 is"
+            self.unmapped["dtype"] = f"training in {dtype} is not supported; the run uses fp32"
         elif dtype is not None:
             self.new["dtype"] = dtype
             if dtype == "bf16" and self.recipe == "full_finetune":
                 self.changed["dtype"] = (
-                    "computing is in bf16, trained weights and the optimizer's state are fp32"
+                    "computation is in bf16, but trained weights and optimizer state are fp32"
                 )
 
     def dataset(self) -> None:
-        """Import the training data."""
+        """Convert the training data."""
         done = self.rows("dataset", self.take("dataset"))
         if done.new is not None:
             self.new["dataset"] = done.new
@@ -276,72 +287,79 @@ class Import:
             self.new["loading"] = {"packing": done.packing}
 
     def validation(self) -> None:
-        """Import the held-out data; the original looks at it only where both its fields are set."""
-        every, rows = self.take("run_val_every_n_steps"), self.take("dataset_val")
+        """Convert the validation data; the original only uses it if both of its fields are set."""
+        every_n_steps, rows = self.take("run_val_every_n_steps"), self.take("dataset_val")
         batch_size = self.take("batch_size_val")
-        if every is None or rows is None:
+        if every_n_steps is None or rows is None:
             return
         done = self.rows("dataset_val", rows)
         if done.new is not None:
-            section = {"dataset": done.new, "every_n_steps": every, "at_start": False, "keep_best": False}
+            section = {
+                "dataset": done.new,
+                "every_n_steps": every_n_steps,
+                "at_start": False,
+                "keep_best": False,
+            }
             self.new["validation"] = section | ({} if batch_size is None else {"batch_size": batch_size})
 
     def rows(self, name: str, value: Any) -> ImportedDataset:
-        """Import a dataset, or a list of them, noting what it lacks."""
+        """Convert a dataset, or a list of them, recording what has no counterpart."""
         done = import_dataset(value, self.max_seq_len, self.truncate)
-        self.lost |= {f"{name}.{key}".rstrip("."): why for key, why in done.lost.items()}
+        self.unmapped |= {f"{name}.{key}".rstrip("."): reason for key, reason in done.unmapped.items()}
         if done.changed:
             self.changed[name] = done.changed
         return done
 
     def loss(self) -> None:
-        """Import the loss, whose reduction and ignored label are always the same here."""
-        path, given = self.component("loss")
+        """Convert the loss, whose reduction and ignored label are fixed here."""
+        path, arguments = self.component("loss")
         for name in ("reduction", "ignore_index", "num_output_chunks", "tp_enabled", "mask_ignored_tokens"):
-            given.pop(name, None)
+            arguments.pop(name, None)
         if path in LOSSES:
             self.new["loss"] = {"_component_": "torchtune.modules.LinearCrossEntropy"}
-            self.lose("loss", given)
+            self.lose("loss", arguments)
         elif path:
-            self.keep("loss", path, given)
+            self.keep("loss", path, arguments)
 
     def optimizer(self) -> None:
-        """Import the optimizer."""
-        path, given = self.component("optimizer")
+        """Convert the optimizer."""
+        path, arguments = self.component("optimizer")
         if path:
-            self.keep("optimizer", path, given)
+            self.keep("optimizer", path, arguments)
 
     def lr_scheduler(self) -> None:
-        """Import the schedule; without one the rate is constant."""
-        path, given = self.component("lr_scheduler")
+        """Convert the learning-rate schedule; without one the rate is constant."""
+        path, arguments = self.component("lr_scheduler")
         if path in SCHEDULES:
-            made = {"_component_": "torchtune.training.cosine_with_warmup"}
-            made["warmup_steps"] = given.pop("num_warmup_steps", 0)
-            if given.pop("num_cycles", 0.5) != 0.5:
-                self.lost["lr_scheduler.num_cycles"] = "the curve is half a cosine"
-            self.new["lr_scheduler"] = made
-            self.lose("lr_scheduler", given)
+            schedule = {"_component_": "torchtune.training.cosine_with_warmup"}
+            schedule["warmup_steps"] = arguments.pop("num_warmup_steps", 0)
+            if arguments.pop("num_cycles", 0.5) != 0.5:
+                self.unmapped["lr_scheduler.num_cycles"] = "the schedule is always half a cosine"
+            self.new["lr_scheduler"] = schedule
+            self.lose("lr_scheduler", arguments)
         elif path:
-            self.keep("lr_scheduler", path, given)
+            self.keep("lr_scheduler", path, arguments)
         else:
             self.new["lr_scheduler"] = None
 
     def metric_logger(self) -> None:
-        """Import the logger."""
-        path, given = self.component("metric_logger")
+        """Convert the logger."""
+        path, arguments = self.component("metric_logger")
         name = path.rpartition(".")[2]
         if name in LOGGERS:
-            made = {"_component_": f"torchtune.utils.metric_logging.{name}"}
-            made |= {n: given.pop(n) for n in LOGGERS[name] if n in given}
+            logger = {"_component_": f"torchtune.utils.metric_logging.{name}"}
+            logger |= {n: arguments.pop(n) for n in LOGGERS[name] if n in arguments}
             if name != "StdoutLogger":
-                made.setdefault("log_dir", "${output_dir}")
-            self.new["metric_logger"] = made
-            self.lose("metric_logger", given)
+                logger.setdefault("log_dir", "${output_dir}")
+            self.new["metric_logger"] = logger
+            self.lose("metric_logger", arguments)
         elif path:
-            self.lost["metric_logger"] = f"{path} is no logger of ours; metrics.jsonl has every step"
+            self.unmapped["metric_logger"] = (
+                f"{path} has no counterpart; metrics.jsonl has the metrics of every step"
+            )
 
     def generation(self) -> None:
-        """Import what the generation recipe reads."""
+        """Convert the fields of the generation recipe."""
         self.new.pop("shuffle", None)
         prompt = self.new.get("prompt")
         if isinstance(prompt, Mapping):
@@ -350,21 +368,21 @@ class Import:
                 self.new |= {"system": prompt["system"], "template": "chat"}
         if "template" not in self.new:
             self.changed["prompt"] = (
-                "it is put into template=alpaca; the original gave it to the model as it is"
+                "formatted with template=alpaca; the original passed it to the model unchanged"
             )
         for name in ("instruct_template", "chat_format"):
             value = self.take(name)
             if value is not None:
-                self.lost[name] = f"{value} has no counterpart; template is alpaca or chat"
+                self.unmapped[name] = f"{value} has no counterpart; use template=alpaca or template=chat"
 
-    def keep(self, name: str, path: str, given: Tree) -> None:
-        """Keep a component that is not the original's own, such as torch's."""
+    def keep(self, name: str, path: str, arguments: Tree) -> None:
+        """Keep a component of another library, such as torch, or one with the same name here."""
         if path.startswith("torchtune.") and not self.exists(path):
-            self.lost[name] = f"{path} has no counterpart"
+            self.unmapped[name] = f"{path} has no counterpart"
             return
-        self.new[name] = {"_component_": path, **given}
+        self.new[name] = {"_component_": path, **arguments}
 
     def unknown(self, name: str, value: Any) -> None:
-        """Note a field that is not in the map."""
+        """Record a field that the conversion does not know."""
         if value not in (None, False, [], {}):
-            self.lost[name] = "has no counterpart"
+            self.unmapped[name] = "has no counterpart"

@@ -1,4 +1,4 @@
-"""YAML of axolotl, LLaMA-Factory and TRL: what each of its keys is here."""
+"""Explain the keys of axolotl, LLaMA-Factory and TRL configs."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
@@ -8,26 +8,26 @@ from torchtune._hints import hint_for
 _OF_LLAMA_FACTORY: Final = {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir"}
 _METHOD_KEYS: Final = ("stage", "rl")
 _SUPERVISED: Final = ("sft", "pt")
-_NEEDLESS: Final = {
-    "attention": "the kernel of attention follows from the device",
-    "attn_implementation": "the kernel of attention follows from the device",
-    "flash_attention": "the kernel of attention follows from the device",
-    "flash_attn": "the kernel of attention follows from the device",
-    "sdp_attention": "the kernel of attention follows from the device",
-    "xformers_attention": "the kernel of attention follows from the device",
-    "do_train": "a recipe of fine-tuning trains",
-    "low_cpu_mem_usage": "weights are read tensor by tensor",
+_UNNEEDED: Final = {
+    "attention": "the attention kernel is chosen by the device",
+    "attn_implementation": "the attention kernel is chosen by the device",
+    "flash_attention": "the attention kernel is chosen by the device",
+    "flash_attn": "the attention kernel is chosen by the device",
+    "sdp_attention": "the attention kernel is chosen by the device",
+    "xformers_attention": "the attention kernel is chosen by the device",
+    "do_train": "fine-tuning recipes always train",
+    "low_cpu_mem_usage": "weights are always read tensor by tensor",
     "overwrite_cache": "token_cache is never out of date",
-    "pad_to_sequence_len": "rows of a batch are filled up to the longest",
-    "plot_loss": "tune plot draws any run",
-    "special_tokens": "special tokens are those of the tokenizer's folder",
-    "strict": "every unknown key is a mistake",
+    "pad_to_sequence_len": "examples are padded to the longest of their batch",
+    "plot_loss": "tune plot plots any run",
+    "special_tokens": "special tokens are read from the tokenizer's folder",
+    "strict": "every unknown key is an error",
     "tokenizer_use_fast": "the tokenizer is read from its files",
-    "trust_remote_code": "no code comes with a model",
+    "trust_remote_code": "models do not contain code",
     "use_fast_tokenizer": "the tokenizer is read from its files",
 }
 _WHOLE_BATCH: Final = (
-    "counts the rows of all ranks and accumulated batches there; write batch_size, the rows of one"
+    "includes all ranks and accumulated micro-batches there; write batch_size, the rows of one micro-batch"
 )
 
 
@@ -41,11 +41,11 @@ def project_of(tree: Mapping[str, Any]) -> str | None:
 
 
 def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield each key that is set, with what to write for it here.
+    """Yield each key that is set, with what to write instead.
 
     Args:
-        tree: The YAML.
-        known_fields: The fields of our recipe.
+        tree: The other project's config.
+        known_fields: The fields of the recipe.
     """
     for key, value in tree.items():
         if value not in (None, False, [], {}):
@@ -54,11 +54,11 @@ def explain_keys(tree: Mapping[str, Any], known_fields: Collection[str]) -> Iter
 
 def _explained(key: str, value: Any, known_fields: Collection[str]) -> str:
     if key in _METHOD_KEYS:
-        is_ours = value in _SUPERVISED
-        return "is what the recipes do" if is_ours else f"{value} is not done by any recipe of ours"
+        is_supported = value in _SUPERVISED
+        return "the recipes do this" if is_supported else f"{value} is not supported by any recipe"
     if key == "batch_size":
         return _WHOLE_BATCH
-    if key in _NEEDLESS:
-        return f"is not needed: {_NEEDLESS[key]}"
-    same = "is the same here" if key in known_fields else "has no counterpart"
-    return hint_for(key, known_fields) or same
+    if key in _UNNEEDED:
+        return f"is not needed: {_UNNEEDED[key]}"
+    fallback = "has the same name here" if key in known_fields else "has no counterpart"
+    return hint_for(key, known_fields) or fallback

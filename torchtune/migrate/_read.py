@@ -1,4 +1,4 @@
-"""Reading a YAML of the original torchtune, and telling apart what is none or does something else."""
+"""Read a YAML config of the original torchtune, and reject other projects' configs and unsupported methods."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -10,74 +10,78 @@ from torchtune.migrate._methods import other_method
 from torchtune.migrate._projects import explain_keys, project_of
 from torchtune.runs import load_recipe
 
-_STAYS: Final = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")
-"""References to fields that do not move; others are replaced by what they lead to."""
+_KEPT_REFERENCES: Final = re.compile(r"\$\{(?:output_dir|seed|batch_size|epochs)\}")
+"""References to fields whose names stay the same; other references are replaced by their values."""
 
 
-def read_original(file: str, words: Iterable[str]) -> dict[str, Any]:
-    """Return the original's config with overrides, its references resolved unless they lead to what stays.
+def read_original(file: str, overrides: Iterable[str]) -> dict[str, Any]:
+    """Return an original config with overrides applied, and references to renamed fields resolved.
 
     Args:
         file: The YAML.
-        words: Overrides of the original's, `key=value`.
+        overrides: Overrides of the original's, `key=value`.
 
     Raises:
-        ConfigError: It cannot be read, is no config of the original, or is for what no recipe of ours does.
+        ConfigError: The file cannot be read, is not a config of the original, or is for an unsupported method.
     """
     document = read_yaml(file)
     if document.mistakes:
         raise ConfigError(document.mistakes, file)
     tree = document.value
     _check_origin(document, file)
-    for word in words:
-        key, equals, text = word.removeprefix("--").partition("=")
+    for override in overrides:
+        key, equals, text = override.removeprefix("--").partition("=")
         if not equals:
-            raise ConfigError.of_word(word, "expected key=value")
+            raise ConfigError.of_argument(override, "expected key=value")
         *above, last = key.split(".")
         holder: dict[str, Any] = tree
         for part in above:
             below = holder.get(part)
             holder[part] = holder = below if isinstance(below, dict) else {}
-        holder[last] = parse_yaml(text, word).value
+        holder[last] = parse_yaml(text, override).value
     other = other_method(tree)
     if other is not None:
         field, method = other
-        message = f"this is {method}, which is not imported"
-        advice = "our recipes do supervised fine-tuning and generation"
+        message = f"configs for {method} cannot be imported"
+        advice = "recipes here do supervised fine-tuning and generation"
         raise ConfigError([_at(document, field, message, advice)], file)
-    kept = _map_text(tree, lambda text: _STAYS.sub(lambda m: f"$${m[0][1:]}", text))
-    resolved: dict[str, Any] = _map_text(resolved_tree(kept), str)
+    with_escaped_references = _map_text(
+        tree, lambda text: _KEPT_REFERENCES.sub(lambda m: f"$${m[0][1:]}", text)
+    )
+    resolved: dict[str, Any] = _map_text(resolved_tree(with_escaped_references), str)
     return resolved
 
 
 def _check_origin(document: Document, file: str) -> None:
-    """Reject what is no config of the original torchtune.
+    """Check that a config is one of the original torchtune.
 
     Raises:
-        ConfigError: What it is instead, and for a config of another project what each of its keys is here.
+        ConfigError: The config belongs to another project, whose keys are explained, or is of no known kind.
     """
     tree = document.value if isinstance(document.value, dict) else {}
     project = project_of(tree)
     if project is not None:
-        raise ConfigError(_answers(document, project), file)
+        raise ConfigError(_explanations(document, project), file)
     if "model_directory" in tree:
-        message = "is a config of ours already: it has a model_directory"
+        message = "is already a config of this torchtune: it has a model_directory"
         raise ConfigError([Mistake.of_file(file, message)], file)
     if not {"model", "checkpointer"} & tree.keys():
-        message = "is no config of the original torchtune: it has neither a model nor a checkpointer"
+        message = "is not a config of the original torchtune: it has neither a model nor a checkpointer"
         raise ConfigError([Mistake.of_file(file, message)], file)
 
 
-def _answers(document: Document, project: str) -> Sequence[Mistake]:
-    """Say of each key of another project's YAML what to write here."""
+def _explanations(document: Document, project: str) -> Sequence[Mistake]:
+    """Return a mistake for another project's config, and one for each key that says what to write instead."""
     config_class = load_recipe("lora_finetune").config_class
     assert config_class is not None
-    message = f"is a config of {project}, which is not imported, since its keys do not say all that ours do"
-    advice = "begin with a copy, tune cp smollm2_135m_lora my.yaml, and write in it:"
-    answers = explain_keys(document.value, field_names(config_class))
+    message = (
+        f"is a config of {project}, which cannot be imported, since its keys do not determine a full config"
+    )
+    advice = "start from a copy, tune cp smollm2_135m_lora my.yaml, and write in it:"
+    explanations = explain_keys(document.value, field_names(config_class))
     return [
         Mistake.of_file(document.name, message, advice),
-        *(_at(document, key, answer) for key, answer in answers),
+        *(_at(document, key, explanation) for key, explanation in explanations),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The original torchtune's tokenizers as ours."""
+"""Convert the original torchtune's tokenizers."""
 
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -13,48 +13,48 @@ _RENAMED: Final = {
     "phi4_tokenizer": "torchtune.models.phi3.phi3_tokenizer",
     "qwen2_5_tokenizer": "torchtune.models.qwen2.qwen2_tokenizer",
 }
-"""Tokenizers that have another name here."""
+"""Tokenizers with a different name here."""
 _OF_IMAGES: Final = ("vision", "clip", "flux", "llava", "multimodal", "cauldron", "vqa")
 
 
-def why_none(path: str, kind: str) -> str:
-    """Say that there is no model, tokenizer or dataset here of the original's name.
+def no_counterpart(path: str, kind: str) -> str:
+    """Return the reason why a model, tokenizer or dataset of the original has no counterpart.
 
     Args:
         path: Its dotpath.
-        kind: Which of the three it is.
+        kind: `model`, `tokenizer` or `dataset`.
     """
     if any(word in path for word in _OF_IMAGES):
-        return f"{path} reads images, and every {kind} of ours reads text only"
-    return f"{path} is no {kind} of ours; name one that is"
+        return f"{path} reads images, but only text is supported"
+    return f"{path} has no counterpart; choose another {kind}"
 
 
 def import_tokenizer(
-    path: str, given: Tree, exists: Callable[[str], bool]
+    path: str, arguments: Tree, exists: Callable[[str], bool]
 ) -> tuple[str, PurePosixPath, Tree]:
-    """Import a tokenizer.
+    """Convert a tokenizer.
 
     Args:
         path: The builder's dotpath.
-        given: Its arguments; those that are imported, or need not be, are taken out.
-        exists: Tells whether a dotpath names a component of ours.
+        arguments: Its arguments; those that are converted, or need no counterpart, are removed.
+        exists: Returns whether a dotpath names a component of this torchtune.
 
     Returns:
-        Our component's dotpath, empty where there is none; the file that it reads; and the arguments that have no
+        The new component's dotpath, empty without a counterpart; the file that it reads; and the arguments without a
         counterpart, with the reason.
     """
-    ours = _RENAMED.get(path.rpartition(".")[2], path)
-    file = PurePosixPath(str(given.pop("path", None) or given.pop("vocab_path", None) or ""))
-    lost: Tree = {}
+    new_path = _RENAMED.get(path.rpartition(".")[2], path)
+    file = PurePosixPath(str(arguments.pop("path", None) or arguments.pop("vocab_path", None) or ""))
+    unmapped: Tree = {}
     for name in ("merges_file", "merges_path"):
-        merges = given.pop(name, None)
+        merges = arguments.pop(name, None)
         if merges is not None and PurePosixPath(str(merges)).parent != file.parent:
-            lost[name] = f"merges are read from the folder of {file.name}"
-    if given.pop("special_tokens_path", None) is not None:
-        lost["special_tokens_path"] = "special tokens are read from the tokenizer's own folder"
-    template = given.pop("prompt_template", None)
+            unmapped[name] = f"merges are read from the folder of {file.name}"
+    if arguments.pop("special_tokens_path", None) is not None:
+        unmapped["special_tokens_path"] = "special tokens are read from the tokenizer's folder"
+    template = arguments.pop("prompt_template", None)
     if template is not None:
-        lost["prompt_template"] = (
-            f"{template!r} has no counterpart; write a Jinja file's path as chat_template"
+        unmapped["prompt_template"] = (
+            f"{template!r} has no counterpart; set chat_template to the path of a Jinja file"
         )
-    return (ours if exists(ours) else ""), file, lost
+    return (new_path if exists(new_path) else ""), file, unmapped

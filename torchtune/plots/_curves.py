@@ -1,4 +1,4 @@
-"""What `tune plot` draws: metrics as curves with few enough points to draw, from which no spike is lost."""
+"""Reduce metrics to curves with few points that keep every spike, for `tune plot`."""
 
 from collections.abc import Iterator, Sequence
 from math import fsum
@@ -9,29 +9,29 @@ from attrs import frozen
 from torchtune.plots._run import PlottedRun
 
 Series = Sequence[tuple[int, float]]
-"""Steps, rising, and values."""
+"""Increasing steps, and their values."""
 
 
 @frozen(kw_only=True)
 class Panel:
-    """A diagram of one metric over the steps."""
+    """A plot of one metric over the steps."""
 
     metric: str
     """Its name in `metrics.jsonl`."""
     title: str
     unit: str
     scale: float = 1.0
-    """What values are multiplied by, to be of the unit."""
+    """The factor that converts values to the unit."""
     is_noisy: bool = True
-    """Whether a mean over steps is drawn too."""
+    """Whether a moving average is drawn too."""
     marks: str = ""
-    """Another metric, of the same unit, whose values are drawn as points."""
+    """Another metric with the same unit, whose values are drawn as points."""
     is_common: bool = True
-    """Whether every run reports it; otherwise it is a term or metric of the run's recipe."""
+    """Whether every run reports it; otherwise it is a loss term or metric of the run's recipe."""
 
 
-_LEAST, _GREATEST = 1e-38, 1e38
-"""About those of a float32."""
+_SMALLEST, _LARGEST = 1e-38, 1e38
+"""Approximately the range of float32."""
 
 PANELS = (
     Panel(metric="loss", title="Loss", unit="nats a token", marks="validation_loss"),
@@ -43,48 +43,48 @@ PANELS = (
 )
 
 
-_UNDRAWN = {"step", "padding_share", "validation_targets"}
-"""Numbers of `metrics.jsonl` that have no panel."""
+_NOT_PLOTTED = {"step", "padding_share", "validation_targets"}
+"""Entries of `metrics.jsonl` without a panel."""
 _VALIDATION = "validation_"
-"""What the name of a validation's number begins with."""
+"""Prefix of the names of validation metrics."""
 
 
 @frozen
 class Column:
-    """The mean of a metric over neighbouring steps, so many as are as wide as a pixel."""
+    """The mean of a metric over the neighbouring steps that share a pixel column."""
 
     step: float
-    """The middle of those that have a value."""
+    """The middle of the steps that have a value."""
     mean: float
     count: int
 
 
 @frozen
 class Curve:
-    """A metric of a run, in few enough points to draw."""
+    """A metric of a run, reduced to few points."""
 
     points: list[tuple[int, float]]
     columns: list[Column]
-    """One for each point where there are few."""
+    """One column per point if there are few points."""
 
 
 def panels_of(runs: Sequence[PlottedRun]) -> list[Panel]:
-    """Return the panels of which some run has a value: the loss in any case, what all runs report, then the rest.
+    """Return the panels for which some run has values: always the loss, then common metrics, then those of recipes.
 
-    The rest are the terms and metrics of recipes, and numbers that recipes pass to `Run.update`, by name.
+    Metrics of recipes are loss terms, metrics, and numbers passed to `Run.update`, by name.
     """
-    panels = [*PANELS, *(_panel_of(name) for name in _names_of_recipes(runs))]
+    panels = [*PANELS, *(_panel_of(name) for name in _recipe_metrics(runs))]
     return [panel for panel in panels if panel.metric == "loss" or _has_values(runs, panel)]
 
 
-def _names_of_recipes(runs: Sequence[PlottedRun]) -> list[str]:
-    """Return the names of numbers that only some recipes report, in the order in which they appear."""
+def _recipe_metrics(runs: Sequence[PlottedRun]) -> list[str]:
+    """Return the names of metrics that only some recipes report, in order of appearance."""
     names = dict.fromkeys(
         name.removeprefix(_VALIDATION)
         for run in runs
         for line in run.metrics.lines
         for name in line
-        if name not in _UNDRAWN
+        if name not in _NOT_PLOTTED
     )
     common = {panel.metric for panel in PANELS}
     return [name for name in names if name not in common]
@@ -100,13 +100,13 @@ def _has_values(runs: Sequence[PlottedRun], panel: Panel) -> bool:
 
 
 def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
-    """Return a metric as it is drawn.
+    """Return the curve of a metric.
 
     Args:
-        series: Steps and values. What a float32 cannot hold is drawn at the edge of what it can.
-        scale: What values are multiplied by.
-        n_columns: How many pixels it is wide. Where there are more than two points a column, only the first and the
-            last of all and the least and the greatest of each column are kept; columns are equally wide.
+        series: Steps and values. Values outside the range of float32 are clipped to it.
+        scale: A factor for the values.
+        n_columns: The width of the plot in pixels. With more than two points per column, only the first and last point
+            of the curve, and the minimum and maximum of each column, are kept; columns have equal widths.
     """
     scaled = [(step, _bounded(value * scale)) for step, value in series]
     if len(scaled) <= 2 * n_columns:
@@ -116,12 +116,12 @@ def curve_of(series: Series, scale: float, n_columns: int) -> Curve:
 
 
 def _bounded(value: float) -> float:
-    """Return a value that no axis overflows at: axes compute with powers and differences of their ends."""
-    return max(-_GREATEST, min(_GREATEST, value)) if abs(value) >= _LEAST else 0.0
+    """Return a value clipped so that axes, which compute powers and differences of their limits, do not overflow."""
+    return max(-_LARGEST, min(_LARGEST, value)) if abs(value) >= _SMALLEST else 0.0
 
 
 def _buckets(series: Series, n_columns: int) -> Iterator[list[tuple[int, float]]]:
-    """Yield the points of each column that has some."""
+    """Yield the points of each non-empty column."""
     first = series[0][0]
     width = (series[-1][0] - first + 1) / n_columns
     bucket: list[tuple[int, float]] = []
@@ -138,10 +138,10 @@ def _buckets(series: Series, n_columns: int) -> Iterator[list[tuple[int, float]]
 def _extremes(buckets: Sequence[list[tuple[int, float]]]) -> Iterator[tuple[int, float]]:
     first, last = buckets[0][0], buckets[-1][-1]
     for bucket in buckets:
-        least = min(bucket, key=lambda point: point[1])
-        greatest = max(bucket, key=lambda point: point[1])
+        lowest = min(bucket, key=lambda point: point[1])
+        highest = max(bucket, key=lambda point: point[1])
         ends = {first, last} & {bucket[0], bucket[-1]}
-        yield from sorted({least, greatest} | ends)
+        yield from sorted({lowest, highest} | ends)
 
 
 def _mean(bucket: Sequence[tuple[int, float]]) -> Column:
@@ -150,15 +150,15 @@ def _mean(bucket: Sequence[tuple[int, float]]) -> Column:
 
 
 def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float]]:
-    """Return the mean of the steps around each column's middle: `n_steps // 2` before it, and as many behind it.
+    """Return a centred moving average: for each column, over `n_steps // 2` steps before and after its middle.
 
-    The nearest counts most and the others less in proportion to their distance, so that a spike makes a tent and no
-    box. It lags behind nothing, so a validation's loss can be compared with it. Near the ends there are fewer steps;
-    one without a value, such as a skipped one, counts for nothing.
+    Weights decrease linearly with the distance, so that a spike becomes a triangle rather than a rectangle. The average
+    does not lag, so it can be compared with the validation loss. Fewer steps are averaged near the ends, and steps
+    without a value, such as skipped ones, are ignored.
     """
     half = n_steps // 2
     low = high = 0
-    found = []
+    averages = []
     for column in columns:
         while columns[low].step < column.step - half:
             low += 1
@@ -167,24 +167,24 @@ def smoothed(columns: Sequence[Column], n_steps: int) -> list[tuple[float, float
         window = columns[low:high]
         weights = [each.count * (half + 1 - abs(each.step - column.step)) for each in window]
         total = fsum(weights)
-        # Each is divided first, so that values near the greatest float have a mean too.
+        # Each weight is divided first, so that the mean of values near the largest float does not overflow.
         mean = fsum(each.mean * (weight / total) for each, weight in zip(window, weights, strict=True))
-        found.append((column.step, mean))
-    return found
+        averages.append((column.step, mean))
+    return averages
 
 
-def usual_smoothing(runs: Sequence[PlottedRun]) -> int:
-    """Return an odd number of steps: a twenty-fifth of the longest run, or up to 15 where that is too few for noise."""
-    n = longest(runs)
+def default_smoothing(runs: Sequence[PlottedRun]) -> int:
+    """Return the default smoothing, an odd number of steps: 1/25 of the longest run, but up to 15 for short runs."""
+    n = last_step(runs)
     return max(n // 25, min(15, n // 5)) // 2 * 2 + 1
 
 
-def longest(runs: Sequence[PlottedRun]) -> int:
-    """Return the last step of all runs; 0 where there is none."""
+def last_step(runs: Sequence[PlottedRun]) -> int:
+    """Return the last step of all runs; 0 without steps."""
     return max((line["step"] for run in runs for line in run.metrics.lines), default=0)
 
 
-def has_decades(curves: Sequence[Any]) -> bool:
-    """Tell whether values are so far apart that only a logarithmic axis shows them all."""
+def needs_log_axis(curves: Sequence[Any]) -> bool:
+    """Return whether values span two orders of magnitude or more, so that a logarithmic axis is needed."""
     values = [value for curve in curves for _, value in curve.points if value > 0]
     return bool(values) and max(values) >= 100 * min(values)

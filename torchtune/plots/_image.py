@@ -1,6 +1,6 @@
-"""The picture of `tune plot`: the loss above a table of the runs, what all runs report at the right.
+"""The image of `tune plot`: the loss above a table of the runs, with the other common metrics on the right.
 
-Terms and metrics of recipes are between the loss and the table, two in a row.
+Metrics of recipes are between the loss and the table, two per line.
 """
 
 import io
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from torchtune.plots._curves import Curve, Panel, curve_of, has_decades, longest, panels_of, smoothed
+from torchtune.plots._curves import Curve, Panel, curve_of, last_step, needs_log_axis, panels_of, smoothed
 from torchtune.plots._image_table import draw_table
 from torchtune.plots._run import PlottedRun
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT = 1600, 1000
-"""Pixels; it is higher where there are more runs than rows of the table fit, or panels of recipes."""
+"""Pixels; the image is taller with many runs in the table, or with panels of recipes."""
 PANEL_HEIGHT = 210
-"""Pixels of a row of panels of recipes, with its margins."""
+"""Pixels of a line of panels of recipes, including margins."""
 COLOURS = ("#0072b2", "#d55e00", "#10a37f", "#4b1260", "#a284d2", "#6b4a10")
-"""Told apart on white by people with any kind of colour blindness (least distance 0.098 in OKLab under Machado's
-matrices of 2009), each at a contrast of 3 or more."""
+"""Distinguishable on white with any kind of colour blindness (minimum distance 0.098 in OKLab under the matrices of
+Machado et al., 2009), each with a contrast of at least 3."""
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
-"""What runs have behind those that take all colours."""
+"""Line styles; runs beyond the number of colours reuse the colours with the next style."""
 _STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.titlesize": 11.5,
@@ -51,26 +51,26 @@ _STYLE: dict[Any, Any] = {
 
 @frozen
 class Look:
-    """How a run's curves are drawn."""
+    """The style of a run's curves."""
 
     colour: str
     dash: Any
-    """A line style of matplotlib's."""
+    """A matplotlib line style."""
 
 
 def looks(n: int) -> list[Look]:
-    """Return so many looks; the colours come again with dashes."""
+    """Return `n` styles; colours repeat with other line styles."""
     return [Look(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]) for i in range(n)]
 
 
 def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
-    """Draw runs as a PNG.
+    """Return the plot of runs as a PNG.
 
     Args:
-        runs: At least one.
-        smooth: Steps that the thick curves are the mean of.
+        runs: At least one run.
+        smooth: Steps over which the thick curves are averaged.
     """
-    # It would tell of the fonts it finds, and of a home folder that it cannot write to.
+    # matplotlib would log which fonts it finds, and that a home folder is not writable.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,7 +79,7 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
     from torchtune.plots._image_fonts import families
 
     with mpl.rc_context():
-        mpl.rcdefaults()  # whatever a matplotlibrc of the user's says
+        mpl.rcdefaults()  # ignore the user's matplotlibrc
         mpl.rcParams.update({**_STYLE, "font.family": families()})
         rows = 20 * len(runs) + 60
         panels = panels_of(runs)
@@ -89,14 +89,14 @@ def image_of(runs: Sequence[PlottedRun], smooth: int) -> bytes:
         canvas = FigureCanvasAgg(figure)
         loss_height = height - rows - PANEL_HEIGHT * n_panel_rows
         _draw_panels(figure, panels, runs, smooth, height, loss_height)
-        table = _place(figure, (72, height - rows + 6, 1010, rows - 6), height)
+        table = _add_axes(figure, (72, height - rows + 6, 1010, rows - 6), height)
         draw_table(table, canvas, runs, looks(len(runs)))
         with io.BytesIO() as file:
             figure.savefig(file, format="png")
             return file.getvalue()
 
 
-def _draw_panels(  # noqa: PLR0917 - of one figure.
+def _draw_panels(  # noqa: PLR0917 - all describe one figure
     figure: Any,
     panels: Sequence[Panel],
     runs: Sequence[PlottedRun],
@@ -104,26 +104,26 @@ def _draw_panels(  # noqa: PLR0917 - of one figure.
     height: int,
     loss_height: int,
 ) -> None:
-    """Draw the loss, the panels of recipes below it, and the other panels below each other at the right."""
+    """Draw the loss, the panels of recipes below it, and the other panels in a column on the right."""
     loss, *others = [panel for panel in panels if panel.is_common]
-    _draw(_place(figure, (72, 48, 950, loss_height - 48 - 66), height), loss, runs, smooth)
+    _draw(_add_axes(figure, (72, 48, 950, loss_height - 48 - 66), height), loss, runs, smooth)
     each = (height - 20) / max(1, len(others))
     for number, panel in enumerate(others):
         is_last = number == len(others) - 1
         bottom = 60 if is_last else 44
-        axes = _place(figure, (1130, 48 + number * each, 446, each - bottom - 24), height)
+        axes = _add_axes(figure, (1130, 48 + number * each, 446, each - bottom - 24), height)
         _draw(axes, panel, runs, smooth, is_small=True, names_steps=is_last)
     for number, panel in enumerate(panel for panel in panels if not panel.is_common):
         left, top = 72 + 504 * (number % 2), loss_height + 12 + PANEL_HEIGHT * (number // 2)
-        axes = _place(figure, (left, top, 446, PANEL_HEIGHT - 68), height)
+        axes = _add_axes(figure, (left, top, 446, PANEL_HEIGHT - 68), height)
         _draw(axes, panel, runs, smooth, is_small=True, names_steps=False)
 
 
-def _place(figure: Any, box: tuple[float, float, float, float], height: int) -> "Axes":
-    """Add axes at a left edge, a top edge, a width and a height, in pixels from the top left corner."""
-    left, top, width, tall = box
-    at = (left / WIDTH, 1 - (top + tall) / height, width / WIDTH, tall / height)
-    axes: Axes = figure.add_axes(at)
+def _add_axes(figure: Any, box: tuple[float, float, float, float], height: int) -> "Axes":
+    """Add axes with a box (left, top, width, height), in pixels from the top left corner."""
+    left, top, width, box_height = box
+    bounds = (left / WIDTH, 1 - (top + box_height) / height, width / WIDTH, box_height / height)
+    axes: Axes = figure.add_axes(bounds)
     return axes
 
 
@@ -140,16 +140,16 @@ def _draw(
     curves = [curve_of(run.metrics.series(panel.metric), panel.scale, n_columns) for run in runs]
     faint = 0.32 if len(runs) <= 8 else 0.15
     for number, (curve, look) in enumerate(zip(curves, looks(len(runs)), strict=True)):
-        order = 3 + (len(runs) - number) / len(runs)  # the first one named is on top
+        order = 3 + (len(runs) - number) / len(runs)  # the first run is on top
         _draw_curve(axes, curve, look, smooth if panel.is_noisy else 1, order=order, faint=faint)
     if panel.marks:
         for run, look in reversed(list(zip(runs, looks(len(runs)), strict=True))):
             marks = curve_of(run.metrics.series(panel.marks), panel.scale, n_columns).points
             _draw_marks(axes, marks, look, 6.5 if len(runs) < 8 else 4)
     _label(axes, panel, runs, names_steps=names_steps)
-    is_log = panel.metric == "grad_norm" and has_decades(curves)
+    is_log = panel.metric == "grad_norm" and needs_log_axis(curves)
     _scale(axes, is_log=is_log, n_ticks=5 if is_small else 9)
-    axes.set_xlim(0, max(1, longest(runs)) * 1.01)
+    axes.set_xlim(0, max(1, last_step(runs)) * 1.01)
     if not any(curve.points for curve in curves):
         centred = {"ha": "center", "va": "center", "color": "#4a5058"}
         axes.text(0.5, 0.5, "no value yet", centred, transform=axes.transAxes)
@@ -182,7 +182,7 @@ def _scale(axes: "Axes", *, is_log: bool, n_ticks: int) -> None:
 
 
 def tick(value: float) -> str:
-    """Return a number as it stands at an axis: `6,000`, `0.25`, `2e-5`.
+    """Format a number as an axis label: `6,000`, `0.25`, `2e-5`.
 
     >>> tick(0.1 + 0.2), tick(2e-5)
     ('0.3', '2e-5')
@@ -211,7 +211,7 @@ def _draw_marks(axes: "Axes", series: Sequence[tuple[int, float]], look: Look, s
             "markeredgecolor": "white",
             "markeredgewidth": 1,
             "clip_on": False,
-        }  # one may stand on the axis
+        }  # a point may be on the axis
         _draw_line(axes, series, look, linewidth=0.8, marker="o", markersize=size, zorder=5, **edge)
 
 

@@ -1,10 +1,10 @@
-"""Fonts of `tune plot`'s picture: what no installed font can write is replaced, so that nothing warns."""
+"""Fonts for the image of `tune plot`; characters that no installed font has are replaced, which avoids warnings."""
 
 from functools import cache
 
-_OWN = "DejaVu Sans"
-"""Comes with matplotlib."""
-_WIDER = (
+_DEFAULT = "DejaVu Sans"
+"""The font that comes with matplotlib."""
+_CJK = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
     "Noto Sans CJK KR",
@@ -20,16 +20,16 @@ _WIDER = (
     "Apple SD Gothic Neo",
     "Arial Unicode MS",
 )
-"""Fonts with ideographs, as systems have them."""
+"""Common system fonts with CJK characters."""
 
 
 @cache
 def families() -> list[str]:
-    """Return the fonts that are installed, in the order in which a character is looked for."""
+    """Return the installed fonts, in the order in which they are searched for a character."""
     from matplotlib.font_manager import fontManager
 
-    there = {entry.name for entry in fontManager.ttflist}
-    return [_OWN, *(name for name in _WIDER if name in there)]
+    installed = {entry.name for entry in fontManager.ttflist}
+    return [_DEFAULT, *(name for name in _CJK if name in installed)]
 
 
 @cache
@@ -40,6 +40,6 @@ def _characters() -> frozenset[int]:
     return frozenset(code for file in files for code in get_font(file).get_charmap())
 
 
-def writable(text: str) -> str:
-    """Return text in which a box stands for each character that no font has."""
+def replace_missing_characters(text: str) -> str:
+    """Return text with each character that no font has replaced by a box."""
     return "".join(c if ord(c) in _characters() else "\N{WHITE SQUARE}" for c in text)

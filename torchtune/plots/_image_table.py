@@ -1,11 +1,11 @@
-"""The table of `tune plot`'s picture, which is its legend too, so that none covers a curve."""
+"""The table in the image of `tune plot`; it also serves as the legend, so that no legend covers a curve."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchtune.plots._image_fonts import writable
+from torchtune.plots._image_fonts import replace_missing_characters
 from torchtune.plots._run import PlottedRun
-from torchtune.plots._table import HEADS, NOTHING, leaves_that_differ, row_of
+from torchtune.plots._table import HEADS, NO_VALUE, leaves_that_differ, row_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,19 +15,19 @@ _GAP = 20
 _SWATCH = 34
 _SIZE = 10
 _LONGEST = 26
-"""Characters of a cell; a longer one loses its beginning, which paths and keys have in common."""
-_OF_ALL = (1, 2, 3, 6)
-"""Columns of a run's row that are shown beside its name and what differs; the others are panels."""
+"""Characters in a cell; longer texts are truncated at the start, which paths and keys tend to share."""
+_SHOWN_COLUMNS = (1, 2, 3, 6)
+"""Columns shown in addition to the run's name and the differing fields; the others have panels."""
 
 
 def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Sequence[Any]) -> None:
-    """Draw a row for each run, with as many of the leaves that differ as there is room for.
+    """Draw a line for each run, with as many differing fields as fit.
 
     Args:
-        axes: Are filled; their size is taken to be final.
-        canvas: Measures text.
-        runs: A row each.
-        looks: How the curves of each are drawn: `colour` and `dash`.
+        axes: The axes to fill; their size must be final.
+        canvas: Used to measure text.
+        runs: The runs, one per line of the table.
+        looks: The styles of their curves: `colour` and `dash`.
     """
     box = axes.get_window_extent()
     axes.set_axis_off()
@@ -51,23 +51,23 @@ def draw_table(axes: "Axes", canvas: Any, runs: Sequence[PlottedRun], looks: Seq
         )
     axes.plot([0, box.width], [_ROW, _ROW], color="#c9ced4", linewidth=0.8)
     if n_drawn < len(columns):
-        foot = f"{len(columns) - n_drawn} more differ; the page has all"
+        foot = f"{len(columns) - n_drawn} more fields differ; the HTML page lists all"
         axes.text(0, _ROW * (len(runs) + 1.6), foot, va="center", fontsize=_SIZE - 1, color="#4a5058")
 
 
 def _columns(runs: Sequence[PlottedRun]) -> Iterator[list[str]]:
     rows = [row_of(run) for run in runs]
     yield ["run", *(_short(row[0]) for row in rows)]
-    for at in _OF_ALL:
-        if any(row[at] != NOTHING for row in rows):
-            yield [HEADS[at], *(row[at] for row in rows)]
+    for column in _SHOWN_COLUMNS:
+        if any(row[column] != NO_VALUE for row in rows):
+            yield [HEADS[column], *(row[column] for row in rows)]
     for leaf in leaves_that_differ(runs):
         yield [_short(leaf.path), *map(_short, leaf.values)]
 
 
 def _short(text: str) -> str:
-    known = writable(text)
-    return known if len(known) <= _LONGEST else f"…{known[1 - _LONGEST :]}"
+    printable = replace_missing_characters(text)
+    return printable if len(printable) <= _LONGEST else f"…{printable[1 - _LONGEST :]}"
 
 
 def _width(canvas: Any, text: str) -> float:

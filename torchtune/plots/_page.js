@@ -1,5 +1,5 @@
 "use strict";
-// Draws the panels of `tune plot` from the page's JSON. Texts become text nodes, so that no name or prompt is markup.
+// Draws the panels of `tune plot` from the page's JSON. Texts become text nodes, so names and prompts are never parsed as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
@@ -24,7 +24,7 @@
     make(svg, "line", { x1: 0, x2: 26, y1: 4, y2: 4, ...strokeOf(run) });
   }
 
-  // A number at an axis or under the pointer.
+  // Format a number for an axis or the tooltip.
   function written(value, digits) {
     const size = Math.abs(value);
     if (value !== 0 && (size < 1e-3 || size >= 1e7)) return String(Number(value.toPrecision(digits)).toExponential()).replace("e+", "e");
@@ -54,7 +54,7 @@
     return ticks;
   }
 
-  // The mean that _plot_curves.py describes, of columns of (middle, mean, count).
+  // The mean that _curves.py describes, of columns of (middle, mean, count).
   function smoothed(columns, steps) {
     const half = Math.floor(steps / 2);
     let low = 0;
@@ -124,7 +124,7 @@
     const fits = ([, value]) => !isLog || value > 0;
     const path = (points) => points.filter(fits).map(([s, v], i) => `${i ? "L" : "M"}${x(s).toFixed(1)} ${y(v).toFixed(1)}`).join("");
     const dot = (run, [s, v], r) => make(svg, "circle", { class: "mark", cx: x(s), cy: y(v), r, fill: `var(--c${run.colour})` });
-    const runs = visible().reverse(); // the first one named is on top
+    const runs = visible().reverse(); // the first run is on top
     for (const run of runs) {
       const { points } = curveOf(run, panel);
       if (points.length === 1) points.filter(fits).forEach((point) => dot(run, point, 4));
@@ -147,7 +147,7 @@
     }
   }
 
-  // The point of a curve nearest to a step; -1 where there is none.
+  // The point of a curve nearest to a step; -1 if there is none.
   function nearest(points, step) {
     let [low, high] = [0, points.length - 1];
     while (low < high) {
@@ -161,7 +161,7 @@
   function pointAt(curve, step) {
     const point = curve.points[nearest(curve.points, step)];
     if (!point) return null;
-    // Of a curve with fewer points than steps, the nearest one is shown with its own step.
+    // If a curve has fewer points than steps, the nearest point is shown with its step.
     const width = curve.columns ? (2 * (data.last - data.first)) / curve.columns.length : 0;
     return Math.abs(point[0] - step) <= width ? point : null;
   }

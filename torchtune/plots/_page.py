@@ -1,4 +1,4 @@
-"""The page of `tune plot`: one file that asks for nothing else, with the curves as JSON for the script in it."""
+"""The HTML page of `tune plot`: one self-contained file, with the curves as JSON for its script."""
 
 import json
 from base64 import b64encode
@@ -8,28 +8,29 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from torchtune.plots._curves import Curve, curve_of, has_decades, longest, panels_of
+from torchtune.plots._curves import Curve, curve_of, last_step, needs_log_axis, panels_of
 from torchtune.plots._run import PlottedRun
 from torchtune.plots._samples import samples_of
 from torchtune.plots._table import HEADS, leaves_that_differ, row_of
 
 N_COLOURS = 6
-"""`--c0` to `--c5` of the style sheet. Told apart by people with any kind of colour blindness: the least distance in
-OKLab under Machado's matrices of 2009 is 0.098 on the light page, 0.161 on the dark one; each has a contrast of 3."""
+"""`--c0` to `--c5` of the style sheet, distinguishable with any kind of colour blindness: the minimum distance in OKLab
+under the matrices of Machado et al. (2009) is 0.098 on the light page and 0.161 on the dark one; each has a contrast of
+3."""
 DASHES = ("none", "7 3", "2 2.5", "9 2.5 2 2.5")
 _POINTS = 40_000
-"""All points of a page, so that it stays below 2 MB."""
+"""Maximum number of points on a page, which keeps it below 2 MB."""
 _NUMBERS = {"steps", "last loss", "tokens/s", "peak memory"}
-"""Columns whose cells stand at the right."""
+"""Right-aligned columns."""
 
 
-def page_of(runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str] = ()) -> str:
-    """Write runs as a page.
+def page_of(runs: Sequence[PlottedRun], smooth: int, image_files: Sequence[str] = ()) -> str:
+    """Return the HTML page of runs.
 
     Args:
-        runs: At least one.
-        smooth: Steps that the thick curves are the mean of, to begin with.
-        beside: Files of the same curves that lie in the same folder.
+        runs: At least one run.
+        smooth: Steps over which the thick curves are averaged at first.
+        image_files: Images of the same curves in the same folder.
     """
     folder = Path(__file__).parent
     style, script = ((folder / f"_page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -37,14 +38,14 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str] = ())
         ", ".join(run.name for run in runs[:3]) + (f" and {len(runs) - 3} more" if runs[3:] else "")
     )
     notes = "".join(f"<p class=note>{escape(f'{r.name}: {note}')}" for r in runs for note in r.notes)
-    instead = f"; {escape(beside[0])} beside it has them" if beside else ""
+    hint = f"; see {escape(image_files[0])} in the same folder" if image_files else ""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{style}</style><h1>{title}</h1>{notes}"
-        "<noscript><p class=note>The curves are drawn by this page's script, which may not run here"
-        f"{instead}. The tables are complete.</p></noscript>"
+        "<noscript><p class=note>The curves need JavaScript, which is disabled"
+        f"{hint}. The tables are complete.</p></noscript>"
         '<div id="switches" class="switches"></div><div id="panels" class="panels"></div>'
         f"<h2>Runs</h2>{_runs(runs)}{''.join(_differences(runs))}{''.join(samples_of(runs))}"
         f'<script id="data" type="application/json">{_json(data_of(runs, smooth))}</script>'
@@ -53,22 +54,22 @@ def page_of(runs: Sequence[PlottedRun], smooth: int, beside: Sequence[str] = ())
 
 
 def _policy(script: str) -> str:
-    """Allow this page's script and style, and nothing else: no network, and no script that a text would bring."""
+    """Return a policy that only allows this page's script and styles: no network access and no injected scripts."""
     digest = b64encode(sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def _json(data: Any) -> str:
-    """Write JSON that can stand in a script element, whatever its texts are."""
+    """Return JSON that is safe inside a script element, whatever strings it contains."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
-    """Return what the script draws.
+    """Return the data for the script.
 
-    Curves are lists of step and value, with seven digits, which is as much as a float32 has. One with more points than
-    are seen has also `columns`: middle, mean, and number of steps of each.
+    Curves are lists of steps and values, with seven digits, the precision of float32. A curve that was reduced also has
+    `columns`: the middle, mean and number of steps of each.
     """
     panels = panels_of(runs)
     n_columns = max(50, min(1000, _POINTS // (2 * len(panels) * len(runs))))
@@ -80,7 +81,7 @@ def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
     return {
         "smooth": smooth,
         "first": 0,
-        "last": max(1, longest(runs)),
+        "last": max(1, last_step(runs)),
         "panels": [
             {
                 "metric": panel.metric,
@@ -88,7 +89,7 @@ def data_of(runs: Sequence[PlottedRun], smooth: int) -> dict[str, Any]:
                 "unit": panel.unit,
                 "noisy": panel.is_noisy,
                 "marks": panel.marks,
-                "log": panel.metric == "grad_norm" and has_decades([each["grad_norm"] for each in curves]),
+                "log": panel.metric == "grad_norm" and needs_log_axis([each["grad_norm"] for each in curves]),
             }
             for panel in panels
         ],
@@ -109,10 +110,10 @@ def _dash(number: int) -> str:
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:
-    found: dict[str, Any] = {"points": [[step, _digits(value)] for step, value in curve.points]}
+    series: dict[str, Any] = {"points": [[step, _digits(value)] for step, value in curve.points]}
     if any(column.count > 1 for column in curve.columns):
-        found["columns"] = [[c.step, _digits(c.mean), c.count] for c in curve.columns]
-    return found
+        series["columns"] = [[c.step, _digits(c.mean), c.count] for c in curve.columns]
+    return series
 
 
 def _digits(value: float) -> float:
@@ -141,14 +142,14 @@ def _swatch(number: int) -> str:
 def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
     if len(runs) < 2:
         return
-    yield "<h2>What differs in their configs</h2>"
-    without = [run.name for run in runs if not run.config]
-    if without:
-        yield f"<p class=dim>Without a config.yaml: {escape(', '.join(without))}.</p>"
+    yield "<h2>Config differences</h2>"
+    unknown_configs = [run.name for run in runs if not run.config]
+    if unknown_configs:
+        yield f"<p class=dim>Without a config.yaml: {escape(', '.join(unknown_configs))}.</p>"
     leaves = leaves_that_differ(runs)
     if not leaves:
-        if len(without) < len(runs) - 1:
-            yield "<p>Nothing but their folders.</p>"
+        if len(unknown_configs) < len(runs) - 1:
+            yield "<p>Only the output folders differ.</p>"
         return
     names = [f"{_swatch(number)}{escape(run.name)}" for number, run in enumerate(runs)]
     values = [[escape(value) for value in leaf.values] for leaf in leaves]
@@ -160,7 +161,7 @@ def _differences(runs: Sequence[PlottedRun]) -> Iterator[str]:
 
 
 def _matrix(corner: str, heads: Sequence[str], names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table of escaped texts."""
+    """Return an HTML table of escaped texts."""
     body = "".join(
         f"<tr><th>{name}{''.join(f'<td class=value><div>{cell}</div>' for cell in row)}"
         for name, row in zip(names, rows, strict=True)

@@ -1,4 +1,4 @@
-"""The runs of `tune plot`: found, named and read; nothing in a run's folder but its metrics has to be there."""
+"""Find, name and read the runs of `tune plot`; of a run's folder, only the metrics are required."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -14,13 +14,13 @@ from torchtune.runs import RunFolder
 if TYPE_CHECKING:
     from torchtune.utils.metric_logging import RunMetrics
 
-_DRAWN = (".png", ".html")
-"""What this verb writes, and what a shell's `runs/*` therefore finds the next time."""
+_PLOT_SUFFIXES = (".png", ".html")
+"""Suffixes of files that `tune plot` writes, which a shell's `runs/*` may therefore include next time."""
 
 
 @frozen
 class Sample:
-    """What a model answered to a fixed prompt at a validation."""
+    """A model's answer to a fixed prompt at a validation."""
 
     step: int
     prompt: str
@@ -29,59 +29,61 @@ class Sample:
 
 @frozen
 class PlottedRun:
-    """A run as it is drawn."""
+    """The data of a run to plot."""
 
     name: str
-    """What tells it from the others."""
+    """A name that is unique among the plotted runs."""
     folder: Path
     metrics: "RunMetrics"
     config: dict[str, Any]
-    """The frozen config; empty where there is none."""
+    """The frozen config; empty if missing."""
     record: dict[str, Any]
-    """`run.json`; empty where there is none."""
+    """`run.json`; empty if missing."""
     samples: list[Sample]
     notes: list[str]
-    """What of it could not be read, a sentence each."""
+    """Sentences about unreadable parts."""
 
 
-def read_runs(words: Sequence[str]) -> list[PlottedRun]:
+def read_runs(args: Sequence[str]) -> list[PlottedRun]:
     """Read the runs that a command line names.
 
     Args:
-        words: Each a run's folder or its metrics file, perhaps as `label=path`. Of several, pictures and pages are
-            passed over.
+        args: Each a run's folder or its metrics file, optionally as `label=path`. If there are several, images and
+            pages are skipped.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it is no run's.
-        ValueError: A run or a label is named twice, or a file holds no metrics.
+        FileNotFoundError: A folder does not exist, or is not a run's.
+        ValueError: A run or a label is named twice, or a file contains no metrics.
         OSError: A file cannot be read.
     """
-    named = [_split(word) for word in words]
-    if len(named) > 1:
-        named = [(label, path) for label, path in named if path.suffix not in _DRAWN] or named
-    seen: dict[Path, Path] = {}
-    for _, path in named:
+    labelled_paths = [_split(arg) for arg in args]
+    if len(labelled_paths) > 1:
+        labelled_paths = [
+            (label, path) for label, path in labelled_paths if path.suffix not in _PLOT_SUFFIXES
+        ] or labelled_paths
+    paths_by_file: dict[Path, Path] = {}
+    for _, path in labelled_paths:
         file = RunFolder(path.resolve()).metrics if path.is_dir() else path.resolve()
-        if file in seen:
-            raise ValueError(f"{path} and {seen[file]} are the same run; name each run once")
-        seen[file] = path
-    names = _names(named)
-    return [_read(name, path) for name, (_, path) in zip(names, named, strict=True)]
+        if file in paths_by_file:
+            raise ValueError(f"{path} and {paths_by_file[file]} are the same run; name each run once")
+        paths_by_file[file] = path
+    names = _names(labelled_paths)
+    return [_read(name, path) for name, (_, path) in zip(names, labelled_paths, strict=True)]
 
 
-def _split(word: str) -> tuple[str, Path]:
-    """Return a word's label, which may be empty, and its path; of `a=b=c`, whichever path there is."""
-    parts = word.split("=")
-    splits = [("=".join(parts[:at]), Path("=".join(parts[at:]))) for at in range(len(parts))]
-    there = [(label, path) for label, path in splits if path != Path() and path.exists()]
-    if there:
-        return there[0]
+def _split(arg: str) -> tuple[str, Path]:
+    """Return an argument's label, which may be empty, and its path; of `a=b=c`, the split whose path exists."""
+    parts = arg.split("=")
+    splits = [("=".join(parts[:i]), Path("=".join(parts[i:]))) for i in range(len(parts))]
+    existing = [(label, path) for label, path in splits if path != Path() and path.exists()]
+    if existing:
+        return existing[0]
     is_labelled = len(parts) > 1 and all(parts[:2]) and "/" not in parts[0]
     return splits[1] if is_labelled else splits[0]
 
 
 def _names(named: Sequence[tuple[str, Path]]) -> list[str]:
-    """Return the labels, and for the rest of the runs the part of their paths that tells them apart."""
+    """Return the labels, and for runs without a label the distinctive part of their paths."""
     labels = [label for label, _ in named if label]
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
@@ -95,7 +97,7 @@ def _names(named: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def _distinct(paths: Sequence[Path]) -> list[str]:
-    """Return the parts of paths between those at which all begin and those at which all end; never nothing.
+    """Return paths without their common leading and trailing parts; never empty.
 
     >>> _distinct([Path("runs/a/out"), Path("runs/b/out")])
     ['a', 'b']
@@ -110,13 +112,13 @@ def _distinct(paths: Sequence[Path]) -> list[str]:
 
 
 def _n_shared(sequences: Sequence[Sequence[str]]) -> int:
-    """Count the items that all sequences begin with."""
+    """Return the length of the common prefix of all sequences."""
     levels = zip(*sequences, strict=False)  # as long as the shortest
     return sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
 
 
 def _folder_parts(path: Path) -> tuple[str, ...]:
-    absolute = path.resolve() if ".." in path.parts else path.absolute()  # a link has its own name
+    absolute = path.resolve() if ".." in path.parts else path.absolute()  # keep the name of a link
     if absolute.name == "metrics.jsonl":
         return absolute.parent.parts
     return (absolute if absolute.is_dir() else absolute.with_suffix("")).parts
@@ -130,9 +132,9 @@ def _read(name: str, path: Path) -> PlottedRun:
     notes = []
     if metrics.broken:
         notes.append(f"{_lines(metrics.broken)} of metrics.jsonl cannot be read")
-    config, why = _config(run.config)
+    config, problem = _config(run.config)
     samples, broken = _samples(run.samples)
-    notes += [why] if why else []
+    notes += [problem] if problem else []
     notes += [f"{_lines(broken)} of samples.jsonl cannot be read"] if broken else []
     return PlottedRun(_printable(name), run.path, metrics, config, run.read_record(), samples, notes)
 
@@ -142,12 +144,12 @@ def _metrics(path: Path) -> "RunMetrics":
 
     run = RunFolder(path)
     if run.has_begun and not run.metrics.exists():
-        return RunMetrics([], [])  # it has not come to its first step
+        return RunMetrics([], [])  # it has not reached its first step
     if path.is_dir() and not run.metrics.is_file() and _has_runs(path):
-        raise FileNotFoundError(f"{path} is a folder of runs; `tune plot {path / '*'}` draws them")
+        raise FileNotFoundError(f"{path} is a folder of runs; plot them with `tune plot {path / '*'}`")
     metrics = read_metrics(path)
     if path.is_file() and metrics.broken and not metrics.lines:
-        raise ValueError(f"{path}: no line of it holds metrics; name a run's folder, or its metrics.jsonl")
+        raise ValueError(f"{path}: contains no metrics; name a run's folder, or its metrics.jsonl")
     return metrics
 
 
@@ -156,7 +158,7 @@ def _has_runs(folder: Path) -> bool:
 
 
 def _config(file: Path) -> tuple[dict[str, Any], str]:
-    """Return a frozen config, and why there is none; both are empty where there is no file."""
+    """Return a frozen config, and why it is unreadable; both are empty if the file is missing."""
     if not file.exists():
         return {}, ""
     try:
@@ -164,12 +166,12 @@ def _config(file: Path) -> tuple[dict[str, Any], str]:
     except ConfigError as error:
         return {}, "; ".join(mistake.sentence for mistake in error.mistakes)
     if document.mistakes or not isinstance(document.value, dict):
-        return {}, "config.yaml holds no config"
+        return {}, "config.yaml is not a config"
     return document.value, ""
 
 
 def _samples(file: Path) -> tuple[list[Sample], list[int]]:
-    """Return the answers, of a step's prompt that stands twice the later, and the numbers of broken lines."""
+    """Return the answers, the later ones of repeated steps, and the line numbers of unreadable lines."""
     from torchtune.utils.metric_logging import json_lines
 
     samples: dict[tuple[int, str], Sample] = {}
@@ -189,10 +191,10 @@ def _samples(file: Path) -> tuple[list[Sample], list[int]]:
 def _lines(numbers: Sequence[int]) -> str:
     if len(numbers) == 1:
         return f"line {numbers[0]}"
-    shown = ", ".join(map(str, numbers[:5]))
-    return f"{len(numbers)} lines ({shown}{', ...' if len(numbers) > 5 else ''})"
+    first_numbers = ", ".join(map(str, numbers[:5]))
+    return f"{len(numbers)} lines ({first_numbers}{', ...' if len(numbers) > 5 else ''})"
 
 
 def _printable(name: str) -> str:
-    """Return a name for one line of a terminal or a picture, whatever a folder is called."""
+    """Return a name with unprintable characters replaced, for a terminal or an image."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

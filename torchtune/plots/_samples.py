@@ -1,4 +1,4 @@
-"""What models answered, on the page of `tune plot`: a folded table for each prompt, a row for each validation."""
+"""The models' answers on the page of `tune plot`: a collapsed table for each prompt, a line for each validation."""
 
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -7,13 +7,13 @@ from torchtune._counted import counted
 from torchtune.plots._run import PlottedRun
 
 _BUDGET = 400_000
-"""Characters of all answers on a page; above it, answers of some steps are left out."""
+"""Characters of all answers on a page; beyond it, the answers of some steps are omitted."""
 _LONGEST = 4_000
-"""Characters of an answer; it is cut behind them."""
+"""Characters of an answer; longer ones are truncated."""
 
 
 def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
-    """Yield the tables; nothing where no run has answers."""
+    """Yield the tables; nothing if no run has answers."""
     answers = {
         (sample.prompt, sample.step, number): sample.answer
         for number, run in enumerate(runs)
@@ -21,15 +21,17 @@ def samples_of(runs: Sequence[PlottedRun]) -> Iterator[str]:
     }
     if not answers:
         return
-    steps, longest = _fitting(answers)
-    asked = dict.fromkeys(prompt for prompt, _, _ in answers)
+    steps, longest = _fit_budget(answers)
+    prompts = dict.fromkeys(prompt for prompt, _, _ in answers)
     all_steps = {step for _, step, _ in answers}
     yield "<h2>Answers</h2>"
     if len(steps) < len(all_steps):
-        yield f"<p class=dim>Of {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl has all.</p>"
+        yield (
+            f"<p class=dim>Showing {len(steps)} of {counted(len(all_steps), 'validation')}; samples.jsonl has all.</p>"
+        )
     several = len(runs) > 1
     heads = "".join(f"<th>{escape(run.name)}" for run in runs) if several else "<th>answer"
-    for prompt in asked:
+    for prompt in prompts:
         yield f"<details><summary>{escape(prompt)}</summary><div class=scroll><table>"
         yield f"<thead><tr><th>step{heads}</thead><tbody>"
         for step in steps:
@@ -45,19 +47,19 @@ def _cell(answer: str | None, longest: int) -> str:
     return escape(answer) if len(answer) <= longest else f"{escape(answer[:longest])}<span class=dim>…</span>"
 
 
-def _fitting(answers: dict[tuple[str, int, int], str]) -> tuple[list[int], int]:
-    """Return steps, the first and the last among them, and a length to cut at, so that all answers fit."""
+def _fit_budget(answers: dict[tuple[str, int, int], str]) -> tuple[list[int], int]:
+    """Return the steps to show, including the first and last, and the length of answers, so that all of them fit."""
     steps = sorted({step for _, step, _ in answers})
 
     def size() -> int:
-        kept = set(steps)
-        return sum(min(len(text), _LONGEST) for (_, step, _), text in answers.items() if step in kept)
+        shown_steps = set(steps)
+        return sum(min(len(text), _LONGEST) for (_, step, _), text in answers.items() if step in shown_steps)
 
     while size() > _BUDGET and len(steps) > 2:
-        steps = [step for at, step in enumerate(steps) if at % 2 == 0 or at == len(steps) - 1]
+        steps = [step for i, step in enumerate(steps) if i % 2 == 0 or i == len(steps) - 1]
         if len(steps) == 3 and size() > _BUDGET:
             steps = [steps[0], steps[-1]]
     if size() <= _BUDGET:
         return steps, _LONGEST
-    kept = set(steps)
-    return steps, max(200, _BUDGET // sum(step in kept for _, step, _ in answers))
+    shown_steps = set(steps)
+    return steps, max(200, _BUDGET // sum(step in shown_steps for _, step, _ in answers))

@@ -1,4 +1,4 @@
-"""The tables of `tune plot`: a row for each run, and what differs in their configs."""
+"""The tables of `tune plot`: a line for each run, and the differences between their configs."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from torchtune.config.model import ABSENT, differences, inline_yaml
 from torchtune.plots._run import PlottedRun
 
 HEADS = ("run", "steps", "last loss", "best validation", "tokens/s", "peak memory", "state")
-NOTHING = "\N{EN DASH}"
-"""Stands where a run has no value."""
+NO_VALUE = "\N{EN DASH}"
+"""Shown if a run has no value."""
 
 
 @frozen
 class Leaf:
-    """A leaf of configs that is not the same in all of them."""
+    """A leaf of the configs that differs between runs."""
 
     path: str
     values: list[str]
-    """One for each run, as YAML; a dash where it is absent or there is no config."""
+    """The value in each run, as YAML; a dash if it is absent or there is no config."""
 
 
 def row_of(run: PlottedRun) -> list[str]:
-    """Sum a run up, under `HEADS`."""
+    """Return a run's summary, one cell for each of `HEADS`."""
     metrics = run.metrics
     loss, validation = metrics.series("loss"), metrics.series("validation_loss")
     speed, memory = metrics.series("tokens_per_second"), metrics.series("peak_memory_bytes")
@@ -32,25 +32,25 @@ def row_of(run: PlottedRun) -> list[str]:
     return [
         run.name,
         _steps(run, len(loss)),
-        f"{loss[-1][1]:.4f}" if loss else NOTHING,
-        f"{best[1]:.4f} at step {best[0]:,}" if best else NOTHING,
+        f"{loss[-1][1]:.4f}" if loss else NO_VALUE,
+        f"{best[1]:.4f} at step {best[0]:,}" if best else NO_VALUE,
         # The median, as the first steps are slow.
-        f"{statistics.median(value for _, value in speed):,.0f}" if speed else NOTHING,
-        f"{max(value for _, value in memory) / 2**30:.2f} GiB" if memory else NOTHING,
+        f"{statistics.median(value for _, value in speed):,.0f}" if speed else NO_VALUE,
+        f"{max(value for _, value in memory) / 2**30:.2f} GiB" if memory else NO_VALUE,
         state_of(run),
     ]
 
 
 def _steps(run: PlottedRun, n_with_loss: int) -> str:
-    taken = {line["step"] for line in run.metrics.lines if "loss" in line}
-    if not taken:
+    steps = {line["step"] for line in run.metrics.lines if "loss" in line}
+    if not steps:
         return "0"
-    skipped = len(taken) - n_with_loss
-    return f"{max(taken):,}" + (f" ({skipped:,} skipped)" if skipped else "")
+    skipped = len(steps) - n_with_loss
+    return f"{max(steps):,}" + (f" ({skipped:,} skipped)" if skipped else "")
 
 
 def state_of(run: PlottedRun) -> str:
-    """Say how far a run is; only its record tells whether it is finished."""
+    """Return a run's progress; only its record shows whether it has finished."""
     if "finished" in run.record:
         return "finished"
     if not run.metrics.lines:
@@ -60,7 +60,7 @@ def state_of(run: PlottedRun) -> str:
 
 
 def _total(config: dict[str, Any]) -> str:
-    """Say how many steps there are to be, as far as the config alone tells: the dataset's length is not in it."""
+    """Return the total number of steps as text, if the config determines it; it does not contain the dataset's size."""
     steps = config.get("max_steps")
     if isinstance(steps, int):
         return f" of {steps:,}"
@@ -74,12 +74,12 @@ def _total(config: dict[str, Any]) -> str:
 def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
     """Compare the configs of runs, leaf by leaf.
 
-    A run's own folder and what lies in it are the same in all of them, wherever they are. A seed comes last.
+    Output folders, and paths within them, count as equal. The seed comes last.
     """
-    trees = [_of_any_folder(run.config) for run in runs if run.config]
+    trees = [_without_folder(run.config) for run in runs if run.config]
     if len(trees) < 2:
         return []
-    # All are compared with the first, so a leaf that one of them does not name is as it is there.
+    # All are compared with the first config, so a leaf without a difference has the first config's value.
     changes = [{d.path: d for d in differences(trees[0], tree)} for tree in trees]
     first = {path: d.left for of_run in changes for path, d in of_run.items()}
     leaves = [first | {path: d.right for path, d in of_run.items()} for of_run in changes]
@@ -90,22 +90,24 @@ def leaves_that_differ(runs: Sequence[PlottedRun]) -> list[Leaf]:
 
 
 def _as_text(value: Any) -> str:
-    return NOTHING if value is ABSENT else inline_yaml(value)
+    return NO_VALUE if value is ABSENT else inline_yaml(value)
 
 
-def _of_any_folder(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config without its output folder, and with references to it where it is spelt out."""
+def _without_folder(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config without its output folder, and with paths in that folder written as references to it."""
     folder = config.get("output_dir")
-    rest = {name: value for name, value in config.items() if name != "output_dir"}
-    found: dict[str, Any] = _without(rest, folder) if isinstance(folder, str) and folder else rest
-    return found
+    others = {name: value for name, value in config.items() if name != "output_dir"}
+    relative_config: dict[str, Any] = (
+        _with_references(others, folder) if isinstance(folder, str) and folder else others
+    )
+    return relative_config
 
 
-def _without(value: Any, folder: str) -> Any:
+def _with_references(value: Any, folder: str) -> Any:
     if isinstance(value, dict):
-        return {key: _without(inner, folder) for key, inner in value.items()}
+        return {key: _with_references(inner, folder) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without(inner, folder) for inner in value]
+        return [_with_references(inner, folder) for inner in value]
     if isinstance(value, str) and (value == folder or value.startswith(f"{folder}/")):
         return f"${{output_dir}}{value.removeprefix(folder)}"
     return value

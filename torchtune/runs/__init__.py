@@ -1,4 +1,4 @@
-"""A run, from its name to its folder: the registry, sources of configs, overrides, recipes, output folders."""
+"""Starting a run: the registry, config sources, overrides, recipes and output folders."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from torchtune._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from torchtune._own_packages import folder_of as folder_of
+    from torchtune.runs._alternatives import alternative_for as alternative_for
     from torchtune.runs._argument_origins import located_at_arguments as located_at_arguments
     from torchtune.runs._choices import components_for as components_for
     from torchtune.runs._device import Device as Device
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from torchtune.runs._discover import calls_in as calls_in
     from torchtune.runs._discover import load_recipe as load_recipe
     from torchtune.runs._discover import recipe_for as recipe_for
-    from torchtune.runs._elsewhere import pointer_for as pointer_for
-    from torchtune.runs._ending import end_run as end_run
     from torchtune.runs._extension import extended_limits as extended_limits
+    from torchtune.runs._finish import finish_run as finish_run
     from torchtune.runs._flags import print_help as print_help
     from torchtune.runs._folder import LockedError as LockedError
     from torchtune.runs._folder import RunFolder as RunFolder
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from torchtune.runs._launch import checked_layers as checked_layers
     from torchtune.runs._launch import layers_of as layers_of
     from torchtune.runs._locate import ModelFolders as ModelFolders
+    from torchtune.runs._locate import check_full_model as check_full_model
     from torchtune.runs._locate import check_model_folder as check_model_folder
-    from torchtune.runs._locate import check_whole_model as check_whole_model
     from torchtune.runs._locate import locate_model as locate_model
-    from torchtune.runs._locate import no_model as no_model
+    from torchtune.runs._locate import missing_model_message as missing_model_message
     from torchtune.runs._locate import result_of as result_of
     from torchtune.runs._locate import weights_in as weights_in
     from torchtune.runs._locate import weights_note as weights_note
-    from torchtune.runs._missing import missing_model_hint as missing_model_hint
-    from torchtune.runs._no_memory import Reserve as Reserve
-    from torchtune.runs._no_memory import means_no_memory as means_no_memory
+    from torchtune.runs._missing_model import missing_model_hint as missing_model_hint
+    from torchtune.runs._out_of_memory import Reserve as Reserve
+    from torchtune.runs._out_of_memory import is_out_of_memory as is_out_of_memory
     from torchtune.runs._overrides import override as override
     from torchtune.runs._peaks import published_peak as published_peak
     from torchtune.runs._provenance import altered_inputs as altered_inputs

@@ -1,4 +1,4 @@
-"""Where the arguments of a component were set that could not be built: an override, rather than what names it."""
+"""Errors of components, located at the arguments that caused them rather than at the component's name."""
 
 import re
 from typing import Any, Final
@@ -8,24 +8,24 @@ from torchtune.config.model import (
     COMPONENT_KEY,
     Layers,
     Path,
-    at,
     is_component_tree,
     message_of,
-    referred,
+    reference_target,
+    value_at,
 )
 
 MOST_REFERENCES: Final = 30
-"""References that are followed from one value to the next; a circle of them is a mistake that is found before."""
+"""How many references are followed in a row; circular references are rejected earlier."""
 
 
 def located_at_arguments(error: InstantiationError, layers: Layers) -> InstantiationError:
-    """Return the error of a component, located at the arguments that were set elsewhere than it was named.
+    """Return a component's error, located at the arguments that were set separately from the component's name.
 
-    If the cause names the values of some arguments, such as a file that is not there, it is only about those.
+    If the cause mentions the values of some arguments, such as a missing file, only those are considered.
 
     Args:
-        error: Its location is where the component was named; its cause is an exception of the component's code.
-        layers: Know where each argument was set.
+        error: An error located where the component was named; its cause is an exception of the component's code.
+        layers: The merged config, which records where each argument was set.
     """
     cause = error.__cause__
     if cause is None or error.location is None:
@@ -33,7 +33,7 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
     arguments = _arguments(layers, error.path)
     mentioned = {path: value for path, value in arguments.items() if _is_named(value, str(cause))}
     origins = {path: layers.last_origin(path) for path in mentioned or arguments}
-    # An argument that is set with the component, in the same layer, is only wrong if the cause names it.
+    # An argument set in the same layer as the component is only to blame if the cause mentions it.
     first_layer = error.location.layer + (0 if mentioned else 1)
     later = {
         path: origin
@@ -51,15 +51,15 @@ def located_at_arguments(error: InstantiationError, layers: Layers) -> Instantia
 
 
 def _is_named(value: object, message: str) -> bool:
-    """Tell whether a message names a value, as a word or a path of its own; short words are in many sentences."""
+    """Return whether a message mentions a value as a separate word or path; very short values never count."""
     text = value if isinstance(value, str) else ""
     return len(text) > 2 and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w/-])", message) is not None
 
 
 def _arguments(layers: Layers, path: Path) -> dict[Path, Any]:
-    """Return the arguments of a component with their paths; one that refers to another field is that field."""
+    """Return the arguments of a component with their paths; a reference is replaced by the field it refers to."""
     try:
-        component = at(layers.tree, path)
+        component = value_at(layers.tree, path)
     except LookupError:
         return {}
     if not is_component_tree(component):
@@ -68,14 +68,14 @@ def _arguments(layers: Layers, path: Path) -> dict[Path, Any]:
 
 
 def _followed(layers: Layers, path: Path) -> tuple[Path, Any]:
-    """Return the path and the value that a reference leads to; those of any other value as they are."""
-    value = at(layers.tree, path)
+    """Return the path and value that a reference leads to; any other value is returned with its own path."""
+    value = value_at(layers.tree, path)
     for _ in range(MOST_REFERENCES):
-        target = referred(value)
+        target = reference_target(value)
         if target is None:
             break
         try:
-            path, value = target, at(layers.tree, target)
-        except LookupError:  # a field at a default that is computed
+            path, value = target, value_at(layers.tree, target)
+        except LookupError:  # the field has a computed default
             break
     return path, value

@@ -43,69 +43,72 @@ PACKAGES: Final = (
     "torchtune.training",
     "torchtune.utils.metric_logging",
 )
-"""Where the components are looked for that a schema, the help and a suggestion list."""
+"""Packages whose components are listed by schemas, help and suggestions."""
 MOST_LISTED: Final = 8
-"""Components that help and messages list by name; of the others, they give the number."""
+"""How many components help and messages list by name; the others are counted."""
 MOST_SUGGESTED: Final = 4
-"""Components that a suggestion names."""
+"""How many components a suggestion names."""
 
 
 def components_of_field(t: Any) -> list[str]:
-    """Return the dotpaths of the components that a field of a type may hold; none where it takes any value."""
+    """Return the dotpaths of the components that a field of a type may hold; empty if it accepts any value."""
     component = component_type_of(t)
-    wanted = (typing.get_args(strip(component)) or (Any,))[0] if is_component_type(component) else component
+    expected_type = (
+        (typing.get_args(strip(component)) or (Any,))[0] if is_component_type(component) else component
+    )
     if component is None or is_anything(component):
         return []
-    return [path for path, _ in components_for(wanted, passed_in(component))]
+    return [path for path, _ in components_for(expected_type, passed_in(component))]
 
 
-def listed(paths: Sequence[str]) -> str:
-    """Return dotpaths as a list, torchtune's first, and the number of those that it leaves out."""
+def format_components(paths: Sequence[str]) -> str:
+    """Format dotpaths as a list, torchtune's first, with the number of omitted ones."""
     ordered, others = sorted(paths, key=_foreign_last), len(paths) - MOST_LISTED
     return ", ".join([*ordered[:MOST_LISTED], *([f"{others} others"] if others > 0 else [])])
 
 
-def matching(name: str, paths: Sequence[str]) -> list[str]:
-    """Return the dotpaths whose last names are like the last of a name, the likeliest first.
+def similar_components(name: str, paths: Sequence[str]) -> list[str]:
+    """Return the dotpaths whose last part is similar to that of a name, most likely first.
 
-    Those that are equal to it leave out all others. Otherwise it is those that begin with it or hold it, or are held in
-    it, as `AdamW` is in `adamw_torch`; without any, the one that is spelt almost so.
+    Equal ones exclude all others. Otherwise those that contain the name are returned, with prefixes first; otherwise
+    the longest one contained in it, as `AdamW` is in `adamw_torch`; otherwise the one with the closest spelling.
     """
-    word = _folded(name)
-    folded = {path: _folded(path) for path in sorted(paths, key=_foreign_last)}
-    equal = [path for path, last in folded.items() if last == word]
+    word = _normalized(name)
+    normalized = {path: _normalized(path) for path in sorted(paths, key=_foreign_last)}
+    equal = [path for path, last in normalized.items() if last == word]
     if equal or len(word) < 2:
         return equal
-    holding = [path for path, last in folded.items() if word in last]
-    if holding:
+    containing = [path for path, last in normalized.items() if word in last]
+    if containing:
         return sorted(
-            holding, key=lambda path: (not folded[path].startswith(word), _foreign_last(path), len(path))
+            containing,
+            key=lambda path: (not normalized[path].startswith(word), _foreign_last(path), len(path)),
         )
-    held = [path for path, last in folded.items() if len(last) > 2 and last in word]
-    if held:
-        return [max(held, key=lambda path: len(folded[path]))]
-    near = difflib.get_close_matches(word, folded.values(), 1, 0.6)
-    return [path for path, last in folded.items() if last in near][:1]
+    contained = [path for path, last in normalized.items() if len(last) > 2 and last in word]
+    if contained:
+        return [max(contained, key=lambda path: len(normalized[path]))]
+    similar = difflib.get_close_matches(word, normalized.values(), 1, 0.6)
+    return [path for path, last in normalized.items() if last in similar][:1]
 
 
 def note_unknown_components(layers: Layers) -> None:
-    """Note the components of a config that do not exist, each with those that its field may hold."""
-    for path, value, t in _component_values(layers.wanted or Any, layers.tree, ()):
-        found = _not_found(value) if isinstance(value, Mapping) else _not_a_mapping(value, t)
-        if found is not None:
-            suggestion = _suggestion(found, components_of_field(t))
-            layers.mistakes.append(layers.located(found._replace(path=path, suggestion=suggestion)))
-            # It is not known yet what replaces the component below, and so which arguments are dropped.
+    """Record a mistake for each component that does not exist, suggesting components that its field may hold."""
+    for path, value, t in _component_values(layers.config_class or Any, layers.tree, ()):
+        mistake = _missing_component(value) if isinstance(value, Mapping) else _not_a_mapping(value, t)
+        if mistake is not None:
+            suggestion = _suggestion(mistake, components_of_field(t))
+            layers.mistakes.append(layers.located(mistake._replace(path=path, suggestion=suggestion)))
+            # Which arguments are dropped is unknown as long as the component is.
             layers.dropped = [dropped for dropped in layers.dropped if dropped.path != path]
 
 
 def _component_values(t: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any, Any]]:
-    """Yield the components of a tree, and texts in fields that take a component and no text: path, value and type."""
+    """Yield the path, value and type of each component, and of each string in a field that only takes components."""
     if is_component_tree(tree):
         yield path, tree, t
-    known = slots(t, tree)
+    field_slots = slots(t, tree)
     for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-        inner = known[key].type if key in known else Any
+        inner = field_slots[key].type if key in field_slots else Any
         if isinstance(value, Mapping | list):
             yield from _component_values(inner, value, (*path, key))
         elif isinstance(value, str) and not is_reference(value) and _takes_only_components(inner):
@@ -113,13 +116,13 @@ def _component_values(t: Any, tree: Any, path: Path) -> Iterator[tuple[Path, Any
 
 
 def _takes_only_components(t: Any) -> bool:
-    """Tell whether a field takes a component or null, and nothing else."""
-    rest = [m for m in members(t if is_component_type(t) else strip(t)) if m is not type(None)]
-    return bool(rest) and all(component_type_of(m) is not None and not is_anything(m) for m in rest)
+    """Return whether a field takes only a component or null."""
+    types = [m for m in members(t if is_component_type(t) else strip(t)) if m is not type(None)]
+    return bool(types) and all(component_type_of(m) is not None and not is_anything(m) for m in types)
 
 
-def _not_found(component: Mapping[str, Any]) -> Mistake | None:
-    """Return the mistake of a component whose dotpath leads to nothing; None for any other."""
+def _missing_component(component: Mapping[str, Any]) -> Mistake | None:
+    """Return the mistake for a component whose dotpath cannot be resolved, or None."""
     path = component[COMPONENT_KEY]
     try:
         if isinstance(path, str) and not is_reference(path):
@@ -134,21 +137,24 @@ def _not_a_mapping(text: str, t: Any) -> Mistake:
     return Mistake("wrong_type", expected=expected, got=repr(text))
 
 
-def _suggestion(mistake: Mistake, known: Sequence[str]) -> str:
-    """Return which components are meant, or may stand in a field; what the mistake says already of the user's own."""
+def _suggestion(mistake: Mistake, allowed: Sequence[str]) -> str:
+    """Suggest components with a similar name, or those that the field may hold.
+
+    The mistake's own suggestion is kept for names in the user's packages.
+    """
     name = mistake.got.strip("'")
     is_of_user = "." in name and name.partition(".")[0] not in (*OWN_PACKAGES, "torch")
-    near = matching(name, known or [path for path, _ in components_for(Any, Passed())])
-    if is_of_user or not (near or known):
+    similar = similar_components(name, allowed or [path for path, _ in components_for(Any, Passed())])
+    if is_of_user or not (similar or allowed):
         return mistake.suggestion
-    if near:
-        *others, last = [repr(path) for path in near[:MOST_SUGGESTED]]
+    if similar:
+        *others, last = [repr(path) for path in similar[:MOST_SUGGESTED]]
         return f"did you mean {', '.join(others)}{' or ' if others else ''}{last}?"
-    return f"write one of {listed(known)}, or package.module.Name of your own"
+    return f"choose one of {format_components(allowed)}, or your own package.module.Name"
 
 
-def _folded(name: str) -> str:
-    """Return the last name of a dotpath as it is compared."""
+def _normalized(name: str) -> str:
+    """Return the last part of a dotpath, normalized for comparison."""
     return name.rpartition(".")[2].lower().replace("_", "").replace("-", "")
 
 
@@ -156,24 +162,24 @@ def _foreign_last(path: str) -> bool:
     return path.startswith("torch.")
 
 
-def components_for(wanted: Any, passed: Passed) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Yield the public components that a field admits, by their dotpaths."""
-    seen: set[str] = set()
+def components_for(expected_type: Any, passed_arguments: Passed) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the dotpath and object of each public component that a field accepts."""
+    yielded: set[str] = set()
     for module in _modules():
         for name in sorted(getattr(module, "__all__", None) or vars(module)):
             fn = getattr(module, name, None)
-            if name.startswith("_") or not callable(fn) or not admits(fn, wanted, passed):
+            if name.startswith("_") or not callable(fn) or not admits(fn, expected_type, passed_arguments):
                 continue
             if "component" in parameters(fn):
-                continue  # it builds what a config names, such as torchtune.training.build_optimizer
+                continue  # it builds the component that a config names, as torchtune.training.build_optimizer does
             try:
                 path = dotpath(fn)
             except ValueError:
                 continue
-            if fn is strip(wanted) and path.startswith("torch."):
-                continue  # torch.optim.Optimizer is what others derive from
-            if path not in seen:
-                seen.add(path)
+            if fn is strip(expected_type) and path.startswith("torch."):
+                continue  # an abstract base class, such as torch.optim.Optimizer
+            if path not in yielded:
+                yielded.add(path)
                 yield path, fn
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine has the device of a config, and how much memory is used; torch is imported when it is needed."""
+"""Check that this machine has a config's device, and measure memory use; torch is only imported when needed."""
 
 import os
 import resource
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-"""What a config's `device` may be."""
+"""The values of a config's `device`."""
 
 
 def check_device(name: str, local_ranks: int = 1) -> None:
-    """Refuse a device that this machine does not have.
+    """Check that this machine has a device, without creating a GPU context.
 
-    The run's parent calls it before anything is written; it starts no GPU context.
+    The run's parent process calls it before anything is written.
 
     Args:
         name: A config's `device`, a `Device`.
-        local_ranks: Processes that the run starts on this machine; each takes one GPU on cuda.
+        local_ranks: Ranks that the run starts on this machine; on cuda each uses one GPU.
 
     Raises:
-        FieldError: The device is unknown, absent, or there are fewer of it than processes.
+        FieldError: The device is unknown or missing, or there are fewer devices than ranks.
     """
     if name not in get_args(Device):
         raise FieldError(f"expected one of {', '.join(get_args(Device))}, got {name!r}", "device")
-    advice = "write device=cpu or device=auto"
+    advice = "use device=cpu or device=auto"
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -38,14 +38,14 @@ def check_device(name: str, local_ranks: int = 1) -> None:
     available = {"cuda": torch.cuda.device_count() if kind == "cuda" else 0, "mps": 1}.get(kind, local_ranks)
     if local_ranks > available:
         raise FieldError(
-            f"{local_ranks} processes were asked for and this machine has {available} {kind} device(s); "
-            f"start --nproc_per_node {available}, or write device=cpu",
+            f"{local_ranks} ranks need as many {kind} devices, but this machine has {available}; "
+            f"use --nproc_per_node {available} or device=cpu",
             "device",
         )
 
 
 def device_type(name: str) -> str:
-    """Return the type of device that a config's `device` means on this machine."""
+    """Return the device type that a config's `device` selects on this machine."""
     if name != "auto":
         return name
     import torch
@@ -56,9 +56,9 @@ def device_type(name: str) -> str:
 
 
 def peak_memory_bytes(device: "torch.device") -> int:
-    """Measure the most memory held so far: allocated on a GPU, or resident in this process on the CPU.
+    """Return the peak memory so far: allocated on a GPU, or resident in this process on the CPU.
 
-    Apple GPUs share the machine's memory and keep no peak, so the process counts for them too.
+    Apple GPUs share the machine's memory and record no peak, so the process's resident memory is returned for them too.
     """
     if device.type == "cuda":
         import torch

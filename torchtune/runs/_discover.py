@@ -1,4 +1,4 @@
-"""Recipes by name or file, the recipe of a config, and the configs in a user's folder."""
+"""Load a recipe by name or file, infer the recipe of a config, and find the configs in a folder."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchtune._own_packages import prefer_packages_beside
+from torchtune._own_packages import prefer_project_packages
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import field_names, read_yaml
 from torchtune.runs._folder import RunFolder
@@ -17,43 +17,45 @@ from torchtune.runs._sources import load_module
 from torchtune.runs.command_line import Call
 
 RECIPE_COMMENT = re.compile(r"(?m)^#\s*(?:recipe:\s*(\S+)|yaml-language-server:.*?([\w-]+)\.json)\s*$")
-"""How a YAML file says which recipe it is for: `# recipe: lora_finetune`, or its editor's schema comment."""
+"""The comment with which a YAML file names its recipe: `# recipe: lora_finetune`, or its editor's schema comment."""
 
 
 def load_recipe(name: str) -> Recipe[Any]:
-    """Return a registered recipe, or that of a Python file.
+    """Return a registered recipe, or the recipe in a Python file.
 
     Raises:
-        ConfigError: There is none, or the file holds none.
+        ConfigError: No such recipe or file exists, or the file does not define exactly one recipe.
     """
     file = name if name.endswith(".py") else recipe_file(name)
     module = load_module(file)
     recipes = [value for value in vars(module).values() if isinstance(value, Recipe)]
-    own = [recipe for recipe in recipes if recipe.main.__module__ == module.__name__]
-    if len(own) == 1:
-        return own[0]
-    what = f"{len(own)} functions decorated with it" if own else "no function decorated with @config.parse"
-    message = f"expected one recipe, a main(cfg) under @config.parse; found {what}"
+    module_recipes = [recipe for recipe in recipes if recipe.main.__module__ == module.__name__]
+    if len(module_recipes) == 1:
+        return module_recipes[0]
+    count = f"{len(module_recipes)} decorated functions" if module_recipes else "no decorated function"
+    message = f"expected one recipe, a main(cfg) decorated with @config.parse; found {count}"
     raise ConfigError([Mistake.of_file(name, message)], "the recipe")
 
 
 def calls_in(folder: str) -> list[Call]:
     """Return a call for every config in a folder: YAML files, and functions of Python files that return a config.
 
-    Folders and files whose names begin with `.` or `_` are passed over. A config whose recipe cannot be told is a
-    call without a recipe, with the mistake in it.
+    Folders and files whose names begin with `.` or `_` are skipped. A config whose recipe cannot be inferred yields a
+    call without a recipe, which holds the mistake.
 
     Raises:
-        ConfigError: There is no such folder, or there are no configs in it.
+        ConfigError: There is no such folder, or it contains no configs.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ConfigError.of_word(folder, "no such folder")
+        raise ConfigError.of_argument(folder, "no such folder")
     files = [f for f in sorted(root.rglob("*")) if not _is_hidden(f.relative_to(root)) and f.is_file()]
     recipes, broken = _recipes([f for f in files if f.suffix == ".py"])
     calls = broken + [call for file in files for call in _calls(file, recipes)]
     if not calls:
-        raise ConfigError.of_word(folder, "holds no config, a YAML file or a function that returns one")
+        raise ConfigError.of_argument(
+            folder, "contains no config: expected YAML files or Python functions that return one"
+        )
     return calls
 
 
@@ -61,7 +63,7 @@ def recipe_for(config: str | type) -> str:
     """Return the recipe that a config is for: a registered name, a file as `--config` takes it, or a config class.
 
     Raises:
-        ConfigError: It cannot be told.
+        ConfigError: The recipe cannot be inferred.
     """
     for recipe, names in config_names().items():
         if config in names:
@@ -70,7 +72,7 @@ def recipe_for(config: str | type) -> str:
         return _of_class(config.__name__, str(config))
     if ".py" not in config and not config.endswith((".yaml", ".yml")):
         if not Path(config).is_dir():
-            config_source(config)  # it is not registered, which this says, with the nearest that is
+            config_source(config)  # raises, as the name is not registered, and suggests a similar name
         config = str(RunFolder(config).config)
     if config.endswith((".yaml", ".yml")):
         call = _call_of_yaml(Path(config), _recipes([])[0])
@@ -82,12 +84,14 @@ def recipe_for(config: str | type) -> str:
         functions = dict(functions_returning(file))
     except OSError as error:
         raise ConfigError.of_file(file or config, error.strerror or "cannot be read") from error
-    wanted = {returns for made, returns in functions.items() if function in ("", made)}
-    return _own_recipe(file, wanted) or _of_class(wanted.pop() if len(wanted) == 1 else "", config)
+    return_types = {returns for name, returns in functions.items() if function in ("", name)}
+    return _own_recipe(file, return_types) or _of_class(
+        return_types.pop() if len(return_types) == 1 else "", config
+    )
 
 
 def _own_recipe(file: str, names: set[str]) -> str | None:
-    """Return the file of the user's own recipe whose config class the functions of a file return, if it is one."""
+    """Return the file of the user's recipe whose config class the functions of a file return, or None."""
     module = load_module(file)
     for name in names:
         cls = getattr(module, name, None)
@@ -104,8 +108,10 @@ def _of_class(name: str, config: str) -> str:
     for recipe, loaded in _recipes([])[0].items():
         if loaded.config_class is not None and loaded.config_class.__name__ == name:
             return recipe
-    message = "name it as file.py:function, whose result is annotated with a registered recipe's config class"
-    raise ConfigError.of_word(config, message)
+    message = (
+        "expected file.py:function, with a function annotated to return a registered recipe's config class"
+    )
+    raise ConfigError.of_argument(config, message)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -113,16 +119,20 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _recipes(files: Sequence[Path]) -> tuple[dict[str, Recipe[Any]], list[Call]]:
-    """Return the registered recipes and those of a folder, by what a call names them; and those that do not load."""
-    own = [str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))]
-    for file in own:  # before ours are imported under names that the folder's project has too
-        prefer_packages_beside(file)
+    """Return the registered recipes and those of a folder by name or file, and a call for each that fails to load."""
+    recipe_files = [
+        str(f) for f in files if re.search(r"(?m)^@(?:config\.)?parse\b", f.read_text(encoding="utf-8"))
+    ]
+    for file in (
+        recipe_files
+    ):  # before torchtune's packages are imported under names that the folder's project also uses
+        prefer_project_packages(file)
     recipes_by_name, broken = {name: load_recipe(name) for name in recipe_names()}, []
-    for name in own:
+    for name in recipe_files:
         try:
             recipes_by_name[name] = load_recipe(name)
         except ConfigError as error:
-            broken.append(Call.of("", name, error.mistakes))
+            broken.append(Call.for_config("", name, error.mistakes))
     return recipes_by_name, broken
 
 
@@ -133,11 +143,11 @@ def _calls(file: Path, recipes: dict[str, Recipe[Any]]) -> Iterator[Call]:
         for function, returns in functions_returning(str(file)):
             fitting = [n for n, r in recipes.items() if r.config_class and r.config_class.__name__ == returns]
             if fitting:
-                yield Call.of(fitting[-1], f"{file}:{function}")
+                yield Call.for_config(fitting[-1], f"{file}:{function}")
 
 
 def functions_returning(file: str) -> Iterator[tuple[str, str]]:
-    """Yield the public functions of a Python file that take nothing, each with the name of what it returns."""
+    """Yield the public functions of a Python file without required arguments, each with its return annotation."""
     try:
         body = syntax_tree(file).body
     except SyntaxError:
@@ -154,33 +164,38 @@ def _call_of_yaml(file: Path, recipes: dict[str, Recipe[Any]]) -> Call:
     try:
         fitting = _named(file) or _fitting(read_yaml(str(file)).value, recipes)
     except ConfigError as error:
-        return Call.of("", str(file), error.mistakes)
+        return Call.for_config("", str(file), error.mistakes)
     if len(fitting) == 1:
-        return Call.of(fitting[0], str(file))
-    message = f"it fits {' and '.join(fitting)}" if fitting else "its fields are those of no recipe"
-    what = "which" if fitting else "which it is for"
-    advice = f"say {what} in a comment, `# recipe: {[*fitting, 'lora_finetune'][0]}`"
-    return Call.of("", str(file), [Mistake.of_file(str(file), message, advice)])
+        return Call.for_config(fitting[0], str(file))
+    message = (
+        f"its fields fit several recipes: {', '.join(fitting)}" if fitting else "its fields fit no recipe"
+    )
+    advice = f"name the recipe in a comment, `# recipe: {[*fitting, 'lora_finetune'][0]}`"
+    return Call.for_config("", str(file), [Mistake.of_file(str(file), message, advice)])
 
 
-def _named(file: Path, seen: frozenset[Path] = frozenset()) -> list[str]:
-    """Return the recipe that a YAML file names in a comment, or that its base is of."""
+def _named(file: Path, visited: frozenset[Path] = frozenset()) -> list[str]:
+    """Return the recipe that a YAML file names in a comment, or the recipe of its base; empty if unknown."""
     comment = RECIPE_COMMENT.search(file.read_text(encoding="utf-8", errors="replace"))
     if comment:
         return [comment[1] or comment[2]]
     value = read_yaml(str(file)).value
     base = value.get("_base_") if isinstance(value, dict) else None
-    if not isinstance(base, str) or file in seen:
+    if not isinstance(base, str) or file in visited:
         return []
-    beside = file.parent / base
-    if beside.suffix in (".yaml", ".yml") and beside.is_file():
-        return _named(beside, seen | {file})
+    base_file = file.parent / base
+    if base_file.suffix in (".yaml", ".yml") and base_file.is_file():
+        return _named(base_file, visited | {file})
     return [recipe for recipe, names in config_names().items() if base in names]
 
 
 def _fitting(value: object, recipes: dict[str, Recipe[Any]]) -> list[str]:
-    """Return the recipes whose fields are nearest to those of a YAML file: fewest unknown, then fewest left out."""
+    """Return the recipes whose fields best match those of a YAML file: fewest unknown, then fewest omitted fields."""
     keys = set(value) if isinstance(value, dict) else set()
     fields = {name: set(field_names(r.config_class)) for name, r in recipes.items() if r.config_class}
-    apart = {n: (len(keys - known), len(known - keys)) for n, known in fields.items() if keys & known}
-    return [name for name, distance in apart.items() if distance == min(apart.values())]
+    distances = {
+        n: (len(keys - field_set), len(field_set - keys))
+        for n, field_set in fields.items()
+        if keys & field_set
+    }
+    return [name for name, distance in distances.items() if distance == min(distances.values())]

@@ -1,47 +1,47 @@
-"""Whether a finished run is longer with other limits: those of fine-tuning runs, epochs and optimizer steps."""
+"""Whether new limits (epochs, optimizer steps) extend a finished fine-tuning run."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 LENGTHS: Final = ("epochs", "max_steps", "max_steps_per_epoch")
-"""Fields that say how long a fine-tuning run is."""
+"""Fields that limit the length of a fine-tuning run."""
 
 
-def is_any_raised(earlier: Mapping[str, Any], today: Mapping[str, Any]) -> bool:
-    """Tell whether a limit is higher in a config of today; null is the highest."""
-    return any(_is_raised(earlier.get(name), today.get(name)) for name in LENGTHS)
+def is_any_raised(previous: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Return whether any limit is higher in the current config; null means no limit."""
+    return any(_is_raised(previous.get(name), current.get(name)) for name in LENGTHS)
 
 
-def _is_raised(earlier: Any, today: Any) -> bool:
-    return earlier != today and (today is None or (isinstance(earlier, int) and earlier < today))
+def _is_raised(previous: Any, current: Any) -> bool:
+    return previous != current and (current is None or (isinstance(previous, int) and previous < current))
 
 
-def reached_limit(earlier: Mapping[str, Any], today: Mapping[str, Any], step: int) -> tuple[str, ...]:
-    """Return the fields of a limit that a finished run has reached already; none if it is not known to have.
+def reached_limit(previous: Mapping[str, Any], current: Mapping[str, Any], step: int) -> tuple[str, ...]:
+    """Return the fields of a limit that a finished run has already reached; empty if no limit is known to be reached.
 
     Args:
-        earlier: The config with which it finished, references resolved.
-        today: The config that is to extend it.
+        previous: The config with which the run finished, references resolved.
+        current: The config with which it is to be extended.
         step: The optimizer steps that it has taken.
     """
-    epochs, max_steps, per_epoch = (today.get(name) for name in LENGTHS)
+    epochs, max_steps, per_epoch = (current.get(name) for name in LENGTHS)
     if max_steps is not None:
         return ("max_steps",) if max_steps <= step else ()
     if _steps_of(epochs, per_epoch, step) <= step:
         return ("epochs", "max_steps_per_epoch")
-    ended_with_epochs = earlier.get("max_steps") is None and (
-        _steps_of(earlier.get("epochs"), earlier.get("max_steps_per_epoch"), step) > step
+    ended_with_epochs = previous.get("max_steps") is None and (
+        _steps_of(previous.get("epochs"), previous.get("max_steps_per_epoch"), step) > step
     )
-    return ("epochs",) if ended_with_epochs and not _is_raised(earlier.get("epochs"), epochs) else ()
+    return ("epochs",) if ended_with_epochs and not _is_raised(previous.get("epochs"), epochs) else ()
 
 
 def _steps_of(epochs: Any, per_epoch: Any, step: int) -> int:
-    """Return the steps to which a limit of each epoch leads; one more than were taken where there is none."""
+    """Return the total steps that a per-epoch limit allows; `step + 1` without such a limit."""
     return step + 1 if per_epoch is None or epochs is None else int(epochs * per_epoch)
 
 
 def extended_limits(record: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the limits of a run that was extended, by their fields: the first one, and that of each extension."""
+    """Return the limits of an extended run by field: the original value, then that of each extension."""
     limits: dict[str, list[Any]] = {}
     for entry in record.get("extended", ()):
         for name in LENGTHS:

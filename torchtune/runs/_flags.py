@@ -11,46 +11,46 @@ from torchtune.config.model import (
     Layers,
     Path,
     Slot,
-    at,
     inline_yaml,
     is_component_tree,
     is_reference,
     metavar,
-    referred,
+    reference_target,
     section_of,
     slots,
     unstructured_default,
+    value_at,
 )
-from torchtune.runs._choices import components_of_field, listed
+from torchtune.runs._choices import components_of_field, format_components
 from torchtune.runs._tokens import Override
 from torchtune.runs.command_line import RUN_OPTIONS, options_table
 
 
 class Typed(str):
-    """What was typed for a flag; it is read by its field's type once all of them are known."""
+    """The text typed for a flag; it is converted by its field's type once all fields are known."""
 
     __slots__ = ()
 
 
 class _Group:
-    """A config class, component or list, as a group of flags; its subclasses carry tyro's description of it."""
+    """A config class, component or list as a group of flags; subclasses hold its tyro specification."""
 
     spec: Any = None
 
 
 def match_flags(layers: Layers, overrides: Sequence[Override]) -> dict[str, str]:
-    """Let tyro parse overrides against the flags of a config.
+    """Parse overrides with tyro against the flags of a config.
 
     Returns:
-        The text for every key that is a flag; what is not is left to the caller to explain.
+        The text for every key that is a flag. Unknown keys are omitted; the caller reports them.
     """
     import tyro
 
     latest = {override.key: override.text for override in overrides}
-    words = [f"--{key}={text}" for key, text in latest.items()]
+    args = [f"--{key}={text}" for key, text in latest.items()]
     parsed, _unknown = tyro.cli(
-        _group(layers.wanted or Any, layers.tree, "config", ""),
-        args=words,
+        _group(layers.config_class or Any, layers.tree, "config", ""),
+        args=args,
         registry=_registry(),
         use_underscores=True,
         return_unknown_args=True,
@@ -64,15 +64,17 @@ def print_help(layers: Layers, prog: str, description: str) -> None:
     """Print the options of a run, and the flags of a config: types, values and documentation, grouped by component.
 
     Args:
-        layers: The config; where no layer is above the class's defaults, all values are defaults.
-        prog: What is called.
-        description: What it does.
+        layers: The config; without layers above the class's defaults, all values are shown as defaults.
+        prog: The program's name.
+        description: What the program does.
     """
     import tyro
 
     only_defaults = not layers.sources and layers.depth <= 1
     description = f"{description}\n\n{options_table(RUN_OPTIONS)}".strip("\n")
-    group = _group(layers.wanted or Any, layers.tree, "config", description, only_defaults=only_defaults)
+    group = _group(
+        layers.config_class or Any, layers.tree, "config", description, only_defaults=only_defaults
+    )
     named: Any = {"prog": prog, "description": description}
     with contextlib.suppress(SystemExit):  # tyro exits once it has printed
         tyro.cli(group, args=["--help"], registry=_registry(), use_underscores=True, **named)
@@ -111,16 +113,18 @@ def _registry() -> Any:
 
 
 def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = False) -> type[_Group]:
-    """Describe the slots below a value to tyro; `only_defaults` where no config has set any of them."""
+    """Describe the slots of a value to tyro; `only_defaults` means that no config has set any of them."""
     from tyro.constructors import StructConstructorSpec
 
     fields = []
     if is_component_tree(tree):
         swap = f"Name another component to swap it{_choices(t)}."
         fields.append(_leaf(COMPONENT_KEY, "DOTPATH", tree[COMPONENT_KEY], swap, is_default=only_defaults))
-    # tyro takes `a-b` and `a_b` for one name; the second is read without it.
-    known = {str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())}
-    for key, slot in reversed(known.values()):
+    # tyro treats `a-b` and `a_b` as one name; the second one is parsed without tyro.
+    slots_by_name = {
+        str(key).replace("-", "_"): (key, slot) for key, slot in reversed(slots(t, tree).items())
+    }
+    for key, slot in reversed(slots_by_name.values()):
         fields.append(_field(str(key), slot, _value(tree, key, slot), only_defaults=only_defaults))
     spec = StructConstructorSpec(instantiate=dict, fields=tuple(fields))
     return type(name, (_Group,), {"__doc__": doc or name, "spec": spec})
@@ -128,15 +132,15 @@ def _group(t: Any, tree: Any, name: str, doc: str, *, only_defaults: bool = Fals
 
 def _value(tree: Any, key: str | int, slot: Slot) -> Any:
     try:
-        return at(tree, (key,))
+        return value_at(tree, (key,))
     except LookupError:
         return _default(slot)
 
 
 def _default(slot: Slot) -> Any:
-    """Return a slot's default as a tree, or its repr where YAML cannot hold it."""
-    found, value = unstructured_default(slot)
-    return value if found else REQUIRED
+    """Return a slot's default as a tree, or its repr if YAML cannot represent it."""
+    has_default, value = unstructured_default(slot)
+    return value if has_default else REQUIRED
 
 
 def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
@@ -154,20 +158,20 @@ def _field(name: str, slot: Slot, value: Any, *, only_defaults: bool) -> Any:
 
 
 def _choices(t: Any) -> str:
-    """List the components that a field may hold, after a colon; nothing where it takes any value."""
+    """List the components that a field may hold, after a colon; empty if it accepts any value."""
     paths = components_of_field(t)
-    return f": {listed(paths)}, or package.module.Name of your own" if paths else ""
+    return f": {format_components(paths)}, or your own package.module.Name" if paths else ""
 
 
 def _leaf(name: str, kind: str, value: Any, doc: str, *, is_default: bool) -> Any:
     import tyro
     from tyro.constructors import StructFieldSpec
 
-    if value is REQUIRED or referred(value) == (REQUIRED_NAME,):
-        shown = hint = "(required)"
+    if value is REQUIRED or reference_target(value) == (REQUIRED_NAME,):
+        text_of_default = hint = "(required)"
     else:
-        shown = value if isinstance(value, str) else inline_yaml(value)
-        hint = f"({'default' if is_default else 'here'}: {shown or repr(shown)})"
-    text = Typed(shown)
+        text_of_default = value if isinstance(value, str) else inline_yaml(value)
+        hint = f"({'default' if is_default else 'here'}: {text_of_default or repr(text_of_default)})"
+    text = Typed(text_of_default)
     kind_of_value: Any = Annotated[Typed, tyro.conf.arg(metavar=kind, help_behavior_hint=hint)]
     return StructFieldSpec(name=name, type=kind_of_value, default=text, helptext=doc or None)

@@ -1,4 +1,4 @@
-"""The output folder of a run: every file in it, who may write into it, and whether a run resumes there."""
+"""The output folder of a run: its files, its lock, and whether a run in it can be resumed."""
 
 import fcntl
 import glob
@@ -18,24 +18,24 @@ from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import ABSENT, as_path, differences, inline_yaml, read_yaml
 from torchtune.files import write_text
 from torchtune.runs._extension import LENGTHS, is_any_raised, reached_limit
-from torchtune.runs._provenance import KINDS, altered_inputs, provenance, surroundings
-from torchtune.runs._record import now, record
+from torchtune.runs._provenance import KINDS, altered_inputs, environment_changes, provenance
+from torchtune.runs._record import record, timestamp
 from torchtune.runs._resume import Resume
 from torchtune.runs.console import print_note
 
 if TYPE_CHECKING:
     from torchtune.config.model import Difference, Layers
 
-_PATIENCE = 10.0
-"""How long the start of a run on another node may take (seconds)."""
+_START_TIMEOUT = 10.0
+"""How long to wait for another start of a run, such as one on another node (seconds)."""
 
 
 class LockedError(ValueError):
-    """Another process is at work in an output folder; the message says which."""
+    """Another process is using an output folder; the message says which."""
 
 
 class RunFolder:
-    """The output folder of a run, and the files in it by their names; it need not exist.
+    """The output folder of a run, with the paths of its files; it need not exist.
 
     Args:
         path: The config's `output_dir`.
@@ -46,28 +46,28 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         """The frozen config."""
         self.record = self.path / "run.json"
-        """What else the run depends on, and when it began and ended."""
+        """Everything else that the run depends on, and when it started and finished."""
         self.metrics = self.path / "metrics.jsonl"
         """One JSON object for each optimizer step."""
         self.samples = self.path / "samples.jsonl"
-        """Answers to fixed prompts."""
+        """Completions of fixed prompts."""
         self.checkpoints = self.path / "checkpoints"
-        """Everything that is needed to resume."""
+        """Everything needed to resume."""
         self.final = self.path / "final"
-        """The trained weights."""
+        """The weights after the last step."""
         self.best = self.path / "best"
-        """Those of the lowest validation loss."""
+        """The weights with the lowest validation loss."""
         self.profile = self.path / "profile"
         """Traces of torch.profiler."""
         self.log = self.path / "log.txt"
         """Metrics as text."""
         self.wandb_id = self.path / "wandb_id.txt"
-        """The id under which Weights & Biases knows the run."""
+        """The run's id on Weights & Biases."""
         self.plot = self.path / "plot"
-        """What `tune plot` writes, without the endings of its two files."""
-        self._plots = [self.plot.with_suffix(ending) for ending in (".png", ".html")]
+        """The files of `tune plot`, without their two suffixes."""
+        self._plots = [self.plot.with_suffix(suffix) for suffix in (".png", ".html")]
         self.code = self.path / "code"
-        """Copies of the user's own code."""
+        """Copies of the user's code."""
         self._results = [
             self.checkpoints,
             self.metrics,
@@ -82,25 +82,25 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a run was started here."""
+        """Whether a run was started in this folder."""
         return self.config.is_file() or self.record.is_file()
 
-    def written(self) -> list[Path]:
-        """Return the absolute paths of the run's own files and folders; others in its folder may be the user's."""
+    def owned_paths(self) -> list[Path]:
+        """Return the absolute paths of files and folders that the run writes; any others may be the user's."""
         paths = [self.config, self.record, *self._results, *self._copies()]
         return [self.path.resolve() / path.relative_to(self.path) for path in paths]
 
     def _copies(self) -> list[Path]:
-        """Return the copies of code that the record names; a folder of their name may be the user's."""
+        """Return the copies of code that the record names; other files in `code` may be the user's."""
         return [self.code / name for name in self.read_record().get("code", {})]
 
     @property
     def weights(self) -> Path | None:
-        """The folder of weights that stands for the run: `best` if there is one, else `final`."""
+        """The folder of the run's weights: `best` if it exists, else `final`, else None."""
         return next((folder for folder in (self.best, self.final) if folder.is_dir()), None)
 
     def read_record(self) -> dict[str, Any]:
-        """Return the record; empty where there is none that can be read."""
+        """Return the record; empty if it is missing or unreadable."""
         try:
             values = json.loads(self.record.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -108,10 +108,10 @@ class RunFolder:
         return values if isinstance(values, dict) else {}
 
     def update_record(self, values: Mapping[str, Any]) -> None:
-        """Add to the record, where there is one.
+        """Update the record if it exists.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The record cannot be written.
         """
         if self.record.exists():
             self._write_record({**self.read_record(), **values})
@@ -120,26 +120,26 @@ class RunFolder:
         write_text(self.record, json.dumps(values, indent=2) + "\n")
 
     def finish(self) -> None:
-        """Record that the run is complete."""
-        self.update_record({"finished": now()})
+        """Record that the run has finished."""
+        self.update_record({"finished": timestamp()})
 
     def resume_hint(self) -> str:
-        """Say how the run resumes that was stopped: by the command that is in its record."""
+        """Return how to resume a stopped run: by the command in its record."""
         command = self.read_record().get("command", ())
-        return f"the same command{' without --overwrite' * ('--overwrite' in command)} continues"
+        return f"run the same command{' without --overwrite' * ('--overwrite' in command)} to resume"
 
     @contextmanager
-    def lock(self, holder: str, patience: float = 0.0) -> Iterator[None]:
-        """Hold the folder's lock, which the system lets go of however this process ends.
+    def lock(self, holder: str, timeout: float = 0.0) -> Iterator[None]:
+        """Hold the folder's lock, which the operating system releases whenever this process exits.
 
         Args:
-            holder: Who holds it, for others to read.
-            patience: How long another start of a run is waited for, such as that on another node (seconds).
+            holder: A description of the holder, for the messages of other processes.
+            timeout: How long to wait while another run starts in the folder, such as one on another node (seconds).
 
         Raises:
-            LockedError: Somebody else holds it.
+            LockedError: Another process holds the lock.
         """
-        until = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         with self._lock.open("a+", encoding="utf-8") as file:
             while True:
                 try:
@@ -147,10 +147,10 @@ class RunFolder:
                 except BlockingIOError:
                     file.seek(0)
                     other = file.read().strip()
-                    if other.startswith("a run") or time.monotonic() > until:
+                    if other.startswith("a run") or time.monotonic() > deadline:
                         raise LockedError(
-                            f"{other or 'another process'} is at work in {self.path}; wait for it or end it, or choose"
-                            " another output_dir"
+                            f"{self.path} is in use by {other or 'another process'}; wait until it ends, stop it, or"
+                            " choose another output_dir"
                         ) from None
                     time.sleep(0.05)
                 except OSError:  # a file system without locks
@@ -163,22 +163,22 @@ class RunFolder:
             yield
 
     def claim(self, layers: "Layers", command: list[str], allowed: Resume) -> None:
-        """Freeze a config into the folder, or find that the run in it is to be resumed.
+        """Freeze a config into the folder to start a new run, or check that the run in it can be resumed.
 
         Args:
             layers: The checked config.
-            command: What the user typed, for the record.
-            allowed: What may be done with a run that the folder holds.
+            command: The command line, for the record.
+            allowed: How a run may start if the folder already holds one.
 
         Raises:
-            ConfigError: The folder holds a finished run, a run of another config, code or data, or results of another
-                origin; or it cannot be written.
+            ConfigError: The folder holds a finished run, a run with a different config, code or data, or results of
+                unknown origin; or it is not writable.
         """
         if "\0" in str(self.path):
-            raise _refused(layers, "holds a NUL character, which no folder's name can")
+            raise _output_dir_error(layers, "folder names cannot contain a NUL character")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with self.lock("a start of a run", patience=_PATIENCE):
+            with self.lock("the start of a run", timeout=_START_TIMEOUT):
                 if allowed.overwrite:
                     self.clear()
                 if self.config.exists():
@@ -187,30 +187,30 @@ class RunFolder:
                     self._check_empty(layers, allowed)
                     self._start(layers, command)
         except LockedError as error:
-            raise _refused(layers, str(error)) from error
+            raise _output_dir_error(layers, str(error)) from error
         except OSError as error:
             reason = f"cannot write to {self.path}: {error.strerror}"
-            raise _refused(layers, reason, "choose another output_dir") from error
+            raise _output_dir_error(layers, reason, "choose another output_dir") from error
 
     def _check_empty(self, layers: "Layers", allowed: Resume) -> None:
-        """Reject results without a frozen config: it was deleted, or another program has written them."""
+        """Reject results without a frozen config: it was deleted, or another program wrote the results."""
         results = [path for path in self._results if path.exists()]
         if "finished" in self.read_record():
             results.append(self.record)
         if results:
-            message = f"{results[0]} exists, and there is no {self.config.name} of a run in {self.path}"
-            raise _refused(layers, message, allowed.elsewhere)
+            message = f"{results[0]} exists, but {self.path} has no {self.config.name} of a run"
+            raise _output_dir_error(layers, message, allowed.new_run_hint)
 
     def _start(self, layers: "Layers", command: list[str]) -> None:
         from torchtune.config.model import freeze
 
         frozen = freeze(layers)
-        self._write_record({**record(command), **provenance(layers, frozen.tree, self.written())})
+        self._write_record({**record(command), **provenance(layers, frozen.tree, self.owned_paths())})
         self._copy_code()
         write_text(self.config, frozen.render())
 
     def _copy_code(self) -> None:
-        """Copy the code that the record names; copies of an earlier start are retained under their hashes."""
+        """Copy the code that the record names; differing copies of an earlier start are kept under another name."""
         for name, entry in self.read_record().get("code", {}).items():
             copy, source = self.code / name, Path(entry["path"])
             if copy.exists() and copy.read_bytes() != source.read_bytes():
@@ -219,109 +219,108 @@ class RunFolder:
             shutil.copyfile(source, copy)
 
     def _resume(self, layers: "Layers", command: list[str], allowed: Resume) -> None:
-        """Refuse a run that is finished or another."""
-        from torchtune.config.model import freeze, may_change, resolved_tree, without
+        """Resume the run in the folder, unless it has finished or differs from the one to be started."""
+        from torchtune.config.model import drop_paths, freeze, may_change, resolved_tree
 
-        earlier = read_yaml(str(self.config)).value
-        if not isinstance(earlier, dict) or not earlier:
-            raise _refused(layers, f"{self.config} holds no config", allowed.elsewhere)
-        if layers.takes_any_seed:  # another node may have begun this run since `settle_seed` looked
-            layers.tree["seed"] = earlier.get("seed")
-        frozen, free = freeze(layers), {"output_dir", *may_change(layers.wanted)}
-        # The folder may have moved, or be spelt in another way; what refers to it is still the same.
+        previous = read_yaml(str(self.config)).value
+        if not isinstance(previous, dict) or not previous:
+            raise _output_dir_error(layers, f"{self.config} is not a config", allowed.new_run_hint)
+        if layers.takes_any_seed:  # another node may have started this run since `settle_seed` looked
+            layers.tree["seed"] = previous.get("seed")
+        frozen, free = freeze(layers), {"output_dir", *may_change(layers.config_class)}
+        # The folder may have moved, or its path may be spelled differently; references to it are still equal.
         same_folder = {"output_dir": str(self.path)}
-        sides = [without(resolved_tree(tree | same_folder), free) for tree in (earlier, frozen.tree)]
+        sides = [drop_paths(resolved_tree(tree | same_folder), free) for tree in (previous, frozen.tree)]
         changes = differences(*sides)
         if changes and not self._has_progress():
             self._start(layers, command)
             return
         if changes:
             count = f"{len(changes)} values differ" if len(changes) > 1 else "1 value differs"
-            whole = _refused(
-                layers, f"{self.path} holds a run of another config", f"{allowed.elsewhere}; {count}"
-            )
+            message = f"the run in {self.path} has a different config ({count})"
+            summary = _output_dir_error(layers, message, allowed.new_run_hint)
             leaves = [_changed(layers, d) for d in changes]
-            raise ConfigError([*whole.mistakes, *leaves], "the output folder")
-        saved, today = (
+            raise ConfigError([*summary.mistakes, *leaves], "the output folder")
+        saved, current = (
             self.read_record(),
-            {**record(command), **provenance(layers, frozen.tree, self.written())},
+            {**record(command), **provenance(layers, frozen.tree, self.owned_paths())},
         )
         if "finished" in saved:
-            self._check_extension(layers, earlier, allowed)
-        altered = altered_inputs(saved, today)
+            self._check_extension(layers, previous, allowed)
+        altered = altered_inputs(saved, current)
         if altered and not self._has_progress():
             self._start(layers, command)
             return
         if altered and not allowed.accept_changes:
-            whole = _refused(
+            summary = _output_dir_error(
                 layers,
-                f"the run in {self.path} was begun with other code, data or versions",
-                f"restore them, or continue with {allowed.spelling('accept_changes')}; or {allowed.elsewhere}",
+                f"code, data or versions have changed since the run in {self.path} started",
+                f"restore them, or pass {allowed.spelling('accept_changes')} to resume anyway; {allowed.new_run_hint}",
             )
-            raise ConfigError([*whole.mistakes, *map(_altered, altered)], "the output folder")
-        for text in surroundings(saved, today):
+            raise ConfigError([*summary.mistakes, *map(_altered, altered)], "the output folder")
+        for text in environment_changes(saved, current):
             print_note(text)
-        self._continue(saved, today, earlier, layers.tree)
+        self._continue(saved, current, previous, layers.tree)
         write_text(self.config, frozen.render())
 
-    def _check_extension(self, layers: "Layers", earlier: Mapping[str, Any], allowed: Resume) -> None:
-        """Reject a finished run that is not to be longer, or cannot be."""
+    def _check_extension(self, layers: "Layers", previous: Mapping[str, Any], allowed: Resume) -> None:
+        """Reject a finished run that is not extended, or cannot be."""
         from torchtune.config.model import resolved_tree
 
-        earlier, today = resolved_tree(earlier), resolved_tree(layers.tree)
-        if not (allowed.extend and is_any_raised(earlier, today)):
-            extend = f"raise epochs or max_steps with {allowed.spelling('extend')} to train on, or "
-            advice = f"{extend * ('epochs' in today)}{allowed.elsewhere} to start anew"
-            raise _refused(layers, f"{self.path} holds a finished run", advice)
+        previous, current = resolved_tree(previous), resolved_tree(layers.tree)
+        if not (allowed.extend and is_any_raised(previous, current)):
+            extend = f"to train longer, raise epochs or max_steps and pass {allowed.spelling('extend')}; "
+            advice = f"{extend * ('epochs' in current)}{allowed.new_run_hint}"
+            raise _output_dir_error(layers, f"the run in {self.path} has finished", advice)
         step = self.newest_step
         if step is None:
-            message = f"{self.path} holds a finished run without a checkpoint to continue from"
-            raise _refused(layers, message, allowed.elsewhere)
-        names = reached_limit(earlier, today, step)
+            message = f"the finished run in {self.path} has no checkpoint to continue from"
+            raise _output_dir_error(layers, message, allowed.new_run_hint)
+        names = reached_limit(previous, current, step)
         if names:
-            limit = " with ".join(f"{name}={today[name]}" for name in names)
+            limit = " with ".join(f"{name}={current[name]}" for name in names)
             message = (
-                f"{limit} still ends the finished run in {self.path}, which has taken {counted(step, 'step')}"
+                f"{limit} does not extend the finished run in {self.path}, which took {counted(step, 'step')}"
             )
-            raise _refused(layers, message, f"raise {' or '.join(names)}")
+            raise _output_dir_error(layers, message, f"raise {' or '.join(names)}")
 
     @property
     def newest_step(self) -> int | None:
-        """The optimizer step of the newest checkpoint; None where there is none."""
+        """The optimizer step of the newest checkpoint; None without checkpoints."""
         numbers = (path.name.removeprefix("step_") for path in self.checkpoints.glob("step_*"))
         return max((int(number) for number in numbers if number.isdecimal()), default=None)
 
     @property
     def extended_at(self) -> int | None:
-        """The optimizer step from which the run was extended last; None where it was not."""
+        """The optimizer step at which the run was last extended; None if it never was."""
         extensions = self.read_record().get("extended", ())
         return extensions[-1].get("step") if extensions else None
 
     def _continue(
         self,
         saved: dict[str, Any],
-        today: dict[str, Any],
-        earlier: Mapping[str, Any],
+        current: dict[str, Any],
+        previous: Mapping[str, Any],
         tree: Mapping[str, Any],
     ) -> None:
-        """Record what a run that resumes has of its own: what was accepted, and to which length it is extended."""
-        altered = altered_inputs(saved, today)
+        """Update the record of a run that resumes: the accepted changes, and the limits to which it is extended."""
+        altered = altered_inputs(saved, current)
         if altered:
             accepted = {d.path: [d.left, d.right] for d in altered if ABSENT not in (d.left, d.right)}
-            saved["accepted"] = [*saved.get("accepted", ()), {"when": now(), "changes": accepted}]
+            saved["accepted"] = [*saved.get("accepted", ()), {"when": timestamp(), "changes": accepted}]
         if saved.pop("finished", None):
-            lengths = {name: [earlier.get(name), tree.get(name)] for name in LENGTHS}
-            entry = {"when": now(), "step": self.newest_step, **lengths}
+            lengths = {name: [previous.get(name), tree.get(name)] for name in LENGTHS}
+            entry = {"when": timestamp(), "step": self.newest_step, **lengths}
             saved["extended"] = [*saved.get("extended", ()), entry]
-        # The command of today is the one that means the config as it is frozen now.
-        saved |= {name: today[name] for name in ("command", "folder", "allow", "trusted_folders")}
-        self._write_record({**saved, **{kind: today[kind] for kind in KINDS if kind in today}})
+        # The current command is the one that yields the config as it is frozen now.
+        saved |= {name: current[name] for name in ("command", "folder", "allow", "trusted_folders")}
+        self._write_record({**saved, **{kind: current[kind] for kind in KINDS if kind in current}})
         self._copy_code()
 
     def _has_progress(self) -> bool:
-        """Tell whether a run has done more here than to start; what a kill left half written is not counted."""
-        of_a_start = {self.config, self.record, self.code, self._lock, *self._plots}
-        return any(path not in of_a_start and path.suffix != ".part" for path in self.path.iterdir())
+        """Return whether the run wrote more than its start does, not counting files left half-written by a kill."""
+        start_files = {self.config, self.record, self.code, self._lock, *self._plots}
+        return any(path not in start_files and path.suffix != ".part" for path in self.path.iterdir())
 
     def _clear_code(self) -> None:
         for copy in self._copies():
@@ -332,10 +331,10 @@ class RunFolder:
         _remove_if_empty(self.code)
 
     def clear(self) -> None:
-        """Remove what a run writes, and nothing else that is in the folder.
+        """Remove the files that a run writes, and nothing else in the folder.
 
-        Checkpoints lose their name first and the config is the last to go, so that no kill in between leaves a run
-        that resumes from what was to be removed.
+        Checkpoints are renamed first and the config is removed last, so that a kill in between never leaves a run
+        that would resume from the old checkpoints.
         """
         removed = self.path / ".checkpoints.removed"
         if self.checkpoints.is_dir() and not self.checkpoints.is_symlink():
@@ -350,8 +349,10 @@ class RunFolder:
 
 
 def _altered(difference: "Difference") -> Mistake:
-    then, today = ("absent" if value is ABSENT else value for value in (difference.left, difference.right))
-    return Mistake("run", f"{difference.path}: {then} when it began, {today} now")
+    previous, current = (
+        "absent" if value is ABSENT else value for value in (difference.left, difference.right)
+    )
+    return Mistake("run", f"{difference.path}: was {previous}, is now {current}")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -362,26 +363,26 @@ def _remove_if_empty(folder: Path) -> None:
 def _changed(layers: "Layers", difference: "Difference") -> Mistake:
     path = as_path(difference.path)
     sides = (difference.left, difference.right)
-    then, today = ("nothing" if value is ABSENT else inline_yaml(value) for value in sides)
-    return Mistake("run", f"{then} there, {today} now", path=path, location=layers.origin(path))
+    previous, current = ("absent" if value is ABSENT else inline_yaml(value) for value in sides)
+    return Mistake("run", f"was {previous}, is now {current}", path=path, location=layers.origin(path))
 
 
-def _refused(layers: "Layers", message: str, suggestion: str = "") -> ConfigError:
+def _output_dir_error(layers: "Layers", message: str, suggestion: str = "") -> ConfigError:
     path = ("output_dir",)
     mistake = Mistake("run", message, suggestion, path, location=layers.origin(path))
     return ConfigError([mistake], "the output folder")
 
 
 def settle_seed(layers: "Layers", *, overwrite: bool = False) -> None:
-    """Replace a null seed by that of the run in the output folder, or by one that is drawn; nothing is written.
+    """Replace a null seed with that of the run in the output folder, or with a random one; nothing is written.
 
     Args:
-        layers: The config, not checked yet; one without an output folder is left as it is.
-        overwrite: The run in the folder is not to be resumed.
+        layers: The config, not checked yet; without an output folder it stays unchanged.
+        overwrite: The run in the folder will not be resumed.
     """
     from torchtune.config.model import REQUIRED, fields, resolve_tree
 
-    is_computed = layers.wanted is not None and "output_dir" in fields(layers.wanted)
+    is_computed = layers.config_class is not None and "output_dir" in fields(layers.config_class)
     folder, _ = resolve_tree(layers.tree.get("output_dir", "" if is_computed else None), layers.tree)
     if isinstance(folder, str) and layers.tree.get("seed", REQUIRED) is None:
         layers.takes_any_seed = True
@@ -390,9 +391,9 @@ def settle_seed(layers: "Layers", *, overwrite: bool = False) -> None:
 
 
 def _seed_in(folder: RunFolder) -> Any:
-    """Return the seed of the run in a folder; None where there is no run."""
+    """Return the seed of the run in a folder; None if there is no run."""
     try:
-        earlier = read_yaml(str(folder.config)).value
-    except ValueError:  # it holds no run, or no config that can be read, which `claim` says
+        previous = read_yaml(str(folder.config)).value
+    except ValueError:  # there is no run, or its config is unreadable, which `claim` reports
         return None
-    return earlier.get("seed") if isinstance(earlier, dict) else None
+    return previous.get("seed") if isinstance(previous, dict) else None

@@ -1,4 +1,4 @@
-"""The user's files that a Python file imports, read from its import statements without running any."""
+"""Find the user's files that a Python file imports, from its import statements, without running them."""
 
 import ast
 import importlib.util
@@ -9,22 +9,22 @@ from torchtune.runs._registry import syntax_tree
 
 
 def with_imports(
-    files: Iterable[Path], folders: Sequence[Path], is_theirs: Callable[[Path], bool]
+    files: Iterable[Path], folders: Sequence[Path], is_users_file: Callable[[Path], bool]
 ) -> list[Path]:
-    """Return files, and the user's files that they import directly or through each other, in functions too.
+    """Return files, and the user's files that they import directly or indirectly, including imports in functions.
 
-    A module that runs only later is so known when a run starts. Names that are computed (`importlib`) are not.
+    This finds modules that are only imported later in a run. Computed names (`importlib`) are not followed.
 
     Args:
-        files: Files of any kind; Python files are read.
-        folders: Where modules are looked for that are not importable yet.
-        is_theirs: Whether an imported file is the user's; others are left out, with all that they import.
+        files: Files of any kind; Python files are parsed.
+        folders: Folders to search for modules that are not importable yet.
+        is_users_file: Returns whether an imported file is the user's; others are skipped, with their imports.
     """
     reached = dict.fromkeys(files)
     waiting = list(reached)
     while waiting:
         file = waiting.pop()
-        new = [f for f in _imported_files(file, folders) if f not in reached and is_theirs(f)]
+        new = [f for f in _imported_files(file, folders) if f not in reached and is_users_file(f)]
         reached |= dict.fromkeys(new)
         waiting += new
     return list(reached)
@@ -35,14 +35,14 @@ def _imported_files(file: Path, folders: Sequence[Path]) -> Iterator[Path]:
         return
     try:
         module = syntax_tree(str(file))
-    except (OSError, SyntaxError, ValueError):  # of a file that is a mistake elsewhere, or never runs
+    except (OSError, SyntaxError, ValueError):  # reported elsewhere, or the file is never imported
         return
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _files_of_module(alias.name, file, folders)
         elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:  # each may be a module or a name in one
+            for alias in node.names:  # a module, or a name in a module
                 name = ".".join(filter(None, [node.module, alias.name]))
                 if node.level:
                     yield from _files_along(file.parents[node.level - 1], name)
@@ -51,7 +51,7 @@ def _imported_files(file: Path, folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _files_of_module(name: str, importer: Path, folders: Sequence[Path]) -> Iterator[Path]:
-    """Yield the files of a module and of the packages that it is in; none of an installed module without a file."""
+    """Yield the files of a module and of its parent packages; nothing for an installed module without a file."""
     root = _importable_root(name.partition(".")[0])
     for folder in [_import_root(importer), *folders] if root is None else [root]:
         files = list(_files_along(folder, name))
@@ -61,19 +61,19 @@ def _files_of_module(name: str, importer: Path, folders: Sequence[Path]) -> Iter
 
 
 def _importable_root(package: str) -> Path | None:
-    """Return the folder from which a top-level module would be imported now; None where it would not be found."""
+    """Return the folder from which a top-level module would be imported; None if it is not importable."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return None
     if spec is None:
         return None
-    locations = spec.submodule_search_locations or [spec.origin or ""]  # of a built-in module, no folder
+    locations = spec.submodule_search_locations or [spec.origin or ""]  # a built-in module has no folder
     return Path(next(iter(locations))).resolve().parent
 
 
 def _import_root(file: Path) -> Path:
-    """Return the folder above the packages that a file is in."""
+    """Return the folder that contains a file's top-level package."""
     folder = file.parent
     while (folder / "__init__.py").is_file():
         folder = folder.parent
@@ -81,7 +81,7 @@ def _import_root(file: Path) -> Path:
 
 
 def _files_along(folder: Path, name: str) -> Iterator[Path]:
-    """Yield the files that importing a dotted name from a folder runs, as far as they exist."""
+    """Yield the existing files that are executed when a dotted name is imported from a folder."""
     for part in name.split("."):
         package, module = folder / part / "__init__.py", folder / f"{part}.py"
         if package.is_file():

@@ -1,4 +1,4 @@
-"""How long a run waits for its ranks and nodes to join."""
+"""How long a run waits at the start for all ranks to join."""
 
 import os
 from typing import Final
@@ -6,12 +6,12 @@ from typing import Final
 from torchtune.runs.command_line import JOIN_TIMEOUT, Call
 
 _VARIABLE: Final = "TUNE_JOIN_TIMEOUT"
-"""The environment variable by which ranks know the limit (seconds)."""
+"""The environment variable that passes the limit (seconds) to ranks."""
 _DEFAULT: Final = 600.0
 
 
 def join_timeout() -> float:
-    """Return the limit (seconds): that of `--join-timeout`, or 600."""
+    """Return the limit (seconds): the value of `--join-timeout`, 600 by default."""
     text = os.environ.get(_VARIABLE, "")
     try:
         return float(text) if text else _DEFAULT
@@ -20,10 +20,10 @@ def join_timeout() -> float:
 
 
 def set_join_timeout(call: Call) -> None:
-    """Pass the limit of a command line on to this process and those that it starts.
+    """Set the limit from a command line, for this process and those that it starts.
 
     Raises:
-        ConfigError: It is not a number above 0.
+        ConfigError: The value is not an integer above 0.
     """
     seconds = call.number(JOIN_TIMEOUT)
     if seconds is not None:

@@ -1,4 +1,4 @@
-"""Overrides, applied to layers: read by the types of the fields they name, in an order that is not the words'."""
+"""Apply overrides to layers: values are read by the type of their field, and the order of arguments is irrelevant."""
 
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,6 @@ from torchtune.config.model import (
     Path,
     RejectedError,
     Slot,
-    at,
     choices,
     component_type_of,
     dotted,
@@ -41,8 +40,9 @@ from torchtune.config.model import (
     takes_none,
     takes_text,
     type_of_unlisted,
-    unknown,
+    unknown_name,
     unstructure,
+    value_at,
 )
 from torchtune.runs._tokens import FLOW, Override
 from torchtune.runs.command_line import Suggest, suggest_run_option
@@ -50,7 +50,7 @@ from torchtune.runs.command_line import Suggest, suggest_run_option
 
 @define
 class Overriding:
-    """Applies overrides to layers: first what shapes the config, outermost first, then single values."""
+    """Applies overrides to layers: first those that change the config's structure, outermost first, then values."""
 
     layers: Layers
     suggest: Suggest = suggest_run_option
@@ -61,35 +61,39 @@ class Overriding:
         self.layer = self.layers.depth
 
     def apply(self, overrides: Sequence[Override]) -> list[Override]:
-        """Apply the overrides that shape the config; return the others, which set values in that shape.
+        """Apply the overrides that change the config's structure; return the others, which set single values.
 
-        Of several that replace the same value, the last counts. What is added to a list comes after what replaces
-        it, wherever they stand on the command line, and so does a mapping that changes arguments.
+        The last of several overrides that replace the same value wins. Additions to a list, and mappings that change
+        arguments, are applied after the override that replaces the list or component, in any order of arguments.
         """
         last = {
             o.path: o.position
             for o in sorted(overrides, key=lambda o: o.position)
             if not (o.adds or o.merges)
         }
-        counting = [o for o in overrides if o.adds or o.merges or last[o.path] == o.position]
-        ordered = sorted(counting, key=lambda o: (len(o.path), o.adds, o.merges, o.position))
-        rest = [self._spelt(override) for override in ordered if not self._shapes(override)]
-        return sorted(rest, key=lambda o: o.position)
+        effective = [o for o in overrides if o.adds or o.merges or last[o.path] == o.position]
+        ordered = sorted(effective, key=lambda o: (len(o.path), o.adds, o.merges, o.position))
+        values = [self._with_config_spelling(override) for override in ordered if not self._shapes(override)]
+        return sorted(values, key=lambda o: o.position)
 
-    def _spelt(self, override: Override) -> Override:
-        """Return an override with the path as its config spells it: `batch_size` for `--batch-size`."""
+    def _with_config_spelling(self, override: Override) -> Override:
+        """Return an override with the field path as the config spells it: `batch_size` for `--batch-size`."""
         try:
             return Override(dotted(self._find(override.path)[1]), override.text, override.position)
         except RejectedError:
             return override
 
     def set_values(self, overrides: Sequence[Override]) -> None:
-        """Apply overrides that set values, the outermost first, so that their order does not matter."""
+        """Apply overrides that set values, outermost first, so that their order is irrelevant."""
         for override in sorted(overrides, key=lambda o: len(o.path)):
             self._set(override)
 
     def _shapes(self, override: Override) -> bool:
-        """Apply an override that swaps, adds, empties or fills more than a single value; return whether it was one."""
+        """Apply an override if it swaps a component, adds to a list, or sets null, a default, a list or a mapping.
+
+        Returns:
+            Whether the override was of this kind.
+        """
         try:
             t, path = self._find(override.path)
         except RejectedError as rejected:
@@ -100,9 +104,9 @@ class Overriding:
         if override.adds:
             self._add(path, t, override)
         elif self._names_component(t, path, override):
-            old = self._now(path)
+            old = self._value(path)
             if not is_component_tree(old) or old[COMPONENT_KEY] != override.text:
-                self._put(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
+                self._set_at(path, {COMPONENT_KEY: override.text}, override.origin(self.layer))
         elif override.text in choices(t) or takes_text(t):
             return False
         elif override.text in ("default", "null") or override.text[:1] in FLOW or is_reference(override.text):
@@ -112,36 +116,38 @@ class Overriding:
         return True
 
     def _names_component(self, t: Any, path: Path, override: Override) -> bool:
-        """Tell whether an override's text is the dotpath of a component."""
+        """Return whether an override's text is the dotpath of a component."""
         if override.key.endswith(f".{COMPONENT_KEY}"):
             return True
         if override.text == "default" or "${" in override.text or override.text in choices(t):
             return False
         component = component_type_of(t)
-        if is_component_tree(self._now(path)) and not choices(t):
+        if is_component_tree(self._value(path)) and not choices(t):
             return override.text not in ("", "null", "~") and override.text[:1] not in FLOW
         return component is not None and not is_anything(component) and is_dotpath(override.text)
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
-        now = self._now(path)
-        if is_reference(now):
-            message = f"is the reference {now}, which nothing can be added to"
-            self._note(override, Mistake("reference", message, "set it whole", path))
+        value = self._value(path)
+        if is_reference(value):
+            message = f"`+=` needs a list; this field holds the reference {value}"
+            self._note(override, Mistake("reference", message, "set the whole list", path))
             return
-        if now is None:
-            now = self._default(path)
+        if value is None:
+            value = self._default(path)
         collection = next((m for m in members(strip(t)) if is_collection_type(m)), None)
-        if is_component_tree(now) and collection is not None:  # one of what could be a list becomes its first
-            now = [now]
-            self._put(path, now, override.origin(self.layer))
-        if not isinstance(now, list) and not (now is None and collection is not None):
-            advice = f"write {dotted(path)}={override.text} to set it"
-            message = "+ adds to a list, and this is none"
+        if (
+            is_component_tree(value) and collection is not None
+        ):  # a single component in a field that takes a list becomes its first item
+            value = [value]
+            self._set_at(path, value, override.origin(self.layer))
+        if not isinstance(value, list) and not (value is None and collection is not None):
+            advice = f"use {dotted(path)}={override.text} to set it"
+            message = "`+=` needs a list; this field is not one"
             self._note(override, Mistake("wrong_type", message, advice, path))
             return
-        item = item_type(collection, len(now or ()))
+        item = item_type(collection, len(value or ()))
         component = component_type_of(item)
-        among_components = bool(now) and all(map(is_component_tree, now or ()))
+        among_components = bool(value) and all(map(is_component_tree, value or ()))
         named = component is not None and (among_components or not is_anything(component))
         try:
             value = (
@@ -153,11 +159,11 @@ class Overriding:
             self._note(override, *rejected.mistakes)
             return
         origin = override.origin(self.layer)
-        if self._now(path) is None:
-            self._put(path, now or [], origin)
-        held = self._now(path)
-        held.append(None)
-        self._put((*path, len(held) - 1), value, origin)
+        if self._value(path) is None:
+            self._set_at(path, value or [], origin)
+        items = self._value(path)
+        items.append(None)
+        self._set_at((*path, len(items) - 1), value, origin)
 
     def _set(self, override: Override) -> None:
         try:
@@ -169,17 +175,17 @@ class Overriding:
         except RejectedError as rejected:
             self._note(override, *rejected.mistakes)
             return
-        now = self._now(path)
-        if isinstance(value, Mapping) and isinstance(now, dict) and self.layers.merges(path, value):
+        old = self._value(path)
+        if isinstance(value, Mapping) and isinstance(old, dict) and self.layers.merges(path, value):
             self.layers.merge(value, lambda _: override.origin(self.layer), path)
         else:
-            self._put(path, value, override.origin(self.layer))
+            self._set_at(path, value, override.origin(self.layer))
 
     def _read(self, override: Override, t: Any, path: Path) -> Any:
-        """Read a value by the type of its field: text verbatim for text, YAML otherwise.
+        """Return a value, converted by the type of its field: verbatim for strings, parsed as YAML otherwise.
 
         Raises:
-            RejectedError: A list, a mapping or quoted text is not valid YAML.
+            RejectedError: A list, a mapping or a quoted string is not valid YAML.
         """
         text = override.text
         if text.startswith("${") and text.count("{") == 1 and text.endswith("}"):
@@ -198,12 +204,12 @@ class Overriding:
         if mistakes and text[:1] in (*FLOW, '"', "'"):
             raise RejectedError(*(m._replace(path=path) for m in mistakes))
         if mistakes or (isinstance(document.value, Mapping) and text[:1] != "{"):
-            return text  # `12:30` and `a: b` are text, not mappings
+            return text  # `12:30` and `a: b` are strings, not mappings
         return document.value
 
     def _reset(self, path: Path, override: Override) -> None:
-        """Take a field or an argument back to its default."""
-        holder = self._now(path[:-1])
+        """Reset a field or an argument to its default."""
+        holder = self._value(path[:-1])
         slot = slots(self._type_of(path[:-1]), holder).get(path[-1])
         if slot is None or slot.default is REQUIRED:
             self._note(override, Mistake("missing", "has no default", path=path))
@@ -211,24 +217,24 @@ class Overriding:
             holder.pop(path[-1], None)
             self.layers.forget(path)
         else:
-            self._put(path, unstructure(slot.default), override.origin(self.layer))
+            self._set_at(path, unstructure(slot.default), override.origin(self.layer))
 
     def _default(self, path: Path) -> Any:
-        """Return the default of what is not set, as a tree; None where there is none."""
-        return _default_of(slots(self._type_of(path[:-1]), self._now(path[:-1])).get(path[-1]))
+        """Return the default at a path as a tree; None without a default."""
+        return _default_of(slots(self._type_of(path[:-1]), self._value(path[:-1])).get(path[-1]))
 
-    # Finding places. Naming a field of an optional section that is None switches the section on.
+    # Resolving field paths. An override of a field in an optional section that is null enables the section.
 
     def _type_of(self, path: Path) -> Any:
-        return self._find(tuple(map(str, path)))[0] if path else self.layers.wanted or Any
+        return self._find(tuple(map(str, path)))[0] if path else self.layers.config_class or Any
 
     def _find(self, parts: tuple[str, ...]) -> tuple[Any, Path]:
-        """Return the type and the path of what dotted parts name.
+        """Return the type and the field path that the parts of a dotted path name.
 
         Raises:
-            RejectedError: They name nothing; the message has a suggestion.
+            RejectedError: There is no such field; the message has a suggestion.
         """
-        t: Any = self.layers.wanted or Any
+        t: Any = self.layers.config_class or Any
         tree: Any = self.layers.tree
         path: Path = ()
         for part in parts:
@@ -240,15 +246,15 @@ class Overriding:
         return t, path
 
     def _step(self, t: Any, tree: Any, part: str, path: Path) -> tuple[str | int, Any]:
-        """Return the key that a part of a path means, and the type of what stands there."""
-        known = slots(t, tree)
+        """Return the key that a part of a path names, and the type of its value."""
+        known_slots = slots(t, tree)
         key: str | int = int(part) if isinstance(tree, list) and is_index(part) else part
-        for spelt in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
-            if spelt in known:
-                return spelt, known[spelt].type
+        for spelling in (key, part.replace("-", "_")):  # `--batch-size 4` is batch_size
+            if spelling in known_slots:
+                return spelling, known_slots[spelling].type
         free = type_of_unlisted(t, tree, part)
         if free is None:
-            raise self._unknown(path, part, tree, known)
+            raise self._unknown(path, part, tree, known_slots)
         return part, free
 
     def _below(self, tree: Any, key: str | int) -> Any:
@@ -256,69 +262,73 @@ class Overriding:
             return tree[key]
         return tree.get(key) if isinstance(tree, Mapping) else None
 
-    def _unknown(self, path: Path, part: str, tree: Any, known: Mapping[Any, Any]) -> RejectedError:
-        where = (*path, part)
+    def _unknown(self, path: Path, part: str, tree: Any, known_names: Mapping[Any, Any]) -> RejectedError:
+        full_path = (*path, part)
         if is_component_tree(tree):
-            return RejectedError(unknown(part, known, where, tree[COMPONENT_KEY]))
+            return RejectedError(unknown_name(part, known_names, full_path, tree[COMPONENT_KEY]))
         if isinstance(tree, list):
             count = counted(len(tree), "item")
-            return reject("unknown", f"the list has {count}, counted from 0", path=where)
-        if path and not known and not isinstance(tree, Mapping):
-            what = "a single value"
+            return reject(
+                "unknown", f"index out of range; the list has {count}, counted from 0", path=full_path
+            )
+        if path and not known_names and not isinstance(tree, Mapping):
+            description = "a single value"
             if is_reference(tree):
-                what = f"the reference {tree}"
+                description = f"the reference {tree}"
             elif tree is None and not is_anything(component_type_of(self._type_of(path)) or Any):
-                what = f"null; name its component first, {dotted(path)}=package.module.Name"
-            return reject("unknown", f"{dotted(path)} is {what}; it has no {part!r}", path=where)
+                description = f"null; set its component first, {dotted(path)}=package.module.Name"
+            return reject("unknown", f"{dotted(path)} is {description}; it has no {part!r}", path=full_path)
         sections = sections_of(self._type_of(path))
-        names = [*known, *(n for cls in sections for n in field_names(cls))]
-        found = unknown(part, names, where)
+        names = [*known_names, *(n for cls in sections for n in field_names(cls))]
+        mistake = unknown_name(part, names, full_path)
         if path or hint_for(part, names) is not None:
-            return RejectedError(found)
+            return RejectedError(mistake)
         deep = [p for p, _ in leaves(self.layers.tree) if len(p) > 1 and p[-1] == part]
-        near = f"did you mean {dotted(deep[0])!r}?" if deep else self.suggest(f"--{part}", found.suggestion)
-        return RejectedError(found._replace(suggestion=near))
+        suggestion = (
+            f"did you mean {dotted(deep[0])!r}?" if deep else self.suggest(f"--{part}", mistake.suggestion)
+        )
+        return RejectedError(mistake._replace(suggestion=suggestion))
 
-    def _now(self, path: Path) -> Any:
+    def _value(self, path: Path) -> Any:
         try:
-            return at(self.layers.tree, path)
+            return value_at(self.layers.tree, path)
         except LookupError:
             return None
 
-    def _put(self, path: Path, value: Any, origin: Location) -> None:
-        """Put a value, switching on the sections above it."""
+    def _set_at(self, path: Path, value: Any, origin: Location) -> None:
+        """Set a value, enabling the sections above it."""
         for length in range(1, len(path)):
-            if self._now(path[:length]) is not None:
+            if self._value(path[:length]) is not None:
                 continue
             above = self._type_of(path[:length])
             default = (
-                self._default(path[:length]) if is_component_tree(self._now(path[: length - 1])) else None
+                self._default(path[:length]) if is_component_tree(self._value(path[: length - 1])) else None
             )
             if default is not None:
-                self.layers.put(path[:length], default, lambda _: origin)
+                self.layers.set_value(path[:length], default, lambda _: origin)
             elif section_of(above) or mapping_of(above):
-                self.layers.put(path[:length], {}, lambda _: origin)
-        holder = self._now(path[:-1])
+                self.layers.set_value(path[:length], {}, lambda _: origin)
+        holder = self._value(path[:-1])
         if isinstance(holder, (dict, list)):
-            self.layers.put(path, value, lambda _: origin)
+            self.layers.set_value(path, value, lambda _: origin)
         elif is_reference(holder):
-            message = f"{dotted(path[:-1])} is the reference {holder}"
-            advice = "change what it names, or set it whole"
+            message = f"{dotted(path[:-1])} is the reference {holder}, whose fields cannot be set"
+            advice = f"set the field that it refers to, or all of {dotted(path[:-1])}"
             self.layers.mistakes.append(Mistake("reference", message, advice, path, location=origin))
 
     def _note(self, override: Override, *mistakes: Mistake) -> None:
-        where = override.origin(self.layer)
-        self.layers.mistakes += [m._replace(location=where) for m in mistakes]
+        origin = override.origin(self.layer)
+        self.layers.mistakes += [m._replace(location=origin) for m in mistakes]
 
 
 def override(layers: Layers, pairs: Iterable[tuple[str, str]]) -> None:
-    """Apply overrides given as path and text; what is wrong with them is noted in the layers."""
+    """Apply overrides given as pairs of field path and text; mistakes are added to the layers."""
     overriding = Overriding(layers)
     overriding.set_values(overriding.apply([Override(path, text, i) for i, (path, text) in enumerate(pairs)]))
 
 
 def _default_of(slot: Slot | None) -> Any:
-    """Return the default of a slot as a tree; None where there is none that YAML can hold."""
+    """Return the default of a slot as a tree; None without a default that YAML can represent."""
     if slot is None or isinstance(slot.default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
         return None
     try:
@@ -328,12 +338,12 @@ def _default_of(slot: Slot | None) -> Any:
 
 
 def is_dotpath(text: str) -> bool:
-    """Tell whether a text looks like `package.module.Name`."""
+    """Return whether a text looks like `package.module.Name`."""
     return "." in text and all(part.isidentifier() for part in text.split("."))
 
 
 def item_type(collection: Any, index: int) -> Any:
-    """Return the type of a collection's next item; `Any` where it says none."""
+    """Return the type of a collection's next item; `Any` if unspecified."""
     args = typing.get_args(collection)
     if typing.get_origin(collection) is tuple and Ellipsis not in args:
         return args[index] if index < len(args) else Any

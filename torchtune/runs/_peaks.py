@@ -1,9 +1,9 @@
-"""What devices can do at best, as their makers publish it."""
+"""Peak performance of devices, as published by their manufacturers."""
 
 _TERA = 1e12
 
-# Dense peaks in FLOP/s of bf16 and fp16 on tensor cores, and of fp32 outside of them, as TF32 is off: NVIDIA's data
-# sheets of each card. The first name that is part of the CUDA device name counts, so longer names come first.
+# Dense peaks in FLOP/s: bf16 and fp16 on tensor cores, fp32 without tensor cores, as TF32 is off. Source: NVIDIA's data
+# sheet of each card. The first name contained in the CUDA device name is used, so longer names come first.
 PEAKS: dict[str, tuple[float, float]] = {
     "B200": (2250 * _TERA, 80 * _TERA),
     "GH200": (989 * _TERA, 67 * _TERA),
@@ -23,8 +23,8 @@ PEAKS: dict[str, tuple[float, float]] = {
 
 
 def published_peak(name: str, dtype: str) -> float | None:
-    """Return the published peak (FLOP/s) of a device by its name, such as "NVIDIA H100 80GB HBM3"; None: not known."""
-    for known, (narrow, wide) in PEAKS.items():
-        if known in name:
-            return {"bf16": narrow, "fp16": narrow, "fp32": wide}.get(dtype)
+    """Return a device's published peak (FLOP/s) by name, such as "NVIDIA H100 80GB HBM3"; None if unknown."""
+    for device_name, (half_peak, float_peak) in PEAKS.items():
+        if device_name in name:
+            return {"bf16": half_peak, "fp16": half_peak, "fp32": float_peak}.get(dtype)
     return None

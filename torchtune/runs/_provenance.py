@@ -1,4 +1,4 @@
-"""What a run is made of besides its config: the user's code, the data, and the versions of packages."""
+"""The provenance of a run in addition to its config: the user's code, the data, and package versions."""
 
 import glob
 import hashlib
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from torchtune.config.model import Layers
 
 _WHOLE = 64 * 2**20
-"""Bytes up to which all of a file is hashed."""
+"""Files up to this size (bytes) are hashed entirely."""
 _SAMPLES, _SAMPLE = 64, 2**16
-"""How many pieces of a larger file are hashed, evenly spaced, and their bytes."""
+"""Of a larger file, this many evenly spaced pieces of this size (bytes) are hashed."""
 _MOST_FILES = 10_000
-"""Files of a folder that are looked at."""
+"""How many files of a folder are hashed at most."""
 _WRITTEN = ("output_dir", "metric_logger", "profiling", "loading.token_cache")
-"""Fields that name what a run writes."""
+"""Fields that name files which the run writes."""
 _INSTALLED = tuple({sys.prefix, sys.base_prefix})
 KINDS = ("code", "sources", "packages", "versions", "git")
-"""Entries of a record whose changes may alter results."""
+"""Entries of a record whose changes may affect results."""
 _CODE = {".py", ".yaml", ".yml"}
 _SELF = ("torch", "torchtune", "recipes", "configs_py")
-"""Packages whose versions are recorded in any case."""
+"""Packages whose versions are always recorded."""
 
 
-def provenance(layers: "Layers", tree: Mapping[str, Any], written: Sequence[Path]) -> dict[str, Any]:
-    """Describe the code and the data of a run, and the versions of its components' packages, as plain data.
+def provenance(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence[Path]) -> dict[str, Any]:
+    """Return a run's code and data and the versions of its components' packages, as JSON-compatible values.
 
     Args:
-        layers: The checked config; its components are imported.
-        tree: The same, frozen.
-        written: The files and folders of the run itself, which are no code of the user's (`RunFolder.written`).
+        layers: The checked config; its components have been imported.
+        tree: The frozen config.
+        output_paths: Files and folders that the run writes (`RunFolder.owned_paths`), which are not the user's code.
     """
-    files = code_files(layers, tree, written)
+    files = code_files(layers, tree, output_paths)
     return {
         "code": {name: {"path": str(path), "sha256": _sha256([path])} for name, path in files.items()},
         "repositories": {str(root): _git_state(root) for root in _repositories(files.values())},
@@ -49,67 +49,71 @@ def provenance(layers: "Layers", tree: Mapping[str, Any], written: Sequence[Path
     }
 
 
-def code_files(layers: "Layers", tree: Mapping[str, Any], written: Sequence[Path]) -> dict[str, Path]:
-    """Return the user's own files that a run reads or imports, by the names of their copies.
+def code_files(layers: "Layers", tree: Mapping[str, Any], output_paths: Sequence[Path]) -> dict[str, Path]:
+    """Return the user's files that a run reads or imports, by the names of their copies.
 
-    They are the recipe, the program that runs it, the files of the config, the modules of its components, what was
-    imported from a folder of which the user named a file, and what any of these import, be it later. Installed
-    packages are known by their versions.
+    These are the recipe, the program that runs it, the config's files, the modules of its components, modules imported
+    from a folder in which the user named a file, and whatever these import, even later. Installed packages are recorded
+    by version instead.
     """
     trust = current_trust()
     folders = [Path(folder) for folder in trust.folders]
 
-    def is_theirs(file: Path) -> bool:
-        return file.suffix in _CODE and file.is_file() and not (_is_ours(file) or _is_in(file, written))
+    def is_users_file(file: Path) -> bool:
+        return (
+            file.suffix in _CODE
+            and file.is_file()
+            and not (_is_torchtune_file(file) or _is_below(file, output_paths))
+        )
 
     named = [*trust.files, *layers.programs, *(source.source for source in layers.sources if source.source)]
-    files = [file for file in (Path(name).resolve() for name in named) if is_theirs(file)]
+    files = [file for file in (Path(name).resolve() for name in named) if is_users_file(file)]
     components = _modules_of(tree)
     for name, module in list(sys.modules.items()):
         path = getattr(module, "__file__", None)
         if not isinstance(path, str):
             continue
         file = Path(path).resolve()
-        is_used = name in {*components, "__main__"} or _is_in(file, folders)
-        if is_used and is_theirs(file) and not _is_installed(file):
+        is_used = name in {*components, "__main__"} or _is_below(file, folders)
+        if is_used and is_users_file(file) and not _is_installed(file):
             files.append(file)
     copies: dict[str, Path] = {}
-    for file in with_imports(files, folders, lambda file: is_theirs(file) and not _is_installed(file)):
+    for file in with_imports(files, folders, lambda file: is_users_file(file) and not _is_installed(file)):
         copies[_unused_name(file, folders, copies)] = file
     return copies
 
 
-def _is_ours(file: Path) -> bool:
+def _is_torchtune_file(file: Path) -> bool:
     return own_name(file) is not None or file.is_relative_to(folder_of("torchtune"))
 
 
-def _is_in(file: Path, paths: Iterable[str | Path]) -> bool:
+def _is_below(file: Path, paths: Iterable[str | Path]) -> bool:
     return any(file.is_relative_to(path) for path in paths)
 
 
 def _is_installed(file: Path) -> bool:
-    return "site-packages" in file.parts or _is_in(file, _INSTALLED)
+    return "site-packages" in file.parts or _is_below(file, _INSTALLED)
 
 
-def _unused_name(file: Path, folders: Iterable[Path], taken: Mapping[str, Path]) -> str:
-    """Name a copy by its path in the folder that the user named, with a number if two would have one name."""
+def _unused_name(file: Path, folders: Iterable[Path], copies: Mapping[str, Path]) -> str:
+    """Return the name of a copy: its path relative to the user's folder, with a number if the name is taken."""
     folder = next((folder for folder in folders if file.is_relative_to(folder)), file.parent)
     name = unused = file.relative_to(folder).as_posix()
     number = 1
-    while unused in taken:
+    while unused in copies:
         number += 1
         unused = f"{number}/{name}"
     return unused
 
 
 def _repositories(files: Iterable[Path]) -> list[Path]:
-    """Return the git repositories that files are in."""
+    """Return the git repositories that contain the files."""
     roots = (next((f for f in file.parents if (f / ".git").exists()), None) for file in files)
     return list(dict.fromkeys(root for root in roots if root is not None))
 
 
 def _git_state(root: Path) -> dict[str, Any] | None:
-    """Return a repository's commit and a hash of what differs from it; None if git cannot tell."""
+    """Return a repository's commit and a hash of the uncommitted changes; None if git fails."""
     git = ["git", "-C", str(root)]
     try:
         commit, changes = (
@@ -125,7 +129,7 @@ def _git_state(root: Path) -> dict[str, Any] | None:
 
 
 def _data_paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the dotted paths of strings in a config that name files, with these strings."""
+    """Yield the field path and value of each string in a config that names existing files."""
     for path, value in _strings(tree, ""):
         is_written = any(path == field or path.startswith(f"{field}.") for field in _WRITTEN)
         if not is_written and 0 < len(value) < 4096 and not path.endswith(COMPONENT_KEY) and files_of(value):
@@ -144,7 +148,7 @@ def _strings(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def files_of(text: str) -> list[Path]:
-    """Return the files that a text names: a file, those in a folder, or those that match a pattern; maybe none."""
+    """Return the files that a text names: a file, the files in a folder, or the matches of a pattern; may be empty."""
     if "\0" in text or "\n" in text:
         return []
     path = Path(text).expanduser()
@@ -164,9 +168,9 @@ def files_of(text: str) -> list[Path]:
 
 
 def fingerprint(text: str) -> dict[str, Any]:
-    """Describe what a text names, so that an edit is noticed: how many files, their bytes, and a hash.
+    """Return the number, total bytes and hash of the files that a text names, to detect edits.
 
-    All of a file is hashed up to 64 MiB, and of a larger one 64 pieces of 64 KiB.
+    Files of up to 64 MiB are hashed entirely; of larger files, 64 pieces of 64 KiB are hashed.
     """
     files = files_of(text)
     return {"files": len(files), "bytes": sum(f.stat().st_size for f in files), "sha256": _sha256(files)}
@@ -200,7 +204,7 @@ def _dotpaths(tree: Mapping[str, Any]) -> list[str]:
 
 
 def _modules_of(tree: Mapping[str, Any]) -> set[str]:
-    """Return the modules that a config's components are named by, and those that define them."""
+    """Return the modules in the dotpaths of a config's components, and the modules that define the components."""
     modules = set()
     for dotpath in _dotpaths(tree):
         module, _, name = dotpath.rpartition(".")
@@ -210,7 +214,7 @@ def _modules_of(tree: Mapping[str, Any]) -> set[str]:
 
 
 def _version(package: str) -> str | None:
-    """Return the version of the distribution that an importable package is in; None if it is in none."""
+    """Return the version of the distribution that provides a package; None if it has no distribution."""
     from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
     try:
@@ -218,56 +222,55 @@ def _version(package: str) -> str | None:
     except PackageNotFoundError:
         file = getattr(sys.modules.get(package), "__file__", None)
         if "site-packages" not in str(file):
-            return (
-                None  # the user's own code, for which looking through all distributions takes half a second
-            )
+            return None  # the user's code; searching all distributions for it would take half a second
         distributions = packages_distributions().get(package, ())
     return version(distributions[0]) if distributions else None
 
 
-def altered_inputs(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """Compare what two runs are made of, by what may alter results.
+def altered_inputs(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[Difference]:
+    """Compare the provenance of two runs, as far as it may affect results.
 
     Args:
-        then: A run's record (`run.json`).
-        now: Another's, or what `provenance` and `record` return today.
+        previous: A run's record (`run.json`).
+        current: Another run's record, or the current values of `provenance` and `record`.
 
     Returns:
-        What differs, by paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and `versions.torch`.
-        Only what both records know is compared; of code, the Python files that both have.
+        The differences, by paths such as `code.recipe.py`, `sources.dataset.source`, `packages.muon` and
+        `versions.torch`. Only entries in both records are compared; of code, only Python files.
     """
     return [
         difference
         for kind in KINDS
-        if isinstance(then.get(kind), Mapping) and isinstance(now.get(kind), Mapping)
-        for difference in differences(*({kind: _compared(kind, side, then, now)} for side in (then, now)))
+        if isinstance(previous.get(kind), Mapping) and isinstance(current.get(kind), Mapping)
+        for difference in differences(
+            *({kind: _compared(kind, side, previous, current)} for side in (previous, current))
+        )
     ]
 
 
 def _compared(
-    kind: str, side: Mapping[str, Any], then: Mapping[str, Any], now: Mapping[str, Any]
+    kind: str, side: Mapping[str, Any], previous: Mapping[str, Any], current: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what is compared of one side's values of a kind, as short texts."""
+    """Return one side's values of a kind in the form in which they are compared and printed."""
     values = side[kind]
     if kind == "git":
         return {"commit": values.get("commit")}
     if kind == "sources":
         return {name: _size(value) for name, value in values.items()}
-    common = (
-        then[kind].keys() & now[kind].keys()
-    )  # libraries that only a verb loads, files that only a config is in
+    # Some libraries are only loaded by one verb, and some files only belong to one of the configs.
+    common = previous[kind].keys() & current[kind].keys()
     if kind == "code":
         return {name: values[name]["sha256"][:12] for name in sorted(common) if name.endswith(".py")}
     return {name: values[name] for name in sorted(common)}
 
 
 def _size(value: Mapping[str, Any]) -> str:
-    """Describe a fingerprint."""
+    """Format a fingerprint."""
     return f"{counted(value['files'], 'file')}, {counted(value['bytes'], 'byte')}, {value['sha256'][:12]}"
 
 
-def surroundings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what has changed around a run that does not alter what it computes, except to the last bit."""
+def environment_changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note for each change of the environment, which may affect results only in the last bits."""
     for kind in ("threads", "machine", "gpus"):
-        for path, left, right in differences({kind: then.get(kind)}, {kind: now.get(kind)}):
-            yield f"{path} was {left} when the run began, and is {right} now"
+        for path, left, right in differences({kind: previous.get(kind)}, {kind: current.get(kind)}):
+            yield f"{path} was {left} when the run started and is {right} now"

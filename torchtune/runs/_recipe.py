@@ -1,4 +1,4 @@
-"""The decorator that makes a recipe of a `main(cfg)`: runnable by `tune`, as a script, and from Python."""
+"""The decorator that turns a `main(cfg)` into a recipe, which runs with `tune`, as a script and from Python."""
 
 import functools
 import inspect
@@ -17,17 +17,17 @@ from torchtune.config.model import (
     is_section,
     parameters,
     required_names,
-    unresolved,
+    unresolved_hints,
 )
 from torchtune.runs._argument_origins import located_at_arguments
 from torchtune.runs._choices import note_unknown_components
 from torchtune.runs._device import check_device
-from torchtune.runs._ending import end_run
+from torchtune.runs._finish import finish_run
 from torchtune.runs._folder import RunFolder, settle_seed
 from torchtune.runs._overrides import Overriding
 from torchtune.runs._recording import recording
 from torchtune.runs._registry import config_names
-from torchtune.runs._resume import CONTINUES, Resume
+from torchtune.runs._resume import RESUME_ONLY, Resume
 from torchtune.runs._settings import settings_of
 from torchtune.runs._sources import add_function, add_object, config_layers
 from torchtune.runs._tokens import tokenise
@@ -37,9 +37,9 @@ C = TypeVar("C")
 
 
 class Recipe(Generic[C]):
-    """A recipe: its `main`, and the config class that its annotation names.
+    """A recipe: its `main`, and the config class that `main` is annotated with.
 
-    Called with a config object it runs; called without one it reads the command line, as `tune` does.
+    Calling it with a config object runs it; calling it without one reads the command line, as `tune` does.
     """
 
     def __init__(self, main: Callable[[C], None]) -> None:
@@ -49,31 +49,35 @@ class Recipe(Generic[C]):
 
     @functools.cached_property
     def config_class(self) -> type | None:
-        """The class that `main`'s argument is annotated with; None where there is no annotation.
+        """The class that `main`'s argument is annotated with; None without an annotation.
 
         Raises:
             ConfigError: `main` does not take exactly one config, or is annotated with something else.
         """
         if inspect.iscoroutinefunction(self.main) or inspect.isgeneratorfunction(self.main):
-            raise self._wrong("must be a plain function")
-        taken = list(parameters(self.main).values())
-        if len(taken) != 1:
-            raise self._wrong("takes one argument, the config")
-        lost = unresolved(self.main).get(taken[0].name)
-        if lost:
-            raise self._wrong(f"is annotated with {lost!r}, which is not defined there")
-        if taken[0].type is MISSING or taken[0].type is Any:
+            raise self._main_error("must be a plain function")
+        arguments = list(parameters(self.main).values())
+        if len(arguments) != 1:
+            raise self._main_error("must take one argument, the config")
+        unresolved_name = unresolved_hints(self.main).get(arguments[0].name)
+        if unresolved_name:
+            raise self._main_error(
+                f"is annotated with {unresolved_name!r}, which is not defined in its module"
+            )
+        if arguments[0].type is MISSING or arguments[0].type is Any:
             return None
-        if not is_section(taken[0].type):
-            raise self._wrong(f"must be annotated with an attrs class or a dataclass, not {taken[0].type!r}")
-        found: type = taken[0].type
-        return found
+        if not is_section(arguments[0].type):
+            raise self._main_error(
+                f"must be annotated with an attrs class or a dataclass, not {arguments[0].type!r}"
+            )
+        annotation: type = arguments[0].type
+        return annotation
 
-    def _wrong(self, message: str) -> ConfigError:
+    def _main_error(self, message: str) -> ConfigError:
         code = self.main.__code__
-        where = Location(0, code.co_firstlineno, code.co_filename, "file")
-        found = Mistake("source", message, path=("main",), location=where)
-        return ConfigError([found], f"the recipe {self.name}")
+        location = Location(0, code.co_firstlineno, code.co_filename, "file")
+        mistake = Mistake("source", message, path=("main",), location=location)
+        return ConfigError([mistake], f"the recipe {self.name}")
 
     def __call__(
         self,
@@ -83,17 +87,17 @@ class Recipe(Generic[C]):
         extend: bool = False,
         accept_changes: bool = False,
     ) -> None:
-        """Run with a config object, or with the command line.
+        """Run the recipe with a config object, or with the command line.
 
         Args:
             cfg: An object of the recipe's config class; None reads `sys.argv`.
-            overwrite: Start anew in an output folder that holds an earlier run.
-            extend: Continue a finished run, whose epochs or step limits are raised.
-            accept_changes: Resume although code, data or versions have changed since the run began.
+            overwrite: Remove an earlier run from the output folder and start a new one.
+            extend: Continue a finished run whose epochs or step limits were raised.
+            accept_changes: Resume although code, data or versions have changed since the run started.
 
         Raises:
-            ConfigError: With every mistake in the config, before anything is built.
-            SystemExit: The command line was read, and the run did not end well.
+            ConfigError: The config has mistakes; all are listed, and nothing has been built.
+            SystemExit: The recipe was called with the command line and failed.
         """
         if cfg is None:
             from torchtune.runs._script import run_recipe
@@ -116,45 +120,45 @@ class Recipe(Generic[C]):
         """Call a config function and return its result as layers, with the line of every literal.
 
         Raises:
-            ConfigError: It fails, or returns no config of this recipe.
+            ConfigError: The function fails, or does not return a config of this recipe.
         """
         layers = Layers.of_defaults(self.config_class)
         add_function(layers, make, inspect.unwrap(make).__code__.co_filename)
         return layers
 
     def layers(
-        self, config: str | None, words: Sequence[str] = (), suggest: Suggest = suggest_run_option
+        self, config: str | None, args: Sequence[str] = (), suggest: Suggest = suggest_run_option
     ) -> Layers:
-        """Merge a config that the user names with overrides.
+        """Merge a named config with overrides.
 
         Args:
             config: A registered config, a file, or a run's folder; None for the class's defaults.
-            words: Overrides as typed.
-            suggest: What a flag may mean that is no field.
+            args: Overrides as typed.
+            suggest: Suggests a correction for a flag that is not a field.
 
         Raises:
-            ConfigError: The config cannot be read at all; other mistakes are noted in the layers.
+            ConfigError: The config cannot be read; other mistakes are added to the layers.
         """
         layers = config_layers(config, self.config_class)
-        apply_overrides(layers, words, suggest)
+        apply_overrides(layers, args, suggest)
         note_unknown_components(layers)
         return layers
 
     def layers_of_call(self, call: Call) -> Layers:
-        """Merge the config and the overrides of a command line, with the mistakes of the command line itself."""
+        """Merge the config and the overrides of a command line, and add the command line's mistakes."""
         layers = self.layers(call.config, call.overrides, call.suggest)
         layers.mistakes += call.mistakes
-        layers.incomplete |= call.has(CONFIG) and call.config is None  # it is named without a value
+        layers.incomplete |= call.has(CONFIG) and call.config is None  # `--config` without a value
         configs = config_names().get(self.name)
-        if call.config is None and configs and _lacks_much(layers):
+        if call.config is None and configs and _lacks_several_fields(layers):
             _note_no_config(layers, self.name, configs)
         return layers
 
-    def run(self, layers: Layers, allowed: Resume = CONTINUES, command: list[str] | None = None) -> None:
-        """Check a config, freeze it into its output folder, and run.
+    def run(self, layers: Layers, allowed: Resume = RESUME_ONLY, command: list[str] | None = None) -> None:
+        """Check a config, freeze it into its output folder, and run the recipe.
 
         Raises:
-            ConfigError: With every mistake, before anything is built.
+            ConfigError: The config has mistakes; all are listed, and nothing has been built.
         """
         cfg, folder = self.prepare(layers, allowed, command)
         try:
@@ -162,24 +166,24 @@ class Recipe(Generic[C]):
         except InstantiationError as error:
             raise located_at_arguments(error, layers) from error.__cause__
         if folder is not None:
-            end_run(folder)
+            finish_run(folder)
 
     def prepare(
-        self, layers: Layers, allowed: Resume = CONTINUES, command: list[str] | None = None
+        self, layers: Layers, allowed: Resume = RESUME_ONLY, command: list[str] | None = None
     ) -> tuple[C, RunFolder | None]:
-        """Settle the seed, check a config and its device, and freeze it into its output folder.
+        """Choose the seed, check a config and its device, and freeze it into its output folder.
 
         Returns:
-            The config, and the claimed output folder; None for a recipe that has none.
+            The config, and the claimed output folder; None for a recipe without one.
 
         Raises:
-            ConfigError: With every mistake, before anything is built.
+            ConfigError: The config has mistakes; all are listed, and nothing has been built.
         """
-        of = f"the config of {self.name}"
+        subject = f"the config of {self.name}"
         layers.normalise()
         settle_seed(layers, overwrite=allowed.overwrite)
         layers.programs.append(self.main.__code__.co_filename)
-        cfg = layers.build(of)
+        cfg = layers.build(subject)
         _check_device(cfg, layers)
         output_dir = settings_of(cfg).output_dir
         if output_dir is None:
@@ -187,8 +191,8 @@ class Recipe(Generic[C]):
         folder = RunFolder(output_dir)
         seed = layers.tree.get("seed")
         folder.claim(layers, command or sys.argv, allowed)
-        if layers.tree.get("seed") != seed:  # another node began this run meanwhile
-            cfg = layers.build(of)
+        if layers.tree.get("seed") != seed:  # another node started this run in the meantime
+            cfg = layers.build(subject)
         return cfg, folder
 
     def export(self, layers: Layers) -> str:
@@ -196,30 +200,30 @@ class Recipe(Generic[C]):
         return freeze(layers).render()
 
 
-def _lacks_much(layers: Layers) -> bool:
-    """Tell whether more than one required field is not set, so that a config was forgotten."""
-    needed = required_names(layers.wanted) if layers.wanted is not None else ()
+def _lacks_several_fields(layers: Layers) -> bool:
+    """Return whether several required fields are not set, which suggests that a config was forgotten."""
+    needed = required_names(layers.config_class) if layers.config_class is not None else ()
     return sum(name not in layers.tree for name in needed) > 1
 
 
 def _note_no_config(layers: Layers, recipe: str, configs: Sequence[str]) -> None:
-    """Note that no config is named, and drop what follows from it: mistakes below the fields that it would set."""
+    """Add a mistake that no config is named, and drop consequential mistakes below the fields that it would set."""
     layers.mistakes = [m for m in layers.mistakes if len(m.path) < 2 or m.path[0] in layers.tree]
-    listed = f"those of {recipe} are {', '.join(configs)}"
-    example = f"write {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
-    layers.mistakes.append(Mistake.of_word(CONFIG.text, f"none is named; {listed}", example))
+    available = f"configs of {recipe} are {', '.join(configs)}"
+    example = f"pass {CONFIG.text} NAME, such as {CONFIG.text} {min(configs, key=len)}"
+    layers.mistakes.append(Mistake.of_argument(CONFIG.text, f"no config is named; {available}", example))
     layers.incomplete = True
 
 
 def _check_device(cfg: Any, layers: Layers) -> None:
-    """Check that the device of a config is there.
+    """Check that this machine has the config's device.
 
     Raises:
-        ConfigError: It is not; the message has the way out.
+        ConfigError: The device is not available; the message says how to fix it.
     """
     device = settings_of(cfg).device
     if device is None or device in ("auto", "cpu"):
-        return  # always there, so that a recipe without torch needs none
+        return  # always available, so a recipe that does not use torch does not import it
     try:
         check_device(device)
     except FieldError as error:
@@ -227,24 +231,26 @@ def _check_device(cfg: Any, layers: Layers) -> None:
         raise ConfigError([Mistake("run", error.message, path=path, location=layers.origin(path))]) from error
 
 
-def apply_overrides(layers: Layers, words: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
-    """Apply overrides as typed; what is wrong with them is noted in the layers."""
-    overrides, mistakes = tokenise(words, suggest, field_names(layers.wanted) if layers.wanted else ())
+def apply_overrides(layers: Layers, args: Sequence[str], suggest: Suggest = suggest_run_option) -> None:
+    """Apply overrides as typed; their mistakes are added to the layers."""
+    overrides, mistakes = tokenise(
+        args, suggest, field_names(layers.config_class) if layers.config_class else ()
+    )
     overriding = Overriding(layers, suggest)
     layers.mistakes += mistakes
-    rest = overriding.apply(overrides)
-    if rest:
+    value_overrides = overriding.apply(overrides)
+    if value_overrides:
         from torchtune.runs._flags import match_flags
 
-        typed = match_flags(layers, rest)
-        overriding.set_values([o.with_text(typed.get(o.key, o.text)) for o in rest])
+        typed = match_flags(layers, value_overrides)
+        overriding.set_values([o.with_text(typed.get(o.key, o.text)) for o in value_overrides])
 
 
 def parse(main: Callable[[C], None]) -> Recipe[C]:
-    """Make a recipe of a function that takes a config.
+    """Turn a function that takes a config into a recipe.
 
     Args:
-        main: Takes one argument. Annotated with an attrs class or a dataclass, it gets an object of it, checked and
-            resolved; without an annotation it gets a mapping with attribute access.
+        main: A function of one argument. If annotated with an attrs class or a dataclass, it receives an object of that
+            class, checked and resolved; without an annotation, it receives a mapping with attribute access.
     """
     return Recipe(main)

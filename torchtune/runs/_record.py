@@ -1,4 +1,4 @@
-"""What a run depends on besides its config: command, versions, threads, commit, machine."""
+"""A run's record of everything it depends on except its config: command, versions, threads, commit, machine."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from torchtune.config.model import current_trust
 
 
 def record(command: list[str]) -> dict[str, Any]:
-    """Return what else a run depends on: command, versions, threads, commit, machine, start."""
+    """Return the record of a run that starts now: command, versions, threads, commit, machine and start time."""
     trust, torch = current_trust(), sys.modules.get("torch")
     return {
         "command": command,
@@ -27,12 +27,12 @@ def record(command: list[str]) -> dict[str, Any]:
         "host": socket.gethostname(),
         "gpus": gpus(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "started": now(),
+        "started": timestamp(),
     }
 
 
 def gpus() -> list[str]:
-    """Return the name and the driver's version of each NVIDIA GPU, without starting a context on one."""
+    """Return the name and driver version of each NVIDIA GPU, without creating a GPU context."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -44,14 +44,14 @@ def gpus() -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, torchtune and what was imported that has one and bears on numbers."""
+    """Return the versions of Python, torchtune and the imported libraries that affect numerical results."""
     names = ("torchtune", "torch", "numpy", "datasets", "tokenizers", "sentencepiece")
     loaded = {n: getattr(sys.modules[n], "__version__", "") for n in names if n in sys.modules}
     return {"python": platform.python_version(), **{n: str(v) for n, v in loaded.items() if v}}
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the folder that torchtune is in, and whether it is dirty; None outside a checkout."""
+    """Return the commit of torchtune's checkout, and whether it is dirty; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -65,6 +65,6 @@ def git_state() -> dict[str, Any] | None:
     return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
 
 
-def now() -> str:
-    """Return the time as records hold it."""
+def timestamp() -> str:
+    """Return the current time in the format of records."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

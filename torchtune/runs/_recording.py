@@ -1,7 +1,7 @@
 """The file and line of every literal that a config function sets.
 
-While a config function runs, the constructors and assignments of its config classes note the call or statement
-that used them. The line of one keyword in a call that spans several lines is then found in the source's tree.
+While a config function runs, the constructors and assignments of its config classes record the call or statement
+that used them. The line of each keyword in a multi-line call is then looked up in the syntax tree of the source.
 """
 
 import ast
@@ -21,35 +21,35 @@ from torchtune.config.model import (
     Location,
     Path,
     bound_keywords,
+    converter_mistake,
+    display_path,
     fields,
     is_section,
     members,
-    missing,
+    missing_field,
     nearest,
     position_of,
-    refused_by_converter,
-    shown_path,
     strip,
-    unknown,
+    unknown_name,
     written_at,
 )
 from torchtune.internals import Call, calling_line, is_constructing, watch_methods
 from torchtune.runs._registry import syntax_tree
 
 Locator = Callable[[Any, Path], Location | None]
-"""Finds the literal nearest above a path of a config object; the layer of its location is not known yet."""
+"""Finds the location of the innermost literal that contains a path of a config object; its layer is not set yet."""
 
 
 class IncompleteError(Exception):
-    """A config function leaves out a required field, so that the object cannot be made; a mistake says which."""
+    """A config function omits a required field, so no object can be built; a recorded mistake names the field."""
 
 
 @contextmanager
 def recording(*config_classes: type | None) -> Iterator["Recorder"]:
-    """Note where objects of config classes and their sections are made and changed.
+    """Record where objects of config classes and their sections are created and changed.
 
-    Meanwhile nothing is validated: what is wrong is found once all layers are merged, all of it at once. A name that
-    is no field is noted and passed over.
+    Validators are disabled in this context, as all mistakes are reported together after all layers are merged. A name
+    that is not a field is recorded as a mistake and ignored.
     """
     recorder = Recorder()
     watched: tuple[type, ...] = ()
@@ -64,21 +64,21 @@ def recording(*config_classes: type | None) -> Iterator["Recorder"]:
         yield recorder
 
 
-def _classes(t: Any, seen: tuple[type, ...] = ()) -> tuple[type, ...]:
+def _classes(t: Any, visited: tuple[type, ...] = ()) -> tuple[type, ...]:
     """Return a config class and the classes of its sections."""
     for member in members(strip(t)) if t is not None else ():
-        if is_section(member) and member not in seen:
-            seen = (*seen, member)
+        if is_section(member) and member not in visited:
+            visited = (*visited, member)
             for f in fields(member).values():
-                seen = _classes(f.type, seen)
+                visited = _classes(f.type, visited)
         else:
             for argument in typing.get_args(member):
-                seen = _classes(argument, seen)
-    return seen
+                visited = _classes(argument, visited)
+    return visited
 
 
 def _section_paths(t: Any, path: Path, above: tuple[type, ...] = ()) -> Iterator[tuple[type, Path]]:
-    """Yield a config class and the classes of its sections, each with the path at which it stands."""
+    """Yield a config class and the classes of its sections, each with its field path."""
     for member in members(strip(t)) if t is not None else ():
         if is_section(member) and member not in above:
             for name, f in fields(member).items():
@@ -103,34 +103,36 @@ def _sections_in(value: Any, path: Path) -> Iterator[tuple[Path, object]]:
 
 @attrs.define
 class Recorder:
-    """What was made and changed so far; objects are kept, so that their identities stay theirs."""
+    """Objects created and assignments made so far; it keeps the objects alive, so that their ids stay unique."""
 
     sections: dict[type, list[Path]] = attrs.field(factory=dict)
-    """The paths at which each config class stands."""
+    """The field paths of each config class."""
     is_watching: bool = False
-    """Whether constructors and assignments are noted; otherwise no lines are known, and `note_strays` is needed."""
+    """Whether constructors and assignments are recorded; otherwise no lines are known, and `note_strays` is needed."""
     mistakes: list[tuple[object, Mistake]] = attrs.field(factory=list)
-    """Names that are no fields, required fields left out, and what converters refuse: each with the config or section
-    that it was meant for, which its path begins below."""
-    made: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
+    """Unknown names, omitted required fields, and values that converters reject, each with its config or section.
+
+    Paths of the mistakes are relative to that config or section.
+    """
+    created: dict[int, tuple[object, Call]] = attrs.field(factory=dict)
     assigned: dict[tuple[int, str], Call] = attrs.field(factory=dict)
 
     def watched_init(self, init: Callable[..., None]) -> Callable[..., None]:
-        """Return a constructor that notes its caller."""
+        """Return a constructor that records its caller."""
 
         @functools.wraps(init)
         def watched(instance: Any, *args: Any, **kwargs: Any) -> None:
             use = calling_line(__file__)
             if use:
-                self.made[id(instance)] = (instance, use)
-            given = self._known(instance, use, args, kwargs)
-            refused: list[str] = []
+                self.created[id(instance)] = (instance, use)
+            keywords = self._accepted_keywords(instance, use, args, kwargs)
+            rejected: list[str] = []
             if is_section(type(instance)):
-                refused = self._take_what_converters_refuse(instance, use, given)
+                rejected = self._remove_rejected_keywords(instance, use, keywords)
             try:
-                init(instance, *args, **given)
+                init(instance, *args, **keywords)
             except Exception as error:
-                # What the class's own code refuses is found once all layers are merged, if it is still so then.
+                # Values that the class's code rejects are checked again, and reported, after all layers are merged.
                 is_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
                 if (
                     is_call
@@ -138,71 +140,73 @@ class Recorder:
                     or any(not hasattr(instance, n) for n in fields(instance.__class__))
                 ):
                     raise
-            for name in refused:
+            for name in rejected:
                 object.__setattr__(instance, name, BROKEN)
 
         return watched
 
-    def _take_what_converters_refuse(
-        self, instance: object, use: Call | None, given: dict[str, Any]
+    def _remove_rejected_keywords(
+        self, instance: object, use: Call | None, keywords: dict[str, Any]
     ) -> list[str]:
-        """Take the keywords away that a field's converter refuses, where the field has a default; note them."""
-        refused = []
+        """Remove keywords whose values a converter rejects, if the field has a default, and record the mistakes."""
+        rejected = []
         cls: type = type(instance)
         for name, f in fields(cls).items():
             alias = getattr(f.attribute, "alias", name)
-            if alias not in given or f.default is REQUIRED:
+            if alias not in keywords or f.default is REQUIRED:
                 continue
-            mistake = refused_by_converter(f, given[alias])
+            mistake = converter_mistake(f, keywords[alias])
             if mistake:
                 self._note(instance, use, mistake)
-                del given[alias]
-                refused.append(name)
-        return refused
+                del keywords[alias]
+                rejected.append(name)
+        return rejected
 
-    def _known(
+    def _accepted_keywords(
         self, instance: object, use: Call | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the keywords of a constructor that are fields, noting the others, and those that are left out.
+        """Return the keywords of a constructor that are fields; record unknown and omitted ones as mistakes.
 
         Raises:
-            IncompleteError: A required field is left out that has a converter, which no placeholder passes.
+            IncompleteError: An omitted required field has a converter, which would reject a placeholder.
         """
         cls: type = type(instance)
         if not is_section(cls):
             return dict(kwargs)
-        known = fields(cls)
-        aliases = {getattr(f.attribute, "alias", name): name for name, f in known.items()}
+        known_fields = fields(cls)
+        aliases = {getattr(f.attribute, "alias", name): name for name, f in known_fields.items()}
         for name in kwargs.keys() - aliases.keys():
-            self._note(instance, use, unknown(name, known, (name,)))
-        given = {name: value for name, value in kwargs.items() if name in aliases}
-        meant = {nearest(name, known) for name in kwargs if name not in aliases}
-        lacking = [
-            a for a, n in aliases.items() if known[n].default is REQUIRED and a not in kwargs and not args
+            self._note(instance, use, unknown_name(name, known_fields, (name,)))
+        keywords = {name: value for name, value in kwargs.items() if name in aliases}
+        intended = {nearest(name, known_fields) for name in kwargs if name not in aliases}
+        omitted = [
+            a
+            for a, n in aliases.items()
+            if known_fields[n].default is REQUIRED and a not in kwargs and not args
         ]
-        for alias in lacking:
-            if aliases[alias] not in meant:
-                self._note(instance, use, missing(known[aliases[alias]]))
-            given[alias] = BROKEN
-        if any(getattr(known[aliases[alias]].attribute, "converter", None) for alias in lacking):
-            raise IncompleteError(lacking)
-        return given
+        for alias in omitted:
+            if aliases[alias] not in intended:
+                self._note(instance, use, missing_field(known_fields[aliases[alias]]))
+            keywords[alias] = BROKEN
+        if any(getattr(known_fields[aliases[alias]].attribute, "converter", None) for alias in omitted):
+            raise IncompleteError(omitted)
+        return keywords
 
     def _note(self, owner: object, use: Call | None, mistake: Mistake) -> None:
         location = None if use is None else _location_in_call(use, str(mistake.path[0]), None)
         self.mistakes.append((owner, mistake._replace(location=location or Location())))
 
     def note_strays(self, config: object) -> None:
-        """Note attributes of a config and its sections that are no fields, where assignments were not watched."""
+        """Record attributes of a config and its sections that are not fields, if assignments were not recorded."""
         for _, section in () if self.is_watching else _sections_in(config, ()):
             cls: type = type(section)
-            known = fields(cls)
+            known_fields = fields(cls)
             for name in getattr(section, "__dict__", ()):
-                if name not in known and not hasattr(cls, name):
-                    self._note(section, None, unknown(name, known, (name,)))
+                if name not in known_fields and not hasattr(cls, name):
+                    self._note(section, None, unknown_name(name, known_fields, (name,)))
 
     def path_of(self, owner: object, config: object) -> Path:
-        """Return where a section stands in a config; where it is not in it, the place of its class, if it has one."""
+        """Return the field path of a section in a config; if it is not in the config, the only path of its class."""
         for path, value in _sections_in(config, ()):
             if value is owner:
                 return path
@@ -210,14 +214,14 @@ class Recorder:
         return paths[0] if len(paths) == 1 else ()
 
     def watched_assign(self, assign: Callable[..., None]) -> Callable[..., None]:
-        """Return an assignment that notes the statement."""
+        """Return an assignment that records its statement."""
 
         def watched(instance: Any, name: str, value: Any) -> None:
             cls: type = type(instance)
-            known = fields(cls) if is_section(cls) else {}
+            known_fields = fields(cls) if is_section(cls) else {}
             use = calling_line(__file__)
-            if use and known and name not in known and not hasattr(cls, name):
-                self._note(instance, use, unknown(name, known, (name,)))
+            if use and known_fields and name not in known_fields and not hasattr(cls, name):
+                self._note(instance, use, unknown_name(name, known_fields, (name,)))
                 return
             assign(instance, name, value)
             if use and not is_constructing():
@@ -226,7 +230,7 @@ class Recorder:
         return watched
 
     def locate(self, config: Any, path: Path) -> Location | None:
-        """Return the location of the literal nearest above a path."""
+        """Return the location of the innermost literal that contains a path."""
         location: Location | None = None
         value = config
         for key in path:
@@ -239,13 +243,13 @@ class Recorder:
 
     def _location(self, value: Any, key: str | int) -> Location | None:
         if isinstance(value, functools.partial):
-            written = written_at(value)
-            return _location_in_call(Call(*written), str(key), value) if written else None
+            call = written_at(value)
+            return _location_in_call(Call(*call), str(key), value) if call else None
         use = self.assigned.get((id(value), str(key)))
         if use:
             return _line_of(use, position_of(use.code, use.instruction)[0])
-        made = self.made.get(id(value))
-        return self._location_in_constructor(made[1], str(key)) if made else None
+        created = self.created.get(id(value))
+        return self._location_in_constructor(created[1], str(key)) if created else None
 
     def _location_in_constructor(self, use: Call, key: str) -> Location | None:
         named = _location_in_call(use, key, None, exact=True)
@@ -255,24 +259,24 @@ class Recorder:
 
 
 def _line_of(use: Call, line: int) -> Location:
-    return Location(0, line, shown_path(use.code.co_filename), "file")
+    return Location(0, line, display_path(use.code.co_filename), "file")
 
 
 def _location_in_call(use: Call, key: str, component: Any, *, exact: bool = False) -> Location | None:
-    """Return the line of an argument in a call; of the call itself where it is not spelt out and need not be."""
+    """Return the location of an argument in a call; if it is not written out, that of the call unless `exact`."""
     line, column = position_of(use.code, use.instruction)
     call = _calls(use.code.co_filename).get((line, column))
     if call is None:
         return None if exact and component is None else _line_of(use, line)
-    spelt_out = next((k.value.lineno for k in call.keywords if k.arg == key), None)
+    argument_line = next((k.value.lineno for k in call.keywords if k.arg == key), None)
     if key == COMPONENT_KEY:
-        spelt_out = call.args[0].lineno if call.args else line
-    elif spelt_out is None and component is not None:
+        argument_line = call.args[0].lineno if call.args else line
+    elif argument_line is None and component is not None:
         names = list(bound_keywords(component))
         if key in names and names.index(key) + 1 < len(call.args):
-            spelt_out = call.args[names.index(key) + 1].lineno
-    if spelt_out is not None:
-        return _line_of(use, spelt_out)
+            argument_line = call.args[names.index(key) + 1].lineno
+    if argument_line is not None:
+        return _line_of(use, argument_line)
     unpacks = any(keyword.arg is None for keyword in call.keywords)
     return _line_of(use, line) if not exact or unpacks else None
 

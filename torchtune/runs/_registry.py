@@ -1,6 +1,6 @@
-"""Recipes and configs by name: `recipes/__init__.py` lists them, `configs_py/` and `configs_yaml/` hold them.
+"""Registered recipes and configs: `recipes/__init__.py` lists them, `configs_py/` and `configs_yaml/` define them.
 
-Nothing here imports a recipe or a config: names, files, lines and docstrings are read from the source.
+This module imports no recipe or config: names, files, lines and docstrings are read from the source.
 """
 
 import ast
@@ -65,38 +65,38 @@ def recipe_source(name: str) -> Source:
 
 
 def config_source(name: str) -> Source:
-    """Return where a registered config is defined: its `def` in `configs_py`, or its file in `configs_yaml`.
+    """Return the source of a registered config: its function in `configs_py`, or its file in `configs_yaml`.
 
     Raises:
         ConfigError: There is no config of this name.
     """
-    found = config_sources()
-    if name in found:
-        return found[name]
-    raise unknown_name("config", name, found)
+    sources = config_sources()
+    if name in sources:
+        return sources[name]
+    raise unknown_name("config", name, sources)
 
 
 def config_sources() -> dict[str, Source]:
-    """Return every config that a recipe lists, by name."""
+    """Return the sources of all registered configs, by name."""
     python = _python_configs()
-    listed = dict.fromkeys(name for names in config_names().values() for name in names)
-    return {name: python.get(name) or _yaml_config(name) for name in listed}
+    names = dict.fromkeys(name for names in config_names().values() for name in names)
+    return {name: python.get(name) or _yaml_config(name) for name in names}
 
 
 def _python_configs() -> dict[str, Source]:
     folder = folder_of("configs_py")
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for entry in sorted(os.listdir(folder)):  # noqa: PTH208 -- see above
         if entry.endswith(".py") and not entry.startswith("_"):
             file = os.path.join(folder, entry)  # noqa: PTH118
             for node in syntax_tree(file).body:
                 if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                    found[node.name] = Source(node.name, file, _first_line(node))
-    return found
+                    sources[node.name] = Source(node.name, file, _first_line(node))
+    return sources
 
 
 def _yaml_config(name: str) -> Source:
-    """Return a config that exists as YAML only; its first comment line is its documentation."""
+    """Return the source of a config defined only in YAML; its first comment line is its documentation."""
     file = os.path.join(folder_of("configs_yaml"), f"{name}.yaml")  # noqa: PTH118
     first = ""
     with suppress(OSError), open(file, encoding="utf-8") as stream:  # noqa: PTH123
@@ -105,11 +105,11 @@ def _yaml_config(name: str) -> Source:
 
 
 def syntax_tree(file: str) -> ast.Module:
-    """Return the syntax tree of a Python file, which is not to be changed; the same text is parsed once.
+    """Return the cached syntax tree of a Python file; callers must not modify it.
 
     Raises:
-        OSError: It cannot be read.
-        SyntaxError: It is not Python.
+        OSError: The file cannot be read.
+        SyntaxError: The file is not valid Python.
     """
     with open(file, encoding="utf-8") as stream:  # noqa: PTH123
         return _parsed(stream.read(), file)
@@ -121,16 +121,21 @@ def _parsed(text: str, file: str) -> ast.Module:
 
 
 def _first_line(node: ast.Module | ast.FunctionDef) -> str:
-    """Return the first line of a docstring; without cleaning, which imports `inspect`: a tenth of `tune ls`."""
+    """Return the first line of a docstring, uncleaned: cleaning imports `inspect`, a tenth of the time of `tune ls`."""
     return (ast.get_docstring(node, clean=False) or "").strip().partition("\n")[0]
 
 
-def unknown_name(kind: str, name: str, known: Sequence[str] | Mapping[str, object]) -> ConfigError:
-    """Return the error for a name that is not registered: with what does that job, or with the nearest name."""
-    from torchtune.runs._elsewhere import pointer_for
+def unknown_name(kind: str, name: str, registered: Sequence[str] | Mapping[str, object]) -> ConfigError:
+    """Return the error for a name that is not registered, with an alternative or a similar name."""
+    from torchtune.runs._alternatives import alternative_for
 
-    listed = ", ".join(known) or "none"
-    beside = f"did you mean the file './{name}.py'?" if os.path.isfile(f"{name}.py") else ""  # noqa: PTH113
-    pointer = ": ".join(pointer_for(name) or ())
-    near = beside or pointer or did_you_mean(name, known) or f"there is {listed}; or give the path of a file"
-    return ConfigError([Mistake("word", f"no {kind} {name!r}", near)], f"the name of a {kind}")
+    names = ", ".join(registered) or "none"
+    file_hint = f"did you mean the file './{name}.py'?" if os.path.isfile(f"{name}.py") else ""  # noqa: PTH113
+    alternative = ": ".join(alternative_for(name) or ())
+    suggestion = (
+        file_hint
+        or alternative
+        or did_you_mean(name, registered)
+        or f"choose one of {names}, or pass the path of a file"
+    )
+    return ConfigError([Mistake("word", f"no {kind} {name!r}", suggestion)], f"the name of a {kind}")

@@ -1,4 +1,4 @@
-"""What the user allows a start of a run to do in a folder that holds one."""
+"""How a run may start in an output folder that already holds one."""
 
 from attrs import frozen
 
@@ -7,31 +7,31 @@ from torchtune.runs.command_line import ACCEPT_CHANGES, EXTEND, OVERWRITE, Call
 
 @frozen
 class Resume:
-    """What the user allows a start of a run to do in a folder that holds one."""
+    """How a run may start in an output folder that already holds one."""
 
     overwrite: bool = False
-    """Start anew, whatever the folder holds of an earlier run."""
+    """Remove the earlier run and start a new one."""
     extend: bool = False
-    """Continue a finished run that is longer now."""
+    """Continue a finished run whose limits were raised."""
     accept_changes: bool = False
-    """Continue a run although its code, data or packages have changed."""
+    """Resume a run although its code, data or packages have changed."""
     from_python: bool = False
-    """These were arguments of a function, and are named so in messages."""
+    """Messages name the options as arguments of a function, not as flags."""
 
     def spelling(self, name: str) -> str:
-        """Return how the user writes one of them."""
+        """Return an option as the user writes it."""
         return f"{name}=True" if self.from_python else f"--{name.replace('_', '-')}"
 
     @property
-    def elsewhere(self) -> str:
-        """What to do about a folder that holds something else than this run."""
-        return f"choose another output_dir, or {self.spelling('overwrite')}"
+    def new_run_hint(self) -> str:
+        """How to start a new run although the folder holds something else."""
+        return f"to start a new run, choose another output_dir or pass {self.spelling('overwrite')}"
 
 
-CONTINUES = Resume()
-"""Nothing but to continue the same run, if it has not ended."""
+RESUME_ONLY = Resume()
+"""Resume the same run if it has not finished; allow nothing else."""
 
 
 def resume_options(call: Call) -> Resume:
-    """Return what a command line allows."""
+    """Return the options of a command line."""
     return Resume(call.has(OVERWRITE), call.has(EXTEND), call.has(ACCEPT_CHANGES))

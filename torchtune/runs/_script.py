@@ -1,4 +1,4 @@
-"""A recipe's own file as a program."""
+"""Run a recipe's file as a program."""
 
 import sys
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def run_recipe(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
-    """Run a recipe's own file as a program: `python my_recipe.py --config ...`.
+    """Run a recipe's file as a program: `python my_recipe.py --config ...`.
 
     Returns:
-        The exit status: 0 done, 2 the user's input is wrong, 1 the run failed, 128 + n it was ended by signal n.
+        The exit status: 0 for success, 2 for invalid input, 1 for a failed run, 128 + n after signal n.
     """
-    return guarded(lambda words: _run_script(recipe, words), argv)
+    return guarded(lambda args: _run_script(recipe, args), argv)
 
 
 def _run_script(recipe: "Recipe[Any]", argv: Sequence[str]) -> int:
     file = Path(recipe.main.__code__.co_filename)
     trust_folder_of(file)
-    # Dotpaths lead to the objects that the running script made, not to those of a second import.
+    # Dotpaths resolve to the objects of the running script, not to those of a second import.
     sys.modules.setdefault(file.stem, sys.modules[recipe.main.__module__])
     call = read_words([str(file), *argv], RUN_OPTIONS)
     allow(*call.allowed)

@@ -1,4 +1,4 @@
-"""What the library reads of any recipe's config, whatever its class: the one function that looks fields up by name."""
+"""Settings that the library reads from configs of any class: the only place that looks fields up by name."""
 
 from pathlib import Path
 
@@ -7,18 +7,18 @@ from attrs import frozen
 
 @frozen
 class RunSettings:
-    """The fields of a config that concern the run itself; None where a config has none."""
+    """The fields of a config that concern the run itself; None if the config has no such field."""
 
     output_dir: str | None
     """The run's folder."""
     device: str | None
     """A `Device`."""
     seed: int | None
-    """Seed of every random number of the run; None draws one."""
+    """Seed of every random number of the run; with None, one is drawn."""
 
 
 def settings_of(cfg: object) -> RunSettings:
-    """Read the run's settings from a config object of any class; values of other types count as absent."""
+    """Return the run's settings from a config object of any class; values of other types are ignored."""
     output_dir, device, seed = (getattr(cfg, name, None) for name in ("output_dir", "device", "seed"))
     return RunSettings(
         str(output_dir) if isinstance(output_dir, (str, Path)) else None,

@@ -1,4 +1,4 @@
-"""From what a user names to layers: a registered config, a Python function, or a YAML file with its `_base_`."""
+"""Load a named config as layers: a registered config, a Python function, or a YAML file with its `_base_`."""
 
 import importlib
 import importlib.util
@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from torchtune._home import expand_path
-from torchtune._own_packages import is_own, own_name, prefer_packages_beside, second_name_hint
+from torchtune._own_packages import is_own, own_name, prefer_project_packages, second_name_hint
 from torchtune.config import ConfigError, Mistake
 from torchtune.config.model import (
     BASE_KEY,
@@ -23,14 +23,14 @@ from torchtune.config.model import (
     Location,
     article,
     did_you_mean,
+    display_path,
     fields,
     is_section,
     read_yaml,
     result_type,
-    shown_path,
     trust_folder_of,
-    unknown,
-    unstructure_what_can_be,
+    unknown_name,
+    unstructure_partially,
     yaml_repr,
 )
 from torchtune.runs._folder import RunFolder
@@ -38,29 +38,29 @@ from torchtune.runs._recording import IncompleteError, Locator, Recorder, record
 from torchtune.runs._registry import config_names, config_source
 
 
-def config_layers(name: str | None, wanted: type | None) -> Layers:
-    """Return the layers of a config that the user names, without the command line's.
+def config_layers(name: str | None, config_class: type | None) -> Layers:
+    """Return the layers of a named config, without those of the command line.
 
     Args:
-        name: A registered config, `file.yaml`, `file.py:function`, or a run's folder; None for defaults alone.
-        wanted: The recipe's config class, if it has one.
+        name: A registered config, `file.yaml`, `file.py:function`, or a run's folder; None for only the defaults.
+        config_class: The recipe's config class, if it has one.
 
     Raises:
-        ConfigError: It does not exist, cannot be read, or is a config of another recipe.
+        ConfigError: The config does not exist, cannot be read, or belongs to another recipe.
     """
-    layers = Layers.of_defaults(wanted)
+    layers = Layers.of_defaults(config_class)
     if name is not None:
         _add(layers, name, ())
     return layers
 
 
 def _add(layers: Layers, name: str, above: tuple[str, ...]) -> None:
-    """Add a config, its bases first.
+    """Add a config to the layers, its bases first.
 
     Args:
-        layers: What it is added to.
-        name: As the user has it, or the last of the files above.
-        above: The YAML files whose bases lead to it.
+        layers: The layers to extend.
+        name: The config's name, as the user or the last file of `above` wrote it.
+        above: The chain of YAML files whose bases lead to this config.
     """
     file, function = _file_of(name, os.path.dirname(above[-1]) if above else "")  # noqa: PTH120
     if file in above:
@@ -72,13 +72,13 @@ def _add(layers: Layers, name: str, above: tuple[str, ...]) -> None:
 
 
 def _file_of(name: str, folder: str) -> tuple[str, str | None]:
-    """Return the file that a name means, and the function in it where it is Python.
+    """Return the file that a name refers to, and the function in it if it is a Python file.
 
-    A YAML file is looked for in `folder`. A registered name is that config, whatever folder of the same name lies here;
-    `./name` is the folder.
+    A YAML file is relative to `folder`. A registered name takes precedence over a folder with the same name; write
+    `./name` for the folder.
     """
     if not name.strip():
-        raise ConfigError([Mistake("word", "a config's name is empty", "tune ls lists them")])
+        raise ConfigError([Mistake("word", "the config's name is empty", "tune ls lists configs")])
     try:
         name = expand_path(name) if name.startswith("~") else name
     except ValueError as error:
@@ -94,198 +94,213 @@ def _file_of(name: str, folder: str) -> tuple[str, str | None]:
         if os.path.isdir(name):  # noqa: PTH112 -- pathlib raises for a name that is too long
             return str(RunFolder(name).config), None
         if os.path.exists(name):  # noqa: PTH110
-            raise ConfigError.of_word(name, "expected a file.yaml, a file.py:function or a run's folder")
+            raise ConfigError.of_argument(name, "expected a file.yaml, a file.py:function or a run's folder")
     source = config_source(name)
     return source.file, None if source.file.endswith(".yaml") else source.name
 
 
-def _nearest_file(file: str) -> str:
-    """Suggest a file beside the one that is not there, or a registered config."""
+def _suggest_file(file: str) -> str:
+    """Suggest a file with a similar name in the folder of a missing one, or a registered config."""
     folder, name = os.path.split(file)
     stem = name.rpartition(".")[0]
     if not folder and stem in itertools.chain(*config_names().values()):
         return f"did you mean the registered config {stem!r}?"
     with suppress(OSError):
-        beside = os.listdir(folder or ".")  # noqa: PTH208
-        return did_you_mean(name, [n for n in beside if n.endswith((".yaml", ".yml", ".py"))])
+        files = os.listdir(folder or ".")  # noqa: PTH208
+        return did_you_mean(name, [n for n in files if n.endswith((".yaml", ".yml", ".py"))])
     return ""
 
 
 def _add_yaml(layers: Layers, file: str, above: tuple[str, ...]) -> None:
     if not os.path.exists(file):  # noqa: PTH110
-        raise ConfigError.of_file(file, "no such file", _nearest_file(file))
+        raise ConfigError.of_file(file, "no such file", _suggest_file(file))
     document = read_yaml(file)
     if isinstance(document.value, dict) and BASE_KEY in document.value:
         base = document.value.pop(BASE_KEY)
-        where = document.location((BASE_KEY,))
+        location = document.location((BASE_KEY,))
         if not isinstance(base, str) or base.endswith(".py") or ".py:" in base:
             expected, got = "a registered config or a YAML file", yaml_repr(base)
-            raise ConfigError([Mistake("source", "", "", (BASE_KEY,), expected, got, location=where)])
+            raise ConfigError([Mistake("source", "", "", (BASE_KEY,), expected, got, location=location)])
         try:
             _add(layers, base, above)
         except ConfigError as error:
-            raise ConfigError([*(_under(where, m) for m in error.mistakes), *document.mistakes]) from error
-    elif isinstance(document.value, dict) and layers.wanted:
-        _note_misspelt_base(layers, document, fields(layers.wanted))
+            raise ConfigError(
+                [*(_with_base_location(location, m) for m in error.mistakes), *document.mistakes]
+            ) from error
+    elif isinstance(document.value, dict) and layers.config_class:
+        _note_misspelled_base(layers, document, fields(layers.config_class))
     layers.add_document(document)
 
 
-def _note_misspelt_base(layers: Layers, document: Document, known: Mapping[str, Any]) -> None:
-    """Say where `_base_` is misspelt, since every field of the base would be said to be missing otherwise."""
-    for key in [k for k in document.value if k.strip("_").lower() == "base" and k not in known]:
+def _note_misspelled_base(layers: Layers, document: Document, known_fields: Mapping[str, Any]) -> None:
+    """Report a misspelled `_base_` instead of a missing field for every field of the base."""
+    for key in [k for k in document.value if k.strip("_").lower() == "base" and k not in known_fields]:
         del document.value[key]
-        found = unknown(key, [BASE_KEY], (key,))
-        document.mistakes.append(found._replace(location=document.location((key,))))
+        mistake = unknown_name(key, [BASE_KEY], (key,))
+        document.mistakes.append(mistake._replace(location=document.location((key,))))
         layers.incomplete = True
 
 
-def _under(where: Location, mistake: Mistake) -> Mistake:
-    """Say where a base was named, unless its mistake has a path; one without a line is reported there."""
+def _with_base_location(location: Location, mistake: Mistake) -> Mistake:
+    """Add to a base's mistake where the base was named, unless it has a path; one without a line is located there."""
     if mistake.path:
         return mistake
     if mistake.location.line:
-        named = f"{BASE_KEY} at {where} names it"
+        named = f"this is the {BASE_KEY} of {location}"
         return mistake._replace(suggestion="; ".join(filter(None, [mistake.suggestion, named])))
     message = ": ".join(filter(None, [str(mistake.location), mistake.message]))
-    return mistake._replace(message=message, path=(BASE_KEY,), location=where)
+    return mistake._replace(message=message, path=(BASE_KEY,), location=location)
 
 
 def add_function(layers: Layers, make: Any, file: str) -> None:
-    """Call a config function and add what it returns, with the line of every literal.
+    """Call a config function and add its result to the layers, with the line of every literal.
 
     Raises:
-        ConfigError: It is no such function, or fails, or returns something else.
+        ConfigError: The object is not a config function, it fails, or it does not return a config.
     """
     code = getattr(inspect.unwrap(make), "__code__", None)
     if code is None or isinstance(make, type) or inspect.iscoroutinefunction(make):
         name = getattr(make, "__name__", repr(make))
-        raise ConfigError.of_file(shown_path(file), f"{name} is no plain function that returns a config")
-    here = Location(0, code.co_firstlineno, shown_path(file), "file")
+        raise ConfigError.of_file(display_path(file), f"{name} is not a plain function that returns a config")
+    location = Location(0, code.co_firstlineno, display_path(file), "file")
     returned = result_type(inspect.unwrap(make))
-    with recording(layers.wanted, returned if is_section(returned) else None) as recorder:
+    with recording(layers.config_class, returned if is_section(returned) else None) as recorder:
         try:
             config = make()
         except (Exception, SystemExit) as error:
-            raise ConfigError([*_recorded(recorder, here, None), *_failure(error, file)]) from error
-    _check_fit(config, layers.wanted, recorder.locate, make.__name__, here)
+            raise ConfigError([*_recorded(recorder, location, None), *_failure(error, file)]) from error
+    _check_fit(config, layers.config_class, recorder.locate, make.__name__, location)
     recorder.note_strays(config)
-    add_object(layers, config, recorder.locate, here)
-    layers.mistakes += _recorded(recorder, here._replace(layer=layers.depth), config)
+    add_object(layers, config, recorder.locate, location)
+    layers.mistakes += _recorded(recorder, location._replace(layer=layers.depth), config)
 
 
-def _check_fit(config: Any, wanted: type | None, recorded: Locator, name: str, location: Location) -> None:
-    """Check that a recipe takes what a config function returned.
+def _check_fit(
+    config: Any, config_class: type | None, recorded: Locator, name: str, location: Location
+) -> None:
+    """Check that a recipe accepts the result of a config function.
 
-    It takes an object of its config class. It also takes one of a class that this derives from or, in a copy, replaces,
-    if this has every field that the config sets.
+    A recipe accepts objects of its config class. It also accepts objects of a class that its config class derives from
+    or, in a copied recipe, replaces, if its config class has every field that the config sets.
 
     Raises:
-        ConfigError: It does not.
+        ConfigError: The recipe does not accept the config.
     """
-    if wanted is None or isinstance(config, wanted):
+    if config_class is None or isinstance(config, config_class):
         return
     cls = type(config)
-    lacking = ""
-    if is_section(cls) and (issubclass(wanted, cls) or _may_replace(wanted, cls)):
-        missing = _set_fields(config, unstructure_what_can_be(config)[0], recorded) - fields(wanted).keys()
+    lacking_fields = ""
+    if is_section(cls) and (issubclass(config_class, cls) or _may_replace(config_class, cls)):
+        missing = (
+            _set_fields(config, unstructure_partially(config)[0], recorded) - fields(config_class).keys()
+        )
         if not missing:
             return
-        lacking = f", which has no {', '.join(sorted(missing))}"
+        lacking_fields = f", which has no {', '.join(sorted(missing))}"
     got = "nothing" if config is None else article(cls.__name__)
-    takes = f"this recipe takes {article(wanted.__name__)}{lacking}"
+    takes = f"this recipe expects {article(config_class.__name__)}{lacking_fields}"
     raise ConfigError([Mistake("source", f"{name} returns {got}", takes, location=location)])
 
 
-def _may_replace(wanted: type, cls: type) -> bool:
-    """Tell whether a config class may be that of a copied recipe: it has the original's name, or is the user's own."""
-    return wanted.__qualname__ == cls.__qualname__ or not is_own(wanted.__module__)
+def _may_replace(config_class: type, cls: type) -> bool:
+    """Return whether a config class may belong to a copied recipe: it has the original's name, or is the user's."""
+    return config_class.__qualname__ == cls.__qualname__ or not is_own(config_class.__module__)
 
 
 def _set_fields(config: Any, tree: Mapping[str, Any], recorded: Locator) -> set[str]:
-    """Return the fields of a config that its function wrote, or whose values are not their defaults.
+    """Return the fields of a config that its function set, or whose values differ from their defaults.
 
     Args:
         config: An object of a config class.
-        tree: The same as a mapping.
-        recorded: A function from a path to the file and line of its literal, or None.
+        tree: The config as a mapping.
+        recorded: Returns the location of the literal at a path, or None.
     """
     defaults = Layers.of_defaults(type(config)).tree
     differing = {name for name in tree if name not in defaults or defaults[name] != tree[name]}
     return differing | {name for name in tree if recorded(config, (name,))}
 
 
-def _recorded(recorder: Recorder, otherwise: Location, config: Any) -> list[Mistake]:
-    """Return what a config function named wrongly or left out, each with its line."""
+def _recorded(recorder: Recorder, fallback: Location, config: Any) -> list[Mistake]:
+    """Return the mistakes recorded while a config function ran, such as unknown and omitted fields, with lines."""
     return [
         m._replace(
             path=(*recorder.path_of(owner, config), *m.path),
-            location=m.location._replace(layer=otherwise.layer) if m.location.source else otherwise,
+            location=m.location._replace(layer=fallback.layer) if m.location.source else fallback,
         )
         for owner, m in recorder.mistakes
     ]
 
 
 def _failure(error: BaseException, file: str) -> list[Mistake]:
-    """Return what ended a Python file's code, with the line of that file; it may have been said already."""
+    """Return the mistakes for an exception in a Python file, with its line; empty if they are recorded already."""
     if isinstance(error, IncompleteError):
         return []
     if isinstance(error, ConfigError):
         return list(error.mistakes)
-    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()]
-    where = Location(0, (own[-1].lineno or 0) if own else 0, shown_path(file), "file")
-    return [Mistake("failure", f"{type(error).__name__}: {error}", second_name_hint(error), location=where)]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == Path(file).resolve()
+    ]
+    location = Location(0, (frames[-1].lineno or 0) if frames else 0, display_path(file), "file")
+    return [
+        Mistake("failure", f"{type(error).__name__}: {error}", second_name_hint(error), location=location)
+    ]
 
 
-def add_object(layers: Layers, config: Any, recorded: Locator, otherwise: Location) -> None:
+def add_object(layers: Layers, config: Any, recorded: Locator, fallback: Location) -> None:
     """Add a config object as a layer.
 
     Args:
-        layers: What it is added to.
+        layers: The layers to extend.
         config: An object of a config class.
-        recorded: A function from a path to the location of its literal, or None.
-        otherwise: The location of what was not recorded.
+        recorded: Returns the location of the literal at a path, or None.
+        fallback: The location of values that were not recorded.
     """
     layers.depth += 1
     depth = layers.depth
-    if otherwise.source:
-        layers.sources.append(otherwise._replace(layer=depth))
+    if fallback.source:
+        layers.sources.append(fallback._replace(layer=depth))
 
     def origin(path: tuple[str | int, ...]) -> Location:
-        return (recorded(config, path) or otherwise)._replace(layer=depth)
+        return (recorded(config, path) or fallback)._replace(layer=depth)
 
-    tree, mistakes = unstructure_what_can_be(config)
+    tree, mistakes = unstructure_partially(config)
     layers.mistakes += [m._replace(location=origin(m.path)) for m in mistakes]
     if not isinstance(tree, dict):
         got = article(type(config).__name__)
-        raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=otherwise)])
+        raise ConfigError([Mistake("wrong_type", expected="a config object", got=got, location=fallback)])
     names = list(tree)
-    if layers.wanted is not None and not isinstance(config, layers.wanted):
-        written = _set_fields(config, tree, recorded)  # the rest has the defaults of this recipe's own class
-        tree = {name: tree[name] for name in names if name in written}
+    if layers.config_class is not None and not isinstance(config, layers.config_class):
+        set_fields = _set_fields(
+            config, tree, recorded
+        )  # other fields take the defaults of this recipe's class
+        tree = {name: tree[name] for name in names if name in set_fields}
     for name, value in tree.items():
-        # A value that equals the default and was not written here stays the default's.
+        # A value that equals the default and was not set explicitly keeps the origin of the default.
         if name not in layers.tree or layers.tree[name] != value or recorded(config, (name,)):
-            layers.tree.pop(name, None)  # the object is complete, so nothing below is dropped by surprise
-            layers.put((name,), value, origin)
+            layers.tree.pop(name, None)  # the object is complete, so no arguments are dropped unexpectedly
+            layers.set_value((name,), value, origin)
     in_order = [name for name in names if name in layers.tree]
     layers.tree = {name: layers.tree[name] for name in (*in_order, *layers.tree)}
 
 
 def _function(module: ModuleType, file: str, function: str) -> Any:
-    own = module.__name__
-    known = {n: v for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == own}
-    if function in known:
-        return known[function]
+    module_name = module.__name__
+    functions_by_name = {
+        n: v for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module_name
+    }
+    if function in functions_by_name:
+        return functions_by_name[function]
     if function:
-        near = did_you_mean(function, known)
-        raise ConfigError.of_file(shown_path(file), f"no function {function!r}", near)
-    functions = [n for n, v in known.items() if inspect.isfunction(inspect.unwrap(v))]
+        suggestion = did_you_mean(function, functions_by_name)
+        raise ConfigError.of_file(display_path(file), f"no function {function!r}", suggestion)
+    functions = [n for n, v in functions_by_name.items() if inspect.isfunction(inspect.unwrap(v))]
     public = [n for n in functions if not n.startswith("_")]
-    returning = [n for n in public if is_section(result_type(known[n]))] or public
+    returning = [n for n in public if is_section(result_type(functions_by_name[n]))] or public
     if len(returning) == 1:
-        return known[returning[0]]
-    message = f"name the function: {file}:NAME, one of {', '.join(returning) or 'none'}"
-    raise ConfigError.of_file(shown_path(file), message)
+        return functions_by_name[returning[0]]
+    names = f", one of {', '.join(returning)}" if returning else "; the file has no public functions"
+    message = f"expected {file}:FUNCTION{names}"
+    raise ConfigError.of_file(display_path(file), message)
 
 
 def load_module(file: str) -> ModuleType:
@@ -294,13 +309,13 @@ def load_module(file: str) -> ModuleType:
     Its folder becomes trusted and importable, so that dotpaths into it can be written and read.
 
     Raises:
-        ConfigError: There is no such file, or importing it failed.
+        ConfigError: The file does not exist, or importing it failed.
     """
     path = Path(file).resolve()
     if not os.path.isfile(path):  # noqa: PTH113 -- pathlib raises for a name that is too long
         if os.path.isdir(path):  # noqa: PTH112
             raise ConfigError.of_file(file, "is a folder, not a Python file")
-        raise ConfigError.of_file(file, "no such file", _nearest_file(file))
+        raise ConfigError.of_file(file, "no such file", _suggest_file(file))
     loaded = _loaded_from(path)
     if loaded:
         return loaded
@@ -309,7 +324,7 @@ def load_module(file: str) -> ModuleType:
     except ConfigError:
         raise
     except SyntaxError as error:
-        named = shown_path(error.filename or file)
+        named = display_path(error.filename or file)
         message = f"not valid Python: {error.msg}"
         raise ConfigError.of_file(named, message, line=error.lineno or 0) from error
     except (Exception, SystemExit) as error:
@@ -317,23 +332,23 @@ def load_module(file: str) -> ModuleType:
 
 
 def _loaded_from(path: Path) -> ModuleType | None:
-    """Return the module that was imported from a file, under whatever name."""
+    """Return the module that was imported from a file under any name, or None."""
     modules = list(sys.modules.values())
     return next((m for m in modules if Path(str(getattr(m, "__file__", None))) == path), None)
 
 
 def _import_member(path: Path) -> ModuleType | None:
-    """Import a file that lies in a package under its name there, such as `configs_py.smollm2`."""
-    ours = own_name(path)
-    if ours is not None:
-        return importlib.import_module(ours)
+    """Import a file inside a package under its full name, such as `configs_py.smollm2`; None outside packages."""
+    torchtune_name = own_name(path)
+    if torchtune_name is not None:
+        return importlib.import_module(torchtune_name)
     parts, folder = [path.stem], path.parent
     while (folder / "__init__.py").exists():
         parts.insert(0, folder.name)
         folder = folder.parent
     if len(parts) == 1:
         return None
-    prefer_packages_beside(path)
+    prefer_project_packages(path)
     spec = importlib.util.find_spec(parts[0])
     if spec is None or Path(str(spec.origin)).resolve().parent != folder / parts[0]:
         return None  # another package has that name
@@ -347,8 +362,8 @@ def _import_file(name: str, path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     if name in sys.modules:
-        message = f"a module named {name!r} is loaded already"
-        raise ConfigError.of_file(shown_path(str(path)), message, "rename the file")
+        message = f"another module named {name!r} is already loaded"
+        raise ConfigError.of_file(display_path(str(path)), message, "rename the file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

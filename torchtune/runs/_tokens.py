@@ -1,4 +1,4 @@
-"""The words of the command line as overrides: three spellings, one list."""
+"""Parse command-line arguments into overrides; three spellings yield the same list."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,11 +12,11 @@ from torchtune.runs.command_line import OVERRIDE, Suggest, suggest_run_option
 
 OVERRIDE_FLAG: Final = OVERRIDE.text
 LONGEST_SHOWN: Final = 120
-"""Characters of a value that are shown as its origin."""
-HYDRAS: Final = ("~", "++")
-"""What keys begin with in hydra's overrides and not in ours."""
+"""How many characters of a value are shown in its location."""
+HYDRA_PREFIXES: Final = ("~", "++")
+"""Prefixes of keys in Hydra's overrides, which torchtune does not support."""
 FLOW: Final = ("[", "{")
-"""What a list or a mapping begins with on the command line."""
+"""First characters of lists and mappings on the command line."""
 
 
 @frozen
@@ -24,33 +24,33 @@ class Override:
     """One `key=value` of the command line."""
 
     key: str
-    """The dotted path; it begins with `+` where the value is added to a list."""
+    """The dotted field path, with a leading `+` if the value is added to a list."""
     text: str
     position: int
-    """Its place on the command line."""
+    """Its index among the arguments."""
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The path that it names, without `+` and without a trailing `_component_`."""
+        """The parts of the field path, without `+` and without a trailing `_component_`."""
         parts = tuple(self.key.removeprefix("+").split("."))
         return parts[:-1] if parts[-1] == COMPONENT_KEY and len(parts) > 1 else parts
 
     def with_text(self, text: str) -> "Override":
-        """Return the same override with a value as tyro parsed it."""
+        """Return the same override with another text."""
         return Override(self.key, text, self.position)
 
     @property
     def merges(self) -> bool:
-        """True where it is a mapping that names no component, which changes what is there."""
+        """Whether the value is a mapping without a component, which is merged into the existing value."""
         return self.text.startswith("{") and COMPONENT_KEY not in self.text
 
     @property
     def adds(self) -> bool:
-        """True where the value is added to a list."""
+        """Whether the value is added to a list."""
         return self.key.startswith("+")
 
     def origin(self, layer: int) -> Location:
-        """Return where it was written, in the first of the spellings, whichever was used."""
+        """Return the override's location, always spelled as `--override key=value`."""
         text = self.text if len(self.text) <= LONGEST_SHOWN else f"{self.text[:LONGEST_SHOWN]}..."
         return Location(layer, self.position, f"{OVERRIDE_FLAG} {self.key}={text}", "command line")
 
@@ -61,26 +61,26 @@ def tokenise(
     """Read `--override a.b=c ...`, `a.b=c`, `--a.b c` and `--a.b=c`; the first `=` splits.
 
     Args:
-        argv: The words.
-        suggest: What a flag without a value may mean.
+        argv: The arguments.
+        suggest: Suggests a correction for a flag without a value.
         known_fields: Names of the config's fields, which hints may name.
 
     Returns:
-        The overrides, and a mistake for each word that is none.
+        The overrides, and a mistake for each argument that is not an override.
     """
-    found: list[Override] = []
+    overrides: list[Override] = []
     mistakes: list[Mistake] = []
-    words = iter(enumerate(argv))
+    arguments = iter(enumerate(argv))
     pairs = dict(enumerate(argv))
-    for i, typed in words:
+    for i, typed in arguments:
         if typed in (OVERRIDE_FLAG, f"{OVERRIDE_FLAG}="):
-            behind, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
-            if "=" not in behind or behind.startswith("--"):
-                mistakes.append(Mistake.of_word(typed, "needs key=value after it"))
-                if not behind.startswith("--"):  # `--override batch_size 4` is one mistake
-                    next(words)
+            following, after = pairs.get(i + 1, "--"), pairs.get(i + 2, "--")
+            if "=" not in following or following.startswith("--"):
+                mistakes.append(Mistake.of_argument(typed, "must be followed by key=value"))
+                if not following.startswith("--"):  # `--override batch_size 4` is one mistake
+                    next(arguments)
                     if "=" not in after and not after.startswith("--"):
-                        next(words)
+                        next(arguments)
             continue
         word = typed.removeprefix(f"{OVERRIDE_FLAG}=")
         key, equals, text = word.removeprefix("--").partition("=")
@@ -88,31 +88,31 @@ def tokenise(
             if i + 1 not in pairs or pairs[i + 1].startswith("--"):
                 mistakes.append(_without_value(word, suggest, known_fields))
                 continue
-            text, equals = next(words)[1], "="
-        if not equals or not key or key.startswith(HYDRAS):
+            text, equals = next(arguments)[1], "="
+        if not equals or not key or key.startswith(HYDRA_PREFIXES):
             mistakes.append(_no_override(word, suggest))
         elif not all(key.removeprefix("+").split(".")):
-            mistakes.append(Mistake.of_word(typed, f"{key!r} is not a path: a name is empty"))
+            mistakes.append(Mistake.of_argument(typed, f"{key!r} is not a field path: it has an empty part"))
         else:
-            found.append(Override(key, text, i))
-    return found, mistakes
+            overrides.append(Override(key, text, i))
+    return overrides, mistakes
 
 
 def _no_override(word: str, suggest: Suggest) -> Mistake:
-    """Return the mistake of a word that is neither a flag nor an override."""
-    hint = hint_for(word) if word.startswith(("-", *HYDRAS)) else None
-    meant = hint or (suggest(word, "") if word.startswith("-") else "")
-    return Mistake.of_word(
-        word, "expected key=value", meant or "quote a value that holds spaces: 'prompt=What is it?'"
+    """Return the mistake for an argument that is neither a flag nor an override."""
+    hint = hint_for(word) if word.startswith(("-", *HYDRA_PREFIXES)) else None
+    suggestion = hint or (suggest(word, "") if word.startswith("-") else "")
+    return Mistake.of_argument(
+        word, "expected key=value", suggestion or "quote values that contain spaces: 'prompt=What is it?'"
     )
 
 
 def _without_value(flag: str, suggest: Suggest, known_fields: Sequence[str]) -> Mistake:
-    """Return the mistake of a flag without a value, which needs one if it may be a field."""
+    """Return the mistake for a flag without a value: an unknown option, or a field that needs a value."""
     key = flag.removeprefix("--")
     if not known_fields or key.partition(".")[0].replace("-", "_") in known_fields:
-        return Mistake.of_word(
+        return Mistake.of_argument(
             flag, f"needs a value: {flag} VALUE, or {key}=VALUE", hint_for(key, known_fields) or ""
         )
-    near = hint_for(key, known_fields) or suggest(flag, did_you_mean(key, known_fields))
-    return Mistake.of_word(flag, "is not understood", near or "--help lists options and fields")
+    suggestion = hint_for(key, known_fields) or suggest(flag, did_you_mean(key, known_fields))
+    return Mistake.of_argument(flag, "is not understood", suggestion or "--help lists options and fields")

@@ -1,39 +1,39 @@
-"""The options of a run, each declared once, and the reader of command lines.
+"""The options of a run, each declared once, and the parser of command lines.
 
-Every call of `tune` imports this file, so it imports nothing that costs time.
+Every call of `tune` imports this file, so it imports nothing slow.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from torchtune._home import expand_path
-from torchtune._own_packages import prefer_packages_beside
+from torchtune._own_packages import prefer_project_packages
 from torchtune.config import ConfigError, Mistake
 
 RECIPES: Final = "recipes"
 CONFIGS: Final = "configs"
 """The registered names, for completion."""
 WIDTH: Final = 80
-"""Characters of a line of help."""
+"""Characters in a line of help."""
 WIDEST_ENTRY: Final = 21
-"""Characters of an option in the table of options; the text of a longer one begins on the next line."""
+"""Characters of an option in the options table; the description of a longer one starts on the next line."""
 
 
 class Option(NamedTuple):
-    """An option, as the reader, the pages of help and completion know it."""
+    """A command-line option, as used by the parser, help pages and completion."""
 
     text: str
     """Its spellings, as help shows them: `-o, --output`; a usage line shows the first."""
     help: str = ""
     value: str = ""
-    """What help calls its value; empty for a switch."""
+    """The name of its value in help; empty for a switch."""
     choices: tuple[str, ...] = ()
-    """The only possible values; empty: any value is possible."""
+    """The allowed values; empty if any value is allowed."""
     completes: tuple[str, ...] = ()
-    """What completion offers as its value: RECIPES or CONFIGS."""
+    """The values that completion offers: RECIPES or CONFIGS."""
     required: bool = False
     repeats: bool = False
-    """True where it may be given more than once."""
+    """Whether it may occur more than once."""
 
     @property
     def names(self) -> list[str]:
@@ -41,8 +41,8 @@ class Option(NamedTuple):
         return self.text.split(", ")
 
     @property
-    def shown(self) -> str:
-        """The option with its value, as a page of help lists it."""
+    def with_value(self) -> str:
+        """The option with its value, as help pages list it."""
         return f"{self.text} {self.value}".rstrip()
 
     @property
@@ -53,7 +53,7 @@ class Option(NamedTuple):
         return text if self.required else f"[{text}]"
 
 
-HELP: Final = Option("--help, -h", "explain the call")
+HELP: Final = Option("--help, -h", "show this help")
 CONFIG: Final = Option(
     "--config", "the config to start from", "<name or path>", completes=(CONFIGS,), required=True
 )
@@ -61,34 +61,34 @@ OVERRIDE: Final = Option("--override", "change fields of the config", "key=value
 ALLOW: Final = Option("--allow", "trust the code of a package", "PACKAGE", repeats=True)
 OVERWRITE: Final = Option(
     "--overwrite",
-    "start anew in an output_dir that holds a run: its config, record, metrics, checkpoints and result are removed,"
-    " nothing else",
+    "start a new run in an output_dir that holds one; the old run's config, record, metrics, checkpoints and results"
+    " are removed, other files are kept",
 )
-EXTEND: Final = Option("--extend", "continue a finished run, whose epochs or step limits are raised")
+EXTEND: Final = Option("--extend", "continue a finished run whose epochs or step limits were raised")
 ACCEPT_CHANGES: Final = Option(
     "--accept-changes",
-    "resume although code, data or versions have changed since the run began; its record says what",
+    "resume although code, data or versions have changed since the run started; its record lists the changes",
 )
 JOIN_TIMEOUT: Final = Option(
-    "--join-timeout", "how long ranks and nodes are waited for at the start; 600 if left out", "SECONDS"
+    "--join-timeout", "how long to wait at the start for all ranks to join; 600 by default", "SECONDS"
 )
 RUN_OPTIONS: Final = (CONFIG, OVERRIDE, ALLOW, OVERWRITE, EXTEND, ACCEPT_CHANGES, JOIN_TIMEOUT)
 
 LAUNCH_OPTIONS: Final = (
-    Option("--nproc_per_node", "processes to start on this machine", "N"),
-    Option("--nnodes", "machines, or the least and the most of them, 2:4", "N"),
-    Option("--node_rank", "the number of this machine, from 0", "N"),
-    Option("--rdzv_backend", "how machines find each other, c10d or static", "NAME"),
-    Option("--rdzv_endpoint", "where they do", "HOST:PORT"),
-    Option("--rdzv_id", "the name of the job, the same on all machines", "ID"),
-    Option("--master_addr", "the machine of rank 0, where no backend is named", "HOST"),
-    Option("--master_port", "its port", "PORT"),
+    Option("--nproc_per_node", "ranks to start on this machine", "N"),
+    Option("--nnodes", "number of machines, or a range such as 2:4", "N"),
+    Option("--node_rank", "index of this machine, from 0", "N"),
+    Option("--rdzv_backend", "rendezvous backend, c10d or static", "NAME"),
+    Option("--rdzv_endpoint", "rendezvous address", "HOST:PORT"),
+    Option("--rdzv_id", "job id, the same on all machines", "ID"),
+    Option("--master_addr", "address of rank 0's machine, without a rendezvous backend", "HOST"),
+    Option("--master_port", "port on that machine", "PORT"),
     Option("--standalone", "one machine, any free port"),
-    Option("--max_restarts", "how often to start processes again that failed", "N"),
-    Option("--log_dir", "a folder for what the processes print", "FOLDER"),
-    Option("--tee, -t", "what also goes there, 3 for all", "STREAMS"),
+    Option("--max_restarts", "how often to restart failed ranks", "N"),
+    Option("--log_dir", "folder for the output of the ranks", "FOLDER"),
+    Option("--tee, -t", "streams to write there as well, 3 for all", "STREAMS"),
 )
-"""The options of torchrun that a run on several processes may need; its others are accepted in the same place."""
+"""The options of torchrun that distributed runs commonly need; its others are accepted in the same position."""
 LAUNCH_SWITCHES: Final = (
     "--standalone",
     "-m",
@@ -97,12 +97,12 @@ LAUNCH_SWITCHES: Final = (
     "--run_path",
     "--virtual_local_rank",
 )
-"""All options of torchrun that take no value."""
+"""All torchrun options without a value."""
 
 Suggest = Callable[[str, str], str]
-"""Takes a flag that is not understood, and what it may mean if it is no option; returns what it means most likely.
+"""Takes an unknown flag and a fallback suggestion; returns the most likely suggestion.
 
-Both meanings are texts that follow a semicolon, or empty.
+Suggestions are clauses that follow a semicolon in a message, or empty.
 """
 
 
@@ -112,10 +112,10 @@ def names_of(options: Sequence[Option]) -> list[str]:
 
 
 def options_table(options: Sequence[Option]) -> str:
-    """Return options with what they do, aligned, each from a line of its own."""
+    """Format options with their descriptions as an aligned table, each starting on its own line."""
     from textwrap import fill
 
-    entries = [option.shown for option in options]
+    entries = [option.with_value for option in options]
     width = max((len(entry) for entry in entries if len(entry) <= WIDEST_ENTRY), default=0) + 4
     lines = []
     for entry, option in zip(entries, options, strict=True):
@@ -125,63 +125,63 @@ def options_table(options: Sequence[Option]) -> str:
     return "\n".join(lines)
 
 
-def suggest_run_option(flag: str, otherwise: str) -> str:
-    """Suggest the option of a run that a misspelt flag most likely means."""
-    return otherwise or near_option(flag, names_of((*RUN_OPTIONS, HELP)))
+def suggest_run_option(flag: str, fallback: str) -> str:
+    """Suggest the run option that a misspelled flag most likely means."""
+    return fallback or similar_option(flag, names_of((*RUN_OPTIONS, HELP)))
 
 
-def near_option(flag: str, names: Sequence[str]) -> str:
-    """Return `did you mean --x?`, or nothing where no option is near."""
+def similar_option(flag: str, names: Sequence[str]) -> str:
+    """Return `did you mean --x?`, or an empty string if no option is similar."""
     import difflib
 
-    near = difflib.get_close_matches(flag, names, 1, 0.8)
-    return f"did you mean {near[0]!r}?" if near else ""
+    matches = difflib.get_close_matches(flag, names, 1, 0.8)
+    return f"did you mean {matches[0]!r}?" if matches else ""
 
 
 class Call(NamedTuple):
-    """A command line, sorted."""
+    """A parsed command line."""
 
     words: Sequence[str]
-    """All of it, as typed."""
+    """All arguments, as typed."""
     arguments: list[str]
-    """What stands in it without a dash; the first is the recipe, where one is named."""
+    """The positional arguments; the first is the recipe, if one is named."""
     options: dict[str, list[str]]
-    """The values of each option, by its first name; none for a switch."""
+    """The values of each option by its first spelling; empty for a switch."""
     overrides: list[str]
     """Overrides of a config, as typed."""
     launch: list[str]
     """Options of torchrun, with their values."""
     mistakes: list[Mistake]
     suggest: Suggest = suggest_run_option
-    """What a flag may mean that turns out to be no field of the config."""
+    """Suggests a correction for a flag that is not a field of the config."""
 
     @classmethod
-    def of(cls, recipe: str, config: str, mistakes: Sequence[Mistake] = ()) -> "Call":
+    def for_config(cls, recipe: str, config: str, mistakes: Sequence[Mistake] = ()) -> "Call":
         """Return the call of a recipe with a config."""
         return cls((), [recipe] if recipe else [], {CONFIG.text: [config]}, [], [], list(mistakes))
 
     @property
     def recipe(self) -> str:
-        """The name or the file of the recipe; empty where none is named."""
+        """The name or the file of the recipe; empty if none is named."""
         return self.arguments[0] if self.arguments else ""
 
     @property
     def config(self) -> str | None:
-        """The config that is named."""
+        """The name of the config, if there is one."""
         return self.value(CONFIG)
 
     @property
     def wants_help(self) -> bool:
-        """True where `--help` is given."""
+        """Whether `--help` is present."""
         return self.has(HELP)
 
     @property
     def allowed(self) -> list[str]:
-        """The packages whose code is to be trusted."""
+        """The packages whose code is trusted."""
         return [name for text in self.values(ALLOW) for name in text.replace(",", " ").split()]
 
     def has(self, option: Option) -> bool:
-        """Tell whether an option is given."""
+        """Return whether an option is present."""
         return option.names[0] in self.options
 
     def values(self, option: Option) -> list[str]:
@@ -189,18 +189,18 @@ class Call(NamedTuple):
         return self.options.get(option.names[0], [])
 
     def value(self, option: Option) -> str | None:
-        """Return the value of an option; None where it is not given."""
+        """Return the value of an option; None if it is absent."""
         return next(iter(self.values(option)), None)
 
     def number(self, option: Option) -> int | None:
-        """Return the value of an option that counts something; None where it is not given.
+        """Return the value of an option as a positive integer; None if it is absent.
 
         Raises:
-            ConfigError: It is not a number above 0.
+            ConfigError: The value is not an integer above 0.
         """
         text = self.value(option)
         if text is not None and not (text.isdecimal() and int(text)):
-            raise ConfigError.of_word(option.text, f"expected a number above 0, got {text!r}")
+            raise ConfigError.of_argument(option.text, f"expected a number above 0, got {text!r}")
         return None if text is None else int(text)
 
 
@@ -211,37 +211,44 @@ def read_words(
     takes_launch: bool = False,
     suggest: Suggest = suggest_run_option,
 ) -> Call:
-    """Sort the words of a command line; what is wrong with them is noted in the result.
+    """Parse a command line; mistakes are collected in the result.
 
     Args:
-        words: The words after the program and its verb.
-        options: Those that it takes, beside `--help`. With OVERRIDE among them, words that are no option are a recipe,
-            and then overrides; otherwise they are arguments.
-        takes_launch: An unknown option before the recipe is one of torchrun's.
-        suggest: What an unknown option may mean.
+        words: The arguments after the program and its verb.
+        options: The accepted options, in addition to `--help`. If they include OVERRIDE, the first positional argument
+            is a recipe and the others are overrides.
+        takes_launch: Pass unknown options before the recipe to torchrun.
+        suggest: Suggests a correction for an unknown option.
     """
     call = Call(words, [], {}, [], [], [], suggest)
-    known = {name: option for option in (*options, HELP) for name in option.names if option is not OVERRIDE}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
+    known_options = {
+        name: option for option in (*options, HELP) for name in option.names if option is not OVERRIDE
+    }
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
         name, equals, text = word.partition("=")
-        option = known.get(name)
+        option = known_options.get(name)
         if option is not None and option.value:
-            if not equals and rest and not rest[0].startswith("--") and rest[0] not in known:
-                text = rest.pop(0)
+            if (
+                not equals
+                and remaining
+                and not remaining[0].startswith("--")
+                and remaining[0] not in known_options
+            ):
+                text = remaining.pop(0)
             _set(call, option, name, text)
         elif option is not None and equals:
-            call.mistakes.append(Mistake.of_word(word, "is not understood", f"{name} takes no value"))
+            call.mistakes.append(Mistake.of_argument(word, "is not understood", f"{name} takes no value"))
         elif option is not None:
             call.options.setdefault(option.names[0], [])
         elif takes_launch and name.startswith("-") and not call.arguments and name != OVERRIDE.text:
             has_value = not equals and name[:2] + name[2:].replace("-", "_") not in LAUNCH_SWITCHES
-            call.launch.extend([word, *([rest.pop(0)] if has_value and rest else [])])
+            call.launch.extend([word, *([remaining.pop(0)] if has_value and remaining else [])])
         elif OVERRIDE in options and (name.startswith("-") or equals or call.arguments):
             call.overrides.append(word)
         elif name.startswith("-"):
-            call.mistakes.append(Mistake.of_word(word, "is not understood", suggest(name, "")))
+            call.mistakes.append(Mistake.of_argument(word, "is not understood", suggest(name, "")))
         else:
             call.arguments.append(_expanded(call, word, word))
     _prefer_packages_of(call)
@@ -249,31 +256,31 @@ def read_words(
 
 
 def _prefer_packages_of(call: Call) -> None:
-    """Let `recipes` and `configs_py` mean those of a named file's project, before ours are imported by these names."""
+    """Import `recipes` and `configs_py` from a named file's project, before torchtune's own take these names."""
     for named in (call.recipe, call.config or ""):
         file = named.rpartition(":")[0] if ".py:" in named else named
         if file.endswith(".py"):
-            prefer_packages_beside(file)
+            prefer_project_packages(file)
 
 
 def _set(call: Call, option: Option, name: str, text: str) -> None:
-    """Note the value of an option."""
+    """Add the value of an option to a call."""
     values = call.options.setdefault(option.names[0], [])
     if not text:
-        call.mistakes.append(Mistake.of_word(name, "needs a value"))
+        call.mistakes.append(Mistake.of_argument(name, "needs a value"))
     elif values and not option.repeats:
-        call.mistakes.append(Mistake.of_word(f"{name} {text}", f"{name} is given twice"))
+        call.mistakes.append(Mistake.of_argument(f"{name} {text}", f"{name} is given twice"))
     elif option.choices and text not in option.choices:
         message = f"is {text!r}"
-        call.mistakes.append(Mistake.of_word(name, message, f"{', '.join(option.choices)} are possible"))
+        call.mistakes.append(Mistake.of_argument(name, message, f"choose one of {', '.join(option.choices)}"))
     else:
         values.append(_expanded(call, f"{name} {text}", text))
 
 
 def _expanded(call: Call, word: str, text: str) -> str:
-    """Expand a `~` that no shell did: in `--config=~/x.yaml`, in quotes, in a list of words from Python."""
+    """Expand a `~` that the shell did not: in `--config=~/x.yaml`, in quotes, or in arguments passed from Python."""
     try:
         return expand_path(text) if text.startswith("~") else text
     except ValueError as error:
-        call.mistakes.append(Mistake.of_word(word, str(error)))
+        call.mistakes.append(Mistake.of_argument(word, str(error)))
         return text

@@ -1,4 +1,4 @@
-"""torchtune's pytest plugin: golden renderings of configs, and the option that writes them anew."""
+"""torchtune's pytest plugin: golden renderings of configs, and an option that rewrites them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--renew-configs`."""
     group = parser.getgroup("torchtune")
-    group.addoption(
-        "--renew-configs", action="store_true", help="write the golden renderings of configs anew"
-    )
+    group.addoption("--renew-configs", action="store_true", help="rewrite the golden renderings of configs")
 
 
 @pytest.fixture

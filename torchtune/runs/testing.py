@@ -1,4 +1,4 @@
-"""Testing configs, in your own pytest: every mistake found, and every change of what they mean seen in review.
+"""Test your configs with pytest: report every mistake, and show every change of their values in review.
 
     from torchtune.runs import testing
 
@@ -9,8 +9,8 @@
         testing.check(make)
         golden_config(make, Path(__file__).parent / "goldens")
 
-`golden_config` is a fixture of torchtune's pytest plugin; `pytest --renew-configs` writes the renderings anew. The
-command line's counterpart is `tune validate --all FOLDER`.
+`golden_config` is a fixture of torchtune's pytest plugin; `pytest --renew-configs` rewrites the renderings. The
+equivalent command is `tune validate --all FOLDER`.
 """
 
 import inspect
@@ -34,18 +34,18 @@ def check(
     Args:
         config: A registered name, a YAML file, `file.py:function`, or a function that returns a config.
         *overrides: As on the command line, `"optimizer.lr=1e-4"`.
-        recipe: The recipe, its name or its file; by default it is told from what the function returns, from the
-            file's comment `# recipe: NAME` or its `_base_`, or from its fields.
+        recipe: The recipe, its name or its file. By default it is inferred from the function's return annotation, the
+            file's comment `# recipe: NAME` or its `_base_`, or its fields.
 
     Returns:
         An object of the recipe's config class; a mapping with attribute access for a recipe without one.
 
     Raises:
-        ConfigError: With every mistake in it.
+        ConfigError: The config has mistakes; all are listed.
     """
     from torchtune.runs._discover import load_recipe, recipe_for
 
-    __tracebackhide__ = True  # pytest then shows the message, not these lines
+    __tracebackhide__ = True  # pytest then shows the message without this frame
     if isinstance(config, Path):
         config = str(config)
     if recipe is None:
@@ -61,29 +61,33 @@ def functions_of(module: ModuleType) -> list[Callable[[], Any]]:
     """Return the public functions of a module that return a config, in their order, for `pytest.mark.parametrize`.
 
     Raises:
-        ValueError: There are none, so that a test over them cannot pass without testing anything.
+        ValueError: The module has no such function; a test parametrized over them would pass without testing anything.
     """
-    own = [
-        made
-        for name, made in vars(module).items()
-        if inspect.isfunction(made) and made.__module__ == module.__name__ and not name.startswith("_")
+    functions = [
+        function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
+        and not name.startswith("_")
     ]
-    found: list[Callable[[], Any]] = [made for made in own if is_section(result_type(made))]
-    if not found:
+    config_functions: list[Callable[[], Any]] = [
+        function for function in functions if is_section(result_type(function))
+    ]
+    if not config_functions:
         raise ValueError(f"{module.__name__} has no function whose result is annotated with a config class")
-    return found
+    return config_functions
 
 
 def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None:
-    """Compare a config's rendering with a file, so that a change of what it means shows in review.
+    """Compare a config's rendering with a file, so that changes of its values show in review.
 
     Args:
         config: A config object, or a function that returns one.
-        file: The rendering; a folder stands for the file in it that has the function's name.
-        renew: Write the file anew instead.
+        file: The rendering; with a folder, the file in it that has the function's name.
+        renew: Rewrite the file instead.
 
     Raises:
-        AssertionError: They differ; the message has the leaves. Or there is no such file yet.
+        AssertionError: The renderings differ, and the message lists the values; or the file does not exist yet.
     """
     __tracebackhide__ = True
     if file.suffix not in (".yaml", ".yml"):
@@ -94,15 +98,17 @@ def compare_with_golden(config: Any, file: Path, *, renew: bool = False) -> None
         file.write_text(text, encoding="utf-8")
         return
     if not file.is_file():
-        raise AssertionError(f"{file} is not there yet; run: pytest --renew-configs")
-    there = file.read_text(encoding="utf-8")
-    found = differences(parse_yaml(there, str(file)).value, parse_yaml(text, "today").value)
-    if found:
-        lines = [f"  {d.path}: {_shown(d.left)} -> {_shown(d.right)}" for d in found]
+        raise AssertionError(f"{file} does not exist yet; create it with pytest --renew-configs")
+    golden_text = file.read_text(encoding="utf-8")
+    changes = differences(parse_yaml(golden_text, str(file)).value, parse_yaml(text, "today").value)
+    if changes:
+        lines = [f"  {d.path}: {_format_value(d.left)} -> {_format_value(d.right)}" for d in changes]
         raise AssertionError(
-            "\n".join([f"{file} is not what the config is today; if it should be, --renew-configs:", *lines])
+            "\n".join(
+                [f"{file} differs from the config; to accept the changes, pytest --renew-configs:", *lines]
+            )
         )
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "(absent)" if value is ABSENT else inline_yaml(value)

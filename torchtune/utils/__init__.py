@@ -1,4 +1,4 @@
-"""Only what the specification's dotpaths name; everything else lives with the thing that it is about."""
+"""Modules that the specification requires at these dotpaths."""
 
 from torchtune.utils import metric_logging
 

@@ -1,7 +1,7 @@
-"""Where a run's metrics go, and how they are read back.
+"""Log a run's metrics, and read them back.
 
-Every run writes `metrics.jsonl` by itself. Where they go besides is said by components of the config
-(`metric_logger`), which a recipe builds on rank 0 alone.
+Every run writes `metrics.jsonl`. Additional destinations are components of the config (`metric_logger`), which a recipe
+builds only on rank 0.
 """
 
 import json
@@ -29,12 +29,12 @@ Scalar = float | int
 class MetricLogger(ABC):
     """A destination for metrics, one optimizer step at a time.
 
-    A subclass says what to do with the metrics of one step; the rest follows from it. `close` is called once, at
-    the run's end, also when the run fails. A logger that raises is reported once and asked no more: it ends no run.
+    A subclass implements `log_dict` for the metrics of one step. `close` is called once, at the end of the run, even if
+    the run fails. A logger that raises is reported and removed; the run continues without it.
     """
 
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages that must be installed besides torchtune's own; a config is refused where one is not."""
+    """Packages that must be installed in addition to torchtune's dependencies; otherwise the config is rejected."""
 
     @abstractmethod
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
@@ -49,28 +49,28 @@ class MetricLogger(ABC):
         """Record one metric of one step."""
         self.log_dict({name: value}, step)
 
-    def close(self) -> None:  # noqa: B027 -- most loggers have nothing to let go of.
-        """Flush what is pending and let go of files and connections; closing twice is harmless."""
+    def close(self) -> None:  # noqa: B027 -- most loggers have nothing to close.
+        """Flush pending metrics and close files and connections; closing twice is harmless."""
 
 
 def metric_line(metrics: Mapping[str, Scalar], step: int) -> str:
-    """Write one step's metrics as text, with every digit: `step=3 | loss=1.5 | lr=2e-05`."""
+    """Format one step's metrics with full precision: `step=3 | loss=1.5 | lr=2e-05`."""
     return " | ".join([f"step={step}", *(f"{name}={value}" for name, value in metrics.items())])
 
 
 class DiskLogger(MetricLogger):
-    """Append one line of text a step to a file: `step=3 | loss=1.5 | lr=2e-05`.
+    """Append one line of text per step to a file: `step=3 | loss=1.5 | lr=2e-05`.
 
-    The file is opened at the first line and flushed after each, so that it can be followed while the run goes on.
-    A continued run appends to it, and so may repeat the steps after its last checkpoint; `metrics.jsonl` has each
+    The file is opened at the first line and flushed after each line, so that it can be followed during the run. A
+    resumed run appends to it and may therefore repeat the steps after its last checkpoint; `metrics.jsonl` has each
     step once.
 
     Args:
-        log_dir: Folder of the file; made if it is missing.
-        filename: The file's name; None is `log.txt`.
+        log_dir: Folder of the file; created if missing.
+        filename: The file's name; None means `log.txt`.
 
     Raises:
-        ValueError: `filename` leads out of the folder.
+        ValueError: `filename` is not a plain file name.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], filename: str | None = None) -> None:
@@ -83,7 +83,7 @@ class DiskLogger(MetricLogger):
         """Append the step's line.
 
         Raises:
-            OSError: The folder cannot be made or the file cannot be written.
+            OSError: The folder cannot be created or the file cannot be written.
         """
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class DiskLogger(MetricLogger):
 
 
 class StdoutLogger(MetricLogger):
-    """Print one line of text a step to standard output: `step=3 | loss=1.5 | lr=2e-05`."""
+    """Print one line of text per step to standard output: `step=3 | loss=1.5 | lr=2e-05`."""
 
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
         """Print the step's line."""
@@ -109,11 +109,11 @@ class StdoutLogger(MetricLogger):
 class TensorBoardLogger(MetricLogger):
     """Write scalars for TensorBoard; needs the package `tensorboard`.
 
-    The event file is made at the first metric. A continued run begins another one, which tells TensorBoard to drop
-    what the earlier ones hold from its first step on.
+    The event file is created at the first metric. A resumed run starts a new file, which tells TensorBoard to discard
+    the steps of earlier files from its first step on.
 
     Args:
-        log_dir: Folder of the event files; made if it is missing.
+        log_dir: Folder of the event files; created if missing.
     """
 
     packages = ("tensorboard",)
@@ -124,10 +124,10 @@ class TensorBoardLogger(MetricLogger):
         self._writer: SummaryWriter | None = None
 
     def log_dict(self, metrics: Mapping[str, Scalar], step: int) -> None:
-        """Write the step's scalars, so that they can be read at once.
+        """Write the step's scalars and flush them, so that they can be read immediately.
 
         Raises:
-            OSError: The folder cannot be made or the file cannot be written.
+            OSError: The folder cannot be created or the file cannot be written.
         """
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -148,16 +148,16 @@ class TensorBoardLogger(MetricLogger):
 class WandBLogger(MetricLogger):
     """Send metrics to Weights & Biases; needs the package `wandb`.
 
-    It is told the frozen config of the run whose folder `log_dir` is. A continued run goes on with the same one there,
-    whose id is kept in `log_dir`.
+    If `log_dir` is a run's folder, its frozen config is logged too. A resumed run continues the same W&B run, whose id
+    is stored in `log_dir`.
 
     Args:
-        log_dir: Folder of wandb's own files (`wandb/`); made if it is missing.
+        log_dir: Folder of wandb's files (`wandb/`); created if missing.
         project: The project's name.
-        entity: The team or user; None: the account's own.
-        group: What several runs have in common, such as an experiment's name.
-        name: The run's name; None: the folder's.
-        mode: "offline" only writes files, which `wandb sync` sends later.
+        entity: The team or user; None means the account's default.
+        group: A name shared by several runs, such as that of an experiment.
+        name: The run's name; None means the folder's name.
+        mode: "offline" only writes files, which `wandb sync` uploads later.
     """
 
     packages = ("wandb",)
@@ -168,7 +168,7 @@ class WandBLogger(MetricLogger):
     _group: str | None = None
     _name: str | None = None
     _mode: Literal["online", "offline"] = "online"
-    # wandb's types come with the package, which need not be there.
+    # wandb's types come with the package, which may not be installed.
     _run: Any = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -178,7 +178,7 @@ class WandBLogger(MetricLogger):
         """Send the step's metrics; the first call opens the run.
 
         Raises:
-            Exception: Whatever wandb raises, such as an error of its own without a login.
+            Exception: Any error of wandb, such as a missing login.
         """
         if self._run is None:
             self._run = self._open()
@@ -189,8 +189,8 @@ class WandBLogger(MetricLogger):
 
         folder = Path(self._log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = RunFolder(folder).wandb_id
-        known = kept.read_text("utf-8").strip() if kept.is_file() else None
+        id_file = RunFolder(folder).wandb_id
+        run_id = id_file.read_text("utf-8").strip() if id_file.is_file() else None
         config = RunFolder(folder).config
         run = wandb.init(
             project=self._project,
@@ -199,26 +199,26 @@ class WandBLogger(MetricLogger):
             name=self._name or folder.resolve().name,
             mode=self._mode,
             dir=folder,
-            id=known,
-            resume=None if known is None or self._mode == "offline" else "allow",
+            id=run_id,
+            resume=None if run_id is None or self._mode == "offline" else "allow",
             config=yaml.safe_load(config.read_text("utf-8")) if config.is_file() else None,
         )
-        kept.write_text(run.id, "utf-8")
+        id_file.write_text(run.id, "utf-8")
         return run
 
     def close(self) -> None:
-        """Let wandb send what is left."""
+        """Let wandb send the remaining metrics."""
         if self._run is not None:
             self._run.finish()
             self._run = None
 
 
 class Loggers:
-    """Several loggers as one; a logger that raises is reported and removed.
+    """Several loggers combined; a logger that raises is reported and removed.
 
     Args:
-        loggers: In the order in which they are called.
-        note: Writes a line for the user.
+        loggers: The loggers, in the order in which they are called.
+        note: Prints a line for the user.
     """
 
     def __init__(self, loggers: Sequence[MetricLogger], note: Callable[[str], None]) -> None:
@@ -226,7 +226,7 @@ class Loggers:
         self._note = note
 
     def log_dict(self, metrics: Mapping[str, float | int], step: int) -> None:
-        """Pass one step's metrics on to every logger."""
+        """Pass one step's metrics to every logger."""
         for logger in list(self._loggers):
             try:
                 logger.log_dict(metrics, step)
@@ -243,47 +243,49 @@ class Loggers:
             except Exception as error:
                 self._report(logger, "could not be closed", error)
 
-    def _report(self, logger: MetricLogger, what: str, error: Exception) -> None:
+    def _report(self, logger: MetricLogger, failure: str, error: Exception) -> None:
         message = str(error).partition("\n")[0] or "no message"
         self._note(
-            f"note: {type(logger).__name__} {what}, the run continues without it: {type(error).__name__}: {message}"
+            f"note: {type(logger).__name__} {failure}; the run continues without it: {type(error).__name__}: {message}"
             " (metrics.jsonl has every step)"
         )
 
 
 def check_packages(logger: type[MetricLogger]) -> None:
-    """Refuse a logger whose packages are not installed.
+    """Check that a logger's packages are installed.
 
     Raises:
-        ValueError: One is not; the message says how to install it.
+        ValueError: A package is missing; the message says how to install it.
     """
     for package in logger.packages:
         if find_spec(package) is None:
-            raise ValueError(f"{logger.__name__} needs the package {package}; pip install {package}")
+            raise ValueError(
+                f"{logger.__name__} needs the package {package}; install it: pip install {package}"
+            )
 
 
 @frozen
 class RunMetrics:
-    """What a run's `metrics.jsonl` holds."""
+    """The contents of a run's `metrics.jsonl`."""
 
     lines: list[dict[str, Any]]
-    """Its objects in their order: of optimizer steps, and of validations between them."""
+    """The file's objects in order: one for each optimizer step, and for each validation in between."""
     broken: list[int]
-    """Numbers, from 1, of lines that could not be read, such as the last one of a run that was killed."""
+    """Line numbers, from 1, of unreadable lines, such as the last line of a killed run."""
 
     def series(self, name: str) -> list[tuple[int, float]]:
-        """Return a metric's steps and values, those that are finite numbers; of a step that stands twice, the later."""
-        found: dict[int, float] = {}
+        """Return the steps and values of a metric, only finite ones; the later value of a repeated step wins."""
+        values_by_step: dict[int, float] = {}
         for line in self.lines:
             value = line.get(name)
             if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_finite(value):
-                found[line["step"]] = value
-        return sorted(found.items())
+                values_by_step[line["step"]] = value
+        return sorted(values_by_step.items())
 
     def frame(self) -> "pd.DataFrame":
-        """Return a table with a row for each step, whose index is `step`, and a column for each metric.
+        """Return a data frame with the index `step` and a column for each metric.
 
-        What a step has no value of is NaN: a skipped step has no loss, and most have no `validation_loss`.
+        Missing values are NaN: a skipped step has no loss, and most steps have no `validation_loss`.
         """
         import pandas as pd
 
@@ -299,12 +301,12 @@ class RunMetrics:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # an int that no float holds
+    except OverflowError:  # an int that is too large for a float
         return False
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield what the lines of a file hold as JSON, each with its number from 1; None where it cannot be read."""
+    """Yield the line number, from 1, and JSON value of each non-empty line of a file; None for unreadable lines."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -316,19 +318,19 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
-    """Read a run's metrics, also while it goes on.
+    """Read a run's metrics; the run may still be in progress.
 
     Args:
         run: The run's folder, or its `metrics.jsonl`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     path = Path(run)
     path = RunFolder(path).metrics if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run's folder: there is no metrics.jsonl in it")
+        raise FileNotFoundError(f"{run} is not a run's folder: there is no metrics.jsonl in it")
     lines = []
     broken = []
     for number, values in json_lines(path):
@@ -340,4 +342,4 @@ def read_metrics(run: str | os.PathLike[str]) -> RunMetrics:
 
 
 COMPONENT_KINDS = (MetricLogger,)
-"""Classes whose subclasses a config may name where no type is declared."""
+"""Classes whose subclasses a config may name in fields without a declared type."""

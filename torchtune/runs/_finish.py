@@ -1,4 +1,4 @@
-"""What a run says after its last step: where the model is, and what to do with it."""
+"""The summary that a run prints after its last step: where the model is, and what to do with it."""
 
 import shlex
 import sys
@@ -9,36 +9,36 @@ from torchtune.runs._folder import RunFolder
 
 
 def closing_lines(folder: RunFolder) -> Iterator[str]:
-    """Yield the lines that end a run: its results, the best step, and the next commands.
+    """Yield the summary of a finished run: its results, the best step, and the next commands.
 
     Args:
-        folder: The run's folder; a recipe that writes no model into it gets no line.
+        folder: The run's folder; without a trained model in it, nothing is yielded.
     """
     if not folder.final.is_dir():
         return
-    yield f"finished: {folder.final} is the trained model"
+    yield f"finished: the trained model is in {folder.final}"
     best = folder.read_record().get("best")
     if isinstance(best, dict):
         loss, step = best.get("validation_loss"), best.get("step")
         if folder.best.is_dir():
-            yield f"best: {folder.best} has the lowest validation loss, {loss:.4f} after step {step}"
+            yield f"best: the model with the lowest validation loss ({loss:.4f}, step {step}) is in {folder.best}"
         elif step == 0:
             yield (
-                f"best: the model before training has the lowest validation loss, {loss:.4f}; a lower optimizer.lr may"
-                " help"
+                f"best: validation loss never improved on {loss:.4f}, its value before training; try a lower"
+                " optimizer.lr"
             )
     adapter_config = folder.final / "adapter_config.json"
     is_adapter = adapter_config.is_file()
     if is_adapter and not read_json(adapter_config).get("base_model_name_or_path"):
-        return  # Without its base, an adapter neither answers nor can be merged.
+        return  # Without its base, an adapter can neither generate nor be merged.
     path = shlex.quote(str(folder.path))
     yield f"try it: tune alpaca_generate --config generate model_directory={path}"
     if is_adapter:
         yield f"merge it: tune convert {shlex.quote(str(folder.final))} merged"
 
 
-def end_run(folder: RunFolder) -> None:
-    """Record that a run is complete, and tell the user what it has left."""
+def finish_run(folder: RunFolder) -> None:
+    """Record that a run has finished, and print its summary."""
     folder.finish()
     for line in closing_lines(folder):
         sys.stderr.write(f"{line}\n")

@@ -1,4 +1,4 @@
-"""Errors that mean that memory ran out, whichever library raises them."""
+"""Recognize out-of-memory errors of any library."""
 
 import errno
 import mmap
@@ -7,16 +7,16 @@ from typing import Final
 
 _TEXTS: Final = (
     "DefaultCPUAllocator",  # torch, as a RuntimeError
-    "failed to map segment from shared object",  # the loader of shared libraries, as an ImportError
+    "failed to map segment from shared object",  # the dynamic loader, as an ImportError
     "Cannot allocate memory",
     "std::bad_alloc",
 )
 _RESERVED: Final = 768 * 2**20
-"""Bytes of address space that explaining takes: importing torch's fake tensors, and a model of them."""
+"""Bytes of address space for explaining an error: importing torch's fake tensors, and a model of them."""
 
 
-def means_no_memory(error: BaseException) -> bool:
-    """Tell whether an error of Python, torch or the system means that memory ran out."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch or the system means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -25,20 +25,20 @@ def means_no_memory(error: BaseException) -> bool:
 
 
 class Reserve:
-    """Address space that is set aside, and released where an error is to be explained after memory ran out.
+    """Reserved address space, released to explain an error after memory ran out.
 
-    It is never touched, so it takes no memory. It counts only where a process may have so much address space and no
-    more (`ulimit -v`), and there the explanation would otherwise fail as the run did.
+    It is never touched, so it uses no memory. It only matters if the address space of a process is limited
+    (`ulimit -v`): the explanation would then run out of memory, as the run did.
     """
 
     def __init__(self) -> None:
         self._space: mmap.mmap | None = None
-        with suppress(OSError, ValueError):  # there is not even that much
+        with suppress(OSError, ValueError):  # the limit is too low even for the reserve
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             self._space = mmap.mmap(-1, _RESERVED, flags=flags, prot=mmap.PROT_READ)
 
     def release(self) -> None:
-        """Let others have the space."""
+        """Release the address space."""
         if self._space is not None:
             self._space.close()
             self._space = None

@@ -1,0 +1,59 @@
+"""Find the existing path that a misspelled one most likely means."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_CUTOFF = 0.6
+"""How similar two names must be, by difflib's ratio."""
+
+
+StrPath = str | os.PathLike[str]
+
+
+def similar_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> Path | None:
+    """Return the existing path that differs from a missing one only in one similar name, or None.
+
+    Names are similar if they differ in a few characters, or if one extends the other, as `SmolLM2-135M` extends
+    `SmolLM2`.
+
+    Args:
+        path: A path that does not exist.
+        accepts: Returns whether a path exists and is of the expected kind.
+    """
+    path = Path(path)
+    missing = path
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing = missing.parent
+    remaining = path.relative_to(missing)
+    scored = [(score, entry / remaining) for entry, score in _similar(missing) if accepts(entry / remaining)]
+    return max(scored)[1] if scored else None
+
+
+def did_you_mean_path(path: StrPath, accepts: Callable[[Path], bool] = Path.exists) -> str:
+    """Return `did you mean x?`, or an empty string if no path is similar; the arguments are those of `similar_path`."""
+    similar = similar_path(path, accepts)
+    return f"did you mean {similar}?" if similar else ""
+
+
+def _similar(missing: Path) -> Iterator[tuple[Path, float]]:
+    """Yield the entries in the folder of a missing path that have similar names, each with its similarity."""
+    try:
+        entries = sorted(missing.parent.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        score = _similarity(missing.name, entry.name)
+        if score >= _CUTOFF and not entry.name.startswith("."):
+            yield entry, score
+
+
+def _similarity(left: str, right: str) -> float:
+    left, right = (name.lower().replace("_", "-") for name in (left, right))
+    if Path(left).suffix == Path(right).suffix:  # a common suffix does not make names similar
+        left, right = Path(left).stem, Path(right).stem
+    shorter, longer = sorted((left, right), key=len)
+    ratio = difflib.SequenceMatcher(None, left, right).ratio()
+    is_continued = longer.startswith(shorter) and not longer[len(shorter) :][:1].isalnum()
+    return max(ratio, _CUTOFF) if is_continued else ratio
