@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, and folders that `datasets` saved."""
+"""Parquet and Arrow files, and folders written by `Dataset.save_to_disk`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +8,11 @@ from torchtune.datasets._compressed import TemporaryFile
 from torchtune.datasets._tables import ArrowTable, Table
 
 _FILE_FORMAT = b"ARROW1"
-"""What a file of Arrow's file format begins with; `datasets` reads the stream format alone."""
+"""The first bytes of a file in Arrow's file format; `datasets` reads only the stream format."""
 
 
 def open_parquet(path: Path) -> Table:
-    """Open a Parquet file; `datasets` writes it as an Arrow table into its cache first, once."""
+    """Open a Parquet file. The first time, `datasets` converts it to an Arrow table in its cache."""
     import pyarrow.parquet as pq
     from datasets import Dataset
 
@@ -34,14 +34,14 @@ def open_arrow(path: Path) -> Table:
 
 
 def open_saved(path: Path) -> Table:
-    """Open a folder that `Dataset.save_to_disk` wrote."""
+    """Open a folder written by `Dataset.save_to_disk`."""
     from datasets import load_from_disk
 
     return ArrowTable(str(path), _read(path, lambda: load_from_disk(str(path))))
 
 
 class _ConvertedTable(ArrowTable):
-    """A file of Arrow's file format, converted into a temporary file; each process that unpickles it makes its own."""
+    """A file in Arrow's file format, converted into a temporary file. Unpickling converts it again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,18 +67,19 @@ def _convert(path: Path, target: Path) -> Any:
 
 
 def _read(path: Path, read: Callable[[], Any]) -> Any:
-    """Read a table that is to have rows.
+    """Read a table that must have rows.
 
     Raises:
-        ValueError: It is damaged, or has none.
+        ValueError: The file is damaged or has no rows.
     """
     try:
         table = read()
         n = len(table)
-    except Exception as error:  # of whatever kind the library raises
+    except Exception as error:  # the libraries raise many kinds
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ValueError(
-            f"{path} is damaged, or no such file: {reason}; copy or download it again"
+            f"{path}: cannot be read: it is damaged or not in the format that its name says ({reason});"
+            " copy or download it again"
         ) from error
     if n == 0:
         raise ValueError(f"{path}: the file has no rows")

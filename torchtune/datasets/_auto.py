@@ -1,4 +1,4 @@
-"""A dataset for rows of any layout, chosen by the columns of the first."""
+"""A dataset for rows of any layout, which is detected from the columns of the first row."""
 
 import logging
 from typing import Any, cast
@@ -17,12 +17,12 @@ from torchtune.datasets._text import TextCompletionDataset
 
 _QUESTIONS = ("question", "prompt", "query", "instruction", "input", "problem", "user")
 _ANSWERS = ("answer", "response", "completion", "output", "solution", "target", "assistant")
-"""What columns of tasks and of their answers are often called, for suggestions."""
+"""Common names for the columns of tasks and of answers, for suggestions."""
 
 _logger = logging.getLogger(__name__)
 
 
-def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in common.
+def auto_dataset(  # noqa: PLR0913 -- the settings that all layouts share.
     tokenizer: Tokenizer,
     source: Source,
     *,
@@ -33,28 +33,28 @@ def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in commo
     on_error: OnError = "raise",
     ignore_columns: list[str] | None = None,
 ) -> Dataset[Encoded[Example]]:
-    """Open rows as the dataset that reads their layout, which the columns of the first row tell.
+    """Open rows with the dataset class for their layout, which is detected from the columns of the first row.
 
-    Conversations (`messages`, `conversations`, or `prompt` and `completion`) are a `ChatDataset`, tasks with answers
-    (`instruction`, `output`) an `InstructDataset`, and texts (`text`) a `TextCompletionDataset`. Tasks are written in
-    Alpaca's template if the tokenizer has no chat template.
+    Conversations (`messages`, `conversations`, or `prompt` and `completion`) open as a `ChatDataset`, tasks with
+    answers (`instruction`, `output`) as an `InstructDataset`, and texts (`text`) as a `TextCompletionDataset`. Tasks
+    use Alpaca's template if the tokenizer has no chat template.
 
     Args:
         tokenizer: Encodes the rows; the recipe passes it.
-        source: A file of rows (.json, .jsonl, .csv, .tsv, .txt, .parquet or .arrow), a folder or a pattern of them, or
-            the name of a data set on the Hugging Face hub; `open_source` has the details.
-        split: Which split, which range of its rows, or which of several: `validation`, `train[:1000]`.
-        load_options: What else a data set on the hub needs, such as its name or `streaming: true`.
+        source: A data file (.json, .jsonl, .csv, .tsv, .txt, .parquet or .arrow), a folder or a pattern of data files,
+            or the name of a dataset on the Hugging Face hub; see `open_source` for details.
+        split: A split, a range of its rows, or several of these: `validation`, `train[:1000]`, `train+test`.
+        load_options: Further options for a dataset on the hub, such as its `name` or `streaming: true`.
         columns: Names of the columns of tasks and answers, as in `InstructDataset`, which then reads the rows. Null:
-            the first row tells the layout.
+            the layout is detected from the first row.
         max_seq_len: Longest example (tokens). Null: any length.
-        on_error: What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted.
-        ignore_columns: Columns that are known not to be read, and are not reported.
+        on_error: What to do with a row that cannot be used: "raise" an error, or "skip" and count it.
+        ignore_columns: Columns that are unused on purpose, and are not reported.
 
     Raises:
-        FileNotFoundError: There is no such file or data set.
+        FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: The rows have another layout, or cannot be used by the dataset of theirs.
+        ValueError: The layout is unknown, or the rows cannot be used by the dataset class for it.
     """
     table = open_source(source, split, load_options)
     row = table[0]
@@ -72,37 +72,37 @@ def auto_dataset(  # noqa: PLR0913 -- what datasets of all layouts have in commo
         return InstructDataset(tokenizer, rows, template=_template(tokenizer), **options)
     if "text" in row:
         return TextCompletionDataset(tokenizer, rows, **options)
-    raise ValueError(f"{table.place(0)}: {_unknown_layout(row)}")
+    raise ValueError(f"{table.location(0)}: {_unknown_layout(row)}")
 
 
 def _template(tokenizer: Tokenizer) -> str:
-    """Return the template of tasks."""
+    """Return the template for tasks."""
     if tokenizer.chat_template is not None:
         return "chat"
-    _logger.warning("the tokenizer has no chat template, so rows are written in Alpaca's (template=alpaca)")
+    _logger.warning("the tokenizer has no chat template; rows use Alpaca's prompt (template=alpaca)")
     return "alpaca"
 
 
 def _unknown_layout(row: Row) -> str:
-    """Say that the columns of a row are those of no layout, and how to name what they hold."""
+    """Return the message for a row whose columns match no layout, with overrides that may fix it."""
     if {"chosen", "rejected"} <= row.keys():
         return (
             f"{columns_of(row)}: pairs of a chosen and a rejected answer are for preference tuning, which no recipe"
-            " does; torchtune.datasets.PreferenceDataset reads them for a recipe of your own"
+            " supports; use torchtune.datasets.PreferenceDataset in your own recipe"
         )
-    told = "'messages', 'conversations', 'prompt' and 'completion', 'instruction' and 'output', or 'text'"
-    return f"{columns_of(row)}, and none of them tells what a row is ({told}); write {_dataset_for(row)}"
+    layouts = "'messages', 'conversations', 'prompt' and 'completion', 'instruction' and 'output', or 'text'"
+    return f"unknown layout: {columns_of(row)}; expected {layouts}; set {_dataset_for(row)}"
 
 
 def _dataset_for(row: Row) -> str:
-    """Return the overrides that most likely name what the columns of a row hold."""
+    """Return overrides for a row of unknown layout, guessed from its columns."""
     turns = [name for name, value in row.items() if isinstance(value, list)]
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if turns:
         return f"dataset=torchtune.datasets.ChatDataset dataset.column={turns[0]}"
     if len(texts) == 1:
         return f"dataset=torchtune.datasets.TextCompletionDataset dataset.column={texts[0]}"
-    asked = next((name for name in texts if name in _QUESTIONS), "NAME")
+    question = next((name for name in texts if name in _QUESTIONS), "NAME")
     answer = next((name for name in texts if name in _ANSWERS), "NAME")
-    columns = f"{{instruction: {asked}, output: {answer}}}"
+    columns = f"{{instruction: {question}, output: {answer}}}"
     return f"'dataset.columns={columns}'"

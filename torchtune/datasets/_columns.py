@@ -1,4 +1,4 @@
-"""Columns of rows: reading them, and knowing which were not read."""
+"""Columns of rows: reading them, and recording which were read."""
 
 from collections.abc import ItemsView, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from torchtune.datasets._tables import Row, lone_surrogate
 
 
 class ReadRow(dict[str, Any]):
-    """A row that knows which of its columns were read, so that the others can be reported."""
+    """A row that records which of its columns were read, so that the others can be reported."""
 
     def __init__(self, row: Mapping[str, Any]) -> None:
         super().__init__(row)
@@ -18,7 +18,7 @@ class ReadRow(dict[str, Any]):
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Read a column, or take the default where there is none."""
+        """Read a column, or return the default if it is missing."""
         self.read.add(name)
         return super().get(name, default)
 
@@ -28,7 +28,7 @@ class ReadRow(dict[str, Any]):
         return super().items()
 
     def unread(self) -> tuple[str, ...]:
-        """Return the columns that hold something and were not read."""
+        """Return the columns that are not empty and were not read."""
         others = self.keys() - self.read
         if not others:
             return ()
@@ -36,44 +36,44 @@ class ReadRow(dict[str, Any]):
 
 
 def _is_empty(value: object) -> bool:
-    is_empty_array = getattr(value, "size", None) == 0  # numpy's, in rows that are given in memory
+    is_empty_array = getattr(value, "size", None) == 0  # a NumPy array, in rows passed in memory
     return value is None or is_empty_array or (isinstance(value, (str, list, dict, tuple)) and not value)
 
 
 def check_characters(name: str, value: Any) -> None:
-    """Check a text, or those in a list or an object.
+    """Check the characters of a text, or of the texts in a list or an object.
 
     Raises:
-        ValueError: one contains half of a surrogate pair, which no tokenizer can encode.
+        ValueError: A text contains half of a surrogate pair, which no tokenizer can encode.
     """
     half = lone_surrogate(value)
     if half:
         raise ValueError(f"{name}: contains {half!a}, half of a surrogate pair, which is not a character")
 
 
-def column(row: Row, name: str, what: str, setting: str = "columns") -> str:
+def column(row: Row, name: str, field_name: str, setting: str = "columns") -> str:
     """Read a column that must hold text.
 
     Args:
         row: Columns by name.
-        name: The column's name there.
-        what: What it is called in messages; the same as `name` where nobody renamed it.
-        setting: The setting that names columns.
+        name: The column's name in the row.
+        field_name: The field that the column is read as, for messages; the same as `name` unless it is renamed.
+        setting: The setting that renames columns.
 
     Raises:
-        ValueError: it is missing or holds something else; the message has the columns found.
+        ValueError: The column is missing (the message lists the row's columns) or does not hold text.
     """
-    value = required(row, name, what, setting)
+    value = required(row, name, field_name, setting)
     if not isinstance(value, str):
         raise ValueError(f"{name!r}: expected text, got {'null' if value is None else repr(value)}")  # noqa: TRY004 - the user's data is wrong, not a call.
     return value
 
 
 def optional_text(row: Row, name: str | None) -> str:
-    """Read a column that may hold text; "" where it is missing, null, or has no name.
+    """Read a column that may hold text; return "" if it is missing or null, or has no name.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: The column holds something else.
     """
     if name is None or name not in row:
         return ""
@@ -83,53 +83,59 @@ def optional_text(row: Row, name: str | None) -> str:
     return value or ""
 
 
-def required(row: Row, name: str, what: str, setting: str = "columns") -> object:
+def required(row: Row, name: str, field_name: str, setting: str = "columns") -> object:
     """Read a column, whatever it holds.
 
     Raises:
-        ValueError: it is missing; the message has the columns found.
+        ValueError: The column is missing; the message lists the row's columns.
     """
     if name not in row:
-        of = "" if name == what else f", which is to be the {what}"
-        example = f"{{{what}: NAME}}" if setting == "columns" else "NAME"
+        purpose = "" if name == field_name else f" for the {field_name}"
+        example = f"{{{field_name}: NAME}}" if setting == "columns" else "NAME"
         raise ValueError(
-            f"no column {name!r}{of}; {columns_of(row)}; dataset.{setting}={example} names another"
+            f"no column {name!r}{purpose}; {columns_of(row)}; to read another column, set"
+            f" dataset.{setting}={example}"
         )
     value: object = row[name]
     return value
 
 
 def columns_of(row: Row) -> str:
-    """List a row's columns for a message."""
-    return f"the columns found are {', '.join(map(repr, row)) or 'none'}"
+    """List a row's columns, for a message."""
+    return f"the row's columns are {', '.join(map(repr, row)) or '(none)'}"
 
 
 def checked_columns(
     columns: dict[str, str] | None, names: Sequence[str], required: Sequence[str]
 ) -> dict[str, str]:
-    """Return every column's name in the file, by our own.
+    """Return the column name of each field.
 
-    A name that stands for another column in the file is that column's alone: `{instruction: input}` says that there
-    is no `input` besides.
+    A column that is mapped to another field is read only as that field: `{instruction: input}` leaves no column for
+    the field `input`.
+
+    Args:
+        columns: Column names by field, where they differ.
+        names: The fields.
+        required: The fields that must have a column.
 
     Raises:
-        ValueError: a name of ours is none, or a column is to be read twice.
+        ValueError: A field is unknown or has no column, or a column is mapped to two fields.
     """
     columns = columns or {}
     unknown = [name for name in columns if name not in names]
     if unknown:
-        raise ValueError(f"columns: expected names for {', '.join(names)}, got one for {unknown[0]!r}")
-    taken: dict[str, str] = {}
+        raise ValueError(f"columns: unknown field {unknown[0]!r}; expected {', '.join(names)}")
+    field_of: dict[str, str] = {}
     for name, column in columns.items():
-        if column in taken:
+        if column in field_of:
             raise ValueError(
-                f"columns: {column!r} is named for both {taken[column]} and {name}; name it once"
+                f"columns: the column {column!r} is mapped to both {field_of[column]} and {name}; map it to one"
             )
-        taken[column] = name
-    chosen = {name: columns.get(name, name) for name in names if name in columns or name not in taken}
+        field_of[column] = name
+    column_of = {name: columns.get(name, name) for name in names if name in columns or name not in field_of}
     for name in required:
-        if name not in chosen:
+        if name not in column_of:
             raise ValueError(
-                f"columns: {name!r} is named for {taken[name]}; name a column for the {name} too"
+                f"columns: the column {name!r} is mapped to {field_of[name]}; map another column to {name}"
             )
-    return chosen
+    return column_of

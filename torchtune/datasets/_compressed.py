@@ -1,4 +1,4 @@
-"""Compressed files, decompressed once into a temporary file in which any row can be found."""
+"""Compressed files, decompressed once into a temporary file in which any row can be read directly."""
 
 import bz2
 import gzip
@@ -12,24 +12,24 @@ from pathlib import Path
 from typing import IO, Any
 
 _BLOCK = 2**22
-"""How much is decompressed at a time (bytes)."""
+"""Size of the blocks that are decompressed at a time (bytes)."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
-"""Formats by the ending of a file's name."""
+"""Compression formats by file name suffix."""
 
 
 def ending(path: Path) -> str:
-    """Return the ending of a file's name in small letters, without that of its compression: `.csv` of `a.CSV.gz`."""
+    """Return a file name's suffix in lower case, without that of a compression: `.csv` for `a.CSV.gz`."""
     suffix = path.suffix.lower()
     return path.with_suffix("").suffix.lower() if suffix in COMPRESSIONS else suffix
 
 
 class TemporaryFile:
-    """An empty file in the folder for temporary files, removed with this object, at the latest when Python ends."""
+    """An empty file in the folder for temporary files, removed with this object, at the latest when Python exits."""
 
     def __init__(self) -> None:
-        number, name = tempfile.mkstemp(prefix="torchtune-rows-")
-        os.close(number)
+        descriptor, name = tempfile.mkstemp(prefix="torchtune-rows-")
+        os.close(descriptor)
         self.path = Path(name)
         weakref.finalize(self, _remove, self.path, os.getpid())
 
@@ -38,8 +38,8 @@ def decompress(path: Path) -> TemporaryFile:
     """Decompress a file.
 
     Raises:
-        ValueError: It is damaged or cut short, or not compressed as its name says.
-        OSError: There is no room for the result.
+        ValueError: The file is damaged or truncated, or is not compressed in the format that its name says.
+        OSError: There is no space for the result.
     """
     kind = COMPRESSIONS[path.suffix.lower()]
     copy = TemporaryFile()
@@ -49,11 +49,11 @@ def decompress(path: Path) -> TemporaryFile:
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's error, not the decoder's
             raise OSError(
-                f"{path}: cannot be decompressed into {copy.path.parent}: {error.strerror}; the environment variable"
-                " TMPDIR names another folder for temporary files"
+                f"{path}: cannot be decompressed into {copy.path.parent}: {error.strerror}; to use another folder for"
+                " temporary files, set the environment variable TMPDIR"
             ) from error
         raise ValueError(
-            f"{path}: cannot be decompressed, it is damaged, cut short or not a {kind} file ({error}); copy or"
+            f"{path}: cannot be decompressed: it is damaged, truncated or not a {kind} file ({error}); copy or"
             " download it again"
         ) from error
     return copy
@@ -69,6 +69,6 @@ def _open(path: Path, kind: str) -> IO[bytes] | Any:  # pyarrow ships no types
 
 
 def _remove(path: Path, process: int) -> None:
-    """Remove a temporary file, unless this process is only a fork of the one that made it."""
+    """Remove a temporary file, unless this process is a fork of the one that created it."""
     if os.getpid() == process:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Several datasets as one."""
+"""Several datasets concatenated into one."""
 
 import bisect
 import itertools
@@ -13,25 +13,26 @@ from torchtune.data import (
     Examples,
     Order,
     Tokenizer,
+    as_stream,
     is_plain_text,
-    place_of,
-    reported_of,
-    stream_of,
+    location_of,
+    logged_notes,
     use_cache,
 )
 
 
 class ConcatDataset(Dataset[Encoded[Example]]):
-    """Datasets one after the other, each as often as its weight says; shuffling mixes them.
+    """Concatenated datasets, each repeated or subsampled by its weight. Shuffling mixes their rows.
 
     Args:
-        tokenizer: Passed on to each of them; the recipe passes it.
-        datasets: The datasets, each without its tokenizer.
-        weights: How often an epoch has every row of each: 2 doubles a dataset, 0.5 takes every other of its rows, the
-            same ones in every epoch. Null: once.
+        tokenizer: Passed to each dataset; the recipe passes it.
+        datasets: The datasets, configured without a tokenizer.
+        weights: How often an epoch has each dataset's rows: 2 repeats every row, 0.5 uses half of the rows, the same
+            half in every epoch. Null: 1 for each dataset.
 
     Raises:
-        ValueError: there are no datasets, or not as many weights, or one is not above 0; or a dataset is streamed.
+        ValueError: There are no datasets, the number of weights differs from that of the datasets, a weight is not
+            above 0, or a dataset is streamed.
     """
 
     def __init__(
@@ -41,20 +42,22 @@ class ConcatDataset(Dataset[Encoded[Example]]):
         weights: list[float] | None = None,
     ) -> None:
         if not datasets:
-            raise ValueError("datasets: expected at least one")
+            raise ValueError("datasets: expected at least one dataset")
         weights = [1.0] * len(datasets) if weights is None else weights
         if len(weights) != len(datasets):
-            raise ValueError(f"weights: expected {len(datasets)}, one for each dataset, got {len(weights)}")
-        if any(not weight > 0 for weight in weights):
-            raise ValueError(f"weights: expected numbers above 0, got {min(weights)}")
-        self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
-        if any(stream_of(part) is not None for part in self._parts):
             raise ValueError(
-                "datasets: rows that are streamed cannot be mixed with others; leave streaming out"
+                f"weights: expected {len(datasets)} weights, one for each dataset, got {len(weights)}"
+            )
+        if any(not weight > 0 for weight in weights):
+            raise ValueError(f"weights: expected sizes above 0, got {min(weights)}")
+        self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
+        if any(as_stream(part) is not None for part in self._parts):
+            raise ValueError(
+                "datasets: a streamed dataset cannot be concatenated; remove load_options.streaming from each"
             )
         self._orders = [Order(len(part), 0, f"part {i}") for i, part in enumerate(self._parts)]
-        numbers = [max(1, round(w * len(part))) for w, part in zip(weights, self._parts, strict=True)]
-        self._ends = list(itertools.accumulate(numbers))
+        sizes = [max(1, round(w * len(part))) for w, part in zip(weights, self._parts, strict=True)]
+        self._ends = list(itertools.accumulate(sizes))
 
     def __len__(self) -> int:
         """Count the rows of an epoch."""
@@ -64,31 +67,31 @@ class ConcatDataset(Dataset[Encoded[Example]]):
         """Encode a row of whichever dataset it belongs to."""
         if index >= len(self):
             raise IndexError(index)
-        part, row = self._at(index)
+        part, row = self._locate(index)
         return part[row]
 
-    def place(self, index: int) -> str:
-        """Say where a row is, such as `rows.jsonl: line 3`."""
-        return place_of(*self._at(index))
+    def location(self, index: int) -> str:
+        """Return a row's location, such as `rows.jsonl: line 3`."""
+        return location_of(*self._locate(index))
 
     @property
-    def reported(self) -> frozenset[str]:
-        """The texts of the notes that the datasets have logged already."""
-        return frozenset().union(*map(reported_of, self._parts))
+    def logged_notes(self) -> frozenset[str]:
+        """The texts of the notes that the datasets have already logged."""
+        return frozenset().union(*map(logged_notes, self._parts))
 
     @property
     def is_plain_text(self) -> bool:
-        """Whether all rows are texts without prompts."""
+        """Whether all rows are plain text without prompts."""
         return all(map(is_plain_text, self._parts))
 
-    def _at(self, index: int) -> tuple[Examples, int]:
-        """Return the dataset that a row belongs to, and its number there."""
+    def _locate(self, index: int) -> tuple[Examples, int]:
+        """Return the dataset that a row belongs to, and the row's index in it."""
         i = bisect.bisect_right(self._ends, index)
         part = self._parts[i]
         position = index - (self._ends[i - 1] if i else 0)
         return part, self._orders[i][position % len(part)]
 
     def use_cache(self, folder: str) -> None:
-        """Keep the encoded rows of each that can on the disk (`RowDataset.use_cache`)."""
+        """Cache the encoded rows of each dataset that supports it (`RowDataset.use_cache`)."""
         for part in self._parts:
             use_cache(part, folder)

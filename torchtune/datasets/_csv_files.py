@@ -1,4 +1,4 @@
-"""CSV and TSV files (RFC 4180): a row for each record, under the names of the first."""
+"""CSV and TSV files (RFC 4180): the first record names the columns, each other record is a row."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ from torchtune.datasets._records import Offsets, Records, TextFile
 from torchtune.datasets._tables import Row, RowError
 
 _LONGEST_FIELD = 2**31 - 1
-"""Longest field that the csv module is to read; it stops at 131,072 characters by itself."""
+"""Field size limit for the csv module, whose default is 131,072 characters."""
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
@@ -22,8 +22,8 @@ class Csv(Records):
     """A .csv or .tsv file, whose first record names the columns.
 
     Raises:
-        ValueError: It has no rows, its header is empty, names a column twice or not at all, a quote is never closed, or
-            something stands between a closing quote and the next separator.
+        ValueError: The file is empty or has no rows, a column name is missing or duplicated, a quote is never closed,
+            or a closing quote is not followed by a separator.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,22 +31,22 @@ class Csv(Records):
         file = TextFile(path)
         starts = _find_records(file, self._separator)
         if len(starts) < 2:
-            raise ValueError(f"{path}: the file is empty; its first line is to name the columns")
+            raise ValueError(f"{path}: the file is empty; its first line must name the columns")
         super().__init__(file, starts)
         self._columns = self._fields(0)
         self._check_columns(path)
         if len(starts) < 3:
-            raise ValueError(f"{path}: the file has no rows, only a line of column names")
+            raise ValueError(f"{path}: the file has no rows, only column names")
         self.starts = starts[1:]
 
     def __getitem__(self, index: int, /) -> Row:
         fields = self._fields(index)
         if len(fields) != len(self._columns):
-            columns = counted(len(self._columns), "column")
+            expected = counted(len(self._columns), "field")
             raise RowError(
-                f"{self.place(index)}: {counted(len(fields), 'field')}, where the first line names {columns}:"
-                f" {', '.join(map(repr, self._columns))}; a field that holds {_SEPARATORS[self._separator]} or line"
-                " breaks is to be in double quotes"
+                f"{self.location(index)}: expected {expected} ({', '.join(map(repr, self._columns))}), got"
+                f" {len(fields):,}; put a field that contains {_SEPARATORS[self._separator]} or line breaks in double"
+                " quotes"
             )
         return dict(zip(self._columns, fields, strict=True))
 
@@ -54,27 +54,27 @@ class Csv(Records):
         return next(_fields(iter([self.text(index)]), self._separator))
 
     def _check_columns(self, path: Path) -> None:
-        """Reject a header that names no columns, or that is separated by something else.
+        """Check the column names.
 
         Raises:
-            ValueError: The message says what to do.
+            ValueError: A name is missing or duplicated, or the names are separated by another character.
         """
         names = self._columns
-        doubled = [name for name in names if names.count(name) > 1 and name.strip()]
-        if doubled:
-            raise ValueError(f"{path}: the first line names the column {doubled[0]!r} twice; rename one")
+        duplicates = [name for name in names if names.count(name) > 1 and name.strip()]
+        if duplicates:
+            raise ValueError(f"{path}: the first line names the column {duplicates[0]!r} twice; rename one")
         separators = [mark for mark in _SEPARATORS if mark in names[0]]
         if len(names) == 1 and separators:
             raise ValueError(
-                f"{path}: the first line names the single column {names[0]!r}; fields seem to be separated by"
-                f" {_SEPARATORS[separators[0]]}, where a {ending(path)} file has {_SEPARATORS[self._separator]}; "
+                f"{path}: the first line names only one column, {names[0]!r}; fields seem to be separated by"
+                f" {_SEPARATORS[separators[0]]}, but a {ending(path)} file uses {_SEPARATORS[self._separator]}; "
                 + _other_format(separators[0])
             )
         unnamed = [i for i, name in enumerate(names, 1) if not name.strip()]
         if unnamed:
             raise ValueError(
-                f"{path}: the first line gives column {unnamed[0]} of {len(names)} no name; name it, or leave it out"
-                " (pandas writes row numbers so, unless to_csv has index=False)"
+                f"{path}: the first line has no name for column {unnamed[0]} of {len(names)}; name it, or remove it"
+                " (if it holds row numbers from pandas, pass index=False to to_csv)"
             )
 
 
@@ -85,17 +85,17 @@ def _other_format(separator: str) -> str:
 
 
 def _fields(lines: Iterator[str], separator: str) -> Iterator[list[str]]:
-    """Parse records; a quote within a field that does not begin with one is part of its text."""
+    """Parse records. A quote inside a field that does not begin with one is part of the text."""
     if csv.field_size_limit() < _LONGEST_FIELD:
         csv.field_size_limit(_LONGEST_FIELD)
     yield from csv.reader(lines, delimiter=separator, strict=True)
 
 
 def _find_records(file: TextFile, separator: str) -> Offsets:
-    """Find where records begin, and where the last ends; a field in quotes may hold line breaks.
+    """Return where each record begins, and where the last one ends. A quoted field may contain line breaks.
 
     Raises:
-        ValueError: A field cannot be read.
+        ValueError: A field cannot be parsed.
     """
     starts = array("q")
     begin = end = file.start
@@ -118,41 +118,42 @@ def _find_records(file: TextFile, separator: str) -> Offsets:
 
 
 def _lines(file: TextFile) -> Iterator[bytes]:
-    """Yield the lines of a file with their ends."""
-    rest = b""
+    """Yield the lines of a file, each with its line end."""
+    remaining = b""
     for _, chunk in file.chunks(file.start):
-        *whole, rest = (rest + chunk).split(file.newline)
-        for line in whole:
+        *lines, remaining = (remaining + chunk).split(file.newline)
+        for line in lines:
             yield line + file.newline
-    if rest:
-        yield rest
+    if remaining:
+        yield remaining
 
 
 def _field_error(file: TextFile, begin: int, end: int, separator: str) -> ValueError:
-    """Describe the field that cannot be read of the record between two positions."""
+    """Build the error for the record between two positions, which has a field that cannot be parsed."""
     text = file.read(begin, end).decode("latin-1")
     quoted_or_plain = re.compile(rf'"(?:[^"]+|"")*+"(?={separator}|[\r\n]|$)|(?!")[^{separator}\r\n]*')
-    at = 0
+    position = 0
     while True:
-        field = quoted_or_plain.match(text, at)
+        field = quoted_or_plain.match(text, position)
         if field is None:
             break
-        at = field.end()
-        if text[at : at + 1] != separator:
+        position = field.end()
+        if text[position : position + 1] != separator:
             return ValueError(
-                f"{file.path}: line {file.line(begin + at)}: a carriage return outside quotes; save the file with one"
-                " kind of line ends, or put the field in double quotes"
+                f"{file.path}: line {file.line(begin + position)}: a carriage return outside quotes; use the same line"
+                " end throughout the file, or put the field in double quotes"
             )
-        at += 1
-    line, column = file.line(begin + at), file.column(begin + at)
-    closing = re.compile(r'"(?:[^"]+|"")*+"').match(text, at)
+        position += 1
+    line, column = file.line(begin + position), file.column(begin + position)
+    closing = re.compile(r'"(?:[^"]+|"")*+"').match(text, position)
     if closing is None:
         return ValueError(
             f"{file.path}: line {line}: the quote that opens at column {column} is never closed; close it, or write"
-            ' a quote that begins a field as three: """'
+            ' a literal quote at the start of a field as """'
         )
-    after = begin + closing.end()
+    closing_end = begin + closing.end()
     return ValueError(
         f"{file.path}: line {line}: the field that opens with a quote at column {column} continues after its"
-        f' closing quote on line {file.line(after)}, column {file.column(after)}; write quotes within quotes twice: ""'
+        f" closing quote on line {file.line(closing_end)}, column {file.column(closing_end)};"
+        ' write a literal quote inside quotes as ""'
     )

@@ -1,4 +1,4 @@
-"""The README.md of a repository cloned from the Hugging Face hub, whose header says what its files are."""
+"""The README.md of a repository cloned from the Hugging Face hub, whose header lists the data files."""
 
 import glob
 from collections.abc import Sequence
@@ -23,68 +23,68 @@ _READER_SETTINGS = {
     "encoding",
     "field",
 }
-"""Settings of the readers of `datasets`, which a configuration may have and ours do not."""
+"""Settings for the readers of `datasets` that a configuration may have, but our readers do not support."""
 
 
 @frozen
 class DatasetConfig:
-    """One of the configurations of a repository, such as one language.
+    """A configuration of a repository, such as one language.
 
     The format: https://huggingface.co/docs/hub/datasets-manual-configuration.
     """
 
     name: str
     root: Path
-    """The folder that its patterns are relative to."""
+    """The folder that the patterns are relative to."""
     patterns: dict[str, list[str]] | None
-    """Patterns of files by split; None: the names of the files tell."""
+    """File patterns by split. None: the split of a file is in its name."""
     is_default: bool
 
     def files(self, split: str) -> Sequence[FoundFile]:
-        """Find the files of a split.
+        """Return the files of a split.
 
         Raises:
-            FileNotFoundError: They are not in the folder.
-            ValueError: There is no such split, or its files are not files of rows.
+            FileNotFoundError: The folder does not contain them.
+            ValueError: The split does not exist, or a file is not a data file.
         """
         if not self.root.is_dir():
             raise FileNotFoundError(
-                f"{self.root}: no such folder, which README.md names for the configuration {self.name!r}"
+                f"{self.root}: no such folder; README.md names it for the configuration {self.name!r}"
             )
-        where = f"the configuration {self.name!r} of {self.root}"
+        subject = f"the configuration {self.name!r} of {self.root}"
         if self.patterns is None:
-            return choose_files(files_in(self.root), split, where)
-        name = match_split(self.patterns, split, where)
+            return choose_files(files_in(self.root), split, subject)
+        name = match_split(self.patterns, split, subject)
         if name is None:
             raise ValueError(
-                f"split: {where} has no split {split!r}; choose one of {', '.join(sorted(self.patterns))}"
+                f"split: {subject} has no split {split!r}; choose one of {', '.join(sorted(self.patterns))}"
             )
         paths = sorted({path for pattern in self.patterns[name] for path in self._matching(pattern)})
         if not paths:
-            raise ValueError(f"split: README.md names no files for the split {name!r} of {where}")
+            raise ValueError(f"split: README.md names no files for the split {name!r} of {subject}")
         check_formats(paths)
         return [FoundFile(path, path.relative_to(self.root).as_posix()) for path in paths]
 
     def _matching(self, pattern: str) -> list[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
             raise ValueError(
-                f"{self.root}: README.md names files outside of the folder, {pattern!r}; choose files by a pattern"
+                f"{self.root}: README.md names files outside the folder, {pattern!r}; use a file pattern as the source"
             )
-        names = glob.glob(pattern, root_dir=self.root, recursive=True)  # noqa: PTH207 - a Path does not take `**.jsonl`.
-        found = [self.root / name for name in names if (self.root / name).is_file()]
-        if not found:
+        names = glob.glob(pattern, root_dir=self.root, recursive=True)  # noqa: PTH207 - Path.glob does not accept `**.jsonl`.
+        paths = [self.root / name for name in names if (self.root / name).is_file()]
+        if not paths:
             raise FileNotFoundError(
-                f"{self.root}: no file here matches {pattern!r}, which README.md names for the configuration"
-                f" {self.name!r}; download it, or choose other files by a pattern"
+                f"{self.root}: no file matches {pattern!r}, which README.md names for the configuration"
+                f" {self.name!r}; download the files, or use another file pattern as the source"
             )
-        return found
+        return paths
 
 
 def read_configs(folder: Path) -> list[DatasetConfig]:
-    """Read the configurations that a folder's README.md lists; none where there is no such file, or it lists none.
+    """Return the configurations that a folder's README.md lists, if it exists and lists any.
 
     Raises:
-        ValueError: The list cannot be read.
+        ValueError: The list is invalid.
     """
     path = folder / "README.md"
     entries = _header(path).get("configs") if path.is_file() else None
@@ -92,24 +92,24 @@ def read_configs(folder: Path) -> list[DatasetConfig]:
         return []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(
-            f"{path}: expected a list of configurations under 'configs'; choose files by a pattern"
+            f"{path}: expected a list of configurations under 'configs'; fix it, or use a file pattern as the source"
         )
     return [_config(entry, path) for entry in entries]
 
 
 def choose_config(configs: Sequence[DatasetConfig], name: str | None, folder: Path) -> DatasetConfig:
-    """Choose a configuration by its name; without one, the only one or the default one.
+    """Return the configuration of a name; without a name, the only one or the default one.
 
     Raises:
-        ValueError: There is none of that name, or several and no default one.
+        ValueError: No configuration has that name, or there are several and no default.
     """
     matches = [config for config in configs if config.name == name] if name is not None else list(configs)
     if name is None and len(configs) > 1:
         matches = [config for config in configs if config.is_default]
     if len(matches) != 1:
-        asked = "has several configurations" if name is None else f"has no configuration {name!r}"
+        problem = "has several configurations" if name is None else f"has no configuration {name!r}"
         names = ", ".join(sorted(config.name for config in configs))
-        raise ValueError(f"load_options.name: {folder} {asked}; choose one of {names}")
+        raise ValueError(f"load_options.name: {folder} {problem}; choose one of {names}")
     return matches[0]
 
 
@@ -119,7 +119,7 @@ def _config(entry: dict[str, Any], path: Path) -> DatasetConfig:
     if settings:
         raise ValueError(
             f"{path}: the configuration {name!r} sets {settings[0]!r}, which is not supported; convert its files and"
-            " name them as the source"
+            " use them as the source"
         )
     is_default = entry.get("default") is True or name == "default"
     patterns = _patterns(entry.get("data_files"))
@@ -127,7 +127,7 @@ def _config(entry: dict[str, Any], path: Path) -> DatasetConfig:
 
 
 def _patterns(data_files: Any) -> dict[str, list[str]] | None:
-    """Return patterns by split: of one pattern or a list of them, all are `train`."""
+    """Return file patterns by split; patterns without a split belong to `train`."""
     if data_files is None:
         return None
     if isinstance(data_files, dict):
@@ -146,15 +146,16 @@ def _texts(value: Any) -> list[str]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """Read the YAML between the two lines of dashes that a README.md may begin with."""
+    """Read the YAML between the two lines of dashes at the start of a README.md, if there is any."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     dashes = [i for i, line in enumerate(lines) if line.rstrip() == "---"]
     if len(dashes) < 2 or dashes[0] != 0:
         return {}
     try:
-        found = yaml.safe_load("\n".join(lines[1 : dashes[1]]))
+        header = yaml.safe_load("\n".join(lines[1 : dashes[1]]))
     except yaml.YAMLError as error:
         raise ValueError(
-            f"{path}: its header is not valid YAML ({' '.join(str(error).split())}); choose files by a pattern"
+            f"{path}: the header is not valid YAML ({' '.join(str(error).split())}); fix it, or use a file pattern as"
+            " the source"
         ) from error
-    return found if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}

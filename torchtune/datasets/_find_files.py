@@ -1,4 +1,4 @@
-"""The files of rows in a folder, or that a pattern matches."""
+"""Finding the data files in a folder, or those that match a pattern."""
 
 import glob
 import os
@@ -8,49 +8,49 @@ from pathlib import Path
 
 from attrs import frozen
 
-from torchtune._near_paths import did_you_mean_path
+from torchtune._similar_paths import did_you_mean_path
 from torchtune.datasets._formats import ENDINGS, check_formats, format_of, is_saved
 
 _METADATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _ABOUT = re.compile(
     r"(readme|licen[cs]e|copying|notice|changelog|requirements)([-_]\w+)*(\.(txt|md|rst))?", re.IGNORECASE
 )
-"""Files about the data, such as LICENSE.txt."""
+"""Files that describe the data, such as LICENSE.txt."""
 _BACKUPS = re.compile(r"#.*#|~\$.*|.*(~|\.bak|\.orig|\.swp)")
-"""Files that editors and office programs write while another is open."""
+"""Backups and lock files of editors and office programs."""
 
 
 @frozen
 class FoundFile:
-    """A file of rows, or a folder that `datasets` saved."""
+    """A data file, or a folder written by `Dataset.save_to_disk`."""
 
     path: Path
     name: str
-    """Its path within the folder, or from the first part of the pattern with a wildcard on; parts end in `/`."""
+    """The path relative to the folder, or to the parts of the pattern before the first wildcard, with `/`."""
 
 
 def files_in(folder: Path) -> list[FoundFile]:
-    """Find the files of rows in a folder and its subfolders, in the order of their paths.
+    """Return the data files in a folder and its subfolders, sorted by path.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There are no data files.
     """
-    found = sorted(_walk(folder, set()))
-    if not found:
-        raise FileNotFoundError(f"{folder}: the folder has no files of rows in it ({ENDINGS})")
-    return [FoundFile(path, path.relative_to(folder).as_posix()) for path in found]
+    paths = sorted(_walk(folder, set()))
+    if not paths:
+        raise FileNotFoundError(f"{folder}: the folder contains no data files ({ENDINGS})")
+    return [FoundFile(path, path.relative_to(folder).as_posix()) for path in paths]
 
 
 def matching_files(pattern: str) -> list[FoundFile]:
-    """Find the files of rows, and saved folders, that a pattern matches, in the order of their paths.
+    """Return the data files and saved folders that match a pattern, sorted by path.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It matches something else.
+        FileNotFoundError: No file matches.
+        ValueError: The pattern matches a file of another kind.
     """
     expanded = Path(pattern).expanduser()
     n_fixed = _fixed_parts(expanded)
-    matched = [Path(name) for name in glob.glob(str(expanded), recursive=True)]  # noqa: PTH207 - a Path takes no absolute pattern.
+    matched = [Path(name) for name in glob.glob(str(expanded), recursive=True)]  # noqa: PTH207 - Path.glob does not accept absolute patterns.
     paths = sorted(
         path
         for path in matched
@@ -58,32 +58,32 @@ def matching_files(pattern: str) -> list[FoundFile]:
     )
     check_formats(paths)
     if not paths:
-        message = f"{pattern}: the pattern has no files of rows in it ({ENDINGS})"
-        near = did_you_mean_path(Path(*expanded.parts[:n_fixed]), Path.is_dir)
-        raise FileNotFoundError(f"{message}; {near}" if near else message)
+        message = f"{pattern}: the pattern matches no data files ({ENDINGS})"
+        suggestion = did_you_mean_path(Path(*expanded.parts[:n_fixed]), Path.is_dir)
+        raise FileNotFoundError(f"{message}; {suggestion}" if suggestion else message)
     return [FoundFile(path, Path(*path.parts[n_fixed:]).as_posix()) for path in paths]
 
 
 def did_you_mean_source(path: str | Path) -> str:
-    """Return `did you mean x?` for a path that does not exist, or nothing if no file or folder of rows is near."""
+    """Return `did you mean x?` for a path that does not exist, or "" if no data file or folder has a similar path."""
     return did_you_mean_path(
-        path, lambda near: near.is_dir() or (near.is_file() and format_of(near) is not None)
+        path, lambda similar: similar.is_dir() or (similar.is_file() and format_of(similar) is not None)
     )
 
 
 def wildcard_part(pattern: str) -> str:
-    """Return a pattern from its first part with a wildcard on."""
+    """Return a pattern without its parts before the first wildcard."""
     path = Path(pattern).expanduser()
     return "/".join(path.parts[_fixed_parts(path) :])
 
 
 def _fixed_parts(pattern: Path) -> int:
-    """Count the parts of a pattern that come before the first wildcard."""
+    """Count the parts of a pattern before the first wildcard."""
     return next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
 
 
 def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
-    """Yield files and saved folders; links to folders are followed, each folder once."""
+    """Yield data files and saved folders. Links to folders are followed, but each folder is visited only once."""
     real = os.path.realpath(folder)
     if real in visited:
         return
@@ -98,7 +98,7 @@ def _walk(folder: Path, visited: set[str]) -> Iterator[Path]:
 
 
 def _is_ignored(path: Path, parts: tuple[str, ...]) -> bool:
-    """Tell what is never data: descriptions of it, backups, and what archives and notebooks leave in folders."""
+    """Return whether a file is never data: a description, a backup, or a leftover of an archive or a notebook."""
     if {"__MACOSX", "__pycache__", ".ipynb_checkpoints"} & set(parts):
         return True
     name = path.name

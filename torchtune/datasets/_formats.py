@@ -1,4 +1,4 @@
-"""Which reader reads a file, by the ending of its name."""
+"""The reader for a file, chosen by the suffix of its name."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,23 +22,23 @@ _READERS: dict[str, Callable[[Path], Table]] = {
 }
 _NOT_COMPRESSED = (".parquet", ".arrow")
 _POINTER = b"version https://git-lfs.github.com"
-"""What a file begins with that stands for one which Git LFS has not downloaded."""
+"""The first bytes of a Git LFS pointer, which replaces a file until it is downloaded."""
 SAVED = "saved by datasets"
-"""The format of a folder that `Dataset.save_to_disk` wrote."""
+"""The format of a folder written by `Dataset.save_to_disk`."""
 ENDINGS = ", ".join(_READERS)
 EXPECTED = (
-    f"expected a file of rows ending in {ENDINGS} (text also compressed: {', '.join(COMPRESSIONS)}), a folder or a"
-    " pattern of such files, or the name of a data set on the Hugging Face hub"
+    f"expected a data file ending in {ENDINGS} (text may be compressed: {', '.join(COMPRESSIONS)}), a folder or a"
+    " pattern of such files, or the name of a dataset on the Hugging Face hub"
 )
 
 
 def is_saved(path: Path) -> bool:
-    """Tell whether `Dataset.save_to_disk` wrote a folder."""
+    """Return whether a folder was written by `Dataset.save_to_disk`."""
     return (path / "state.json").is_file()
 
 
 def format_of(path: Path) -> str | None:
-    """Return a file's format as the ending that stands for it, `SAVED` for a saved folder, or None for neither."""
+    """Return a file's format as a file name suffix, `SAVED` for a saved folder, or None for anything else."""
     if path.is_dir():
         return SAVED if is_saved(path) else None
     end = ending(path)
@@ -49,10 +49,10 @@ def format_of(path: Path) -> str | None:
 
 
 def check_formats(paths: Iterable[Path]) -> None:
-    """Reject a file, or a folder, that has none of the formats.
+    """Check that each path is a data file or a saved folder.
 
     Raises:
-        ValueError: The message has the formats.
+        ValueError: A path is neither; the message lists the formats.
     """
     for path in paths:
         if format_of(path) is None:
@@ -60,22 +60,22 @@ def check_formats(paths: Iterable[Path]) -> None:
 
 
 def check_downloaded(path: Path) -> None:
-    """Reject a file whose content Git has not downloaded.
+    """Check that a file is not a Git LFS pointer.
 
     Raises:
-        ValueError: The message says what to do.
+        ValueError: It is one; the message says how to download the file.
     """
     if path.is_dir():
         return
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
-            raise ValueError(f"{path}: the file is a pointer of Git LFS, not the data; run `git lfs pull`")
+            raise ValueError(f"{path}: the file is a Git LFS pointer, not the data; run `git lfs pull`")
 
 
 def open_file(path: Path) -> Table:
-    """Open a file of rows, or a saved folder.
+    """Open a data file or a saved folder.
 
     Raises:
-        ValueError: It has no rows, is damaged, or is not what its name says.
+        ValueError: It has no rows, is damaged, or is not in the format that its name says.
     """
     return open_saved(path) if path.is_dir() else _READERS[ending(path)](path)

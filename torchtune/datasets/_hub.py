@@ -1,4 +1,4 @@
-"""Tables from the Hugging Face hub, and streams."""
+"""Tables from the Hugging Face hub, and streamed tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,24 +15,24 @@ LoadOptions = dict[str, str | int | bool]
 """Options by name."""
 
 LOAD_OPTIONS = ("name", "revision", "data_dir", "data_files", "cache_dir")
-"""Options of `datasets.load_dataset` that a config may set. No tokens: configs are written into run folders."""
+"""Options of `datasets.load_dataset` that a config may set. No access tokens: configs are written to run folders."""
 
-_ALTERNATIVE = "a local .json or .jsonl file with the same columns can be the source instead"
+_ALTERNATIVE = "or use a local .json or .jsonl file with the same columns as the source"
 
 
 @frozen
 class Streaming:
-    """How a source is streamed."""
+    """How to stream a source."""
 
     rows: int | None
-    """How many of its rows are used; None: as many as it says it has."""
+    """How many of its rows to use. None: as many as it says it has."""
 
 
 def streaming_in(load_options: LoadOptions) -> Streaming | None:
-    """Read the options for streaming; None where it is not asked for.
+    """Return the options for streaming, or None if it is off.
 
     Raises:
-        ValueError: An option has another type, or has no effect without the other.
+        ValueError: An option has an invalid value, or `rows` is set without `streaming`.
     """
     streaming = load_options.get("streaming", False)
     rows = load_options.get("rows")
@@ -44,24 +44,28 @@ def streaming_in(load_options: LoadOptions) -> Streaming | None:
     if isinstance(rows, bool) or not str(rows).isdecimal() or int(rows) < 1:
         raise ValueError(f"load_options.rows: expected a number above 0, got {rows!r}")
     if not is_streamed:
-        raise ValueError("load_options.rows: is for streams; without streaming, use split='train[:1000]'")
+        raise ValueError(
+            "load_options.rows: has an effect only with streaming; otherwise use split='train[:1000]'"
+        )
     return Streaming(int(rows))
 
 
 def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
-    """Load one split of a data set of the hub, or of its copy in the local cache, or begin to stream it.
+    """Load a split of a dataset from the hub or from its copy in the local cache, or open it as a stream.
 
     Raises:
-        FileNotFoundError: The hub has no such data set.
-        ConnectionError: The hub cannot be reached, and there is no copy.
-        ValueError: The data set has no such split, an option is unknown, or there are no rows.
+        FileNotFoundError: The dataset is not on the hub.
+        ConnectionError: The hub cannot be reached, and there is no local copy.
+        ValueError: The split does not exist, an option is unknown, or there are no rows.
     """
-    known = (*LOAD_OPTIONS, "streaming", "rows")
-    unknown = [name for name in load_options if name not in known]
+    known_names = (*LOAD_OPTIONS, "streaming", "rows")
+    unknown = [name for name in load_options if name not in known_names]
     if unknown:
-        raise ValueError(f"load_options: expected {', '.join(known)}, got {', '.join(unknown)}")
-    if "/" not in source:  # `datasets` takes names such as `pandas` for its own loaders, which unpickle files
-        hint = did_you_mean_source(source) or f"a data set on the hub is named owner/name; {_ALTERNATIVE}"
+        raise ValueError(
+            f"load_options: unknown option {', '.join(unknown)}; expected {', '.join(known_names)}"
+        )
+    if "/" not in source:  # `datasets` treats names such as `pandas` as its own loaders, which unpickle files
+        hint = did_you_mean_source(source) or f"use owner/name for a dataset on the hub, {_ALTERNATIVE}"
         raise FileNotFoundError(f"{source}: no such file; {hint}")
     streaming = streaming_in(load_options)
     options: dict[str, Any] = {name: str(load_options[name]) for name in LOAD_OPTIONS if name in load_options}
@@ -77,15 +81,15 @@ def load_hub_table(source: str, split: str, load_options: LoadOptions) -> Table:
 
 
 def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Table:
-    """Stream Parquet files, one after the other.
+    """Open Parquet files as one stream.
 
     Args:
-        paths: The files.
-        streaming: How many of their rows are used.
-        name: What they are called in messages.
+        paths: The files, in order.
+        streaming: How to stream them.
+        name: The name of the stream in messages.
 
     Raises:
-        ValueError: A file is damaged, or they have no rows.
+        ValueError: A file is damaged, or the files have no rows.
     """
     import pyarrow.parquet as pq
     from datasets import load_dataset
@@ -94,34 +98,36 @@ def stream_parquet(paths: Sequence[Path], streaming: Streaming, name: str) -> Ta
     for path in paths:
         try:
             n_rows[str(path)] = pq.read_metadata(path).num_rows
-        except Exception as error:  # of whatever kind the library raises
-            raise ValueError(f"{path} is damaged, or no Parquet file: {error}") from error
+        except Exception as error:  # the library raises many kinds
+            raise ValueError(
+                f"{path}: cannot be read: it is damaged or not a Parquet file ({error}); copy or download it again"
+            ) from error
     files = [file for file, n in n_rows.items() if n]  # `datasets` stops at a file without rows
     if not files:
-        raise ValueError(f"{name}: there are no rows")
+        raise ValueError(f"{name}: the files have no rows")
     stream = load_dataset("parquet", data_files=files, split="train", streaming=True)
     return _stream_table(stream, streaming, sum(n_rows.values()), name)
 
 
 def _load(source: str, split: str, options: dict[str, Any]) -> Any:
-    """Call `datasets.load_dataset`; its errors name the source and say what can be done."""
+    """Call `datasets.load_dataset`; its errors are raised again with the source's name and a fix."""
     from datasets import load_dataset
 
     try:
         return load_dataset(source, split=split, **options)
     except ConnectionError as error:
-        near = did_you_mean_source(source)
-        if near:
+        suggestion = did_you_mean_source(source)
+        if suggestion:
             raise FileNotFoundError(
-                f"{source}: no such file, and the hub cannot be reached; {near}"
+                f"{source}: no such file, and the hub cannot be reached; {suggestion}"
             ) from error
         raise ConnectionError(
-            f"{source}: the Hugging Face hub cannot be reached ({error}); where it can be, `hf download {source}"
-            f" --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` fetches it, and that folder can be the"
-            " source (tune download fetches models)"
+            f"{source}: the Hugging Face hub cannot be reached ({error}); where it can be, run `hf download {source}"
+            f" --repo-type dataset --local-dir data/{source.rpartition('/')[2]}` and use that folder as the source"
+            " (tune download is for models)"
         ) from error
     except FileNotFoundError as error:
-        hint = did_you_mean_source(source) or _ALTERNATIVE
+        hint = did_you_mean_source(source) or f"correct the name, {_ALTERNATIVE}"
         raise FileNotFoundError(f"{source}: not on the Hugging Face hub ({error}); {hint}") from error
     except ValueError as error:
         raise ValueError(f"{source}: cannot be loaded: {error}") from error
@@ -133,14 +139,17 @@ def _stream_table(stream: Any, streaming: Streaming, n_stated: int | None, name:
     Args:
         stream: A `datasets.IterableDataset`.
         streaming: How many of its rows are used.
-        n_stated: How many rows it says it has; None or 0: it does not say.
-        name: What it is called in messages.
+        n_stated: How many rows it says it has. None or 0: unknown.
+        name: The name of the table in messages.
+
+    Raises:
+        ValueError: The number of rows is unknown, or smaller than `streaming.rows`.
     """
     n_rows = streaming.rows or n_stated
     if not n_rows:
         raise ValueError(
-            f"{name}: does not say how many rows it has; load_options.rows is to say how many make an epoch"
+            f"{name}: the number of rows is unknown; set load_options.rows to the number of rows in an epoch"
         )
     if n_stated and n_rows > n_stated:
-        raise ValueError(f"load_options.rows: {name} has {counted(n_stated, 'row')}, not {n_rows:,}")
+        raise ValueError(f"load_options.rows: {name} has only {counted(n_stated, 'row')}, got {n_rows:,}")
     return StreamTable(stream, n_rows, name)

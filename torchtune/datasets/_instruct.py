@@ -1,4 +1,4 @@
-"""Tasks and answers: as conversations, in Stanford Alpaca's prompt, or in one of your own."""
+"""Tasks and answers, in a chat template, in Stanford Alpaca's prompt, or in the config's prompt."""
 
 import re
 
@@ -8,12 +8,12 @@ from torchtune.data import (
     Example,
     Message,
     Note,
-    Unlearnable,
+    SkipReason,
     alpaca_prompt,
     chat_example,
     check_chat,
     plain_example,
-    shortened,
+    quote_excerpt,
 )
 from torchtune.datasets._columns import check_characters, checked_columns, column, columns_of, optional_text
 from torchtune.datasets._messages import EMPTY_ANSWERS
@@ -22,14 +22,14 @@ from torchtune.datasets._tables import Row
 
 COLUMNS = ("instruction", "input", "output", "system", "history")
 """The fields of Stanford Alpaca (https://github.com/tatsu-lab/stanford_alpaca, "Data Release"), and the two that
-LLaMA-Factory adds (data/README.md): a system's turn, and earlier turns as pairs of a question and its answer."""
+LLaMA-Factory adds (data/README.md): a system turn, and earlier turns as pairs of a question and its answer."""
 
 _TASK, _INPUT = "{instruction}", "{input}"
 
 
 @frozen
 class Task:
-    """A task, what it is to be done with (often nothing), and its answer."""
+    """A task, its input (often empty), and its answer."""
 
     instruction: str
     input: str
@@ -38,7 +38,7 @@ class Task:
     history: tuple[tuple[str, str], ...] = ()
 
     def messages(self) -> list[Message]:
-        """Write it as a conversation."""
+        """Return the task as a conversation."""
         task = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
         turns = [*self.history, (task, self.output)]
         messages = [
@@ -51,29 +51,29 @@ class Task:
 
 @define(eq=False, repr=False, slots=False)
 class InstructDataset(RowDataset[Task, Example]):
-    """Tasks and answers, for models that chat through the tokenizer's own chat template.
+    """Tasks and answers, encoded with the tokenizer's chat template or with a plain-text prompt.
 
-    The rows have an `instruction`, an `input` (which may be empty or missing) and an `output`. The user's turn is
-    the instruction and, two lines below, the input; the assistant's is the output. Rows with an empty
-    output are left out and counted. With a chat template, a row may also have a `system` turn and a `history`, a list
-    of earlier questions and answers, of which the answers are learnt too.
+    Rows have an `instruction`, an `input` (which may be empty or missing) and an `output`. The user's turn is the
+    instruction, followed by a blank line and the input; the assistant's turn is the output. Rows with an empty output
+    are skipped and counted. With a chat template, a row may also have a `system` turn and a `history`, a list of
+    earlier questions and answers, of which the answers are targets too.
 
     Raises:
-        FileNotFoundError: there is no such file or data set.
-        ConnectionError: the hub cannot be reached.
-        ValueError: the rows are not as they must be, the tokenizer has no chat template or it does not
-            end answers, or an argument has no meaning beside another.
+        FileNotFoundError: The file or dataset does not exist.
+        ConnectionError: The hub cannot be reached.
+        ValueError: The rows do not have this layout; the tokenizer has no chat template, or one that does not end the
+            assistant's turns; or two arguments conflict.
     """
 
     train_on_input: bool = False
-    """Train on the prompt as well, not on the answer and the end of its turn alone."""
+    """Train on the prompt too, not only on the answer and the end of its turn."""
     columns: dict[str, str] | None = None
-    """The columns' names there, where they are others: `{instruction: question, output: answer}`."""
+    """Column names of the source, where they differ: `{instruction: question, output: answer}`."""
     template: str = "chat"
-    """"chat" for the tokenizer's chat template; "alpaca" for the prompt of Stanford Alpaca; or a text of your own with
-    {instruction} and {input} in it, which the answer follows directly."""
+    """"chat" for the tokenizer's chat template; "alpaca" for the prompt of Stanford Alpaca; or your own prompt, a text
+    with {instruction} and {input} in it, which the answer follows directly."""
     system: str | None = None
-    """The system's turn before every task. Null: the chat template's own, if it has one."""
+    """A system turn for tasks without one. Null: the chat template's default, if it has one."""
     _names: dict[str, str] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,7 +81,7 @@ class InstructDataset(RowDataset[Task, Example]):
             check_chat(self.tokenizer)
         elif self.system is not None:
             raise ValueError(
-                f"system: has no place in the template {self.template!r}; leave it out, or write it there"
+                f"system: is not used by the template {self.template!r}; remove it, or write it into the template"
             )
         elif self.template != "alpaca" and _TASK not in self.template:
             raise ValueError(
@@ -92,34 +92,34 @@ class InstructDataset(RowDataset[Task, Example]):
         self._names = checked_columns(self.columns, COLUMNS, required=("instruction", "output"))
         super().__attrs_post_init__()
 
-    def _parse(self, row: Row) -> Task | Unlearnable:
+    def _parse(self, row: Row) -> Task | SkipReason:
         task = read_task(row, self._names, is_chat=self.template == "chat")
         if task.system is None and self.system is not None:
             task = evolve(task, system=self.system)
-        return task if task.output.strip() else Unlearnable("have no answer")
+        return task if task.output.strip() else SkipReason("have no answer")
 
-    def _encode(self, parsed: Task, /) -> Example | Unlearnable:
-        return self._fitted(self._example(parsed))
+    def _encode(self, parsed: Task, /) -> Example | SkipReason:
+        return self._truncate(self._example(parsed))
 
     def _example(self, parsed: Task) -> Example:
-        learn_all = self.train_on_input
+        train_on_all = self.train_on_input
         if self.template == "chat":
-            learnt = [bool(answer.strip()) for _, answer in parsed.history] + [True]
+            target_flags = [bool(answer.strip()) for _, answer in parsed.history] + [True]
             example = chat_example(
                 self.tokenizer,
                 parsed.messages(),
-                train_on_input=learn_all,
-                learnt=None if learn_all else learnt,
+                train_on_input=train_on_all,
+                is_target=None if train_on_all else target_flags,
             )
-            return example if all(learnt) or learn_all else example.with_notes([EMPTY_ANSWERS])
+            return example if all(target_flags) or train_on_all else example.with_notes([EMPTY_ANSWERS])
         if self.template == "alpaca":
             prompt = alpaca_prompt(parsed.instruction, parsed.input)
         else:
             values = {_TASK: parsed.instruction, _INPUT: parsed.input}
             prompt = re.sub(f"{_TASK}|{_INPUT}", lambda match: values[match[0]], self.template)
-        example = plain_example(self.tokenizer, prompt, parsed.output, train_on_input=learn_all)
+        example = plain_example(self.tokenizer, prompt, parsed.output, train_on_input=train_on_all)
         if parsed.input.strip() and self.template != "alpaca" and _INPUT not in self.template:
-            note = Note(f"have an input for which the template has no {_INPUT}", shortened(parsed.input))
+            note = Note(f"have an input, but the template has no {_INPUT}", quote_excerpt(parsed.input))
             return example.with_notes([note])
         return example
 
@@ -129,44 +129,51 @@ def read_task(row: Row, columns: dict[str, str] | None = None, *, is_chat: bool 
 
     Args:
         row: Columns by name.
-        columns: The columns' names by ours. None: they are ours.
-        is_chat: Whether a system's turn and earlier turns are read.
+        columns: The column name of each field. None: the field names.
+        is_chat: Whether to read a system turn and earlier turns.
 
     Raises:
-        ValueError: a column is missing or holds something else; the message does not say where.
+        ValueError: A column is missing or holds something else; the message does not have the row's location.
     """
     names = {name: name for name in COLUMNS} if columns is None else columns
     instruction = column(row, names["instruction"], "instruction")
     output = column(row, names["output"], "output")
-    about = _input(row, names)
-    if not (instruction.strip() or about.strip()):
+    input_text = _input(row, names)
+    if not (instruction.strip() or input_text.strip()):
         raise ValueError("'instruction' and 'input' are both empty; there is nothing to answer")
     if not is_chat:
-        return Task(instruction, about, output)
+        return Task(instruction, input_text, output)
     system = optional_text(row, names.get("system"))
     return Task(
-        instruction, about, output, system if system.strip() else None, _history(row, names.get("history"))
+        instruction,
+        input_text,
+        output,
+        system if system.strip() else None,
+        _history(row, names.get("history")),
     )
 
 
 def _input(row: Row, names: dict[str, str]) -> str:
-    """Read what the task is to be done with."""
+    """Read the input of a task."""
     name = names.get("input")
     if name is not None and name not in row:
         if name != "input":
             column(row, name, "input")
         if any("input" in other.lower() for other in row if other not in names.values()):
-            raise ValueError(f"no column 'input', only a similar one that would go unread; {columns_of(row)}")
+            raise ValueError(
+                f"no column 'input', but a similar one that would not be read; {columns_of(row)}; to read it, set"
+                " dataset.columns={input: NAME}"
+            )
     return optional_text(row, name)
 
 
 def _history(row: Row, name: str | None) -> tuple[tuple[str, str], ...]:
-    """Read the turns before."""
+    """Read the earlier turns of a task."""
     if name is None or name not in row:
         return ()
     pairs = row[name] or []
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
-        raise ValueError(f"{name!r}: expected a list of pairs, each a question and its answer, got {pairs!r}")
+        raise ValueError(f"{name!r}: expected a list of pairs [question, answer], got {pairs!r}")
     return tuple((str(question), str(answer)) for question, answer in pairs)
 
 

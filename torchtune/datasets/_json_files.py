@@ -1,4 +1,4 @@
-"""JSON files: a list of rows, or a row on each line; which of them is seen from the content, not from the name."""
+"""JSON files: a list of rows or one row per line, which is detected from the content, not from the file name."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def open_json(path: Path) -> Table:
     """Open a JSON file.
 
     Raises:
-        ValueError: It has no rows, is neither a list of rows nor a row on each line, or is not text.
+        ValueError: The file has no rows, is neither a list of rows nor one row per line, or is not text.
     """
     file = TextFile(path)
     if _first_byte(file) == b"[":
@@ -33,18 +33,18 @@ def open_json(path: Path) -> Table:
 
 
 class JsonLines(Records):
-    """A file with a row on each line."""
+    """A file with one row per line."""
 
     def __getitem__(self, index: int, /) -> Row:
-        text = self.text(index).removeprefix("\ufeff").rstrip()  # of a file that was appended
+        text = self.text(index).removeprefix("\ufeff").rstrip()  # left where a file was appended
         return _read(text, parse_line, self, index)
 
 
 class JsonList(Records):
-    """A file that is one list of rows."""
+    """A file that holds one list of rows."""
 
-    def place(self, index: int) -> str:
-        """Return the number of a row, counted from 1, and its line where the list has several."""
+    def location(self, index: int) -> str:
+        """Return a row's number, counted from 1, and its line unless that is the first."""
         line = self.line(index)
         return f"{self.file.path}: row {index + 1}" + (f" (line {line})" if line > 1 else "")
 
@@ -61,7 +61,7 @@ def _read(text: str, parse: Callable[[str], Any], table: Table, index: int) -> R
     try:
         value = parse(text)
     except JsonError as error:
-        raise RowError(f"{table.place(index)}: {error}") from error
+        raise RowError(f"{table.location(index)}: {error}") from error
     row = to_row(value, table, index)
     if "\\ud" in text or "\\uD" in text:  # UTF-8 itself cannot hold a surrogate
         check_text(row, table, index)
@@ -69,10 +69,10 @@ def _read(text: str, parse: Callable[[str], Any], table: Table, index: int) -> R
 
 
 def _first_byte(file: TextFile) -> bytes:
-    """Return the first byte that is not white space; none where there is no other.
+    """Return the first byte that is not white space.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The file has only white space.
     """
     for _, chunk in file.chunks(file.start):
         text = chunk.lstrip()
@@ -82,10 +82,10 @@ def _first_byte(file: TextFile) -> bytes:
 
 
 def _check_first_line(lines: Records, is_json: bool) -> None:
-    """Reject a file that holds one object that is not a row, or objects that span lines.
+    """Reject a .json file that holds a single object, and a file of objects that span lines.
 
     Raises:
-        ValueError: The message says what the file holds, and what to do.
+        ValueError: The message describes the content and how to fix it.
     """
     start, end = int(lines.starts[0]), int(lines.starts[1])
     text = lines.file.read(start, end).decode(errors="replace")
@@ -101,10 +101,10 @@ def _check_first_line(lines: Records, is_json: bool) -> None:
 
 
 def _check_spanning_object(lines: Records, is_json: bool) -> None:
-    """Reject a file that begins with an object of several lines.
+    """Reject a file that begins with an object that spans lines.
 
     Raises:
-        ValueError: The message says what the file holds, and what to do.
+        ValueError: The message describes the content and how to fix it.
     """
     file = lines.file
     line = lines.line(0)
@@ -117,7 +117,7 @@ def _check_spanning_object(lines: Records, is_json: bool) -> None:
             return  # it is reported when the row is read
         problem = f"not valid JSON at column {error.colno}: {error.msg}"
         if file.size - start > _OBJECT_LIMIT:
-            problem = "expected a list of rows, or a row on each line, got one object that does not end"
+            problem = "expected a list of rows or one row per line, got one object that does not end"
         raise ValueError(f"{file.path}: line {line + error.lineno - 1}: {problem}") from error
     except (ValueError, RecursionError):
         return
@@ -126,6 +126,6 @@ def _check_spanning_object(lines: Records, is_json: bool) -> None:
         raise ValueError(f"{file.path}: {describe_object(value)}")
     if n_lines:
         raise ValueError(
-            f"{file.path}: line {line}: the object that begins here ends on line {line + n_lines}; write each row on a"
-            " line of its own, or all rows as one list: [{...}, {...}]"
+            f"{file.path}: line {line}: the object that begins here ends on line {line + n_lines}; write each row on"
+            " one line, or all rows as one list: [{...}, {...}]"
         )

@@ -1,10 +1,10 @@
-"""What to do about a JSON file that is one object where rows are expected."""
+"""Advice about a JSON file that holds one object instead of rows."""
 
 from typing import Any
 
 from torchtune._counted import counted
 
-_OF_ROWS = {
+_ROW_COLUMNS = {
     "messages",
     "conversations",
     "conversation",
@@ -14,17 +14,17 @@ _OF_ROWS = {
     "chosen",
     "rejected",
 }
-"""Columns that the datasets read."""
+"""Columns by which an object is recognized as a row."""
 
 
 def describe_object(value: dict[str, Any]) -> str:
-    """Describe an object that stands where a list of rows is expected: which keys seem to hold rows, and what to do."""
-    return f"expected a list of rows, or a row on each line, got one object; {_advice(value)}"
+    """Return the message for an object in place of a list of rows: which keys may hold rows, and how to fix it."""
+    return f"expected a list of rows or one row per line, got one object; {_advice(value)}"
 
 
 def _advice(value: dict[str, Any]) -> str:
-    alone = "if the object itself is a row, put it in a list: [{...}]"
-    if _OF_ROWS & value.keys():
+    row_advice = "if the object itself is a row, put it in a list: [{...}]"
+    if _ROW_COLUMNS & value.keys():
         return "it seems to be one row: put it in a list, [{...}], or on one line of a .jsonl file"
     lists = [key for key, item in value.items() if _is_rows(item)]
     if lists:
@@ -32,7 +32,7 @@ def _advice(value: dict[str, Any]) -> str:
         others = "".join(f", {name!r} one of {len(value[name]):,}" for name in lists if name != key)
         return (
             f"its key {key!r} holds a list of {counted(len(value[key]), 'object')}{others}: if those are the rows, save"
-            f" that list alone, json.dump(value[{key!r}], file); {alone}"
+            f" only that list: json.dump(value[{key!r}], file); {row_advice}"
         )
     if _is_columns(value):
         return (
@@ -41,10 +41,10 @@ def _advice(value: dict[str, Any]) -> str:
         )
     if len(value) > 1 and all(isinstance(item, dict) for item in value.values()):
         return (
-            f"its keys {_names(value)} seem to be the names of rows: save a list of the rows instead,"
-            " json.dump(list(value.values()), file)"
+            f"its keys {_names(value)} seem to be names of rows: save the rows as a list instead,"
+            " with json.dump(list(value.values()), file)"
         )
-    return f"its keys are {_names(value)}; {alone}"
+    return f"its keys are {_names(value)}; {row_advice}"
 
 
 def _is_rows(value: Any) -> bool:
@@ -52,7 +52,7 @@ def _is_rows(value: Any) -> bool:
 
 
 def _is_columns(value: dict[str, Any]) -> bool:
-    """Tell columns by name: lists of one length, or objects whose keys are row numbers, as pandas writes them."""
+    """Return whether an object maps names to columns: lists of one length, or pandas objects keyed by row number."""
     items = list(value.values())
     if not items:
         return False

@@ -1,21 +1,21 @@
-"""JSON texts, read so that nothing in them is lost without an error."""
+"""Strict JSON parsing: values that Python would lose or misread are errors."""
 
 import json
 from typing import Any
 
 _LONGEST = 60
-"""How much of a key or number is quoted in a message (characters)."""
+"""How much of a key or number a message quotes (characters)."""
 
 
 class JsonError(ValueError):
-    """A text is not JSON, or says something that Python would read as something else."""
+    """A text is not JSON, or holds a value that Python would lose or misread."""
 
 
 def parse_line(text: str) -> Any:
-    """Read the JSON text that a line holds.
+    """Parse the JSON value on a line.
 
     Raises:
-        JsonError: The line is not one value; the message has the column and what is wrong.
+        JsonError: The line is not one valid value; the message has the column and the problem.
     """
     try:
         return _parse(text, _STRICT.decode)
@@ -24,10 +24,10 @@ def parse_line(text: str) -> Any:
 
 
 def parse_text(text: str) -> Any:
-    """Read the JSON text that a column holds.
+    """Parse the JSON text in a column.
 
     Raises:
-        JsonError: The text is not one value; the message has the column and what is wrong.
+        JsonError: The text is not one valid value; the message has the problem and the character.
     """
     try:
         return _parse(text, _STRICT.decode)
@@ -36,10 +36,10 @@ def parse_text(text: str) -> Any:
 
 
 def parse_first(text: str) -> Any:
-    """Read the JSON text that a string begins with, which is known to be valid.
+    """Parse the JSON value at the start of a text, which Python is known to accept.
 
     Raises:
-        JsonError: It has a key twice, or holds what is not a JSON number.
+        JsonError: An object has a key twice, or a number is not valid in JSON or cannot be represented.
     """
     return _parse(text, _STRICT.raw_decode)[0]
 
@@ -60,9 +60,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise JsonError(
-            f"an object has the key {twice[:_LONGEST]!r} twice; remove the value that is not meant"
-        )
+        raise JsonError(f"an object has the key {twice[:_LONGEST]!r} twice; remove one of them")
     return value
 
 
@@ -81,14 +79,14 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, 
 
 
 def _hint(error: json.JSONDecodeError) -> str:
-    """Say what probably happened, by the text at the error."""
-    rest = error.doc[error.pos :].strip()
+    """Return advice on the probable cause of an error, from the text at its position."""
+    remaining = error.doc[error.pos :].strip()
     if error.msg == "Extra data":
-        if rest == ",":
+        if remaining == ",":
             return "; remove the comma at the end of the line"
-        return "; a line holds one row and nothing after it"
-    if not rest or error.msg.startswith("Unterminated string"):
-        return "; the line ends within the row: a row is to be on one line"
-    if rest.startswith("'"):
-        return "; JSON has double quotes: write rows with json.dumps, not str"
+        return "; write one row per line and nothing after it"
+    if not remaining or error.msg.startswith("Unterminated string"):
+        return "; the line ends inside the row: write each row on one line"
+    if remaining.startswith("'"):
+        return "; JSON uses double quotes: write rows with json.dumps, not str"
     return ""

@@ -1,21 +1,21 @@
-"""Pairs of answers, of which one is preferred."""
+"""Preference pairs: two answers to one prompt, of which one is preferred."""
 
 import itertools
 from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
-from torchtune.data import Item, Message, Pair, Unlearnable, chat_example, check_chat
+from torchtune.data import Item, Message, Pair, SkipReason, chat_example, check_chat
 from torchtune.datasets._columns import check_characters, checked_columns, columns_of, required
 from torchtune.datasets._conversations import COLUMNS, read_row_tools, turns_of, with_system
-from torchtune.datasets._messages import does_something
+from torchtune.datasets._messages import has_output
 from torchtune.datasets._row_dataset import RowDataset, Truncate
 from torchtune.datasets._tables import Row
 
 
 @frozen
 class Comparison:
-    """A prompt and two answers, as turns."""
+    """A prompt and two answers, as lists of turns."""
 
     prompt: list[Message]
     chosen: list[Message]
@@ -27,24 +27,26 @@ class Comparison:
 class PreferenceDataset(RowDataset[Comparison, Pair]):
     """Pairs of answers to one prompt, the better one `chosen` and the other `rejected`.
 
-    The two columns hold texts, turns, or whole conversations that begin alike. The prompt stands in a column `prompt`
-    (text or turns), or in `messages` or `conversations`; whole conversations need none. Texts become a user's turn and
-    an assistant's. A column `tools` may hold the tools that can be called, `system` the system's turn.
+    The two columns hold texts, turns, or whole conversations that begin with the same turns. The prompt is in a column
+    `prompt` (text or turns), `messages` or `conversations`; whole conversations need none. Texts become a user turn
+    and an assistant turn. A column `tools` may list the tools that can be called, and `system` may hold the system
+    turn.
 
     Raises:
-        FileNotFoundError: there is no such file or data set.
-        ConnectionError: the hub cannot be reached.
-        ValueError: the rows are not as they must be, or the tokenizer has no chat template or it does not end answers.
+        FileNotFoundError: The file or dataset does not exist.
+        ConnectionError: The hub cannot be reached.
+        ValueError: The rows do not have this layout, or the tokenizer has no chat template, or one that does not end
+            the assistant's turns.
     """
 
     item_type: ClassVar[type[Item]] = Pair
 
     columns: dict[str, str] | None = None
-    """The columns' names there, where they are others: `{prompt: question}`."""
+    """Column names of the source, where they differ: `{prompt: question}`."""
     system: str | None = None
-    """A system's turn for conversations that have none."""
+    """A system turn for conversations without one."""
     max_seq_len: int | None = field(default=None, kw_only=True)
-    """Longest of the two in tokens; a longer one is cut at its right end. Null: any length."""
+    """Longest prompt with one answer (tokens); a longer one is cut at its right end. Null: any length."""
     truncate: Truncate = field(default="right", init=False)
     _names: dict[str, str] = field(init=False)
 
@@ -56,43 +58,45 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
         )
         super().__attrs_post_init__()
 
-    def _parse(self, row: Row) -> Comparison | Unlearnable:
+    def _parse(self, row: Row) -> Comparison | SkipReason:
         names = self._names
-        both = [
+        answers = [
             turns_of(required(row, names[key], key), names[key], "assistant")
             for key in ("chosen", "rejected")
         ]
-        chosen, rejected = (turns.messages for turns in both)
-        places = (*((names["prompt"],) if "prompt" in names else ()), *COLUMNS)
-        place = next((name for name in places if row.get(name) is not None), None)
-        if place is None:
-            shared = _shared(chosen, rejected)
-            prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        chosen, rejected = (turns.messages for turns in answers)
+        prompt_columns = (*((names["prompt"],) if "prompt" in names else ()), *COLUMNS)
+        prompt_column = next((name for name in prompt_columns if row.get(name) is not None), None)
+        if prompt_column is None:
+            n_shared = _count_shared_turns(chosen, rejected)
+            prompt, chosen, rejected = chosen[:n_shared], chosen[n_shared:], rejected[n_shared:]
             if not prompt:
-                empty = [name for name in places if name in row]
+                empty = [name for name in prompt_columns if name in row]
                 if empty:
                     raise ValueError(f"{empty[0]!r}: expected text or turns, got null")
                 raise ValueError(
-                    f"no column {places[0]!r}, and what is chosen and rejected do not begin alike; {columns_of(row)}"
+                    f"no column {prompt_columns[0]!r}, and the chosen and rejected conversations do not begin with the"
+                    f" same turns; {columns_of(row)}"
                 )
         else:
-            prompt = turns_of(row[place], place, "user").messages
+            prompt = turns_of(row[prompt_column], prompt_column, "user").messages
         prompt = with_system(prompt, row, self.system)
         for turns, name in ((chosen, names["chosen"]), (rejected, names["rejected"])):
             if not turns or turns[-1]["role"] != "assistant":
-                raise ValueError(f"{name!r}: expected to end with a turn of the assistant's")
+                raise ValueError(f"{name!r}: expected the last turn to be the assistant's")
         if chosen == rejected:
-            return Unlearnable("have two answers that are the same")
-        if not does_something(chosen[-1]) or not does_something(rejected[-1]):
-            return Unlearnable("have an empty answer")
-        for answer, key in zip(both, ("chosen", "rejected"), strict=True):
-            if not answer.learnt[-1]:
+            return SkipReason("have two identical answers")
+        if not has_output(chosen[-1]) or not has_output(rejected[-1]):
+            return SkipReason("have an empty answer")
+        for answer, key in zip(answers, ("chosen", "rejected"), strict=True):
+            if not answer.target_flags[-1]:
                 raise ValueError(
-                    f"{names[key]!r}: its answer has a weight of 0 or is not to be trained on, and a pair needs both"
+                    f"{names[key]!r}: the answer is excluded from training (weight 0 or train false), but a pair needs"
+                    " both answers; remove the row, or the flag"
                 )
         return Comparison(prompt, chosen, rejected, read_row_tools(row, "tools"))
 
-    def _encode(self, parsed: Comparison, /) -> Pair | Unlearnable:
+    def _encode(self, parsed: Comparison, /) -> Pair | SkipReason:
         chosen, rejected = (
             chat_example(
                 self.tokenizer, [*parsed.prompt, *answer], parsed.tools, train_on_input=False, turns="last"
@@ -100,11 +104,11 @@ class PreferenceDataset(RowDataset[Comparison, Pair]):
             for answer in (parsed.chosen, parsed.rejected)
         )
         if chosen.tokens == rejected.tokens:
-            return Unlearnable("have two answers that the chat template writes alike")
-        return self._fitted(Pair(chosen, rejected, notes=(*chosen.notes, *rejected.notes)))
+            return SkipReason("have two answers that the chat template renders identically")
+        return self._truncate(Pair(chosen, rejected, notes=(*chosen.notes, *rejected.notes)))
 
 
-def _shared(one: list[Message], other: list[Message]) -> int:
-    """Count the turns with which two conversations begin alike."""
-    alike = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(one, other, strict=False))
-    return len(list(alike))
+def _count_shared_turns(one: list[Message], other: list[Message]) -> int:
+    """Count the turns that two conversations have in common at their start."""
+    common = itertools.takewhile(lambda turns: turns[0] == turns[1], zip(one, other, strict=False))
+    return len(list(common))

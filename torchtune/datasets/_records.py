@@ -1,4 +1,4 @@
-"""Files of text, of which any part can be read when it is needed."""
+"""Text files, of which any part can be read on demand."""
 
 import os
 import weakref
@@ -13,7 +13,7 @@ from torchtune.datasets._compressed import COMPRESSIONS, TemporaryFile, decompre
 from torchtune.datasets._tables import RowError, Table
 
 _CHUNK = 2**22
-"""How much is searched for line ends at a time (bytes)."""
+"""Size of the chunks that are searched for line ends (bytes)."""
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = "UTF-16 text, not UTF-8; save it as UTF-8"
 _NOT_TEXT = {
@@ -27,16 +27,16 @@ _NOT_TEXT = {
     b"PAR1": "a Parquet file; rename it to end in .parquet",
     b"ARROW1": "an Arrow file; rename it to end in .arrow",
 }
-"""What a file is whose first bytes are these, and what to do."""
+"""The format of a file that begins with these bytes, and how to fix it."""
 
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
 """Positions in a file (bytes)."""
 
 
 class TextFile:
-    """A file of UTF-8 text, or the temporary copy that a compressed one was decompressed into.
+    """A file of UTF-8 text, decompressed into a temporary file if it is compressed.
 
-    It is read, not memory-mapped: pages of a mapping count as this process's memory once they were touched.
+    It is read, not memory-mapped: the touched pages of a mapping count as this process's memory.
 
     Args:
         path: The user's file, which messages name.
@@ -51,69 +51,69 @@ class TextFile:
         self._data = path
         if path.suffix.lower() in COMPRESSIONS:
             self._decompress()
-        self._number: int | None = None
-        self._stamp = _stamp(os.stat(self._data))  # noqa: PTH116 - as the open file's own
-        self._counted = (0, 0)
+        self._descriptor: int | None = None
+        self._stamp = _stamp(os.stat(self._data))  # noqa: PTH116 - compared with os.fstat
+        self._last_count = (0, 0)
         self.size = self._stamp[0]
-        """Bytes of the text."""
+        """Size of the text (bytes)."""
         beginning = self.read(0, 4096)
         _check_is_text(path, beginning)
         self.start = len(_BOM) if beginning.startswith(_BOM) else 0
-        """Where the text begins, after a byte order mark (bytes)."""
+        """Where the text begins, after any byte order mark (bytes)."""
         self.newline = b"\n"
-        """What ends a line: `\\r` in files without any `\\n`, as old Macs wrote them."""
+        """The line end: `\\n`, or `\\r` in files without `\\n`, as old Macs wrote them."""
         self.newline = self._find_newline()
 
     def read(self, start: int, end: int) -> bytes:
-        """Read from one position to another.
+        """Read the bytes between two positions.
 
         Raises:
-            OSError: The file has changed since its rows were found.
+            OSError: The file has changed since it was opened.
         """
-        number = self._number
-        if number is None:
-            self._number = number = self._open()
-            weakref.finalize(self, os.close, number)
-        return os.pread(number, end - start, start)
+        descriptor = self._descriptor
+        if descriptor is None:
+            self._descriptor = descriptor = self._open()
+            weakref.finalize(self, os.close, descriptor)
+        return os.pread(descriptor, end - start, start)
 
     def chunks(self, start: int, end: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield the bytes from a position on, some MiB at a time, each with its position."""
+        """Yield the bytes from a position on, in chunks of a few MiB, each with its position."""
         end = self.size if end is None else end
-        for at in range(start, end, _CHUNK):
-            yield at, self.read(at, min(at + _CHUNK, end))
+        for position in range(start, end, _CHUNK):
+            yield position, self.read(position, min(position + _CHUNK, end))
 
     def line(self, position: int) -> int:
-        """Return the number of the line that a position is on, counted from 1."""
-        start, n = self._counted
+        """Return the line number of a position, counted from 1."""
+        start, n = self._last_count
         if start > position:
             start = n = 0
         n += sum(chunk.count(self.newline) for _, chunk in self.chunks(start, position))
-        self._counted = position, n  # locations are mostly asked for in order
+        self._last_count = position, n  # locations are mostly requested in order
         return n + 1
 
     def column(self, position: int) -> int:
-        """Return how many characters into its line a position is, counted from 1."""
+        """Return the column of a position in its line (characters, counted from 1)."""
         start = position
         while start > self.start:
             begin = max(start - _CHUNK, self.start)
-            at = self.read(begin, start).rfind(self.newline)
-            start = begin + at + 1
-            if at >= 0:
+            line_end = self.read(begin, start).rfind(self.newline)
+            start = begin + line_end + 1
+            if line_end >= 0:
                 break
         return len(self.read(start, position).decode(errors="replace")) + 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_number": None, "_copy": None}
+        return {**vars(self), "_descriptor": None, "_copy": None}
 
     def _open(self) -> int:
         if not self._data.exists() and self._data != self.path:  # unpickled, and the copy is gone
             self._decompress()
-            self._stamp = _stamp(os.stat(self._data))  # noqa: PTH116 - as above
-        number = os.open(self._data, os.O_RDONLY)
-        if _stamp(os.fstat(number)) != self._stamp:
-            os.close(number)
-            raise OSError(f"{self.path}: the file has changed since its rows were found; start again")
-        return number
+            self._stamp = _stamp(os.stat(self._data))  # noqa: PTH116 - compared with os.fstat
+        descriptor = os.open(self._data, os.O_RDONLY)
+        if _stamp(os.fstat(descriptor)) != self._stamp:
+            os.close(descriptor)
+            raise OSError(f"{self.path}: the file has changed since it was opened; restart the run")
+        return descriptor
 
     def _decompress(self) -> None:
         self._copy = decompress(self.path)
@@ -130,55 +130,57 @@ class TextFile:
 
 @define(eq=False, repr=False, slots=False)
 class Records(Table):
-    """A table with a row in each of some parts of a file; the position of each takes 8 bytes of memory."""
+    """A table whose rows are the records of a file. Each row takes 8 bytes of memory, for its position."""
 
     file: TextFile
     starts: Offsets
-    """Where each begins, and where the last ends (bytes)."""
+    """Where each record begins, and where the last one ends (bytes)."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def line(self, index: int) -> int:
-        """Return the number of the line on which a record begins, blank ones counted."""
+        """Return the number of the line on which a record begins, counting blank lines."""
         return self.file.line(int(self.starts[index]))
 
-    def place(self, index: int) -> str:
-        """Return the location of a row, which is that of its record."""
+    def location(self, index: int) -> str:
+        """Return the location of a row, which is the line of its record."""
         return f"{self.file.path}: line {self.line(index)}"
 
     def text(self, index: int) -> str:
         """Read a record.
 
         Raises:
-            RowError: It is not UTF-8.
+            RowError: The record is not UTF-8.
         """
         raw = self.file.read(int(self.starts[index]), int(self.starts[index + 1]))
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise RowError(
-                f"{self.place(index)}: expected UTF-8 text; byte {error.start} of it (0x{raw[error.start]:02x}) is not;"
-                " save the file as UTF-8"
+                f"{self.location(index)}: expected UTF-8 text; byte {error.start} (0x{raw[error.start]:02x}) is"
+                " invalid; save the file as UTF-8"
             ) from error
 
 
 def find_lines(file: TextFile) -> Offsets:
-    """Find where the lines begin that are not blank, and where the last ends; blank ones belong to the one before them.
+    """Return where each line that is not blank begins, and where the last one ends.
+
+    A blank line belongs to the line before it.
 
     Raises:
-        ValueError: There is none.
+        ValueError: All lines are blank.
     """
     parts: list[Offsets] = []
     start = file.start
-    for at, data in file.chunks(file.start):
+    for offset, data in file.chunks(file.start):
         chunk = np.frombuffer(data, np.uint8)
-        ends = np.flatnonzero(chunk == file.newline[0]) + (at + 1)
-        if at + len(data) == file.size and (not len(ends) or ends[-1] != file.size):
+        ends = np.flatnonzero(chunk == file.newline[0]) + (offset + 1)
+        if offset + len(data) == file.size and (not len(ends) or ends[-1] != file.size):
             ends = np.append(ends, file.size)  # the last line has no line end
         if len(ends):
             starts = np.concatenate([[start], ends[:-1]])
-            parts.append(starts[_has_text(file, data, at, starts, ends)])
+            parts.append(starts[_has_text(file, data, offset, starts, ends)])
             start = int(ends[-1])
     offsets = np.concatenate([*parts, [file.size]]).astype(np.int64)
     if len(offsets) == 1:
@@ -186,23 +188,23 @@ def find_lines(file: TextFile) -> Offsets:
     return offsets
 
 
-def _has_text(file: TextFile, data: bytes, at: int, starts: Offsets, ends: Offsets) -> Any:
-    """Tell which lines of a chunk hold more than white space; only those that begin with some are looked at."""
-    begins_blank = np.frombuffer(data, np.uint8)[np.maximum(starts - at, 0)] <= ord(" ")
-    begins_blank[0] |= starts[0] < at  # it begins in an earlier chunk
+def _has_text(file: TextFile, data: bytes, offset: int, starts: Offsets, ends: Offsets) -> Any:
+    """Return which lines of a chunk contain text. Only lines that begin with white space are read."""
+    begins_blank = np.frombuffer(data, np.uint8)[np.maximum(starts - offset, 0)] <= ord(" ")
+    begins_blank[0] |= starts[0] < offset  # it begins in an earlier chunk
     has_text = np.ones(len(starts), dtype=bool)
     for i in np.flatnonzero(begins_blank):
         start, end = int(starts[i]), int(ends[i])
-        line = data[start - at : end - at] if start >= at else file.read(start, end)
+        line = data[start - offset : end - offset] if start >= offset else file.read(start, end)
         has_text[i] = bool(line.strip())
     return has_text
 
 
 def _check_is_text(path: Path, beginning: bytes) -> None:
-    """Reject what only looks like text.
+    """Check that a file does not begin like a binary or UTF-16 file.
 
     Raises:
-        ValueError: The message says what it is and what to do.
+        ValueError: It does; the message names the format and how to fix it.
     """
     for magic, message in _NOT_TEXT.items():
         if beginning.startswith(magic):

@@ -1,4 +1,4 @@
-"""What the datasets of rows have in common: which rows are used, and when they are encoded."""
+"""The base class of datasets: it opens rows, checks them, and encodes them on demand."""
 
 import logging
 from abc import abstractmethod
@@ -16,14 +16,14 @@ from torchtune.data import (
     Example,
     Item,
     ItemT,
-    LeftOut,
     LengthLimit,
     Note,
+    NoteCounts,
     Side,
-    Tally,
+    SkippedRow,
+    SkipReason,
     Tokenizer,
-    Unlearnable,
-    shortened,
+    quote_excerpt,
     truncate,
 )
 from torchtune.datasets._columns import ReadRow
@@ -37,40 +37,40 @@ _logger = logging.getLogger(__name__)
 
 Parsed = TypeVar("Parsed")
 Encoded = TypeVar("Encoded")
-"""What a row gives: an item, or a list of them."""
+"""The result of a row: an item, or a list of items."""
 OnError = Literal["raise", "skip"]
 Truncate = Literal["right", "left", "drop"]
 
 _NOT_ENCODED = {
     *("tokenizer", "source", "split", "load_options", "on_error", "ignore_columns"),
-    *("reported", "_table", "_ignored", "_cache"),
+    *("logged_notes", "_table", "_ignored", "_cache"),
 }
-"""Fields that say which rows there are and not what becomes of one; the tokenizer has a fingerprint of its own."""
+"""Fields that select rows and do not affect how a row is encoded; the tokenizer has its own fingerprint."""
 
 CHECKED_ROWS = 20_000
-"""How many rows are looked at when a dataset is made: about half a second's work."""
+"""How many rows are parsed when a dataset is built, which takes about half a second."""
 
 
 @define(eq=False, repr=False, slots=False)
-class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
-    """Encodes rows when they are asked for.
+class RowDataset(Dataset[Encoded | SkippedRow], Generic[Parsed, Encoded]):
+    """A dataset that encodes rows on demand.
 
-    Encoding a row takes about a millisecond, a step of training hundreds of them; done ahead, it
-    would make every start wait, and every rank hold the whole set in memory. What can be wrong is looked for
-    at construction nevertheless: the first 20,000 rows are checked as text, and the first one is encoded.
+    Encoding a row takes about a millisecond, a training step hundreds of milliseconds. Encoding all rows in advance
+    would delay every start and hold the whole dataset in the memory of every rank. Errors are found at construction
+    nevertheless: the first 20,000 rows are parsed, and the first one is encoded.
 
-    A subclass names the class of its items (`item_type`), says how a row is read (`_parse`, cheap) and how that is
-    encoded (`_encode`), and checks its own settings before it calls this class's `__attrs_post_init__`.
+    A subclass sets the class of its items (`item_type`), defines how a row is parsed (`_parse`, cheap) and how the
+    result is encoded (`_encode`), and checks its settings before it calls `__attrs_post_init__` of this class.
 
     Raises:
-        FileNotFoundError: there is no such file or data set.
-        ConnectionError: the hub cannot be reached.
-        ValueError: no row is left, one cannot be used, the rows are of another kind, or the first one cannot be
+        FileNotFoundError: The file or dataset does not exist.
+        ConnectionError: The hub cannot be reached.
+        ValueError: All rows are skipped, a row cannot be used, the rows have another layout, or the first row cannot be
             encoded.
     """
 
     is_plain_text: ClassVar[bool] = False
-    """Whether examples are text without prompts, so that every token is meant to be a target."""
+    """Whether examples are plain text without prompts, so that every token is meant to be a target."""
     item_type: ClassVar[type[Item]] = Example
     """The class of the items."""
 
@@ -78,30 +78,30 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
     """Encodes the rows; the recipe passes it."""
     source: Source
     """The rows: a local file (.json, .jsonl, .csv, .tsv, .parquet, .arrow), a folder or a pattern of such files, the
-    name of a data set on the Hugging Face hub, or a list of rows."""
+    name of a dataset on the Hugging Face hub, or a list of rows."""
     split: str = field(default="train", kw_only=True)
-    """Which split of a folder, or of a data set on the hub."""
+    """The split of a folder or of a dataset on the hub."""
     load_options: LoadOptions | None = field(default=None, kw_only=True)
-    """What else a data set on the hub needs: name, revision, data_dir, data_files, cache_dir (as
-    `datasets.load_dataset` takes them). `streaming: true` reads it, or local Parquet files, as the run goes, with no
-    copy on the disk; `rows` says how many rows of it make an epoch."""
+    """Further options for a dataset on the hub: name, revision, data_dir, data_files, cache_dir (arguments of
+    `datasets.load_dataset`). `streaming: true` reads it, or local Parquet files, during the run, without a copy on
+    disk; `rows` sets the number of rows in an epoch."""
     max_seq_len: int | None = field(default=None, kw_only=True)
     """Longest example in tokens; null: any length."""
     truncate: Truncate = field(default="right", kw_only=True)
-    """Where a longer one is cut: at its "right" or "left" end; "drop" leaves it out, as is one of which no target
-    remains."""
+    """Where a longer example is cut: at its "right" or "left" end; "drop" skips it. An example that loses all its
+    targets is skipped too."""
     on_error: OnError = field(default="raise", kw_only=True)
-    """What becomes of a row that cannot be used: "raise" an error, or "skip" it, counted."""
+    """What to do with a row that cannot be used: "raise" an error, or "skip" and count it."""
     ignore_columns: list[str] | None = field(default=None, kw_only=True)
-    """Columns that are known not to be read, and are not reported."""
-    reported: frozenset[str] = field(default=frozenset(), init=False)
+    """Columns that are unused on purpose, and are not reported."""
+    logged_notes: frozenset[str] = field(default=frozenset(), init=False)
     """The texts of the notes that were logged when the first rows were checked."""
     _table: Table = field(init=False)
     _ignored: frozenset[str] = field(init=False)
     _cache: TokenCache | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Open the rows, and check them."""
+        """Open and check the rows."""
         self._table = open_source(self.source, self.split, self.load_options)
         if self.max_seq_len is not None and self.max_seq_len < 2:
             raise ValueError(f"max_seq_len: expected an int above 1, or null, got {self.max_seq_len}")
@@ -109,149 +109,152 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
         self._check()
 
     def __len__(self) -> int:
-        """Count the rows, those that give no example among them."""
+        """Count the rows, including those that are skipped."""
         return len(self._table)
 
-    def __getitem__(self, index: int, /) -> Encoded | LeftOut:
+    def __getitem__(self, index: int, /) -> Encoded | SkippedRow:
         """Encode a row.
 
         Returns:
-            What is to be learnt, or why there is nothing.
+            The encoded row, or why it is skipped.
 
         Raises:
-            RowError: the row cannot be used; not with `on_error="skip"`.
+            RowError: The row cannot be used, and `on_error` is "raise".
         """
         if index >= len(self):
             raise IndexError(index)
         try:
             parsed, row = self._parsed(index)
-            if isinstance(parsed, LeftOut):
+            if isinstance(parsed, SkippedRow):
                 return parsed
             encoded = self._encode(parsed) if self._cache is None else self._cached(parsed, self._cache)
-            if isinstance(encoded, Unlearnable):
-                return LeftOut(encoded.reason, self.place(index))
+            if isinstance(encoded, SkipReason):
+                return SkippedRow(encoded.reason, self.location(index))
             notes = self._notes(row)
-            return self._noted(encoded, notes) if notes else encoded
+            return self._add_notes(encoded, notes) if notes else encoded
         except RowError as error:
             return self._unusable(error)
-        except ValueError as error:  # the chat template's, or the tokenizer's
-            return self._unusable(RowError(f"{self.place(index)}: {error}"))
+        except ValueError as error:  # from the chat template or the tokenizer
+            return self._unusable(RowError(f"{self.location(index)}: {error}"))
 
-    def place(self, index: int) -> str:
-        """Say where a row stands, such as `rows.jsonl: line 3`."""
-        return self._table.place(index)
+    def location(self, index: int) -> str:
+        """Return a row's location, such as `rows.jsonl: line 3`."""
+        return self._table.location(index)
 
     @property
     def block(self) -> int | None:
-        """How many rows are in memory together, where rows are streamed in their order; None: any is read at once."""
+        """How many rows of a stream are in memory together. None: any row can be read directly."""
         return self._table.block if isinstance(self._table, StreamTable) else None
 
     def bookmark(self, row: int) -> dict[int, Bookmark]:
-        """Return what finds a row of a stream again (`StreamTable.bookmark`)."""
+        """Return the bookmark of a row of a stream, if there is one (`StreamTable.bookmark`)."""
         return self._table.bookmark(row) if isinstance(self._table, StreamTable) else {}
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
-        """Take what `bookmark` gave, here or in another process."""
+        """Add the result of `bookmark`, from this process or another."""
         if isinstance(self._table, StreamTable):
             self._table.add_bookmarks(bookmarks)
 
     def use_cache(self, folder: str) -> None:
-        """Keep encoded rows on the disk, and take them from there.
+        """Cache encoded rows on disk.
 
         Args:
-            folder: Made if need be; any number of datasets, runs and processes may share one.
+            folder: Created if needed. Any number of datasets, runs and processes may share it.
 
         Raises:
-            OSError: the folder cannot be made.
+            OSError: The folder cannot be created.
         """
         fingerprint = getattr(self.tokenizer, "fingerprint", None)
         if fingerprint is None:
             _logger.warning(
-                "rows are not cached: %s does not say what it depends on", type(self.tokenizer).__name__
+                "rows are not cached: the tokenizer %s has no fingerprint method",
+                type(self.tokenizer).__name__,
             )
             return
         settings = {f.name: getattr(self, f.name) for f in fields(type(self)) if f.name not in _NOT_ENCODED}
         versions = [
             f"{name} {version(name)}" for name in ("torchtune", "tokenizers", "sentencepiece", "jinja2")
         ]
-        meaning = f"{type(self).__qualname__} {settings!r} {fingerprint()} {versions}"
-        self._cache = TokenCache(Path(folder), meaning, self.item_type)
+        dependencies = f"{type(self).__qualname__} {settings!r} {fingerprint()} {versions}"
+        self._cache = TokenCache(Path(folder), dependencies, self.item_type)
 
-    def _cached(self, parsed: Parsed, cache: TokenCache) -> Encoded | Unlearnable:
-        """Take what was encoded before, or encode and keep it."""
+    def _cached(self, parsed: Parsed, cache: TokenCache) -> Encoded | SkipReason:
+        """Return the cached encoding of a row, or encode and cache it."""
         row = repr(parsed)
         cached = cache.get(row)
         if cached is not None:
             return cast("Encoded", cached)
         encoded = self._encode(parsed)
-        if not isinstance(encoded, Unlearnable):
+        if not isinstance(encoded, SkipReason):
             try:
-                cache.put(row, cast("Item | list[Item]", encoded))
+                cache.store(row, cast("Item | list[Item]", encoded))
             except OSError as error:
-                _logger.warning("rows are not cached any more: %s", error)
+                _logger.warning("rows are no longer cached: %s", error)
                 self._cache = None
         return encoded
 
     @abstractmethod
-    def _parse(self, row: Row) -> Parsed | Unlearnable:
-        """Read what is needed out of a row, or say that there is nothing to learn in it.
+    def _parse(self, row: Row) -> Parsed | SkipReason:
+        """Parse a row, or return why it is skipped.
 
         Raises:
-            ValueError: a column is missing or holds something else; the message does not say where.
+            ValueError: A column is missing or holds something else; the message does not have the row's location.
         """
 
     @abstractmethod
-    def _encode(self, parsed: Parsed, /) -> Encoded | Unlearnable:
-        """Encode what was read, or say that nothing of it is left to learn."""
+    def _encode(self, parsed: Parsed, /) -> Encoded | SkipReason:
+        """Encode a parsed row, or return why it is skipped."""
 
-    def _parsed(self, index: int) -> tuple[Parsed | LeftOut, ReadRow]:
-        """Read what is needed out of a row; the row then knows what was not."""
+    def _parsed(self, index: int) -> tuple[Parsed | SkippedRow, ReadRow]:
+        """Parse a row; also return the row, which has recorded the columns that were read."""
         row = ReadRow(self._table[index])
         try:
             parsed = self._parse(row)
         except ValueError as error:
-            raise RowError(f"{self.place(index)}: {error}") from error
-        return (LeftOut(parsed.reason, self.place(index)) if isinstance(parsed, Unlearnable) else parsed), row
+            raise RowError(f"{self.location(index)}: {error}") from error
+        return (
+            SkippedRow(parsed.reason, self.location(index)) if isinstance(parsed, SkipReason) else parsed
+        ), row
 
     def _notes(self, row: ReadRow) -> list[Note]:
-        """Tell which columns of a row were not read."""
+        """Return a note about the columns of a row that were not read, if any."""
         unread = [name for name in row.unread() if name not in self._ignored]
         if not unread:
             return []
-        what = "a column that is" if len(unread) == 1 else "columns that are"
+        columns = "an unused column" if len(unread) == 1 else "unused columns"
         names = ", ".join(map(repr, unread))
         return [
-            Note(f"have {what} not read: {names}", f"{unread[0]}={shortened(str(dict.get(row, unread[0])))}")
+            Note(f"have {columns}: {names}", f"{unread[0]}={quote_excerpt(str(dict.get(row, unread[0])))}")
         ]
 
-    def _noted(self, encoded: Encoded, notes: Sequence[Note]) -> Encoded:
+    def _add_notes(self, encoded: Encoded, notes: Sequence[Note]) -> Encoded:
         """Add notes to the first item of a row."""
         if isinstance(encoded, Item):
             return encoded.with_notes(notes)
         first, *others = cast("list[Item]", encoded)
         return cast("Encoded", [first.with_notes(notes), *others])
 
-    def _fitted(self, item: ItemT) -> ItemT | Unlearnable:
-        """Cut an item of which a sequence is too long, as `truncate` says."""
+    def _truncate(self, item: ItemT) -> ItemT | SkipReason:
+        """Cut or skip an item with a sequence longer than `max_seq_len`, as `truncate` says."""
         n = self.max_seq_len
         if n is None:
             return item
         side: Side = "left" if self.truncate == "left" else "right"
         limit = LengthLimit(sequence=n - 1, side=side, tokens=n, setting="max_seq_len=")
         if self.truncate == "drop" and not limit.admits(item):
-            return Unlearnable(f"are longer than {n} tokens")
+            return SkipReason(f"are longer than {n} tokens")
         return truncate(item, limit)
 
-    def _unusable(self, error: RowError) -> LeftOut:
+    def _unusable(self, error: RowError) -> SkippedRow:
         if self.on_error == "raise":
             raise error
-        return LeftOut("cannot be used", str(error))
+        return SkippedRow("cannot be used", str(error))
 
     def _check(self) -> None:
-        """Look at the first rows, say what is not used of them, and encode one."""
+        """Parse the first rows, log what is skipped or unused, and encode the first usable row."""
         n = min(len(self), CHECKED_ROWS if self.block is None else self.block)
-        left_out: dict[str, list[str]] = defaultdict(list)
-        unread = Tally()
+        skipped: dict[str, list[str]] = defaultdict(list)
+        unread = NoteCounts()
         unknown = set(self._ignored)
         first: int | None = None
         for i in range(n):
@@ -259,50 +262,50 @@ class RowDataset(Dataset[Encoded | LeftOut], Generic[Parsed, Encoded]):
                 parsed, row = self._parsed(i)
             except RowError as error:
                 parsed = self._unusable(error)
-            if isinstance(parsed, LeftOut):
-                left_out[parsed.reason].append(parsed.place)
+            if isinstance(parsed, SkippedRow):
+                skipped[parsed.reason].append(parsed.location)
                 continue
             if unknown:
                 unknown -= row.keys()
             notes = self._notes(row)
             if notes:
-                unread.add(notes, partial(self.place, i))
+                unread.add(notes, partial(self.location, i))
                 self._check_kind(i, row)
             first = i if first is None else first
-        for line in (*Tally.of_left_out(left_out).lines(n), *unread.lines(n)):
+        for line in (*NoteCounts.of_skipped(skipped).lines(n), *unread.lines(n)):
             _logger.warning("%s", line)
-        self.reported = frozenset(unread.rows)
+        self.logged_notes = frozenset(unread.rows)
         if first is None and n == len(self):
-            reason, places = max(left_out.items(), key=lambda item: len(item[1]))
+            reason, locations = max(skipped.items(), key=lambda item: len(item[1]))
             raise ValueError(
-                f"{places[0]}: no row can be learnt from: {len(places)} of {n} {reason}"
+                f"{locations[0]}: no row can be trained on: {len(locations)} of {n} {reason}"
                 + (f" {_columns(self._table)}" if reason == "cannot be used" else "")
             )
         if unknown:
             raise ValueError(
-                f"ignore_columns: no row has a column {min(unknown)!r}, so that naming it has no effect"
+                f"ignore_columns: no row has a column {min(unknown)!r}; remove it from the list"
                 f" {_columns(self._table)}"
             )
         if first is not None:
             self[first]
 
     def _check_kind(self, index: int, row: ReadRow) -> None:
-        """Refuse rows for preference tuning that would be read as good answers.
+        """Check that a row is not for preference tuning, whose bad answers would be trained on as good ones.
 
         Raises:
-            ValueError: a row has a label or a rejected answer that is not read.
+            ValueError: The row has a label or a rejected answer that is not read.
         """
         unread = set(row.unread()) - self._ignored
-        fix = "if they are to be learnt all the same, name the columns that are not read in dataset.ignore_columns"
+        fix = "to train on the rows anyway, list the unused columns in dataset.ignore_columns"
         if "label" in unread and isinstance(dict.get(row, "label"), bool):
             raise ValueError(
-                f"{self.place(index)}: the rows have a column 'label' of true or false, as those for KTO have, so that"
-                f" answers marked as bad would be learnt as good ones; {fix}"
+                f"{self.location(index)}: the rows have a boolean column 'label', like data for KTO, so answers"
+                f" marked as bad would be trained on as good ones; {fix}"
             )
         if {"chosen", "rejected"} <= unread:
             raise ValueError(
-                f"{self.place(index)}: the rows have columns 'chosen' and 'rejected', as those for preference tuning"
-                f" have, which {type(self).__name__} does not read; {fix}"
+                f"{self.location(index)}: the rows have columns 'chosen' and 'rejected', like data for preference"
+                f" tuning, which {type(self).__name__} does not read; {fix}"
             )
 
 
@@ -310,4 +313,4 @@ def _columns(table: Table) -> str:
     try:
         return f"(the first row's columns are {', '.join(table[0]) or 'none'})"
     except RowError:
-        return "(the first row cannot be read at all)"
+        return "(the first row cannot be read)"

@@ -8,20 +8,21 @@ from torchtune.datasets._source import Source
 
 @define(eq=False, repr=False, slots=False)
 class SlimOrcaDataset(ChatDataset):
-    """SlimOrca without doubled rows (https://huggingface.co/datasets/Open-Orca/SlimOrca-Dedup), as conversations.
+    """The deduplicated SlimOrca dataset (https://huggingface.co/datasets/Open-Orca/SlimOrca-Dedup), as conversations.
 
     Raises:
-        FileNotFoundError: there is no such file or data set.
-        ConnectionError: the hub cannot be reached.
-        ValueError: the rows are not as they must be, or the tokenizer has no chat template or it does not end answers.
+        FileNotFoundError: The file or dataset does not exist.
+        ConnectionError: The hub cannot be reached.
+        ValueError: The rows do not have this layout, or the tokenizer has no chat template, or one that does not end
+            the assistant's turns.
     """
 
-    source: Source | None = None  # type: ignore[assignment]  # null until `__attrs_post_init__` alone
-    """A copy of your own, of ShareGPT's format. Null: the data set on the hub."""
+    source: Source | None = None  # type: ignore[assignment]  # null only until `__attrs_post_init__`
+    """Your own copy, in ShareGPT's format. Null: the dataset on the hub."""
     system: str | None = None
-    """A system's turn for conversations that have none."""
+    """A system turn for conversations without one."""
     train_on: TrainOn = "answers"
-    """What is a target: every turn of the assistant's ("answers"), the "last" one, or "everything"."""
+    """The targets: all the assistant's turns ("answers"), the "last" one, or "everything"."""
     column: str = field(default="conversations", init=False)
     tools_column: str = field(default="tools", init=False)
 

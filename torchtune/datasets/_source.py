@@ -1,4 +1,4 @@
-"""A source that a config names, opened as a table of rows."""
+"""Opening a config's source as a table of rows."""
 
 import glob
 import itertools
@@ -23,12 +23,12 @@ from torchtune.datasets._splits import SplitPart, choose_files, families_in, fam
 from torchtune.datasets._tables import RowList, Table, join
 
 Source = LocalPath | list[dict[str, Any]]
-"""A file, a folder, a pattern of files, the name of a data set on the hub, or the rows themselves."""
+"""A file, a folder, a pattern of files, the name of a dataset on the hub, or the rows themselves."""
 
 
 @frozen
 class OpenedSource:
-    """A source that was opened before, to look at its first row."""
+    """A source that has already been opened, to detect its layout."""
 
     table: Table
 
@@ -36,27 +36,29 @@ class OpenedSource:
 def open_source(
     source: Source | OpenedSource, split: str = "train", load_options: LoadOptions | None = None
 ) -> Table:
-    """Open a source; rows are read later.
+    """Open a source. Rows are read on demand.
 
-    Text files are read by our own readers: those of `datasets` name neither row nor column, copy a file into a cache
-    first, and count the use of its loaders over the network.
+    Text files are read by our own readers: those of `datasets` name neither row nor column in errors, copy each file
+    into a cache first, and report the use of the loaders over the network.
 
     Args:
-        source: A local file (.json, .jsonl, .ndjson: a list of objects or an object on each line; .csv, .tsv: with a
-            first line of column names; .txt: a row on each line; these also compressed, .gz, .zst, .bz2, .xz; .parquet;
-            .arrow), a folder or a pattern (`data/*.jsonl`) of files of one kind, a folder that `datasets` saved, a
-            clone of a repository of the hub, the name of a data set on the Hugging Face hub, or a list of rows.
-        split: Which split, which range of its rows, or which of several: `validation`, `train[:1000]`,
-            `train[10%:20%]`, `train+validation`. Of local files, names of files and folders tell which belong to it;
-            one file, or files without such names, are read as `train` whatever they are called.
-        load_options: What else a data set on the hub needs: name, revision, data_dir, data_files, cache_dir (as
-            `datasets.load_dataset` takes them); `name` also chooses a configuration of a clone. `streaming: true` reads
-            it, or local Parquet files, as the run goes, with no copy on the disk; `rows` says how many rows are used.
+        source: A local file (.json, .jsonl, .ndjson: a list of objects or one object per line; .csv, .tsv: with column
+            names in the first line; .txt: one row per line; these may be compressed: .gz, .zst, .bz2, .xz; .parquet;
+            .arrow), a folder or a pattern (`data/*.jsonl`) of files of one format, a folder written by
+            `Dataset.save_to_disk`, a clone of a repository of the hub, the name of a dataset on the Hugging Face hub,
+            or a list of rows.
+        split: A split, a range of its rows, or several of these: `validation`, `train[:1000]`, `train[10%:20%]`,
+            `train+validation`. The split of a local file is in its name or that of a folder; a file that is itself the
+            source, and files without such names, are `train`.
+        load_options: Further options for a dataset on the hub: name, revision, data_dir, data_files, cache_dir
+            (arguments of `datasets.load_dataset`); `name` also selects a configuration of a clone. `streaming: true`
+            reads the dataset, or local Parquet files, during the run, without a copy on disk; `rows` sets the number
+            of rows to use.
 
     Raises:
-        FileNotFoundError: There is no such file or data set.
+        FileNotFoundError: The file or dataset does not exist.
         ConnectionError: The hub cannot be reached.
-        ValueError: It holds no rows, is of another kind, or an argument has no meaning for it.
+        ValueError: The source has no rows or is not a source, or an argument has no effect on it.
     """
     if isinstance(source, OpenedSource):
         return source.table
@@ -65,11 +67,13 @@ def open_source(
         return _open_list(source, split, options)
     if not _is_local(source):
         return load_hub_table(source, split, options)
-    useless = [name for name in options if name not in ("streaming", "rows", "name")]
+    unused = [name for name in options if name not in ("streaming", "rows", "name")]
     if "name" in options and not read_configs(Path(source).expanduser()):
-        useless.append("name")
-    if useless:
-        raise ValueError(f"load_options: {source} is local; {', '.join(useless)} would have no effect")
+        unused.append("name")
+    if unused:
+        raise ValueError(
+            f"load_options: {', '.join(unused)} would have no effect on {source}, which is local"
+        )
     parts = parse_split(split)
     name = str(options["name"]) if "name" in options else None
     files = {part.name: _files(source, part.name, name) for part in parts}
@@ -79,31 +83,33 @@ def open_source(
     if streaming is not None:
         return _open_stream(source, parts, files, streaming)
     tables = {name: join([open_file(file.path) for file in members]) for name, members in files.items()}
-    return join([part.of(tables[part.name]) for part in parts])
+    return join([part.select(tables[part.name]) for part in parts])
 
 
 def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
     if streaming_in(options) is not None:
-        raise ValueError("load_options.streaming: a list of rows is in memory already")
+        raise ValueError(
+            "load_options.streaming: has no effect on a list of rows, which is already in memory"
+        )
     if options:
-        raise ValueError(f"load_options: a list of rows is local; {', '.join(options)} would have no effect")
+        raise ValueError(f"load_options: {', '.join(options)} would have no effect on a list of rows")
     parts = parse_split(split)
     for part in parts:
         if part.name != "train":
             raise ValueError(f"split: a list of rows has no split {part.name!r}, only 'train'")
     if not rows:
-        raise ValueError("source: there are no rows")
+        raise ValueError("source: the list has no rows")
     table = RowList("source", rows)
-    return join([part.of(table) for part in parts])
+    return join([part.select(table) for part in parts])
 
 
 def _open_stream(
     source: str, parts: Sequence[SplitPart], files: dict[str, Sequence[FoundFile]], streaming: Streaming
 ) -> Table:
-    if any(format_of(file.path) != ".parquet" for found in files.values() for file in found):
+    if any(format_of(file.path) != ".parquet" for members in files.values() for file in members):
         raise ValueError(
-            f"load_options.streaming: of local files, only Parquet is streamed; {source} is read row by row anyway,"
-            " without a copy"
+            f"load_options.streaming: only Parquet files can be streamed; remove it: {source} is read row by row,"
+            " without a copy, anyway"
         )
     if not all(part.is_whole for part in parts):
         raise ValueError("load_options.streaming: a range of rows cannot be streamed; use load_options.rows")
@@ -111,11 +117,11 @@ def _open_stream(
 
 
 def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
-    """Find the files of a split, all of one kind, in the order of their names.
+    """Return the files of a split, all of one format, sorted by name.
 
     Raises:
-        FileNotFoundError: There are none.
-        ValueError: They cannot be told from others, are of several kinds, or cannot be read.
+        FileNotFoundError: There are no files.
+        ValueError: The split of a file is unclear, or the files are of several formats or unknown ones.
     """
     path = Path(source).expanduser()
     if path.is_file() or format_of(path) == SAVED:
@@ -126,44 +132,49 @@ def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
             files = choose_config(configs, config, path).files(split)
         else:
             files = choose_files(files_in(path), split, str(path))
-        where, example = f"{path}: the folder", path
+        subject, example = f"{path}: the folder", path
     elif glob.has_magic(source):
         files = _choose_matching(source, split)
-        where, example = f"{source}: the pattern", path.parent
+        subject, example = f"{source}: the pattern", path.parent
     else:
         hint = did_you_mean_source(path) or f"paths are looked up from {Path.cwd()}"
         raise FileNotFoundError(f"{path}: no such file; {hint}")
-    kinds = sorted({str(format_of(file.path)) for file in files})
-    if len(kinds) > 1:
+    formats = sorted({str(format_of(file.path)) for file in files})
+    if len(formats) > 1:
         raise ValueError(
-            f"{where} has files of several kinds ({', '.join(kinds)}); choose one by a pattern, such as"
-            f" {example}/*{kinds[0]}"
+            f"{subject} has files of several formats ({', '.join(formats)}); select one with a file pattern, such as"
+            f" source={example}/*{formats[0]}"
         )
     return files
 
 
 def _single(path: Path, split: str, source: str) -> FoundFile:
-    """Return a file that the user named: it is `train` whatever it is called, and the split that its name tells."""
+    """Return the file that the user named. It belongs to `train`, and to the split in its name."""
     check_formats([path])
     file = FoundFile(path, path.name)
     if split != "train" and family_of(split) not in families_in(path.name) and split != split_of(file):
         raise ValueError(
-            f"split: {source} is local and has no split {split!r}; name that split's file as the source"
+            f"split: the local file {source} has no split {split!r}; use that split's file as the source"
         )
     return file
 
 
 def _choose_matching(pattern: str, split: str) -> Sequence[FoundFile]:
-    """Choose files by a pattern; one such as `test-*.jsonl`, which itself names the split, needs no setting."""
+    """Return the files of a split that match a pattern. One that names a split, `test-*.jsonl`, needs no setting."""
     files = matching_files(pattern)
-    asked = families_in(wildcard_part(pattern))
-    if split == "train" and asked and "train" not in asked and {split_of(file) for file in files} <= asked:
+    named_splits = families_in(wildcard_part(pattern))
+    if (
+        split == "train"
+        and named_splits
+        and "train" not in named_splits
+        and {split_of(file) for file in files} <= named_splits
+    ):
         return files
     return choose_files(files, split, pattern)
 
 
 def _is_local(source: str) -> bool:
-    """Tell a path from a name on the hub, which looks like `owner/name`."""
+    """Return whether a source is a path, and not the name of a dataset on the hub, such as `owner/name`."""
     path = Path(source).expanduser()
     return (
         format_of(path) is not None

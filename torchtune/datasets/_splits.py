@@ -1,10 +1,11 @@
-"""Splits: what a setting such as `train[:1000]` says, and which files belong to which split."""
+"""Splits: parsing settings such as `train[:1000]`, and finding the files of a split."""
 
 import re
 from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
+from torchtune._counted import counted
 from torchtune.datasets._find_files import FoundFile
 from torchtune.datasets._formats import is_saved
 from torchtune.datasets._tables import SlicedTable, Table
@@ -26,7 +27,7 @@ _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*)-\d{5}-of-\d{5}\b")
 
 @frozen
 class SplitPart:
-    """A split, or a range of its rows, as `datasets` writes it."""
+    """A split, or a range of its rows, in the syntax of `datasets`."""
 
     name: str
     start: int | None = None
@@ -35,21 +36,21 @@ class SplitPart:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows are meant."""
+        """Whether all rows are selected."""
         return self.start is None and self.stop is None
 
-    def of(self, table: Table) -> Table:
-        """Take these rows of the split's table.
+    def select(self, table: Table) -> Table:
+        """Return these rows of the split's table.
 
         Raises:
-            ValueError: There are none.
+            ValueError: The range is empty.
         """
         if self.is_whole:
             return table
         start, stop = self._bound(self.start, 0, len(table)), self._bound(self.stop, len(table), len(table))
         if start >= stop:
             raise ValueError(
-                f"split: the range of {self.name!r} holds no rows; the split has {len(table):,}, this is {start}:{stop}"
+                f"split: the range {start}:{stop} of {self.name!r} is empty; the split has {counted(len(table), 'row')}"
             )
         return SlicedTable(table, range(start, stop))
 
@@ -65,46 +66,46 @@ def parse_split(text: str) -> list[SplitPart]:
     """Read a setting such as `train`, `train[10%:20%]` or `train+validation`.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The setting is not valid.
     """
     return [_parse_part(part.strip(), text) for part in text.split("+")]
 
 
 def _parse_part(part: str, text: str) -> SplitPart:
-    found = _PART.fullmatch(part)
-    if found is None:
+    match = _PART.fullmatch(part)
+    if match is None:
         raise ValueError(
-            "split: expected a name, a range of its rows or several of them, such as train, train[:1000],"
-            f" train[10%:20%] or train+validation, got {text!r}"
+            "split: expected the name of a split, a range of its rows or several of these, such as train,"
+            f" train[:1000], train[10%:20%] or train+validation, got {text!r}"
         )
-    start, stop = (None if found[key] is None else int(found[key]) for key in ("start", "stop"))
-    is_percent = bool(found["start_percent"] or found["stop_percent"])
+    start, stop = (None if match[key] is None else int(match[key]) for key in ("start", "stop"))
+    is_percent = bool(match["start_percent"] or match["stop_percent"])
     if is_percent and any(abs(bound or 0) > 100 for bound in (start, stop)):
         raise ValueError(f"split: expected percentages from -100% to 100%, got {text!r}")
-    return SplitPart(found["name"], start, stop, is_percent)
+    return SplitPart(match["name"], start, stop, is_percent)
 
 
 def family_of(name: str) -> str:
-    """Return the usual name of a split: `validation` of `dev`; of a name that is not known, itself."""
+    """Return the usual name of a split: `validation` for `dev`. Other names are returned as they are."""
     return _FAMILY_OF.get(name.lower(), name)
 
 
 def families_in(text: str) -> set[str]:
-    """Return the splits whose names a text has as whole words, such as `test` in `my_test-2.jsonl`."""
+    """Return the splits whose names occur in a text as whole words, such as `test` in `my_test-2.jsonl`."""
     return {_FAMILY_OF[word] for word in re.split(r"[^a-z]+", text.lower()) if word in _FAMILY_OF}
 
 
-def match_split(names: Collection[str], split: str, where: str) -> str | None:
-    """Find a split among the names of those that there are.
+def match_split(names: Collection[str], split: str, subject: str) -> str | None:
+    """Return the name of an existing split that matches the requested one, or None.
 
     Args:
-        names: Those that there are.
-        split: The one asked for: its very name, a name of the same meaning (`val` for `validation`), or a word of its
-            name (`train` for `train_sft`).
-        where: What has these splits, for the message.
+        names: The existing splits.
+        split: The requested split: an exact name, a synonym (`val` for `validation`), or a word of the name (`train`
+            for `train_sft`).
+        subject: What has these splits, for messages.
 
     Raises:
-        ValueError: It could be several of them.
+        ValueError: Several splits match.
     """
     family = family_of(split)
     similar = [name for name in names if family_of(name) == family]
@@ -112,20 +113,20 @@ def match_split(names: Collection[str], split: str, where: str) -> str | None:
     matches = [split] if split in names else similar or by_word
     if len(matches) > 1:
         raise ValueError(
-            f"split: {where} has several splits that {split!r} may mean; choose one of {', '.join(sorted(matches))}"
+            f"split: {subject} has several splits that match {split!r}; choose one of {', '.join(sorted(matches))}"
         )
     return matches[0] if matches else None
 
 
-def choose_files(files: Sequence[FoundFile], split: str, where: str) -> Sequence[FoundFile]:
-    """Choose the files of a split by the names of files and folders. Where none has such a name, all are `train`.
+def choose_files(files: Sequence[FoundFile], split: str, subject: str) -> Sequence[FoundFile]:
+    """Return the files of a split, by the names of files and folders. If no name has a split, all files are `train`.
 
     Raises:
-        ValueError: None belongs to the split, or it cannot be told which do.
+        ValueError: No file belongs to the split, or the split of a file is unclear.
     """
     splits = {file: split_of(file) for file in files}
     names = {name for name in splits.values() if name is not None}
-    chosen = match_split(names, split, where)
+    chosen = match_split(names, split, subject)
     if chosen is None and not names and family_of(split) == "train":
         return files
     if chosen is None:
@@ -135,22 +136,22 @@ def choose_files(files: Sequence[FoundFile], split: str, where: str) -> Sequence
         choices = (
             f"choose one of {', '.join(sorted(names))}" if names else "no file or folder in it has that name"
         )
-        raise ValueError(f"split: {where} has no split {split!r}; {choices}")
+        raise ValueError(f"split: {subject} has no split {split!r}; {choices}")
     unnamed = [file.name for file, name in splits.items() if name is None]
     if unnamed:
         example = next(file.name for file, name in splits.items() if name is not None)
         raise ValueError(
-            f"split: {where} has files that carry the name of a split, such as {example}, and files that carry none,"
-            f" such as {unnamed[0]}; choose files by a pattern, or give one file as the source"
+            f"split: {subject} has files with a split in their names, such as {example}, and files without one, such as"
+            f" {unnamed[0]}; use a file pattern or one file as the source"
         )
     return [file for file, name in splits.items() if name == chosen]
 
 
 def split_of(file: FoundFile) -> str | None:
-    """Return the split that the names of a file and its folders tell, the nearest name first; None: they tell none.
+    """Return the split in the name of a file, or else in that of its nearest folder; None if no name has one.
 
     Raises:
-        ValueError: A name has the words of several splits.
+        ValueError: A name has several splits.
     """
     if is_saved(file.path) and (file.path.parent / "dataset_dict.json").is_file():
         return file.path.name
@@ -162,8 +163,8 @@ def split_of(file: FoundFile) -> str | None:
         families = sorted(families_in(part))
         if len(families) > 1:
             raise ValueError(
-                f"split: the name {part!r} of {file.path} has the words of several splits ({', '.join(families)});"
-                " rename it, choose files by a pattern, or give one file as the source"
+                f"split: the name {part!r} in {file.path} has several splits ({', '.join(families)}); rename it, or use"
+                " a file pattern or one file as the source"
             )
         if families:
             return families[0]
@@ -171,6 +172,6 @@ def split_of(file: FoundFile) -> str | None:
 
 
 def _names_of(file: FoundFile) -> list[str]:
-    """Return the names of a file, without its endings, and of its folders."""
+    """Return the names of a file's folders, and its own with and without suffixes."""
     *folders, last = file.name.split("/")
     return [*folders, last, last.partition(".")[0]]

@@ -1,4 +1,4 @@
-"""Rows read one after the other, from the hub or from Parquet files, without a copy of them on the disk."""
+"""Streamed rows: read in order from the hub or from Parquet files, without a copy on disk."""
 
 import copy
 from collections.abc import Iterator
@@ -7,24 +7,24 @@ from typing import Any
 from torchtune.datasets._tables import NumberedTable, Row, RowError, without_filled_nulls
 
 BLOCK = 4096
-"""Rows that are in memory together, and that are shuffled among themselves."""
+"""How many rows are in memory together, and are shuffled among themselves."""
 _MAX_BOOKMARKS = 64
-"""Bookmarks that are kept, besides that of the beginning."""
+"""How many bookmarks are kept, in addition to that of the beginning."""
 
 Bookmark = dict[str, Any]
-"""What `datasets` needs to resume from a position: which file, and how far in it; numbers, texts and dicts of them."""
+"""What `datasets` needs to resume from a position, such as the file and the offset: numbers, texts and dicts."""
 
 
 class StreamTable(NumberedTable):
-    """A stream of `datasets` as a table; a block of its rows is in memory.
+    """A stream of `datasets` as a table, with one block of its rows in memory.
 
-    Any row can be asked for. For one that is not in memory, the stream is read up to it: from its current position, or
-    from the nearest bookmark before it, of which there is one for each of the latest blocks.
+    Any row can be read. For a row that is not in memory, the stream is read up to it, from its current position or
+    from the nearest earlier bookmark; each of the latest blocks has a bookmark.
 
     Args:
         stream: A `datasets.IterableDataset`, at its beginning.
         n_rows: How many rows it has, or how many of them are used.
-        name: What it is called in messages.
+        name: The name of the table in messages.
     """
 
     def __init__(self, stream: Any, n_rows: int, name: str) -> None:  # `datasets` ships no types.
@@ -48,8 +48,8 @@ class StreamTable(NumberedTable):
         if i >= len(self._rows):
             n = self._current_block * self.block + len(self._rows)
             raise RowError(
-                f"{self.place(index)}: the stream has {n if self._rows else 'fewer'} rows, not {self._n_rows};"
-                " load_options.rows is to say how many"
+                f"{self.location(index)}: the stream has {n if self._rows else 'fewer'} rows, not {self._n_rows};"
+                " correct load_options.rows"
             )
         return self._rows[i]
 
@@ -57,14 +57,14 @@ class StreamTable(NumberedTable):
         return {**vars(self), "_iterator": None, "_next_block": 0, "_current_block": -1, "_rows": []}
 
     def bookmark(self, row: int) -> dict[int, Bookmark]:
-        """Return what finds a row again without reading the blocks before its own, if that is known."""
+        """Return the bookmark of a row's block, if there is one: with it, no earlier block has to be read."""
         block = row // self.block
         return {block: self._bookmarks[block]} if block in self._bookmarks else {}
 
     def add_bookmarks(self, bookmarks: dict[int, Bookmark]) -> None:
-        """Add what `bookmark` returned, here or in another process."""
+        """Add the result of `bookmark`, from this process or another."""
         for block, bookmark in bookmarks.items():
-            self._keep(block, bookmark)
+            self._store(block, bookmark)
 
     def _go_to(self, block: int) -> None:
         nearest = max(i for i in self._bookmarks if i <= block)
@@ -73,14 +73,14 @@ class StreamTable(NumberedTable):
             self._iterator = iter(self._stream)
             self._next_block = nearest
         while self._next_block <= block:
-            self._keep(self._next_block, copy.deepcopy(self._stream.state_dict()))
+            self._store(self._next_block, copy.deepcopy(self._stream.state_dict()))
             n = min(self.block, self._n_rows - self._next_block * self.block)
             self._rows = list(self._read(n, self._iterator))
             self._current_block = self._next_block
             self._next_block += 1
 
-    def _keep(self, block: int, bookmark: Bookmark) -> None:
-        """Keep a bookmark, with those of the beginning and of the latest blocks."""
+    def _store(self, block: int, bookmark: Bookmark) -> None:
+        """Store a bookmark, and drop all but those of the beginning and of the latest blocks."""
         if block == 0:
             return
         self._bookmarks.pop(block, None)
@@ -92,16 +92,18 @@ class StreamTable(NumberedTable):
         """Yield up to n rows.
 
         Raises:
-            OSError: The stream broke off; it can be read again.
+            OSError: The stream was interrupted; it can be read again.
         """
         for i in range(n):
             try:
                 row = next(rows, None)
-            except Exception as error:  # of whatever kind the library and those below it raise
+            except Exception as error:  # the libraries raise many kinds
                 self._iterator = None
                 self._current_block = -1
-                place = self.place(self._next_block * self.block + i)
-                raise OSError(f"{place}: the stream broke off: {type(error).__name__}: {error}") from error
+                location = self.location(self._next_block * self.block + i)
+                raise OSError(
+                    f"{location}: the stream was interrupted: {type(error).__name__}: {error}"
+                ) from error
             if row is None:
                 return
             yield without_filled_nulls(row, self._stream.features)

@@ -1,4 +1,4 @@
-"""Rows by number, each read when it is asked for: what every dataset reads, wherever its rows are stored."""
+"""Tables: rows by index, read on demand from wherever they are stored."""
 
 import bisect
 import itertools
@@ -8,15 +8,15 @@ from typing import Any, Protocol
 from attrs import define
 
 Row = dict[str, Any]
-"""Columns by name; whatever the source holds."""
+"""Columns by name, with the values of the source."""
 
 
 class RowError(ValueError):
-    """One row that cannot be used; the message begins with its location."""
+    """A row cannot be used; the message begins with its location."""
 
 
 class Table(Protocol):
-    """Rows by number."""
+    """Rows by index."""
 
     def __len__(self) -> int:
         """Count the rows."""
@@ -28,18 +28,18 @@ class Table(Protocol):
             RowError: The row cannot be read.
         """
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Return the location of a row, such as `rows.jsonl: line 3`."""
 
 
 @define(eq=False, repr=False, slots=False)
 class NumberedTable(Table):
-    """A table whose rows have no location but their number."""
+    """A table whose rows are located by their number."""
 
     name: str
-    """What the table is called in messages."""
+    """The name of the table in messages."""
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Return the number of a row, counted from 1."""
         return f"{self.name}: row {index + 1}"
 
@@ -61,7 +61,7 @@ class RowList(NumberedTable):
 
 @define(eq=False, repr=False, slots=False)
 class ArrowTable(NumberedTable):
-    """A table of the `datasets` library, which stays on the disk."""
+    """A table of the `datasets` library, which stays on disk."""
 
     table: Any
     """A `datasets.Dataset`, which has no types."""
@@ -74,7 +74,7 @@ class ArrowTable(NumberedTable):
 
 
 class JoinedTable:
-    """Tables one after the other."""
+    """Concatenated tables."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
         self._tables = tables
@@ -87,19 +87,19 @@ class JoinedTable:
         table, i = self._locate(index)
         return table[i]
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Return the location of a row."""
         table, i = self._locate(index)
-        return table.place(i)
+        return table.location(i)
 
     def _locate(self, index: int) -> tuple[Table, int]:
-        number = bisect.bisect_right(self._ends, index)
-        return self._tables[number], index - (self._ends[number - 1] if number else 0)
+        i = bisect.bisect_right(self._ends, index)
+        return self._tables[i], index - (self._ends[i - 1] if i else 0)
 
 
 @define(eq=False, repr=False, slots=False)
 class SlicedTable:
-    """Some consecutive rows of a table."""
+    """A range of the rows of a table."""
 
     table: Table
     rows: range
@@ -110,18 +110,18 @@ class SlicedTable:
     def __getitem__(self, index: int, /) -> Row:
         return self.table[self.rows[index]]
 
-    def place(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Return the location of a row."""
-        return self.table.place(self.rows[index])
+        return self.table.location(self.rows[index])
 
 
 def join(tables: Sequence[Table]) -> Table:
-    """Join tables; one alone stays as it is."""
+    """Concatenate tables; a single table is returned as it is."""
     return tables[0] if len(tables) == 1 else JoinedTable(tables)
 
 
 def to_row(value: Any, table: Table, index: int) -> Row:
-    """Return a value of a source as a row: an object is one, a string is the column `text` of one.
+    """Return a value of a source as a row: an object as it is, a string as the column `text`.
 
     Raises:
         RowError: The value is something else.
@@ -131,7 +131,7 @@ def to_row(value: Any, table: Table, index: int) -> Row:
     if isinstance(value, str):
         return {"text": value}
     raise RowError(
-        f"{table.place(index)}: expected an object with named columns, or a string, got {type(value).__name__}"
+        f"{table.location(index)}: expected an object with named columns, or a string, got {type(value).__name__}"
     )
 
 
@@ -145,13 +145,13 @@ def check_text(row: Row, table: Table, index: int) -> None:
         half = lone_surrogate(name) or lone_surrogate(value)
         if half:
             raise RowError(
-                f"{table.place(index)}: column {name!r} contains {half!a}, half of a surrogate pair, which is not a"
-                " character; correct or remove it (a text was probably cut within an emoji)"
+                f"{table.location(index)}: column {name!r} contains {half!a}, half of a surrogate pair, which is not a"
+                " character; correct or remove it (a text was probably cut inside an emoji)"
             )
 
 
 def lone_surrogate(value: Any) -> str | None:
-    """Return the first half of a surrogate pair in a string, or of the strings in a list or an object."""
+    """Return the first unpaired surrogate in a string, or in the strings of a list or an object, if there is one."""
     if isinstance(value, str):
         if value.isascii():
             return None
@@ -168,21 +168,21 @@ def lone_surrogate(value: Any) -> str | None:
 
 
 def without_filled_nulls(row: Row, features: Any = None) -> Row:
-    """Leave out the null keys of nested structs, at any depth.
+    """Remove null keys from nested structs, at any depth.
 
-    All rows of an Arrow column have the same keys, and Arrow fills in null where a row has none. A null that was
-    written on purpose cannot be told from those and is left out too. A struct whose keys are all null is `{}`, not
-    null: Arrow does tell these apart. Columns, the items of lists and values stored as JSON stay as they are.
+    All rows of an Arrow column have the same keys, and Arrow fills in null where a row has none. Nulls from the
+    original data look the same and are removed too. A struct whose keys are all null becomes `{}`, not null, because
+    Arrow distinguishes the two. Null columns, null items of lists, and values stored as JSON stay as they are.
 
     Args:
         row: A row of `datasets`.
-        features: Its `datasets.Features`; None: unknown.
+        features: Its `datasets.Features`. None: unknown.
     """
     return {name: _without_nulls(value, (features or {}).get(name)) for name, value in row.items()}
 
 
 def _without_nulls(value: Any, feature: Any) -> Any:
-    if getattr(feature, "_type", None) == "Json":  # `datasets` has decoded it: its keys are the row's own
+    if getattr(feature, "_type", None) == "Json":  # decoded by `datasets`: no keys are filled in
         return value
     if isinstance(value, dict):
         features = feature if isinstance(feature, dict) else {}
@@ -190,6 +190,6 @@ def _without_nulls(value: Any, feature: Any) -> Any:
             key: _without_nulls(item, features.get(key)) for key, item in value.items() if item is not None
         }
     if isinstance(value, list):
-        of_items = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
-        return [_without_nulls(item, of_items) for item in value]
+        item_feature = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+        return [_without_nulls(item, item_feature) for item in value]
     return value

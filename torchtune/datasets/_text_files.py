@@ -1,4 +1,4 @@
-"""Files of plain text: a row for each line."""
+"""Plain text files: one row per line."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from torchtune.datasets._tables import Row
 
 
 class TextLines(Records):
-    """A .txt file: a row for each line that is not blank, its text in the column `text`.
+    """A .txt file: each line that is not blank is a row, with its text in the column `text`.
 
     Raises:
         ValueError: The file has no rows, or is not text.
