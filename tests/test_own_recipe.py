@@ -78,7 +78,7 @@ def test_two_ranks_that_are_killed_end_as_the_unbroken_run(tiny: Tiny, tmp_path:
     assert left == unbroken.left()
     assert unbroken.steps() > 15
     assert {"preference", "answer", "accuracy", "beta", "epoch"} <= left["lines"][1].keys()
-    assert left["checkpoint"][2]["parts"]["scorer"]["usual"] > 0
+    assert left["checkpoint"][2]["parts"]["scorer"]["average"] > 0
 
 
 def test_validation_is_the_same_on_any_number_of_ranks(tiny: Tiny, tmp_path: Path) -> None:
@@ -106,5 +106,5 @@ def test_config_may_be_a_function_and_wrong_items_are_one_mistake(tiny: Tiny, tm
     )
     last = wrong.run(status=2).strip().splitlines()[-1]
     assert last.endswith(
-        "is a Dataset of Example | LeftOut, and the recipe reads a Dataset of Pair | Sequence[Pair] | LeftOut"
+        "is a Dataset of Example | SkippedRow, but the recipe needs a Dataset of Pair | Sequence[Pair] | SkippedRow"
     )

@@ -1,4 +1,4 @@
-"""The tests' own components are trusted here."""
+"""Fixtures of the recipe tests, which trust the components in `tests`."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ from torchtune.training import DTYPES
 
 @pytest.fixture
 def fp32_is_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs of dtype fp32 compute in float64, so that what differs is not their rounding.
+    """Run dtype fp32 in float64, so that rounding does not cause differences.
 
-    A step of Adam turns the rounding of a gradient that is all but zero into a whole step.
+    Adam turns the rounding error of a gradient close to zero into a full step.
     """
     monkeypatch.setitem(DTYPES, "fp32", torch.float64)
 

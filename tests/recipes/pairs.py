@@ -22,44 +22,44 @@ from torchtune.training import Score, Scorer, Term
 
 @define(kw_only=True)
 class Preference:
-    """How answers are compared: beta-DPO (Wu et al. 2024, arXiv:2407.08639)."""
+    """The preference loss: beta-DPO (Wu et al. 2024, arXiv:2407.08639)."""
 
     beta: float = field(default=0.1, validator=above(0))
-    """How close the model stays to the reference, at a step whose margin is the usual one."""
+    """Strength of the pull towards the reference model, at a step with an average margin."""
     sensitivity: float = field(default=0.6, validator=at_least(0))
-    """How much beta grows with the margin of a step's pairs; 0: DPO (Rafailov et al. 2023, arXiv:2305.18290)."""
+    """How strongly beta depends on the margin of a step's pairs; 0: DPO (Rafailov et al. 2023, arXiv:2305.18290)."""
     momentum: float = field(default=0.9, validator=between(0, 1))
-    """How slowly the usual margin follows the margins of the steps."""
+    """Momentum of the moving average of the margins."""
     answer_weight: float = field(default=0.2, validator=at_least(0))
-    """Weight of the preferred answer's negative log-likelihood, nats per target of both answers."""
+    """Weight of the preferred answer's negative log-likelihood (nats per target of both answers)."""
 
 
 class PairScorer(Scorer):
-    """Compares the model with itself without adapters. Its usual margin must survive a restart."""
+    """Compares the model with itself without adapters. The moving average of margins is saved in checkpoints."""
 
     def __init__(self, section: Preference, world: World) -> None:
         self._section, self._world = section, world
-        self._usual, self._beta = world.tensor([0.0, section.beta])
+        self._average, self._beta = world.tensor([0.0, section.beta])
         self._reference: dict[Batch, Tensor] = {}
 
     def prepare(self, model: Decoder, micro_batches: Sequence[Batch]) -> None:
-        """Score the answers by the reference model, and set beta from the margin over the pairs of all ranks."""
+        """Score the answers with the reference model, and set beta from the mean margin over all ranks."""
         section, world = self._section, self._world
         self._beta = world.tensor([section.beta])[0]
         with adapters_disabled(model):
             self._reference = {batch: answer_log_probs(model, batch) for batch in micro_batches}
-        if not model.training:  # the loss of held-out pairs must not depend on how they are batched
+        if not model.training:  # the validation loss must not depend on batches
             return
         margins = [
-            self._margins(batch, answer_log_probs(model, batch)).sum() * (not batch.is_filler)  # of no pair
+            self._margins(batch, answer_log_probs(model, batch)).sum() * (not batch.is_filler)  # has no pairs
             for batch in micro_batches
         ]
         n_pairs = world.tensor([sum(batch.counts["pairs"] for batch in micro_batches)])
         total, count = world.sum(torch.cat([torch.stack(margins).sum()[None], n_pairs]))
         margin = section.beta * total / count.clamp(min=1)
-        self._beta = section.beta * (1 + section.sensitivity * (margin - self._usual)).clamp(min=0.1)
-        usual = torch.lerp(margin, self._usual, section.momentum)
-        self._usual = torch.where(margin.isfinite(), usual, self._usual)  # a NaN would stay forever
+        self._beta = section.beta * (1 + section.sensitivity * (margin - self._average)).clamp(min=0.1)
+        average = torch.lerp(margin, self._average, section.momentum)
+        self._average = torch.where(margin.isfinite(), average, self._average)  # a NaN would persist
 
     def score(self, model: Decoder, batch: Batch) -> Score:
         """Sum both terms over a micro-batch."""
@@ -72,16 +72,16 @@ class PairScorer(Scorer):
         return Score({"preference": preference, "answer": answer}, {"accuracy": accuracy, "beta": beta})
 
     def _margins(self, batch: Batch, answers: Tensor) -> Tensor:
-        """Return by how many nats the model prefers the better answer more than the reference does, [pairs]."""
+        """Return the log-ratio of preferred to rejected answer, relative to the reference (nats), [pairs]."""
         return torch.sub(*(answers - self._reference[batch]).unbind(1))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the scorer."""
-        return {"usual": self._usual.item()}
+        """Return the state, for checkpoints."""
+        return {"average": self._average.item()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the usual margin of the saved run."""
-        self._usual = self._world.tensor([state["usual"]])[0]
+        """Restore the state of a saved run."""
+        self._average = self._world.tensor([state["average"]])[0]
 
 
 def answer_log_probs(model: Decoder, batch: Batch) -> Tensor:
@@ -91,19 +91,19 @@ def answer_log_probs(model: Decoder, batch: Batch) -> Tensor:
 
 @define(kw_only=True)
 class PairsConfig(training.FinetuneConfig):
-    """Everything the pairs recipe reads."""
+    """The config of the pairs recipe."""
 
     dataset: Annotated[Component[Dataset[Encoded[Pair]]], Passed(1)]
-    """The pairs; the recipe passes the tokenizer."""
+    """The training dataset; the recipe passes the tokenizer."""
     lora: training.Lora = field(factory=training.Lora)
-    """Which adapters are trained; without them, the model is the reference."""
+    """The adapters to train; the model without them is the reference."""
     preference: Preference = field(factory=Preference)
-    """How answers are compared."""
+    """Settings of the preference loss."""
 
 
 @config.parse
 def main(cfg: PairsConfig) -> None:
-    """Fine-tune adapters on pairs; `final/` becomes a PEFT adapter folder."""
+    """Fine-tune adapters on pairs; `final/` is a PEFT adapter folder."""
     with training.start(cfg) as world:
         tokenizer, model = training.build_model(cfg)
         dataset, held_out = training.open_datasets(cfg, tokenizer, model, world)

@@ -1,4 +1,4 @@
-"""Components that only tests need, and the smallest configs of the recipes."""
+"""Components for tests, and minimal configs of the recipes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ TINY = lazy(
 
 
 class PowerCut(MetricLogger):
-    """Ends the run at a step, as a kill would; the file that it makes lets the next attempt through."""
+    """Interrupts the run at a step; it then creates a file, so that the next attempt is not interrupted."""
 
     def __init__(self, step: int, mark: str) -> None:
         self._step, self._mark = step, Path(mark)
@@ -64,19 +64,19 @@ class HalfMasked(Dataset[Example]):
 
 
 class Broken(nn.Module):
-    """A cross-entropy whose value or gradient is no number at some of its calls, counted from 1."""
+    """A cross-entropy whose value or gradient is not finite at some of its calls, counted from 1."""
 
-    def __init__(self, reduction: str, calls: list[int], what: str = "loss") -> None:
+    def __init__(self, reduction: str, calls: list[int], broken: str = "loss") -> None:
         super().__init__()
         self._loss = nn.CrossEntropyLoss(reduction=reduction)
-        self._calls, self._what, self._n = calls, what, 0
+        self._calls, self._broken, self._n = calls, broken, 0
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         self._n += 1
         loss: Tensor = self._loss(logits, labels)
         if self._n not in self._calls:
             return loss
-        return loss * float("nan") if self._what == "loss" else loss + (logits * 0).abs().sqrt().sum()
+        return loss * float("nan") if self._broken == "loss" else loss + (logits * 0).abs().sqrt().sum()
 
 
 def common(
@@ -103,7 +103,7 @@ def common(
 
 
 def sections(fields: dict[str, Any]) -> dict[str, Any]:
-    """Gather fields of sections, such as `checkpoints.keep`, into the sections."""
+    """Build sections from dotted fields such as `checkpoints.keep`."""
     flat = {name: value for name, value in fields.items() if "." not in name}
     for name, kind in {"placement": Placement, "loading": Loading, "checkpoints": Checkpoints}.items():
         inner = {n.removeprefix(f"{name}."): v for n, v in fields.items() if n.startswith(f"{name}.")}
@@ -123,7 +123,7 @@ def lora_config(folder: Path, name: str = "lora", **changes: Any) -> LoraFinetun
 
 
 def metrics(folder: Path, name: str) -> list[dict[str, Any]]:
-    """Read a run's metrics without what a clock or the machine decides."""
+    """Read a run's metrics, without those that depend on time or the machine."""
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     timed = {"tokens_per_second", "peak_memory_bytes"}
     return [{key: value for key, value in line.items() if key not in timed} for line in lines]

@@ -1,4 +1,4 @@
-"""The recipe's ways to be asked, and every mistake in its config."""
+"""The alpaca_generate recipe: prompts, files of prompts, chats, and mistakes in its config."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from torchtune.formats import load_hf_weights, load_peft_adapter, save_hf_folder
 from torchtune.generation import Prompt, encode_prompt, generate
 from torchtune.modules import merge_lora
 
-BY_HEART: dict[str, Any] = {
+OVERFIT: dict[str, Any] = {
     "epochs": 50,
     "batch_size": 6,
     "optimizer": lazy(AdamW, lr=2e-2, fused=True),
@@ -56,21 +56,21 @@ def generate_config(base: Path, **changes: Any) -> AlpacaGenerateConfig:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with weights that have one answer to everything."""
+    """Build a folder with weights that give the same answer to every prompt."""
     folder = tmp_path_factory.mktemp("base")
     with only_trusting(Trust(packages=frozenset({"tests"}))):
-        full_finetune.main(full_config(folder, rows=answering("It is so."), **BY_HEART))
+        full_finetune.main(full_config(folder, rows=answering("It is so."), **OVERFIT))
     return folder / "full" / "final"
 
 
-def greedy(base: Path, adapter: Path, ids: list[int], most: int) -> str:
-    """Answer without a cache, with the adapter merged into the weights."""
+def greedy(base: Path, adapter: Path, ids: list[int], max_tokens: int) -> str:
+    """Return the greedy answer, computed without a cache and with the adapter merged into the weights."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, base)
     load_peft_adapter(model, adapter)
     merge_lora(model)
     answer: list[int] = []
-    while len(answer) < most:
+    while len(answer) < max_tokens:
         token = int(model(torch.tensor([ids + answer]))[0, -1].argmax())
         if token in tokenizer.stop_ids:
             break
@@ -78,21 +78,21 @@ def greedy(base: Path, adapter: Path, ids: list[int], most: int) -> str:
     return tokenizer.decode(answer)
 
 
-def test_answer_of_the_model_and_of_its_adapter_are_printed(
+def test_the_answers_of_a_model_and_of_its_adapter_are_printed(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = {"model_directory": str(base), "tokenizer_directory": None, "epochs": 5}
-    lora_finetune.main(lora_config(tmp_path, rows=answering("Who knows?"), **BY_HEART | here))
+    base_settings = {"model_directory": str(base), "tokenizer_directory": None, "epochs": 5}
+    lora_finetune.main(lora_config(tmp_path, rows=answering("Who knows?"), **OVERFIT | base_settings))
     adapter = tmp_path / "lora" / "final"
     capsys.readouterr()
     alpaca_generate.main(generate_config(base))
     assert capsys.readouterr().out == "It is so.\n"
     cfg = generate_config(base, adapter_directory=str(adapter))
     alpaca_generate.main(cfg)
-    found = capsys.readouterr().out
+    answer = capsys.readouterr().out
     expected = greedy(base, adapter, encoded_prompt(cfg, ByteTokenizer()), cfg.max_new_tokens)
-    assert found == expected + "\n"
-    assert found != "It is so.\n"
+    assert answer == expected + "\n"
+    assert answer != "It is so.\n"
 
 
 @pytest.mark.parametrize("template", ["chat", "alpaca", "plain"])
@@ -106,7 +106,7 @@ def test_an_answer_begins_with_the_prefill(
         assert out == "It is so.\n"
 
 
-def test_prompts_of_a_file_begin_their_answers(base: Path, tmp_path: Path) -> None:
+def test_prefills_in_a_file_of_prompts_begin_the_answers(base: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "It i"}]
     rows: list[dict[str, Any]] = [
         {"messages": turns},
@@ -120,48 +120,48 @@ def test_prompts_of_a_file_begin_their_answers(base: Path, tmp_path: Path) -> No
         cfg = generate_config(base, **call, output_file=str(out), continue_final_message=continues)
         alpaca_generate.main(cfg)
         lines = [json.loads(line) for line in out.read_text().splitlines()]
-        alone = [generate_config(base, prompt="Why?", prefill=beginning) for beginning in beginnings]
-        assert [line["generated"] for line in lines] == [said_by(cfg) for cfg in alone]
+        configs = [generate_config(base, prompt="Why?", prefill=beginning) for beginning in beginnings]
+        assert [line["generated"] for line in lines] == [expected_answer(cfg) for cfg in configs]
         assert [{k: v for k, v in line.items() if k != "generated"} for line in lines] == rows
 
 
-def said_by(cfg: AlpacaGenerateConfig) -> str:
-    """Return the beginning of an answer, and what the model adds to it."""
+def expected_answer(cfg: AlpacaGenerateConfig) -> str:
+    """Return the prefill and the model's continuation of it."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, cfg.model_directory)
     ids = encoded_prompt(cfg, tokenizer)
-    added = generate(model, ids, max_new_tokens=cfg.max_new_tokens, stop_ids=tokenizer.stop_ids)
-    return cfg.prefill + tokenizer.decode(list(added))
+    continuation = generate(model, ids, max_new_tokens=cfg.max_new_tokens, stop_ids=tokenizer.stop_ids)
+    return cfg.prefill + tokenizer.decode(list(continuation))
 
 
-def test_the_best_model_of_a_run_answers_and_the_last_one_by_its_path(
+def test_a_run_answers_with_its_best_model_unless_final_is_named(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write(tmp_path / "run", config__yaml="")
     shutil.copytree(base, run / "best")
     save_hf_folder(instantiate(TINY), run / "final")
-    said = {}
+    output = {}
     for folder in (run, run / "best", run / "final"):
         alpaca_generate.main(generate_config(base, model_directory=str(folder)))
-        said[folder] = capsys.readouterr()
-    assert said[run].out == said[run / "best"].out != said[run / "final"].out
+        output[folder] = capsys.readouterr()
+    assert output[run].out == output[run / "best"].out != output[run / "final"].out
     expected = (
         f"note: {run / 'best'} is used, the model with the lowest validation loss; {run / 'final'} is that of"
     )
-    assert said[run].err.startswith(expected)
-    assert said[run / "best"].err == said[run / "final"].err == ""
+    assert output[run].err.startswith(expected)
+    assert output[run / "best"].err == output[run / "final"].err == ""
 
 
-def test_draws_depend_on_the_seed(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = []
+def test_sampling_depends_on_the_seed(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = []
     for seed in (1, 1, 2):
         alpaca_generate.main(generate_config(base, temperature=5.0, seed=seed))
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1]
-    assert said[1] != said[2]
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+    assert answers[1] != answers[2]
 
 
-def test_prompt_is_written_out_as_in_training(base: Path) -> None:
+def test_prompts_are_formatted_as_in_training(base: Path) -> None:
     tokenizer = ByteTokenizer()
     plain = generate_config(base, template="alpaca", input="numbers")
     expected = tokenizer.encode(alpaca_prompt("What is 2 plus 2?", "numbers"), add_eos=False)
@@ -174,7 +174,7 @@ def test_prompt_is_written_out_as_in_training(base: Path) -> None:
     )
 
 
-def test_system_has_no_place_in_the_alpaca_template(base: Path) -> None:
+def test_the_alpaca_template_has_no_system_message(base: Path) -> None:
     with pytest.raises(ValueError, match="write template=chat"):
         encoded_prompt(generate_config(base, template="alpaca", system="Be brief."), ByteTokenizer())
 
@@ -182,8 +182,8 @@ def test_system_has_no_place_in_the_alpaca_template(base: Path) -> None:
 QUESTIONS = ["What is 2 plus 2?", "What is 4 plus 4?", "Why?"]
 
 
-def said(base: Path, *turns: str) -> str:
-    """Answer the last of a conversation's turns, a user's and the model's by turns."""
+def expected_reply(base: Path, *turns: str) -> str:
+    """Return the reply to a conversation, whose turns alternate between user and model."""
     tokenizer, model = ByteTokenizer(), instantiate(TINY)
     load_hf_weights(model, base)
     roles = ("user", "assistant")
@@ -193,14 +193,14 @@ def said(base: Path, *turns: str) -> str:
     return tokenizer.decode(list(generate(model, tokens, max_new_tokens=40, stop_ids=tokenizer.stop_ids)))
 
 
-def test_several_prompts_are_written_with_their_answers(
+def test_several_prompts_are_printed_with_their_answers(
     base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = generate_config(base, prompt=None, prompts=QUESTIONS, batch_size=2)
     alpaca_generate.main(cfg)
     out = capsys.readouterr().out
-    assert out == "".join(f"> {question}\n{said(base, question)}\n\n" for question in QUESTIONS)
-    assert said(base, QUESTIONS[0]) == "It is so."
+    assert out == "".join(f"> {question}\n{expected_reply(base, question)}\n\n" for question in QUESTIONS)
+    assert expected_reply(base, QUESTIONS[0]) == "It is so."
 
 
 def test_a_file_of_prompts_becomes_json_lines(base: Path, tmp_path: Path) -> None:
@@ -213,24 +213,26 @@ def test_a_file_of_prompts_becomes_json_lines(base: Path, tmp_path: Path) -> Non
     out = tmp_path / "out.jsonl"
     files = {"prompts_file": str(tmp_path / "rows.json"), "output_file": str(out), "batch_size": 2}
     alpaca_generate.main(generate_config(base, prompt=None, **files))
-    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    asked = ["What is 2 plus 2?", "Naïve?", "Why?"]
-    assert found == [{**row, "generated": said(base, text)} for row, text in zip(rows, asked, strict=True)]
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    questions = ["What is 2 plus 2?", "Naïve?", "Why?"]
+    assert lines == [
+        {**row, "generated": expected_reply(base, text)} for row, text in zip(rows, questions, strict=True)
+    ]
     assert "Naïve" in out.read_text(encoding="utf-8")
-    with pytest.raises(FileExistsError, match="is there already; name a new file, or remove it"):
+    with pytest.raises(FileExistsError, match="already exists; choose a new file, or remove it"):
         alpaca_generate.main(generate_config(base, prompt=None, **files))
 
 
-@pytest.mark.usefixtures("fp32_is_float64")  # a rounding could turn a draw at the edge of a token's share
+@pytest.mark.usefixtures("fp32_is_float64")  # rounding could change which token is sampled
 def test_answers_of_a_seed_do_not_depend_on_the_batch(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = []
+    answers = []
     for batch_size in (1, 2, 3):
-        drawn = {"temperature": 3.0, "top_p": 0.9, "seed": 1, "max_new_tokens": 8}
+        sampling = {"temperature": 3.0, "top_p": 0.9, "seed": 1, "max_new_tokens": 8}
         alpaca_generate.main(
-            generate_config(base, prompt=None, prompts=QUESTIONS, batch_size=batch_size, **drawn)
+            generate_config(base, prompt=None, prompts=QUESTIONS, batch_size=batch_size, **sampling)
         )
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1] == said[2] != ""
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] == answers[2] != ""
 
 
 def test_an_answer_ends_before_a_stop_string(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,76 +240,80 @@ def test_an_answer_ends_before_a_stop_string(base: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == "It \n"
 
 
-def talked(
-    base: Path, typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **how: Any
+def chat(
+    base: Path,
+    typed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    **changes: Any,
 ) -> tuple[str, str]:
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-    alpaca_generate.main(generate_config(base, prompt=None, **how))
+    alpaca_generate.main(generate_config(base, prompt=None, **changes))
     return capsys.readouterr()
 
 
-def test_a_chat_through_a_pipe_is_written_down(
+def test_a_chat_through_a_pipe_echoes_the_conversation(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[list[str]] = []
+    conversations: list[list[str]] = []
     render = ByteTokenizer.encode_template
 
-    def noting(self: ByteTokenizer, text: str, *args: Any) -> list[int]:
-        asked.append([turn.partition("<|im_end|>")[0] for turn in text.split("<|im_start|>")[1:]])
+    def recording(self: ByteTokenizer, text: str, *args: Any) -> list[int]:
+        conversations.append([turn.partition("<|im_end|>")[0] for turn in text.split("<|im_start|>")[1:]])
         return render(self, text, *args)
 
-    monkeypatch.setattr(ByteTokenizer, "encode_template", noting)
+    monkeypatch.setattr(ByteTokenizer, "encode_template", recording)
     typed = "What is 2 plus 2?\n\n  Why?  \n/new\nWho?\n/exit\nNever asked\n"
-    out, err = talked(base, typed, monkeypatch, capsys)
-    second_answer = said(base, "What is 2 plus 2?", "It is so.", "Why?")
+    out, err = chat(base, typed, monkeypatch, capsys)
+    second_answer = expected_reply(base, "What is 2 plus 2?", "It is so.", "Why?")
     assert out == (
         f"> What is 2 plus 2?\nIt is so.\n> \n> Why?\n{second_answer}\n"
-        f"> /new\n> Who?\n{said(base, 'Who?')}\n> /exit\n"
+        f"> /new\n> Who?\n{expected_reply(base, 'Who?')}\n> /exit\n"
     )
     assert err == ""
     first, second, third = ("user\nWhat is 2 plus 2?", "user\nWhy?", "user\nWho?")
     answer, opened = "assistant\nIt is so.", "assistant\n"
-    assert [first, opened] in asked
-    assert [first, answer, second, opened] in asked
-    assert [third, opened] in asked
-    assert not any("Never" in turn for turns in asked for turn in turns)
+    assert [first, opened] in conversations
+    assert [first, answer, second, opened] in conversations
+    assert [third, opened] in conversations
+    assert not any("Never" in turn for turns in conversations for turn in turns)
 
 
 def test_a_chat_ends_with_its_input(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert talked(base, "Why?", monkeypatch, capsys, chat=True) == ("> Why?\nIt is so.\n> \n", "")
+    assert chat(base, "Why?", monkeypatch, capsys, chat=True) == ("> Why?\nIt is so.\n> \n", "")
 
 
-def test_every_turn_of_a_chat_draws_numbers_of_its_own(
+def test_every_turn_of_a_chat_samples_different_tokens(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn = {"temperature": 9.0, "seed": 1, "max_new_tokens": 8}
-    first, again = (talked(base, "Why?\n/new\nWhy?\n", monkeypatch, capsys, **drawn)[0] for _ in range(2))
-    assert first == again
+    sampling = {"temperature": 9.0, "seed": 1, "max_new_tokens": 8}
+    first, second = (chat(base, "Why?\n/new\nWhy?\n", monkeypatch, capsys, **sampling)[0] for _ in range(2))
+    assert first == second
     before, after = first.split("> /new\n")
     assert before != after.removesuffix("> \n")
 
 
-def test_what_a_chat_cannot_answer_is_told_and_it_goes_on(
+def test_a_chat_reports_a_message_that_is_too_long_and_continues(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, err = talked(base, f"{'too long ' * 40}\nWhy?\n", monkeypatch, capsys)
+    out, err = chat(base, f"{'too long ' * 40}\nWhy?\n", monkeypatch, capsys)
     assert out.endswith("> Why?\nIt is so.\n> \n")
     assert err.startswith("not answered: the prompt has ")
     assert err.endswith("shorten the prompt or the answer; /new starts over\n")
 
 
-def test_a_chats_last_answers_are_cut_where_the_model_reads_no_more(
+def test_the_last_answer_of_a_chat_is_truncated_at_the_models_maximum_length(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     room = 256 - len(encoded_prompt(generate_config(base, prompt="x"), ByteTokenizer())) + 1
-    out, err = talked(base, "x" * (room - 4), monkeypatch, capsys)
+    out, err = chat(base, "x" * (room - 4), monkeypatch, capsys)
     assert len(out.splitlines()[1]) == 4
     assert err == ""
 
 
-def test_ctrl_c_cuts_an_answer_and_the_chat_goes_on(
+def test_ctrl_c_ends_an_answer_and_the_chat_continues(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decode, calls = ByteTokenizer.decode, []
@@ -319,48 +325,48 @@ def test_ctrl_c_cuts_an_answer_and_the_chat_goes_on(
         return decode(self, ids)
 
     tokenizer = ByteTokenizer()
-    monkeypatch.setattr("torchtune.config.instantiate", _instantiated(tokenizer))
+    monkeypatch.setattr("torchtune.config.instantiate", _instantiate_with(tokenizer))
     monkeypatch.setattr("torchtune.generation._prompts.check_chat", lambda _: None)
     monkeypatch.setattr(ByteTokenizer, "decode", interrupted)
-    out, _ = talked(base, "Why?\nWhy?\n", monkeypatch, capsys)
-    assert out == f"> Why?\nIt \n> Why?\n{said(base, 'Why?', 'It ', 'Why?')}\n> \n"
+    out, _ = chat(base, "Why?\nWhy?\n", monkeypatch, capsys)
+    assert out == f"> Why?\nIt \n> Why?\n{expected_reply(base, 'Why?', 'It ', 'Why?')}\n> \n"
 
 
-def _instantiated(tokenizer: ByteTokenizer) -> Any:
+def _instantiate_with(tokenizer: ByteTokenizer) -> Any:
     return lambda component: tokenizer if component.func is ByteTokenizer else instantiate(component)
 
 
 @pytest.fixture
 def as_run(tmp_path: Path) -> Path:
-    """Make a run's folder that the config `generate` can read."""
+    """Build a run folder that the config `generate` can read."""
     config = json.dumps(tokenizer_config())
-    words = write(
-        tmp_path / "words", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config
+    tokenizer_folder = write(
+        tmp_path / "tokenizer", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config
     )
     run = write(tmp_path / "run", config__yaml="")
-    save_hf_folder(tiny_smollm2(tied_embeddings=False), run / "final", tokenizer_directory=words)
+    save_hf_folder(tiny_smollm2(tied_embeddings=False), run / "final", tokenizer_directory=tokenizer_folder)
     return run
 
 
 CALL = ("alpaca_generate", "--config", "generate")
 
 
-def test_mistakes_in_the_config_are_found_before_anything_is_loaded(tune: Tune) -> None:
+def test_mistakes_in_the_config_are_reported_before_anything_is_loaded(tune: Tune) -> None:
     mistakes = {
-        "prompt=a chat=true": "prompts have one source, not prompt and chat; write prompt=null",
-        "prompts=[a] prompts_file=b": "prompts have one source, not prompts and prompts_file; write prompts=null",
-        "chat=false": "nothing is asked; give prompt, prompts or prompts_file",
+        "prompt=a chat=true": "only one source of prompts is allowed, not prompt and chat; set prompt=null",
+        "prompts=[a] prompts_file=b": "only one source of prompts is allowed, not prompts and prompts_file; set",
+        "chat=false": "there is no prompt; set prompt, prompts or prompts_file",
         "prompt=": "prompt: expected text that is not empty or null",
         "prompts=[]": "prompts: expected",
-        "prompt=a continue_final_message=true": "continue_final_message: there is no prompts_file",
+        "prompt=a continue_final_message=true": "continue_final_message has no effect without prompts_file",
         "prompts=[a,'']": "prompts: expected",
-        "input=a prompts=[b]": "input is what prompt is about, and there is no prompt",
-        "output_file=a": "a chat goes to the terminal alone; give prompts, or leave output_file out",
-        "prompt=a template=plain system=b": "the plain template has no place for it; write template=chat",
-        "prompt=a template=alpaca system=b": "the alpaca template has no place for it; write template=chat",
-        "template=alpaca": "the alpaca template has no turns to talk in",
+        "input=a prompts=[b]": "input has no effect without prompt",
+        "output_file=a": "the answers of a chat cannot be written to a file; set prompts, or remove output_file",
+        "prompt=a template=plain system=b": "the plain template has no system message; set template=chat",
+        "prompt=a template=alpaca system=b": "the alpaca template has no system message; set template=chat",
+        "template=alpaca": "the alpaca template has no turns for a chat",
         "prompt=a template=vicuna": "template: expected",
-        "prompt=a top_k=5": "top_k has no effect at temperature 0; write a temperature, or top_k=null",
+        "prompt=a top_k=5": "top_k has no effect at temperature 0; set temperature, or top_k=null",
         "prompt=a top_p=0.5": "top_p has no effect at temperature 0",
         "prompt=a min_p=0.5": "min_p has no effect at temperature 0",
         "prompt=a temperature=1 top_p=0": "top_p: expected",
@@ -371,29 +377,29 @@ def test_mistakes_in_the_config_are_found_before_anything_is_loaded(tune: Tune) 
         "prompt=a batch_size=0": "batch_size: expected",
         "prompt=a max_new_tokens=0": "max_new_tokens: expected",
     }
-    for words, message in mistakes.items():
-        result = tune(*CALL, "model_directory=nowhere", *words.split())
-        assert result.status == 2, words
-        assert message in result.err, words
+    for args, message in mistakes.items():
+        result = tune(*CALL, "model_directory=nowhere", *args.split())
+        assert result.status == 2, args
+        assert message in result.err, args
         assert result.err.startswith("1 mistake in the config"), result.err
 
 
-def test_files_that_are_wrong_are_told_before_anything_is_loaded(tune: Tune, tmp_path: Path) -> None:
+def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n{"texts": "a"}\n')
     (tmp_path / "there").touch()
     mistakes = {
         f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text or a row with one of",
         f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
-        f"prompt=a output_file={tmp_path / 'there'}": "is there already; name a new file, or remove it",
+        f"prompt=a output_file={tmp_path / 'there'}": "already exists; choose a new file, or remove it",
         "prompt=a": "there is no folder nowhere (relative paths start at",
     }
-    for words, message in mistakes.items():
-        result = tune(*CALL, "model_directory=nowhere", *words.split())
-        assert (result.status, result.err.startswith("tune: ")) == (2, True), words
-        assert message in result.err, words
+    for args, message in mistakes.items():
+        result = tune(*CALL, "model_directory=nowhere", *args.split())
+        assert (result.status, result.err.startswith("tune: ")) == (2, True), args
+        assert message in result.err, args
 
 
-def test_a_prompt_that_is_too_long_is_named_before_weights_are_read(
+def test_a_prompt_that_is_too_long_is_reported_before_weights_are_read(
     tune: Tune, as_run: Path, tmp_path: Path
 ) -> None:
     (as_run / "final/model.safetensors").unlink()
@@ -407,17 +413,17 @@ def test_a_prompt_that_is_too_long_is_named_before_weights_are_read(
 
 
 def test_the_config_generate_answers_from_a_run(tune: Tune, as_run: Path) -> None:
-    words = (f"model_directory={as_run}", "device=cpu", "max_new_tokens=8")
-    result = tune(*CALL, *words, "prompt=Who are you?")
+    args = (f"model_directory={as_run}", "device=cpu", "max_new_tokens=8")
+    result = tune(*CALL, *args, "prompt=Who are you?")
     assert (result.status, result.err) == (0, "")
     assert len(result.out.strip()) > 3
-    both = tune(*CALL, *words, "prompts=[Who are you?, Why?]")
-    assert both.out.startswith(f"> Who are you?\n{result.out}\n> Why?\n")
-    own = tune(*CALL, *words, "prompt=Who are you?", "template=plain")
-    assert own.out != result.out
-    validated = tune("validate", *CALL, *words)
+    several = tune(*CALL, *args, "prompts=[Who are you?, Why?]")
+    assert several.out.startswith(f"> Who are you?\n{result.out}\n> Why?\n")
+    plain = tune(*CALL, *args, "prompt=Who are you?", "template=plain")
+    assert plain.out != result.out
+    validated = tune("validate", *CALL, *args)
     assert validated.out.startswith("ok: ")
     (as_run / "final").rename(as_run / "other")
-    unfinished = tune(*CALL, *words, "prompt=Who are you?")
+    unfinished = tune(*CALL, *args, "prompt=Who are you?")
     assert unfinished.status == 2
     assert "holds a run that has not ended: there is neither final/ nor best/ in it" in unfinished.err

@@ -40,26 +40,26 @@ def run_lora(folder: Path, name: str, changes: dict[str, Any]) -> None:
     lora_finetune.main(lora_config(folder, name, **changes))
 
 
-both = pytest.mark.parametrize("run", [run_full, run_lora], ids=["full", "lora"])
+both_recipes = pytest.mark.parametrize("run", [run_full, run_lora], ids=["full", "lora"])
 QUICK: dict[str, Any] = {"optimizer": lazy(AdamW, lr=1e-2, fused=True)}
 
 
-@both
+@both_recipes
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_handful_of_rows_is_learnt(tmp_path: Path, run: Start, dtype: str) -> None:
+def test_a_few_rows_are_learned(tmp_path: Path, run: Start, dtype: str) -> None:
     run(tmp_path, "a", QUICK | {"epochs": 8, "dtype": dtype})
-    found = losses(tmp_path, "a")
-    assert len(found) == 8 * 3
-    assert found[0] == pytest.approx(torch.log(torch.tensor(261.0)).item(), abs=0.3)  # as good as guessing
-    least = 1.0 if run is run_full else 0.3  # adapters cannot change the random head
-    assert max(found[-3:]) < found[0] - least
+    loss = losses(tmp_path, "a")
+    assert len(loss) == 8 * 3
+    assert loss[0] == pytest.approx(torch.log(torch.tensor(261.0)).item(), abs=0.3)  # uniform guessing
+    min_decrease = 1.0 if run is run_full else 0.3  # adapters cannot change the random head
+    assert max(loss[-3:]) < loss[0] - min_decrease
 
 
-@both
+@both_recipes
 @pytest.mark.parametrize(
     "data", [{}, {"loading.packing": Packing(length=150)}, {"loading.group_by_length": True}]
 )
-def test_interrupted_run_goes_on_and_equals_the_unbroken_one(
+def test_an_interrupted_run_resumes_and_equals_an_uninterrupted_one(
     tmp_path: Path, run: Start, data: dict[str, Any]
 ) -> None:
     changes: dict[str, Any] = (
@@ -85,7 +85,7 @@ def test_interrupted_run_goes_on_and_equals_the_unbroken_one(
     ids=["padded", "packed"],
 )
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_run_cut_after_any_step_of_uneven_epochs_equals_the_unbroken_one(
+def test_a_run_interrupted_after_any_step_of_uneven_epochs_equals_an_uninterrupted_one(
     tmp_path: Path, data: dict[str, Any], step: int
 ) -> None:
     changes: dict[str, Any] = QUICK | data | {"epochs": 2, "gradient_accumulation_steps": 2}
@@ -101,8 +101,8 @@ def test_a_run_cut_after_any_step_of_uneven_epochs_equals_the_unbroken_one(
     assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 
 
-@both
-def test_an_extended_run_equals_one_of_that_length(tmp_path: Path, run: Start) -> None:
+@both_recipes
+def test_an_extended_run_equals_an_unextended_run_of_the_same_length(tmp_path: Path, run: Start) -> None:
     changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "epochs": 3, "gradient_accumulation_steps": 1}
     run(tmp_path, "whole", changes)
     run(tmp_path, "extended", changes | {"epochs": 1})
@@ -115,7 +115,7 @@ def test_an_extended_run_equals_one_of_that_length(tmp_path: Path, run: Start) -
     assert file.read_bytes() == (tmp_path / "whole/final" / file.name).read_bytes()
 
 
-def test_a_run_of_a_few_steps_is_extended_by_more(tmp_path: Path) -> None:
+def test_a_run_without_a_due_checkpoint_can_be_extended(tmp_path: Path) -> None:
     changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "checkpoints.every_n_steps": 100}
     full_finetune.main(full_config(tmp_path, "whole", **changes, max_steps=5))
     full_finetune.main(full_config(tmp_path, "extended", **changes, max_steps=2))
@@ -123,7 +123,7 @@ def test_a_run_of_a_few_steps_is_extended_by_more(tmp_path: Path) -> None:
     assert metrics(tmp_path, "extended") == metrics(tmp_path, "whole")
 
 
-def test_steps_of_an_epoch_limit_the_run_and_later_rows_are_read_too(tmp_path: Path) -> None:
+def test_max_steps_per_epoch_limits_the_run_without_returning_to_the_first_rows(tmp_path: Path) -> None:
     limited = QUICK | {"batch_size": 2, "gradient_accumulation_steps": 1, "shuffle": False, "epochs": 2}
     run_full(tmp_path, "limited", limited | {"max_steps_per_epoch": 2})
     run_full(tmp_path, "steps", limited | {"max_steps": 4})
@@ -133,14 +133,14 @@ def test_steps_of_an_epoch_limit_the_run_and_later_rows_are_read_too(tmp_path: P
     assert losses(tmp_path, "whole")[:1] == losses(tmp_path, "limited")[:1]
 
 
-def test_a_run_of_two_steps_works_whatever_its_warm_up(tmp_path: Path) -> None:
+def test_a_run_shorter_than_its_warm_up_works(tmp_path: Path) -> None:
     schedule = lazy(cosine_with_warmup, warmup_steps=100)
     run_full(tmp_path, "smoke", QUICK | {"max_steps": 2, "lr_scheduler": schedule})
     assert len(losses(tmp_path, "smoke")) == 2
     assert (tmp_path / "smoke" / "final").is_dir()
 
 
-def test_a_run_that_changes_nothing_has_no_result(tmp_path: Path) -> None:
+def test_a_run_whose_steps_are_all_skipped_is_an_error_without_final_model(tmp_path: Path) -> None:
     broken = {"loss": lazy(Broken, calls=[1, 2, 3, 4, 5, 6]), "non_finite": "skip", "epochs": 1}
     with pytest.raises(ValueError, match=r"the model was not trained: every step was skipped \(3 steps\)"):
         run_full(tmp_path, "skipped", QUICK | broken)
@@ -150,12 +150,12 @@ def test_a_run_that_changes_nothing_has_no_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{}, {"max_steps": 2}, {"lr_scheduler": None}])
 def test_rows_without_a_target_are_an_error_before_the_first_step(tmp_path: Path, changes: Any) -> None:
     model = lazy(TINY.func, **{**TINY.keywords, "max_seq_len": 4})
-    with pytest.raises(ValueError, match="none of 6 rows gives anything to learn"):
+    with pytest.raises(ValueError, match="none of 6 rows has a target"):
         run_full(tmp_path, "none", QUICK | {"model": model, **changes})
     assert not (tmp_path / "none" / "final").exists()
 
 
-def test_interrupted_run_on_a_stream_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_run_on_a_stream_resumes(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS * 4), tmp_path / "rows.parquet")
     streamed = lazy(
         InstructDataset, source=str(tmp_path / "rows.parquet"), load_options={"streaming": True, "rows": 20}
@@ -176,7 +176,7 @@ def test_interrupted_run_on_a_stream_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fp32_is_float64")
-def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
+def test_packed_examples_train_like_separate_examples(tmp_path: Path) -> None:
     run_full(tmp_path, "alone", QUICK | {"batch_size": 6, "shuffle": False, "epochs": 3})
     packed = {"batch_size": 1, "gradient_accumulation_steps": 1, "loading.packing": Packing(length=2000)}
     run_full(tmp_path, "packed", QUICK | {"shuffle": False, "epochs": 3} | packed)
@@ -186,7 +186,7 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"loading.packing": Packing(), "loading.group_by_length": True},
@@ -203,14 +203,14 @@ def test_packed_rows_train_as_their_documents_alone(tmp_path: Path) -> None:
         ({"placement.sharding": Sharding()}, "placement.sharding: has no effect without enable_fsdp=true"),
     ],
 )
-def test_settings_that_exclude_each_other_are_refused(tmp_path: Path, changes: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_incompatible_settings_are_rejected(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         run_full(tmp_path, "a", QUICK | changes)
 
 
 @pytest.mark.usefixtures("fp32_is_float64")
 def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: Path) -> None:
-    found = []
+    results = []
     cases: dict[str, dict[str, Any]] = {
         "whole": {"batch_size": 6},
         "split": {"batch_size": 2, "gradient_accumulation_steps": 3},
@@ -218,20 +218,20 @@ def test_losses_do_not_depend_on_micro_batches_or_the_loss_component(tmp_path: P
     }
     for name, changes in cases.items():
         run_full(tmp_path, name, QUICK | changes | {"epochs": 3})
-        found.append(losses(tmp_path, name))
-    assert len(found[0]) == 3
-    assert found[1] == pytest.approx(found[0], rel=FLOAT64)
-    assert found[2] == pytest.approx(found[0], rel=FLOAT64)
+        results.append(losses(tmp_path, name))
+    assert len(results[0]) == 3
+    assert results[1] == pytest.approx(results[0], rel=FLOAT64)
+    assert results[2] == pytest.approx(results[0], rel=FLOAT64)
 
 
-def test_full_finetuning_leaves_the_model_that_it_trained(tmp_path: Path) -> None:
+def test_full_finetuning_saves_the_trained_model(tmp_path: Path) -> None:
     run_full(tmp_path, "a", QUICK | {"epochs": 20})
-    again = QUICK | {"model_directory": str(tmp_path / "a" / "final"), "tokenizer_directory": None}
-    run_full(tmp_path, "b", again | {"shuffle": False, "batch_size": 6})
+    second = QUICK | {"model_directory": str(tmp_path / "a" / "final"), "tokenizer_directory": None}
+    run_full(tmp_path, "b", second | {"shuffle": False, "batch_size": 6})
     assert losses(tmp_path, "b")[0] < losses(tmp_path, "a")[-1] + 0.2
 
 
-def test_lora_finetuning_leaves_an_adapter_of_the_base(tmp_path: Path) -> None:
+def test_lora_finetuning_saves_an_adapter_and_keeps_the_base_weights(tmp_path: Path) -> None:
     run_full(tmp_path, "base", {"max_steps_per_epoch": 1})
     base = str(tmp_path / "base" / "final")
     run_lora(tmp_path, "a", QUICK | {"model_directory": base, "tokenizer_directory": None})
@@ -248,70 +248,61 @@ def test_lora_finetuning_leaves_an_adapter_of_the_base(tmp_path: Path) -> None:
         assert torch.equal(p, model.get_parameter(name))
 
 
-def test_step_without_a_target_is_skipped_and_told(tmp_path: Path) -> None:
+def test_a_step_without_a_target_is_skipped_and_has_no_loss(tmp_path: Path) -> None:
     changes = {"dataset": lazy(HalfMasked), "batch_size": 1, "shuffle": False, "epochs": 2}
     run_full(tmp_path, "a", changes)
-    found = losses(tmp_path, "a")
-    assert [loss is None for loss in found] == [True, False, True, False]
+    assert [loss is None for loss in losses(tmp_path, "a")] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_loss_or_gradient_that_is_no_number_ends_the_run_with_rows_and_checkpoint(
-    tmp_path: Path, what: str
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_non_finite_loss_or_gradient_ends_the_run_and_names_rows_and_checkpoint(
+    tmp_path: Path, broken: str
 ) -> None:
-    broken = lazy(Broken, calls=[5], what=what)
     changes = QUICK | {
-        "loss": broken,
+        "loss": lazy(Broken, calls=[5], broken=broken),
         "epochs": 3,
         "checkpoints.every_n_steps": 2,
         "checkpoints.at_epoch_ends": False,
     }
-    name = "the loss is nan" if what == "loss" else "the gradient's norm is (nan|inf)"
+    name = "the loss is nan" if broken == "loss" else "the gradient's norm is (nan|inf)"
     with pytest.raises(FloatingPointError) as caught:
         run_full(tmp_path, "a", changes | {"shuffle": False})
-    said = str(caught.value)
-    assert re.match(rf"step 5: {name}. Rows: .*rows.json: row 3, .*rows.json: row 4. ", said)
-    assert f"The last good checkpoint is {tmp_path / 'a/checkpoints/step_4'}. Lower optimizer.lr" in said
+    message = str(caught.value)
+    assert re.match(rf"step 5: {name}. Rows: .*rows.json: row 3, .*rows.json: row 4. ", message)
+    assert f"The last good checkpoint is {tmp_path / 'a/checkpoints/step_4'}. Lower optimizer.lr" in message
     assert [line["step"] for line in metrics(tmp_path, "a")] == [1, 2, 3, 4]
 
 
-def test_a_loss_that_is_no_number_can_be_passed_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_non_finite_loss_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changes = QUICK | {"loss": lazy(Broken, calls=[2, 4]), "epochs": 3, "non_finite": "skip"}
     run_full(tmp_path, "a", changes)
-    found = losses(tmp_path, "a")
-    assert [loss is None for loss in found] == [False, True, False, True] + [False] * 5
+    assert [loss is None for loss in losses(tmp_path, "a")] == [False, True, False, True] + [False] * 5
     assert "step 4/9: skipped (2 so far): the loss is nan; rows: " in capsys.readouterr().err
 
 
-def test_ten_losses_in_a_row_that_are_no_number_end_the_run_nevertheless(tmp_path: Path) -> None:
+def test_ten_non_finite_losses_in_a_row_end_the_run_even_if_skipping(tmp_path: Path) -> None:
     changes = QUICK | {"loss": lazy(Broken, calls=list(range(3, 99))), "epochs": 9, "non_finite": "skip"}
-    with pytest.raises(
-        FloatingPointError, match="step 12: the loss is nan, in 10 steps in a row"
-    ):
+    with pytest.raises(FloatingPointError, match="step 12: the loss is nan, in 10 steps in a row"):
         run_full(tmp_path, "a", changes)
 
 
-def test_a_run_that_goes_on_counts_on_what_was_no_number(tmp_path: Path) -> None:
+def test_a_resumed_run_continues_the_count_of_non_finite_losses(tmp_path: Path) -> None:
     broken = {"loss": lazy(Broken, calls=list(range(1, 99))), "non_finite": "skip"}
     changes = QUICK | broken | {"epochs": 9, "checkpoints.every_n_steps": 1}
     for _ in range(2):
-        with pytest.raises(
-            FloatingPointError, match="step 10: the loss is nan, in 10 steps in a row"
-        ):
+        with pytest.raises(FloatingPointError, match="step 10: the loss is nan, in 10 steps in a row"):
             run_full(tmp_path, "a", changes)
 
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
-def test_a_loss_of_torchs_that_takes_no_logits_is_refused(tmp_path: Path) -> None:
+def test_a_torch_loss_that_does_not_accept_logits_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"loss: MSELoss does not accept logits \[\d+, 261\] with labels \[\d+\]: "
     ):
         run_full(tmp_path, "a", {"loss": lazy(MSELoss)})
 
 
-def test_adapters_go_on_above_the_weights_that_they_began_with(tmp_path: Path) -> None:
+def test_adapters_resume_only_on_the_base_weights_they_started_with(tmp_path: Path) -> None:
     run_full(tmp_path, "base", {"max_steps": 1})
     run_full(tmp_path, "other", QUICK | {"max_steps": 3})
     base = tmp_path / "base" / "final"
@@ -334,14 +325,14 @@ def test_adapters_go_on_above_the_weights_that_they_began_with(tmp_path: Path) -
         lora_finetune.main(lora_config(tmp_path, "a", **cut), accept_changes=True)
 
 
-def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: Path) -> None:
+def test_fp16_loss_scaling_learns_and_resumes(tmp_path: Path) -> None:
     changes = QUICK | {"dtype": "fp16", "epochs": 8, "checkpoints.every_n_steps": 2}
     run_full(tmp_path, "a", changes)
-    found = [line["loss"] for line in metrics(tmp_path, "a") if line["loss"] is not None]
-    assert len(found) > 20
-    assert max(found[-3:]) < found[0] - 1.0
+    loss = [line["loss"] for line in metrics(tmp_path, "a") if line["loss"] is not None]
+    assert len(loss) > 20
+    assert max(loss[-3:]) < loss[0] - 1.0
     run_full(tmp_path, "plain", changes | {"dtype": "fp32"})
-    assert found[0] == pytest.approx(losses(tmp_path, "plain")[0], rel=bound(torch.float16, 1))
+    assert loss[0] == pytest.approx(losses(tmp_path, "plain")[0], rel=bound(torch.float16, 1))
     cut = changes | {"metric_logger": lazy(PowerCut, step=5, mark=str(tmp_path / "mark"))}
     with pytest.raises(KeyboardInterrupt):
         run_full(tmp_path, "cut", cut)
@@ -349,7 +340,7 @@ def test_fp16_scales_the_loss_until_gradients_fit_and_goes_on_with_it(tmp_path: 
     assert metrics(tmp_path, "cut") == metrics(tmp_path, "a")
 
 
-def test_weights_in_bf16_take_half_the_room_and_learn(tmp_path: Path) -> None:
+def test_bf16_weights_halve_the_checkpoint_and_learn(tmp_path: Path) -> None:
     changes = QUICK | {
         "dtype": "bf16",
         "placement.weights_dtype": "bf16",
@@ -357,36 +348,35 @@ def test_weights_in_bf16_take_half_the_room_and_learn(tmp_path: Path) -> None:
         "checkpoints.every_n_steps": 2,
     }
     run_full(tmp_path, "a", changes)
-    found = losses(tmp_path, "a")
-    assert max(found[-3:]) < found[0] - 1.0
+    loss = losses(tmp_path, "a")
+    assert max(loss[-3:]) < loss[0] - 1.0
     (file,) = (tmp_path / "a" / "checkpoints").glob("step_*/__0_0.distcp")
-    run_full(tmp_path, "wide", changes | {"placement.weights_dtype": "fp32", "epochs": 8})
-    (wide,) = (tmp_path / "wide" / "checkpoints").glob("step_*/__0_0.distcp")
-    assert 0.4 < file.stat().st_size / wide.stat().st_size < 0.75
+    run_full(tmp_path, "fp32", changes | {"placement.weights_dtype": "fp32", "epochs": 8})
+    (fp32_file,) = (tmp_path / "fp32" / "checkpoints").glob("step_*/__0_0.distcp")
+    assert 0.4 < file.stat().st_size / fp32_file.stat().st_size < 0.75
 
 
-def test_the_number_of_steps_can_be_given(tmp_path: Path) -> None:
+def test_max_steps_overrides_epochs(tmp_path: Path) -> None:
     run_full(tmp_path, "a", QUICK | {"epochs": 1, "max_steps": 5})
-    assert len(losses(tmp_path, "a")) == 5  # of 3 an epoch
+    assert len(losses(tmp_path, "a")) == 5  # an epoch has 3
 
 
 def test_null_switches_off_logger_schedule_clipping_and_checkpoints(tmp_path: Path) -> None:
     off: dict[str, Any] = {"metric_logger": None, "lr_scheduler": None, "clip_grad_norm": None}
     off |= {"checkpoints.every_n_steps": None, "checkpoints.at_epoch_ends": False}
     run_full(tmp_path, "a", QUICK | off | {"seed": None, "max_steps_per_epoch": 2, "epochs": 2})
-    found = metrics(tmp_path, "a")
-    assert [line["lr"] for line in found] == [1e-2] * 4
+    assert [line["lr"] for line in metrics(tmp_path, "a")] == [1e-2] * 4
     assert not (tmp_path / "a" / "checkpoints").exists()
     assert not (tmp_path / "a" / "log.txt").exists()
 
 
-def test_seed_decides_the_run(tmp_path: Path) -> None:
+def test_the_seed_determines_the_run(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run_lora(tmp_path, name, {"seed": seed})
     assert metrics(tmp_path, "a") == metrics(tmp_path, "b")
     assert losses(tmp_path, "a") != losses(tmp_path, "c")
 
 
-def test_neither_config_passes_for_the_other() -> None:
+def test_neither_recipe_config_is_a_subclass_of_the_other() -> None:
     assert not issubclass(full_finetune.FullFinetuneConfig, lora_finetune.LoraFinetuneConfig)
     assert not issubclass(lora_finetune.LoraFinetuneConfig, full_finetune.FullFinetuneConfig)

@@ -1,4 +1,4 @@
-"""The recipe of the guide `docs/own_recipe.md`: two terms with counts of their own, and a step that is prepared."""
+"""The recipe of the guide `docs/own_recipe.md`: two loss terms with different counts, and `Scorer.prepare`."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_recipe_is_as_short_as_the_guide_says() -> None:
     assert count_code(text) - count_code(imports) == 80
 
 
-def test_preferred_answers_are_learnt_and_a_run_that_is_cut_continues(tmp_path: Path) -> None:
+def test_preferences_are_learned_and_an_interrupted_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "epochs": 24,
         "loading.packing": Packing(length=250),
@@ -71,23 +71,23 @@ def test_preferred_answers_are_learnt_and_a_run_that_is_cut_continues(tmp_path: 
 
 
 @pytest.mark.usefixtures("fp32_is_float64")
-def test_numbers_do_not_depend_on_how_a_step_is_split(tmp_path: Path) -> None:
+def test_metrics_do_not_depend_on_how_a_step_is_split_into_micro_batches(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"lora": Lora(targets=["all-linear"], rank=4), "epochs": 3, "shuffle": False}
-    pairs.main(config(tmp_path, "whole", **changes, batch_size=4))
+    pairs.main(config(tmp_path, "unsplit", **changes, batch_size=4))
     pairs.main(config(tmp_path, "split", **changes, batch_size=1, gradient_accumulation_steps=4))
-    whole, split = (metrics(tmp_path, name) for name in ("whole", "split"))
-    assert len(whole) == len(split) > 3
+    unsplit, split = (metrics(tmp_path, name) for name in ("unsplit", "split"))
+    assert len(unsplit) == len(split) > 3
     for name in ("loss", "preference", "answer", "accuracy", "beta", "grad_norm"):
-        assert [line[name] for line in split] == pytest.approx([line[name] for line in whole], rel=FLOAT64)
+        assert [line[name] for line in split] == pytest.approx([line[name] for line in unsplit], rel=FLOAT64)
 
 
-def test_beta_is_that_of_the_section_times_how_unusual_the_margin_is(tmp_path: Path) -> None:
+def test_beta_is_constant_without_sensitivity_and_otherwise_follows_the_margin(tmp_path: Path) -> None:
     section = pairs.Preference(beta=0.5, sensitivity=0.0)
     pairs.main(config(tmp_path, "constant", preference=section, epochs=3))
     assert [line["beta"] for line in metrics(tmp_path, "constant")] == pytest.approx([0.5] * 12)
     pairs.main(config(tmp_path, "follows", preference=pairs.Preference(beta=0.5), epochs=3))
     betas = [line["beta"] for line in metrics(tmp_path, "follows")]
-    assert betas[0] == pytest.approx(0.5), "the model is the reference yet"
+    assert betas[0] == pytest.approx(0.5), "the model equals the reference before the first step"
     assert max(betas) > 0.55
 
 
@@ -106,8 +106,8 @@ class UntypedRows:
         return self._rows[index]
 
 
-class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # that is the case
-    """The same as a component."""
+class UntypedDataset(UntypedRows, Dataset):  # type: ignore[type-arg]  # deliberately untyped
+    """`UntypedRows` as a dataset component."""
 
 
 def test_items_of_another_kind_are_an_error_before_the_first_step(tmp_path: Path) -> None:
@@ -144,5 +144,6 @@ def test_validate_rejects_a_dataset_of_other_items(words: tuple[str, ...], tune:
     name, _, reason = mistake.partition(" ")
     item, needed = kinds[name]
     assert reason == (
-        f"is a Dataset of {item} | SkippedRow, but the recipe needs a Dataset of {needed} | Sequence[{needed}] | SkippedRow"
+        f"is a Dataset of {item} | SkippedRow, but the recipe needs a Dataset of"
+        f" {needed} | Sequence[{needed}] | SkippedRow"
     )

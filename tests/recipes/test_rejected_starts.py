@@ -1,4 +1,4 @@
-"""What a run rejects before it has trained."""
+"""Configs that a run rejects before it trains."""
 
 from pathlib import Path
 from typing import Any

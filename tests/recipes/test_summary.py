@@ -1,4 +1,4 @@
-"""What a run tells its user at its start, when it resumes, and at its end."""
+"""The lines that a run prints at its start, when it resumes, and at its end."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_the_start_describes_model_data_and_steps(tmp_path: Path, capsys: pytest
     assert not [line for line in lines if line.startswith("validation:")]
 
 
-def test_the_start_counts_packs_and_names_no_epochs_where_steps_are_given(
+def test_the_start_counts_packs_and_omits_epochs_if_max_steps_is_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes: dict[str, Any] = {"loading.packing": Packing(length=64), "max_steps": 3}
@@ -46,29 +46,27 @@ def test_the_start_counts_packs_and_names_no_epochs_where_steps_are_given(
 
 
 @pytest.mark.parametrize(("packing", "is_suggested"), [(None, True), (Packing(length=200), False)])
-def test_packing_is_suggested_where_much_is_padding(
+def test_packing_is_suggested_if_padding_is_high(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], packing: Packing | None, is_suggested: bool
 ) -> None:
     rows = [{"instruction": "a" * n, "input": "", "output": "b"} for n in (1, 100, 2, 90)]
     changes: dict[str, Any] = {"batch_size": 4, "max_steps": 1, "loading.packing": packing}
     full_finetune.main(full_config(tmp_path, "a", rows=rows, **changes))
-    is_said = (
-        "of all positions; loading.packing.length=256 avoids most of it" in capsys.readouterr().err
-    )
-    assert is_said == is_suggested
+    suggestion = "of all positions; loading.packing.length=256 avoids most of it"
+    assert (suggestion in capsys.readouterr().err) == is_suggested
 
 
 @pytest.mark.parametrize(
-    ("epochs", "changes", "is_said"),
+    ("epochs", "changes", "is_warned"),
     [(3, {}, True), (3, {"max_steps": 3}, False), (12, {}, False)],
 )
-def test_a_run_of_few_steps_says_that_it_may_teach_little(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], is_said: bool
+def test_a_run_of_few_steps_prints_a_hint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, changes: dict[str, Any], is_warned: bool
 ) -> None:
     rows = [{"instruction": "a", "input": "", "output": "b"}] * 2
     full_finetune.main(full_config(tmp_path, "a", rows=rows, batch_size=2, epochs=epochs, **changes))
     line = "steps: 3 optimizer steps may be too few; raise epochs"
-    assert (line in capsys.readouterr().err) is is_said
+    assert (line in capsys.readouterr().err) is is_warned
 
 
 def test_the_end_names_the_model_and_the_best_step(
@@ -102,27 +100,27 @@ def test_the_end_names_the_next_commands_unless_an_adapters_base_is_unknown(
 
 
 @pytest.mark.parametrize("lr", [1e-2, 1.0])
-def test_the_best_step_and_the_last_one_are_told_apart_after_early_stopping(
+def test_after_early_stopping_the_best_and_the_final_model_are_both_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], lr: float
 ) -> None:
     changes: dict[str, Any] = {"optimizer": lazy(AdamW, lr=lr), "epochs": 40, "batch_size": 4}
     validation = Validation(share=0.4, every_n_steps=1, patience=1, min_improvement=0.5)
     full_finetune.main(full_config(tmp_path, "a", validation=validation, **changes))
     lines = capsys.readouterr().err.splitlines()
-    found = {
+    losses = {
         line["step"]: line["validation_loss"] for line in metrics(tmp_path, "a") if "validation_loss" in line
     }
-    assert max(found) < 40, "it stopped early"
-    step = min(found, key=lambda number: found[number])
+    assert max(losses) < 40, "it stopped early"
+    step = min(losses, key=lambda number: losses[number])
     assert bool(step) == (lr < 1)
-    model, when = (
+    model, suffix = (
         (tmp_path / "a/best", f" after step {step}") if step else ("the model before training", "; ")
     )
     (best,) = [line for line in lines if line.startswith("best: ")]
-    assert best.startswith(f"best: {model} has the lowest validation loss, {found[step]:.4f}{when}")
+    assert best.startswith(f"best: {model} has the lowest validation loss, {losses[step]:.4f}{suffix}")
     assert f"finished: {tmp_path / 'a/final'} is the trained model" in lines
     (note,) = [line for line in lines if "early stopping" in line]
-    assert note.startswith(f"step {max(found)}: ")
+    assert note.startswith(f"step {max(losses)}: ")
 
 
 def test_a_run_that_resumes_names_the_step_and_the_checkpoint(
@@ -156,7 +154,7 @@ def test_a_run_that_resumes_names_the_step_and_the_checkpoint(
         (2, 2, ""),
     ],
 )
-def test_another_global_batch_is_reported_with_the_setting_that_keeps_it(
+def test_a_changed_global_batch_is_reported_with_the_setting_that_restores_it(
     size: int, accumulation: int, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved = GlobalBatch(2, 2, evolve(ALONE, size=2, data_size=2)).state_dict()
