@@ -1,4 +1,4 @@
-"""Finding the mistakes of a config that is broken on purpose, through `tune validate`."""
+"""Run `tune validate` on a broken config and return its mistakes."""
 
 import contextlib
 import io
@@ -9,28 +9,28 @@ from torchtune.cli import main
 RECIPE = str(Path(__file__).with_name("sample.py"))
 
 
-def mistakes_of(*words: str, yaml: str | bytes | None = None, folder: Path | None = None) -> list[str]:
-    """Return what `tune validate` finds wrong in the sample's config with overrides, or in a YAML text.
+def mistakes_of(*overrides: str, yaml: str | bytes | None = None, folder: Path | None = None) -> list[str]:
+    """Return the mistakes that `tune validate` lists for the sample config with overrides, or for a YAML text.
 
     Returns:
-        The lines of the list on standard error, without the folder's name; empty where the config is right.
+        The lines printed to standard error, without the folder's name; empty if the config is valid.
     """
-    call = ["validate", RECIPE]
+    args = ["validate", RECIPE]
     if yaml is None:
-        words = ("output_dir=out", *words)
+        overrides = ("output_dir=out", *overrides)
     else:
         assert folder is not None
         file = folder / "my.yaml"
         file.write_bytes(yaml if isinstance(yaml, bytes) else yaml.encode())
-        call += ["--config", str(file)]
-    return lines_of([*call, *words], folder)
+        args += ["--config", str(file)]
+    return lines_of([*args, *overrides], folder)
 
 
-def lines_of(call: list[str], folder: Path | None = None) -> list[str]:
-    """Return the mistakes that a call of `tune` prints, checking that it says how many they are."""
+def lines_of(args: list[str], folder: Path | None = None) -> list[str]:
+    """Return the mistakes that `tune` prints, and check the count in their heading."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(call)
+        status = main(args)
     text = err.getvalue()
     assert "Traceback" not in text
     lines = [line for line in text.splitlines() if not line.startswith("note: ")]
@@ -38,8 +38,8 @@ def lines_of(call: list[str], folder: Path | None = None) -> list[str]:
         assert lines == []
         return []
     assert status == 2, text
-    count, _, rest = lines[0].partition(" ")
-    assert rest.startswith("mistake in " if count == "1" else "mistakes in "), text
+    count, _, heading = lines[0].partition(" ")
+    assert heading.startswith("mistake in " if count == "1" else "mistakes in "), text
     assert len(lines) == int(count) + 1, text
     assert out.getvalue() == ""
     return [line.removeprefix("  ").replace(f"{folder}/", "") for line in lines[1:]]

@@ -1,4 +1,4 @@
-"""The sample's package is trusted in these tests, and nothing else beyond what always is."""
+"""Fixtures: these tests trust the package of the sample recipe in addition to the default."""
 
 from collections.abc import Iterator
 

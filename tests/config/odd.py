@@ -1,4 +1,4 @@
-"""A recipe whose config class has what the sample's lacks: contradictions, unions with components, optional ones."""
+"""A recipe whose config class has contradictions, optional components and unions with components."""
 
 import dataclasses
 from typing import Any
@@ -12,13 +12,13 @@ from torchtune.config import Component, arguments, at_least, each, lazy, share
 
 
 class Inner:
-    """Stands in another component's arguments."""
+    """A component that is an argument of another."""
 
     def __init__(self, size: int = 1) -> None: ...
 
 
 class Outer:
-    """Takes components, alone or beside text."""
+    """A component with components among its arguments, some in unions with text."""
 
     def __init__(
         self,
@@ -36,9 +36,9 @@ class Window:
     """A section that is a dataclass."""
 
     low: int = 0
-    """First."""
+    """Lower bound."""
     high: int = 10
-    """Last."""
+    """Upper bound."""
 
     def __post_init__(self) -> None:
         if self.low > self.high:
@@ -47,7 +47,7 @@ class Window:
 
 @define(kw_only=True)
 class OddConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str = "out"
     """Where the run writes."""
@@ -56,7 +56,7 @@ class OddConfig:
     window: Window = field(factory=Window)
     """A range."""
     other: Window | None = None
-    """Another, if any."""
+    """An optional range."""
     outer: Component[Outer] = lazy(Outer)
     """A component."""
     outers: dict[str, Component[Outer]] = field(factory=dict)
@@ -64,7 +64,7 @@ class OddConfig:
     optimizer: Component[sample.Optimizer] = field(
         default=lazy(sample.Sgd, [], lr=0.1), validator=arguments(lr=at_least(0), betas=each(share()))
     )
-    """What changes the weights."""
+    """The optimizer."""
     start: int = 0
     """First step."""
     end: int = 10
@@ -72,9 +72,9 @@ class OddConfig:
     prefix: str = "a"
     """Text."""
     label: str = "b"
-    """More of it."""
+    """More text."""
     span: int = field()
-    """Steps, which follow from other fields."""
+    """The number of steps, computed from other fields."""
 
     @span.default
     def _span(self) -> int:
@@ -82,7 +82,7 @@ class OddConfig:
 
     def __attrs_post_init__(self) -> None:
         if self.start > self.end:
-            raise ValueError("start is behind end")
+            raise ValueError("start is after end")
 
 
 @config.parse

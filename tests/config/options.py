@@ -11,17 +11,17 @@ class Options(TypedDict, total=False):
     """Words that end
     an answer."""
     arguments: dict[str, Any] | None
-    """Whatever a template takes."""
+    """Arguments of a template."""
     depth: int
-    """How deep; what is left out is left to the component."""
+    """How deep; the component has its own default."""
 
 
 class Strict(TypedDict):
-    """Keywords of which some must be passed.
+    """Keywords, some of them required.
 
     Attributes:
         size: How large.
-        name: What it is called.
+        name: The name of the reader.
     """
 
     size: int
@@ -29,14 +29,14 @@ class Strict(TypedDict):
 
 
 class Mixed(Options, total=False):
-    """Keywords of `Options` and one that must be passed."""
+    """Keywords of `Options` and a required one."""
 
     label: Required[str]
-    """What it is called."""
+    """The label of the reader."""
 
 
 class Reader:
-    """A class with such a constructor."""
+    """A class whose constructor has unpacked keywords."""
 
     def __init__(self, path: str = "x", **options: Unpack[Options]) -> None:
         self.path, self.options = path, options
@@ -46,14 +46,14 @@ def reader(path: str = "x", **options: Unpack[Options]) -> Reader:
     """Build a reader.
 
     Args:
-        path: Where from.
+        path: The file to read.
         **options: See `Options`.
     """
     return Reader(path, **options)
 
 
 def strict(**options: Unpack[Strict]) -> Reader:
-    """Build a reader that must be told how large."""
+    """Build a reader with a required size."""
     return Reader(str(options["size"]))
 
 
@@ -62,6 +62,6 @@ def mixed(**options: Unpack[Mixed]) -> Reader:
     return Reader(options["label"])
 
 
-def loose(path: str = "x", **rest: Any) -> Reader:
-    """Build a reader and ignore what else is passed."""
+def loose(path: str = "x", **keywords: Any) -> Reader:
+    """Build a reader and ignore other keywords."""
     return Reader(path)

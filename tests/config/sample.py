@@ -1,4 +1,4 @@
-"""A recipe without torch, whose components and config cover what the engine must handle."""
+"""A recipe without torch whose components and config cover the features of torchtune.config."""
 
 import enum
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from torchtune.config import Component, MayChange, Passed, above, lazy, nested, 
 
 
 class Optimizer:
-    """What the field `optimizer` takes."""
+    """The declared type of the field `optimizer`."""
 
 
 class Sgd(Optimizer):
-    """Plain steps.
+    """Plain gradient descent.
 
     Args:
         params: Passed by the recipe.
         lr: Learning rate.
-        momentum: Share of the last step that is kept.
+        momentum: Momentum factor.
     """
 
     def __init__(self, params: list[Any], lr: float, momentum: float = 0.0) -> None:
@@ -29,13 +29,13 @@ class Sgd(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adaptive steps.
+    """An adaptive optimizer.
 
     Args:
         params: Passed by the recipe.
         lr: Learning rate.
-        betas: Decay of the two moments.
-        fused: One kernel for all.
+        betas: Decay rates of the two moments.
+        fused: Whether to use one fused kernel.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class Adam(Optimizer):
 
 
 class Tokenizer(Protocol):
-    """What reads text."""
+    """A tokenizer protocol."""
 
     def encode(self, text: str) -> list[int]:
-        """Return ids."""
+        """Return token ids."""
 
 
 class Letters:
@@ -62,15 +62,17 @@ class Letters:
         self.path, self.lower = path, lower
 
     def encode(self, text: str) -> list[int]:
-        """Return a number for each letter."""
+        """Return the code point of each letter."""
         return [ord(letter) for letter in text]
 
 
 class Rows:
     """A dataset."""
 
-    def __init__(self, tokenizer: Tokenizer, source: str = "rows", packed: bool = False, **rest: Any) -> None:
-        self.tokenizer, self.source, self.packed, self.rest = tokenizer, source, packed, rest
+    def __init__(
+        self, tokenizer: Tokenizer, source: str = "rows", packed: bool = False, **options: Any
+    ) -> None:
+        self.tokenizer, self.source, self.packed, self.options = tokenizer, source, packed, options
 
 
 def concatenate(tokenizer: Tokenizer, parts: Sequence[Rows], weights: list[float] | None = None) -> Rows:
@@ -78,35 +80,35 @@ def concatenate(tokenizer: Tokenizer, parts: Sequence[Rows], weights: list[float
 
     Args:
         tokenizer: Passed by the recipe.
-        parts: What is joined.
-        weights: Share of each.
+        parts: The datasets to join.
+        weights: The weight of each dataset.
     """
     joined = Rows(tokenizer)
-    joined.rest = {"parts": parts, "weights": weights}
+    joined.options = {"parts": parts, "weights": weights}
     return joined
 
 
 def unannotated(tokenizer, size=3):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Builds something, without saying what."""
+    """Return a value, without a return annotation."""
     return tokenizer, size
 
 
 class Shade(enum.Enum):
-    """An enum with text for values."""
+    """An enum with text values."""
 
     LIGHT = "light"
     DARK = "dark"
 
 
 class Level(enum.IntEnum):
-    """An enum that is a number."""
+    """An enum whose members are ints."""
 
     LOW = 1
     HIGH = 2
 
 
 class Tone(enum.StrEnum):
-    """An enum that is text."""
+    """An enum whose members are text."""
 
     WARM = "warm"
     COOL = "cool"
@@ -116,28 +118,28 @@ class Tone(enum.StrEnum):
 class Validation:
     """A held-out set."""
 
-    every: int = field(default=10, validator=above(0))
-    """Optimizer steps between two."""
+    interval: int = field(default=10, validator=above(0))
+    """Optimizer steps between validations."""
     source: str | None = None
-    """File of rows."""
+    """A file of rows."""
 
 
 @define(kw_only=True)
 class Config:
-    """Everything the sample recipe reads."""
+    """The config of the sample recipe."""
 
     output_dir: str
     """Where the run writes."""
     seed: int | None = None
-    """Seed of everything random."""
+    """Seed of the random number generators."""
     batch_size: int = field(default=4, validator=above(0))
-    """Rows in a step."""
+    """Rows per step."""
     epochs: Annotated[int, MayChange()] = field(default=1, validator=above(0))
     """Passes over the rows."""
     lr_scale: float = 1.0
     """Factor of the learning rate."""
     shuffle: bool = True
-    """Draw rows in random order."""
+    """Read rows in random order."""
     dtype: Literal["fp32", "bf16"] = "fp32"
     """Precision."""
     shade: Shade = Shade.LIGHT
@@ -149,40 +151,40 @@ class Config:
     folder: Path = Path("data")
     """A path."""
     tags: list[str] = field(factory=list)
-    """Free words."""
+    """Arbitrary tags."""
     sizes: tuple[int, ...] = (1, 2)
     """Numbers."""
     limits: dict[str, int] = field(factory=dict)
     """Numbers by name."""
     optimizer: Annotated[Component[Optimizer], Passed(1)] = lazy(Adam, lr=2e-5)
-    """What changes the weights."""
+    """The optimizer."""
     tokenizer: Component[Tokenizer] = lazy(Letters, path="${output_dir}/letters")
-    """What reads text."""
+    """The tokenizer."""
     dataset: Annotated[Component[Rows], Passed(1)] = lazy(Rows, source="train.json")
-    """What is learnt from."""
+    """The training data."""
     extra: Annotated[list[Component[Rows]], Passed(1)] = field(factory=list)
-    """More of it."""
+    """More training data."""
     validation: Validation | None = None
-    """What is held out, if anything."""
+    """The validation set, if any."""
 
 
 RAN: list[Config] = []
-"""Configs that the recipe ran with."""
+"""The configs that the recipe was run with."""
 
 
 @config.parse
 def main(cfg: Config) -> None:
-    """Remember the config."""
+    """Record the config."""
     RAN.append(cfg)
 
 
 def plain() -> Config:
-    """The nearest config."""
+    """Return a minimal config."""
     return Config(output_dir="out", batch_size=8)
 
 
 def rich() -> Config:
-    """A config that uses every kind of field."""
+    """Return a config that uses every kind of field."""
     cfg = plain()
     cfg.shade = Shade.DARK
     cfg.tags = ["a", "no", "1e-4", "${not}"[:0] + "12:30"]
@@ -197,6 +199,6 @@ def rich() -> Config:
         parts=[nested(Rows, nested(Letters, "x"), source="b"), ref("dataset.parts.0")],
     )
     cfg.extra = [lazy(Rows, source="${folder}/more.json"), lazy(Rows, packed=True)]
-    cfg.validation = Validation(every=3)
+    cfg.validation = Validation(interval=3)
     cfg.validation.source = ref("output_dir")
     return cfg

@@ -33,7 +33,7 @@ def test_lazy_describes_without_building() -> None:
     assert built == [1]
 
 
-def test_lazies_are_equal_by_function_and_arguments_however_written() -> None:
+def test_lazies_with_the_same_function_and_arguments_are_equal() -> None:
     assert lazy(Sgd, lr=0.1) == lazy(Sgd, lr=0.1) == functools.partial(Sgd, lr=0.1)
     assert lazy(Letters, "a") == lazy(Letters, path="a")
     assert lazy(Sgd, lr=0.1) != lazy(Sgd, lr=0.2)
@@ -41,7 +41,7 @@ def test_lazies_are_equal_by_function_and_arguments_however_written() -> None:
     assert lazy(Sgd, lr=0.1) != other
 
 
-def test_keywords_are_read_only_since_class_defaults_are_shared() -> None:
+def test_keywords_are_read_only_because_class_defaults_are_shared() -> None:
     keywords: Any = lazy(Sgd, lr=0.1).keywords
     with pytest.raises(TypeError):
         keywords["lr"] = 1
@@ -51,7 +51,7 @@ def test_lazy_of_a_lazy_adds_arguments() -> None:
     assert lazy(lazy(Sgd, lr=0.1), momentum=0.9) == lazy(Sgd, lr=0.1, momentum=0.9)
 
 
-def test_lazy_copies_and_pickles() -> None:
+def test_lazy_can_be_copied_and_pickled() -> None:
     component = lazy(Adam, lr=1e-3, betas=(0.5, 0.6))
     assert copy.deepcopy(component) == component == pickle.loads(pickle.dumps(component))
 
@@ -60,27 +60,27 @@ def test_repr_reads_like_the_source() -> None:
     assert repr(lazy(Sgd, lr=0.1)) == "lazy(Sgd, lr=0.1)"
 
 
-def test_ref_is_written_as_interpolation() -> None:
+def test_ref_is_an_interpolation() -> None:
     assert ref("a.b") == "${a.b}"
 
 
-def test_instantiate_passes_positional_arguments_and_lets_keywords_win() -> None:
-    made = instantiate(lazy(Sgd, lr=0.1, momentum=0.5), ["w"], momentum=0.9)
-    assert (made.params, made.lr, made.momentum) == (["w"], 0.1, 0.9)
+def test_instantiate_appends_positional_arguments_and_overrides_keywords() -> None:
+    result = instantiate(lazy(Sgd, lr=0.1, momentum=0.5), ["w"], momentum=0.9)
+    assert (result.params, result.lr, result.momentum) == (["w"], 0.1, 0.9)
 
 
 def test_instantiate_of_none_is_none() -> None:
     assert instantiate(None) is None
 
 
-def test_instantiate_builds_nested_components_first_also_in_lists_and_mappings() -> None:
+def test_instantiate_builds_nested_components_in_lists_and_mappings_first() -> None:
     inner = nested(Letters, path="x")
-    made = instantiate(lazy(Rows, inner, source="s", options={"all": [lazy(Letters, path="y")]}))
-    assert isinstance(made.tokenizer, Letters)
-    assert made.rest["options"]["all"][0].path == "y"
+    result = instantiate(lazy(Rows, inner, source="s", options={"all": [lazy(Letters, path="y")]}))
+    assert isinstance(result.tokenizer, Letters)
+    assert result.options["options"]["all"][0].path == "y"
 
 
-def test_instantiate_takes_a_stock_partial_and_a_mapping() -> None:
+def test_instantiate_accepts_a_partial_and_a_mapping() -> None:
     assert instantiate(functools.partial(Sgd, lr=0.1), []).lr == 0.1
     allowed = {"_component_": "torchtune.utils.metric_logging.StdoutLogger"}
     assert type(instantiate(allowed)).__name__ == "StdoutLogger"
@@ -88,25 +88,25 @@ def test_instantiate_takes_a_stock_partial_and_a_mapping() -> None:
 
 @define
 class Wrapped:
-    """Holds any component."""
+    """A config with an untyped component."""
 
     part: Any
 
 
 @define
 class Trained:
-    """Holds a component that gets an argument from the recipe."""
+    """A config with a component that the recipe passes an argument to."""
 
     optimizer: Annotated[Component[Sgd], Passed(1)]
 
 
-def called(a: Any, b: Any = 0, *rest: Any, c: Any = 0, **others: Any) -> tuple[Any, ...]:
-    """Return what it was called with."""
-    return a, b, rest, c, others
+def record_call(a: Any, b: Any = 0, *args: Any, c: Any = 0, **kwargs: Any) -> tuple[Any, ...]:
+    """Return the arguments of the call."""
+    return a, b, args, c, kwargs
 
 
-def strictly(a: Any, b: Any, c: Any = 0, *, d: Any = 0) -> tuple[Any, ...]:
-    """Return what it was called with, which can be called wrongly in every way."""
+def strict(a: Any, b: Any, c: Any = 0, *, d: Any = 0) -> tuple[Any, ...]:
+    """Return the arguments of the call; accepts no others."""
     return a, b, c, d
 
 
@@ -116,34 +116,34 @@ MAKERS = st.sampled_from([functools.partial, lazy])
 
 
 @given(
-    fn=st.sampled_from([called, strictly]),
+    fn=st.sampled_from([record_call, strict]),
     layers=st.lists(st.tuples(MAKERS, NUMBERS, KEYWORDS), min_size=1, max_size=3),
     args=NUMBERS,
     kwargs=KEYWORDS,
 )
-def test_instantiate_calls_what_python_calls_with_a_partial(
+def test_instantiate_makes_the_same_call_as_a_partial(
     fn: Any, layers: list[tuple[Any, list[int], dict[str, int]]], args: list[int], kwargs: dict[str, int]
 ) -> None:
-    mine = theirs = fn
+    component = reference = fn
     for make, its_args, its_kwargs in layers:
-        mine = make(mine, *its_args, **its_kwargs)
-        theirs = functools.partial(theirs, *its_args, **its_kwargs)
+        component = make(component, *its_args, **its_kwargs)
+        reference = functools.partial(reference, *its_args, **its_kwargs)
     try:
-        expected = theirs(*args, **kwargs)
+        expected = reference(*args, **kwargs)
     except TypeError:
         with pytest.raises(InstantiationError):
-            instantiate(mine, *args, **kwargs)
+            instantiate(component, *args, **kwargs)
     else:
-        assert instantiate(mine, *args, **kwargs) == expected
+        assert instantiate(component, *args, **kwargs) == expected
 
 
-def test_partial_of_a_lazy_builds_the_components_in_both_and_is_written_as_one() -> None:
+def test_partial_of_a_lazy_builds_the_components_of_both_and_renders_as_one() -> None:
     inner: Any = lazy(Rows, nested(Letters, path="x"), source="s")
-    both = functools.partial(inner, options=lazy(Letters, path="y"))
-    made = instantiate(both)
-    assert (made.tokenizer.path, made.rest["options"].path) == ("x", "y")
-    assert lazy(Rows, nested(Letters, path="x"), source="s", options=lazy(Letters, path="y")) == both
-    assert render(Wrapped(both)) == (
+    combined = functools.partial(inner, options=lazy(Letters, path="y"))
+    result = instantiate(combined)
+    assert (result.tokenizer.path, result.options["options"].path) == ("x", "y")
+    assert lazy(Rows, nested(Letters, path="x"), source="s", options=lazy(Letters, path="y")) == combined
+    assert render(Wrapped(combined)) == (
         "part:\n"
         "  _component_: tests.config.sample.Rows\n"
         "  tokenizer:\n"
@@ -156,47 +156,47 @@ def test_partial_of_a_lazy_builds_the_components_in_both_and_is_written_as_one()
     )
 
 
-def test_partial_that_fills_what_the_recipe_passes_is_a_mistake_of_the_config() -> None:
+def test_partial_that_sets_an_argument_passed_by_the_recipe_is_a_mistake() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(Trained(functools.partial(Sgd, [], lr=0.1)))
     assert [(m.path, m.sentence) for m in caught.value.mistakes] == [
-        (("optimizer", "params"), "the recipe passes 'params' itself; leave it out")
+        (("optimizer", "params"), "the recipe passes 'params'; remove it")
     ]
 
 
 def make_all(parts: Sequence[Component[Letters]], first: str = "") -> list[str]:
-    """Build each of several components, as one that passes something to each does."""
+    """Build several components and prefix each result."""
     return [first + instantiate(part).path for part in parts]
 
 
-def test_components_that_a_callable_asks_for_are_left_to_it_by_position_as_by_name() -> None:
+def test_component_parameters_receive_components_by_position_and_by_name() -> None:
     parts: list[Component[Letters]] = [lazy(Letters, "x"), lazy(Letters, "y")]
     assert instantiate(lazy(make_all, parts=parts)) == ["x", "y"]
     assert instantiate(lazy(make_all, parts), "+") == ["+x", "+y"]
 
 
-def test_instantiate_does_not_let_the_built_object_change_the_config() -> None:
+def test_built_object_cannot_modify_the_config() -> None:
     component: Any = lazy(Rows, Letters("x"), source="s", tags=["a"])
-    instantiate(component).rest["tags"].append("b")
+    instantiate(component).options["tags"].append("b")
     assert component.keywords["tags"] == ["a"]
 
 
-def test_missing_argument_is_named_before_anything_is_called() -> None:
-    with pytest.raises(InstantiationError, match=r"tests\.config\.sample\.Sgd needs 'lr'"):
+def test_missing_argument_is_reported_before_the_call() -> None:
+    with pytest.raises(InstantiationError, match=r"tests\.config\.sample\.Sgd requires 'lr'"):
         instantiate(lazy(Sgd), [])
 
 
-def test_argument_given_twice_is_named() -> None:
+def test_duplicate_argument_is_reported() -> None:
     with pytest.raises(InstantiationError, match="'params' is passed by position and by name"):
         instantiate(lazy(Sgd, params=[], lr=1.0), [])
 
 
-def test_unknown_argument_is_named_with_the_nearest() -> None:
-    with pytest.raises(InstantiationError, match="takes no 'momentm'; did you mean 'momentum'"):
+def test_unknown_argument_is_reported_with_a_suggestion() -> None:
+    with pytest.raises(InstantiationError, match="has no argument 'momentm'; did you mean 'momentum'"):
         instantiate(lazy(Sgd, lr=1.0), [], momentm=1)
 
 
-def test_exception_of_a_component_is_kept_as_cause() -> None:
+def test_exception_of_a_component_is_the_cause() -> None:
     def fails() -> None:
         raise OSError("no disk")
 
@@ -205,20 +205,20 @@ def test_exception_of_a_component_is_kept_as_cause() -> None:
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_error_in_a_nested_component_says_which_argument_it_is() -> None:
+def test_error_in_a_nested_component_names_the_argument() -> None:
     broken: Any = lazy(Letters)
     with pytest.raises(
         InstantiationError,
-        match=r"test_component.py:\d+: tokenizer: tests.config.sample.Letters needs 'path'",
+        match=r"test_component.py:\d+: tokenizer: tests.config.sample.Letters requires 'path'",
     ):
         instantiate(lazy(Rows, tokenizer=broken))
 
 
-def test_unresolved_reference_says_to_resolve() -> None:
+def test_unresolved_reference_suggests_resolve() -> None:
     with pytest.raises(InstantiationError, match=r"call torchtune.config.resolve"):
         instantiate(lazy(Sgd, lr=ref("lr_scale")), [])
 
 
-def test_something_that_is_no_component_is_refused() -> None:
-    with pytest.raises(InstantiationError, match="takes a component"):
+def test_value_that_is_not_a_component_is_rejected() -> None:
+    with pytest.raises(InstantiationError, match="expected a lazy, a partial or a mapping"):
         instantiate(Layers)  # type: ignore[call-overload]  # the mistake under test

@@ -1,4 +1,4 @@
-"""Configs drawn at random: what is rendered loads back equal, and renders the same to the byte."""
+"""Random configs: each loads back equal from its rendering, and renders to the same bytes."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from torchtune.config import Component, Passed, lazy, load, nested, ref, render
 
 
 class Cast(sample.Optimizer):
-    """A component with arguments of torch's own kinds."""
+    """A component with arguments of many types."""
 
     def __init__(
         self,
@@ -29,16 +29,16 @@ class Cast(sample.Optimizer):
 
 @define(kw_only=True)
 class Drawn(sample.Config):
-    """The sample's config, and what it lacks."""
+    """The sample config with more types of fields."""
 
     precision: torch.dtype = torch.float32
     """A dtype."""
     maybe: Annotated[Component[sample.Optimizer] | None, Passed(1)] = None
-    """A component, or none."""
+    """An optional component."""
     scales: list[float] = field(factory=list)
-    """Floats of every size."""
+    """Floats."""
     pair: tuple[str, float | None] = ("a", None)
-    """A tuple of two kinds."""
+    """A tuple of two types."""
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).map(
@@ -74,7 +74,7 @@ optimizers = st.one_of(
     ),
 )
 
-drawn = st.builds(
+configs = st.builds(
     Drawn,
     output_dir=text,
     seed=st.none() | st.integers() | st.builds(lambda: ref("batch_size")),
@@ -91,7 +91,7 @@ drawn = st.builds(
     tokenizer=st.builds(lambda p: lazy(sample.Letters, path=p), text),
     dataset=plain_rows | joined,
     extra=st.lists(plain_rows, max_size=3),
-    validation=st.none() | st.builds(sample.Validation, every=st.integers(1), source=st.none() | text),
+    validation=st.none() | st.builds(sample.Validation, interval=st.integers(1), source=st.none() | text),
     precision=dtypes,
     maybe=st.none() | optimizers,
     scales=st.lists(number, max_size=4),
@@ -99,8 +99,8 @@ drawn = st.builds(
 )
 
 
-@given(drawn)
-def test_drawn_config_loads_back_equal_and_renders_the_same(cfg: Drawn) -> None:
+@given(configs)
+def test_random_config_loads_equal_and_renders_the_same(cfg: Drawn) -> None:
     rendered = render(cfg)
     loaded = load(rendered, Drawn)
     assert loaded == cfg

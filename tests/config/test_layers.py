@@ -12,12 +12,12 @@ HERE = "tests/config/sample.py"
 
 
 def line_of(text: str) -> int:
-    """Return the line of the sample on which a text stands."""
+    """Return the line of the sample that contains a text."""
     return 1 + next(i for i, line in enumerate(inspect.getsource(sample).splitlines()) if text in line)
 
 
-def rich(*words: str) -> Layers:
-    return sample.main.layers(f"{HERE}:rich", words)
+def rich(*overrides: str) -> Layers:
+    return sample.main.layers(f"{HERE}:rich", overrides)
 
 
 def origins(layers: Layers, *paths: str) -> list[str]:
@@ -26,9 +26,9 @@ def origins(layers: Layers, *paths: str) -> list[str]:
     ]
 
 
-def test_every_literal_of_a_config_function_has_its_file_and_line() -> None:
+def test_values_of_a_config_function_have_their_file_and_line() -> None:
     layers = rich()
-    wanted = {
+    source_lines = {
         "output_dir": 'return Config(output_dir="out"',
         "batch_size": 'return Config(output_dir="out"',
         "shade": "cfg.shade = Shade.DARK",
@@ -37,17 +37,17 @@ def test_every_literal_of_a_config_function_has_its_file_and_line() -> None:
         "optimizer.betas": "        betas=(0.8, 0.9),",
         "dataset.parts": "        parts=[",
         "extra.0.source": "cfg.extra = [",
-        "validation.every": "cfg.validation = Validation(every=3)",
+        "validation.interval": "cfg.validation = Validation(interval=3)",
         "validation.source": "cfg.validation.source = ref",
     }
-    assert origins(layers, *wanted) == [f"{HERE}:{line_of(text)}" for text in wanted.values()]
+    assert origins(layers, *source_lines) == [f"{HERE}:{line_of(text)}" for text in source_lines.values()]
 
 
-def test_what_no_layer_sets_is_a_default() -> None:
+def test_origin_of_a_value_that_no_layer_sets_is_the_default() -> None:
     assert origins(rich(), "seed", "tokenizer.path", "shuffle") == ["default of Config"] * 3
 
 
-def test_origins_of_yaml_and_overrides_name_the_line_and_the_word(tmp_path: Path) -> None:
+def test_origins_are_the_yaml_line_or_the_override(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("output_dir: x\n\noptimizer:\n  lr: 0.5\n")
     layers = sample.main.layers(str(file), ["seed=3"])
@@ -59,40 +59,42 @@ def test_origins_of_yaml_and_overrides_name_the_line_and_the_word(tmp_path: Path
     ]
 
 
-def test_config_object_survives_the_layers() -> None:
+def test_config_object_is_unchanged_by_the_layers() -> None:
     built = rich().build()
     assert built == resolve(sample.rich())
 
 
-def test_rendering_loads_back_equal_and_renders_the_same() -> None:
+def test_rendered_config_loads_equal_and_renders_the_same() -> None:
     for make in (sample.plain, sample.rich):
         text = render(make())
         assert load(text, sample.Config) == make()
         assert render(load(text, sample.Config)) == text
 
 
-def test_base_holds_what_a_yaml_file_does_not(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("output_dir: x\nbatch_size: 2\nvalidation: {every: 5, source: s}\n")
-    (tmp_path / "my.yaml").write_text("_base_: base.yaml\nvalidation: {every: 7}\n")
+def test_base_sets_the_fields_that_a_yaml_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "output_dir: x\nbatch_size: 2\nvalidation: {interval: 5, source: s}\n"
+    )
+    (tmp_path / "my.yaml").write_text("_base_: base.yaml\nvalidation: {interval: 7}\n")
     cfg = sample.main.layers(str(tmp_path / "my.yaml")).build()
-    assert (cfg.batch_size, cfg.validation.every, cfg.validation.source) == (2, 7, "s")
+    assert (cfg.batch_size, cfg.validation.interval, cfg.validation.source) == (2, 7, "s")
 
 
-def test_base_that_leads_back_is_a_mistake(tmp_path: Path) -> None:
+def test_circular_base_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("_base_: b.yaml\n")
     (tmp_path / "b.yaml").write_text("_base_: a.yaml\n")
     with pytest.raises(ConfigError, match="leads back to this file"):
         sample.main.layers(str(tmp_path / "a.yaml"))
 
 
-def test_yaml_that_names_a_component_replaces_its_arguments(tmp_path: Path) -> None:
+def test_yaml_with_a_component_key_replaces_all_arguments(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "output_dir: x\noptimizer:\n  _component_: tests.config.sample.Adam\n  fused: true\n"
     )
     assert sample.main.layers(str(tmp_path / "my.yaml")).build().optimizer == lazy(sample.Adam, fused=True)
 
 
-def test_yaml_without_a_component_changes_arguments(tmp_path: Path) -> None:
+def test_yaml_without_a_component_key_changes_single_arguments(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("output_dir: x\noptimizer:\n  fused: true\n")
     assert sample.main.layers(str(tmp_path / "my.yaml")).build().optimizer == lazy(
         sample.Adam, lr=2e-5, fused=True
@@ -136,22 +138,24 @@ VALUES: list[tuple[str, str, object]] = [
 
 
 @pytest.mark.parametrize(("word", "field", "value"), VALUES)
-def test_value_is_read_by_its_fields_type_in_every_spelling(word: str, field: str, value: object) -> None:
+def test_override_is_converted_to_the_type_of_its_field_in_every_spelling(
+    word: str, field: str, value: object
+) -> None:
     key, _, text = word.partition("=")
-    for words in ([word], ["--override", word], [f"--{word}"], [f"--{key}", text]):
-        found = getattr(rich(*words).build(), field)
-        assert found == value
-        assert type(found) is type(value) or word.startswith("output_dir=$$")
+    for overrides in ([word], ["--override", word], [f"--{word}"], [f"--{key}", text]):
+        result = getattr(rich(*overrides).build(), field)
+        assert result == value
+        assert type(result) is type(value) or word.startswith("output_dir=$$")
 
 
-def test_naming_a_field_of_an_empty_section_switches_it_on() -> None:
+def test_setting_a_field_of_a_null_section_creates_it() -> None:
     cfg = sample.main.layers(f"{HERE}:plain", ["validation.source=rows"]).build()
     assert cfg.validation == sample.Validation(source="rows")
 
 
-def test_swapping_a_component_drops_its_arguments_and_says_so_in_any_order() -> None:
-    words = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
-    for order in (words, words[::-1]):
+def test_swapping_a_component_drops_its_arguments_with_a_note_in_any_order() -> None:
+    overrides = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
+    for order in (overrides, overrides[::-1]):
         layers = rich(*order)
         assert layers.build().optimizer == lazy(sample.Sgd, lr=0.1)
         (note,) = layers.notes
@@ -159,12 +163,12 @@ def test_swapping_a_component_drops_its_arguments_and_says_so_in_any_order() -> 
 
 
 def test_an_argument_that_is_set_again_is_not_reported_as_dropped() -> None:
-    words = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
-    for order in (words, words[::-1]):
+    overrides = ["optimizer=tests.config.sample.Sgd", "optimizer.lr=0.1"]
+    for order in (overrides, overrides[::-1]):
         assert sample.main.layers(f"{HERE}:plain", order).notes == []
 
 
-def test_components_in_lists_are_swapped_changed_and_added() -> None:
+def test_components_in_lists_can_be_swapped_changed_and_added() -> None:
     extra = (
         rich(
             "extra.1.packed=false", "extra.0.source=s", "+extra=tests.config.sample.Rows", "extra.2.source=t"
@@ -179,38 +183,38 @@ def test_components_in_lists_are_swapped_changed_and_added() -> None:
     ]
 
 
-def test_nested_component_is_swapped_and_changed() -> None:
+def test_nested_component_can_be_changed() -> None:
     cfg = rich("dataset.parts.0.tokenizer.lower=true", "dataset.parts.0.source=z").build()
     part = cfg.dataset.keywords["parts"][0]
     assert part == lazy(sample.Rows, nested(sample.Letters, "x", lower=True), source="z")
 
 
-def test_component_key_swaps_like_the_field_itself() -> None:
+def test_component_key_swaps_a_component_like_its_field() -> None:
     swapped: Any = rich("optimizer._component_=tests.config.sample.Sgd", "optimizer.lr=0.1").build()
     assert swapped.optimizer == lazy(sample.Sgd, lr=0.1)
 
 
-def test_outer_override_comes_before_the_inner_one_in_any_order() -> None:
-    for words in (
-        ["validation.every=3", "validation={source: s}"],
-        ["validation={source: s}", "validation.every=3"],
+def test_outer_override_is_applied_before_inner_ones_in_any_order() -> None:
+    for overrides in (
+        ["validation.interval=3", "validation={source: s}"],
+        ["validation={source: s}", "validation.interval=3"],
     ):
-        assert rich(*words).build().validation == sample.Validation(every=3, source="s")
+        assert rich(*overrides).build().validation == sample.Validation(interval=3, source="s")
 
 
 # Interpolation
 
 
-def test_interpolation_keeps_the_type_alone_and_joins_text_otherwise() -> None:
+def test_interpolation_keeps_the_type_alone_and_is_text_within_text() -> None:
     cfg = rich("tags=['${batch_size}-${shuffle}', '$${raw}', '${folder}']").build()
     assert cfg.tags == ["8-true", "${raw}", "data"]
     assert rich("epochs=${batch_size}").build().epochs == 8
 
 
-def test_reference_to_a_component_copies_it_whole() -> None:
+def test_reference_to_a_component_copies_the_component() -> None:
     assert rich().build().dataset.keywords["parts"][1] == rich().build().dataset.keywords["parts"][0]
 
 
-def test_circle_is_shown() -> None:
-    with pytest.raises(ConfigError, match=r"references lead in a circle: folder -> output_dir -> folder"):
+def test_circular_reference_is_reported_with_its_path() -> None:
+    with pytest.raises(ConfigError, match=r"circular references: folder -> output_dir -> folder"):
         rich("folder=${output_dir}", "output_dir=${folder}").build()

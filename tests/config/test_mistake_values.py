@@ -1,4 +1,4 @@
-"""A mistake is a value: its fields decide where it is reported and how, and no wording does."""
+"""A mistake is a value: its fields, not its wording, determine how and where it is reported."""
 
 import ast
 import pickle
@@ -22,11 +22,11 @@ from torchtune.runs import Recipe
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def mistakes_in(recipe: Recipe[Any], yaml: str, folder: Path, *words: str) -> tuple[Mistake, ...]:
-    """Return the mistakes of a YAML text with overrides."""
+def mistakes_in(recipe: Recipe[Any], yaml: str, folder: Path, *overrides: str) -> tuple[Mistake, ...]:
+    """Return the mistakes in a YAML text with overrides."""
     (folder / "my.yaml").write_text(yaml)
     with pytest.raises(ConfigError) as caught:
-        recipe.layers(str(folder / "my.yaml"), words).build()
+        recipe.layers(str(folder / "my.yaml"), overrides).build()
     return caught.value.mistakes
 
 
@@ -48,7 +48,7 @@ ONE: dict[tuple[str, ...], Fields] = {
         "optimizer",
         "",
         "",
-        "if you know its code, add --allow numpy",
+        "if you trust its code, add --allow numpy",
         2,
     ),
     ("optimizer: {_component_: tests.config.sample.Sgd}",): ("component", "optimizer", "", "", "", 2),
@@ -60,31 +60,31 @@ ONE: dict[tuple[str, ...], Fields] = {
 
 
 @pytest.mark.parametrize(("number", "case"), list(enumerate(ONE)))
-def test_each_kind_has_its_fields(number: int, case: tuple[str, ...], tmp_path: Path) -> None:
-    yaml, *words = case
-    (found,) = mistakes_in(sample.main, f"output_dir: out\n{yaml}\n", tmp_path, *words)
+def test_each_kind_of_mistake_sets_its_fields(number: int, case: tuple[str, ...], tmp_path: Path) -> None:
+    yaml, *overrides = case
+    (mistake,) = mistakes_in(sample.main, f"output_dir: out\n{yaml}\n", tmp_path, *overrides)
     kind, path, expected, got, suggestion, line = ONE[case]
-    assert (found.kind, dotted(found.path), found.location.line) == (kind, path, line), found
-    assert (found.expected, found.got, found.suggestion) == (expected, got, suggestion)
-    assert found.location.kind == ("file" if line else "command line")
+    assert (mistake.kind, dotted(mistake.path), mistake.location.line) == (kind, path, line), mistake
+    assert (mistake.expected, mistake.got, mistake.suggestion) == (expected, got, suggestion)
+    assert mistake.location.kind == ("file" if line else "command line")
 
 
-def test_a_missing_field_is_of_the_last_file_and_says_what_it_takes(tmp_path: Path) -> None:
-    (found,) = mistakes_in(sample.main, "seed: 1\n", tmp_path)
-    assert (found.kind, found.path, found.expected) == ("missing", ("output_dir",), "text")
-    assert found.suggestion == "write output_dir=..."
-    assert (found.location.line, found.location.kind) == (0, "file")
-    assert found.documentation == "Where the run writes."
+def test_missing_field_is_located_in_the_last_file_and_has_its_type(tmp_path: Path) -> None:
+    (mistake,) = mistakes_in(sample.main, "seed: 1\n", tmp_path)
+    assert (mistake.kind, mistake.path, mistake.expected) == ("missing", ("output_dir",), "text")
+    assert mistake.suggestion == "write output_dir=..."
+    assert (mistake.location.line, mistake.location.kind) == (0, "file")
+    assert mistake.documentation == "Where the run writes."
     line = "my.yaml: output_dir: is required: text; write output_dir=... (Where the run writes)"
-    assert str(found).endswith(line)
+    assert str(mistake).endswith(line)
 
 
-def test_locations_sort_as_a_reader_meets_them(tmp_path: Path) -> None:
+def test_locations_sort_in_reading_order(tmp_path: Path) -> None:
     yaml = "output_dir: out\nepochs: 0\nseed: x\n"
-    found = mistakes_in(sample.main, yaml, tmp_path, "shuffle=1", "batch_size=0", "--nothing")
-    assert [m.kind for m in found] == ["word", "rule", "wrong_type", "wrong_type", "rule"]
-    assert [m.location for m in found] == sorted(m.location for m in found)
-    assert [str(m.location).rpartition("/")[2] for m in found] == [
+    mistakes = mistakes_in(sample.main, yaml, tmp_path, "shuffle=1", "batch_size=0", "--nothing")
+    assert [m.kind for m in mistakes] == ["word", "rule", "wrong_type", "wrong_type", "rule"]
+    assert [m.location for m in mistakes] == sorted(m.location for m in mistakes)
+    assert [str(m.location).rpartition("/")[2] for m in mistakes] == [
         "--nothing",
         "my.yaml:2",
         "my.yaml:3",
@@ -97,8 +97,8 @@ MESSAGE = {"rule": "", "contradiction": "", "foreign": ""}
 
 
 def _pair(cfg: "RuledConfig", _: object, value: int) -> None:
-    if value > cfg.most:
-        raise FieldError(MESSAGE["rule"], "count", "most")
+    if value > cfg.maximum:
+        raise FieldError(MESSAGE["rule"], "count", "maximum")
 
 
 def _foreign(_cfg: "RuledConfig", _attribute: object, value: str) -> None:
@@ -108,7 +108,7 @@ def _foreign(_cfg: "RuledConfig", _attribute: object, value: str) -> None:
 
 @define(kw_only=True)
 class Span:
-    """A section with a rule of its own."""
+    """A section with a rule."""
 
     low: int = 0
     high: int = 10
@@ -121,10 +121,10 @@ class Span:
 
 @define(kw_only=True)
 class RuledConfig:
-    """Rules over several fields, whose messages the tests choose."""
+    """A config with rules over several fields, whose messages are set by the tests."""
 
     count: int = field(default=5, validator=_pair)
-    most: int = 10
+    maximum: int = 10
     other: int = 0
     span: Span = field(factory=Span)
     word: str = field(default="good", validator=_foreign)
@@ -136,7 +136,7 @@ def ruled(cfg: RuledConfig) -> None:
 
 
 WORDINGS = [
-    "count is more than most",
+    "count is more than maximum",
     "expected something else, got this",
     "is required: other",
     "other, name, high, low, count",
@@ -145,74 +145,74 @@ WORDINGS = [
 
 
 @pytest.mark.parametrize("wording", WORDINGS)
-def test_rewording_a_rule_moves_nothing(
+def test_wording_of_a_rule_does_not_affect_its_location(
     wording: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in MESSAGE:
         monkeypatch.setitem(MESSAGE, name, wording)
-    yaml = "other: 1\nmost: 3\nspan:\n  low: 20\n  name: x\nword: bad\n"
+    yaml = "other: 1\nmaximum: 3\nspan:\n  low: 20\n  name: x\nword: bad\n"
     rule, contradiction, foreign = mistakes_in(ruled, yaml, tmp_path)
-    # `count` is a default, so what contradicts it is `most`, on line 2.
-    assert (rule.kind, rule.path, rule.fields) == ("rule", ("count",), ("count", "most"))
+    # `count` is a default, so the mistake is at `maximum`, on line 2.
+    assert (rule.kind, rule.path, rule.fields) == ("rule", ("count",), ("count", "maximum"))
     assert rule.location.line == 2
-    # `high` is a default, so it is `low`, on line 4, and not `name`, which is set after it.
+    # `high` is a default, so the mistake is at `low`, on line 4, not at `name`, which is set after it.
     assert (contradiction.kind, contradiction.path) == ("contradiction", ("span",))
     assert (contradiction.fields, contradiction.location.line) == (("low", "high"), 4)
-    # A ValueError of somebody else's names no fields, so the validated one it is.
+    # A plain ValueError names no fields, so the mistake is at the validated field.
     assert (foreign.kind, foreign.path, foreign.location.line) == ("rule", ("word",), 6)
     if wording:
         assert rule.sentence == foreign.sentence == wording
         assert contradiction.sentence == f"low: {wording}"
 
 
-def test_a_rule_of_a_field_that_was_set_is_reported_there(
+def test_rule_of_a_field_that_was_set_is_reported_at_that_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MESSAGE, "rule", "most is too small")
-    (found,) = mistakes_in(ruled, "count: 11\nmost: 10\n", tmp_path)
-    assert found.location.line == 1
-    (found,) = mistakes_in(ruled, "most: 4\nother: 1\n", tmp_path)
-    assert found.location.line == 1
+    monkeypatch.setitem(MESSAGE, "rule", "maximum is too small")
+    (mistake,) = mistakes_in(ruled, "count: 11\nmaximum: 10\n", tmp_path)
+    assert mistake.location.line == 1
+    (mistake,) = mistakes_in(ruled, "maximum: 4\nother: 1\n", tmp_path)
+    assert mistake.location.line == 1
 
 
-def test_a_foreign_contradiction_is_of_all_that_was_set_in_its_class(
+def test_contradiction_without_fields_is_located_at_the_last_field_that_was_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def contradicts(self: odd.OddConfig) -> None:
-        raise ValueError("start and end do not fit")
+        raise ValueError("start and end do not match")
 
     monkeypatch.setattr(odd.OddConfig, "__attrs_post_init__", contradicts)
-    (found,) = mistakes_in(odd.main, "start: 4\nprefix: x\nlabel: y\n", tmp_path)
-    assert (found.kind, found.path, found.fields, found.location.line) == ("contradiction", (), (), 3)
+    (mistake,) = mistakes_in(odd.main, "start: 4\nprefix: x\nlabel: y\n", tmp_path)
+    assert (mistake.kind, mistake.path, mistake.fields, mistake.location.line) == ("contradiction", (), (), 3)
 
 
-def test_names_of_types_are_words_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptions_of_types_affect_only_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = [types.metavar(t) for t in (int, int | None, list[int], Path | None, str | list[str])]
     monkeypatch.setitem(types.SCALARS, int, "a whole number or so")
-    (found,) = mistakes_in(sample.main, "output_dir: o\nbatch_size: x\n", tmp_path)
-    assert str(found).endswith("my.yaml:2: batch_size: expected a whole number or so above 0, got 'x'")
-    (found,) = mistakes_in(wide.main, "steps: 1\nsmall: x\n", tmp_path)
-    assert found.expected == "a whole number or so above 0"
+    (mistake,) = mistakes_in(sample.main, "output_dir: o\nbatch_size: x\n", tmp_path)
+    assert str(mistake).endswith("my.yaml:2: batch_size: expected a whole number or so above 0, got 'x'")
+    (mistake,) = mistakes_in(wide.main, "steps: 1\nsmall: x\n", tmp_path)
+    assert mistake.expected == "a whole number or so above 0"
     after = [types.metavar(t) for t in (int, int | None, list[int], Path | None, str | list[str])]
     assert before == after == ["INT", "INT|null", "LIST", "PATH|null", "TEXT|LIST"]
 
 
-def test_what_a_forgotten_config_would_have_set_is_not_missing_whatever_that_is_called(
+def test_forgotten_config_is_the_only_mistake_regardless_of_the_wording(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(f: classes.Field) -> Mistake:
+    def missing_field(f: classes.Field) -> Mistake:
         return Mistake("missing", "is nowhere", path=(f.name,))
 
-    monkeypatch.setattr(classes, "missing", missing)
+    monkeypatch.setattr(classes, "missing_field", missing_field)
     assert main(["validate", "lora_finetune"]) == 2
     assert capsys.readouterr().err.startswith(
-        "1 mistake in the config of lora_finetune:\n  --config: none is"
+        "1 mistake in the config of lora_finetune:\n  --config: no config is named"
     )
     assert main(["validate", "lora_finetune", "--config"]) == 2
     assert "nowhere" not in capsys.readouterr().err
 
 
-def test_the_printer_colours_fields_and_prints_what_str_gives(
+def test_printed_mistakes_are_their_str_with_coloured_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -223,19 +223,19 @@ def test_the_printer_colours_fields_and_prints_what_str_gives(
     with pytest.raises(ConfigError) as caught:
         sample.main.layers(call[2]).build("the config of sample")
     assert re.sub(r"\x1b\[[\d;]*m", "", text) == f"{caught.value}\n"
-    where = f"\x1b[36m{tmp_path}/my.yaml"
-    assert f"{where}:2\x1b[0m: \x1b[1mseed\x1b[0m: expected an int or null, got 'seed: x'" in text
-    assert f"{where}:3\x1b[0m: \x1b[1ma: b\x1b[0m: no 'a: b'" in text
+    file_location = f"\x1b[36m{tmp_path}/my.yaml"
+    assert f"{file_location}:2\x1b[0m: \x1b[1mseed\x1b[0m: expected an int or null, got 'seed: x'" in text
+    assert f"{file_location}:3\x1b[0m: \x1b[1ma: b\x1b[0m: unknown field 'a: b'" in text
 
 
-def test_errors_travel_between_processes_whole(tmp_path: Path) -> None:
-    found = mistakes_in(sample.main, "batch_sizee: 0\n", tmp_path)
-    copy = pickle.loads(pickle.dumps(ConfigError(found, "x")))
-    assert (copy.mistakes, copy.of, str(copy)) == (found, "x", str(ConfigError(found, "x")))
-    rule = pickle.loads(pickle.dumps(FieldError("must be even", "count", "most")))
+def test_errors_survive_pickling(tmp_path: Path) -> None:
+    mistakes = mistakes_in(sample.main, "batch_sizee: 0\n", tmp_path)
+    copy = pickle.loads(pickle.dumps(ConfigError(mistakes, "x")))
+    assert (copy.mistakes, copy.subject, str(copy)) == (mistakes, "x", str(ConfigError(mistakes, "x")))
+    rule = pickle.loads(pickle.dumps(FieldError("must be even", "count", "maximum")))
     assert (rule.message, rule.fields, str(rule)) == (
         "must be even",
-        ("count", "most"),
+        ("count", "maximum"),
         "count: must be even",
     )
 
@@ -243,18 +243,18 @@ def test_errors_travel_between_processes_whole(tmp_path: Path) -> None:
 TEXT_METHODS = {"startswith", "endswith", "removeprefix", "removesuffix", "replace", "split", "partition"}
 TEXT_METHODS |= {"rpartition", "splitlines", "find", "index", "strip"}
 FOREIGN = {
-    "config/_yaml.py": "PyYAML's message of several lines is shown by its first",
-    "cli/_worker.py": "gloo and nccl raise RuntimeError for whatever happens",
-    "cli/_download.py": "a server's message of several lines is shown by its first",
-    "utils/metric_logging.py": "a logger's message of several lines is shown by its first",
-    "training/_memory.py": "torch has no class for memory that runs out on the CPU",
+    "config/_yaml.py": "only the first line of PyYAML's message is shown",
+    "cli/_worker.py": "gloo and nccl raise RuntimeError for every failure",
+    "cli/_download.py": "only the first line of a server's message is shown",
+    "utils/metric_logging.py": "only the first line of a logger's message is shown",
+    "training/_run_memory.py": "torch has no class for memory that runs out on the CPU",
     "training/_score.py": "torch has no class for memory that runs out on the CPU",
 }
-"""Where the text of an exception of another library is looked at, and why."""
+"""Files that inspect the exception message of another library, and why."""
 
 
 def is_message(node: ast.expr) -> bool:
-    """Tell whether an expression is the text of a mistake or of an exception."""
+    """Return whether an expression is the text of a mistake or of an exception."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return node.func.id == "str" and isinstance(node.args[0], ast.Name) and "error" in node.args[0].id
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -262,8 +262,8 @@ def is_message(node: ast.expr) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in ("message", "sentence")
 
 
-def looks_into_a_message(node: ast.AST) -> bool:
-    """Tell whether an expression searches, splits or edits such a text."""
+def inspects_a_message(node: ast.AST) -> bool:
+    """Return whether an expression searches, splits or edits such text."""
     if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
         return any(map(is_message, node.comparators))
     if not isinstance(node, ast.Call):
@@ -275,10 +275,10 @@ def looks_into_a_message(node: ast.AST) -> bool:
     )
 
 
-def test_nothing_searches_splits_or_edits_the_text_of_a_message() -> None:
-    found = set()
+def test_no_code_inspects_the_text_of_a_message() -> None:
+    files = set()
     for package in ("config", "cli", "training", "utils"):
         for file in sorted((ROOT / "torchtune" / package).glob("*.py")):
-            if any(map(looks_into_a_message, ast.walk(ast.parse(file.read_text())))):
-                found.add(f"{package}/{file.name}")
-    assert found == FOREIGN.keys()
+            if any(map(inspects_a_message, ast.walk(ast.parse(file.read_text())))):
+                files.add(f"{package}/{file.name}")
+    assert files == FOREIGN.keys()

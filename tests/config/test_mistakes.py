@@ -9,9 +9,9 @@ from torchtune.config.model import dotted
 
 HEAD = "output_dir: out\n"
 
-# YAML text, and the one mistake in it.
+# YAML text and its only mistake.
 YAML = {
-    "batch_sizee: 4": "my.yaml:2: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+    "batch_sizee: 4": "my.yaml:2: batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?",
     "batch_size: four": "my.yaml:2: batch_size: expected an int above 0, got 'four'",
     "batch_size: 0": "my.yaml:2: batch_size: expected an int above 0, got 0",
     "batch_size: 3.7": "my.yaml:2: batch_size: expected an int above 0, got 3.7",
@@ -25,36 +25,37 @@ YAML = {
     "shade: grey": "my.yaml:2: shade: expected one of 'light', 'dark', got 'grey'",
     "folder: 3": "my.yaml:2: folder: expected a path, got 3",
     "folder: ''": "my.yaml:2: folder: expected a path, got ''",
-    "tags: word": "my.yaml:2: tags: expected a list, each text, got 'word'",
+    "tags: word": "my.yaml:2: tags: expected a list, each item text, got 'word'",
     "tags: [a, 3]": "my.yaml:2: tags.1: expected text, got 3",
     "sizes: [1, x]": "my.yaml:2: sizes.1: expected an int, got 'x'",
     "limits: {a: b}": "my.yaml:2: limits.a: expected an int, got 'b'",
     "limits: [1]": "my.yaml:2: limits: expected a mapping, got [1]",
     "validation: 3": "my.yaml:2: validation: expected a mapping with fields of Validation or null, got 3",
-    "validation:\n  every: -1": "my.yaml:3: validation.every: expected an int above 0, got -1",
-    "validation:\n  evry: 1": "my.yaml:3: validation.evry: no 'evry'; did you mean 'every'?",
+    "validation:\n  interval: -1": "my.yaml:3: validation.interval: expected an int above 0, got -1",
+    "validation:\n  intervl: 1": "my.yaml:3: validation.intervl: unknown field 'intervl'; did you mean 'interval'?",
     "optimizer: null": "my.yaml:2: optimizer: expected a component that builds an Optimizer, "
-    "a mapping with _component_, got null",
-    "optimizer:\n  lrr: 1": "my.yaml:3: optimizer.lrr: tests.config.sample.Adam takes no 'lrr'; did you mean 'lr'?",
+    "written as a mapping with _component_, got null",
+    "optimizer:\n  lrr: 1": "my.yaml:3: optimizer.lrr: tests.config.sample.Adam has no argument 'lrr'; "
+    "did you mean 'lr'?",
     "optimizer:\n  lr: x": "my.yaml:3: optimizer.lr: expected a float, got 'x'",
     "optimizer:\n  betas: [0.9]": "my.yaml:3: optimizer.betas: expected a list of 2: a float, a float, got [0.9]",
-    "optimizer:\n  params: []": "my.yaml:3: optimizer.params: the recipe passes 'params' itself; leave it out",
-    "optimizer:\n  _component_: tests.config.sample.Sgd": "my.yaml:3: optimizer: tests.config.sample.Sgd needs 'lr'",
+    "optimizer:\n  params: []": "my.yaml:3: optimizer.params: the recipe passes 'params'; remove it",
+    "optimizer:\n  _component_: tests.config.sample.Sgd": "my.yaml:3: optimizer: tests.config.sample.Sgd requires 'lr'",
     "optimizer:\n  _component_: tests.config.sample.Agam": "my.yaml:3: optimizer: tests.config.sample has no 'Agam'; "
     "did you mean 'Adam'?",
     "optimizer:\n  _component_: tests.config.sample.Letters\n  path: x": "my.yaml:3: optimizer: "
     "tests.config.sample.Letters builds a Letters, not an Optimizer",
     "optimizer:\n  _component_: 3": "my.yaml:3: optimizer._component_: expected a dotpath, got 3",
     "optimizer:\n  _component_: Adam": "my.yaml:3: optimizer: 'Adam' is not a dotpath; did you mean 'torch.optim.Adam'",
-    "optimizer:\n  _component_: os.system": "my.yaml:3: optimizer: os.system is refused: "
-    "'os' is part of Python itself, which holds no components",
-    "optimizer:\n  _component_: numpy.array": "my.yaml:3: optimizer: numpy.array is refused: 'numpy' is not trusted; "
-    "if you know its code, add --allow numpy",
+    "optimizer:\n  _component_: os.system": "my.yaml:3: optimizer: os.system is not allowed: "
+    "'os' is in the standard library, which contains no components",
+    "optimizer:\n  _component_: numpy.array": "my.yaml:3: optimizer: numpy.array is not allowed: "
+    "'numpy' is not trusted; if you trust its code, add --allow numpy",
     "dataset:\n  _component_: tests.config.sample.unannotated": "my.yaml:3: dataset: "
-    "tests.config.sample.unannotated does not say what it returns; annotate its result",
-    "tokenizer:\n  path: ${output_dirr}": "my.yaml:3: tokenizer.path: ${output_dirr} names nothing; "
+    "tests.config.sample.unannotated has no return annotation; add one",
+    "tokenizer:\n  path: ${output_dirr}": "my.yaml:3: tokenizer.path: ${output_dirr} not found; "
     "did you mean 'output_dir'?",
-    "seed: ${seed}": "my.yaml:2: seed: references lead in a circle: seed -> seed",
+    "seed: ${seed}": "my.yaml:2: seed: circular references: seed -> seed",
     "batch_size: ${folder}": "my.yaml:2: batch_size: expected an int above 0, got 'data'",
     "tags: ['x ${limits}']": "my.yaml:2: tags.0: ${limits} is not a single value, so it cannot be part of text",
     "output_dir: twice": "my.yaml:2: output_dir: duplicate key 'output_dir', first on line 1; keep one of them",
@@ -65,65 +66,67 @@ YAML = {
     f"lr_scale: 1{'0' * 400}": "my.yaml:2: lr_scale: expected a float, got 1000",
     "level: 7": "my.yaml:2: level: expected one of 1, 2, got 7",
     "tone: zzz": "my.yaml:2: tone: expected one of 'warm', 'cool', got 'zzz'",
-    '"n\\nx": 1': "my.yaml:2: n\\nx: no 'n\\nx'",
-    "_base_: nothing_like_it": "my.yaml:2: _base_: no config 'nothing_like_it'; there is",
+    '"n\\nx": 1': "my.yaml:2: n\\nx: unknown field 'n\\nx'",
+    "_base_: nothing_like_it": "my.yaml:2: _base_: no config 'nothing_like_it'; choose one of",
     "_base_: evil.py:f": "my.yaml:2: _base_: expected a registered config or a YAML file, got 'evil.py:f'",
 }
 
 
 @pytest.mark.parametrize(("yaml", "mistake"), YAML.items())
-def test_yaml_mistake_is_found_with_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
-    (found,) = mistakes_of(yaml=HEAD + yaml, folder=tmp_path)
-    assert found.startswith(mistake)
+def test_yaml_mistake_has_line_path_and_suggestion(yaml: str, mistake: str, tmp_path: Path) -> None:
+    (line,) = mistakes_of(yaml=HEAD + yaml, folder=tmp_path)
+    assert line.startswith(mistake)
 
 
-WORDS = {
-    ("batch_sizee=4",): "batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+OVERRIDES = {
+    ("batch_sizee=4",): "batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?",
     ("batch_size=four",): "batch_size: expected an int above 0, got 'four'",
     ("batch_size=-1",): "batch_size: expected an int above 0, got -1",
     ("batch_size.x=1",): "batch_size.x: batch_size is a single value; it has no 'x'",
     ("shuffle=yes",): "shuffle: expected true or false, got 'yes'",
-    ("optimizer.lrr=1",): "optimizer.lrr: tests.config.sample.Adam takes no 'lrr'; did you mean 'lr'?",
-    ("optimizer=tests.config.sample.Sgd",): "optimizer: tests.config.sample.Sgd needs 'lr'",
+    ("optimizer.lrr=1",): "optimizer.lrr: tests.config.sample.Adam has no argument 'lrr'; did you mean 'lr'?",
+    ("optimizer=tests.config.sample.Sgd",): "optimizer: tests.config.sample.Sgd requires 'lr'",
     ("optimizer=tests.config.sample.Letters",): "optimizer: tests.config.sample.Letters builds a Letters",
-    ("optimizer=os.system",): "optimizer: os.system is refused",
-    ("validation.evry=3",): "validation.evry: no 'evry'; did you mean 'every'?",
-    ("validation.every=0",): "validation.every: expected an int above 0, got 0",
-    ("extra.0.packed=true",): "extra.0: the list has 0 items, counted from 0",
-    ("+batch_size=3",): "batch_size: + adds to a list, and this is none",
-    ("+nothing=3",): "nothing: no 'nothing'",
+    ("optimizer=os.system",): "optimizer: os.system is not allowed",
+    ("validation.intervl=3",): "validation.intervl: unknown field 'intervl'; did you mean 'interval'?",
+    ("validation.interval=0",): "validation.interval: expected an int above 0, got 0",
+    ("extra.0.packed=true",): "extra.0: index out of range; the list has 0 items, counted from 0",
+    ("+batch_size=3",): "batch_size: `+=` needs a list; this field is not one",
+    ("+nothing=3",): "nothing: unknown field 'nothing'",
     ("output_dir=default",): "",
     ("epochs=default", "batch_size=default"): "",
-    ("tokenizer.path=${nowhere}",): "tokenizer.path: ${nowhere} names nothing",
+    ("tokenizer.path=${nowhere}",): "tokenizer.path: ${nowhere} not found",
 }
 
 
-@pytest.mark.parametrize(("words", "mistake"), WORDS.items())
-def test_override_mistake_is_the_same_in_all_three_spellings(words: tuple[str, ...], mistake: str) -> None:
-    plain = mistakes_of(*words)
-    assert plain == mistakes_of("--override", *words)
-    if not words[0].startswith("+"):
-        assert plain == mistakes_of(*(f"--{word}" for word in words))
-        assert plain == mistakes_of(*(part for word in words for part in f"--{word}".split("=", 1)))
+@pytest.mark.parametrize(("overrides", "mistake"), OVERRIDES.items())
+def test_override_mistake_is_the_same_in_every_spelling(overrides: tuple[str, ...], mistake: str) -> None:
+    plain = mistakes_of(*overrides)
+    assert plain == mistakes_of("--override", *overrides)
+    if not overrides[0].startswith("+"):
+        assert plain == mistakes_of(*(f"--{override}" for override in overrides))
+        assert plain == mistakes_of(
+            *(part for override in overrides for part in f"--{override}".split("=", 1))
+        )
     assert len(plain) == bool(mistake)
     for line in plain:
-        assert line.startswith(f"--override {words[0]}: {mistake}")
+        assert line.startswith(f"--override {overrides[0]}: {mistake}")
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
-        (["--override"], "--override: needs key=value after it"),
+        (["--override"], "--override: must be followed by key=value"),
         (["--batch_size"], "--batch_size: needs a value"),
         (["--batch_size", "--seed", "3"], "--batch_size: needs a value"),
         (["word"], "word: expected key=value"),
     ],
 )
-def test_words_that_are_no_override_are_mistakes(words: list[str], message: str) -> None:
-    assert mistakes_of(*words)[0].startswith(message)
+def test_arguments_that_are_not_overrides_are_mistakes(overrides: list[str], message: str) -> None:
+    assert mistakes_of(*overrides)[0].startswith(message)
 
 
-def test_all_mistakes_of_all_layers_come_in_one_list(tmp_path: Path) -> None:
+def test_mistakes_of_all_layers_are_in_one_list(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("batch_size: 0\noptimizer:\n  lrr: 1\nnope: 1\n")
     with pytest.raises(ConfigError) as caught:
@@ -143,11 +146,11 @@ def test_all_mistakes_of_all_layers_come_in_one_list(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", "is empty"),
-        ("- a\n- b\n", "holds a list"),
-        ("word", "holds a single value"),
+        ("- a\n- b\n", "contains a list"),
+        ("word", "contains a single value"),
     ],
 )
-def test_file_that_holds_no_mapping_says_so(text: str, message: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_mapping_is_a_mistake(text: str, message: str, tmp_path: Path) -> None:
     assert message in mistakes_of(yaml=text, folder=tmp_path)[0]
 
 
@@ -156,16 +159,16 @@ def test_missing_file_is_one_mistake(tmp_path: Path) -> None:
         sample.main.layers(str(tmp_path / "none.yaml"))
 
 
-def test_direct_construction_validates_at_once_and_passes_over_references() -> None:
+def test_constructor_validates_values_but_not_references() -> None:
     with pytest.raises(ValueError, match="batch_size: expected a value above 0, got 0"):
         sample.Config(output_dir="x", batch_size=0)
     cfg = sample.plain()
     with pytest.raises(ValueError, match="batch_size"):
         cfg.batch_size = -1
-    cfg.batch_size = "${epochs}"  # type: ignore[assignment]  # what ref() is at run time
+    cfg.batch_size = "${epochs}"  # type: ignore[assignment]  # the result of ref() at run time
     assert resolve(cfg).batch_size == 1
 
 
-def test_slots_refuse_a_misspelt_field() -> None:
+def test_slots_reject_a_misspelled_field() -> None:
     with pytest.raises(AttributeError):
         sample.plain().batch_sizee = 3  # type: ignore[attr-defined]  # the mistake under test

@@ -1,4 +1,4 @@
-"""Contradictions, nested components in unions, mappings: each mistake where it was made, each value kept."""
+"""Contradictions, mappings, and nested components in unions: values, and locations of mistakes."""
 
 from pathlib import Path
 
@@ -13,21 +13,21 @@ RECIPE = str(Path(odd.__file__))
 ODD = "tests.config.odd"
 
 
-def mistakes(yaml: str, folder: Path, *words: str) -> list[str]:
-    """Return what is wrong in a YAML text for this recipe, with overrides."""
+def mistakes(yaml: str, folder: Path, *overrides: str) -> list[str]:
+    """Return the mistakes in a YAML text for this recipe, with overrides."""
     (folder / "my.yaml").write_text(yaml)
-    return lines_of(["validate", RECIPE, "--config", str(folder / "my.yaml"), *words], folder)
+    return lines_of(["validate", RECIPE, "--config", str(folder / "my.yaml"), *overrides], folder)
 
 
-# YAML text, overrides, and the mistakes in them.
+# YAML text, overrides, and their mistakes.
 ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
-    ("start: 11",): ["my.yaml:1: start is behind end"],
-    ("end: 3\nprefix: x\nstart: 4",): ["my.yaml:3: start is behind end"],
-    ("end: 3", "start=4"): ["--override start=4: start is behind end"],
+    ("start: 11",): ["my.yaml:1: start is after end"],
+    ("end: 3\nprefix: x\nstart: 4",): ["my.yaml:3: start is after end"],
+    ("end: 3", "start=4"): ["--override start=4: start is after end"],
     ("window:\n  low: 20",): ["my.yaml:2: window: low is 20 and high 10; low must not be above high"],
     ("window: {low: 3}", "window.high=2"): ["--override window.high=2: window: low is 3 and high 2"],
     ("start: 11\nstart: 12",): [
-        "my.yaml:1: start is behind end",
+        "my.yaml:1: start is after end",
         "my.yaml:2: start: duplicate key 'start', first on line 1",
     ],
     ("precision: bfloat17",): [
@@ -40,7 +40,7 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
         "my.yaml:4: outer.inner.size: expected an int, got 'x'"
     ],
     (f"outer:\n  inner:\n    _component_: {ODD}.Inner\n    sise: 3",): [
-        f"my.yaml:4: outer.inner.sise: {ODD}.Inner takes no 'sise'; did you mean 'size'?"
+        f"my.yaml:4: outer.inner.sise: {ODD}.Inner has no argument 'sise'; did you mean 'size'?"
     ],
     (f"outer:\n  named:\n    _component_: {ODD}.Inner\n    size: x",): [
         "my.yaml:4: outer.named.size: expected an int, got 'x'"
@@ -58,7 +58,7 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ],
     ("outer:\n  words: {x: a}",): ["my.yaml:2: outer.words.x: expected an int as key, got 'x'"],
     ("outer:\n  anything: {_component_: os.system, x: 1}",): [
-        "my.yaml:2: outer.anything: os.system is refused"
+        "my.yaml:2: outer.anything: os.system is not allowed"
     ],
     (f"outers:\n  a: {{_component_: {ODD}.Outer}}\n  b: {{_component_: {ODD}.Inner}}",): [
         f"my.yaml:3: outers.b: {ODD}.Inner builds an Inner, not an Outer"
@@ -67,18 +67,18 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("optimizer:\n  lr: .inf",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got inf"],
     ("optimizer:\n  lr: .nan",): ["my.yaml:2: optimizer.lr: expected a float of at least 0, got nan"],
     (f"optimizer:\n  _component_: {sample.Adam.__module__}.Adam\n  params: []\n  betas: [0.9, 1.0]",): [
-        "my.yaml:4: optimizer.betas: expected a list of 2: a float, a float with each from 0 to below 1, got"
+        "my.yaml:4: optimizer.betas: expected a list of 2: a float, a float with each item from 0 to below 1, got"
     ],
     ("{}", "outer=tests.config.odd.Outr", "outer.inner.size=3"): [
         "--override outer=tests.config.odd.Outr: outer: tests.config.odd has no 'Outr'; did you mean 'Outer'?"
     ],
     ("prefix: ${label}\nlabel: ${prefix}\noutput_dir: ${prefix}",): [
-        "my.yaml:1: prefix: references lead in a circle: label -> prefix -> label",
+        "my.yaml:1: prefix: circular references: label -> prefix -> label",
     ],
     ("other: null\nprefix: a ${other}",): [
         "my.yaml:2: prefix: ${other} is null, so it cannot be part of text"
     ],
-    ("start: 999999999" + "9" * 4000,): ["my.yaml:1: start: a number of 4,009 digits; the most is 4,000"],
+    ("start: 999999999" + "9" * 4000,): ["my.yaml:1: start: a number of 4,009 digits; the maximum is 4,000"],
     ("outer: {}", "outer.parts=[1", "start=x"): [
         "--override outer.parts=[1: outer.parts: not valid YAML: ",
         "--override start=x: start: expected an int, got 'x'",
@@ -86,43 +86,43 @@ ODD_MISTAKES: dict[tuple[str, ...], list[str]] = {
     ("outer: {}", "outer.anything={a: 1, a: 2}"): [
         "--override outer.anything={a: 1, a: 2}: outer.anything: dupl"
     ],
-    ("start..x: 1",): ["my.yaml:1: start..x: no 'start..x'"],
-    ("{}", "start..x=1"): ["start..x=1: 'start..x' is not a path: a name is empty"],
+    ("start..x: 1",): ["my.yaml:1: start..x: unknown field 'start..x'"],
+    ("{}", "start..x=1"): ["start..x=1: 'start..x' is not a field path: it has an empty part"],
 }
 
 
 @pytest.mark.parametrize(("number", "case"), list(enumerate(ODD_MISTAKES)))
-def test_mistake_has_its_origin_and_path_and_no_other_follows_from_it(
+def test_mistake_has_its_location_and_path_and_no_follow_up_mistakes(
     number: int, case: tuple[str, ...], tmp_path: Path
 ) -> None:
-    yaml, *words = case
+    yaml, *overrides = case
     expected = ODD_MISTAKES[case]
-    found = mistakes(yaml + "\n", tmp_path, *words)
-    assert len(found) == len(expected), found
-    for line, start in zip(found, expected, strict=True):
+    lines = mistakes(yaml + "\n", tmp_path, *overrides)
+    assert len(lines) == len(expected), lines
+    for line, start in zip(lines, expected, strict=True):
         assert line.startswith(start)
 
 
 def bomb(levels: int) -> str:
-    """Return a YAML in which every key refers twice to the one before it."""
+    """Return a YAML text in which every key refers twice to the previous one."""
     lines = ["outer:", "  table: {}", "  anything:", "    k0: xxxxxxxxxx"]
     lines += [f"    k{i}: ${{outer.anything.k{i - 1}}}${{outer.anything.k{i - 1}}}" for i in range(1, levels)]
     return "\n".join(lines)
 
 
 def chain(length: int) -> str:
-    """Return a YAML in which every key refers to the one before it."""
+    """Return a YAML text in which every key refers to the previous one."""
     lines = ["outer:", "  anything:", "    k0: x"]
     return "\n".join([*lines, *(f"    k{i}: ${{outer.anything.k{i - 1}}}" for i in range(1, length))])
 
 
-def test_reference_bomb_and_endless_chain_are_mistakes(tmp_path: Path) -> None:
-    assert "is it a bomb?" in mistakes(bomb(40), tmp_path)[0]
+def test_reference_bomb_and_too_long_chain_are_mistakes(tmp_path: Path) -> None:
+    assert "is it a reference bomb?" in mistakes(bomb(40), tmp_path)[0]
     assert "the chain of references is too long" in mistakes(chain(600), tmp_path)[0]
     assert mistakes(chain(50), tmp_path) == []
 
 
-SAME = {
+EQUIVALENT = {
     "'outer.table={a: 1.5, b-c: 2}'": "outer: {table: {a: 1.5, b-c: 2}}",
     "outer.table.b-c=2 outer.table.a=1.5": "outer: {table: {b-c: 2, a: 1.5}}",
     "--outer.table.b-c 2": "outer: {table: {b-c: 2}}",
@@ -156,34 +156,36 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize(("words", "yaml"), SAME.items())
-def test_override_gives_what_yaml_gives(words: str, yaml: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("overrides", "yaml"), EQUIVALENT.items())
+def test_overrides_are_equivalent_to_yaml(overrides: str, yaml: str, tmp_path: Path) -> None:
     import shlex
 
     (tmp_path / "my.yaml").write_text(yaml)
     by_yaml = odd.main.layers(str(tmp_path / "my.yaml"))
-    by_words = odd.main.layers(None, shlex.split(words))
-    backwards = odd.main.layers(None, shlex.split(words)[::-1] if "--" not in words else shlex.split(words))
-    assert by_words.build() == by_yaml.build() == backwards.build()
-    assert by_words.tree == backwards.tree
+    by_overrides = odd.main.layers(None, shlex.split(overrides))
+    backwards = odd.main.layers(
+        None, shlex.split(overrides)[::-1] if "--" not in overrides else shlex.split(overrides)
+    )
+    assert by_overrides.build() == by_yaml.build() == backwards.build()
+    assert by_overrides.tree == backwards.tree
 
 
-def test_default_that_follows_from_another_field_is_computed() -> None:
+def test_default_that_depends_on_other_fields_is_computed() -> None:
     layers = odd.main.layers(None, ["start=2", "span=3"])
     assert layers.build().span == 3
     override(layers, [("span", "default")])
     assert layers.build().span == 8
 
 
-def test_contradiction_is_found_beside_a_mistake_without_a_path(tmp_path: Path) -> None:
-    found = mistakes("start: 11\n", tmp_path, "--nothing")
-    assert found == [
+def test_contradiction_is_reported_with_a_mistake_without_a_path(tmp_path: Path) -> None:
+    lines = mistakes("start: 11\n", tmp_path, "--nothing")
+    assert lines == [
         "--nothing: is not understood; --help lists options and fields",
-        "my.yaml:1: start is behind end",
+        "my.yaml:1: start is after end",
     ]
 
 
-def test_keys_of_other_types_are_written_and_read_back() -> None:
+def test_int_keys_are_rendered_and_read_back() -> None:
     cfg = odd.OddConfig(outer=lazy(odd.Outer, nested(odd.Inner), words={1: "a", 20: "b"}))
     rendered = render(cfg)
     assert "'1': a" in rendered

@@ -1,4 +1,4 @@
-"""Random edits of a valid YAML: each gives the config that it says, or mistakes with true paths, and nothing else."""
+"""Random edits of a valid YAML: each gives the edited config, or mistakes with valid paths."""
 
 import math
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests.config import odd, sample
 from torchtune.config import ConfigError, Mistake
 from torchtune.config._interpolation import resolve_tree
-from torchtune.config._tree import at, copied
+from torchtune.config._tree import copy_tree, value_at
 from torchtune.config._unstructure import unstructure
 from torchtune.config.model import render_yaml
 from torchtune.runs import Recipe
 
 Edit = tuple[str, float, Any]
-"""What is done, where (a share of all places), and with what."""
+"""The operation, the position (as a fraction of all entries), and the new value."""
 
 SAMPLE = unstructure(sample.rich())
 ODD = unstructure(odd.OddConfig(end=20))
@@ -51,7 +51,9 @@ values = st.one_of(
         ]
     ),
 )
-keys = st.sampled_from(["batch_size", "lr", "lrr", "_component_", "_base_", "x", "", "every", "size", "a.b"])
+keys = st.sampled_from(
+    ["batch_size", "lr", "lrr", "_component_", "_base_", "x", "", "interval", "size", "a.b"]
+)
 edits = st.lists(
     st.tuples(
         st.sampled_from(["set", "remove", "rename", "add", "swap"]), st.floats(0, 0.999), values | keys
@@ -62,7 +64,7 @@ edits = st.lists(
 
 
 def holders(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every mapping or list with each of its keys or indices."""
+    """Yield every mapping and list with each of its keys or indices."""
     items = (
         list(tree.items())
         if isinstance(tree, dict)
@@ -75,63 +77,65 @@ def holders(tree: Any) -> Iterator[tuple[Any, Any]]:
         yield from holders(value)
 
 
-def edited(tree: Any, done: list[Edit]) -> Any:
-    """Return a copy of a tree with edits done to it."""
-    tree = copied(tree)
-    for what, where, given_value in done:
-        every = list(holders(tree))
-        if not every:
+def apply_edits(tree: Any, edits_drawn: list[Edit]) -> Any:
+    """Return a copy of a tree with edits applied."""
+    tree = copy_tree(tree)
+    for operation, position, new_value in edits_drawn:
+        entries = list(holders(tree))
+        if not entries:
             return tree
-        holder, key = every[int(where * len(every))]
-        if what == "set":
-            holder[key] = copied(given_value)
-        elif what == "remove":
+        holder, key = entries[int(position * len(entries))]
+        if operation == "set":
+            holder[key] = copy_tree(new_value)
+        elif operation == "remove":
             del holder[key]
         elif isinstance(holder, dict):
-            name = given_value if isinstance(given_value, str) else f"{key}e"
-            if what == "rename":
+            name = new_value if isinstance(new_value, str) else f"{key}e"
+            if operation == "rename":
                 holder[name] = holder.pop(key)
-            elif what == "add":
-                holder[name] = copied(given_value)
+            elif operation == "add":
+                holder[name] = copy_tree(new_value)
             else:
-                other, place = every[int((1 - where) * 0.999 * len(every))]
-                holder[key] = copied(other[place])
+                other, other_key = entries[int((1 - position) * 0.999 * len(entries))]
+                holder[key] = copy_tree(other[other_key])
     return tree
 
 
-def is_true(mistake: Mistake, tree: Any) -> bool:
-    """Tell whether a mistake's path leads to a value of the tree, or to one that is missing beside those there."""
+def has_valid_path(mistake: Mistake, tree: Any) -> bool:
+    """Return whether the path of a mistake, or its parent, exists in the tree."""
     for length in (len(mistake.path), len(mistake.path) - 1):
         try:
-            at(tree, mistake.path[: max(length, 0)])
+            value_at(tree, mistake.path[: max(length, 0)])
         except (LookupError, TypeError):
             continue
         return True
     return False
 
 
-def same(built: Any, written: Any) -> bool:
-    """Tell whether a config holds what was written: nothing lost, nothing changed but ints that are floats."""
-    if isinstance(written, dict):
+def is_equal(built: Any, expected: Any) -> bool:
+    """Return whether a config contains the expected values, where an int may have become a float."""
+    if isinstance(expected, dict):
         return (
             isinstance(built, dict)
-            and written.keys() <= built.keys()
-            and all(same(built[key], value) for key, value in written.items())
+            and expected.keys() <= built.keys()
+            and all(is_equal(built[key], value) for key, value in expected.items())
         )
-    if isinstance(written, list):
-        return isinstance(built, list) and len(built) == len(written) and all(map(same, built, written))
-    if isinstance(written, float) and math.isnan(written):
+    if isinstance(expected, list):
+        return isinstance(built, list) and len(built) == len(expected) and all(map(is_equal, built, expected))
+    if isinstance(expected, float) and math.isnan(expected):
         return isinstance(built, float) and math.isnan(built)
-    return built == written and (type(built) is type(written) or {type(built), type(written)} == {int, float})
+    return built == expected and (
+        type(built) is type(expected) or {type(built), type(expected)} == {int, float}
+    )
 
 
 @pytest.mark.parametrize(("recipe", "valid"), [(sample.main, SAMPLE), (odd.main, ODD)], ids=["sample", "odd"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-@given(done=edits)
-def test_edited_yaml_is_a_config_that_holds_it_or_mistakes_with_true_paths(
-    recipe: Recipe[Any], valid: Any, tmp_path: Path, done: list[Edit]
+@given(edits_drawn=edits)
+def test_edited_yaml_gives_its_values_or_mistakes_with_valid_paths(
+    recipe: Recipe[Any], valid: Any, tmp_path: Path, edits_drawn: list[Edit]
 ) -> None:
-    tree = edited(valid, done)
+    tree = apply_edits(valid, edits_drawn)
     file = tmp_path / "my.yaml"
     file.write_text(render_yaml(tree))
     layers = None
@@ -141,11 +145,11 @@ def test_edited_yaml_is_a_config_that_holds_it_or_mistakes_with_true_paths(
     except ConfigError as error:
         mistakes = error.mistakes
     else:
-        assert same(unstructure(config), unstructure(layers.resolve()))
+        assert is_equal(unstructure(config), unstructure(layers.resolve()))
         return
     assert mistakes
-    everything = tree if layers is None else resolve_tree(layers.tree)[0]
+    full_tree = tree if layers is None else resolve_tree(layers.tree)[0]
     for mistake in mistakes:
         assert mistake.location.kind == "default" or "my.yaml" in mistake.location.source
         assert mistake.location.source
-        assert is_true(mistake, everything), mistake
+        assert has_valid_path(mistake, full_tree), mistake

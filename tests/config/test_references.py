@@ -1,4 +1,4 @@
-"""References that lead nowhere or in a circle: every one is a mistake, whatever else is wrong with the same value."""
+"""Missing and circular references: each one is a mistake, regardless of other mistakes in the same value."""
 
 import re
 from typing import Any
@@ -39,7 +39,7 @@ def references(value: Any) -> list[str]:
 
 
 @given(TREES)
-def test_each_leaf_has_the_mistakes_that_a_graph_of_the_references_shows(tree: dict[str, Any]) -> None:
+def test_mistakes_of_each_leaf_match_the_reference_graph(tree: dict[str, Any]) -> None:
     values = {dotted(path): value for path, value in leaves(tree)}
     next_leaves = {
         leaf: {
@@ -56,18 +56,18 @@ def test_each_leaf_has_the_mistakes_that_a_graph_of_the_references_shows(tree: d
             others.update(*(reached[other] for other in tuple(others)))
     circular = {leaf for leaf in values if leaf in reached[leaf]}
 
-    found = mistakes(tree)
-    in_circles = {dotted(m.path) for m in found if "lead in a circle" in m.message}
-    assert in_circles <= circular
+    reported = mistakes(tree)
+    reported_cycles = {dotted(m.path) for m in reported if "circular references" in m.message}
+    assert reported_cycles <= circular
     for leaf in circular:
-        same_circles = {other for other in circular if other in reached[leaf] and leaf in reached[other]}
-        assert in_circles & same_circles, leaf
+        same_cycle = {other for other in circular if other in reached[leaf] and leaf in reached[other]}
+        assert reported_cycles & same_cycle, leaf
     for leaf, value in values.items():
-        said = [m.message for m in found if dotted(m.path) == leaf]
-        assert ("nope" in references(value)) == any("${nope} names nothing" in message for message in said)
+        messages = [m.message for m in reported if dotted(m.path) == leaf]
+        assert ("nope" in references(value)) == any("${nope} not found" in message for message in messages)
         for name in references(value):
             if value != f"${{{name}}}" and name in values and values[name] is None:
-                assert f"${{{name}}} is null, so it cannot be part of text" in said
+                assert f"${{{name}}} is null, so it cannot be part of text" in messages
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_each_leaf_has_the_mistakes_that_a_graph_of_the_references_shows(tree: d
             {"seed": None, "output_dir": "${seed}/${output_dir}"},
             {
                 "output_dir: ${seed} is null, so it cannot be part of text",
-                "output_dir: references lead in a circle: output_dir -> output_dir",
+                "output_dir: circular references: output_dir -> output_dir",
             },
         ),
         (
@@ -89,39 +89,39 @@ def test_each_leaf_has_the_mistakes_that_a_graph_of_the_references_shows(tree: d
                 },
             },
             {
-                "folder: ${nope} names nothing",
-                "folder: references lead in a circle: logger.log_dir -> folder -> logger.log_dir",
+                "folder: ${nope} not found",
+                "folder: circular references: logger.log_dir -> folder -> logger.log_dir",
             },
         ),
         (
             {"extra": [None, "${extra.0}-${extra.1}"]},
             {
                 "extra.1: ${extra.0} is null, so it cannot be part of text",
-                "extra.1: references lead in a circle: extra.1 -> extra.1",
+                "extra.1: circular references: extra.1 -> extra.1",
             },
         ),
         (
             {"part": {"first": "${nope}", "second": "${whole}"}, "whole": "${part}"},
             {
-                "part.first: ${nope} names nothing",
-                "part.second: references lead in a circle: whole -> part -> whole",
+                "part.first: ${nope} not found",
+                "part.second: circular references: whole -> part -> whole",
             },
         ),
         (
             {"name": "${name}-${oops"},
             {
-                "name: '${name}-${oops' holds an unfinished reference",
-                "name: references lead in a circle: name -> name",
+                "name: '${name}-${oops' contains a malformed reference",
+                "name: circular references: name -> name",
             },
         ),
     ],
 )
-def test_circle_is_reported_whatever_else_is_wrong(tree: dict[str, Any], expected: set[str]) -> None:
+def test_circular_reference_is_reported_with_other_mistakes(tree: dict[str, Any], expected: set[str]) -> None:
     assert {f"{dotted(m.path)}: {m.message}" for m in mistakes(tree)} == expected
 
 
-def test_references_that_fail_are_looked_up_once() -> None:
-    """Each value refers twice to the next, so that walking again into what failed would take 2**60 steps."""
+def test_failed_references_are_resolved_once() -> None:
+    """Each value refers twice to the next, so that resolving failed references again would take 2**60 steps."""
     tree = {f"k{i}": f"${{k{i + 1}}}${{k{i + 1}}}" for i in range(60)} | {"k60": "${k0} ${nope}"}
-    found = sorted(f"{dotted(m.path)}: {m.message}"[:40] for m in mistakes(tree))
-    assert found == ["k0: references lead in a circle: k1 -> k", "k60: ${nope} names nothing"]
+    lines = sorted(f"{dotted(m.path)}: {m.message}"[:37] for m in mistakes(tree))
+    assert lines == ["k0: circular references: k1 -> k", "k60: ${nope} not found"]

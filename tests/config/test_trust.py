@@ -1,4 +1,4 @@
-"""A stranger's YAML names code; nothing of it may run or be imported."""
+"""Untrusted YAML that names code: nothing may be imported or run."""
 
 import sys
 from pathlib import Path
@@ -16,29 +16,29 @@ from torchtune.config import (
     only_trusting,
     parse,
 )
-from torchtune.config._trust import refuse_path
+from torchtune.config._trust import path_rejection
 from torchtune.config.model import trust_folder_of
 from torchtune.runs import config_layers
 
-REFUSED = {
-    "os.system": "part of Python itself",
-    "builtins.eval": "part of Python itself",
-    "torch.load": "of torch, only torch.nn, torch.optim, torch.utils.data are trusted",
-    "torch.hub.load": "of torch, only",
-    "torch.utils.cpp_extension.load": "of torch, only",
-    "torch.ops.load_library": "of torch, only",
+REJECTED = {
+    "os.system": "in the standard library",
+    "builtins.eval": "in the standard library",
+    "torch.load": "in torch, only torch.nn, torch.optim, torch.utils.data are trusted",
+    "torch.hub.load": "in torch, only",
+    "torch.utils.cpp_extension.load": "in torch, only",
+    "torch.ops.load_library": "in torch, only",
     "torch.nn.functional.relu": "",
-    "torch.nn.Module.load_state_dict": "not a part of a class",
-    "torch.optim.Optimizer.load_state_dict": "not a part of a class",
+    "torch.nn.Module.load_state_dict": "not a class attribute",
+    "torch.optim.Optimizer.load_state_dict": "not a class attribute",
     "torch.nn.modules.module.torch.load": "",
     "recipes.full_finetune.main": "",
     "recipes.alpaca_generate.Path": "which is not trusted",
-    "torchtune.formats.convert": "only models, datasets, optimizers and the like may stand",
-    "torchtune.files.written_whole": "only models, datasets, optimizers and the like may stand",
-    "torchtune.cli.main": "torchtune.cli holds no components",
-    "torchtune.cli._cp.os.system": "torchtune.cli holds no components",
-    "torchtune.datasets._local.json.loads": "is private; name what its package exports",
-    "torchtune.config.allow": "torchtune.config holds no components",
+    "torchtune.formats.convert": "accepts only models, datasets, optimizers and similar components",
+    "torchtune.files.atomic_folder": "accepts only models, datasets, optimizers and similar components",
+    "torchtune.cli.main": "torchtune.cli contains no components",
+    "torchtune.cli._cp.os.system": "torchtune.cli contains no components",
+    "torchtune.datasets._local.json.loads": "is private; use a name that its package exports",
+    "torchtune.config.allow": "torchtune.config contains no components",
     "torchtune.datasets._alpaca.AlpacaDataset": "is private; write torchtune.datasets.AlpacaDataset",
     "evil.run": "'evil' is not trusted",
 }
@@ -46,7 +46,7 @@ REFUSED = {
 
 @pytest.fixture
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with a stranger's YAML in it, beside code that leaves a trace when it is imported."""
+    """Return a folder with modules that create the file `trace` when imported."""
     trace = f"open({str(tmp_path / 'trace')!r}, 'w')\ndef run(): pass\n"
     for name in ("evil.py", "torch.py", "attrs.py"):
         (tmp_path / name).write_text(trace)
@@ -54,19 +54,19 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("path", "why"), REFUSED.items())
-def test_dangerous_path_is_refused_without_a_config_class(path: str, why: str, evil: Path) -> None:
+@pytest.mark.parametrize(("path", "reason"), REJECTED.items())
+def test_dangerous_path_is_rejected_without_a_config_class(path: str, reason: str, evil: Path) -> None:
     (evil / "my.yaml").write_text(f"model:\n  _component_: {path}\n")
     with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
         config_layers("my.yaml", None).build()
     assert str(caught.value.mistakes[0]).startswith("my.yaml:2: model: ")
-    assert why in str(caught.value)
+    assert reason in str(caught.value)
     assert not (evil / "trace").exists()
     assert "evil" not in sys.modules
 
 
-@pytest.mark.parametrize(("path", "why"), REFUSED.items())
-def test_dangerous_path_is_refused_in_a_typed_field(path: str, why: str, evil: Path) -> None:
+@pytest.mark.parametrize(("path", "reason"), REJECTED.items())
+def test_dangerous_path_is_rejected_in_a_typed_field(path: str, reason: str, evil: Path) -> None:
     (evil / "my.yaml").write_text(f"output_dir: x\noptimizer:\n  _component_: {path}\n")
     with only_trusting(Trust()), pytest.raises(ConfigError) as caught:
         sample.main.layers("my.yaml").build()
@@ -74,14 +74,14 @@ def test_dangerous_path_is_refused_in_a_typed_field(path: str, why: str, evil: P
     assert not (evil / "trace").exists()
 
 
-@pytest.mark.parametrize("path", REFUSED)
-def test_dangerous_path_is_refused_by_instantiate(path: str, evil: Path) -> None:
+@pytest.mark.parametrize("path", REJECTED)
+def test_dangerous_path_is_rejected_by_instantiate(path: str, evil: Path) -> None:
     with only_trusting(Trust()), pytest.raises(InstantiationError):
         instantiate({"_component_": path})
     assert not (evil / "trace").exists()
 
 
-def test_components_of_torch_and_torchtune_may_stand_without_a_config_class(tmp_path: Path) -> None:
+def test_components_of_torch_and_torchtune_are_accepted_without_a_config_class(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "a: {_component_: torch.optim.AdamW, lr: 0.1}\n"
         "b: {_component_: torch.nn.CrossEntropyLoss}\n"
@@ -100,7 +100,7 @@ def test_components_of_torch_and_torchtune_may_stand_without_a_config_class(tmp_
     assert built.c.train_on_input is False
 
 
-def test_package_is_trusted_once_the_user_allows_it() -> None:
+def test_package_is_trusted_after_allow() -> None:
     with only_trusting(Trust()):
         with pytest.raises(ConfigError, match="add --allow tests"):
             sample.main.layers(None, ["output_dir=x"]).build()
@@ -108,13 +108,13 @@ def test_package_is_trusted_once_the_user_allows_it() -> None:
         assert sample.main.layers(None, ["output_dir=x"]).build().output_dir == "x"
 
 
-def test_environment_allows_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_allows_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "other,tests")
     with only_trusting(Trust()):
         assert sample.main.layers(None, ["output_dir=x"]).build().output_dir == "x"
 
 
-def test_folder_of_a_python_config_is_trusted_and_comes_last(tmp_path: Path) -> None:
+def test_folder_of_a_python_config_is_trusted_and_last_in_sys_path(tmp_path: Path) -> None:
     (tmp_path / "my_configs_here.py").write_text(
         "from tests.config.sample import Config, Optimizer\n"
         "from torchtune.config import lazy\n"
@@ -129,7 +129,7 @@ def test_folder_of_a_python_config_is_trusted_and_comes_last(tmp_path: Path) -> 
     assert sys.path[-1] == str(tmp_path)
 
 
-def test_folder_of_a_named_file_does_not_trust_the_environment_in_it(tmp_path: Path) -> None:
+def test_trusted_folder_does_not_include_a_virtual_environment(tmp_path: Path) -> None:
     site = tmp_path / ".venv/lib/site-packages/third"
     site.mkdir(parents=True)
     (site / "__init__.py").write_text("def run(): pass\n")
@@ -139,45 +139,45 @@ def test_folder_of_a_named_file_does_not_trust_the_environment_in_it(tmp_path: P
     try:
         with only_trusting(Trust()):
             trust_folder_of(tmp_path / "recipe.py")
-            assert refuse_path("third.run") == (
+            assert path_rejection("third.run") == (
                 "'third' is not trusted",
-                "if you know its code, add --allow third",
+                "if you trust its code, add --allow third",
             )
-            assert refuse_path("own_package.run") is None
-            assert refuse_path("torch.hub.load") is not None
-            assert refuse_path("os.system") is not None
+            assert path_rejection("own_package.run") is None
+            assert path_rejection("torch.hub.load") is not None
+            assert path_rejection("os.system") is not None
     finally:
         sys.path.remove(str(site.parent))
 
 
-def test_function_of_a_file_that_the_user_did_not_name_is_refused_where_no_type_is_declared(
+def test_untyped_field_rejects_functions_of_files_that_the_user_did_not_name(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "named_by_user.py").write_text("def make(): return 'made'\n")
-    (tmp_path / "beside_the_named.py").write_text("def make(): raise SystemExit('ran')\n")
+    (tmp_path / "not_named_by_user.py").write_text("def make(): raise SystemExit('ran')\n")
     with only_trusting(Trust()):
         trust_folder_of(tmp_path / "named_by_user.py")
         assert instantiate({"_component_": "named_by_user.make"}) == "made"
-        with pytest.raises(InstantiationError, match="where no type is declared"):
-            instantiate({"_component_": "beside_the_named.make"})
+        with pytest.raises(InstantiationError, match="a field without a type accepts only"):
+            instantiate({"_component_": "not_named_by_user.make"})
 
 
-def test_recipe_of_the_user_is_no_component(tmp_path: Path) -> None:
+def test_user_recipe_is_rejected_as_a_component(tmp_path: Path) -> None:
     (tmp_path / "recipe_of_user.py").write_text(
         "from torchtune import config\n@config.parse\ndef main(cfg): raise SystemExit('ran')\n"
     )
     with only_trusting(Trust()):
         trust_folder_of(tmp_path / "recipe_of_user.py")
-        with pytest.raises(InstantiationError, match="a recipe is no component"):
+        with pytest.raises(InstantiationError, match="a recipe cannot be used as a component"):
             instantiate({"_component_": "recipe_of_user.main", "cfg": {}})
 
 
-def test_importing_a_dunder_main_is_refused() -> None:
+def test_dunder_main_is_rejected() -> None:
     with pytest.raises(InstantiationError, match="is private"):
         instantiate({"_component_": "torchtune.models.__main__.run"})
 
 
-def test_recipe_without_a_class_takes_what_the_user_named(tmp_path: Path) -> None:
+def test_recipe_without_a_class_runs_with_a_yaml_config(tmp_path: Path) -> None:
     ran: list[Node] = []
 
     @parse

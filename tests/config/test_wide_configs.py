@@ -1,4 +1,4 @@
-"""What people rarely write: each value kept whatever the spelling, each mistake said once and where it was made."""
+"""Rarely used config features: equivalent spellings give equal values, and mistakes are reported once."""
 
 import shlex
 from pathlib import Path
@@ -13,17 +13,17 @@ from torchtune.config import instantiate, lazy, render
 RECIPE = str(Path(wide.__file__))
 WIDE = "tests.config.wide"
 
-SAME = {
+EQUIVALENT = {
     "limits={}": "limits: {}",
     "'limits={b: 2}'": "limits: {b: 2}",
-    "'part={every: 5}'": "part: {every: 5}",
+    "'part={interval: 5}'": "part: {interval: 5}",
     "'optimizer={lr: 0.5}'": "optimizer: {lr: 0.5}",
     "mode=default": "mode: default",
     "switch=null": "switch: 'null'",
     "number=1": "number: '1'",
     "optimizer=none": "optimizer: none",
     "either.mode=fast": "either: {mode: fast}",
-    "either.every=5": "either: {every: 5}",
+    "either.interval=5": "either: {interval: 5}",
     "seconds=7": "seconds: 7",
     "sizes.a=2": "sizes: {a: 2, b: x}",
     "by_int.3=x by_int.40=y": "by_int: {3: x, 40: y}",
@@ -34,25 +34,25 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize(("words", "yaml"), SAME.items())
-def test_override_gives_what_yaml_gives(words: str, yaml: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("overrides", "yaml"), EQUIVALENT.items())
+def test_override_gives_what_yaml_gives(overrides: str, yaml: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(f"steps: 3\n{yaml}\n")
     by_yaml = wide.main.layers(str(tmp_path / "my.yaml")).build()
-    assert wide.main.layers(None, ["steps=3", *shlex.split(words)]).build() == by_yaml
+    assert wide.main.layers(None, ["steps=3", *shlex.split(overrides)]).build() == by_yaml
 
 
 YAML: dict[str, list[str]] = {
     "anything: ${output_dir": [
-        "2: anything: '${output_dir' holds an unfinished reference; write ${name}, or $${"
+        "2: anything: '${output_dir' contains a malformed reference; write ${name}, or $${"
     ],
-    "anything: ${a{b}}": ["2: anything: '${a{b}}' holds an unfinished reference"],
-    "by_int: {1: a, 01: b}": ["2: by_int: two of its keys are the same"],
+    "anything: ${a{b}}": ["2: anything: '${a{b}}' contains a malformed reference"],
+    "by_int: {1: a, 01: b}": ["2: by_int: two of its keys are equal"],
     "sizes: {a: x, c: 1}": [
         "2: sizes.b: is required",
         "2: sizes.a: expected an int, got 'x'",
-        "2: sizes.c: no 'c'",
+        "2: sizes.c: unknown field 'c'",
     ],
-    "!foo low: 3": ["2: the tag '!foo' is not read here"],
+    "!foo low: 3": ["2: the tag '!foo' is not supported"],
     "low: !!float 3": ["2: low: expected an int, got 3.0"],
     "anything: 1e400": ["2: anything: 1e400 is larger than the largest float"],
     "anything: 0x" + "F" * 5000: ["2: anything: a number of 5,002 digits"],
@@ -69,23 +69,23 @@ YAML: dict[str, list[str]] = {
         "2: precision: expected a dtype such as 'bfloat16' or null, got 'bfloat61'; did you mean"
     ],
     "auto: atuo": ["2: auto: expected an int or one of 'auto', got 'atuo'; did you mean 'auto'?"],
-    "word: fsat": ["2: word: expected text out of 'fast', 'slow', got 'fsat'; did you mean 'fast'?"],
+    "word: fsat": ["2: word: expected text that is one of 'fast', 'slow', got 'fsat'; did you mean 'fast'?"],
     "anything: {_component_: torchtunee.models.x}": [
-        "2: anything: torchtunee.models.x is refused: 'torchtunee' is not trusted; did you mean 'torchtune'?"
+        "2: anything: torchtunee.models.x is not allowed: 'torchtunee' is not trusted; did you mean 'torchtune'?"
     ],
     "anything: {_component_: torch.optm.AdamW}": [
-        "2: anything: torch.optm.AdamW is refused: of torch, only torch.nn, torch.optim, torch.utils.data are trusted"
+        "2: anything: torch.optm.AdamW is not allowed: in torch, only torch.nn, torch.optim, torch.utils.data are"
     ],
-    "_Base_: x": ["2: _Base_: no '_Base_'; did you mean '_base_'?"],
-    "base: x": ["2: base: no 'base'; did you mean '_base_'?"],
-    "low: ${lwo}\nhigh: ${low}": ["2: low: ${lwo} names nothing; did you mean 'low'?"],
-    "either: {every: 0}": ["2: either.every: expected an int above 0, got 0"],
-    "either: {evry: 3}": ["2: either.evry: no 'evry'; did you mean 'every'?"],
-    '"a\\e[2Jb\\rc\\u2028d": 1': ["2: a\\x1b[2Jb\\rc\\u2028d: no "],
+    "_Base_: x": ["2: _Base_: unknown field '_Base_'; did you mean '_base_'?"],
+    "base: x": ["2: base: unknown field 'base'; did you mean '_base_'?"],
+    "low: ${lwo}\nhigh: ${low}": ["2: low: ${lwo} not found; did you mean 'low'?"],
+    "either: {interval: 0}": ["2: either.interval: expected an int above 0, got 0"],
+    "either: {intervl: 3}": ["2: either.intervl: unknown field 'intervl'; did you mean 'interval'?"],
+    '"a\\e[2Jb\\rc\\u2028d": 1': ["2: a\\x1b[2Jb\\rc\\u2028d: unknown field "],
     "picky: z": ["2: picky: KeyError: 'z'"],
     "low: x\nhigh: ${low}": ["2: low: expected an int, got 'x'"],
-    "part: {every: x}\nsmall: ${part.every}": ["2: part.every: expected an int above 0, got 'x'"],
-    "either: {modee: fast}": ["2: either.modee: no 'modee'; did you mean 'mode'?"],
+    "part: {interval: x}\nsmall: ${part.interval}": ["2: part.interval: expected an int above 0, got 'x'"],
+    "either: {modee: fast}": ["2: either.modee: unknown field 'modee'; did you mean 'mode'?"],
     "optimizer: nome": [
         "2: optimizer: expected a component that builds an Optimizer or one of 'none', got 'nome'; did"
     ],
@@ -94,45 +94,49 @@ YAML: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize(("number", "yaml"), list(enumerate(YAML)))
-def test_yaml_mistake_is_said_once_and_where_it_was_made(number: int, yaml: str, tmp_path: Path) -> None:
+def test_yaml_mistake_is_reported_once_with_its_line(number: int, yaml: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(f"steps: 3\n{yaml}\n")
-    found = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
+    lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
     if yaml.startswith("steps"):
-        assert [line.partition(": ")[2] for line in found] == [
+        assert [line.partition(": ")[2] for line in lines] == [
             "steps: duplicate key 'steps', first on line 1; keep one of them",
             "low: expected an int, got 'x'",
         ]
         return
-    assert len(found) == len(YAML[yaml]), found
-    for line, part in zip(found, YAML[yaml], strict=True):
+    assert len(lines) == len(YAML[yaml]), lines
+    for line, part in zip(lines, YAML[yaml], strict=True):
         assert line.removeprefix("my.yaml:").removeprefix(" ").startswith(part)
 
 
-def test_reference_to_what_is_missing_is_no_second_mistake(tmp_path: Path) -> None:
+def test_reference_to_a_missing_field_is_not_a_second_mistake(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("low: ${steps}\noutput_dir: a${steps}\n")
-    found = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
-    assert found == ["my.yaml: steps: is required: an int; write steps=..."]
+    lines = lines_of(["validate", RECIPE, "--config", str(tmp_path / "my.yaml")], tmp_path)
+    assert lines == ["my.yaml: steps: is required: an int; write steps=..."]
 
 
-WORDS: dict[str, list[str]] = {
+OVERRIDES: dict[str, list[str]] = {
     "optimizer=nome": [
         "--override optimizer=nome: optimizer: expected a component that builds an Optimizer or one of 'none', got"
     ],
-    "either.modee=fast": ["--override either.modee=fast: either.modee: no 'modee'; did you mean 'mode'?"],
-    "'part2=${part}' part2.every=3": [
-        "--override part2.every=3: part2.every: part2 is the reference ${part}"
+    "either.modee=fast": [
+        "--override either.modee=fast: either.modee: unknown field 'modee'; did you mean 'mode'?"
     ],
-    "'tags=${part.words}' +tags=x": ["--override +tags=x: tags: is the reference ${part.words}"],
+    "'part2=${part}' part2.interval=3": [
+        "--override part2.interval=3: part2.interval: part2 is the reference ${part}"
+    ],
+    "'tags=${part.words}' +tags=x": [
+        "--override +tags=x: tags: `+=` needs a list; this field holds the reference ${part.words}"
+    ],
     "+pair=z": ["--override +pair=z: pair: expected a list of 2: an int, text, got [1, 'a', 'z']"],
     "tags.99999999999999999=x": [
-        "--override tags.99999999999999999=x: tags.99999999999999999: the list has 0 items"
+        "--override tags.99999999999999999=x: tags.99999999999999999: index out of range; the list has 0 items"
     ],
     "maybe.x=3": [
-        "--override maybe.x=3: maybe.x: maybe is null; name its component first, maybe=package.module.Name"
+        "--override maybe.x=3: maybe.x: maybe is null; set its component first, maybe=package.module.Name"
     ],
-    "--override low 4": ["--override: needs key=value after it"],
-    "--override low": ["--override: needs key=value after it"],
-    "conifg=my.yaml": ["--override conifg=my.yaml: conifg: no 'conifg'; did you mean '--config'?"],
+    "--override low 4": ["--override: must be followed by key=value"],
+    "--override low": ["--override: must be followed by key=value"],
+    "conifg=my.yaml": ["--override conifg=my.yaml: conifg: unknown field 'conifg'; did you mean '--config'?"],
     "--orgins": ["--orgins: is not understood; did you mean '--origins'?"],
     "--allow=": ["--allow: needs a value"],
     "seconds=x": ["--override seconds=x: seconds: expected an int, got 'x'"],
@@ -141,11 +145,11 @@ WORDS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("words", WORDS)
-def test_mistake_of_the_command_line_is_said_once(words: str) -> None:
-    found = lines_of(["validate", RECIPE, "steps=3", *shlex.split(words)])
-    assert len(found) == len(WORDS[words]), found
-    for line, start in zip(found, WORDS[words], strict=True):
+@pytest.mark.parametrize("overrides", OVERRIDES)
+def test_command_line_mistake_is_reported_once(overrides: str) -> None:
+    lines = lines_of(["validate", RECIPE, "steps=3", *shlex.split(overrides)])
+    assert len(lines) == len(OVERRIDES[overrides]), lines
+    for line, start in zip(lines, OVERRIDES[overrides], strict=True):
         assert line.startswith(start)
 
 
@@ -155,19 +159,23 @@ from tests.config.wide import *
 def c() -> WideConfig:
 """
 
-# The body of a config function, whose first line is 5, words beside it, and the mistakes.
+# The body of a config function, starting on line 5, with overrides, and the expected mistakes.
 PYTHON: dict[tuple[str, ...], list[str]] = {
     ("c = WideConfig(steps=1)\nc.optimizer.lr = 0.5\nreturn c",): [
-        "6: AttributeError: a lazy cannot be changed; assign another: lazy(Adam, lr=...)"
+        "6: AttributeError: a lazy is read-only; assign a new one: lazy(Adam, lr=...)"
     ],
-    ("c = WideConfig(steps=1)\nc.part2 = Part()\nc.part2.evry = 0\nreturn c",): ["7: part2.evry: no 'evry'"],
-    ("c = WideConfig(steps=1)\nc.parts = [Part(), Part(evry=3)]\nreturn c",): ["6: parts.1.evry: no 'evry'"],
+    ("c = WideConfig(steps=1)\nc.part2 = Part()\nc.part2.intervl = 0\nreturn c",): [
+        "7: part2.intervl: unknown field 'intervl'"
+    ],
+    ("c = WideConfig(steps=1)\nc.parts = [Part(), Part(intervl=3)]\nreturn c",): [
+        "6: parts.1.intervl: unknown field 'intervl'"
+    ],
     ("c = WideConfig(steps=1)\nc.part = Deep()\nreturn c",): ["6: part: expected a Part, got a Deep"],
     ("c = WideConfig(steps=1, limits={'a': 1, 3: 2})\nreturn c",): [
         "5: limits.3: expected text as key, got 3"
     ],
     ("c = WideConfig(steps=1, by_int={1: 'a', '1': 'b'})\nreturn c",): [
-        "5: by_int: two of its keys are the same"
+        "5: by_int: two of its keys have the same text in YAML"
     ],
     ("c = WideConfig(steps=1)\nc.anything = b'x'\nc.low = 'x'\nreturn c", "small=0"): [
         "6: anything: a value of type builtins.bytes cannot be written to YAML; write it as text or a number",
@@ -190,7 +198,9 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ("c = WideConfig(steps=1)\nc.named = {'a': Deep()}\nreturn c",): [
         "6: named.a: expected a Part, got a Deep"
     ],
-    ("c = WideConfig(steps=1)\nc.pairs = (Part(), Part(evry=3))\nreturn c",): ["6: pairs.1.evry: no 'evry'"],
+    ("c = WideConfig(steps=1)\nc.pairs = (Part(), Part(intervl=3))\nreturn c",): [
+        "6: pairs.1.intervl: unknown field 'intervl'"
+    ],
     ("c = WideConfig(low=2)\nc.high = c.steps * 2 + c.low\nif c.steps > 3:\n    c.low = 'x'\nreturn c",): [
         "5: steps: is required"
     ],
@@ -202,34 +212,36 @@ PYTHON: dict[tuple[str, ...], list[str]] = {
     ("c = WideConfig(steps=1)\nc.frozen = dataclasses.replace(c.frozen, p='x')\nreturn c",): [
         "6: frozen.p: expected an int, got 'x'"
     ],
-    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: it contains itself"],
-    ("return WideConfig(stepz=3)",): ["5: stepz: no 'stepz'; did you mean 'steps'?"],
+    ("c = WideConfig(steps=1)\nc.anything = c\nreturn c",): ["6: anything: contains itself"],
+    ("return WideConfig(stepz=3)",): ["5: stepz: unknown field 'stepz'; did you mean 'steps'?"],
     ("return WideConfig(steps=1, output_dir='${steps')",): [
-        "5: output_dir: '${steps' holds an unfinished reference"
+        "5: output_dir: '${steps' contains a malformed reference"
     ],
 }
 
 
 @pytest.mark.parametrize(("number", "case"), list(enumerate(PYTHON)))
-def test_config_function_and_command_line_have_all_mistakes_in_one_list(
+def test_mistakes_of_config_function_and_command_line_are_in_one_list(
     number: int, case: tuple[str, ...], tmp_path: Path
 ) -> None:
-    body, *words = case
+    body, *overrides = case
     file = tmp_path / f"wide_config_{number}.py"
     file.write_text(HEAD + "".join(f"    {line}\n" for line in body.splitlines()))
-    found = lines_of(["validate", RECIPE, "--config", f"{file}:c", *words], tmp_path)
-    assert len(found) == len(PYTHON[case]), found
+    lines = lines_of(["validate", RECIPE, "--config", f"{file}:c", *overrides], tmp_path)
+    assert len(lines) == len(PYTHON[case]), lines
     expected = sorted(PYTHON[case])
-    ours = sorted(line.removeprefix(f"{file.name}:").removeprefix("--override small=0: ") for line in found)
-    for line, start in zip(ours, expected, strict=True):
+    lines_without_origin = sorted(
+        line.removeprefix(f"{file.name}:").removeprefix("--override small=0: ") for line in lines
+    )
+    for line, start in zip(lines_without_origin, expected, strict=True):
         assert line.startswith(start)
 
 
-def test_positional_only_argument_is_given_by_position() -> None:
+def test_positional_only_argument_is_passed_by_position() -> None:
     cfg = wide.WideConfig(steps=1, maybe=lazy(wide.ByPosition, 3))
     assert "x: 3" in render(cfg)
-    made: Any = instantiate(wide.main.layers_of(cfg).build().maybe)
-    assert (made.x, made.k) == (3, 1)
+    component: Any = instantiate(wide.main.layers_of(cfg).build().maybe)
+    assert (component.x, component.k) == (3, 1)
 
 
 LAST_WINS = {
@@ -248,31 +260,31 @@ LAST_WINS = {
 }
 
 
-@pytest.mark.parametrize(("words", "alone"), LAST_WINS.items())
-def test_last_of_two_values_counts(words: str, alone: str) -> None:
-    twice = wide.main.layers(None, ["steps=3", *shlex.split(words)])
-    once = wide.main.layers(None, ["steps=3", *shlex.split(alone)])
-    assert twice.build() == once.build()
-    assert twice.tree == once.tree
+@pytest.mark.parametrize(("overrides", "last"), LAST_WINS.items())
+def test_last_of_two_values_takes_precedence(overrides: str, last: str) -> None:
+    all_layers = wide.main.layers(None, ["steps=3", *shlex.split(overrides)])
+    last_layers = wide.main.layers(None, ["steps=3", *shlex.split(last)])
+    assert all_layers.build() == last_layers.build()
+    assert all_layers.tree == last_layers.tree
 
 
-def test_items_of_a_list_at_its_default_can_be_set() -> None:
+def test_items_of_a_default_list_can_be_set() -> None:
     layers = wide.main.layers(None, ["steps=3", "optimizer.betas.0=0.5"])
     assert layers.build().optimizer.keywords["betas"] == (0.5, 0.999)
 
 
-def test_origin_of_a_list_is_where_it_was_last_changed() -> None:
+def test_origin_of_a_list_is_its_last_change() -> None:
     layers = wide.main.layers(None, ["steps=3", "+tags=x"])
     assert str(layers.last_origin(("tags",))) == "--override +tags=x"
 
 
-def test_mapping_of_sections_is_merged_and_one_of_plain_values_replaced(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("steps: 1\nnamed: {a: {every: 5}}\nlimits: {x: 1}\n")
+def test_mapping_of_sections_is_merged_and_mapping_of_scalars_replaced(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("steps: 1\nnamed: {a: {interval: 5}}\nlimits: {x: 1}\n")
     (tmp_path / "my.yaml").write_text(
-        "_base_: base.yaml\nnamed: {b: {every: 6}, a: {source: s}}\nlimits: {y: 2}\n"
+        "_base_: base.yaml\nnamed: {b: {interval: 6}, a: {source: s}}\nlimits: {y: 2}\n"
     )
     cfg = wide.main.layers(str(tmp_path / "my.yaml")).build()
-    assert cfg.named == {"a": wide.Part(every=5, source="s"), "b": wide.Part(every=6)}
+    assert cfg.named == {"a": wide.Part(interval=5, source="s"), "b": wide.Part(interval=6)}
     assert cfg.limits == {"y": 2}
     (tmp_path / "my.yaml").write_text("_base_: base.yaml\nnamed: {}\n")
     assert wide.main.layers(str(tmp_path / "my.yaml")).build().named == {}

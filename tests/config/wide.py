@@ -1,4 +1,4 @@
-"""A recipe whose config class holds what people rarely write: defaults in mappings, unions, aliases, rules."""
+"""A recipe whose config class has rarely used features: defaults in mappings, unions, aliases, rules."""
 
 import dataclasses
 from typing import Any, Literal, NewType, TypedDict
@@ -15,20 +15,20 @@ Seconds = NewType("Seconds", int)
 
 
 class Sizes(TypedDict):
-    """A mapping whose keys are known."""
+    """A mapping with declared keys."""
 
     a: int
     b: str
 
 
 class Loose(sample.Optimizer):
-    """Takes any argument."""
+    """An optimizer that accepts any keyword."""
 
-    def __init__(self, **rest: Any) -> None: ...
+    def __init__(self, **options: Any) -> None: ...
 
 
 class ByPosition:
-    """Takes its first argument by position alone."""
+    """A component with a positional-only argument."""
 
     def __init__(self, x: int, /, k: int = 1) -> None:
         self.x, self.k = x, k
@@ -38,7 +38,7 @@ class ByPosition:
 class Part:
     """A section."""
 
-    every: int = field(default=2, validator=above(0))
+    interval: int = field(default=2, validator=above(0))
     """Steps."""
     source: str | None = None
     """A file."""
@@ -51,12 +51,12 @@ class Deep:
     """Another section."""
 
     mode: str = "slow"
-    """How."""
+    """The mode."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """A section that takes arguments by position."""
+    """A section whose constructor accepts positional arguments."""
 
     p: int = 1
     """A number."""
@@ -64,14 +64,14 @@ class Frozen:
     """Text."""
 
 
-def chosen(value: str) -> str:
-    """Refuse everything but one word, in its own way."""
+def only_a(value: str) -> str:
+    """Return "a", or raise KeyError for any other text."""
     return {"a": "a"}[value]
 
 
 @define(kw_only=True)
 class WideConfig:
-    """Everything this recipe reads."""
+    """The config of this recipe."""
 
     output_dir: str = "out"
     steps: int
@@ -85,13 +85,13 @@ class WideConfig:
     precision: torch.dtype | None = None
     auto: int | Literal["auto"] = "auto"
     word: str = field(default="fast", validator=one_of("fast", "slow"))
-    part: Part = field(factory=lambda: Part(every=3, source="d"))
+    part: Part = field(factory=lambda: Part(interval=3, source="d"))
     part2: Part | None = None
     parts: list[Part] = field(factory=list)
     named: dict[str, Part] = field(factory=dict)
     pairs: tuple[Part, ...] = ()
     frozen: Frozen = field(factory=Frozen)
-    picky: str = field(default="a", converter=chosen)
+    picky: str = field(default="a", converter=only_a)
     either: Part | Deep | None = None
     sizes: Sizes = field(factory=lambda: Sizes(a=1, b="x"))
     seconds: Seconds = Seconds(3)

@@ -1,7 +1,7 @@
 """Typed configs: attrs classes with lazy components, checked before anything is built.
 
-What a config file needs is here; `torchtune.config.model` has what the layers above build on. Names are imported when
-they are first used, so that `tune ls` does not pay for the engine.
+Config files need only the names exported here; `torchtune.config.model` has those for higher layers. Names are imported
+on first use, to keep `tune ls` fast.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Reading a config class, or a section of one, from its mapping: fields, validators, and all mistakes at once."""
+"""Read a config class or section from a mapping: check fields and validators, and collect all mistakes."""
 
 import dataclasses
 import functools
@@ -16,59 +16,61 @@ from torchtune.config._mistakes import (
     Location,
     Mistake,
     RejectedError,
-    below,
     did_you_mean,
+    mistakes_at,
     nearest,
-    unknown,
+    unknown_name,
 )
-from torchtune.config._signature import MayChange, parameters, type_hints, unresolved
+from torchtune.config._signature import MayChange, parameters, type_hints, unresolved_hints
 from torchtune.config._tree import as_path
 from torchtune.config._types import describe, is_anything, members, push_down, strip, takes_none
 from torchtune.config._validators import Arguments, FieldError, Rule, rules
 
 REQUIRED: Final = object()
-"""Stands for "no default"."""
+"""Marks a field without a default."""
 
 
 @attrs.frozen
 class Field:
-    """One field of a config class, attrs or dataclass alike."""
+    """One field of a config class, which is an attrs class or a dataclass."""
 
     name: str
     type: Any
     default: Any
-    """The default, REQUIRED where there is none, or an `attrs.Factory`."""
+    """The default, REQUIRED, or an `attrs.Factory`."""
     validator: Any
     attribute: Any
     may_change: bool = False
-    """True where a continued run may differ in it."""
+    """True if a resumed run may change it."""
 
 
 @functools.cache
 def fields(cls: type) -> dict[str, Field]:
     """Return the fields of a config class by name."""
     hints = type_hints(cls)
-    lost = {n: hint for base in cls.__mro__ for n, hint in unresolved(base).items() if n not in hints}
-    if lost:
-        where = Location(source=f"{cls.__module__}.{cls.__qualname__}")
-        advice = "import what it names at run time"
-        wrong = {name: f"its annotation {hint!r} leads to nothing" for name, hint in lost.items()}
+    unknown = {
+        n: hint for base in cls.__mro__ for n, hint in unresolved_hints(base).items() if n not in hints
+    }
+    if unknown:
+        location = Location(source=f"{cls.__module__}.{cls.__qualname__}")
+        advice = "import the name at run time"
+        messages = {name: f"its annotation {hint!r} cannot be resolved" for name, hint in unknown.items()}
         raise ConfigError(
-            [Mistake("failure", why, advice, (n,), location=where) for n, why in wrong.items()],
+            [Mistake("failure", message, advice, (n,), location=location) for n, message in messages.items()],
             "the config class",
         )
     if attrs.has(cls):
-        found = [(a.name, _attrs_default(a), a.validator, a) for a in attrs.fields(cls) if a.init]
+        entries = [(a.name, _attrs_default(a), a.validator, a) for a in attrs.fields(cls) if a.init]
     else:
-        found = [(f.name, _dataclass_default(f), None, f) for f in dataclasses.fields(cls) if f.init]
+        entries = [(f.name, _dataclass_default(f), None, f) for f in dataclasses.fields(cls) if f.init]
     return {
         n: Field(n, push_down(hints.get(n, Any)), default, v, a, _may_change(hints.get(n)))
-        for n, default, v, a in found
+        for n, default, v, a in entries
     }
 
 
 def field_names(cls: type) -> tuple[str, ...]:
-    """Return the names of a config class's fields, in their order."""
+    """Return the names of a config class's fields, in order."""
     return tuple(fields(cls))
 
 
@@ -94,18 +96,18 @@ def _dataclass_default(field: "dataclasses.Field[Any]") -> Any:
 
 
 def default_values(cls: type) -> dict[str, Any]:
-    """Return the defaults of a config class, leaving out the fields that have none or need the object itself."""
-    found = {}
+    """Return the defaults of a config class, except those computed from the instance."""
+    values = {}
     for name, f in fields(cls).items():
         if isinstance(f.default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
             if not f.default.takes_self:
-                found[name] = f.default.factory()
+                values[name] = f.default.factory()
         elif f.default is not REQUIRED:
-            found[name] = f.default
-    return found
+            values[name] = f.default
+    return values
 
 
-def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
+def structure_section(tree: Any, cls: type, conv: cattrs.Converter) -> Any:
     """Turn a mapping into an object of a config class.
 
     Raises:
@@ -114,131 +116,131 @@ def structure_section(tree: Any, cls: type, made: cattrs.Converter) -> Any:
     if not isinstance(tree, Mapping):
         got = "null" if tree is None else repr(tree)
         raise RejectedError(Mistake("wrong_type", expected=describe(cls), got=got))
-    known = fields(cls)
-    values, mistakes = _read_fields(tree, known, made)
-    meant = {nearest(key, known) for key in tree if key not in known}  # a misspelt one is one mistake
+    known_fields = fields(cls)
+    values, mistakes = _read_fields(tree, known_fields, conv)
+    misspelled = {nearest(key, known_fields) for key in tree if key not in known_fields}
     mistakes += [
-        missing(f)
-        for name, f in known.items()
-        if f.default is REQUIRED and name not in tree and name not in meant
+        missing_field(f)
+        for name, f in known_fields.items()
+        if f.default is REQUIRED and name not in tree and name not in misspelled
     ]
     if mistakes:
-        raise RejectedError(*mistakes, *_validate_unbuilt(cls, values, known))
+        raise RejectedError(*mistakes, *_validate_unbuilt(cls, values, known_fields))
     try:
         with attrs.validators.disabled():
             built = cls(
-                **{known[name].attribute.alias if attrs.has(cls) else name: v for name, v in values.items()}
+                **{known_fields[n].attribute.alias if attrs.has(cls) else n: v for n, v in values.items()}
             )
-    except (Exception, SystemExit) as error:  # of the class's own code, such as its __attrs_post_init__
-        about = error.fields if isinstance(error, FieldError) else ()
-        found = Mistake("contradiction", message_of(error), fields=about)
-        raise RejectedError(*_validate_unbuilt(cls, values, known), found) from error
-    failed = _validate(built, {name: getattr(built, name) for name in known}, known)
-    if failed:
-        raise RejectedError(*failed)
+    except (Exception, SystemExit) as error:  # raised by the class, for example in __attrs_post_init__
+        involved = error.fields if isinstance(error, FieldError) else ()
+        contradiction = Mistake("contradiction", message_of(error), fields=involved)
+        raise RejectedError(*_validate_unbuilt(cls, values, known_fields), contradiction) from error
+    mistakes = _validate(built, {name: getattr(built, name) for name in known_fields}, known_fields)
+    if mistakes:
+        raise RejectedError(*mistakes)
     return built
 
 
-def missing(field: Field) -> Mistake:
-    """Return the mistake of a required field that is not set."""
+def missing_field(field: Field) -> Mistake:
+    """Return the mistake for a required field that is not set."""
     return Mistake("missing", "is required", path=(field.name,), expected=describe(field.type))
 
 
 def _read_fields(
-    tree: Mapping[str, Any], known: Mapping[str, Field], made: cattrs.Converter
+    tree: Mapping[str, Any], known_fields: Mapping[str, Field], conv: cattrs.Converter
 ) -> tuple[dict[str, Any], list[Mistake]]:
     values: dict[str, Any] = {}
     mistakes: list[Mistake] = []
     for name, value in tree.items():
-        if name not in known:
-            mistakes.append(unknown(name, known, (name,)))
+        if name not in known_fields:
+            mistakes.append(unknown_name(name, known_fields, (name,)))
             continue
         try:
-            values[name] = made.structure(value, known[name].type)
+            values[name] = conv.structure(value, known_fields[name].type)
         except RejectedError as rejected:
-            mistakes += [_with_rule(known[name], m) for m in below(name, rejected)]
+            mistakes += [_with_rule(known_fields[name], m) for m in mistakes_at(name, rejected)]
             continue
-        refused = refused_by_converter(known[name], values[name])
-        if refused:
-            mistakes.append(refused)
+        mistake = converter_mistake(known_fields[name], values[name])
+        if mistake:
+            mistakes.append(mistake)
     return values, mistakes
 
 
-def refused_by_converter(field: Field, value: Any) -> Mistake | None:
-    """Run a field's converter alone, so that what it refuses has a path."""
-    converter = getattr(field.attribute, "converter", None)
-    if converter is None or isinstance(converter, attrs.Converter) or is_reference(value):
+def converter_mistake(field: Field, value: Any) -> Mistake | None:
+    """Run a field's converter separately, so that its error is reported with the field's path."""
+    conv = getattr(field.attribute, "converter", None)
+    if conv is None or isinstance(conv, attrs.Converter) or is_reference(value):
         return None
     try:
-        converter(value)
-    except Exception as error:  # of the class's own code
+        conv(value)
+    except Exception as error:  # raised by the user's converter
         return Mistake("rule", message_of(error) or type(error).__name__, path=(field.name,))
     return None
 
 
 def _with_rule(field: Field, mistake: Mistake) -> Mistake:
-    """Complete the type that is expected of a field with the field's rule, such as `an int above 0`."""
-    is_of_field = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
-    return mistake._replace(expected=expectation(field)) if is_of_field else mistake
+    """Add the field's rule to its expected type: `an int above 0`."""
+    is_own_type = mistake.kind == "wrong_type" and mistake.path == (field.name,) and rules(field.validator)
+    return mistake._replace(expected=expectation(field)) if is_own_type else mistake
 
 
 def expectation(field: Field) -> str:
-    """Name a field's type with its rules to a person: `an int above 0 or null`."""
+    """Describe a field's type and rules for a message: `an int above 0 or null`."""
     t = strip(field.type)
-    words = [rule.words for rule in rules(field.validator)]
-    bare = " or ".join(describe(m) for m in members(t) if m is not type(None))
-    null = " or null" if takes_none(t) and not is_anything(t) else ""
-    return " ".join(filter(None, [bare, " and ".join(words)])) + null
+    conditions = [rule.words for rule in rules(field.validator)]
+    type_text = " or ".join(describe(m) for m in members(t) if m is not type(None))
+    or_null = " or null" if takes_none(t) and not is_anything(t) else ""
+    return " ".join(filter(None, [type_text, " and ".join(conditions)])) + or_null
 
 
-def _validate(instance: Any, values: Mapping[str, Any], known: Mapping[str, Field]) -> list[Mistake]:
-    """Run the validator of every field, collecting what fails."""
+def _validate(instance: Any, values: Mapping[str, Any], known_fields: Mapping[str, Field]) -> list[Mistake]:
+    """Run the validator of every field and collect the mistakes."""
     mistakes = []
     for name, value in values.items():
-        field = known[name]
+        field = known_fields[name]
         if field.validator is None or is_reference(value):
             continue
         if isinstance(field.validator, Arguments):
-            mistakes += [_out_of_range(value, name, *broken) for broken in field.validator.broken(value)]
+            mistakes += [_argument_mistake(value, name, *broken) for broken in field.validator.broken(value)]
             continue
         try:
             field.validator(instance, field.attribute, value)
-        except AttributeError:  # the validator looks at another field, which has a mistake of its own
+        except AttributeError:  # the validator reads another field, whose own mistake is already reported
             continue
-        except Exception as error:  # of a validator of the class's own
-            mistakes.append(_refused(field, value, error))
+        except Exception as error:  # raised by a user-defined validator
+            mistakes.append(_validator_mistake(field, value, error))
     return mistakes
 
 
-def _validate_unbuilt(cls: type, values: dict[str, Any], known: Mapping[str, Field]) -> list[Mistake]:
-    return _validate(SimpleNamespace(**default_values(cls) | values), values, known)
+def _validate_unbuilt(cls: type, values: dict[str, Any], known_fields: Mapping[str, Field]) -> list[Mistake]:
+    return _validate(SimpleNamespace(**default_values(cls) | values), values, known_fields)
 
 
-def _refused(field: Field, value: Any, error: Exception) -> Mistake:
-    """Return why a validator refuses a value: the rule in words, where one of them is broken."""
+def _validator_mistake(field: Field, value: Any, error: Exception) -> Mistake:
+    """Return the mistake for a value that a validator rejects, with the broken rule if there is one."""
     path = (field.name,)
     broken = [rule for rule in rules(field.validator) if not rule.admits(value)]
     if broken:
-        near = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
-        return Mistake("rule", "", near, path, expected=expectation(field), got=repr(value))
+        suggestion = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
+        return Mistake("rule", "", suggestion, path, expected=expectation(field), got=repr(value))
     if isinstance(error, FieldError):
         of_section = as_path(error.fields[0]) if error.fields else path
-        within = of_section if of_section[0] == field.name else path
-        return Mistake("rule", error.message, path=within, fields=error.fields)
-    # attrs' own validators carry further arguments after the message.
+        path = of_section if of_section[0] == field.name else path
+        return Mistake("rule", error.message, path=path, fields=error.fields)
+    # The validators of attrs put more arguments after the message.
     message = str(error.args[0]) if error.args else type(error).__name__
     return Mistake("rule", _with_type(error, message), path=path)
 
 
-def _out_of_range(component: Any, field: str, name: str, rule: Rule, value: Any) -> Mistake:
-    """Say what a component's argument may be."""
-    known = parameters(component.func)
-    kind = describe(argument_type(known[name])) if name in known else "a value"
+def _argument_mistake(component: Any, field: str, name: str, rule: Rule, value: Any) -> Mistake:
+    """Return the mistake for a component argument that breaks its rule."""
+    known_params = parameters(component.func)
+    kind = describe(argument_type(known_params[name])) if name in known_params else "a value"
     return Mistake("rule", path=(field, name), expected=f"{kind} {rule.words}", got=repr(value))
 
 
 def message_of(error: BaseException) -> str:
-    """Return an exception's message, with its type where that says more than that a value is wrong."""
+    """Return an exception's message, prefixed with its type unless that only means an invalid value."""
     return _with_type(error, str(error))
 
 

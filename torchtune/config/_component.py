@@ -1,8 +1,8 @@
-"""The lazy component: an object that is described but not built.
+"""The lazy component: a description of an object that is not built yet.
 
-Statically `lazy` *is* `functools.partial`, which mypy and pyright special-case, so that a wrong keyword or
-type is an error in the editor. At run time it is our own subclass, with equality, read-only keywords, a
-readable repr and a memory of the line it was written on.
+To type checkers, `lazy` *is* `functools.partial`, which mypy and pyright special-case: a wrong keyword or type is
+an error in the editor. At run time it is a subclass with equality, read-only keywords, a readable repr and a record
+of the line that created it.
 """
 
 import functools
@@ -36,7 +36,7 @@ COMPONENT_KEY: Final = "_component_"
 
 
 class Component(Protocol[T_co]):
-    """What a config field that holds a lazy component is annotated with: `optimizer: Component[Optimizer]`."""
+    """The annotation of a config field that holds a lazy component: `optimizer: Component[Optimizer]`."""
 
     @property
     def func(self) -> Callable[..., T_co]:
@@ -44,10 +44,10 @@ class Component(Protocol[T_co]):
 
     @property
     def keywords(self) -> Mapping[str, Any]:
-        """The arguments that the config gives it, by name."""
+        """The arguments set in the config, by name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> T_co:
-        """Build the object; recipes call `torchtune.config.instantiate` instead, for its checks."""
+        """Build the object. Recipes call `torchtune.config.instantiate` instead, which also checks the arguments."""
 
 
 if TYPE_CHECKING:
@@ -59,48 +59,48 @@ else:
 
         Args:
             func: The class or function that builds the object; it must have a public dotpath.
-            *args: Positional arguments, bound to their names when written to YAML.
-            **kwargs: Arguments by name.
+            *args: Positional arguments; written to YAML by name.
+            **kwargs: Keyword arguments.
         """
 
         def __new__(cls, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "lazy":
-            return _make(cls, func, args, kwargs)
+            return _create(cls, func, args, kwargs)
 
         @property
         def keywords(self) -> Mapping[str, Any]:
-            """The arguments that the config gives, by name; read-only, since class defaults are shared."""
+            """The arguments set in the config, by name; read-only, because class defaults are shared."""
             return MappingProxyType(super().keywords)
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name not in ("written_at", "read_at"):
-                made = f"lazy({getattr(self.func, '__name__', '...')}, {name}=...)"
-                raise AttributeError(f"a lazy cannot be changed; assign another: {made}")
+                example = f"lazy({getattr(self.func, '__name__', '...')}, {name}=...)"
+                raise AttributeError(f"a lazy is read-only; assign a new one: {example}")
             super().__setattr__(name, value)
 
         def __eq__(self, other: object) -> bool:
             if not isinstance(other, functools.partial):
                 return NotImplemented
-            whole: functools.partial[Any] = flattened(other)
-            return self.func == whole.func and bound_keywords(self) == bound_keywords(whole)
+            flat: functools.partial[Any] = flattened(other)
+            return self.func == flat.func and bound_keywords(self) == bound_keywords(flat)
 
         __hash__ = None
 
         def __repr__(self) -> str:
             name = getattr(self.func, "__qualname__", repr(self.func))
-            given = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.keywords.items()]
-            return f"lazy({', '.join([name, *given])})"
+            arguments = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.keywords.items()]
+            return f"lazy({', '.join([name, *arguments])})"
 
         def __reduce__(self) -> tuple[Any, ...]:
             return _rebuild, (self.func, self.args, dict(self.keywords))
 
 
-def _make(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Create a lazy for `lazy` or `nested`, remembering the call of it."""
+def _create(cls: Any, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Create a lazy for `lazy` or `nested`, and record the location of that call."""
     frame = calling_frame(2)
-    whole = flattened(functools.partial(func, *args, **kwargs))
-    made = functools.partial.__new__(cls, whole.func, *whole.args, **whole.keywords)
-    made.written_at = None if frame is None else (frame.f_code, frame.f_lasti)
-    return made
+    flat = flattened(functools.partial(func, *args, **kwargs))
+    component = functools.partial.__new__(cls, flat.func, *flat.args, **flat.keywords)
+    component.written_at = None if frame is None else (frame.f_code, frame.f_lasti)
+    return component
 
 
 def _rebuild(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,15 +110,15 @@ def _rebuild(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 def nested(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Describe a component that is an argument of another component.
 
-    Statically it is what `func` returns, since that is what the outer signature asks for; at run time it is a
-    lazy, built depth-first by `instantiate`.
+    To type checkers it is the result of `func`, as the outer signature requires. At run time it is a lazy, which
+    `instantiate` builds before the outer component.
     """
-    made: T = _make(lazy, func, args, kwargs)
-    return made
+    component: T = _create(lazy, func, args, kwargs)
+    return component
 
 
 def ref(path: str) -> Any:
-    """Refer to another field of the config, as `${path}` does in YAML; statically it fits everywhere.
+    """Refer to another field of the config, as `${path}` does in YAML; accepted by type checkers everywhere.
 
     Args:
         path: Dotted path from the config's root, such as `model_directory` or `dataset.source`.
@@ -127,30 +127,30 @@ def ref(path: str) -> Any:
 
 
 def is_component(value: object) -> bool:
-    """Tell whether a value describes a component: a lazy, a stock partial, or a mapping with `_component_`."""
+    """Return whether a value describes a component: a lazy, a `functools.partial`, or a mapping with `_component_`."""
     return isinstance(value, functools.partial) or (isinstance(value, Mapping) and COMPONENT_KEY in value)
 
 
 def written_at(component: object) -> tuple[CodeType, int] | None:
-    """Return the code object and instruction offset of the call that wrote a lazy; None for a stock partial."""
+    """Return the code object and instruction offset of the call that created a lazy; None for other objects."""
     return getattr(component, "written_at", None)
 
 
 def stamp(component: object, location: Location, path: Path) -> None:
-    """Let a lazy know where the config that it was read from says it: `my.yaml:12`, at `dataset`."""
+    """Record where a lazy was read from: the location (`my.yaml:12`) and the field path (`dataset`)."""
     if isinstance(component, lazy) and not TYPE_CHECKING:
         component.read_at = (location, path)
 
 
 def read_at(component: object) -> tuple[Location, Path] | None:
-    """Return the location and path that a lazy was stamped with; None where it was not."""
+    """Return the location and field path recorded by `stamp`, or None."""
     return getattr(component, "read_at", None)
 
 
 def flattened(component: "functools.partial[Any]") -> "functools.partial[Any]":
-    """Return a partial of a function that makes the same call as a partial of partials.
+    """Flatten nested partials into one that makes the same call.
 
-    Python flattens those itself, except where one has attributes, as a lazy does.
+    Python does this itself, except for partials with attributes, such as a lazy.
     """
     while isinstance(component.func, functools.partial):
         inner = component.func
@@ -160,7 +160,7 @@ def flattened(component: "functools.partial[Any]") -> "functools.partial[Any]":
 
 
 def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
-    """Return a partial's arguments by name, its positional ones bound to the parameters they fill.
+    """Return a partial's arguments by name, with positional arguments bound to their parameters.
 
     Raises:
         TypeError: There are more positional arguments than named parameters.
@@ -173,9 +173,9 @@ def bound_keywords(component: "functools.partial[Any]") -> dict[str, Any]:
 
     names = [p.name for p in parameters(component.func).values() if p.positional]
     if len(component.args) > len(names):
-        raise TypeError(f"{len(component.args)} positional arguments, but only {len(names)} have a name")
+        raise TypeError(f"{len(component.args)} positional arguments, but only {len(names)} parameters")
     positional = dict(zip(names, component.args, strict=False))
-    twice = positional.keys() & keywords.keys()
-    if twice:
-        raise TypeError(f"{min(twice)!r} is given by position and by name")
+    duplicates = positional.keys() & keywords.keys()
+    if duplicates:
+        raise TypeError(f"{min(duplicates)!r} is passed by position and by name")
     return positional | keywords

@@ -1,15 +1,15 @@
-"""Comparing two config trees leaf by leaf."""
+"""Compare two config trees leaf by leaf."""
 
 from typing import Any, Final, NamedTuple
 
 from torchtune.config._tree import leaves
 
 ABSENT: Final = object()
-"""Stands for a leaf that one side does not have."""
+"""Marks a leaf that one of the trees does not have."""
 
 
 class Difference(NamedTuple):
-    """A leaf in which two trees differ."""
+    """A leaf that differs between two trees."""
 
     path: str
     left: Any
@@ -19,8 +19,8 @@ class Difference(NamedTuple):
 
 
 def differences(left: Any, right: Any) -> list[Difference]:
-    """Return the leaves in which two trees differ, in the order of the left one, then of the right."""
+    """Return the leaves that differ between two trees, in the order of the left tree, then of the right."""
     a, b = dict(leaves(left)), dict(leaves(right))
     rows = [(path, a.get(path, ABSENT), b.get(path, ABSENT)) for path in dict.fromkeys([*a, *b])]
-    # By repr, so that 1 and 1.0 and true differ, as they do in YAML.
+    # Compared by repr, so that 1, 1.0 and true differ, as in YAML.
     return [Difference(".".join(map(str, path)), x, y) for path, x, y in rows if repr(x) != repr(y)]

@@ -1,4 +1,4 @@
-"""What docstrings say about parameters and fields."""
+"""Documentation of parameters and fields, read from docstrings."""
 
 import ast
 import functools
@@ -18,58 +18,58 @@ from torchtune.config._types import is_section
 def documentation(fn: Callable[..., Any]) -> dict[str, str]:
     """Return the documentation of each parameter.
 
-    It is that of the callable's docstring and its constructor's, and for `**kwargs: Unpack[SomeTypedDict]` that of
-    the TypedDict: the "Attributes:" or "Args:" of its docstring. The text under each key of it, or under each field of
-    a class, has precedence.
+    It is read from the "Args:" or "Attributes:" sections in the docstrings of the callable, its constructor and, for
+    `**kwargs: Unpack[SomeTypedDict]`, the TypedDict. The docstring below a field of a class, or below a key of the
+    TypedDict, takes precedence.
     """
     constructor = [fn.__init__] if inspect.isclass(fn) else []
     options = unpacked_in(fn)
     declaring = [cls for cls in (fn, options) if is_section(cls) or typing.is_typeddict(cls)]
-    found = {name: _plain(text) for cls in declaring for name, text in field_docs(cls).items()}
+    docs = {name: _plain(text) for cls in declaring for name, text in field_docs(cls).items()}
     for documented in (fn, *constructor, options):
         for name, text in _arguments(documented).items():
-            found.setdefault(name, text)
-    return found
+            docs.setdefault(name, text)
+    return docs
 
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring under each field of a class, its bases' included."""
-    found: dict[str, str] = {}
+    """Return the docstring below each field of a class, including inherited fields."""
+    docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         try:
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        except (OSError, TypeError, SyntaxError):  # made in an interpreter, where there is no source
+        except (OSError, TypeError, SyntaxError):  # defined interactively, without source code
             continue
-        found |= _docs_in(body)
-    return found
+        docs |= _docs_in(body)
+    return docs
 
 
 def _arguments(documented: object) -> dict[str, str]:
-    """Return what the docstring of a callable or class says about each argument."""
+    """Return the description of each argument in the docstring of a callable or class."""
     import docstring_parser
 
-    found: dict[str, str] = {}
+    docs: dict[str, str] = {}
     text = None if documented is None else inspect.getdoc(documented)
     for entry in docstring_parser.parse(text or "").params:
         for name in entry.arg_name.replace("*", "").split(","):
-            found.setdefault(name.strip(), _plain(entry.description or ""))
-    return found
+            docs.setdefault(name.strip(), _plain(entry.description or ""))
+    return docs
 
 
 def _docs_in(node: ast.stmt) -> dict[str, str]:
     statements = getattr(node, "body", [])
-    found = {}
-    for statement, after in itertools.pairwise(statements):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    docs = {}
+    for statement, next_statement in itertools.pairwise(statements):
+        is_text = isinstance(next_statement, ast.Expr) and isinstance(next_statement.value, ast.Constant)
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and is_text:
-            found[statement.target.id] = inspect.cleandoc(str(after.value.value))
-    return found
+            docs[statement.target.id] = inspect.cleandoc(str(next_statement.value.value))
+    return docs
 
 
 def _plain(text: str) -> str:
-    """Put a description on one line, without the default that help and freezing state themselves."""
-    text = re.sub(r":\w+:`~?([^`<]+?)\s*(?:<[^>]*>)?`", r"`\1`", text)  # roles and links of reStructuredText
+    """Put a description on one line, without its default, which help and frozen configs show separately."""
+    text = re.sub(r":\w+:`~?([^`<]+?)\s*(?:<[^>]*>)?`", r"`\1`", text)  # reStructuredText roles and links
     text = re.sub(r"`([^`]+?)\s*(?:<[^>]*>)?`_+", r"\1", text)
     text = re.sub(r"\s*\([Dd]efault: (?:[^()]|\([^()]*\))*\)|Default: \S+", "", text)
     return " ".join(text.replace("``", "`").split())

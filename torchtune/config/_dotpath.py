@@ -1,4 +1,4 @@
-"""From a dotpath to the object that it names, and from an object to its shortest public dotpath."""
+"""Resolve a dotpath to the object that it names, and an object to its shortest public dotpath."""
 
 import functools
 import importlib
@@ -10,26 +10,20 @@ from types import ModuleType
 from typing import Any
 
 from torchtune.config._mistakes import Mistake, RejectedError, did_you_mean, reject
-from torchtune.config._trust import (
-    OWN_PACKAGES,
-    Trust,
-    current_trust,
-    refuse_object,
-    refuse_path,
-)
+from torchtune.config._trust import OWN_PACKAGES, Trust, current_trust, object_rejection, path_rejection
 
 
 def locate(path: str) -> Callable[..., Any]:
     """Return the class or function that a public, trusted dotpath names.
 
     Raises:
-        RejectedError: It is malformed, private, not trusted, missing, or not a class or function of a module.
+        RejectedError: The dotpath is malformed, private, not trusted, missing, or not a module-level class or function.
     """
     return _locate(path, current_trust())
 
 
 def is_component_path(path: str) -> bool:
-    """Tell whether a dotpath names a class or function that a config may name."""
+    """Return whether a dotpath names a class or function that a config may use."""
     try:
         locate(path)
     except RejectedError:
@@ -43,38 +37,38 @@ def _locate(path: str, trust: Trust) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _locate_cached(path: str, _packages: frozenset[str], _folders: tuple[str, ...]) -> Callable[..., Any]:
-    """Locate once for each state of trust, which is part of the key."""
+    """Locate a dotpath, cached for each state of trust."""
     parts = path.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
         raise _unknown(path, f"{path!r} is not a dotpath", "write package.module.Name")
-    refusal = refuse_path(path)
-    if refusal:
-        raise reject("component", f"{path} is refused: {refusal.why}", refusal.suggestion)
+    rejection = path_rejection(path)
+    if rejection:
+        raise reject("component", f"{path} is not allowed: {rejection.reason}", rejection.suggestion)
     if any(part.startswith("_") for part in parts):
         raise reject("component", f"{path} is private", _public_name(path, parts))
     holder, name = _walk(path, parts)
-    found = getattr(holder, name)
-    why = refuse_object(found) if callable(found) else None
-    if why:
-        raise reject("component", f"{path} is refused: {why}")
+    obj = getattr(holder, name)
+    reason = object_rejection(obj) if callable(obj) else None
+    if reason:
+        raise reject("component", f"{path} is not allowed: {reason}")
     if not isinstance(holder, ModuleType):
-        why = "a component is a class or a function of a module, not a part of a class"
-        raise reject("component", f"{path} is refused: {why}")
-    if not callable(found) or isinstance(found, ModuleType):
+        reason = "a component must be a module-level class or function, not a class attribute"
+        raise reject("component", f"{path} is not allowed: {reason}")
+    if not callable(obj) or isinstance(obj, ModuleType):
         raise reject("component", f"{path} is not a class or a function")
-    return found  # type: ignore[no-any-return]  # callable was checked above
+    return obj  # type: ignore[no-any-return]  # callable was checked above
 
 
 def _walk(path: str, parts: list[str]) -> tuple[Any, str]:
-    """Import as many segments as are modules; return what holds the last name, and that name."""
+    """Import the segments that are modules; return the owner of the last name, and that name."""
     holder: Any = _import(path, parts[0])
     for i, part in enumerate(parts[1:], 1):
         if isinstance(holder, ModuleType) and not hasattr(holder, part):
             _import_submodule(path, ".".join(parts[: i + 1]))
         if not hasattr(holder, part):
-            known = [n for n in dir(holder) if not n.startswith("_")]
-            where = ".".join(parts[:i])
-            raise _unknown(path, f"{where} has no {part!r}", did_you_mean(part, known))
+            public_names = [n for n in dir(holder) if not n.startswith("_")]
+            owner = ".".join(parts[:i])
+            raise _unknown(path, f"{owner} has no {part!r}", did_you_mean(part, public_names))
         if i < len(parts) - 1:
             holder = getattr(holder, part)
     return holder, parts[-1]
@@ -84,14 +78,14 @@ def _import(path: str, module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        near = did_you_mean(module, OWN_PACKAGES)
-        raise _unknown(path, f"{path}: no module {error.name!r}", near) from error
+        suggestion = did_you_mean(module, OWN_PACKAGES)
+        raise _unknown(path, f"{path}: no module {error.name!r}", suggestion) from error
     except (Exception, SystemExit) as error:
         raise _failed_import(path, module, f"{type(error).__name__}: {error}") from error
 
 
 def _import_submodule(path: str, module: str) -> None:
-    """Import a module if there is one of that name; a module that fails on its own account is said so."""
+    """Import a module if it exists; raise if it exists but fails to import."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -102,16 +96,16 @@ def _import_submodule(path: str, module: str) -> None:
 
 
 def _unknown(path: str, message: str, suggestion: str) -> RejectedError:
-    """Return the mistake of a dotpath that leads to nothing."""
+    """Return the mistake for a dotpath that does not exist."""
     return RejectedError(Mistake("component", message, suggestion, got=path))
 
 
-def _failed_import(path: str, module: str, why: str) -> RejectedError:
-    return reject("component", f"{path}: importing {module} failed: {why}")
+def _failed_import(path: str, module: str, reason: str) -> RejectedError:
+    return reject("component", f"{path}: importing {module} failed: {reason}")
 
 
 def _public_name(path: str, parts: list[str]) -> str:
-    """Suggest what the package above a private segment exports, importing nothing below it."""
+    """Suggest a public name from the package above a private segment, without importing anything private."""
     public = parts[: next(i for i, part in enumerate(parts) if part.startswith("_"))]
     try:
         holder, last = _walk(path, public) if len(public) > 1 else (None, "")
@@ -120,31 +114,31 @@ def _public_name(path: str, parts: list[str]) -> str:
         package = None
     if not parts[-1].startswith("_") and callable(getattr(package, parts[-1], None)):
         return f"write {'.'.join([*public, parts[-1]])}"
-    return "name what its package exports"
+    return "use a name that its package exports"
 
 
 @functools.lru_cache(maxsize=1024)
-def dotpath(found: Callable[..., Any]) -> str:
-    """Return the shortest public path that leads to this very object.
+def dotpath(obj: Callable[..., Any]) -> str:
+    """Return the shortest public dotpath that resolves to this object.
 
     Raises:
-        ValueError: It has none: a lambda, a local, a method or a private name; the message has the reason.
+        ValueError: It has none, because it is a lambda, local, a method or private; the message has the reason.
     """
-    module = str(getattr(found, "__module__", None) or "")
-    name = str(getattr(found, "__qualname__", None) or getattr(found, "__name__", repr(found)))
+    module = str(getattr(obj, "__module__", None) or "")
+    name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", repr(obj)))
     if "<lambda>" in name:
-        raise ValueError("a lambda has no dotpath; write it as a function of a module")
+        raise ValueError("a lambda has no dotpath; define a module-level function instead")
     if "<locals>" in name:
-        raise ValueError(f"{name} is defined inside a function; move it to the top of its module")
+        raise ValueError(f"{name} is defined inside a function; move it to module level")
     if module == "__main__":
         module = _main_stem(name)
     if not all(part.isidentifier() for part in module.split(".")):
-        raise ValueError(f"{name} is defined in {module!r}, which is no name of a module; rename the file")
+        raise ValueError(f"{name} is defined in {module!r}, not a valid module name; rename the file")
     parts = module.split(".")
     for length in range(1, len(parts) + 1):
         prefix = ".".join(parts[:length])
         holder = sys.modules.get(prefix)
-        if not any(p.startswith("_") for p in [*parts[:length], name]) and _get(holder, name) is found:
+        if not any(p.startswith("_") for p in [*parts[:length], name]) and _get(holder, name) is obj:
             return f"{prefix}.{name}"
     if module == _main_module():
         return f"{module}.{name}"
@@ -161,7 +155,7 @@ def _main_module() -> str:
 
 
 def _main_stem(name: str) -> str:
-    """Return the module name under which the running script can be imported, if its folder is trusted."""
+    """Return the name by which the running script can be imported, if its folder is trusted."""
     main = getattr(sys.modules["__main__"], "__file__", None)
     if main and str(Path(main).resolve().parent) in current_trust().folders:
         return Path(main).stem

@@ -1,4 +1,4 @@
-"""The frozen form of a config: complete, self-contained, defaults spelt out, references kept."""
+"""The frozen form of a config: complete, self-contained, defaults written out, references kept."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,7 +13,7 @@ from torchtune.config._layers import Layers
 from torchtune.config._mistakes import ConfigError, Path, RejectedError, dotted
 from torchtune.config._schema import slots
 from torchtune.config._structure import structure
-from torchtune.config._tree import copied
+from torchtune.config._tree import copy_tree
 from torchtune.config._types import sections_of
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import parse_yaml, render_yaml
@@ -23,51 +23,52 @@ C = TypeVar("C")
 
 @define
 class Frozen:
-    """A config's tree with the defaults of every argument."""
+    """A config's tree, including the default of every field and argument."""
 
     tree: dict[str, Any]
-    left_out: list[str] = field(factory=list)
-    """Arguments whose default YAML cannot hold, each with its owner."""
+    omitted: list[str] = field(factory=list)
+    """Arguments whose default cannot be written to YAML, each with its owner."""
 
     def render(self) -> str:
-        """Render as YAML, what is left out named in a comment."""
-        notes = [f"# left out, since YAML cannot hold it: {text}\n" for text in self.left_out]
+        """Render as YAML, with a comment for each omitted argument."""
+        notes = [f"# left out, since YAML cannot hold it: {text}\n" for text in self.omitted]
         return "".join([*notes, render_yaml(self.tree)])
 
 
 def freeze(layers: Layers) -> Frozen:
-    """Spell out the defaults of every field and argument of merged layers, references as written."""
+    """Write out the default of every field and argument of merged layers; keep references."""
     layers.normalise()
-    frozen = Frozen(copied(layers.tree))
-    _fill(layers.wanted or Any, frozen.tree, (), frozen)
+    frozen = Frozen(copy_tree(layers.tree))
+    _fill(layers.config_class or Any, frozen.tree, (), frozen)
     return frozen
 
 
 def _fill(t: Any, tree: Any, path: Path, frozen: Frozen) -> None:
     for key, slot in slots(t, tree).items():
-        here = (*path, key)
+        inner_path = (*path, key)
         if isinstance(tree, dict) and key not in tree and slot.default is not REQUIRED:
             try:
                 tree[str(key)] = unstructure(slot.default)
             except RejectedError:
-                frozen.left_out.append(f"{dotted(here)} (default of {slot.owner}: {_shown(slot.default)})")
+                default = _describe(slot.default)
+                frozen.omitted.append(f"{dotted(inner_path)} (default of {slot.owner}: {default})")
         value = tree[int(key)] if isinstance(tree, list) else tree.get(key)
         if value is not None and not is_reference(value):
-            _fill(slot.type, value, here, frozen)
+            _fill(slot.type, value, inner_path, frozen)
 
 
-def _shown(default: Any) -> str:
-    """Show a default that YAML cannot hold, the same in every process."""
+def _describe(default: Any) -> str:
+    """Describe a default that cannot be written to YAML, identically in every process."""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class at run time
         return "computed from other fields"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(default))
 
 
 def render(config: Any) -> str:
-    """Render a config object as YAML: every field, the arguments that it gives its components, references kept.
+    """Render a config object as YAML: every field, and the arguments set for its components; references are kept.
 
     Raises:
-        ConfigError: It holds something that YAML cannot.
+        ConfigError: It contains a value that YAML cannot represent.
     """
     try:
         return render_yaml(unstructure(config))
@@ -93,7 +94,7 @@ def load(text: str, config_class: type[C], name: str = "the YAML") -> C:
 
 
 def resolve(config: C) -> C:
-    """Return a config object with every reference replaced by what it names, checked like one from YAML.
+    """Return a config object with every reference replaced by its value, checked like one from YAML.
 
     Raises:
         ConfigError: With every mistake in it.
@@ -107,7 +108,7 @@ def resolve(config: C) -> C:
 
 
 def frozen_tree(config: Any) -> dict[str, Any]:
-    """Return the tree of a resolved config object, defaults spelt out and references resolved."""
+    """Return the tree of a resolved config object, with defaults written out and references resolved."""
     tree: dict[str, Any] = resolved_tree(freeze(_without_locations(config)).tree)
     return tree
 
@@ -117,16 +118,16 @@ def _without_locations(config: Any) -> Layers:
 
 
 def fixed_tree(config: Any) -> dict[str, Any]:
-    """Return what a run that is continued has in common with the one before, defaults spelt out.
+    """Return the part of a config that must not change when a run is resumed, with defaults written out.
 
     Args:
-        config: A resolved config object; its fields marked `MayChange` are left out, and its output folder.
+        config: A resolved config object. Fields marked `MayChange` and the output folder are excluded.
     """
-    return without(frozen_tree(config), {"output_dir", *may_change(type(config))})
+    return drop_paths(frozen_tree(config), {"output_dir", *may_change(type(config))})
 
 
 def may_change(config_class: type | None) -> set[str]:
-    """Return the dotted paths of fields that a resumed run may change: those marked `MayChange`."""
+    """Return the dotted paths of the fields marked `MayChange`, which a resumed run may change."""
     paths: set[str] = set()
     for name, f in fields(config_class).items() if config_class else ():
         if f.may_change:
@@ -136,16 +137,16 @@ def may_change(config_class: type | None) -> set[str]:
     return paths
 
 
-def without(tree: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
-    """Return a tree of mappings without the values at some dotted paths."""
-    rest = {}
+def drop_paths(tree: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Return a tree of mappings without the values at the given dotted paths."""
+    remaining = {}
     for name, value in tree.items():
         inner = {path.removeprefix(f"{name}.") for path in paths if path.startswith(f"{name}.")}
         if name not in paths:
-            rest[name] = without(value, inner) if inner and isinstance(value, Mapping) else value
-    return rest
+            remaining[name] = drop_paths(value, inner) if inner and isinstance(value, Mapping) else value
+    return remaining
 
 
 def resolved_tree(tree: Any) -> Any:
-    """Return a tree with its references resolved, those that name nothing left as written."""
+    """Return a tree with its references resolved; those that cannot be resolved are kept."""
     return resolve_tree(tree)[0]

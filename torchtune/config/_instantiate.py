@@ -1,4 +1,4 @@
-"""Building what a config describes."""
+"""Build the objects that a config describes."""
 
 import functools
 import itertools
@@ -17,13 +17,13 @@ from torchtune.config._mistakes import (
     RejectedError,
     did_you_mean,
     dotted,
-    hinted,
+    with_suggestion,
 )
-from torchtune.config._node import place_of, root_of, tree_of
-from torchtune.config._signature import parameters, swallows_keywords
+from torchtune.config._node import node_source, root_of, tree_of
+from torchtune.config._signature import accepts_kwargs, parameters
 from torchtune.config._source_lines import location_of_call
-from torchtune.config._structure import converter
-from torchtune.config._tree import copied
+from torchtune.config._structure import converter_for
+from torchtune.config._tree import copy_tree
 from torchtune.config._types import holds_components
 
 T = TypeVar("T")
@@ -42,57 +42,57 @@ def instantiate(component: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
 def instantiate(component: Any, *args: Any, **kwargs: Any) -> Any:
     """Build the object that a component describes.
 
-    Components among its arguments, in lists and mappings too, are built first, but for those of arguments that are
-    declared as `Component`. What is given is never changed.
+    Components among its arguments, including those in lists and mappings, are built first, except for arguments that
+    are declared as `Component`. The inputs are never modified.
 
     Args:
-        component: A lazy, a `functools.partial`, or a mapping with `_component_`; None gives None.
-        *args: Positional arguments, put after those of the component, as calling a partial does.
-        **kwargs: Keyword arguments; they win over the config's.
+        component: A lazy, a `functools.partial`, or a mapping with `_component_`; None returns None.
+        *args: Positional arguments, appended to those of the component, as when calling a partial.
+        **kwargs: Keyword arguments, which override the config's.
 
     Raises:
-        InstantiationError: The component cannot be built; it says which component and argument, and where it was
-            written; an exception of its own code is the `__cause__`.
+        InstantiationError: The component cannot be built. The message names the component, the argument and where
+            the component was defined; an exception raised by the component is its `__cause__`.
     """
     if component is None:
         return None
     if not is_component(component):
-        why = f"instantiate takes a component, a lazy or a mapping with {COMPONENT_KEY}, not {component!r}"
-        raise _located(InstantiationError(why), component)
+        message = f"expected a lazy, a partial or a mapping with {COMPONENT_KEY}, got {component!r}"
+        raise _located(InstantiationError(message), component)
     try:
-        made = _from_mapping(component) if isinstance(component, Mapping) else component
-        return _build(made, args, kwargs)
+        partial = _from_mapping(component) if isinstance(component, Mapping) else component
+        return _build(partial, args, kwargs)
     except InstantiationError as error:
         raise _located(error, component) from error.__cause__
 
 
 def _located(error: InstantiationError, component: Any) -> InstantiationError:
-    """Add where a component was written, unless one inside it failed, whose location is known already."""
+    """Add a component's location to an error, unless a nested component has already set its own."""
     if error.location is None:
-        error.location, error.path = _where(component)
+        error.location, error.path = _source_of(component)
     return error
 
 
-def _where(component: Any) -> tuple[Location | None, Path]:
-    """Return where a component was written, and its path in its config; None where it is not known."""
-    found = place_of(component) or read_at(component)
-    if found:
-        return found
-    written = written_at(component)
-    if written is None or written[0].co_filename.startswith(_OWN_FOLDER):
+def _source_of(component: Any) -> tuple[Location | None, Path]:
+    """Return the location of a component and its field path; None and an empty path if unknown."""
+    source = node_source(component) or read_at(component)
+    if source:
+        return source
+    call = written_at(component)
+    if call is None or call[0].co_filename.startswith(_OWN_FOLDER):
         return None, ()
-    return location_of_call(*written), ()
+    return location_of_call(*call), ()
 
 
 def _from_mapping(component: Mapping[str, Any]) -> Any:
-    """Turn a mapping into a lazy, its references resolved against the config that it belongs to."""
+    """Turn a mapping into a lazy, and resolve its references against the config that contains it."""
     tree, root = tree_of(component), root_of(component)
     try:
         if root is not None:
             tree, unresolved = resolve_tree(tree, root)
             if unresolved:
                 raise RejectedError(*unresolved)
-        return structure_component(tree, Any, converter(references=True), incomplete=True)
+        return structure_component(tree, Any, converter_for(references=True), incomplete=True)
     except RejectedError as rejected:
         raise InstantiationError("; ".join(map(str, rejected.mistakes))) from None
 
@@ -103,15 +103,15 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
     name = _name(fn)
     keywords = {**component.keywords, **kwargs}
     try:
-        # A callable that asks for components builds them itself, such as one that passes something on to each.
-        asked = {name for name, p in parameters(fn).items() if holds_components(p.type)}
-        given = {
-            key: value if key in kwargs or key in asked else _built(value, (key,))
+        # A callable with parameters of type Component builds those itself, for example to pass more arguments.
+        lazy_params = {name for name, p in parameters(fn).items() if holds_components(p.type)}
+        built = {
+            key: value if key in kwargs or key in lazy_params else _build_nested(value, (key,))
             for key, value in keywords.items()
         }
-        filled = [p.name for p in parameters(fn).values() if p.positional][: len(component.args)]
+        names = [p.name for p in parameters(fn).values() if p.positional][: len(component.args)]
         positional = tuple(
-            value if filled[i : i + 1] and filled[i] in asked else _built(value, (i,))
+            value if names[i : i + 1] and names[i] in lazy_params else _build_nested(value, (i,))
             for i, value in enumerate(component.args)
         )
     except InstantiationError as error:
@@ -119,57 +119,57 @@ def _build(component: "functools.partial[Any]", args: tuple[Any, ...], kwargs: M
             raise
         raise InstantiationError(f"{name}: {error.message}") from error.__cause__
     arguments = (*positional, *args)
-    _check_call(fn, name, arguments, given)
-    only = [p.name for p in parameters(fn).values() if p.only_positional][len(arguments) :]
-    arguments += tuple(given.pop(name) for name in itertools.takewhile(given.__contains__, only))
+    _check_call(fn, name, arguments, built)
+    positional_only = [p.name for p in parameters(fn).values() if p.only_positional][len(arguments) :]
+    arguments += tuple(built.pop(name) for name in itertools.takewhile(built.__contains__, positional_only))
     try:
-        return fn(*arguments, **given)
+        return fn(*arguments, **built)
     except Exception as error:
         raise InstantiationError(f"{name}: {message_of(error)}") from error
 
 
-def _built(value: Any, path: Path) -> Any:
-    """Build the components in a value, leaving the value itself unchanged."""
+def _build_nested(value: Any, path: Path) -> Any:
+    """Return a value with the components in it built; the value itself is not modified."""
     if isinstance(value, functools.partial):
         try:
             return _build(value, (), {})
         except InstantiationError as error:
             if error.location is not None:
                 raise
-            inside = InstantiationError(f"{dotted(path)}: {error.message}")
-            raise _located(error if read_at(value) else inside, value) from error.__cause__
+            with_path = InstantiationError(f"{dotted(path)}: {error.message}")
+            raise _located(error if read_at(value) else with_path, value) from error.__cause__
     if isinstance(value, Mapping) and COMPONENT_KEY in value:
         return instantiate(value)
     if isinstance(value, dict):
-        return {key: _built(item, (*path, key)) for key, item in value.items()}
+        return {key: _build_nested(item, (*path, key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(_built(item, (*path, i)) for i, item in enumerate(value))
+        return type(value)(_build_nested(item, (*path, i)) for i, item in enumerate(value))
     if is_reference(value):
-        raise InstantiationError(
-            f"{dotted(path)}: {value} is not resolved; call torchtune.config.resolve(cfg) first"
-        )
-    return copied(value)
+        message = f"{dotted(path)}: {value} is not resolved; call torchtune.config.resolve(cfg) first"
+        raise InstantiationError(message)
+    return copy_tree(value)
 
 
 def _check_call(fn: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Find missing, doubled and unknown arguments before the component's own code runs."""
-    known = parameters(fn)
-    if not known and swallows_keywords(fn):
+    """Check for missing, duplicate and unknown arguments before the component's code runs."""
+    params = parameters(fn)
+    if not params and accepts_kwargs(fn):
         return
-    positional = [p.name for p in known.values() if p.positional]
-    filled = set(positional[: len(args)])
-    twice = sorted(filled & kwargs.keys())
-    if twice:
-        raise InstantiationError(f"{name}: {twice[0]!r} is passed by position and by name")
-    missing = [p.name for p in known.values() if p.required and p.name not in filled and p.name not in kwargs]
+    by_position = {p.name for p in [p for p in params.values() if p.positional][: len(args)]}
+    duplicates = sorted(by_position & kwargs.keys())
+    if duplicates:
+        raise InstantiationError(f"{name}: {duplicates[0]!r} is passed by position and by name")
+    missing = [
+        p.name for p in params.values() if p.required and p.name not in by_position and p.name not in kwargs
+    ]
     if missing:
         raise InstantiationError(
-            f"{name} needs {', '.join(map(repr, missing))}; pass it to instantiate or set it"
+            f"{name} requires {', '.join(map(repr, missing))}; set it, or pass it to instantiate"
         )
-    unknown = [key for key in kwargs if key not in known]
-    if unknown and not swallows_keywords(fn):
-        near = did_you_mean(unknown[0], known)
-        raise InstantiationError(hinted(f"{name} takes no {unknown[0]!r}", near))
+    unknown = [key for key in kwargs if key not in params]
+    if unknown and not accepts_kwargs(fn):
+        suggestion = did_you_mean(unknown[0], params)
+        raise InstantiationError(with_suggestion(f"{name} has no argument {unknown[0]!r}", suggestion))
 
 
 def _name(fn: Callable[..., Any]) -> str:

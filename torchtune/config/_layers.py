@@ -1,6 +1,6 @@
 """Layers of a config, lowest first: class defaults, a Python config or YAML files, the command line.
 
-Every leaf remembers its origin. A component that replaces another starts with no arguments.
+The origin of every leaf is recorded. A component that replaces another keeps none of its arguments.
 """
 
 import functools
@@ -11,78 +11,78 @@ from attrs import define, field
 
 from torchtune.config._classes import REQUIRED, default_values, fields
 from torchtune.config._component import COMPONENT_KEY, stamp
-from torchtune.config._interpolation import is_reference, referred, resolve_tree
+from torchtune.config._interpolation import is_reference, reference_target, resolve_tree
 from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, RejectedError, dotted
 from torchtune.config._schema import Slot, expand_paths, is_data, mapping_of, section_of, slots
 from torchtune.config._structure import check_untyped, structure
-from torchtune.config._tree import as_path, at, copied, is_component_tree, places
+from torchtune.config._tree import all_paths, as_path, copy_tree, is_component_tree, value_at
 from torchtune.config._types import describe, is_section
 from torchtune.config._unstructure import unstructure
 from torchtune.config._yaml import Document
 
 HELPER_PREFIX = "x-"
-"""Keys of a file that begin so hold what its aliases name, and are no fields.
+"""Top-level keys of a file with this prefix hold YAML anchors and are not fields.
 
-Docker Compose and OpenAPI have the same. GitLab's leading dot would be an empty name in a dotted path.
+Docker Compose and OpenAPI use the same prefix. GitLab's leading dot would be an empty name in a dotted path.
 """
 
 Origins = Callable[[Path], Location]
-"""Gives the location of what stands at a path of one layer."""
+"""Returns the location of the value at a path of one layer."""
 
 
 class DroppedArguments(NamedTuple):
-    """The arguments that a component lost when another replaced it."""
+    """The arguments of a component that were dropped when another replaced it."""
 
     path: Path
     names: tuple[str, ...]
     replacement: str
-    """Which component replaced which, and where."""
+    """A sentence naming both components and the location."""
 
 
 @define
 class Layers:
-    """A config as it grows from its layers.
+    """A config that is assembled from its layers.
 
     Attributes:
-        wanted: The recipe's config class; None for a recipe without one.
-        tree: All layers merged, references as written.
-        origins: The origin of each value that a layer set.
-        mistakes: What was already found wrong while reading, each with its location.
-        dropped: The arguments that were lost when one component replaced another.
+        config_class: The recipe's config class; None for a recipe without one.
+        tree: The merged layers, with unresolved references.
+        origins: The location of each value that a layer set.
+        mistakes: The mistakes found while reading, each with its location.
+        dropped: The arguments dropped when one component replaced another.
     """
 
-    wanted: type | None
+    config_class: type | None
     tree: dict[str, Any] = field(factory=dict)
     origins: dict[Path, Location] = field(factory=dict)
     mistakes: list[Mistake] = field(factory=list)
     dropped: list[DroppedArguments] = field(factory=list)
     sources: list[Location] = field(factory=list)
-    """The files and config functions, lowest first."""
+    """The files and config functions, lowest layer first."""
     depth: int = 0
     incomplete: bool = False
-    """True where a layer could not be read, which is a mistake; missing fields are then not reported."""
+    """True if a layer could not be read (a mistake); missing fields are then not reported."""
     programs: list[str] = field(factory=list)
-    """Python files that run the config."""
+    """Python files that execute the config."""
     takes_any_seed: bool = False
-    """True where the seed was null and is settled: that of a run which is continued takes its place."""
+    """True if the seed was null and has been drawn; when a run is resumed, its seed replaces it."""
 
     @classmethod
-    def of_defaults(cls, wanted: type | None) -> "Layers":
-        """Start from the defaults of a recipe's config class."""
-        made = cls(wanted)
-        if wanted is not None:
-            where = Location(source=f"default of {wanted.__name__}")
+    def of_defaults(cls, config_class: type | None) -> "Layers":
+        """Return layers with the defaults of a recipe's config class."""
+        layers = cls(config_class)
+        if config_class is not None:
+            location = Location(source=f"default of {config_class.__name__}")
             try:
-                made.tree = unstructure(default_values(wanted))
+                layers.tree = unstructure(default_values(config_class))
             except RejectedError as rejected:
-                raise ConfigError(m._replace(location=where) for m in rejected.mistakes) from rejected
+                raise ConfigError(m._replace(location=location) for m in rejected.mistakes) from rejected
             except ConfigError:
                 raise
-            except Exception as error:  # of a factory of the class
+            except Exception as error:  # raised by a default factory of the class
                 message = f"{type(error).__name__}: {error}"
-                raise ConfigError([Mistake("failure", message, location=where)]) from error
-            made.origins[()] = where
-        return made
+                raise ConfigError([Mistake("failure", message, location=location)]) from error
+            layers.origins[()] = location
+        return layers
 
     def add_document(self, document: Document) -> None:
         """Add a YAML file."""
@@ -93,168 +93,170 @@ class Layers:
             m._replace(location=m.location._replace(layer=self.depth)) for m in document.mistakes
         ]
         if not isinstance(document.value, Mapping):
-            kinds = {type(None): "is empty", list: "holds a list"}
-            message = kinds.get(type(document.value), "holds a single value")
+            kinds = {type(None): "is empty", list: "contains a list"}
+            message = kinds.get(type(document.value), "contains a single value")
             advice = "a config is a mapping of fields to values"
             raise ConfigError([Mistake("source", message, advice, location=file)], document.name)
-        written = {key: v for key, v in document.value.items() if not key.startswith(HELPER_PREFIX)}
-        self.merge(written, functools.partial(document.location, layer=self.depth))
+        fields_set = {key: v for key, v in document.value.items() if not key.startswith(HELPER_PREFIX)}
+        self.merge(fields_set, functools.partial(document.location, layer=self.depth))
 
     def merge(self, tree: Mapping[str, Any], origin: Origins, path: Path = ()) -> None:
-        """Merge a layer's mapping into what is at `path`; mappings merge, everything else replaces."""
-        holder = at(self.tree, path)
+        """Merge a layer's mapping into the value at `path`; mappings are merged, other values replaced."""
+        holder = value_at(self.tree, path)
         for key, value in tree.items():
-            here = (*path, key)
+            child = (*path, key)
             old = holder.get(key)
-            # A mapping that names its component is that component whole; one that does not changes arguments.
-            if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(here, value):
-                self.merge(value, origin, here)
-            elif is_reference(old) and isinstance(value, Mapping) and section_of(self.slot_at(here).type):
-                message = f"the layer below has the reference {old} here"
-                advice = "change what it names, or refer to another"
-                self.mistakes.append(Mistake("reference", message, advice, here, location=origin(here)))
+            # A mapping with a component key replaces the component; one without changes its arguments.
+            if isinstance(value, Mapping) and isinstance(old, dict) and self.merges(child, value):
+                self.merge(value, origin, child)
+            elif is_reference(old) and isinstance(value, Mapping) and section_of(self.slot_at(child).type):
+                message = f"a lower layer sets this field to the reference {old}"
+                advice = "change the value that it refers to, or use another reference"
+                self.mistakes.append(Mistake("reference", message, advice, child, location=origin(child)))
             else:
-                self.put(here, value, origin)
+                self.set_value(child, value, origin)
 
     def merges(self, path: Path, value: Mapping[str, Any]) -> bool:
-        """Tell whether a mapping changes what it is written over, or takes its place as data that a field holds."""
+        """Return whether a mapping is merged into the current value; otherwise it replaces it."""
         if COMPONENT_KEY in value:
             return False
-        t = None if is_component_tree(at(self.tree, path)) else self.slot_at(path).type
+        t = None if is_component_tree(value_at(self.tree, path)) else self.slot_at(path).type
         return t is None or not (is_data(t) or (not value and mapping_of(t) is not None))
 
     def slot_at(self, path: Path) -> Slot:
-        """Return what is declared of a path, whose last key need not be set."""
-        slot = Slot(self.wanted or Any)
+        """Return the slot of a path, whose last key need not be set."""
+        slot = Slot(self.config_class or Any)
         for i, key in enumerate(path):
-            slot = slots(slot.type, at(self.tree, path[:i])).get(key) or Slot(Any)
+            slot = slots(slot.type, value_at(self.tree, path[:i])).get(key) or Slot(Any)
         return slot
 
-    def put(self, path: Path, value: Any, origin: Origins) -> None:
-        """Replace what is at a path, forgetting the origins below it.
+    def set_value(self, path: Path, value: Any, origin: Origins) -> None:
+        """Set the value at a path, and replace the origins below it.
 
         Args:
-            path: Where; everything above it exists.
+            path: The path; its parent must exist.
             value: A tree.
-            origin: Gives the location of each path in it.
+            origin: Returns the location of each path in the tree.
         """
-        holder = at(self.tree, path[:-1])
+        holder = value_at(self.tree, path[:-1])
         old = None if isinstance(holder, dict) and path[-1] not in holder else holder[path[-1]]
         self._note_dropped(path, old, value, origin(path))
-        holder[path[-1]] = copied(value)
+        holder[path[-1]] = copy_tree(value)
         self.forget(path)
-        for place in places(value, path):
-            self.origins[place] = origin(place)
+        for value_path in all_paths(value, path):
+            self.origins[value_path] = origin(value_path)
 
     def forget(self, path: Path) -> None:
-        """Drop the origins of a path and of everything below it."""
+        """Remove the origins of a path and of everything below it."""
         for stale in [p for p in self.origins if p[: len(path)] == path]:
             del self.origins[stale]
 
     def _note_dropped(self, path: Path, old: Any, new: Any, origin: Location) -> None:
-        """Say which arguments a component loses to another; a file over the class's defaults needs no word."""
+        """Record the arguments that a component loses to another, unless a file replaces a class default."""
         if not is_component_tree(old) or not is_component_tree(new):
             return
         dropped = [name for name in old if name != COMPONENT_KEY and name not in new]
         over_defaults = self.origin(path).layer == 0 and origin.kind != "command line"
         if dropped and not over_defaults:
-            what = f"{dotted(path)}: {new[COMPONENT_KEY]} replaces {old[COMPONENT_KEY]}"
-            self.dropped.append(DroppedArguments(path, tuple(dropped), f"{origin}: {what}"))
+            replacement = f"{dotted(path)}: {new[COMPONENT_KEY]} replaces {old[COMPONENT_KEY]}"
+            self.dropped.append(DroppedArguments(path, tuple(dropped), f"{origin}: {replacement}"))
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know: the arguments that were dropped, and that nothing has set again since."""
-        set_now = set(places(self.tree))
-        lost = [(d, [n for n in d.names if (*d.path, n) not in set_now]) for d in self.dropped]
-        return [f"{dropped.replacement} and drops its {', '.join(names)}" for dropped, names in lost if names]
+        """Notes for the user: the arguments that were dropped and not set again."""
+        set_paths = set(all_paths(self.tree))
+        unset = [(d, [n for n in d.names if (*d.path, n) not in set_paths]) for d in self.dropped]
+        return [
+            f"{dropped.replacement} and drops its {', '.join(names)}" for dropped, names in unset if names
+        ]
 
     def origin(self, path: Path) -> Location:
-        """Return the origin of a path, or of the nearest thing above it."""
-        above = (path[:length] for length in range(len(path), -1, -1))
-        return next((self.origins[p] for p in above if p in self.origins), Location())
+        """Return the origin of a path, or of its nearest ancestor that has one."""
+        ancestors = (path[:length] for length in range(len(path), -1, -1))
+        return next((self.origins[p] for p in ancestors if p in self.origins), Location())
 
     def normalise(self) -> list[Mistake]:
-        """Put the fields into the order of the config class, expand paths, and return what is wrong with these."""
-        names = [*fields(self.wanted), *self.tree] if self.wanted else [*self.tree]
+        """Sort the fields in the order of the config class, expand paths, and return the mistakes in those."""
+        names = [*fields(self.config_class), *self.tree] if self.config_class else [*self.tree]
         self.tree = {name: self.tree[name] for name in names if name in self.tree}
-        return expand_paths(self.wanted or Any, self.tree)
+        return expand_paths(self.config_class or Any, self.tree)
 
     def resolve(self) -> Any:
-        """Return the tree with references resolved; what cannot be is noted as a mistake."""
+        """Return the tree with references resolved, and record a mistake for each that cannot be."""
         resolved, mistakes = self._resolve()
         self.mistakes += [self.located(m) for m in mistakes if m.kind != "consequence"]
         return resolved
 
     def _resolve(self) -> tuple[Any, list[Mistake]]:
-        broken_paths = self.normalise()
-        known = fields(self.wanted) if self.wanted else {}
-        unset = {name: f.default is REQUIRED for name, f in known.items() if name not in self.tree}
+        invalid_paths = self.normalise()
+        known_fields = fields(self.config_class) if self.config_class else {}
+        unset = {name: f.default is REQUIRED for name, f in known_fields.items() if name not in self.tree}
         missing = [name for name, is_required in unset.items() if is_required]
         resolved, mistakes = resolve_tree(self.tree, missing=missing, computed=unset.keys() - missing)
-        broken_references = expand_paths(
-            self.wanted or Any, resolved
-        )  # to text that is no path where it stands
-        return resolved, [*mistakes, *(broken_paths or broken_references)]
+        invalid_references = expand_paths(
+            self.config_class or Any, resolved
+        )  # may resolve to an invalid path
+        return resolved, [*mistakes, *(invalid_paths or invalid_references)]
 
-    def build(self, of: str = "the config") -> Any:
-        """Return the resolved config, checked: an object of the config class, or a Node where there is none.
+    def build(self, subject: str = "the config") -> Any:
+        """Check and return the resolved config: an object of the config class, or a Node without one.
 
         Raises:
-            ConfigError: With every mistake of every layer.
+            ConfigError: With the mistakes of all layers.
         """
         resolved, unresolved = self._resolve()
         reported = {(m.location, m.path) for m in self.mistakes}
-        left_unresolved = {m.path for m in unresolved}
+        unresolved_paths = {m.path for m in unresolved}
         config = None
         mistakes: list[Mistake] = []
         try:
-            config = self._structured(resolved)
+            config = self._structure_tree(resolved)
         except RejectedError as rejected:
             mistakes = [
                 self.located(m)
                 for m in rejected.mistakes
                 if m.kind != "consequence"
-                and m.path not in left_unresolved
+                and m.path not in unresolved_paths
                 and not (self.incomplete and m.kind == "missing")
             ]
-        mistakes = self._at_their_source([m for m in mistakes if (m.location, m.path) not in reported])
-        wrong = {m.path for m in mistakes}
-        unresolved = [m for m in unresolved if m.kind != "consequence" and m.caused_by not in wrong]
+        mistakes = self._without_consequences([m for m in mistakes if (m.location, m.path) not in reported])
+        mistaken_paths = {m.path for m in mistakes}
+        unresolved = [m for m in unresolved if m.kind != "consequence" and m.caused_by not in mistaken_paths]
         self.mistakes += [*map(self.located, unresolved), *mistakes]
-        self.check(of)
+        self.check(subject)
         return config
 
-    def _at_their_source(self, mistakes: list[Mistake]) -> list[Mistake]:
-        """Leave out what is wrong with a value only because it refers to one that has a mistake."""
-        known = {tuple(map(str, m.path)) for m in mistakes}
+    def _without_consequences(self, mistakes: list[Mistake]) -> list[Mistake]:
+        """Remove the mistakes of values that only refer to another value with a mistake."""
+        mistaken_paths = {tuple(map(str, m.path)) for m in mistakes}
 
-        def is_another(mistake: Mistake) -> bool:
+        def is_caused_elsewhere(mistake: Mistake) -> bool:
             for length in range(1, len(mistake.path) + 1):
                 try:
-                    value = at(self.tree, mistake.path[:length])
+                    value = value_at(self.tree, mistake.path[:length])
                 except LookupError:
                     return False
-                target = referred(value)
+                target = reference_target(value)
                 if target:
-                    return (*target, *map(str, mistake.path[length:])) in known
+                    return (*target, *map(str, mistake.path[length:])) in mistaken_paths
             return False
 
-        return [m for m in mistakes if not is_another(m)]
+        return [m for m in mistakes if not is_caused_elsewhere(m)]
 
-    def _structured(self, resolved: Any) -> Any:
-        if self.wanted is not None:
-            config = structure(resolved, self.wanted)
+    def _structure_tree(self, resolved: Any) -> Any:
+        if self.config_class is not None:
+            config = structure(resolved, self.config_class)
             self._stamp(config, ())
             return config
         from torchtune.config._node import Node
 
         check_untyped(resolved)
-        return Node(resolved, origins={path: self._named_at(path) for path in places(resolved)})
+        return Node(resolved, origins={path: self._defined_at(path) for path in all_paths(resolved)})
 
     def _stamp(self, value: Any, path: Path) -> None:
-        """Tell every component where it was named, for the messages of `instantiate`."""
+        """Record the location of every component, for the messages of `instantiate`."""
         if isinstance(value, functools.partial):
-            stamp(value, self._named_at(path), path)
+            stamp(value, self._defined_at(path), path)
             value = dict(value.keywords)
         elif is_section(type(value)):
             value = {name: getattr(value, name) for name in fields(value.__class__)}
@@ -265,26 +267,26 @@ class Layers:
             for i, item in enumerate(value):
                 self._stamp(item, (*path, i))
 
-    def _named_at(self, path: Path) -> Location:
+    def _defined_at(self, path: Path) -> Location:
         return self.origins.get((*path, COMPONENT_KEY)) or self.origin(path)
 
     def located(self, mistake: Mistake) -> Mistake:
-        """Return a mistake with the location at which it was made."""
+        """Return a mistake with its location."""
         return mistake._replace(location=self._location_of(mistake))
 
     def _location_of(self, mistake: Mistake) -> Location:
-        """Return where a mistake was made.
+        """Return the location of a mistake.
 
-        A component as a whole is wrong where it is named, a contradiction at the last of its fields that was set, and
-        a default that does not fit other fields at the last of those.
+        That of a component is where its dotpath was set, that of a contradiction the last of its fields that was set,
+        and that of a default that contradicts other fields the last of those.
         """
         path = mistake.path
-        named = (*path, COMPONENT_KEY)
-        if path in self.origins and named in self.origins and mistake.kind != "unknown":
-            return self.origins[named]
+        component_key = (*path, COMPONENT_KEY)
+        if path in self.origins and component_key in self.origins and mistake.kind != "unknown":
+            return self.origins[component_key]
         try:
-            holder = at(self.tree, path)
-        except LookupError:  # it is missing: from the last of the files, where none says anything near it
+            holder = value_at(self.tree, path)
+        except LookupError:  # a missing value: the nearest ancestor, or the last file
             if len(path) > 1:
                 return self.origin(path)
             return self.sources[-1] if self.sources else Location()
@@ -292,39 +294,39 @@ class Layers:
             return self._last_of(path, mistake.fields)
         is_default = self.origin(path).layer == 0
         if is_default and mistake.kind == "rule" and not mistake.expected:
-            named_path = as_path(mistake.fields[0]) if mistake.fields else path[-1:]
-            depth = len(named_path) if path[-len(named_path) :] == named_path else 1
+            field_path = as_path(mistake.fields[0]) if mistake.fields else path[-1:]
+            depth = len(field_path) if path[-len(field_path) :] == field_path else 1
             return self._last_of(path[:-depth], mistake.fields)
         if is_default and mistake.caused_by:
             return self.last_origin(mistake.caused_by)
         return self.last_origin(path) if isinstance(holder, list) else self.origin(path)
 
     def _last_of(self, path: Path, names: tuple[str, ...]) -> Location:
-        """Return the highest origin of some fields of a config class or section; of all where none is named."""
-        holder = at(self.tree, path)
-        fields_there = names or (holder if isinstance(holder, Mapping) else ())
-        return max([self.origin(path), *(self.last_origin((*path, *as_path(n))) for n in fields_there)])
+        """Return the highest origin of the given fields of a config class or section; no names mean all fields."""
+        holder = value_at(self.tree, path)
+        involved = names or (holder if isinstance(holder, Mapping) else ())
+        return max([self.origin(path), *(self.last_origin((*path, *as_path(n))) for n in involved)])
 
     def last_origin(self, path: Path) -> Location:
-        """Return the highest origin of a value and of all that is in it."""
-        inside = [origin for p, origin in self.origins.items() if p[: len(path)] == path]
-        return max([self.origin(path), *inside])
+        """Return the highest origin of a value and of everything in it."""
+        nested = [origin for p, origin in self.origins.items() if p[: len(path)] == path]
+        return max([self.origin(path), *nested])
 
-    def check(self, of: str = "the config") -> None:
-        """Raise what was found wrong so far.
+    def check(self, subject: str = "the config") -> None:
+        """Raise if any mistakes were recorded.
 
         Raises:
-            ConfigError: With every mistake, in the order in which a reader meets them.
+            ConfigError: With every mistake, in reading order.
         """
         if self.mistakes:
             ordered = sorted(self.mistakes, key=lambda m: (m.location.layer, m.location.position))
-            raise ConfigError([self._completed(m) if m.kind == "missing" else m for m in ordered], of)
+            raise ConfigError([self._described(m) if m.kind == "missing" else m for m in ordered], subject)
 
-    def _completed(self, mistake: Mistake) -> Mistake:
-        """Return the mistake of a value that is not set with what the value is, and what to write."""
+    def _described(self, mistake: Mistake) -> Mistake:
+        """Add the type, the documentation and a suggestion to the mistake of a missing value."""
         try:
             slot = self.slot_at(mistake.path)
-        except LookupError:  # a class that a config function makes, and puts nowhere
+        except LookupError:  # in an object that a config function created but did not use
             slot = Slot(Any)
         expected, advice = mistake.expected or describe(slot.type), f"write {dotted(mistake.path)}=..."
         return mistake._replace(expected=expected, suggestion=advice, documentation=slot.doc)

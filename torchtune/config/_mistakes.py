@@ -1,4 +1,4 @@
-"""Mistakes in a config: values with fields, all in one list, rendered to text once, where a user reads them."""
+"""Mistakes in a config: values with fields, collected in one list and rendered to text only for display."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -7,46 +7,46 @@ from typing import Any, Literal, NamedTuple
 from torchtune._counted import counted
 from torchtune._own_packages import folder_of
 
-# Named tuples, since `tune ls` passes here and importing attrs costs more than all it does.
+# Named tuples, because `tune ls` imports this module and importing attrs takes longer than all its work.
 
 Path = tuple[str | int, ...]
-"""A place in a config: field names, component arguments and list indices from the root."""
+"""A field path: field names, component arguments and list indices from the root."""
 
 Kind = Literal[
     "missing",  # a required field is not set
-    "unknown",  # a name that is no field, argument or key
+    "unknown",  # not the name of a field, argument or key
     "wrong_type",  # a value that is not of the declared type
     "rule",  # a value that a validator rejects
     "contradiction",  # fields that their config class rejects together
     "reference",  # a `${...}` that cannot be resolved
-    "component",  # a component that cannot be named there, or be built with its arguments
+    "component",  # a component that its field does not accept, or that cannot be built with its arguments
     "unwritable",  # a Python value that YAML cannot hold
-    "source",  # a file that cannot be read, or what is no config in it
+    "source",  # a file that cannot be read or is not a config
     "failure",  # a user's Python code that raised
-    "word",  # a word of the command line that makes no sense
-    "run",  # a device or an output folder that the run cannot have
-    "consequence",  # what follows from another mistake, and is not reported
+    "word",  # an invalid command-line argument
+    "run",  # a device or output folder that the run cannot use
+    "consequence",  # caused by another mistake, and not reported
 ]
-"""What is wrong: code decides by this and the other fields, never by the text of a message."""
+"""The category of a mistake. Code checks this and the other fields, never the text of a message."""
 
 Painter = Callable[[str, str], str]
-"""Styles a part of what is rendered, given its text and its name: `head`, `location`, `path` or `sentence`."""
+"""Styles one part of the output, given its text and its name: `head`, `location`, `path` or `sentence`."""
 
 
 class Location(NamedTuple):
-    """Where something was written; locations sort as a reader meets them."""
+    """Where a value was set; locations sort in reading order."""
 
     layer: int = 0
-    """0 for defaults and for words of the command line that are no overrides, then one for each layer."""
+    """0 for defaults and for command-line arguments other than overrides; then counted up by layer."""
     position: int = 0
-    """The line of a file, counted from 1, or an override's place on the command line; 0 where it is not known."""
+    """The line of a file, counted from 1, or the position of an override on the command line; 0 if unknown."""
     source: str = ""
-    """The file, the words, or `default of FullFinetuneConfig`; empty where nothing was written."""
+    """The file, the argument, or `default of FullFinetuneConfig`; empty if unknown."""
     kind: Literal["default", "file", "command line"] = "default"
 
     @property
     def line(self) -> int:
-        """The line of a file; 0 where it is not known, and for what is not in a file."""
+        """The line of a file; 0 if unknown or not in a file."""
         return self.position if self.kind == "file" else 0
 
     def __str__(self) -> str:
@@ -54,43 +54,44 @@ class Location(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """One thing that is wrong in a config."""
+    """One mistake in a config."""
 
     kind: Kind
     message: str = ""
-    """What is wrong; empty where `expected` and `got` say it."""
+    """What is wrong; may be empty if `expected` and `got` are set."""
     suggestion: str = ""
     """How to fix it."""
     path: Path = ()
-    """Where in the config; empty for a file or the command line as a whole."""
+    """The field path; empty for a file or the command line as a whole."""
     expected: str = ""
-    """What may stand there, as text that completes `expected`."""
+    """What the field accepts, as text that completes `expected`."""
     got: str = ""
-    """What stands there, as it is shown to the user."""
+    """The actual value, as displayed to the user."""
     fields: tuple[str, ...] = ()
-    """Of a rule or contradiction: the fields of the config class that it is about."""
+    """For a rule or contradiction: the fields of the config class that it involves."""
     caused_by: Path | None = None
-    """The path whose own mistake, if it has one, is the reason for this one."""
+    """The path whose mistake, if it has one, causes this one."""
     location: Location = Location()
-    """Where it was written."""
+    """Where the value was set."""
     documentation: str = ""
-    """What the docstring of a field says that is not set."""
+    """The docstring of a required field that is not set."""
 
     @classmethod
-    def of_word(cls, word: str, message: str, suggestion: str = "") -> "Mistake":
+    def of_argument(cls, argument: str, message: str, suggestion: str = "") -> "Mistake":
         """Return a mistake on the command line."""
-        return cls("word", message, suggestion, location=Location(0, 0, word, "command line"))
+        return cls("word", message, suggestion, location=Location(0, 0, argument, "command line"))
 
     @classmethod
     def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "Mistake":
-        """Return a mistake of a file as a whole, or of a line of it that has no path."""
+        """Return a mistake in a file as a whole, or in a line that has no field path."""
         return cls("source", message, suggestion, location=Location(0, line, file, "file"))
 
     @property
     def sentence(self) -> str:
-        """What is wrong and how to fix it, without where."""
-        wrong = ": ".join(filter(None, [self.message, self.expected]))
-        text = hinted(wrong if self.message else f"expected {self.expected}, got {self.got}", self.suggestion)
+        """What is wrong and how to fix it, without the location."""
+        problem = ": ".join(filter(None, [self.message, self.expected]))
+        problem = problem if self.message else f"expected {self.expected}, got {self.got}"
+        text = with_suggestion(problem, self.suggestion)
         return f"{text} ({self.documentation.removesuffix('.')})" if self.documentation else text
 
     def render(self, paint: Painter = lambda text, _: text) -> str:
@@ -103,7 +104,7 @@ class Mistake(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """Return text with line breaks and terminal control written as escapes."""
+    """Escape line breaks and terminal control characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -113,29 +114,29 @@ class ConfigError(ValueError):
     """All mistakes of one config.
 
     Attributes:
-        mistakes: Every mistake, in the order in which a reader meets them.
-        of: What the mistakes are in, such as `the config of full_finetune`.
+        mistakes: Every mistake, in reading order.
+        subject: What contains the mistakes, such as `the config of full_finetune`.
     """
 
-    def __init__(self, mistakes: Iterable[Mistake], of: str = "the config") -> None:
+    def __init__(self, mistakes: Iterable[Mistake], subject: str = "the config") -> None:
         self.mistakes = tuple(mistakes)
-        self.of = of
-        super().__init__(self.mistakes, of)
+        self.subject = subject
+        super().__init__(self.mistakes, subject)
 
     @classmethod
-    def of_word(cls, word: str, message: str, suggestion: str = "") -> "ConfigError":
+    def of_argument(cls, argument: str, message: str, suggestion: str = "") -> "ConfigError":
         """Return the error for one mistake on the command line."""
-        return cls([Mistake.of_word(word, message, suggestion)], "the command line")
+        return cls([Mistake.of_argument(argument, message, suggestion)], "the command line")
 
     @classmethod
     def of_file(cls, file: str, message: str, suggestion: str = "", line: int = 0) -> "ConfigError":
-        """Return the error for one mistake of a file."""
+        """Return the error for one mistake in a file."""
         return cls([Mistake.of_file(file, message, suggestion, line)])
 
     def render(self, paint: Painter = lambda text, _: text) -> str:
-        """Return the list as text: a head, then a line for each mistake."""
+        """Render the list as text: a heading, then a line for each mistake."""
         count = len(self.mistakes)
-        head = paint(f"{counted(count, 'mistake')} in {self.of}:", "head")
+        head = paint(f"{counted(count, 'mistake')} in {self.subject}:", "head")
         return "\n".join([head, *(f"  {mistake.render(paint)}" for mistake in self.mistakes)])
 
     def __str__(self) -> str:
@@ -147,8 +148,8 @@ class InstantiationError(ValueError):
 
     Attributes:
         message: Which component and argument, and why.
-        location: Where the component was written; None where that is not known (yet).
-        path: The component's path in its config.
+        location: Where the component was defined; None if not known (yet).
+        path: The component's field path.
     """
 
     def __init__(self, message: str, location: Location | None = None, path: Path = ()) -> None:
@@ -160,7 +161,7 @@ class InstantiationError(ValueError):
 
 
 class RejectedError(Exception):
-    """Raised by structure hooks with every mistake found below one value; their locations are not known yet."""
+    """Raised by structure hooks with every mistake in one value, without locations."""
 
     def __init__(self, *mistakes: Mistake) -> None:
         super().__init__(*mistakes)
@@ -168,64 +169,64 @@ class RejectedError(Exception):
 
 
 def reject(kind: Kind, message: str = "", suggestion: str = "", path: Path = ()) -> RejectedError:
-    """Return a rejection with one mistake, at `path` below the value at hand."""
+    """Return a `RejectedError` with one mistake, whose `path` is relative to the current value."""
     return RejectedError(Mistake(kind, message, suggestion, path))
 
 
-def below(key: str | int, rejected: RejectedError) -> list[Mistake]:
-    """Return the mistakes of a value that stands at `key`, with paths from the value that holds it."""
+def mistakes_at(key: str | int, rejected: RejectedError) -> list[Mistake]:
+    """Return the mistakes in the value at `key`, with paths relative to its container."""
     return [m._replace(path=(key, *m.path)) for m in rejected.mistakes]
 
 
-def unknown(name: str, known: Iterable[object], path: Path = (), owner: str = "") -> Mistake:
-    """Return the mistake of a name that is no field, argument or key.
+def unknown_name(name: str, known_names: Iterable[object], path: Path = (), owner: str = "") -> Mistake:
+    """Return the mistake for an unknown field, argument or key.
 
     Args:
         name: The name.
-        known: The names that exist.
-        path: Where it stands, below the value at hand.
-        owner: The component whose argument it would be.
+        known_names: The valid names.
+        path: Its path, relative to the current value.
+        owner: The component that the argument was passed to.
     """
-    from torchtune._hints import hint_for  # `tune ls` makes no mistakes
+    from torchtune._hints import hint_for  # not at the top: `tune ls` never needs it
 
-    names = [*known]
-    message = f"{owner} takes no {name!r}" if owner else f"no {name!r}"
+    names = [*known_names]
+    message = f"{owner} has no argument {name!r}" if owner else f"unknown field {name!r}"
     return Mistake("unknown", message, hint_for(name, names) or did_you_mean(name, names), path, got=name)
 
 
-def nearest(name: str, known: Iterable[object]) -> str | None:
-    """Return the known name that a misspelt one most likely means."""
-    names = [str(k) for k in known]
+def nearest(name: str, known_names: Iterable[object]) -> str | None:
+    """Return the known name closest to a misspelled one, or None."""
+    names = [str(k) for k in known_names]
     folded = {n.lower().replace("-", "_"): n for n in reversed(names)}
     exact = folded.get(name.lower().replace("-", "_"))
-    begun = [n for n in names if len(name) > 2 and n.startswith(name)]
-    if exact or begun:
-        return exact or min(begun, key=len)
+    completions = [n for n in names if len(name) > 2 and n.startswith(name)]
+    if exact or completions:
+        return exact or min(completions, key=len)
     import difflib
 
-    near = difflib.get_close_matches(name, names, 1, 0.6)
-    return near[0] if near else None
+    matches = difflib.get_close_matches(name, names, 1, 0.6)
+    return matches[0] if matches else None
 
 
-def did_you_mean(name: str, known: Iterable[object]) -> str:
-    """Return `did you mean 'x'?`, or nothing where no known name is near."""
-    near = nearest(name, known)
-    return f"did you mean {near!r}?" if near else ""
+def did_you_mean(name: str, known_names: Iterable[object]) -> str:
+    """Return `did you mean 'x'?`, or an empty string if no known name is close."""
+    suggestion = nearest(name, known_names)
+    return f"did you mean {suggestion!r}?" if suggestion else ""
 
 
-def hinted(text: str, suggestion: str) -> str:
-    """Return a sentence with its suggestion, if there is one."""
+def with_suggestion(text: str, suggestion: str) -> str:
+    """Append a suggestion to a sentence, if there is one."""
     return f"{text}; {suggestion}" if suggestion else text
 
 
 def dotted(path: Iterable[Any]) -> str:
-    """Return a path as it is written on the command line."""
+    """Return a field path in dotted form, as on the command line."""
     return ".".join(map(str, path))
 
 
-def shown_path(file: str) -> str:
-    """Return a file's path as a user would write it here: relative where it lies below this folder."""
-    path = file if ".." in file else os.path.normpath(file)  # pathlib costs `tune diff` a tenth
+def display_path(file: str) -> str:
+    """Return a file's path for display: relative if it is below the working directory or this project's folder."""
+    path = file if ".." in file else os.path.normpath(file)  # pathlib would make `tune diff` 10% slower
     for root in (os.getcwd(), folder_of("")):  # noqa: PTH109
         if path.startswith(os.path.join(root, "")):  # noqa: PTH118
             return path[len(os.path.join(root, "")) :]  # noqa: PTH118

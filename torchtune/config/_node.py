@@ -1,19 +1,19 @@
-"""A config without a class: a mapping with attribute access, as the specification's YAML examples use it."""
+"""A config without a class: a read-only mapping with attribute access."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torchtune.config._mistakes import Location, Path, did_you_mean, hinted
+from torchtune.config._mistakes import Location, Path, did_you_mean, with_suggestion
 
 
 class Node(Mapping[str, Any]):
-    """A read-only mapping whose keys are attributes too; nested nodes know their root.
+    """A read-only mapping whose keys are also attributes; nested nodes keep a reference to their root.
 
     Args:
         tree: Mappings, lists and scalars.
-        root: The node that references below this one are resolved against; this node itself by default.
-        path: Where it stands below its root.
-        origins: Where the values of a root were written, by path.
+        root: The node against which references are resolved; this node itself by default.
+        path: The field path of this node, from its root.
+        origins: Locations of the values of a root, by path.
     """
 
     __slots__ = ("_origins", "_path", "_root", "_tree")
@@ -36,8 +36,8 @@ class Node(Mapping[str, Any]):
         try:
             return self[name]
         except KeyError:
-            near = did_you_mean(name, self._tree)
-            raise AttributeError(hinted(f"the config has no {name!r}", near)) from None
+            suggestion = did_you_mean(name, self._tree)
+            raise AttributeError(with_suggestion(f"the config has no {name!r}", suggestion)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tree)
@@ -57,8 +57,8 @@ def _wrapped(value: Any, root: Node, path: Path) -> Any:
     return value
 
 
-def place_of(value: object) -> tuple[Location, Path] | None:
-    """Return where a node was written, as its location and its path; None for anything else."""
+def node_source(value: object) -> tuple[Location, Path] | None:
+    """Return the location and field path of a node; None for anything else."""
     if not isinstance(value, Node):
         return None
     path, origins = value._path, value._root._origins  # noqa: SLF001 -- this module's own class
@@ -66,10 +66,10 @@ def place_of(value: object) -> tuple[Location, Path] | None:
 
 
 def root_of(value: object) -> Any:
-    """Return the tree of a node's root, which its references are resolved against; None for anything else."""
+    """Return the tree against which a node's references are resolved; None for anything else."""
     return value._root._tree if isinstance(value, Node) else None  # noqa: SLF001 -- this module's own class
 
 
 def tree_of(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the plain mapping below a node."""
+    """Return the plain mapping of a node, or the mapping itself."""
     return value._tree if isinstance(value, Node) else value  # noqa: SLF001 -- this module's own class

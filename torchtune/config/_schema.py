@@ -1,6 +1,6 @@
-"""What can stand at each place of a config, given the components that it names now.
+"""Slots: what each field path of a config accepts, given the components that it currently names.
 
-Overrides, command-line flags, help, freezing and completion are walks over these slots.
+Overrides, command-line flags, help, freezing and completion traverse these slots.
 """
 
 import functools
@@ -17,13 +17,7 @@ from torchtune.config._components import argument_type
 from torchtune.config._docstrings import documentation
 from torchtune.config._dotpath import locate
 from torchtune.config._mistakes import Mistake, Path, RejectedError, dotted, nearest
-from torchtune.config._signature import (
-    MISSING,
-    Passed,
-    parameters,
-    swallows_keywords,
-    type_hints,
-)
+from torchtune.config._signature import MISSING, Passed, accepts_kwargs, parameters, type_hints
 from torchtune.config._tree import is_component_tree
 from torchtune.config._types import (
     is_anything,
@@ -41,35 +35,35 @@ from torchtune.config._types import (
 )
 
 UNCHECKED = TypeVar("UNCHECKED")
-"""The type of everything in a component that is not known, which is one mistake however much is set in it."""
+"""The type of every argument of an unknown component, so that only the component is reported."""
 
 
 @attrs.frozen
 class Slot:
-    """One place of a config."""
+    """A field path of a config, and what it accepts."""
 
     type: Any
-    """What it takes, reduced to what YAML can hold."""
+    """The accepted type, reduced to what YAML can represent."""
     default: Any = REQUIRED
-    """Its default; REQUIRED where there is none."""
+    """The default, or REQUIRED."""
     owner: str = ""
-    """The class or component that declares it."""
+    """The class or component that declares the slot."""
     name: str = ""
     documented_by: Any = None
-    """The config class or component whose docstrings document it."""
+    """The config class or component whose docstrings document the slot."""
 
     @property
     def doc(self) -> str:
-        """Its documentation, read when it is asked for, since parsing docstrings takes longer than all else."""
+        """The documentation, read lazily because parsing docstrings is slow."""
         return "" if self.documented_by is None else documentation(self.documented_by).get(self.name, "")
 
 
 def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
-    """Return what can stand directly below a value.
+    """Return the slots directly below a value.
 
     Args:
-        t: The declared type of the value; `Any` where there is none.
-        tree: The value as it is now; None where it is not set.
+        t: The declared type of the value; `Any` if undeclared.
+        tree: The current value; None if it is not set.
     """
     if is_component_tree(tree):
         return dict(_component_slots(tree, passed_of(t)))
@@ -87,10 +81,10 @@ def slots(t: Any, tree: Any) -> dict[str | int, Slot]:
 
 
 def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
-    """Return the type of a name below a value that no slot lists and that may be set all the same, or None.
+    """Return the type of a name below a value that has no slot but may be set, or None.
 
-    It is an argument that the recipe passes (which is then said), one that `**kwargs` takes, one of a component
-    that has a mistake of its own, or a new key of a mapping.
+    Such a name is an argument that the recipe passes (reported later), one accepted by `**kwargs`, an argument of an
+    invalid component, or a new key of a mapping.
     """
     if t is UNCHECKED:
         return UNCHECKED
@@ -101,12 +95,12 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
             fn = None
         if fn is None:
             return UNCHECKED
-        if swallows_keywords(fn):
+        if accepts_kwargs(fn):
             return Any
-        known = parameters(fn)
-        return argument_type(known[name]) if name in known else None
+        known_params = parameters(fn)
+        return argument_type(known_params[name]) if name in known_params else None
     if (section := section_of(t, tree, name)) and name in fields(section):
-        return fields(section)[name].type  # of another member of a union of sections
+        return fields(section)[name].type  # a field of another member of a union of sections
     mapping = mapping_of(t)
     if mapping is None or typing.is_typeddict(mapping) or not (tree is None or isinstance(tree, Mapping)):
         return None
@@ -114,9 +108,9 @@ def type_of_unlisted(t: Any, tree: Any, name: str) -> Any:
 
 
 def is_data(t: Any) -> bool:
-    """Tell whether a mapping of this type is data that is replaced whole, not one whose parts are merged.
+    """Return whether a mapping of this type is data, which a higher layer replaces instead of merging.
 
-    Merged are the fields of a section, and mappings that hold components or sections by name.
+    Sections are merged, and so are mappings whose values are components or sections.
     """
     mapping = mapping_of(t)
     if mapping is None or sections_of(t):
@@ -133,7 +127,7 @@ def mapping_of(t: Any) -> Any:
 
 
 def unstructured_default(slot: Slot) -> tuple[bool, Any]:
-    """Return whether a slot has a default that YAML can hold, and the default as a tree."""
+    """Return whether a slot has a default, and the default as a tree, or its repr if YAML cannot represent it."""
     from torchtune.config._unstructure import unstructure
 
     if slot.default is REQUIRED:
@@ -145,21 +139,21 @@ def unstructured_default(slot: Slot) -> tuple[bool, Any]:
 
 
 def expand_paths(t: Any, tree: Any, path: Path = ()) -> list[Mistake]:
-    """Expand paths in a tree of type `t`, in place: text whose type declares one, and the run's folder of any recipe.
+    """Expand paths in a tree of type `t`, in place: text of a path type, and `output_dir` of any recipe.
 
     Returns:
-        A mistake for each text that is no path.
+        A mistake for each text that is not a valid path.
     """
     types, mistakes = slots(t, tree), []
     for key, value in enumerate(tree) if isinstance(tree, list) else [*tree.items()]:
-        declared, here = types[key].type if key in types else Any, (*path, key)
+        declared, key_path = types[key].type if key in types else Any, (*path, key)
         if isinstance(value, dict | list):
-            mistakes += expand_paths(declared, value, here)
-        elif isinstance(value, str) and (is_path(declared) or here == ("output_dir",)):
+            mistakes += expand_paths(declared, value, key_path)
+        elif isinstance(value, str) and (is_path(declared) or key_path == ("output_dir",)):
             try:
                 tree[key] = expand_path(value)
             except ValueError as error:
-                mistakes.append(Mistake("rule", str(error), path=here))
+                mistakes.append(Mistake("rule", str(error), path=key_path))
     return mistakes
 
 
@@ -174,17 +168,17 @@ def _has_values(t: Any) -> bool:
 def section_of(t: Any, tree: Any = None, key: str | int | None = None) -> type | None:
     """Return the config class in a type such as `Validation | None`.
 
-    Of several, it is the one that has most of the names in `tree` and `key`, or names like them.
+    If there are several, return the one with most fields that match or resemble the names in `tree` and `key`.
     """
-    found = sections_of(t)
+    sections = sections_of(t)
     names = [str(n) for n in (*(tree if isinstance(tree, Mapping) else ()), *([] if key is None else [key]))]
-    if len(found) < 2:
-        return found[0] if found else None
-    return max(found, key=lambda s: sum((n in fields(s)) + bool(nearest(n, fields(s))) for n in names))
+    if len(sections) < 2:
+        return sections[0] if sections else None
+    return max(sections, key=lambda s: sum((n in fields(s)) + bool(nearest(n, fields(s))) for n in names))
 
 
 def component_type_of(t: Any) -> Any:
-    """Return the member of a type that a component can fill, or None."""
+    """Return the member of a type that accepts a component, or None."""
     for member in members(t) if not is_component_type(t) else (t,):
         if is_component_type(member) or is_anything(member):
             return member
@@ -194,28 +188,28 @@ def component_type_of(t: Any) -> Any:
 
 
 def storable_only_as_component(t: Any) -> bool:
-    """Tell whether a class is one that only a nested component can give."""
+    """Return whether only a nested component can provide a value of this class."""
     from torchtune.config._types import is_storable
 
     return not is_storable(t)
 
 
 def passed_of(t: Any) -> Passed:
-    """Return what the recipe passes to a component in a slot of this type."""
+    """Return the arguments that the recipe passes to a component in a slot of this type."""
     component = component_type_of(t)
     return passed_in(component) if component is not None else Passed()
 
 
-def _component_slots(tree: Mapping[str, Any], passed: Passed) -> Iterator[tuple[str, Slot]]:
+def _component_slots(tree: Mapping[str, Any], passed_args: Passed) -> Iterator[tuple[str, Slot]]:
     if not isinstance(tree[COMPONENT_KEY], str):
-        return  # a mistake of its own
+        return  # reported elsewhere
     try:
         fn = locate(tree[COMPONENT_KEY])
     except RejectedError:
         return
-    known = parameters(fn)
-    for name, p in known.items():
-        if name not in passed.fills(known):
+    known_params = parameters(fn)
+    for name, p in known_params.items():
+        if name not in passed_args.fills(known_params):
             default = REQUIRED if p.default is MISSING else p.default
             yield name, Slot(argument_type(p), default, tree[COMPONENT_KEY], name, fn)
 
@@ -231,11 +225,11 @@ def section_slots(cls: type) -> dict[str, Slot]:
 
 
 def declared_components(config: Any, path: Path = ()) -> Iterator[tuple[str, Any, Any]]:
-    """Yield every component that a config object's fields hold, sections included: its path, declared class and value.
+    """Yield the path, declared class and value of every component in the fields of a config object and its sections.
 
     Args:
-        config: A config object; anything else has none.
-        path: Where it stands.
+        config: A config object; other objects contain no components.
+        path: The field path of the object.
     """
     if not is_section(type(config)):
         return

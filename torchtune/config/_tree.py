@@ -1,4 +1,4 @@
-"""Walks over trees of mappings and lists."""
+"""Functions on trees of mappings and lists."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -8,9 +8,9 @@ from torchtune.config._mistakes import Path
 
 
 class Broken:
-    """Stands in a tree for a value whose mistake was said already, so that no other follows from it.
+    """A placeholder for a value whose mistake is already reported, to avoid follow-up mistakes.
 
-    A config function may compute with it, which gives the same again.
+    Any computation with it, for example in a config function, returns it again.
     """
 
     def __repr__(self) -> str:
@@ -35,7 +35,7 @@ BROKEN: Final = Broken()
 
 
 def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield every leaf with its path; an empty mapping and a list without mappings in it are leaves."""
+    """Yield every leaf with its path; an empty mapping and a list of scalars are leaves."""
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from leaves(value, (*path, key))
@@ -46,19 +46,19 @@ def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, tree
 
 
-def places(tree: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of a tree and of everything in it."""
+def all_paths(tree: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the paths of a tree and of every value in it."""
     yield path
     if isinstance(tree, Mapping | list):
         for key, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
-            yield from places(value, (*path, key))
+            yield from all_paths(value, (*path, key))
 
 
 def child(tree: Any, key: str | int) -> Any:
-    """Return what stands at a key or list index.
+    """Return the value at a key or list index.
 
     Raises:
-        LookupError: Nothing stands there.
+        LookupError: The tree has no such value.
     """
     if isinstance(tree, list):
         if isinstance(key, int) or is_index(key):
@@ -70,33 +70,33 @@ def child(tree: Any, key: str | int) -> Any:
 
 
 def is_index(text: str) -> bool:
-    """Tell whether a part of a path may be the index of a list."""
+    """Return whether a segment of a path may be a list index."""
     return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def as_path(text: str) -> Path:
-    """Return a dotted path with its list indices as numbers."""
+    """Split a dotted path, and convert list indices to int."""
     return tuple(int(part) if is_index(part) else part for part in text.split("."))
 
 
-def at(tree: Any, path: Path) -> Any:
-    """Return what stands at a path.
+def value_at(tree: Any, path: Path) -> Any:
+    """Return the value at a path.
 
     Raises:
-        LookupError: Nothing stands there.
+        LookupError: The tree has no such value.
     """
     for key in path:
         tree = child(tree, key)
     return tree
 
 
-def copied(tree: Any) -> Any:
-    """Return a copy whose mappings and lists may be changed."""
+def copy_tree(tree: Any) -> Any:
+    """Copy the mappings and lists of a tree."""
     if isinstance(tree, Mapping):
-        return {key: copied(value) for key, value in tree.items()}
-    return [copied(item) for item in tree] if isinstance(tree, list) else tree
+        return {key: copy_tree(value) for key, value in tree.items()}
+    return [copy_tree(item) for item in tree] if isinstance(tree, list) else tree
 
 
 def is_component_tree(tree: Any) -> bool:
-    """Tell whether a tree is a component's mapping."""
+    """Return whether a tree is the mapping of a component."""
     return isinstance(tree, Mapping) and COMPONENT_KEY in tree

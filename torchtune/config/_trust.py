@@ -1,7 +1,7 @@
-"""What a config may name: a dotpath is data that names code, and people run YAML files of strangers.
+"""Which code a config may name: dotpaths in YAML files from untrusted sources must not run arbitrary code.
 
-The first segment of a dotpath is judged before anything is imported, the defining module of the object that it
-leads to afterwards. See `docs/trust.md`.
+The first segment of a dotpath is checked before anything is imported; the module that defines the object is checked
+afterwards. See `docs/trust.md`.
 """
 
 import importlib.util
@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 
 from attrs import define, evolve, field
 
-from torchtune._own_packages import PACKAGES, is_own, prefer_packages_beside
+from torchtune._own_packages import PACKAGES, is_own, prefer_project_packages
 from torchtune.config._mistakes import did_you_mean
 
 OWN_PACKAGES: Final = ("torchtune", *PACKAGES)
 WITHOUT_COMPONENTS: Final = ("torchtune.config.", "torchtune.runs.", "torchtune.cli.")
-"""Parts of torchtune that run a config and are never named by one."""
+"""Packages of torchtune that process configs and contain no components."""
 TORCH_MODULES: Final = ("torch.nn", "torch.optim", "torch.utils.data")
 
 TORCH_KINDS: Final = frozenset(
@@ -32,29 +32,29 @@ TORCH_KINDS: Final = frozenset(
         "torch.utils.data.dataloader.DataLoader",
     }
 )
-"""Classes whose subclasses may stand where no type is declared; torchtune's builders that return one may too.
+"""Base classes of the components accepted by a field without a type, as are torchtune's functions that return one.
 
-A package of torchtune adds its own to them, as `COMPONENT_KINDS`.
+A package of torchtune registers more of them as `COMPONENT_KINDS`.
 """
 
 
-class Refusal(NamedTuple):
-    """Why a dotpath may not be imported."""
+class Rejection(NamedTuple):
+    """Why a dotpath must not be imported."""
 
-    why: str
+    reason: str
     suggestion: str = ""
 
 
 @define
 class Trust:
-    """Which packages and folders the user trusts, beyond torchtune's own and torch's components."""
+    """Packages and folders that the user trusts, in addition to torchtune and torch's components."""
 
     packages: frozenset[str] = frozenset()
-    """First segments added with `--allow` or `TUNE_ALLOW`."""
+    """Top-level packages added with `--allow` or `TUNE_ALLOW`."""
     folders: tuple[str, ...] = ()
     """Folders of Python files that the user named on the command line."""
     files: tuple[str, ...] = ()
-    """Those files themselves, whose functions may stand where no type is declared."""
+    """Those files, whose functions are accepted by fields without a type."""
 
 
 @define
@@ -66,7 +66,7 @@ _current = _Current()
 
 
 def current_trust() -> Trust:
-    """Return what is trusted now, the environment's `TUNE_ALLOW` included."""
+    """Return the current trust, including `TUNE_ALLOW` from the environment."""
     allowed = os.environ.get("TUNE_ALLOW", "").replace(",", " ").split()
     return evolve(_current.trust, packages=_current.trust.packages | frozenset(allowed))
 
@@ -79,12 +79,12 @@ def allow(*packages: str) -> None:
 def trust_folder_of(file: str | Path) -> None:
     """Trust the folder of a Python file that the user named, and make it importable.
 
-    It is appended to `sys.path`, never put before it, so that a `torch.py` there shadows nothing.
+    The folder is appended to `sys.path`, so that a `torch.py` in it shadows nothing.
     """
-    prefer_packages_beside(file)
-    named = str(Path(file).resolve())
-    if named not in _current.trust.files:
-        _current.trust.files += (named,)
+    prefer_project_packages(file)
+    path = str(Path(file).resolve())
+    if path not in _current.trust.files:
+        _current.trust.files += (path,)
     folder = str(Path(file).resolve().parent)
     if folder not in _current.trust.folders:
         _current.trust.folders += (folder,)
@@ -94,7 +94,7 @@ def trust_folder_of(file: str | Path) -> None:
 
 @contextmanager
 def only_trusting(trust: Trust) -> Iterator[None]:
-    """Trust exactly `trust` for a while; for tests and embedding programs."""
+    """Trust exactly `trust` inside the context; for tests and embedding programs."""
     before, _current.trust = _current.trust, trust
     try:
         yield
@@ -102,76 +102,76 @@ def only_trusting(trust: Trust) -> Iterator[None]:
         _current.trust = before
 
 
-def refuse_path(path: str) -> Refusal | None:
-    """Judge a dotpath before anything is imported; return why it is refused, or None.
+def path_rejection(path: str) -> Rejection | None:
+    """Return why a dotpath must not be imported, or None; imports nothing.
 
     Args:
         path: A public dotpath of at least two segments.
     """
     first = path.partition(".")[0]
     if path.startswith(WITHOUT_COMPONENTS):
-        return Refusal(f"{'.'.join(path.split('.')[:2])} holds no components")
+        return Rejection(f"{'.'.join(path.split('.')[:2])} contains no components")
     if is_own(first) or first in current_trust().packages:
         return None
     if first == "torch":
         if any(path.startswith(f"{module}.") for module in TORCH_MODULES):
             return None
-        near = did_you_mean(".".join(path.split(".")[:2]), TORCH_MODULES)
-        return Refusal(f"of torch, only {', '.join(TORCH_MODULES)} are trusted", near)
+        suggestion = did_you_mean(".".join(path.split(".")[:2]), TORCH_MODULES)
+        return Rejection(f"in torch, only {', '.join(TORCH_MODULES)} are trusted", suggestion)
     if first in sys.stdlib_module_names:
-        return Refusal(f"{first!r} is part of Python itself, which holds no components")
+        return Rejection(f"{first!r} is in the standard library, which contains no components")
     if _in_trusted_folder(_origin(first)) or _in_trusted_package(path):
         return None
     if first in OWN_PACKAGES:
-        why = f"is a package of another project here, and ours is torchtune.{first}"
-        return Refusal(f"{first!r} {why}", f"if you know its code, add --allow {first}")
-    near = did_you_mean(first, (*OWN_PACKAGES, "torch"))
-    return Refusal(f"{first!r} is not trusted", near or f"if you know its code, add --allow {first}")
+        reason = f"is another project's package here, not torchtune.{first}"
+        return Rejection(f"{first!r} {reason}", f"if you trust its code, add --allow {first}")
+    suggestion = did_you_mean(first, (*OWN_PACKAGES, "torch"))
+    return Rejection(f"{first!r} is not trusted", suggestion or f"if you trust its code, add --allow {first}")
 
 
-def refuse_object(found: Any) -> str | None:
-    """Judge an object by the module that defines it; return why it is refused, or None."""
-    module = getattr(found, "__module__", None) or ""
+def object_rejection(obj: Any) -> str | None:
+    """Return why an object is not trusted, judged by the module that defines it, or None."""
+    module = getattr(obj, "__module__", None) or ""
     first = module.partition(".")[0]
     if module.startswith(WITHOUT_COMPONENTS):
-        return f"it is defined in {module!r}, which holds no components"
-    is_torchs = any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES)
-    # The folder comes last, as its path has to be resolved.
-    if is_own(first) or is_torchs or first in current_trust().packages or _in_trusted_folder(_file_of(found)):
+        return f"it is defined in {module!r}, which contains no components"
+    is_torch = any(module == m or module.startswith(f"{m}.") for m in TORCH_MODULES)
+    # The folder is checked last, because resolving its path is slow.
+    if is_own(first) or is_torch or first in current_trust().packages or _in_trusted_folder(_file_of(obj)):
         return None
     return f"it is defined in {module or 'no module'!r}, which is not trusted"
 
 
-def is_users_own(found: Any) -> bool:
-    """Tell whether an object is defined in a Python file that the user named."""
-    file = _file_of(found)
+def is_user_code(obj: Any) -> bool:
+    """Return whether an object is defined in a Python file that the user named."""
+    file = _file_of(obj)
     return file is not None and str(Path(file).resolve()) in _current.trust.files
 
 
-def _file_of(found: Any) -> str | None:
+def _file_of(obj: Any) -> str | None:
     """Return the file that defines an object."""
-    module = sys.modules.get(getattr(found, "__module__", None) or "")
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
     return getattr(module, "__file__", None)
 
 
-def is_kind(found: Any) -> bool:
-    """Tell whether a class is, or derives from, one of torch's component kinds or of those that a package registers."""
-    bases = getattr(found, "__mro__", ())
+def is_kind(obj: Any) -> bool:
+    """Return whether a class is a subclass of a component kind of torch or of one registered by a package."""
+    bases = getattr(obj, "__mro__", ())
     return any(
         f"{c.__module__}.{c.__qualname__}" in TORCH_KINDS or c in _registered(c.__module__) for c in bases
     )
 
 
 def _registered(module: str) -> tuple[type, ...]:
-    """Return the component kinds that a module of torchtune, or the package that it is in, registers."""
+    """Return the component kinds registered by a module of torchtune or by its package."""
     if not module.startswith("torchtune."):
         return ()
-    homes = (sys.modules.get(name) for name in (module, module.rpartition(".")[0]))
-    return tuple(kind for home in homes for kind in getattr(home, "COMPONENT_KINDS", ()))
+    modules = (sys.modules.get(name) for name in (module, module.rpartition(".")[0]))
+    return tuple(kind for module_object in modules for kind in getattr(module_object, "COMPONENT_KINDS", ()))
 
 
 def _origin(package: str) -> str | None:
-    """Return the file that importing a top-level name would run, without running it."""
+    """Return the file that importing a top-level package would run, without importing it."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -180,7 +180,7 @@ def _origin(package: str) -> str | None:
 
 
 def _in_trusted_package(path: str) -> bool:
-    """Tell whether a dotpath leads into a trusted folder that is itself part of a package, such as `mine.recipes`."""
+    """Return whether a dotpath is in a trusted folder that is itself a package, such as `mine.recipes`."""
     for trusted in map(Path, _current.trust.folders):
         parts: list[str] = []
         folder = trusted
@@ -194,15 +194,15 @@ def _in_trusted_package(path: str) -> bool:
 
 
 def _in_trusted_folder(file: str | None) -> bool:
-    """Tell whether a file is a module of a trusted folder, or lies in a package that begins there.
+    """Return whether a file is a module of a trusted folder, or of a package in that folder.
 
-    A folder below it that is no package, such as `.venv`, holds other people's code.
+    Subfolders that are not packages, such as `.venv`, are not trusted.
     """
     if not file:
         return False
     above = Path(file).resolve().parents
     for folder in map(Path, _current.trust.folders):
         if folder in above:
-            between = above[: above.index(folder)]
-            return all((package / "__init__.py").is_file() for package in between)
+            packages = above[: above.index(folder)]
+            return all((package / "__init__.py").is_file() for package in packages)
     return False

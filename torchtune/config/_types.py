@@ -1,4 +1,4 @@
-"""Types of fields and arguments: which of them YAML can hold, and how to name them to a person."""
+"""Types of fields and arguments: which of them YAML can represent, and how messages describe them."""
 
 import enum
 import inspect
@@ -18,38 +18,38 @@ if typing.TYPE_CHECKING:
     LocalPath: TypeAlias = str
 else:
     LocalPath = str | os.PathLike[str]
-"""The type of a field that is the path of a file or a folder; type checkers see `str`, which a config holds.
+"""The type of a field that is a path to a file or folder; type checkers see `str`, as the value is a string.
 
-`pathlib.Path` and `str | os.PathLike[str]` declare paths too, in fields and in arguments of components. In all of them
-`~` at the beginning is a home folder, and a slash at the end is dropped.
+`pathlib.Path` and `str | os.PathLike[str]` also declare paths, in fields and in component arguments. In all of them, a
+leading `~` is expanded to a home folder and a trailing slash is removed.
 """
 
 SCALARS: Final = {bool: "true or false", int: "an int", float: "a float", str: "text", type(None): "null"}
-"""The scalar types of YAML, in words."""
+"""The scalar types of YAML, with their descriptions."""
 
 
 def is_anything(t: Any) -> bool:
-    """Tell whether a type says nothing: not annotated, `Any`, `object` or a type variable."""
+    """Return whether a type is unconstrained: not annotated, `Any`, `object` or a type variable."""
     return t is MISSING or t is Any or t is object or isinstance(t, TypeVar)
 
 
 def is_union(t: Any) -> bool:
-    """Tell whether a type is a union, in either spelling."""
+    """Return whether a type is a union, in either spelling."""
     return typing.get_origin(t) in (Union, types.UnionType)
 
 
 def holds_components(t: Any) -> bool:
-    """Tell whether a type is `Component[T]`, or has one in it, such as a list of them."""
-    bare = typing.get_args(t)[0] if typing.get_origin(t) is Annotated else t
-    if is_component_type(bare):
+    """Return whether a type is or contains `Component[T]`, such as a list of them."""
+    inner = typing.get_args(t)[0] if typing.get_origin(t) is Annotated else t
+    if is_component_type(inner):
         return True
-    return typing.get_origin(bare) is not Literal and any(map(holds_components, typing.get_args(bare)))
+    return typing.get_origin(inner) is not Literal and any(map(holds_components, typing.get_args(inner)))
 
 
 def is_component_type(t: Any) -> bool:
-    """Tell whether a type is `Component[T]`, with or without what the recipe passes."""
-    bare = strip(t)
-    return bare is Component or typing.get_origin(bare) is Component
+    """Return whether a type is `Component[T]`, with or without `Passed`."""
+    inner = strip(t)
+    return inner is Component or typing.get_origin(inner) is Component
 
 
 def strip(t: Any) -> Any:
@@ -60,42 +60,42 @@ def strip(t: Any) -> Any:
 
 
 def passed_in(t: Any) -> Passed:
-    """Return what the recipe passes to the components of a field of this type."""
+    """Return the arguments that the recipe passes to the components of a field of this type."""
     if typing.get_origin(t) is Annotated:
         return next((m for m in typing.get_args(t)[1:] if isinstance(m, Passed)), Passed())
     return Passed()
 
 
 def alias_of(t: Any) -> Any:
-    """Return the type that a `NewType` or a `type X = ...` stands for, or None where it is neither."""
+    """Return the target of a `NewType` or `type X = ...`, or None for any other type."""
     return getattr(t, "__supertype__", None) or (
         getattr(t, "__value__", None) if type(t).__name__ == "TypeAliasType" else None
     )
 
 
-def push_down(t: Any, passed: Passed | None = None) -> Any:
-    """Move what a recipe passes down to the components of a union or a collection.
+def push_down(t: Any, passed_args: Passed | None = None) -> Any:
+    """Move the `Passed` annotation of a union or collection to the components in it.
 
     `Annotated[list[Component[D]], Passed(1)]` becomes `list[Annotated[Component[D], Passed(1)]]`.
     """
     if typing.get_origin(t) is Annotated:
         return push_down(strip(t), passed_in(t))
-    meant = alias_of(t)
-    if meant is not None:
-        return push_down(meant, passed)
+    target = alias_of(t)
+    if target is not None:
+        return push_down(target, passed_args)
     if is_component_type(t):
-        return Annotated[t, passed] if passed else t
+        return Annotated[t, passed_args] if passed_args else t
     args = typing.get_args(t)
-    if passed is None or not args or typing.get_origin(t) is Literal:
+    if passed_args is None or not args or typing.get_origin(t) is Literal:
         return t
-    inner = tuple(push_down(arg, passed) for arg in args)
+    inner = tuple(push_down(arg, passed_args) for arg in args)
     if is_union(t):
         return Union[inner]  # noqa: UP007 -- made from a tuple of members
     return typing.get_origin(t)[inner]
 
 
 def is_section(t: Any) -> bool:
-    """Tell whether a type is a config class or a section of one: an attrs class or a dataclass."""
+    """Return whether a type is a config class or section: an attrs class or a dataclass."""
     return isinstance(t, type) and (attrs.has(t) or hasattr(t, "__dataclass_fields__"))
 
 
@@ -105,18 +105,18 @@ def sections_of(t: Any) -> list[type]:
 
 
 def is_torch_name(t: Any) -> bool:
-    """Tell whether a type is `torch.dtype` or `torch.device`, which are written by name."""
+    """Return whether a type is `torch.dtype` or `torch.device`, whose values are written by name."""
     return isinstance(t, type) and t.__module__ == "torch" and t.__name__ in ("dtype", "device")
 
 
 def is_mapping_type(t: Any) -> bool:
-    """Tell whether a type is a mapping, such as `dict[str, int]`."""
+    """Return whether a type is a mapping, such as `dict[str, int]`."""
     origin = typing.get_origin(t) or t
     return isinstance(origin, type) and issubclass(origin, Mapping) and not is_section(t)
 
 
 def is_collection_type(t: Any) -> bool:
-    """Tell whether a type is written as a YAML list: a list, tuple, set, sequence or iterable."""
+    """Return whether a type is written as a YAML list: a list, tuple, set, sequence or iterable."""
     origin = typing.get_origin(t) or t
     if not isinstance(origin, type) or is_mapping_type(t) or is_section(t) or origin in (str, bytes):
         return False
@@ -124,69 +124,73 @@ def is_collection_type(t: Any) -> bool:
 
 
 def _is_abstract_or_builtin(origin: type) -> bool:
-    """Leave out classes such as a Dataset, which are iterable but are built, not listed."""
+    """Return False for classes such as a Dataset, which are iterable but built by a component."""
     return origin in (list, tuple, set, frozenset) or origin.__module__ == "collections.abc"
 
 
 def is_storable(t: Any) -> bool:
-    """Tell whether YAML can hold a value of this type other than as a nested component."""
+    """Return whether YAML can represent a value of this type without a nested component."""
     if is_union(t):
         return any(is_storable(m) for m in typing.get_args(t))
-    plain = t in SCALARS or is_anything(t) or is_component_type(t) or typing.get_origin(t) is Literal
-    classes = isinstance(t, type) and issubclass(t, (enum.Enum, PurePath))
+    is_plain = t in SCALARS or is_anything(t) or is_component_type(t) or typing.get_origin(t) is Literal
+    is_class = isinstance(t, type) and issubclass(t, (enum.Enum, PurePath))
     return (
-        plain or classes or is_torch_name(t) or is_section(t) or is_mapping_type(t) or is_collection_type(t)
+        is_plain
+        or is_class
+        or is_torch_name(t)
+        or is_section(t)
+        or is_mapping_type(t)
+        or is_collection_type(t)
     )
 
 
 def members(t: Any) -> tuple[Any, ...]:
-    """Return the members of a union that YAML can hold, or the type itself.
+    """Return the members of a union that YAML can represent, or the type itself.
 
-    `lr: float | Tensor` is a float; a union of which YAML can hold nothing but null is left whole, for nested
-    components.
+    `lr: float | Tensor` is a float. If null is the only such member, all members are returned, for nested components.
     """
     if not is_union(t):
         return (t,)
-    kept = tuple(m for m in typing.get_args(t) if is_storable(m))
-    return kept if set(kept) - {type(None)} else typing.get_args(t)
+    storable_members = tuple(m for m in typing.get_args(t) if is_storable(m))
+    return storable_members if set(storable_members) - {type(None)} else typing.get_args(t)
 
 
 def storable(t: Any) -> Any:
-    """Reduce a type to what YAML can hold, also inside collections."""
+    """Remove `Annotated` from a type and the types inside it, except around components."""
     t = strip(t) if not is_component_type(t) else t
     args = typing.get_args(t)
     if is_union(t):
         return Union[tuple(storable(m) for m in args)]  # noqa: UP007 -- made from a tuple of members
     if args and is_collection_type(t):
-        kept = tuple(a if a is Ellipsis else storable(a) for a in args)
-        return typing.get_origin(t)[kept]
+        items = tuple(a if a is Ellipsis else storable(a) for a in args)
+        return typing.get_origin(t)[items]
     return t
 
 
 def is_path(t: Any) -> bool:
-    """Tell whether a type declares a path: `LocalPath`, `pathlib.Path`, or a union with one."""
+    """Return whether a type declares a path: `LocalPath`, `pathlib.Path`, or a union with one."""
     kinds = [typing.get_origin(m) or m for m in (typing.get_args(t) if is_union(t) else (t,))]
     return any(isinstance(kind, type) and issubclass(kind, os.PathLike) for kind in kinds)
 
 
 def takes_none(t: Any) -> bool:
-    """Tell whether `null` is a value of this type."""
+    """Return whether `null` is a value of this type."""
     return is_anything(t) or t is None or type(None) in members(t)
 
 
 def takes_text(t: Any) -> bool:
-    """Tell whether text is read verbatim for this type: it has `str`, or a path, and nothing else but null."""
-    rest = [m for m in members(strip(t)) if m is not type(None)]
-    return bool(rest) and all(m is str or (isinstance(m, type) and issubclass(m, PurePath)) for m in rest)
+    """Return whether text is read verbatim for this type: it consists of `str`, paths and null."""
+    kinds = [m for m in members(strip(t)) if m is not type(None)]
+    return bool(kinds) and all(m is str or (isinstance(m, type) and issubclass(m, PurePath)) for m in kinds)
 
 
 def class_name(t: Any) -> str:
-    """Return a class's bare name, or the text of any other type."""
+    """Return the unqualified name of a class, or the text of any other type."""
     return getattr(t, "__name__", None) or str(t)
 
 
 def type_name(t: Any) -> str:
-    """Return a type as a person writes it, such as `Example | list[Example]`."""
+    """Return a type as written in source code, such as `Example | list[Example]`."""
     if is_union(t):
         return " | ".join(map(type_name, typing.get_args(t)))
     args = ", ".join(map(type_name, typing.get_args(t)))
@@ -194,38 +198,38 @@ def type_name(t: Any) -> str:
 
 
 def generic_arguments(t: Any, base: type) -> tuple[Any, ...]:
-    """Return the arguments that a type gives to a generic base class, such as a dataset's items; none if unknown.
+    """Return the type arguments of a generic base class, such as the item type of a dataset; empty if unknown.
 
     Args:
-        t: A class, or a generic alias of one.
+        t: A class or a generic alias.
         base: The generic class.
     """
-    own = typing.get_origin(t) or t
-    if own is base:
+    cls = typing.get_origin(t) or t
+    if cls is base:
         return typing.get_args(t)
-    filled = dict(zip(getattr(own, "__parameters__", ()), typing.get_args(t), strict=False))
-    for parent in getattr(own, "__orig_bases__", ()):
-        origin = typing.get_origin(parent) or parent
+    type_vars = dict(zip(getattr(cls, "__parameters__", ()), typing.get_args(t), strict=False))
+    for generic in getattr(cls, "__orig_bases__", ()):
+        origin = typing.get_origin(generic) or generic
         if isinstance(origin, type) and issubclass(origin, base):
-            open_ones = getattr(parent, "__parameters__", ())
+            parameters = getattr(generic, "__parameters__", ())
             return generic_arguments(
-                parent[tuple(filled.get(p, p) for p in open_ones)] if open_ones else parent, base
+                generic[tuple(type_vars.get(p, p) for p in parameters)] if parameters else generic, base
             )
-    for plain in getattr(own, "__bases__", ()):
-        if issubclass(plain, base):
-            return generic_arguments(plain, base)
+    for parent in getattr(cls, "__bases__", ()):
+        if issubclass(parent, base):
+            return generic_arguments(parent, base)
     return ()
 
 
 def yaml_repr(value: Any) -> str:
-    """Show a scalar as YAML has it."""
+    """Format a scalar as YAML writes it."""
     if value is None or isinstance(value, bool):
         return {"None": "null"}.get(str(value), str(value).lower())
     return repr(value)
 
 
 def choices(t: Any) -> list[Any]:
-    """Return the values that a type spells out: of a Literal, an enum, or the members of a union that are such."""
+    """Return the allowed values of a Literal or enum, or of those in a union; empty for other types."""
     t = strip(t)
     if is_union(t):
         return [choice for member in typing.get_args(t) for choice in choices(member)]
@@ -235,11 +239,11 @@ def choices(t: Any) -> list[Any]:
 
 
 def describe(t: Any) -> str:
-    """Name a type to a person, as what completes `expected`."""
+    """Describe a type for a message, as text that completes `expected`."""
     t = strip(t)
     if is_union(t):
-        words = [describe(m) for m in sorted(members(t), key=lambda m: m is type(None))]
-        return " or ".join("a path" if word == SCALARS[str] and is_path(t) else word for word in words)
+        parts = [describe(m) for m in sorted(members(t), key=lambda m: m is type(None))]
+        return " or ".join("a path" if part == SCALARS[str] and is_path(t) else part for part in parts)
     if t in SCALARS:
         return SCALARS[t]
     if is_anything(t):
@@ -247,13 +251,13 @@ def describe(t: Any) -> str:
     if typing.get_origin(t) is Literal:
         return "one of " + ", ".join(map(yaml_repr, choices(t)))
     if is_component_type(t):
-        wanted = typing.get_args(t)
-        return f"a component that builds {article(class_name(wanted[0]))}" if wanted else "a component"
+        args = typing.get_args(t)
+        return f"a component that builds {article(class_name(args[0]))}" if args else "a component"
     return _describe_class(t)
 
 
 def _describe_class(t: Any) -> str:
-    """Name a type that is a class or a generic alias of one."""
+    """Describe a class or generic alias."""
     if is_mapping_type(t):
         return "a mapping"
     if is_collection_type(t):
@@ -274,16 +278,16 @@ def _describe_collection(t: Any) -> str:
     fixed = typing.get_origin(t) is tuple and Ellipsis not in typing.get_args(t)
     if fixed:
         return f"a list of {len(args)}: {', '.join(describe(a) for a in args)}"
-    return f"a list, each {describe(args[0])}" if args else "a list"
+    return f"a list, each item {describe(args[0])}" if args else "a list"
 
 
 def article(noun: str) -> str:
-    """Put `a` or `an` before a noun."""
+    """Prefix a noun with `a` or `an`."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def is_set_type(t: Any) -> bool:
-    """Tell whether a collection type is a set, whose order does not matter."""
+    """Return whether a collection type is a set."""
     origin = typing.get_origin(t) or t
     return isinstance(origin, type) and issubclass(origin, Set)
 
@@ -302,13 +306,13 @@ def metavar(t: Any) -> str:
     """Return a type's short name for help texts: `INT`, `FLOAT|null`, `fp32|bf16`."""
     t = strip(t)
     if is_union(t):
-        words = "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
-        return words.replace("TEXT", "PATH") if is_path(t) else words
+        names = "|".join(map(metavar, sorted(members(t), key=lambda m: m is type(None))))
+        return names.replace("TEXT", "PATH") if is_path(t) else names
     if t in _METAVARS:
         return _METAVARS[t]
-    spelt_out = choices(t)
-    if spelt_out:
-        return "|".join(c if isinstance(c, str) else yaml_repr(c) for c in spelt_out)
+    allowed_values = choices(t)
+    if allowed_values:
+        return "|".join(c if isinstance(c, str) else yaml_repr(c) for c in allowed_values)
     if is_torch_name(t):
         return str(t.__name__).upper()
-    return next((word for fits, word in _METAVARS_OF_KINDS if fits(t)), "DOTPATH")
+    return next((name for matches, name in _METAVARS_OF_KINDS if matches(t)), "DOTPATH")

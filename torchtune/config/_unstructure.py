@@ -1,4 +1,4 @@
-"""From config objects to mappings, lists and scalars that YAML can hold."""
+"""Convert config objects to mappings, lists and scalars that YAML can represent."""
 
 import datetime as dt
 import enum
@@ -22,81 +22,81 @@ from torchtune.config._types import SCALARS, article, is_section, is_torch_name,
 
 
 class KeyText(str):
-    """The text of a key that was no text; it may stand only where the mapping's type says what it was."""
+    """The text of a key that was not text; valid only if the mapping declares the type of its keys."""
 
     __slots__ = ()
 
 
-_BUSY: set[int] = set()
-"""The sections that are being written, by identity; one that is met again contains itself."""
+_IN_PROGRESS: set[int] = set()
+"""The ids of the sections being converted, to detect a section that contains itself."""
 
 
 @functools.cache
 def _converter() -> cattrs.Converter:
-    made = cattrs.Converter()
-    made.register_unstructure_hook(Broken, lambda value: value)
-    made.register_unstructure_hook_func(is_section, _tree_of_section)
-    made.register_unstructure_hook_func(lambda t: issubclass(t, functools.partial), _tree_of_component)
-    made.register_unstructure_hook_func(lambda t: issubclass(t, PurePath), str)
-    made.register_unstructure_hook_func(is_torch_name, str)
-    made.register_unstructure_hook(Text, lambda value: value.replace("${", "$${"))
-    made.register_unstructure_hook(tuple, lambda value: [made.unstructure(v) for v in value])
-    made.register_unstructure_hook_func(
-        lambda t: issubclass(t, (set, frozenset)), lambda value: _in_order(made.unstructure(v) for v in value)
+    conv = cattrs.Converter()
+    conv.register_unstructure_hook(Broken, lambda value: value)
+    conv.register_unstructure_hook_func(is_section, _tree_of_section)
+    conv.register_unstructure_hook_func(lambda t: issubclass(t, functools.partial), _tree_of_component)
+    conv.register_unstructure_hook_func(lambda t: issubclass(t, PurePath), str)
+    conv.register_unstructure_hook_func(is_torch_name, str)
+    conv.register_unstructure_hook(Text, lambda value: value.replace("${", "$${"))
+    conv.register_unstructure_hook(tuple, lambda value: [conv.unstructure(v) for v in value])
+    conv.register_unstructure_hook_func(
+        lambda t: issubclass(t, (set, frozenset)), lambda value: _sorted(conv.unstructure(v) for v in value)
     )
-    return made
+    return conv
 
 
 def unstructure(value: Any) -> Any:
-    """Turn a config object into a tree of mappings, lists and scalars that YAML can hold.
+    """Convert a config object to a tree of mappings, lists and scalars.
 
     Raises:
-        RejectedError: With every value that YAML cannot hold.
+        RejectedError: With every value that YAML cannot represent.
     """
-    tree, mistakes = unstructure_what_can_be(value)
+    tree, mistakes = unstructure_partially(value)
     if mistakes:
         raise RejectedError(*mistakes)
     return tree
 
 
-def unstructure_what_can_be(value: Any) -> tuple[Any, list[Mistake]]:
-    """Turn a config object into a tree in which BROKEN stands for what YAML cannot hold.
+def unstructure_partially(value: Any) -> tuple[Any, list[Mistake]]:
+    """Convert a config object to a tree, with BROKEN in place of each value that YAML cannot represent.
 
     Returns:
-        The tree, and a mistake for every such value.
+        The tree, and a mistake for each such value.
     """
     try:
-        tree = _by_value(_converter().unstructure(value))
+        tree = _plain_values(_converter().unstructure(value))
     except RecursionError:
         return BROKEN, [_TOO_DEEP]
     mistakes = list(_unwritable(tree, ()))
-    return (_marked(tree, {m.path for m in mistakes}, ()) if mistakes else tree), mistakes
+    return (_with_broken(tree, {m.path for m in mistakes}, ()) if mistakes else tree), mistakes
 
 
-def _marked(tree: Any, broken: set[Path], path: Path) -> Any:
-    """Return a tree with BROKEN at some of its places."""
+def _with_broken(tree: Any, broken: set[Path], path: Path) -> Any:
+    """Return a tree with BROKEN at the given paths."""
     if path in broken:
         return BROKEN
     if isinstance(tree, dict):
-        return {key: _marked(value, broken, (*path, str(key))) for key, value in tree.items()}
+        return {key: _with_broken(value, broken, (*path, str(key))) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_marked(value, broken, (*path, i)) for i, value in enumerate(tree)]
+        return [_with_broken(value, broken, (*path, i)) for i, value in enumerate(tree)]
     return tree
 
 
-def _by_value(tree: Any) -> Any:
-    """Put its value in the place of an enum's member that is text or a number as well, which cattrs lets pass."""
+def _plain_values(tree: Any) -> Any:
+    """Replace enum members that are also text or numbers, which cattrs keeps, by their values."""
     if isinstance(tree, dict):
-        found = {_key_text(key): _by_value(value) for key, value in tree.items()}
-        same = Mistake("unwritable", "two of its keys are the same text in YAML")
-        return found if len(found) == len(tree) else _Unwritable(same)
+        result = {_key_text(key): _plain_values(value) for key, value in tree.items()}
+        mistake = Mistake("unwritable", "two of its keys have the same text in YAML")
+        return result if len(result) == len(tree) else _Unwritable(mistake)
     if isinstance(tree, list):
-        return [_by_value(value) for value in tree]
+        return [_plain_values(value) for value in tree]
     return tree.value if isinstance(tree, enum.Enum) else tree
 
 
 def _key_text(key: Any) -> Any:
-    """Return the text of a key that is a number, true or false, or an enum's member, as YAML holds it."""
+    """Return the YAML text of a key that is a number, a bool or an enum member."""
     key = key.value if isinstance(key, enum.Enum) else key
     if isinstance(key, bool):
         return KeyText("true" if key else "false")
@@ -117,63 +117,62 @@ def _unwritable(tree: Any, path: Path) -> typing.Iterator[Mistake]:
         for i, value in enumerate(tree):
             yield from _unwritable(value, (*path, i))
     elif type(tree) not in SCALARS:
-        what, hint = _advice(tree)
-        yield Mistake("unwritable", f"{what} cannot be written to YAML", hint, path)
+        description, hint = _advice(tree)
+        yield Mistake("unwritable", f"{description} cannot be written to YAML", hint, path)
 
 
 def _advice(value: Any) -> tuple[str, str]:
-    """Return what a value is that YAML cannot hold, and what to write instead."""
+    """Describe a value that YAML cannot represent, and what to write instead."""
     if isinstance(value, type):
         return f"the class {value.__name__}", f"write lazy({value.__name__}, ...)"
-    what = f"a value of type {type(value).__module__}.{type(value).__qualname__}"
+    description = f"a value of type {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, (numbers.Number, bytes, dt.date, complex)):
-        return what, "write it as text or a number"
-    return what, "describe it with lazy(...) instead of building it"
+        return description, "write it as text or a number"
+    return description, "describe it with lazy(...) instead of building it"
 
 
 @attrs.frozen
 class _Unwritable:
-    """Stands in a tree for what cannot be written, until every such place is known."""
+    """A placeholder for a value that cannot be written, until all mistakes are collected."""
 
     mistake: Mistake
 
 
-_TOO_DEEP = Mistake("unwritable", "it contains itself, or is nested too deeply")
+_TOO_DEEP = Mistake("unwritable", "contains itself, or is nested too deeply")
 
 
 def _tree_of_section(section: Any) -> Any:
-    if id(section) in _BUSY:
-        return _Unwritable(Mistake("unwritable", "it contains itself"))
-    _BUSY.add(id(section))
+    if id(section) in _IN_PROGRESS:
+        return _Unwritable(Mistake("unwritable", "contains itself"))
+    _IN_PROGRESS.add(id(section))
     try:
         return {name: _tree_of_field(section, name) for name in fields(section.__class__)}
     finally:
-        _BUSY.remove(id(section))
+        _IN_PROGRESS.remove(id(section))
 
 
 def _tree_of_field(section: Any, name: str) -> Any:
     if not hasattr(section, name):
-        return _Unwritable(Mistake("unwritable", "was deleted", "a config has all its fields"))
+        return _Unwritable(Mistake("unwritable", "was deleted", "a config must have all its fields"))
     value = getattr(section, name)
     try:
         tree = _converter().unstructure(value)
-        for mistake in _of_another_class(fields(section.__class__)[name].type, value, ()):
-            tree = _with(tree, mistake.path, _Unwritable(mistake))
+        for mistake in _section_mismatches(fields(section.__class__)[name].type, value, ()):
+            tree = _replaced(tree, mistake.path, _Unwritable(mistake))
     except RecursionError:
         return _Unwritable(_TOO_DEEP)
     return tree
 
 
-def _of_another_class(t: Any, value: Any, path: Path) -> typing.Iterator[Mistake]:
-    """Yield a mistake for each section in a value that is of a class which the type does not have."""
+def _section_mismatches(t: Any, value: Any, path: Path) -> typing.Iterator[Mistake]:
+    """Yield a mistake for each section in a value whose class is not in the declared type."""
     kind = type(value)
     if is_section(kind):
-        wanted = sections_of(t)
-        names = {
-            c.__qualname__ for c in kind.__mro__
-        }  # by name, since a copied recipe has classes of its own
-        if wanted and not any(w.__qualname__ in names for w in wanted):
-            expected, got = article(wanted[0].__name__), article(kind.__name__)
+        expected_classes = sections_of(t)
+        # Compared by name, because a copied recipe defines its own classes.
+        names = {c.__qualname__ for c in kind.__mro__}
+        if expected_classes and not any(c.__qualname__ in names for c in expected_classes):
+            expected, got = article(expected_classes[0].__name__), article(kind.__name__)
             yield Mistake("wrong_type", path=path, expected=expected, got=got)
         return
     inner = [a for m in members(strip(t)) for a in typing.get_args(m)]
@@ -185,27 +184,27 @@ def _of_another_class(t: Any, value: Any, path: Path) -> typing.Iterator[Mistake
     for key, item in items:
         for argument in inner:
             if sections_of(argument) or typing.get_args(argument):
-                yield from _of_another_class(argument, item, (*path, key))
+                yield from _section_mismatches(argument, item, (*path, key))
                 break
 
 
-def _with(tree: Any, path: Path, value: Any) -> Any:
-    """Return a tree with another value at a place."""
+def _replaced(tree: Any, path: Path, value: Any) -> Any:
+    """Return a tree with the value at a path replaced."""
     if not path:
         return value
-    key, *rest = path
+    key, *remaining = path
     if isinstance(tree, dict):
-        return {k: _with(v, tuple(rest), value) if k == key else v for k, v in tree.items()}
-    return [_with(v, tuple(rest), value) if i == key else v for i, v in enumerate(tree)]
+        return {k: _replaced(v, tuple(remaining), value) if k == key else v for k, v in tree.items()}
+    return [_replaced(v, tuple(remaining), value) if i == key else v for i, v in enumerate(tree)]
 
 
-def _in_order(values: typing.Iterable[Any]) -> list[Any]:
-    """Sort what a set held; values of several kinds by what they look like."""
-    found = list(values)
+def _sorted(values: typing.Iterable[Any]) -> list[Any]:
+    """Sort the values of a set; mixed types are sorted by their repr."""
+    items = list(values)
     try:
-        return sorted(found)
+        return sorted(items)
     except TypeError:
-        return sorted(found, key=repr)
+        return sorted(items, key=repr)
 
 
 def _tree_of_component(component: "functools.partial[Any]") -> Any:
@@ -214,5 +213,5 @@ def _tree_of_component(component: "functools.partial[Any]") -> Any:
         path = dotpath(flattened(component).func)
     except (TypeError, ValueError) as error:
         return _Unwritable(Mistake("unwritable", str(error)))
-    back = _converter().unstructure
-    return {COMPONENT_KEY: path, **{name: back(value) for name, value in keywords.items()}}
+    unstructure_argument = _converter().unstructure
+    return {COMPONENT_KEY: path, **{name: unstructure_argument(value) for name, value in keywords.items()}}

@@ -1,4 +1,4 @@
-"""Strict YAML: YAML 1.2 scalars, merge keys, line numbers, no duplicate keys, no tags; and a renderer for it."""
+"""A parser and renderer for strict YAML: 1.2 scalars, merge keys, line numbers, no duplicate keys, no tags."""
 
 import functools
 import math
@@ -9,24 +9,24 @@ from typing import Any, Final
 import yaml
 
 from torchtune.config._interpolation import Text
-from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, shown_path
-from torchtune.config._tree import Broken, copied
+from torchtune.config._mistakes import ConfigError, Location, Mistake, Path, display_path
+from torchtune.config._tree import Broken, copy_tree
 
-# The C parser is about ten times faster; a PyYAML built without libyaml has the other one.
+# The C parser is about ten times faster, but PyYAML may be built without libyaml.
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 BASE_KEY: Final = "_base_"
-"""The key of a YAML file that names the config which it changes."""
+"""The key of a YAML file that names its base config."""
 
 MAX_BYTES: Final = 4 * 2**20
-"""A config is text that people write; a larger file is not one (bytes)."""
+"""The maximum size of a config file (bytes); a larger file is not a config."""
 MAX_NODES: Final = 100_000
-"""More values than this after expanding aliases is an alias bomb."""
+"""The maximum number of values after expanding aliases; more indicate an alias bomb."""
 MAX_DEPTH: Final = 100
-"""Nothing that people write is nested more deeply."""
+"""The maximum nesting depth."""
 MAX_DIGITS: Final = 4000
-"""Python refuses to read decimal numbers of more than 4,300 digits."""
+"""The maximum number of digits of an int; Python's own limit is 4,300."""
 
 # YAML 1.2.2, section 10.3.2, the core schema's tag resolution.
 _NULL: Final = re.compile(r"|~|null|Null|NULL")
@@ -44,11 +44,11 @@ def plain_scalar(text: str) -> Any:
     `1e-4` is a float; `no`, `12:30` and `1_000` are text. See section 10.3.2 of https://yaml.org/spec/1.2.2/.
 
     Raises:
-        ValueError: It is an int of more digits than Python reads, or a float beyond the largest.
+        ValueError: It is an int with more digits than Python can parse, or a float above the maximum.
     """
     if _INT.fullmatch(text):
         if len(text) > MAX_DIGITS:
-            raise ValueError(f"a number of {len(text):,} digits; the most is {MAX_DIGITS:,}")
+            raise ValueError(f"a number of {len(text):,} digits; the maximum is {MAX_DIGITS:,}")
         return int(text)
     if _FLOAT.fullmatch(text):
         value = float(text)
@@ -64,7 +64,7 @@ def plain_scalar(text: str) -> Any:
     if _OCT_HEX.fullmatch(text):
         if len(text) > MAX_DIGITS // 2:
             raise ValueError(
-                f"a number of {len(text):,} digits; the most is {MAX_DIGITS // 2:,} in this base"
+                f"a number of {len(text):,} digits; the maximum is {MAX_DIGITS // 2:,} in this base"
             )
         return int(text, 0)
     if _INF.fullmatch(text):
@@ -80,14 +80,14 @@ _SCALARS: Final = {
 }
 
 MERGE_KEY: Final = "<<"
-"""The key of mappings whose entries a mapping takes over: https://yaml.org/type/merge.html, part of YAML 1.1."""
+"""The key whose mappings are merged into its own: https://yaml.org/type/merge.html, part of YAML 1.1."""
 
 
 class _Loader(_Parser):  # type: ignore[misc]  # one of two parser classes, chosen above
-    """PyYAML's parser without its YAML 1.1 scalars: plain ones are read by `plain_scalar`."""
+    """PyYAML's parser without YAML 1.1 scalars; plain scalars are read by `plain_scalar`."""
 
     def resolve(self, kind: Any, _value: Any, implicit: Any) -> str:
-        """Name the tag of an untagged node; an unquoted scalar gets one of its own."""
+        """Return the tag of an untagged node; unquoted scalars get a separate tag."""
         if kind is yaml.ScalarNode:
             return _PLAIN if implicit[0] else _STR
         return f"{_TAG}map" if kind is yaml.MappingNode else f"{_TAG}seq"
@@ -97,7 +97,7 @@ class Document:
     """A parsed YAML file.
 
     Attributes:
-        name: The file's name as the user gave it, for messages.
+        name: The file name in messages.
         value: Mappings, lists and scalars.
         lines: The line of every key and list item, counted from 1.
         mistakes: Duplicate keys and tags.
@@ -110,28 +110,28 @@ class Document:
         self.mistakes: list[Mistake] = []
 
     def location(self, path: Path, layer: int = 0) -> Location:
-        """Return the line of a path, or of the nearest thing above it."""
+        """Return the location of a path, or of its nearest ancestor with a known line."""
         above = (path[:length] for length in range(len(path), 0, -1))
         line = next((self.lines[p] for p in above if p in self.lines), 0)
         return Location(layer, line, self.name, "file")
 
 
 class _Reader:
-    """Turns composed nodes into values, noting lines and mistakes."""
+    """Converts composed nodes to values, and records lines and mistakes."""
 
     def __init__(self, out: Document) -> None:
         self.out = out
         self.nodes = 0
         self.merging: list[Any] = []
-        """The mappings whose entries are being collected, each merged by the one before it."""
+        """The mappings whose entries are being collected, each merged into the previous one."""
         self.wrong: set[tuple[int, str]] = set()
-        """What was noted of each node, since one with an anchor is read wherever it is used."""
+        """The mistakes recorded for each node, because an anchored node is read once per alias."""
 
     def read(self, node: Any, path: Path) -> Any:
         """Return a node's value.
 
         Raises:
-            ConfigError: Aliases expand to more values than any config has.
+            ConfigError: Aliases expand to more than `MAX_NODES` values.
         """
         self._count()
         if len(path) > MAX_DEPTH:
@@ -147,22 +147,22 @@ class _Reader:
     def _count(self) -> None:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise _refuse(self.out.name, f"expands to more than {MAX_NODES:,} values", "is it an alias bomb?")
+            raise _error(self.out.name, f"expands to more than {MAX_NODES:,} values", "is it an alias bomb?")
 
     def _item(self, node: Any, path: Path) -> Any:
         self.out.lines.setdefault(path, _line(node))
         return self.read(node, path)
 
     def _mapping(self, node: Any, path: Path) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, (key_node, value_node) in self._entries(node, path).items():
             self.out.lines[(*path, key)] = _line(key_node)
-            found[key] = self.read(value_node, (*path, key))
-        return found
+            values[key] = self.read(value_node, (*path, key))
+        return values
 
     def _entries(self, node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
-        """Return the nodes of a mapping's keys and values: its own, and those that it merges."""
-        own: dict[str, tuple[Any, Any]] = {}
+        """Return the key and value nodes of a mapping, including merged ones."""
+        entries: dict[str, tuple[Any, Any]] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._wrong(key_node, path, "a key must be text")
@@ -170,21 +170,21 @@ class _Reader:
             if key_node.tag not in (_PLAIN, _STR):
                 self._tag(key_node, path)
             key = key_node.value
-            if key in own:
-                message = f"duplicate key {key!r}, first on line {_line(own[key][0])}"
+            if key in entries:
+                message = f"duplicate key {key!r}, first on line {_line(entries[key][0])}"
                 advice = "merge a list, <<: [*a, *b]" if key == MERGE_KEY else "keep one of them"
                 self._wrong(key_node, (*path, key), message, advice)
             else:
-                own[key] = key_node, value_node
-        if MERGE_KEY not in own or own[MERGE_KEY][0].tag != _PLAIN:
-            return own
+                entries[key] = key_node, value_node
+        if MERGE_KEY not in entries or entries[MERGE_KEY][0].tag != _PLAIN:
+            return entries
         self.merging.append(node)
-        merged = self._merged(*own.pop(MERGE_KEY), (*path, MERGE_KEY))
+        merged = self._merged(*entries.pop(MERGE_KEY), (*path, MERGE_KEY))
         self.merging.pop()
-        return own | {key: entry for key, entry in merged.items() if key not in own}
+        return entries | {key: entry for key, entry in merged.items() if key not in entries}
 
     def _merged(self, key_node: Any, value_node: Any, path: Path) -> dict[str, tuple[Any, Any]]:
-        """Return the entries of a mapping, or of a list of them, of which an earlier one has precedence."""
+        """Return the entries of a mapping to merge, or of a list of them, where earlier ones take precedence."""
         merged: dict[str, tuple[Any, Any]] = {}
         sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
         for source in sources:
@@ -219,8 +219,8 @@ class _Reader:
         return None
 
     def _tag(self, node: Any, path: Path) -> None:
-        message = f"the tag {node.tag!r} is not read here"
-        self._wrong(node, path, message, "write plain values and _component_")
+        message = f"the tag {node.tag!r} is not supported"
+        self._wrong(node, path, message, "use plain values and _component_")
 
     def _wrong(self, node: Any, path: Path, message: str, suggestion: str = "") -> None:
         if (id(node), message) not in self.wrong:
@@ -234,33 +234,33 @@ def _line(node: Any) -> int:
     return line + 1
 
 
-def _refuse(name: str, message: str, suggestion: str = "", line: int = 0) -> ConfigError:
+def _error(name: str, message: str, suggestion: str = "", line: int = 0) -> ConfigError:
     return ConfigError([Mistake.of_file(name, message, suggestion, line)], name)
 
 
 def parse_yaml(text: str, name: str) -> Document:
-    """Parse YAML text, with the line of everything in it.
+    """Parse YAML text, and record the line of every value.
 
     Args:
         text: The file's text.
-        name: What to call it in messages.
+        name: The file name in messages.
 
     Raises:
-        ConfigError: It cannot be read at all. Duplicate keys and tags are left in `Document.mistakes`, so that
-            they are reported with everything else.
+        ConfigError: The text cannot be parsed. Duplicate keys and tags are instead recorded in `Document.mistakes`,
+            to be reported with other mistakes.
     """
     parsed = _parsed(text, name)
     document = Document(name)
-    document.value, document.lines = copied(parsed.value), parsed.lines
+    document.value, document.lines = copy_tree(parsed.value), parsed.lines
     document.mistakes = [*parsed.mistakes]
     return document
 
 
 @functools.lru_cache(maxsize=64)
 def _parsed(text: str, name: str) -> Document:
-    """Parse a text once, however many parts of a call read its file: parsing takes longer than reading."""
+    """Parse a text once, even if its file is read several times, because parsing is slower than reading."""
     if len(text) > MAX_BYTES:
-        raise _refuse(name, f"{len(text):,} characters", f"a config has at most {MAX_BYTES:,}")
+        raise _error(name, f"{len(text):,} characters", f"a config has at most {MAX_BYTES:,}")
     try:
         node = yaml.compose(text.removeprefix("\ufeff"), _Loader)
     except yaml.MarkedYAMLError as error:
@@ -269,45 +269,45 @@ def _parsed(text: str, name: str) -> Document:
         broken = lines[mark.line] if mark and mark.line < len(lines) else ""
         has_tab = "\t" in broken[: len(broken) - len(broken.lstrip())]
         hint = "indent with spaces, not with a tab" if has_tab else ""
-        last_line = max(1, text.rstrip("\n").count("\n") + 1)  # the parser may point behind the end
+        last_line = max(1, text.rstrip("\n").count("\n") + 1)  # the parser may point past the end
         line = min(mark.line + 1, last_line) if mark else 0
-        raise _refuse(name, f"not valid YAML: {error.problem or error.context}", hint, line) from error
+        raise _error(name, f"not valid YAML: {error.problem or error.context}", hint, line) from error
     except (yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _refuse(name, f"not valid YAML: {reason}") from error
+        raise _error(name, f"not valid YAML: {reason}") from error
     document = Document(name)
     if node is not None:
         try:
             document.value = _Reader(document).read(node, ())
         except RecursionError as error:
-            raise _refuse(name, "nested too deeply, or an alias that contains itself") from error
+            raise _error(name, "nested too deeply, or an alias that contains itself") from error
     return document
 
 
 def read_yaml(file: str) -> Document:
-    """Parse a YAML file, which is called in messages what a user would call it here.
+    """Parse a YAML file.
 
     Raises:
         ConfigError: The file is missing, not readable, or not YAML.
     """
-    name = shown_path(file)
+    name = display_path(file)
     try:
-        with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123 -- pathlib costs a tenth of a start-up here
+        with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123 -- pathlib takes 10% of the start-up time
             text = stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _refuse(name, "no such file") from error
+        raise _error(name, "no such file") from error
     except UnicodeDecodeError as error:
-        raise _refuse(name, f"not UTF-8 text: byte {error.start} cannot be decoded") from error
+        raise _error(name, f"not UTF-8 text: byte {error.start} cannot be decoded") from error
     except OSError as error:
-        raise _refuse(name, f"cannot be read: {error.strerror}") from error
+        raise _error(name, f"cannot be read: {error.strerror}") from error
     return parse_yaml(text, name)
 
 
 class _Renderer(_Dumper):  # type: ignore[misc]  # one of two dumper classes, chosen above
-    """PyYAML's dumper, which also quotes text that only YAML 1.2 would read as a number."""
+    """PyYAML's dumper, which also quotes text that is a number only in YAML 1.2."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 -- PyYAML's signature
-        """Write equal values out twice, so that a file reads from top to bottom."""
+        """Write repeated values in full instead of as aliases."""
         return True
 
 
@@ -320,7 +320,7 @@ def _represent_float(dumper: Any, value: float) -> Any:
     if not math.isfinite(value):
         text = {"inf": ".inf", "-inf": "-.inf"}.get(text, ".nan")
     if "e" in text and "." not in text.partition("e")[0]:
-        text = text.replace("e", ".0e", 1)  # YAML 1.1 readers need the point
+        text = text.replace("e", ".0e", 1)  # YAML 1.1 requires the point
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
@@ -331,26 +331,26 @@ _Renderer.add_multi_representer(str, lambda dumper, value: dumper.represent_str(
 
 
 _UNLIMITED = 2**31 - 1
-"""A width at which no line is folded."""
+"""A line width that disables folding."""
 
 
 def inline_yaml(tree: Any) -> str:
-    """Render a value on one line, as it may be written behind a key: `[q_proj, v_proj]`, `1.0e-05`."""
+    """Render a value on one line, as it may follow a key: `[q_proj, v_proj]`, `1.0e-05`."""
     text: str = yaml.dump(
         tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=_UNLIMITED, default_flow_style=True
     )
     line = text.removesuffix("...\n").strip()
     if "\n" not in line:
         return line
-    import json  # text of several lines is quoted by it on one; what JSON writes is YAML too
+    import json  # JSON puts multi-line text on one line, and is valid YAML
 
     return json.dumps(tree, ensure_ascii=False)
 
 
 def render_yaml(tree: Any) -> str:
-    """Render mappings, lists and scalars as YAML that `parse_yaml` reads back equal, keys in their order.
+    """Render mappings, lists and scalars as YAML that `parse_yaml` reads back unchanged, with keys in order.
 
-    Text without line breaks stays on one line, however long, so that `grep` finds a path with spaces in it.
+    Text without line breaks is never folded, so that `grep` finds a path that contains spaces.
     """
     text: str = yaml.dump(tree, Dumper=_Renderer, sort_keys=False, allow_unicode=True, width=_UNLIMITED)
     return text

@@ -1,6 +1,6 @@
-"""The data model of configs, which `torchtune.runs` and the command line build on.
+"""The data model of configs, used by `torchtune.runs` and the command line.
 
-Trees and their layers, mistakes, types and signatures, YAML, trust in dotpaths.
+Trees and their layers, mistakes, types and signatures, YAML, and trust in dotpaths.
 """
 
 from typing import TYPE_CHECKING
@@ -10,11 +10,11 @@ from torchtune._lazy import lazy_exports
 if TYPE_CHECKING:
     from torchtune.config._classes import REQUIRED as REQUIRED
     from torchtune.config._classes import Field as Field
+    from torchtune.config._classes import converter_mistake as converter_mistake
     from torchtune.config._classes import field_names as field_names
     from torchtune.config._classes import fields as fields
     from torchtune.config._classes import message_of as message_of
-    from torchtune.config._classes import missing as missing
-    from torchtune.config._classes import refused_by_converter as refused_by_converter
+    from torchtune.config._classes import missing_field as missing_field
     from torchtune.config._classes import required_names as required_names
     from torchtune.config._component import COMPONENT_KEY as COMPONENT_KEY
     from torchtune.config._component import bound_keywords as bound_keywords
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from torchtune.config._dotpath import dotpath as dotpath
     from torchtune.config._dotpath import is_component_path as is_component_path
     from torchtune.config._dotpath import locate as locate
+    from torchtune.config._frozen import drop_paths as drop_paths
     from torchtune.config._frozen import fixed_tree as fixed_tree
     from torchtune.config._frozen import freeze as freeze
     from torchtune.config._frozen import frozen_tree as frozen_tree
     from torchtune.config._frozen import may_change as may_change
     from torchtune.config._frozen import resolved_tree as resolved_tree
-    from torchtune.config._frozen import without as without
     from torchtune.config._interpolation import REQUIRED_NAME as REQUIRED_NAME
     from torchtune.config._interpolation import is_reference as is_reference
-    from torchtune.config._interpolation import referred as referred
+    from torchtune.config._interpolation import reference_target as reference_target
     from torchtune.config._interpolation import resolve_tree as resolve_tree
     from torchtune.config._layers import HELPER_PREFIX as HELPER_PREFIX
     from torchtune.config._layers import Layers as Layers
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from torchtune.config._mistakes import Path as Path
     from torchtune.config._mistakes import RejectedError as RejectedError
     from torchtune.config._mistakes import did_you_mean as did_you_mean
+    from torchtune.config._mistakes import display_path as display_path
     from torchtune.config._mistakes import dotted as dotted
     from torchtune.config._mistakes import nearest as nearest
     from torchtune.config._mistakes import reject as reject
-    from torchtune.config._mistakes import shown_path as shown_path
-    from torchtune.config._mistakes import unknown as unknown
+    from torchtune.config._mistakes import unknown_name as unknown_name
     from torchtune.config._schema import Slot as Slot
     from torchtune.config._schema import component_type_of as component_type_of
     from torchtune.config._schema import declared_components as declared_components
@@ -62,22 +62,22 @@ if TYPE_CHECKING:
     from torchtune.config._schema import type_of_unlisted as type_of_unlisted
     from torchtune.config._schema import unstructured_default as unstructured_default
     from torchtune.config._signature import MISSING as MISSING
+    from torchtune.config._signature import accepts_kwargs as accepts_kwargs
     from torchtune.config._signature import parameters as parameters
     from torchtune.config._signature import parameters_of as parameters_of
     from torchtune.config._signature import result_type as result_type
-    from torchtune.config._signature import swallows_keywords as swallows_keywords
     from torchtune.config._signature import type_hints as type_hints
-    from torchtune.config._signature import unresolved as unresolved
+    from torchtune.config._signature import unresolved_hints as unresolved_hints
     from torchtune.config._source_lines import position_of as position_of
     from torchtune.config._tree import BROKEN as BROKEN
     from torchtune.config._tree import as_path as as_path
-    from torchtune.config._tree import at as at
     from torchtune.config._tree import is_component_tree as is_component_tree
     from torchtune.config._tree import is_index as is_index
     from torchtune.config._tree import leaves as leaves
+    from torchtune.config._tree import value_at as value_at
     from torchtune.config._trust import OWN_PACKAGES as OWN_PACKAGES
     from torchtune.config._trust import current_trust as current_trust
-    from torchtune.config._trust import is_users_own as is_users_own
+    from torchtune.config._trust import is_user_code as is_user_code
     from torchtune.config._trust import trust_folder_of as trust_folder_of
     from torchtune.config._types import SCALARS as SCALARS
     from torchtune.config._types import article as article
@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     from torchtune.config._types import takes_text as takes_text
     from torchtune.config._types import yaml_repr as yaml_repr
     from torchtune.config._unstructure import unstructure as unstructure
-    from torchtune.config._unstructure import unstructure_what_can_be as unstructure_what_can_be
+    from torchtune.config._unstructure import unstructure_partially as unstructure_partially
     from torchtune.config._validators import Arguments as Arguments
     from torchtune.config._validators import rules as rules
     from torchtune.config._yaml import BASE_KEY as BASE_KEY
