@@ -1,0 +1,44 @@
+"""Two pages quote the code: error messages in "Troubleshooting", option names in "Coming from ..."."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torchtune._hints import _FIELDS
+
+ROOT = Path(__file__).resolve().parents[1]
+TROUBLESHOOTING = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+COMING_FROM = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
+MESSAGES = re.findall(r"(?m)^### `(.*)`$", TROUBLESHOOTING)
+
+
+def texts() -> Iterator[str]:
+    """Yield every string of the library, with a NUL for each value that is formatted into it."""
+    for file in sorted((ROOT / "torchtune").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                yield "".join(map(str, parts))
+
+
+def test_troubleshooting_has_messages() -> None:
+    assert len(MESSAGES) > 25
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_message_of_the_troubleshooting_page_is_in_the_code(message: str) -> None:
+    pieces = [piece.strip(" ;:,.?()'`") for piece in message.split("...")]
+    strings = "\n".join(texts())
+    assert [piece for piece in pieces if piece not in strings] == []
+
+
+@pytest.mark.parametrize(("field", "names"), _FIELDS.items())
+def test_option_names_of_other_projects_are_in_the_table(field: str, names: str) -> None:
+    row_names = ", ".join(f"`{name}`" for name in names.split())
+    path = re.split(r"[=, ]", field, maxsplit=1)[0]
+    assert re.search(rf"(?m)^\| {re.escape(row_names)} \| `{re.escape(path)}", COMING_FROM)
