@@ -87,17 +87,17 @@ GLIBC = {"GLIBC_TUNABLES": "", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_C
 MANY_KERNELS = {name: value for name, value in GLIBC.items() if name != "GLIBC_TUNABLES"}
 ABLATIONS: dict[str, Ablation] = {
     "everything": Ablation(),
-    "rows padded": Ablation(is_packed=False),
+    "padded rows": Ablation(is_packed=False),
     "logits at every position": Ablation(("loss=torch.nn.CrossEntropyLoss",)),
     "the loss in one chunk": Ablation(("loss.chunk_size=65536",)),
     "plain layers": Ablation(("placement.lean_layers=false",)),
-    "beginnings written out": Ablation(("loading.packing.share_prefixes=false",)),
+    "shared prefixes written out": Ablation(("loading.packing.share_prefixes=false",)),
     "weights copied": Ablation(replacement="weights copied"),
     "attention in bfloat16": Ablation(replacement="attention in bfloat16", dtype="bf16"),
     "products by oneDNN": Ablation(replacement="products by oneDNN", dtype="fp32"),
-    "torch's optimizer as it is": Ablation(replacement="torch's optimizer as it is"),
+    "torch's unmodified optimizer": Ablation(replacement="torch's unmodified optimizer"),
     "numbers read a step later": Ablation(replacement="numbers read a step later"),
-    "the heap as glibc has it": Ablation(environment=GLIBC),
+    "glibc's default heap": Ablation(environment=GLIBC),
     "1,024 kernels cached": Ablation(environment=MANY_KERNELS, dtype="bf16"),
-    "inputs of layers kept alone": Ablation(("placement.activation_checkpointing.keep=inputs",)),
+    "activation checkpointing": Ablation(("placement.activation_checkpointing.keep=inputs",)),
 }

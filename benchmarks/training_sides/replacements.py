@@ -21,7 +21,7 @@ def weights_copied(model: nn.Module) -> None:
 
 def attention_in_bfloat16(_: nn.Module) -> None:
     """Attend in bfloat16 where the products would be float32."""
-    attend = _attention.by_document  # the kernel on a CPU
+    attend = _attention.attend_by_document  # the kernel on a CPU
 
     def in_bfloat16(q: Tensor, k: Tensor, v: Tensor, *args: Any, **options: Any) -> Tensor:
         return attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), *args, **options)
@@ -64,14 +64,14 @@ def optimizer_as_it_is(_: nn.Module) -> None:
 
 def numbers_read_later(_: nn.Module) -> None:
     """Leave updates out on the device, and read the numbers of a step while the next is computed, as on a GPU."""
-    training.Run.__init__ = partialmethod(training.Run.__init__, waits=False)  # type: ignore[assignment, method-assign]  # of this process only
+    training.Run.__init__ = partialmethod(training.Run.__init__, synchronous=False)  # type: ignore[assignment, method-assign]  # of this process only
 
 
 REPLACEMENTS: dict[str, Callable[[nn.Module], None]] = {
     "weights copied": weights_copied,
     "attention in bfloat16": attention_in_bfloat16,
     "products by oneDNN": products_by_onednn,
-    "torch's optimizer as it is": optimizer_as_it_is,
+    "torch's unmodified optimizer": optimizer_as_it_is,
     "numbers read a step later": numbers_read_later,
 }
 """What an ablation does once the model has its weights, by its name in `ABLATIONS`."""

@@ -59,7 +59,7 @@ def _has_tunables() -> bool:
 HEAP = Internal(
     name="heap settings",
     written_for="glibc 2.36",
-    gain='memory: the line "glibc's default heap" of '
+    gain='memory: the line "glibc\'s default heap" of '
     'python -m benchmarks.training MODEL ROWS --cases "lora fp32" --ablate',
     fallback="the process is not restarted, and grows by up to a third",
     probe=_has_tunables,
