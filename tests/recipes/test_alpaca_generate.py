@@ -146,7 +146,7 @@ def test_a_run_answers_with_its_best_model_unless_final_is_named(
         output[folder] = capsys.readouterr()
     assert output[run].out == output[run / "best"].out != output[run / "final"].out
     expected = (
-        f"note: {run / 'best'} is used, the model with the lowest validation loss; {run / 'final'} is that of"
+        f"note: using {run / 'best'}, the model with the lowest validation loss; {run / 'final'} is the model"
     )
     assert output[run].err.startswith(expected)
     assert output[run / "best"].err == output[run / "final"].err == ""
@@ -391,7 +391,7 @@ def test_invalid_files_are_reported_before_anything_is_loaded(tune: Tune, tmp_pa
         f"prompts_file={tmp_path / 'a.jsonl'}": "a.jsonl: line 2: a prompt is a text or a row with one of",
         f"prompts_file={tmp_path / 'b.txt'}": f"prompts file not found: {tmp_path / 'b.txt'}",
         f"prompt=a output_file={tmp_path / 'there'}": "already exists; choose a new file, or remove it",
-        "prompt=a": "there is no folder nowhere (relative paths start at",
+        "prompt=a": "folder nowhere does not exist (relative paths start at",
     }
     for args, message in mistakes.items():
         result = tune(*CALL, "model_directory=nowhere", *args.split())
@@ -426,4 +426,4 @@ def test_the_config_generate_answers_from_a_run(tune: Tune, as_run: Path) -> Non
     (as_run / "final").rename(as_run / "other")
     unfinished = tune(*CALL, *args, "prompt=Who are you?")
     assert unfinished.status == 2
-    assert "holds a run that has not ended: there is neither final/ nor best/ in it" in unfinished.err
+    assert "has no weights yet (neither final/ nor best/)" in unfinished.err

@@ -106,7 +106,9 @@ def test_an_extended_run_equals_an_unextended_run_of_the_same_length(tmp_path: P
     changes: dict[str, Any] = QUICK | {"lr_scheduler": None, "epochs": 3, "gradient_accumulation_steps": 1}
     run(tmp_path, "whole", changes)
     run(tmp_path, "extended", changes | {"epochs": 1})
-    with pytest.raises(ValueError, match="holds a finished run; raise epochs or max_steps with extend=True"):
+    with pytest.raises(
+        ValueError, match="has finished; to train longer, raise epochs or max_steps and pass extend=True"
+    ):
         run(tmp_path, "extended", changes)
     recipe, config = (full_finetune, full_config) if run is run_full else (lora_finetune, lora_config)
     recipe.main(config(tmp_path, "extended", **changes), extend=True)
@@ -317,7 +319,9 @@ def test_adapters_resume_only_on_the_base_weights_they_started_with(tmp_path: Pa
         run_lora(tmp_path, "a", cut)
     weights = base / "model.safetensors"
     weights.write_bytes((tmp_path / "other" / "final" / weights.name).read_bytes())
-    with pytest.raises(ValueError, match=r"(?s)was begun with other .*\n  sources.model_directory: 2 files"):
+    with pytest.raises(
+        ValueError, match=r"(?s)code, data or versions have changed .*\n  sources.model_directory: 2 files"
+    ):
         run_lora(tmp_path, "a", cut)
     with pytest.raises(
         ValueError, match=r"step_4 was trained with other base weights .*: model.safetensors differs"

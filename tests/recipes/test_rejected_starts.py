@@ -42,9 +42,11 @@ def test_a_full_run_without_a_tokenizer_to_save_is_rejected_before_it_trains(tmp
 def test_an_extension_that_adds_no_step_is_an_error(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"checkpoints.every_n_steps": 100}
     full_finetune.main(full_config(tmp_path, **changes, max_steps=2))
-    with pytest.raises(ConfigError, match=r"max_steps=2 still ends the finished run in .*; raise max_steps"):
+    with pytest.raises(
+        ConfigError, match=r"max_steps=2 does not extend the finished run in .*; raise max_steps"
+    ):
         full_finetune.main(full_config(tmp_path, **changes, max_steps=2, epochs=5), extend=True)
-    with pytest.raises(ConfigError, match="which has taken 2 steps"):
+    with pytest.raises(ConfigError, match="which took 2 steps"):
         full_finetune.main(full_config(tmp_path, **changes, epochs=2, max_steps_per_epoch=1), extend=True)
     full_finetune.main(full_config(tmp_path, **changes, max_steps=3), extend=True)
     with pytest.raises(ValueError, match="the run was not extended beyond step 3"):

@@ -77,8 +77,12 @@ def test_the_end_names_the_model_and_the_best_step(
     lines = text.splitlines()
     run = tmp_path / "a run"
     assert "try it" not in text, "the config names no base"
-    assert f"finished: {run / 'final'} is the trained model" in lines
-    assert any(line.startswith(f"best: {run / 'best'} has the lowest validation loss, ") for line in lines)
+    assert f"finished: the trained model is in {run / 'final'}" in lines
+    assert any(
+        line.startswith("best: the model with the lowest validation loss (")
+        and line.endswith(f" is in {run / 'best'}")
+        for line in lines
+    )
     full_finetune.main(full_config(tmp_path, "full", max_steps=1))
     text = capsys.readouterr().err
     assert "merge it" not in text
@@ -113,12 +117,15 @@ def test_after_early_stopping_the_best_and_the_final_model_are_both_named(
     assert max(losses) < 40, "it stopped early"
     step = min(losses, key=lambda number: losses[number])
     assert bool(step) == (lr < 1)
-    model, suffix = (
-        (tmp_path / "a/best", f" after step {step}") if step else ("the model before training", "; ")
+    loss = f"{losses[step]:.4f}"
+    expected = (
+        f"best: the model with the lowest validation loss ({loss}, step {step}) is in {tmp_path / 'a/best'}"
+        if step
+        else f"best: validation loss never improved on {loss}, its value before training; "
     )
     (best,) = [line for line in lines if line.startswith("best: ")]
-    assert best.startswith(f"best: {model} has the lowest validation loss, {losses[step]:.4f}{suffix}")
-    assert f"finished: {tmp_path / 'a/final'} is the trained model" in lines
+    assert best.startswith(expected)
+    assert f"finished: the trained model is in {tmp_path / 'a/final'}" in lines
     (note,) = [line for line in lines if "early stopping" in line]
     assert note.startswith(f"step {max(losses)}: ")
 

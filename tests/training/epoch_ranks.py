@@ -1,4 +1,4 @@
-"""What each rank does for `test_epochs.py`: two epochs over rows that the steps do not divide evenly."""
+"""The program of each rank for `test_epochs.py`: two epochs over rows that steps do not divide evenly."""
 
 import itertools
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.training.tiny import examples, tiny_model
 from torchtune.data import Batches, Example
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.training import NextToken, StepSums, start, full_state
+from torchtune.training import NextToken, StepSums, full_state, start
 
 LR = 0.5
 EPOCHS = 2
@@ -36,12 +36,12 @@ class Cfg:
 
 
 def rows(n: int) -> list[Example]:
-    """Make n examples of uneven lengths, each with a target."""
+    """Build n examples of uneven lengths, each with a target."""
     return [example for example in examples(2 * n) if example.n_targets][:n]
 
 
 def train(world: World, case: Case) -> dict[str, Any]:
-    """Train two epochs as a recipe does; return each step's rows and loss, and the parameters at the end."""
+    """Train two epochs as a recipe does; return the rows and loss of each step, and the final parameters."""
     torch.manual_seed(0)
     model: Decoder = tiny_model(world=world, enable_fsdp=world.size > 1)
     optimizer, scorer = SGD(model.parameters(), lr=LR), NextToken(LinearCrossEntropy())
@@ -65,7 +65,7 @@ def train(world: World, case: Case) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
         counts = world.gather([len(micro_batches), *(row for batch in micro_batches for row in batch.rows)])
-        assert len({count for count, *_ in counts}) == 1, "equally many micro-batches"
+        assert len({count for count, *_ in counts}) == 1, "all ranks have the same number of micro-batches"
         loss = sums.means({})["loss"].item()
         steps.append((batches.epoch, sorted(row for _, *numbers in counts for row in numbers), loss))
     return {"steps": steps, "parameters": full_state(model, world)}

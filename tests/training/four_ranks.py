@@ -1,4 +1,4 @@
-"""What each of four processes does for `test_sharding.py`; once per rank."""
+"""The program of each of four ranks for `test_sharding.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from attrs import frozen
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import ALONE, batch_of, examples, place, stir_adapters, tiny_decoder
+from tests.training.tiny import ALONE, batch_of, examples, perturb_adapters, place, tiny_decoder
 from torchtune.distributed import World
 from torchtune.modules import Decoder, LinearCrossEntropy
 from torchtune.training import (
@@ -22,24 +22,28 @@ from torchtune.training import (
 )
 
 ADAPTERS = Lora(targets=["all-linear"], rank=3)
-KEPT = ActivationCheckpointing(keep="matmuls")
+KEEP_MATMULS = ActivationCheckpointing(keep="matmuls")
 CASES: dict[str, dict[str, Any]] = {
     "fsdp": {},
     "hsdp": {"sharding": Sharding(replicas=2)},
-    "copies": {"sharding": Sharding(replicas=4)},
+    "replicated": {"sharding": Sharding(replicas=4)},
     "gathered": {"sharding": Sharding(reshard_after_forward=False)},
     "offloaded": {"sharding": Sharding(cpu_offload=True)},
     "offloaded hsdp": {"sharding": Sharding(replicas=2, cpu_offload=True)},
     "checkpointed": {"activation_checkpointing": ActivationCheckpointing(offload=True)},
-    "checkpointed hsdp": {"sharding": Sharding(replicas=2), "activation_checkpointing": KEPT},
-    "lora hsdp": {"lora": ADAPTERS, "sharding": Sharding(replicas=2), "activation_checkpointing": KEPT},
-    "bf16 checkpointed": {"dtype": "bf16", "activation_checkpointing": KEPT},
+    "checkpointed hsdp": {"sharding": Sharding(replicas=2), "activation_checkpointing": KEEP_MATMULS},
+    "lora hsdp": {
+        "lora": ADAPTERS,
+        "sharding": Sharding(replicas=2),
+        "activation_checkpointing": KEEP_MATMULS,
+    },
+    "bf16 checkpointed": {"dtype": "bf16", "activation_checkpointing": KEEP_MATMULS},
     "bf16 plain": {"dtype": "bf16"},
     "pure bf16": {"dtype": "bf16", "weights_dtype": "bf16"},
 }
 ROWS = examples()[:8]
 SHARES = [[[0, 1, 3], [4]], [[2], [5]], [[6], [2]], [[2, 2], [7]]]
-"""Of each rank, the rows of its batches; the third row has no target, so half of the ranks' batches add nothing."""
+"""The rows of each rank's batches. The third row has no target, so some batches have no target."""
 
 
 @frozen
@@ -48,21 +52,21 @@ class Cfg:
     seed: int | None = 0
 
 
-def placed(
-    world: World, *, lora: Lora | None = None, dtype: str = "fp64", enable_fsdp: bool = True, **how: Any
+def build_model(
+    world: World, *, lora: Lora | None = None, dtype: str = "fp64", enable_fsdp: bool = True, **settings: Any
 ) -> Decoder:
     with torch.device("meta"):
         model = tiny_decoder()
     if lora is not None:
         lora.add_to(model)
-    place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **how)
-    stir_adapters(model)
+    place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **settings)
+    perturb_adapters(model)
     return model
 
 
-def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]:
+def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str, Any]:
     """Take one optimizer step on this rank's share of the rows, as a recipe does."""
-    model = placed(world, dtype=dtype, **how)
+    model = build_model(world, dtype=dtype, **settings)
     shares = SHARES[world.rank] if world.size == 4 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
@@ -72,17 +76,17 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
         gathered.append(not is_dtensor(next(model.layers[0].parameters())))
         torch.autograd.backward(loss)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    before = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
+    before = {name: full_tensor(p.grad) for name, p in trained.items() if p.grad is not None}
     norm = clip_gradients(model, 0.1)
-    clipped = {name: whole(p.grad) for name, p in trained.items() if p.grad is not None}
+    clipped = {name: full_tensor(p.grad) for name, p in trained.items() if p.grad is not None}
     AdamW(trained.values(), lr=0.01, fused=True).step()
     return {
         "loss": sums.means({})["loss"].item(),
         "norm": norm.item(),
         "gradients": before,
         "clipped": clipped,
-        "parameters": {name: whole(p.detach()) for name, p in trained.items()},
-        "held": sum(own(p).numel() for p in model.parameters()),
+        "parameters": {name: full_tensor(p.detach()) for name, p in trained.items()},
+        "held": sum(local_shard(p).numel() for p in model.parameters()),
         "gathered": gathered,
     }
 
@@ -91,12 +95,12 @@ def is_dtensor(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return found.clone()
+def full_tensor(tensor: Tensor) -> Tensor:
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full.clone()
 
 
-def own(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local
 
@@ -106,13 +110,13 @@ def main(out: Path) -> None:
     with start(Cfg()) as world:
         assert world.size == 4
         assert world.seed == ALONE.seed
-        found = {name: one_step(world, **case) for name, case in CASES.items()}
+        results = {name: one_step(world, **case) for name, case in CASES.items()}
         same = all(
-            torch.equal(mine, theirs)
-            for case in found.values()
+            torch.equal(mine, other)
+            for case in results.values()
             for states in [world.gather(case["parameters"])]
             for state in states
-            for mine, theirs in zip(case["parameters"].values(), state.values(), strict=True)
+            for mine, other in zip(case["parameters"].values(), state.values(), strict=True)
         )
         if world.is_main:
-            torch.save({"cases": found, "same on every rank": same}, out / "found.pt")
+            torch.save({"cases": results, "same on every rank": same}, out / "results.pt")

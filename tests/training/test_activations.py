@@ -1,4 +1,4 @@
-"""Layers that compute their activations twice, or compiled, against those that do neither."""
+"""Layers with activation checkpointing or compilation, compared with plain layers."""
 
 import shutil
 import weakref
@@ -18,16 +18,16 @@ from tests.training.tiny import (
     ALONE,
     batch_of,
     examples,
+    perturb_adapters,
     place,
     step_loss,
-    stir_adapters,
     tiny_decoder,
 )
 from torchtune.data import Batch, collate
 from torchtune.models.smollm2 import smollm2
 from torchtune.modules import Decoder, KVCache, LinearCrossEntropy
 from torchtune.training import ActivationCheckpointing, Lora
-from torchtune.training._activations import _KEPT
+from torchtune.training._activations import _SAVED_OPERATORS
 
 INPUTS, MATMULS = ActivationCheckpointing(keep="inputs"), ActivationCheckpointing(keep="matmuls")
 SECTIONS = {
@@ -41,13 +41,15 @@ PADDED = batch_of(examples())
 PACKED = collate([examples()[:4], examples()[4:7], examples()[7:]], pad_id=0)
 
 
-def built(section: ActivationCheckpointing | None, lora: Lora | None, dtype: str, **how: Any) -> Decoder:
+def build_model(
+    section: ActivationCheckpointing | None, lora: Lora | None, dtype: str, **settings: Any
+) -> Decoder:
     with torch.device("meta"):
         model = tiny_decoder()
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype=dtype, activation_checkpointing=section, **how)
-    stir_adapters(model)
+    place(model, ALONE, dtype=dtype, activation_checkpointing=section, **settings)
+    perturb_adapters(model)
     return model
 
 
@@ -55,32 +57,36 @@ def loss_and_gradients(model: Decoder, batch: Batch, dtype: str) -> dict[str, Te
     torch.manual_seed(5)
     loss = step_loss(LinearCrossEntropy(), dtype)(model, batch)
     torch.autograd.backward(loss)
-    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {"loss": loss.detach(), **found, "random": torch.get_rng_state()}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients, "random": torch.get_rng_state()}
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("lora", [None, DROPPING], ids=["full", "lora"])
 @pytest.mark.parametrize("batch", [PADDED, PACKED], ids=["padded", "packed"])
 @pytest.mark.parametrize("dtype", ["fp64", "fp32", "bf16"])
-def test_checkpointing_changes_no_bit(dtype: str, batch: Batch, lora: Lora | None, section: str) -> None:
-    # In bf16, trained parameters are fp32 and cast for the forward pass alone, which computing again must see.
-    plain = loss_and_gradients(built(None, lora, dtype), batch, dtype)
-    ours = loss_and_gradients(built(SECTIONS[section], lora, dtype), batch, dtype)
-    assert ours.keys() == plain.keys()
+def test_checkpointing_is_bitwise_identical(
+    dtype: str, batch: Batch, lora: Lora | None, section: str
+) -> None:
+    # In bf16, trained parameters are fp32 and cast during the forward pass; recomputation must use the cast ones.
+    plain = loss_and_gradients(build_model(None, lora, dtype), batch, dtype)
+    checkpointed = loss_and_gradients(build_model(SECTIONS[section], lora, dtype), batch, dtype)
+    assert checkpointed.keys() == plain.keys()
     assert len(plain) > 20
-    assert all(torch.equal(ours[name], tensor) for name, tensor in plain.items())
+    assert all(torch.equal(checkpointed[name], tensor) for name, tensor in plain.items())
 
 
-def test_dropout_and_packing_matter_to_these_tests() -> None:
-    one, other = (loss_and_gradients(built(None, DROPPING, "fp64"), b, "fp64") for b in (PADDED, PACKED))
+def test_dropout_and_packing_affect_the_loss() -> None:
+    one, other = (
+        loss_and_gradients(build_model(None, DROPPING, "fp64"), b, "fp64") for b in (PADDED, PACKED)
+    )
     assert not torch.equal(one["loss"], other["loss"])
-    without = loss_and_gradients(built(None, evolve(DROPPING, dropout=0.0), "fp64"), PADDED, "fp64")
-    assert not torch.equal(one["loss"], without["loss"])
+    no_dropout = loss_and_gradients(build_model(None, evolve(DROPPING, dropout=0.0), "fp64"), PADDED, "fp64")
+    assert not torch.equal(one["loss"], no_dropout["loss"])
 
 
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
-    """Counts the memory that operators make and that is still held, and matrix products; views of weights are none."""
+class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves __init_subclass__ untyped
+    """Counts the live memory that operators have allocated, without views of weights, and matrix products."""
 
     def __init__(self, model: Decoder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -102,17 +108,17 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
 
 def cost(section: ActivationCheckpointing | None, lora: Lora | None = None) -> tuple[int, int]:
-    """Return the bytes held between forward and backward pass, and how many matrix products a step computes."""
-    model = built(section, lora, "fp64")
-    with _Alive(model) as alive:
+    """Return the bytes held between forward and backward pass, and the number of matrix products in a step."""
+    model = build_model(section, lora, "fp64")
+    with _LiveMemory(model) as live:
         loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
-        held = alive.bytes
+        held = live.bytes
         torch.autograd.backward(loss)
-    return held, alive.n_matmuls
+    return held, live.n_matmuls
 
 
 @pytest.mark.parametrize("lora", [None, DROPPING], ids=["full", "lora"])
-def test_less_is_kept_and_more_computed(lora: Lora | None) -> None:
+def test_checkpointing_holds_less_and_computes_more(lora: Lora | None) -> None:
     bytes_of, products_of = {}, {}
     for name, section in {"plain": None, **SECTIONS}.items():
         bytes_of[name], products_of[name] = cost(section, lora)
@@ -123,96 +129,101 @@ def test_less_is_kept_and_more_computed(lora: Lora | None) -> None:
     )
 
 
-def test_operators_whose_outputs_are_kept_are_those_of_torch() -> None:
-    for kept in _KEPT - {"flex_attention"}:
-        namespace, operator, overload = kept.split(".")
-        assert str(getattr(getattr(getattr(torch.ops, namespace), operator), overload)) == kept
-    assert str(torch.ops.higher_order.flex_attention) in _KEPT
+def test_the_names_of_saved_operators_exist_in_torch() -> None:
+    for operator_name in _SAVED_OPERATORS - {"flex_attention"}:
+        namespace, operator, overload = operator_name.split(".")
+        assert str(getattr(getattr(getattr(torch.ops, namespace), operator), overload)) == operator_name
+    assert str(torch.ops.higher_order.flex_attention) in _SAVED_OPERATORS
 
 
-def test_a_layer_keeps_its_input_alone() -> None:
+def test_a_layer_stores_only_its_input() -> None:
     held = []
     for n_layers in (2, 5):
         with torch.device("meta"):
             model = smollm2(31, n_layers, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24)
         place(model, ALONE, dtype="fp64", activation_checkpointing=INPUTS)
-        with _Alive(model) as alive:
+        with _LiveMemory(model) as live:
             loss = step_loss(LinearCrossEntropy(), "fp64")(model, PADDED)
-            held.append(alive.bytes)
+            held.append(live.bytes)
         del loss
     assert held[1] - held[0] == 3 * PADDED.tokens.numel() * 16 * 8  # three times [b, s, d] in fp64
 
 
-def test_offloaded_inputs_are_all_that_goes_to_cpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[torch.Size] = []
+def test_only_layer_inputs_are_offloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[torch.Size] = []
 
-    def see(tensor: Tensor) -> Tensor:
-        sent.append(tensor.shape)
+    def record(tensor: Tensor) -> Tensor:
+        shapes.append(tensor.shape)
         return tensor
 
-    class Seen(torch.autograd.graph.saved_tensors_hooks):
+    class RecordingHooks(torch.autograd.graph.saved_tensors_hooks):
         def __init__(self, pin_memory: bool) -> None:
             assert not pin_memory
-            super().__init__(see, lambda tensor: tensor)
+            super().__init__(record, lambda tensor: tensor)
 
-    monkeypatch.setattr("torchtune.training._activations.save_on_cpu", Seen)
-    loss_and_gradients(built(SECTIONS["offload"], None, "bf16"), PADDED, "bf16")
-    assert [shape for shape in sent if shape.numel()] == [torch.Size([*PADDED.tokens.shape, 16])] * 2
+    monkeypatch.setattr("torchtune.training._activations.save_on_cpu", RecordingHooks)
+    loss_and_gradients(build_model(SECTIONS["offload"], None, "bf16"), PADDED, "bf16")
+    assert [shape for shape in shapes if shape.numel()] == [torch.Size([*PADDED.tokens.shape, 16])] * 2
 
 
 @pytest.mark.parametrize("section", ["inputs", "matmuls"])
-def test_generation_with_a_cache_is_left_as_it_is(section: str) -> None:
-    ours, plain = built(SECTIONS[section], None, "fp64"), built(None, None, "fp64")
+def test_generation_with_a_cache_is_unchanged(section: str) -> None:
+    checkpointed, plain = build_model(SECTIONS[section], None, "fp64"), build_model(None, None, "fp64")
     tokens = PADDED.tokens[:1, :6]
     with torch.no_grad():
         expected = plain(tokens)
-        assert torch.equal(ours(tokens), expected)
+        assert torch.equal(checkpointed(tokens), expected)
     for grad in (False, True):
         cache = KVCache(2, 8)
         with torch.set_grad_enabled(grad):
-            steps = [ours(tokens[:, i : i + 1], cache=cache) for i in range(6)]
+            steps = [checkpointed(tokens[:, i : i + 1], cache=cache) for i in range(6)]
         assert cache.length == 6
         assert_near(torch.cat(steps, dim=1), expected, FLOAT64)
 
 
 def test_parameters_keep_their_names() -> None:
-    named = [name for name, _ in built(None, DROPPING, "fp32").named_parameters()]
-    assert [name for name, _ in built(MATMULS, DROPPING, "fp32").named_parameters()] == named
-    assert list(built(MATMULS, DROPPING, "fp32").state_dict()) == named
+    named = [name for name, _ in build_model(None, DROPPING, "fp32").named_parameters()]
+    assert [name for name, _ in build_model(MATMULS, DROPPING, "fp32").named_parameters()] == named
+    assert list(build_model(MATMULS, DROPPING, "fp32").state_dict()) == named
 
 
-def test_settings_that_do_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="offload: only the inputs of layers can be offloaded; set keep=inputs"):
+def test_settings_without_effect_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match="offload: only the inputs of layers can be offloaded; set keep=inputs"
+    ):
         ActivationCheckpointing(keep="matmuls", offload=True)
     with pytest.raises(ValueError, match="every_n_layers: expected a value above 0, got 0"):
         ActivationCheckpointing(every_n_layers=0)
-    with pytest.raises(ValueError, match=r"compile: the compiler decides .* write compile=false"):
-        built(SECTIONS["offload"], None, "fp32", compile=True)
+    with pytest.raises(
+        ValueError,
+        match=r"compile: the activations of compiled layers cannot be offloaded; set compile=false",
+    ):
+        build_model(SECTIONS["offload"], None, "fp32", compile=True)
 
 
 def compare_compiled(section: ActivationCheckpointing | None, lora: Lora | None) -> int:
-    """Compare two steps of a compiled model with a plain one's; return how many graphs its layers needed."""
+    """Compare two steps of a compiled and a plain model; return the number of compiled graphs."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
     counters.clear()
-    plain, ours = built(None, lora, "fp32"), built(section, lora, "fp32", compile=True)
-    for batch in (batch_of(examples()[:4]), PADDED):  # of two lengths
-        expected, found = (loss_and_gradients(model, batch, "fp32") for model in (plain, ours))
+    plain, compiled = build_model(None, lora, "fp32"), build_model(section, lora, "fp32", compile=True)
+    for batch in (batch_of(examples()[:4]), PADDED):  # two lengths
+        expected, actual = (loss_and_gradients(model, batch, "fp32") for model in (plain, compiled))
         longest = max(len(example.tokens) for example in examples())
-        assert_near(found, expected, bound(torch.float32, 3 * roundings(plain.architecture, longest)))
+        assert_near(actual, expected, bound(torch.float32, 3 * roundings(plain.architecture, longest)))
     assert not counters["graph_break"]
     n_graphs: int = counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
     return n_graphs
 
 
-@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
+@pytest.mark.filterwarnings("ignore")  # warnings of torch's compiler
 def test_traced_layers_compute_the_same_and_share_their_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     assert (
         compare_compiled(MATMULS, None) == 2
-    )  # all layers have one for the first length and one for any other
+    )  # shared by all layers: one graph for the first length and one for others
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Whole epochs on one, two and four ranks, compared with steps computed example by example."""
+"""Full epochs on one, two and four ranks, compared with steps computed example by example."""
 
 from collections import Counter
 from typing import Any
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from tests.tolerance import FLOAT64
 from tests.training.epoch_ranks import CASES, EPOCHS, LR, Case, rows, train
+from tests.training.run_ranks import run_ranks
 from tests.training.tiny import ALONE, tiny_model
-from tests.training.together import together
 from torchtune.data import IGNORE_INDEX, Example
 
 SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
@@ -18,11 +18,11 @@ SIZES = [1, 2, pytest.param(4, marks=pytest.mark.slow)]
 
 @pytest.fixture(params=SIZES)
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each case gave on a number of ranks."""
+    """Return the result of each case on a number of ranks."""
     if request.param == 1:
         return [train(ALONE, case) for case in CASES]
     loaded: list[dict[str, Any]] = torch.load(
-        together(tmp_path_factory, "epoch_ranks", request.param) / "results.pt"
+        run_ranks(tmp_path_factory, "epoch_ranks", request.param) / "results.pt"
     )
     return loaded
 
@@ -35,15 +35,15 @@ def test_every_epoch_trains_every_row_once(results: list[dict[str, Any]]) -> Non
         assert first_epoch == Counter(range(case.n_rows)), case
 
 
-def test_losses_and_weights_are_those_of_steps_computed_by_hand(results: list[dict[str, Any]]) -> None:
+def test_losses_and_weights_equal_those_computed_example_by_example(results: list[dict[str, Any]]) -> None:
     for case, result in zip(CASES, results, strict=True):
-        losses, parameters = by_hand(case, [numbers for _, numbers, _ in result["steps"]])
+        losses, parameters = example_by_example(case, [numbers for _, numbers, _ in result["steps"]])
         assert [loss for _, _, loss in result["steps"]] == pytest.approx(losses, rel=FLOAT64), case
         for name, expected in parameters.items():
             torch.testing.assert_close(result["parameters"][name], expected, rtol=FLOAT64, atol=FLOAT64)
 
 
-def by_hand(case: Case, steps: list[list[int]]) -> tuple[list[float], dict[str, torch.Tensor]]:
+def example_by_example(case: Case, steps: list[list[int]]) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Compute the losses of steps and the weights after them, one example at a time."""
     torch.manual_seed(0)
     model, data = tiny_model(), rows(case.n_rows)

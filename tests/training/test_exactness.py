@@ -1,4 +1,4 @@
-"""All that makes a step fast and small together, beside the plain path in float64: losses, gradients, fifty steps."""
+"""All optimizations of a step together, compared with a plain float64 implementation: losses, gradients, 50 steps."""
 
 from functools import cache
 
@@ -33,42 +33,42 @@ FAMILIES: dict[str, Architecture] = {
 }
 LORA = Lora(targets=["all-linear"], rank=4, alpha=8.0)
 ROUNDED = bound(torch.float32, 3 * roundings(SMALL, 45))
-"""What roundings to float32 may come to in losses and gradients; documents have up to 45 tokens."""
+"""Bound of float32 rounding errors in losses and gradients; documents have up to 45 tokens."""
 
 
 @pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
-def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loss compute as on a processor without AMX, or with it."""
+def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss compute as on a processor without AMX, or with it."""
     monkeypatch.setattr(_linear_cross_entropy, "_has_units_for_bfloat16", lambda: request.param)
 
 
 def rows(n: int, seed: int = 0) -> list[Example]:
-    """Draw rows of uneven lengths, of which about half is given."""
+    """Return random examples of uneven lengths; about half of the tokens are targets."""
     draw = torch.Generator().manual_seed(seed)
-    found = []
+    result = []
     for i in range(n):
         length = 6 + int(torch.randint(20, (), generator=draw))
         tokens = torch.randint(61, (length,), generator=draw).tolist()
-        n_given = 1 + i % (length // 2)
-        found.append(Example(tokens, [IGNORE_INDEX] * n_given + tokens[n_given:]))
-    return found
+        n_masked = 1 + i % (length // 2)
+        result.append(Example(tokens, [IGNORE_INDEX] * n_masked + tokens[n_masked:]))
+    return result
 
 
-def beginning_alike(examples: list[Example], n: int) -> list[Example]:
-    """Put the same tokens before each, which are given."""
-    before = [i * 7 % 61 for i in range(n)]
-    return [Example(before + e.tokens, [IGNORE_INDEX] * n + e.labels) for e in examples]
+def with_prefix(examples: list[Example], n: int) -> list[Example]:
+    """Prepend the same n tokens, without targets, to each example."""
+    prefix = [i * 7 % 61 for i in range(n)]
+    return [Example(prefix + e.tokens, [IGNORE_INDEX] * n + e.labels) for e in examples]
 
 
 def packed(examples: list[Example], length: int = 48) -> list[Batch]:
-    """Pack rows, two to a batch."""
+    """Pack examples, and build batches of two packs."""
     groups = pack([len(example.tokens) - 1 for example in examples], length)
-    together = [[examples[i] for i in group] for group in groups]
-    return [collate(together[i : i + 2], 0, share_prefixes=True) for i in range(0, len(together), 2)]
+    packs = [[examples[i] for i in group] for group in groups]
+    return [collate(packs[i : i + 2], 0, share_prefixes=True) for i in range(0, len(packs), 2)]
 
 
-def model_of(architecture: Architecture, lora: Lora | None, dtype: str, *, lean_layers: bool) -> Decoder:
-    """Place a model whose weights are the same whatever the precision."""
+def build_model(architecture: Architecture, lora: Lora | None, dtype: str, *, lean_layers: bool) -> Decoder:
+    """Build a model whose weights do not depend on the precision."""
     with torch.device("meta"):
         model = Decoder(architecture)
     if lora is not None:
@@ -86,11 +86,12 @@ def gradients(model: Decoder) -> dict[str, Tensor]:
     return {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def one_by_one(
+def unbatched(
     architecture: Architecture, lora: Lora | None, examples: list[Example], dtype: str = "fp64"
 ) -> tuple[float, dict[str, Tensor]]:
-    """Take each row alone through plain layers of one precision, with all logits; sum in float64."""
-    model = model_of(architecture, lora, dtype, lean_layers=False).to(DTYPES[dtype])
+    """Compute each example separately with plain layers and all logits; return the loss and gradients, summed in
+    float64."""
+    model = build_model(architecture, lora, dtype, lean_layers=False).to(DTYPES[dtype])
     total = 0.0
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in trained.items()}
@@ -111,7 +112,7 @@ def one_by_one(
     return total, sums
 
 
-def in_batches(
+def batched(
     architecture: Architecture,
     lora: Lora | None,
     dtype: str,
@@ -120,9 +121,9 @@ def in_batches(
     lean_layers: bool,
     length: int = 48,
 ) -> tuple[float, dict[str, Tensor]]:
-    """Take packed rows through what a recipe takes them through."""
+    """Compute packed examples as a recipe does; return the loss and gradients."""
     model, loss_fn = (
-        model_of(architecture, lora, dtype, lean_layers=lean_layers),
+        build_model(architecture, lora, dtype, lean_layers=lean_layers),
         step_loss(LinearCrossEntropy(), dtype),
     )
     total = 0.0
@@ -137,48 +138,48 @@ def in_batches(
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_those_of_the_plain_path(family: str, lora: Lora | None) -> None:
+def test_losses_and_gradients_equal_the_plain_implementation(family: str, lora: Lora | None) -> None:
     examples = rows(14)
-    exact_loss, exact = one_by_one(FAMILIES[family], lora, examples)
-    _, plain = one_by_one(FAMILIES[family], lora, examples, "fp32")
-    loss, ours = in_batches(FAMILIES[family], lora, "fp32", examples, lean_layers=True)
+    exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
+    _, plain = unbatched(FAMILIES[family], lora, examples, "fp32")
+    loss, actual = batched(FAMILIES[family], lora, "fp32", examples, lean_layers=True)
     assert loss == pytest.approx(exact_loss, rel=ROUNDED)
-    assert_as_near(ours, plain, exact, ROUNDED)
+    assert_as_near(actual, plain, exact, ROUNDED)
 
 
-@pytest.mark.usefixtures("units")
+@pytest.mark.usefixtures("amx")
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_bfloat16_they_are_as_near_as_those_of_the_plain_path(family: str, lora: Lora | None) -> None:
+def test_bfloat16_errors_are_comparable_to_the_plain_implementation(family: str, lora: Lora | None) -> None:
     examples = rows(14)
-    exact_loss, exact = one_by_one(FAMILIES[family], lora, examples)
-    plain_loss, plain = one_by_one(FAMILIES[family], lora, examples, "bf16")
-    loss, ours = in_batches(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
+    exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
+    plain_loss, plain = unbatched(FAMILIES[family], lora, examples, "bf16")
+    loss, actual = batched(FAMILIES[family], lora, "bf16", examples, lean_layers=True)
     assert abs(loss - exact_loss) < bound(torch.bfloat16, 1, exact_loss) + 2 * abs(plain_loss - exact_loss)
-    assert_as_near(ours, plain, exact, rms_error(torch.bfloat16, 1), factor=2)
-    assert distance(plain, exact) < 0.5, "what it is compared with is mostly noise"
+    assert_as_near(actual, plain, exact, rms_error(torch.bfloat16, 1), factor=2)
+    assert distance(plain, exact) < 0.5, "the reference is not mostly noise"
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_rows_begin_with_alike_is_computed_once(family: str, lora: Lora | None) -> None:
-    examples = beginning_alike(rows(9), 20)
+def test_a_shared_prefix_is_computed_once(family: str, lora: Lora | None) -> None:
+    examples = with_prefix(rows(9), 20)
     batches = packed(examples, 100)
     assert all(max(span.prefix_length for span in batch.spans) == 20 for batch in batches)
     assert sum(batch.tokens.numel() for batch in batches) < sum(len(e.tokens) - 1 for e in examples)
-    exact_loss, exact = one_by_one(FAMILIES[family], lora, examples)
-    loss, ours = in_batches(FAMILIES[family], lora, "fp64", examples, lean_layers=False, length=100)
+    exact_loss, exact = unbatched(FAMILIES[family], lora, examples)
+    loss, actual = batched(FAMILIES[family], lora, "fp64", examples, lean_layers=False, length=100)
     assert loss == pytest.approx(exact_loss, rel=FLOAT64)
-    assert distance(ours, exact) < FLOAT64
-    _, plain = one_by_one(FAMILIES[family], lora, examples, "fp32")
-    loss, ours = in_batches(FAMILIES[family], lora, "fp32", examples, lean_layers=True, length=100)
+    assert distance(actual, exact) < FLOAT64
+    _, plain = unbatched(FAMILIES[family], lora, examples, "fp32")
+    loss, actual = batched(FAMILIES[family], lora, "fp32", examples, lean_layers=True, length=100)
     assert loss == pytest.approx(exact_loss, rel=ROUNDED)
-    assert_as_near(ours, plain, exact, ROUNDED)
+    assert_as_near(actual, plain, exact, ROUNDED)
 
 
 def run(architecture: Architecture, dtype: str, *, lean_layers: bool) -> list[float]:
-    """Train adapters for fifty steps, and return the losses."""
-    model = model_of(architecture, LORA, dtype, lean_layers=lean_layers)
+    """Train adapters for fifty steps; return the losses."""
+    model = build_model(architecture, LORA, dtype, lean_layers=lean_layers)
     loss_fn = step_loss(LinearCrossEntropy(), dtype)
     optimizer = build_optimizer(lazy(AdamW, lr=3e-3, fused=True), model)
     losses = []
@@ -202,21 +203,21 @@ def losses(family: str, dtype: str, *, lean_layers: bool) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fifty_steps_are_those_of_the_plain_path(family: str) -> None:
-    plain, ours = (losses(family, "fp32", lean_layers=lean_layers) for lean_layers in (False, True))
-    # Each step starts where the roundings of those before it have led: fifty times as many in a row.
+def test_fifty_steps_equal_the_plain_implementation(family: str) -> None:
+    plain, actual = (losses(family, "fp32", lean_layers=lean_layers) for lean_layers in (False, True))
+    # Rounding errors accumulate over fifty steps.
     allowed = norm_bound(torch.float32, 50 * 3 * roundings(SMALL, 25))
-    assert_as_near(ours, plain, exact_run(family), allowed)
+    assert_as_near(actual, plain, exact_run(family), allowed)
 
 
-@pytest.mark.usefixtures("units")
+@pytest.mark.usefixtures("amx")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fifty_steps_in_bfloat16_are_not_biased(family: str) -> None:
     exact = exact_run(family)
-    plain, ours = (losses(family, "bf16", lean_layers=lean_layers) for lean_layers in (False, True))
-    assert_as_near(ours, plain, exact, rms_error(torch.bfloat16, 1))
-    off = (ours - exact) / exact.mean()
-    # Roundings move losses up and down, so that their mean would be within four standard errors of zero if steps were
-    # independent. Weights carry what was rounded to later steps: half of u is added.
-    error = float(off.std()) / 50**0.5
-    assert abs(float(off.mean())) < 4 * error + torch.finfo(torch.bfloat16).eps / 4
+    plain, actual = (losses(family, "bf16", lean_layers=lean_layers) for lean_layers in (False, True))
+    assert_as_near(actual, plain, exact, rms_error(torch.bfloat16, 1))
+    relative_error = (actual - exact) / exact.mean()
+    # Unbiased rounding errors of independent steps would have a mean within four standard errors of zero. Weights carry
+    # rounding errors to later steps, so half of the unit roundoff is added.
+    standard_error = float(relative_error.std()) / 50**0.5
+    assert abs(float(relative_error.mean())) < 4 * standard_error + torch.finfo(torch.bfloat16).eps / 4

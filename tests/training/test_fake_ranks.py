@@ -1,4 +1,4 @@
-"""Models of real size on 64 ranks that are not there: tensors without memory, and a process group without peers."""
+"""Models of real size on 64 simulated ranks: fake tensors, and a process group without peers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,16 +33,16 @@ def group() -> Iterator[None]:
 
 
 @contextmanager
-def filled_with_nothing(mode: FakeTensorMode) -> Iterator[None]:
-    """Let `place` give memory to tensors that have none; its mesh is made of real ones."""
+def fake_fill(mode: FakeTensorMode) -> Iterator[None]:
+    """Make `Placement.place` fill the model with fake tensors; the device mesh uses real ones."""
     fill = placement._fill
 
-    def fill_with_nothing(*args: Any, **kwargs: Any) -> None:
+    def fill_with_fake_tensors(*args: Any, **kwargs: Any) -> None:
         with mode:
             fill(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(placement, "_fill", fill_with_nothing)
+        patch.setattr(placement, "_fill", fill_with_fake_tensors)
         yield
 
 
@@ -54,16 +54,16 @@ def on_meta(build: Any, lora: Lora | None) -> Decoder:
     return model
 
 
-def held(build: Any, lora: Lora | None, **how: Any) -> tuple[int, int, int]:
-    """Take a step on the first of the ranks; return its bytes of weights, of gradients and of optimizer state."""
+def measure(build: Any, lora: Lora | None, **settings: Any) -> tuple[int, int, int]:
+    """Take a step on the first rank; return its bytes of weights, gradients and optimizer state."""
     model, mode = on_meta(build, lora), FakeTensorMode(allow_non_fake_inputs=True)
-    with filled_with_nothing(mode):
-        place(model, evolve(ALONE, size=RANKS, data_size=RANKS), dtype="bf16", enable_fsdp=True, **how)
+    with fake_fill(mode):
+        place(model, evolve(ALONE, size=RANKS, data_size=RANKS), dtype="bf16", enable_fsdp=True, **settings)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=1e-3, foreach=False, fused=False)
     with mode:
         tokens = torch.zeros(1, 16, dtype=torch.long)
-        # `step_loss` picks the targets, whose number depends on values that nobody has.
+        # `step_loss` selects targets, whose number depends on values that fake tensors lack.
         logits = model.logits(model.hidden(tokens))  # [b, s, v]
         torch.autograd.backward(F.cross_entropy(logits[0].float(), tokens[0]))
         optimizer.step()
@@ -78,31 +78,36 @@ def size(tensors: list[Any]) -> int:
     return sum(t.numel() * t.element_size() for t in locals_)
 
 
-def parts(found: MemoryEstimate) -> tuple[int, int, int]:
-    return found.weights, found.gradients, found.optimizer
+def parts(estimate: MemoryEstimate) -> tuple[int, int, int]:
+    return estimate.weights, estimate.gradients, estimate.optimizer
 
 
-@pytest.mark.slow  # a dozen seconds of fake tensors; the tests below do it with a smaller model
+@pytest.mark.slow  # takes 12 s; the tests below use a smaller model
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
-def test_llama3_8b_on_64_ranks_holds_what_needs_says(lora: Lora | None) -> None:
-    found = held(llama3_8b, lora)
-    planned = estimate_memory(on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True)
-    assert planned.parameters > 8e9
-    assert found == parts(planned)
+def test_the_memory_estimate_of_llama3_8b_on_64_ranks_is_exact(lora: Lora | None) -> None:
+    measured = measure(llama3_8b, lora)
+    estimate = estimate_memory(
+        on_meta(llama3_8b, lora), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
+    )
+    assert estimate.parameters > 8e9
+    assert measured == parts(estimate)
 
 
-def test_replicas_and_checkpointing_hold_what_needs_says_of_their_ranks() -> None:
-    kept = ActivationCheckpointing(keep="matmuls")
-    found = held(llama3_2_1b, None, sharding=Sharding(replicas=8), activation_checkpointing=kept)
-    planned = estimate_memory(on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=8, enable_fsdp=True)
-    assert found == parts(planned)
+def test_the_memory_estimate_is_exact_with_replicas_and_checkpointing() -> None:
+    section = ActivationCheckpointing(keep="matmuls")
+    measured = measure(llama3_2_1b, None, sharding=Sharding(replicas=8), activation_checkpointing=section)
+    estimate = estimate_memory(
+        on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=8, enable_fsdp=True
+    )
+    assert measured == parts(estimate)
 
 
-def test_pure_bf16_takes_half_of_what_fp32_weights_take() -> None:
-    found = held(llama3_2_1b, None, weights_dtype="bf16")
-    planned = estimate_memory(on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True)
-    assert (2 * found[0], 2 * found[1]) == parts(planned)[:2]
-    n_steps = 4 * len(
-        list(on_meta(llama3_2_1b, None).parameters())
-    )  # AdamW counts each parameter's in 4 bytes
-    assert 2 * (found[2] - n_steps) == planned.optimizer - n_steps
+def test_pure_bf16_halves_the_memory_of_fp32_weights() -> None:
+    measured = measure(llama3_2_1b, None, weights_dtype="bf16")
+    estimate = estimate_memory(
+        on_meta(llama3_2_1b, None), lazy(AdamW), dtype="bf16", ranks=RANKS, enable_fsdp=True
+    )
+    assert (2 * measured[0], 2 * measured[1]) == parts(estimate)[:2]
+    # AdamW has a step counter of 4 bytes per parameter.
+    n_steps = 4 * len(list(on_meta(llama3_2_1b, None).parameters()))
+    assert 2 * (measured[2] - n_steps) == estimate.optimizer - n_steps

@@ -1,4 +1,4 @@
-"""Counts of arithmetic against torch's own counter, and published peaks."""
+"""FLOPs compared with torch's counter, and published peaks."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ from torchtune.training import Lora, peak_flops, step_flops
 from torchtune.training._flops import pairs
 
 
-def counted(model: Decoder, batch: Batch) -> dict[str, int]:
-    """Let torch count the matrix multiplications of a forward and a backward pass, logits at every position."""
+def torch_flops(model: Decoder, batch: Batch) -> dict[str, int]:
+    """Count the matrix multiplications of a forward and backward pass with torch, logits at every position."""
     with FlopCounterMode(display=False) as counter:
         model(batch.tokens).sum().backward()
-    found: dict[Any, int] = counter.get_flop_counts()["Global"]
-    return {str(name): number for name, number in found.items()}
+    counts: dict[Any, int] = counter.get_flop_counts()["Global"]
+    return {str(name): number for name, number in counts.items()}
 
 
-def matrices(found: dict[str, int]) -> int:
-    return sum(n for name, n in found.items() if name in ("aten.mm", "aten.addmm", "aten.bmm"))
+def matrix_flops(counts: dict[str, int]) -> int:
+    return sum(n for name, n in counts.items() if name in ("aten.mm", "aten.addmm", "aten.bmm"))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -40,45 +40,45 @@ def test_matrices_are_counted_as_torch_counts_them(tied: bool) -> None:
     rows = [Example([1] * 8, [1] * 8)] * 3
     batch = batch_of(rows)
     attention = 3 * 4 * sum(pairs(n, None) for n in batch.lengths) * 16 * 2  # 16 channels, 2 layers
-    found = step_flops(model)([batch]) - attention
+    actual = step_flops(model)([batch]) - attention
     assert model.embed_tokens.weight.requires_grad, (
-        "torch would count no gradient for what the first matrices read"
+        "otherwise torch would count no gradient of the first matrices' inputs"
     )
-    assert found == matrices(counted(model, batch))
+    assert actual == matrix_flops(torch_flops(model, batch))
 
 
-def test_frozen_matrices_have_no_gradient_of_their_own() -> None:
+def test_frozen_matrices_have_no_weight_gradient() -> None:
     batch = batch_of([Example([1] * 8, [1] * 8)] * 3)
     plain, adapted = tiny_model("fp32"), tiny_model("fp32", Lora(targets=["q_proj"], rank=2))
     small = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-    whole = sum(p.numel() for p in plain.parameters() if p.dim() == 2)
+    full = sum(p.numel() for p in plain.parameters() if p.dim() == 2)
     saved = step_flops(plain)([batch]) - step_flops(adapted)([batch])
-    assert saved == (2 * whole - 6 * small) * 21
+    assert saved == (2 * full - 6 * small) * 21
 
 
-def test_attention_counts_pairs_that_are_seen() -> None:
+def test_attention_counts_only_pairs_within_the_mask() -> None:
     for length in range(1, 12):
         for window in (None, 1, 3, 20):
             slow = sum(1 for q in range(length) for k in range(q + 1) if window is None or k > q - window)
             assert pairs(length, window) == slow
 
 
-def test_packed_rows_are_counted_by_their_documents_and_windows_by_their_layers() -> None:
+def test_packs_count_by_document_and_sliding_windows_by_layer() -> None:
     architecture = tiny_model("fp32").architecture.evolve(window=4, full_attention_every=2)
     model = Decoder(architecture)
     rows = examples(2)
-    apart, together = collate(rows, 0), collate([rows], 0)
-    assert together.spans
-    assert step_flops(model)([apart]) == step_flops(model)([together])
+    unpacked, packed = collate(rows, 0), collate([rows], 0)
+    assert packed.spans
+    assert step_flops(model)([unpacked]) == step_flops(model)([packed])
     a = model.architecture
     windows = [a.attention.window_of(i) for i in range(2)]
-    seen = sum(pairs(len(row.tokens) - 1, w) for row in rows for w in windows)
-    every = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
+    n_pairs = sum(pairs(len(row.tokens) - 1, w) for row in rows for w in windows)
+    n_weights = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2)
     tokens = sum(len(row.tokens) - 1 for row in rows)
-    assert step_flops(model)([apart]) == 6 * every * tokens + 3 * 4 * seen * 16
+    assert step_flops(model)([unpacked]) == 6 * n_weights * tokens + 3 * 4 * n_pairs * 16
 
 
-def test_peaks_are_known_by_what_cuda_calls_a_device() -> None:
+def test_published_peaks_are_found_by_cuda_device_names() -> None:
     assert published_peak("NVIDIA H100 80GB HBM3", "bf16") == 989e12
     assert published_peak("NVIDIA H100 PCIe", "fp16") == 756e12
     assert published_peak("NVIDIA A100-SXM4-40GB", "fp32") == 19.5e12
@@ -90,5 +90,5 @@ def test_peaks_are_known_by_what_cuda_calls_a_device() -> None:
     assert peak_flops(torch.device("cpu"), "fp32") is None
     for name in PEAKS:
         assert published_peak(f"NVIDIA {name}", "bf16") == PEAKS[name][0], (
-            "an earlier name is part of this one"
+            "another name in the table is part of this one"
         )

@@ -1,4 +1,4 @@
-"""Optimizers of torch's that leave its compiler alone."""
+"""Optimizers of torch that do not import its compiler."""
 
 import subprocess
 import sys
@@ -43,14 +43,14 @@ CASES: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_steps_are_those_of_torch_and_its_compiler_is_not_imported(case: str) -> None:
+def test_steps_equal_those_of_torch_without_importing_its_compiler(case: str) -> None:
     kind, settings = CASES[case]
-    given = ", ".join(f"{name}={value}" for name, value in settings.items())
-    program = PROGRAM.format(name=kind.__name__, settings=given)
-    done = subprocess.run(
+    arguments = ", ".join(f"{name}={value}" for name, value in settings.items())
+    program = PROGRAM.format(name=kind.__name__, settings=arguments)
+    process = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     torch.manual_seed(0)
     p = torch.nn.Parameter(torch.randn(5, 3))
     optimizer = kind([p], **settings)
@@ -60,7 +60,7 @@ def test_steps_are_those_of_torch_and_its_compiler_is_not_imported(case: str) ->
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-    assert done.stdout.strip() == str(p.tolist())
+    assert process.stdout.strip() == str(p.tolist())
 
 
 HOOKED = """
@@ -71,11 +71,11 @@ from torchtune.config import lazy
 from torchtune.training import build_optimizer
 p = torch.nn.Parameter(torch.ones(2))
 optimizer = build_optimizer(lazy(SGD, lr=0.5), torch.nn.ParameterList([p]))
-seen = []
-optimizer.register_step_post_hook(lambda *_: seen.append(p.tolist()))
+values = []
+optimizer.register_step_post_hook(lambda *_: values.append(p.tolist()))
 p.grad = torch.ones(2)
 optimizer.step()
-assert seen == [[0.5, 0.5]], seen
+assert values == [[0.5, 0.5]], values
 """
 
 
@@ -83,11 +83,11 @@ def test_hooks_are_called() -> None:
     subprocess.run([sys.executable, "-c", HOOKED], cwd=ROOT, check=True)
 
 
-class Own(SGD):
-    """An optimizer that is not torch's."""
+class CustomSGD(SGD):
+    """A third-party optimizer."""
 
 
-def test_an_optimizer_of_anothers_keeps_its_step() -> None:
-    component: Component[Optimizer] = lazy(Own, lr=0.1)
+def test_a_third_party_optimizer_is_not_patched() -> None:
+    component: Component[Optimizer] = lazy(CustomSGD, lr=0.1)
     optimizer = build_optimizer(component, torch.nn.ParameterList([torch.ones(2)]))
     assert "step" not in vars(optimizer)

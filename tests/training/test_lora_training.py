@@ -1,4 +1,4 @@
-"""Every kind of adapter in training: where it starts, what is trained, on one rank and on two."""
+"""Every kind of adapter in training: initial state, trained parameters, one and two ranks."""
 
 import json
 from collections.abc import Iterator
@@ -16,27 +16,27 @@ from recipes import lora_finetune
 from tests.modules import adapters
 from tests.recipes.parts import PowerCut, lora_config, losses, metrics
 from tests.tolerance import FLOAT64, assert_near, bound, roundings
+from tests.training.run_ranks import run_ranks
 from tests.training.steps import assert_same_step, assert_same_step_in_bf16
 from tests.training.tiny import (
     ALONE,
     batch_of,
     examples,
+    perturb_adapters,
     place,
     state_of,
     step_loss,
-    stir_adapters,
     tiny_batches,
     tiny_decoder,
 )
-from tests.training.together import together
 from tests.training.two_ranks_lora import (
     CASES,
     EMBEDDINGS,
     TRAINED,
-    continued,
+    build_placed,
+    continued_state,
     magnitudes_from,
     one_step,
-    placed,
 )
 from torchtune.cli import main as tune
 from torchtune.config import Trust, instantiate, lazy, only_trusting
@@ -57,19 +57,19 @@ KINDS = {name: Lora(targets=["all-linear"], rank=3, **kind) for name, kind in ad
     "embeddings": EMBEDDINGS,
     "trained embeddings": TRAINED,
 }
-kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
+all_kinds = pytest.mark.parametrize("lora", KINDS.values(), ids=KINDS)
 DORA = KINDS["rslora and dora"]
-"""What tests of training take where plain LoRA has its own."""
+"""Used by tests whose plain LoRA version is elsewhere."""
 NORMS_IN_FP32 = bound(torch.float32, 24)
-"""What norms over up to 24 inputs may differ by."""
+"""Bound of rounding errors in norms over up to 24 inputs."""
 
 
-def model_of(lora: Lora | None, dtype: str = "fp32", **how: Any) -> Decoder:
+def build_model(lora: Lora | None, dtype: str = "fp32", **settings: Any) -> Decoder:
     with torch.device("meta"):
         model = tiny_decoder()
     if lora is not None:
         lora.add_to(model)
-    place(model, ALONE, dtype=dtype, **how)
+    place(model, ALONE, dtype=dtype, **settings)
     return model
 
 
@@ -90,23 +90,23 @@ def trusting_the_tests() -> Iterator[None]:
 
 
 @pytest.fixture
-def own_group() -> Iterator[None]:
-    """End the process group that a run of one process was given."""
+def destroy_group() -> Iterator[None]:
+    """Destroy the process group that a run on one rank creates for FSDP."""
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-@kinds
+@all_kinds
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_a_run_starts_where_its_base_is(tmp_path: Path, lora: Lora, dtype: str) -> None:
-    save_hf_folder(model_of(None), tmp_path / "hf")
-    how = {"model_directory": str(tmp_path / "hf")}
-    model, base = model_of(lora, dtype, **how), model_of(None, dtype, **how)
+def test_an_adapted_model_initially_equals_its_base(tmp_path: Path, lora: Lora, dtype: str) -> None:
+    save_hf_folder(build_model(None), tmp_path / "hf")
+    settings = {"model_directory": str(tmp_path / "hf")}
+    model, base = build_model(lora, dtype, **settings), build_model(None, dtype, **settings)
     if dtype == "fp32":
         rounded = bound(torch.float32, roundings(base.architecture, 15))
         assert backward(model, dtype) == pytest.approx(backward(base, dtype), rel=rounded)
-    else:  # Magnitudes are cast for the pass, and the norms below them are rounded alike.
+    else:  # magnitudes and norms are rounded in the same way
         assert backward(model, dtype) == backward(base, dtype)
     for _, layer, adapter in adapted_layers(model):
         if isinstance(adapter, DoRA):
@@ -114,13 +114,13 @@ def test_a_run_starts_where_its_base_is(tmp_path: Path, lora: Lora, dtype: str) 
             assert_near(adapter.lora_magnitude, norms, NORMS_IN_FP32)
 
 
-@pytest.mark.parametrize(("dtype", "held"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(("dtype", "frozen_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_only_adapters_get_gradients_state_and_checkpoints(
-    tmp_path: Path, dtype: str, held: torch.dtype
+    tmp_path: Path, dtype: str, frozen_dtype: torch.dtype
 ) -> None:
-    model = model_of(DORA, dtype)
+    model = build_model(DORA, dtype)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    stir_adapters(model)
+    perturb_adapters(model)
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
     backward(model, dtype)
     optimizer.step()
@@ -132,51 +132,51 @@ def test_only_adapters_get_gradients_state_and_checkpoints(
     assert len(optimizer.state) == len(expected)
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) is (name not in expected), name
-        assert p.dtype == (torch.float32 if name in expected else held)
+        assert p.dtype == (torch.float32 if name in expected else frozen_dtype)
     state = state_of(tmp_path, model, optimizer, constant_with_warmup(optimizer), tiny_batches())
     saved = {name for name, _ in state._tensors()}
     keys = ("step", "exp_avg", "exp_avg_sq")
-    kept = {f"optimizer.{name}.{key}" for name in expected for key in keys}
-    assert saved == {f"model.{name}" for name in expected} | kept
+    optimizer_tensors = {f"optimizer.{name}.{key}" for name in expected for key in keys}
+    assert saved == {f"model.{name}" for name in expected} | optimizer_tensors
 
 
 @pytest.mark.parametrize("keep", ["inputs", "matmuls"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_checkpointing_changes_no_bit(keep: Any, dtype: str) -> None:
-    found = []
+def test_checkpointing_is_bitwise_identical(keep: Any, dtype: str) -> None:
+    results = []
     for section in (None, ActivationCheckpointing(keep=keep)):
-        model = model_of(DORA, dtype, activation_checkpointing=section)
-        stir_adapters(model)
-        found.append((backward(model, dtype), gradients(model)))
-    (plain_loss, plain), (loss, ours) = found
+        model = build_model(DORA, dtype, activation_checkpointing=section)
+        perturb_adapters(model)
+        results.append((backward(model, dtype), gradients(model)))
+    (plain_loss, plain), (loss, actual) = results
     assert loss == plain_loss
-    assert all(torch.equal(ours[name], g) for name, g in plain.items())
+    assert all(torch.equal(actual[name], g) for name, g in plain.items())
 
 
 @pytest.mark.parametrize(
     "lora", [DORA, EMBEDDINGS, TRAINED], ids=["dora", "embeddings", "trained embeddings"]
 )
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_needs_count_what_a_run_holds(dtype: str, lora: Lora) -> None:
+def test_the_memory_estimate_equals_the_bytes_that_a_run_holds(dtype: str, lora: Lora) -> None:
     with torch.device("meta"):
-        planned = tiny_decoder()
-    lora.add_to(planned)
-    found = estimate_memory(planned, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, 16))
-    model = model_of(lora, dtype)
+        meta_model = tiny_decoder()
+    lora.add_to(meta_model)
+    estimate = estimate_memory(meta_model, lazy(AdamW, lr=1e-3), dtype=dtype, batch=(2, 16))
+    model = build_model(lora, dtype)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=1e-3)
     backward(model, dtype)
     optimizer.step()
-    assert found.trainable == sum(p.numel() for p in trained)
-    assert found.weights == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-    assert found.gradients == sum(g.nbytes for g in gradients(model).values())
+    assert estimate.trainable == sum(p.numel() for p in trained)
+    assert estimate.weights == sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
+    assert estimate.gradients == sum(g.nbytes for g in gradients(model).values())
     state = [v for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-    assert found.optimizer == sum(t.nbytes for t in state)
-    assert found.activations > 0
+    assert estimate.optimizer == sum(t.nbytes for t in state)
+    assert estimate.activations > 0
 
 
 @pytest.mark.usefixtures("trusting_the_tests")
-def test_interrupted_dora_goes_on_and_equals_the_unbroken_run(tmp_path: Path) -> None:
+def test_an_interrupted_dora_run_resumes_and_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     lora = evolve(DORA, dropout=0.2)
     changes: dict[str, Any] = {
         "optimizer": lazy(AdamW, lr=1e-2, fused=True),
@@ -191,15 +191,15 @@ def test_interrupted_dora_goes_on_and_equals_the_unbroken_run(tmp_path: Path) ->
     lora_finetune.main(lora_config(tmp_path, "cut", **cut))
     assert metrics(tmp_path, "cut") == metrics(tmp_path, "unbroken")
     name = "adapter_model.safetensors"
-    ours, expected = (tmp_path / run / "final" / name for run in ("cut", "unbroken"))
-    assert ours.read_bytes() == expected.read_bytes()
-    found = losses(tmp_path, "cut")
-    assert found[-1] < found[0] - 0.1
+    actual, expected = (tmp_path / run / "final" / name for run in ("cut", "unbroken"))
+    assert actual.read_bytes() == expected.read_bytes()
+    loss = losses(tmp_path, "cut")
+    assert loss[-1] < loss[0] - 0.1
 
 
 @pytest.mark.parametrize("kind", ["rslora", "rslora and dora", "embeddings", "trained embeddings"])
 @pytest.mark.usefixtures("trusting_the_tests")
-def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, kind: str) -> None:
+def test_the_final_folder_holds_the_trained_adapter(tmp_path: Path, kind: str) -> None:
     lora = KINDS[kind]
     config = lora_config(tmp_path, "run", lora=lora, optimizer=lazy(AdamW, lr=1e-2, fused=True))
     lora_finetune.main(config)
@@ -216,70 +216,70 @@ def test_the_final_folder_is_the_model_that_was_trained(tmp_path: Path, kind: st
             assert not torch.allclose(adapter.lora_magnitude, layer.weight_matrix().norm(dim=1))
 
 
-def test_dora_that_pefts_folders_cannot_hold_is_refused_before_a_run() -> None:
+def test_dora_that_peft_does_not_support_is_rejected_before_a_run() -> None:
     with torch.device("meta"):
         model = phi3_mini_4k()
     with pytest.raises(ValueError, match=r"qkv_proj.*self_attn.k_proj would have none; adapt all of q_proj"):
         Lora(kind="dora").add_to(model)
 
 
-@pytest.mark.usefixtures("own_group")
-def test_magnitudes_of_offloaded_weights_are_theirs(tmp_path: Path) -> None:
-    save_hf_folder(model_of(None), tmp_path / "hf")
-    how = {"dtype": "bf16", "model_directory": str(tmp_path / "hf")}
-    alone = full_state(model_of(DORA, **how), ALONE)
-    offloaded = model_of(DORA, **how, enable_fsdp=True, sharding=Sharding(cpu_offload=True))
-    ours = full_state(offloaded, ALONE)
-    assert alone is not None
-    assert ours is not None
-    torch.testing.assert_close(ours, alone, rtol=0, atol=0)
+@pytest.mark.usefixtures("destroy_group")
+def test_dora_magnitudes_are_computed_from_offloaded_weights(tmp_path: Path) -> None:
+    save_hf_folder(build_model(None), tmp_path / "hf")
+    settings = {"dtype": "bf16", "model_directory": str(tmp_path / "hf")}
+    single = full_state(build_model(DORA, **settings), ALONE)
+    offloaded = build_model(DORA, **settings, enable_fsdp=True, sharding=Sharding(cpu_offload=True))
+    actual = full_state(offloaded, ALONE)
+    assert single is not None
+    assert actual is not None
+    torch.testing.assert_close(actual, single, rtol=0, atol=0)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run two processes over gloo, and return the folder of what they found."""
-    return together(tmp_path_factory, "two_ranks", 2)
+    """Run two ranks over gloo, and return the folder with their results."""
+    return run_ranks(tmp_path_factory, "two_ranks", 2)
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = torch.load(folder / "found.pt")["dora"]
+def results(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = torch.load(folder / "results.pt")["dora"]
     return result
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_take_the_step_of_one(found: dict[str, Any], case: str) -> None:
-    ours, alone = found[case], one_step(ALONE, **CASES[case])
+def test_a_step_on_two_ranks_equals_the_step_on_one(results: dict[str, Any], case: str) -> None:
+    actual, single = results[case], one_step(ALONE, **CASES[case])
     part = {"embeddings sharded": "embed_tokens.adapter.lora_b"}.get(case, "embed_tokens.weight")
     assert any(
-        name.endswith(part if "embeddings" in case else "lora_magnitude") for name in alone["parameters"]
+        name.endswith(part if "embeddings" in case else "lora_magnitude") for name in single["parameters"]
     )
-    assert_near(ours["began"], alone["began"], NORMS_IN_FP32 if "bf16" in case else FLOAT64)
+    assert_near(actual["initial"], single["initial"], NORMS_IN_FP32 if "bf16" in case else FLOAT64)
     if "bf16" in case:
-        assert_same_step_in_bf16(ours, alone)
+        assert_same_step_in_bf16(actual, single)
     else:
-        assert_same_step(ours, alone)
+        assert_same_step(actual, single)
 
 
-def test_shards_of_a_folders_weights_have_their_own_magnitudes(folder: Path, found: dict[str, Any]) -> None:
-    alone = magnitudes_from(ALONE, folder / "dora")
-    assert alone is not None
-    ours = found["from a folder"]
-    assert_near(ours, alone, NORMS_IN_FP32)
-    model = placed(ALONE, dtype="bf16", model_directory=str(folder / "dora" / "base"))
+def test_dora_magnitudes_are_computed_from_sharded_weights(folder: Path, results: dict[str, Any]) -> None:
+    single = magnitudes_from(ALONE, folder / "dora")
+    assert single is not None
+    actual = results["from a folder"]
+    assert_near(actual, single, NORMS_IN_FP32)
+    model = build_placed(ALONE, dtype="bf16", model_directory=str(folder / "dora" / "base"))
     for name, layer, _ in adapted_layers(model):
         norms = layer.weight_matrix().double().norm(dim=1)
-        assert_near(ours[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
+        assert_near(actual[f"{name}.adapter.lora_magnitude"], norms, NORMS_IN_FP32)
 
 
-def test_an_adapter_is_loaded_into_shards_to_be_trained_further(folder: Path, found: dict[str, Any]) -> None:
+def test_an_adapter_to_continue_is_loaded_into_shards(folder: Path, results: dict[str, Any]) -> None:
     expected = read_peft_tensors(folder / "dora" / "adapter")
-    assert found["continued"].keys() == {name for name, _ in lora_parameters(found["continued"])}
-    assert len(found["continued"]) == len(expected)
-    alone = continued(ALONE, folder / "dora")
-    assert alone is not None
-    for name, tensor in found["continued"].items():
-        assert tensor.equal(alone[name])
+    assert results["continued"].keys() == {name for name, _ in lora_parameters(results["continued"])}
+    assert len(results["continued"]) == len(expected)
+    single = continued_state(ALONE, folder / "dora")
+    assert single is not None
+    for name, tensor in results["continued"].items():
+        assert tensor.equal(single[name])
         assert any(tensor.to(other.dtype).equal(other) for other in expected.values())
 
 
@@ -287,8 +287,8 @@ def lora_parameters(state: dict[str, Tensor]) -> list[tuple[str, Tensor]]:
     return [(name, tensor) for name, tensor in state.items() if ".adapter." in name]
 
 
-@kinds
-def test_training_continues_an_adapter_from_its_own_weights(tmp_path: Path, lora: Lora) -> None:
+@all_kinds
+def test_training_can_continue_an_adapter(tmp_path: Path, lora: Lora) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         lora_finetune.main(
             lora_config(tmp_path, "first", lora=lora, epochs=3, optimizer=lazy(AdamW, lr=1e-2))
@@ -298,7 +298,9 @@ def test_training_continues_an_adapter_from_its_own_weights(tmp_path: Path, lora
         lora_finetune.main(lora_config(tmp_path, "second", lora=further, **base))
     assert losses(tmp_path, "second")[0] < losses(tmp_path, "first")[0] - 0.01
     second = json.loads((tmp_path / "second/final/adapter_config.json").read_text())
-    assert second["base_model_name_or_path"] is None, "it belongs to the base, not to the adapter"
+    assert second["base_model_name_or_path"] is None, (
+        "the adapter belongs to the base model, not to the earlier adapter"
+    )
 
 
 @pytest.mark.parametrize(
@@ -318,19 +320,19 @@ def test_training_continues_an_adapter_from_its_own_weights(tmp_path: Path, lora
         ),
     ],
 )
-def test_an_adapter_of_other_settings_is_not_continued(
+def test_an_adapter_with_other_settings_cannot_be_continued(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     lora = Lora(targets=["q_proj", "v_proj"], rank=3)
-    save_peft_adapter(model_of(lora), tmp_path / "adapter", base_model=None)
+    save_peft_adapter(build_model(lora), tmp_path / "adapter", base_model=None)
     other = evolve(lora, adapter_directory=str(tmp_path / "adapter"), **changes)
     with pytest.raises(ValueError, match=message):
-        model_of(other)
+        build_model(other)
 
 
-def test_validate_finds_an_adapter_that_cannot_be_continued(
+def test_validate_reports_an_adapter_that_cannot_be_continued(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["validate", "lora_finetune", "--config", "smollm2_135m_lora", "validation=null"]
-    assert tune([*words, f"lora.adapter_directory={tmp_path / 'nowhere'}"]) == 2
+    args = ["validate", "lora_finetune", "--config", "smollm2_135m_lora", "validation=null"]
+    assert tune([*args, f"lora.adapter_directory={tmp_path / 'nowhere'}"]) == 2
     assert "nowhere; a PEFT adapter's is expected" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What `tune validate` says a run holds, against tensors that are really there."""
+"""Memory estimates compared with the bytes of real tensors."""
 
 import copy
 
@@ -27,7 +27,7 @@ def size(tensors: list[torch.Tensor]) -> int:
     "optimizer", [lazy(AdamW, lr=1e-3), lazy(SGD, lr=0.1), lazy(SGD, lr=0.1, momentum=0.9)]
 )
 @pytest.mark.parametrize("lora", [False, True])
-def test_needs_are_the_bytes_of_a_real_step(optimizer: object, lora: bool) -> None:
+def test_estimated_bytes_equal_those_of_a_real_step(optimizer: object, lora: bool) -> None:
     model = tiny_decoder()
     if lora:
         add_lora(model, ["q_proj", "v_proj"], 4, 8.0)
@@ -36,53 +36,56 @@ def test_needs_are_the_bytes_of_a_real_step(optimizer: object, lora: bool) -> No
     for p in trained:
         p.grad = torch.ones_like(p)
     real.step()
-    planned = meta_model()
+    model_on_meta = meta_model()
     if lora:
-        add_lora(planned, ["q_proj", "v_proj"], 4, 8.0)
-    found = estimate_memory(planned, optimizer)  # type: ignore[arg-type]  # parametrised over kinds
-    assert found.parameters == sum(p.numel() for p in model.parameters())
-    assert found.trainable == sum(p.numel() for p in trained)
-    assert found.weights == size([*model.parameters(), *model.buffers()])
-    assert found.gradients == size([p.grad for p in trained if p.grad is not None])
+        add_lora(model_on_meta, ["q_proj", "v_proj"], 4, 8.0)
+    estimate = estimate_memory(model_on_meta, optimizer)  # type: ignore[arg-type]  # parametrised over kinds
+    assert estimate.parameters == sum(p.numel() for p in model.parameters())
+    assert estimate.trainable == sum(p.numel() for p in trained)
+    assert estimate.weights == size([*model.parameters(), *model.buffers()])
+    assert estimate.gradients == size([p.grad for p in trained if p.grad is not None])
     state = [v for s in real.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
-    assert found.optimizer == size(state)
-    assert found.total == found.weights + found.gradients + found.optimizer
+    assert estimate.optimizer == size(state)
+    assert estimate.total == estimate.weights + estimate.gradients + estimate.optimizer
 
 
-def test_frozen_weights_take_the_dtype_and_trained_ones_four_bytes() -> None:
+def test_frozen_weights_have_the_dtype_and_trained_weights_fp32() -> None:
     model = meta_model()
     add_lora(model, ["q_proj"], 4, 8.0)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     buffers = sum(b.numel() * b.element_size() for b in model.buffers())
-    found = estimate_memory(model, lazy(AdamW, lr=1e-3), dtype="bf16")
-    assert found.weights == 2 * frozen + 4 * trained + buffers
-    assert found.gradients == 4 * trained
+    estimate = estimate_memory(model, lazy(AdamW, lr=1e-3), dtype="bf16")
+    assert estimate.weights == 2 * frozen + 4 * trained + buffers
+    assert estimate.gradients == 4 * trained
 
 
 def test_nothing_is_trained_without_an_optimizer() -> None:
-    found = estimate_memory(meta_model(), None, dtype="bf16")
-    assert (found.trainable, found.gradients, found.optimizer) == (0, 0, 0)
+    estimate = estimate_memory(meta_model(), None, dtype="bf16")
+    assert (estimate.trainable, estimate.gradients, estimate.optimizer) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 8])
-def test_sharded_rank_holds_what_fsdp_gives_the_first(ranks: int) -> None:
+def test_the_sharded_estimate_equals_the_shards_of_fsdp_on_rank_0(ranks: int) -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     model = meta_model()
-    alone = copy.deepcopy(model)
+    single = copy.deepcopy(model)
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (ranks,))
         for layer in model.layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        held = sum(_local(p).numel() * 4 for p in model.parameters())
+        sharded_bytes = sum(_local(p).numel() * 4 for p in model.parameters())
     finally:
         torch.distributed.destroy_process_group()
-    buffers = sum(b.numel() * b.element_size() for b in alone.buffers())
-    assert estimate_memory(alone, lazy(SGD, lr=0.1), ranks=ranks, enable_fsdp=True).weights - buffers == held
-    assert estimate_memory(alone, lazy(SGD, lr=0.1), ranks=ranks).weights > held
+    buffers = sum(b.numel() * b.element_size() for b in single.buffers())
+    assert (
+        estimate_memory(single, lazy(SGD, lr=0.1), ranks=ranks, enable_fsdp=True).weights - buffers
+        == sharded_bytes
+    )
+    assert estimate_memory(single, lazy(SGD, lr=0.1), ranks=ranks).weights > sharded_bytes
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:

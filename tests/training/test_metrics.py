@@ -16,11 +16,11 @@ BATCHES = [batch_of(examples()[:2]), batch_of(examples()[3:5])]
 
 class Probe(MetricLogger):
     def __init__(self) -> None:
-        self.seen: list[tuple[int, dict[str, float]]] = []
+        self.calls: list[tuple[int, dict[str, float]]] = []
         self.closed = False
 
     def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
-        self.seen.append((step, dict(metrics)))
+        self.calls.append((step, dict(metrics)))
 
     def close(self) -> None:
         self.closed = True
@@ -38,7 +38,7 @@ def run(
 def test_a_line_holds_the_step_and_counts_no_padding(tmp_path: Path) -> None:
     line = run(tmp_path, None, 0, 3)[2]
     useful = sum(len(example.tokens) - 1 for i in (0, 1, 3, 4) for example in [examples()[i]])
-    slots = 2 * 5 + 2 * 14
+    positions = 2 * 5 + 2 * 14
     assert line.pop("tokens_per_second") > 0
     assert line.pop("peak_memory_bytes") > 2**20
     assert line == {
@@ -46,15 +46,15 @@ def test_a_line_holds_the_step_and_counts_no_padding(tmp_path: Path) -> None:
         "loss": 1 / 3,
         "lr": 0.1,
         "grad_norm": 3.0,
-        "padding_share": (slots - useful) / slots,
+        "padding_share": (positions - useful) / positions,
     }
 
 
-def test_logger_gets_every_nth_step_and_the_last_and_is_closed(tmp_path: Path) -> None:
+def test_a_logger_gets_every_nth_step_and_the_last_and_is_closed(tmp_path: Path) -> None:
     probe = Probe()
     lines = run(tmp_path, probe, 0, 7, log_every=3)
-    assert [step for step, _ in probe.seen] == [3, 6, 7]
-    assert probe.seen[0][1] == {name: value for name, value in lines[2].items() if name != "step"}
+    assert [step for step, _ in probe.calls] == [3, 6, 7]
+    assert probe.calls[0][1] == {name: value for name, value in lines[2].items() if name != "step"}
     assert probe.closed
 
 
@@ -65,7 +65,7 @@ def test_logger_is_closed_when_the_run_fails(tmp_path: Path) -> None:
     assert probe.closed
 
 
-def test_going_on_cuts_the_file_back_to_the_checkpoint(tmp_path: Path) -> None:
+def test_resuming_removes_lines_after_the_checkpoint(tmp_path: Path) -> None:
     run(tmp_path, None, 0, 5)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1, "lo')
@@ -73,7 +73,7 @@ def test_going_on_cuts_the_file_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
-def test_cutting_back_keeps_what_is_not_after_the_step(tmp_path: Path) -> None:
+def test_cut_back_keeps_lines_up_to_the_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     cut_back(path, 1)
     assert not path.exists()
@@ -90,7 +90,7 @@ def test_cutting_back_keeps_what_is_not_after_the_step(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
-def test_skipped_step_is_a_line_of_nulls_and_says_so(
+def test_a_skipped_step_has_null_metrics_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe = Probe()
@@ -98,7 +98,7 @@ def test_skipped_step_is_a_line_of_nulls_and_says_so(
         metrics.skip(step_values(1, BATCHES), "no target token")
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert (line["step"], line["loss"], line["lr"], line["grad_norm"]) == (1, None, None, None)
-    assert "loss" not in probe.seen[0][1]
+    assert "loss" not in probe.calls[0][1]
     assert "step 1/1: skipped (1 so far): no target token" in capsys.readouterr().err
 
 
@@ -106,10 +106,10 @@ def test_without_a_terminal_plain_lines_are_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, None, 0, 2)
-    shown = capsys.readouterr().err.splitlines()
-    assert len(shown) == 2
-    assert shown[1].startswith("step 2/2: loss 0.5000, ")
-    assert shown[1].endswith(" tokens/s")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("step 2/2: loss 0.5000, ")
+    assert lines[1].endswith(" tokens/s")
 
 
 def test_on_a_terminal_a_bar_shows_loss_and_speed(
@@ -117,17 +117,17 @@ def test_on_a_terminal_a_bar_shows_loss_and_speed(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     run(tmp_path, None, 0, 2)
-    shown = capsys.readouterr().err
-    assert "2/2" in shown
-    assert "loss 0.5000" in shown
-    assert "tokens/s, 16% padding" in shown
+    stderr = capsys.readouterr().err
+    assert "2/2" in stderr
+    assert "loss 0.5000" in stderr
+    assert "tokens/s, 16% padding" in stderr
 
 
 class Failing(Probe):
-    """Takes one call, then raises, as when it is closed."""
+    """Raises from the second call on, and when it is closed."""
 
     def log_dict(self, metrics: Mapping[str, float], step: int) -> None:
-        if self.seen:
+        if self.calls:
             raise ConnectionError("the server is gone\nand more")
         super().log_dict(metrics, step)
 
@@ -135,26 +135,27 @@ class Failing(Probe):
         raise OSError(28, "No space left on device")
 
 
-def test_a_logger_that_raises_is_told_of_once_and_the_run_goes_on(
+def test_a_logger_that_raises_is_reported_once_and_the_run_continues(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing, never, probe = Failing(), Failing(), Probe()
     with Metrics(str(tmp_path), [failing, never, probe], ALONE, 0, 4) as metrics:
-        never.seen.clear()
+        never.calls.clear()
         for step in range(1, 5):
-            never.seen.clear()
+            never.calls.clear()
             metrics.log(step_values(step, BATCHES, loss=1.0))
-    assert [step for step, _ in probe.seen] == [1, 2, 3, 4]
+    assert [step for step, _ in probe.calls] == [1, 2, 3, 4]
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
-    said = capsys.readouterr().err
-    expected = "note: Failing failed at step 2, the run continues without it: ConnectionError: "
-    assert said.count(expected + "the server is gone (metrics.jsonl has every step)") == 1
+    stderr = capsys.readouterr().err
+    expected = "note: Failing failed at step 2; the run continues without it: ConnectionError: "
+    assert stderr.count(expected + "the server is gone (metrics.jsonl has every step)") == 1
     assert (
-        "Failing could not be closed, the run continues without it: OSError: [Errno 28] No space left" in said
+        "Failing could not be closed, the run continues without it: OSError: [Errno 28] No space left"
+        in stderr
     )
 
 
-def test_a_validation_is_a_line_of_its_own_and_reaches_loggers_and_terminal(
+def test_a_validation_has_a_separate_line_and_reaches_loggers_and_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe = Probe()
@@ -164,42 +165,42 @@ def test_a_validation_is_a_line_of_its_own_and_reaches_loggers_and_terminal(
         metrics.validated(1, 1.5, 40, {}, [("Who are\nyou?", "I am " + "long " * 40)], is_best=True)
         metrics.log(step_values(2, BATCHES, loss=1.0))
         metrics.validated(2, None, 40, {}, is_best=False)
-    found = read_metrics(tmp_path)
-    assert [line["step"] for line in found.lines] == [0, 1, 1, 2, 2]
-    assert found.series("validation_loss") == [(0, 2.5), (1, 1.5)]
-    assert found.lines[-1] == {"step": 2, "validation_loss": None, "validation_targets": 40}
-    assert [seen for seen in probe.seen if "loss" not in seen[1]] == [
+    table = read_metrics(tmp_path)
+    assert [line["step"] for line in table.lines] == [0, 1, 1, 2, 2]
+    assert table.series("validation_loss") == [(0, 2.5), (1, 1.5)]
+    assert table.lines[-1] == {"step": 2, "validation_loss": None, "validation_targets": 40}
+    assert [call for call in probe.calls if "loss" not in call[1]] == [
         (0, {"validation_loss": 2.5}),
         (1, {"validation_loss": 1.5}),
     ]
-    said = capsys.readouterr().err
-    assert "step 0: validation loss 2.5000\n" in said
-    assert "step 1: validation loss 1.5000 (lowest so far)\n  “Who are you?” “I am long" in said
-    assert "long…”\n" in said
-    assert "step 2: validation loss is NaN or infinite\n" in said
+    stderr = capsys.readouterr().err
+    assert "step 0: validation loss 2.5000\n" in stderr
+    assert "step 1: validation loss 1.5000 (lowest so far)\n  “Who are you?” “I am long" in stderr
+    assert "long…”\n" in stderr
+    assert "step 2: validation loss is NaN or infinite\n" in stderr
 
 
-def test_excluded_time_slows_no_step_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+def test_excluded_time_does_not_affect_the_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     with Metrics(str(tmp_path), [], ALONE, 0, 2) as metrics:
         for step in (1, 2):
-            now[0] += 2.0
-            metrics.log(step_values(step, BATCHES, seconds=metrics.step_seconds(now[0])))
-            now[0] += 50.0
+            clock[0] += 2.0
+            metrics.log(step_values(step, BATCHES, seconds=metrics.step_seconds(clock[0])))
+            clock[0] += 50.0
             metrics.exclude_time(50.0)
     speeds = [value for _, value in read_metrics(tmp_path).series("tokens_per_second")]
     useful = sum(batch.n_tokens for batch in BATCHES)
     assert speeds == [round(useful / 2.0, 1)] * 2
 
 
-def test_mfu_is_the_share_of_the_peak_that_useful_tokens_need(tmp_path: Path) -> None:
+def test_mfu_is_the_share_of_the_peak(tmp_path: Path) -> None:
     with Metrics(str(tmp_path), [], ALONE, 0, 1, peak=1e10) as metrics:
         metrics.log(step_values(1, BATCHES, flops=12e9, seconds=2.0))
     assert read_metrics(tmp_path).lines[0]["mfu"] == 0.6
 
 
-def test_terms_metrics_and_a_recipes_numbers_are_written_and_reach_loggers(tmp_path: Path) -> None:
+def test_terms_metrics_and_values_of_the_recipe_are_written_and_reach_loggers(tmp_path: Path) -> None:
     probe = Probe()
     with Metrics(str(tmp_path), [probe], ALONE, 0, 2) as metrics:
         metrics.log(step_values(1, BATCHES, reported={"reward": 0.5, "margin": float("nan")}))
@@ -207,15 +208,15 @@ def test_terms_metrics_and_a_recipes_numbers_are_written_and_reach_loggers(tmp_p
     line, validation = read_metrics(tmp_path).lines
     assert (line["reward"], "margin" in line) == (0.5, False)
     assert validation["validation_reward"] == 0.25
-    assert [numbers.get("reward", numbers.get("validation_reward")) for _, numbers in probe.seen] == [
+    assert [numbers.get("reward", numbers.get("validation_reward")) for _, numbers in probe.calls] == [
         0.5,
         0.25,
     ]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="compares with Linux's own count")
-def test_peak_memory_of_a_process_is_what_the_system_says() -> None:
+def test_the_peak_memory_of_a_process_is_that_of_the_system() -> None:
     peak_kib = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
-    # Linux updates its counts in batches of pages, and the peak includes that of the program that this one replaced in
-    # its process, by exec. A wrong unit would be a factor of 1,024.
+    # Linux updates its counts in batches of pages, and the peak includes that of the program before `exec`. A wrong
+    # unit would be a factor of 1,024.
     assert 0.9 < peak_memory_bytes(torch.device("cpu")) / (peak_kib * 1024) < 100

@@ -27,7 +27,7 @@ def state(model: Decoder) -> dict[str, Tensor]:
     ("device", "has_bf16", "expected"),
     [("cpu", True, "fp32"), ("mps", True, "fp32"), ("cuda", True, "bf16"), ("cuda", False, "fp32")],
 )
-def test_auto_is_bf16_on_a_gpu_that_has_it(
+def test_auto_is_bf16_on_a_gpu_that_supports_it(
     device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bf16)
@@ -45,7 +45,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(
         ("fp64", torch.float64, torch.float64),
     ],
 )
-def test_trained_parameters_are_held_wide_and_frozen_ones_as_they_compute(
+def test_trained_parameters_are_fp32_and_frozen_ones_have_the_compute_dtype(
     dtype: str, trained: torch.dtype, frozen: torch.dtype
 ) -> None:
     assert {p.dtype for p in tiny_model(dtype).parameters()} == {trained}
@@ -72,7 +72,7 @@ def test_fp16_computes_in_fp16() -> None:
     assert model(torch.tensor([[1, 2, 3]])).dtype == torch.float16
 
 
-def test_random_weights_depend_on_the_seed_alone() -> None:
+def test_random_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     one, two = tiny_model("fp32"), tiny_model("fp32")
@@ -82,18 +82,16 @@ def test_random_weights_depend_on_the_seed_alone() -> None:
     assert not torch.equal(state(one)["embed_tokens.weight"], state(other)["embed_tokens.weight"])
 
 
-def test_random_base_of_an_adapted_model_is_drawn_too() -> None:
+def test_the_base_of_an_adapted_model_is_initialized_too() -> None:
     model = tiny_model("fp32", ADAPTERS)
     weights = [layer.weight for name, layer in model.named_modules() if name.endswith("proj")]
     assert len(weights) == 14
-    assert all(0.01 < weight.std() < 0.04 for weight in weights)  # drawn with 0.02
+    assert all(0.01 < weight.std() < 0.04 for weight in weights)  # initialized with 0.02
 
 
 @pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["full", "lora"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_weights_come_from_the_folder_and_adapters_start_at_nothing(
-    tmp_path: Path, dtype: str, lora: Lora | None
-) -> None:
+def test_weights_are_loaded_and_adapters_start_at_zero(tmp_path: Path, dtype: str, lora: Lora | None) -> None:
     saved = tiny_model("fp32", world=evolve(ALONE, seed=9))
     save_hf_folder(saved, tmp_path / "hf")
     model = on_meta()
@@ -108,7 +106,7 @@ def test_weights_come_from_the_folder_and_adapters_start_at_nothing(
         assert state(model)["layers.0.self_attn.q_proj.adapter.lora_a"].any()
 
 
-def test_training_leaves_the_folder_that_weights_came_from_alone(tmp_path: Path) -> None:
+def test_training_does_not_change_the_memory_mapped_file(tmp_path: Path) -> None:
     save_hf_folder(tiny_model("fp32"), tmp_path / "hf")
     file = tmp_path / "hf" / "model.safetensors"
     before = file.read_bytes()
@@ -121,21 +119,21 @@ def test_training_leaves_the_folder_that_weights_came_from_alone(tmp_path: Path)
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize(("capability", "is_told"), [("AVX2", True), ("AVX512", False)])
-def test_emulated_bf16_is_told(
-    capability: str, is_told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("capability", "is_slow"), [("AVX2", True), ("AVX512", False)])
+def test_slow_bf16_is_reported(
+    capability: str, is_slow: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     tiny_model("bf16")
-    assert ("dtype=fp32 will be faster" in caplog.text) is is_told
+    assert ("set dtype=fp32" in caplog.text) is is_slow
 
 
-def test_whole_state_holds_what_is_trained_in_the_dtype_asked_for() -> None:
+def test_full_state_holds_the_trained_parameters_in_the_requested_dtype() -> None:
     model = tiny_model("bf16", ADAPTERS)
-    found = full_state(model, ALONE)
-    assert found is not None
-    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    adapters = full_state(model, ALONE)
+    assert adapters is not None
+    assert set(adapters) == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {tensor.dtype for tensor in adapters.values()} == {torch.float32}
     full = full_state(tiny_model("bf16"), ALONE, "bf16")
     assert full is not None
     assert {tensor.dtype for tensor in full.values()} == {torch.bfloat16}

@@ -1,4 +1,4 @@
-"""Traces of a run's steps."""
+"""Profiles of a run's steps."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from torchtune.training import Profiling
 
 
 @pytest.mark.parametrize("first_step", [2, 4])
-def test_the_steps_that_are_asked_for_are_in_the_trace(tmp_path: Path, first_step: int) -> None:
+def test_the_trace_has_the_selected_steps(tmp_path: Path, first_step: int) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):
         full_finetune.main(full_config(tmp_path, "plain", epochs=2))
         section = Profiling(first_step=first_step, n_steps=2)
@@ -27,7 +27,7 @@ def test_the_steps_that_are_asked_for_are_in_the_trace(tmp_path: Path, first_ste
     assert "aten::mm" in (folder / "rank_0.txt").read_text()
 
 
-def test_a_run_that_ends_before_the_first_recorded_step_leaves_no_trace_and_says_so(
+def test_a_run_that_ends_before_the_first_recorded_step_writes_no_profile_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with only_trusting(Trust(packages=frozenset({"tests"}))):

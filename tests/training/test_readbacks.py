@@ -1,4 +1,4 @@
-"""A step waits for the device once, a step later; what is left out is left out on the device."""
+"""Asynchronous steps: values are read a step later, and updates are skipped on the device."""
 
 import copy
 import json
@@ -35,12 +35,20 @@ from torchtune.training import (
     linear_with_warmup,
 )
 
-READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique_dim", "_unique2"}
-"""Operations whose result, or its shape, the host waits for."""
+SYNCHRONIZING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "unique_dim",
+    "_unique2",
+}
+"""Operations for which the host waits for the device."""
 
 
-class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Counts what the host would wait for a GPU for."""
+class SyncCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts operations for which the host would wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -48,13 +56,13 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = operation.overloadpacket.__name__
-        attend_by_mask = name.startswith("index") and any(
+        indexes_by_mask = name.startswith("index") and any(
             isinstance(i, Tensor) and i.dtype == torch.bool
             for part in args
             if isinstance(part, (list, tuple))
             for i in part
         )
-        if name in READS or attend_by_mask:
+        if name in SYNCHRONIZING or indexes_by_mask:
             self.counts[name] += 1
         return operation(*args, **(kwargs or {}))
 
@@ -72,10 +80,16 @@ def config(folder: Path, **changes: Any) -> FinetuneConfig:
 
 
 class Steps:
-    """Optimizer steps of two packed micro-batches each, as a recipe takes them."""
+    """Optimizer steps of two packed micro-batches each, as in a recipe."""
 
     def __init__(
-        self, cfg: FinetuneConfig, scorer: NextToken, *, synchronous: bool, kind: str = "adamw", total: int = 6
+        self,
+        cfg: FinetuneConfig,
+        scorer: NextToken,
+        *,
+        synchronous: bool,
+        kind: str = "adamw",
+        total: int = 6,
     ) -> None:
         torch.manual_seed(0)
         self.model = tiny_model(cfg.dtype)
@@ -99,7 +113,7 @@ class Steps:
 
     def take(self, count: int, mode: AbstractContextManager[object] | None = None) -> None:
         for _ in range(count):
-            micro_batches = self.batches.next_step(2)  # on the host, where positions may be looked for
+            micro_batches = self.batches.next_step(2)  # on the host
             with mode or nullcontext():
                 self.step(micro_batches)
 
@@ -126,7 +140,7 @@ class Steps:
 
     def fail_after(self, count: int) -> None:
         self.take(count)
-        raise RuntimeError("of the loop")
+        raise RuntimeError("in the loop")
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -148,9 +162,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in timed} for line in all_lines(folder)]
 
 
-def test_a_step_reads_nothing_but_one_copy_a_step_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_only_reads_one_copy_a_step_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     plain = Readback.read
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
@@ -160,32 +172,34 @@ def test_a_step_reads_nothing_but_one_copy_a_step_later(
         return plain(copy)
 
     monkeypatch.setattr(Readback, "read", read)
-    assert supports_skipping(steps.optimizer), "asked before, as the first question is answered by a trial"
-    counted = Reads()
+    assert supports_skipping(steps.optimizer), "called before counting, as the first call tries it out"
+    counted = SyncCounter()
     with steps.run:
         steps.take(5, counted)
     assert not counted.counts
-    assert reads == [1, 2, 3, 4, 5], "each once, when the step after it is about to be taken, or the run ends"
+    assert reads == [1, 2, 3, 4, 5], "each step is read once, before the next step or at the end"
 
 
-def test_the_counter_sees_what_waits(tmp_path: Path) -> None:
+def test_the_counter_counts_synchronizing_operations(tmp_path: Path) -> None:
     x = torch.ones(3)
-    with Reads() as counted:
+    with SyncCounter() as counted:
         x.sum().item()
         x[x > 0]
         bool((x > 0).all())
         torch.nonzero(x)
     assert sum(counted.counts.values()) >= 4
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False, kind="plain")
-    counted = Reads()
+    counted = SyncCounter()
     with steps.run:
         steps.take(2, counted)
-    assert counted.counts["_local_scalar_dense"] >= 2, "an optimizer that takes no flag waits for one a step"
+    assert counted.counts["_local_scalar_dense"] >= 2, (
+        "without support in the optimizer, the host waits once per step"
+    )
 
 
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("calls", [(), (1,), (4, 5)], ids=["good", "first step", "third step"])
-def test_reading_later_trains_and_reports_as_reading_at_once(
+def test_asynchronous_and_synchronous_runs_are_identical(
     tmp_path: Path, kind: str, calls: tuple[int, ...]
 ) -> None:
     ends = []
@@ -194,9 +208,9 @@ def test_reading_later_trains_and_reports_as_reading_at_once(
         steps = Steps(cfg, Broken(calls), synchronous=synchronous, kind=kind)
         steps.all()
         ends.append((steps.parameters(), lines(tmp_path / str(synchronous)), _moments(steps.optimizer)))
-    (at_once, said_at_once, moments_at_once), (later, said_later, moments_later) = ends
-    assert said_at_once == said_later
-    assert [line["loss"] is None for line in said_later].count(True) == (1 if calls else 0)
+    (at_once, lines_at_once, moments_at_once), (later, lines_later, moments_later) = ends
+    assert lines_at_once == lines_later
+    assert [line["loss"] is None for line in lines_later].count(True) == (1 if calls else 0)
     assert all(torch.equal(at_once[name], later[name]) for name in at_once)
     assert all(map(torch.equal, moments_at_once, moments_later))
 
@@ -207,7 +221,7 @@ def _moments(optimizer: Optimizer) -> list[Tensor]:
 
 @pytest.mark.parametrize("synchronous", [True, False])
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
-def test_a_run_that_stops_has_the_parameters_from_before_the_bad_step(
+def test_a_run_ended_by_a_non_finite_step_has_the_parameters_before_it(
     tmp_path: Path, kind: str, synchronous: bool
 ) -> None:
     good = Steps(config(tmp_path / "good"), Broken(), synchronous=True, kind=kind)
@@ -223,7 +237,7 @@ def test_a_run_that_stops_has_the_parameters_from_before_the_bad_step(
 
 
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: Path, synchronous: bool) -> None:
+def test_no_checkpoint_of_a_non_finite_step_is_written(tmp_path: Path, synchronous: bool) -> None:
     cfg = config(tmp_path / "a", checkpoints=Checkpoints(every_n_steps=1, at_epoch_ends=False, keep=9))
     steps = Steps(cfg, Broken((5,)), synchronous=synchronous)
     with pytest.raises(FloatingPointError, match=r"The last good checkpoint is .*step_2"), steps.run:
@@ -231,63 +245,63 @@ def test_no_checkpoint_of_a_bad_step_is_written_if_the_run_is_to_stop(tmp_path: 
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [1, 2]
 
 
-def test_a_checkpoint_in_the_background_is_finished_before_a_bad_last_step_ends_the_run(
+def test_a_background_checkpoint_is_finished_before_a_non_finite_last_step_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = Checkpoints(every_n_steps=2, at_epoch_ends=False, asynchronous=True)
     steps = Steps(config(tmp_path / "a", checkpoints=rules), Broken((5,)), synchronous=False, total=3)
     plain = checkpoint._save_tensors
 
-    def slowly(*args: Any) -> None:
-        assert steps.left.wait(60), "the loop is over by then"
+    def save_slowly(*args: Any) -> None:
+        assert steps.left.wait(60), "the loop has ended"
         plain(*args)
 
-    monkeypatch.setattr(checkpoint, "_save_tensors", slowly)
+    monkeypatch.setattr(checkpoint, "_save_tensors", save_slowly)
     with pytest.raises(FloatingPointError, match="step 3: the loss is nan"):
         steps.all()
     assert checkpoint.steps(tmp_path / "a" / "checkpoints") == [2]
 
 
 @pytest.mark.parametrize("bad", [(), (5,)])
-def test_an_error_of_the_loop_is_raised_and_the_step_before_it_is_reported(
+def test_an_error_in_the_loop_is_raised_after_the_previous_step_is_reported(
     tmp_path: Path, bad: tuple[int, ...]
 ) -> None:
     steps = Steps(config(tmp_path / "a"), Broken(bad), synchronous=False)
-    with pytest.raises(RuntimeError, match="of the loop") as caught, steps.run:
+    with pytest.raises(RuntimeError, match="in the loop") as caught, steps.run:
         steps.fail_after(3)
     assert [line["step"] for line in lines(tmp_path / "a")] == ([1, 2] if bad else [1, 2, 3])
     notes = "".join(getattr(caught.value, "__notes__", []))
     assert ("a second error followed: FloatingPointError: step 3: the loss is nan" in notes) is bool(bad)
 
 
-def test_a_recipes_numbers_have_names_of_their_own(tmp_path: Path) -> None:
+def test_values_of_a_recipe_must_not_use_reserved_names(tmp_path: Path) -> None:
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=False)
     batches = [next(steps.batches)]
     sums = StepSums(batches, ALONE)
     sums.add(steps.scorer(steps.model, batches[0]))
-    with pytest.raises(ValueError, match="the name 'lr' of a term or metric is taken"):
+    with pytest.raises(ValueError, match="'lr' cannot name a term or metric: every run uses that name"):
         steps.run.update(sums, torch.tensor(1.0), lr=0.5)
 
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_a_step_lasts_until_host_and_device_are_done_with_it(
+def test_a_step_lasts_until_host_and_device_have_finished_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: bool, is_slow: bool
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     plain = Readback.read
     steps = Steps(config(tmp_path / "a"), Broken(), synchronous=synchronous)
 
     def read(copy: Readback) -> dict[str, float]:
-        if is_slow:  # the device is done with step n at second 10 n, for which the host waits
-            now[0], copy.has_waited = 10.0 * steps.run.step, True
+        if is_slow:  # the device finishes step n at second 10 n, and the host waits
+            clock[0], copy.has_waited = 10.0 * steps.run.step, True
         return plain(copy)
 
     monkeypatch.setattr(Readback, "read", read)
     with steps.run:
         for _ in range(4):
-            now[0] += 2.0
+            clock[0] += 2.0
             steps.take(1)
     speeds = [line["tokens_per_second"] for line in all_lines(tmp_path / "a")]
     seconds = 10.0 if is_slow else 2.0
@@ -295,32 +309,34 @@ def test_a_step_lasts_until_host_and_device_are_done_with_it(
     assert len(speeds) == 4
 
 
-def test_a_skipped_steps_checkpoint_resumes_as_if_unbroken(tmp_path: Path) -> None:
+def test_resuming_after_a_skipped_step_equals_an_uninterrupted_run(tmp_path: Path) -> None:
     rules = Checkpoints(every_n_steps=3, at_epoch_ends=False)
-    whole = Steps(config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), synchronous=False)
-    whole.all()
+    uninterrupted = Steps(
+        config(tmp_path / "a", non_finite="skip", checkpoints=rules), Broken((5,)), synchronous=False
+    )
+    uninterrupted.all()
     cut = config(tmp_path / "b", non_finite="skip", checkpoints=rules)
     first = Steps(cut, Broken((5,)), synchronous=False)
     with pytest.raises(KeyboardInterrupt):
         first.until_killed(4)
-    again = Steps(cut, Broken(), synchronous=False)
-    assert again.run.step == 3
-    with again.run:
-        again.take(3)
+    resumed = Steps(cut, Broken(), synchronous=False)
+    assert resumed.run.step == 3
+    with resumed.run:
+        resumed.take(3)
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
-    assert all(torch.equal(p, whole.parameters()[name]) for name, p in again.parameters().items())
+    assert all(torch.equal(p, uninterrupted.parameters()[name]) for name, p in resumed.parameters().items())
 
 
-def test_the_learning_rate_follows_the_steps_number_also_past_a_skipped_one(tmp_path: Path) -> None:
+def test_the_learning_rate_advances_at_skipped_steps_too(tmp_path: Path) -> None:
     steps = Steps(config(tmp_path / "a", non_finite="skip"), Broken((3,)), synchronous=True)
     steps.all()
     rates = [line["lr"] for line in lines(tmp_path / "a")]
     assert rates == [None if i == 1 else pytest.approx(0.01 * (1 - i / 6)) for i in range(6)]
 
 
-def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
+def test_fp16_overflows_are_skipped_identically_on_host_and_device(tmp_path: Path) -> None:
     class Large(NextToken):
-        """A loss whose gradients overflow fp16 at first."""
+        """A loss whose gradients initially overflow in fp16."""
 
         def score(self, model: Any, batch: Any) -> Score:
             return Score({"next_token": Term(super().score(model, batch).terms["next_token"].total * 2.0**6)})
@@ -339,10 +355,10 @@ def test_fp16_skips_an_overflow_in_both_ways_alike(tmp_path: Path) -> None:
     assert not all(skipped[-5:])
 
 
-def test_all_optimizers_of_torch_that_take_a_flag_leave_the_step_out() -> None:
-    for make in OPTIMIZERS.values():
+def test_optimizers_that_support_skipping_skip_the_step() -> None:
+    for build in OPTIMIZERS.values():
         layer = nn.Linear(3, 3)
-        optimizer = make(layer)
+        optimizer = build(layer)
         if not supports_skipping(optimizer):
             continue
         layer(torch.ones(3)).sum().backward()

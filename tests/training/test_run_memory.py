@@ -1,4 +1,4 @@
-"""What a run is said to take, against what torch's profiler sees; and what is said when memory runs out."""
+"""Memory estimates compared with torch's profiler, and the message when memory runs out."""
 
 import errno
 import gc
@@ -35,11 +35,11 @@ from torchtune.training import (
     Placement,
     Sharding,
     batch_shape,
-    mapped_bytes,
-    memory_savings,
     build_meta_model,
     estimate_memory,
     estimate_run_memory,
+    mapped_bytes,
+    memory_savings,
     start,
 )
 
@@ -68,11 +68,11 @@ SECTIONS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore")  # the profiler's own
+@pytest.mark.filterwarnings("ignore")  # warnings of the profiler
 @pytest.mark.parametrize("section", SECTIONS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("lora", [False, True])
-def test_activations_are_what_the_profiler_sees(
+def test_estimated_activations_equal_the_profilers(
     lora: bool, dtype: str, section: ActivationCheckpointing | None
 ) -> None:
     compare_with_the_profiler(lora, dtype, section, lean_layers=False)
@@ -80,7 +80,7 @@ def test_activations_are_what_the_profiler_sees(
 
 @pytest.mark.filterwarnings("ignore")  # as above
 @pytest.mark.parametrize(("lora", "dtype"), [(False, "fp32"), (True, "fp32"), (True, "bf16")])
-def test_activations_of_lean_layers_are_what_the_profiler_sees(lora: bool, dtype: str) -> None:
+def test_estimated_activations_of_lean_layers_equal_the_profilers(lora: bool, dtype: str) -> None:
     lean, plain = (
         compare_with_the_profiler(lora, dtype, None, lean_layers=is_lean) for is_lean in (True, False)
     )
@@ -90,7 +90,7 @@ def test_activations_of_lean_layers_are_what_the_profiler_sees(lora: bool, dtype
 def compare_with_the_profiler(
     lora: bool, dtype: str, section: ActivationCheckpointing | None, *, lean_layers: bool
 ) -> int:
-    said = estimate_memory(
+    estimate = estimate_memory(
         meta_model(lora),
         lazy(AdamW, lr=1e-3),
         Placement(activation_checkpointing=section, lean_layers=lean_layers),
@@ -102,29 +102,31 @@ def compare_with_the_profiler(
     place(model, ALONE, dtype=dtype, activation_checkpointing=section, lean_layers=lean_layers)
     rows = torch.randint(0, 100, (8, 129)).tolist()
     batch = collate([Example(row, row) for row in rows], 0)
-    with_gradients = most_held(lambda: torch.autograd.backward(loss_fn(model, batch)))
-    peak = most_held(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients are there already
+    with_gradients = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))
+    peak = peak_bytes(lambda: torch.autograd.backward(loss_fn(model, batch)))  # gradients exist already
     assert peak > 500_000
-    assert said.activations == pytest.approx(peak, rel=0.12)
-    assert said.peak - said.weights - said.optimizer - said.heap == pytest.approx(with_gradients, rel=0.12)
-    return said.activations
+    assert estimate.activations == pytest.approx(peak, rel=0.12)
+    assert estimate.peak - estimate.weights - estimate.optimizer - estimate.heap == pytest.approx(
+        with_gradients, rel=0.12
+    )
+    return estimate.activations
 
 
-def most_held(call: Callable[[], None]) -> int:
-    """Return the bytes of tensors that a call adds at its peak."""
-    gc.collect()  # Reference cycles of earlier calls, freed during this one, would lower its peak.
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+def peak_bytes(call: Callable[[], None]) -> int:
+    """Return the peak bytes of tensors that a call adds."""
+    gc.collect()  # reference cycles of earlier calls, freed during the call, would lower its peak
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    now = peak = 0
-    assert seen.profiler is not None
-    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    current = peak = 0
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
+        current += event.nbytes()
+        peak = max(peak, current)
     return peak
 
 
-def test_gradients_of_earlier_batches_are_there_at_the_peak() -> None:
+def test_the_peak_includes_gradients_of_earlier_micro_batches() -> None:
     at_once, summed = (
         estimate_memory(meta_model(lora=False), lazy(AdamW, lr=1e-3), batch=(8, 128), accumulates=accumulates)
         for accumulates in (False, True)
@@ -134,57 +136,59 @@ def test_gradients_of_earlier_batches_are_there_at_the_peak() -> None:
     assert at_once.heap == 0
 
 
-def test_weights_that_are_not_cast_stay_in_their_file(tmp_path: Path) -> None:
+def test_weights_that_are_not_cast_are_memory_mapped(tmp_path: Path) -> None:
     cfg = lora_config(tmp_path, device="cpu")
     model = build_meta_model(cfg)
     assert model is not None
     estimate_run_memory(cfg, model)
-    assert mapped_bytes(cfg, model) == 0  # there is no folder
+    assert mapped_bytes(cfg, model) == 0  # the folder does not exist
     folder = tmp_path / "model"
     folder.mkdir()
     for dtype in (torch.float32, torch.bfloat16):
         save_file({"lm_head.weight": torch.zeros(2, 2, dtype=dtype)}, folder / "model.safetensors")
         frozen = sum(p.numel() * 4 for p in model.parameters() if not p.requires_grad)
-        found = mapped_bytes(evolve(cfg, model_directory=str(folder)), model)
-        assert found == (frozen if dtype == torch.float32 else 0)
-    (folder / "model.safetensors").write_bytes(b"torn")
+        mapped = mapped_bytes(evolve(cfg, model_directory=str(folder)), model)
+        assert mapped == (frozen if dtype == torch.float32 else 0)
+    (folder / "model.safetensors").write_bytes(b"truncated")
     assert mapped_bytes(evolve(cfg, model_directory=str(folder)), model) == 0
 
 
-def test_what_a_config_needs_follows_its_fields(tmp_path: Path) -> None:
+def test_the_estimate_depends_on_the_fields_of_the_config(tmp_path: Path) -> None:
     cfg = full_config(tmp_path)
 
-    def found(ranks: int = 1, **changes: Any) -> Any:
+    def estimated(ranks: int = 1, **changes: Any) -> Any:
         changed = evolve(cfg, **changes)
         model = build_meta_model(changed)
         assert model is not None
         return estimate_run_memory(changed, model, ranks)
 
-    plain = found()
+    plain = estimated()
     model = build_meta_model(cfg)
     assert model is not None
-    assert batch_shape(cfg, model) == (2, 256), "the model takes no more"
+    assert batch_shape(cfg, model) == (2, 256), "limited by max_seq_len"
     assert batch_shape(cfg, model, longest=70) == (2, 70)
     packed = evolve(cfg, loading=Loading(packing=Packing(length=96)))
     assert batch_shape(packed, model) == batch_shape(packed, model, longest=70) == (2, 96)
-    narrow = found(dtype="bf16", placement=Placement(weights_dtype="bf16"))
+    narrow = estimated(dtype="bf16", placement=Placement(weights_dtype="bf16"))
     assert (narrow.weights, narrow.gradients) == (plain.weights // 2, plain.gradients // 2)
     assert narrow.activations < 0.9 * plain.activations
-    split = found(ranks=4, enable_fsdp=True)
+    split = estimated(ranks=4, enable_fsdp=True)
     assert plain.optimizer / 4 <= split.optimizer < plain.optimizer / 3
-    halves = found(ranks=4, enable_fsdp=True, placement=Placement(sharding=Sharding(replicas=2)))
+    halves = estimated(ranks=4, enable_fsdp=True, placement=Placement(sharding=Sharding(replicas=2)))
     assert plain.optimizer / 2 <= halves.optimizer < plain.optimizer / 1.8
-    assert found(batch_size=4).activations > 1.5 * plain.activations
-    kept = found(batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing()))
-    offloaded = found(
+    assert estimated(batch_size=4).activations > 1.5 * plain.activations
+    checkpointed = estimated(
+        batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing())
+    )
+    offloaded = estimated(
         batch_size=64, placement=Placement(activation_checkpointing=ActivationCheckpointing(offload=True))
     )
-    assert offloaded.activations < kept.activations
+    assert offloaded.activations < checkpointed.activations
 
 
 @define
-class Other:
-    """A config of a recipe of one's own."""
+class OtherConfig:
+    """The config of a user's recipe."""
 
     model: Any = lazy(
         smollm2, vocab_size=31, num_layers=1, embed_dim=16, num_heads=4, num_kv_heads=2, ffn_dim=24
@@ -194,50 +198,50 @@ class Other:
     dtype: str = "fp32"
 
 
-def test_of_a_config_of_another_class_the_weights_are_counted() -> None:
-    cfg = Other()
+def test_the_estimate_of_another_config_class_is_its_weights() -> None:
+    cfg = OtherConfig()
     model = build_meta_model(cfg)
     assert model is not None
-    counted = estimate_run_memory(cfg, model)
-    assert counted.weights == counted.total >= 4 * sum(p.numel() for p in model.parameters())
-    assert build_meta_model(Other(dtype="float32")) is None, "a precision that the estimate does not know"
-    assert build_meta_model(Other(model=None)) is None
+    estimate = estimate_run_memory(cfg, model)
+    assert estimate.weights == estimate.total >= 4 * sum(p.numel() for p in model.parameters())
+    assert build_meta_model(OtherConfig(dtype="float32")) is None, "an unknown precision"
+    assert build_meta_model(OtherConfig(model=None)) is None
 
 
-def test_dropout_is_counted_though_it_has_no_parameters(tmp_path: Path) -> None:
-    found = []
+def test_the_estimate_includes_dropout_which_has_no_parameters(tmp_path: Path) -> None:
+    activations = []
     for dropout in (0.0, 0.5):
         cfg = lora_config(tmp_path, batch_size=16, lora=Lora(targets=["all-linear"], rank=4, dropout=dropout))
         model = build_meta_model(cfg)
         assert model is not None
-        found.append(estimate_run_memory(cfg, model).activations)
-    assert found[1] > found[0]
+        activations.append(estimate_run_memory(cfg, model).activations)
+    assert activations[1] > activations[0]
 
 
-def test_what_would_take_less_is_named_with_how_much(tmp_path: Path) -> None:
+def test_settings_that_would_save_memory_are_listed_with_the_bytes_saved(tmp_path: Path) -> None:
     cfg = full_config(tmp_path, batch_size=8, loading=Loading(packing=Packing(length=256)))
-    ways = dict(memory_savings(cfg, ranks=4))
-    assert set(ways) >= {
+    savings = dict(memory_savings(cfg, ranks=4))
+    assert set(savings) >= {
         "batch_size=4 gradient_accumulation_steps=2",
         "placement.activation_checkpointing.keep=inputs",
         "loading.packing.length=128",
         "dtype=bf16 placement.weights_dtype=bf16",
     }
-    assert list(ways.values()) == sorted(ways.values(), reverse=True)
+    assert list(savings.values()) == sorted(savings.values(), reverse=True)
     model = build_meta_model(cfg)
     assert model is not None
-    now = estimate_run_memory(cfg, model)
+    full = estimate_run_memory(cfg, model)
     half = evolve(cfg, batch_size=4)
-    again = build_meta_model(half)
-    assert again is not None
-    then = estimate_run_memory(half, again)
-    assert ways["batch_size=4 gradient_accumulation_steps=2"] == now.activations - then.activations
+    half_model = build_meta_model(half)
+    assert half_model is not None
+    reduced = estimate_run_memory(half, half_model)
+    assert savings["batch_size=4 gradient_accumulation_steps=2"] == full.activations - reduced.activations
     lora = dict(memory_savings(lora_config(tmp_path, batch_size=1), ranks=1))
-    assert not any("batch_size" in words or "fsdp" in words for words in lora)
+    assert not any("batch_size" in overrides or "fsdp" in overrides for overrides in lora)
 
 
 class Greedy(nn.Module):
-    """A loss that asks for more memory than there is."""
+    """A loss that allocates more memory than available."""
 
     def __init__(self, reduction: str) -> None:
         super().__init__()
@@ -246,7 +250,7 @@ class Greedy(nn.Module):
         return torch.empty(2**52).sum()
 
 
-def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_savings(tmp_path: Path) -> None:
+def test_an_out_of_memory_error_names_the_line_and_memory_savings(tmp_path: Path) -> None:
     from recipes.full_finetune import main
 
     trust = only_trusting(Trust(packages=frozenset({"tests"})))
@@ -260,15 +264,15 @@ def test_memory_that_runs_out_is_one_message_with_the_line_and_the_memory_saving
     )
 
 
-def test_other_errors_pass_as_they_are() -> None:
+def test_other_errors_are_unchanged() -> None:
     from tests.training.two_ranks import Cfg
 
     with pytest.raises(RuntimeError, match=r"^something else$"), start(Cfg(seed=1)):
         raise RuntimeError("something else")
-    said = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79"
+    message = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79"
     expected = r"^memory ran out, when allocating 2.00 GiB$"
     with pytest.raises(OutOfMemoryError, match=expected), start(Cfg(seed=1)):
-        raise torch.OutOfMemoryError(said)
+        raise torch.OutOfMemoryError(message)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +300,7 @@ def test_errors_that_mean_that_memory_ran_out(error: Exception, is_memory: bool)
 @pytest.mark.parametrize(
     "failure", [ImportError("half a module"), SystemError("no exception"), MemoryError()]
 )
-def test_an_explanation_that_fails_itself_still_explains(
+def test_the_error_has_advice_even_if_the_estimate_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     def fail(*_: object) -> list[tuple[str, int]]:
@@ -310,26 +314,26 @@ def test_an_explanation_that_fails_itself_still_explains(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [3_500_000, 4_500_000])
-def test_a_limit_of_address_space_is_explained(tmp_path: Path, limit: int) -> None:
-    """The explanation imports and allocates much, where the run could not."""
+def test_running_out_of_address_space_is_reported_with_savings(tmp_path: Path, limit: int) -> None:
+    """The estimate imports and allocates a lot after the run has failed to allocate."""
     model = ["model=torchtune.models.smollm2.smollm2", "model_directory=null", "model.vocab_size=49152"]
     model += ["model.embed_dim=1024", "model.num_layers=8", "model.num_heads=8", "model.num_kv_heads=8"]
     model += ["model.ffn_dim=4096", "model.max_seq_len=512"]
     (tmp_path / "rows.json").write_text(
         json.dumps([{"instruction": "a", "input": "", "output": "b " * 300}] * 16)
     )
-    words = [
+    args = [
         *model,
         "tokenizer=tests.data.byte_tokenizer.ByteTokenizer",
         f"dataset.source={tmp_path}/rows.json",
     ]
-    words += ["validation=null", f"output_dir={tmp_path}/run", "batch_size=16", "loading.workers=0"]
+    args += ["validation=null", f"output_dir={tmp_path}/run", "batch_size=16", "loading.workers=0"]
     program = (
         f"ulimit -v {limit}; exec {sys.executable} -m torchtune.cli --allow tests full_finetune"
-        f" --config smollm2_135m_full {shlex.join(words)}"
+        f" --config smollm2_135m_full {shlex.join(args)}"
     )
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("tune: ")]
+    process = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 1, process.stderr
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("tune: ")]
     assert line.startswith("tune: memory ran out in `")
     assert "Estimated savings for 16 rows" in line

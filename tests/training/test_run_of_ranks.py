@@ -1,4 +1,4 @@
-"""A run on two ranks: all come to the same answer at a bad step, a stop, a checkpoint and the end."""
+"""A run on two ranks, which agree at a non-finite step, a signal, a checkpoint and the end."""
 
 import json
 from pathlib import Path
@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.together import together
+from tests.training.run_ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run two processes over gloo, and return their folder."""
-    return together(tmp_path_factory, "two_ranks_run", 2)
+    """Run two ranks over gloo, and return the folder with their results."""
+    return run_ranks(tmp_path_factory, "two_ranks_run", 2)
 
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> dict[str, Any]:
     loaded: dict[str, Any] = torch.load(folder / "results.pt")
     answers = loaded["answers"]
-    assert answers[0] == answers[1], "both ranks end at the same step, and for the same reason"
+    assert answers[0] == answers[1], "both ranks end at the same step for the same reason"
     return dict(loaded["results"])
 
 
@@ -38,7 +38,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", ["skipped", "ended"])
-def test_sharded_steps_are_left_out_on_the_device_as_by_the_host(
+def test_skipping_sharded_steps_on_the_device_equals_skipping_on_the_host(
     folder: Path, results: dict[str, Any], case: str
 ) -> None:
     assert lines(folder / f"{case} True") == lines(folder / f"{case} False")
@@ -47,11 +47,11 @@ def test_sharded_steps_are_left_out_on_the_device_as_by_the_host(
     assert [loss is None for loss in losses] == [False, False, *([True] + 5 * [False])[: len(losses) - 2]]
 
 
-def test_a_bad_loss_of_one_rank_ends_all(results: dict[str, Any]) -> None:
+def test_a_non_finite_loss_on_one_rank_ends_all_ranks(results: dict[str, Any]) -> None:
     assert results["ended False"]["error"].startswith("step 3: the loss is nan. Rows: row ")
 
 
-def test_a_signal_to_one_rank_stops_all_which_resume_to_the_bit(
+def test_a_signal_to_one_rank_stops_all_and_resuming_is_bitwise_identical(
     folder: Path, results: dict[str, Any]
 ) -> None:
     assert results["stopped"]["error"].startswith("stopped by SIGTERM after step 4 of 8; ")
@@ -60,7 +60,7 @@ def test_a_signal_to_one_rank_stops_all_which_resume_to_the_bit(
     assert_same(results["resumed"], results["skipped False"])
 
 
-def test_early_stopping_ends_all_ranks_at_one_step(folder: Path, results: dict[str, Any]) -> None:
+def test_early_stopping_ends_all_ranks_at_the_same_step(folder: Path, results: dict[str, Any]) -> None:
     assert results["early"]["step"] == 2
     steps = [line["step"] for line in lines(folder / "early") if "validation_loss" in line]
     assert steps == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""When checkpoints are written, which stay, and how a run ends that is asked to."""
+"""When checkpoints are written and retained, and how a run stops on a signal."""
 
 import os
 import signal
@@ -28,14 +28,14 @@ from torchtune.training import (
 )
 
 
-def rules(**changes: Any) -> Checkpoints:
-    """Return the rules for checkpoints that are named, and no others; all checkpoints stay."""
-    none: dict[str, Any] = {"every_n_steps": None, "at_epoch_ends": False, "keep": 100}
-    return Checkpoints(**(none | changes))
+def only_rules(**changes: Any) -> Checkpoints:
+    """Return a section with only these rules; all checkpoints are retained."""
+    defaults: dict[str, Any] = {"every_n_steps": None, "at_epoch_ends": False, "keep": 100}
+    return Checkpoints(**(defaults | changes))
 
 
 class TinyRun:
-    """Six steps of eleven rows in batches of two, or as many as a test takes."""
+    """A run over eleven rows in batches of two, of six steps per epoch."""
 
     def __init__(self, folder: Path, section: Checkpoints, total: int = 12) -> None:
         self.folder = folder / "checkpoints"
@@ -76,8 +76,8 @@ class TinyRun:
 @pytest.mark.parametrize(
     ("settings", "saved"),
     [
-        ({"every_n_steps": 5}, [5, 10, 12]),  # the last step, too
-        ({"at_epoch_ends": True}, [6, 12]),  # 11 rows, two of them in a step
+        ({"every_n_steps": 5}, [5, 10, 12]),  # also after the last step
+        ({"at_epoch_ends": True}, [6, 12]),  # 11 rows in batches of 2
         ({"every_n_steps": 4, "at_epoch_ends": True}, [4, 6, 8, 12]),
         ({}, []),
         ({"every_n_steps": 1, "keep": 2}, [11, 12]),
@@ -86,34 +86,37 @@ class TinyRun:
         ({"every_n_minutes": 60}, [12]),
     ],
 )
-def test_checkpoints_are_written_when_due_and_stay_by_the_rule(
+def test_checkpoints_are_written_when_due_and_retained_as_configured(
     tmp_path: Path, settings: dict[str, Any], saved: list[int], in_background: bool
 ) -> None:
-    run = TinyRun(tmp_path, rules(**settings, asynchronous=in_background))
+    run = TinyRun(tmp_path, only_rules(**settings, asynchronous=in_background))
     assert list(run.steps()) == list(range(1, 13))
     assert run.saved() == saved
     assert sorted(path.name for path in run.folder.glob("*")) == sorted(f"step_{step}" for step in saved)
 
 
-def test_a_checkpoint_written_in_the_background_is_that_of_its_step(tmp_path: Path) -> None:
-    for name, in_background in (("now", False), ("later", True)):
-        run = TinyRun(tmp_path / name, rules(every_n_steps=3, asynchronous=in_background), 9)
+def test_a_background_checkpoint_equals_one_written_in_the_foreground(tmp_path: Path) -> None:
+    for name, in_background in (("foreground", False), ("background", True)):
+        run = TinyRun(tmp_path / name, only_rules(every_n_steps=3, asynchronous=in_background), 9)
         list(run.steps())
         assert run.saved() == [3, 6, 9]
     for step in (9, 6, 3):
-        now, later = TinyRun(tmp_path / "now", rules()), TinyRun(tmp_path / "later", rules())
-        for resumed in (now, later):
+        foreground, background = (
+            TinyRun(tmp_path / "foreground", only_rules()),
+            TinyRun(tmp_path / "background", only_rules()),
+        )
+        for resumed in (foreground, background):
             assert resumed.run.step == step
             checkpoint.remove(resumed.folder / f"step_{step}")
-        assert all(map(torch.equal, now.model.parameters(), later.model.parameters()))
-        assert str(now.optimizer.state_dict()) == str(later.optimizer.state_dict())
-        assert now.batches.state_dict() == later.batches.state_dict()
+        assert all(map(torch.equal, foreground.model.parameters(), background.model.parameters()))
+        assert str(foreground.optimizer.state_dict()) == str(background.optimizer.state_dict())
+        assert foreground.batches.state_dict() == background.batches.state_dict()
 
 
-def test_what_goes_wrong_in_the_background_is_raised_and_earlier_checkpoints_stay(
+def test_a_background_error_is_raised_and_earlier_checkpoints_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = TinyRun(tmp_path, rules(every_n_steps=2, asynchronous=True))
+    run = TinyRun(tmp_path, only_rules(every_n_steps=2, asynchronous=True))
     steps = run.steps()
     for _ in range(4):
         next(steps)
@@ -126,11 +129,11 @@ def test_what_goes_wrong_in_the_background_is_raised_and_earlier_checkpoints_sta
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("in_background", [False, True])
-def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
+def test_a_run_stopped_by_a_signal_saves_a_checkpoint_and_reports_it(
     tmp_path: Path, number: signal.Signals, in_background: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    run = TinyRun(tmp_path, rules(asynchronous=in_background))
+    run = TinyRun(tmp_path, only_rules(asynchronous=in_background))
     steps = run.steps()
     for _ in range(3):
         next(steps)
@@ -141,16 +144,16 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_says_so(
     with pytest.raises(Stopped) as caught:
         next(steps)
     assert run.saved() == [3]
-    where = run.folder / "step_3"
+    folder = run.folder / "step_3"
     assert str(caught.value) == (
-        f"stopped by {number.name} after step 3 of 12; checkpoint written to {where}; run the same command to resume"
+        f"stopped by {number.name} after step 3 of 12; checkpoint written to {folder}; run the same command to resume"
     )
     assert caught.value.status == 128 + number
     assert signal.getsignal(number) == before
 
 
 def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
-    run = TinyRun(tmp_path, rules(every_n_steps=2))
+    run = TinyRun(tmp_path, only_rules(every_n_steps=2))
     steps = run.steps()
     for _ in range(3):
         next(steps)
@@ -161,8 +164,8 @@ def test_a_second_interrupt_ends_the_run_at_once(tmp_path: Path) -> None:
     assert run.saved() == [2]
 
 
-def test_a_stop_at_the_last_step_is_the_end_of_the_run(tmp_path: Path) -> None:
-    run = TinyRun(tmp_path, rules(), 3)
+def test_a_signal_at_the_last_step_ends_the_run_normally(tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, only_rules(), 3)
     steps = run.steps()
     for _ in range(3):
         next(steps)
@@ -171,42 +174,42 @@ def test_a_stop_at_the_last_step_is_the_end_of_the_run(tmp_path: Path) -> None:
     assert run.saved() == [3]
 
 
-def test_a_thread_that_is_not_the_main_one_runs_without_handlers(tmp_path: Path) -> None:
-    found: list[int] = []
-    thread = threading.Thread(target=lambda: found.extend(TinyRun(tmp_path, rules(), 2).steps()))
+def test_a_run_in_another_thread_has_no_signal_handlers(tmp_path: Path) -> None:
+    steps: list[int] = []
+    thread = threading.Thread(target=lambda: steps.extend(TinyRun(tmp_path, only_rules(), 2).steps()))
     thread.start()
     thread.join()
-    assert found == [1, 2]
+    assert steps == [1, 2]
 
 
-def test_the_loss_scale_halves_doubles_and_resumes() -> None:
-    overflow, fits = torch.tensor([True, False]).unbind()
+def test_the_loss_scale_is_halved_doubled_and_restored() -> None:
+    overflow, no_overflow = torch.tensor([True, False]).unbind()
     scale = LossScale("fp16")
     first = float(scale.factor)
     assert scale.explains_overflow(first)
     scale.update(overflow)
     assert scale.factor == first / 2
     for _ in range(2000):
-        scale.update(fits)
+        scale.update(no_overflow)
     assert scale.factor == first
-    again = LossScale("fp16")
-    again.load_state_dict(scale.state_dict())
-    assert again.state_dict() == scale.state_dict()
+    resumed_scale = LossScale("fp16")
+    resumed_scale.load_state_dict(scale.state_dict())
+    assert resumed_scale.state_dict() == scale.state_dict()
     for _ in range(100):
         scale.update(overflow)
     assert scale.factor == 2.0**-14
     assert not scale.explains_overflow(float(scale.factor))
     plain = LossScale("bf16")
     for _ in range(4000):
-        plain.update(fits)
+        plain.update(no_overflow)
     plain.update(overflow)
     assert plain.factor == 1.0
     assert not plain.explains_overflow(1.0)
 
 
-def test_a_run_that_is_past_its_length_is_rejected(tmp_path: Path) -> None:
-    list(TinyRun(tmp_path, rules(every_n_steps=4), 8).steps())
+def test_resuming_past_the_length_of_the_config_is_rejected(tmp_path: Path) -> None:
+    list(TinyRun(tmp_path, only_rules(every_n_steps=4), 8).steps())
     with pytest.raises(
         ValueError, match="the run is already at step 8 of epoch 2, past the 5 steps of its config"
     ):
-        TinyRun(tmp_path, rules(), 5)
+        TinyRun(tmp_path, only_rules(), 5)

@@ -25,24 +25,24 @@ PEAK = 0.5
 def rates(component: Component[LRScheduler] | None, steps: int) -> list[float]:
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
     scheduler = build_scheduler(component, optimizer, steps)
-    found = []
+    result = []
     for _ in range(steps):
-        found.append(float(scheduler.get_last_lr()[0]))
+        result.append(float(scheduler.get_last_lr()[0]))
         optimizer.step()
         scheduler.step()
-    return found
+    return result
 
 
 def test_cosine_follows_its_closed_form_after_a_linear_warm_up() -> None:
-    found = rates(lazy(cosine_with_warmup, warmup_steps=4, min_ratio=0.1), 24)
+    result = rates(lazy(cosine_with_warmup, warmup_steps=4, min_ratio=0.1), 24)
     warm_up = [PEAK * i / 4 for i in (1, 2, 3, 4)]
     curve = [PEAK * (0.1 + 0.9 * math.cos(math.pi * i / 40) ** 2) for i in range(20)]
-    assert found == pytest.approx(warm_up + curve)
+    assert result == pytest.approx(warm_up + curve)
 
 
-def test_line_falls_by_equal_steps_to_one_before_its_end() -> None:
-    found = rates(lazy(linear_with_warmup, warmup_steps=2), 7)
-    assert found == pytest.approx([PEAK * x for x in (0.5, 1, 1, 0.8, 0.6, 0.4, 0.2)])
+def test_linear_decay_falls_by_equal_steps_until_one_before_its_end() -> None:
+    result = rates(lazy(linear_with_warmup, warmup_steps=2), 7)
+    assert result == pytest.approx([PEAK * x for x in (0.5, 1, 1, 0.8, 0.6, 0.4, 0.2)])
 
 
 def test_constant_stays_at_the_peak_with_or_without_a_component() -> None:
@@ -50,17 +50,17 @@ def test_constant_stays_at_the_peak_with_or_without_a_component() -> None:
     assert rates(None, 3) == [PEAK] * 3
 
 
-def test_total_steps_of_the_config_wins_over_those_of_the_run() -> None:
+def test_total_steps_of_the_config_override_those_of_the_run() -> None:
     assert rates(lazy(linear_with_warmup, total_steps=4), 6) == pytest.approx([0.5, 0.375, 0.25, 0.125, 0, 0])
 
 
-def test_schedules_of_torch_are_told_the_run_where_they_ask() -> None:
+def test_torch_schedulers_get_total_steps_if_they_take_it() -> None:
     assert rates(lazy(StepLR, step_size=2), 4) == pytest.approx([PEAK, PEAK, PEAK / 10, PEAK / 10])
     assert max(rates(lazy(OneCycleLR, max_lr=2.0), 10)) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("component", [cosine_with_warmup, linear_with_warmup, warmup_stable_decay])
-def test_a_warm_up_that_does_not_fit_is_shortened(component: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warm_up_that_is_too_long_is_shortened(component: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert rates(lazy(component, warmup_steps=10), 10) == rates(lazy(component, warmup_steps=1), 10)
     assert "a warm-up of 10 steps is too long for a run of 10 steps; shortened to 1" in caplog.text
     assert rates(lazy(component, warmup_steps=3), 2) == rates(lazy(component), 2)
@@ -79,32 +79,34 @@ def test_a_warm_up_below_one_is_a_share_of_the_run(
 
 
 def test_a_warm_up_of_a_step_and_a_half_is_rejected() -> None:
-    with pytest.raises(ValueError, match=r"expected a whole number of steps, or a share of the run below 1, got 1\.5"):
+    with pytest.raises(
+        ValueError, match=r"expected a whole number of steps, or a share of the run below 1, got 1\.5"
+    ):
         rates(lazy(cosine_with_warmup, warmup_steps=1.5), 10)
 
 
-def test_a_decay_that_does_not_fit_takes_what_follows_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_decay_that_is_too_long_takes_the_steps_after_the_warm_up(caplog: pytest.LogCaptureFixture) -> None:
     component = lazy(warmup_stable_decay, warmup_steps=1, decay_steps=20)
     assert rates(component, 4) == rates(lazy(warmup_stable_decay, warmup_steps=1, decay_steps=3), 4)
     assert "a run of 4 steps has only 3 after warm-up; the decay takes these instead of 20" in caplog.text
 
 
 @pytest.mark.parametrize("component", [lazy(cosine_with_warmup), lazy(OneCycleLR, max_lr=2.0)])
-def test_a_run_longer_than_estimated_stays_at_the_end_of_its_schedule(
+def test_a_run_longer_than_estimated_keeps_the_final_learning_rate(
     component: Component[LRScheduler],
 ) -> None:
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
     schedule = Schedule(build_scheduler(component, optimizer, 5), 5)
-    taken = []
+    lrs = []
     for _ in range(9):
-        taken.append(schedule.lr)
+        lrs.append(schedule.lr)
         optimizer.step()
         schedule.step()
-    assert taken[5:] == [taken[-1]] * 4
-    assert taken[-1] <= taken[4]
+    assert lrs[5:] == [lrs[-1]] * 4
+    assert lrs[-1] <= lrs[4]
 
 
-def test_what_a_step_cannot_drive_is_refused_by_name() -> None:
+def test_unsupported_schedulers_and_optimizers_are_rejected_by_name() -> None:
     weight = nn.Parameter(torch.zeros(1))
     optimizer = build_optimizer(lazy(SGD, lr=0.1), nn.ParameterList([weight]))
     with pytest.raises(ValueError, match="lr_scheduler: ReduceLROnPlateau is not supported"):
@@ -115,23 +117,23 @@ def test_what_a_step_cannot_drive_is_refused_by_name() -> None:
 
 
 def test_warmup_stable_decay_rises_stays_and_falls() -> None:
-    found = rates(lazy(warmup_stable_decay, warmup_steps=2, decay_steps=4), 10)
-    assert found == pytest.approx([PEAK * share for share in (0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25)])
+    result = rates(lazy(warmup_stable_decay, warmup_steps=2, decay_steps=4), 10)
+    assert result == pytest.approx([PEAK * share for share in (0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25)])
     assert rates(lazy(warmup_stable_decay), 20) == pytest.approx([PEAK] * 19 + [PEAK / 2])
-    found = rates(lazy(warmup_stable_decay, decay_steps=2, min_ratio=0.5), 4)
-    assert found == pytest.approx([PEAK, PEAK, PEAK, 0.75 * PEAK])
+    result = rates(lazy(warmup_stable_decay, decay_steps=2, min_ratio=0.5), 4)
+    assert result == pytest.approx([PEAK, PEAK, PEAK, 0.75 * PEAK])
     with pytest.raises(ValueError, match="decay_steps: expected an int above 0, got 0"):
         rates(lazy(warmup_stable_decay, decay_steps=0), 10)
 
 
-def test_a_step_does_not_have_python_repeat_the_warnings_of_others() -> None:
+def test_steps_do_not_make_python_repeat_warnings_of_libraries() -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = Schedule(constant_with_warmup(optimizer), 9)
-    with warnings.catch_warnings(record=True) as shown:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(5):
             schedule.step()
             warnings.warn("of a library", UserWarning, stacklevel=1)
-    assert len([w for w in shown if str(w.message) == "of a library"]) <= 2, (
-        "the first step may have it repeated"
+    assert len([w for w in caught if str(w.message) == "of a library"]) <= 2, (
+        "the first step may repeat it once"
     )

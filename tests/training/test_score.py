@@ -1,4 +1,4 @@
-"""Scores of any task: terms with counts of their own, what a step prepares, and what layers add."""
+"""Scores: terms with separate counts, `Scorer.prepare`, and terms that layers add."""
 
 import weakref
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def pairs(n: int) -> list[Pair]:
 
 
 class Margin(Scorer):
-    """A hinge per pair beside a loss per target of the chosen answer, around a margin of the whole step."""
+    """A hinge loss per pair, relative to the mean margin of the step, plus a loss per target of the chosen answer."""
 
     def __init__(self) -> None:
         self.margin: Tensor = torch.zeros(())
@@ -73,7 +73,7 @@ class Margin(Scorer):
         return Score(terms, {"accuracy": Term((difference.detach() > 0).double().sum(), "pairs")})
 
 
-class Counted(Scorer):
+class PairSum(Scorer):
     """A term whose count only pairs have."""
 
     def score(self, model: Decoder, batch: Batch) -> Score:
@@ -84,7 +84,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_each_term_is_divided_once_by_its_own_count_however_the_step_is_split() -> None:
+def test_each_term_is_divided_by_its_count_independent_of_micro_batches() -> None:
     rows = pairs(6)
     ends = []
     for parts in ([rows], [rows[:1], rows[1:4], rows[4:]]):
@@ -99,14 +99,14 @@ def test_each_term_is_divided_once_by_its_own_count_however_the_step_is_split() 
         assert sums.reported == ["hinge", "nll", "accuracy"]
         assert numbers["n_tokens"] == 3.0
         ends.append((numbers, gradients(model)))
-    (whole, of_whole), (split, of_split) = ends
+    (full, full_gradients), (split, split_gradients) = ends
     for name in ("loss", "hinge", "nll", "accuracy"):
-        assert_near(split[name], whole[name], FLOAT64)
-    assert_near(of_split, of_whole, FLOAT64)
-    assert_near(whole["loss"], 2.0 * whole["hinge"] + 0.5 * whole["nll"], FLOAT64)
+        assert_near(split[name], full[name], FLOAT64)
+    assert_near(split_gradients, full_gradients, FLOAT64)
+    assert_near(full["loss"], 2.0 * full["hinge"] + 0.5 * full["nll"], FLOAT64)
 
 
-def test_terms_are_those_of_each_pair_by_hand() -> None:
+def test_terms_equal_those_computed_pair_by_pair() -> None:
     rows, model, scorer = pairs(6), tiny_model(), Margin()
     batch = collate(rows, 0)
     scorer.before_step(model, [batch])
@@ -118,16 +118,16 @@ def test_terms_are_those_of_each_pair_by_hand() -> None:
         targets = [(i, label) for i, label in enumerate(example.labels[1:]) if label >= 0]
         return torch.stack([shares[i, label] for i, label in targets]).sum()
 
-    both = torch.stack([torch.stack([log_prob(p.chosen), log_prob(p.rejected)]) for p in rows]).detach()
-    difference = both[:, 0] - both[:, 1]
+    log_probs = torch.stack([torch.stack([log_prob(p.chosen), log_prob(p.rejected)]) for p in rows]).detach()
+    difference = log_probs[:, 0] - log_probs[:, 1]
     numbers = sums.means({})
     assert_near(numbers["hinge"], torch.relu(1 + difference.mean() - difference).mean(), FLOAT64)
     n_targets = sum(p.chosen.n_targets + p.rejected.n_targets for p in rows)
-    assert_near(numbers["nll"], -both[:, 0].sum() / n_targets, FLOAT64)
+    assert_near(numbers["nll"], -log_probs[:, 0].sum() / n_targets, FLOAT64)
     assert numbers["accuracy"] == (difference > 0).double().mean()
 
 
-def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
+def test_validation_supports_any_items_and_scorer(tmp_path: Path) -> None:
     rows, model = pairs(6), tiny_model()
     scorer = Margin()
     lines = []
@@ -139,17 +139,17 @@ def test_validation_takes_any_items_and_scorer(tmp_path: Path) -> None:
         with Metrics(str(tmp_path), [], ALONE, 0, 9) as metrics:
             validator.validate(0, metrics)
         lines += read_metrics(tmp_path).lines
-    whole, single = lines
-    assert single["validation_nll"] == pytest.approx(whole["validation_nll"], rel=FLOAT64)
-    assert single["validation_accuracy"] == whole["validation_accuracy"]
-    assert scorer.prepared == [1] * 7, "each batch is prepared by itself"
+    full, single = lines
+    assert single["validation_nll"] == pytest.approx(full["validation_nll"], rel=FLOAT64)
+    assert single["validation_accuracy"] == full["validation_accuracy"]
+    assert scorer.prepared == [1] * 7, "each batch is prepared separately"
 
 
 def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -> None:
     sums: list[Tensor] = []
 
     class Rank(World):
-        """One rank of two, whose sums are only noted."""
+        """One of two ranks, whose sums are recorded."""
 
         def sum(self, values: Tensor) -> Tensor:
             sums.append(values)
@@ -166,120 +166,126 @@ def test_a_rank_without_held_out_rows_adds_nothing_to_the_loss(tmp_path: Path) -
                 held_out, model, Margin(), SmallTokenizer(), 3, world, str(tmp_path), lambda: None
             )
             validator._mean_loss()
-    alone, first, second = sums
-    assert_near(first + second, alone, FLOAT64)
+    single, first, second = sums
+    assert_near(first + second, single, FLOAT64)
 
 
 @pytest.mark.parametrize(
     ("score", "message"),
     [
         (Score({}), "a score needs at least one term"),
-        (Score({"loss": Term(torch.ones(()))}), "the name 'loss' of a term or metric is taken"),
-        (Score({"a": Term(torch.ones(()))}, {"a": Term(torch.ones(()))}), "the name 'a' of a term or metric"),
+        (
+            Score({"loss": Term(torch.ones(()))}),
+            "'loss' cannot name a term or metric: every run uses that name",
+        ),
+        (
+            Score({"a": Term(torch.ones(()))}, {"a": Term(torch.ones(()))}),
+            "'a' cannot name a term or metric: another term",
+        ),
         (Score({"a": Term(torch.ones(()), "pairs")}), "a: no count 'pairs' in the batches, only targets"),
     ],
 )
-def test_a_score_that_makes_no_sense_is_one_error(score: Score, message: str) -> None:
+def test_an_invalid_score_is_rejected(score: Score, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StepSums([collate(examples()[:2], 0)], ALONE).add(score)
 
 
 @pytest.mark.parametrize("name", ["loss", "flops", "n_tokens", "n_counted", "loss_scale"])
-def test_names_of_what_every_run_reads_back_are_taken(name: str) -> None:
+def test_reserved_names_are_rejected(name: str) -> None:
     batch = collate(examples(3)[:2], pad_id=0)
     score = Score({"next_token": Term(torch.ones(()))}, {name: Term(torch.ones(()))})
-    with pytest.raises(ValueError, match=f"the name '{name}' of a term or metric is taken"):
+    with pytest.raises(ValueError, match=f"'{name}' cannot name a term or metric"):
         StepSums([batch], ALONE).add(score)
 
 
 def test_ranks_sum_counts_and_terms_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[list[float]] = []
+    sums_sent: list[list[float]] = []
 
-    def note(_: World, values: Tensor) -> Tensor:
-        sent.append(values.tolist())
+    def record(_: World, values: Tensor) -> Tensor:
+        sums_sent.append(values.tolist())
         return values
 
-    monkeypatch.setattr(World, "sum", note)
+    monkeypatch.setattr(World, "sum", record)
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 5, "pairs": 2})
     sums = StepSums([batch], ALONE)
     sums.add(Score({"b": Term(torch.tensor(4.0)), "a": Term(torch.tensor(3.0), "pairs")}))
     numbers = sums.means({"flops": 7.0})
-    assert sent == [[2.0, 5.0, 1.0], [3.0, 4.0, 7.0]]
+    assert sums_sent == [[2.0, 5.0, 1.0], [3.0, 4.0, 7.0]]
     assert {name: numbers[name].item() for name in "ab"} == {"a": 1.5, "b": 0.8}
 
 
-def test_micro_batches_of_a_step_have_the_same_counts() -> None:
+def test_micro_batches_of_a_step_must_have_the_same_counts() -> None:
     batch = collate(examples(2), pad_id=0)
-    with pytest.raises(ValueError, match=r"differ in their counts: \['targets'\] and \['pairs', 'targets'\]"):
+    with pytest.raises(ValueError, match=r"have different counts: \['targets'\] and \['pairs', 'targets'\]"):
         StepSums([batch, evolve(batch, counts={"targets": 1, "pairs": 1})], ALONE)
 
 
-def test_a_sum_in_fp16_is_divided_by_counts_that_fp16_does_not_hold() -> None:
+def test_an_fp16_sum_is_divided_by_counts_beyond_the_range_of_fp16() -> None:
     batch = evolve(collate(examples(2), pad_id=0), counts={"targets": 100_000})
     total = torch.tensor(50_000.0, dtype=torch.float16)
     assert StepSums([batch], ALONE).add(Score({"next_token": Term(total)})) == pytest.approx(0.5, rel=0.001)
 
 
-def test_a_count_that_held_out_rows_lack_is_one_error(tmp_path: Path) -> None:
+def test_a_count_that_held_out_rows_lack_is_rejected(tmp_path: Path) -> None:
     held_out = HeldOutSet(Validation(share=0.5), examples()[:2], [])
     validator = Validator(
-        held_out, tiny_model(), Counted(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
+        held_out, tiny_model(), PairSum(), SmallTokenizer(), 2, ALONE, str(tmp_path), lambda: None
     )
     with pytest.raises(ValueError, match="sum: no count 'pairs' in the batches, only targets, micro_batches"):
         validator._mean_loss()
 
 
-class Held:
-    """Something that a graph refers to."""
+class Referenced:
+    """An object that an autograd graph refers to."""
 
 
-def test_the_graph_of_a_micro_batch_is_gone_before_the_next_forward_pass() -> None:
-    held = Held()
-    alive = weakref.ref(held)
+def test_the_graph_of_a_micro_batch_is_freed_before_the_next_forward_pass() -> None:
+    referenced = Referenced()
+    reference = weakref.ref(referenced)
     total = (torch.ones(3, requires_grad=True) * 2).sum()
-    total.register_hook(lambda _gradient, _held=held: None)  # type: ignore[no-untyped-call]
+    total.register_hook(lambda _gradient, _held=referenced: None)  # type: ignore[no-untyped-call]
     sums = StepSums([collate(examples()[:2], 0)], ALONE)
     loss = sums.add(Score({"a": Term(total)}, {"b": Term(total.detach())}))
     torch.autograd.backward(loss)
-    del held, total, loss
-    assert alive() is None
+    del referenced, total, loss
+    assert reference() is None
 
 
-def test_scores_of_a_step_have_the_same_names() -> None:
+def test_scores_of_a_step_must_have_the_same_names() -> None:
     sums = StepSums([collate(examples()[:2], 0)] * 2, ALONE)
     sums.add(Score({"a": Term(torch.ones(()))}))
     with pytest.raises(ValueError, match="scores have different names"):
         sums.add(Score({"b": Term(torch.ones(()))}))
 
 
-def test_trained_parameters_are_cast_for_a_score_and_for_what_prepares_it() -> None:
-    seen = []
+def test_trained_parameters_are_cast_in_score_and_prepare() -> None:
+    dtypes = []
 
-    class Seen(Scorer):
-        """Notes the dtype of a weight."""
+    class DtypeProbe(Scorer):
+        """Records the dtype of a weight."""
 
         def prepare(self, model: Decoder, _micro_batches: Sequence[Batch]) -> None:
-            seen.append(model.embed_tokens.weight.dtype)
+            dtypes.append(model.embed_tokens.weight.dtype)
 
         def score(self, model: Decoder, batch: Batch) -> Score:
-            seen.append(model.embed_tokens.weight.dtype)
+            dtypes.append(model.embed_tokens.weight.dtype)
             return Score({"sum": Term(model.hidden(batch.tokens).float().sum())})
 
     with torch.device("meta"):
         model = tiny_decoder()
     place(model, ALONE, dtype="bf16")
     batch = collate(examples()[:2], 0)
-    scorer = Seen()
+    scorer = DtypeProbe()
     scorer.before_step(model, [batch])
     torch.autograd.backward(scorer(model, batch).terms["sum"].total)
-    assert seen == [torch.bfloat16] * 2
+    assert dtypes == [torch.bfloat16] * 2
     assert model.embed_tokens.weight.dtype == torch.float32
     assert model.layers[0].mlp.up_proj.weight.grad.dtype == torch.float32  # type: ignore[union-attr]
 
 
-def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
+def test_sums_that_layers_add_are_terms_of_the_next_token_score() -> None:
     class Penalised(FeedForward):
-        """A feed-forward whose outputs are to be small."""
+        """A feed-forward with a penalty on its outputs."""
 
         aggregate_names = ("size",)
 
@@ -291,7 +297,7 @@ def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
 
     @frozen
     class PenalisedSpec(DenseSpec):
-        """Names it."""
+        """Builds `Penalised`."""
 
         def build(self, architecture: Architecture, _index: int) -> Penalised:
             return Penalised(architecture.embed_dim, self)
@@ -304,10 +310,10 @@ def test_what_layers_add_is_a_term_of_the_next_tokens_score() -> None:
     numbers = sums.means({})
     assert sums.reported == ["next_token", "size"]
     assert_near(numbers["loss"], numbers["next_token"] + numbers["size"], FLOAT64)
-    by_hand = []
+    expected = []
     for batch in batches:
         aggregates: dict[str, Tensor] = {}
         model.hidden(batch.tokens, aggregates=aggregates)
-        by_hand.append(aggregates["size"].detach())
-    assert_near(numbers["size"], torch.stack(by_hand).mean(), FLOAT64)
+        expected.append(aggregates["size"].detach())
+    assert_near(numbers["size"], torch.stack(expected).mean(), FLOAT64)
     assert clip_gradients(model, None) > 0

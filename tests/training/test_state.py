@@ -20,12 +20,12 @@ from torchtune.modules import LinearCrossEntropy
 from torchtune.training import Lora, State, cosine_with_warmup
 from torchtune.training._start import _seed_everything
 
-STEPS, STOP = 9, 4  # 11 rows in batches of 2: the stop is within the first epoch, the end within the second
+STEPS, STOP = 9, 4  # 11 rows in batches of 2: it stops in the first epoch and ends in the second
 DROPOUT = Lora(targets=["q_proj", "v_proj"], rank=3, dropout=0.3)
 
 
 class Run:
-    """A small run, written out: what a recipe does, without its metrics."""
+    """A small run that trains as a recipe does, without metrics."""
 
     def __init__(self, folder: Path, lora: Lora | None = None, optimizer: str = "fused") -> None:
         _seed_everything(7)
@@ -37,22 +37,22 @@ class Run:
         self.scheduler = cosine_with_warmup(self.optimizer, warmup_steps=2, total_steps=STEPS)
         self.batches = tiny_batches()
         self.state = state_of(folder, self.model, self.optimizer, self.scheduler, self.batches)
-        self.seen: list[tuple[float, float, float]] = []
+        self.records: list[tuple[float, float, float]] = []
 
-    def train(self, until: int) -> "Run":
+    def train(self, last_step: int) -> "Run":
         loss_fn = step_loss(LinearCrossEntropy(), "fp32")
-        while self.state.step < until:
+        while self.state.step < last_step:
             loss = loss_fn(self.model, next(self.batches))
             torch.autograd.backward(loss)
-            self.seen.append((loss.item(), float(self.scheduler.get_last_lr()[0]), random.random()))
+            self.records.append((loss.item(), float(self.scheduler.get_last_lr()[0]), random.random()))
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.scheduler.step()
             self.state.step += 1
         return self
 
-    def everything(self) -> dict[str, Any]:
-        """All that two equal runs have equal, apart from `seen`."""
+    def complete_state(self) -> dict[str, Any]:
+        """Return the complete state of the run, apart from `records`."""
         return {
             "step": self.state.step,
             "parameters": dict(self.model.named_parameters()),
@@ -63,43 +63,43 @@ class Run:
         }
 
 
-def assert_same(found: Any, expected: Any) -> None:
-    assert type(found) is type(expected)
-    if isinstance(found, dict):
-        assert found.keys() == expected.keys()
-        for key, value in found.items():
+def assert_same(actual: Any, expected: Any) -> None:
+    assert type(actual) is type(expected)
+    if isinstance(actual, dict):
+        assert actual.keys() == expected.keys()
+        for key, value in actual.items():
             assert_same(value, expected[key])
-    elif isinstance(found, list | tuple):
-        assert len(found) == len(expected)
-        for a, b in zip(found, expected, strict=True):
+    elif isinstance(actual, list | tuple):
+        assert len(actual) == len(expected)
+        for a, b in zip(actual, expected, strict=True):
             assert_same(a, b)
-    elif isinstance(found, torch.Tensor):
-        assert found.dtype == expected.dtype
-        assert torch.equal(found, expected)
-    elif isinstance(found, np.ndarray):
-        assert (found == expected).all()
-    elif not callable(found):
-        assert found == expected
+    elif isinstance(actual, torch.Tensor):
+        assert actual.dtype == expected.dtype
+        assert torch.equal(actual, expected)
+    elif isinstance(actual, np.ndarray):
+        assert (actual == expected).all()
+    elif not callable(actual):
+        assert actual == expected
 
 
 @pytest.mark.parametrize("lora", [None, DROPOUT], ids=["full", "lora with dropout"])
 @pytest.mark.parametrize("optimizer", ["fused", "sgd"])
-def test_resumed_run_equals_unbroken_run(tmp_path: Path, lora: Lora | None, optimizer: str) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path: Path, lora: Lora | None, optimizer: str) -> None:
     unbroken = Run(tmp_path / "a", lora, optimizer).train(STEPS)
-    unbroken_end = copy.deepcopy(unbroken.everything())
+    unbroken_end = copy.deepcopy(unbroken.complete_state())
     first = Run(tmp_path / "b", lora, optimizer).train(STOP)
     first.state.save()
-    first.train(STOP + 2)  # steps after the checkpoint are lost, and must leave no trace
+    first.train(STOP + 2)  # steps after the checkpoint are lost and must have no effect
     second = Run(tmp_path / "b", lora, optimizer)
     _ = random.random(), np.random.random(), torch.rand(1)
     assert second.state.resume()
     assert second.state.step == STOP
     second.train(STEPS)
-    assert second.seen == unbroken.seen[STOP:]
-    assert_same(second.everything(), unbroken_end)
+    assert second.records == unbroken.records[STOP:]
+    assert_same(second.complete_state(), unbroken_end)
 
 
-def test_adapters_alone_are_held_for_a_model_with_lora(tmp_path: Path) -> None:
+def test_a_checkpoint_with_lora_holds_only_the_adapters(tmp_path: Path) -> None:
     sizes = []
     for name, lora in (("full", None), ("lora", DROPOUT)):
         run = Run(tmp_path / name, lora).train(1)
@@ -109,14 +109,14 @@ def test_adapters_alone_are_held_for_a_model_with_lora(tmp_path: Path) -> None:
     assert sizes[1] < sizes[0]
 
 
-def test_without_a_checkpoint_the_run_starts_at_the_beginning(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "step_3.part").mkdir(parents=True)  # what a kill leaves
+def test_without_a_checkpoint_a_run_starts_at_step_0(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step_3.part").mkdir(parents=True)  # left by a killed run
     run = Run(tmp_path)
     assert not run.state.resume()
     assert run.state.step == 0
 
 
-def test_oldest_checkpoints_are_removed(tmp_path: Path) -> None:
+def test_the_oldest_checkpoints_are_removed(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step in (1, 2, 9, 10):
         run.train(min(step, STEPS)).state.step = step
@@ -124,7 +124,7 @@ def test_oldest_checkpoints_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_10", "step_9"]
 
 
-def test_saving_again_where_a_run_resumed_keeps_the_checkpoint(tmp_path: Path) -> None:
+def test_saving_at_the_step_of_the_resumed_checkpoint_keeps_it(tmp_path: Path) -> None:
     Run(tmp_path).train(2).state.save()
     run = Run(tmp_path)
     run.state.resume()
@@ -132,7 +132,7 @@ def test_saving_again_where_a_run_resumed_keeps_the_checkpoint(tmp_path: Path) -
     assert Run(tmp_path).state.resume()
 
 
-def cut_short(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
@@ -143,36 +143,36 @@ def flip_a_bit(path: Path) -> None:
 
 
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (cut_short, "has [0-9]+ bytes instead of [0-9]+"),
+    (truncate, "has [0-9]+ bytes instead of [0-9]+"),
     (flip_a_bit, "has changed since it was written"),
     (Path.unlink, "is missing"),
 ]
 
 
 @pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "state.pt", "rank_0.pt"])
-@pytest.mark.parametrize(("damage", "said"), DAMAGE, ids=["cut", "flipped", "missing"])
-def test_damaged_checkpoint_is_refused_by_name_and_the_one_before_offered(
-    tmp_path: Path, name: str, damage: Callable[[Path], None], said: str
+@pytest.mark.parametrize(("damage", "message"), DAMAGE, ids=["cut", "flipped", "missing"])
+def test_a_damaged_checkpoint_is_rejected_and_the_previous_one_is_suggested(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], message: str
 ) -> None:
     run = Run(tmp_path)
     run.train(1).state.save(keep=2)
     run.train(2).state.save(keep=2)
     newest = tmp_path / "checkpoints" / "step_2"
     damage(newest / name)
-    again = Run(tmp_path)
-    before = copy.deepcopy(again.everything())
+    resumed = Run(tmp_path)
+    before = copy.deepcopy(resumed.complete_state())
     with pytest.raises(
-        ValueError, match=f"step_2 is damaged: {name} {said}; delete that folder to continue from step 1"
+        ValueError, match=f"step_2 is damaged: {name} {message}; delete that folder to continue from step 1"
     ):
-        again.state.resume()
-    assert_same(again.everything(), before)
+        resumed.state.resume()
+    assert_same(resumed.complete_state(), before)
     shutil.rmtree(newest)
-    assert again.state.resume()
-    assert again.state.step == 1
+    assert resumed.state.resume()
+    assert resumed.state.step == 1
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", "null", '{"format": 99}', '{"format": 2}'])
-def test_checkpoint_without_a_sound_manifest_is_refused(tmp_path: Path, text: str | None) -> None:
+def test_a_checkpoint_without_a_valid_manifest_is_rejected(tmp_path: Path, text: str | None) -> None:
     Run(tmp_path).train(1).state.save()
     manifest = tmp_path / "checkpoints" / "step_1" / "manifest.json"
     if text is None:
@@ -185,18 +185,18 @@ def test_checkpoint_without_a_sound_manifest_is_refused(tmp_path: Path, text: st
         Run(tmp_path).state.resume()
 
 
-def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path: Path) -> None:
     Run(tmp_path, DROPOUT).train(1).state.save()
     other = Run(tmp_path, Lora(targets=["q_proj", "v_proj"], rank=5))
-    before = copy.deepcopy(other.everything())
+    before = copy.deepcopy(other.complete_state())
     with pytest.raises(
         ValueError, match=r"for another model or adapter: 8 trained .*lora_a, had shape \[3, 16\] and now has"
     ):
         other.state.resume()
-    assert_same(other.everything(), before)
+    assert_same(other.complete_state(), before)
 
 
-def test_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None:
+def test_an_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     optimizer = SGD(model.parameters(), lr=0.1)
     scheduler = cosine_with_warmup(optimizer, total_steps=3)
@@ -208,13 +208,13 @@ def test_optimizer_without_state_is_saved_and_resumed(tmp_path: Path) -> None:
     assert_same(dict(model.state_dict()), dict(saved))
 
 
-@pytest.mark.parametrize("room", [100, 1_000, 4_000])
-def test_too_little_room_is_one_error_and_earlier_checkpoints_stay(tmp_path: Path, room: int) -> None:
+@pytest.mark.parametrize("limit", [100, 1_000, 4_000])
+def test_a_full_disk_is_one_error_and_earlier_checkpoints_stay(tmp_path: Path, limit: int) -> None:
     run = Run(tmp_path).train(2)
     run.state.save()
     run.train(STOP)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(OSError, match="the checkpoint cannot be written") as caught:
             run.state.save()
@@ -227,21 +227,21 @@ def test_too_little_room_is_one_error_and_earlier_checkpoints_stay(tmp_path: Pat
 
 
 class KilledError(BaseException):
-    """Leaves files as a kill would at that point: nothing is tidied up behind it."""
+    """Simulates a kill: no cleanup code handles it."""
 
 
 POINTS = [
-    ("before anything", "_save_tensors", 1),
-    ("between tensors and the rest", "_fingerprint", 1),
+    ("before any file", "_save_tensors", 1),
+    ("between tensors and other files", "_fingerprint", 1),
     ("between two checksums", "_fingerprint", 2),
     ("before the manifest", "write_text", 1),
-    ("before it gets its name", "rename", 2),  # the first is within torch.distributed.checkpoint
-    ("while the one before is removed", "rmtree", 2),
+    ("before the folder is renamed", "rename", 2),  # the first is within torch.distributed.checkpoint
+    ("while the previous checkpoint is removed", "rmtree", 2),
 ]
 
 
 @pytest.mark.parametrize(("function", "call"), [point[1:] for point in POINTS], ids=[p[0] for p in POINTS])
-def test_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
+def test_a_kill_while_a_checkpoint_is_written_leaves_a_complete_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
 ) -> None:
     run = Run(tmp_path).train(2)
@@ -250,27 +250,27 @@ def test_kill_while_a_checkpoint_is_written_leaves_a_whole_one(
     owner: Any = {"rename": Path, "write_text": Path, "rmtree": shutil}.get(function, checkpoint)
     original, calls = getattr(owner, function), 0
 
-    def killed(*given: Any, **named: Any) -> Any:
+    def killed(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == call:
             raise KilledError
-        return original(*given, **named)
+        return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, function, killed)
         with pytest.raises(KilledError):
             run.state.save()
-    again = Run(tmp_path)
-    assert again.state.resume()
-    written = 4 if function == "rmtree" else 2
-    assert again.state.step == written
-    assert_same(again.train(4).everything(), Run(tmp_path / "unbroken").train(4).everything())
-    again.state.save()  # what the kill left is in nobody's way
+    resumed = Run(tmp_path)
+    assert resumed.state.resume()
+    expected_step = 4 if function == "rmtree" else 2
+    assert resumed.state.step == expected_step
+    assert_same(resumed.train(4).complete_state(), Run(tmp_path / "unbroken").train(4).complete_state())
+    resumed.state.save()  # the incomplete files do not interfere
     assert [path.name for path in (tmp_path / "checkpoints").glob("step_?")] == ["step_4"]
 
 
-def test_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_config_is_rejected_and_names_the_field(tmp_path: Path) -> None:
     run = Run(tmp_path)
     for step, lr in ((1, 0.1), (2, 0.2)):
         run.state._config = {"optimizer": {"_component_": "torch.optim.AdamW", "lr": lr}, "batch_size": 2}
@@ -288,35 +288,35 @@ def test_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None
     assert run.state.step == 1
 
 
-def test_what_kills_left_is_tidied_and_in_nobodys_way(tmp_path: Path) -> None:
+def test_files_of_killed_runs_are_removed_and_do_not_interfere(tmp_path: Path) -> None:
     run = Run(tmp_path).train(1)
     run.state.save()
     folder = tmp_path / "checkpoints"
     for name in ("step_5.part", "step_1.removed", "step_3.removed"):
         shutil.copytree(folder / "step_1", folder / name)
-    checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))  # its other name is taken
-    again = Run(tmp_path)
-    assert again.state.resume()
+    checkpoint.remove(shutil.copytree(folder / "step_1", folder / "step_3"))  # its temporary name is in use
+    resumed = Run(tmp_path)
+    assert resumed.state.resume()
     assert [path.name for path in folder.iterdir()] == ["step_1"]
 
 
-def test_a_schedule_goes_on_along_the_curve_of_its_new_length(tmp_path: Path) -> None:
+def test_a_resumed_schedule_follows_the_curve_of_its_new_length(tmp_path: Path) -> None:
     def run(folder: Path, total: int) -> Run:
-        made = Run(folder)
-        made.scheduler = cosine_with_warmup(made.optimizer, warmup_steps=2, total_steps=total)
-        parts = made.model, made.optimizer, made.scheduler, made.batches
-        made.state = state_of(folder, *parts, total_steps=total)
-        return made
+        new_run = Run(folder)
+        new_run.scheduler = cosine_with_warmup(new_run.optimizer, warmup_steps=2, total_steps=total)
+        parts = new_run.model, new_run.optimizer, new_run.scheduler, new_run.batches
+        new_run.state = state_of(folder, *parts, total_steps=total)
+        return new_run
 
     run(tmp_path / "short", 9).train(6).state.save()
     longer = run(tmp_path / "short", 30)
     assert longer.state.resume()
-    whole = run(tmp_path / "whole", 30)
-    rates = [lr for _, lr, _ in whole.train(12).seen[6:]]
-    assert [lr for _, lr, _ in longer.train(12).seen] == pytest.approx(rates, rel=FLOAT64)
+    full_run = run(tmp_path / "whole", 30)
+    rates = [lr for _, lr, _ in full_run.train(12).records[6:]]
+    assert [lr for _, lr, _ in longer.train(12).records] == pytest.approx(rates, rel=FLOAT64)
 
 
-def test_a_schedule_that_cannot_change_its_length_says_so(tmp_path: Path) -> None:
+def test_resuming_a_schedule_that_cannot_change_its_length_is_rejected(tmp_path: Path) -> None:
     for total in (9, 30):
         run = Run(tmp_path)
         scheduler = OneCycleLR(run.optimizer, 0.1, total_steps=total)
@@ -330,7 +330,7 @@ def test_a_schedule_that_cannot_change_its_length_says_so(tmp_path: Path) -> Non
             state.resume()
 
 
-def test_other_weights_below_the_adapters_are_refused(tmp_path: Path) -> None:
+def test_resuming_adapters_on_other_base_weights_is_rejected(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "a.safetensors").write_bytes(bytes(100_000))

@@ -22,31 +22,31 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_step_loss_equals_the_cross_entropy_of_all_logits(loss: nn.Module) -> None:
-    batch, ours, plain = batch_of(examples()), tiny_model(), tiny_model()
-    total = step_loss(loss, "fp64")(ours, batch)
+    batch, actual, plain = batch_of(examples()), tiny_model(), tiny_model()
+    total = step_loss(loss, "fp64")(actual, batch)
     backward(total)
     expected = F.cross_entropy(
         plain(batch.tokens).flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
     backward(expected)
     assert_near(total, expected, FLOAT64)
-    assert_near(gradients(ours), gradients(plain), FLOAT64)
+    assert_near(gradients(actual), gradients(plain), FLOAT64)
 
 
-def test_uneven_micro_batches_give_the_gradient_of_one_big_batch() -> None:
-    rows, whole, split = examples(), tiny_model(), tiny_model()
+def test_uneven_micro_batches_have_the_gradient_of_one_large_batch() -> None:
+    rows, unsplit, split = examples(), tiny_model(), tiny_model()
     loss_fn = step_loss(LOSSES[0], "fp64")
     n_targets = batch_of(rows).n_targets
-    backward(loss_fn(whole, batch_of(rows)) / n_targets)
+    backward(loss_fn(unsplit, batch_of(rows)) / n_targets)
     parts = [rows[:1], rows[1:3], rows[3:4], rows[4:]]
     assert len({batch_of(part).n_targets for part in parts}) == len(parts)
     for part in parts:
         backward(loss_fn(split, batch_of(part)) / n_targets)
-    assert_near(gradients(split), gradients(whole), FLOAT64)
+    assert_near(gradients(split), gradients(unsplit), FLOAT64)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_batch_without_a_target_has_loss_and_gradients_of_zero(loss: nn.Module) -> None:
+def test_a_batch_without_a_target_has_zero_loss_and_gradients(loss: nn.Module) -> None:
     model = tiny_model()
     total = step_loss(loss, "fp64")(model, batch_of([Example([1, 2, 3], [IGNORE_INDEX] * 3)]))
     backward(total)
@@ -57,27 +57,29 @@ def test_batch_without_a_target_has_loss_and_gradients_of_zero(loss: nn.Module) 
 
 @pytest.mark.parametrize("lora", [None, Lora(targets=["all-linear"], rank=3)], ids=["full", "lora"])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
-def test_bf16_gradients_are_fp32_and_as_near_to_fp64_as_those_of_a_bf16_model(
+def test_bf16_gradients_are_fp32_and_as_accurate_as_those_of_a_bf16_model(
     loss: nn.Module, lora: Lora | None
 ) -> None:
-    batch, ours = batch_of(examples()), tiny_model("bf16", lora)
+    batch, actual = batch_of(examples()), tiny_model("bf16", lora)
     exact, plain = tiny_model("fp64", lora), tiny_model("bf16", lora).bfloat16()
     with torch.no_grad():
-        for p, theirs in zip(exact.parameters(), ours.parameters(), strict=True):
-            p.copy_(theirs)
-    backward(step_loss(loss, "bf16")(ours, batch))
+        for p, source in zip(exact.parameters(), actual.parameters(), strict=True):
+            p.copy_(source)
+    backward(step_loss(loss, "bf16")(actual, batch))
     for model in (exact, plain):
         logits = model(batch.tokens).flatten(0, 1)
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        backward(F.cross_entropy(wide, batch.labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"))
-    assert {gradient.dtype for gradient in gradients(ours).values()} == {torch.float32}
-    assert gradients(ours).keys() == gradients(exact).keys()
+        float_logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        backward(
+            F.cross_entropy(float_logits, batch.labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+        )
+    assert {gradient.dtype for gradient in gradients(actual).values()} == {torch.float32}
+    assert gradients(actual).keys() == gradients(exact).keys()
     for name, gradient in gradients(exact).items():
         one_rounding = rms_error(torch.bfloat16, 1)
-        assert_as_near(gradients(ours)[name], gradients(plain)[name], gradient, one_rounding, factor=2)
+        assert_as_near(gradients(actual)[name], gradients(plain)[name], gradient, one_rounding, factor=2)
 
 
-def test_loss_on_logits_gets_them_in_fp32_at_least() -> None:
+def test_a_loss_on_logits_gets_fp32_logits() -> None:
     class Probe(nn.Module):
         def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
             assert logits.dtype == torch.float32
@@ -87,22 +89,24 @@ def test_loss_on_logits_gets_them_in_fp32_at_least() -> None:
     step_loss(Probe(), "bf16")(tiny_model("bf16"), batch_of(examples()))
 
 
-def test_clipping_scales_to_the_norm_and_returns_the_one_before() -> None:
+def test_clipping_scales_to_the_norm_and_returns_the_norm_before() -> None:
     model = nn.Linear(2, 2, bias=False)
-    for max_norm, left in ((None, 10.0), (20.0, 10.0), (5.0, 5.0)):
+    for max_norm, remaining in ((None, 10.0), (20.0, 10.0), (5.0, 5.0)):
         model.weight.grad = torch.tensor([[6.0, 0.0], [0.0, 8.0]])
         assert clip_gradients(model, max_norm) == 10.0
-        # The sum of four squares, its root, and a product; torch adds 1e-6 to a norm of 10 before it divides by it.
-        assert model.weight.grad.norm().item() == pytest.approx(left, rel=bound(torch.float32, 4 + 3) + 1e-7)
+        # Rounding of the sum of four squares, its root and a product; torch divides by the norm, 10, plus 1e-6.
+        assert model.weight.grad.norm().item() == pytest.approx(
+            remaining, rel=bound(torch.float32, 4 + 3) + 1e-7
+        )
 
 
-def test_the_norm_of_a_gradient_that_is_not_finite_is_not_finite() -> None:
+def test_the_norm_of_a_non_finite_gradient_is_not_finite() -> None:
     model = nn.Linear(2, 2, bias=False)
     model.weight.grad = torch.tensor([[float("inf"), 1.0], [2.0, 3.0]])
     assert clip_gradients(model, 1.0) == float("inf")
 
 
-def test_a_scaled_gradient_is_scaled_back_before_it_is_clipped() -> None:
+def test_a_gradient_is_unscaled_before_it_is_clipped() -> None:
     model = nn.Linear(2, 2, bias=False)
     model.weight.grad = 64 * torch.tensor([[6.0, 0.0], [0.0, 8.0]])
     assert clip_gradients(model, None, 64.0) == 10.0

@@ -1,4 +1,4 @@
-"""Held-out rows: their loss, what is kept, when a run ends."""
+"""Validation: the loss of held-out rows, the best model, early stopping."""
 
 import json
 from collections.abc import Iterator
@@ -40,12 +40,12 @@ def trusting_the_tests() -> Iterator[None]:
         yield
 
 
-def share_of(**fields: Any) -> Validation:
+def half_held_out(**fields: Any) -> Validation:
     return Validation(share=0.5, **fields)
 
 
-def by_hand(model: nn.Module) -> float:
-    """Compute the mean over all target tokens, row by row."""
+def mean_loss_by_row(model: nn.Module) -> float:
+    """Compute the mean loss over all target tokens, row by row."""
     total, n = 0.0, 0
     for row in examples():
         batch = batch_of([row])
@@ -59,95 +59,95 @@ def by_hand(model: nn.Module) -> float:
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
 def test_the_loss_is_the_mean_over_target_tokens_at_any_batch_size(tmp_path: Path, batch_size: int) -> None:
     model = tiny_model()
-    validator = tiny_validator(tmp_path, share_of(), model, batch_size=batch_size)
+    validator = tiny_validator(tmp_path, half_held_out(), model, batch_size=batch_size)
     with Metrics(str(tmp_path), [], ALONE, 0, 99) as metrics:
-        assert validator.validate(0, metrics) == pytest.approx(by_hand(model), rel=FLOAT64)
+        assert validator.validate(0, metrics) == pytest.approx(mean_loss_by_row(model), rel=FLOAT64)
 
 
 @define
 class ScriptedRun:
-    """Stands in for a run whose steps train nothing."""
+    """A substitute for `Run` whose steps do nothing."""
 
     metrics: Metrics
     step: int = 0
 
     @property
     def is_complete(self) -> bool:
-        """Whether all steps are taken."""
+        """Whether the run is complete."""
         return self.step == 99
 
     def read_numbers(self) -> None:
-        """Nothing is on its way."""
+        """Do nothing: there are no values to read."""
 
 
-def scripted(
+def run_scripted(
     validator: Validator, losses: list[float], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[int]:
-    """Run a validator between steps, with losses that are given; return the steps that were taken."""
-    left = iter(losses)
-    monkeypatch.setattr(validator, "_mean_loss", lambda: (next(left), {}))
-    taken = []
+    """Run a validator with predefined losses between steps; return the steps taken."""
+    remaining = iter(losses)
+    monkeypatch.setattr(validator, "_mean_loss", lambda: (next(remaining), {}))
+    steps = []
     with Metrics(str(folder), [], ALONE, 0, 99) as metrics:
         run: Any = ScriptedRun(metrics)
         validator.validate_if_due(run)
         while not (run.is_complete or validator.should_stop):
             run.step += 1
-            taken.append(run.step)
+            steps.append(run.step)
             validator.validate_if_due(run)
-    return taken
+    return steps
 
 
-def test_a_run_ends_once_the_loss_falls_no_more_and_the_best_is_kept(
+def test_early_stopping_ends_the_run_and_the_best_model_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = []
     validator = tiny_validator(
-        tmp_path, share_of(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
+        tmp_path, half_held_out(every_n_steps=10, patience=3, min_improvement=0.1), tiny_model()
     )
     validator._save = lambda: saved.append(validator.best_step)
-    curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # at steps 0, 10, ...; turns behind step 30
-    taken = scripted(validator, curve, tmp_path, monkeypatch)
-    assert taken[-1] == 60
-    # 1.95 is the lowest, though no improvement by 0.1: it is kept, and costs patience.
+    curve = [5.0, 4.0, 3.0, 2.0, 1.95, 2.5, 3.0, 1.0]  # at steps 0, 10, ...; it rises after step 40
+    steps = run_scripted(validator, curve, tmp_path, monkeypatch)
+    assert steps[-1] == 60
+    # 1.95 is the lowest loss but improves by less than 0.1: the model is saved, and patience is not reset.
     assert saved == [10, 20, 30, 40]
-    said = capsys.readouterr().err
-    assert "step 60: early stopping: validation loss has not improved on 2.0000 in 3 validations" in said
-    assert "2.0000 by more than 0.1" in said
+    stderr = capsys.readouterr().err
+    assert "step 60: early stopping: validation loss has not improved on 2.0000 in 3 validations" in stderr
+    assert "2.0000 by more than 0.1" in stderr
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == list(range(0, 61, 10))
 
 
-def test_without_patience_all_steps_are_taken_and_the_last_is_looked_at(
+def test_without_patience_all_steps_are_taken_and_the_last_is_validated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validator = tiny_validator(tmp_path, share_of(every_n_steps=40, at_start=False), tiny_model())
-    assert scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch)[-1] == 99
+    validator = tiny_validator(tmp_path, half_held_out(every_n_steps=40, at_start=False), tiny_model())
+    assert run_scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch)[-1] == 99
     assert [step for step, _ in read_metrics(tmp_path).series("validation_loss")] == [40, 80, 99]
 
 
-def test_a_loss_that_is_no_number_is_no_improvement_and_costs_no_patience(
+def test_a_non_finite_validation_loss_does_not_count_for_early_stopping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validator = tiny_validator(tmp_path, share_of(every_n_steps=1, patience=2), tiny_model())
+    validator = tiny_validator(tmp_path, half_held_out(every_n_steps=1, patience=2), tiny_model())
     curve = [float("nan"), 1.0, float("nan"), float("inf"), 2.0, 3.0, 4.0]
-    assert scripted(validator, curve, tmp_path, monkeypatch) == [1, 2, 3, 4, 5]
+    assert run_scripted(validator, curve, tmp_path, monkeypatch) == [1, 2, 3, 4, 5]
     assert (validator.best_loss, validator.best_step) == (1.0, 1)
 
 
-def test_answers_of_every_validation_stay_but_for_those_of_a_killed_run(
+def test_samples_keep_all_validations_except_those_of_a_killed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = share_of(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
+    section = half_held_out(every_n_steps=1, patience=2, prompts=["abc"], max_new_tokens=2)
     (tmp_path / "samples.jsonl").write_text('{"step": 0, "prompt": "of a killed run", "answer": ""}\n')
     validator = tiny_validator(tmp_path, section, tiny_model())
-    assert scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch) == [1, 2]
+    assert run_scripted(validator, [1.0, 2.0, 3.0], tmp_path, monkeypatch) == [1, 2]
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [(line["step"], line["prompt"]) for line in samples] == [(0, "abc"), (1, "abc"), (2, "abc")]
 
 
-def test_answers_after_the_checkpoint_are_dropped_whichever_validation_follows(tmp_path: Path) -> None:
+def test_samples_after_the_checkpoint_are_removed_on_resuming(tmp_path: Path) -> None:
     lines = [f'{{"step": {step}, "prompt": "", "answer": ""}}\n' for step in (2, 4, 5)]
     (tmp_path / "samples.jsonl").write_text("".join(lines))
-    validator = tiny_validator(tmp_path, share_of(every_n_steps=7, prompts=["abc"]), tiny_model())
+    validator = tiny_validator(tmp_path, half_held_out(every_n_steps=7, prompts=["abc"]), tiny_model())
     validator.last_step = 4  # of the checkpoint
     with Metrics(str(tmp_path), [], ALONE, 4, 99) as metrics:
         run: Any = ScriptedRun(metrics, step=4)
@@ -155,11 +155,9 @@ def test_answers_after_the_checkpoint_are_dropped_whichever_validation_follows(t
     assert (tmp_path / "samples.jsonl").read_text() == "".join(lines[:2])
 
 
-def test_a_run_that_resumes_without_validation_says_nothing_of_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resuming_without_validation_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model()
-    validator = tiny_validator(tmp_path, share_of(), model)
+    validator = tiny_validator(tmp_path, half_held_out(), model)
     scorer, tokenizer = NextToken(LinearCrossEntropy()), SmallTokenizer()
     off = Validator(None, model, scorer, tokenizer, 2, ALONE, str(tmp_path), lambda: None)
     off.load_state_dict(validator.state_dict())
@@ -176,24 +174,26 @@ def held_out(folder: Path, **fields: Any) -> Validation:
     return Validation(dataset=lazy(InstructDataset, source=str(source)), **fields)
 
 
-def test_validation_changes_nothing_of_what_is_trained(tmp_path: Path) -> None:
+def test_validation_does_not_affect_training(tmp_path: Path) -> None:
     section = held_out(tmp_path, every_n_steps=3, prompts=["Who are you?"], max_new_tokens=5)
     lora = {"lora": lora_config(tmp_path).lora}
     lora["lora"].dropout = 0.3
     lora_finetune.main(lora_config(tmp_path, "plain", **CHANGES, **lora))
-    lora_finetune.main(lora_config(tmp_path, "watched", validation=section, **CHANGES, **lora))
-    found = metrics(tmp_path, "watched")
-    assert [line for line in found if "loss" in line] == metrics(tmp_path, "plain")
-    assert [line["step"] for line in found if "validation_loss" in line] == [0, 3, 6, 9, 12]
-    weights = [tmp_path / name / "final" / "adapter_model.safetensors" for name in ("plain", "watched")]
+    lora_finetune.main(lora_config(tmp_path, "validated", validation=section, **CHANGES, **lora))
+    lines = metrics(tmp_path, "validated")
+    assert [line for line in lines if "loss" in line] == metrics(tmp_path, "plain")
+    assert [line["step"] for line in lines if "validation_loss" in line] == [0, 3, 6, 9, 12]
+    weights = [tmp_path / name / "final" / "adapter_model.safetensors" for name in ("plain", "validated")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    samples = [json.loads(line) for line in (tmp_path / "watched" / "samples.jsonl").read_text().splitlines()]
+    samples = [
+        json.loads(line) for line in (tmp_path / "validated" / "samples.jsonl").read_text().splitlines()
+    ]
     assert [(line["step"], line["prompt"]) for line in samples] == [
         (step, "Who are you?") for step in (0, 3, 6, 9, 12)
     ]
 
 
-def test_a_run_that_goes_on_validates_as_the_unbroken_one(tmp_path: Path) -> None:
+def test_a_resumed_run_validates_like_an_uninterrupted_one(tmp_path: Path) -> None:
     section = held_out(tmp_path, every_n_steps=2, patience=3, prompts=["Hi"], max_new_tokens=3)
     optimizer = lazy(SGD, lr=0.3)
     full_finetune.main(full_config(tmp_path, "a", validation=section, optimizer=optimizer, **CHANGES))
@@ -211,7 +211,7 @@ def test_a_run_that_goes_on_validates_as_the_unbroken_one(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) -> None:
-    # Rows that are memorised soon: held-out rows with another answer become less likely.
+    # The training rows are memorised quickly, and held-out rows with other answers become less likely.
     section = held_out(tmp_path, every_n_steps=2)
     changes: dict[str, Any] = {
         "epochs": 30,
@@ -223,15 +223,15 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
     if kind == "full":
         full_finetune.main(full_config(tmp_path, "a", **changes))
     else:
-        # A base that has had twelve steps: the loss falls by 0.008, and rises by 0.013 until the end.
-        taught = {"epochs": 30, "batch_size": 6, "optimizer": lazy(AdamW, lr=1e-2, fused=True)}
-        full_finetune.main(full_config(tmp_path, "base", max_steps=12, **taught))
+        # On a base trained for twelve steps, the loss falls by 0.008, then rises by 0.013 until the end.
+        base_settings = {"epochs": 30, "batch_size": 6, "optimizer": lazy(AdamW, lr=1e-2, fused=True)}
+        full_finetune.main(full_config(tmp_path, "base", max_steps=12, **base_settings))
         base = tmp_path / "base" / "final"
         changes |= {"model_directory": str(base), "tokenizer_directory": None}
         lora_finetune.main(lora_config(tmp_path, "a", **changes))
-    found = dict(read_metrics(tmp_path / "a").series("validation_loss"))
-    best = min(found, key=lambda step: found[step])
-    assert 0 < best < 30, "the curve does not turn"
+    losses = dict(read_metrics(tmp_path / "a").series("validation_loss"))
+    best = min(losses, key=lambda step: losses[step])
+    assert 0 < best < 30, "the loss falls, then rises"
     model = instantiate(full_config(tmp_path).model)
     load_hf_weights(model, base or tmp_path / "a" / "best")
     if base is not None:
@@ -241,62 +241,62 @@ def test_the_best_model_is_that_of_the_lowest_loss(tmp_path: Path, kind: str) ->
     loss_fn = step_loss(LinearCrossEntropy(reduction="sum"), "fp32")
     total = sum(loss_fn(model, batch_of([row])).item() for row in rows)
     rounded = bound(torch.float32, roundings(model.architecture, max(len(row.tokens) for row in rows)))
-    assert total / sum(row.n_targets for row in rows) == pytest.approx(found[best], rel=rounded)
+    assert total / sum(row.n_targets for row in rows) == pytest.approx(losses[best], rel=rounded)
 
 
-def test_a_share_is_held_out_of_what_is_trained_on() -> None:
+def test_split_off_holds_out_a_share_of_the_rows() -> None:
     rows = examples(40)
-    trained, held = split_off(rows, 0.25, seed=3)
-    assert (len(trained), len(held)) == (30, 10)
-    found = [trained[i] for i in range(30)] + [held[i] for i in range(10)]
-    numbers = [next(i for i, row in enumerate(rows) if row is one) for one in found]
+    trained, held_rows = split_off(rows, 0.25, seed=3)
+    assert (len(trained), len(held_rows)) == (30, 10)
+    all_rows = [trained[i] for i in range(30)] + [held_rows[i] for i in range(10)]
+    numbers = [next(i for i, row in enumerate(rows) if row is one) for one in all_rows]
     assert sorted(numbers) == list(range(40))
     assert numbers[:30] == sorted(numbers[:30])
-    again = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
-    assert held.rows == again[0] != again[1]
+    splits = [split_off(rows, 0.25, seed=3)[1].rows, split_off(rows, 0.25, seed=4)[1].rows]
+    assert held_rows.rows == splits[0] != splits[1]
     assert [trained.location(i) for i in (0, 29)] == [f"row {numbers[i] + 1}" for i in (0, 29)]
     with pytest.raises(IndexError):
-        held[10]
+        held_rows[10]
     assert len(split_off(rows[:2], 0.99, seed=0)[0]) == 1
-    with pytest.raises(ValueError, match=r"a dataset of 1 row\(s\) has none to hold out"):
+    with pytest.raises(ValueError, match=r"a dataset of 1 row\(s\) is too small to hold out rows"):
         split_off(rows[:1], 0.5, seed=0)
 
 
-def test_a_share_of_a_runs_rows_is_not_trained_on(tmp_path: Path) -> None:
+def test_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"validation": Validation(share=0.34, every_n_steps=1), "batch_size": 1}
     full_finetune.main(full_config(tmp_path, "a", **changes))
-    found = metrics(tmp_path, "a")
-    assert [line["step"] for line in found if "loss" in line] == [1, 2, 3, 4]
+    lines = metrics(tmp_path, "a")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
     dataset: Any = instantiate(full_config(tmp_path).dataset, ByteTokenizer())
-    _, held = split_off(dataset, 0.34, seed=1)
-    assert found[0]["validation_targets"] == sum(
-        held_out_items(held, None, 256)[i].counts["targets"] for i in range(2)
+    _, held_rows = split_off(dataset, 0.34, seed=1)
+    assert lines[0]["validation_targets"] == sum(
+        held_out_items(held_rows, None, 256)[i].counts["targets"] for i in range(2)
     )
 
 
-class Odd(list[Any]):
-    """Rows of which some give nothing."""
+class Rows(list[Any]):
+    """A dataset given as a list."""
 
 
-def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_held_out_rows_without_a_target_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     good = Example([1, 2, 3], [-100, 2, 3])
-    rows = Odd([SkippedRow("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
+    rows = Rows([SkippedRow("have no answer", "row 1"), good, Example([1, 2, 3], [-100] * 3), [good, good]])
     assert held_out_items(rows, None, 9) == [good] * 3
-    assert "validation: 1 of 4 rows has no answer and is left out; the first: row 1" in caplog.text
+    assert "validation: 1 of 4 rows has no answer and is skipped; the first: row 1" in caplog.text
     assert (
-        "validation: 1 of 4 rows has no target within 9 tokens and is left out; the first: row 3"
+        "validation: 1 of 4 rows has no target within 9 tokens and is skipped; the first: row 3"
         in caplog.text
     )
     assert held_out_items(rows, None, 1)[0].tokens == [1, 2]
     with pytest.raises(
         ValueError,
-        match="none of 1 held-out row has a target; 1 of 1 row has no answer and is left out; the first: row 1",
+        match="none of 1 held-out row has a target; 1 of 1 row has no answer and is skipped; the first: row 1",
     ):
-        held_out_items(Odd(rows[:1]), None, 9)
+        held_out_items(Rows(rows[:1]), None, 9)
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({}, "neither is"),
         ({"share": 0.1, "dataset": lazy(InstructDataset, source="x")}, "both are set"),
@@ -305,24 +305,26 @@ def test_rows_without_a_target_are_told(caplog: pytest.LogCaptureFixture) -> Non
         ({"share": 0.1, "patience": 0}, "patience"),
     ],
 )
-def test_sections_that_make_no_sense_are_refused(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_sections_are_rejected(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Validation(**fields)
 
 
-def test_a_prompt_that_is_too_long_is_named_before_the_run(tmp_path: Path) -> None:
+def test_a_prompt_that_is_too_long_is_reported_before_the_run(tmp_path: Path) -> None:
     section = held_out(tmp_path, prompts=["Hi", "How long " * 30])
     with pytest.raises(ValueError, match=r"validation.prompts: 'How long .*' has \d+ tokens"):
         full_finetune.main(full_config(tmp_path, "a", validation=section))
     assert not (tmp_path / "a" / "metrics.jsonl").exists()
 
 
-def test_other_rows_begin_anew_with_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first, again = (tiny_validator(tmp_path, share_of(), tiny_model()) for _ in range(2))
+def test_early_stopping_is_reset_if_the_held_out_rows_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (tiny_validator(tmp_path, half_held_out(), tiny_model()) for _ in range(2))
     first.best_loss, first.best_step, first.since_improved = 1.0, 5, 2
-    again.load_state_dict(first.state_dict())
-    assert (again.best_loss, again.best_step, again.since_improved) == (1.0, 5, 2)
-    other = tiny_validator(tmp_path, share_of(), tiny_model())
+    second.load_state_dict(first.state_dict())
+    assert (second.best_loss, second.best_step, second.since_improved) == (1.0, 5, 2)
+    other = tiny_validator(tmp_path, half_held_out(), tiny_model())
     other.load_state_dict(first.state_dict() | {"rows": [3, 4]})
     assert (other.best_loss, other.best_step, other.since_improved) == (None, None, 0)
     assert "the held-out rows have changed" in caplog.text

@@ -24,7 +24,7 @@ def draws() -> tuple[float, float, float]:
     return random.random(), np.random.random(), torch.rand(()).item()
 
 
-def test_one_process_is_the_whole_world() -> None:
+def test_a_run_on_one_rank_has_a_world_of_size_1() -> None:
     with start(Cfg()) as world:
         assert (world.rank, world.size, world.data_rank, world.data_size) == (0, 1, 0, 1)
         assert world.is_main
@@ -34,25 +34,25 @@ def test_one_process_is_the_whole_world() -> None:
 
 
 def test_equal_seeds_give_equal_draws_from_all_generators() -> None:
-    found = []
+    results = []
     for seed in (5, 5, 6):
         with start(Cfg(seed=seed)):
-            found.append(draws())
-    assert found[0] == found[1]
-    assert all(a != b for a, b in zip(found[1], found[2], strict=True))
+            results.append(draws())
+    assert results[0] == results[1]
+    assert all(a != b for a, b in zip(results[1], results[2], strict=True))
 
 
-def test_null_seed_draws_one_that_the_world_tells() -> None:
+def test_a_null_seed_is_random_and_reported_by_the_world() -> None:
     with start(Cfg(seed=None)) as world:
-        found = draws()
+        results = draws()
     with start(Cfg(seed=world.seed)):
-        assert draws() == found
+        assert draws() == results
 
 
-def test_device_that_is_not_there_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_rejected_with_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no CUDA GPU that torch can use; write device=cpu or device=auto"):
+    with pytest.raises(ValueError, match="no CUDA GPU that torch can use; use device=cpu or device=auto"):
         check_device("cuda")
     with pytest.raises(ValueError, match="no Apple GPU"):
         check_device("mps")
@@ -61,18 +61,18 @@ def test_device_that_is_not_there_is_refused_with_the_way_out(monkeypatch: pytes
     assert pick_device("auto") == torch.device("cpu")
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_ranks_than_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_device("cuda", local_ranks=2)
-    with pytest.raises(ValueError, match="4 processes were asked for and this machine has 2 cuda"):
+    with pytest.raises(ValueError, match="4 ranks need as many cuda devices, but this machine has 2"):
         check_device("auto", local_ranks=4)
     check_device("cpu", local_ranks=4)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device("cuda") == torch.device("cuda", 1)
 
 
-def test_ranks_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_world_size_without_a_launcher_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -83,12 +83,14 @@ def test_ranks_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_nodes_with_different_configs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = (full_config(tmp_path, max_steps=n, output_dir=str(n), seed=n) for n in (3, 4))
-    others = [frozen_tree(ours), frozen_tree(theirs)]
-    two = World(rank=0, size=2, data_rank=0, data_size=2, device=torch.device("cpu"), seed=0)
-    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, drop_paths(others[1], UNCOMPARED)])
-    with pytest.raises(ValueError, match="the configs of ranks 0 and 1 differ: max_steps is 3 on rank 0 and 4 on rank 1"):
-        _check_alike(ours, two)
-    others[1]["max_steps"] = 3
-    _check_alike(ours, two)
+def test_ranks_with_different_configs_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, other = (full_config(tmp_path, max_steps=n, output_dir=str(n), seed=n) for n in (3, 4))
+    trees = [frozen_tree(cfg), frozen_tree(other)]
+    world = World(rank=0, size=2, data_rank=0, data_size=2, device=torch.device("cpu"), seed=0)
+    monkeypatch.setattr(World, "gather", lambda _, tree: [tree, drop_paths(trees[1], UNCOMPARED)])
+    with pytest.raises(
+        ValueError, match="the configs of ranks 0 and 1 differ: max_steps is 3 on rank 0 and 4 on rank 1"
+    ):
+        _check_alike(cfg, world)
+    trees[1]["max_steps"] = 3
+    _check_alike(cfg, world)

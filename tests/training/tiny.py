@@ -1,4 +1,4 @@
-"""The smallest models, rows and worlds that a training test can do with."""
+"""Minimal models, rows and worlds for training tests."""
 
 import math
 import random
@@ -59,7 +59,7 @@ def place(
     lean_layers: bool = False,
     **settings: Any,
 ) -> None:
-    """Place a model whose layers are plain unless a test says otherwise."""
+    """Place a model, by default with plain layers."""
     section = Placement(lean_layers=lean_layers, **settings)
     section.place(model, world, model_directory, dtype=dtype, enable_fsdp=enable_fsdp)
 
@@ -73,12 +73,12 @@ def tiny_model(
         lora.add_to(model)
     place(model, world, dtype=dtype, enable_fsdp=enable_fsdp)
     if lora is not None:
-        stir_adapters(model)
+        perturb_adapters(model)
     return model
 
 
-def stir_adapters(model: Decoder) -> None:
-    """Move the adapters' zeros, which would hide half of their gradients, in the same way on any number of ranks."""
+def perturb_adapters(model: Decoder) -> None:
+    """Make the zeros of adapters nonzero, as zeros would hide half of the gradients."""
     for name, p in model.named_parameters():
         if name.endswith("lora_b"):
             p.data.add_(0.01)
@@ -93,7 +93,7 @@ def whole_gradients(model: Decoder) -> dict[str, Tensor]:
 
 
 def examples(n: int = 11) -> list[Example]:
-    """Rows of uneven lengths, each with its own share of targets, the third with none."""
+    """Build rows of uneven lengths and shares of targets; the third has no target."""
     draw = random.Random(0)
     rows = []
     for i in range(n):
@@ -120,13 +120,13 @@ def tiny_batches(batch_size: int = 2, world: World = ALONE) -> Batches[Example]:
 
 
 class SmallTokenizer(ByteTokenizer):
-    """Fills rows up with an id that the tiny model has."""
+    """A tokenizer whose padding id is in the tiny model's vocabulary."""
 
     pad_id = 0
 
 
 def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]:
-    """Return the loss of the next token, summed over the targets of a batch, as a function of model and batch."""
+    """Return the summed next-token loss of a batch, as a function of model and batch."""
 
     def of_batch(model: Decoder, batch: Batch) -> Tensor:
         model.compute_dtype = DTYPES[dtype]
@@ -136,7 +136,7 @@ def step_loss(loss: nn.Module, dtype: str) -> Callable[[Decoder, Batch], Tensor]
 
 
 def backward_of_step(model: Decoder, batches: list[Batch], world: World) -> float:
-    """Do the backward passes of an optimizer step as a recipe does; return the mean loss."""
+    """Compute the backward passes of an optimizer step as a recipe does; return the mean loss."""
     sums = StepSums(batches, world)
     scorer = NextToken(LinearCrossEntropy())
     for batch in batches:
@@ -155,13 +155,13 @@ def state_of(
     total_steps: int = 99,
     base: str | None = None,
 ) -> State:
-    """Collect the parts of a run that a recipe has always."""
+    """Build the `State` of a run with schedule and batches."""
     parts: dict[str, Stateful] = {"schedule": Schedule(scheduler, total_steps), "batches": batches}
     return State(str(folder), model, optimizer, parts, world=world, base=base)
 
 
 def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
-    """Return the numbers of a step over some batches."""
+    """Return the values of a step over some batches."""
     values: dict[str, Any] = {
         "step": step,
         "loss": 1.0,
@@ -183,7 +183,7 @@ def step_values(step: int, batches: list[Batch], **changes: Any) -> StepValues:
 
 
 class Broken(NextToken):
-    """The loss of the next token, which is NaN at some calls, counted from 1."""
+    """The next-token loss, which is NaN at some calls, counted from 1."""
 
     def __init__(self, calls: tuple[int, ...] = ()) -> None:
         super().__init__(LinearCrossEntropy())
@@ -198,7 +198,7 @@ class Broken(NextToken):
 def tiny_validator(
     folder: Path, section: Validation, model: Decoder, *, batch_size: int = 3, world: World = ALONE
 ) -> Validator:
-    """Make what computes the loss of those of the rows that have a target, and asks a prompt."""
+    """Build a validator for the rows with a target, and the prompts of a section."""
     rows = [example for example in examples() if example.n_targets]
     return Validator(
         HeldOutSet(section, rows, [[1, 2, 3] for _ in section.prompts]),

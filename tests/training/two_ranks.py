@@ -1,4 +1,4 @@
-"""What each of two processes does for `test_ranks.py`; once per rank."""
+"""The program of each of two ranks for `test_ranks.py`."""
 
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,8 @@ from torchtune.training import (
     Validation,
     clip_gradients,
     constant_with_warmup,
-    start,
     full_state,
+    start,
 )
 
 LORA = Lora(targets=["all-linear"], rank=3)
@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora fp64 sharded": {"lora": LORA, "dtype": "fp64", "enable_fsdp": True},
     "lora bf16 sharded": {"lora": LORA, "dtype": "bf16", "enable_fsdp": True},
 }
-ROWS = examples()[:8]  # the third, without a target, is alone in one of the second rank's batches
+ROWS = examples()[:8]  # the third, without a target, is the only row of one batch of the second rank
 SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
 
 
@@ -74,17 +74,17 @@ def one_step(world: World, lora: Lora | None, dtype: str, *, enable_fsdp: bool) 
         "norm": norm.item(),
         "gradients": gradients,
         "parameters": full_state(model, world),
-        "held": sum(_own(p).numel() for p in model.parameters()),
+        "held": sum(_local_shard(p).numel() for p in model.parameters()),
     }
 
 
-def _own(parameter: Tensor) -> Tensor:
+def _local_shard(parameter: Tensor) -> Tensor:
     local: Tensor = parameter.to_local() if hasattr(parameter, "to_local") else parameter
     return local
 
 
-def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
-    """Save in the middle of a run, go on to its end, and do the second half again from the checkpoint."""
+def stop_and_resume(world: World, folder: Path) -> dict[str, Any]:
+    """Save a checkpoint in the middle of a run, finish it, and repeat the second half from the checkpoint."""
     ends = []
     for resumed in (False, True):
         model = tiny_model("fp32", Lora(targets=["q_proj"], rank=2, dropout=0.5), world, enable_fsdp=True)
@@ -101,7 +101,7 @@ def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
             torch.autograd.backward(loss_fn(model, next(batches)))
             optimizer.step()
             optimizer.zero_grad()
-        moments = [_own(s["exp_avg_sq"]).clone() for s in optimizer.state.values()]
+        moments = [_local_shard(s["exp_avg_sq"]).clone() for s in optimizer.state.values()]
         ends.append((full_state(model, world), moments, torch.get_rng_state()))
     (first, first_moments, first_random), (second, second_moments, second_random) = ends
     same = all(torch.equal(a, b) for a, b in zip(first_moments, second_moments, strict=True))
@@ -111,8 +111,8 @@ def stop_and_go_on(world: World, folder: Path) -> dict[str, Any]:
     return {"same on every rank": all(world.gather(same))}
 
 
-def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
-    """Resume where one rank's view of a shared disk is behind, and where it has no checkpoint at all."""
+def resume_with_outdated_view(world: World, folder: Path) -> dict[str, Any]:
+    """Resume with one rank whose view of a shared disk lacks the newest checkpoint, or all checkpoints."""
     model = tiny_model("fp32", None, world, enable_fsdp=True)
     optimizer = AdamW(model.parameters(), lr=0.01, fused=True)
     parts = model, optimizer, constant_with_warmup(optimizer), tiny_batches(1, world)
@@ -120,16 +120,16 @@ def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
         state = state_of(folder, *parts, world=world)
         state.step = step
         state.save(keep=2)
-    seen = checkpoint.steps
+    list_steps = checkpoint.steps
     steps = []
-    for behind in ([1], []):
+    for visible_steps in ([1], []):
         if world.rank == 1:
-            checkpoint.steps = partial(_listed, behind)
+            checkpoint.steps = partial(_listed_steps, visible_steps)
         state = state_of(folder, *parts, world=world)
         state.resume()
         steps.append(state.step)
-    checkpoint.steps = seen
-    away = folder / "checkpoints" / "step_2"
+    checkpoint.steps = list_steps
+    removed = folder / "checkpoints" / "step_2"
     fault = ""
     if world.rank == 1:
         checkpoint._manifest = lambda folder: _checkpoint_manifest(folder / "nowhere")
@@ -138,55 +138,55 @@ def one_sees_less(world: World, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         fault = str(error)
     checkpoint._manifest = _checkpoint_manifest
-    return {"steps seen": world.gather(steps), "faults": world.gather(fault.replace(str(away), "step_2"))}
+    return {"steps seen": world.gather(steps), "faults": world.gather(fault.replace(str(removed), "step_2"))}
 
 
-def _listed(steps: list[int], _folder: Path) -> list[int]:
+def _listed_steps(steps: list[int], _folder: Path) -> list[int]:
     return steps
 
 
 _checkpoint_manifest = checkpoint._manifest
 
 
-def validations(world: World, folder: Path) -> list[float]:
-    """Look at held-out rows, of which one rank has none in a last round, and ask a prompt."""
+def validate(world: World, folder: Path) -> list[float]:
+    """Validate with several batch sizes, in which one rank may lack rows in the last batch, and answer a prompt."""
     model = tiny_model("fp64", LORA, world, enable_fsdp=world.size > 1)
-    found = []
+    losses = []
     for batch_size in (1, 3, 9):
         section = Validation(share=0.5, prompts=["abc"], max_new_tokens=4)
         validator = tiny_validator(folder, section, model, batch_size=batch_size, world=world)
         with Metrics(str(folder), [], world, 0, 99) as metrics:
-            found.append(validator.validate(0, metrics))
-    return found
+            losses.append(validator.validate(0, metrics))
+    return losses
 
 
 def final_folder(world: World, folder: Path) -> dict[str, Any]:
-    """Write a sharded model out, and read it back into shards."""
+    """Save a sharded model, and load it back into shards."""
     model = tiny_model("bf16", None, world, enable_fsdp=True)
     if (weights := full_state(model, world, "bf16")) is not None:
         save_hf_folder(model, folder, state=weights)
     world.barrier()
     with torch.device("meta"):
-        again = tiny_decoder()
-    place(again, world, dtype="bf16", enable_fsdp=True, model_directory=str(folder))
-    return {"read back": full_state(again, world)}
+        reloaded = tiny_decoder()
+    place(reloaded, world, dtype="bf16", enable_fsdp=True, model_directory=str(folder))
+    return {"read back": full_state(reloaded, world)}
 
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     with start(Cfg()) as world:
         assert (world.size, VOCAB) == (2, 31)
-        found: dict[str, Any] = {
+        results: dict[str, Any] = {
             "seeds": world.gather(world.seed),
             "draws": world.gather(torch.rand(1).item()),
         }
         fixed = World(rank=world.rank, size=2, data_rank=world.rank, data_size=2, device=world.device, seed=0)
         for name, case in CASES.items():
-            found[name] = one_step(fixed, **case)
-        found |= stop_and_go_on(fixed, out / "run")
-        found |= one_sees_less(fixed, out / "behind")
-        found["validations"] = world.gather(validations(fixed, out / "validated"))
-        found["dora"] = two_ranks_lora.found_by(fixed, out / "dora")
-        found |= final_folder(fixed, out / "final")
+            results[name] = one_step(fixed, **case)
+        results |= stop_and_resume(fixed, out / "run")
+        results |= resume_with_outdated_view(fixed, out / "outdated")
+        results["validations"] = world.gather(validate(fixed, out / "validated"))
+        results["dora"] = two_ranks_lora.run_cases(fixed, out / "dora")
+        results |= final_folder(fixed, out / "final")
         if world.is_main:
-            torch.save(found, out / "found.pt")
+            torch.save(results, out / "results.pt")

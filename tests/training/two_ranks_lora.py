@@ -1,4 +1,4 @@
-"""What each of two processes does for `test_lora_training.py`; `two_ranks.py` calls it."""
+"""The program of each of two ranks for `test_lora_training.py`, called by `two_ranks.py`."""
 
 import copy
 from pathlib import Path
@@ -9,7 +9,7 @@ from attrs import asdict
 from torch import Tensor
 from torch.optim import AdamW
 
-from tests.training.tiny import batch_of, examples, place, stir_adapters, whole_gradients
+from tests.training.tiny import batch_of, examples, perturb_adapters, place, whole_gradients
 from torchtune.distributed import World
 from torchtune.formats import save_hf_folder, save_peft_adapter
 from torchtune.models.smollm2 import smollm2
@@ -33,7 +33,7 @@ SHARES = [[[0, 1, 3], [4]], [[2], [5, 6, 7]]]
 
 
 def uneven_decoder() -> Decoder:
-    """Build a model of whose feed-forward's 23 rows two ranks hold 12 and 11."""
+    """Build a model with a feed-forward dimension of 23, of which two ranks hold 12 and 11 rows."""
     with torch.device("meta"):
         return smollm2(
             vocab_size=31,
@@ -46,21 +46,21 @@ def uneven_decoder() -> Decoder:
         )
 
 
-def placed(
-    world: World, lora: Lora | None = DORA, *, dtype: str = "fp64", enable_fsdp: bool = True, **how: Any
+def build_placed(
+    world: World, lora: Lora | None = DORA, *, dtype: str = "fp64", enable_fsdp: bool = True, **settings: Any
 ) -> Decoder:
     model = uneven_decoder()
     if lora is not None:
         lora.add_to(model)
-    place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **how)
+    place(model, world, dtype=dtype, enable_fsdp=enable_fsdp, **settings)
     return model
 
 
-def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]:
+def one_step(world: World, *, dtype: str = "fp64", **settings: Any) -> dict[str, Any]:
     """Take one optimizer step on this rank's share of the rows, as a recipe does."""
-    model = placed(world, dtype=dtype, **how)
-    began = copy.deepcopy(full_state(model, world))
-    stir_adapters(model)
+    model = build_placed(world, dtype=dtype, **settings)
+    initial = copy.deepcopy(full_state(model, world))
+    perturb_adapters(model)
     shares = SHARES[world.rank] if world.size == 2 else [[i for part in SHARES for b in part for i in b]]
     batches = [batch_of([ROWS[i] for i in rows]) for rows in shares]
     scorer, sums = NextToken(LinearCrossEntropy()), StepSums(batches, world)
@@ -75,34 +75,34 @@ def one_step(world: World, *, dtype: str = "fp64", **how: Any) -> dict[str, Any]
         "loss": sums.means({})["loss"].item(),
         "norm": norm.item(),
         "gradients": gradients,
-        "began": began,
+        "initial": initial,
         "parameters": full_state(model, world),
     }
 
 
 def magnitudes_from(world: World, folder: Path) -> dict[str, Tensor] | None:
-    """Read a bf16 base into shards, and return the adapters that it begins with."""
-    return full_state(placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
+    """Load a bf16 base model into shards, and return its initial adapters."""
+    return full_state(build_placed(world, dtype="bf16", model_directory=str(folder / "base")), world)
 
 
-def continued(world: World, folder: Path, **how: Any) -> dict[str, Tensor] | None:
-    """Load an adapter that is trained further into placed adapters, sharded if there are ranks to shard them."""
+def continued_state(world: World, folder: Path, **settings: Any) -> dict[str, Tensor] | None:
+    """Load an adapter to continue into placed adapters, which are sharded if there are several ranks."""
     lora = Lora(**{**asdict(DORA), "adapter_directory": str(folder / "adapter")})
-    model = placed(world, lora, **how)
+    model = build_placed(world, lora, **settings)
     lora.load_into(model)
     return full_state(model, world)
 
 
-def found_by(world: World, out: Path) -> dict[str, Any]:
-    """Take the steps, and read a folder; all ranks must call it."""
-    found: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
-    alone = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
+def run_cases(world: World, out: Path) -> dict[str, Any]:
+    """Return the results of all cases; all ranks must call it."""
+    results: dict[str, Any] = {name: one_step(world, **case) for name, case in CASES.items()}
+    single = World(rank=0, size=1, data_rank=0, data_size=1, device=world.device, seed=9)
     if world.is_main:
-        save_hf_folder(placed(alone, None, dtype="fp32"), out / "base")
-        adapted = placed(alone, dtype="fp32")
-        stir_adapters(adapted)
+        save_hf_folder(build_placed(single, None, dtype="fp32"), out / "base")
+        adapted = build_placed(single, dtype="fp32")
+        perturb_adapters(adapted)
         save_peft_adapter(adapted, out / "adapter", base_model=None)
     world.barrier()
-    found["from a folder"] = magnitudes_from(world, out)
-    found["continued"] = continued(world, out)
-    return found
+    results["from a folder"] = magnitudes_from(world, out)
+    results["continued"] = continued_state(world, out)
+    return results

@@ -1,4 +1,4 @@
-"""What each of two processes does for `test_run_of_ranks.py`; once per rank."""
+"""The program of each of two ranks for `test_run_of_ranks.py`."""
 
 import os
 import signal
@@ -20,9 +20,9 @@ from torchtune.training import (
     StepSums,
     Validation,
     clip_gradients,
+    full_state,
     linear_with_warmup,
     start,
-    full_state,
 )
 
 N_STEPS = 8
@@ -55,7 +55,7 @@ def train(
     stops_after: int | None = None,
     section: Validation | None = None,
 ) -> dict[str, Any]:
-    """Train as a recipe does; only rank 1 has bad losses and is asked to stop."""
+    """Train as a recipe does; only rank 1 has NaN losses and gets a signal to stop."""
     torch.manual_seed(world.rank)
     folder = Path(cfg.output_dir)
     model = tiny_model("fp32", None, world, enable_fsdp=True)

@@ -1,4 +1,4 @@
-"""Programs of several processes over gloo, each run once in a session."""
+"""Run test programs on several ranks over gloo, each once per test session."""
 
 import importlib
 import os
@@ -17,13 +17,13 @@ from tests.once import once
 ROOT = Path(__file__).parents[2]
 
 
-def together(factory: pytest.TempPathFactory, program: str, size: int) -> Path:
-    """Run a module of these tests as so many ranks, and return the folder that it was given.
+def run_ranks(factory: pytest.TempPathFactory, program: str, size: int) -> Path:
+    """Run a module of these tests on several ranks, and return the folder with its results.
 
     Args:
-        factory: pytest's.
-        program: The module's name; its `main` gets the folder.
-        size: How many ranks.
+        factory: pytest's factory of temporary folders.
+        program: The module's name; its `main` is called with the folder.
+        size: Number of ranks.
     """
     return once(factory, f"{program}_{size}", lambda out: _run(program, size, out))
 
@@ -38,25 +38,25 @@ def _run(program: str, size: int, out: Path) -> None:
         "MASTER_PORT": str(port),
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.together", program, str(size), str(out)],
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.training.run_ranks", program, str(size), str(out)],
         cwd=ROOT,
         env=os.environ | common,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def _main(program: str, size: int, out: Path) -> int:
-    """Run a program as so many ranks: processes that share what they import, which takes longer than what they do."""
+    """Run a program on several ranks, forked after the imports, which take longer than the program."""
     module = importlib.import_module(f"tests.training.{program}")
     importlib.import_module("torch.distributed.fsdp")
     ranks = set()
     for rank in range(size):
         if (child := os.fork()) == 0:
-            signal.alarm(240)  # ends one that waits for another in vain
+            signal.alarm(240)  # ends a rank that waits forever for another
             os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             os._exit(_status(module.main, out))
         ranks.add(child)
