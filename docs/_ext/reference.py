@@ -1,4 +1,4 @@
-"""Sphinx directives that write the reference from the classes and from `tune` itself."""
+"""Sphinx directives that generate the reference from the code and from `tune --help`."""
 
 import contextlib
 import importlib
@@ -29,16 +29,16 @@ from torchtune.internals import INTERNALS
 from torchtune.runs import load_recipe
 
 SIZED = ["max_seq_len"]
-"""The arguments of a builder of one size."""
+"""The arguments of a builder of a fixed size."""
 
 
 class _Written(SphinxDirective):
-    """A directive whose content is MyST text that it writes."""
+    """A directive that generates MyST text."""
 
     required_arguments = 1
 
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
-        """Parse MyST text in the place of the directive."""
+        """Parse MyST text where the directive is."""
         container = nodes.container(classes=["field-list-of-recipe"])
         self.state.nested_parse(
             StringList(lines, source=self.get_source_info()[0]), self.content_offset, container
@@ -47,10 +47,10 @@ class _Written(SphinxDirective):
 
 
 class RecipeFields(_Written):
-    """`{recipe-fields} NAME`: the fields of a recipe's config class, those of its sections among them."""
+    """`{recipe-fields} NAME`: the fields of a recipe's config class and of its sections."""
 
     def run(self) -> list[nodes.Node]:
-        """Write them as a definition list."""
+        """Write the fields as a definition list."""
         config_class = load_recipe(self.arguments[0]).config_class
         assert config_class is not None
         return self.parsed(described(config_class, ""))
@@ -67,16 +67,16 @@ def described(cls: type, prefix: str) -> list[str]:
 
 
 def _default(slot: Slot) -> str:
-    found, value = unstructured_default(slot)
-    if not found:
+    has_default, value = unstructured_default(slot)
+    if not has_default:
         return "**required**"
     text = inline_yaml(value)
     if isinstance(value, dict) and "_component_" in value:
         path = value["_component_"]
-        given = [f"{k}={v}" for k, v in value.items() if k != "_component_"]
-        text = f"{path}({', '.join(given)})"
+        arguments = [f"{k}={v}" for k, v in value.items() if k != "_component_"]
+        text = f"{path}({', '.join(arguments)})"
     if section_of(slot.type) and isinstance(value, dict):
-        return "whose fields are"
+        return "with the fields"
     return f"default `{text}`"
 
 
@@ -85,8 +85,8 @@ def _line(text: str) -> str:
 
 
 def sized_builders(family: Any) -> list[str]:
-    """Return the names of a family's builders of one size."""
-    values = vars(family).items()  # among them the sizes of other families that its own are like
+    """Return the names of a family's builders of a fixed size."""
+    values = vars(family).items()  # some are imported from other families
     functions = [n for n, f in values if inspect.isfunction(f) and f.__module__ == family.__name__]
     return [name for name in functions if list(parameters_of(getattr(family, name))) == SIZED]
 
@@ -97,7 +97,7 @@ class ModelSizes(_Written):
     required_arguments = 0
 
     def run(self) -> list[nodes.Node]:
-        """Build each on the meta device, and count."""
+        """Build each model on the meta device and count its parameters."""
         import torch
 
         rows = ["| builder | parameters | longest sequence |", "|---|---|---|"]
@@ -115,42 +115,51 @@ class ModelSizes(_Written):
 
 
 class Internals(_Written):
-    """`{internals}`: a table of what relies on the internals of other libraries."""
+    """`{internals}`: a table of the code that relies on internals of other libraries."""
 
     required_arguments = 0
 
     def run(self) -> list[nodes.Node]:
-        """Write a row for each."""
-        rows = ["| what | written for | gain | without it |", "|---|---|---|---|"]
+        """Write one row per entry."""
+        rows = ["| code | written for | gain | fallback |", "|---|---|---|---|"]
         rows += [f"| {i.name} | {i.written_for} | {i.gain} | {i.fallback} |" for i in INTERNALS]
         return self.parsed(rows)
 
 
 class PublicNames(_Written):
-    """`{public-names} PACKAGE`: every public name of a package, with its documentation."""
+    """`{public-names} PACKAGE`: every public name of a package or module, with its documentation."""
 
     def run(self) -> list[nodes.Node]:
-        """Write a section of autodoc directives for each kind of name."""
-        name = self.arguments[0]
-        package = importlib.import_module(name)
+        """Write an autodoc directive for each name: classes, functions, then values."""
+        module = importlib.import_module(self.arguments[0])
         lines = ["```{eval-rst}"]
-        for public in sorted(package.__all__, key=lambda public: (_kind_of(package, public), public.lower())):
-            lines += [*_entry(package, public), ""]
+        for name in sorted(public_names(module), key=lambda name: (_kind_of(module, name), name.lower())):
+            lines += [*_entry(module, name), ""]
         return self.parsed([*lines, "```"])
 
 
-def _entry(package: ModuleType, public: str) -> list[str]:
-    path = f"{package.__name__}.{public}"
-    match _kind_of(package, public):
+def public_names(module: ModuleType) -> list[str]:
+    """Return the names that a package exports, or those that a module without `__all__` defines."""
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    if hasattr(module, "__path__"):
+        return dir(module)  # the package imports its names on first use
+    functions = inspect.getmembers(module, inspect.isroutine)
+    return [name for name, f in functions if f.__module__ == module.__name__ and not name.startswith("_")]
+
+
+def _entry(module: ModuleType, name: str) -> list[str]:
+    path = f"{module.__name__}.{name}"
+    match _kind_of(module, name):
         case "class":
             return [f".. autoclass:: {path}", "   :members:"]
         case "function":
             return [f".. autofunction:: {path}"]
-    return [f".. py:data:: {path}", "", *(f"   {line}" for line in value_docs(package)[public])]
+    return [f".. py:data:: {path}", "", *(f"   {line}" for line in value_docs(module)[name])]
 
 
-def _kind_of(package: ModuleType, public: str) -> str:
-    value = getattr(package, public)
+def _kind_of(module: ModuleType, name: str) -> str:
+    value = getattr(module, name)
     if inspect.isclass(value):
         return "class"
     return "function" if inspect.isroutine(value) else "value"
@@ -159,18 +168,18 @@ def _kind_of(package: ModuleType, public: str) -> str:
 def value_docs(package: ModuleType) -> dict[str, list[str]]:
     """Return the docstrings of constants and types that the files of a package define, which autodoc does not see."""
     docs: dict[str, list[str]] = {}
-    for entry in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         importlib.import_module(entry.name)
-        of_file = ModuleAnalyzer.for_module(entry.name).find_attr_docs()
-        docs |= {name: lines for (owner, name), lines in of_file.items() if not owner}
+        attributes = ModuleAnalyzer.for_module(entry.name).find_attr_docs()
+        docs |= {name: lines for (owner, name), lines in attributes.items() if not owner}
     return docs
 
 
 class TuneHelp(_Written):
-    """`{tune-help} VERB`: what `tune VERB --help` prints; `tune --help` for the word `tune`."""
+    """`{tune-help} VERB`: the output of `tune VERB --help`, or of `tune --help` for the argument `tune`."""
 
     def run(self) -> list[nodes.Node]:
-        """Print it."""
+        """Write the help text as a literal block."""
         verb = self.arguments[0]
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
@@ -179,7 +188,7 @@ class TuneHelp(_Written):
 
 
 class AttributeTexts:
-    """Keeps napoleon, which takes what is before a colon for a type, away from docstrings of fields and properties."""
+    """Protects docstrings of fields and properties from napoleon, which reads the text before a colon as a type."""
 
     KINDS = ("attribute", "property")
 
@@ -194,7 +203,7 @@ class AttributeTexts:
     def restore(
         self, _app: Sphinx, kind: str, _name: str, _value: Any, _options: Any, lines: list[str]
     ) -> None:
-        """Put it back."""
+        """Restore the saved docstring."""
         if kind in self.KINDS:
             lines[:] = self._lines
 
