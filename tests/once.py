@@ -1,4 +1,4 @@
-"""Work that several test processes need, done by the first of them."""
+"""Shared fixtures of several test processes, built once by the first process that needs them."""
 
 import fcntl
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that all test processes of this session share, filled by the first that asks for it."""
+    """Return a folder shared by all test processes of this session; the first process fills it by calling `make`."""
     base = factory.getbasetemp()
     shared = base.parent if base.name.startswith("popen-") else base
     folder, done = shared / name, shared / f"{name}.done"

@@ -21,14 +21,14 @@ from typing import Unpack
 from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.models.llama2 import llama2_7b
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, auto_tokenizer
 
 toy_1m = size("example/toy-1m", llama2_7b)(
     family="toy", vocab_size=64, num_layers=2, embed_dim=32, num_heads=4, num_kv_heads=4, head_dim=8
 )
 
 
-def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def toy_tokenizer(path: str, **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load a toy's tokenizer."""
     return auto_tokenizer(path, **options)
 
@@ -135,7 +135,7 @@ def run(call: Call) -> int:
     return 0
 
 
-VERB = Verb("greet", run, forms=(Form((Argument("NAME"),), (LOUD,)),), about="Greets.", examples=("tune greet you",))
+VERB = Verb("greet", run, forms=(Form((Argument("NAME"),), (LOUD,)),), description="Greets.", examples=("tune greet you",))
 '''
 VERB_WORKS = """
 import contextlib, io
@@ -223,9 +223,9 @@ class Answer(Item):
         """One answer, and its targets."""
         return {"answers": 1, "targets": self.example.n_targets}
 
-    def shortened(self, length: int, side: Side) -> Self | None:
+    def truncated(self, length: int, side: Side) -> Self | None:
         """Cut the sequence."""
-        short = self.example.shortened(length, side)
+        short = self.example.truncated(length, side)
         return None if short is None else evolve(self, example=short)
 
     @classmethod
@@ -254,7 +254,7 @@ from torchtune import config
 
 @define(kw_only=True)
 class CountConfig:
-    """Everything the count recipe reads."""
+    """The config of the count recipe."""
 
     steps: int = 3
     """How far to count."""

@@ -201,7 +201,7 @@ def test_rank_that_is_killed_ends_the_run_within_seconds_and_is_named(tiny: Tiny
     said = process.communicate(timeout=120)[0]  # gloo would wait for the other rank for half an hour
     assert process.returncode == 1
     last = said.strip().splitlines()[-1]
-    assert last == "tune: rank 1: was ended by SIGKILL; the kernel does so when memory is short"
+    assert last == "tune: rank 1: was terminated by SIGKILL; the kernel does this when memory runs out"
     assert "Traceback" not in said
     assert run.steps() >= 12
     assert workers() == []
@@ -262,7 +262,7 @@ def test_second_interrupt_ends_at_once_in_one_line(tiny: Tiny, tmp_path: Path) -
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert "stopped by SIGINT" in said or "interrupted twice; the same command continues" in said
+    assert "stopped by SIGINT" in said or "interrupted twice; run the same command to resume" in said
 
 
 def test_damaged_checkpoint_ends_the_run_and_the_one_before_is_offered(tiny: Tiny, tmp_path: Path) -> None:

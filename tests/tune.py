@@ -1,4 +1,4 @@
-"""Calling `tune` in process."""
+"""Calls of `tune` in the test's process."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torchtune.cli import main
 
 
 class Result(NamedTuple):
-    """What a call of `tune` left."""
+    """The exit status and the output of a call of `tune`."""
 
     status: int
     out: str
@@ -16,14 +16,14 @@ class Result(NamedTuple):
 
 
 class Tune:
-    """Calls `tune`, with what it printed as the result."""
+    """Calls `tune` and captures its output."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def __call__(self, *words: str) -> Result:
+    def __call__(self, *args: str) -> Result:
         self._capsys.readouterr()
-        status = main(words)
+        status = main(args)
         out, err = self._capsys.readouterr()
         assert "Traceback" not in err
         return Result(status, out, err)

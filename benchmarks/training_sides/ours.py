@@ -19,9 +19,9 @@ def train(
         sizes: Their sizes.
         replacement: A key of `REPLACEMENTS`; empty: nothing is replaced.
     """
-    from torchtune.internals import steady_heap
+    from torchtune.internals import limit_heap_growth
 
-    steady_heap()  # as `tune` does
+    limit_heap_growth()  # as `tune` does
     from torchtune import training
     from torchtune.cli import main as tune
 
@@ -65,10 +65,10 @@ def train(
 
 def planned_bytes(words: list[str], width: int) -> int:
     """Return what `tune validate --memory` says of the run with rows as wide as the widest it had."""
-    from torchtune.cli._validate import needs_of
+    from torchtune.cli._validate import validate_config
     from torchtune.runs.command_line import RUN_OPTIONS, read_words
 
     is_packed = any(word.startswith("loading.packing.length=") for word in words)
     length = f"loading.packing.length={width}" if is_packed else f"dataset.max_seq_len={width}"
-    needs = needs_of(read_words([*words, length], RUN_OPTIONS))
+    needs = validate_config(read_words([*words, length], RUN_OPTIONS))
     return needs["peak"] if needs else 0

@@ -1,4 +1,4 @@
-"""Runs that never ran, with metrics as runs write them; and a page that they are drawn on, read back."""
+"""Folders of synthetic runs with generated metrics, and a parser for the page that plots them."""
 
 import json
 import math
@@ -28,9 +28,9 @@ max_steps: {max_steps}
 
 
 def made_metrics(
-    n_steps: int, *, seed: int = 0, lr: float = 1e-4, every: int = 0, skipped: tuple[int, ...] = ()
+    n_steps: int, *, seed: int = 0, lr: float = 1e-4, validate_every: int = 0, skipped: tuple[int, ...] = ()
 ) -> list[dict[str, Any]]:
-    """Return the lines of a run: a loss that falls and is noisy, with a validation every so many steps."""
+    """Return the metrics of a run with a noisy, falling loss and a validation every `validate_every` steps."""
     draw = random.Random(seed)
     warm, rate = max(1, n_steps // 20), 40 + 10 * draw.random()
     lines: list[dict[str, Any]] = []
@@ -41,22 +41,22 @@ def made_metrics(
             {"step": step, "validation_loss": level + draw.gauss(0, 0.004), "validation_targets": 9000}
         )
 
-    if every:
+    if validate_every:
         validate(0)
     for step in range(1, n_steps + 1):
         done = step / n_steps
         level = 1.1 + 2.2 * math.exp(-done * rate / 7) + seed * 0.04
-        now = lr * min(1.0, step / warm) * (1 + math.cos(math.pi * done)) / 2
+        current_lr = lr * min(1.0, step / warm) * (1 + math.cos(math.pi * done)) / 2
         norm = (0.6 + 4 * math.exp(-done * 20)) * math.exp(draw.gauss(0, 0.25))
-        told = {
+        metrics = {
             "loss": level + draw.gauss(0, 0.09),
-            "lr": now,
+            "lr": current_lr,
             "grad_norm": norm * (40 if draw.random() < 2e-3 else 1),
         }
         lines.append(
             {
                 "step": step,
-                **(dict.fromkeys(told) if step in skipped else told),
+                **(dict.fromkeys(metrics) if step in skipped else metrics),
                 "tokens_per_second": round(
                     (300 if step == 1 else 5200 + 200 * seed) * (1 + draw.gauss(0, 0.03)), 1
                 ),
@@ -64,7 +64,7 @@ def made_metrics(
                 "peak_memory_bytes": int((1.2 + 0.1 * seed + 0.2 * min(1, 20 * done)) * 2**30),
             }
         )
-        if every and step % every == 0:
+        if validate_every and step % validate_every == 0:
             validate(step)
     return lines
 
@@ -80,10 +80,10 @@ def write_run(
     finished: bool = True,
     samples: list[dict[str, Any]] | None = None,
 ) -> Path:
-    """Write a run's folder; None as its lines: it has not come to its first step."""
+    """Write a run's folder; without `lines`, it has no metrics, like a run before its first step."""
     folder.mkdir(parents=True)
-    told = "null" if max_steps is None else max_steps
-    text = CONFIG.format(folder=folder, seed=seed, lr=lr, batch_size=batch_size, max_steps=told)
+    limit = "null" if max_steps is None else max_steps
+    text = CONFIG.format(folder=folder, seed=seed, lr=lr, batch_size=batch_size, max_steps=limit)
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     record = {"command": ["tune"], "started": "2026-11-26T15:00:00+0000"}
     record |= {"finished": "2026-11-26T16:00:00+0000"} if finished else {}
@@ -96,7 +96,7 @@ def write_run(
 
 
 class Page(HTMLParser):
-    """Collects a page's elements, its text, and the JSON that its script draws."""
+    """Collects a page's elements, its text, and the JSON data that its script plots."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -121,6 +121,6 @@ class Page(HTMLParser):
         return [(step, value) for step, value in self.data["runs"][run]["curves"][metric]["points"]]
 
 
-def a_run(lines: list[dict[str, Any]], name: str = "a", **more: Any) -> PlottedRun:
-    parts = {"config": {}, "record": {}, "samples": [], "notes": []} | more
+def a_run(lines: list[dict[str, Any]], name: str = "a", **fields: Any) -> PlottedRun:
+    parts = {"config": {}, "record": {}, "samples": [], "notes": []} | fields
     return PlottedRun(name, Path(), RunMetrics(lines, []), **parts)

@@ -1,4 +1,4 @@
-"""Optimizers of third parties that take matrices alone, or read values while they step."""
+"""Third-party optimizers that accept only matrices, or read values in their steps."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 
 
 class RejectsVectors(SGD):
-    """Raises when it is built."""
+    """Raises when it is built with a vector."""
 
     def __init__(self, params: Iterable[Any], lr: float = 0.1) -> None:
         parameters = list(params)
@@ -18,7 +18,7 @@ class RejectsVectors(SGD):
 
 
 class FailsOnVectors(SGD):
-    """Raises when it steps."""
+    """Raises when it steps on a vector."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
@@ -27,7 +27,7 @@ class FailsOnVectors(SGD):
 
 
 class ReadsValues(AdamW):
-    """Reads gradients, which tensors without memory do not have."""
+    """Reads gradients, which meta tensors do not have."""
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss
         assert all(float(p.grad.sum()) > 0 for group in self.param_groups for p in group["params"])

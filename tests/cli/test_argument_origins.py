@@ -1,4 +1,4 @@
-"""A component that cannot be built is reported at the arguments that were set after it was named."""
+"""A component that cannot be built is reported at the location of the arguments that override its own."""
 
 from pathlib import Path
 
@@ -36,13 +36,13 @@ def main(cfg: RowsConfig) -> None:
     config.instantiate(cfg.rows)
 
 
-def whole() -> RowsConfig:
+def build() -> RowsConfig:
     return RowsConfig(rows=lazy(Rows, source="none.json"))
 """
-NAMED = "{file}:32: rows: {stem}.Rows: none.json: no such file\n"
-SAID = {
-    "": NAMED,
-    "rows.column=a": NAMED,
+AT_COMPONENT = "{file}:32: rows: {stem}.Rows: none.json: no such file\n"
+MESSAGES = {
+    "": AT_COMPONENT,
+    "rows.column=a": AT_COMPONENT,
     "rows.source=chat.jsonl": "--override rows.source=chat.jsonl: rows.source: chat.jsonl: no such file\n",
     "rows.source=chat.jsonl rows.column=a": (
         "--override rows.source=chat.jsonl: rows.source: chat.jsonl: no such file\n"
@@ -54,19 +54,19 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("words", SAID)
+@pytest.mark.parametrize("args", MESSAGES)
 def test_component_that_fails_is_reported_where_its_arguments_were_set(
-    words: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    args: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stem = f"rows_{tmp_path.name}"
     Path(f"{stem}.py").write_text(RECIPE)
-    found = tune(f"./{stem}.py", "--config", f"{stem}.py:whole", *words.split())
-    assert found.status == 2
-    assert SAID[words].format(file=f"{stem}.py", stem=stem) in found.err
+    result = tune(f"./{stem}.py", "--config", f"{stem}.py:build", *args.split())
+    assert result.status == 2
+    assert MESSAGES[args].format(file=f"{stem}.py", stem=stem) in result.err
 
 
-def test_argument_of_a_file_above_that_which_names_the_component_is_reported_there(
+def test_argument_that_overrides_a_base_file_is_reported_in_the_overriding_file(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,7 @@ def test_argument_of_a_file_above_that_which_names_the_component_is_reported_the
     Path(f"{stem}.py").write_text(RECIPE)
     Path("base.yaml").write_text(f"rows:\n  _component_: {stem}.Rows\n  source: none.json\n")
     Path("mine.yaml").write_text("_base_: base.yaml\nrows:\n  source: chat.jsonl\n")
-    found = tune(f"./{stem}.py", "--config", "mine.yaml")
-    assert found.err.endswith("mine.yaml:3: rows.source: chat.jsonl: no such file\n")
-    same = tune(f"./{stem}.py", "--config", "base.yaml")
-    assert same.err.endswith(f"base.yaml:2: rows: {stem}.Rows: none.json: no such file\n")
+    overriding = tune(f"./{stem}.py", "--config", "mine.yaml")
+    assert overriding.err.endswith("mine.yaml:3: rows.source: chat.jsonl: no such file\n")
+    base = tune(f"./{stem}.py", "--config", "base.yaml")
+    assert base.err.endswith(f"base.yaml:2: rows: {stem}.Rows: none.json: no such file\n")

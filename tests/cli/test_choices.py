@@ -1,4 +1,4 @@
-"""A component that does not exist is answered with those that its field may hold."""
+"""The message about a component that does not exist suggests components that its field may hold."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torchtune.runs._choices import components_of_field, listed, matching
 
 SCHEDULES = "torch.optim.lr_scheduler"
 LOGGERS = "torchtune.utils.metric_logging"
-MEANT = {
+SUGGESTIONS = {
     "metric_logger=tensorboard": f"'{LOGGERS}.TensorBoardLogger'",
     "metric_logger=wandb": f"'{LOGGERS}.WandBLogger'",
     "metric_logger._component_=disk_logger": f"'{LOGGERS}.DiskLogger'",
@@ -30,21 +30,21 @@ MEANT = {
 }
 
 
-@pytest.mark.parametrize("word", MEANT)
-def test_component_that_is_not_there_is_one_mistake_that_names_what_is_meant(word: str) -> None:
-    (found,) = mistakes("lora_finetune", "smollm2_135m_lora", word)
-    assert found.endswith(f"; did you mean {MEANT[word]}?")
+@pytest.mark.parametrize("override", SUGGESTIONS)
+def test_missing_component_is_one_mistake_with_a_suggestion(override: str) -> None:
+    (message,) = mistakes("lora_finetune", "smollm2_135m_lora", override)
+    assert message.endswith(f"; did you mean {SUGGESTIONS[override]}?")
 
 
-def test_component_like_no_other_is_answered_with_what_the_field_may_hold() -> None:
-    (found,) = mistakes("lora_finetune", "smollm2_135m_lora", "metric_logger=xyz")
+def test_component_without_a_similar_name_is_answered_with_a_list() -> None:
+    (message,) = mistakes("lora_finetune", "smollm2_135m_lora", "metric_logger=xyz")
     loggers = ", ".join(f"{LOGGERS}.{name}Logger" for name in ("Disk", "Stdout", "TensorBoard", "WandB"))
-    assert found.endswith(
-        f"'xyz' is not a dotpath; write one of {loggers}, or package.module.Name of your own"
+    assert message.endswith(
+        f"'xyz' is not a dotpath; choose one of {loggers}, or your own package.module.Name"
     )
 
 
-def test_text_in_the_field_of_a_component_in_yaml_is_answered_in_the_same_way(tmp_path: Path) -> None:
+def test_text_in_a_component_field_of_a_yaml_file_gets_the_same_suggestions(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("_base_: smollm2_135m_lora\noptimizer: AdamW\nlr_scheduler: {_component_: constant}\n")
     optimizer, schedule = mistakes("lora_finetune", str(file))
@@ -55,14 +55,14 @@ def test_text_in_the_field_of_a_component_in_yaml_is_answered_in_the_same_way(tm
     )
 
 
-def test_no_argument_is_noted_to_be_dropped_for_a_component_that_is_not_there(tune: Tune) -> None:
-    found = tune("lora_finetune", "--config", "smollm2_135m_lora", "optimizer=adamw")
-    assert found.status == 2
-    assert "note:" not in found.err
+def test_missing_component_causes_no_note_about_dropped_arguments(tune: Tune) -> None:
+    result = tune("lora_finetune", "--config", "smollm2_135m_lora", "optimizer=adamw")
+    assert result.status == 2
+    assert "note:" not in result.err
 
 
 @pytest.mark.parametrize("recipe", ["lora_finetune", "full_finetune", "alpaca_generate"])
-def test_every_choice_of_a_field_can_be_named_in_it(recipe: str) -> None:
+def test_every_component_listed_for_a_field_is_valid(recipe: str) -> None:
     config_class = load_recipe(recipe).config_class
     assert config_class is not None
     choices = {name: components_of_field(field.type) for name, field in fields(config_class).items()}
@@ -70,13 +70,13 @@ def test_every_choice_of_a_field_can_be_named_in_it(recipe: str) -> None:
     assert all(is_component_path(path) for paths in choices.values() for path in paths)
 
 
-def test_help_lists_what_a_field_may_hold(tune: Tune) -> None:
+def test_help_lists_the_components_of_a_field(tune: Tune) -> None:
     text = " ".join(tune("lora_finetune", "--help").out.replace("│", " ").split())
-    assert f"{LOGGERS}.TensorBoardLogger, {LOGGERS}.WandBLogger, or package.module.Name of your own" in text
+    assert f"{LOGGERS}.TensorBoardLogger, {LOGGERS}.WandBLogger, or your own package.module.Name" in text
     assert "Name a component: torchtune.formats.hf_decoder, " in text
 
 
-def test_words_are_compared_without_case_and_underscores() -> None:
+def test_names_are_compared_without_case_and_underscores() -> None:
     paths = ["torch.a.Linear", "pkg.linear_with_warmup", "pkg.Bilinear"]
     assert matching("LINEAR", paths) == ["torch.a.Linear"]
     assert matching("line", paths) == ["pkg.linear_with_warmup", "torch.a.Linear", "pkg.Bilinear"]
@@ -85,7 +85,7 @@ def test_words_are_compared_without_case_and_underscores() -> None:
     assert matching("x", paths) == []
 
 
-def test_long_list_gives_the_number_of_those_that_it_leaves_out() -> None:
+def test_long_list_ends_with_the_number_of_omitted_components() -> None:
     paths = [f"torch.T{i}" for i in range(6)] + [f"torchtune.a{i}" for i in range(4)]
     assert listed(paths).startswith("torchtune.a0, ")
     assert listed(paths).endswith("torch.T3, 2 others")

@@ -1,4 +1,4 @@
-"""Completion: what follows on a line that is being typed, and the shells' scripts that ask for it."""
+"""Completion: the candidates for an unfinished line, and the shell scripts that request them."""
 
 import os
 import shutil
@@ -19,43 +19,43 @@ pytestmark = pytest.mark.usefixtures("schemas")
 LORA = "tune lora_finetune --config smollm2_135m_lora "
 
 
-def found(line: str) -> set[str]:
-    words = split(line)
-    return {c for c in candidates(words[1:]) if c.startswith(words[-1])}
+def completions(line: str) -> set[str]:
+    args = split(line)
+    return {c for c in candidates(args[1:]) if c.startswith(args[-1])}
 
 
-def test_first_word_is_a_verb_or_a_recipe() -> None:
-    assert found("tune ") == {*verbs(), *recipe_names()}
-    assert found("tune lo") == {"lora_finetune"}
+def test_first_argument_is_a_verb_or_a_recipe() -> None:
+    assert completions("tune ") == {*verbs(), *recipe_names()}
+    assert completions("tune lo") == {"lora_finetune"}
 
 
 def test_configs_are_those_of_the_recipe() -> None:
-    assert found("tune lora_finetune --config ") == set(config_names()["lora_finetune"])
-    assert found("tune lora_finetune --config=smol") == {"--config=smollm2_135m_lora"}
-    assert found("tune diff smol") == {name for name in config_sources() if name.startswith("smol")}
+    assert completions("tune lora_finetune --config ") == set(config_names()["lora_finetune"])
+    assert completions("tune lora_finetune --config=smol") == {"--config=smollm2_135m_lora"}
+    assert completions("tune diff smol") == {name for name in config_sources() if name.startswith("smol")}
 
 
 def test_keys_are_those_of_the_configs_components() -> None:
-    assert {"optimizer=", "optimizer.lr=", "optimizer.betas=", "output_dir="} <= found(LORA + "o")
-    assert "optimizer.momentum=" not in found(LORA + "optimizer.")
-    assert "optimizer.momentum=" in found(LORA + "optimizer=torch.optim.SGD optimizer.")
-    assert "--lora.rank=" in found(LORA + "--lora.")
-    assert "lora.rank=" in found("tune show lora_finetune lora.")
-    assert found(LORA + "--override dataset.sou") == {"dataset.source="}
+    assert {"optimizer=", "optimizer.lr=", "optimizer.betas=", "output_dir="} <= completions(LORA + "o")
+    assert "optimizer.momentum=" not in completions(LORA + "optimizer.")
+    assert "optimizer.momentum=" in completions(LORA + "optimizer=torch.optim.SGD optimizer.")
+    assert "--lora.rank=" in completions(LORA + "--lora.")
+    assert "lora.rank=" in completions("tune show lora_finetune lora.")
+    assert completions(LORA + "--override dataset.sou") == {"dataset.source="}
 
 
 def test_values_are_choices_and_dotpaths() -> None:
-    assert found(LORA + "dtype=") == {"dtype=auto", "dtype=fp32", "dtype=bf16", "dtype=fp16"}
-    assert found(LORA + "shuffle=") == {"shuffle=true", "shuffle=false"}
-    assert found(LORA + "optimizer=torch.optim.Adam") >= {
+    assert completions(LORA + "dtype=") == {"dtype=auto", "dtype=fp32", "dtype=bf16", "dtype=fp16"}
+    assert completions(LORA + "shuffle=") == {"shuffle=true", "shuffle=false"}
+    assert completions(LORA + "optimizer=torch.optim.Adam") >= {
         "optimizer=torch.optim.Adam",
         "optimizer=torch.optim.AdamW",
     }
-    assert "lr_scheduler=null" in found(LORA + "lr_scheduler=")
+    assert "lr_scheduler=null" in completions(LORA + "lr_scheduler=")
 
 
-def test_open_quote_does_no_harm() -> None:
-    assert "optimizer.lr=" in found(LORA + "'output_dir=a b optimizer.l")
+def test_keys_complete_after_an_open_quote() -> None:
+    assert "optimizer.lr=" in completions(LORA + "'output_dir=a b optimizer.l")
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)
@@ -65,7 +65,14 @@ def test_script_is_printed(shell: str, tune: Tune) -> None:
 
 
 def in_shell(shell: str, script: str, folder: Path, program: str = "-m torchtune.cli") -> list[str]:
-    """Run a shell's script with `tune` on its path, as Python runs a program; return the lines it prints."""
+    """Run a script in a shell with `tune` on its PATH; return the words that it prints.
+
+    Args:
+        shell: The name of the shell.
+        script: The script.
+        folder: A folder for the program `tune`.
+        program: Arguments of Python that start `tune`.
+    """
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed on this machine")
     tune = folder / "tune"

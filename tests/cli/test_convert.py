@@ -17,7 +17,9 @@ def gguf(tmp_path: Path) -> Path:
     return write_gguf(tmp_path / "tiny.gguf")
 
 
-def test_every_kind_is_told_by_what_it_holds(tune: Tune, gguf: Path, tmp_path: Path) -> None:
+def test_the_format_of_a_checkpoint_is_detected_from_its_files(
+    tune: Tune, gguf: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM
 
     write_meta(tmp_path / "meta", LLAMA2, n=2)
@@ -32,11 +34,13 @@ def test_every_kind_is_told_by_what_it_holds(tune: Tune, gguf: Path, tmp_path: P
     first, moved = tune("convert", source, merged).out.splitlines()
     assert first == f"wrote {merged}, {source} merged into {base}"
     assert moved.startswith("merging moved the logits of 16 tokens by ")
-    words = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
+    options = ("--tokenizer", base, "--base", halves, "--dtype", "float32")
     assert (
-        tune("convert", source, f"{merged}-32", *words).out.splitlines()[0].endswith(f"merged into {halves}")
+        tune("convert", source, f"{merged}-32", *options)
+        .out.splitlines()[0]
+        .endswith(f"merged into {halves}")
     )
-    assert tune("convert", source, f"{merged}-apart", "--apart").out == f"wrote {merged}-apart\n"
+    assert tune("convert", source, f"{merged}-adapter", "--keep-adapter").out == f"wrote {merged}-adapter\n"
     for name, dtype in [
         ("base", "bfloat16"),
         ("llama", "float64"),
@@ -49,38 +53,38 @@ def test_every_kind_is_told_by_what_it_holds(tune: Tune, gguf: Path, tmp_path: P
 
 
 def test_a_source_without_a_tokenizer_is_noted(tune: Tune, gguf: Path, tmp_path: Path) -> None:
-    base, bare = tmp_path / "base", tmp_path / "bare"
+    base, target = tmp_path / "base", tmp_path / "target"
     tune("convert", str(gguf), str(base))
     (base / "tokenizer.json").unlink()
-    done = tune("convert", str(base), str(bare))
-    assert (done.status, done.out) == (0, f"wrote {bare}\n")
-    assert done.err == f"note: {base} has no tokenizer, so {bare} has none; --tokenizer adds one\n"
+    result = tune("convert", str(base), str(target))
+    assert (result.status, result.out) == (0, f"wrote {target}\n")
+    assert result.err == f"note: {target} has no tokenizer, as {base} has none; --tokenizer adds one\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (("{}/tiny.gguf", "{}/out", "--dtype", "int4"), "--dtype: is 'int4'; bfloat16, float16, float32 are"),
         (("{}/tiny.gguf", "{}/out", "--dtype"), "--dtype: needs a value"),
-        (("{}/tiny.gguf", "{}/out", "--base=", "--apart"), "--base: needs a value"),
+        (("{}/tiny.gguf", "{}/out", "--base=", "--keep-adapter"), "--base: needs a value"),
         (
             ("{}/tiny.gguf", "{}/out", "--dtype=float16", "--dtype=float32"),
             "--dtype float32: --dtype is given twice",
         ),
         (("{}/tiny.gguf", "{}/out", "--merge"), "--merge: is not understood; tune convert --help lists"),
-        (("{}/tiny.gguf", "{}/out", "--apart=yes"), "--apart=yes: is not understood"),
+        (("{}/tiny.gguf", "{}/out", "--keep-adapter=yes"), "--keep-adapter=yes: is not understood"),
         (("{}/tiny.gguf",), "tune convert takes a checkpoint and a folder"),
         (("{}/tiny.gguf", "{}/out", "more"), "tune convert takes a checkpoint and a folder"),
-        (("{}/tiny.gguf", "{}/out", "--apart"), "apart (--apart) is for adapters, and"),
+        (("{}/tiny.gguf", "{}/out", "--keep-adapter"), "keep_adapter (--keep-adapter) is for adapters, and"),
         (("{}/tiny.gguf", "{}"), "is in the folder that is to be written"),
         (("{}", "{}/out"), "is no checkpoint: it holds neither config.json"),
         (("{}/none", "{}/out"), "no file or folder"),
     ],
 )
-def test_wrong_words_end_with_status_2_and_write_nothing(
-    tune: Tune, gguf: Path, tmp_path: Path, words: tuple[str, ...], message: str
+def test_invalid_arguments_end_with_status_2_and_write_nothing(
+    tune: Tune, gguf: Path, tmp_path: Path, args: tuple[str, ...], message: str
 ) -> None:
-    result = tune("convert", *(word.format(tmp_path) for word in words))
+    result = tune("convert", *(arg.format(tmp_path) for arg in args))
     assert result.status == 2
     assert message in result.err
     assert [path.name for path in tmp_path.iterdir()] == [gguf.name]

@@ -1,4 +1,4 @@
-"""A copied recipe runs at once, with the configs of the one that it was copied from."""
+"""A copied recipe runs without changes, with the configs of the original recipe."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_copied_recipe_takes_the_configs_of_the_original(
     assert "no 'devise'; did you mean 'device'?" in wrong.err
 
 
-def test_config_of_another_recipe_is_refused(tune: Tune) -> None:
+def test_config_of_another_recipe_is_rejected(tune: Tune) -> None:
     result = tune("validate", "full_finetune", "--config", "smollm2_135m_lora")
     assert result.status == 2
     assert "returns a LoraFinetuneConfig; this recipe takes a FullFinetuneConfig" in result.err
@@ -45,7 +45,7 @@ RENAMED = [
 
 @pytest.fixture
 def copied(tune: Tune, tmp_path: Path) -> Callable[..., str]:
-    """Return a function that copies a recipe, changes its text, and returns the copy's path."""
+    """Return a function that copies a recipe, edits the copy, and returns its path."""
 
     def copy(recipe: str, file: str, *changes: tuple[str, str]) -> str:
         path = tmp_path / file
@@ -61,7 +61,7 @@ def copied(tune: Tune, tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(("recipe", "cls", "name"), RENAMED)
-def test_copy_with_a_renamed_class_takes_the_configs_of_the_original_and_files_over_them(
+def test_copy_with_a_renamed_class_takes_the_configs_of_the_original_and_files_based_on_them(
     recipe: str, cls: str, name: str, tune: Tune, copied: Callable[..., str], tmp_path: Path
 ) -> None:
     copy = copied(recipe, f"renamed_{recipe}.py", (cls, "MineConfig"))
@@ -84,7 +84,7 @@ OWN_DEFAULT = (
 )
 
 
-def test_what_a_config_does_not_set_is_the_default_of_the_copys_class(
+def test_field_that_a_config_does_not_set_has_the_default_of_the_copys_class(
     tune: Tune, copied: Callable[..., str]
 ) -> None:
     copy = copied(
@@ -122,15 +122,15 @@ def test_subclass_of_a_recipes_class_takes_its_configs(tune: Tune, copied: Calla
     assert "rank: 16\n" in result.out
 
 
-def test_config_that_sets_a_field_which_the_copys_class_lacks_is_refused(
+def test_config_that_sets_a_field_missing_from_the_copys_class_is_rejected(
     tune: Tune, copied: Callable[..., str]
 ) -> None:
     copy = copied("full_finetune", "lacking_recipe.py", ("FullFinetuneConfig", "MineConfig"))
     with only_trusting(Trust()):
         result = tune("validate", copy, "--config", "smollm2_135m_lora")
     assert result.status == 2
-    why = "returns a LoraFinetuneConfig; this recipe takes a MineConfig, which has no lora"
-    assert f"smollm2_135m_lora {why}" in result.err
+    reason = "returns a LoraFinetuneConfig; this recipe takes a MineConfig, which has no lora"
+    assert f"smollm2_135m_lora {reason}" in result.err
 
 
 def test_config_object_of_the_original_runs_from_python(copied: Callable[..., str]) -> None:
@@ -138,6 +138,6 @@ def test_config_object_of_the_original_runs_from_python(copied: Callable[..., st
 
     copy = copied("lora_finetune", "run_from_python.py", ("LoraFinetuneConfig", "MineConfig"), OWN_DEFAULT)
     with only_trusting(Trust()):
-        made = load_recipe(copy).layers_of(smollm2_135m_lora()).build()
-    assert type(made).__name__ == "MineConfig"
-    assert (made.epochs, made.lora.rank) == (9, 16)
+        config = load_recipe(copy).layers_of(smollm2_135m_lora()).build()
+    assert type(config).__name__ == "MineConfig"
+    assert (config.epochs, config.lora.rank) == (9, 16)

@@ -1,4 +1,4 @@
-"""What `tune cp` writes: complete, formatted, equal to the original, and runnable by its path."""
+"""`tune cp` writes complete, formatted copies that equal the original and run by their paths."""
 
 import subprocess
 import sys
@@ -32,25 +32,25 @@ def test_copied_recipe_validates_the_configs_of_the_original(
     assert tune("cp", recipe, path).status == 0
     assert Path(path).read_text() == Path(recipe_source(recipe).file).read_text()
     for name in names:
-        words = [] if name not in ("lora", "full") else ["model_directory=x", "dataset.source=x.json"]
-        assert tune("validate", path, "--config", name, *words).out.startswith("ok")
+        overrides = [] if name not in ("lora", "full") else ["model_directory=x", "dataset.source=x.json"]
+        assert tune("validate", path, "--config", name, *overrides).out.startswith("ok")
 
 
 @pytest.mark.parametrize(
-    ("recipe", "words"),
+    ("recipe", "config"),
     [
         ("lora_finetune", "lora model_directory=DIR dataset.source=rows.jsonl"),
         ("full_finetune", "full model_directory=DIR dataset.source=rows.jsonl"),
         ("alpaca_generate", "generate model_directory=DIR"),
     ],
 )
-def test_a_copied_recipe_is_run_with_the_config_for_any_model(
-    recipe: str, words: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_printed_command_runs_a_copied_recipe_with_the_config_for_any_model(
+    recipe: str, config: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     copied = tune("cp", recipe, f"{recipe}_2.py").out
-    assert copied == f"copied {recipe} to {recipe}_2.py; run: tune ./{recipe}_2.py --config {words}\n"
-    call = [word.replace("DIR", "models/none") for word in words.split()]
+    assert copied == f"copied {recipe} to {recipe}_2.py; run: tune ./{recipe}_2.py --config {config}\n"
+    call = [arg.replace("DIR", "models/none") for arg in config.split()]
     assert tune("validate", f"./{recipe}_2.py", "--config", *call).out.startswith("ok")
 
 
@@ -133,11 +133,11 @@ def variant(other: ref = None):
 '''
 
 
-def test_excerpt_has_what_a_function_needs_with_its_comments_and_nothing_else() -> None:
+def test_excerpt_has_only_the_dependencies_of_a_function_with_their_comments() -> None:
     assert excerpt(SOURCE, "variant") == EXPECTED
 
 
-def test_excerpt_of_a_function_that_needs_nothing_is_that_function() -> None:
+def test_excerpt_of_a_function_without_dependencies_is_that_function() -> None:
     assert excerpt("import os\n\n\ndef f():\n    return 1\n\n\ndef g():\n    return os\n", "f") == (
         "def f():\n    return 1\n"
     )

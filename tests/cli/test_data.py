@@ -1,4 +1,4 @@
-"""`tune data` shows what a run reads, and what is likely to be wrong with it."""
+"""`tune data` shows the data that a run reads, and warns of likely mistakes in it."""
 
 import json
 from html.parser import HTMLParser
@@ -22,19 +22,19 @@ def show(tune: Tune, tiny: Tiny, *words: str) -> Any:
     return tune(*CALL, *tiny.words, f"dataset.source={tiny.folder / 'rows.json'}", "seed=1", *words)
 
 
-def test_rows_are_shown_with_their_targets_and_numbers(tune: Tune, tiny: Tiny) -> None:
+def test_rows_are_shown_with_their_targets_and_statistics(tune: Tune, tiny: Tiny) -> None:
     done = show(tune, tiny, "shuffle=false", "--rows", "1")
     assert done.status == 0, done.err
-    first, rest = done.out.split("\n\n«trained to predict» · given\n\n")
-    head, *lines = first.splitlines()
+    row, statistics = done.out.split("\n\n«target» · context\n\n")
+    head, *lines = row.splitlines()
     assert head.startswith("row 1: ")
     assert head.endswith(" tokens")
     text = "\n".join(lines).replace("|", "").replace("⏎", "")
     assert text.endswith(f"«{ROWS[0]['output']}<im_end>»")
-    facts = dict(line.split(None, 1) for line in rest.splitlines())
+    facts = dict(line.split(None, 1) for line in statistics.splitlines())
     assert facts["rows"] == f"{len(ROWS)}"
     assert {"tokens", "targets", "length", "padding", "lengths"} <= facts.keys()
-    assert "warning:" not in rest
+    assert "warning:" not in statistics
 
 
 def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
@@ -45,37 +45,34 @@ def test_packed_rows_show_each_example(tune: Tune, tiny: Tiny) -> None:
         assert "\x1b[1;32m" in show(tune, tiny).out
 
 
-def test_held_out_rows_that_are_trained_on_are_told(tune: Tune, tiny: Tiny) -> None:
+def test_held_out_rows_in_the_training_data_are_reported(tune: Tune, tiny: Tiny) -> None:
     held_out = tiny.folder / "held_out.jsonl"
     rows = [{**ROWS[0], "instruction": "Of what?"}, ROWS[3], {**ROWS[4], "output": "Who knows?"}]
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = show(tune, tiny, "--held-out", str(held_out))
-    assert "held out  3 rows; 1 is trained on, 1 by their prompt alone" in done.out
-    assert (
-        f"1 of 3 held-out rows stands among the rows that are trained on; the first: {held_out}: line 2"
-        in done.out
-    )
+    assert "held out   3 rows; 1 also in the training data, 1 with only the prompt there" in done.out
+    assert f"1 of 3 held-out rows is also in the training data; the first: {held_out}: line 2" in done.out
     missing = show(tune, tiny, "--held-out", "nowhere.jsonl")
     assert (missing.status, "nowhere.jsonl: no such file" in missing.err) == (2, True)
     part = f"{{_component_: torchtune.datasets.InstructDataset, source: {held_out}}}"
     several = ["dataset=torchtune.datasets.ConcatDataset", f"dataset.datasets=[{part}]"]
     mixed = tune(*CALL, *tiny.words, *several, "--held-out", str(held_out))
-    assert (mixed.status, "--held-out: ConcatDataset reads no source" in mixed.err) == (2, True)
+    assert (mixed.status, "--held-out: ConcatDataset has no argument `source`" in mixed.err) == (2, True)
 
 
-def test_what_is_likely_to_be_wrong_is_said(tune: Tune, tiny: Tiny) -> None:
+def test_likely_mistakes_in_the_data_are_warned_of(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "rows.json").write_text(json.dumps([*ROWS, *ROWS, {**ROWS[0], "output": ""}]))
     out = show(
         tune, tiny, "dataset.train_on_input=true", "dataset.max_seq_len=60", "dataset.truncate=right"
     ).out
-    assert "every token is a target: what is given, the prompts, is learnt too" in out
-    assert "examples stand there twice or more" in out
-    assert "do not end with a token that ends an answer" in out
-    assert "rows has no answer and is left out; the first: " in out
+    assert "every token is a target: the model is trained on the prompts too" in out
+    assert "examples repeat an earlier one" in out
+    assert "do not end with a stop token" in out
+    assert "rows has no answer and is skipped; the first: " in out
 
 
 class Reader(HTMLParser):
-    """Reads a page's text, and of which kind it is."""
+    """Collects a page's target tokens, and counts its links."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +90,7 @@ class Reader(HTMLParser):
             self.targets += data
 
 
-def test_the_page_holds_the_same_and_needs_nothing_else(tune: Tune, tiny: Tiny) -> None:
+def test_the_html_page_escapes_text_and_is_self_contained(tune: Tune, tiny: Tiny) -> None:
     rows = [{"instruction": "Say <b>&amp;", "input": "", "output": "</span><script>alert(1)</script>"}]
     (tiny.folder / "rows.json").write_text(json.dumps(rows))
     page = tiny.folder / "data.html"
@@ -108,7 +105,7 @@ def test_the_page_holds_the_same_and_needs_nothing_else(tune: Tune, tiny: Tiny) 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (("--rows", "none"), "--rows: expected a number above 0, got 'none'"),
         (("--rows", "²"), "--rows: expected a number above 0, got '²'"),
@@ -117,17 +114,19 @@ def test_the_page_holds_the_same_and_needs_nothing_else(tune: Tune, tiny: Tiny) 
         (("dataset.source=none.jsonl",), "none.jsonl: no such file"),
         (
             ("dataset.columns={instruction: question}",),
-            "no column 'question', which is to be the instruction",
+            "no column 'question' for the instruction",
         ),
     ],
 )
-def test_what_is_wrong_ends_in_one_line(tune: Tune, tiny: Tiny, words: tuple[str, ...], message: str) -> None:
-    done = show(tune, tiny, *words)
+def test_invalid_arguments_end_with_a_message(
+    tune: Tune, tiny: Tiny, args: tuple[str, ...], message: str
+) -> None:
+    done = show(tune, tiny, *args)
     assert done.status == 2
     assert message in done.err
     assert not done.out
 
 
-def test_a_recipe_without_data_says_so(tune: Tune) -> None:
+def test_a_recipe_without_a_dataset_is_rejected(tune: Tune) -> None:
     done = tune("data", "alpaca_generate", "--config", "smollm2_135m_generate", "prompt=x")
     assert (done.status, "alpaca_generate reads no dataset" in done.err) == (2, True)

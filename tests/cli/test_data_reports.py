@@ -1,4 +1,4 @@
-"""`tune data`, `tune validate` and a run say what of the rows is not learnt, and end before a step where nothing is."""
+"""`tune data`, `tune validate` and a run report unused rows, and end before the first step if no row can be used."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def write(tiny: Tiny, rows: Sequence[Any], name: str = "users.jsonl") -> str:
 
 
 def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) -> Result:
-    """Show, check or train on rows; a run ends after one step."""
+    """Show, validate or train on rows; a run ends after one step."""
     first = () if verb == "run" else (verb,)
     run = (f"output_dir={tiny.folder / 'out'}", "max_steps=1", "lr_scheduler=null", "device=cpu")
     held_out = () if any(word.startswith("validation") for word in words) else ("validation=null",)
@@ -43,7 +43,7 @@ def call(tune: Tune, tiny: Tiny, verb: str, rows: Sequence[Any], *words: str) ->
     return tune(*first, *config, *tiny.words, *dataset, source, "seed=1", *run, *held_out, *others)
 
 
-def test_a_quarter_of_rows_with_calls_that_are_not_written_ends_everything(tune: Tune, tiny: Tiny) -> None:
+def test_tool_calls_that_the_chat_template_does_not_write_are_an_error(tune: Tune, tiny: Tiny) -> None:
     rows = [GOOD, GOOD, GOOD, CALLING]
     for verb in ("data", "run"):
         done = call(tune, tiny, verb, rows, CHAT)
@@ -55,26 +55,26 @@ def test_a_quarter_of_rows_with_calls_that_are_not_written_ends_everything(tune:
     assert not (tiny.folder / "out" / "final").exists()
 
 
-def test_such_rows_can_be_left_out_and_are_counted(
+def test_rows_with_such_tool_calls_can_be_skipped_and_are_counted(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [GOOD, GOOD, GOOD, CALLING]
     done = call(tune, tiny, "data", rows, CHAT, "dataset.on_error=skip")
     assert done.status == 0
-    assert "rows cannot be used and is left out; the first: " in done.out
+    assert "rows cannot be used and is skipped; the first: " in done.out
     assert "users.jsonl: line 4: the chat template does not write tool calls" in done.out
     run = call(tune, tiny, "run", rows, CHAT, "dataset.on_error=skip", "shuffle=false")
     assert run.status == 0, run.err
     assert "4: the chat template does not write tool calls" in caplog.text
     (text,) = json.loads((tiny.folder / "out" / "run.json").read_text())["data"]["notes"]
-    assert text == "cannot be used and are left out"
+    assert text == "cannot be used and are skipped"
 
 
-UNREAD = "3 of 4 rows have columns that are not read: 'id', 'chosen_by'; the first: "
+UNREAD = "3 of 4 rows have unused columns: 'id', 'chosen_by'; the first: "
 TOOLS = "have tools that the chat template does not write; the first: "
 
 
-def test_unread_columns_and_lost_tools_are_said_by_both(
+def test_unread_columns_and_unwritten_tools_are_reported_by_tune_data_and_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [GOOD, *({**GOOD, "id": i, "chosen_by": "x", "tools": [{"name": "f"}]} for i in range(3))]
@@ -83,9 +83,9 @@ def test_unread_columns_and_lost_tools_are_said_by_both(
     assert done.out.count(f"warning: {UNREAD}") == 1
     assert done.out.count(f"warning: 3 of 4 rows {TOOLS}") == 1
     cached = f"loading.token_cache={tiny.folder / 'cache'}"
-    for again in range(2):
+    for overwrite in (False, True):
         caplog.clear()
-        run = call(tune, tiny, "run", rows, CHAT, cached, *(["--overwrite"] if again else []))
+        run = call(tune, tiny, "run", rows, CHAT, cached, *(["--overwrite"] if overwrite else []))
         assert run.status == 0, run.err
         assert caplog.text.count(UNREAD) == 2, "before the first step, and when the epoch is over"
         assert TOOLS in caplog.text
@@ -93,18 +93,18 @@ def test_unread_columns_and_lost_tools_are_said_by_both(
         assert any("have tools that the chat template" in text for text in record["data"]["notes"])
 
 
-def test_what_held_out_rows_lose_is_said_by_the_run(
+def test_unused_parts_of_held_out_rows_are_reported_by_the_run(
     tune: Tune, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     held_out = write(tiny, [{**GOOD, "id": 1, "tools": [{"name": "f"}]}, CALLING], "held_out.jsonl")
     section = f"{{_component_: torchtune.datasets.ChatDataset, source: {held_out}, on_error: skip}}"
     run = call(tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}")
     assert run.status == 0, run.err
-    for said in (
+    for message in (
         f"validation: 1 of 2 rows {TOOLS.replace('have', 'has', 1)}",
-        "validation: 1 of 2 rows cannot be used and is left out",
+        "validation: 1 of 2 rows cannot be used and is skipped",
     ):
-        assert said in caplog.text
+        assert message in caplog.text
     section = section.replace("on_error: skip", "on_error: raise")
     run = call(
         tune, tiny, "run", [GOOD] * 3, CHAT, f"validation={{dataset: {section}, prompts: []}}", "--overwrite"
@@ -135,7 +135,7 @@ def test_a_run_that_would_learn_nothing_does_not_start(
 ) -> None:
     done = call(tune, tiny, "run", rows, *words)
     assert done.status == 2
-    assert "none of 3 rows gives anything to learn: 3 of 3 rows" in done.err
+    assert "none of 3 rows has a target: 3 of 3 rows" in done.err
     assert reason in done.err
     assert "users.jsonl: line 1" in done.err
     assert not (tiny.folder / "out" / "final").exists()
@@ -152,13 +152,11 @@ def test_held_out_rows_without_a_target_are_an_error_before_a_step(tune: Tune, t
     )
 
 
-KIND = "is a Dataset of Pair | LeftOut, and the recipe reads a Dataset of Example"
+KIND = "is a Dataset of Pair | SkippedRow, but the recipe needs a Dataset of Example"
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_preferences_in_a_supervised_recipe_are_a_mistake_of_the_config(
-    verb: str, tune: Tune, tiny: Tiny
-) -> None:
+def test_a_preference_dataset_in_a_supervised_recipe_is_a_mistake(verb: str, tune: Tune, tiny: Tiny) -> None:
     done = call(tune, tiny, verb, [PAIR] * 3, f"dataset={PREFERENCE}")
     assert done.status == 2
     assert f"dataset: {PREFERENCE} {KIND}" in done.err
@@ -175,14 +173,14 @@ def test_preferences_in_a_supervised_recipe_are_a_mistake_of_the_config(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**GOOD, "label": False}, "the rows have a column 'label' of true or false, as those for KTO have"),
+        ({**GOOD, "label": False}, "the rows have a boolean column 'label', like data for KTO"),
         (
             {**GOOD, "chosen": "A", "rejected": "B"},
-            "the rows have columns 'chosen' and 'rejected', as those for",
+            "the rows have columns 'chosen' and 'rejected', like data for",
         ),
     ],
 )
-def test_rows_for_preference_tuning_train_no_chat(
+def test_rows_for_preference_tuning_are_rejected_by_a_chat_dataset(
     verb: str, row: dict[str, Any], message: str, tune: Tune, tiny: Tiny
 ) -> None:
     done = call(tune, tiny, verb, [row] * 3, CHAT)

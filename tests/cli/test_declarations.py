@@ -1,4 +1,4 @@
-"""A verb and its options are declared once: the reader, help, completion and hints know the same of them."""
+"""Each verb and option is declared once; parsing, help, completion and hints all use the declaration."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ VERB = Verb(
     run,
     forms=(Form((Argument("<name>", ("ann", "bob")),), (LOUD, LANGUAGE)),),
     takes="a name",
-    about="Greets somebody.",
+    description="Greets somebody.",
     examples=("tune greet ann --loud",),
 )
 '''.replace("\\\\n", "\\n")
@@ -62,7 +62,7 @@ VERB = Verb(
 
 @pytest.fixture
 def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Add a verb to `tune`: one file in one more folder of its package."""
+    """Add a verb to `tune`: one file in an additional folder of the package."""
     (tmp_path / "_greet.py").write_text(GREET)
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     monkeypatch.delitem(sys.modules, "torchtune.cli._greet", raising=False)
@@ -70,8 +70,8 @@ def greet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def words_of(option: Option, name: str) -> list[str]:
-    """Return an option as it is typed."""
+def typed_option(option: Option, name: str) -> list[str]:
+    """Return the arguments that set an option."""
     value = "lr=3" if option is OVERRIDE else "3"
     return [name, *(option.choices or (value,))[:1]] if option.value else [name]
 
@@ -98,10 +98,10 @@ def test_a_verb_is_one_file(greet: Path, tune: Tune) -> None:
         assert (done.status, part in done.err) == (2, True), done.err
 
 
-def test_a_new_verbs_options_are_named_in_other_verbs(greet: Path, tune: Tune) -> None:
+def test_a_new_verbs_options_are_suggested_by_other_verbs(greet: Path, tune: Tune) -> None:
     assert "--loud: is not understood; --loud is an option of tune greet" in tune("ls", "--loud").err
     done = tune("show", *LORA, "--language", "latin")
-    assert "language: no 'language'; --language is an option of tune greet" in done.err
+    assert "language: unknown field 'language'; --language is an option of tune greet" in done.err
     assert "--loud is an option of tune greet" in tune(*LORA, "--loud").err
 
 
@@ -135,7 +135,7 @@ def test_a_new_verb_completes(
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_a_verbs_file_its_name_and_its_line_agree(name: str) -> None:
+def test_a_verbs_file_name_and_summary_agree(name: str) -> None:
     verb = VERBS[name]
     assert verb.name == name
     assert sys.modules[verb.run.__module__].__name__ == f"torchtune.cli._{name}"
@@ -143,7 +143,7 @@ def test_a_verbs_file_its_name_and_its_line_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_help_the_reader_and_completion_know_the_same_options(name: str) -> None:
+def test_help_parsing_and_completion_know_the_same_options(name: str) -> None:
     verb = VERBS[name]
     declared = (*verb.launch, *verb.options)
     in_examples = "\n".join(f"  {example}" for example in verb.examples)
@@ -154,7 +154,7 @@ def test_help_the_reader_and_completion_know_the_same_options(name: str) -> None
     assert on_page == offered == set(names_of(declared))
     for option in declared:
         for spelling in option.names:
-            typed = words_of(option, spelling)
+            typed = typed_option(option, spelling)
             call = verb.read([*typed, "recipe"])
             assert call.mistakes == [], typed
             assert call.arguments == ["recipe"]
@@ -182,16 +182,18 @@ def takers(spelling: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "option"), FOREIGN, ids=lambda x: x if isinstance(x, str) else x.names[0])
-def test_an_option_of_another_verb_is_named_with_that_verb(name: str, option: Option) -> None:
+def test_an_option_of_another_verb_is_reported_with_that_verb(name: str, option: Option) -> None:
     verb = VERBS[name]
     for spelling in option.names:
-        typed = words_of(option, spelling)
+        typed = typed_option(option, spelling)
         call = verb.read(["recipe", *typed])
         assert not call.has(option)
         hint = f"{spelling} is an option of {', '.join(f'tune {taker}' for taker in takers(spelling))}"
         if verb.launch and option in LAUNCH_OPTIONS:
-            hint = f"{spelling} is torchrun's and stands before the recipe"
-        if verb.takes_overrides:  # it may be a field of the config, so the hint comes with what is no field
+            hint = f"{spelling} is an option of torchrun and comes before the recipe"
+        if (
+            verb.takes_overrides
+        ):  # it may be a field of the config, so the hint is shown for unknown fields only
             assert call.overrides == typed
             assert call.suggest(spelling, "did you mean a field?") == hint
         else:
@@ -199,32 +201,33 @@ def test_an_option_of_another_verb_is_named_with_that_verb(name: str, option: Op
 
 
 NAMED_OTHERWISE = {"--dtype", "--tokenizer", "--log_dir", "--output-dir", "--force"}
-"""Options that have the name of a field of a fine-tuning config, or mean another option of a run."""
+"""Options named like a field of a fine-tuning config, or answered with another option of a run."""
 
 
-def test_an_option_of_another_verb_ends_a_call_with_its_name(tune: Tune) -> None:
+def test_an_option_of_another_verb_is_rejected(tune: Tune) -> None:
     options = dict.fromkeys(option for name, option in FOREIGN if name == "show")
     assert len(options) > 15
     for spelling, option in [(s, o) for o in options for s in o.names if s not in NAMED_OTHERWISE]:
-        done = tune("show", *LORA, *words_of(option, spelling))
+        done = tune("show", *LORA, *typed_option(option, spelling))
         assert done.status == 2
         assert f"{spelling} is an option of tune {takers(spelling)[0]}" in done.err, done.err
     assert json.loads(tune("show", *LORA, "--dtype", "fp32", "--json").out)["dtype"] == "fp32"
 
 
-def test_torchruns_options_stand_before_the_recipe(tune: Tune) -> None:
-    for words in (
+def test_torchruns_options_come_before_the_recipe(tune: Tune) -> None:
+    for args in (
         "--nproc_per_node 2",
         "--nproc_per_node",
         "--nproc-per-node 2",
         "nproc_per_node=2",
         "--standalone",
     ):
-        done = tune(*LORA, *words.split())
-        assert (done.status, "is torchrun's and stands before the recipe" in done.err) == (2, True), words
+        done = tune(*LORA, *args.split())
+        hint = "is an option of torchrun and comes before the recipe"
+        assert (done.status, hint in done.err) == (2, True), args
 
 
-def test_torchruns_options_are_those_of_this_torch() -> None:
+def test_torchruns_options_match_the_installed_torch() -> None:
     from torch.distributed.run import get_args_parser
 
     actions = [action for action in get_args_parser()._actions if action.option_strings]
@@ -242,18 +245,18 @@ def test_no_spelling_means_two_things_in_a_call() -> None:
     for verb in VERBS.values():
         spellings = names_of((*verb.options, *verb.launch, HELP))
         assert len(spellings) == len(set(spellings)), verb.name
-    both = itertools.product((o for v in VERBS.values() for o in v.options), LAUNCH_OPTIONS)
-    assert not [pair for pair in both if set(pair[0].names) & set(pair[1].names)]
+    pairs = itertools.product((o for v in VERBS.values() for o in v.options), LAUNCH_OPTIONS)
+    assert not [pair for pair in pairs if set(pair[0].names) & set(pair[1].names)]
 
 
-def test_words_are_read_in_any_order() -> None:
-    words = ["recipe", "--config", "c", "--allow", "a", "--overwrite", "x.y=3", "--lr=1"]
-    call = read_words(words, RUN_OPTIONS)
-    for left in range(len(words)):
-        if words[left - 1] not in ("--config", "--allow"):
-            turned = read_words([*words[left:], *words[:left]], RUN_OPTIONS)
-            assert turned.options == call.options
-            assert set(turned.overrides) == set(call.overrides)
+def test_arguments_are_parsed_in_any_order() -> None:
+    args = ["recipe", "--config", "c", "--allow", "a", "--overwrite", "x.y=3", "--lr=1"]
+    call = read_words(args, RUN_OPTIONS)
+    for start in range(len(args)):
+        if args[start - 1] not in ("--config", "--allow"):
+            rotated = read_words([*args[start:], *args[:start]], RUN_OPTIONS)
+            assert rotated.options == call.options
+            assert set(rotated.overrides) == set(call.overrides)
     assert (call.recipe, call.config, call.allowed) == ("recipe", "c", ["a"])
 
 
@@ -290,7 +293,7 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "part"),
+    ("args", "status", "part"),
     [
         (["--steps", "4", "name=y"], 0, "4 y []"),
         (["--override", "steps=4", "--name=y"], 0, "4 y []"),
@@ -302,12 +305,12 @@ main()
         (["--help"], 0, "--steps INT"),
     ],
 )
-def test_a_recipe_as_a_script_reads_its_words_without_the_cli(
-    words: list[str], status: int, part: str, tmp_path: Path
+def test_a_recipe_run_as_a_script_parses_its_arguments_without_the_cli(
+    args: list[str], status: int, part: str, tmp_path: Path
 ) -> None:
     (tmp_path / "own_script.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, "own_script.py", *words],
+        [sys.executable, "own_script.py", *args],
         capture_output=True,
         text=True,
         cwd=tmp_path,

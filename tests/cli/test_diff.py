@@ -1,4 +1,4 @@
-"""`tune diff`: names, files, runs, and a run against what its command means today."""
+"""`tune diff` compares registered configs, files and runs, and a run with what its command would do now."""
 
 import json
 from pathlib import Path
@@ -32,24 +32,26 @@ def main(cfg: DiffedConfig) -> None:
 '''
 
 
-def test_file_over_a_base_is_compared_with_what_it_means(tune: Tune, tmp_path: Path) -> None:
+def test_file_is_compared_after_merging_it_over_its_base(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("_base_: smollm2_135m_lora\nseed: 7\noptimizer: {lr: 0.5}\n")
-    found = tune("diff", "smollm2_135m_lora", str(tmp_path / "my.yaml")).out
-    assert found == "seed: 1 -> 7\noptimizer.lr: 0.001 -> 0.5\n"
+    text = tune("diff", "smollm2_135m_lora", str(tmp_path / "my.yaml")).out
+    assert text == "seed: 1 -> 7\noptimizer.lr: 0.001 -> 0.5\n"
 
 
-def test_json_leaves_out_the_side_that_has_no_such_leaf(tune: Tune, tmp_path: Path) -> None:
+def test_json_omits_the_side_without_the_field(tune: Tune, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: 1\nb: null\n")
     (tmp_path / "b.yaml").write_text("b: x\nc: [1, 2]\n")
-    found = json.loads(tune("diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--json").out)
-    assert found == [
+    differences = json.loads(tune("diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"), "--json").out)
+    assert differences == [
         {"path": "a", "left": 1},
         {"path": "b", "left": None, "right": "x"},
         {"path": "c", "right": [1, 2]},
     ]
 
 
-def test_colour_is_for_terminals(tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_is_coloured_only_where_colour_is_shown(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.yaml").write_text("a: 1\n")
     (tmp_path / "b.yaml").write_text("a: 2\n")
     call = ("diff", str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml"))
@@ -58,7 +60,7 @@ def test_colour_is_for_terminals(tune: Tune, tmp_path: Path, monkeypatch: pytest
     assert tune(*call).out == "\x1b[1ma\x1b[0m: \x1b[31m1\x1b[0m -> \x1b[32m2\x1b[0m\n"
 
 
-def test_registered_config_is_frozen_beside_a_run(tune: Tune, tmp_path: Path) -> None:
+def test_registered_config_is_frozen_before_it_is_compared_with_a_run(tune: Tune, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     call = ("lora_finetune", "--config", "smollm2_135m_lora")
@@ -66,7 +68,7 @@ def test_registered_config_is_frozen_beside_a_run(tune: Tune, tmp_path: Path) ->
     assert tune("diff", "smollm2_135m_lora", str(run)).out == "optimizer.eps: 1.0e-08 -> 1.0e-06\n"
 
 
-def test_run_alone_is_compared_with_what_its_command_means_today(
+def test_single_run_is_compared_with_what_its_command_would_do_now(
     tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "diffed_recipe.py").write_text(RECIPE)
@@ -86,7 +88,7 @@ def test_run_alone_is_compared_with_what_its_command_means_today(
     assert lines[1].startswith("versions.torchtune: '0.0.1' -> ")
 
 
-def test_something_that_is_no_run_is_one_mistake(tune: Tune, tmp_path: Path) -> None:
-    found = tune("diff", str(tmp_path))
-    assert found.status == 2
-    assert "is no run's folder; name a second config to compare it with" in found.err
+def test_folder_without_a_run_is_one_mistake(tune: Tune, tmp_path: Path) -> None:
+    result = tune("diff", str(tmp_path))
+    assert result.status == 2
+    assert "is not a run's folder; name a second config to compare it with" in result.err

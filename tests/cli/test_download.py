@@ -1,4 +1,4 @@
-"""`tune download` against a hub of our own, a server on this machine that answers as the real one does."""
+"""`tune download` against a local server that responds as the Hugging Face hub does."""
 
 import errno
 import hashlib
@@ -37,7 +37,7 @@ UNUSUAL = {
 
 
 class Answer(NamedTuple):
-    """What the hub says in place of what is asked for: a status, X-Error-Code and X-Error-Message."""
+    """An error response of the hub: a status, X-Error-Code and X-Error-Message."""
 
     status: int
     code: str = ""
@@ -45,33 +45,33 @@ class Answer(NamedTuple):
 
 
 class Hub(ThreadingHTTPServer):
-    """One repository, `owner/name`, on a server: its files, what is refused, and what was asked for."""
+    """A server with one repository, `owner/name`: its files, its error responses, and the requests that it got."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = dict(USUAL)
-        self.refusals: dict[str, Answer] = {}
-        """By a request's beginning, such as `GET /api/models`."""
+        self.errors: dict[str, Answer] = {}
+        """Error responses by the beginning of a request, such as `GET /api/models`."""
         self.breaks: set[str] = set()
         """Files whose first transfer ends halfway."""
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.tokens: set[str | None] = set()
         self.address = f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as https://huggingface.co does, as far as huggingface_hub 2.4 asks."""
+    """Responds as https://huggingface.co does to the requests of huggingface_hub 2.4."""
 
     server: Hub
 
     def do_GET(self) -> None:
         path = urlsplit(unquote(self.path)).path
         request = f"{self.command} {path}"
-        self.server.asked.append(" ".join([request, *filter(None, [self.headers["Range"]])]))
+        self.server.requests.append(" ".join([request, *filter(None, [self.headers["Range"]])]))
         self.server.tokens.add(self.headers["Authorization"])
-        for beginning, answer in self.server.refusals.items():
+        for beginning, answer in self.server.errors.items():
             if request.startswith(beginning):
                 self._send(b"", answer.status, X_Error_Code=answer.code, X_Error_Message=answer.message)
                 return
@@ -91,11 +91,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, name: str) -> None:
         body = self.server.files[name]
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        start = int(found[1]) if found else 0
+        byte_range = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
+        start = int(byte_range[1]) if byte_range else 0
         breaks = self.command == "GET" and name in self.server.breaks
         self.server.breaks -= {name} if breaks else set()
-        status = 206 if found else 200
+        status = 206 if byte_range else 200
         self._send(body[start:], status, breaks=breaks, ETag=f'"{_etag(body)}"', X_Repo_Commit=COMMIT)
 
     def _send(self, body: bytes, status: int = 200, *, breaks: bool = False, **headers: str) -> None:
@@ -117,7 +117,7 @@ def _etag(body: bytes) -> str:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """Start a hub, and let huggingface_hub know no other."""
+    """Start a hub, and make it the only one that huggingface_hub uses."""
     server = Hub()
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -125,7 +125,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    # What the environment says of these was read when huggingface_hub was imported.
+    # huggingface_hub read the environment variables of these when it was imported.
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", None)
@@ -147,14 +147,14 @@ class Download:
         self._tune = tune
         self.folder = folder
 
-    def __call__(self, *words: str) -> Result:
-        return self._tune("download", "owner/name", "--output-dir", str(self.folder), *words)
+    def __call__(self, *args: str) -> Result:
+        return self._tune("download", "owner/name", "--output-dir", str(self.folder), *args)
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What came, without huggingface_hub's own notes."""
-        found = (path for path in self.folder.rglob("*") if path.is_file())
-        names = {path.relative_to(self.folder).as_posix(): path for path in found}
+        """The downloaded files, without the metadata of huggingface_hub."""
+        paths = (path for path in self.folder.rglob("*") if path.is_file())
+        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
         return {name: path.read_bytes() for name, path in names.items() if not name.startswith(".cache")}
 
 
@@ -163,17 +163,19 @@ def download(tune: Tune, tmp_path: Path) -> Download:
     return Download(tune, tmp_path / "models" / "mine")
 
 
-def test_what_a_model_needs_comes_and_nothing_else(hub: Hub, download: Download) -> None:
+def test_only_the_files_of_a_model_are_downloaded(hub: Hub, download: Download) -> None:
     hub.files |= UNUSUAL
     result = download()
     assert result.status == 0, result.err
     assert download.files == USUAL
     size = sum(map(len, USUAL.values()))
-    assert f"wrote 4 files, {size / 1e3:.1f}kB, into {download.folder}\n" in result.out
+    assert f"wrote 4 files, {size / 1e3:.1f}kB, to {download.folder}\n" in result.out
     assert f"model_directory={download.folder}\n" in result.out
 
 
-def test_without_safetensors_pickles_come_and_without_both_a_note(hub: Hub, download: Download) -> None:
+def test_pickles_replace_missing_safetensors_and_a_note_reports_that_both_are_missing(
+    hub: Hub, download: Download
+) -> None:
     hub.files = {**SMALL, **UNUSUAL}
     assert download().err == ""
     assert download.files == {**SMALL, "pytorch_model.bin": b"p"}
@@ -182,11 +184,12 @@ def test_without_safetensors_pickles_come_and_without_both_a_note(hub: Hub, down
     result = download()
     assert result.status == 0
     assert download.files == SMALL
-    assert re.match(r"note: no \*.safetensors or pytorch_model\*.bin; .*, model.Q4.gguf", result.err)
+    note = r"note: owner/name has no \*.safetensors or pytorch_model\*.bin; .*, model.Q4.gguf"
+    assert re.match(note, result.err)
 
 
 @pytest.mark.parametrize(
-    ("words", "names"),
+    ("args", "names"),
     [
         ("--include *.gguf --include=README.md", {"model.Q4.gguf", "README.md"}),
         ("--include *.json --ignore tok* --ignore original/*", {"config.json"}),
@@ -194,46 +197,46 @@ def test_without_safetensors_pickles_come_and_without_both_a_note(hub: Hub, down
         ("--ignore *.safetensors", set(SMALL)),
     ],
 )
-def test_patterns_choose(words: str, names: set[str], hub: Hub, download: Download) -> None:
+def test_patterns_select_files(args: str, names: set[str], hub: Hub, download: Download) -> None:
     hub.files |= UNUSUAL
-    result = download(*words.split())
+    result = download(*args.split())
     assert result.status == 0, result.err
     assert download.files.keys() == names
 
 
-@pytest.mark.parametrize("words", ["--include *.json --include *.ggfu", "--include *.json --ignore *"])
-def test_patterns_that_leave_nothing_name_files_that_are_there(
-    words: str, hub: Hub, download: Download
+@pytest.mark.parametrize("args", ["--include *.json --include *.ggfu", "--include *.json --ignore *"])
+def test_patterns_without_a_match_are_answered_with_file_names(
+    args: str, hub: Hub, download: Download
 ) -> None:
     hub.files |= {f"{i:02}.bin": b"" for i in range(20)}
-    result = download(*words.split())
+    result = download(*args.split())
     assert result.status == 2
-    assert "it has config.json, tokenizer.json" in result.err
+    assert ": config.json, tokenizer.json" in result.err
     assert "14 more" in result.err
     assert not download.folder.exists()
 
 
-def test_revision_is_asked_for_and_its_commit_is_fetched(hub: Hub, download: Download) -> None:
+def test_revision_is_resolved_and_its_commit_is_downloaded(hub: Hub, download: Download) -> None:
     assert download("--revision", "refs/pr/1").status == 0
-    assert hub.asked.count("GET /api/models/owner/name/revision/refs/pr/1") == 1
-    assert f"GET /owner/name/resolve/{COMMIT}/config.json" in hub.asked
+    assert hub.requests.count("GET /api/models/owner/name/revision/refs/pr/1") == 1
+    assert f"GET /owner/name/resolve/{COMMIT}/config.json" in hub.requests
 
 
-def test_second_call_fetches_only_what_the_first_did_not_get(hub: Hub, download: Download) -> None:
+def test_second_call_downloads_only_the_missing_files(hub: Hub, download: Download) -> None:
     broken = f"GET /owner/name/resolve/{COMMIT}/model.safetensors"
-    hub.refusals[broken] = Answer(503)
+    hub.errors[broken] = Answer(503)
     first = download()
     assert first.status == 1
-    assert first.err == "tune: the hub answers 503 Service Unavailable; try again later\n"
+    assert first.err == "tune: the hub responded 503 Service Unavailable; try again later\n"
     assert download.files == SMALL
-    hub.refusals.clear()
-    hub.asked.clear()
+    hub.errors.clear()
+    hub.requests.clear()
     assert download().status == 0
     assert download.files == USUAL
-    assert [r for r in hub.asked if r.startswith("GET /owner")] == [broken]
+    assert [r for r in hub.requests if r.startswith("GET /owner")] == [broken]
 
 
-def test_transfer_that_breaks_goes_on_from_where_it_was(
+def test_interrupted_transfer_resumes_at_its_position(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)  # huggingface_hub waits before it tries again
@@ -241,20 +244,22 @@ def test_transfer_that_breaks_goes_on_from_where_it_was(
     hub.breaks = {"model.safetensors"}
     assert download().status == 0
     assert download.files == USUAL
-    asked = [r for r in hub.asked if r.startswith("GET") and "model.safetensors" in r]
-    assert [r.endswith(f"bytes={len(WEIGHTS) // 2}-") for r in asked] == [False, True]
+    requests = [r for r in hub.requests if r.startswith("GET") and "model.safetensors" in r]
+    assert [r.endswith(f"bytes={len(WEIGHTS) // 2}-") for r in requests] == [False, True]
 
 
-def test_half_files_of_killed_runs_go_and_those_of_other_runs_stay(hub: Hub, download: Download) -> None:
+def test_partial_files_of_killed_downloads_are_removed_and_recent_ones_are_kept(
+    hub: Hub, download: Download
+) -> None:
     notes = download.folder / ".cache" / "huggingface" / "download"
     notes.mkdir(parents=True)
-    dead, living = notes / "x.etag.0123abcd.incomplete", notes / "y.etag.0123abcd.incomplete"
-    dead.touch()
-    living.touch()
-    os.utime(dead, (0, 0))
+    abandoned, recent = notes / "x.etag.0123abcd.incomplete", notes / "y.etag.0123abcd.incomplete"
+    abandoned.touch()
+    recent.touch()
+    os.utime(abandoned, (0, 0))
     assert download().status == 0
-    assert not dead.exists()
-    assert living.exists()
+    assert not abandoned.exists()
+    assert recent.exists()
 
 
 @pytest.mark.parametrize(
@@ -267,13 +272,13 @@ def test_half_files_of_killed_runs_go_and_those_of_other_runs_stay(hub: Hub, dow
         ("HEAD /owner", Answer(401, "GatedRepo"), 2, "owner/name is gated"),
         ("HEAD /owner", Answer(403, "", "enable access to gated repositories"), 2, "enable access to gated"),
         ("GET /api", Answer(502), 1, "502 Bad Gateway; try again later"),
-        ("GET /api", Answer(200), 2, "does not answer as the hub does"),
+        ("GET /api", Answer(200), 2, "does not respond like the Hugging Face hub"),
     ],
 )
-def test_refusal_is_one_line_that_says_what_to_do(
+def test_error_response_is_reported_in_one_line_with_advice(
     request_: str, answer: Answer, status: int, part: str, hub: Hub, download: Download
 ) -> None:
-    hub.refusals[request_] = answer
+    hub.errors[request_] = answer
     result = download("--revision", "v9")
     assert result.status == status, result.err
     assert part in result.err
@@ -281,43 +286,48 @@ def test_refusal_is_one_line_that_says_what_to_do(
     assert result.out == ""
 
 
-def test_hub_that_stops_answering_does_not_count_as_done(hub: Hub, download: Download) -> None:
+def test_download_without_a_response_is_reported_as_incomplete(hub: Hub, download: Download) -> None:
     download.folder.mkdir(parents=True)
     (download.folder / "config.json").write_bytes(b"{}")
-    hub.refusals["GET /api/models/owner/name/tree"] = Answer(501)
+    hub.errors["GET /api/models/owner/name/tree"] = Answer(501)
     result = download()
     assert result.status == 1
-    assert result.err.splitlines()[-1].endswith("model.safetensors did not come whole; try again later")
+    last = result.err.splitlines()[-1]
+    assert last.startswith("tune: incomplete download: ")
+    assert last.endswith("model.safetensors; try again later")
 
 
-def test_token_of_the_environment_is_sent_and_never_shown(
+def test_token_of_the_environment_is_sent_and_never_printed(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    shown = [*download()]
+    output = [*download()]
     assert hub.tokens == {"Bearer hf_secret"}
     for beginning, code in {"GET /api": "GatedRepo", "GET": "RepoNotFound", "HEAD": ""}.items():
         shutil.rmtree(download.folder, ignore_errors=True)
-        hub.refusals = {beginning: Answer(401, code)}
-        shown += download()
+        hub.errors = {beginning: Answer(401, code)}
+        output += download()
     monkeypatch.setenv("HF_TOKEN", "hf_secret\u2026")
-    shown += (malformed := download())
+    output += (malformed := download())
     assert malformed.status == 2
-    assert "has characters that no token has" in malformed.err
-    assert "secret" not in " ".join(map(str, shown))
+    assert "the token in HF_TOKEN contains invalid characters" in malformed.err
+    assert "secret" not in " ".join(map(str, output))
 
 
-def test_token_that_the_hub_does_not_know_is_named(
+def test_token_that_the_hub_does_not_recognise_is_reported(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_old")
-    hub.refusals["GET /api"] = Answer(401, "", "Invalid credentials in Authorization header")
+    hub.errors["GET /api"] = Answer(401, "", "Invalid credentials in Authorization header")
     result = download()
     assert (result.status, result.err.count("\n")) == (2, 1)
-    assert "does not know the token in HF_TOKEN; https://huggingface.co/settings/tokens" in result.err
+    message = (
+        "does not recognise the token in HF_TOKEN; create another on https://huggingface.co/settings/tokens"
+    )
+    assert message in result.err
 
 
-def test_offline_says_so_and_no_connection_what_was_tried(
+def test_offline_mode_and_a_failed_connection_are_reported_with_advice(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -326,43 +336,46 @@ def test_offline_says_so_and_no_connection_what_was_tried(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
         address = f"http://127.0.0.1:{closed.server_port}"
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    alone = download()
-    assert (offline.status, alone.status, (offline.err + alone.err).count("\n")) == (2, 2, 2)
-    assert "HF_HUB_OFFLINE is set, so nothing is fetched: unset it, or copy the folder" in offline.err
-    assert re.match(f"tune: {address} cannot be reached .*, or copy the folder", alone.err)
-    assert hub.asked == []
+    failed = download()
+    assert (offline.status, failed.status, (offline.err + failed.err).count("\n")) == (2, 2, 2)
+    expected = "HF_HUB_OFFLINE is set, so nothing is downloaded; unset the variable, or copy the folder"
+    assert expected in offline.err
+    assert re.match(f"tune: cannot reach {address} .*, or copy the folder", failed.err)
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "owner/na me", "https://huggingface.co/owner/name", "a--b"])
-def test_malformed_repository_is_refused_before_the_hub_is_asked(
+def test_malformed_repository_is_rejected_without_a_request(
     name: str, hub: Hub, tune: Tune, tmp_path: Path
 ) -> None:
     result = tune("download", name, "--output-dir", str(tmp_path / "x"))
     assert result.status == 2
-    assert result.err == f"tune: {name!r} is no repository of the hub; write it as <owner>/<name>\n"
-    assert hub.asked == []
+    assert result.err == f"tune: {name!r} is not a repository name; write <owner>/<name>\n"
+    assert hub.requests == []
 
 
-def test_file_in_the_folders_place_or_above_stays(hub: Hub, download: Download, tmp_path: Path) -> None:
+def test_output_folder_that_is_a_file_or_below_one_is_rejected(
+    hub: Hub, download: Download, tmp_path: Path
+) -> None:
     (tmp_path / "models").write_text("mine")
     below = download()
     download.folder = tmp_path / "models"
-    there = download()
-    assert (below.status, there.status, (below.err + there.err).count("\n")) == (2, 2, 2)
+    same = download()
+    assert (below.status, same.status, (below.err + same.err).count("\n")) == (2, 2, 2)
     assert f"{tmp_path}/models/mine cannot be written: " in below.err
-    assert f"--output-dir {tmp_path}/models is a file; name a folder" in there.err
+    assert f"--output-dir: {tmp_path}/models is a file; expected a folder" in same.err
     assert (tmp_path / "models").read_text() == "mine"
 
 
-def test_full_disk_is_said_before_anything_is_fetched_or_when_it_fills(
+def test_full_disk_is_reported_before_the_download_or_when_it_fills(
     hub: Hub, download: Download, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50))
         before = download()
     assert before.status == 2
-    assert "needs 10.3kB more, and 50.0B are free on its disk" in before.err
-    assert not any("resolve" in request for request in hub.asked)
+    assert "not enough disk space; 10.3kB needed, 50.0B free" in before.err
+    assert not any("resolve" in request for request in hub.requests)
 
     def fill(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
@@ -386,10 +399,10 @@ def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("args", "part"),
     [
-        ("b/c", "b/c: is not understood; put a pattern in quotes"),
-        ("owner/name", "owner/name: is not understood"),
+        ("b/c", "b/c: unexpected argument; put each pattern in quotes"),
+        ("owner/name", "owner/name: unexpected argument"),
         ("--inculde=*.json", "--inculde=*.json: is not understood"),
         ("--config x", "--config: is not understood"),
         ("--include", "--include: needs a value"),
@@ -397,8 +410,8 @@ def test_progress_is_shown_on_a_terminal_only_and_cleared_before_the_result(
         ("--revision a --revision b", "--revision b: --revision is given twice"),
     ],
 )
-def test_words_without_a_meaning_are_refused(words: str, part: str, hub: Hub, download: Download) -> None:
-    result = download(*words.split())
+def test_invalid_arguments_are_rejected(args: str, part: str, hub: Hub, download: Download) -> None:
+    result = download(*args.split())
     assert result.status == 2
     assert part in result.err
-    assert hub.asked == []
+    assert hub.requests == []

@@ -1,4 +1,4 @@
-"""How a run that fails ends: one line for the user's mistake, a traceback for a defect."""
+"""A run that fails ends with one line for a user's mistake, and with a traceback for a defect."""
 
 from pathlib import Path
 

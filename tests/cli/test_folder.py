@@ -1,4 +1,4 @@
-"""`tune validate --all FOLDER`: every config of a user's folder, each with its recipe, as a user's CI calls it."""
+"""`tune validate --all FOLDER` validates every config in a user's folder for its recipe, as in a user's CI."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def main(cfg: {name}Config) -> None: ...
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder of configs: some right, some wrong, one whose recipe cannot be told."""
+    """Return a folder of configs: some valid, some invalid, one whose recipe is unknown."""
     (tmp_path / "sub").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden/x.yaml").write_text("nonsense: [\n")
@@ -67,8 +67,8 @@ def folder(tmp_path: Path) -> Path:
 def test_every_config_of_a_folder_is_validated_for_its_recipe(folder: Path, tune: Tune) -> None:
     result = tune("validate", "--all", str(folder))
     assert result.status == 2
-    right = [line.split(": ok")[0].replace(f"{folder}/", "") for line in result.out.splitlines()]
-    assert right == [
+    valid = [line.split(": ok")[0].replace(f"{folder}/", "") for line in result.out.splitlines()]
+    assert valid == [
         "lora_finetune --config base.yaml",
         f"own_{folder.name}.py --config own.yaml",
         "lora_finetune --config sub/over.yaml",
@@ -77,27 +77,27 @@ def test_every_config_of_a_folder_is_validated_for_its_recipe(folder: Path, tune
     for part in (
         "broken.yaml: 1 mistake in broken.yaml:",
         "full_finetune --config comment.yaml: 1 mistake in the config of full_finetune:",
-        "comment.yaml:3: batch_sizee: no 'batch_sizee'; did you mean 'batch_size'?",
+        "comment.yaml:3: batch_sizee: unknown field 'batch_sizee'; did you mean 'batch_size'?",
         f"full_finetune --config runs_{folder.name}.py:of_python: 1 mistake",
         f"runs_{folder.name}.py:9: batch_size: expected an int above 0, got 0",
         "recipe_that_fails.py:4: ZeroDivisionError: division by zero",
-        "lost.yaml: its fields are those of no recipe; say which it is for in a comment, `# recipe: lora_finetune`",
+        "lost.yaml: its fields fit no recipe; name the recipe in a comment, `# recipe: lora_finetune`",
     ):
         assert part in err
     assert "helper" not in err
     assert "hidden" not in err
 
 
-def test_outcomes_are_json_for_a_script(folder: Path, tune: Tune) -> None:
+def test_outcomes_of_a_folder_can_be_json(folder: Path, tune: Tune) -> None:
     result = tune("validate", "--all", str(folder), "--json")
     assert result.status == 2
-    found = {Path(row["config"]).name: row for row in json.loads(result.out)}
-    assert found["base.yaml"]["needs"]["parameters"] == 139_399_488
-    assert [m["path"] for m in found["comment.yaml"]["mistakes"]] == ["batch_sizee"]
-    assert not found["lost.yaml"]["ok"]
+    outcomes = {Path(row["config"]).name: row for row in json.loads(result.out)}
+    assert outcomes["base.yaml"]["needs"]["parameters"] == 139_399_488
+    assert [m["path"] for m in outcomes["comment.yaml"]["mistakes"]] == ["batch_sizee"]
+    assert not outcomes["lost.yaml"]["ok"]
 
 
-def test_one_outcome_is_json_too(tune: Tune) -> None:
+def test_outcome_of_one_config_can_be_json(tune: Tune) -> None:
     wrong = tune("validate", "lora_finetune", "--config", "smollm2_135m_lora", "batch_size=0", "--json")
     assert wrong.status == 2
     assert json.loads(wrong.out) == {
@@ -117,5 +117,5 @@ def test_one_outcome_is_json_too(tune: Tune) -> None:
 
 
 def test_folder_without_configs_is_a_mistake(tune: Tune, tmp_path: Path) -> None:
-    assert "holds no config" in tune("validate", "--all", str(tmp_path)).err
+    assert "contains no config" in tune("validate", "--all", str(tmp_path)).err
     assert "no such folder" in tune("validate", "--all", str(tmp_path / "none")).err

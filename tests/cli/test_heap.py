@@ -1,4 +1,4 @@
-"""`tune` starts itself once more for a run, with a heap that does not fall to pieces."""
+"""`tune` re-executes itself for a run, with heap settings that limit fragmentation."""
 
 import os
 import subprocess
@@ -15,43 +15,45 @@ Execs = list[tuple[str, list[str]]]
 
 @pytest.fixture
 def execs(monkeypatch: pytest.MonkeyPatch) -> Execs:
-    """Return what was started in this process's place."""
-    found: Execs = []
-    monkeypatch.setattr(os, "execv", lambda file, words: found.append((file, words)))
-    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is put back
+    """Return a list that records the programs which would replace this process."""
+    programs: Execs = []
+    monkeypatch.setattr(os, "execv", lambda file, args: programs.append((file, args)))
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # so that it is restored
     monkeypatch.delenv("GLIBC_TUNABLES")
     for name in _glibc.CACHES:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(_glibc, "_glibc_version", lambda: "2.36")
     monkeypatch.setitem(OUTCOMES, _glibc.HEAP.name, True)  # noqa: FBT003 -- its value
-    monkeypatch.setattr(cli, "main", lambda words: 0)
-    return found
+    monkeypatch.setattr(cli, "main", lambda args: 0)
+    return programs
 
 
-def called(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["tune", *words])
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/bin/tune", *words])
+def call_tune(monkeypatch: pytest.MonkeyPatch, *args: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", *args])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-X", "dev", "/bin/tune", *args])
     with pytest.raises(SystemExit) as ended:
         cli.run()
     assert ended.value.code == 0
 
 
-@pytest.mark.parametrize("words", [["lora_finetune", "a=b"], ["run", "x"], ["--nproc_per_node", "2", "x"]])
-def test_runs_start_once_more_with_the_same_words(
-    words: list[str], execs: Execs, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("args", [["lora_finetune", "a=b"], ["run", "x"], ["--nproc_per_node", "2", "x"]])
+def test_runs_re_execute_tune_with_the_same_arguments(
+    args: list[str], execs: Execs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called(monkeypatch, *words)
-    assert execs == [(sys.executable, [sys.executable, "-X", "dev", "/bin/tune", *words])]
+    call_tune(monkeypatch, *args)
+    assert execs == [(sys.executable, [sys.executable, "-X", "dev", "/bin/tune", *args])]
     assert os.environ["GLIBC_TUNABLES"] == _glibc.TUNABLES
     assert os.environ["LRU_CACHE_CAPACITY"] == "64"
-    called(monkeypatch, *words)
+    call_tune(monkeypatch, *args)
     assert len(execs) == 1
 
 
-@pytest.mark.parametrize("words", [["ls"], ["validate", "x"], ["--help"], ["help"], ["__complete"], []])
-def test_what_runs_nothing_does_not(words: list[str], execs: Execs, monkeypatch: pytest.MonkeyPatch) -> None:
-    called(monkeypatch, *words)
+@pytest.mark.parametrize("args", [["ls"], ["validate", "x"], ["--help"], ["help"], ["__complete"], []])
+def test_calls_without_a_run_do_not_re_execute_tune(
+    args: list[str], execs: Execs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_tune(monkeypatch, *args)
     assert not execs
 
 
@@ -61,26 +63,26 @@ def empty_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it was started again"))
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("tune was executed again"))
     monkeypatch.setattr(os, "confstr", lambda _: None, raising=False)
-    monkeypatch.setattr(cli, "main", lambda words: 0)
+    monkeypatch.setattr(cli, "main", lambda args: 0)
 
 
-@pytest.mark.parametrize("how", [empty_setting, another_library])
-def test_a_setting_and_another_c_library_are_left_alone(
-    how: Callable[[pytest.MonkeyPatch], None], execs: Execs, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("prepare", [empty_setting, another_library])
+def test_tune_is_not_re_executed_with_a_user_setting_or_another_c_library(
+    prepare: Callable[[pytest.MonkeyPatch], None], execs: Execs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how(monkeypatch)
-    called(monkeypatch, "lora_finetune")
+    prepare(monkeypatch)
+    call_tune(monkeypatch, "lora_finetune")
     assert not execs
 
 
 KEEP = """
 import os
-from torchtune.internals import steady_heap
+from torchtune.internals import limit_heap_growth
 
 if {starts}:
-    steady_heap()
+    limit_heap_growth()
 blocks = [b"x" * 2**23 for _ in range(20)]
 del blocks
 with open("/proc/self/statm") as file:
@@ -89,7 +91,7 @@ with open("/proc/self/statm") as file:
 
 
 @pytest.mark.skipif(not _glibc._glibc_version(), reason="only glibc has these settings")
-def test_what_is_given_back_stays_for_the_next_step() -> None:
+def test_freed_memory_stays_in_the_heap_for_the_next_step() -> None:
     clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     held = []
     for starts in (False, True):

@@ -1,4 +1,4 @@
-"""Words of other projects and launchers: each leads to a field that exists, wherever it is written."""
+"""Names and options of other projects are answered with hints to existing fields, in YAML, Python and overrides."""
 
 import dataclasses
 import importlib
@@ -28,29 +28,29 @@ ARGUMENTS = {
 }
 
 
-def mistakes(recipe: str, config: str | None, *words: str) -> list[str]:
-    """Return the mistakes of a call, each as its line."""
+def mistakes(recipe: str, config: str | None, *overrides: str) -> list[str]:
+    """Return the mistakes of a config as lines of text."""
     try:
-        load_recipe(recipe).layers(config, words).build()
+        load_recipe(recipe).layers(config, overrides).build()
     except ConfigError as error:
         return list(map(str, error.mistakes))
     return []
 
 
 @pytest.mark.parametrize("text", _FIELDS)
-def test_what_a_hint_says_to_write_is_admitted(text: str) -> None:
+def test_field_or_override_in_a_hint_is_valid(text: str) -> None:
     path = re.split("[=, ]", text)[0]
     root, _, argument = path.partition(".")
-    written = re.match(r"[\w.]+=(\[.*?\]|\{.*?\}|\w+)", text)
-    word = written[0] if written else f"{path}=default"
+    assignment = re.match(r"[\w.]+=(\[.*?\]|\{.*?\}|\w+)", text)
+    override = assignment[0] if assignment else f"{path}=default"
     if root in ARGUMENTS and argument:
         assert argument in ARGUMENTS[root]
     elif root in FIELDS:
-        found = mistakes("lora_finetune", "smollm2_135m_lora", word, "dtype=bf16")
-        assert not any(f"no {argument or root!r}" in line for line in found)
-        assert written is None or not found
+        messages = mistakes("lora_finetune", "smollm2_135m_lora", override, "dtype=bf16")
+        assert not any(f"no {argument or root!r}" in line for line in messages)
+        assert assignment is None or not messages
     else:
-        assert mistakes("alpaca_generate", "smollm2_135m_generate", word) == []
+        assert mistakes("alpaca_generate", "smollm2_135m_generate", override) == []
 
 
 @pytest.mark.parametrize("path", re.findall(r"torch(?:tune)?(?:\.\w+)+", " ".join(_FIELDS)))
@@ -59,13 +59,13 @@ def test_component_that_a_hint_names_exists(path: str) -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_no_word_is_in_the_table_twice() -> None:
-    words = [word for words in _FIELDS.values() for word in words.split()]
-    assert len(words) == len(set(words))
+def test_no_name_is_in_the_table_twice() -> None:
+    names = [name for names in _FIELDS.values() for name in names.split()]
+    assert len(names) == len(set(names))
 
 
-# What transformers' TrainingArguments have that no config of ours does, by the start of the name.
-ELSEWHERE = re.compile(
+# Beginnings of fields of transformers' TrainingArguments that have no counterpart in our configs.
+NO_COUNTERPART = re.compile(
     r"hub|push_to_hub|log_|logging_(?!steps)|dataloader_(?!num)|ddp_|torch_empty|trackio|include_|eval_(?!steps|strat|on_start)"
     r"|fp16_full|bf16_full|save_(only|on_each)|debug|skip_memory|do_|local_rank|label_|length_column|restore|ignore_data"
     r"|full_determinism|remove_unused|neftune|use_cache|optim_|average_tokens|disable_tqdm|prediction_loss|batch_eval"
@@ -76,7 +76,7 @@ ELSEWHERE = re.compile(
 def test_options_of_transformers_that_have_a_counterpart_have_a_hint() -> None:
     names = {f.name for f in dataclasses.fields(transformers.TrainingArguments)}
     unknown = {name for name in names if name not in FIELDS and not hint_for(name, FIELDS)}
-    assert {name for name in unknown if not ELSEWHERE.match(name)} == set()
+    assert {name for name in unknown if not NO_COUNTERPART.match(name)} == set()
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,17 @@ def test_hint_is_shown_in_yaml_in_python_and_on_the_command_line(key: str, hint:
     assert mistakes("lora_finetune", f"{python}:hinted") == [f"{python}:6: {name}: no {name!r}; {hint}"]
 
 
-SAID = {
+MESSAGES = {
     "~validation": "expected key=value; fields cannot be removed; write validation=null or validation=default",
     "~lora.dropout=0.1": "fields cannot be removed; write lora.dropout=null or lora.dropout=default",
     "++lora.rank=2": "++lora.rank=2: expected key=value; write lora.rank=2",
     "--override ++batch_size=2": "++batch_size=2: expected key=value; write batch_size=2",
-    "+batch_size=2": "+ adds to a list, and this is none; write batch_size=2 to set it",
-    "--multirun optimizer.lr=1,2": "a call is one run",
-    "-m optimizer.lr=1": "-m: expected key=value; a call is one run",
-    "-max_steps=3": "-max_steps: no '-max_steps'; did you mean 'max_steps'?",
-    "./runs": "./runs: expected key=value; quote a value that holds spaces",
-    "~": "~: expected key=value; quote a value that holds spaces",
+    "+batch_size=2": "`+=` needs a list; this field is not one; use batch_size=2 to set it",
+    "--multirun optimizer.lr=1,2": "each command is one run",
+    "-m optimizer.lr=1": "-m: expected key=value; each command is one run",
+    "-max_steps=3": "-max_steps: unknown field '-max_steps'; did you mean 'max_steps'?",
+    "./runs": "./runs: expected key=value; quote values that contain spaces",
+    "~": "~: expected key=value; quote values that contain spaces",
     "--config-name x": "no 'config-name'; write --config NAME",
     "hydra.run.dir=x": "no 'hydra'; a run's folder is output_dir",
     "--gradient_checkpointing": "is not understood; write placement.activation_checkpointing={}",
@@ -127,39 +127,39 @@ SAID = {
     "--resume": "--resume: is not understood; write output_dir of the unfinished run",
     "--quiet": "--quiet: is not understood; --help lists options and fields",
     "temperature=1": "no 'temperature'; it is a field of the recipe alpaca_generate",
-    "output_dir=${oc.env:HOME}": "names nothing; let the shell expand environment variables, on the command line: ",
-    "output_dir=x/${now:%Y}": "names nothing; let the shell expand the date, on the command line: ",
-    "output_dir=${x-names.a}": "${x-names.a} names nothing; x- keys only hold anchors, at the top of a file",
-    "optimizer.learning_rate=1": "torch.optim.AdamW takes no 'learning_rate'; write lr",
-    "output_dir=${.lora}": "${.lora} names nothing",
+    "output_dir=${oc.env:HOME}": "not found; let the shell expand environment variables, on the command line: ",
+    "output_dir=x/${now:%Y}": "not found; let the shell expand the date, on the command line: ",
+    "output_dir=${x-names.a}": "${x-names.a} not found; x- keys only hold anchors, at the top level of a file",
+    "optimizer.learning_rate=1": "torch.optim.AdamW has no argument 'learning_rate'; write lr",
+    "output_dir=${.lora}": "${.lora} not found",
     "defaults=[a]": "no 'defaults'; write _base_, the name of a config or a YAML file",
-    "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW takes no '_target_'; write _component_",
-    ".shared=1": "'.shared' is not a path",
-    "lora.r=1": "lora.r: no 'r'; write rank",
+    "optimizer._target_=torch.optim.SGD": "torch.optim.AdamW has no argument '_target_'; write _component_",
+    ".shared=1": "'.shared' is not a field path",
+    "lora.r=1": "lora.r: unknown field 'r'; write rank",
     "lora.lora_target_linear=true": "write targets=[all-linear]",
 }
 
 
-@pytest.mark.parametrize("words", SAID)
-def test_idiom_of_another_launcher_is_one_mistake_that_says_what_to_type(words: str) -> None:
-    (found,) = mistakes("lora_finetune", "smollm2_135m_lora", *words.split())
-    assert SAID[words] in found
+@pytest.mark.parametrize("args", MESSAGES)
+def test_syntax_of_another_launcher_is_one_mistake_with_advice(args: str) -> None:
+    (message,) = mistakes("lora_finetune", "smollm2_135m_lora", *args.split())
+    assert MESSAGES[args] in message
 
 
-def test_field_that_the_recipe_does_not_have_is_not_named(tmp_path: Path) -> None:
+def test_field_that_the_recipe_does_not_have_is_not_suggested(tmp_path: Path) -> None:
     (tmp_path / "plain_recipe.py").write_text(
         "from attrs import define\nfrom torchtune import config\n\n\n"
         "@define(kw_only=True)\nclass PlainConfig:\n    dataset: str = 'x'\n    num_epoch: int = 1\n\n\n"
         "@config.parse\ndef main(cfg: PlainConfig) -> None:\n    pass\n"
     )
-    words = ("learning_rate=1", "num_epochs=3", "eval_dataset=3")
-    rate, epochs, dataset = mistakes(f"{tmp_path}/plain_recipe.py", None, *words)
+    overrides = ("learning_rate=1", "num_epochs=3", "eval_dataset=3")
+    rate, epochs, dataset = mistakes(f"{tmp_path}/plain_recipe.py", None, *overrides)
     assert rate.endswith("no 'learning_rate'")
     assert epochs.endswith("no 'num_epochs'; did you mean 'num_epoch'?")
     assert "write" not in dataset
 
 
-def test_field_of_another_recipe_is_named_with_that_recipe(tmp_path: Path) -> None:
+def test_field_of_another_recipe_is_suggested_with_that_recipe(tmp_path: Path) -> None:
     yaml = tmp_path / "my.yaml"
     yaml.write_text("_base_: smollm2_135m_full\nlora_r: 8\npeft_config: {}\n")
     rank, adapters = mistakes("full_finetune", str(yaml))
@@ -169,23 +169,25 @@ def test_field_of_another_recipe_is_named_with_that_recipe(tmp_path: Path) -> No
     assert section.endswith("no 'lora'; it is a field of the recipe lora_finetune")
 
 
-def test_fields_of_one_recipe_are_those_that_it_alone_has() -> None:
+def test_fields_listed_for_one_recipe_exist_only_in_that_recipe() -> None:
     classes = {name: load_recipe(name).config_class for name in recipe_names()}
-    known = {name: field_names(cls) for name, cls in classes.items() if cls}
+    recipe_fields = {name: field_names(cls) for name, cls in classes.items() if cls}
     for field, recipe in _OF_ONE_RECIPE.items():
-        assert [name for name, names in known.items() if field in names] == [recipe]
+        assert [name for name, names in recipe_fields.items() if field in names] == [recipe]
 
 
-def test_argument_of_another_name_is_hinted_where_a_component_takes_it() -> None:
+def test_hint_for_an_argument_is_given_only_if_the_component_takes_it() -> None:
     assert hint_for("lora_alpha", ["rank", "alpha"]) == "write alpha"
     assert hint_for("cutoff_len", ["source", "max_seq_len"]) == "write max_seq_len"
     assert hint_for("eval_dataset", ["dataset"]) is None
     assert hint_for("weird", FIELDS) is None
 
 
-def test_hidden_key_of_gitlab_is_hinted_to_be_one_that_begins_with_x(tmp_path: Path) -> None:
+def test_hidden_key_of_gitlab_is_answered_with_a_key_that_begins_with_x(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(
         "_base_: smollm2_135m_lora\n.shared: &shared {lr: 0.1}\noptimizer: *shared\n"
     )
-    (found,) = mistakes("lora_finetune", str(tmp_path / "my.yaml"))
-    assert found.endswith("no '.shared'; a key that only holds anchors begins with x-, such as x-shared")
+    (message,) = mistakes("lora_finetune", str(tmp_path / "my.yaml"))
+    assert message.endswith(
+        "no '.shared'; a key that only holds anchors must begin with x-, such as x-shared"
+    )

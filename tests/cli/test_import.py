@@ -1,4 +1,4 @@
-"""`tune import`: configs as the original torchtune's documentation describes them, turned into ours."""
+"""`tune import` converts configs as the original torchtune's documentation describes them."""
 
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,15 @@ profiler:
 """
 
 
-def imported(tune: Tune, folder: Path, text: str, *words: str) -> tuple[dict[str, Any], str, str]:
-    """Import a text; return the new config, and what was printed."""
+def imported(tune: Tune, folder: Path, text: str, *overrides: str) -> tuple[dict[str, Any], str, str]:
+    """Import a YAML text; return the new config, standard output and standard error."""
     (folder / "old.yaml").write_text(text)
-    found = tune("import", str(folder / "old.yaml"), *words, "-o", str(folder / "new.yaml"))
-    assert found.status == 0, found.err
-    return read_yaml(str(folder / "new.yaml")).value, found.out, found.err
+    result = tune("import", str(folder / "old.yaml"), *overrides, "-o", str(folder / "new.yaml"))
+    assert result.status == 0, result.err
+    return read_yaml(str(folder / "new.yaml")).value, result.out, result.err
 
 
-def test_lora_config_is_imported_whole(tune: Tune, tmp_path: Path) -> None:
+def test_lora_config_is_imported_completely(tune: Tune, tmp_path: Path) -> None:
     new, out, err = imported(tune, tmp_path, LORA)
     assert out == f"wrote {tmp_path}/new.yaml; run: tune lora_finetune --config {tmp_path}/new.yaml\n"
     assert err == ""
@@ -120,11 +120,11 @@ def test_lora_config_is_imported_whole(tune: Tune, tmp_path: Path) -> None:
         "optimizer": {"_component_": "torch.optim.AdamW", "fused": True, "weight_decay": 0.01, "lr": 3e-4},
     }
     assert tune("validate", "lora_finetune", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
-    assert tune("validate", "--all", str(tmp_path)).status == 2  # the old one is in the folder as well
+    assert tune("validate", "--all", str(tmp_path)).status == 2  # the folder also contains the old config
 
 
-def test_what_came_later_is_imported_as_well(tune: Tune, tmp_path: Path) -> None:
-    words = (
+def test_fields_of_later_versions_are_imported(tune: Tune, tmp_path: Path) -> None:
+    overrides = (
         "model.use_dora=True",
         "compile=True",
         "dtype=fp16",
@@ -132,7 +132,7 @@ def test_what_came_later_is_imported_as_well(tune: Tune, tmp_path: Path) -> None
         "profiler={enabled: True, wait_steps: 5, warmup_steps: 3, active_steps: 2}",
         "metric_logger={_component_: torchtune.training.metric_logging.WandBLogger, project: p}",
     )
-    new, _, err = imported(tune, tmp_path, LORA, *words)
+    new, _, err = imported(tune, tmp_path, LORA, *overrides)
     assert err == ""
     assert (new["lora"]["kind"], new["placement"]["compile"], new["dtype"]) == ("dora", True, "fp16")
     assert new["placement"]["sharding"] == {"cpu_offload": True, "reshard_after_forward": True}
@@ -145,13 +145,13 @@ def test_what_came_later_is_imported_as_well(tune: Tune, tmp_path: Path) -> None
     assert tune("validate", "lora_finetune", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
 
 
-def test_overrides_are_the_originals(tune: Tune, tmp_path: Path) -> None:
-    words = (
+def test_overrides_use_the_originals_field_names(tune: Tune, tmp_path: Path) -> None:
+    overrides = (
         "checkpointer.checkpoint_dir=models/l",
         "optimizer.lr=0.5",
         "tokenizer.path=other/tokenizer.model",
     )
-    new, *_ = imported(tune, tmp_path, LORA, *words)
+    new, *_ = imported(tune, tmp_path, LORA, *overrides)
     assert new["model_directory"] == "models/l"
     assert new["tokenizer_directory"] == "other"
     assert new["optimizer"]["lr"] == 0.5
@@ -200,7 +200,7 @@ seed: 1234
     assert tune("validate", "alpaca_generate", "--config", str(tmp_path / "new.yaml")).out.startswith("ok: ")
 
 
-def test_what_has_no_counterpart_is_named_with_the_reason(tune: Tune, tmp_path: Path) -> None:
+def test_field_without_a_counterpart_is_reported_with_the_reason(tune: Tune, tmp_path: Path) -> None:
     text = LORA.replace("llama2.lora_llama2_7b", "llama9.qlora_llama9_7b").replace(
         "alpaca_cleaned_dataset", "fancy_dataset"
     )
@@ -212,23 +212,23 @@ def test_what_has_no_counterpart_is_named_with_the_reason(tune: Tune, tmp_path: 
         tune, tmp_path, text, "loss._component_=torchtune.modules.loss.FancyLoss", "weird=3"
     )
     for part in (
-        "model.quantize_base: the base is not quantised",
-        "model: torchtune.models.llama9.llama9_7b is no model of ours",
-        "dataset: torchtune.datasets.fancy_dataset is no dataset of ours",
-        "dtype: fp8 is not trained in; fp32 is",
+        "model.quantize_base: the base is not quantized",
+        "model: torchtune.models.llama9.llama9_7b has no counterpart; choose another model",
+        "dataset: torchtune.datasets.fancy_dataset has no counterpart; choose another dataset",
+        "dtype: training in fp8 is not supported; the run uses fp32",
         "loss: torchtune.modules.loss.FancyLoss has no counterpart",
-        "metric_logger: torchtune.training.metric_logging.CometLogger is no logger of ours",
+        "metric_logger: torchtune.training.metric_logging.CometLogger has no counterpart",
         "weird: has no counterpart",
     ):
         assert f"no counterpart: {part}" in err
-    assert "3 mistakes in what is left to do" in err
-    assert "bitsandbytes.optim.PagedAdamW8bit is refused" in err
+    assert f"3 mistakes in {tmp_path}/new.yaml, to be fixed by hand" in err
+    assert "bitsandbytes.optim.PagedAdamW8bit is not allowed" in err
     assert new["optimizer"]["_component_"] == "bitsandbytes.optim.PagedAdamW8bit"
     assert "# No counterpart: weird: has no counterpart" in (tmp_path / "new.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_switch_that_is_on_is_noted_and_one_that_is_off_is_not(name: str, tune: Tune, tmp_path: Path) -> None:
+def test_unsupported_switch_is_reported_only_if_it_is_on(name: str, tune: Tune, tmp_path: Path) -> None:
     text = LORA.replace("enable_activation_checkpointing: True\n", "").replace("compile: False\n", "")
     text = text.replace("resume_from_checkpoint: False\n", "")
     assert (
@@ -241,24 +241,24 @@ def test_switch_that_is_on_is_noted_and_one_that_is_off_is_not(name: str, tune: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\n", "is no config of the original torchtune"),
+        ("a: 1\n", "is not a config of the original torchtune"),
         ("model: [\n", "not valid YAML"),
         ("model: 1\nmodel: 2\n", "duplicate key"),
     ],
 )
-def test_file_that_is_no_config_of_the_original_is_one_mistake(
+def test_file_that_is_not_a_config_of_the_original_is_one_mistake(
     text: str, message: str, tune: Tune, tmp_path: Path
 ) -> None:
     (tmp_path / "old.yaml").write_text(text)
-    found = tune("import", str(tmp_path / "old.yaml"), "-o", str(tmp_path / "new.yaml"))
-    assert found.status == 2
-    assert message in found.err
+    result = tune("import", str(tmp_path / "old.yaml"), "-o", str(tmp_path / "new.yaml"))
+    assert result.status == 2
+    assert message in result.err
     assert not (tmp_path / "new.yaml").exists()
     assert tune("import", str(tmp_path / "old.yaml")).status == 2
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("original", "converted"),
     [
         ("llama3.lora_llama3_8b", "llama3.llama3_8b"),
         ("llama3_1.lora_llama3_1_8b", "llama3.llama3_1_8b"),
@@ -275,6 +275,8 @@ def test_file_that_is_no_config_of_the_original_is_one_mistake(
         ("code_llama2.lora_code_llama2_7b", "llama2.code_llama_7b"),
     ],
 )
-def test_models_of_the_original_are_ours(theirs: str, ours: str, tune: Tune, tmp_path: Path) -> None:
-    new, *_ = imported(tune, tmp_path, LORA.replace("llama2.lora_llama2_7b", theirs))
-    assert new["model"] == {"_component_": f"torchtune.models.{ours}"}
+def test_models_of_the_original_are_converted(
+    original: str, converted: str, tune: Tune, tmp_path: Path
+) -> None:
+    new, *_ = imported(tune, tmp_path, LORA.replace("llama2.lora_llama2_7b", original))
+    assert new["model"] == {"_component_": f"torchtune.models.{converted}"}

@@ -1,4 +1,4 @@
-"""`tune import`: the original torchtune's datasets, validation and tokenizers."""
+"""`tune import` converts the original torchtune's datasets, validation and tokenizers."""
 
 import json
 from pathlib import Path
@@ -120,7 +120,7 @@ DATASETS: dict[tuple[str, ...], dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("lines", DATASETS)
-def test_datasets_of_the_original_are_ours(lines: tuple[str, ...], tune: Tune, tmp_path: Path) -> None:
+def test_datasets_of_the_original_are_converted(lines: tuple[str, ...], tune: Tune, tmp_path: Path) -> None:
     new, out, err = imported(tune, tmp_path, with_dataset(*lines))
     expected = dict(DATASETS[lines])
     if "datasets" not in expected:
@@ -170,7 +170,7 @@ def test_imported_dataset_reads_the_rows_that_the_original_reads(
     assert tokenizer.decode([label for label in example.labels if label >= 0]) == "2<|im_end|>"
 
 
-def test_dataset_arguments_without_a_counterpart_are_named(tune: Tune, tmp_path: Path) -> None:
+def test_dataset_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_path: Path) -> None:
     lines = (
         "- {_component_: torchtune.datasets.chat_dataset, source: me/a, conversation_style: weird, filter_fn: f}",
         "- {_component_: torchtune.datasets.multimodal.the_cauldron_dataset}",
@@ -216,7 +216,7 @@ def test_validation_is_imported_where_the_original_validates(tune: Tune, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "file"),
+    ("original", "converted", "file"),
     [
         (
             "{_component_: torchtune.models.llama3.llama3_tokenizer, path: F/original/tokenizer.model}",
@@ -261,40 +261,40 @@ def test_validation_is_imported_where_the_original_validates(tune: Tune, tmp_pat
         ),
     ],
 )
-def test_tokenizers_of_the_original_are_ours(
-    theirs: str, ours: str, file: str, tune: Tune, tmp_path: Path
+def test_tokenizers_of_the_original_are_converted(
+    original: str, converted: str, file: str, tune: Tune, tmp_path: Path
 ) -> None:
-    words = ("checkpointer.checkpoint_dir=F", f"tokenizer={theirs}")
-    new, _, err = imported(tune, tmp_path, LORA, *words)
-    path = file or yaml.safe_load(theirs)["path"].rpartition("/")[2]
+    overrides = ("checkpointer.checkpoint_dir=F", f"tokenizer={original}")
+    new, _, err = imported(tune, tmp_path, LORA, *overrides)
+    path = file or yaml.safe_load(original)["path"].rpartition("/")[2]
     assert new["tokenizer"] == {
-        "_component_": f"torchtune.models.{ours}_tokenizer",
+        "_component_": f"torchtune.models.{converted}_tokenizer",
         "path": f"${{tokenizer_directory}}/{path}",
     }
-    assert new.get("tokenizer_directory", "F") == ("F/original" if "original" in theirs else "F")
+    assert new.get("tokenizer_directory", "F") == ("F/original" if "original" in original else "F")
     assert err == ""
 
 
-def test_what_a_tokenizer_lacks_is_named(tune: Tune, tmp_path: Path) -> None:
-    theirs = (
+def test_tokenizer_arguments_without_a_counterpart_are_reported(tune: Tune, tmp_path: Path) -> None:
+    original = (
         "tokenizer={_component_: torchtune.models.qwen2_5.qwen2_5_tokenizer, path: F/vocab.json, merges_file: G/m.txt,"
         " special_tokens_path: F/s.json, prompt_template: mine.Template, truncation_type: left, max_seq_len: 9}"
     )
-    new, _, err = imported(tune, tmp_path, LORA, "checkpointer.checkpoint_dir=F", theirs)
+    new, _, err = imported(tune, tmp_path, LORA, "checkpointer.checkpoint_dir=F", original)
     assert (new["dataset"]["truncate"], new["dataset"]["max_seq_len"]) == ("left", 9)
     for part in (
         "merges_file: merges are read from the folder of vocab.json",
-        "special_tokens_path: special tokens are read from the tokenizer's own folder",
+        "special_tokens_path: special tokens are read from the tokenizer's folder",
         "prompt_template: 'mine.Template' has no counterpart",
     ):
         assert f"no counterpart: tokenizer.{part}" in err
 
 
 def test_models_of_images_have_no_counterpart(tune: Tune, tmp_path: Path) -> None:
-    words = (
+    overrides = (
         "model={_component_: torchtune.models.llama3_2_vision.lora_llama3_2_vision_11b, lora_attn_modules: [q_proj]}",
         "tokenizer={_component_: torchtune.models.llama3_2_vision.llama3_2_vision_transform, path: F/t.model}",
     )
-    _, _, err = imported(tune, tmp_path, LORA, *words)
-    assert "llama3_2_vision_11b reads images, and every model of ours reads text only" in err
-    assert "llama3_2_vision_transform reads images, and every tokenizer of ours reads text only" in err
+    _, _, err = imported(tune, tmp_path, LORA, *overrides)
+    assert "llama3_2_vision_11b reads images, but only text is supported" in err
+    assert "llama3_2_vision_transform reads images, but only text is supported" in err

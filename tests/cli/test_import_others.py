@@ -1,4 +1,4 @@
-"""`tune import` of what it cannot turn into a config of ours: other methods, and YAML of other projects."""
+"""`tune import` rejects configs of other training methods and of other projects, with advice."""
 
 from pathlib import Path
 
@@ -28,23 +28,23 @@ OTHER_METHODS = {
     "kd_ratio: 0.5": ("kd_ratio", "knowledge distillation"),
     "quantizer: {_component_: torchtune.training.quantization.Int8DynActInt4WeightQATQuantizer}": (
         "quantizer",
-        "quantisation-aware training",
+        "quantization-aware training",
     ),
     'tasks: ["truthfulqa_mc2"]': ("tasks", "an evaluation"),
 }
 
 
 @pytest.mark.parametrize("text", OTHER_METHODS)
-def test_config_of_another_method_is_not_turned_into_supervised_fine_tuning(
+def test_config_of_another_method_is_not_converted_to_supervised_fine_tuning(
     text: str, tune: Tune, tmp_path: Path
 ) -> None:
     key, method = OTHER_METHODS[text]
     old = tmp_path / "old.yaml"
     old.write_text(f"{text}\ncheckpointer: {{_component_: torchtune.training.FullModelHFCheckpointer}}\n")
-    found = tune("import", str(old), "-o", str(tmp_path / "new.yaml"))
-    assert found.status == 2
-    assert found.err == (
-        f"1 mistake in {old}:\n  {old}:1: {key}: this is {method}, which is not imported; our recipes do"
+    result = tune("import", str(old), "-o", str(tmp_path / "new.yaml"))
+    assert result.status == 2
+    assert result.err == (
+        f"1 mistake in {old}:\n  {old}:1: {key}: configs for {method} cannot be imported; recipes here do"
         " supervised fine-tuning and generation\n"
     )
     assert not (tmp_path / "new.yaml").exists()
@@ -113,19 +113,19 @@ TRL = (
             AXOLOTL,
             "axolotl",
             {
-                4: "load_in_4bit: write dtype=bf16, which halves the base model; weights are not quantised",
-                10: "output_dir: is the same here",
+                4: "load_in_4bit: write dtype=bf16, which halves the base model; weights are not quantized",
+                10: "output_dir: has the same name here",
                 12: "sequence_len: write dataset.max_seq_len",
-                16: "batch_size: counts the rows of all ranks",
+                16: "batch_size: includes all ranks",
                 25: "flash_attention: is not needed",
-                28: "rl: dpo is not done by any recipe of ours",
+                28: "rl: dpo is not supported by any recipe",
                 29: "weird: has no counterpart",
             },
         ),
         (
             LLAMA_FACTORY,
             "LLaMA-Factory",
-            {2: "stage: is what the recipes do", 8: "cutoff_len: write dataset.max_seq_len"},
+            {2: "stage: the recipes do this", 8: "cutoff_len: write dataset.max_seq_len"},
         ),
         (TRL, "TRL", {3: "max_length: write dataset.max_seq_len", 4: "use_peft: write lora"}),
     ],
@@ -135,11 +135,11 @@ def test_yaml_of_another_project_is_answered_key_by_key(
 ) -> None:
     old = tmp_path / "old.yaml"
     old.write_text(text)
-    found = tune("import", str(old), "-o", str(tmp_path / "new.yaml"))
-    assert found.status == 2
+    result = tune("import", str(old), "-o", str(tmp_path / "new.yaml"))
+    assert result.status == 2
     assert not (tmp_path / "new.yaml").exists()
-    _, first, *lines = found.err.splitlines()
-    assert f"is a config of {project}, which is not imported" in first
+    _, first, *lines = result.err.splitlines()
+    assert f"is a config of {project}, which cannot be imported" in first
     set_keys = [key for key, value in yaml.safe_load(text).items() if value not in (None, False)]
     assert [line.split(": ")[1] for line in lines] == set_keys
     assert [line for line in lines if "has no counterpart" in line] == [

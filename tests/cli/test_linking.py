@@ -1,4 +1,4 @@
-"""The document's last sections: link your own recipe and config with `tune`, and run them."""
+"""The last sections of the config tutorial: register a recipe and a config of your own with `tune`, and run them."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ dataset:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Return a copy of the project with a recipe and a config added, as the document says."""
+    """Return a copy of the project with a recipe and a config added, as in the tutorial."""
     for name in ("torchtune", "recipes", "configs_py", "configs_yaml"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "recipes/my_recipe.py").write_text(RECIPE)
@@ -67,17 +67,17 @@ def run(clone: Path, *words: str) -> str:
 
 
 @pytest.mark.slow
-def test_linked_recipe_and_config_are_listed_validated_and_run(clone: Path) -> None:
-    listed = run(clone, "-m", "torchtune.cli", "ls", "my_recipe")
-    assert "Counts to a number." in listed
-    assert "my_config  My first run." in listed
+def test_registered_recipe_and_config_are_listed_validated_and_run(clone: Path) -> None:
+    text = run(clone, "-m", "torchtune.cli", "ls", "my_recipe")
+    assert "Counts to a number." in text
+    assert "my_config  My first run." in text
     call = ("--config", "my_config", "--allow", "my_parts", "--override", "count=4", "dataset.keep=9")
     assert run(clone, "-m", "torchtune.cli", "validate", "my_recipe", *call) == "ok\n"
     assert run(clone, "-m", "torchtune.cli", "my_recipe", *call) == "hello 4 4 9\n"
     assert run(clone, "recipes/my_recipe.py", *call) == "hello 4 4 9\n"
 
 
-def test_stranger_beside_the_yaml_is_not_imported(clone: Path) -> None:
+def test_module_next_to_the_yaml_is_not_imported_without_permission(clone: Path) -> None:
     call = [sys.executable, "-m", "torchtune.cli", "my_recipe", "--config", "my_config"]
     environment = {**os.environ, "PYTHONPATH": str(clone)}
     done = subprocess.run(call, cwd=clone, env=environment, capture_output=True, text=True, check=False)

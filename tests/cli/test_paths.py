@@ -1,4 +1,4 @@
-"""Paths of configs and of command lines: `~`, slashes at the end, spaces, links."""
+"""Paths in configs and command lines: `~`, trailing slashes, spaces, links."""
 
 import importlib
 import inspect
@@ -20,10 +20,10 @@ import torchtune.utils.metric_logging
 from tests.tiny_run import Tiny, tiny_run
 from tests.tune import Tune
 from torchtune.config import ConfigError, LocalPath, resolve
-from torchtune.config.model import Layers, at, freeze, is_path, parameters, slots
+from torchtune.config.model import Layers, freeze, is_path, parameters, slots, value_at
 from torchtune.formats import hf_decoder
 from torchtune.runs import config_names, load_recipe, override
-from torchtune.tokenizers import AnyTokenizer, auto_tokenizer
+from torchtune.tokenizers import BaseTokenizer, auto_tokenizer
 from torchtune.utils.metric_logging import MetricLogger
 
 CONFIGS = [(recipe, name) for recipe, names in config_names().items() for name in names]
@@ -32,7 +32,7 @@ NAME_OF_A_PATH = re.compile(r"(^|_)(dir|directory|path|file|folder|source|cache)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make another folder the home folder, and another the working folder."""
+    """Use new folders as the home folder and the working folder."""
     folders = tmp_path / "home", tmp_path / "work"
     for folder in folders:
         folder.mkdir()
@@ -42,18 +42,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def all_slots(declared: Any, tree: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """Yield the path and the type of everything that can stand in a config."""
+    """Yield the field path and the type of every field and argument in a config."""
     for key, slot in slots(declared, tree).items():
-        here = (*path, key)
-        yield here, slot.type
-        value = at(tree, here[-1:]) if isinstance(tree, list) or key in (tree or ()) else None
-        yield from all_slots(slot.type, value, here)
+        slot_path = (*path, key)
+        yield slot_path, slot.type
+        value = value_at(tree, slot_path[-1:]) if isinstance(tree, list) or key in (tree or ()) else None
+        yield from all_slots(slot.type, value, slot_path)
 
 
 def components() -> Iterator[Callable[..., Any]]:
     yield from (getattr(torchtune.datasets, n) for n in torchtune.datasets.__all__ if n.endswith("Dataset"))
     tokenizers = [getattr(torchtune.tokenizers, name) for name in torchtune.tokenizers.__all__]
-    yield from (t for t in tokenizers if inspect.isclass(t) and issubclass(t, AnyTokenizer))
+    yield from (t for t in tokenizers if inspect.isclass(t) and issubclass(t, BaseTokenizer))
     yield from (auto_tokenizer, hf_decoder)
     loggers = vars(torchtune.utils.metric_logging).values()
     yield from (one for one in loggers if inspect.isclass(one) and issubclass(one, MetricLogger))
@@ -63,7 +63,7 @@ def components() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize(("recipe", "config"), CONFIGS)
-def test_every_field_that_is_a_path_by_its_name_is_declared_as_one(recipe: str, config: str) -> None:
+def test_every_field_named_like_a_path_is_declared_as_one(recipe: str, config: str) -> None:
     loaded = load_recipe(recipe)
     named = {
         path: declared
@@ -74,7 +74,7 @@ def test_every_field_that_is_a_path_by_its_name_is_declared_as_one(recipe: str, 
     assert [path for path, declared in named.items() if not is_path(declared)] == []
 
 
-def test_every_argument_of_a_component_that_is_a_path_by_its_name_is_declared_as_one() -> None:
+def test_every_component_argument_named_like_a_path_is_declared_as_one() -> None:
     named = [
         (component.__name__, p.name, p.type)
         for component in components()
@@ -90,9 +90,9 @@ def test_home_is_expanded_in_every_path_of_a_config(recipe: str, config: str, ho
     loaded = load_recipe(recipe)
     tree = freeze(loaded.layers(config)).tree
     paths = [path for path, declared in all_slots(loaded.config_class, tree) if is_path(declared)]
-    words = [f"{'.'.join(map(str, path))}=~/a b/{i}/" for i, path in enumerate(paths)]
-    frozen = freeze(loaded.layers(config, words)).tree
-    assert [at(frozen, path) for path in paths] == [f"{home}/a b/{i}" for i in range(len(paths))]
+    overrides = [f"{'.'.join(map(str, path))}=~/a b/{i}/" for i, path in enumerate(paths)]
+    frozen = freeze(loaded.layers(config, overrides)).tree
+    assert [value_at(frozen, path) for path in paths] == [f"{home}/a b/{i}" for i in range(len(paths))]
 
 
 def test_home_is_expanded_in_yaml_in_bases_and_in_names_of_configs(tune: Tune, home: Path) -> None:
@@ -128,7 +128,7 @@ def test_own_config_class_declares_paths_by_their_types(home: Path) -> None:
     assert Path(cfg.either) == home / "either"
     assert cfg.files == [f"{home}/a", "b", "/"]
     assert cfg.by_name == {"one": str(home)}
-    assert cfg.text == "~/text/"  # no path, as far as anyone knows
+    assert cfg.text == "~/text/"  # not declared as a path
     assert cfg.joined == f"{home}/text/b"
 
 
@@ -143,14 +143,16 @@ def test_recipe_without_a_config_class_has_paths_too(home: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("~nobody-of-this-name/x", "~nobody-of-this-name is no user's home folder; write ./~nobody"),
+        ("~nobody-of-this-name/x", "no home folder for ~nobody-of-this-name; write ./~nobody"),
         ("$HOME/x", "a path cannot begin with $HOME, an environment variable; let the shell expand it"),
         ("$SCRATCH", "a path cannot begin with $SCRATCH"),
     ],
 )
-def test_path_that_leads_to_no_home_is_one_mistake(tune: Tune, text: str, message: str, home: Path) -> None:
+def test_path_without_a_valid_home_folder_is_one_mistake(
+    tune: Tune, text: str, message: str, home: Path
+) -> None:
     call = ("validate", "lora_finetune", "--config", "smollm2_135m_lora")
-    result = tune(*call, f"model_directory={text}")  # to which the tokenizer's paths refer
+    result = tune(*call, f"model_directory={text}")  # the tokenizer's paths refer to it
     assert result.status == 2
     assert f"model_directory={text}: model_directory: {message}" in result.err
     assert len(result.err.splitlines()) == 2
@@ -159,15 +161,15 @@ def test_path_that_leads_to_no_home_is_one_mistake(tune: Tune, text: str, messag
     assert not any(home.iterdir())
 
 
-def test_paths_that_only_look_like_home_are_left_alone() -> None:
+def test_paths_that_only_resemble_the_home_folder_are_not_expanded() -> None:
     cfg = resolve(OwnConfig(files=["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]))
     assert cfg.files == ["./~x", "a/~/b", "./$HOME", "a b", "../c", ""]
 
 
-def test_unknown_user_in_a_word_of_the_command_line_is_a_mistake(tune: Tune) -> None:
+def test_unknown_user_in_an_argument_is_a_mistake(tune: Tune) -> None:
     result = tune("download", "owner/name", "--output-dir=~nobody-of-this-name/x")
     assert result.status == 2
-    assert "~nobody-of-this-name is no user's home folder" in result.err
+    assert "no home folder for ~nobody-of-this-name" in result.err
 
 
 @pytest.fixture
@@ -176,16 +178,16 @@ def tiny(tune: Tune, home: Path) -> Tiny:
     return tiny_run(home / "my data", lambda *words: tune(*words).status)
 
 
-def test_run_with_home_spaces_links_and_slashes_is_where_it_should_be_and_resumes(
+def test_run_with_home_spaces_links_and_slashes_in_its_paths_resumes(
     tune: Tune, tiny: Tiny, home: Path
 ) -> None:
     work = Path.cwd()
     (home / "linked model").symlink_to(home / "my data/model")
     (home / "disk").mkdir()
     (home / "runs").symlink_to(home / "disk")
-    words = [*tiny.words[:-1], "device=cpu", "validation=null", "dataset.source=~/my data/rows.json"]
-    words += ["loading.token_cache=~/cache of rows/", "batch_size=12"]
-    call = ["lora_finetune", "--config", "smollm2_135m_lora", *words]
+    overrides = [*tiny.words[:-1], "device=cpu", "validation=null", "dataset.source=~/my data/rows.json"]
+    overrides += ["loading.token_cache=~/cache of rows/", "batch_size=12"]
+    call = ["lora_finetune", "--config", "smollm2_135m_lora", *overrides]
     result = tune(*call, "model_directory=~/linked model/", "output_dir=~/runs/a b/", "max_steps=1")
     assert result.status == 0, result.err
     assert (home / "disk/a b/final/adapter_config.json").is_file()
@@ -200,8 +202,8 @@ def test_run_with_home_spaces_links_and_slashes_is_where_it_should_be_and_resume
     assert named["base_model_name_or_path"] == f"{home}/linked model"
 
     same = ["model_directory=~/linked model", f"output_dir={home}/runs/a b", "max_steps=1"]
-    again = tune(*call, *same)
-    assert again.status == 2
-    assert "finished" in again.err  # it is the same run, whatever the paths look like
+    repeated = tune(*call, *same)
+    assert repeated.status == 2
+    assert "finished" in repeated.err  # the same run, although its paths are written differently
     extended = tune(*call, *same[:2], "max_steps=2", "epochs=2", "--extend")
     assert extended.status == 0, extended.err

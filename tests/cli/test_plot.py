@@ -1,4 +1,4 @@
-"""`tune plot` draws what the metrics hold, and says what of a run it cannot read."""
+"""`tune plot` plots the metrics of runs, and reports the parts of a run that it cannot read."""
 
 import json
 import math
@@ -14,13 +14,13 @@ from tests.cli.made_runs import Page, a_run, made_metrics, write_run
 from tests.tune import Tune
 from torchtune.plots._page import page_of
 from torchtune.plots._run import read_runs
-from torchtune.plots._table import NOTHING, leaves_that_differ, row_of
+from torchtune.plots._table import NO_VALUE, leaves_that_differ, row_of
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&\"'"
 
 
 def test_page_holds_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> None:
-    lines = {name: made_metrics(60, seed=seed, every=20) for seed, name in enumerate("ab")}
+    lines = {name: made_metrics(60, seed=seed, validate_every=20) for seed, name in enumerate("ab")}
     runs = [str(write_run(tmp_path / name, lines[name])) for name in lines]
     result = tune("plot", *runs)
     assert result.status == 0
@@ -38,19 +38,19 @@ def test_page_holds_the_metrics_of_every_run(tmp_path: Path, tune: Tune) -> None
         assert page.data["runs"][number]["name"] == name
         for metric, scale in scales.items():
             expected = [(line["step"], line[metric] * scale) for line in lines[name] if metric in line]
-            drawn = page.points(number, metric)
-            assert [step for step, _ in drawn] == [step for step, _ in expected]
-            assert [value for _, value in drawn] == pytest.approx([v for _, v in expected], rel=1e-6)
-            assert len(drawn) in (4, 60)
+            points = page.points(number, metric)
+            assert [step for step, _ in points] == [step for step, _ in expected]
+            assert [value for _, value in points] == pytest.approx([v for _, v in expected], rel=1e-6)
+            assert len(points) in (4, 60)
 
 
-def test_names_are_what_tells_paths_apart(tmp_path: Path) -> None:
+def test_runs_are_named_by_the_differing_parts_of_their_paths(tmp_path: Path) -> None:
     for name in ("x/lr1/out", "x/lr2/out", "x/lr1", "y/lr3/out"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / name / "metrics.jsonl").touch()
 
-    def names(*words: str) -> list[str]:
-        return [run.name for run in read_runs([word.replace("~", str(tmp_path)) for word in words])]
+    def names(*args: str) -> list[str]:
+        return [run.name for run in read_runs([arg.replace("~", str(tmp_path)) for arg in args])]
 
     assert names("~/x/lr1/out") == ["out"]
     assert names("~/x/lr1/out", "~/x/lr2/out/metrics.jsonl") == ["lr1", "lr2"]
@@ -60,7 +60,9 @@ def test_names_are_what_tells_paths_apart(tmp_path: Path) -> None:
     assert names("out=~/x/lr1/out", "~/x/lr2/out") == ["out", f"{tmp_path}/x/lr2/out"]
 
 
-def test_folder_with_an_equals_sign_has_no_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_name_with_an_equals_sign_is_not_split_into_a_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("lr=1e-4", "1e-4", "other"):
         write_run(Path(name), made_metrics(2))
@@ -72,14 +74,14 @@ def test_folder_with_an_equals_sign_has_no_label(tmp_path: Path, monkeypatch: py
     assert [(run.name, str(run.folder)) for run in read_runs(["b=lr=1e-4"])] == [("b", "lr=1e-4")]
 
 
-def test_table_sums_a_run_up(tmp_path: Path, tune: Tune) -> None:
-    rest = {"lr": 1e-4, "grad_norm": 1.0, "peak_memory_bytes": 2**30}
+def test_table_summarises_a_run(tmp_path: Path, tune: Tune) -> None:
+    common = {"lr": 1e-4, "grad_norm": 1.0, "peak_memory_bytes": 2**30}
     lines: list[dict[str, Any]] = [
         {"step": 0, "validation_loss": 3.0},
-        {"step": 1, **rest, "loss": 2.5, "tokens_per_second": 10.0, "peak_memory_bytes": 2**29},
-        {"step": 2, **rest, "loss": None, "tokens_per_second": 4000.0},
+        {"step": 1, **common, "loss": 2.5, "tokens_per_second": 10.0, "peak_memory_bytes": 2**29},
+        {"step": 2, **common, "loss": None, "tokens_per_second": 4000.0},
         {"step": 2, "validation_loss": 1.25},
-        {"step": 3, **rest, "loss": 1.5, "tokens_per_second": 5000.0},
+        {"step": 3, **common, "loss": 1.5, "tokens_per_second": 5000.0},
         {"step": 4, "validation_loss": 1.75},
     ]  # fmt: skip
     run = a_run(lines, record={"started": "now"}, config={"max_steps": 1200})
@@ -107,13 +109,13 @@ def test_table_sums_a_run_up(tmp_path: Path, tune: Tune) -> None:
         ({"started": "now"}, {}, [], "no step yet"),
     ],
 )
-def test_state_is_what_the_record_tells(
+def test_state_of_a_run_follows_from_its_record(
     record: dict[str, Any], config: dict[str, Any], lines: list[dict[str, Any]], state: str
 ) -> None:
     assert row_of(a_run(lines, record=record, config=config))[-1] == state
 
 
-def test_runs_with_little_to_draw_are_drawn(tmp_path: Path, tune: Tune) -> None:
+def test_runs_without_metrics_or_with_one_step_are_plotted(tmp_path: Path, tune: Tune) -> None:
     write_run(tmp_path / "empty", None, finished=False)
     write_run(tmp_path / "one", made_metrics(1), finished=False)
     write_run(tmp_path / "skipped", made_metrics(3, skipped=(1, 2, 3)), finished=False)
@@ -126,14 +128,14 @@ def test_runs_with_little_to_draw_are_drawn(tmp_path: Path, tune: Tune) -> None:
     assert "3 (3 skipped)" in result.out
 
 
-def test_values_that_are_no_numbers_are_left_out() -> None:
+def test_null_nan_and_infinite_values_are_omitted() -> None:
     lines = [
         {"step": step, "loss": value} for step, value in enumerate([1.0, math.nan, math.inf, None, 2.0], 1)
     ]
     assert Page(page_of([a_run(lines)], 1)).points(0, "loss") == [(1, 1.0), (5, 2.0)]
 
 
-def test_broken_lines_are_counted_and_told(tmp_path: Path, tune: Tune) -> None:
+def test_unreadable_lines_are_reported(tmp_path: Path, tune: Tune) -> None:
     run = write_run(tmp_path / "run", made_metrics(4))
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'\xff\xfe\n[1]\n{"step": 5, "lo')
@@ -149,7 +151,7 @@ def test_broken_lines_are_counted_and_told(tmp_path: Path, tune: Tune) -> None:
     assert "3 lines (5, 6, 7) of metrics.jsonl" in page.text
 
 
-def test_differences_are_leaf_by_run_without_the_runs_own_folders(tmp_path: Path) -> None:
+def test_config_differences_omit_the_folders_of_the_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [], seed=3, lr=1e-4)
     write_run(tmp_path / "b", [], seed=4, lr=1e-4, batch_size=2)
     write_run(tmp_path / "c", [], seed=4, lr=3e-4)
@@ -159,13 +161,13 @@ def test_differences_are_leaf_by_run_without_the_runs_own_folders(tmp_path: Path
     (tmp_path / "d" / "metrics.jsonl").touch()
     leaves = leaves_that_differ(read_runs([str(tmp_path / name) for name in "abcd"]))
     assert [(leaf.path, leaf.values) for leaf in leaves] == [
-        ("batch_size", ["8", "2", "8", NOTHING]),
-        ("optimizer.lr", ["0.0001", "0.0001", "0.0003", NOTHING]),
-        ("seed", ["3", "4", "4", NOTHING]),
+        ("batch_size", ["8", "2", "8", NO_VALUE]),
+        ("optimizer.lr", ["0.0001", "0.0001", "0.0003", NO_VALUE]),
+        ("seed", ["3", "4", "4", NO_VALUE]),
     ]
 
 
-def test_texts_of_a_run_are_no_markup(tmp_path: Path, tune: Tune) -> None:
+def test_texts_of_a_run_are_escaped_in_the_page(tmp_path: Path, tune: Tune) -> None:
     samples = [{"step": 5, "prompt": f"{HOSTILE}\ud800", "answer": HOSTILE}]
     run = write_run(tmp_path / "run", made_metrics(3), samples=samples)
     (run / "config.yaml").write_text(f"dataset: {json.dumps(HOSTILE)}")
@@ -179,7 +181,7 @@ def test_texts_of_a_run_are_no_markup(tmp_path: Path, tune: Tune) -> None:
     assert page.text.count(HOSTILE) == 8  # title, head, three tables, leaf, prompt, answer
 
 
-def test_page_asks_for_nothing_and_runs_no_script_but_its_own() -> None:
+def test_page_loads_nothing_and_allows_only_its_own_script() -> None:
     import base64
     import hashlib
 
@@ -203,8 +205,8 @@ def test_answers_are_shown_by_prompt_and_step(tmp_path: Path) -> None:
     page = Page(page_of(read_runs([str(run)]), 1))
     assert [tag for tag, _ in page.tags].count("details") == 2
     assert all("open" not in attributes for tag, attributes in page.tags if tag == "details")
-    found = [text for text in page.texts if re.match(r"Prompt|answer [xy]", text)]
-    assert found == [
+    texts = [text for text in page.texts if re.match(r"Prompt|answer [xy]", text)]
+    assert texts == [
         "Prompt x",
         "answer x at 0",
         "answer x at 10",
@@ -215,16 +217,16 @@ def test_answers_are_shown_by_prompt_and_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "part"),
+    ("args", "part"),
     [
         ([], "tune: name a run's folder, or several"),
         (["none"], "none: no such folder; name a run's output_dir"),
         (["x.png", "y.html"], "x.png: no such folder"),
-        (["."], "tune: . is a folder of runs; `tune plot *` draws them"),
-        (["a", "empty"], "empty is no run's folder: there is no metrics.jsonl in it"),
+        (["."], "tune: . is a folder of runs; plot them with `tune plot *`"),
+        (["a", "empty"], "empty is not a run's folder: there is no metrics.jsonl in it"),
         (["a", "a/metrics.jsonl"], "a/metrics.jsonl and a are the same run; name each run once"),
         (["x=a", "x=b"], "two runs are labelled 'x'; give each another label"),
-        (["notes.txt"], "notes.txt: no line of it holds metrics"),
+        (["notes.txt"], "notes.txt: contains no metrics"),
         (["a", "--smooth", "0"], "--smooth: expected a number above 0, got '0'"),
         (["a", "--smooth=x"], "--smooth: expected a number above 0, got 'x'"),
         (["a", "-o"], "-o: needs a value"),
@@ -233,15 +235,15 @@ def test_answers_are_shown_by_prompt_and_step(tmp_path: Path) -> None:
         (["a", "-o", "notes.txt/x.png"], "notes.txt/x.png cannot be written: "),
     ],
 )
-def test_wrong_words_end_with_status_2_and_one_line(
-    words: list[str], part: str, tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
+def test_invalid_arguments_end_with_status_2_and_one_line(
+    args: list[str], part: str, tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         write_run(tmp_path / name, made_metrics(2))
     (tmp_path / "notes.txt").write_text("hello\n")
     (tmp_path / "empty").mkdir()
-    result = tune("plot", *words)
+    result = tune("plot", *args)
     assert (result.status, result.out) == (2, "")
     assert part in result.err
     assert result.err.removeprefix("1 mistake in the command line:\n").count("\n") == 1
@@ -266,20 +268,20 @@ def test_output_is_a_folder_a_name_or_a_file(
     (tmp_path / "b").mkdir()
     before = set(tmp_path.rglob("*"))
     result = tune("plot", "a", *([] if output is None else ["-o", output]))
-    written = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    assert sorted(str(path.relative_to(tmp_path)) for path in written) == files
+    outputs = {path for path in set(tmp_path.rglob("*")) - before if path.is_file()}
+    assert sorted(str(path.relative_to(tmp_path)) for path in outputs) == files
     assert sorted(re.findall("wrote (.*)", result.out)) == files
 
 
 @pytest.mark.parametrize(
-    ("output", "without"), [("p", ["torch", "tyro"]), ("p.html", ["torch", "numpy", "matplotlib"])]
+    ("output", "unneeded"), [("p", ["torch", "tyro"]), ("p.html", ["torch", "numpy", "matplotlib"])]
 )
-def test_plot_loads_nothing_that_it_does_not_need(output: str, without: list[str], tmp_path: Path) -> None:
+def test_plot_does_not_import_unneeded_modules(output: str, unneeded: list[str], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", made_metrics(3))
     code = (
         "import sys; from torchtune.cli import main;"
         f"assert main(['plot', {str(run)!r}, '-o', {str(tmp_path / output)!r}]) == 0;"
-        f"print([name for name in {[*without, 'matplotlib.pyplot']} if name in sys.modules])"
+        f"print([name for name in {[*unneeded, 'matplotlib.pyplot']} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -1,4 +1,4 @@
-"""A project with packages of its own that are called `recipes` and `configs_py`, as ours are."""
+"""A user's project may have packages named `recipes` and `configs_py`, like the packages of torchtune."""
 
 import importlib
 import os
@@ -117,8 +117,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def environment(project: Path, first: str) -> dict[str, str]:
-    """Return an environment in which ours stand first on the path, as for `tune`; or the project's, as for a script."""
-    folders = [ROOT] if first == "ours" else [project, ROOT]
+    """Return an environment whose path begins with torchtune, as for `tune`, or with the project, as for a script."""
+    folders = [ROOT] if first == "torchtune" else [project, ROOT]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONSAFEPATH": "1"}
 
 
@@ -136,30 +136,32 @@ def tune(project: Path, first: str, *words: str) -> str:
     return done.stdout
 
 
-FIRST = pytest.mark.parametrize("first", ["ours", "the project's"])
+FIRST = pytest.mark.parametrize("first", ["torchtune", "project"])
 
 
 @FIRST
-def test_ours_are_listed_and_checked(first: str, project: Path) -> None:
+def test_registered_configs_are_listed_and_can_be_a_base(first: str, project: Path) -> None:
     assert "smollm2_135m_lora" in tune(project, first, "ls")
     assert tune(project, first, "validate", "lora_finetune", "--config", "mine.yaml").startswith("ok")
 
 
 @FIRST
-def test_projects_recipe_runs_with_its_config_and_ours_in_reach(first: str, project: Path) -> None:
+def test_projects_recipe_runs_with_its_config_and_imports_torchtunes_recipes(
+    first: str, project: Path
+) -> None:
     call = ["recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
     assert tune(project, first, *call) == "cherries in recipes.toppings\n"
     assert "_component_: recipes.toppings.Topping" in (project / "runs/cake/config.yaml").read_text()
 
 
 @FIRST
-def test_yaml_names_what_is_in_the_projects_package(first: str, project: Path) -> None:
+def test_yaml_can_name_components_of_the_projects_package(first: str, project: Path) -> None:
     call = ["recipes/cake.py", "--config", "cake.yaml", "in_a_process=true"]
     assert tune(project, first, *call) == "nuts in recipes.toppings\n"
 
 
 @FIRST
-def test_our_recipe_takes_a_config_of_the_projects_package(first: str, project: Path) -> None:
+def test_registered_recipe_takes_a_config_of_the_projects_package(first: str, project: Path) -> None:
     call = ["lora_finetune", "--config", "configs_py/cakes.py:fine_tuned"]
     assert "batch_size: 3\n" in tune(project, first, "export", *call)
 
@@ -172,8 +174,8 @@ def test_all_configs_of_the_project_are_found_and_checked(first: str, project: P
     assert sum(" ok" in line for line in lines) == 4, done.stdout
 
 
-def test_script_of_the_project_has_both(project: Path) -> None:
-    done = run(project, "the project's", "bake.py")
+def test_script_of_the_project_imports_both_packages(project: Path) -> None:
+    done = run(project, "project", "bake.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "cherries in recipes.toppings\n"
 
@@ -187,36 +189,36 @@ def test_script_of_the_project_has_both(project: Path) -> None:
         ("attrs", ""),
     ],
 )
-def test_module_of_ours_that_a_project_hides_is_named_by_its_second_name(name: str, hint: str) -> None:
+def test_shadowed_module_is_suggested_by_its_second_name(name: str, hint: str) -> None:
     assert second_name_hint(ModuleNotFoundError(f"No module named {name!r}", name=name)) == hint
 
 
-def test_strangers_package_is_not_trusted_for_its_name(project: Path) -> None:
+def test_package_of_another_project_is_not_trusted_for_its_name(project: Path) -> None:
     (project / "stranger.yaml").write_text(
         "_base_: smollm2_135m_lora\nmodel: {_component_: recipes.toppings.Topping}\n"
     )
     call = ["bin/tune", "validate", "lora_finetune", "--config", "stranger.yaml"]
-    done = run(project, "the project's", *call)
+    done = run(project, "project", *call)
     assert done.returncode == 2
-    why = "'recipes' is a package of another project here, and ours is torchtune.recipes"
-    assert f"{why}; if you know its code, add --allow recipes" in done.stderr
+    reason = "'recipes' is another project's package here, not torchtune.recipes"
+    assert f"{reason}; if you trust its code, add --allow recipes" in done.stderr
 
 
 @pytest.mark.slow
 @FIRST
-def test_ranks_of_the_projects_recipe(first: str, project: Path) -> None:
+def test_projects_recipe_runs_on_two_ranks(first: str, project: Path) -> None:
     call = ["--nproc_per_node", "2", "recipes/cake.py", "--config", "configs_py/cakes.py:cake"]
     assert tune(project, first, *call) == "cherries in recipes.toppings\n" * 2
 
 
 @pytest.mark.parametrize("package", ["recipes", "configs_py"])
-def test_every_stub_has_the_name_of_a_module_of_ours(package: str) -> None:
+def test_every_stub_has_the_name_of_an_existing_module(package: str) -> None:
     stubs = {stub.stem for stub in (ROOT / "torchtune" / package).glob("*.pyi")}
     assert len(stubs) >= 4
     assert stubs <= {file.stem for file in (ROOT / package).glob("*.py")}
 
 
-def test_both_names_of_ours_are_one_module() -> None:
+def test_both_names_of_a_package_import_the_same_module() -> None:
     import recipes.lora_finetune
     import torchtune.recipes.lora_finetune
     from torchtune import configs_py

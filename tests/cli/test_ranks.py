@@ -1,4 +1,4 @@
-"""What is said of ranks that end, in one message, whichever ended first."""
+"""The failure of ranks is reported in one message about the rank that failed first."""
 
 import json
 import signal
@@ -10,11 +10,11 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tests.tune import Tune
-from torchtune.cli._run import _tell
+from torchtune.cli._run import _report_failure
 
 
 def failure(folder: Path, rank: int, exitcode: int, **data: object) -> ProcessFailure:
-    """Make what torch's launcher makes of a rank that ended, with its error file."""
+    """Build the failure that torch's launcher records for a rank, with its error file."""
     file = folder / f"{rank}.json"
     if data:
         file.write_text(json.dumps({"timestamp": 0, **data}))
@@ -25,12 +25,12 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
 
 
 @pytest.mark.parametrize(
-    ("exitcode", "data", "said", "status"),
+    ("exitcode", "data", "message", "status"),
     [
-        (-signal.SIGKILL, {}, "was ended by SIGKILL; the kernel does so when memory is short", 1),
-        (-signal.SIGSEGV, {}, "was ended by SIGSEGV", 1),
-        (200, {}, "ended with status 200", 1),
-        (3, {}, "ended with status 3", 1),
+        (-signal.SIGKILL, {}, "was terminated by SIGKILL; the kernel does this when memory runs out", 1),
+        (-signal.SIGSEGV, {}, "was terminated by SIGSEGV", 1),
+        (200, {}, "exited with status 200", 1),
+        (3, {}, "exited with status 3", 1),
         (
             2,
             {"message": "tune: rows.jsonl: ...\n", "sentence": "rows.jsonl: line 7: no column 'output'"},
@@ -45,48 +45,50 @@ ECHO = {"message": "gloo: connection closed", "is_echo": True, "timestamp": 1}
         ),
     ],
 )
-def test_the_rank_that_ended_first_is_named_with_its_reason(
+def test_the_rank_that_failed_first_is_reported_with_its_reason(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     exitcode: int,
     data: dict[str, object],
-    said: str,
+    message: str,
     status: int,
 ) -> None:
     failures = {0: failure(tmp_path, 0, 1, **ECHO), 1: failure(tmp_path, 1, exitcode, **data)}
-    assert _tell(failures) == status
-    assert capsys.readouterr().err == f"tune: rank 1: {said}\n"
+    assert _report_failure(failures) == status
+    assert capsys.readouterr().err == f"tune: rank 1: {message}\n"
 
 
-def test_the_rank_that_the_launcher_ended_is_not_the_first(
+def test_a_rank_terminated_by_the_launcher_is_not_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _tell({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, -signal.SIGKILL)}) == 1
-    assert capsys.readouterr().err.startswith("tune: rank 1: was ended by SIGKILL")
-    assert _tell({1: failure(tmp_path, 1, 143)}) == 1
-    assert capsys.readouterr().err == "tune: rank 1: was ended by SIGTERM\n"
-    assert _tell({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, 1, **ECHO)}) == 1
+    assert _report_failure({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, -signal.SIGKILL)}) == 1
+    assert capsys.readouterr().err.startswith("tune: rank 1: was terminated by SIGKILL")
+    assert _report_failure({1: failure(tmp_path, 1, 143)}) == 1
+    assert capsys.readouterr().err == "tune: rank 1: was terminated by SIGTERM\n"
+    assert _report_failure({0: failure(tmp_path, 0, 143), 1: failure(tmp_path, 1, 1, **ECHO)}) == 1
     assert capsys.readouterr().err.startswith("tune: rank 1: lost its connection")
 
 
-def test_ranks_that_only_lost_another_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _tell({3: failure(tmp_path, 3, 1, **ECHO)}) == 1
+def test_a_lost_connection_is_reported_if_no_other_rank_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _report_failure({3: failure(tmp_path, 3, 1, **ECHO)}) == 1
     assert "tune: rank 3: lost its connection to another rank, which has ended" in capsys.readouterr().err
 
 
-def test_a_verb_behind_the_launchers_options_is_told_where_it_stands(tune: Tune) -> None:
+def test_a_verb_after_the_launchers_options_is_a_mistake_with_advice(tune: Tune) -> None:
     done = tune("--nproc_per_node", "8", "validate", "full_finetune", "--config", "smollm2_135m_full")
     assert done.status == 2
-    assert "validate: is a verb and stands first; write tune validate --nproc_per_node 8 ..." in done.err
+    assert "validate: a verb comes first; run tune validate --nproc_per_node 8 ..." in done.err
 
 
-LEAVING = """
+RANK = """
 import atexit, os, sys
 from torchtune.cli import _worker
 
 class Held:
     def __del__(self, write=os.write):
-        write(1, b"taken down")
+        write(1, b"finalized")
 
 held = Held()
 
@@ -96,12 +98,12 @@ def main(argv):
     return {status}
 
 _worker.main = main
-sys.exit(_worker.answered([]))
+sys.exit(_worker.run_rank([]))
 """
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_a_rank_runs_its_exit_handlers_and_ends_before_the_interpreter_takes_itself_down(status: int) -> None:
-    code = [sys.executable, "-c", LEAVING.format(status=status)]
+def test_a_rank_runs_its_exit_handlers_and_exits_before_the_interpreter_finalizes(status: int) -> None:
+    code = [sys.executable, "-c", RANK.format(status=status)]
     done = subprocess.run(code, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, "done\na handler of the recipe\n", "")

@@ -1,4 +1,4 @@
-"""A stranger's folder as the working folder: nothing that lies there runs, in one process and in two."""
+"""In an untrusted working folder, `tune` runs no code of that folder, with one process and with two."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RECIPE = '''"""Says where torch came from."""
+RECIPE = '''"""Prints the location of torch."""
 
 import sys
 
@@ -38,21 +38,21 @@ SHADOWS = (
     "sitecustomise",
 )
 
-# What a stranger's YAML names, and the reason for which it is refused.
-NAMED = {
-    "os.system": "'os' is part of Python itself",
+# Dotpaths in an untrusted YAML file, each with the reason for its rejection.
+REJECTED = {
+    "os.system": "'os' is in the standard library",
     "torchtune.datasets.os.system": "has no 'os'",
     "torchtune.generation.torch.hub.load": "has no 'torch'",
-    "builtins.eval": "'builtins' is part of Python itself",
+    "builtins.eval": "'builtins' is in the standard library",
     "torch.hub.load": "of torch, only",
     "torch.load": "of torch, only",
     "torch.utils.cpp_extension.load": "of torch, only",
     "torch.ops.load_library": "of torch, only",
-    "torch.nn.modules.module.torch.load": "is refused",
-    "recipes.full_finetune.main": "is refused",
+    "torch.nn.modules.module.torch.load": "is not allowed",
+    "recipes.full_finetune.main": "is not allowed",
     "torchtune.formats.convert": "",
-    "torchtune.cli.main": "torchtune.cli holds no components",
-    "torchtune.runs.folder_of": "torchtune.runs holds no components",
+    "torchtune.cli.main": "torchtune.cli contains no components",
+    "torchtune.runs.folder_of": "torchtune.runs contains no components",
     "evil.run": "'evil' is not trusted",
     "torchtune.formats.gguf._open.convert": "is private",
     "torchtune.utils._x.y": "is private",
@@ -61,7 +61,7 @@ NAMED = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a stranger's folder: modules that leave a trace when they are imported, and a YAML."""
+    """Return an untrusted folder whose modules leave a trace when they are imported."""
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     for name in SHADOWS:
@@ -72,15 +72,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tune(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `tune` as a process whose working folder is the stranger's."""
+    """Run `tune` in a process whose working folder is the untrusted one."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNE_ALLOW": ""}
     call = [sys.executable, "-m", "torchtune.cli", *words]
     return subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("recipe", ["../own/own_recipe.py", "full_finetune"])
-def test_nothing_that_a_strangers_yaml_names_is_imported_or_run(recipe: str, folder: Path) -> None:
-    lines = [f"x{i}: {{_component_: {path}}}" for i, path in enumerate(NAMED)]
+def test_nothing_that_an_untrusted_yaml_names_is_imported_or_run(recipe: str, folder: Path) -> None:
+    lines = [f"x{i}: {{_component_: {path}}}" for i, path in enumerate(REJECTED)]
     if recipe == "full_finetune":  # one at a time would import torch a dozen times; its fields are typed
         lines = [
             "_base_: smollm2_135m_full",
@@ -92,17 +92,17 @@ def test_nothing_that_a_strangers_yaml_names_is_imported_or_run(recipe: str, fol
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert not (folder.parent / "trace").exists()
-    found = [line for line in done.stderr.splitlines() if line.startswith("  ")]
-    assert len(found) == (2 if recipe == "full_finetune" else len(NAMED)), done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    assert len(lines) == (2 if recipe == "full_finetune" else len(REJECTED)), done.stderr
     if recipe != "full_finetune":
-        for i, (line, (path, why)) in enumerate(zip(found, NAMED.items(), strict=True)):
+        for i, (line, (path, reason)) in enumerate(zip(lines, REJECTED.items(), strict=True)):
             assert line.startswith(f"  my.yaml:{i + 1}: x{i}: ")
             assert path.split(".", maxsplit=1)[0] in line
-            assert why in line
+            assert reason in line
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_torch_beside_the_yaml_shadows_nothing(processes: int, folder: Path) -> None:
+def test_torch_module_next_to_the_yaml_shadows_nothing(processes: int, folder: Path) -> None:
     (folder / "my.yaml").write_text("output_dir: out\nmodel: {_component_: torch.nn.Identity}\n")
     launch = [] if processes == 1 else ["--nproc_per_node", "2"]
     done = tune(folder, *launch, "../own/own_recipe.py", "--config", "my.yaml")

@@ -1,4 +1,4 @@
-"""`tune validate` finds what a run would reject before its first step, and what it would take."""
+"""`tune validate` reports what a run would reject before its first step, and estimates the run's memory."""
 
 import json
 from pathlib import Path
@@ -52,11 +52,11 @@ def call(tune: Tune, verb: str, rows: list[Any], *words: str, recipe: str = "lor
         ([CHAT] * 3, ("loading.packing.length=4",), "3 of 3 rows have no target within 4 tokens"),
         ([CHAT] * 3, ("model.max_seq_len=5",), "3 of 3 rows have no target within 5 tokens"),
         ([{"instruction": "a", "output": " "}] * 3, (), "3 of 3 have no answer"),
-        ([{"messages": CHAT["messages"][:1]}] * 3, (), "3 of 3 have no turn of the assistant's to learn"),
+        ([{"messages": CHAT["messages"][:1]}] * 3, (), "3 of 3 have no assistant turn to train on"),
     ],
     ids=["long", "many long", "short packs", "short model", "blank answers", "questions alone"],
 )
-def test_rows_that_all_lose_their_targets_are_an_error_of_every_verb(
+def test_rows_that_all_lack_targets_are_an_error_of_every_verb(
     verb: str, rows: list[Any], words: tuple[str, ...], reason: str, tune: Tune
 ) -> None:
     done = call(tune, verb, rows, *words)
@@ -75,7 +75,7 @@ def test_rows_that_all_lose_their_targets_are_an_error_of_every_verb(
     ],
     ids=["long", "many long"],
 )
-def test_held_out_rows_that_all_lose_their_targets_are_one_mistake(
+def test_held_out_rows_that_all_lack_targets_are_one_mistake(
     verb: str, held_out: list[Any], reason: str, tune: Tune
 ) -> None:
     Path("held_out.jsonl").write_text("\n".join(map(json.dumps, held_out)))
@@ -84,7 +84,7 @@ def test_held_out_rows_that_all_lose_their_targets_are_one_mistake(
     assert done.status == 2
     assert f"validation: {reason}" in done.err
     assert done.err.count("has a target") == 1
-    assert verb == "run" or "validation={share: null" in done.err, "where the rows are named"
+    assert verb == "run" or "validation={share: null" in done.err, "the location of the rows"
     assert "step 1" not in done.err
 
 
@@ -92,7 +92,7 @@ def test_held_out_rows_that_all_lose_their_targets_are_one_mistake(
 def test_a_held_out_share_without_a_target_is_one_mistake(verb: str, tune: Tune) -> None:
     done = call(tune, verb, [CHAT], "validation={share: 0.5}")
     assert done.status == 2
-    assert "validation.share: a dataset of 1 row(s) has none to hold out" in done.err
+    assert "validation.share: a dataset of 1 row(s) is too small to hold out rows" in done.err
     done = call(tune, verb, [LONG] * 3, "validation={share: 0.7}", "seed=1")
     assert done.status == 2
     assert "none of 2 held-out rows has a target" in done.err
@@ -127,8 +127,8 @@ def test_a_schedule_that_cannot_be_built_is_one_mistake_at_its_field(
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ("torchtune.training.cosine_with_warmup, warmup_steps: 3", "of 3 steps does not fit into a run of 2"),
-        ("torchtune.training.linear_with_warmup, warmup_steps: 2", "of 2 steps does not fit into a run of 2"),
+        ("torchtune.training.cosine_with_warmup, warmup_steps: 3", "of 3 steps is too long for a run of 2"),
+        ("torchtune.training.linear_with_warmup, warmup_steps: 2", "of 2 steps is too long for a run of 2"),
         ("torchtune.training.warmup_stable_decay, decay_steps: 9", "the rate falls over these, not over 9"),
         ("torchtune.training.constant_with_warmup, warmup_steps: 9", ""),
         ("torch.optim.lr_scheduler.OneCycleLR, max_lr: 0.1", ""),
@@ -154,7 +154,7 @@ def test_a_run_that_is_shorter_than_its_schedule_is_valid_with_a_note(
         ("run", "run is a run's folder; name the adapter in it, run/final"),
     ],
 )
-def test_a_folder_that_is_no_adapter_is_one_mistake(verb: str, folder: str, message: str, tune: Tune) -> None:
+def test_a_folder_without_an_adapter_is_one_mistake(verb: str, folder: str, message: str, tune: Tune) -> None:
     assert call(tune, "run", [CHAT], "max_steps=1").status == 0
     words = (f"lora.adapter_directory={folder}", "max_steps=1", "output_dir=further")
     done = call(tune, verb, [CHAT], *words)
@@ -164,18 +164,21 @@ def test_a_folder_that_is_no_adapter_is_one_mistake(verb: str, folder: str, mess
 
 
 @pytest.mark.parametrize(
-    ("words", "positions"),
+    ("words", "length"),
     [
-        (("dataset.source=later.jsonl",), "128 positions, a length that is assumed until the data are there"),
-        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 positions, a length that is assumed"),
-        ((), "{longest} positions\n"),
-        (("model.max_seq_len=20",), "20 positions\n"),
-        (("loading.packing.length=40",), "40 positions\n"),
+        (
+            ("dataset.source=later.jsonl",),
+            "128 tokens; this length is assumed, as the data do not exist yet)\n",
+        ),
+        (("dataset.source=later.jsonl", "model.max_seq_len=32"), "32 tokens; this length is assumed"),
+        ((), "{longest} tokens)\n"),
+        (("model.max_seq_len=20",), "20 tokens)\n"),
+        (("loading.packing.length=40",), "40 tokens)\n"),
     ],
     ids=["assumed", "assumed up to the model's", "of the data", "of the model", "of the packs"],
 )
-def test_activations_are_estimated_for_the_length_that_rows_will_have(
-    words: tuple[str, ...], positions: str, tune: Tune
+def test_activations_are_estimated_for_the_length_of_the_batches(
+    words: tuple[str, ...], length: str, tune: Tune
 ) -> None:
     rows = [CHAT, {"messages": CHAT["messages"] * 2}, CHAT]
     settings = ("batch_size=2", "loading.packing=null")
@@ -184,7 +187,7 @@ def test_activations_are_estimated_for_the_length_that_rows_will_have(
     dataset: Any = auto_dataset(auto_tokenizer("model"), "rows.jsonl")
     longest = len(dataset[1].tokens) - 1  # the last token is only predicted
     assert 20 < longest < 128
-    assert f" of activations for 2 rows of {positions.format(longest=longest)}" in done.out
+    assert f" of activations (2 batch rows of {length.format(longest=longest)}" in done.out
 
 
 @pytest.mark.parametrize("verb", ["validate", "run"])
@@ -196,7 +199,7 @@ def test_activations_are_estimated_for_the_length_that_rows_will_have(
         ("torch.optim.SparseAdam", "dense"),
     ],
 )
-def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_origin(
+def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_location(
     verb: str, optimizer: str, reason: str, tune: Tune
 ) -> None:
     words = (f"optimizer={optimizer}", "optimizer.lr=0.1", "max_steps=1")
@@ -212,15 +215,15 @@ def test_an_optimizer_that_cannot_train_the_model_is_one_line_with_one_origin(
 @pytest.mark.parametrize(
     ("name", "command"),
     [
-        ("owner/name", "`tune download owner/name --output-dir models/name` fetches it"),
+        ("owner/name", "download it with `tune download owner/name --output-dir models/name`"),
         (
             "Qwen/Qwen2.5-0.5B",
-            "`tune download Qwen/Qwen2.5-0.5B --output-dir models/Qwen2.5-0.5B` fetches it",
+            "download it with `tune download Qwen/Qwen2.5-0.5B --output-dir models/Qwen2.5-0.5B`",
         ),
         ("no/such/folder", "tune download fetches a model"),
     ],
 )
-def test_a_name_on_the_hub_is_answered_with_the_command_that_fetches_it(
+def test_a_name_on_the_hub_is_answered_with_the_command_that_downloads_it(
     recipe: str, name: str, command: str, tune: Tune
 ) -> None:
     if recipe == "alpaca_generate":
@@ -228,23 +231,23 @@ def test_a_name_on_the_hub_is_answered_with_the_command_that_fetches_it(
         validated, ran = tune("validate", *words), tune("run", *words)
     else:
         validated, ran = (call(tune, verb, [CHAT], f"model_directory={name}") for verb in ("validate", "run"))
-    assert (validated.status, ran.status) == (0, 2), "the run may be one of another machine"
+    assert (validated.status, ran.status) == (0, 2), "the config may be for another machine"
     assert command in validated.err
     assert command in ran.err
 
 
 @pytest.mark.parametrize("name", ["owner/name", "Qwen/Qwen2.5-0.5B", "nowhere"])
-def test_a_tokenizer_folder_that_is_not_there_is_one_line_with_the_command_that_fetches_one(
+def test_a_missing_tokenizer_folder_is_one_line_with_the_command_that_downloads_one(
     name: str, tune: Tune
 ) -> None:
     done = call(tune, "run", [CHAT], f"tokenizer_directory={name}")
     assert done.status == 2
     assert (
-        f"there is no folder {name}; the folder of a tokenizer, or its tokenizer.json, is expected"
+        f"no such folder: {name}; expected a tokenizer's folder or its tokenizer.json"
         in done.err
     )
     assert "tune download" in done.err
     assert (
-        f"tokenizer_directory: {name} is not there yet"
+        f"tokenizer_directory: {name} does not exist yet"
         in call(tune, "validate", [CHAT], f"tokenizer_directory={name}").err
     )

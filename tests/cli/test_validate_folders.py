@@ -1,4 +1,4 @@
-"""`tune validate` finds what the run would reject of folders and optimizers, in one list, without reading weights."""
+"""`tune validate` lists all folders and optimizers that a run would reject, without reading weights."""
 
 import json
 import shutil
@@ -66,8 +66,9 @@ def test_an_adapter_as_a_model_is_rejected_with_how_to_fix_it(
     done = validate(tune, tiny, *call, recipe=recipe)
     base = tiny.folder / "model" if has_base else "the/base"
     expected = (
-        f"{folder} is an adapter, not a whole model; merge it into its base and name the result (tune convert {folder}"
-        f" NEW_FOLDER), or continue it: lora_finetune model_directory={base} lora.adapter_directory={folder}"
+        f"{folder} is an adapter, not a full model; merge it into its base (tune convert {folder}"
+        f" NEW_FOLDER) and use that folder, or train the adapter further: lora_finetune"
+        f" model_directory={base} lora.adapter_directory={folder}"
     )
     assert done.status == 2
     assert [line.partition("model_directory: ")[2] for line in lines(done)] == [expected]
@@ -101,8 +102,8 @@ def test_the_folder_of_an_adapters_run_as_a_model_is_rejected_with_how_to_use_th
     assert done.status == 2
     assert (
         f"{folder} is the folder of a run that trained an adapter, not a whole model; merge it into its base and name"
-        f" the result (tune convert {final} NEW_FOLDER), or continue it: lora_finetune model_directory=the/base"
-        f" lora.adapter_directory={final}"
+        f" the result (tune convert {final} NEW_FOLDER) and use that folder, or train the adapter further:"
+        f" lora_finetune model_directory=the/base lora.adapter_directory={final}"
     ) in done.err
 
 
@@ -196,13 +197,13 @@ def test_a_missing_tokenizer_is_rejected(tune: Tune, tiny: Tiny) -> None:
     (tiny.folder / "model/tokenizer.json").unlink()
     done = validate(tune, tiny)
     assert (done.status, ": tokenizer: " in done.err, "is expected" in done.err) == (2, True, True)
-    # Rows that are not there yet do not hide it.
+    # Missing rows do not hide it.
     later = [f"{name}.source=later.json" for name in ("dataset", "validation.dataset")]
     done = validate(tune, tiny, *later)
     assert (done.status, ": tokenizer: " in done.err, "is expected" in done.err) == (2, True, True)
 
 
-def test_everything_that_is_wrong_is_one_list(tune: Tune, tiny: Tiny) -> None:
+def test_all_mistakes_are_reported_in_one_list(tune: Tune, tiny: Tiny) -> None:
     without_a_tensor(tiny.folder / "model")
     (tiny.folder / "model/tokenizer.json").unlink()
     done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
@@ -214,7 +215,7 @@ def test_everything_that_is_wrong_is_one_list(tune: Tune, tiny: Tiny) -> None:
     ]
 
 
-def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_its_origin_once(
+def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_one_location(
     tune: Tune, tiny: Tiny
 ) -> None:
     done = validate(tune, tiny, "optimizer=torch.optim.Muon", "optimizer.lr=0.1")
@@ -230,10 +231,10 @@ def test_an_optimizer_that_rejects_the_parameters_is_one_line_with_its_origin_on
     ("name", "reason"),
     [
         ("RejectsVectors", "RuntimeError: matrices only"),
-        ("FailsOnVectors", "a step of the trained parameters fails: AssertionError"),
+        ("FailsOnVectors", "its step fails on the trained parameters: AssertionError"),
     ],
 )
-def test_an_optimizer_of_third_parties_that_raises_is_one_line(
+def test_a_third_party_optimizer_that_raises_is_one_line(
     tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "tests")
@@ -247,7 +248,7 @@ def test_an_optimizer_of_third_parties_that_raises_is_one_line(
     assert lora.status == 0, "all parameters of adapters are matrices"
 
 
-def test_an_optimizer_that_reads_values_is_counted_on_small_tensors(
+def test_the_memory_of_an_optimizer_that_reads_values_is_estimated_on_small_tensors(
     tune: Tune, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_ALLOW", "tests")
@@ -258,14 +259,14 @@ def test_an_optimizer_that_reads_values_is_counted_on_small_tensors(
     assert json.loads(reading.out)["needs"] == json.loads(plain.out)["needs"]
 
 
-@pytest.mark.parametrize("is_apart", [True, False])
-def test_an_adapter_of_another_model_is_rejected_before_it_is_asked(
-    tune: Tune, tiny: Tiny, *, is_apart: bool
+@pytest.mark.parametrize("has_adapter_directory", [True, False])
+def test_an_adapter_of_another_model_is_rejected_before_generation(
+    tune: Tune, tiny: Tiny, *, has_adapter_directory: bool
 ) -> None:
     folder = adapter(tiny, tiny.folder / "adapter")
     model = tiny.folder / "model"
     words = [f"model_directory={model}", f"adapter_directory={folder}"]
-    if not is_apart:
+    if not has_adapter_directory:
         words = [f"model_directory={folder}", f"tokenizer_directory={model}"]
     call = ("validate", "alpaca_generate", "--config", "generate", "prompt=a", *words)
     assert tune(*call).status == 0
@@ -273,5 +274,5 @@ def test_an_adapter_of_another_model_is_rejected_before_it_is_asked(
     tensors = load_file(file)
     save_file({name.replace("layers.0", "layers.9"): tensor for name, tensor in tensors.items()}, file)
     done = tune(*call)
-    field = "adapter_directory" if is_apart else "model_directory"
+    field = "adapter_directory" if has_adapter_directory else "model_directory"
     assert (done.status, f"{field}: the adapter in {folder} is another model's" in done.err) == (2, True)

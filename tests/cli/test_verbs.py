@@ -9,7 +9,7 @@ from torchtune.cli import verbs
 LORA = ("lora_finetune", "--config", "smollm2_135m_lora")
 
 
-def test_help_shows_how_to_begin_and_every_verb(tune: Tune) -> None:
+def test_help_shows_the_usage_and_every_verb(tune: Tune) -> None:
     result = tune("--help")
     assert result.status == 0
     for word in (
@@ -30,10 +30,10 @@ def test_help_shows_how_to_begin_and_every_verb(tune: Tune) -> None:
 def test_help_fits_a_terminal(verb: str, tune: Tune) -> None:
     lines = tune(*filter(None, [verb]), "--help").out.splitlines()
     assert lines
-    assert max(map(len, lines)) <= (95 if verb else 80)  # some commands are that long
+    assert max(map(len, lines)) <= (95 if verb else 80)  # some example commands are long
 
 
-def test_tune_without_words_prints_its_usage_and_fails(tune: Tune) -> None:
+def test_tune_without_arguments_prints_its_usage_and_fails(tune: Tune) -> None:
     assert tune().status == 2
 
 
@@ -45,7 +45,7 @@ def test_every_verb_has_help_with_an_example(verb: str, tune: Tune) -> None:
     assert "  tune " in result.out
 
 
-def test_ls_lists_recipes_and_their_configs_with_a_line_each(tune: Tune) -> None:
+def test_ls_lists_recipes_and_their_configs_one_per_line(tune: Tune) -> None:
     lines = tune("ls").out.splitlines()
     assert lines[0].split()[0] == "full_finetune"
     assert any(line.startswith("  smollm2_135m_lora") and "LoRA" in line for line in lines)
@@ -75,13 +75,13 @@ def test_ls_lists_recipes_and_their_configs_with_a_line_each(tune: Tune) -> None
         (("ls", "--what"), "--what: is not understood; tune ls --help lists the options"),
         (("cp", "smollm2_135m_lor", "x.yaml"), "did you mean 'smollm2_135m_lora'?"),
         (("cp", "smollm2_135m_lora", "x.txt"), "end the path in .py or .yaml"),
-        (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is no run's folder; name a second config"),
+        (("diff", "smollm2_135m_lora"), "smollm2_135m_lora: is not a run's folder; name a second config"),
         (("diff", "smollm2_135m_lora", "none.yaml"), "none.yaml: no such file"),
         (("convert", "none.gguf", "out"), "none.gguf"),
         (("download", "a/b"), "tune download takes a repository and --output-dir"),
     ],
 )
-def test_wrong_words_end_with_status_2_and_say_what_to_do(
+def test_invalid_arguments_end_with_status_2_and_advice(
     words: tuple[str, ...], part: str, tune: Tune
 ) -> None:
     result = tune(*words)
@@ -98,7 +98,7 @@ def test_copied_yaml_runs_by_path_and_equals_the_original(tune: Tune, tmp_path: 
     assert tune("cp", "smollm2_135m_lora", path, "--force").status == 0
 
 
-def test_validate_says_a_steps_memory_line_by_line(tune: Tune) -> None:
+def test_validate_itemises_the_memory_of_a_step(tune: Tune) -> None:
     words = (
         "validate",
         "full_finetune",
@@ -108,15 +108,15 @@ def test_validate_says_a_steps_memory_line_by_line(tune: Tune) -> None:
         "batch_size=1",
     )
     lines = tune(*words, "device=cpu", "--memory").out.partition("\n\n")[2].splitlines()
-    named = {line[4:20].strip(): line[20:30].strip() for line in lines}
-    assert list(named)[:4] == ["weights", "optimizer state", "gradients", "activations"]
-    assert list(named)[-2:] == ["heap", "peak"]
-    assert (named["weights"], named["optimizer state"]) == ("513 MiB", "1.00 GiB")
-    assert named["peak"].endswith("GiB")
-    assert "for 1 row of 256 positions" in lines[3]
-    found = json.loads(tune(*words, "device=cpu", "--json").out)["needs"]
-    assert found["total"] < found["peak"] - found["heap"] < found["total"] + found["activations"]
-    assert found["mapped"] == 0
+    sizes = {line[4:20].strip(): line[20:30].strip() for line in lines}
+    assert list(sizes)[:4] == ["weights", "optimizer state", "gradients", "activations"]
+    assert list(sizes)[-2:] == ["heap", "peak"]
+    assert (sizes["weights"], sizes["optimizer state"]) == ("513 MiB", "1.00 GiB")
+    assert sizes["peak"].endswith("GiB")
+    assert "1 batch row of 256 tokens" in lines[3]
+    needs = json.loads(tune(*words, "device=cpu", "--json").out)["needs"]
+    assert needs["total"] < needs["peak"] - needs["heap"] < needs["total"] + needs["activations"]
+    assert needs["mapped"] == 0
     assert "heap" not in tune(*words, "device=cuda", "--memory").out
 
 
@@ -137,7 +137,7 @@ def test_copied_recipe_runs_by_path(tune: Tune, tmp_path: Path) -> None:
     assert tune("validate", path, "--config", yaml).out.startswith("ok")
 
 
-def test_origins_name_the_line_of_every_value(tune: Tune) -> None:
+def test_origins_show_the_location_of_every_value(tune: Tune) -> None:
     lines = tune("show", *LORA, "--origins", "--override", "optimizer.lr=1e-4").out.splitlines()
     assert any(
         line.startswith("optimizer.lr: 0.0001 ") and "--override optimizer.lr=1e-4" in line for line in lines
@@ -147,7 +147,7 @@ def test_origins_name_the_line_of_every_value(tune: Tune) -> None:
     )
 
 
-def test_export_is_complete_and_exports_the_same_again(tune: Tune, tmp_path: Path) -> None:
+def test_export_is_complete_and_repeatable(tune: Tune, tmp_path: Path) -> None:
     first, second = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
     assert tune("export", *LORA, "-o", first).status == 0
     assert tune("export", "lora_finetune", "--config", first, "-o", second).status == 0
@@ -158,7 +158,7 @@ def test_export_is_complete_and_exports_the_same_again(tune: Tune, tmp_path: Pat
     assert "${" not in tune("export", *LORA, "--resolved").out
 
 
-def test_diff_names_the_leaves_that_differ(tune: Tune, tmp_path: Path) -> None:
+def test_diff_prints_the_differing_fields(tune: Tune, tmp_path: Path) -> None:
     path = str(tmp_path / "a.yaml")
     tune("cp", "smollm2_135m_lora", path)
     assert tune("diff", "smollm2_135m_lora", path).out == "no difference\n"
@@ -166,11 +166,11 @@ def test_diff_names_the_leaves_that_differ(tune: Tune, tmp_path: Path) -> None:
     assert tune("diff", "smollm2_135m_lora", path).out == "batch_size: 8 -> 2\n"
 
 
-def test_validate_all_finds_every_registered_config_well(tune: Tune) -> None:
+def test_validate_all_accepts_every_registered_config(tune: Tune) -> None:
     result = tune("validate", "--all")
     assert result.status == 0
     assert result.out.count(": ok") == len(result.out.splitlines()) >= 6
-    assert "lora_finetune --config lora: ok, once model_directory and dataset.source are set\n" in result.out
+    assert "lora_finetune --config lora: ok (to be set: model_directory, dataset.source)\n" in result.out
 
 
 def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune) -> None:
@@ -184,7 +184,7 @@ def test_help_of_a_recipe_shows_fields_types_values_and_documentation(tune: Tune
         assert part in text
 
 
-def test_missing_gpu_is_found_before_anything_is_written(tune: Tune, tmp_path: Path) -> None:
+def test_missing_gpu_is_reported_before_anything_is_written(tune: Tune, tmp_path: Path) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -195,7 +195,7 @@ def test_missing_gpu_is_found_before_anything_is_written(tune: Tune, tmp_path: P
     assert not (tmp_path / "r").exists()
 
 
-def test_help_after_a_swap_is_that_of_the_new_component(tune: Tune) -> None:
+def test_help_after_a_swap_documents_the_new_component(tune: Tune) -> None:
     result = tune("lora_finetune", "--config", "smollm2_135m_lora", "--help", "optimizer=torch.optim.SGD")
     assert "--optimizer.momentum" in result.out
     assert "--optimizer.betas" not in result.out

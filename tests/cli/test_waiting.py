@@ -1,4 +1,4 @@
-"""Ranks and nodes that do not come are named while they are waited for, and Ctrl-C or a time limit ends the waiting."""
+"""Missing ranks and nodes are reported while a run waits for them, and Ctrl-C or a time limit ends the wait."""
 
 import os
 import signal
@@ -38,13 +38,13 @@ def check(cfg: StartConfig) -> None:
 
 @config.parse
 def main(cfg: StartConfig) -> None:
-    """Start, and wait for the others."""
+    """Start, and wait for the other ranks."""
     if cfg.fails_before:
         check(cfg)
     with training.start(cfg) as world:
         check(cfg)
         world.barrier()
-        print("all are there", flush=True)
+        print("all ranks joined", flush=True)
 '''
 
 
@@ -56,7 +56,7 @@ def free_port() -> int:
 
 
 def tune(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start `tune` with the recipe in a folder; its standard error is a pipe."""
+    """Start `tune` in a folder, with its recipe in place of the argument RECIPE and with pipes for its output."""
     (folder / "start.py").write_text(RECIPE)
     recipe = words.index("RECIPE")
     return subprocess.Popen(
@@ -75,28 +75,28 @@ def tune(folder: Path, *words: str, **environment: str) -> "subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - no thread of the tests holds a lock that it takes
+        preexec_fn=_enable_interrupts,  # noqa: PLW1509 - no thread of the tests holds a lock that it takes
     )
 
 
-def _heed_interrupts() -> None:
-    """Let Ctrl-C have its effect, which shells switch off for what they start in the background."""
+def _enable_interrupts() -> None:
+    """Enable Ctrl-C, which shells disable for background processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def ranks(port: int, rank: int = 0, **more: str) -> dict[str, str]:
-    """Return what a launcher would leave in the environment of one of two ranks."""
+def ranks(port: int, rank: int = 0, **variables: str) -> dict[str, str]:
+    """Return the environment variables that a launcher would set for one of two ranks."""
     return {
         "WORLD_SIZE": "2",
         "RANK": str(rank),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        **more,
+        **variables,
     }
 
 
 def interrupted(process: "subprocess.Popen[str]", message: str) -> str:
-    """Wait for a message, interrupt the process, and return all that it wrote to standard error."""
+    """Wait for a message, interrupt the process, and return everything that it wrote to standard error."""
     assert process.stderr is not None
     lines = []
     for line in process.stderr:
@@ -113,17 +113,17 @@ def interrupted(process: "subprocess.Popen[str]", message: str) -> str:
 @pytest.mark.parametrize(
     ("rank", "awaited"), [(0, "rank 1"), pytest.param(1, "rank 0", marks=pytest.mark.slow)]
 )
-def test_ranks_of_the_environment_that_do_not_come_are_named_and_ctrl_c_ends(
+def test_missing_ranks_of_the_environment_are_reported_and_ctrl_c_ends_the_wait(
     tmp_path: Path, rank: int, awaited: str
 ) -> None:
     port = free_port()
     process = tune(tmp_path, "RECIPE", **ranks(port, rank))
-    text = interrupted(process, f"rank {rank} waits for {awaited} at 127.0.0.1:{port}; Ctrl-C ends")
-    assert "WORLD_SIZE=2 is in the environment: unset it to run on one rank" in text
+    text = interrupted(process, f"rank {rank} is waiting for {awaited} at 127.0.0.1:{port}; Ctrl-C aborts")
+    assert "the environment sets WORLD_SIZE=2: unset it to run on one rank" in text
 
 
 @pytest.mark.slow
-def test_only_one_rank_of_a_host_speaks(tmp_path: Path) -> None:
+def test_only_one_rank_of_a_host_prints_messages(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "4", **ranks(free_port(), 1, LOCAL_RANK="1"))
     text = process.communicate(timeout=60)[1]
     assert process.returncode == 2
@@ -133,7 +133,7 @@ def test_only_one_rank_of_a_host_speaks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
+def test_a_port_in_use_is_one_message(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -155,15 +155,15 @@ def test_a_port_that_is_taken_is_one_message(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_missing_node_is_reported_and_ctrl_c_ends(tmp_path: Path, launch: tuple[str, ...]) -> None:
-    words = [word.replace("PORT", str(free_port())) for word in launch]
-    process = tune(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *words, "RECIPE")
-    text = interrupted(process, "waiting until all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
+def test_a_missing_node_is_reported_and_ctrl_c_ends_the_wait(tmp_path: Path, launch: tuple[str, ...]) -> None:
+    options = [option.replace("PORT", str(free_port())) for option in launch]
+    process = tune(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *options, "RECIPE")
+    text = interrupted(process, "waiting for all of 2 nodes (--nnodes 2 --nproc_per_node 1 ")
     assert text.endswith("tune: interrupted while waiting for other nodes\n")
 
 
 @pytest.mark.slow
-def test_a_missing_node_is_waited_for_as_long_as_is_asked(tmp_path: Path) -> None:
+def test_the_wait_for_a_missing_node_ends_after_the_join_timeout(tmp_path: Path) -> None:
     launch = (
         "--nnodes",
         "2",
@@ -177,17 +177,17 @@ def test_a_missing_node_is_waited_for_as_long_as_is_asked(tmp_path: Path) -> Non
     process = tune(tmp_path, *launch, "RECIPE", "--join-timeout", "3")
     text = process.communicate(timeout=60)[1]
     assert process.returncode == 2
-    assert "have joined within 3 s; start the others, check that they reach this one" in text
+    assert "joined within 3 s; start the other nodes, check that they can reach this one" in text
 
 
-def test_a_time_limit_that_is_no_number_is_a_mistake(tmp_path: Path) -> None:
+def test_a_time_limit_that_is_not_a_number_is_a_mistake(tmp_path: Path) -> None:
     process = tune(tmp_path, "RECIPE", "--join-timeout", "soon")
     assert "--join-timeout: expected a number above 0, got 'soon'" in process.communicate(timeout=60)[1]
     assert process.returncode == 2
 
 
 @pytest.mark.parametrize(
-    ("when", "failing", "named"),
+    ("setting", "failing", "reported"),
     [
         ("fails_before=false", "[1]", 1),
         ("fails_before=true", "[0, 1]", None),
@@ -198,14 +198,14 @@ def test_a_time_limit_that_is_no_number_is_a_mistake(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_while_ranks_set_up_is_one_message(
-    tmp_path: Path, when: str, failing: str, named: int | None
+    tmp_path: Path, setting: str, failing: str, reported: int | None
 ) -> None:
-    process = tune(tmp_path, "--nproc_per_node", "2", "RECIPE", f"fails_on={failing}", when)
+    process = tune(tmp_path, "--nproc_per_node", "2", "RECIPE", f"fails_on={failing}", setting)
     out, text = process.communicate(timeout=60)
     assert process.returncode == 2, text
     lines = [line for line in text.splitlines() if line and "waits for" not in line]
     assert [line.partition(": ")[2].partition(": ")[2] for line in lines] == [
         "rows.jsonl: line 7: no column 'output'"
     ]
-    assert named is None or lines[0].startswith(f"tune: rank {named}: ")
-    assert "all are there" not in out
+    assert reported is None or lines[0].startswith(f"tune: rank {reported}: ")
+    assert "all ranks joined" not in out

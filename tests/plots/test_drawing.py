@@ -1,4 +1,4 @@
-"""The curves of `tune plot`: few points from which no spike is lost, and a picture of any of them."""
+"""The curves of `tune plot`: few points that keep every spike, and images of any values."""
 
 import io
 import itertools
@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from tests.cli.made_runs import Page, a_run, made_metrics, write_run
 from tests.tune import Tune
-from torchtune.plots._curves import Column, curve_of, smoothed, usual_smoothing
+from torchtune.plots._curves import Column, curve_of, default_smoothing, smoothed
 from torchtune.plots._image import PANEL_HEIGHT, image_of, tick
 from torchtune.plots._page import page_of
 from torchtune.plots._run import Sample
 
 
-def test_picture_has_its_size_and_is_not_blank(tmp_path: Path, tune: Tune) -> None:
+def test_image_has_the_documented_size_and_is_not_blank(tmp_path: Path, tune: Tune) -> None:
     from PIL import Image
 
-    run = write_run(tmp_path / "run", made_metrics(30, every=10))
+    run = write_run(tmp_path / "run", made_metrics(30, validate_every=10))
     assert tune("plot", str(run), "-o", str(tmp_path / "new" / "a.png")).status == 0
     with Image.open(tmp_path / "new" / "a.png") as image:
         assert image.size == (1600, 1000)
@@ -37,19 +37,19 @@ def test_picture_has_its_size_and_is_not_blank(tmp_path: Path, tune: Tune) -> No
 
 
 @pytest.mark.parametrize("n_runs", [5, 20, 45])
-def test_many_runs_are_told_apart_by_colour_and_dash(n_runs: int) -> None:
+def test_many_runs_differ_in_colour_or_dash(n_runs: int) -> None:
     from PIL import Image
 
     runs = [a_run(made_metrics(12, seed=seed), f"run-{seed}") for seed in range(n_runs)]
-    drawn = Page(page_of(runs, 1)).data["runs"]
-    assert len({(run["colour"], run["dash"]) for run in drawn}) == min(n_runs, 24)
-    assert [run["dash"] for run in drawn[:6]] == ["none"] * min(n_runs, 6)
+    plotted_runs = Page(page_of(runs, 1)).data["runs"]
+    assert len({(run["colour"], run["dash"]) for run in plotted_runs}) == min(n_runs, 24)
+    assert [run["dash"] for run in plotted_runs[:6]] == ["none"] * min(n_runs, 6)
     with Image.open(io.BytesIO(image_of(runs, 1))) as image:
         assert image.size[0] == 1600
         assert image.size[1] >= 1000
 
 
-def test_pictures_that_a_glob_finds_are_passed_over(tmp_path: Path, tune: Tune) -> None:
+def test_images_matched_by_a_glob_are_skipped(tmp_path: Path, tune: Tune) -> None:
     for name in "ab":
         write_run(tmp_path / name, made_metrics(5))
     for _ in range(2):
@@ -59,7 +59,7 @@ def test_pictures_that_a_glob_finds_are_passed_over(tmp_path: Path, tune: Tune) 
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "plot.html", "plot.png"}
 
 
-def test_long_runs_make_a_small_page_that_keeps_the_spikes() -> None:
+def test_the_page_of_long_runs_is_small_and_keeps_spikes() -> None:
     lines = [{"step": s, "loss": 2.0 + s % 7, "lr": 1e-4, "grad_norm": 1.0 + s % 5} for s in range(1, 30_001)]
     lines[12_345]["grad_norm"] = 1e6
     lines[23_456]["loss"] = 0.25
@@ -80,21 +80,21 @@ def a_series(draw: Any) -> list[tuple[int, float]]:
 
 
 @given(st.data(), st.integers(1, 30))
-def test_thinned_points_keep_each_columns_extremes_and_both_ends(data: st.DataObject, n_columns: int) -> None:
+def test_reduced_points_keep_each_columns_extremes_and_both_ends(data: st.DataObject, n_columns: int) -> None:
     series = a_series(data.draw)
-    kept = curve_of(series, 1.0, n_columns).points
-    assert set(kept) <= set(series)
-    assert kept == sorted(kept)
-    assert len(kept) <= 2 * n_columns + 2
-    assert {series[0], series[-1]} <= set(kept)
+    reduced = curve_of(series, 1.0, n_columns).points
+    assert set(reduced) <= set(series)
+    assert reduced == sorted(reduced)
+    assert len(reduced) <= 2 * n_columns + 2
+    assert {series[0], series[-1]} <= set(reduced)
     first, width = series[0][0], (series[-1][0] - series[0][0] + 1) / n_columns
     values = dict(series)
-    kept_values = dict(kept)
+    reduced_values = dict(reduced)
     for _, column in itertools.groupby(values, key=lambda step: int((step - first) / width)):
         steps = list(column)
-        there = [kept_values[step] for step in steps if step in kept_values]
-        assert min(there) == min(values[step] for step in steps)
-        assert max(there) == max(values[step] for step in steps)
+        column_values = [reduced_values[step] for step in steps if step in reduced_values]
+        assert min(column_values) == min(values[step] for step in steps)
+        assert max(column_values) == max(values[step] for step in steps)
 
 
 @given(st.data(), st.integers(1, 60))
@@ -102,8 +102,8 @@ def test_smoothed_curve_is_the_weighted_mean_around_each_step(data: st.DataObjec
     series = [(step, value / 1e28) for step, value in a_series(data.draw)]
     half = n_steps // 2
     for step, mean in smoothed([Column(s, v, 1) for s, v in series], n_steps):
-        near = [(half + 1 - abs(s - step), v) for s, v in series if abs(s - step) <= half]
-        expected = sum(w * v for w, v in near) / sum(w for w, _ in near)
+        weighted = [(half + 1 - abs(s - step), v) for s, v in series if abs(s - step) <= half]
+        expected = sum(w * v for w, v in weighted) / sum(w for w, _ in weighted)
         assert mean == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
@@ -115,14 +115,14 @@ def test_columns_of_a_long_curve_have_its_means() -> None:
     assert sum(c.mean * c.count for c in columns) == pytest.approx(2 * sum(value for _, value in series))
 
 
-def test_usual_smoothing_is_odd_and_grows_with_the_run() -> None:
-    windows = [usual_smoothing([a_run([{"step": n}])]) for n in range(1, 2000)]
+def test_default_smoothing_is_odd_and_grows_with_the_run() -> None:
+    windows = [default_smoothing([a_run([{"step": n}])]) for n in range(1, 2000)]
     assert all(window % 2 for window in windows)
     assert windows == sorted(windows)
     assert [windows[n - 1] for n in (1, 9, 30, 75, 300, 1000)] == [1, 1, 7, 15, 15, 41]
 
 
-def test_numbers_at_an_axis_are_short() -> None:
+def test_axis_labels_are_short() -> None:
     assert [tick(v) for v in (0, 0.1 + 0.2, 6000, 2e-5, -2.5e-7, 3e7)] == [
         "0",
         "0.3",
@@ -136,7 +136,7 @@ def test_numbers_at_an_axis_are_short() -> None:
 @pytest.mark.parametrize(
     ("first", "second"), [(1e308, -1e308), (1e308, 5e-324), (1e-300, 10**30), (5e-324, 0.0), (-1e300, -1e300)]
 )
-def test_values_at_the_edge_of_a_float_are_drawn_without_a_warning(first: float, second: float) -> None:
+def test_extreme_floats_are_drawn_without_a_warning(first: float, second: float) -> None:
     steps = enumerate((first, second), start=1)
     lines = [{"step": step, "loss": value, "grad_norm": abs(value)} for step, value in steps]
     with warnings.catch_warnings():
@@ -152,10 +152,10 @@ def test_names_in_any_script_are_drawn_without_a_warning() -> None:
         image_of(runs, 3)
 
 
-def test_numbers_of_a_recipe_have_panels_of_their_own() -> None:
+def test_metrics_of_a_recipe_have_separate_panels() -> None:
     from PIL import Image
 
-    lines = made_metrics(30, every=10)
+    lines = made_metrics(30, validate_every=10)
     for line in lines:
         is_step = "loss" in line
         line.update({"accuracy": 0.5, "reward": line["step"]} if is_step else {"validation_accuracy": 0.25})
@@ -174,12 +174,12 @@ def test_numbers_of_a_recipe_have_panels_of_their_own() -> None:
 
 
 @pytest.mark.slow
-def test_browser_draws_every_point_and_smooths_as_the_picture_does(tmp_path: Path) -> None:
-    """The script's curves are read back from their paths: raw points give the scale, which gives the others."""
+def test_browser_draws_every_point_and_smooths_as_the_image_does(tmp_path: Path) -> None:
+    """Read the script's curves back from their SVG paths, with the scale inferred from the raw points."""
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no Chromium is installed on this machine")
-    runs = [a_run(made_metrics(60, seed=seed, every=20), f"r{seed}") for seed in range(2)]
+    runs = [a_run(made_metrics(60, seed=seed, validate_every=20), f"r{seed}") for seed in range(2)]
     (tmp_path / "p.html").write_text(page_of(runs, 9), "utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     call = [browser, *options, "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path}/p.html"]
@@ -189,7 +189,9 @@ def test_browser_draws_every_point_and_smooths_as_the_picture_does(tmp_path: Pat
     loss = text.partition("<figure")[2].partition("</figure>")[0]
     paths = re.findall(r'<path class="([^"]*)" d="([^"]*)"', loss)
     assert [kind for kind, _ in paths] == ["curve raw"] * 2 + ["curve"] * 2 + ["curve between"] * 2
-    raw, curve, marks = (_coordinates(paths[at][1]) for at in (1, 3, 5))  # of the first run, which is on top
+    raw, curve, marks = (
+        _coordinates(paths[at][1]) for at in (1, 3, 5)
+    )  # the first run, which is drawn on top
     series = runs[0].metrics.series("loss")
     low, high = (pick(range(60), key=lambda at: series[at][1]) for pick in (min, max))
     unit = (series[high][1] - series[low][1]) / (raw[high][1] - raw[low][1])
@@ -197,12 +199,12 @@ def test_browser_draws_every_point_and_smooths_as_the_picture_does(tmp_path: Pat
     def values(points: list[tuple[float, float]]) -> list[float]:
         return [series[low][1] + (y - raw[low][1]) * unit for _, y in points]
 
-    near = pytest.approx  # a path has a tenth of a pixel
-    assert values(raw) == near([value for _, value in series], abs=0.2 * abs(unit))
+    approx = pytest.approx  # coordinates in a path are rounded to a tenth of a pixel
+    assert values(raw) == approx([value for _, value in series], abs=0.2 * abs(unit))
     means = smoothed(curve_of(series, 1.0, 1000).columns, 9)
-    assert values(curve) == near([value for _, value in means], abs=0.2 * abs(unit))
+    assert values(curve) == approx([value for _, value in means], abs=0.2 * abs(unit))
     validations = runs[0].metrics.series("validation_loss")
-    assert values(marks) == near([value for _, value in validations], abs=0.2 * abs(unit))
+    assert values(marks) == approx([value for _, value in validations], abs=0.2 * abs(unit))
     assert [x for x, _ in curve] == [x for x, _ in raw]
 
 

@@ -124,8 +124,8 @@ def _facts(cfg: Any, counts: Any, batches: Any, ranks: int) -> Iterator[tuple[st
         n_rows, n_prompts = len(counts.leaked_rows), len(counts.leaked_prompts)
         overlap = f"{n_rows:,} also in the training data, {n_prompts:,} with only the prompt there"
         yield "held out", f"{counted(counts.n_held_out, 'row')}; {overlap}"
-    if counts.n_cut:
-        yield "truncated", f"{counted(counts.n_cut, 'example')} longer than the maximum length"
+    if counts.n_truncated:
+        yield "truncated", f"{counted(counts.n_truncated, 'example')} longer than the maximum length"
     n_batches = batches.steps_in(1)
     steps = batches.steps_in(1, cfg.gradient_accumulation_steps * ranks)
     packing = cfg.loading.packing

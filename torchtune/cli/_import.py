@@ -42,8 +42,8 @@ def run(call: Call) -> int:
     sys.stdout.write(f"wrote {target}{hint}\n")
     for path, reason in done.changed.items():
         print_note(f"{path}: {reason}", "different meaning:")
-    for path, reason in done.lost.items():
-        print_note(f"{path}: {reason}", "no equivalent:")
+    for path, reason in done.unmapped.items():
+        print_note(f"{path}: {reason}", "no counterpart:")
     if remaining is not None:
         sys.stderr.write(f"{painted_mistakes(remaining, sys.stderr)}\n")
     return 0
@@ -60,7 +60,7 @@ def head(file: str, done: "Import") -> str:
     """Return the comments at the top of an imported config."""
     lines = [f"Imported from {Path(file).name}.", f"recipe: {done.recipe}"]
     lines += [f"Different meaning: {path}: {reason}" for path, reason in done.changed.items()]
-    lines += [f"No equivalent: {path}: {reason}" for path, reason in done.lost.items()]
+    lines += [f"No counterpart: {path}: {reason}" for path, reason in done.unmapped.items()]
     return "".join(f"# {line}\n" for line in lines)
 
 
@@ -76,7 +76,7 @@ VERB = Verb(
     takes="a YAML file of the original torchtune and -o NEW.yaml",
     description="""\
 Converts a YAML config of the original torchtune (0.1 to 0.6) to this format, and
-lists the fields that have no equivalent, with the reason. Overrides use the
+lists the fields that have no counterpart, with the reason. Overrides use the
 original's field names and are applied before the conversion. For a YAML config
 of axolotl, LLaMA-Factory or TRL, prints what to write instead of each key.""",
     examples=(

@@ -32,12 +32,12 @@ def run(call: Call) -> int:
     """Plot runs."""
     if not call.arguments:
         raise ValueError("expected one or more run folders; see tune plot --help")
-    from torchtune.plots import HEADS, read_runs, row_of, usual_smoothing
+    from torchtune.plots import HEADS, default_smoothing, read_runs, row_of
 
     smooth = call.number(SMOOTH)
     runs = read_runs(call.arguments)
     files = _targets(call.value(OUTPUT), runs)
-    smooth = smooth or usual_smoothing(runs)
+    smooth = smooth or default_smoothing(runs)
     for file in files:
         _write(file, runs, smooth, [other.name for other in files if other != file])
     sys.stdout.write("".join(f"{line}\n" for line in _table([list(HEADS), *map(row_of, runs)])))

@@ -9,7 +9,7 @@ from typing import Any
 
 from torchtune import config, runs
 from torchtune._counted import counted
-from torchtune._near_paths import did_you_mean_path
+from torchtune._similar_paths import did_you_mean_path
 from torchtune.cli._mistakes import Mistakes
 from torchtune.cli._run import ranks_of
 from torchtune.cli._verb import CONFIG_OPTIONS, COUNT_OPTIONS, JSON, RECIPE, Argument, Form, Verb, write_json
