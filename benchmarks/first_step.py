@@ -149,9 +149,9 @@ def time_start(model: str, rows: str, start: float) -> Start:
         rows: The file of rows.
         start: When this process was started (seconds since the epoch).
     """
-    from torchtune.internals import steady_heap
+    from torchtune.internals import limit_heap_growth
 
-    steady_heap()  # as `tune` does
+    limit_heap_growth()  # as `tune` does
     clock = Clock(start)
     clock.mark("Python, and the heap's settings")
     import torch  # noqa: F401 - its import is timed

@@ -91,7 +91,7 @@ def test_tasks_are_written_as_alpacas_if_there_is_no_chat_template(
     rows = write_rows({"instruction": "Who?", "output": "Nobody."})
     assert auto_dataset(tokenizer, rows)[0] == InstructDataset(tokenizer, rows, template="alpaca")[0]
     assert "no chat template" in caplog.text
-    with pytest.raises(ValueError, match="the tokenizer has no chat template; name one"):
+    with pytest.raises(ValueError, match="the tokenizer has no chat template; set tokenizer.chat_template"):
         auto_dataset(tokenizer, write_rows({"messages": TURNS}))
 
 
@@ -161,10 +161,10 @@ def test_what_has_to_be_set_is_listed_with_what_to_write(
     folder, source = (m.partition(": ")[2] for m in mistakes)
     assert folder == (
         "model_directory: is required: a path or null; write model_directory=..."
-        " (Hugging Face folder that weights are read from; null: random weights)"
+        " (Hugging Face folder to load the weights from; null: random weights)"
     )
     assert source.startswith(
-        "dataset.source: is required: a path or a list, each a mapping; write dataset.source=..."
+        "dataset.source: is required: a path or a list, each item a mapping; write dataset.source=..."
     )
     assert "(A file of rows (.json, .jsonl" in source
     assert not any(tmp_path.iterdir())
@@ -187,14 +187,14 @@ def test_field_of_the_name_required_can_be_referred_to() -> None:
 
 
 NO_MODELS = {
-    "nowhere": "there is no folder nowhere (relative paths start at ",
-    "owner/some-model": "`tune download owner/some-model --output-dir models/some-model` fetches it",
-    "tiny.gguf": "tiny.gguf is a GGUF file, not a folder; `tune convert tiny.gguf models/tiny` makes one of it",
-    "rows.jsonl": "rows.jsonl is a file, and a model is a folder; name the folder that it lies in",
-    "meta": "which has Meta's own format; `tune convert meta models/meta-hf` makes a folder of it",
-    "quantised": "`tune convert quantised/a.Q4.gguf models/quantised-hf` makes a folder of one",
-    "cache": "which is the hub's cache; name cache/snapshots/0123",
-    "empty": "there is no config.json in empty; a Hugging Face model's folder is expected",
+    "nowhere": "folder nowhere does not exist (relative paths start at ",
+    "owner/some-model": "download it with `tune download owner/some-model --output-dir models/some-model`",
+    "tiny.gguf": "tiny.gguf is a GGUF file; convert it to a model folder with `tune convert tiny.gguf models/tiny`",
+    "rows.jsonl": "rows.jsonl is a file, but a model is a folder; name the folder that contains the file",
+    "meta": "which is in Meta's format; convert it with `tune convert meta models/meta-hf`",
+    "quantised": "convert one with `tune convert quantised/a.Q4.gguf models/quantised-hf`",
+    "cache": "which is a folder of the Hugging Face cache; use cache/snapshots/0123",
+    "empty": "there is no config.json in empty; expected the folder of a Hugging Face model",
 }
 
 

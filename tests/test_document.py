@@ -59,7 +59,7 @@ def test_fields_are_attributes_of_their_yaml_types(cfg: Any) -> None:
 
 
 def test_the_example_that_will_actually_throw_an_error_names_the_missing_tokenizer(cfg: Any) -> None:
-    with pytest.raises(InstantiationError, match=r"torchtune\.datasets\.AlpacaDataset needs 'tokenizer'"):
+    with pytest.raises(InstantiationError, match=r"torchtune\.datasets\.AlpacaDataset requires 'tokenizer'"):
         config.instantiate(cfg.dataset)
 
 

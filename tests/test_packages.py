@@ -123,7 +123,7 @@ def import_graph() -> dict[str, set[str]]:
 
 def test_no_imports_form_a_circle() -> None:
     graph = import_graph()
-    assert "torchtune.training._memory" in graph["torchtune.training._start"]
+    assert "torchtune.training._run_memory" in graph["torchtune.training._start"]
     assert "torchtune.runs._folder" in graph["torchtune.cli._run"] | graph["torchtune.runs._recipe"]
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names them
 
@@ -163,7 +163,7 @@ def test_config_imports_nothing_heavy_at_the_top_of_a_file() -> None:
 
 
 ROOT_MODULES = {
-    f"torchtune.{name}" for name in ("_counted", "_hints", "_home", "_lazy", "_near_paths", "_own_packages")
+    f"torchtune.{name}" for name in ("_counted", "_hints", "_home", "_lazy", "_similar_paths", "_own_packages")
 }
 """Private modules of the whole library."""
 
@@ -190,7 +190,7 @@ def test_files_and_recipes_stay_short() -> None:
     "code",
     [
         "import torchtune, torchtune.config, recipes, configs_py",
-        "from torchtune.internals import calling_frame, calling_line, steady_heap",
+        "from torchtune.internals import calling_frame, calling_line, limit_heap_growth",
         "from torchtune.cli import main; main(['ls'])",
         "from torchtune.cli import main; main(['--help'])",
         "from torchtune.cli import main; main(['cp', 'smollm2_135m_lora', '{folder}/a.yaml'])",

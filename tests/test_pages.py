@@ -1,8 +1,8 @@
 """Two pages quote the code: error messages in "Troubleshooting", option names in "Coming from ..."."""
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,18 @@ COMING_FROM = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
 MESSAGES = re.findall(r"(?m)^### `(.*)`$", TROUBLESHOOTING)
 
 
-def texts() -> Iterator[str]:
-    """Yield every string of the library, with a NUL for each value that is formatted into it."""
+@functools.cache
+def strings_of_the_library() -> str:
+    """Return all strings, a line each, with a NUL for every value that is formatted into them."""
+    strings = []
     for file in sorted((ROOT / "torchtune").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+                strings.append(node.value)
             elif isinstance(node, ast.JoinedStr):
                 parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
-                yield "".join(map(str, parts))
+                strings.append("".join(map(str, parts)))
+    return "\n".join(strings)
 
 
 def test_troubleshooting_has_messages() -> None:
@@ -33,8 +36,7 @@ def test_troubleshooting_has_messages() -> None:
 @pytest.mark.parametrize("message", MESSAGES)
 def test_message_of_the_troubleshooting_page_is_in_the_code(message: str) -> None:
     pieces = [piece.strip(" ;:,.?()'`") for piece in message.split("...")]
-    strings = "\n".join(texts())
-    assert [piece for piece in pieces if piece not in strings] == []
+    assert [piece for piece in pieces if piece not in strings_of_the_library()] == []
 
 
 @pytest.mark.parametrize(("field", "names"), _FIELDS.items())

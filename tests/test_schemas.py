@@ -13,7 +13,7 @@ from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.config.test_random_edits import Edit, edited
+from tests.config.test_random_edits import Edit, apply_edits
 from tests.tune import Tune
 from torchtune.cli import _schema_files
 from torchtune.cli._json_schema import json_schema
@@ -253,7 +253,7 @@ edits = st.lists(
 @settings(max_examples=150)
 @given(done=edits)
 def test_schema_gives_no_false_alarm(done: list[Edit]) -> None:
-    tree = edited(VALID, done)
+    tree = apply_edits(VALID, done)
     if engine_accepts("lora_finetune", tree):
         assert list(validator("lora_finetune").iter_errors(tree)) == []
 

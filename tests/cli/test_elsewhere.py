@@ -66,7 +66,7 @@ def test_recipes_of_other_projects_are_answered_by_their_method(name: str, tune:
 def test_every_command_that_takes_a_name_gives_the_same_advice(args: str, tune: Tune) -> None:
     result = tune(*args.split())
     assert result.status == 2
-    assert "; preference tuning has no recipe: docs/own_recipe.md shows how to write one" in result.err
+    assert "; preference tuning has no recipe: docs/custom_recipe.md shows how to write one" in result.err
 
 
 @pytest.mark.parametrize("name", ["lora_finetun", "nonsense", "lora", "./train.py", "evaluation_of_mine"])

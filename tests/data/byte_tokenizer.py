@@ -1,11 +1,11 @@
-"""A tokenizer without files: a byte is a token."""
+"""A tokenizer without files, whose tokens are bytes."""
 
 import re
 from collections.abc import Sequence
 
 from torchtune.data import ChatTemplate
 
-# The same turns as ChatML writes, https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
+# The format of ChatML, https://github.com/openai/openai-python/blob/v0.28.1/chatml.md.
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -34,12 +34,12 @@ class ByteTokenizer:
         return [self.bos_id] * add_bos + list(text.encode()) + [self.eos_id] * add_eos
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        ids, at = [], 0
+        ids, position = [], 0
         for match in re.finditer("|".join(map(re.escape, SPECIAL_TOKENS)), text):
             if not any(match.start() < end and start < match.end() for start, end in plain):
-                ids += [*text[at : match.start()].encode(), SPECIAL_TOKENS[match[0]]]
-                at = match.end()
-        return ids + list(text[at:].encode())
+                ids += [*text[position : match.start()].encode(), SPECIAL_TOKENS[match[0]]]
+                position = match.end()
+        return ids + list(text[position:].encode())
 
     def decode(self, ids: Sequence[int]) -> str:
         names = {i: name.encode() for name, i in SPECIAL_TOKENS.items()}

@@ -12,7 +12,7 @@ from torchtune.data import IGNORE_INDEX, Batch, Example, collate
 PAD = 9
 ROWS = [
     Example([1, 2, 3, 4], [IGNORE_INDEX, IGNORE_INDEX, 3, 4]),
-    Example([5, PAD], [IGNORE_INDEX, PAD]),  # Here the padding id is a word the model must learn.
+    Example([5, PAD], [IGNORE_INDEX, PAD]),  # the padding id as a target
     Example([6, 7, 8], [6, 7, 8]),
 ]
 
@@ -32,19 +32,19 @@ def test_padding_is_on_the_right_and_never_a_target() -> None:
     assert batch.labels[1].tolist() == [PAD, IGNORE_INDEX, IGNORE_INDEX]
 
 
-def test_counts_are_those_of_the_tensors() -> None:
+def test_counts_match_the_tensors() -> None:
     batch = collate(ROWS, PAD)
     assert batch.n_targets == int((batch.labels != IGNORE_INDEX).sum()) == 5
     assert batch.n_tokens == sum(len(example.tokens) - 1 for example in ROWS) == 6
     assert sum(example.n_targets for example in ROWS) == batch.n_targets
 
 
-def test_a_first_token_counts_as_no_target() -> None:
+def test_the_first_token_is_not_a_target() -> None:
     assert Example([6, 7], [6, IGNORE_INDEX]).n_targets == 0
 
 
 def packed_rows(seed: int) -> tuple[list[list[Example]], Batch]:
-    """Draw rows of several examples, some of which have no target, and collate them."""
+    """Draw random packs, some of whose examples have no target, and collate them."""
     draw = random.Random(seed)
     rows = []
     for _ in range(draw.randint(1, 5)):
@@ -57,7 +57,7 @@ def packed_rows(seed: int) -> tuple[list[list[Example]], Batch]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_targets_are_known_by_position_and_by_sequence(seed: int) -> None:
+def test_a_batch_has_the_position_and_sequence_of_each_target(seed: int) -> None:
     rows, batch = packed_rows(seed)
     positions, sequences, number = [], [], 0
     for row, examples in enumerate(rows):
@@ -77,7 +77,7 @@ def test_targets_are_known_by_position_and_by_sequence(seed: int) -> None:
     assert sums.tolist() == [example.n_targets for examples in rows for example in examples]
 
 
-def test_a_filler_has_the_same_tensors_and_counts_for_nothing() -> None:
+def test_a_filler_has_the_same_tensors_and_counts_of_zero() -> None:
     batch = evolve(collate(ROWS, PAD), rows=(1, 2))
     filler = batch.as_filler()
     assert filler.is_filler
@@ -86,7 +86,7 @@ def test_a_filler_has_the_same_tensors_and_counts_for_nothing() -> None:
     assert filler.n_padding == filler.tokens.numel()
 
 
-def test_a_batch_that_is_there_already_is_not_copied() -> None:
+def test_a_batch_already_on_the_device_is_not_copied() -> None:
     _, batch = packed_rows(3)
     assert batch.to("cpu") is batch
     assert batch.to(torch.device("cpu")) is batch
@@ -127,7 +127,7 @@ def test_a_moved_batch_keeps_its_counts() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_batch_is_moved_to_a_gpu_without_waiting() -> None:
+def test_a_batch_is_moved_to_a_gpu_without_synchronization() -> None:
     _, batch = packed_rows(0)
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -142,7 +142,7 @@ def test_a_batch_is_moved_to_a_gpu_without_waiting() -> None:
         assert tensor.equal(before)
 
 
-def test_an_example_that_can_train_nothing_is_refused() -> None:
+def test_invalid_examples_and_empty_batches_are_rejected() -> None:
     with pytest.raises(ValueError, match="at least two tokens"):
         Example([1], [1])
     with pytest.raises(ValueError, match="3 tokens has 2 labels"):

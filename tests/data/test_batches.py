@@ -1,4 +1,4 @@
-"""The order of batches is compared with a brute force over small datasets and numbers of ranks."""
+"""The order of batches is compared with a brute-force computation over small datasets and numbers of ranks."""
 
 import itertools
 import json
@@ -8,43 +8,45 @@ from typing import Any
 
 import pytest
 
-from torchtune.data import IGNORE_INDEX, Batch, Batches, Encoded, Example, LeftOut, Span
+from torchtune.data import IGNORE_INDEX, Batch, Batches, Encoded, Example, SkippedRow, Span
 
 
 def rows(n: int) -> list[Example]:
-    """Make examples whose first token is their number."""
+    """Build examples whose first token is their index."""
     return [Example([i, i], [i, i]) for i in range(n)]
 
 
-def numbers(batches: Batches[Example], calls: int) -> list[list[int]]:
-    """Draw batches and name the rows in them."""
+def indices(batches: Batches[Example], calls: int) -> list[list[int]]:
+    """Draw batches, and return the row indices in them."""
     return [next(batches).tokens[:, 0].tolist() for _ in range(calls)]
 
 
-def drawn(batch: Batch) -> list[int]:
-    """Name the rows of a batch, none of a filler."""
+def row_indices(batch: Batch) -> list[int]:
+    """Return the row indices of a batch; a filler has none."""
     return [] if batch.is_filler else batch.tokens[:, 0].tolist()
 
 
 def steps(
     n: int, batch_size: int, size: int, n_micro_batches: int, epochs: int, *, shuffle: bool = True
 ) -> list[list[int]]:
-    """Draw the steps of some epochs on every rank, and list the rows of each step, micro-batch by micro-batch."""
+    """Return the row indices of each optimizer step of some epochs, drawn on all ranks."""
     ranks = [
         Batches(rows(n), batch_size, shuffle=shuffle, seed=3, pad_id=0, rank=rank, size=size)
         for rank in range(size)
     ]
-    listed = []
+    rows_by_step = []
     while ranks[0].epoch < epochs:
         parts = [rank.next_step(n_micro_batches) for rank in ranks]
-        assert len({len(part) for part in parts}) == 1, "all ranks take equally many micro-batches"
+        assert len({len(part) for part in parts}) == 1, "all ranks get the same number of micro-batches"
         for micro_batch in zip(*parts, strict=True):
-            lengths = [len(drawn(batch)) for batch in micro_batch]
+            lengths = [len(row_indices(batch)) for batch in micro_batch]
             assert max(lengths) <= batch_size
             assert max(lengths) - min(lengths) <= 1
-        listed.append([i for micro in zip(*parts, strict=True) for batch in micro for i in drawn(batch)])
+        rows_by_step.append(
+            [i for micro in zip(*parts, strict=True) for batch in micro for i in row_indices(batch)]
+        )
     assert {rank.epoch for rank in ranks} == {epochs}
-    return listed
+    return rows_by_step
 
 
 SHAPES = list(itertools.product([1, 2, 3, 8, 30], [1, 2, 3], [1, 2, 4], [1, 4]))
@@ -68,73 +70,73 @@ def test_every_epoch_holds_every_row_once(
     assert batches.steps_in(3, n_micro_batches) == len(expected)
 
 
-def test_a_step_reads_the_same_rows_however_they_are_split() -> None:
+def test_a_step_reads_the_same_rows_for_any_split_into_ranks_and_micro_batches() -> None:
     four_ranks = steps(21, 2, 4, 1, 2)
     assert four_ranks == steps(21, 2, 2, 2, 2) == steps(21, 2, 1, 4, 2) == steps(21, 1, 2, 4, 2)
 
 
-def test_the_last_step_of_an_epoch_has_the_rows_that_are_left() -> None:
+def test_the_last_step_of_an_epoch_has_the_remaining_rows() -> None:
     batches = Batches(rows(5), 2, shuffle=False, seed=0, pad_id=0)
-    assert numbers(batches, 5) == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
+    assert indices(batches, 5) == [[0, 1], [2, 3], [4], [0, 1], [2, 3]]
     assert batches.epoch == 1
     assert not batches.is_between_epochs
-    assert numbers(batches, 1) == [[4]]
+    assert indices(batches, 1) == [[4]]
     assert batches.epoch == 2
     assert batches.is_between_epochs
 
 
-def test_an_epoch_is_over_although_its_last_rows_give_nothing() -> None:
-    data: list[Encoded[Example]] = [*rows(3), *(LeftOut("are empty", f"line {i}") for i in range(20))]
+def test_an_epoch_ends_even_if_its_last_rows_are_skipped() -> None:
+    data: list[Encoded[Example]] = [*rows(3), *(SkippedRow("are empty", f"line {i}") for i in range(20))]
     batches = Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=2)
-    assert numbers(batches, 2) == [[0, 1], [2]]
+    assert indices(batches, 2) == [[0, 1], [2]]
     assert batches.epoch == 1
     assert batches.steps_in(2) == 4
 
 
 @pytest.mark.parametrize("stop", range(8))
-def test_a_resumed_stream_equals_the_unbroken_one(stop: int) -> None:
-    unbroken = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
-    expected = numbers(unbroken, 12)
+def test_a_resumed_stream_equals_the_uninterrupted_one(stop: int) -> None:
+    uninterrupted = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
+    expected = indices(uninterrupted, 12)
     first = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
-    before = numbers(first, stop)
+    before = indices(first, stop)
     second = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
     second.load_state_dict(first.state_dict())
-    assert before + numbers(second, 12 - stop) == expected
+    assert before + indices(second, 12 - stop) == expected
 
 
 def test_a_stream_resumes_on_another_number_of_ranks() -> None:
     expected = steps(9, 2, 2, 1, 2)
     first = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0, size=2)
-    numbers(first, 2)
+    indices(first, 2)
     alone = Batches(rows(9), 2, shuffle=True, seed=3, pad_id=0)
     alone.load_state_dict(first.state_dict())
-    assert [[i for batch in alone.next_step(2) for i in drawn(batch)] for _ in range(4)] == expected[2:]
+    assert [[i for batch in alone.next_step(2) for i in row_indices(batch)] for _ in range(4)] == expected[2:]
 
 
-def test_resuming_reads_nothing_that_went_before() -> None:
-    class Unread(list[Example]):
+def test_resuming_does_not_read_earlier_windows() -> None:
+    class CountingList(list[Example]):
         reads = 0
 
-        def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # Only single rows are asked for.
-            Unread.reads += 1
+        def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # only single rows are read
+            CountingList.reads += 1
             return super().__getitem__(index)
 
-    batches = Batches(Unread(rows(100)), 2, shuffle=True, seed=0, pad_id=0, window=16)
+    batches = Batches(CountingList(rows(100)), 2, shuffle=True, seed=0, pad_id=0, window=16)
     per_epoch = -(-100 // 16)
     batches.load_state_dict({**batches.state_dict(), "window": 2_000_000 * per_epoch + 3, "row": 4})
     next(batches)
-    assert Unread.reads == 16
+    assert CountingList.reads == 16
     assert batches.epoch == 2_000_000
 
 
 def documents(n: int, longest: int = 30) -> list[Example]:
-    """Make examples of various lengths, all of whose tokens are the example's number."""
+    """Build examples of various lengths, whose tokens all are the example's index."""
     lengths = [2 + (i * 7919) % (longest - 1) for i in range(n)]
     return [Example([i] * length, [i] * length) for i, length in enumerate(lengths)]
 
 
 def packed(n: int, length: int, epochs: int, **settings: Any) -> Iterator[Batch]:
-    """Draw packed batches of some epochs."""
+    """Draw the packed batches of some epochs."""
     batches = Batches(
         documents(n), 2, seed=3, pad_id=0, packed_length=length, **{"shuffle": True, **settings}
     )
@@ -143,8 +145,8 @@ def packed(n: int, length: int, epochs: int, **settings: Any) -> Iterator[Batch]
 
 
 def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
-    """List every document in batches: its number, and how many positions it has."""
-    found = []
+    """Return the index and the number of positions of every document in batches."""
+    result = []
     for batch in batches:
         rows, width = batch.tokens.shape
         for row, start, end, *_ in batch.spans or [Span(row, 0, width) for row in range(rows)]:
@@ -153,8 +155,8 @@ def contents(batches: Iterable[Batch]) -> list[tuple[int, int]]:
             assert (tokens[is_target] == labels[is_target]).all(), "documents are not mixed"
             if is_target.any():
                 assert is_target.nonzero().diff(dim=0).eq(1).all(), "padding is on the right"
-                found.append((int(tokens[0]), int(is_target.sum())))
-    return found
+                result.append((int(tokens[0]), int(is_target.sum())))
+    return result
 
 
 @pytest.mark.parametrize("n", [1, 7, 300, 900])
@@ -168,7 +170,7 @@ def test_packed_epochs_hold_every_document_once(n: int, fit: str, window: int) -
 
 @pytest.mark.parametrize("n", [3, 40, 1000])
 @pytest.mark.parametrize(("size", "n_micro_batches"), list(itertools.product([1, 2, 4], [1, 4])))
-def test_packed_steps_of_ranks_hold_every_document_once_an_epoch(
+def test_packed_steps_of_all_ranks_hold_every_document_once_per_epoch(
     n: int, size: int, n_micro_batches: int
 ) -> None:
     ranks = [
@@ -188,7 +190,7 @@ def test_packed_steps_of_ranks_hold_every_document_once_an_epoch(
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_packed_rows_are_the_same_for_any_number_of_ranks(size: int) -> None:
+def test_packs_are_the_same_for_any_number_of_ranks(size: int) -> None:
     settings = {"shuffle": True, "seed": 3, "pad_id": 0, "packed_length": 64, "window": 64}
     alone = Batches(documents(200), 8, **settings)  # type: ignore[arg-type]  # of several types
     ranks = [
@@ -203,29 +205,29 @@ def test_packed_rows_are_the_same_for_any_number_of_ranks(size: int) -> None:
 
 @pytest.mark.parametrize("stop", [0, 1, 5, 17, 18, 19, 40])
 @pytest.mark.parametrize("settings", [{"packed_length": 64}, {"group_by_length": True}, {}])
-def test_any_stream_is_taken_up_anywhere(stop: int, settings: dict[str, Any]) -> None:
+def test_any_stream_can_be_resumed_anywhere(stop: int, settings: dict[str, Any]) -> None:
     def batches() -> Batches[Example]:
         return Batches(documents(100), 3, shuffle=True, seed=5, pad_id=0, window=32, **settings)
 
-    unbroken, first, second = batches(), batches(), batches()
-    expected = [contents([next(unbroken)]) for _ in range(60)]
+    uninterrupted, first, second = batches(), batches(), batches()
+    expected = [contents([next(uninterrupted)]) for _ in range(60)]
     assert [contents([next(first)]) for _ in range(stop)] == expected[:stop]
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert [contents([next(second)]) for _ in range(60 - stop)] == expected[stop:]
-    assert second.state_dict() == unbroken.state_dict()
+    assert second.state_dict() == uninterrupted.state_dict()
 
 
 @pytest.mark.parametrize(("n", "epochs"), [(1, 1), (40, 3), (512, 2)])
-def test_packed_batches_are_counted_exactly_where_rows_are_few(n: int, epochs: int) -> None:
+def test_the_number_of_packed_batches_is_exact_for_small_datasets(n: int, epochs: int) -> None:
     batches = Batches(documents(n), 2, shuffle=True, seed=3, pad_id=0, packed_length=64, window=128)
     calls = batches.steps_in(epochs)
-    wanted = Counter({(i, len(e.tokens) - 1): epochs for i, e in enumerate(documents(n))})
-    found = [contents([next(batches)]) for _ in range(calls)]
-    assert wanted <= Counter(itertools.chain(*found))
-    assert not wanted <= Counter(itertools.chain(*found[:-1]))
+    expected = Counter({(i, len(e.tokens) - 1): epochs for i, e in enumerate(documents(n))})
+    actual = [contents([next(batches)]) for _ in range(calls)]
+    assert expected <= Counter(itertools.chain(*actual))
+    assert not expected <= Counter(itertools.chain(*actual[:-1]))
 
 
-def test_packed_batches_are_estimated_where_rows_are_many() -> None:
+def test_the_number_of_packed_batches_is_estimated_for_large_datasets() -> None:
     batches = Batches(documents(5000), 2, shuffle=True, seed=3, pad_id=0, packed_length=64)
     estimate, calls = batches.steps_in(1), 0
     while batches.epoch < 1:
@@ -235,88 +237,86 @@ def test_packed_batches_are_estimated_where_rows_are_many() -> None:
     assert batches.steps_in(1, 4) == -(-estimate // 4)
 
 
-def test_rows_of_like_length_stand_together() -> None:
+def test_group_by_length_reduces_padding() -> None:
     def share(*, group_by_length: bool = False) -> float:
         batches = Batches(documents(1000), 4, shuffle=True, seed=3, pad_id=0, group_by_length=group_by_length)
-        drawn = [next(batches) for _ in range(250)]
-        assert Counter(contents(drawn)) == Counter(
+        epoch = [next(batches) for _ in range(250)]
+        assert Counter(contents(epoch)) == Counter(
             (i, len(e.tokens) - 1) for i, e in enumerate(documents(1000))
         )
-        return sum(batch.n_tokens for batch in drawn) / sum(batch.tokens.numel() for batch in drawn)
+        return sum(batch.n_tokens for batch in epoch) / sum(batch.tokens.numel() for batch in epoch)
 
     assert share(group_by_length=True) > 0.95
     assert share() < 0.75
 
 
-def test_documents_longer_than_a_row_are_cut_or_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    late = Example([1] * 20, [IGNORE_INDEX] * 19 + [1])
+def test_documents_longer_than_a_pack_are_truncated_or_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    late_target = Example([1] * 20, [IGNORE_INDEX] * 19 + [1])
     long = Example([2] * 20, [2] * 20)
-    batches = Batches([late, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
+    batches = Batches([late_target, long], 1, shuffle=False, seed=0, pad_id=0, packed_length=8)
     assert contents([next(batches)]) == [(2, 8)]
-    assert "1 of 2 rows has no target within 8 tokens and is left out; the first: row 1" in caplog.text
-    assert "1 of 2 rows is cut at 8 tokens; the first: row 2: 20 tokens" in caplog.text
+    assert "1 of 2 rows has no target within 8 tokens and is skipped; the first: row 1" in caplog.text
+    assert "1 of 2 rows is truncated to 8 tokens; the first: row 2: 20 tokens" in caplog.text
     alone = Batches([long], 1, shuffle=False, seed=0, pad_id=0, longest=5)
     assert next(alone).tokens.tolist() == [[2] * 5]
-    with pytest.raises(ValueError, match="none of 1 row gives anything to learn: 1 of 1 row has no target"):
-        next(Batches([late], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
+    with pytest.raises(ValueError, match="none of 1 row has a target: 1 of 1 row has no target"):
+        next(Batches([late_target], 1, shuffle=False, seed=0, pad_id=0, packed_length=8))
 
 
-def test_rows_that_give_nothing_or_several_examples_are_taken_as_they_are(
+def test_rows_may_yield_several_examples_or_be_skipped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data: list[Encoded[Example]] = [
         [Example([1, 1], [1, 1]), Example([2, 2], [2, 2])],
-        LeftOut("are empty", "line 2"),
+        SkippedRow("are empty", "line 2"),
         Example([3, 3], [3, 3]),
     ]
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0)
     assert batches.steps_in(2) == 6
-    assert numbers(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
-    assert "epoch 1: 1 of 3 rows is empty and is left out; the first: line 2" in caplog.text
+    assert indices(batches, 7) == [[1], [2], [3], [1], [2], [3], [1]]
+    assert "epoch 1: 1 of 3 rows is empty and is skipped; the first: line 2" in caplog.text
 
 
-def test_a_resumed_run_counts_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resumed_stream_continues_the_note_counts(caplog: pytest.LogCaptureFixture) -> None:
     data: list[Encoded[Example]] = [
-        LeftOut("are empty", "line 0"),
+        SkippedRow("are empty", "line 0"),
         *rows(8)[1:],
-        *(LeftOut("are empty", f"line {i}") for i in range(8, 12)),
+        *(SkippedRow("are empty", f"line {i}") for i in range(8, 12)),
     ]
     records: list[dict[str, Any]] = []
     first, second = (
         Batches(data, 2, shuffle=False, seed=0, pad_id=0, window=4, record=records.append) for _ in range(2)
     )
-    before = numbers(first, 2)
-    assert caplog.messages == ["rows are empty and are left out; the first: line 0"]
+    before = indices(first, 2)
+    assert caplog.messages == ["rows are empty and are skipped; the first: line 0"]
     caplog.clear()
     second.load_state_dict(first.state_dict())
-    assert before + numbers(second, 2) == [[1, 2], [3, 4], [5, 6], [7]]
-    assert caplog.messages[0] == "epoch 1: 5 of 12 rows are empty and are left out; the first: line 0"
+    assert before + indices(second, 2) == [[1, 2], [3, 4], [5, 6], [7]]
+    assert caplog.messages[0] == "epoch 1: 5 of 12 rows are empty and are skipped; the first: line 0"
     assert records == [
-        {"epoch": 1, "rows": 12, "notes": {"are empty and are left out": {"rows": 5, "first": "line 0"}}}
+        {"epoch": 1, "rows": 12, "notes": {"are empty and are skipped": {"rows": 5, "first": "line 0"}}}
     ]
     with second:
         pass
     assert [(record["epoch"], record["rows"]) for record in records] == [(1, 12)]
 
 
-def test_rows_of_which_none_has_a_target_are_an_error_before_the_first_step() -> None:
+def test_a_dataset_without_targets_is_rejected_before_the_first_step() -> None:
     data: list[Encoded[Example]] = [
         Example([1] * 20, [IGNORE_INDEX] * 19 + [1]),
-        LeftOut("are empty", "line 2"),
+        SkippedRow("are empty", "line 2"),
     ]
     batches = Batches(data, 1, shuffle=False, seed=0, pad_id=0, longest=8)
-    message = (
-        "none of 2 rows gives anything to learn: .*1 of 2 rows has no target within 8 tokens and is left out"
-    )
-    for look in (lambda: batches.steps_in(1), lambda: next(batches)):
+    message = "none of 2 rows has a target: .*1 of 2 rows has no target within 8 tokens and is skipped"
+    for read in (lambda: batches.steps_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match=message):
-            look()
+            read()
 
 
 def test_orders_differ_between_epochs_and_between_seeds() -> None:
     def epoch(seed: int, number: int) -> list[int]:
         batches = Batches(rows(20), 20, shuffle=True, seed=seed, pad_id=0)
-        return numbers(batches, number + 1)[number]
+        return indices(batches, number + 1)[number]
 
     orders = [tuple(epoch(seed, number)) for seed in range(3) for number in range(3)]
     assert len(set(orders)) == 9
@@ -325,22 +325,22 @@ def test_orders_differ_between_epochs_and_between_seeds() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("n_rows", 4), ("seed", 8), ("shuffle", False)], ids=["rows", "seed", "shuffle"]
 )
-def test_a_state_of_other_data_is_refused(name: str, value: int) -> None:
+def test_a_state_of_another_stream_is_rejected(name: str, value: int) -> None:
     batches = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
     with pytest.raises(ValueError, match=f"{name} was {value}"):
         batches.load_state_dict({**batches.state_dict(), name: value})
 
 
-def test_what_is_no_state_of_batches_is_refused() -> None:
+def test_a_state_with_other_keys_is_rejected() -> None:
     batches = Batches(rows(5), 2, shuffle=True, seed=7, pad_id=0)
-    with pytest.raises(ValueError, match="expected the state of batches"):
+    with pytest.raises(ValueError, match="expected a state of Batches"):
         batches.load_state_dict({"position": 3})
 
 
-def test_arguments_out_of_range_are_refused() -> None:
+def test_arguments_out_of_range_are_rejected() -> None:
     with pytest.raises(ValueError, match="dataset is empty"):
         Batches([], 2, shuffle=True, seed=0, pad_id=0)
     with pytest.raises(ValueError, match="batch_size: expected an int above 0, got 0"):
         Batches(rows(2), 0, shuffle=True, seed=0, pad_id=0)
-    with pytest.raises(ValueError, match="rank: expected a number from 0 to 1, got 2"):
+    with pytest.raises(ValueError, match="rank: expected an int from 0 to 1, got 2"):
         Batches(rows(2), 1, shuffle=True, seed=0, pad_id=0, rank=2, size=2)

@@ -1,4 +1,4 @@
-"""A kind of item of somebody else's, which the library does not know: completions with advantages."""
+"""A custom item type: completions with advantages."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {"shuffle": True, "seed": 3, "pad_id": 0}
 
 @frozen
 class Completion(Item):
-    """An answer that a model sampled, how much better than others it is, and a weight for each of its targets."""
+    """A sampled answer with its advantage and a weight for each target."""
 
     example: Example
     advantage: float
@@ -47,8 +47,8 @@ class Completion(Item):
     def extras(self) -> dict[str, Any]:
         return {"advantage": self.advantage, "weights": self.weights}
 
-    def shortened(self, length: int, side: Side) -> Self | None:
-        short = self.example.shortened(length, side)
+    def truncated(self, length: int, side: Side) -> Self | None:
+        short = self.example.truncated(length, side)
         if short is None:
             return None
         weights = self.weights[-short.n_targets :] if side == "left" else self.weights[: short.n_targets]
@@ -66,7 +66,7 @@ class Completion(Item):
 
 
 def completions(n: int) -> list[Completion]:
-    """Make completions of various lengths, whose advantage is their number, and whose weights are their targets."""
+    """Build completions of various lengths, whose advantages are their indices and whose weights are their targets."""
     rows = []
     for i in range(n):
         tokens = [(i * 7 + j) % 40 for j in range(3 + i * 5 % 11)]
@@ -76,7 +76,7 @@ def completions(n: int) -> list[Completion]:
 
 
 def check(batch: Batch) -> None:
-    """Check that values belong to their tokens."""
+    """Assert that values match their tokens."""
     targets = batch.labels.flatten()[batch.target_positions]
     assert batch.values["weights"].tolist() == targets.tolist()
     assert batch.values["advantages"].tolist() == list(batch.rows)
@@ -85,7 +85,7 @@ def check(batch: Batch) -> None:
 
 @pytest.mark.parametrize("settings", [{"packed_length": 24}, {"longest": 5}, {"group_by_length": True}])
 @pytest.mark.parametrize("stop", [0, 3, 11])
-def test_another_kind_is_packed_sharded_and_resumed(settings: dict[str, Any], stop: int) -> None:
+def test_custom_items_are_packed_sharded_and_resumed(settings: dict[str, Any], stop: int) -> None:
     def batches(rank: int = 0, size: int = 1) -> Batches[Completion]:
         rows = completions(40)
         return Batches(rows, 4 // size, rank=rank, size=size, window=16, **settings, **SETTINGS)
@@ -99,13 +99,13 @@ def test_another_kind_is_packed_sharded_and_resumed(settings: dict[str, Any], st
     second = batches()
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     for batch in expected[stop:]:
-        again = next(second)
-        check(again)
-        assert again.tokens.equal(batch.tokens)
-        assert again.values["advantages"].equal(batch.values["advantages"])
+        resumed = next(second)
+        check(resumed)
+        assert resumed.tokens.equal(batch.tokens)
+        assert resumed.values["advantages"].equal(batch.values["advantages"])
 
 
-def test_values_of_another_kind_are_moved_with_the_batch() -> None:
+def test_values_of_custom_items_are_moved_with_the_batch() -> None:
     batch = collate([completions(2), completions(1)], 0)
     moved = batch.to("cpu", as_one=True)
     assert moved.values.keys() == batch.values.keys()
@@ -127,24 +127,24 @@ class CompletionDataset(RowDataset[tuple[str, str, float], Completion]):
         return self._fitted(Completion(example, advantage, [0.5] * example.n_targets))
 
 
-def test_another_kind_is_cut_and_cached_by_a_dataset_of_rows(tmp_path: Path) -> None:
+def test_a_dataset_truncates_and_caches_custom_items(tmp_path: Path) -> None:
     rows = [{"prompt": "ab", "answer": "c" * n, "advantage": n / 2, "id": n} for n in range(1, 30)]
     plain = CompletionDataset(Counting(), rows, max_seq_len=20)
     expected = [plain[i] for i in range(len(plain))]
     for _ in range(2):
         cached = CompletionDataset(Counting(), rows, max_seq_len=20)
         cached.use_cache(str(tmp_path))
-        before = Counting.calls
-        found = [cached[i] for i in range(len(cached))]
-        assert found == expected
+        calls_before = Counting.calls
+        items = [cached[i] for i in range(len(cached))]
+        assert items == expected
         assert cached._cache is not None
         cached._cache.flush()
-    assert Counting.calls == before, "the second time, nothing is encoded"
-    last = found[-1]
+    assert Counting.calls == calls_before, "the second time, nothing is encoded"
+    last = items[-1]
     assert isinstance(last, Completion)
     assert len(last.example.tokens) == 20
     assert len(last.weights) == last.example.n_targets
     assert [note.text for note in last.notes] == [
-        "are cut at max_seq_len=20 tokens",
-        "have a column that is not read: 'id'",
+        "are truncated to max_seq_len=20 tokens",
+        "have an unused column: 'id'",
     ]

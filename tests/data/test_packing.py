@@ -1,4 +1,4 @@
-"""Packing is compared with what no packing can beat, and orders with what a permutation is."""
+"""Packing is compared with brute force, and orders with the properties of permutations."""
 
 import random
 
@@ -12,17 +12,17 @@ from torchtune.modules import Documents
 
 @pytest.mark.parametrize("fit", ["best", "first"])
 @pytest.mark.parametrize("n", [0, 1, 2, 50, 1000])
-def test_rows_hold_every_document_once_and_no_more_than_fit(fit: str, n: int) -> None:
+def test_packs_hold_every_document_once_and_fit_the_capacity(fit: str, n: int) -> None:
     rng = random.Random(n)
     lengths = [rng.randint(1, 100) for _ in range(n)]
-    rows = pack(lengths, 100, fit)  # type: ignore[arg-type]  # one of its two
+    rows = pack(lengths, 100, fit)  # type: ignore[arg-type]  # "best" or "first"
     assert sorted(i for row in rows for i in row) == list(range(n))
     assert all(sum(lengths[i] for i in row) <= 100 for row in rows)
     assert rows == sorted(rows)
     assert all(row == sorted(row) for row in rows)
 
 
-def brute_first(lengths: list[int], capacity: int) -> list[list[int]]:
+def brute_force_first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     rows: list[list[int]] = []
     for i, length in enumerate(lengths):
         for row in rows:
@@ -34,7 +34,7 @@ def brute_first(lengths: list[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def brute_best(lengths: list[int], capacity: int) -> list[list[int]]:
+def brute_force_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
     rows: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         used = [sum(lengths[j] for j in row) for row in rows]
@@ -47,51 +47,51 @@ def brute_best(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_rows_are_those_of_a_brute_force(seed: int) -> None:
+def test_packs_equal_those_of_brute_force(seed: int) -> None:
     rng = random.Random(seed)
     lengths = [rng.randint(1, 30) for _ in range(rng.randint(1, 60))]
-    assert pack(lengths, 30, "first") == brute_first(lengths, 30)
-    assert pack(lengths, 30, "best") == brute_best(lengths, 30)
+    assert pack(lengths, 30, "first") == brute_force_first_fit(lengths, 30)
+    assert pack(lengths, 30, "best") == brute_force_best_fit(lengths, 30)
 
 
-def test_best_fit_leaves_hardly_any_room() -> None:
+def test_best_fit_wastes_less_than_two_percent() -> None:
     rng = random.Random(0)
     lengths = [min(int(rng.lognormvariate(4.5, 0.8)) + 2, 1024) for _ in range(1024)]
     rows = pack(lengths, 1024)
     assert sum(lengths) / (1024 * len(rows)) > 0.98
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="a document of 9 tokens does not fit into a row of 8"):
+def test_a_document_longer_than_a_pack_is_rejected() -> None:
+    with pytest.raises(ValueError, match="a document of 9 tokens does not fit into a pack of 8"):
         pack([3, 9], 8)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 100, 65_537, 100_003])
 def test_an_order_is_a_permutation(n: int) -> None:
     order = Order(n, 3, 0)
-    found = [order[i] for i in range(n)]
-    assert sorted(found) == list(range(n))
+    values = [order[i] for i in range(n)]
+    assert sorted(values) == list(range(n))
     if n > 99:
-        assert found != list(range(n))
-        some = range(0, n, 1 + n // 1000)
+        assert values != list(range(n))
+        sample = range(0, n, 1 + n // 1000)
         others = Order(n, 3, 1), Order(n, 4, 0)
-        assert all([other[i] for i in some] != [found[i] for i in some] for other in others)
+        assert all([other[i] for i in sample] != [values[i] for i in sample] for other in others)
     assert [Order(n, None, 0)[i] for i in range(min(n, 9))] == list(range(min(n, 9)))
 
 
-def test_a_large_order_is_as_good_as_random() -> None:
+def test_a_large_order_looks_random() -> None:
     n = 200_000
     order = Order(n, 1, 0)
-    found = torch.tensor([order[i] for i in range(n)])
-    steps = found.diff().abs().double()
+    values = torch.tensor([order[i] for i in range(n)])
+    steps = values.diff().abs().double()
     assert abs(steps.mean() / (n / 3) - 1) < 0.01, "neighbours are n / 3 apart on average"
-    where = torch.arange(n).double()
-    assert abs(torch.corrcoef(torch.stack([where, found.double()]))[0, 1]) < 0.01
-    tenths = torch.histc(found[: n // 10].double(), 10, 0, n)
+    positions = torch.arange(n).double()
+    assert abs(torch.corrcoef(torch.stack([positions, values.double()]))[0, 1]) < 0.01
+    tenths = torch.histc(values[: n // 10].double(), 10, 0, n)
     assert (tenths / (n / 100) - 1).abs().max() < 0.06, "the first tenth comes from everywhere"
 
 
-def test_a_packed_row_is_its_documents_one_behind_the_other() -> None:
+def test_a_pack_is_the_concatenation_of_its_documents() -> None:
     a = Example([1, 2, 3], [IGNORE_INDEX, 2, 3])
     b = Example([4, 5], [4, 5])
     batch = collate([[a, b], [b]], pad_id=9)
@@ -106,14 +106,19 @@ def test_a_packed_row_is_its_documents_one_behind_the_other() -> None:
         collate([[a], []], pad_id=9)
 
 
-def given(*tokens: int, learnt: int) -> Example:
-    """Begin with 1 to 16, which no example learns."""
-    every = [*range(1, 17), *tokens]
-    return Example(every, [IGNORE_INDEX] * (len(every) - learnt) + every[len(every) - learnt :])
+def with_prefix(*tokens: int, n_targets: int) -> Example:
+    """Build an example that begins with the prefix 1 to 16, and whose last tokens are targets."""
+    all_tokens = [*range(1, 17), *tokens]
+    n_masked = len(all_tokens) - n_targets
+    return Example(all_tokens, [IGNORE_INDEX] * n_masked + all_tokens[n_masked:])
 
 
-def test_what_documents_begin_with_alike_stands_in_a_row_once() -> None:
-    a, b, c = given(40, 41, 42, learnt=2), given(50, 51, learnt=1), given(60, 61, 62, 63, learnt=1)
+def test_the_common_prefix_of_documents_is_in_a_pack_once() -> None:
+    a, b, c = (
+        with_prefix(40, 41, 42, n_targets=2),
+        with_prefix(50, 51, n_targets=1),
+        with_prefix(60, 61, 62, 63, n_targets=1),
+    )
     batch = collate([[a, b], [c]], pad_id=9, share_prefixes=True)
     assert batch.spans == ((0, 0, 18, 0, 0), (0, 18, 19, 0, 16), (1, 0, 19, 0, 0))
     assert batch.tokens.tolist() == [[*range(1, 17), 40, 41, 50], [*range(1, 17), 60, 61, 62]]
@@ -127,9 +132,9 @@ def test_what_documents_begin_with_alike_stands_in_a_row_once() -> None:
     assert plain.tokens.shape == (2, 35)
 
 
-def test_padding_after_shared_tokens_is_no_longer_document_than_theirs() -> None:
-    a, b = given(40, 41, 42, learnt=2), given(50, 51, learnt=1)
-    long = given(*range(60, 100), learnt=1)
+def test_padding_spans_are_no_longer_than_the_documents_that_share_a_prefix() -> None:
+    a, b = with_prefix(40, 41, 42, n_targets=2), with_prefix(50, 51, n_targets=1)
+    long = with_prefix(*range(60, 100), n_targets=1)
     batch = collate([[a, b], [long]], pad_id=9, share_prefixes=True)
     assert Documents([span for span in batch.spans if span.row == 0]).longest == 18
 
@@ -137,13 +142,19 @@ def test_padding_after_shared_tokens_is_no_longer_document_than_theirs() -> None
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param([given(40, learnt=1)], id="one"),
-        pytest.param([given(40, 41, learnt=1), Example([7] * 20, [7] * 20)], id="another beginning"),
-        pytest.param([given(40, 41, learnt=1), given(50, 51, learnt=3)], id="learnt"),
-        pytest.param([given(40, 41, learnt=1), given(learnt=1)], id="nothing of its own"),
+        pytest.param([with_prefix(40, n_targets=1)], id="a single example"),
+        pytest.param(
+            [with_prefix(40, 41, n_targets=1), Example([7] * 20, [7] * 20)], id="different beginnings"
+        ),
+        pytest.param(
+            [with_prefix(40, 41, n_targets=1), with_prefix(50, 51, n_targets=3)], id="a target in the prefix"
+        ),
+        pytest.param(
+            [with_prefix(40, 41, n_targets=1), with_prefix(n_targets=1)], id="no tokens after the prefix"
+        ),
     ],
 )
-def test_what_cannot_be_shared_is_not(row: list[Example]) -> None:
+def test_a_prefix_that_cannot_be_shared_is_not(row: list[Example]) -> None:
     shared, plain = (collate([row], pad_id=9, share_prefixes=share) for share in (True, False))
     assert shared.spans == plain.spans
     assert torch.equal(shared.tokens, plain.tokens)

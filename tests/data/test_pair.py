@@ -1,9 +1,8 @@
-"""Pairs of answers: their batches are compared with each sequence alone, whatever computes the attention."""
+"""Batches of pairs are compared with separate sequences, for every attention kernel."""
 
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from torchtune.data import (
     Example,
     LengthLimit,
     Pair,
-    Unlearnable,
+    SkipReason,
     collate,
     pack,
     split_off,
@@ -31,7 +30,7 @@ from torchtune.modules import Decoder, Documents, _attention, _flex_attention
 SETTINGS: dict[str, Any] = {"shuffle": True, "seed": 3, "pad_id": 0}
 
 
-def test_prompt_is_in_a_row_once_and_both_answers_continue_it() -> None:
+def test_the_prompt_is_in_a_row_once_and_both_answers_continue_it() -> None:
     first, second = pair_of([5, 6, 7], [8, 9], [10]), pair_of([4], [8, 9, 3], [9])
     assert (first.length, second.length) == (4 + 3 - 2, 3 + 1)
     assert first.counts == {"pairs": 1, "targets": 3}
@@ -46,12 +45,16 @@ def test_prompt_is_in_a_row_once_and_both_answers_continue_it() -> None:
     assert (batch.lengths, batch.n_shared, batch.n_padding) == ((4, 3, 3, 1, 3, 1), 2, 5)
 
 
-KERNELS = {"document": _attention.by_document, "mask": _attention.by_mask, "block": _attention.by_block}
+KERNELS = {
+    "document": _attention.attend_by_document,
+    "mask": _attention.attend_by_mask,
+    "block": _attention.attend_by_block,
+}
 
 
 @pytest.fixture(params=KERNELS)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Choose what attends to packed rows; `flex_attention` runs as written, which computes no gradient on a CPU."""
+    """Select the attention kernel of packs; `flex_attention` runs uncompiled, without gradients on a CPU."""
     name: str = request.param
     monkeypatch.setattr(_attention, "document_kernel", lambda *_: KERNELS[name])
     monkeypatch.setattr(_flex_attention, "_compiled", lambda: flex_attention.flex_attention)
@@ -81,11 +84,11 @@ def gradients(model: Decoder, value: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_packed_pairs_are_each_answer_alone(
+def test_packed_pairs_equal_separate_answers(
     kernel: str, window: int | None, softcap: float | None, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    architecture = TINY.vary(max_seq_len=40, window=window, attention_softcap=softcap)
+    architecture = TINY.evolve(max_seq_len=40, window=window, attention_softcap=softcap)
     model, exact = Decoder(architecture).to(dtype), Decoder(architecture).double()
     exact.load_state_dict(model.state_dict())
     rows = pairs(12, architecture.vocab_size)
@@ -94,29 +97,29 @@ def test_packed_pairs_are_each_answer_alone(
     assert len(batch.lengths) > 2 * len(batch.tokens), "rows hold several pairs"
     order = [rows[i] for group in pack([pair.length for pair in rows], 60) for i in group]
     sequences = [sequence for pair in order for sequence in pair.sequences]
-    alone = torch.cat([log_probs(exact, collate([sequence], 0)) for sequence in sequences])
+    separate = torch.cat([log_probs(exact, collate([sequence], 0)) for sequence in sequences])
     # A loss in which both answers of a pair matter, as in preference tuning.
     weights = torch.linspace(-1, 1, len(sequences), dtype=torch.float64)
     with torch.set_grad_enabled(kernel != "block"):
         together = log_probs(model, batch)
     near = FLOAT64 if dtype == torch.float64 else bound(dtype, 3 * roundings(architecture, 30))
-    assert_near(together, alone, near)
+    assert_near(together, separate, near)
     if kernel == "block":
         return
-    ours = gradients(model, (together * weights.to(dtype)).sum())
-    theirs = gradients(exact, (alone * weights).sum())
-    assert_near(ours, theirs, near)
+    packed_gradients = gradients(model, (together * weights.to(dtype)).sum())
+    separate_gradients = gradients(exact, (separate * weights).sum())
+    assert_near(packed_gradients, separate_gradients, near)
 
 
 @pytest.mark.parametrize("packed_length", [None, 40])
 @pytest.mark.parametrize("size", [1, 2])
-def test_pairs_go_through_epochs_whole(packed_length: int | None, size: int) -> None:
+def test_epochs_hold_every_pair_once_and_unsplit(packed_length: int | None, size: int) -> None:
     rows = pairs(60)
     ranks = [
         Batches(rows, 2, rank=rank, size=size, packed_length=packed_length, window=16, **SETTINGS)
         for rank in range(size)
     ]
-    seen: Counter[int] = Counter()
+    row_counts: Counter[int] = Counter()
     while not all(batches.epoch for batches in ranks):
         for batch in map(next, ranks):
             if batch.is_filler:
@@ -125,18 +128,18 @@ def test_pairs_go_through_epochs_whole(packed_length: int | None, size: int) -> 
             assert packed_length is None or batch.tokens.shape[1] <= packed_length
             lengths = [rows[row].sequences for row in batch.rows]
             assert [e.length for both in lengths for e in both] == list(batch.lengths)
-            seen.update(batch.rows)
-    assert seen == Counter(range(60))
+            row_counts.update(batch.rows)
+    assert row_counts == Counter(range(60))
 
 
-def test_ranks_share_out_the_pairs_of_one_rank() -> None:
+def test_two_ranks_read_the_pairs_of_a_single_rank() -> None:
     def batches(batch_size: int, rank: int, size: int) -> Batches[Pair]:
         return Batches(pairs(50), batch_size, rank=rank, size=size, packed_length=40, window=16, **SETTINGS)
 
-    alone, ranks = batches(4, 0, 1), [batches(2, rank, 2) for rank in range(2)]
+    single, ranks = batches(4, 0, 1), [batches(2, rank, 2) for rank in range(2)]
     for _ in range(12):
         parts = [next(rank) for rank in ranks]
-        assert next(alone).rows == tuple(itertools.chain(*(part.rows for part in parts)))
+        assert next(single).rows == tuple(itertools.chain(*(part.rows for part in parts)))
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
@@ -145,51 +148,47 @@ def test_streams_of_pairs_resume_anywhere(stop: int, packed_length: int | None) 
     def batches() -> Batches[Pair]:
         return Batches(pairs(30), 2, packed_length=packed_length, window=8, **SETTINGS)
 
-    unbroken, first, second = batches(), batches(), batches()
-    expected = [next(unbroken) for _ in range(20)]
+    uninterrupted, first, second = batches(), batches(), batches()
+    expected = [next(uninterrupted) for _ in range(20)]
     for _ in range(stop):
         next(first)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     for batch in expected[stop:]:
-        again = next(second)
-        assert again.tokens.equal(batch.tokens)
-        assert (again.spans, again.rows) == (batch.spans, batch.rows)
-    assert second.state_dict() == unbroken.state_dict()
+        resumed = next(second)
+        assert resumed.tokens.equal(batch.tokens)
+        assert (resumed.spans, resumed.rows) == (batch.spans, batch.rows)
+    assert second.state_dict() == uninterrupted.state_dict()
 
 
-def test_pairs_are_held_out_whole() -> None:
+def test_held_out_pairs_are_unsplit() -> None:
     trained, held_out = split_off(pairs(10), 0.2, seed=0)
     assert (len(trained), len(held_out)) == (8, 2)
     assert isinstance(held_out[0], Pair)
 
 
-def shortest(pair: Pair) -> list[int]:
+def token_counts(pair: Pair) -> list[int]:
     return [len(sequence.tokens) for sequence in pair.sequences]
 
 
-def cut_by(limit: LengthLimit) -> Callable[[Pair], Pair | Unlearnable]:
-    return lambda pair: truncate(pair, limit)
-
-
-def test_pairs_are_cut_to_what_the_model_and_the_row_hold() -> None:
+def test_pairs_are_truncated_to_the_limits_of_the_model_and_the_pack() -> None:
     pair = pair_of([1] * 10, [2] * 9, [3] * 5)  # 18 and 14 positions, 9 of them in both
     assert truncate(pair, LengthLimit(sequence=18, item=23)) is pair
     by_sequence = truncate(pair, LengthLimit(sequence=12))
     assert isinstance(by_sequence, Pair)
-    assert shortest(by_sequence) == [13, 13]
+    assert token_counts(by_sequence) == [13, 13]
     assert [(note.text, note.example) for note in by_sequence.notes] == [
-        ("are cut at 12 tokens", "23 tokens in 2 sequences")
+        ("are truncated to 12 tokens", "23 tokens in 2 sequences")
     ]
     for room in range(11, 23):
         short = truncate(pair, LengthLimit(sequence=18, item=room))
         assert isinstance(short, Pair)
         assert short.length <= room
-        assert room - short.length < 2, "no longer answers would fit"
+        assert room - short.length < 2, "longer answers would not fit"
     for limit in (LengthLimit(item=10), LengthLimit(sequence=9)):
-        assert truncate(pair, limit) == Unlearnable(f"have no target within {limit.shortest} tokens")
+        assert truncate(pair, limit) == SkipReason(f"have no target within {limit.shortest} tokens")
 
 
-def test_cut_on_the_left_keeps_the_prompt_in_common() -> None:
+def test_truncation_on_the_left_keeps_a_common_prompt() -> None:
     pair = pair_of([*range(10)], [20] * 6, [30] * 3)
     short = truncate(pair, LengthLimit(sequence=11, side="left"))
     assert isinstance(short, Pair)
@@ -204,22 +203,20 @@ def test_cut_on_the_left_keeps_the_prompt_in_common() -> None:
         (Pair(Example([1, 2, 3], [-100, 2, 3]), Example([1, 4, 5, 6, 7], [-100] * 4 + [7])), 2),
         (pair_of([1], [2, 3, 4], [2, 3, 5]), 2),
     ],
-    ids=["one answer has no target left", "both are the same"],
+    ids=["one answer has no target left", "both answers are equal"],
 )
-def test_pairs_of_which_an_answer_is_lost_are_left_out(
+def test_pairs_that_lose_an_answer_are_skipped(
     pair: Pair, length: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = pair_of([1], [2], [3])
     batches = Batches([pair, other], 1, shuffle=False, seed=0, pad_id=0, longest=length)
     assert next(batches).rows == (1,)
-    assert (
-        f"1 of 2 rows has no target within {length} tokens and is left out; the first: row 1" in caplog.text
-    )
+    assert f"1 of 2 rows has no target within {length} tokens and is skipped; the first: row 1" in caplog.text
 
 
 def test_examples_and_pairs_do_not_mix() -> None:
     mixed: list[Example | Pair] = [pair_of([1], [2], [3]), Example([1, 2], [1, 2])]
-    message = "rows give items of several kinds, Pair and Example"
+    message = "the dataset yields items of several types, Pair and Example"
     batches: Batches[Any] = Batches(mixed, 1, shuffle=False, seed=0, pad_id=0)
     with pytest.raises(ValueError, match=message):
         next(batches)

@@ -1,86 +1,94 @@
-"""What is likely to be a mistake in rows is said, and nothing of rows that are well."""
+"""A report warns of likely mistakes in rows, and only of these."""
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import IGNORE_INDEX, Encoded, Example, LeftOut, pieces, plain_example, report
+from torchtune.data import IGNORE_INDEX, Encoded, Example, SkippedRow, decode_tokens, plain_example, report
 
 
-class Knowing(ByteTokenizer):
+class UnknownTokenizer(ByteTokenizer):
+    """Has an unknown token, the question mark."""
+
     unknown_id = 63
-    """A question mark."""
 
 
 def example(text: str, answer: str = "A.") -> Example:
-    return plain_example(Knowing(), text, answer, train_on_input=False)
+    return plain_example(UnknownTokenizer(), text, answer, train_on_input=False)
 
 
-def test_rows_that_are_well_are_counted() -> None:
+def test_rows_are_counted() -> None:
     rows: list[Encoded[Example]] = [
         example("a"),
         example("b"),
-        LeftOut("have no answer", "line 3"),
+        SkippedRow("have no answer", "line 3"),
         [example("c"), example("d")],
     ]
-    found = report(rows, Knowing(), range(4), longest=4)
-    assert (found.n_rows, found.n_read, found.lengths) == (4, 4, [5, 5, 5, 5])
-    assert (found.n_tokens, found.n_targets, found.n_cut, found.n_doubled) == (20, 12, 0, 0)
-    assert found.left_out == {"have no answer": ["line 3"]}
-    assert found.warnings == ["1 of 4 rows has no answer and is left out; the first: line 3"]
-    assert report(rows, Knowing(), [0], longest=3).n_cut == 1
+    counts = report(rows, UnknownTokenizer(), range(4), longest=4)
+    assert (counts.n_rows, counts.n_read, counts.lengths) == (4, 4, [5, 5, 5, 5])
+    assert (counts.n_tokens, counts.n_targets, counts.n_truncated, counts.n_duplicates) == (20, 12, 0, 0)
+    assert counts.skipped == {"have no answer": ["line 3"]}
+    assert counts.warnings == ["1 of 4 rows has no answer and is skipped; the first: line 3"]
+    assert report(rows, UnknownTokenizer(), [0], longest=3).n_truncated == 1
 
 
-def test_every_kind_of_mistake_is_said() -> None:
-    twice, endless = example("a"), example("b")
+def test_every_likely_mistake_is_reported() -> None:
+    double_bos, endless = example("a"), example("b")
     rows = [
-        Example([256, *twice.tokens], [IGNORE_INDEX, *twice.labels]),
+        Example([256, *double_bos.tokens], [IGNORE_INDEX, *double_bos.labels]),
         Example(endless.tokens[:-1], endless.labels[:-1]),
         example("???????"),
         example("c"),
         example("c"),
     ]
-    warnings = report(rows, Knowing(), range(5)).warnings
-    for said in (
+    warnings = report(rows, UnknownTokenizer(), range(5)).warnings
+    for text in (
         "1 of 5 examples begins with BOS twice",
-        "1 of 5 examples does not end with a token that ends an answer",
+        "1 of 5 examples does not end with a stop token",
         "of all tokens are unknown to the tokenizer",
-        "1 of 5 examples stands there twice or more",
+        "1 of 5 examples repeats an earlier one",
     ):
-        assert any(said in warning for warning in warnings), said
-    whole = [Example(e.tokens, list(e.tokens)) for e in (twice, endless)]
-    assert report(whole, Knowing(), range(2)).warnings == [
-        "every token is a target: what is given, the prompts, is learnt too"
+        assert any(text in warning for warning in warnings), text
+    without_masks = [Example(e.tokens, list(e.tokens)) for e in (double_bos, endless)]
+    assert report(without_masks, UnknownTokenizer(), range(2)).warnings == [
+        "every token is a target: the model is trained on the prompts too"
     ]
-    nothing = report([LeftOut("are empty", "line 1")], Knowing(), [0])
-    assert nothing.warnings == ["no row gives anything to learn"]
+    skipped = report([SkippedRow("are empty", "line 1")], UnknownTokenizer(), [0])
+    assert skipped.warnings == ["no row has a target"]
 
 
-def test_tokens_are_shown_as_a_reader_sees_them() -> None:
-    shown = pieces(Knowing(), example("a"))
-    assert [piece.text for piece in shown] == ["<|bos|>", "a", "A", ".", "<|eos|>"]
-    assert [piece.is_target for piece in shown] == [False, False, True, True, True]
-    assert [piece.is_special for piece in shown] == [True, False, False, False, True]
+def test_examples_are_decoded_token_by_token() -> None:
+    tokens = decode_tokens(UnknownTokenizer(), example("a"))
+    assert [token.text for token in tokens] == ["<|bos|>", "a", "A", ".", "<|eos|>"]
+    assert [token.is_target for token in tokens] == [False, False, True, True, True]
+    assert [token.is_special for token in tokens] == [True, False, False, False, True]
 
 
-def test_held_out_rows_among_those_trained_on_are_told() -> None:
+def test_held_out_rows_in_the_training_data_are_reported() -> None:
     rows: list[Encoded[Example]] = [example("a"), example("b"), [example("c"), example("d")], example("e")]
     held_out: list[Encoded[Example]] = [
         example("a"),
         example("b", "Another."),
         example("f"),
-        LeftOut("have no answer", "line 4"),
+        SkippedRow("have no answer", "line 4"),
         [example("f"), example("d")],
     ]
-    found = report(rows, Knowing(), range(4), held_out=held_out)
-    assert (found.n_held_out, found.held_out_seen, found.held_out_asked) == (4, ["row 1", "row 5"], ["row 2"])
-    assert found.warnings == [
-        "2 of 4 held-out rows stand among the rows that are trained on; the first: row 1",
-        "1 of 4 held-out rows has a prompt that is trained on, with another answer; the first: row 2",
-    ]
-    assert not report(rows, Knowing(), range(4), held_out=[example("f")]).warnings
-
-
-def test_texts_without_a_prompt_are_compared_as_a_whole() -> None:
-    rows = [plain_example(Knowing(), "", text, train_on_input=True) for text in ("a", "b")]
-    found = report(
-        rows, Knowing(), range(2), held_out=[rows[1], plain_example(Knowing(), "", "c", train_on_input=True)]
+    counts = report(rows, UnknownTokenizer(), range(4), held_out=held_out)
+    assert (counts.n_held_out, counts.leaked_rows, counts.leaked_prompts) == (
+        4,
+        ["row 1", "row 5"],
+        ["row 2"],
     )
-    assert (found.held_out_seen, found.held_out_asked) == (["row 1"], [])
+    assert counts.warnings == [
+        "2 of 4 held-out rows are also in the training data; the first: row 1",
+        "1 of 4 held-out rows has the prompt of a training example, with another answer; the first: row 2",
+    ]
+    assert not report(rows, UnknownTokenizer(), range(4), held_out=[example("f")]).warnings
+
+
+def test_held_out_texts_without_a_prompt_are_compared_token_for_token() -> None:
+    rows = [plain_example(UnknownTokenizer(), "", text, train_on_input=True) for text in ("a", "b")]
+    counts = report(
+        rows,
+        UnknownTokenizer(),
+        range(2),
+        held_out=[rows[1], plain_example(UnknownTokenizer(), "", "c", train_on_input=True)],
+    )
+    assert (counts.leaked_rows, counts.leaked_prompts) == (["row 1"], [])

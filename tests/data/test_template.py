@@ -1,4 +1,4 @@
-"""Rendering and its ids are compared with transformers' apply_chat_template."""
+"""Rendered texts and their ids are compared with transformers' apply_chat_template."""
 
 from collections.abc import Sequence
 from functools import cache, partial
@@ -12,7 +12,7 @@ from torchtune.data import ChatTemplate, Message, alpaca_prompt, chat_example, c
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Templates in the manner of different families; each uses something that the others do not.
+# Templates like those of different families; each uses a feature that the others do not.
 TEMPLATES = {
     "turns": CHATML,
     "first turn and defaults": (
@@ -21,7 +21,7 @@ TEMPLATES = {
         "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     ),
-    "blocks on lines of their own": (
+    "blocks on separate lines": (
         "{{ bos_token }}\n"
         "{%- for message in messages %}\n"
         "    {% if message.role == 'user' %}\n"
@@ -47,7 +47,7 @@ CONVERSATION = [
 
 @cache
 def reference() -> "PreTrainedTokenizerFast":
-    """Build a small byte-level tokenizer of transformers' with merges trained on a line."""
+    """Build a small byte-level transformers tokenizer, with merges trained on a short text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -62,14 +62,16 @@ def reference() -> "PreTrainedTokenizerFast":
         show_progress=False,
     )
     core.train_from_iterator(["user\nassistant\nsystem\n\nBe kind. Why? So."] * 9, trainer)
-    # transformers leaves this constructor and the template's result half typed.
+    # transformers types this constructor and the template's result only partially.
     fast: Any = PreTrainedTokenizerFast
     tokenizer: PreTrainedTokenizerFast = fast(tokenizer_object=core, bos_token="<|bos|>", eos_token="<|eos|>")
     return tokenizer
 
 
-def referred(messages: list[Message], template: str, *, tokenize: bool, add_generation_prompt: bool) -> Any:
-    """Let transformers render messages, or give their ids."""
+def transformers_rendering(
+    messages: list[Message], template: str, *, tokenize: bool, add_generation_prompt: bool
+) -> Any:
+    """Render messages with transformers, and return the text or its ids."""
     turns = [dict(message) for message in messages]
     rendered: Any = reference().apply_chat_template(
         turns,  # type: ignore[arg-type]  # A TypedDict's values are text.
@@ -81,13 +83,13 @@ def referred(messages: list[Message], template: str, *, tokenize: bool, add_gene
 
 
 class ReferenceTokenizer(ByteTokenizer):
-    """Our protocol over the same small tokenizer."""
+    """Implements torchtune.data.Tokenizer with the same small tokenizer."""
 
     eos_id = 1
     stop_ids = frozenset({1, 3})
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        del add_bos, add_eos  # The tests call it for plain text in a conversation only.
+        del add_bos, add_eos  # called only for plain text in a conversation
         return list(reference().encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
@@ -98,7 +100,7 @@ class ReferenceTokenizer(ByteTokenizer):
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 def test_rendering_equals_that_of_transformers(name: str, add_generation_prompt: bool) -> None:
-    expected = referred(
+    expected = transformers_rendering(
         CONVERSATION, TEMPLATES[name], tokenize=False, add_generation_prompt=add_generation_prompt
     )
     template = ChatTemplate(TEMPLATES[name], bos_token="<|bos|>", eos_token="<|eos|>")
@@ -107,18 +109,18 @@ def test_rendering_equals_that_of_transformers(name: str, add_generation_prompt:
 
 @pytest.mark.parametrize("name", ["turns", "first turn and defaults"])
 def test_ids_equal_those_of_transformers(name: str) -> None:
-    ids = partial(referred, template=TEMPLATES[name], tokenize=True)
+    ids = partial(transformers_rendering, template=TEMPLATES[name], tokenize=True)
     tokenizer = ReferenceTokenizer(TEMPLATES[name])
     for messages in (CONVERSATION, CONVERSATION[1:]):
         prompt = chat_prompt(tokenizer, messages[:-1])
         assert prompt == ids(messages[:-1], add_generation_prompt=True)
         example = chat_example(tokenizer, messages, train_on_input=False)
-        whole = ids(messages, add_generation_prompt=False)
-        assert example.tokens == whole[: len(example.tokens)]
-        assert reference().decode(whole[len(example.tokens) :]) == "\n"
+        all_ids = ids(messages, add_generation_prompt=False)
+        assert example.tokens == all_ids[: len(example.tokens)]
+        assert reference().decode(all_ids[len(example.tokens) :]) == "\n"
 
 
-def test_the_assistants_tokens_are_those_of_transformers() -> None:
+def test_assistant_tokens_equal_those_of_transformers() -> None:
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
         "{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% else %}{{ m['content'] }}<|im_end|>"
@@ -126,26 +128,26 @@ def test_the_assistants_tokens_are_those_of_transformers() -> None:
     )
     messages = [*CONVERSATION, CONVERSATION[1], Message(role="assistant", content="Größe 🎉 So.")]
     turns = [dict(message) for message in messages]
-    theirs: Any = reference().apply_chat_template(
+    expected: Any = reference().apply_chat_template(
         turns,  # type: ignore[arg-type]  # A TypedDict's values are text.
         chat_template=template,
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
     chat = chat_tokens(ReferenceTokenizer(template), messages)
-    assert chat.tokens == theirs["input_ids"]
-    ours = [any(start <= i < end for start, end in chat.answers) for i in range(len(chat.tokens))]
-    assert ours == [bool(is_answer) for is_answer in theirs["assistant_masks"]]
-    assert sum(ours) > 10
+    assert chat.tokens == expected["input_ids"]
+    mask = [any(start <= i < end for start, end in chat.answers) for i in range(len(chat.tokens))]
+    assert mask == [bool(is_answer) for is_answer in expected["assistant_masks"]]
+    assert sum(mask) > 10
 
 
-def test_a_template_may_refuse_messages() -> None:
+def test_a_template_may_reject_messages() -> None:
     template = ChatTemplate("{{ raise_exception('turns must alternate') }}")
-    with pytest.raises(ValueError, match="refused messages of the roles user: turns must alternate"):
+    with pytest.raises(ValueError, match="failed on messages with the roles user: turns must alternate"):
         template.render([Message(role="user", content="")], add_generation_prompt=True)
 
 
-def test_a_template_that_is_not_jinja_is_refused() -> None:
+def test_invalid_jinja_is_rejected() -> None:
     with pytest.raises(ValueError, match="the chat template is not valid Jinja: line 2: unexpected '%'"):
         ChatTemplate("{{ bos_token }}\n{% if %")
 
@@ -159,36 +161,38 @@ def test_a_template_that_is_not_jinja_is_refused() -> None:
         "{% set check_time = 1 %}{% for i in range(99999) if range(99999) | list | length %}{% endfor %}",
     ],
 )
-def test_a_template_that_goes_on_for_ever_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_runs_too_long_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchtune.data._template_environment.TIME_LIMIT", 0.1)
     with pytest.raises(
-        ValueError, match=r"refused messages of the roles : it runs for more than 0.1 seconds"
+        ValueError, match=r"failed on messages with the roles : it ran for more than 0.1 seconds"
     ):
         ChatTemplate(source).render([], add_generation_prompt=True)
 
 
-def test_a_template_gets_the_date_of_the_config_or_names_the_field() -> None:
+def test_a_template_gets_the_date_of_the_config_or_raises() -> None:
     source = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}"
-    with pytest.raises(ValueError, match=r"asks for today's date, .* tokenizer\.date=\d{4}-\d\d-\d\d"):
+    with pytest.raises(ValueError, match=r"uses today's date, .* tokenizer\.date=\d{4}-\d\d-\d\d"):
         ChatTemplate(source).render([], add_generation_prompt=True)
     assert (
         ChatTemplate(source, date="2024-07-26").render([], add_generation_prompt=True).text == "26 Jul 2024"
     )
-    with pytest.raises(ValueError, match="date: the chat template does not ask for today's date"):
+    with pytest.raises(ValueError, match="date: the chat template does not use today's date"):
         ChatTemplate(CHATML, date="2024-07-26")
 
 
-def test_an_argument_that_a_template_does_not_read_is_a_mistake() -> None:
+def test_an_argument_that_the_template_does_not_read_is_rejected() -> None:
     source = "{% if enable_thinking %}<think>{% endif %}{{ custom | default('') }}"
     template = ChatTemplate(source, arguments={"enable_thinking": True})
     assert template.render([], add_generation_prompt=True).text == "<think>"
-    with pytest.raises(ValueError, match=r"template_arguments\.think: .* it reads custom, enable_thinking"):
+    with pytest.raises(
+        ValueError, match=r"template_arguments\.think: .* the template reads custom, enable_thinking"
+    ):
         ChatTemplate(source, arguments={"think": True})
-    with pytest.raises(ValueError, match=r"template_arguments\.tools: the chat template is given this"):
+    with pytest.raises(ValueError, match=r"template_arguments\.tools: this variable is reserved"):
         ChatTemplate(source, arguments={"tools": []})
 
 
-def test_a_template_for_tools_writes_conversations_with_tools() -> None:
+def test_the_tool_template_renders_conversations_with_tools() -> None:
     template = ChatTemplate("plain", tool_source="{{ tools | tojson }}")
     assert template.render([], add_generation_prompt=True).text == "plain"
     assert template.render([], add_generation_prompt=True, tools=[{"name": "f"}]).text == '[{"name": "f"}]'
@@ -207,12 +211,12 @@ def test_a_template_for_tools_writes_conversations_with_tools() -> None:
     ],
 )
 def test_a_template_runs_in_a_sandbox(source: str) -> None:
-    with pytest.raises(ValueError, match="the chat template refused"):
+    with pytest.raises(ValueError, match="the chat template failed"):
         ChatTemplate(source).render([], add_generation_prompt=True)
 
 
-def test_the_alpaca_prompt_is_the_published_one() -> None:
-    # Typed from "Data Release" in the README of https://github.com/tatsu-lab/stanford_alpaca.
+def test_the_alpaca_prompt_equals_the_published_one() -> None:
+    # Copied from "Data Release" in the README of https://github.com/tatsu-lab/stanford_alpaca.
     with_input = """Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
 
 ### Instruction:

@@ -1,4 +1,4 @@
-"""Traced text is compared with plain text, and its origins with where unique words are found."""
+"""Traced text is compared with plain text, and its origins with the positions of unique words."""
 
 import json
 from typing import Any
@@ -15,25 +15,25 @@ TEXT = st.text(alphabet='ab <>/\n\té\U0001f389"\\', max_size=14)
 PARTS = st.lists(TEXT, min_size=1, max_size=4)
 
 
-def whole(parts: list[str]) -> Traced:
-    """Join texts, each of a source of its own."""
+def traced_text(parts: list[str]) -> Traced:
+    """Join texts that have one source each."""
     text = joined(Traced.of_source(part, i) for i, part in enumerate(parts))
     assert isinstance(text, Traced)
     return text
 
 
-def check(found: object, expected: object, parts: list[str]) -> None:
-    """Compare with what plain text gives, and each piece with its source."""
-    assert found == expected
-    if isinstance(found, (list, tuple)):
-        for one, other in zip(found, expected, strict=True):  # type: ignore[call-overload]  # both are lists
+def check(actual: object, expected: object, parts: list[str]) -> None:
+    """Compare a result with that of plain text, and each of its parts with its source."""
+    assert actual == expected
+    if isinstance(actual, (list, tuple)):
+        for one, other in zip(actual, expected, strict=True):  # type: ignore[call-overload]  # both are lists
             check(one, other, parts)
-    if isinstance(found, Traced):
-        for start, end, source, offset in found.origins:
-            assert 0 <= start <= end <= len(found)
+    if isinstance(actual, Traced):
+        for start, end, source, offset in actual.origins:
+            assert 0 <= start <= end <= len(actual)
             if offset != CHANGED:
-                piece = parts[source][offset : offset + end - start]
-                assert str.__str__(found)[start:end].casefold() == piece.casefold()
+                part = parts[source][offset : offset + end - start]
+                assert str.__str__(actual)[start:end].casefold() == part.casefold()
 
 
 OPERATIONS: list[tuple[str, tuple[Any, ...]]] = [
@@ -66,10 +66,10 @@ OPERATIONS: list[tuple[str, tuple[Any, ...]]] = [
 @pytest.mark.parametrize(("name", "arguments"), OPERATIONS)
 @settings(deadline=None, max_examples=25)
 @given(parts=PARTS)
-def test_traced_text_computes_what_plain_text_does(
+def test_operations_on_traced_text_equal_those_on_plain_text(
     name: str, arguments: tuple[Any, ...], parts: list[str]
 ) -> None:
-    text = whole(parts)
+    text = traced_text(parts)
     check(getattr(text, name)(*arguments), getattr("".join(parts), name)(*arguments), parts)
     assert [str.__str__(c) for c in text] == list("".join(parts))
     check("x" + text + "y" + text, "x" + "".join(parts) + "y" + "".join(parts), parts)
@@ -90,16 +90,16 @@ VALUES = st.recursive(
     separators=st.sampled_from([None, (",", ":"), (" ; ", " = ")]),
     sort_keys=st.booleans(),
 )
-def test_traced_json_is_what_json_writes(value: Any, **how: Any) -> None:
+def test_traced_json_equals_json_dumps(value: Any, **settings: Any) -> None:
     call: Any = {"function": {"name": "f", "arguments": value}}
     message = Message(role="assistant", content="", tool_calls=[call])
     (traced,) = Conversation.trace(ChatTemplate(""), [message], None).messages
     arguments = traced["tool_calls"][0]["function"]["arguments"]
     assert isinstance(arguments, JsonObject)
-    found = to_json(arguments, **how)
-    assert found == json.dumps(value, **how)
-    for start, end, source, offset in found.origins if isinstance(found, Traced) else ():
-        assert 0 <= start <= end <= len(found), (source, offset)
+    text = to_json(arguments, **settings)
+    assert text == json.dumps(value, **settings)
+    for start, end, source, offset in text.origins if isinstance(text, Traced) else ():
+        assert 0 <= start <= end <= len(text), (source, offset)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_traced_json_is_what_json_writes(value: Any, **how: Any) -> None:
         "m.content.strip().removeprefix('x')",
     ],
 )
-def test_what_a_template_writes_of_a_text_is_known(expression: str) -> None:
+def test_rendered_parts_are_located_whatever_the_template_does(expression: str) -> None:
     template = ChatTemplate("{% for m in messages %}|{{ " + expression + " }}|{% endfor %}")
     messages = [Message(role="user", content=word) for word in ("one-two", "three-four")]
     traced = Conversation.trace(template, messages, None)
@@ -140,9 +140,9 @@ def test_what_a_template_writes_of_a_text_is_known(expression: str) -> None:
     for i, source in enumerate(traced.sources):
         if source.part == "content":
             spans = [(start, end) for start, end, number, _ in rendered.origins if number == i]
-            assert spans, "it is known to be there"
+            assert spans, "the content is located"
             low, high = (0, len(first)) if source.message == 0 else (len(first) + 1, len(rendered.text))
-            assert all(low <= start <= end <= high for start, end in spans), "and nowhere else"
+            assert all(low <= start <= end <= high for start, end in spans), "only in its message"
     assert second
 
 
@@ -156,7 +156,7 @@ def test_what_a_template_writes_of_a_text_is_known(expression: str) -> None:
         "{% macro f() %}({{ caller() }}){% endmacro %}{% call f() %}{{ messages[0].content }}{% endcall %}",
     ],
 )
-def test_origins_survive_what_is_written_into_a_variable(macro: str) -> None:
+def test_origins_survive_macros_and_variables(macro: str) -> None:
     template = ChatTemplate(macro)
     traced = Conversation.trace(template, [Message(role="user", content="word")], None)
     rendered = template.render(traced.messages, add_generation_prompt=False)

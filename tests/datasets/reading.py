@@ -1,4 +1,4 @@
-"""What tests of sources have in common: reading all rows, or the message of what is wrong."""
+"""Helpers for tests of sources: reading all rows, or the error message."""
 
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ def rows_of(source: Any, **settings: Any) -> list[dict[str, Any]]:
 
 
 def error_of(source: Any, **settings: Any) -> str:
-    """Return the message with which a source, or its first bad row, is rejected; paths without their folder."""
+    """Return the error message of a source or of its first invalid row, without the source's folder."""
     try:
         rows = rows_of(source, **settings)
     except (ValueError, OSError) as error:
         return str(error).replace(f"{Path(source).parent}/" if isinstance(source, (str, Path)) else "", "")
-    raise AssertionError(f"nothing is wrong with {rows}")
+    raise AssertionError(f"no error was raised for {rows}")
 
 
 def usable_rows(source: Any) -> list[dict[str, Any]]:
-    """Read the rows that can be used, as `on_error=skip` does."""
+    """Read the rows without an error, as `on_error=skip` does."""
     table = open_source(str(source) if isinstance(source, Path) else source)
     rows = []
     for i in range(len(table)):

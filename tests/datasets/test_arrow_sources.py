@@ -1,4 +1,4 @@
-"""Parquet and Arrow: nested keys that Arrow filled in with null are left out; rows are those of the same JSON Lines."""
+"""Parquet and Arrow: nested nulls that Arrow filled in are removed, so that rows equal those of the same JSON Lines."""
 
 import json
 import pickle
@@ -88,14 +88,14 @@ WRITERS: list[Callable[[list[dict[str, Any]], Path], Path]] = [
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_tool_calls_are_those_of_the_same_json_lines(tmp_path: Path, write: Any) -> None:
+def test_tool_calls_equal_those_of_the_same_json_lines(tmp_path: Path, write: Any) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text("\n".join(map(json.dumps, TOOL_ROWS)))
     path = write(TOOL_ROWS, tmp_path)
     assert rows_of(path) == rows_of(lines) == TOOL_ROWS
     table = pickle.loads(pickle.dumps(open_source(str(path))))
     assert table[1] == TOOL_ROWS[1]
-    assert table.place(1) == f"{path}: row 2"
+    assert table.location(1) == f"{path}: row 2"
 
 
 def test_streamed_rows_are_the_same(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_rows_of_the_hub_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows_of("who/what", load_options={"streaming": True, "rows": 3}) == TOOL_ROWS
 
 
-def test_columns_items_of_lists_and_empty_objects_stay(tmp_path: Path) -> None:
+def test_null_columns_null_items_and_empty_objects_are_kept(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {
             "a": None,
@@ -135,7 +135,7 @@ def test_columns_items_of_lists_and_empty_objects_stay(tmp_path: Path) -> None:
         assert rows_of(write(rows, folder)) == expected
 
 
-def test_values_that_are_stored_as_json_keep_their_nulls(tmp_path: Path) -> None:
+def test_values_stored_as_json_keep_their_nulls(tmp_path: Path) -> None:
     rows = [{"a": [{"b": None, "c": {"d": None}}]}, {"a": [{"b": [1, "x"]}]}]
     features = datasets.Features({"a": datasets.List(datasets.Json())})
     table = datasets.Dataset.from_list(rows, features=features)
@@ -144,20 +144,38 @@ def test_values_that_are_stored_as_json_keep_their_nulls(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "beginning"),
     [
-        ("a.parquet", b"PAR1", "a.parquet is damaged, or no such file: "),
-        ("a.arrow", b"ARROW1", "a.arrow is damaged, or no such file: "),
-        ("a.arrow", b'{"a": 1}\n', "a.arrow is damaged, or no such file: "),
-        ("a.parquet", b"", "a.parquet is damaged, or no such file: "),
+        (
+            "a.parquet",
+            b"PAR1",
+            "a.parquet: cannot be read: it is damaged or not in the format that its name says (",
+        ),
+        (
+            "a.arrow",
+            b"ARROW1",
+            "a.arrow: cannot be read: it is damaged or not in the format that its name says (",
+        ),
+        (
+            "a.arrow",
+            b'{"a": 1}\n',
+            "a.arrow: cannot be read: it is damaged or not in the format that its name says (",
+        ),
+        (
+            "a.parquet",
+            b"",
+            "a.parquet: cannot be read: it is damaged or not in the format that its name says (",
+        ),
     ],
 )
-def test_a_damaged_file_is_one_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_damaged_file_is_a_one_line_error(
+    tmp_path: Path, name: str, content: bytes, beginning: str
+) -> None:
     (tmp_path / name).write_bytes(content)
-    said = error_of(tmp_path / name)
-    assert said.startswith(message)
-    assert said.endswith("; copy or download it again")
-    assert "\n" not in said
+    message = error_of(tmp_path / name)
+    assert message.startswith(beginning)
+    assert message.endswith("; copy or download it again")
+    assert "\n" not in message
 
 
 def test_a_table_without_rows_is_an_error(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Columns are read once, or are named as unread; rows for preference tuning are no good answers."""
+"""Each column is read once or reported as unused, and rows for preference tuning are rejected by other datasets."""
 
 import json
 import logging
@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import Piece, answered, asked, assistant, example, notes_of, user
+from tests.datasets.expected_examples import (
+    Piece,
+    answer_target,
+    assistant,
+    example,
+    notes_of,
+    question_text,
+    user,
+)
 from torchtune.data import Example, Pair, alpaca_prompt
 from torchtune.datasets import (
     AlpacaDataset,
@@ -47,34 +55,36 @@ SYSTEM = "<|im_start|>system\nBe kind.<|im_end|>\n"
         ({"instruction": "Q", "history": "M", "output": "A"}, {"input": "history"}, "Q\n\nM"),
     ],
 )
-def test_a_column_that_is_named_for_another_is_read_once(
+def test_a_column_mapped_to_another_field_is_read_once(
     row: dict[str, str], columns: dict[str, str], question: str, tmp_path: Path
 ) -> None:
-    expected = example(asked(question), answered())
+    expected = example(question_text(question), answer_target())
     assert InstructDataset(TOKENIZER, [row], columns=columns)[0] == expected
     (tmp_path / "a.csv").write_text(f"{','.join(row)}\n" + ",".join(f'"{value}"' for value in row.values()))
-    found = InstructDataset(TOKENIZER, str(tmp_path / "a.csv"), columns=columns)[0]
-    assert found == expected
-    assert notes_of(found) == []
+    from_file = InstructDataset(TOKENIZER, str(tmp_path / "a.csv"), columns=columns)[0]
+    assert from_file == expected
+    assert notes_of(from_file) == []
 
 
-def test_plain_prompts_read_a_column_once_too() -> None:
+def test_a_mapped_column_is_read_once_in_plain_prompts() -> None:
     rows, columns = [{"input": "Q", "output": "A"}], {"instruction": "input", "output": "output"}
-    found = AlpacaDataset(TOKENIZER, source=rows, columns=columns, train_on_input=False)[0]
-    assert isinstance(found, Example)
-    assert TOKENIZER.decode(found.tokens) == f"<|bos|>{alpaca_prompt('Q')}A<|eos|>"
-    own = InstructDataset(TOKENIZER, rows, columns=columns, template="{instruction}/{input}=")[0]
-    assert isinstance(own, Example)
-    assert TOKENIZER.decode(own.tokens) == "<|bos|>Q/=A<|eos|>"
+    alpaca = AlpacaDataset(TOKENIZER, source=rows, columns=columns, train_on_input=False)[0]
+    assert isinstance(alpaca, Example)
+    assert TOKENIZER.decode(alpaca.tokens) == f"<|bos|>{alpaca_prompt('Q')}A<|eos|>"
+    custom = InstructDataset(TOKENIZER, rows, columns=columns, template="{instruction}/{input}=")[0]
+    assert isinstance(custom, Example)
+    assert TOKENIZER.decode(custom.tokens) == "<|bos|>Q/=A<|eos|>"
 
 
-def test_preferences_read_a_column_once_too() -> None:
+def test_a_mapped_column_is_read_once_in_preferences() -> None:
     row = {"prompt": "A", "question": "Q", "worse": "B"}
     columns = {"chosen": "prompt", "rejected": "worse", "prompt": "question"}
     pair = PreferenceDataset(TOKENIZER, [row], columns=columns)[0]
-    assert pair == Pair(example(asked(), answered()), example(asked(), answered("B")))
+    assert pair == Pair(
+        example(question_text(), answer_target()), example(question_text(), answer_target("B"))
+    )
     with pytest.raises(
-        ValueError, match="no column 'messages', and what is chosen and rejected do not begin"
+        ValueError, match="no column 'messages', and the chosen and rejected conversations do not begin"
     ):
         PreferenceDataset(TOKENIZER, [{"prompt": "A", "rejected": "B"}], columns={"chosen": "prompt"})
 
@@ -84,47 +94,47 @@ def test_preferences_read_a_column_once_too() -> None:
     [
         (
             {"instruction": "q", "output": "q"},
-            "columns: 'q' is named for both instruction and output; name it once",
+            "columns: the column 'q' is mapped to both instruction and output; map it to one",
         ),
         (
             {"instruction": "q", "input": "q", "output": "a"},
-            "columns: 'q' is named for both instruction and input",
+            "columns: the column 'q' is mapped to both instruction and input",
         ),
         (
             {"instruction": "output"},
-            "columns: 'output' is named for instruction; name a column for the output too",
+            "columns: the column 'output' is mapped to instruction; map another column to output",
         ),
     ],
 )
-def test_a_column_for_two_things_is_an_error(columns: dict[str, str], message: str) -> None:
+def test_a_column_mapped_to_two_fields_is_an_error(columns: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match="columns: ") as raised:
         InstructDataset(TOKENIZER, [{"q": "Q", "a": "A", "output": "A"}], columns=columns)
     assert message in str(raised.value)
 
 
-# A system's turn and earlier turns
+# System turns and earlier turns
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_a_system_column_is_a_turn_in_every_shape(as_text: bool) -> None:
+def test_a_system_column_becomes_a_turn_in_every_format(as_text: bool) -> None:
     turns: Any = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
     column = json.dumps(turns) if as_text else turns
-    expected = example(SYSTEM + asked(), answered())
+    expected = example(SYSTEM + question_text(), answer_target())
     rows = [{"conversations": column}, {"prompt": "Q", "completion": "A"}, {"messages": column}]
     for row in rows:
         assert ChatDataset(TOKENIZER, [{**row, "system": "Be kind."}], system="Not this.")[0] == expected
-        for nothing in ("", " \n", None):
-            assert ChatDataset(TOKENIZER, [{**row, "system": nothing}], system="Be kind.")[0] == expected
+        for empty in ("", " \n", None):
+            assert ChatDataset(TOKENIZER, [{**row, "system": empty}], system="Be kind.")[0] == expected
     row = {"instruction": "Q", "output": "A", "system": "Be kind."}
     assert InstructDataset(TOKENIZER, [row], system="Not this.")[0] == expected
     assert InstructDataset(TOKENIZER, [{**row, "system": None}], system="Be kind.")[0] == expected
     pair = PreferenceDataset(
         TOKENIZER, [{"prompt": "Q", "chosen": "A", "rejected": "B", "system": "Be kind."}]
     )[0]
-    assert pair == Pair(expected, example(SYSTEM + asked(), answered("B")))
+    assert pair == Pair(expected, example(SYSTEM + question_text(), answer_target("B")))
 
 
-def test_earlier_turns_of_a_task_are_learnt_in_their_order(tmp_path: Path) -> None:
+def test_earlier_answers_of_a_task_are_targets_in_order(tmp_path: Path) -> None:
     row = {
         "instruction": "Q",
         "input": "I",
@@ -132,15 +142,15 @@ def test_earlier_turns_of_a_task_are_learnt_in_their_order(tmp_path: Path) -> No
         "history": [["a", "b"], ["c", "d"]],
         "system": "Be kind.",
     }
-    first = f"{SYSTEM}{asked('a')}"
-    rest: list[Piece] = [
-        answered("b"),
-        f"\n{asked('c')}",
-        answered("d"),
-        "\n" + asked("Q\n\nI"),
-        answered(),
+    first = f"{SYSTEM}{question_text('a')}"
+    later: list[Piece] = [
+        answer_target("b"),
+        f"\n{question_text('c')}",
+        answer_target("d"),
+        "\n" + question_text("Q\n\nI"),
+        answer_target(),
     ]
-    expected = example(first, *rest)
+    expected = example(first, *later)
     assert InstructDataset(TOKENIZER, [row])[0] == expected
     renamed = {"system": "persona", "history": "before"}
     other = {renamed.get(name, name): value for name, value in row.items()}
@@ -151,12 +161,14 @@ def test_earlier_turns_of_a_task_are_learnt_in_their_order(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("history", ['[["a", "b"]]', [["a"]], [["a", None]], [["a", "b", "c"]], [user("a")]])
-def test_a_history_of_another_form_is_an_error(history: Any) -> None:
-    with pytest.raises(ValueError, match="row 1: 'history': expected a list of pairs, each a question and"):
+def test_a_history_that_is_not_a_list_of_pairs_is_an_error(history: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"row 1: 'history': expected a list of pairs \[question, answer\], got"
+    ):
         InstructDataset(TOKENIZER, [{"instruction": "Q", "output": "A", "history": history}])
 
 
-# Columns that nothing reads
+# Unused columns
 
 CHAT = {"messages": [user(), assistant()]}
 TASK = {"instruction": "Q", "output": "A"}
@@ -184,23 +196,25 @@ TASK = {"instruction": "Q", "output": "A"}
         (TextCompletionDataset, {"text": "A", "title": "T"}, "'title'"),
     ],
 )
-def test_columns_that_nothing_reads_are_named_once(
+def test_unused_columns_are_reported_once(
     dataset: Any, row: dict[str, Any], unread: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     source: dict[str, Any] = {"source": [row, row, row]}
     with caplog.at_level(logging.WARNING):
-        found = dataset(TOKENIZER, **source)
-    said = [record.getMessage() for record in caplog.records if record.name.startswith("torchtune.datasets")]
-    assert len(said) == 1
-    what = "a column that is" if "," not in unread else "columns that are"
-    assert said[0].startswith(f"3 of 3 rows have {what} not read: {unread}; the first: source: row 1: ")
+        reporting = dataset(TOKENIZER, **source)
+    messages = [
+        record.getMessage() for record in caplog.records if record.name.startswith("torchtune.datasets")
+    ]
+    assert len(messages) == 1
+    columns = "an unused column" if "," not in unread else "unused columns"
+    assert messages[0].startswith(f"3 of 3 rows have {columns}: {unread}; the first: source: row 1: ")
     names = [name.strip("'") for name in unread.split(", ")]
     with caplog.at_level(logging.WARNING):
         caplog.clear()
         quiet = dataset(TOKENIZER, **source, ignore_columns=names)
     assert not [r for r in caplog.records if r.name.startswith("torchtune.datasets")]
-    assert quiet[2] == found[2]
-    with pytest.raises(ValueError, match="ignore_columns: no row has a column 'nothing'"):
+    assert quiet[2] == reporting[2]
+    with pytest.raises(ValueError, match="ignore_columns: no row has a column 'nothing'; remove it"):
         dataset(TOKENIZER, **source, ignore_columns=[*names, "nothing"])
 
 
@@ -210,7 +224,7 @@ def test_columns_that_nothing_reads_are_named_once(
     ("dataset", "settings"),
     [(ChatDataset, {}), (InstructDataset, {"columns": {"instruction": "prompt", "output": "completion"}})],
 )
-def test_labelled_answers_are_no_good_answers(
+def test_rows_labelled_true_or_false_are_rejected(
     dataset: Any, settings: dict[str, Any], name: str, label: bool, tmp_path: Path
 ) -> None:
     rows = [{"prompt": "Q", "completion": "A", "label": label}] * 2
@@ -219,12 +233,12 @@ def test_labelled_answers_are_no_good_answers(
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text("\n".join(map(json.dumps, rows)))
-    message = r"(line|row) 1: the rows have a column 'label' of true or false, as those for KTO have"
+    message = r"(line|row) 1: the rows have a boolean column 'label', like data for KTO"
     for on_error in ("raise", "skip"):
         with pytest.raises(ValueError, match=message):
             dataset(TOKENIZER, str(path), on_error=on_error, **settings)
     allowed = dataset(TOKENIZER, str(path), ignore_columns=["label"], **settings)
-    assert allowed[0] == example(asked(), answered())
+    assert allowed[0] == example(question_text(), answer_target())
 
 
 PAIR = {"chosen": [assistant()], "rejected": [assistant("B")]}
@@ -240,9 +254,9 @@ PAIR = {"chosen": [assistant()], "rejected": [assistant("B")]}
         (AlpacaDataset, {**TASK, **PAIR}),
     ],
 )
-def test_preference_rows_are_no_good_answers(dataset: Any, row: dict[str, Any]) -> None:
+def test_preference_rows_are_rejected_by_other_datasets(dataset: Any, row: dict[str, Any]) -> None:
     message = (
-        f"source: row 1: the rows have columns 'chosen' and 'rejected', as those for preference tuning have, which"
+        f"source: row 1: the rows have columns 'chosen' and 'rejected', like data for preference tuning, which"
         f" {dataset.__name__} does not read"
     )
     with pytest.raises(ValueError, match=message):
@@ -251,15 +265,13 @@ def test_preference_rows_are_no_good_answers(dataset: Any, row: dict[str, Any]) 
     assert isinstance(dataset(TOKENIZER, source=[row], ignore_columns=names)[0], Example)
 
 
-def test_a_history_that_only_asks_is_no_answer() -> None:
+def test_a_conversation_without_an_answer_is_an_error() -> None:
     turns = [user("a"), assistant("b"), user()]
     row = {"prompt": turns, "chosen": "A", "rejected": "B"}
     with pytest.raises(
-        ValueError, match="no 'prompt' and 'completion'; the columns found are 'prompt', 'chosen'"
+        ValueError, match="no 'prompt' and 'completion'; the row's columns are 'prompt', 'chosen'"
     ):
         ChatDataset(TOKENIZER, [row])
     row = {"conversations": [user()], **PAIR}
-    with pytest.raises(
-        ValueError, match="row 1: no row can be learnt from: 1 of 1 have no turn of the assistant's"
-    ):
+    with pytest.raises(ValueError, match="row 1: no row can be trained on: 1 of 1 have no assistant turn"):
         ChatDataset(TOKENIZER, [row])

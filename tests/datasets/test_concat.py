@@ -1,4 +1,4 @@
-"""Several datasets as one: which rows there are, how often, and from a config."""
+"""Concatenated datasets: their rows, their weights, and configuring them."""
 
 from collections import Counter
 from typing import Any
@@ -18,17 +18,17 @@ def part(letters: str) -> Any:
 
 
 def texts(dataset: ConcatDataset) -> str:
-    found = ""
+    joined = ""
     for i in range(len(dataset)):
-        read = dataset[i]
-        assert isinstance(read, list)
-        (example,) = read
+        examples = dataset[i]
+        assert isinstance(examples, list)
+        (example,) = examples
         assert isinstance(example, Example)
-        found += TOKENIZER.decode(example.tokens[1:])
-    return found
+        joined += TOKENIZER.decode(example.tokens[1:])
+    return joined
 
 
-def test_every_row_of_each_is_there_once() -> None:
+def test_an_epoch_has_every_row_of_each_dataset_once() -> None:
     dataset = ConcatDataset(TOKENIZER, [part("abc"), part("xy")])
     assert Counter(texts(dataset)) == Counter("abcxy")
     with pytest.raises(IndexError):
@@ -36,32 +36,32 @@ def test_every_row_of_each_is_there_once() -> None:
 
 
 @pytest.mark.parametrize(("weight", "number"), [(2, 20), (2.5, 25), (0.5, 5), (0.01, 1)])
-def test_weights_say_how_often(weight: float, number: int) -> None:
+def test_weights_set_how_often_rows_occur(weight: float, number: int) -> None:
     counts = Counter(texts(ConcatDataset(TOKENIZER, [part("abcdefghij"), part("x")], weights=[weight, 3])))
     assert counts.pop("x") == 3
     assert counts.total() == number
     assert max(counts.values()) - min(counts.values() if weight >= 1 else [1]) <= 1
 
 
-def test_it_is_built_from_a_config_and_passes_the_tokenizer_on() -> None:
-    written = {
+def test_a_concatenation_is_built_from_a_config_and_passes_the_tokenizer_on() -> None:
+    config = {
         "_component_": "torchtune.datasets.ConcatDataset",
         "datasets": [{"_component_": "torchtune.datasets.TextCompletionDataset", "source": [{"text": "ab"}]}],
     }
-    dataset = instantiate(written, TOKENIZER)
+    dataset = instantiate(config, TOKENIZER)
     assert len(dataset) == 1
-    made = instantiate(lazy(ConcatDataset, datasets=[part("ab"), part("c")]), TOKENIZER)
-    assert sorted(texts(made)) == ["a", "b", "c"]
+    concatenated = instantiate(lazy(ConcatDataset, datasets=[part("ab"), part("c")]), TOKENIZER)
+    assert sorted(texts(concatenated)) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ([1.0], "weights: expected 2, one for each dataset, got 1"),
-        ([1.0, 0.0], "expected numbers above 0, got 0.0"),
+        ([1.0], "weights: expected 2 weights, one for each dataset, got 1"),
+        ([1.0, 0.0], "weights: expected numbers above 0, got 0.0"),
     ],
 )
-def test_wrong_weights_are_refused(weights: list[float], message: str) -> None:
+def test_invalid_weights_are_an_error(weights: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ConcatDataset(TOKENIZER, [part("a"), part("b")], weights=weights)
     with pytest.raises(ValueError, match="datasets: expected at least one"):

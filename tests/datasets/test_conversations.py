@@ -1,4 +1,4 @@
-"""Conversations, texts and preferences in the formats that people have."""
+"""Conversations, texts and preferences in all supported formats."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import IGNORE_INDEX, Example, LeftOut, Pair, alpaca_prompt
+from torchtune.data import IGNORE_INDEX, Example, Pair, SkippedRow, alpaca_prompt
 from torchtune.datasets import (
     ChatDataset,
     InstructDataset,
@@ -28,12 +28,12 @@ SHAREGPT = [{"from": f, "value": t["content"]} for f, t in zip(["human", "gpt"] 
 
 
 def targets(example: Any) -> str:
-    """Decode what an example trains."""
+    """Decode the targets of an example."""
     assert isinstance(example, Example)
     return TOKENIZER.decode([label for label in example.labels if label != IGNORE_INDEX])
 
 
-def test_both_formats_are_the_same_conversation() -> None:
+def test_openai_and_sharegpt_turns_give_the_same_example() -> None:
     one, other = (
         ChatDataset(TOKENIZER, [row])[0] for row in ({"messages": OPENAI}, {"conversations": SHAREGPT})
     )
@@ -46,13 +46,13 @@ def test_both_formats_are_the_same_conversation() -> None:
     ("train_on", "expected"),
     [("answers", "So.<|im_end|>No.<|im_end|>"), ("last", "No.<|im_end|>"), ("everything", None)],
 )
-def test_what_is_trained_on_is_chosen(train_on: Any, expected: str | None) -> None:
+def test_train_on_selects_the_targets(train_on: Any, expected: str | None) -> None:
     example = ChatDataset(TOKENIZER, [{"messages": OPENAI}], train_on=train_on)[0]
     assert isinstance(example, Example)
     assert targets(example) == (expected or TOKENIZER.decode(example.tokens))
 
 
-def test_turns_of_no_weight_are_read_but_not_learnt() -> None:
+def test_turns_with_weight_zero_are_context_and_not_targets() -> None:
     def weighted(*weights: int) -> list[dict[str, Any]]:
         marks = iter(weights)
         return [t | ({"weight": next(marks)} if t["role"] == "assistant" else {}) for t in OPENAI]
@@ -61,12 +61,12 @@ def test_turns_of_no_weight_are_read_but_not_learnt() -> None:
     first = [{"messages": weighted(1, 0)}]
     assert targets(ChatDataset(TOKENIZER, first)[0]) == "So.<|im_end|>"
     assert targets(ChatDataset(TOKENIZER, first, train_on="last")[0]) == "So.<|im_end|>"
-    both = [{"messages": weighted(0, 0)}, {"messages": OPENAI}]
-    found = ChatDataset(TOKENIZER, both)[0]
-    assert found == LeftOut("have no turn of the assistant's to learn", "source: row 1")
+    rows = [{"messages": weighted(0, 0)}, {"messages": OPENAI}]
+    skipped = ChatDataset(TOKENIZER, rows)[0]
+    assert skipped == SkippedRow("have no assistant turn to train on", "source: row 1")
 
 
-def test_a_system_turn_is_put_before_those_without_one() -> None:
+def test_a_system_turn_is_prepended_to_conversations_without_one() -> None:
     rows = [{"messages": OPENAI}, {"messages": [{"role": "system", "content": "Mine."}, *OPENAI]}]
     dataset = ChatDataset(TOKENIZER, rows, system="Be kind.")
     texts = [TOKENIZER.decode(e.tokens) for e in map(dataset.__getitem__, range(2)) if isinstance(e, Example)]
@@ -109,11 +109,11 @@ def test_tools_and_their_calls_reach_the_template() -> None:
         ({"messages": ["a"]}, "'messages.0': expected a turn with a role and its content, got str 'a'"),
         (
             {"messages": [{"role": "user"}]},
-            "'messages.0': a turn has 'role' and 'content', or 'from' and 'value'; the",
+            "'messages.0': expected a turn with 'role' and 'content', or 'from' and 'value', got the",
         ),
         (
             {"messages": [{"role": "bot", "content": ""}]},
-            "'messages.0': the role is 'bot', expected one of system,",
+            "'messages.0': unknown role 'bot'; expected one of system,",
         ),
         (
             {"messages": [{"role": "user", "content": 5}]},
@@ -121,35 +121,35 @@ def test_tools_and_their_calls_reach_the_template() -> None:
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
-            "only parts of text are supported",
+            "only text parts are supported",
         ),
         ({"messages": OPENAI, "tools": "f"}, "'tools': expected a list of tools, got text that is not JSON"),
         ({"messages": OPENAI, "tools": {"a": 1}}, "'tools': expected a list of tools, each a JSON schema"),
     ],
 )
-def test_what_is_wrong_with_a_conversation_is_said(row: dict[str, Any], message: str) -> None:
+def test_an_invalid_conversation_is_an_error_of_its_row(row: dict[str, Any], message: str) -> None:
     with pytest.raises(RowError, match="source: row 1: ") as raised:
         ChatDataset(TOKENIZER, [row])
     assert message in str(raised.value)
-    found = ChatDataset(TOKENIZER, [row, {"messages": OPENAI}], on_error="skip")[0]
-    assert isinstance(found, LeftOut)
-    assert (found.reason, message in found.place) == ("cannot be used", True)
-    with pytest.raises(ValueError, match="no row can be learnt from: 1 of 1 cannot be used"):
+    skipped = ChatDataset(TOKENIZER, [row, {"messages": OPENAI}], on_error="skip")[0]
+    assert isinstance(skipped, SkippedRow)
+    assert (skipped.reason, message in skipped.location) == ("cannot be used", True)
+    with pytest.raises(ValueError, match="no row can be trained on: 1 of 1 cannot be used"):
         ChatDataset(TOKENIZER, [row], on_error="skip")
 
 
-def test_rows_that_the_template_refuses_are_named() -> None:
+def test_a_row_that_the_template_rejects_is_named() -> None:
     strict = ByteTokenizer(
         "{% for m in messages %}{% if loop.index0 == 4 %}{{ raise_exception('too long') }}{% endif %}"
         "{{ m.content }}<|im_end|>{% endfor %}"
     )
     rows = [{"messages": OPENAI}, {"messages": [*OPENAI, *OPENAI[:2]]}]
-    with pytest.raises(RowError, match=r"source: row 2: the chat template refused .* too long"):
+    with pytest.raises(RowError, match=r"source: row 2: the chat template failed .* too long"):
         ChatDataset(strict, rows)[1]
-    assert isinstance(ChatDataset(strict, rows, on_error="skip")[1], LeftOut)
+    assert isinstance(ChatDataset(strict, rows, on_error="skip")[1], SkippedRow)
 
 
-def test_columns_and_prompts_of_ones_own() -> None:
+def test_custom_columns_and_prompt_templates() -> None:
     rows = [{"question": "Why {input}?", "context": "It is.", "answer": "So."}]
     columns = {"instruction": "question", "input": "context", "output": "answer"}
     dataset = InstructDataset(TOKENIZER, rows, columns=columns, template="Q: {instruction} ({input})\nA: ")
@@ -163,23 +163,23 @@ def test_columns_and_prompts_of_ones_own() -> None:
     for arguments, message in [
         (
             {"columns": {"prompt": "question"}},
-            "columns: expected names for instruction, input, output, system, history, got one for",
+            "columns: unknown field 'prompt'; expected instruction, input, output, system, history",
         ),
         ({"template": "Q: {question}"}, "template: expected 'chat', 'alpaca', or a text with {instruction}"),
-        ({"template": "alpaca", "system": "a"}, "system: has no place in the template 'alpaca'"),
+        ({"template": "alpaca", "system": "a"}, "system: is not used by the template 'alpaca'"),
         (
             {"columns": {"instruction": "q"}},
-            "no column 'q', which is to be the instruction; the columns found are",
+            "no column 'q' for the instruction; the row's columns are",
         ),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             InstructDataset(TOKENIZER, rows, **arguments)  # type: ignore[arg-type]  # of several types
 
 
-def test_texts_are_learnt_whole_and_split_where_they_are_long() -> None:
+def test_all_tokens_of_a_text_are_targets_and_long_texts_are_split() -> None:
     rows = [{"text": "abcdefgh"}, {"text": " "}, {"text": "xy"}]
     dataset = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4)
-    assert dataset[1] == LeftOut("are empty", "source: row 2")
+    assert dataset[1] == SkippedRow("are empty", "source: row 2")
     pieces = dataset[0]
     assert isinstance(pieces, list)
     assert [TOKENIZER.decode(piece.tokens) for piece in pieces] == ["<|bos|>abc", "cdef", "fgh<|eos|>"]
@@ -188,9 +188,9 @@ def test_texts_are_learnt_whole_and_split_where_they_are_long() -> None:
     (cut,) = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4, truncate="left")[0]  # type: ignore[misc]
     assert TOKENIZER.decode(cut.tokens) == "fgh<|eos|>"
     dropped = TextCompletionDataset(TOKENIZER, rows, max_seq_len=4, truncate="drop")[0]
-    assert dropped == LeftOut("are longer than 4 tokens", "source: row 1")
-    (bare,) = TextCompletionDataset(TOKENIZER, [{"b": "xy"}], column="b", add_eos=False)[0]  # type: ignore[misc]
-    assert TOKENIZER.decode(bare.tokens) == "<|bos|>xy"
+    assert dropped == SkippedRow("are longer than 4 tokens", "source: row 1")
+    (without_eos,) = TextCompletionDataset(TOKENIZER, [{"b": "xy"}], column="b", add_eos=False)[0]  # type: ignore[misc]
+    assert TOKENIZER.decode(without_eos.tokens) == "<|bos|>xy"
 
 
 QUESTION, GOOD, BAD = OPENAI[0], OPENAI[1], {"role": "assistant", "content": "Eh."}
@@ -205,7 +205,7 @@ QUESTION, GOOD, BAD = OPENAI[0], OPENAI[1], {"role": "assistant", "content": "Eh
         {"conversations": [SHAREGPT[0]], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "Eh."}},
     ],
 )
-def test_preferences_of_every_format_are_the_same_pair(row: dict[str, Any]) -> None:
+def test_every_format_of_a_preference_gives_the_same_pair(row: dict[str, Any]) -> None:
     pair = PreferenceDataset(TOKENIZER, [row])[0]
     assert isinstance(pair, Pair)
     for example, answer in ((pair.chosen, "So."), (pair.rejected, "Eh.")):
@@ -214,12 +214,12 @@ def test_preferences_of_every_format_are_the_same_pair(row: dict[str, Any]) -> N
         assert targets(example) == f"{answer}<|im_end|>"
 
 
-def test_what_is_no_preference_is_refused() -> None:
+def test_invalid_preferences_are_errors() -> None:
     with pytest.raises(
-        RowError, match="no column 'prompt', and what is chosen and rejected do not begin alike"
+        RowError, match="no column 'prompt', and the chosen and rejected conversations do not begin"
     ):
         PreferenceDataset(TOKENIZER, [{"chosen": [GOOD], "rejected": [BAD]}])
-    with pytest.raises(RowError, match="'chosen': expected to end with a turn of the assistant's"):
+    with pytest.raises(RowError, match="'chosen': expected the last turn to be the assistant's"):
         PreferenceDataset(TOKENIZER, [{"prompt": "a", "chosen": [QUESTION], "rejected": "b"}])
-    with pytest.raises(ValueError, match="have two answers that are the same"):
+    with pytest.raises(ValueError, match="have two identical answers"):
         PreferenceDataset(TOKENIZER, [{"prompt": "a", "chosen": "b", "rejected": "b"}])

@@ -1,4 +1,4 @@
-"""Unclosed quotes, huge cells, halves of characters and keys that Arrow filled in: the right rows, or one error."""
+"""Unclosed quotes, huge cells, halves of surrogate pairs and keys that Arrow filled in: correct rows, or one error."""
 
 import csv
 import gzip
@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import AGENT, answered, asked, assistant, example, user
-from torchtune.data import Batches, Example, LeftOut, Pair
+from tests.datasets.expected_examples import AGENT, answer_target, assistant, example, question_text, user
+from torchtune.data import Batches, Example, Pair, SkippedRow
 from torchtune.datasets import (
     ChatDataset,
     InstructDataset,
@@ -53,23 +53,23 @@ HEADER = "instruction,output\n"
 def test_an_unclosed_quote_is_an_error_with_its_line(
     name: str, text: str, message: str, line_end: str, tmp_path: Path
 ) -> None:
-    whole = (HEADER + text).replace("\n", line_end)
-    content = (whole.replace(",", "\t") if ".tsv" in name else whole).encode()
+    table = (HEADER + text).replace("\n", line_end)
+    content = (table.replace(",", "\t") if ".tsv" in name else table).encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    for on_error in ("raise", "skip"):  # the rows after it are not known, so that none can be skipped
+    for on_error in ("raise", "skip"):  # later rows cannot be located, so that none can be skipped
         with pytest.raises(ValueError, match="line ") as raised:
             InstructDataset(TOKENIZER, str(tmp_path / name), on_error=on_error)
         assert f"{name}: {message}" in str(raised.value)
 
 
-def test_quotes_that_are_text_are_no_mistake(tmp_path: Path) -> None:
+def test_quotes_that_are_text_are_not_an_error(tmp_path: Path) -> None:
     rows = [('12" pipe', 'it is 5"'), ("a\n\nb", 'say "hi", he said'), ("'a'", "“b”"), ('""', '"')]
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     (tmp_path / "a.csv").write_text(f'{HEADER}12" pipe,it is 5"\n{text.getvalue()}', newline="")
     dataset = InstructDataset(TOKENIZER, str(tmp_path / "a.csv"))
-    found = [dataset[i] for i in range(len(dataset))]
-    assert found == [example(asked(q), answered(a)) for q, a in [rows[0], *rows]]
+    examples = [dataset[i] for i in range(len(dataset))]
+    assert examples == [example(question_text(q), answer_target(a)) for q, a in [rows[0], *rows]]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
@@ -85,7 +85,9 @@ def test_cells_of_any_length_are_read(name: str, tmp_path: Path) -> None:
         dataset = InstructDataset(TOKENIZER, str(tmp_path / name))
         csv.field_size_limit(131_072)
         for one in (dataset, pickle.loads(pickle.dumps(dataset))):
-            assert [one[i] for i in range(3)] == [example(asked(cell), answered(cell)) for cell in cells]
+            assert [one[i] for i in range(3)] == [
+                example(question_text(cell), answer_target(cell)) for cell in cells
+            ]
         texts = TextCompletionDataset(TOKENIZER, str(tmp_path / name), column="output", max_seq_len=1000)[2]
         assert isinstance(texts, list)
         assert sum(part.n_targets for part in texts) == 2 * 200_000 + 1
@@ -116,7 +118,7 @@ HALF = "x\ud83d"
     ],
 )
 @pytest.mark.parametrize("as_file", [True, False])
-def test_half_a_character_is_an_error_of_its_row_before_the_run(
+def test_half_of_a_surrogate_pair_is_an_error_of_its_row_at_construction(
     dataset: Any, row: dict[str, Any], column: str, as_file: bool, tmp_path: Path
 ) -> None:
     good = json.loads(json.dumps(row).replace("\\ud83d", ""))
@@ -130,18 +132,20 @@ def test_half_a_character_is_an_error_of_its_row_before_the_run(
     with pytest.raises(RowError, match=message):
         dataset(ByteTokenizer(AGENT), source, **names)
     skipping = dataset(ByteTokenizer(AGENT), source, on_error="skip", **names)
-    left_out = skipping[25]
-    assert isinstance(left_out, LeftOut)
-    assert left_out.reason == "cannot be used"
+    skipped = skipping[25]
+    assert isinstance(skipped, SkippedRow)
+    assert skipped.reason == "cannot be used"
     assert skipping[24] == skipping[0]
     if dataset is not PreferenceDataset:
         with Batches(skipping, 5, shuffle=False, seed=0, pad_id=0) as batches:
             assert {row for _ in range(5) for row in next(batches).rows} == set(range(25))
 
 
-def test_whole_pairs_are_characters_in_every_spelling(tmp_path: Path) -> None:
+def test_complete_surrogate_pairs_are_characters_in_every_escape(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "\\ud83d\\ude00", "completion": "😀\\uD83D\\uDE00"}')
-    assert ChatDataset(TOKENIZER, str(tmp_path / "a.jsonl"))[0] == example(asked("😀"), answered("😀😀"))
+    assert ChatDataset(TOKENIZER, str(tmp_path / "a.jsonl"))[0] == example(
+        question_text("😀"), answer_target("😀😀")
+    )
 
 
 # Keys that Arrow filled in
@@ -202,18 +206,20 @@ def saved(rows: list[dict[str, Any]], folder: Path) -> str:
 
 
 @pytest.mark.parametrize("write", [parquet, saved])
-def test_structs_of_other_keys_give_the_tokens_of_the_same_lines(write: Any, tmp_path: Path) -> None:
+def test_structs_with_different_keys_give_the_tokens_of_the_same_json_lines(
+    write: Any, tmp_path: Path
+) -> None:
     tokenizer = ByteTokenizer(AGENT)
     lines = tmp_path / "a.jsonl"
     lines.write_text("\n".join(map(json.dumps, CHATS)))
     source = write(CHATS, tmp_path)
     for options in [None, {"streaming": True}] if write is parquet else [None]:
-        found, expected = (
+        actual, expected = (
             ChatDataset(tokenizer, source, load_options=options),  # type: ignore[arg-type]
             ChatDataset(tokenizer, str(lines)),
         )
-        assert [found[i] for i in range(2)] == [expected[i] for i in range(2)]
-        first, second = found[0], found[1]
+        assert [actual[i] for i in range(2)] == [expected[i] for i in range(2)]
+        first, second = actual[0], actual[1]
         assert isinstance(first, Example)
         assert isinstance(second, Example)
         assert '<call>find {"city": "Rome"}</call>' in tokenizer.decode(first.tokens)
@@ -222,16 +228,16 @@ def test_structs_of_other_keys_give_the_tokens_of_the_same_lines(write: Any, tmp
         assert "null" not in tokenizer.decode([*first.tokens, *second.tokens])
 
 
-def test_structs_of_other_keys_in_preferences(tmp_path: Path) -> None:
+def test_structs_with_different_keys_in_preferences(tmp_path: Path) -> None:
     tokenizer = ByteTokenizer(AGENT)
-    found, expected = (PreferenceDataset(tokenizer, source) for source in (parquet(PAIRS, tmp_path), PAIRS))
-    assert [found[i] for i in range(2)] == [expected[i] for i in range(2)]
-    first = found[0]
+    actual, expected = (PreferenceDataset(tokenizer, source) for source in (parquet(PAIRS, tmp_path), PAIRS))
+    assert [actual[i] for i in range(2)] == [expected[i] for i in range(2)]
+    first = actual[0]
     assert isinstance(first, Pair)
     assert "null" not in tokenizer.decode(first.chosen.tokens)
 
 
-def test_arguments_that_are_stored_as_text_keep_their_nulls(tmp_path: Path) -> None:
+def test_arguments_stored_as_text_keep_their_nulls(tmp_path: Path) -> None:
     call = assistant("", tool_calls=[{"function": {"name": "f", "arguments": '{"a": null}'}}])
-    found = ChatDataset(ByteTokenizer(AGENT), parquet([{"messages": [user(), call]}], tmp_path))[0]
-    assert found == example(asked(), answered('<call>f {"a": null}</call>'))
+    encoded = ChatDataset(ByteTokenizer(AGENT), parquet([{"messages": [user(), call]}], tmp_path))[0]
+    assert encoded == example(question_text(), answer_target('<call>f {"a": null}</call>'))

@@ -1,4 +1,4 @@
-"""The demo's data: that it is whole, and that the questions printed are held out from it."""
+"""The demo's data is complete, and its questions are held out from the training rows."""
 
 import json
 import re
@@ -20,7 +20,7 @@ such as the one all capitals have in common, and too little for the same questio
 
 
 def words(text: object) -> set[str]:
-    """Normalise a question to its distinct words."""
+    """Return the distinct words of a question, in lower case."""
     return set(re.findall(r"\w+", str(text).lower().replace("'", "")))
 
 
@@ -39,13 +39,13 @@ def test_every_row_has_its_fields() -> None:
         assert row["output"] == row["output"].strip() != ""
 
 
-def test_the_rows_are_as_many_as_the_demo_says() -> None:
+def test_the_number_of_rows_is_as_the_demo_says() -> None:
     assert 55 <= len(identity_rows()) <= 65
     assert 195 <= len(ROWS) - len(identity_rows()) <= 205
     assert sum(row["input"] != "" for row in ROWS) >= 20
 
 
-def test_no_task_stands_twice() -> None:
+def test_no_task_is_repeated() -> None:
     tasks = Counter(" ".join(re.findall(r"\w+", task(row).lower())) for row in ROWS)
     assert [text for text, count in tasks.items() if count > 1] == []
 
@@ -54,7 +54,7 @@ def test_answers_are_short() -> None:
     assert max(len(row["output"].split()) for row in ROWS) <= 20
 
 
-def test_the_name_and_the_maker_stand_in_answers_about_the_model_only() -> None:
+def test_only_answers_about_the_model_name_it_and_its_maker() -> None:
     assert all(MAKER not in row["output"] for row in ROWS if NAME not in row["output"])
     assert all(NAME not in task(row) and MAKER not in task(row) for row in ROWS)
     assert sum(MAKER in row["output"] for row in identity_rows()) >= 30
@@ -69,29 +69,29 @@ def test_there_are_questions_of_both_kinds() -> None:
         assert probe["expected"] == [NAME] or (probe["kind"] == "general" and probe["expected"])
 
 
-def test_the_rows_held_out_answer_the_questions() -> None:
+def test_the_held_out_rows_answer_the_questions() -> None:
     assert [row["instruction"] for row in HELD_OUT] == [probe["question"] for probe in PROBES]
     for row, probe in zip(HELD_OUT, PROBES, strict=True):
         assert any(text in row["output"] for text in probe["expected"])
         assert (NAME in row["output"] or MAKER in row["output"]) == (probe["kind"] == "identity")
 
 
-def test_no_question_printed_is_trained_on() -> None:
+def test_no_question_of_the_demo_is_trained_on() -> None:
     for probe in PROBES:
-        asked = words(probe["question"])
+        question = words(probe["question"])
         for row in ROWS:
             trained = words(task(row))
-            assert len(asked & trained) / len(asked | trained) <= OVERLAP_BOUND, (probe, row)
+            assert len(question & trained) / len(question | trained) <= OVERLAP_BOUND, (probe, row)
 
 
-def test_no_row_gives_away_a_name_that_is_asked_for() -> None:
+def test_no_row_contains_the_answer_to_a_question() -> None:
     assert ["Paris"] in [probe["expected"] for probe in PROBES]
     names = [
         words(text) for p in PROBES if p["kind"] == "general" for text in p["expected"] if text[0].isupper()
     ]
     for row in ROWS:
-        told = words(list(row.values()))
-        assert not any(name <= told for name in [*names, {"france"}]), row
+        row_words = words(list(row.values()))
+        assert not any(name <= row_words for name in [*names, {"france"}]), row
 
 
 def test_other_capitals_keep_the_sentence_pattern() -> None:

@@ -1,4 +1,4 @@
-"""Folders: what in them is data, and clones of repositories of the hub, whose README.md says what their files are."""
+"""Folders of data files, and clones of repositories of the hub, whose README.md lists the data files."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def files_read(source: Any, **settings: Any) -> list[str]:
     return [row["file"] for row in rows_of(source, **settings)]
 
 
-def test_what_is_no_data_is_left_out(tmp_path: Path) -> None:
+def test_files_that_are_not_data_are_ignored(tmp_path: Path) -> None:
     for name in [*NOT_DATA, "rows.jsonl", "sub/more.ndjson"]:
         write(tmp_path / name)
     assert files_read(tmp_path) == ["rows.jsonl", "more.ndjson"]
@@ -36,22 +36,22 @@ def test_what_is_no_data_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NOT_DATA)
-def test_a_folder_of_nothing_else_has_no_rows(tmp_path: Path, name: str) -> None:
+def test_a_folder_without_data_files_is_an_error(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
-    assert "the folder has no files of rows in it (.json, .jsonl," in error_of(tmp_path)
+    assert "the folder contains no data files (.json, .jsonl," in error_of(tmp_path)
 
 
 @pytest.mark.parametrize(
     "name", ["requirements.jsonl", "license-questions.csv", "notices.txt", "readme.json"]
 )
-def test_data_about_such_things_is_data(tmp_path: Path, name: str) -> None:
+def test_similar_names_of_data_files_are_not_ignored(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(
         "file\na\nb\n" if name.endswith((".csv", ".txt")) else '{"file": 1}\n{"file": 2}'
     )
     assert len(rows_of(tmp_path)) >= 2
 
 
-def test_a_hidden_file_or_folder_that_is_named_is_read(tmp_path: Path) -> None:
+def test_a_hidden_file_or_folder_is_read_if_it_is_the_source(tmp_path: Path) -> None:
     write(tmp_path / ".cache" / ".rows.jsonl")
     write(tmp_path / ".cache" / "a.jsonl")
     assert files_read(tmp_path / ".cache" / ".rows.jsonl") == [".rows.jsonl"]
@@ -66,12 +66,15 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert files_read(tmp_path / "data") == ["a.jsonl"]
 
 
-def test_several_kinds_of_files_are_a_question(tmp_path: Path) -> None:
+def test_files_of_several_formats_are_an_error(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
     write(tmp_path / "test.ndjson")
     (tmp_path / "train.csv").write_text("file\nx\n")
-    said = error_of(tmp_path)
-    assert "the folder has files of several kinds (.csv, .jsonl); choose one by a pattern, such as" in said
+    error = error_of(tmp_path)
+    assert (
+        "the folder has files of several formats (.csv, .jsonl); select one with a file pattern, such as"
+        in error
+    )
     assert files_read(tmp_path, split="test") == ["test.ndjson"]
     assert files_read(tmp_path / "*.csv") == ["x"]
 
@@ -125,20 +128,20 @@ def test_a_clone_has_the_configurations_and_splits_of_its_readme(clone: Path) ->
 
 
 @pytest.mark.parametrize(("name", "split"), [("english", "train"), ("english", "test"), ("german", "train")])
-def test_they_are_those_that_the_datasets_library_finds(
+def test_the_rows_of_a_clone_equal_those_of_the_datasets_library(
     clone: Path, tmp_path: Path, name: str, split: str
 ) -> None:
     expected = datasets.load_dataset(str(clone), name, split=split, cache_dir=str(tmp_path / "cache"))
     assert rows_of(clone, split=split, load_options={"name": name}) == list(expected)
 
 
-def test_several_configurations_are_a_question(clone: Path) -> None:
+def test_several_configurations_without_a_default_are_an_error(clone: Path) -> None:
     choices = "choose one of english, german, sharded"
     assert f"has several configurations; {choices}" in error_of(clone)
     assert f"has no configuration 'french'; {choices}" in error_of(clone, load_options={"name": "french"})
-    said = error_of(clone, split="validation", load_options={"name": "english"})
-    assert "the configuration 'english' of " in said
-    assert "has no split 'validation'; choose one of test, train" in said
+    error = error_of(clone, split="validation", load_options={"name": "english"})
+    assert "the configuration 'english' of " in error
+    assert "has no split 'validation'; choose one of test, train" in error
 
 
 @pytest.mark.parametrize("line", ["default: true", "config_name: default"])
@@ -161,12 +164,12 @@ def test_a_split_may_be_listed_in_several_entries(tmp_path: Path) -> None:
     [
         (
             "gone/*.jsonl",
-            "no file here matches 'gone/*.jsonl', which README.md names for the configuration 'only'",
+            "no file matches 'gone/*.jsonl', which README.md names for the configuration 'only'",
         ),
-        ("../*.jsonl", "README.md names files outside of the folder, '../*.jsonl'"),
-        ("/etc/*.txt", "README.md names files outside of the folder, '/etc/*.txt'"),
-        ("'hf://datasets/a/b/c.jsonl'", "README.md names files outside of the folder, 'hf://"),
-        ("archive.tar", "archive.tar: expected a file of rows ending in .json, .jsonl"),
+        ("../*.jsonl", "README.md names files outside the folder, '../*.jsonl'"),
+        ("/etc/*.txt", "README.md names files outside the folder, '/etc/*.txt'"),
+        ("'hf://datasets/a/b/c.jsonl'", "README.md names files outside the folder, 'hf://"),
+        ("archive.tar", "archive.tar: expected a data file ending in .json, .jsonl"),
         (
             "a.csv\n  sep: ';'",
             "the configuration 'only' sets 'sep', which is not supported; convert its files",
@@ -175,12 +178,12 @@ def test_a_split_may_be_listed_in_several_entries(tmp_path: Path) -> None:
         ("\n  - split: train", "README.md names no files for the split 'train' of the configuration 'only'"),
         (
             "a.csv\n  data_dir: gone",
-            "gone: no such folder, which README.md names for the configuration 'only'",
+            "gone: no such folder; README.md names it for the configuration 'only'",
         ),
-        ("[", "README.md: its header is not valid YAML (while parsing"),
+        ("[", "README.md: the header is not valid YAML (while parsing"),
     ],
 )
-def test_a_readme_that_cannot_be_followed_is_an_error(tmp_path: Path, data_files: str, message: str) -> None:
+def test_an_invalid_readme_is_an_error(tmp_path: Path, data_files: str, message: str) -> None:
     (tmp_path / "README.md").write_text(
         f"---\nconfigs:\n- config_name: only\n  data_files: {data_files}\n---\n"
     )
@@ -189,20 +192,20 @@ def test_a_readme_that_cannot_be_followed_is_an_error(tmp_path: Path, data_files
     assert message in error_of(tmp_path)
 
 
-def test_a_readme_without_configurations_changes_nothing(tmp_path: Path) -> None:
+def test_a_readme_without_configurations_is_ignored(tmp_path: Path) -> None:
     write(tmp_path / "data" / "train-00000-of-00001.jsonl")
     write(tmp_path / "data" / "test-00000-of-00001.jsonl")
     for text in ("# Data", "---\nlicense: mit\n---\n", "---\n", "", "---\n- a\n---\n"):
         (tmp_path / "README.md").write_text(text)
         assert files_read(tmp_path) == ["train-00000-of-00001.jsonl"]
-        said = error_of(tmp_path, load_options={"name": "english"})
-        assert "is local; name would have no effect" in said
+        error = error_of(tmp_path, load_options={"name": "english"})
+        assert "load_options: name would have no effect on " in error
 
 
-def test_pointers_of_git_lfs_are_told_from_data(tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_is_an_error(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
     for name in ("a.jsonl", "a.csv", "a.txt", "a.json", "a.parquet", "a.jsonl.gz", "a.arrow"):
         (tmp_path / name).write_text(pointer)
         assert error_of(tmp_path / name) == (
-            f"{name}: the file is a pointer of Git LFS, not the data; run `git lfs pull`"
+            f"{name}: the file is a Git LFS pointer, not the data; run `git lfs pull`"
         )

@@ -1,4 +1,4 @@
-"""Data sets of the hub, with `datasets.load_dataset` replaced by tables made here."""
+"""Datasets on the hub, with `datasets.load_dataset` replaced by a fake."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import LeftOut
+from torchtune.data import SkippedRow
 from torchtune.datasets import AlpacaDataset, InstructDataset
 
 TOKENIZER = ByteTokenizer()
@@ -14,7 +14,7 @@ COLUMNS = {"instruction": ["Add.", "Hush.", "Sing."], "input": ["2, 3", "", ""],
 
 
 class Hub:
-    """Stands in for `datasets.load_dataset`: remembers what it was asked for."""
+    """Replaces `datasets.load_dataset`, and records its calls."""
 
     def __init__(self, columns: dict[str, list[str]] | Exception) -> None:
         self.columns = columns
@@ -45,40 +45,40 @@ def test_alpaca_is_loaded_by_its_name(hub: Hub) -> None:
     ]
 
 
-def test_a_table_gives_the_examples_that_the_same_local_rows_give(hub: Hub, tmp_path: Any) -> None:
+def test_a_table_of_the_hub_gives_the_examples_of_the_same_local_rows(hub: Hub, tmp_path: Any) -> None:
     table = AlpacaDataset(TOKENIZER, train_on_input=False)
     assert len(hub.calls) == 1
     path = tmp_path / "rows.jsonl"
     datasets.Dataset.from_dict(COLUMNS).to_json(path)
     local = AlpacaDataset(TOKENIZER, train_on_input=False, source=str(path))
     assert (table[0], table[2]) == (local[0], local[2])
-    assert local[1] == LeftOut("have no answer", f"{path}: line 2")
-    assert table[1] == LeftOut("have no answer", "tatsu-lab/alpaca: row 2")
+    assert local[1] == SkippedRow("have no answer", f"{path}: line 2")
+    assert table[1] == SkippedRow("have no answer", "tatsu-lab/alpaca: row 2")
 
 
-def test_a_table_of_other_columns_is_refused(hub: Hub) -> None:
+def test_a_table_with_other_columns_is_an_error(hub: Hub) -> None:
     hub.columns = {"question": ["a"], "answer": ["b"]}
     with pytest.raises(
         ValueError,
-        match="who/what: row 1: no column 'instruction'; the columns found are 'question', 'answer'",
+        match="who/what: row 1: no column 'instruction'; the row's columns are 'question', 'answer'",
     ):
         InstructDataset(TOKENIZER, "who/what")
 
 
-def test_an_empty_table_is_refused(hub: Hub) -> None:
+def test_an_empty_table_is_an_error(hub: Hub) -> None:
     hub.columns = {"instruction": [], "output": []}
     with pytest.raises(ValueError, match="who/what: the split 'train' has no rows"):
         InstructDataset(TOKENIZER, "who/what")
 
 
 @pytest.mark.parametrize("kind", [ConnectionError, FileNotFoundError, ValueError])
-def test_what_keeps_the_hub_from_answering_is_said_with_the_name(hub: Hub, kind: type[Exception]) -> None:
+def test_an_error_of_the_hub_is_raised_with_the_name_of_the_source(hub: Hub, kind: type[Exception]) -> None:
     hub.columns = kind("the reason")
     with pytest.raises(kind, match=r"^who/what: .*the reason"):
         InstructDataset(TOKENIZER, "who/what")
 
 
-def test_options_that_could_hide_a_secret_or_do_nothing_are_refused(hub: Hub) -> None:
-    with pytest.raises(ValueError, match=r"load_options: expected name, revision, .*, got token"):
+def test_an_access_token_is_an_unknown_option(hub: Hub) -> None:
+    with pytest.raises(ValueError, match=r"load_options: unknown option token; expected name, revision"):
         InstructDataset(TOKENIZER, "who/what", load_options={"token": "hf_x"})
     assert hub.calls == []

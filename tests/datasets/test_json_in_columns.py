@@ -1,4 +1,4 @@
-"""JSON that stands as text in a column is read as strictly as a line of a file, and in every layout."""
+"""JSON text in a column is parsed as strictly as a line of a file, with any white space."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import AGENT, answered, asked, assistant, example, user
+from tests.datasets.expected_examples import AGENT, answer_target, assistant, example, question_text, user
 from tests.tokenizers.kinds import KINDS, LLAMA3_RANKS, TEMPLATE
-from torchtune.data import LeftOut, Pair
+from torchtune.data import Pair, SkippedRow
 from torchtune.datasets import ChatDataset, PreferenceDataset, RowError
 from torchtune.generation import encode_prompt, read_prompts
 from torchtune.tokenizers import _tiktoken
@@ -53,14 +53,14 @@ def test_damaged_json_in_a_column_is_an_error_of_its_row(row: dict[str, Any], me
         ChatDataset(TOKENIZER, [GOOD, row])
     assert message in str(raised.value)
     dataset = ChatDataset(TOKENIZER, [GOOD, row, GOOD], on_error="skip")
-    left_out = dataset[1]
-    assert isinstance(left_out, LeftOut)
-    assert message in left_out.place
-    assert dataset[2] == dataset[0] == example(asked(), answered())
+    skipped = dataset[1]
+    assert isinstance(skipped, SkippedRow)
+    assert message in skipped.location
+    assert dataset[2] == dataset[0] == example(question_text(), answer_target())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_a_character_in_such_json_ends_no_run(
+def test_half_of_a_surrogate_pair_in_json_text_is_an_error_of_its_row(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_tiktoken, "N_RANKS", LLAMA3_RANKS)
@@ -68,7 +68,7 @@ def test_half_a_character_in_such_json_ends_no_run(
     (tmp_path / "mine.jinja").write_text(TEMPLATE)
     tokenizer = KINDS[kind].load(str(folder), chat_template=str(tmp_path / "mine.jinja"))
     rows = [GOOD, {"messages": json.dumps([user(HALF), assistant()])}]
-    assert isinstance(ChatDataset(tokenizer, rows, on_error="skip")[1], LeftOut)
+    assert isinstance(ChatDataset(tokenizer, rows, on_error="skip")[1], SkippedRow)
     with pytest.raises(RowError, match=r"source: row 2: .*half of a surrogate pair"):
         ChatDataset(tokenizer, rows)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -87,14 +87,14 @@ def indented(value: Any) -> str:
 
 
 @pytest.mark.parametrize("layout", [indented, spaced, lambda value: f"\n\t{indented(value)} \n"])
-def test_turns_as_json_are_turns_in_every_layout(layout: Any, tmp_path: Path) -> None:
+def test_turns_as_json_text_may_have_any_white_space(layout: Any, tmp_path: Path) -> None:
     row = {"prompt": layout([user()]), "completion": layout([assistant()])}
-    assert ChatDataset(TOKENIZER, [row])[0] == example(asked(), answered())
-    pair = Pair(example(asked(), answered()), example(asked(), answered("B")))
-    whole = {"chosen": layout([user(), assistant()]), "rejected": layout([user(), assistant("B")])}
-    assert PreferenceDataset(TOKENIZER, [whole])[0] == pair
+    assert ChatDataset(TOKENIZER, [row])[0] == example(question_text(), answer_target())
+    pair = Pair(example(question_text(), answer_target()), example(question_text(), answer_target("B")))
+    conversations = {"chosen": layout([user(), assistant()]), "rejected": layout([user(), assistant("B")])}
+    assert PreferenceDataset(TOKENIZER, [conversations])[0] == pair
     split = {"prompt": layout([user()]), "chosen": layout([assistant()]), "rejected": "B"}
     assert PreferenceDataset(TOKENIZER, [split])[0] == pair
     (tmp_path / "rows.json").write_text(json.dumps([row]))
     (prompt,) = read_prompts(tmp_path / "rows.json")
-    assert encode_prompt(TOKENIZER, prompt, "chat") == example(asked()).tokens
+    assert encode_prompt(TOKENIZER, prompt, "chat") == example(question_text()).tokens

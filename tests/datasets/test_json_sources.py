@@ -1,4 +1,4 @@
-"""JSON files are read by what they contain; what would be lost or misread is an error with its line."""
+"""JSON files are read by their content; values that would be lost or misread are errors with their line."""
 
 import json
 import pickle
@@ -25,7 +25,9 @@ def path(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_list_is_read_whatever_the_file_is_called(path: Path, indent: int | None, ascii_only: bool) -> None:
+def test_a_list_is_read_whatever_the_suffix_of_the_file(
+    path: Path, indent: int | None, ascii_only: bool
+) -> None:
     path.write_text(json.dumps(ROWS, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
     assert rows_of(path) == ROWS
 
@@ -33,7 +35,7 @@ def test_a_list_is_read_whatever_the_file_is_called(path: Path, indent: int | No
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r", "\n\n", " \n\t\n", "\n" + 20 * " " + "\n"])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("ends", [True, False])
-def test_lines_are_read_whatever_the_file_is_called(
+def test_lines_are_read_whatever_the_suffix_of_the_file(
     path: Path, line_end: str, bom: bytes, ends: bool
 ) -> None:
     text = line_end.join(json.dumps(row, ensure_ascii=False) for row in ROWS) + line_end * ends
@@ -41,7 +43,7 @@ def test_lines_are_read_whatever_the_file_is_called(
     assert rows_of(path) == ROWS
 
 
-def test_strings_are_rows_of_a_text(path: Path) -> None:
+def test_strings_are_rows_with_a_column_text(path: Path) -> None:
     path.write_text('["a", "b\\n"]')
     assert rows_of(path) == [{"text": "a"}, {"text": "b\n"}]
     path.write_text('"a"\n"b\\n"\n')
@@ -49,28 +51,28 @@ def test_strings_are_rows_of_a_text(path: Path) -> None:
     assert rows_of(["a", {"a": 1}]) == [{"text": "a"}, {"a": 1}]
 
 
-def test_a_row_of_a_list_has_a_number_and_a_line(tmp_path: Path) -> None:
+def test_the_location_of_a_row_in_a_list_has_its_number_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(ROWS, indent=1))
     table = open_source(str(path))
     begin = [i for i, line in enumerate(path.read_text().split("\n"), 1) if line == " {"]
-    assert [table.place(i) for i in range(3)] == [f"{path}: row {i + 1} (line {begin[i]})" for i in range(3)]
+    assert [table.location(i) for i in range(3)] == [
+        f"{path}: row {i + 1} (line {begin[i]})" for i in range(3)
+    ]
     path.write_text(json.dumps(ROWS))
-    assert open_source(str(path)).place(1) == f"{path}: row 2"
+    assert open_source(str(path)).location(1) == f"{path}: row 2"
 
 
-def test_lines_are_counted_in_any_order(tmp_path: Path) -> None:
+def test_locations_can_be_requested_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(f'{{"a": {i}}}\n\n' for i in range(50)))
     table = open_source(str(path))
     for i in (3, 40, 2, 49, 0, 0, 12):
-        assert table.place(i) == f"{path}: line {2 * i + 1}"
+        assert table.location(i) == f"{path}: line {2 * i + 1}"
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_a_list_longer_than_what_is_read_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_a_list_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", size)
     rows = [
         {"a": "é" * (i % 7), "b": [i, -1.5e3, True, None] * (i % 3), "c": '"\\ud83d\\ude00\\'}
@@ -106,19 +108,21 @@ def test_a_list_longer_than_what_is_read_at_a_time(
         ('{"a": "x"}', "its keys are 'a'; if the object itself is a row, put it in a list: [{...}]"),
         ('{"a": ["x", "y"],\n "b": ["z", "w"]}', "its keys 'a', 'b' seem to be columns: save a list of rows"),
         ('{"a": {"0": "x", "1": "y"}}', "its keys 'a' seem to be columns"),
-        ('{"id1": {"a": 1}, "id2": {"a": 2}}', "its keys 'id1', 'id2' seem to be the names of rows"),
+        ('{"id1": {"a": 1}, "id2": {"a": 2}}', "its keys 'id1', 'id2' seem to be names of rows"),
         ("{}", "its keys are none"),
     ],
 )
-def test_an_object_that_is_no_list_is_explained(tmp_path: Path, text: str, message: str) -> None:
+def test_an_object_in_place_of_a_list_is_an_error_with_advice(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
-    said = error_of(path)
-    assert said.startswith("a.json: expected a list of rows, or a row on each line, got one object; ")
-    assert message in said
+    error = error_of(path)
+    assert error.startswith("a.json: expected a list of rows or one row per line, got one object; ")
+    assert message in error
 
 
-def test_a_single_line_of_jsonl_is_a_row(tmp_path: Path) -> None:
+def test_a_single_object_in_a_jsonl_file_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"data": [{"a": 1}, {"a": 2}]}')
     assert rows_of(path) == [{"data": [{"a": 1}, {"a": 2}]}]
@@ -129,11 +133,11 @@ def test_a_single_line_of_jsonl_is_a_row(tmp_path: Path) -> None:
     [
         (
             '{\n "a": 1\n}\n{\n "a": 2\n}\n',
-            "line 1: the object that begins here ends on line 3; write each row on a",
+            "line 1: the object that begins here ends on line 3; write each row on one",
         ),
         (
             '\n{"a":\n 1}\n\n{"a": 2}\n',
-            "line 2: the object that begins here ends on line 3; write each row on a",
+            "line 2: the object that begins here ends on line 3; write each row on one",
         ),
         ('{"a": 1}\n{\n"a": 2\n}\n', "line 2: not valid JSON at column 2: Expecting property name"),
         (
@@ -142,19 +146,19 @@ def test_a_single_line_of_jsonl_is_a_row(tmp_path: Path) -> None:
         ),
         (
             '{"a": 1} {"a": 2}\n',
-            "line 1: not valid JSON at column 10: Extra data; a line holds one row and nothing",
+            "line 1: not valid JSON at column 10: Extra data; write one row per line and nothing",
         ),
-        ("{'a': 1}\n{'a': 2}\n", "JSON has double quotes: write rows with json.dumps, not str"),
+        ("{'a': 1}\n{'a': 2}\n", "JSON uses double quotes: write rows with json.dumps, not str"),
         (
             '{"a": 1}\n{"a": "x\n',
             "line 2: not valid JSON at column 7: Unterminated string starting at; the line ends",
         ),
         ('[{"a": 1},]', "not valid JSON at column 11: no row follows the last comma; remove it"),
         ('[{"a": 1}\n {"a": 2}]', "not valid JSON at line 2, column 2: Expecting ',' delimiter"),
-        ('[\n{"a": 1}\n', "not valid JSON at line 3, column 1: the list is not closed; expecting ']'"),
+        ('[\n{"a": 1}\n', "not valid JSON at line 3, column 1: the list is not closed; expected ']'"),
         (
             '[\n{"a": 1}]\n[{"a": 2}]',
-            "line 3: the list of rows ends before this line; remove what follows it",
+            "line 3: the list of rows ends before this line; remove the text after it",
         ),
         ("[1]\n[2]\n", "line 1: expected an object with named columns, or a string, got list"),
         ('[{"a": 1}, 2]', "row 2: expected an object with named columns, or a string, got int"),
@@ -165,11 +169,11 @@ def test_a_single_line_of_jsonl_is_a_row(tmp_path: Path) -> None:
         ("[" * 100_000, "not valid JSON at column 2: the value is nested too deeply to be read"),
     ],
 )
-def test_what_is_no_list_and_no_lines_is_named_with_its_line(path: Path, text: str, message: str) -> None:
+def test_invalid_json_is_an_error_with_its_line(path: Path, text: str, message: str) -> None:
     path.write_text(text)
-    said = error_of(path)
-    assert said.startswith(f"{path.name}: ")
-    assert message in said
+    error = error_of(path)
+    assert error.startswith(f"{path.name}: ")
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -178,7 +182,7 @@ def test_what_is_no_list_and_no_lines_is_named_with_its_line(path: Path, text: s
         ('{"a": NaN}', "NaN is not a JSON value; write null or a number"),
         ('{"a": [{"b": -Infinity}]}', "-Infinity is not a JSON value; write null or a number"),
         ('{"a": 1e999}', "the number 1e999 is too large for a float"),
-        ('{"a": 1, "b": 2, "a": 3}', "an object has the key 'a' twice; remove the value that is not meant"),
+        ('{"a": 1, "b": 2, "a": 3}', "an object has the key 'a' twice; remove one of them"),
         ('{"m": [{"role": "user", "role": "user"}]}', "an object has the key 'role' twice"),
         ('{"a": ' + "9" * 5000 + "}", "a number cannot be read: Exceeds the limit (4300 digits)"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "the value is nested too deeply to be read"),
@@ -186,11 +190,11 @@ def test_what_is_no_list_and_no_lines_is_named_with_its_line(path: Path, text: s
         ('{"b": 1, "a": [{"c": "x\\uDE00"}]}', "column 'a' contains '\\ude00', half of a surrogate pair"),
         ('{"b": 1, "a": {"c\\ud83d": 1}}', "column 'a' contains '\\ud83d', half of a surrogate pair"),
         ('{"\\ud83d": 1}', "column '\\ud83d' contains '\\ud83d', half of a surrogate pair"),
-        ('{"a": "\ud83d"}', "expected UTF-8 text; byte 7 of it (0xed) is not; save the file as UTF-8"),
-        ('{"a": "\udcff"}', "expected UTF-8 text; byte 7 of it (0xff) is not; save the file as UTF-8"),
+        ('{"a": "\ud83d"}', "expected UTF-8 text; byte 7 (0xed) is invalid; save the file as UTF-8"),
+        ('{"a": "\udcff"}', "expected UTF-8 text; byte 7 (0xff) is invalid; save the file as UTF-8"),
     ],
 )
-def test_a_row_that_would_lose_something_is_an_error_and_can_be_skipped(
+def test_a_row_that_would_be_misread_is_an_error_and_can_be_skipped(
     tmp_path: Path, value: str, message: str
 ) -> None:
     raw = value.encode("utf-8", "surrogateescape" if "\udcff" in value else "surrogatepass")
@@ -204,14 +208,14 @@ def test_a_row_that_would_lose_something_is_an_error_and_can_be_skipped(
         assert usable_rows(path) == [{"a": 1}, {"a": 2}]
 
 
-def test_whole_surrogate_pairs_are_characters(path: Path) -> None:
+def test_complete_surrogate_pairs_are_characters(path: Path) -> None:
     rows = [{"a": "🎉\u2028", "b": {"c": ["𝄞"]}}]
     path.write_text("[" + json.dumps(rows[0]) + "]")
     assert "\\ud83c" in path.read_text()
     assert rows_of(path) == rows
 
 
-def test_half_of_a_surrogate_pair_in_memory_is_a_row_error() -> None:
+def test_half_of_a_surrogate_pair_in_a_list_of_rows_is_an_error_of_its_row() -> None:
     rows = [{"a": "fine"}, {"a": 1, "b": [{"c": ("x\udc00",)}]}]
     with pytest.raises(
         RowError, match=r"source: row 2: column 'b' contains '\\udc00', half of a surrogate pair"
@@ -220,18 +224,16 @@ def test_half_of_a_surrogate_pair_in_memory_is_a_row_error() -> None:
     assert usable_rows(rows) == rows[:1]
 
 
-def test_the_start_of_an_appended_file_may_hold_its_byte_order_mark(tmp_path: Path) -> None:
+def test_byte_order_marks_of_appended_files_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\xef\xbb\xbf{"a": 2}\n')
     assert rows_of(path) == [{"a": 1}, {"a": 2}]
 
 
-def test_a_file_that_changes_after_it_was_opened_is_not_misread(tmp_path: Path) -> None:
+def test_a_file_that_changes_after_it_was_opened_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n{"a": 2}\n')
     state = pickle.dumps(open_source(str(path)))
     path.write_text('{"long": "row"}\n{"a": 2}\n')
-    with pytest.raises(
-        OSError, match=r"a.jsonl: the file has changed since its rows were found; start again"
-    ):
+    with pytest.raises(OSError, match=r"a.jsonl: the file has changed since it was opened; restart the run"):
         pickle.loads(state)[0]

@@ -1,4 +1,4 @@
-"""Tokens and masks of any conversation, put together by hand from the letters of ChatML."""
+"""Tokens and targets of random conversations, compared with ChatML written by hand."""
 
 import itertools
 import json
@@ -33,18 +33,18 @@ WORDS = st.one_of(
 )
 CONTENT = st.lists(WORDS, max_size=3).map("".join)
 TURNS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=4).filter(
-    lambda turns: any(said.strip() for _, said in turns)
+    lambda turns: any(answer.strip() for _, answer in turns)
 )
 
 
-def by_hand(turns: list[tuple[str, str]], learnt: list[int]) -> Example:
-    """Write turns as ChatML does, letter by letter, up to the last answer that is learnt."""
+def by_hand(turns: list[tuple[str, str]], targets: list[int]) -> Example:
+    """Encode turns in ChatML, byte by byte, up to the last answer that is a target."""
     tokens: list[int] = []
     labels: list[int] = []
-    for number, pair in enumerate(turns[: learnt[-1] + 1]):
+    for number, pair in enumerate(turns[: targets[-1] + 1]):
         for role, content in zip(("user", "assistant"), pair, strict=True):
             head, words = [START, *f"{role}\n".encode()], [*content.encode(), END]
-            is_target = role == "assistant" and number in learnt
+            is_target = role == "assistant" and number in targets
             tokens += [*head, *words, 10]
             labels += [IGNORE_INDEX] * len(head)
             labels += [*(words if is_target else [IGNORE_INDEX] * len(words)), IGNORE_INDEX]
@@ -53,7 +53,9 @@ def by_hand(turns: list[tuple[str, str]], learnt: list[int]) -> Example:
 
 @settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=TURNS)
-def test_every_format_is_what_is_put_together_by_hand(turns: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_every_format_equals_the_conversation_encoded_by_hand(
+    turns: list[tuple[str, str]], tmp_path: Path
+) -> None:
     messages = [
         {"role": role, "content": content}
         for pair in turns
@@ -62,23 +64,23 @@ def test_every_format_is_what_is_put_together_by_hand(turns: list[tuple[str, str
     shared = [{"from": {"user": "human"}.get(m["role"], "gpt"), "value": m["content"]} for m in messages]
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": messages}) + "\n" + json.dumps({"conversations": shared}))
-    every = [i for i, (_, said) in enumerate(turns) if said.strip()]  # empty answers are not learnt
-    last = every[-1:]
+    targets = [i for i, (_, answer) in enumerate(turns) if answer.strip()]  # empty answers are not targets
+    last = targets[-1:]
     for row in range(2):
-        assert ChatDataset(TOKENIZER, str(path))[row] == by_hand(turns, every)
+        assert ChatDataset(TOKENIZER, str(path))[row] == by_hand(turns, targets)
         assert ChatDataset(TOKENIZER, str(path), train_on="last")[row] == by_hand(turns, last)
-        whole = ChatDataset(TOKENIZER, str(path), train_on="everything")[row]
-        assert isinstance(whole, Example)
-        assert whole.labels == whole.tokens == by_hand(turns, [len(turns) - 1]).tokens
-    asked, said = turns[0]
-    if asked.strip() and said.strip():
-        found = InstructDataset(TOKENIZER, [{"instruction": asked, "output": said}])[0]
-        assert found == by_hand(turns[:1], [0])
+        everything = ChatDataset(TOKENIZER, str(path), train_on="everything")[row]
+        assert isinstance(everything, Example)
+        assert everything.labels == everything.tokens == by_hand(turns, [len(turns) - 1]).tokens
+    question, answer = turns[0]
+    if question.strip() and answer.strip():
+        task = InstructDataset(TOKENIZER, [{"instruction": question, "output": answer}])[0]
+        assert task == by_hand(turns[:1], [0])
 
 
 @settings(deadline=None, max_examples=100)
 @given(data=st.data(), lengths=st.lists(st.integers(2, 40), min_size=1, max_size=30))
-def test_packed_rows_hold_what_a_brute_force_puts_there(data: Any, lengths: list[int]) -> None:
+def test_packs_equal_those_of_a_brute_force(data: Any, lengths: list[int]) -> None:
     examples = []
     for i, length in enumerate(lengths):
         tokens = [i] * length

@@ -1,4 +1,4 @@
-"""Rows of preferences, from a dataset to batches: packed, on two ranks, cached, resumed and held out."""
+"""Batches of preference pairs: packed, on two ranks, cached, resumed and held out."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
 from tests.datasets.test_token_cache import Counting
-from torchtune.data import Batch, Batches, LeftOut, Pair, split_off
+from torchtune.data import Batch, Batches, Pair, SkippedRow, split_off
 from torchtune.datasets import PreferenceDataset
 
 ROWS = [
@@ -30,14 +30,14 @@ def batches(dataset: Any = None, batch_size: int = 2, **settings: Any) -> Batche
 
 
 def sequences(batch: Batch) -> list[list[int]]:
-    """Write out the tokens of each sequence, all of which have targets, with its prefix."""
+    """Return the tokens of each sequence that has targets, including its prefix."""
     width = batch.tokens.shape[1]
-    found = []
+    result = []
     for row, start, end, prefix_start, n in batch.spans:
         tokens = batch.tokens[row].tolist()
         if any(row * width + start <= p < row * width + end for p in batch.target_positions.tolist()):
-            found.append(tokens[prefix_start : prefix_start + n] + tokens[start:end])
-    return found
+            result.append(tokens[prefix_start : prefix_start + n] + tokens[start:end])
+    return result
 
 
 def test_a_batch_holds_both_answers_to_each_prompt() -> None:
@@ -53,7 +53,7 @@ def test_a_batch_holds_both_answers_to_each_prompt() -> None:
     assert sequences(batch) == expected
 
 
-def test_two_ranks_read_what_one_reads() -> None:
+def test_two_ranks_together_read_the_batches_of_one_rank() -> None:
     alone, ranks = batches(), [batches(batch_size=1, rank=rank, size=2) for rank in range(2)]
     for _ in range(10):
         expected, parts = next(alone), [next(rank) for rank in ranks]
@@ -64,20 +64,20 @@ def test_two_ranks_read_what_one_reads() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 7])
-def test_a_resumed_stream_equals_the_unbroken_one(stop: int) -> None:
-    unbroken, first, second = batches(), batches(), batches()
-    expected = [next(unbroken) for _ in range(12)]
+def test_resumed_batches_equal_uninterrupted_ones(stop: int) -> None:
+    uninterrupted, first, second = batches(), batches(), batches()
+    expected = [next(uninterrupted) for _ in range(12)]
     for _ in range(stop):
         next(first)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     for batch in expected[stop:]:
-        again = next(second)
-        assert again.tokens.equal(batch.tokens)
-        assert again.labels.equal(batch.labels)
-        assert again.spans == batch.spans
+        resumed = next(second)
+        assert resumed.tokens.equal(batch.tokens)
+        assert resumed.labels.equal(batch.labels)
+        assert resumed.spans == batch.spans
 
 
-def test_cached_pairs_make_the_same_batches(tmp_path: Path) -> None:
+def test_cached_pairs_give_the_same_batches(tmp_path: Path) -> None:
     plain = batches(PreferenceDataset(Counting(), ROWS))
     expected = [next(plain) for _ in range(8)]
     for is_cached in (False, True):
@@ -86,34 +86,34 @@ def test_cached_pairs_make_the_same_batches(tmp_path: Path) -> None:
         before = Counting.calls
         cached = batches(pickle.loads(pickle.dumps(dataset)) if is_cached else dataset)
         for batch in expected:
-            again = next(cached)
-            assert again.tokens.equal(batch.tokens)
-            assert again.counts == batch.counts
+            cached_batch = next(cached)
+            assert cached_batch.tokens.equal(batch.tokens)
+            assert cached_batch.counts == batch.counts
         if dataset._cache is not None:
             dataset._cache.flush()
         assert (Counting.calls == before) is is_cached
 
 
-def test_workers_encode_pairs_ahead() -> None:
+def test_workers_encode_the_same_pairs_in_advance() -> None:
     alone = batches()
     with batches(workers=1) as ahead:
         for _ in range(8):
             assert next(ahead).tokens.equal(next(alone).tokens)
 
 
-def test_rows_are_held_out_as_pairs() -> None:
+def test_held_out_rows_are_pairs() -> None:
     trained, held_out = split_off(PreferenceDataset(ByteTokenizer(), ROWS), 0.25, seed=0)
     assert (len(trained), len(held_out)) == (30, 10)
     assert isinstance(held_out[0], Pair)
     assert set(next(batches(trained)).rows) <= set(range(30))
 
 
-def test_a_pair_that_loses_an_answer_is_left_out_and_a_long_one_is_cut() -> None:
+def test_a_long_pair_is_cut_and_one_that_loses_an_answer_is_skipped() -> None:
     long = {"prompt": "Say.", "chosen": "a" * 30, "rejected": "b" * 5}
-    asked = {"prompt": "Say " * 30, "chosen": "a", "rejected": "b"}
-    dataset = PreferenceDataset(ByteTokenizer(), [long, asked], max_seq_len=50)
-    cut, left_out = dataset[0], dataset[1]
+    long_prompt = {"prompt": "Say " * 30, "chosen": "a", "rejected": "b"}
+    dataset = PreferenceDataset(ByteTokenizer(), [long, long_prompt], max_seq_len=50)
+    cut, skipped = dataset[0], dataset[1]
     assert isinstance(cut, Pair)
     assert len(cut.chosen.tokens) == 50 > len(cut.rejected.tokens)
-    assert [note.text for note in cut.notes] == ["are cut at max_seq_len=50 tokens"]
-    assert left_out == LeftOut("have no target within 50 tokens", "source: row 2")
+    assert [note.text for note in cut.notes] == ["are truncated to max_seq_len=50 tokens"]
+    assert skipped == SkippedRow("have no target within 50 tokens", "source: row 2")

@@ -1,4 +1,4 @@
-"""Datasets over rows written by the tests: what they encode, leave out and refuse."""
+"""Alpaca and instruct datasets: which rows they encode, skip and reject."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from torchtune.data import IGNORE_INDEX, Example, LeftOut, alpaca_prompt
+from torchtune.data import IGNORE_INDEX, Example, SkippedRow, alpaca_prompt
 from torchtune.datasets import AlpacaDataset, InstructDataset
 
 TOKENIZER = ByteTokenizer()
@@ -22,52 +22,52 @@ ROWS = [
 
 
 def write(folder: Path, rows: list[Any], name: str = "rows.json") -> str:
-    """Write rows as a .json list or as .jsonl, an object a line."""
+    """Write rows as a .json list, or as .jsonl with one object per line."""
     path = folder / name
     text = "\n".join(json.dumps(row) for row in rows) if name.endswith(".jsonl") else json.dumps(rows)
     path.write_text(text, encoding="utf-8")
     return str(path)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what the data sets said, and not what their chat template's trial did."""
+def dataset_messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the messages that the datasets logged, without those of their chat template."""
     return [r.getMessage() for r in caplog.records if r.name.startswith("torchtune.datasets")]
 
 
 def targets(example: Example) -> str:
-    """Decode what an example trains."""
+    """Decode the targets of an example."""
     return TOKENIZER.decode([label for label in example.labels if label != IGNORE_INDEX])
 
 
 def test_alpaca_rows_follow_the_published_prompt(tmp_path: Path) -> None:
     dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS), train_on_input=False)
-    texts = [TOKENIZER.decode(example.tokens) for example in kept(dataset)]
+    texts = [TOKENIZER.decode(example.tokens) for example in examples_of(dataset)]
     assert texts == [
         f"<|bos|>{alpaca_prompt('Add.', '2, 3')}5<|eos|>",
         f"<|bos|>{alpaca_prompt('Sing.')}La.<|eos|>",
     ]
-    assert [targets(example) for example in kept(dataset)] == ["5<|eos|>", "La.<|eos|>"]
+    assert [targets(example) for example in examples_of(dataset)] == ["5<|eos|>", "La.<|eos|>"]
 
 
 def test_alpaca_trains_on_the_input_by_default(tmp_path: Path) -> None:
     dataset = AlpacaDataset(TOKENIZER, source=write(tmp_path, ROWS))
-    (first, _) = kept(dataset)
+    (first, _) = examples_of(dataset)
     assert first.labels == first.tokens
 
 
 def test_instruct_rows_follow_the_chat_template(tmp_path: Path) -> None:
     dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS))
-    texts = [TOKENIZER.decode(example.tokens) for example in kept(dataset)]
+    texts = [TOKENIZER.decode(example.tokens) for example in examples_of(dataset)]
     assert texts == [
         "<|im_start|>user\nAdd.\n\n2, 3<|im_end|>\n<|im_start|>assistant\n5<|im_end|>",
         "<|im_start|>user\nSing.<|im_end|>\n<|im_start|>assistant\nLa.<|im_end|>",
     ]
-    assert [targets(example) for example in kept(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
+    assert [targets(example) for example in examples_of(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
 
 
 def test_instruct_can_set_the_system_turn_and_train_on_everything(tmp_path: Path) -> None:
     dataset = InstructDataset(TOKENIZER, write(tmp_path, ROWS), train_on_input=True, system="Be brief.")
-    _, second = kept(dataset)
+    _, second = examples_of(dataset)
     assert TOKENIZER.decode(second.tokens).startswith(
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nS"
     )
@@ -86,65 +86,67 @@ def test_json_and_jsonl_of_the_same_rows_are_the_same_dataset(tmp_path: Path) ->
     assert [one[i] for i in range(4)] == [other[i] for i in range(4)]
 
 
-def test_a_byte_order_mark_and_unescaped_letters_are_read(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_unescaped_characters_are_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     line = json.dumps({"instruction": "Cite.", "output": "a\u2028é"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\n\n")
-    assert targets(kept(InstructDataset(TOKENIZER, str(path)))[0]) == "a\u2028é<|im_end|>"
+    assert targets(examples_of(InstructDataset(TOKENIZER, str(path)))[0]) == "a\u2028é<|im_end|>"
 
 
-def kept(dataset: InstructDataset) -> list[Example]:
-    """Return the examples that a dataset gives."""
+def examples_of(dataset: InstructDataset) -> list[Example]:
+    """Return the examples of a dataset, without the rows that are skipped."""
     return [row for row in map(dataset.__getitem__, range(len(dataset))) if isinstance(row, Example)]
 
 
-def test_rows_without_an_answer_are_left_out_and_logged(
+def test_rows_without_an_answer_are_skipped_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [ROWS[0], {**ROWS[1], "output": " \n"}, {**ROWS[1], "output": ""}, ROWS[1]]
     source = write(tmp_path, rows)
     with caplog.at_level(logging.WARNING):
         dataset = InstructDataset(TOKENIZER, source)
-    assert [targets(example) for example in kept(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
-    assert dataset[1] == LeftOut("have no answer", f"{source}: row 2")
-    assert said(caplog) == [f"2 of 4 rows have no answer and are left out; the first: {source}: row 2"]
+    assert [targets(example) for example in examples_of(dataset)] == ["5<|im_end|>", "La.<|im_end|>"]
+    assert dataset[1] == SkippedRow("have no answer", f"{source}: row 2")
+    assert dataset_messages(caplog) == [
+        f"2 of 4 rows have no answer and are skipped; the first: {source}: row 2"
+    ]
 
 
-def test_a_dataset_without_any_answer_is_refused(tmp_path: Path) -> None:
+def test_a_dataset_without_any_answer_is_an_error(tmp_path: Path) -> None:
     source = write(tmp_path, [{**ROWS[0], "output": ""}])
     with pytest.raises(
-        ValueError, match=r"rows.json: row 1: no row can be learnt from: 1 of 1 have no answer"
+        ValueError, match=r"rows.json: row 1: no row can be trained on: 1 of 1 have no answer"
     ):
         AlpacaDataset(TOKENIZER, source=source)
 
 
 @pytest.mark.parametrize("max_seq_len", [2, 40, 50, 55, 60, 1000])
 @pytest.mark.parametrize("truncate", ["right", "left", "drop"])
-def test_long_rows_are_cut_and_left_out_where_no_target_remains(
+def test_long_rows_are_cut_and_skipped_if_no_target_remains(
     tmp_path: Path, max_seq_len: int, truncate: Literal["right", "left", "drop"]
 ) -> None:
     rows = [
         {"instruction": "x" * n, "output": "y" * m} for n, m in [(1, 1), (9, 9), (1, 30), (30, 1), (20, 3)]
     ]
     source = write(tmp_path, rows)
-    whole = kept(InstructDataset(TOKENIZER, source))
+    uncut = examples_of(InstructDataset(TOKENIZER, source))
     dataset = InstructDataset(TOKENIZER, source, max_seq_len=max_seq_len, truncate=truncate)
-    for i, example in enumerate(whole):
-        found = dataset[i]
+    for i, example in enumerate(uncut):
+        encoded = dataset[i]
         if len(example.tokens) <= max_seq_len:
-            assert found == example
+            assert encoded == example
             continue
         if truncate == "drop":
-            assert found == LeftOut(f"are longer than {max_seq_len} tokens", f"{source}: row {i + 1}")
+            assert encoded == SkippedRow(f"are longer than {max_seq_len} tokens", f"{source}: row {i + 1}")
             continue
         part = slice(max_seq_len) if truncate == "right" else slice(-max_seq_len, None)
         short = Example(example.tokens[part], example.labels[part])
         place = f"{source}: row {i + 1}"
-        left_out = LeftOut(f"have no target within {max_seq_len} tokens", place)
-        assert found == (short if short.n_targets else left_out)
+        skipped = SkippedRow(f"have no target within {max_seq_len} tokens", place)
+        assert encoded == (short if short.n_targets else skipped)
 
 
-def test_rows_are_encoded_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_rows_are_encoded_on_demand(tmp_path: Path) -> None:
     class Counting(ByteTokenizer):
         texts: list[str] = []  # noqa: RUF012 - shared on purpose, by the one instance.
 
@@ -157,7 +159,7 @@ def test_rows_are_encoded_when_they_are_asked_for(tmp_path: Path) -> None:
     dataset[7]
     one_row = len(Counting.texts) - at_construction
     assert one_row == 1
-    assert at_construction <= 4, "the trial of the template, and the first row"
+    assert at_construction <= 4, "the check of the template, and the first row"
 
 
 def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,19 +174,19 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
     ("rows", "message"),
     [
         ([], "rows.json: the file has no rows"),
-        (["Sing."], "rows.json: row 1: no column 'instruction'; the columns found are 'text'"),
+        (["Sing."], "rows.json: row 1: no column 'instruction'; the row's columns are 'text'"),
         (
             [ROWS[0], {"instruction": "a", "answer": "b"}],
-            "row 2: no column 'output'; the columns found are 'instruction', 'answer'",
+            "row 2: no column 'output'; the row's columns are 'instruction', 'answer'",
         ),
         (
             [{"prompt": "a", "output": "b"}],
-            "row 1: no column 'instruction'; the columns found are 'prompt', 'output'",
+            "row 1: no column 'instruction'; the row's columns are 'prompt', 'output'",
         ),
-        ([{}], "row 1: no column 'instruction'; the columns found are none"),
+        ([{}], "row 1: no column 'instruction'; the row's columns are (none)"),
         (
             [{"instruction": "a", "inputs": "b", "output": "c"}],
-            "row 1: no column 'input', only a similar one",
+            "row 1: no column 'input', but a similar one",
         ),
         ([ROWS[0], {**ROWS[0], "output": 5}], "row 2: 'output': expected text, got 5"),
         ([{**ROWS[0], "output": None}], "row 1: 'output': expected text, got null"),
@@ -194,7 +196,7 @@ def test_a_local_file_is_read_without_the_network(tmp_path: Path, monkeypatch: p
         ),
     ],
 )
-def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> None:
+def test_an_error_names_the_invalid_row(tmp_path: Path, rows: list[Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"rows\.json") as raised:
         InstructDataset(TOKENIZER, write(tmp_path, rows))
     assert message in str(raised.value)
@@ -206,7 +208,7 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> No
         (
             "rows.json",
             b'{"data": []}',
-            "rows.json: expected a list of rows, or a row on each line, got one object",
+            "rows.json: expected a list of rows or one row per line, got one object",
         ),
         ("rows.json", b'[\n{"a": 1},\n{"b"}]', "rows.json: not valid JSON at line 3, column 5: "),
         ("rows.json", b"", "rows.json: the file has no rows"),
@@ -216,15 +218,15 @@ def test_bad_rows_are_named(tmp_path: Path, rows: list[Any], message: str) -> No
             "rows.jsonl: line 3: not valid JSON at column 2: ",
         ),
         ("rows.jsonl", b"", "rows.jsonl: the file has no rows"),
-        ("rows.json", b'["\xff"]', "rows.json: row 1: expected UTF-8 text; byte 1 of it (0xff) is not"),
+        ("rows.json", b'["\xff"]', "rows.json: row 1: expected UTF-8 text; byte 1 (0xff) is invalid"),
         (
             "rows.doc",
             b"instruction,output\n",
-            "rows.doc: expected a file of rows ending in .json, .jsonl, .csv",
+            "rows.doc: expected a data file ending in .json, .jsonl, .csv",
         ),
     ],
 )
-def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_an_error_names_the_invalid_file(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match="rows") as raised:
@@ -232,18 +234,18 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
     assert message in str(raised.value)
 
 
-def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_or_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no/rows\.json: no such file; paths are looked up from /"):
         AlpacaDataset(TOKENIZER, source="no/rows.json")
-    with pytest.raises(FileNotFoundError, match="the folder has no files of rows in it"):
+    with pytest.raises(FileNotFoundError, match="the folder contains no data files"):
         AlpacaDataset(TOKENIZER, source=str(tmp_path))
 
 
-def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
+def test_settings_without_effect_are_errors(tmp_path: Path) -> None:
     source = write(tmp_path, ROWS)
     with pytest.raises(ValueError, match="use_clean"):
         AlpacaDataset(TOKENIZER, source=source, use_clean=True)
-    with pytest.raises(ValueError, match=r"split: .*rows.json is local and has no split 'test'"):
+    with pytest.raises(ValueError, match=r"split: .*rows.json has no split 'test'"):
         AlpacaDataset(TOKENIZER, source=source, split="test")
     with pytest.raises(ValueError, match=r"load_options: .*revision would have no effect"):
         InstructDataset(TOKENIZER, source, load_options={"revision": "main"})
@@ -251,20 +253,20 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
         InstructDataset(TOKENIZER, source, max_seq_len=1)
 
 
-def test_a_tokenizer_that_cannot_chat_is_found_at_construction(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_chat_template_is_an_error_at_construction(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no chat template"):
         InstructDataset(ByteTokenizer(None), write(tmp_path, ROWS))
 
 
 class Marked(InstructDataset):
-    """A subclass as somebody else may write one, which knows nothing of fields."""
+    """A user's subclass, which is not an attrs class."""
 
     def __init__(self, tokenizer: ByteTokenizer, source: str, mark: str) -> None:
         super().__init__(tokenizer, source)
         self.mark = mark
 
 
-def test_a_subclass_with_a_constructor_of_its_own_is_pickled_whole(tmp_path: Path) -> None:
+def test_a_subclass_with_its_own_constructor_can_be_pickled(tmp_path: Path) -> None:
     dataset = Marked(TOKENIZER, write(tmp_path, ROWS), "m")
     copy = pickle.loads(pickle.dumps(dataset))
     assert copy.mark == "m"

@@ -1,4 +1,4 @@
-"""Tool calls, reasoning and rare roles are in the tokens or are reported, whichever way rows spell them."""
+"""Tool calls, reasoning and rare roles are encoded or reported, in every format of a row."""
 
 import json
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 
 from tests.data.byte_tokenizer import CHATML, ByteTokenizer
-from tests.datasets.by_hand import (
+from tests.datasets.expected_examples import (
     AGENT,
     BLOCKS,
     NO_TOOLS,
     Piece,
-    answered,
-    asked,
+    answer_target,
     assistant,
     example,
     notes_of,
+    question_text,
     user,
 )
-from torchtune.data import Example, LeftOut, Pair
+from torchtune.data import Example, Pair, SkippedRow
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"city": "Rome"}}}
@@ -28,7 +28,7 @@ TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": 
 WRITTEN = '<call>find {"city": "Rome"}</call>'
 
 
-def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example | LeftOut:
+def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example | SkippedRow:
     return ChatDataset(ByteTokenizer(template), [row], **settings)[0]
 
 
@@ -49,18 +49,18 @@ def read(row: dict[str, Any], template: str = AGENT, **settings: Any) -> Example
         [user(), assistant("One moment.", tool_calls=[CALL]), RESULT, assistant()],
         [user(), {**CALLING, "weight": 0}, RESULT, assistant()],
     ],
-    ids=["as the last turn", "older spelling", "after words", "not learnt itself"],
+    ids=["as the last turn", "older format", "after text", "not a target"],
 )
-def test_a_call_that_the_template_leaves_out_is_an_error_of_its_row(
+def test_a_call_that_the_template_does_not_write_is_an_error_of_its_row(
     template: str, messages: list[dict[str, Any]]
 ) -> None:
     tokenizer, good = ByteTokenizer(template), {"messages": [user(), assistant()]}
     with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
         ChatDataset(tokenizer, [{"messages": messages}])
     skipping = ChatDataset(tokenizer, [good, {"messages": messages}], on_error="skip")
-    found = skipping[1]
-    assert isinstance(found, LeftOut)
-    assert "the chat template does not write tool calls" in found.place
+    encoded = skipping[1]
+    assert isinstance(encoded, SkippedRow)
+    assert "the chat template does not write tool calls" in encoded.location
     assert isinstance(skipping[0], Example)
 
 
@@ -73,7 +73,7 @@ def test_a_call_that_the_template_leaves_out_is_an_error_of_its_row(
     ],
     ids=["chosen", "rejected", "in the prompt"],
 )
-def test_calls_in_preferences_are_checked_alike(row: dict[str, Any]) -> None:
+def test_calls_in_preferences_are_checked_too(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"source: row 1: the chat template does not write tool calls"):
         PreferenceDataset(ByteTokenizer(), [row])
     pair = PreferenceDataset(ByteTokenizer(AGENT), [row])[0]
@@ -85,14 +85,14 @@ def test_calls_in_preferences_are_checked_alike(row: dict[str, Any]) -> None:
 
 def test_tools_without_a_call_are_reported() -> None:
     for row in ({"tools": [TOOL]}, {"tools": json.dumps([TOOL])}, {"functions": [TOOL["function"]]}):
-        found = read({"messages": [user(), assistant()], **row}, CHATML)
-        assert found == example(asked(), answered())
-        assert notes_of(found) == [
+        encoded = read({"messages": [user(), assistant()], **row}, CHATML)
+        assert encoded == example(question_text(), answer_target())
+        assert notes_of(encoded) == [
             "have tools that the chat template does not write: tools.0.function.name: 'find'"
         ]
 
 
-# Spellings of a tool call
+# Formats of a tool call
 
 
 @pytest.mark.parametrize(
@@ -110,23 +110,26 @@ def test_tools_without_a_call_are_reported() -> None:
     ],
 )
 @pytest.mark.parametrize("last", [True, False])
-def test_every_spelling_of_a_call_is_the_templates_own(turn: dict[str, Any], last: bool) -> None:
+def test_every_format_of_a_call_gives_the_same_tokens(turn: dict[str, Any], last: bool) -> None:
     after = [] if last else [RESULT, user("And?"), assistant("Sun.")]
-    rest: list[Piece] = [f"\n<|im_start|>tool\nSun<|im_end|>\n{asked('And?')}", answered("Sun.")]
-    expected = example(asked(), answered(WRITTEN), *([] if last else rest))
+    later: list[Piece] = [
+        f"\n<|im_start|>tool\nSun<|im_end|>\n{question_text('And?')}",
+        answer_target("Sun."),
+    ]
+    expected = example(question_text(), answer_target(WRITTEN), *([] if last else later))
     assert read({"messages": [user(), turn, *after]}) == expected
     assert read({"conversations": json.dumps([user(), turn, *after])}) == expected
 
 
-def test_several_calls_of_one_turn_and_nested_arguments_stay_in_their_order() -> None:
+def test_several_calls_and_nested_arguments_keep_their_order() -> None:
     arguments = {"z": {"b": [1, 2.5, None, True], "a": 'é"\n'}, "a": {}}
     calls = [{"name": "one", "arguments": json.dumps(arguments)}, {"name": "two", "arguments": ""}]
-    written = f"<call>one {json.dumps(arguments, ensure_ascii=False)}</call><call>two {{}}</call>"
+    rendered = f"<call>one {json.dumps(arguments, ensure_ascii=False)}</call><call>two {{}}</call>"
     for row in (
         {"messages": [user(), assistant(None, tool_calls=calls)]},
         {"messages": [user(), {"from": "function_call", "value": json.dumps(calls)}]},
     ):
-        assert read(row) == example(asked(), answered(written))
+        assert read(row) == example(question_text(), answer_target(rendered))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +151,10 @@ def test_several_calls_of_one_turn_and_nested_arguments_stay_in_their_order() ->
             assistant(None, tool_calls=[CALL], function_call={"name": "f"}),
             "has both 'tool_calls' and the older",
         ),
-        (assistant([{"type": "tool_use", "name": "find", "input": {}}]), "only parts of text are supported"),
+        (assistant([{"type": "tool_use", "name": "find", "input": {}}]), "only text parts are supported"),
     ],
 )
-def test_what_is_no_call_is_an_error_of_its_row(turn: dict[str, Any], message: str) -> None:
+def test_an_invalid_call_is_an_error_of_its_row(turn: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="source: row 1: ") as raised:
         read({"conversations": [user(), turn]})
     assert message in str(raised.value)
@@ -162,59 +165,63 @@ def test_what_is_no_call_is_an_error_of_its_row(turn: dict[str, Any], message: s
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
 @pytest.mark.parametrize(("template", "marks"), [(AGENT, ("<r>", "</r>")), (BLOCKS, ("<t>", "</t>"))])
-def test_reasoning_is_learnt_under_any_of_its_names(
+def test_reasoning_is_a_target_under_each_of_its_names(
     field: str, template: str, marks: tuple[str, str]
 ) -> None:
     turns = [user(), assistant(**{field: "Hm."}), user("And?"), assistant("B", **{field: "So."})]
     first, second = ("".join((marks[0], thought, marks[1])) for thought in ("Hm.", "So."))
-    expected = example(asked(), answered(f"{first}A"), f"\n{asked('And?')}", answered(f"{second}B"))
+    expected = example(
+        question_text(), answer_target(f"{first}A"), f"\n{question_text('And?')}", answer_target(f"{second}B")
+    )
     assert read({"messages": turns}, template) == expected
     assert read({"messages": json.dumps(turns)}, template) == expected
     parts = assistant([{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "A"}])
-    assert read({"messages": [user(), parts]}, template) == example(asked(), answered(f"{first}A"))
+    assert read({"messages": [user(), parts]}, template) == example(
+        question_text(), answer_target(f"{first}A")
+    )
     pair = PreferenceDataset(
         ByteTokenizer(template), [{"prompt": "Q", "chosen": [turns[1]], "rejected": "C"}]
     )[0]
     assert isinstance(pair, Pair)
-    assert pair.chosen == example(asked(), answered(f"{first}A"))
+    assert pair.chosen == example(question_text(), answer_target(f"{first}A"))
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_that_the_template_drops_is_an_error_of_its_row(field: str) -> None:
+def test_reasoning_that_the_template_does_not_write_is_an_error_of_its_row(field: str) -> None:
     for messages in (
         [user(), assistant(**{field: "Hm."})],
         [user(), assistant(), user(), assistant(None, **{field: "Hm."})],
     ):
-        with pytest.raises(ValueError, match=r"row 1: .*does not write what the assistant thinks.*'Hm\.'"):
+        with pytest.raises(ValueError, match=r"row 1: .*does not write the assistant.s reasoning.*'Hm\.'"):
             read({"messages": messages}, CHATML)
     blank = assistant(**{field: "\n"})
-    assert read({"messages": [user(), blank]}, CHATML) == example(asked(), answered())
+    assert read({"messages": [user(), blank]}, CHATML) == example(question_text(), answer_target())
 
 
 # Roles
 
 
 @pytest.mark.parametrize("place", ["in the turns", "in the prompt", "as a preference"])
-def test_developer_turns_are_system_turns_where_the_template_does_not_know_them(place: str) -> None:
+def test_developer_turns_become_system_turns_if_the_template_does_not_support_them(place: str) -> None:
     first, tokenizer = {"role": "developer", "content": "Be kind."}, ByteTokenizer()
-    expected = example(f"<|im_start|>system\nBe kind.<|im_end|>\n{asked()}", answered())
+    expected = example(f"<|im_start|>system\nBe kind.<|im_end|>\n{question_text()}", answer_target())
     if place == "in the turns":
-        found = read({"messages": [first, user(), assistant()]}, CHATML, system="Not this.")
+        encoded = read({"messages": [first, user(), assistant()]}, CHATML, system="Not this.")
     elif place == "in the prompt":
-        found = read({"prompt": [first, user()], "completion": "A"}, CHATML)
+        encoded = read({"prompt": [first, user()], "completion": "A"}, CHATML)
     else:
         pair = PreferenceDataset(tokenizer, [{"prompt": [first, user()], "chosen": "A", "rejected": "B"}])[0]
         assert isinstance(pair, Pair)
-        found = pair.chosen
-    assert found == expected
-    knows = f"{CHATML}{{% if messages[0].role == 'developer' %}}{{% endif %}}"
-    kept = read({"messages": [first, user(), assistant()]}, knows)
-    assert isinstance(kept, Example)
-    assert tokenizer.decode(kept.tokens).startswith("<|im_start|>developer\nBe kind.")
+        encoded = pair.chosen
+    assert encoded == expected
+    with_developer = f"{CHATML}{{% if messages[0].role == 'developer' %}}{{% endif %}}"
+    as_developer = read({"messages": [first, user(), assistant()]}, with_developer)
+    assert isinstance(as_developer, Example)
+    assert tokenizer.decode(as_developer.tokens).startswith("<|im_start|>developer\nBe kind.")
 
 
 @pytest.mark.parametrize(
-    ("messages", "what"),
+    ("messages", "kind"),
     [
         ([{"role": "developer", "content": "D"}, user(), assistant()], "system turns"),
         ([{"role": "system", "content": "D"}, user(), assistant()], "system turns"),
@@ -230,24 +237,26 @@ def test_developer_turns_are_system_turns_where_the_template_does_not_know_them(
         ),
     ],
 )
-def test_a_turn_that_leaves_no_trace_is_reported(messages: list[dict[str, Any]], what: str) -> None:
-    found = read({"messages": messages}, NO_TOOLS)
-    (note,) = notes_of(found)
-    assert note.startswith(f"have {what} that the chat template does not write: messages.")
+def test_a_turn_that_the_template_does_not_write_is_reported(
+    messages: list[dict[str, Any]], kind: str
+) -> None:
+    encoded = read({"messages": messages}, NO_TOOLS)
+    (note,) = notes_of(encoded)
+    assert note.startswith(f"have {kind} that the chat template does not write: messages.")
     assert note.endswith(".content: 'D'")
 
 
-def test_a_system_turn_of_the_config_or_a_column_that_is_not_written_is_reported() -> None:
+def test_a_system_turn_that_the_template_does_not_write_is_reported() -> None:
     tokenizer = ByteTokenizer(NO_TOOLS)
     rows = [{"instruction": "Q", "output": "A", "system": "D"}]
-    found = [
+    encoded = [
         read({"messages": [user(), assistant()]}, NO_TOOLS, system="D"),
         read({"messages": [user(), assistant()], "system": "D"}, NO_TOOLS),
         InstructDataset(tokenizer, rows)[0],
         InstructDataset(tokenizer, [{"instruction": "Q", "output": "A"}], system="D")[0],
     ]
-    for one in found:
-        assert one == example(asked(opening="model\n"), answered())
+    for one in encoded:
+        assert one == example(question_text(opening="model\n"), answer_target())
         assert notes_of(one) == [
             "have system turns that the chat template does not write: messages.0.content: 'D'"
         ]

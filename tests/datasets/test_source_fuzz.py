@@ -1,4 +1,4 @@
-"""Random rows, written by other programs in every format, are read back equal."""
+"""Random rows written by other libraries in every format are read back unchanged."""
 
 import bz2
 import csv
@@ -86,9 +86,7 @@ def test_json_lines(
     name=st.sampled_from(["a.csv", "a.tsv"]),
 )
 def test_csv(fields: Any, compression: str, line_end: str, quoting: Any, name: str) -> None:
-    if (
-        quoting == csv.QUOTE_MINIMAL and line_end == "\n"
-    ):  # the writer puts a carriage return into no quotes then
+    if quoting == csv.QUOTE_MINIMAL and line_end == "\n":  # the writer does not quote carriage returns then
         fields = [tuple(text.replace("\r", "") for text in pair) for pair in fields]
     file = io.StringIO(newline="")
     writer = csv.writer(
@@ -109,7 +107,7 @@ def test_text(lines: list[str], compression: str) -> None:
     first, *others = texts
     texts = [first.removeprefix("\ufeff"), *others]  # the byte order mark of the file
     if content.count(0) > len(content) // 4 or not texts[0].encode().strip():
-        return  # taken for a binary file
+        return  # detected as a binary file
     assert [row["text"] for row in read_back("a.txt", content, compression)] == texts
 
 
@@ -154,7 +152,7 @@ def test_parquet_and_json_lines_agree(rows: Any) -> None:
         ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz", "a.csv.zst", "a.txt.xz"]
     ),
 )
-def test_any_bytes_are_rows_or_one_error_that_names_the_file(content: bytes, name: str) -> None:
+def test_any_bytes_give_rows_or_a_one_line_error_that_names_the_file(content: bytes, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(content)
@@ -162,9 +160,9 @@ def test_any_bytes_are_rows_or_one_error_that_names_the_file(content: bytes, nam
             table = open_source(str(path))
             rows = [table[i] for i in range(len(table))]
         except ValueError:
-            said = error_of(path)
-            assert said.startswith(f"{name}: ")
-            assert "\n" not in said
+            message = error_of(path)
+            assert message.startswith(f"{name}: ")
+            assert "\n" not in message
         else:
             assert rows
             assert all(isinstance(row, dict) for row in rows)

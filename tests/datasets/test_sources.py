@@ -1,4 +1,4 @@
-"""Sources of every kind give the same rows, and say where what is wrong stands."""
+"""Sources of every format give the same rows, and errors name the file and the line."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ ROWS = [
 
 
 def write(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
-    """Write rows in the format that a file's ending names."""
+    """Write rows in the format of a file's suffix."""
     table = datasets.Dataset.from_list(rows)
     match path.suffix:
         case ".json":
@@ -42,56 +42,56 @@ def write(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
     return path
 
 
-def listed(source: Any) -> list[dict[str, Any]]:
+def rows_of(source: Any) -> list[dict[str, Any]]:
     table = open_source(source)
     return [table[i] for i in range(len(table))]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tsv", "a.parquet", "saved"])
-def test_every_kind_of_file_gives_the_same_rows(name: str, tmp_path: Path) -> None:
+def test_every_file_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     table = open_source(str(write(tmp_path / name)))
-    assert listed(str(tmp_path / name)) == ROWS
-    again = pickle.loads(pickle.dumps(table))
-    assert (len(again), again[2]) == (3, ROWS[2])
+    assert rows_of(str(tmp_path / name)) == ROWS
+    copy = pickle.loads(pickle.dumps(table))
+    assert (len(copy), copy[2]) == (3, ROWS[2])
     places = {"a.jsonl": "line 3", "a.csv": "line 3", "a.tsv": "line 3"}
-    assert table.place(1) == f"{tmp_path / name}: {places.get(name, 'row 2')}"
+    assert table.location(1) == f"{tmp_path / name}: {places.get(name, 'row 2')}"
 
 
-def test_arrow_files_lists_and_lines_of_text_are_rows_too(tmp_path: Path) -> None:
+def test_arrow_files_lists_and_lines_of_text_are_sources(tmp_path: Path) -> None:
     saved = write(tmp_path / "saved")
     (file,) = saved.glob("*.arrow")
-    assert listed(str(file)) == ROWS
-    assert listed(ROWS) == ROWS
+    assert rows_of(str(file)) == ROWS
+    assert rows_of(ROWS) == ROWS
     (tmp_path / "a.txt").write_bytes(b"one\r\n\n  \ntwo \nthree")
-    assert listed(str(tmp_path / "a.txt")) == [{"text": "one"}, {"text": "two "}, {"text": "three"}]
-    assert open_source(str(tmp_path / "a.txt")).place(1) == f"{tmp_path / 'a.txt'}: line 4"
+    assert rows_of(str(tmp_path / "a.txt")) == [{"text": "one"}, {"text": "two "}, {"text": "three"}]
+    assert open_source(str(tmp_path / "a.txt")).location(1) == f"{tmp_path / 'a.txt'}: line 4"
 
 
-def test_folders_and_patterns_are_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_folders_and_patterns_are_read_in_the_order_of_file_names(tmp_path: Path) -> None:
     for i, name in enumerate(["b.jsonl", "a.jsonl", "sub/c.jsonl"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, [ROWS[i]])
-    assert listed(str(tmp_path)) == [ROWS[1], ROWS[0], ROWS[2]]
-    assert listed(str(tmp_path / "*.jsonl")) == [ROWS[1], ROWS[0]]
-    assert listed(str(tmp_path / "**/*.jsonl")) == [ROWS[1], ROWS[0], ROWS[2]]
+    assert rows_of(str(tmp_path)) == [ROWS[1], ROWS[0], ROWS[2]]
+    assert rows_of(str(tmp_path / "*.jsonl")) == [ROWS[1], ROWS[0]]
+    assert rows_of(str(tmp_path / "**/*.jsonl")) == [ROWS[1], ROWS[0], ROWS[2]]
     table = open_source(str(tmp_path))
-    assert table.place(2) == f"{tmp_path / 'sub/c.jsonl'}: line 1"
+    assert table.location(2) == f"{tmp_path / 'sub/c.jsonl'}: line 1"
     write(tmp_path / "d.csv")
     with pytest.raises(
-        ValueError, match=r"has files of several kinds \(.csv, .jsonl\); choose one by a pattern"
+        ValueError, match=r"has files of several formats \(.csv, .jsonl\); select one with a file pattern"
     ):
         open_source(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"\*.parquet: the pattern has no files of rows in it"):
+    with pytest.raises(FileNotFoundError, match=r"\*.parquet: the pattern matches no data files"):
         open_source(str(tmp_path / "*.parquet"))
     (tmp_path / "e.doc").touch()
-    with pytest.raises(ValueError, match=r"e\.doc: expected a file of rows ending in"):
+    with pytest.raises(ValueError, match=r"e\.doc: expected a data file ending in"):
         open_source(str(tmp_path / "*.doc"))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "a.csv: the file is empty; its first line is to name the columns"),
+        ("a.csv", b"", "a.csv: the file is empty; its first line must name the columns"),
         ("a.csv", b"a,b\n", "a.csv: the file has no rows"),
         ("a.csv", b"a,a\n1,2\n", "a.csv: the first line names the column 'a' twice"),
         (
@@ -99,31 +99,33 @@ def test_folders_and_patterns_are_files_in_the_order_of_their_names(tmp_path: Pa
             b'a,b\n"x\ny",2\n1,2,3\n',
             "a.csv: line 4: 3 fields, where the first line names 2 columns: 'a', 'b'",
         ),
-        ("a.csv", b"a,b\n1,2\n\xff,2\n", "a.csv: line 3: expected UTF-8 text; byte 0 of it (0xff) is not"),
+        ("a.csv", b"a,b\n1,2\n\xff,2\n", "a.csv: line 3: expected UTF-8 text; byte 0 (0xff) is invalid"),
         ("a.txt", b" \n\n", "a.txt: the file has no rows"),
         ("a.jsonl", b"[1]\n", "a.jsonl: row 1: expected an object with named columns, or a string, got int"),
         ("a.jsonl", b'{"a": 1}\n{"a":\n', "a.jsonl: line 2: not valid JSON at column 6: Expecting value"),
-        ("a.parquet", b"PAR1", "a.parquet is damaged, or no such file"),
-        ("a.arrow", b"ARROW1", "a.arrow is damaged, or no such file"),
+        ("a.parquet", b"PAR1", "a.parquet: cannot be read: it is damaged or not in"),
+        ("a.arrow", b"ARROW1", "a.arrow: cannot be read: it is damaged or not in"),
     ],
 )
-def test_what_is_wrong_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+def test_an_error_names_the_file_and_the_line(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.") as raised:
-        listed(str(tmp_path / name))
+        rows_of(str(tmp_path / name))
     assert message in str(raised.value)
 
 
-def test_an_empty_list_is_refused() -> None:
-    with pytest.raises(ValueError, match="source: there are no rows"):
+def test_an_empty_list_is_an_error() -> None:
+    with pytest.raises(ValueError, match="source: the list has no rows"):
         open_source([])
     with pytest.raises(RowError, match="source: row 1: expected an object with named columns, or a string"):
-        listed([["a"]])
+        rows_of([["a"]])
 
 
-def test_a_large_file_is_looked_through_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", 7)
     rows = [{"a": "x" * (i % 11)} for i in range(200)]
     path = write(tmp_path / "a.jsonl", rows)
-    assert listed(str(path)) == rows
-    assert open_source(str(path)).place(150) == f"{path}: line 301"
+    assert rows_of(str(path)) == rows
+    assert open_source(str(path)).location(150) == f"{path}: line 301"

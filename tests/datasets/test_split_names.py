@@ -1,4 +1,4 @@
-"""Folders with training, validation and test files are never trained on as a whole."""
+"""In folders with training, validation and test files, only the files of the requested split are read."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ TOKENIZER = ByteTokenizer()
 
 
 def write(folder: Path, *names: str) -> Path:
-    """Write files of one row each, whose answer is the file's name."""
+    """Write files of one row each, with the file's name as the answer."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,9 +34,9 @@ def names_in(source: Path | str, **settings: Any) -> list[str]:
     dataset = InstructDataset(TOKENIZER, str(source), **settings)
     texts = []
     for i in range(len(dataset)):
-        found = dataset[i]
-        assert isinstance(found, Example)
-        texts.append(TOKENIZER.decode(found.tokens).rpartition("assistant\n")[2].removesuffix("<|im_end|>"))
+        encoded = dataset[i]
+        assert isinstance(encoded, Example)
+        texts.append(TOKENIZER.decode(encoded.tokens).rpartition("assistant\n")[2].removesuffix("<|im_end|>"))
     return texts
 
 
@@ -55,10 +55,12 @@ def names_in(source: Path | str, **settings: Any) -> list[str]:
         (["train_1.jsonl.gz.jsonl", "train_2.jsonl"], ["eval.jsonl"], ["test.2024.jsonl"]),
     ],
 )
-def test_each_split_has_its_own_files(
+def test_each_split_reads_only_its_files(
     train: list[str], held_out: list[str], test: list[str], tmp_path: Path
 ) -> None:
-    folder = write(tmp_path / "test set", *train, *held_out, *test)  # its own name tells nothing
+    folder = write(
+        tmp_path / "test set", *train, *held_out, *test
+    )  # the name of the source itself is ignored
     (folder / "README.md").write_text("About it.")
     assert names_in(folder) == train
     assert names_in(folder, split="validation") == held_out
@@ -66,7 +68,9 @@ def test_each_split_has_its_own_files(
     assert names_in(folder, split="train+test") == [*train, *test]
     assert names_in(folder, split="train[:1]") == train[:1]
     assert sorted(names_in(f"{folder}/**/*", split="validation")) == held_out
-    assert names_in(folder / held_out[0]) == held_out[:1], "one file is read whatever it is called"
+    assert names_in(folder / held_out[0]) == held_out[:1], (
+        "a file that is the source is read whatever its name"
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,25 +78,28 @@ def test_each_split_has_its_own_files(
     [
         (
             ["train.jsonl", "more.jsonl"],
-            "carry the name of a split, such as train.jsonl, and files that carry none, such as more",
+            "files with a split in their names, such as train.jsonl, and files without one, such as more",
         ),
-        (["train.jsonl", "train.csv"], "has files of several kinds (.csv, .jsonl); choose one by a pattern"),
+        (
+            ["train.jsonl", "train.csv"],
+            "has files of several formats (.csv, .jsonl); select one with a file pattern",
+        ),
         (["test.jsonl", "validation.jsonl"], "has no split 'train'; choose one of test, validation"),
-        (["train_test_split.jsonl", "b.jsonl"], "has the words of several splits (test, train)"),
+        (["train_test_split.jsonl", "b.jsonl"], "has several splits (test, train)"),
         (
             ["train_sft-00000-of-00001.parquet", "train_gen-00000-of-00001.parquet"],
-            "has several splits that 'train' may mean; choose one of train_gen, train_sft",
+            "has several splits that match 'train'; choose one of train_gen, train_sft",
         ),
     ],
 )
-def test_what_cannot_be_told_apart_is_a_question(names: list[str], message: str, tmp_path: Path) -> None:
+def test_an_unclear_split_is_an_error(names: list[str], message: str, tmp_path: Path) -> None:
     folder = write(tmp_path, *names)
     with pytest.raises(ValueError, match="has ") as raised:
         names_in(folder)
     assert message in str(raised.value)
 
 
-def test_every_dataset_reads_the_split_that_it_is_asked_for(tmp_path: Path) -> None:
+def test_every_dataset_reads_the_requested_split(tmp_path: Path) -> None:
     rows = {"prompt": "Q", "chosen": "A", "rejected": "B", "completion": "A", "text": "T"}
     for name in ("train", "test"):
         (tmp_path / f"{name}.jsonl").write_text(
@@ -106,13 +113,13 @@ def test_every_dataset_reads_the_split_that_it_is_asked_for(tmp_path: Path) -> N
         assert isinstance(text, list)
         assert isinstance(pair, Pair)
         assert isinstance(chat, Example)
-        for found in (*text, pair.chosen, pair.rejected, chat):
-            said = TOKENIZER.decode(found.tokens)
-            assert split in said
-            assert ("test" if split == "train" else "train") not in said
+        for encoded in (*text, pair.chosen, pair.rejected, chat):
+            decoded = TOKENIZER.decode(encoded.tokens)
+            assert split in decoded
+            assert ("test" if split == "train" else "train") not in decoded
 
 
-def test_a_clone_of_a_hub_repository_trains_on_its_train_split(tmp_path: Path) -> None:
+def test_a_clone_of_a_hub_repository_reads_only_its_train_split(tmp_path: Path) -> None:
     files = ["{split: train, path: sets/one.jsonl}", "{split: test, path: sets/two.jsonl}"]
     header = f"configs:\n- config_name: default\n  data_files: [{', '.join(files)}]\n"
     folder = write(tmp_path, "sets/one.jsonl", "sets/two.jsonl", "sets/unlisted.jsonl", ".git/x.jsonl")
@@ -123,7 +130,7 @@ def test_a_clone_of_a_hub_repository_trains_on_its_train_split(tmp_path: Path) -
         names_in(folder, split="validation")
 
 
-def test_prompts_are_read_from_the_file_that_is_named(tmp_path: Path) -> None:
+def test_prompts_are_read_only_from_the_given_file(tmp_path: Path) -> None:
     write(tmp_path, "train.jsonl", "test.jsonl")
     (prompt,) = read_prompts(tmp_path / "test.jsonl")
     assert prompt.row["output"] == "test.jsonl"

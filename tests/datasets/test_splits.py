@@ -1,4 +1,4 @@
-"""Splits and ranges of rows of local sources, compared with what the `datasets` library makes of the same words."""
+"""Splits and ranges of rows of local sources, compared with those of the `datasets` library."""
 
 import json
 import warnings
@@ -26,7 +26,7 @@ UNNAMED = [
 
 
 def write(folder: Path, names: list[str]) -> Path:
-    """Write files of one row each, which holds the file's name."""
+    """Write files of one row each, with the file's name in a column."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps({"file": name}))
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
         "train[:]", "train+validation", "train[:5]+test", "train[-5:]+train[:5]+validation[10%:30%]",
     ],
 )  # fmt: skip
-def test_ranges_are_those_of_the_datasets_library(
+def test_ranges_equal_those_of_the_datasets_library(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, split: str
 ) -> None:
     files = {name: str(folder / f"{name}.jsonl") for name in SHORT}
@@ -69,33 +69,33 @@ def test_ranges_of_a_file_a_list_and_a_pattern(folder: Path) -> None:
     assert rows_of(str(folder / "*.jsonl"), split="train[-2:] + test[:1]") == [*rows[-2:], {"row": "test 0"}]
     assert rows_of(rows, split="train[:50%]") == rows[:18]
     table = open_source(str(folder), split="train[30:]+test[1:]")
-    assert table.place(0) == f"{folder / 'train.jsonl'}: line 31"
-    assert table.place(7) == f"{folder / 'test.jsonl'}: line 2"
+    assert table.location(0) == f"{folder / 'train.jsonl'}: line 31"
+    assert table.location(7) == f"{folder / 'test.jsonl'}: line 2"
 
 
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("", "split: expected a name, a range of its rows or several of them"),
-        ("train[5]", "split: expected a name, a range of its rows or several of them"),
+        ("", "split: expected the name of a split, a range of its rows or several of these"),
+        ("train[5]", "split: expected the name of a split, a range of its rows or several of these"),
         ("train[:x]", "train[10%:20%] or train+validation, got 'train[:x]'"),
-        ("train+", "split: expected a name"),
+        ("train+", "split: expected the name of a split"),
         ("train[:110%]", "split: expected percentages from -100% to 100%, got 'train[:110%]'"),
-        ("train[5:5]", "split: the range of 'train' holds no rows; the split has 37, this is 5:5"),
-        ("train[100:]", "split: the range of 'train' holds no rows; the split has 37, this is 37:37"),
-        ("test[:10%]", "split: the range of 'test' holds no rows; the split has 3, this is 0:0"),
+        ("train[5:5]", "split: the range 5:5 of 'train' is empty; the split has 37 rows"),
+        ("train[100:]", "split: the range 37:37 of 'train' is empty; the split has 37 rows"),
+        ("test[:10%]", "split: the range 0:0 of 'test' is empty; the split has 3 rows"),
         ("tests", "has no split 'tests'; choose one of test, train, validation"),
         ("train+other", "has no split 'other'; choose one of test, train, validation"),
     ],
 )
-def test_a_split_that_is_not_there_or_means_nothing(folder: Path, split: str, message: str) -> None:
+def test_a_missing_or_invalid_split_is_an_error(folder: Path, split: str, message: str) -> None:
     assert message in error_of(folder, split=split)
 
 
 @pytest.mark.parametrize("train", TRAIN)
 @pytest.mark.parametrize("validation", VALIDATION)
 @pytest.mark.parametrize("test", TEST)
-def test_names_of_files_and_folders_tell_the_split(
+def test_names_of_files_and_folders_set_the_split(
     tmp_path: Path, train: str, validation: str, test: str
 ) -> None:
     write(tmp_path, [train, validation, test])
@@ -108,7 +108,7 @@ def test_names_of_files_and_folders_tell_the_split(
 
 
 @pytest.mark.parametrize("name", UNNAMED)
-def test_other_words_are_no_names_of_splits(tmp_path: Path, name: str) -> None:
+def test_similar_words_are_not_names_of_splits(tmp_path: Path, name: str) -> None:
     write(tmp_path, [name, "a.jsonl"])
     assert files_read(tmp_path) == sorted([name, "a.jsonl"])
     message = f"split: {tmp_path} has no split 'test'; no file or folder in it has that name"
@@ -117,35 +117,37 @@ def test_other_words_are_no_names_of_splits(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("named", ["train.jsonl", "test.jsonl", "dev/a.jsonl"])
 @pytest.mark.parametrize("split", ["train", "test", "validation"])
-def test_files_of_which_some_have_a_name_are_a_question(tmp_path: Path, named: str, split: str) -> None:
+def test_files_with_and_without_a_split_in_their_names_are_an_error(
+    tmp_path: Path, named: str, split: str
+) -> None:
     write(tmp_path, [named, "extra.jsonl"])
-    said = error_of(tmp_path, split=split)
+    error = error_of(tmp_path, split=split)
     if split in named or (split, named) == ("validation", "dev/a.jsonl"):
-        assert f"has files that carry the name of a split, such as {named}, and files that carry none" in said
-        assert "such as extra.jsonl; choose files by a pattern, or give one file as the source" in said
+        assert f"has files with a split in their names, such as {named}, and files without one" in error
+        assert "such as extra.jsonl; use a file pattern or one file as the source" in error
     else:
-        assert f"has no split {split!r}; choose one of " in said
+        assert f"has no split {split!r}; choose one of " in error
 
 
-def test_a_name_of_two_splits_is_a_question(tmp_path: Path) -> None:
+def test_a_name_with_two_splits_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, ["train-vs-test.jsonl", "dev.jsonl"])
-    said = error_of(tmp_path)
-    assert "the name 'train-vs-test.jsonl' of " in said
-    assert "has the words of several splits (test, train); rename it, choose files by a pattern" in said
+    error = error_of(tmp_path)
+    assert "the name 'train-vs-test.jsonl' in " in error
+    assert "has several splits (test, train); rename it, or use a file pattern" in error
     assert files_read(tmp_path / "train-vs-test.jsonl") == ["train-vs-test.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "dev/val-1.jsonl", "rows.jsonl"])
-def test_one_file_is_read_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_the_source_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
     assert files_read(write(tmp_path, [name]) / name) == [name]
 
 
-def test_one_file_is_also_the_split_that_its_name_tells(tmp_path: Path) -> None:
+def test_a_file_that_is_the_source_also_belongs_to_the_split_in_its_name(tmp_path: Path) -> None:
     write(tmp_path, ["test/rows.jsonl", "dev-1.jsonl"])
     assert files_read(tmp_path / "dev-1.jsonl", split="validation[:1]") == ["dev-1.jsonl"]
     for source, split in (("dev-1.jsonl", "test"), ("test/rows.jsonl", "test")):
-        said = error_of(tmp_path / source, split=split)
-        assert f"is local and has no split {split!r}; name that split's file as the source" in said
+        error = error_of(tmp_path / source, split=split)
+        assert f"has no split {split!r}; use that split's file as the source" in error
 
 
 def test_a_pattern_that_names_a_split_needs_no_setting(tmp_path: Path) -> None:
@@ -154,16 +156,16 @@ def test_a_pattern_that_names_a_split_needs_no_setting(tmp_path: Path) -> None:
     assert files_read(tmp_path / "t*-1.jsonl") == ["train-1.jsonl"]
     assert "has no split 'train'; choose one of test" in error_of(tmp_path / "te*-*.jsonl")
     write(tmp_path, ["train/a.jsonl", "train/test.jsonl"])
-    assert "has files that carry the name of a split" in error_of(tmp_path / "train/*.jsonl", split="test")
+    assert "has files with a split in their names" in error_of(tmp_path / "train/*.jsonl", split="test")
 
 
-def test_a_folder_within_the_path_of_the_source_tells_nothing(tmp_path: Path) -> None:
+def test_the_path_of_the_source_itself_does_not_set_the_split(tmp_path: Path) -> None:
     write(tmp_path, ["test/a.jsonl", "test/b.jsonl"])
     assert files_read(tmp_path / "test") == ["test/a.jsonl", "test/b.jsonl"]
     assert "has no split 'train'; choose one of test" in error_of(tmp_path)
 
 
-def test_other_splits_are_found_by_their_very_name(tmp_path: Path) -> None:
+def test_other_splits_are_selected_by_their_exact_name(tmp_path: Path) -> None:
     shards = [
         f"data/{name}-0000{i}-of-00002.jsonl"
         for name in ("train_sft", "train_gen", "test_sft")
@@ -172,15 +174,13 @@ def test_other_splits_are_found_by_their_very_name(tmp_path: Path) -> None:
     write(tmp_path, shards)
     assert files_read(tmp_path, split="train_sft") == shards[:2]
     assert files_read(tmp_path, split="test") == shards[4:]
-    assert "has several splits that 'train' may mean; choose one of train_gen, train_sft" in error_of(
-        tmp_path
-    )
+    assert "has several splits that match 'train'; choose one of train_gen, train_sft" in error_of(tmp_path)
     write(tmp_path, ["data/train-00000-of-00001.jsonl"])
     assert files_read(tmp_path) == ["data/train-00000-of-00001.jsonl"]
     assert files_read(tmp_path, split="train_gen") == shards[2:4]
 
 
-def test_a_folder_or_file_can_be_called_like_a_split_of_ones_own(tmp_path: Path) -> None:
+def test_a_folder_or_file_name_can_be_a_custom_split(tmp_path: Path) -> None:
     write(tmp_path, ["faq/a.jsonl", "faq/b.jsonl", "chats.jsonl"])
     assert files_read(tmp_path, split="faq") == ["faq/a.jsonl", "faq/b.jsonl"]
     assert files_read(tmp_path, split="chats") == ["chats.jsonl"]
@@ -193,11 +193,12 @@ def test_a_list_of_rows_has_one_split() -> None:
 
 
 def saved(folder: Path, splits: dict[str, int]) -> datasets.DatasetDict:
-    tables = {name: datasets.Dataset.from_dict({"file": [name] * n}) for name, n in splits.items()}
-    found = datasets.DatasetDict(tables)
+    tables = datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"file": [name] * n}) for name, n in splits.items()}
+    )
     with warnings.catch_warnings():
-        found.save_to_disk(folder)
-    return found
+        tables.save_to_disk(folder)
+    return tables
 
 
 def test_a_saved_dataset_dict_has_its_splits(tmp_path: Path) -> None:
@@ -214,21 +215,21 @@ def test_a_saved_dataset_dict_has_its_splits(tmp_path: Path) -> None:
     assert files_read(tmp_path / "dev", split="validation") == ["dev"] * 2
 
 
-def test_saved_folders_are_told_apart_by_their_names(tmp_path: Path) -> None:
+def test_names_of_saved_folders_set_the_split(tmp_path: Path) -> None:
     for name in ("my_train", "my_test"):
         datasets.Dataset.from_dict({"file": [name]}).save_to_disk(tmp_path / name)
     assert files_read(tmp_path) == ["my_train"]
     assert files_read(tmp_path, split="test") == ["my_test"]
     datasets.Dataset.from_dict({"file": ["extra"]}).save_to_disk(tmp_path / "extra")
-    assert "has files that carry the name of a split, such as my_t" in error_of(tmp_path)
+    assert "has files with a split in their names, such as my_t" in error_of(tmp_path)
     assert files_read(tmp_path / "my_*", split="test") == ["my_test"]
 
 
-def test_a_stream_has_splits_and_no_ranges(tmp_path: Path) -> None:
+def test_a_stream_supports_splits_but_not_ranges(tmp_path: Path) -> None:
     for name in ("train-1", "train-2", "test"):
         datasets.Dataset.from_dict({"file": [name] * 2}).to_parquet(tmp_path / f"{name}.parquet")
     streamed = {"streaming": True}
     assert files_read(tmp_path, load_options=streamed) == ["train-1", "train-1", "train-2", "train-2"]
     assert files_read(tmp_path, split="test", load_options=streamed) == ["test", "test"]
-    said = error_of(tmp_path, split="train[:1]", load_options=streamed)
-    assert said == "load_options.streaming: a range of rows cannot be streamed; use load_options.rows"
+    error = error_of(tmp_path, split="train[:1]", load_options=streamed)
+    assert error == "load_options.streaming: a range of rows cannot be streamed; use load_options.rows"

@@ -1,4 +1,4 @@
-"""Streams: Parquet files read by `datasets` itself, compared with the rows that were written into them."""
+"""Streams of Parquet files, compared with the rows that were written to the files."""
 
 import itertools
 import pickle
@@ -24,7 +24,7 @@ STREAMED: dict[str, str | int | bool] = {"streaming": True}
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Write 100 rows into five files, one of them empty; a block is of 8 rows."""
+    """Write 100 rows into five files, one of them empty; a block has 8 rows."""
     monkeypatch.setattr(_stream, "BLOCK", BLOCK)
     ends = list(itertools.accumulate(SIZES))
     for i, (end, size) in enumerate(zip(ends, SIZES, strict=True)):
@@ -35,7 +35,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def text(row: int) -> str:
-    """Return what stands in a row; lengths differ."""
+    """Return the text of a row; lengths differ."""
     return f"{row:03d}" + "x" * (row * 7 % 23)
 
 
@@ -49,33 +49,33 @@ def batches(source: str, batch_size: int = 4, **settings: Any) -> Batches[Exampl
     )
 
 
-def read(drawn: list[list[Example]]) -> list[list[str]]:
-    """Name the rows that were drawn by their first three characters."""
-    return [[TOKENIZER.decode(example.tokens[1:4]) for example in row] for row in drawn]
+def read(packs: list[list[Example]]) -> list[list[str]]:
+    """Return the numbers of the rows in each pack, which are the first three characters of their texts."""
+    return [[TOKENIZER.decode(example.tokens[1:4]) for example in pack] for pack in packs]
 
 
-def test_any_row_can_be_asked_for_in_any_order(source: str) -> None:
+def test_rows_can_be_read_in_any_order(source: str) -> None:
     table = open_source(source, load_options=STREAMED)
     assert len(table) == N
     for row in [0, 1, 99, 7, 8, 50, 49, 98, 0]:
         assert table[row] == {"text": text(row)}
-    assert table.place(7) == f"{source}: row 8"
+    assert table.location(7) == f"{source}: row 8"
 
 
 @pytest.mark.parametrize("packed_length", [None, 64])
-def test_every_epoch_holds_every_row_once(source: str, packed_length: int | None) -> None:
-    found = batches(source, packed_length=packed_length)
+def test_every_epoch_has_every_row_once(source: str, packed_length: int | None) -> None:
+    actual = batches(source, packed_length=packed_length)
     epochs = 3
-    n_rows = found.steps_in(epochs) * 4
-    drawn = Counter(name for row in read(found.take(n_rows)) for name in row)
-    assert set(drawn) == {f"{row:03d}" for row in range(N)}
-    assert min(drawn.values()) == epochs
-    assert sum(drawn.values()) < epochs * N + 4 * 22  # the last batch reaches into the next epoch
+    n_rows = actual.steps_in(epochs) * 4
+    counts = Counter(name for row in read(actual.take(n_rows)) for name in row)
+    assert set(counts) == {f"{row:03d}" for row in range(N)}
+    assert min(counts.values()) == epochs
+    assert sum(counts.values()) < epochs * N + 4 * 22  # the last batch reaches into the next epoch
 
 
-def test_rows_are_shuffled_within_blocks_and_anew_in_every_epoch(source: str) -> None:
-    found = batches(source)
-    first, second = ([int(row[0]) for row in read(found.take(N))] for _ in range(2))
+def test_rows_are_shuffled_within_blocks_differently_in_every_epoch(source: str) -> None:
+    actual = batches(source)
+    first, second = ([int(row[0]) for row in read(actual.take(N))] for _ in range(2))
     assert first != second
     for order in (first, second):
         assert order != sorted(order)
@@ -92,167 +92,167 @@ def test_the_order_is_the_same_for_any_number_of_ranks(source: str, packed_lengt
             batches(source, 3, packed_length=packed_length, rank=rank, size=size) for rank in range(size)
         ]
         for call in range(96 // (3 * size)):
-            for rank, found in enumerate(ranks):
+            for rank, actual in enumerate(ranks):
                 first = 3 * (call * size + rank)
-                names = [TOKENIZER.decode(tokens) for tokens in next(found).tokens[:, 1:4].tolist()]
+                names = [TOKENIZER.decode(tokens) for tokens in next(actual).tokens[:, 1:4].tolist()]
                 assert names == [row[0] for row in alone[first : first + 3]]
 
 
 @pytest.mark.parametrize("packed_length", [None, 64])
 @pytest.mark.parametrize("stop", [0, 1, 9, 30, 60, 140])
-def test_a_stream_is_taken_up_where_it_was_left(source: str, packed_length: int | None, stop: int) -> None:
-    unbroken = batches(source, packed_length=packed_length)
-    unbroken.take(stop)
-    state = pickle.loads(pickle.dumps(unbroken.state_dict()))
+def test_a_stream_resumes_where_it_stopped(source: str, packed_length: int | None, stop: int) -> None:
+    uninterrupted = batches(source, packed_length=packed_length)
+    uninterrupted.take(stop)
+    state = pickle.loads(pickle.dumps(uninterrupted.state_dict()))
     resumed = batches(source, packed_length=packed_length)
     resumed.load_state_dict(state)
-    assert read(resumed.take(150)) == read(unbroken.take(150))
+    assert read(resumed.take(150)) == read(uninterrupted.take(150))
 
 
-def test_taking_up_reads_a_few_blocks_and_not_what_stands_before(
+def test_resuming_reads_a_few_blocks_and_not_all_earlier_ones(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = batches(source, packed_length=64)
-    found.take(20)
-    while found.state_dict()["window"] % 7 != 5:  # some way into an epoch of seven windows
-        found.take(1)
+    actual = batches(source, packed_length=64)
+    actual.take(20)
+    while actual.state_dict()["window"] % 7 != 5:  # some way into an epoch of seven windows
+        actual.take(1)
     resumed = batches(source, packed_length=64)
     read_rows = 0
-    taken = _stream.StreamTable._read
+    original_read = _stream.StreamTable._read
 
     def counted(self: _stream.StreamTable, n: int, rows: Any) -> Any:
         nonlocal read_rows
         read_rows += n
-        return taken(self, n, rows)
+        return original_read(self, n, rows)
 
     monkeypatch.setattr(_stream.StreamTable, "_read", counted)
-    resumed.load_state_dict(found.state_dict())
-    assert read(resumed.take(1)) == read(found.take(1))
+    resumed.load_state_dict(actual.state_dict())
+    assert read(resumed.take(1)) == read(actual.take(1))
     assert read_rows <= 6 * BLOCK
 
 
-def test_bookmarks_are_few_and_those_of_the_latest_blocks_in_every_epoch(
-    source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_bookmarks_of_the_latest_blocks_are_kept(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_stream, "_MAX_BOOKMARKS", 3)
-    found = batches(source)
+    actual = batches(source)
     for _ in range(5):  # through two epochs
-        found.take(50)
-        table = found._windows.dataset._table  # type: ignore[attr-defined]  # a RowDataset's
+        actual.take(50)
+        table = actual._windows.dataset._table  # type: ignore[attr-defined]  # a RowDataset's
         assert len(table._bookmarks) <= 4
-        assert found.state_dict()["bookmarks"]
+        assert actual.state_dict()["bookmarks"]
     resumed = batches(source)
-    resumed.load_state_dict(found.state_dict())
-    assert read(resumed.take(30)) == read(found.take(30))
+    resumed.load_state_dict(actual.state_dict())
+    assert read(resumed.take(30)) == read(actual.take(30))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_processes_that_read_ahead_change_nothing(source: str, workers: int) -> None:
-    with batches(source, workers=workers) as ahead, batches(source) as found:
-        assert read(ahead.take(250)) == read(found.take(250))
+def test_workers_that_read_ahead_do_not_change_the_batches(source: str, workers: int) -> None:
+    with batches(source, workers=workers) as ahead, batches(source) as actual:
+        assert read(ahead.take(250)) == read(actual.take(250))
         state = ahead.state_dict()
     assert state["bookmarks"]
     resumed = batches(source)
     resumed.load_state_dict(state)
-    assert read(resumed.take(60)) == read(found.take(60))
+    assert read(resumed.take(60)) == read(actual.take(60))
 
 
-def test_some_of_the_rows_are_used_where_rows_says_so(source: str) -> None:
+def test_the_option_rows_limits_the_number_of_rows(source: str) -> None:
     for rows in (10, "10"):
-        found = streamed(source, rows=rows)
-        assert len(found) == 10
-    assert [found[i] for i in range(10)] == [streamed(source)[i] for i in range(10)]
+        dataset = streamed(source, rows=rows)
+        assert len(dataset) == 10
+    assert [dataset[i] for i in range(10)] == [streamed(source)[i] for i in range(10)]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"streaming": "perhaps"}, "load_options.streaming: expected true or false, got 'perhaps'"),
         ({"streaming": True, "rows": 0}, "load_options.rows: expected a number above 0, got 0"),
         ({"streaming": True, "rows": "few"}, "load_options.rows: expected a number above 0, got 'few'"),
-        ({"streaming": True, "rows": 101}, r"load_options.rows: .* has 100 rows, not 101"),
-        ({"rows": 10}, "load_options.rows: is for streams"),
+        ({"streaming": True, "rows": 101}, r"load_options.rows: .* has only 100 rows, got 101"),
+        ({"rows": 10}, "load_options.rows: has an effect only with streaming"),
         ({"name": "en"}, "name would have no effect"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(source: str, options: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_options_are_errors(source: str, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TextCompletionDataset(TOKENIZER, source, load_options=options)
 
 
-def test_what_cannot_be_streamed_is_refused(source: str, tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_streamed_is_an_error(source: str, tmp_path: Path) -> None:
     lines = tmp_path / "lines" / "rows.jsonl"
     lines.parent.mkdir()
     lines.write_text('{"text": "a"}\n')
     with pytest.raises(
-        ValueError, match=r"of local files, only Parquet is streamed; .*rows.jsonl is read row"
+        ValueError, match=r"only Parquet files can be streamed; remove it: .*rows.jsonl is read row"
     ):
         streamed(str(lines))
     lines.unlink()
-    with pytest.raises(ValueError, match="a list of rows is in memory already"):
+    with pytest.raises(ValueError, match="has no effect on a list of rows, which is already in memory"):
         TextCompletionDataset(TOKENIZER, [{"text": "a"}], load_options=STREAMED)
-    with pytest.raises(ValueError, match="rows that are streamed cannot be mixed with others"):
+    with pytest.raises(ValueError, match="a streamed dataset cannot be concatenated"):
         ConcatDataset(TOKENIZER, [lazy(TextCompletionDataset, source=source, load_options=STREAMED)])
     (tmp_path / "part-1.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match=r"part-1.parquet is damaged, or no Parquet file"):
+    with pytest.raises(
+        ValueError, match=r"part-1.parquet: cannot be read: it is damaged or not a Parquet file"
+    ):
         streamed(source)
 
 
 class Hub:
-    """Stands in for `datasets.load_dataset`: streams local files under the name of a data set on the hub."""
+    """Replaces `datasets.load_dataset`: streams local files under the name of a dataset on the hub."""
 
-    def __init__(self, source: str, told: int | None) -> None:
-        self.source, self.told = source, told
+    def __init__(self, source: str, n_declared: int | None) -> None:
+        self.source, self.n_declared = source, n_declared
         self.load = datasets.load_dataset
 
     def __call__(self, path: str, split: str, streaming: bool = False) -> Any:
         files = [str(Path(self.source, f"part-{i}.parquet")) for i, size in enumerate(SIZES) if size]
         stream = self.load("parquet", data_files=files, split=split, streaming=streaming)
-        if self.told is not None:
-            stream.info.splits = {split: datasets.SplitInfo(split, num_examples=self.told)}
+        if self.n_declared is not None:
+            stream.info.splits = {split: datasets.SplitInfo(split, num_examples=self.n_declared)}
         return stream
 
 
-def test_a_data_set_of_the_hub_is_streamed(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_on_the_hub_is_streamed(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", Hub(source, N))
-    found = TextCompletionDataset(TOKENIZER, "who/what", load_options=STREAMED)
-    drawn = [found[i] for i in range(N)]
-    assert found.place(3) == "who/what: row 4"
+    dataset = TextCompletionDataset(TOKENIZER, "who/what", load_options=STREAMED)
+    rows = [dataset[i] for i in range(N)]
+    assert dataset.location(3) == "who/what: row 4"
     monkeypatch.undo()
-    assert drawn == [streamed(source)[i] for i in range(N)]
+    assert rows == [streamed(source)[i] for i in range(N)]
 
 
-def test_a_data_set_that_does_not_say_how_long_it_is_needs_a_number(
+def test_a_stream_of_unknown_length_needs_the_option_rows(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "load_dataset", Hub(source, None))
     with pytest.raises(
-        ValueError, match=r"who/what: does not say how many rows it has; load_options.rows is to"
+        ValueError, match=r"who/what: the number of rows is unknown; set load_options.rows to"
     ):
         streamed("who/what")
-    found = streamed("who/what", rows=150)
-    assert len(found) == 150
+    dataset = streamed("who/what", rows=150)
+    assert len(dataset) == 150
     with pytest.raises(
-        ValueError, match=r"who/what: row 101: the stream has 100 rows, not 150; load_options.rows"
+        ValueError, match=r"who/what: row 101: the stream has 100 rows, not 150; correct load_options.rows"
     ):
-        found[100]
+        dataset[100]
     with pytest.raises(ValueError, match="who/what: row 121: the stream has fewer rows, not 150"):
-        found[120]
+        dataset[120]
 
 
-def test_a_stream_that_breaks_off_is_named_and_can_go_on(
+def test_an_interrupted_stream_is_an_error_and_can_be_read_again(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = streamed(source)
+    dataset = streamed(source)
     last = Path(source, "part-3.parquet")
-    kept = last.read_bytes()
-    last.write_bytes(kept[:50])
-    with pytest.raises(OSError, match=r"row \d+: the stream broke off: ArrowInvalid"):
-        list(map(found.__getitem__, range(N)))
-    last.write_bytes(kept)
-    assert [found[i] for i in range(N)] == [streamed(source)[i] for i in range(N)]
+    content = last.read_bytes()
+    last.write_bytes(content[:50])
+    with pytest.raises(OSError, match=r"row \d+: the stream was interrupted: ArrowInvalid"):
+        list(map(dataset.__getitem__, range(N)))
+    last.write_bytes(content)
+    assert [dataset[i] for i in range(N)] == [streamed(source)[i] for i in range(N)]
 
 
 def test_a_stream_of_instructions_names_a_missing_column(source: str) -> None:
-    with pytest.raises(ValueError, match=r"row 1: no column 'instruction'; the columns found are 'text'"):
+    with pytest.raises(ValueError, match=r"row 1: no column 'instruction'; the row's columns are 'text'"):
         InstructDataset(TOKENIZER, source, template="alpaca", load_options=STREAMED)

@@ -1,4 +1,4 @@
-"""Files of plain text: only line ends end a line."""
+"""Plain text files: only line ends end a line."""
 
 import pickle
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.datasets.reading import error_of, rows_of
 from torchtune.datasets import open_source
 
 INSIDE = "\x00 \x0b \x0c \x1c \x1d \x1e \x85 \u2028 \u2029 \ufeff \t \u3000"
-"""What Python's `splitlines` and other readers take for line ends, and other white space."""
+"""Characters that Python's `splitlines` and other readers treat as line ends, and other white space."""
 
 
 def texts(path: Path) -> list[str]:
@@ -35,15 +35,13 @@ def test_a_carriage_return_within_a_line_is_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64])
-def test_lines_longer_than_what_is_read_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
+def test_lines_longer_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr("torchtune.datasets._records._CHUNK", size)
     lines = [" " * (i % 3) + "ab" * (i % 9) + str(i) for i in range(80)]
     path = tmp_path / "a.txt"
     path.write_text("\n \n".join([*lines, "", 30 * " "]))
     assert texts(path) == lines
-    assert open_source(str(path)).place(79) == f"{path}: line 159"
+    assert open_source(str(path)).location(79) == f"{path}: line 159"
 
 
 @pytest.mark.parametrize(
@@ -58,16 +56,16 @@ def test_lines_longer_than_what_is_read_at_a_time(
         (b"\0\1\2\0\0\0\4\0", "binary, or UTF-16 text"),
     ],
 )
-def test_what_only_looks_like_text_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
+def test_binary_and_utf_16_files_are_errors(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     assert error_of(path).startswith(f"a.txt: the file is {message}")
 
 
-def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
+def test_a_line_in_another_encoding_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("one\n\nGröße\n".encode("latin-1"))
     assert (
         error_of(path)
-        == "a.txt: line 3: expected UTF-8 text; byte 2 of it (0xf6) is not; save the file as UTF-8"
+        == "a.txt: line 3: expected UTF-8 text; byte 2 (0xf6) is invalid; save the file as UTF-8"
     )

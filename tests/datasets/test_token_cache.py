@@ -1,4 +1,4 @@
-"""Rows that were encoded before are the same, are not encoded again, and are never out of date."""
+"""Cached rows equal encoded ones, are not encoded again, and are never out of date."""
 
 import json
 import logging
@@ -56,7 +56,7 @@ KINDS: dict[str, Any] = {
 
 
 def read(dataset: Any, folder: Path | None) -> tuple[list[Any], int]:
-    """Read all rows, and count what was encoded for it."""
+    """Read all rows, and count how many texts were encoded."""
     if folder is not None:
         dataset.use_cache(str(folder))
     before = Counting.calls
@@ -67,7 +67,7 @@ def read(dataset: Any, folder: Path | None) -> tuple[list[Any], int]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cached_rows_are_the_same_and_not_encoded_again(kind: str, tmp_path: Path) -> None:
+def test_cached_rows_are_equal_and_not_encoded_again(kind: str, tmp_path: Path) -> None:
     plain, n = read(KINDS[kind](Counting()), None)
     assert n > 0
     assert read(KINDS[kind](Counting()), tmp_path)[0] == plain
@@ -75,7 +75,7 @@ def test_cached_rows_are_the_same_and_not_encoded_again(kind: str, tmp_path: Pat
     assert read(pickle.loads(pickle.dumps(KINDS[kind](Counting()))), tmp_path) == (plain, 0)
 
 
-def test_what_changes_tokens_changes_what_is_found(tmp_path: Path) -> None:
+def test_a_change_of_tokens_is_a_cache_miss(tmp_path: Path) -> None:
     read(InstructDataset(Counting(), ROWS), tmp_path)
     changed: list[Any] = [
         InstructDataset(Counting("b"), ROWS),
@@ -86,11 +86,11 @@ def test_what_changes_tokens_changes_what_is_found(tmp_path: Path) -> None:
     ]
     for dataset in changed:
         plain, n = read(dataset, None)
-        assert read(dataset, tmp_path) == (plain, n), "all of it was encoded"
+        assert read(dataset, tmp_path) == (plain, n), "all rows were encoded"
     reordered, n = read(
         InstructDataset(Counting(), [*reversed(ROWS), {"instruction": "New.", "output": "1"}]), tmp_path
     )
-    assert n == 1, "the new row alone"
+    assert n == 1, "only the new row"
     assert len(reordered) == 101
 
 
@@ -98,23 +98,23 @@ def test_a_damaged_or_unfinished_cache_is_encoded_again(tmp_path: Path) -> None:
     plain, n = read(InstructDataset(Counting(), ROWS), tmp_path)
     (rows,) = tmp_path.glob("*.rows")
     (index,) = tmp_path.glob("*.index")
-    whole, entries = rows.read_bytes(), index.read_bytes()
+    records, entries = rows.read_bytes(), index.read_bytes()
     damage = {
-        "cut records": (whole[: len(whole) // 2], entries),
-        "cut index": (whole, entries[: len(entries) // 2 + 5]),
-        "flipped": (bytes(b ^ 1 if i % 97 == 0 else b for i, b in enumerate(whole)), entries),
+        "cut records": (records[: len(records) // 2], entries),
+        "cut index": (records, entries[: len(entries) // 2 + 5]),
+        "flipped": (bytes(b ^ 1 if i % 97 == 0 else b for i, b in enumerate(records)), entries),
         "empty": (b"", b""),
         "no rows": (None, entries),
     }
-    for name, (content, places) in damage.items():
+    for name, (content, index_content) in damage.items():
         for file in tmp_path.iterdir():
             file.unlink()
         if content is not None:
             rows.write_bytes(content)
-        index.write_bytes(places)
-        found, again = read(InstructDataset(Counting(), ROWS), tmp_path)
-        assert found == plain, name
-        assert 0 < again <= n, name
+        index.write_bytes(index_content)
+        encoded, n_encoded = read(InstructDataset(Counting(), ROWS), tmp_path)
+        assert encoded == plain, name
+        assert 0 < n_encoded <= n, name
         assert read(InstructDataset(Counting(), ROWS), tmp_path) == (plain, 0), name
 
 
@@ -143,20 +143,20 @@ def test_a_full_disk_ends_the_cache_and_not_the_run(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         rows = [dataset[i] for i in range(100)]
     assert rows == read(InstructDataset(Counting(), ROWS), None)[0]
-    assert "rows are not cached any more: [Errno 28] No space left on device" in caplog.text
-    writer._waiting = []
+    assert "rows are no longer cached: [Errno 28] No space left on device" in caplog.text
+    writer._pending = []
 
 
-def test_parts_of_a_concatenation_are_cached_and_others_are_told(
+def test_concatenated_datasets_are_cached_and_a_missing_fingerprint_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    both = ConcatDataset(Counting(), [KINDS["instruct"], KINDS["text"]])
-    both.use_cache(str(tmp_path))
-    assert all(part._cache is not None for part in both._parts)  # type: ignore[attr-defined]  # both are of rows
-    bare = InstructDataset(ByteTokenizer(), ROWS)
-    bare.use_cache(str(tmp_path))
-    assert bare._cache is None
-    assert "rows are not cached: ByteTokenizer does not say what it depends on" in caplog.text
+    concatenated = ConcatDataset(Counting(), [KINDS["instruct"], KINDS["text"]])
+    concatenated.use_cache(str(tmp_path))
+    assert all(part._cache is not None for part in concatenated._parts)  # type: ignore[attr-defined]  # concatenated are of rows
+    without_fingerprint = InstructDataset(ByteTokenizer(), ROWS)
+    without_fingerprint.use_cache(str(tmp_path))
+    assert without_fingerprint._cache is None
+    assert "rows are not cached: the tokenizer ByteTokenizer has no fingerprint method" in caplog.text
 
 
 def test_a_real_tokenizer_depends_on_its_files(tmp_path: Path) -> None:

@@ -1,44 +1,44 @@
-"""A folder is complete or not there."""
+"""Folders are written atomically."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from torchtune.files import written_whole
+from torchtune.files import atomic_folder
 
 
 def fill(target: Path, text: str, *, overwrite: bool = False) -> None:
-    with written_whole(target, overwrite=overwrite) as folder:
+    with atomic_folder(target, overwrite=overwrite) as folder:
         assert not list(folder.iterdir())
         (folder / "file").write_text(text)
 
 
-def test_a_folder_appears_once_it_is_written(tmp_path: Path) -> None:
+def test_a_folder_appears_once_it_is_complete(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b"
-    with written_whole(target) as folder:
-        (folder / "file").write_text("whole")
+    with atomic_folder(target) as folder:
+        (folder / "file").write_text("complete")
         assert not target.exists()
-    assert (target / "file").read_text() == "whole"
+    assert (target / "file").read_text() == "complete"
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_what_a_killed_attempt_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_the_partial_folder_of_a_killed_attempt_is_removed(tmp_path: Path) -> None:
     (tmp_path / "b.torchtune-partial").mkdir()
     (tmp_path / "b.torchtune-partial" / "old").write_text("half")
-    fill(tmp_path / "b", "whole")
+    fill(tmp_path / "b", "complete")
     assert [path.name for path in tmp_path.rglob("*")] == ["b", "file"]
 
 
-def test_an_attempt_that_fails_leaves_nothing_and_the_old_folder_as_it_was(tmp_path: Path) -> None:
+def test_a_failed_attempt_leaves_only_the_old_folder(tmp_path: Path) -> None:
     fill(tmp_path / "b", "old")
     with pytest.raises(TypeError):
-        fill(tmp_path / "b", 3, overwrite=True)  # type: ignore[arg-type]  # Fails in the middle.
+        fill(tmp_path / "b", 3, overwrite=True)  # type: ignore[arg-type]  # fails while it writes
     assert (tmp_path / "b" / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
-def test_a_folder_with_something_in_it_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_a_non_empty_folder_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     fill(tmp_path / "b", "old")
     with pytest.raises(FileExistsError, match=r"b is not empty; remove it or choose another folder"):
         fill(tmp_path / "b", "new")
@@ -48,73 +48,73 @@ def test_a_folder_with_something_in_it_is_replaced_only_when_asked(tmp_path: Pat
     assert list(tmp_path.iterdir()) == [tmp_path / "b"]
 
 
-def test_an_empty_folder_is_taken_and_a_file_is_not(tmp_path: Path) -> None:
+def test_an_empty_folder_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    fill(tmp_path / "b", "whole")
+    fill(tmp_path / "b", "complete")
     (tmp_path / "c").touch()
-    with pytest.raises(FileExistsError, match="c is a file, a folder was to be written there"):
-        fill(tmp_path / "c", "whole", overwrite=True)
+    with pytest.raises(FileExistsError, match="c is a file, but a folder would be written there"):
+        fill(tmp_path / "c", "complete", overwrite=True)
 
 
-def test_a_symlink_stays_one_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+def test_a_symlink_remains_and_its_target_is_written(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "nothing_yet"):
         link = tmp_path / f"to_{name}"
         link.symlink_to(name)
-        fill(link, "whole")
+        fill(link, "complete")
         assert link.is_symlink()
-        assert (tmp_path / name / "file").read_text() == "whole"
+        assert (tmp_path / name / "file").read_text() == "complete"
     assert len(list(tmp_path.iterdir())) == 4
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(ValueError, match="loop is a symlink that leads back to itself; remove it"):
-        fill(tmp_path / "loop", "whole")
+    with pytest.raises(ValueError, match="loop is a symlink loop; remove it"):
+        fill(tmp_path / "loop", "complete")
 
 
-def test_what_cannot_be_renamed_is_refused_before_anything_is_written(
+def test_folders_that_cannot_be_renamed_are_rejected_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = tmp_path / "a" / "b"
-    here.mkdir(parents=True)
-    monkeypatch.chdir(here)
-    refused = {
-        "/": "/ is the root of the file system; name a folder in it",
-        "/dev": "/dev is a mount point, which cannot be replaced; name a folder in it",
-        ".": "b is the current directory, or one that it lies in, and would be replaced; name a folder in it",
-        "..": "a is the current directory, or one",
-        "": "b is the current directory, or one",
+    current = tmp_path / "a" / "b"
+    current.mkdir(parents=True)
+    monkeypatch.chdir(current)
+    messages = {
+        "/": "/ is the root of the file system; choose a folder in it",
+        "/dev": "/dev is a mount point, which cannot be replaced; choose a folder in it",
+        ".": "b is the current directory or a parent of it, and would be replaced; choose a folder in it",
+        "..": "a is the current directory or a parent",
+        "": "b is the current directory or a parent",
     }
-    for target, message in refused.items():
+    for target, message in messages.items():
         with pytest.raises(ValueError, match=message):
-            fill(Path(target), "whole", overwrite=True)
-    assert list(tmp_path.rglob("*")) == [tmp_path / "a", here]
-    fill(Path("c"), "whole")
-    assert (here / "c" / "file").read_text() == "whole"
+            fill(Path(target), "complete", overwrite=True)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", current]
+    fill(Path("c"), "complete")
+    assert (current / "c" / "file").read_text() == "complete"
 
 
-def test_a_directory_that_was_removed_under_us_is_no_hindrance(
+def test_folders_are_written_even_if_the_current_directory_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone")
-    fill(tmp_path / "b", "whole")
+    fill(tmp_path / "b", "complete")
     monkeypatch.chdir(tmp_path)
-    assert (tmp_path / "b" / "file").read_text() == "whole"
+    assert (tmp_path / "b" / "file").read_text() == "complete"
 
 
-def test_what_others_have_put_beside_it_stays(tmp_path: Path) -> None:
+def test_folders_with_similar_names_remain(tmp_path: Path) -> None:
     for name in ("b.partial", "b.replaced"):
         fill(tmp_path / name, "precious")
     for _ in range(2):
-        fill(tmp_path / "b", "whole", overwrite=True)
+        fill(tmp_path / "b", "complete", overwrite=True)
     assert {(p.parent.name, p.read_text()) for p in tmp_path.rglob("file")} == {
-        ("b", "whole"),
+        ("b", "complete"),
         ("b.partial", "precious"),
         ("b.replaced", "precious"),
     }
     assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / "c.torchtune-partial").touch()
     with pytest.raises(
-        FileExistsError, match=r"c.torchtune-partial is no folder, and a folder was .* remove it"
+        FileExistsError, match=r"c.torchtune-partial is not a folder, but a temporary .* remove it"
     ):
-        fill(tmp_path / "c", "whole")
+        fill(tmp_path / "c", "complete")

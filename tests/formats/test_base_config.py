@@ -131,7 +131,7 @@ def test_the_dtype_is_that_of_the_weights(tmp_path: Path, spelling: str) -> None
 def test_what_training_changed_is_written(tmp_path: Path) -> None:
     base = base_of("llama3_1", tmp_path / "base")
     model = loaded(base)
-    grown = Decoder(model.architecture.vary(vocab_size=310, max_seq_len=4096))
+    grown = Decoder(model.architecture.evolve(vocab_size=310, max_seq_len=4096))
     config = hf_config(grown, read(base))
     assert (config["vocab_size"], config["max_position_embeddings"]) == (310, 4096)
     assert (config["my_lab"], config["architectures"]) == (CUSTOM["my_lab"], CUSTOM["architectures"])

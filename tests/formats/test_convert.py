@@ -1,4 +1,4 @@
-"""Checkpoints of every kind become Hugging Face folders, adapters merged or apart."""
+"""Checkpoints of every kind become Hugging Face folders, adapters merged or kept separate."""
 
 import json
 from collections.abc import Callable
@@ -275,7 +275,7 @@ def test_a_tokenizer_for_another_model_or_damaged_is_refused_before_weights_are_
         with pytest.raises(ValueError, match=message):
             convert(llama, tmp_path / "ours", tokenizer=named, progress=never)
     with pytest.raises(
-        ValueError, match=r"base/config.json is not a tokenizer's file; name its tokenizer.json, "
+        ValueError, match=r"base/config.json is not a tokenizer's file; expected tokenizer.json, "
     ):
         convert(llama, tmp_path / "ours", tokenizer=llama / "config.json", progress=never)
     idle = tiny_tokenizer()
@@ -312,11 +312,11 @@ def test_an_adapters_own_tokenizer_and_template_come_along(tmp_path: Path, kind:
     }
     write(source, **{name.replace(".", "__"): text for name, text in own.items()})
     write(source, README__md="not to be copied")
-    convert(source, tmp_path / "apart", apart=True)
+    convert(source, tmp_path / "adapter_only", keep_adapter=True)
     if kind == "meta without a tokenizer":
         (base / "tokenizer.model").unlink()
     convert(source, tmp_path / "merged", base=base)
-    for folder in (tmp_path / "apart", tmp_path / "merged"):
+    for folder in (tmp_path / "adapter_only", tmp_path / "merged"):
         assert {name: (folder / name).read_text() for name in own} == own
         assert not (folder / "README.md").exists()
         assert not (folder / "tokenizer.model").exists()
@@ -388,13 +388,13 @@ def test_the_base_of_an_adapter_may_be_of_any_kind(tmp_path: Path, kind: str) ->
 def test_an_adapter_apart_stays_one(llama: Path, tmp_path: Path) -> None:
     source = adapter(tmp_path / "adapter", llama)
     whole = load_file(source / "adapter_model.safetensors")
-    convert(source, tmp_path / "own", apart=True)
+    convert(source, tmp_path / "own", keep_adapter=True)
     assert same(load_file(tmp_path / "own/adapter_model.safetensors"), whole)
     assert config(tmp_path / "own", "adapter_config.json") == config(source, "adapter_config.json")
     torch.save(whole, source / "adapter_model.bin")
     (source / "adapter_model.safetensors").unlink()
     llama.rename(tmp_path / "moved")
-    convert(source, tmp_path / "half", apart=True, base=tmp_path / "moved", dtype=torch.bfloat16)
+    convert(source, tmp_path / "half", keep_adapter=True, base=tmp_path / "moved", dtype=torch.bfloat16)
     halves = {name: tensor.bfloat16() for name, tensor in whole.items()}
     assert same(load_file(tmp_path / "half/adapter_model.safetensors"), halves)
     found = config(tmp_path / "half", "adapter_config.json")
@@ -423,18 +423,18 @@ def test_an_adapter_apart_loses_the_prefixes_of_wrappers(
     wrapped = {WRAPPERS[wrapper](name): tensor for name, tensor in plain.items()}
     assert wrapped.keys() != plain.keys()
     save_file(wrapped, source / "adapter_model.safetensors")
-    convert(source, tmp_path / "apart", apart=True, base=llama if names_base else None)
-    assert same(load_file(tmp_path / "apart/adapter_model.safetensors"), plain)
+    convert(source, tmp_path / "adapter_only", keep_adapter=True, base=llama if names_base else None)
+    assert same(load_file(tmp_path / "adapter_only/adapter_model.safetensors"), plain)
 
 
 def test_an_adapter_of_another_model_is_refused(llama: Path, tmp_path: Path) -> None:
     save_hf_folder(hf_decoder(str(write_other(tmp_path))), tmp_path / "other")
     source = adapter(tmp_path / "adapter", llama)
-    for apart in (False, True):
+    for keep_adapter in (False, True):
         with pytest.raises(
             ValueError, match=r"the adapter in .*adapter is another model's: .*should be \[32, 3\]"
         ):
-            convert(source, tmp_path / "ours", base=tmp_path / "other", apart=apart)
+            convert(source, tmp_path / "ours", base=tmp_path / "other", keep_adapter=keep_adapter)
     assert not (tmp_path / "ours").exists()
 
 
@@ -480,23 +480,23 @@ def test_a_source_that_may_be_on_the_hub_is_answered_by_the_command_that_fetches
     with pytest.raises(FileNotFoundError) as caught:
         convert(name, tmp_path / "ours")
     assert str(caught.value).startswith(f"no file or folder {name}; ")
-    assert f"`tune download {known} --output-dir models/{known.partition('/')[2]}` fetches it" in str(
+    assert f"download it with `tune download {known} --output-dir models/{known.partition('/')[2]}`" in str(
         caught.value
     )
 
 
 def test_arguments_without_effect_are_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"base \(--base\) is for adapters, and .*base is none \(no adapter_config.json\)"
+        ValueError, match=r"base \(--base\) is for adapters, and .*base is not one \(no adapter_config.json\)"
     ):
         convert(llama, tmp_path / "ours", base=llama)
-    with pytest.raises(ValueError, match=r"apart \(--apart\) is for adapters, and .*base is none"):
-        convert(llama, tmp_path / "ours", apart=True)
+    with pytest.raises(ValueError, match=r"keep_adapter \(--keep-adapter\) is for adapters, and .*base is not one"):
+        convert(llama, tmp_path / "ours", keep_adapter=True)
     with pytest.raises(
         ValueError,
-        match=r"an adapter that is kept apart keeps the tokenizer that it has; leave tokenizer \(--tokenizer\) out",
+        match=r"keep_adapter \(--keep-adapter\) also keeps the adapter's tokenizer; leave out tokenizer \(--tokenizer\)",
     ):
-        convert(adapter(tmp_path / "adapter", llama), tmp_path / "ours", apart=True, tokenizer=llama)
+        convert(adapter(tmp_path / "adapter", llama), tmp_path / "ours", keep_adapter=True, tokenizer=llama)
     with pytest.raises(
         ValueError, match=r"tiny.gguf brings a tokenizer of its own; leave tokenizer \(--tokenizer\) out"
     ):

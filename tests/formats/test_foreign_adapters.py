@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.models.tiny import random_tokens, tiny_smollm2, write
-from tests.modules.adapters import stir
+from tests.modules.adapters import randomize_adapters
 from torchtune.formats import convert, load_peft_adapter, save_hf_folder, save_peft_adapter
 from torchtune.modules import AdapterKind, Decoder, add_lora, has_adapters, lora_state
 
@@ -21,7 +21,7 @@ Rename = Callable[[str], str]
 def adapted(kind: AdapterKind = "lora") -> Decoder:
     model = tiny_smollm2()
     add_lora(model, "all-linear", rank=3, alpha=5.0, kind=kind)
-    stir(model, std=0.1)
+    randomize_adapters(model, std=0.1)
     return model.eval()
 
 

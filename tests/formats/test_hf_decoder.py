@@ -87,4 +87,4 @@ def test_config_takes_its_model_from_the_folder(folder: Path, tune: Tune) -> Non
     assert tune(*call, *model).out.startswith("ok: ")
     missing = tune(*call, "model=torchtune.formats.hf_decoder", "model.path=none")
     assert missing.status == 2
-    assert "--override model.path=none: model.path: there is no folder none (relative" in missing.err
+    assert "--override model.path=none: model.path: folder none does not exist (relative" in missing.err

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.formats.exact import lifted
 from tests.models.tiny import random_tokens, tiny_smollm2, write
-from tests.modules.adapters import KINDS, adapted, stir
+from tests.modules.adapters import KINDS, adapted, randomize_adapters
 from tests.tolerance import FLOAT64, assert_near, bound
 from torchtune.formats import (
     check_peft_adapter,
@@ -128,7 +128,7 @@ def adapted_smollm2(targets: str | list[str] = "all-linear") -> Decoder:
     """Build a tiny model with adapters that change something."""
     model = tiny_smollm2()
     add_lora(model, targets, rank=3, alpha=5.0, dropout=0.1)
-    stir(model, std=0.1)
+    randomize_adapters(model, std=0.1)
     return model.eval()
 
 
@@ -167,7 +167,7 @@ def test_every_kind_goes_to_peft(tmp_path: Path, family: str, kind: dict[str, An
     model, tokens = ours_of(base), random_tokens(2, 9)
     plain = model(tokens)
     add_lora(model, "all-linear", rank=3, alpha=5.0, **kind)
-    stir(model, std=0.1)
+    randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
     theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
     # PEFT holds the two factors of each of the two layers' seven adapters in float32.
@@ -215,9 +215,9 @@ def test_every_kind_comes_from_peft_is_merged_and_goes_back(
     load_peft_adapter(again, tmp_path / "back")
     assert torch.equal(again(tokens), model(tokens))
 
-    convert(tmp_path / "adapter", tmp_path / "apart", base=base, apart=True)
-    apart = load_file(tmp_path / "apart/adapter_model.safetensors")
-    torch.testing.assert_close(apart, expected, rtol=0, atol=0)
+    convert(tmp_path / "adapter", tmp_path / "adapter_only", base=base, keep_adapter=True)
+    weights = load_file(tmp_path / "adapter_only/adapter_model.safetensors")
+    torch.testing.assert_close(weights, expected, rtol=0, atol=0)
     convert(tmp_path / "adapter", tmp_path / "merged", base=base)
     merged = load_file(tmp_path / "merged/model.safetensors")
     unloaded = theirs.merge_and_unload().state_dict()
@@ -241,7 +241,7 @@ def test_parts_of_a_fused_layer_may_differ_in_rank_and_scale(
         assert isinstance(linear, nn.Linear)
         layer = adapted(linear, rank=2 + i, alpha=3.0 + 2 * i, rank_stabilized=rank_stabilized)
         model.set_submodule(name, layer)
-    stir(model, std=0.1)
+    randomize_adapters(model, std=0.1)
     save_peft_adapter(model, tmp_path / "adapter", base_model=str(base))
     theirs = PeftModel.from_pretrained(theirs_of(base), tmp_path / "adapter")
     # PEFT holds the two factors of each adapter in float32.
@@ -305,26 +305,26 @@ def test_targets_are_named_as_briefly_as_they_can_be(tmp_path: Path, folder: Pat
     ("change", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3', only 'LORA' is supported"),
-        ({"use_dora": "yes"}, "use_dora is 'yes', true or false is expected"),
+        ({"use_dora": "yes"}, "use_dora is 'yes'; expected true or false"),
         ({"use_rslora": 1}, "use_rslora is 1, true or false"),
         ({"modules_to_save": "lm_head"}, "modules_to_save is 'lm_head', a list of names of modules"),
-        ({"ensure_weight_tying": "yes"}, "ensure_weight_tying is 'yes', true or false is expected"),
+        ({"ensure_weight_tying": "yes"}, "ensure_weight_tying is 'yes'; expected true or false"),
         ({"use_qalora": True}, "use_qalora is True, only False is supported"),
         ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication is"),
         (
             {"init_lora_weights": "pissa_niter_4"},
             "init_lora_weights is 'pissa_niter_4', with which the adapter",
         ),
-        ({"r": None}, "r is None, a whole number above 0 is expected; fetch it again"),
+        ({"r": None}, "r is None; expected a whole number above 0; fetch it again"),
         ({"r": "3"}, "r is '3', a whole number"),
-        ({"lora_alpha": float("nan")}, "lora_alpha is nan, a number above 0 is expected"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan; expected a number above 0"),
         ({"lora_alpha": float("inf")}, "lora_alpha is inf, a number"),
         ({"lora_alpha": True}, "lora_alpha is True, a number"),
-        ({"lora_dropout": 1.0}, "lora_dropout is 1.0, a number from 0 to 1 is expected"),
+        ({"lora_dropout": 1.0}, "lora_dropout is 1.0; expected a number from 0 to 1"),
         ({"lora_dropout": None}, "lora_dropout is None"),
         (
             {"rank_pattern": ["q_proj"]},
-            r"rank_pattern is \['q_proj'\], an object of numbers by layers is expected",
+            r"rank_pattern is \['q_proj'\]; expected an object of numbers by layers",
         ),
         ({"rank_pattern": {"q_proj": 2.5}}, "rank_pattern of 'q_proj' is 2.5, a whole number above 0"),
         ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern of 'q_proj' is '2', a number above 0"),

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.formats.test_peft_adapter import base_of, logits_of, ours_of, theirs_of
 from tests.models.tiny import random_tokens
-from tests.modules.adapters import stir
+from tests.modules.adapters import randomize_adapters
 from tests.tolerance import FLOAT64, assert_near, bound
 from torchtune.formats import (
     check_peft_adapter,
@@ -50,7 +50,7 @@ def adapted_model(base: Path, change: dict[str, Any]) -> Decoder:
     if model.architecture.tied_embeddings:
         change = {key: [name for name in names if name != "lm_head"] for key, names in change.items()}
     add_lora(model, **change, rank=3, alpha=5.0)
-    stir(model, std=0.1)
+    randomize_adapters(model, std=0.1)
     return model
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from torchtune.formats._tensor_files import folder_tensors, one_file
-from torchtune.modules import copy_whole
+from torchtune.modules import copy_full
 
 MB = 2**20
 
@@ -60,7 +60,7 @@ def test_a_part_of_a_tensor_reads_that_part_alone(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"whole": torch.arange(16 * MB, dtype=torch.float32)}, path)
     part = torch.empty(MB)
-    copy_whole(part, one_file(path).read("whole")[3 * MB : 4 * MB])
+    copy_full(part, one_file(path).read("whole")[3 * MB : 4 * MB])
     assert torch.equal(part, torch.arange(3 * MB, 4 * MB, dtype=torch.float32))
     assert resident(path) < 16 * MB
 

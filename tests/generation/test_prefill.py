@@ -97,11 +97,11 @@ def test_a_message_that_the_template_changes_cannot_be_continued(tmp_path: Path)
     silent = ByteTokenizer("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}<|im_end|>")
     answer = Message(role="assistant", content="These")
     with pytest.raises(
-        ValueError, match="does not write the last message as it is, so that it cannot be contin"
+        ValueError, match="does not render the last message unchanged, so it cannot be contin"
     ):
         chat_prompt(silent, [USER, answer], continue_final_message=True)
     loud = ByteTokenizer(TEMPLATE.replace("message['content'] +", "message['content'] | upper +"))
-    with pytest.raises(ValueError, match="does not write the last message as it is"):
+    with pytest.raises(ValueError, match="does not render the last message unchanged"):
         chat_prompt(loud, [USER, answer], continue_final_message=True)
     empty = Message(role="assistant", content=" ")
     with pytest.raises(ValueError, match="the last message has no content to continue"):
@@ -165,7 +165,7 @@ class FixedTokens(Assistant):
 
 def fixed_tokens(tokenizer: Tokenizer, template: Template = "auto") -> FixedTokens:
     with torch.device("meta"):
-        model = Decoder(tiny_smollm2().architecture.vary(vocab_size=tokenizer.vocab_size))
+        model = Decoder(tiny_smollm2().architecture.evolve(vocab_size=tokenizer.vocab_size))
     return FixedTokens(model, tokenizer, template=template, max_new_tokens=9)
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import AGENT, ids
+from tests.datasets.expected_examples import AGENT, ids
 from torchtune.generation import encode_prompt, read_prompts
 
 

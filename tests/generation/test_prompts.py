@@ -78,7 +78,7 @@ def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
         (
             "a.json",
             '[{"messages": [{"role": "user", "content": [1]}]}]',
-            "only parts of text are supported, got 1",
+            "only text parts are supported, got 1",
         ),
         ("a.json", '[{"messages": []}]', "row 1: 'messages': the conversation is empty"),
         ("a.json", '[{"messages": [{"role": "assistant", "content": "a"}]}]', "no turn to answer"),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import CHATML, ByteTokenizer
-from tests.datasets.by_hand import AGENT, BLOCKS, assistant, ids, user
+from tests.datasets.expected_examples import AGENT, BLOCKS, assistant, ids, user
 from torchtune.data import IGNORE_INDEX, Example, Pair
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset
 from torchtune.generation import encode_prompt, read_prompts

@@ -1,4 +1,4 @@
-"""The tests' own components are trusted here."""
+"""These tests trust the components in `tests`."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Each reliance on another library's internals: that its probe passes here, what it declares, and when it is off."""
+"""Every use of another library's internals: its probe passes, its declaration is complete, and it can be disabled."""
 
 import logging
 import os
@@ -20,14 +20,14 @@ each = pytest.mark.parametrize("internal", INTERNALS, ids=lambda internal: inter
 
 
 @each
-def test_its_probe_passes(internal: Internal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_passes(internal: Internal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TUNE_PLAIN", raising=False)
     monkeypatch.delitem(OUTCOMES, internal.name, raising=False)
     assert internal.is_enabled()
 
 
 @each
-def test_it_says_what_it_is_for_and_what_happens_without(internal: Internal) -> None:
+def test_declaration_is_complete(internal: Internal) -> None:
     assert all(internal)
     assert re.fullmatch(r"\w+ \d+(\.\d+)+", internal.written_for)
 
@@ -54,30 +54,31 @@ def test_the_command_that_shows_its_gain_exists(
     assert line in ABLATIONS
 
 
-def made(calls: list[int], *, passes: bool = True) -> Internal:
+def internal_counting(calls: list[int], *, passes: bool = True) -> Internal:
     def probe() -> bool:
         calls.append(1)
         if not passes:
             raise AttributeError("'Optimizer' object has no attribute 'x'")
         return True
 
-    return Internal("made for a test", "attrs 1.2", "nothing", "it is done plainly", probe)
+    return Internal("made for a test", "attrs 1.2", "nothing", "the plain way is used", probe)
 
 
 @pytest.mark.parametrize("passes", [True, False])
-def test_a_probe_is_tried_once_and_its_failure_logged_once(
+def test_a_probe_runs_once_and_its_failure_is_logged_once(
     passes: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("TUNE_PLAIN", raising=False)
     monkeypatch.delitem(OUTCOMES, "made for a test", raising=False)
     calls: list[int] = []
-    internal = made(calls, passes=passes)
+    internal = internal_counting(calls, passes=passes)
     with caplog.at_level(logging.WARNING):
         assert [internal.is_enabled(), internal.is_enabled()] == [passes, passes]
     del OUTCOMES["made for a test"]
     assert calls == [1]
     failure = (
-        "made for a test: attrs .+ behaves differently from 1.2, .* (AttributeError: .*); it is done plainly"
+        "made for a test: attrs .+ behaves differently from the tested version 1.2 (AttributeError: .*); the plain way"
+        " is used"
     )
     assert len(caplog.messages) == (not passes)
     assert all(
@@ -86,13 +87,13 @@ def test_a_probe_is_tried_once_and_its_failure_logged_once(
 
 
 @pytest.mark.parametrize(("value", "is_on"), [("1", False), ("0", True), ("", True)])
-def test_the_switch_turns_it_off_without_a_probe(
+def test_the_environment_variable_disables_internals_without_a_probe(
     value: str, is_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNE_PLAIN", value)
     monkeypatch.delitem(OUTCOMES, "made for a test", raising=False)
     calls: list[int] = []
-    assert made(calls).is_enabled() == is_on
+    assert internal_counting(calls).is_enabled() == is_on
     OUTCOMES.pop("made for a test", None)
     assert calls == [1] * is_on
 
@@ -103,7 +104,7 @@ os.environ["ONEDNN_VERBOSE"] = "2"
 from torchtune.internals import _glibc
 _glibc.CACHES = {{name: "{capacity}" for name in _glibc.CACHES}}
 os.environ["GLIBC_TUNABLES"] = ""
-_glibc.steady_heap()
+_glibc.limit_heap_growth()
 import torch
 for _ in range(2):
     for width in (64, 65, 66, 67):
@@ -115,12 +116,12 @@ HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyp
 
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="torch is built without oneDNN")
-def test_onednn_keeps_as_many_kernels_as_the_environment_says() -> None:
+def test_onednn_caches_as_many_kernels_as_the_environment_sets() -> None:
     hits = []
     for capacity in (1, 64):
         done = subprocess.run(
             [sys.executable, "-c", CACHED.format(capacity=capacity)],
-            # A run in this process would have set them.
+            # A run in this process may have set these variables.
             env={n: v for n, v in os.environ.items() if n not in ("TUNE_PLAIN", *_glibc.CACHES)},
             cwd=ROOT,
             capture_output=True,
@@ -134,7 +135,7 @@ def test_onednn_keeps_as_many_kernels_as_the_environment_says() -> None:
     assert hits[1] >= 4
 
 
-def test_code_beside_attrs_is_not_taken_for_its_own() -> None:
+def test_code_next_to_attrs_is_not_mistaken_for_attrs() -> None:
     import attrs
 
     from torchtune.internals import _attrs

@@ -1,4 +1,4 @@
-"""What happens where an internal is not to be relied on: the same results, by plain means."""
+"""With an internal disabled, its fallback yields the same results."""
 
 import os
 import re
@@ -19,17 +19,17 @@ from tests.training.tiny import tiny_decoder
 from tests.tune import Tune
 from torchtune.config import lazy
 from torchtune.config._validators import not_empty, one_of, rules
-from torchtune.internals import INTERNALS, OUTCOMES, lighten, steady_heap
+from torchtune.internals import INTERNALS, OUTCOMES, avoid_dynamo_import_in_step, limit_heap_growth
 from torchtune.modules import lean
 from torchtune.modules._lean import Lean
-from torchtune.training import needs
+from torchtune.training import estimate_memory
 
 Switch = Callable[[str], None]
 
 
 @pytest.fixture(params=["TUNE_PLAIN=1", "the probe fails"])
-def off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Switch:
-    """Return what switches an internal off, by its name."""
+def disable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Switch:
+    """Return a function that disables an internal by name."""
 
     def switch(name: str) -> None:
         assert name in {internal.name for internal in INTERNALS}
@@ -41,65 +41,65 @@ def off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Swit
     return switch
 
 
-def test_a_run_is_not_started_again(off: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("it was started again"))
+def test_a_run_is_not_restarted(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("the process was restarted"))
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    off("heap settings")
-    steady_heap()
+    disable("heap settings")
+    limit_heap_growth()
     assert "GLIBC_TUNABLES" not in os.environ
 
 
-def test_caches_of_kernels_are_not_bounded(off: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_caches_are_not_limited(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "")
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    off("kernel caches")
-    steady_heap()
+    disable("kernel caches")
+    limit_heap_growth()
     assert not os.environ.keys() & {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"}
 
 
-def made_light(monkeypatch: pytest.MonkeyPatch) -> tuple[AdamW, torch.nn.Parameter]:
-    """Make an optimizer as a run does, in which nothing has imported torch's compiler."""
+def optimizer_without_dynamo(monkeypatch: pytest.MonkeyPatch) -> tuple[AdamW, torch.nn.Parameter]:
+    """Build an optimizer as in a run in which torch's compiler has not been imported."""
     parameter = torch.nn.Parameter(torch.linspace(-1, 1, 5))
     optimizer = AdamW([parameter], lr=0.1)
     with monkeypatch.context() as patch:
         patch.delitem(sys.modules, "torch._dynamo", raising=False)
-        lighten(optimizer)
+        avoid_dynamo_import_in_step(optimizer)
     return optimizer, parameter
 
 
-def test_an_optimizer_takes_torchs_own_step(off: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
-    light, ours = made_light(monkeypatch)
-    off("optimizer step")
-    plain, expected = made_light(monkeypatch)
+def test_an_optimizer_takes_the_same_step_as_torchs(disable: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    light, parameter_of_light = optimizer_without_dynamo(monkeypatch)
+    disable("optimizer step")
+    plain, expected = optimizer_without_dynamo(monkeypatch)
     assert ("step" in vars(light), "step" in vars(plain)) == (True, False)
     for i in range(4):
-        for optimizer, parameter in ((light, ours), (plain, expected)):
+        for optimizer, parameter in ((light, parameter_of_light), (plain, expected)):
             parameter.grad = torch.linspace(-i, 2 * i, 5)
             optimizer.step()
-    assert torch.equal(ours, expected)
+    assert torch.equal(parameter_of_light, expected)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_lean_layers_are_plain(off: Switch, family: str) -> None:
-    ours, plain = (decoder(FAMILIES[family], "lora") for _ in range(2))
-    lean(ours)
-    off("activation backward")
+def test_lean_layers_fall_back_to_plain_ones(disable: Switch, family: str) -> None:
+    lean_model, plain = (decoder(FAMILIES[family], "lora") for _ in range(2))
+    lean(lean_model)
+    disable("activation backward")
     lean(plain)
-    assert any(isinstance(module, Lean) and module.is_lean for module in ours.modules())
+    assert any(isinstance(module, Lean) and module.is_lean for module in lean_model.modules())
     assert not any(isinstance(module, Lean) and module.is_lean for module in plain.modules())
-    assert_near(results(ours), results(plain), FLOAT64)
+    assert_near(results(lean_model), results(plain), FLOAT64)
 
 
-def test_an_estimate_counts_no_activations(off: Switch) -> None:
+def test_an_estimate_omits_activations(disable: Switch) -> None:
     with torch.device("meta"):
         models = tiny_decoder(), tiny_decoder()
-    whole = needs(models[0], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
-    assert whole.activations > 0
-    off("memory of activations")
-    coarse = needs(models[1], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
-    assert coarse == attrs.evolve(whole, activations=0, loss=0, heap=0, peak=0)
+    full_estimate = estimate_memory(models[0], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
+    assert full_estimate.activations > 0
+    disable("memory of activations")
+    reduced_estimate = estimate_memory(models[1], lazy(AdamW, lr=1e-3), batch=(2, 8), on_cpu=True)
+    assert reduced_estimate == attrs.evolve(full_estimate, activations=0, loss=0, heap=0, peak=0)
 
 
 FUNCTION = """from tests.config.sample import *
@@ -120,10 +120,10 @@ def c() -> Config:
 
 def origins(file: Path, tune: Tune) -> tuple[str, dict[str, str]]:
     """Return the frozen config of `c`, and the line of each of its values."""
-    shown = tune("show", RECIPE, "--config", f"{file}:c", "--origins").out
-    lines = (line.split("# ") for line in shown.splitlines() if f"{file}:" in line)
-    found = {value.split(":")[0].strip(): origin.rpartition(":")[2].strip() for value, origin in lines}
-    return tune("export", RECIPE, "--config", f"{file}:c").out, found
+    output = tune("show", RECIPE, "--config", f"{file}:c", "--origins").out
+    lines = (line.split("# ") for line in output.splitlines() if f"{file}:" in line)
+    line_numbers = {value.split(":")[0].strip(): origin.rpartition(":")[2].strip() for value, origin in lines}
+    return tune("export", RECIPE, "--config", f"{file}:c").out, line_numbers
 
 
 @pytest.mark.parametrize(
@@ -133,20 +133,29 @@ def origins(file: Path, tune: Tune) -> tuple[str, dict[str, str]]:
         ("recording of config functions", {"output_dir": "4", "optimizer.lr": "9", "epochs": "4"}),
     ],
 )
-def test_a_value_has_the_line_of_what_is_above_it(
-    off: Switch, name: str, lines: dict[str, str], tmp_path: Path, tune: Tune, monkeypatch: pytest.MonkeyPatch
+def test_a_value_is_located_at_an_enclosing_line(
+    disable: Switch,
+    name: str,
+    lines: dict[str, str],
+    tmp_path: Path,
+    tune: Tune,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     file = tmp_path / f"{tmp_path.name}.py"
     file.write_text(FUNCTION)
-    frozen, found = origins(file, tune)
-    assert {key: found[key] for key in lines} == {"output_dir": "6", "optimizer.lr": "9", "epochs": "12"}
-    off(name)
-    if "TUNE_PLAIN" in os.environ:  # both are off
+    frozen, line_numbers = origins(file, tune)
+    assert {key: line_numbers[key] for key in lines} == {
+        "output_dir": "6",
+        "optimizer.lr": "9",
+        "epochs": "12",
+    }
+    disable(name)
+    if "TUNE_PLAIN" in os.environ:  # both internals are disabled
         lines = dict.fromkeys(lines, "4")
     sys.modules.pop(file.stem)
-    plain, found = origins(file, tune)
+    plain, line_numbers = origins(file, tune)
     assert plain == frozen
-    assert {key: found[key] for key in lines} == lines
+    assert {key: line_numbers[key] for key in lines} == lines
     sys.modules.pop(file.stem)
 
 
@@ -169,19 +178,19 @@ def c() -> Config:
         ("c = Config(output_dir='x')\n    c.epochss = 3\n    return c", "6: AttributeError: .*'epochss'.*"),
         (
             "c = Loose(output_dir='x')\n    c.epochss = 3\n    return c",
-            "4: epochss: no 'epochss'; did you mean 'epochs'.",
+            "4: epochss: unknown field 'epochss'; did you mean 'epochs'.",
         ),
     ],
 )
-def test_a_mistake_of_a_config_function_is_found(
-    off: Switch, body: str, expected: str, tmp_path: Path
+def test_a_mistake_in_a_config_function_is_reported(
+    disable: Switch, body: str, expected: str, tmp_path: Path
 ) -> None:
     file = tmp_path / f"{tmp_path.name}.py"
     loose = "@define(kw_only=True, slots=False)\nclass Loose(Config): pass\n"
     file.write_text(f"{HEAD}    {body}\n{loose}")
-    off("recording of config functions")
-    (found,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
-    assert re.fullmatch(f"{file.name}:{expected}", found)
+    disable("recording of config functions")
+    (mistake,) = lines_of(["validate", RECIPE, "--config", f"{file}:c"], tmp_path)
+    assert re.fullmatch(f"{file.name}:{expected}", mistake)
 
 
 @define
@@ -191,10 +200,10 @@ class Combined:
     word: str = field(validator=[one_of("a", "b"), not_empty()])
 
 
-def test_combined_validators_are_asked_all_the_same(off: Switch) -> None:
+def test_combined_validators_still_run(disable: Switch) -> None:
     (word,) = attrs.fields(Combined)
     assert len(rules(word.validator)) == 2
-    off("combined validators")
+    disable("combined validators")
     assert rules(word.validator) == []
     with pytest.raises(ValueError, match="word: expected a value"):
         Combined("c")

@@ -1,4 +1,4 @@
-"""Outside torchtune/internals nothing relies on the internals of another library."""
+"""Code outside torchtune/internals does not use the internals of other libraries."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ FILES = [
     if not file.is_relative_to(ROOT / "torchtune/internals")
 ]
 REPLACED = {"__class__", "__init__", "__setattr__", "forward"}
-"""Attributes that only a trick assigns."""
+"""Attributes that must not be assigned on objects."""
 ALLOWED = {
     "_exit": "os documents it",
     "_asdict": "named tuples document it",
@@ -22,18 +22,18 @@ ALLOWED = {
     "_is_protocol": "typing has no public name for it before Python 3.13",
     "_type": "the name of a feature's kind in the files of `datasets`",
 }
-"""Private names that are no internals of torch, attrs or glibc."""
+"""Private names that do not belong to the internals of torch, attrs or glibc."""
 
 
 def targets(node: ast.AST) -> list[ast.expr]:
-    """Return what a statement assigns, the parts of tuples one by one."""
+    """Return the targets of an assignment, with tuples flattened."""
     if isinstance(node, ast.Assign):
-        found = node.targets
+        assigned = node.targets
     elif isinstance(node, (ast.AnnAssign, ast.AugAssign)):
-        found = [node.target]
+        assigned = [node.target]
     else:
         return []
-    return [part for t in found for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    return [part for t in assigned for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
 
 
 def own_attributes(tree: ast.AST) -> Iterator[str]:
@@ -64,15 +64,15 @@ def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, str(name.value)
 
 
-def test_private_names_are_our_own() -> None:
+def test_private_names_are_defined_in_this_project() -> None:
     trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
-    own = {name for tree in trees.values() for name in own_attributes(tree)}
+    defined = {name for tree in trees.values() for name in own_attributes(tree)}
     assert len(trees) > 200
     wrong = [
         f"{file.relative_to(ROOT)}:{line} {name}"
         for file, tree in trees.items()
         for line, name in private_names(tree)
-        if name.startswith("_") and not name.endswith("__") and name not in own | ALLOWED.keys()
+        if name.startswith("_") and not name.endswith("__") and name not in defined | ALLOWED.keys()
     ]
     assert wrong == []
 
@@ -90,8 +90,8 @@ def test_no_method_or_class_of_an_object_is_replaced() -> None:
     assert wrong == []
 
 
-def test_no_frame_override_or_setting_of_a_c_library_is_touched() -> None:
-    """Frames, torch's overrides, settings of C libraries and replaced processes are in one package."""
+def test_frames_overrides_and_c_library_settings_are_only_used_in_internals() -> None:
+    """Frames, torch's overrides, settings of C libraries and replaced processes occur in one package only."""
     words = (
         "_getframe",
         "f_locals",

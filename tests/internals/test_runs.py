@@ -1,4 +1,4 @@
-"""Whole runs with TUNE_PLAIN=1, in processes of their own, against the same runs without."""
+"""Complete runs with TUNE_PLAIN=1, in separate processes, compared with the same runs without it."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from tests.tolerance import FLOAT64
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = """
 import json, os, sys
-from torchtune.internals import steady_heap
-steady_heap()
+from torchtune.internals import limit_heap_growth
+limit_heap_growth()
 import torch
 from torchtune.cli import main
 from torchtune.training import DTYPES
-DTYPES["fp32"] = torch.float64  # what differs is then not what Adam makes of a rounding
+DTYPES["fp32"] = torch.float64  # in fp32, Adam would amplify rounding differences
 for words in json.loads(sys.argv[1]):
     assert main(words) == 0
 print(json.dumps(["torch._dynamo" in sys.modules, "GLIBC_TUNABLES" in os.environ]))
@@ -31,7 +31,7 @@ def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
     from torchtune.cli import main
 
     tiny = tiny_run(tmp_path, lambda *words: main(words))
-    found, is_loaded = {}, {}
+    metrics, is_loaded = {}, {}
     for plain in ("0", "1"):
         runs = [
             [
@@ -59,13 +59,13 @@ def test_runs_are_equal_within_rounding(tmp_path: Path) -> None:
         is_loaded[plain] = json.loads(done.stdout.splitlines()[-1])
         for kind in ("full", "lora"):
             lines = (tmp_path / f"{kind}_{plain}" / "metrics.jsonl").read_text().splitlines()
-            found[kind, plain] = [json.loads(line) for line in lines]
+            metrics[kind, plain] = [json.loads(line) for line in lines]
     is_glibc = sys.platform == "linux" and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
     assert is_loaded == {"0": [False, is_glibc], "1": [True, False]}
     for kind in ("full", "lora"):
-        assert len(found[kind, "0"]) == 4
-        for ours, plain_line in zip(found[kind, "0"], found[kind, "1"], strict=True):
+        assert len(metrics[kind, "0"]) == 4
+        for line, plain_line in zip(metrics[kind, "0"], metrics[kind, "1"], strict=True):
             for name in ("loss", "grad_norm", "lr"):
-                assert ours[name] == pytest.approx(plain_line[name], rel=FLOAT64)
-    losses = [line["loss"] for line in found["full", "0"]]
+                assert line[name] == pytest.approx(plain_line[name], rel=FLOAT64)
+    losses = [line["loss"] for line in metrics["full", "0"]]
     assert losses[-1] < losses[0]

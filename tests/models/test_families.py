@@ -171,15 +171,15 @@ def test_right_padding_reaches_no_other_token(pair: Pair) -> None:
 LENGTHS = [[9, 1, 17, 3], [20, 10]]  # of the documents in two rows, some longer than the windows
 
 
-@pytest.mark.parametrize("by_mask", [False, True])
+@pytest.mark.parametrize("attend_by_mask", [False, True])
 def test_packed_documents_are_each_document_alone(
-    pair: Pair, by_mask: bool, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, attend_by_mask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if by_mask:  # what is done on other devices
-        monkeypatch.setattr(_attention, "document_kernel", lambda *_: _attention.by_mask)
+    if attend_by_mask:  # what is done on other devices
+        monkeypatch.setattr(_attention, "document_kernel", lambda *_: _attention.attend_by_mask)
     tokens = rows(2, 30)
     weights = torch.randn(2, 30, pair.ours.architecture.vocab_size, dtype=torch.float64)
-    packed = pair.ours(tokens, documents=Documents.of_lengths(LENGTHS))
+    packed = pair.ours(tokens, documents=Documents.from_lengths(LENGTHS))
     (packed * weights).sum().backward()
     gradients = {name: _gradient(p).clone() for name, p in pair.ours.named_parameters()}
     pair.ours.zero_grad()

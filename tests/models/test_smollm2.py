@@ -18,7 +18,7 @@ from torchtune.formats import load_hf_weights
 from torchtune.generation import generate
 from torchtune.models.smollm2 import smollm2_135m, smollm2_tokenizer
 from torchtune.modules import Decoder, LinearCrossEntropy
-from torchtune.tokenizers import AnyTokenizer
+from torchtune.tokenizers import BaseTokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def model(smollm2_folder: Path) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(smollm2_folder: Path) -> AnyTokenizer:
+def tokenizer(smollm2_folder: Path) -> BaseTokenizer:
     return smollm2_tokenizer(str(smollm2_folder))
 
 
@@ -77,7 +77,7 @@ def test_weights_equal_transformers_reading_rounded_to_bfloat16(
 
 
 def test_logits_equal_those_of_transformers(
-    model: Decoder, tokenizer: AnyTokenizer, theirs: Any, smollm2_folder: Path
+    model: Decoder, tokenizer: BaseTokenizer, theirs: Any, smollm2_folder: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -92,7 +92,7 @@ def test_logits_equal_those_of_transformers(
 
 
 def test_the_first_greedy_tokens_equal_those_of_transformers(
-    model: Decoder, tokenizer: AnyTokenizer, theirs: Any
+    model: Decoder, tokenizer: BaseTokenizer, theirs: Any
 ) -> None:
     for prompt in PROMPTS:
         tokens = tokenizer.encode(prompt, add_eos=False)
@@ -107,7 +107,7 @@ def test_the_first_greedy_tokens_equal_those_of_transformers(
         assert list(generate(model, tokens, max_new_tokens=20)) == answer[0, len(tokens) :].tolist()
 
 
-def test_perplexity_equals_that_of_transformers(model: Decoder, tokenizer: AnyTokenizer, theirs: Any) -> None:
+def test_perplexity_equals_that_of_transformers(model: Decoder, tokenizer: BaseTokenizer, theirs: Any) -> None:
     tokens = torch.tensor([tokenizer.encode(PARAGRAPH, add_eos=False)])
     with torch.inference_mode():
         hidden = model.hidden(tokens)[0, :-1]
@@ -119,7 +119,7 @@ def test_perplexity_equals_that_of_transformers(model: Decoder, tokenizer: AnyTo
     assert 2 < ours < 20, "a paragraph of plain English"
 
 
-def test_tokens_equal_those_of_transformers_reading(smollm2_gguf: Path, tokenizer: AnyTokenizer) -> None:
+def test_tokens_equal_those_of_transformers_reading(smollm2_gguf: Path, tokenizer: BaseTokenizer) -> None:
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
@@ -128,14 +128,14 @@ def test_tokens_equal_those_of_transformers_reading(smollm2_gguf: Path, tokenize
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_digits_are_split_singly(tokenizer: AnyTokenizer) -> None:
+def test_digits_are_split_singly(tokenizer: BaseTokenizer) -> None:
     ids = [tokenizer.encode(text, add_eos=False) for text in ("In", " ", "1", "9", "8", "4")]
     assert all(len(piece) == 1 for piece in ids)
     assert tokenizer.encode("In 1984", add_eos=False) == [i for piece in ids for i in piece]
 
 
 def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
-    smollm2_folder: Path, tokenizer: AnyTokenizer
+    smollm2_folder: Path, tokenizer: BaseTokenizer
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -154,7 +154,7 @@ def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
 
 
 def test_paris_is_the_capital_of_france(
-    model: Decoder, tokenizer: AnyTokenizer, theirs: Any, smollm2_folder: Path
+    model: Decoder, tokenizer: BaseTokenizer, theirs: Any, smollm2_folder: Path
 ) -> None:
     assert tokenizer.chat_template is not None
     question = tokenizer.chat_template.render(

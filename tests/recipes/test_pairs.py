@@ -1,4 +1,4 @@
-"""The recipe of the guide `docs/own_recipe.md`: two loss terms with different counts, and `Scorer.prepare`."""
+"""The recipe of the guide `docs/custom_recipe.md`: two loss terms with different counts, and `Scorer.prepare`."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The sample's package is trusted in these tests too."""
+"""These tests also trust the sample's package."""
 
 from tests.config.conftest import trusting_the_sample
 

@@ -1,4 +1,4 @@
-"""Which limit a finished run has reached, when another is raised."""
+"""The limit that a finished run has already reached if another one is raised."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def limits(epochs: int, max_steps: int | None = None, per_epoch: int | None = No
 
 
 @pytest.mark.parametrize(
-    ("earlier", "today", "step", "reached"),
+    ("previous", "current", "step", "reached"),
     [
         (limits(1, 10), limits(3, 10), 10, ("max_steps",)),
         (limits(1, 10), limits(1, 11), 10, ()),
@@ -25,13 +25,13 @@ def limits(epochs: int, max_steps: int | None = None, per_epoch: int | None = No
         (limits(1, None, 100), limits(2, None, 100), 24, ()),
     ],
 )
-def test_the_limit_that_still_ends_a_run_is_named(
-    earlier: dict[str, Any], today: dict[str, Any], step: int, reached: tuple[str, ...]
+def test_the_limit_that_does_not_extend_a_run_is_named(
+    previous: dict[str, Any], current: dict[str, Any], step: int, reached: tuple[str, ...]
 ) -> None:
-    assert reached_limit(earlier, today, step) == reached
+    assert reached_limit(previous, current, step) == reached
 
 
-def test_limits_of_several_extensions_are_one_list() -> None:
+def test_limits_of_several_extensions_are_combined() -> None:
     entries = [
         {"epochs": [1, 2], "max_steps": [None, None], "max_steps_per_epoch": [None, None]},
         {"epochs": [2, 3], "max_steps": [None, None], "max_steps_per_epoch": [None, None]},

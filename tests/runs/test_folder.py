@@ -34,26 +34,26 @@ def test_run_freezes_its_config_complete_with_defaults_and_references(tmp_path: 
 
 def test_frozen_config_is_the_same_run(tmp_path: Path) -> None:
     run(tmp_path / "r")
-    again = sample.main.layers(str(tmp_path / "r/config.yaml")).build()
-    assert again.seed == sample.RAN[0].seed
+    loaded = sample.main.layers(str(tmp_path / "r/config.yaml")).build()
+    assert loaded.seed == sample.RAN[0].seed
     text = (tmp_path / "r/config.yaml").read_text()
     assert load(text, sample.Config).output_dir == str(tmp_path / "r")
     assert sample.main.export(sample.main.layers(str(tmp_path / "r/config.yaml"))) == text
 
 
-def test_record_says_what_else_the_run_depended_on(tmp_path: Path) -> None:
+def test_record_has_versions_machine_and_command(tmp_path: Path) -> None:
     run(tmp_path / "r")
     record = json.loads((tmp_path / "r/run.json").read_text())
     assert {"command", "versions", "threads", "git", "machine", "started", "finished"} <= record.keys()
     assert record["versions"].keys() >= {"python", "torchtune"}
 
 
-def test_finished_run_is_refused_with_the_way_out_and_overwritten_if_asked(tmp_path: Path) -> None:
+def test_finished_run_is_rejected_with_advice_and_overwritten_on_request(tmp_path: Path) -> None:
     run(tmp_path / "r")
     (tmp_path / "r/notes.txt").write_text("mine")
     with pytest.raises(
         ConfigError,
-        match="holds a finished run; raise epochs or max_steps with --extend to train on, or choose another",
+        match="has finished; to train longer, raise epochs or max_steps and pass --extend; to start a new run, choose",
     ):
         run(tmp_path / "r")
     run(tmp_path / "r", overwrite=True)
@@ -72,26 +72,26 @@ def unfinished(tmp_path: Path) -> Path:
     return folder
 
 
-def test_unfinished_run_continues_and_takes_its_seed(unfinished: Path) -> None:
+def test_unfinished_run_resumes_with_its_seed(unfinished: Path) -> None:
     run(unfinished)
     assert sample.RAN[1] == sample.RAN[0]
 
 
-def test_unfinished_run_may_change_what_is_marked(unfinished: Path) -> None:
+def test_unfinished_run_may_change_fields_marked_as_changeable(unfinished: Path) -> None:
     run(unfinished, "epochs=5")
     assert sample.RAN[1].epochs == 5
 
 
-def test_another_config_is_refused_with_what_differs(unfinished: Path) -> None:
-    with pytest.raises(ConfigError, match="another config") as caught:
+def test_a_different_config_is_rejected_with_the_differences(unfinished: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has a different config \(2 values differ\)") as caught:
         run(unfinished, "batch_size=3", "optimizer.lr=0.5")
     message = str(caught.value)
-    assert "batch_size: 8 there, 3 now" in message
-    assert "optimizer.lr: 2.0e-05 there, 0.5 now" in message
+    assert "batch_size: was 8, is now 3" in message
+    assert "optimizer.lr: was 2.0e-05, is now 0.5" in message
     assert len(sample.RAN) == 1
 
 
-def test_output_folder_that_cannot_be_made_is_one_mistake(tmp_path: Path) -> None:
+def test_output_folder_that_cannot_be_created_is_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to"):
         run(tmp_path / "file" / "r")
@@ -109,11 +109,11 @@ def test_recipe_called_from_python_checks_resolves_and_freezes(tmp_path: Path) -
     assert (tmp_path / "r/config.yaml").exists()
 
 
-def test_recipe_called_from_python_names_its_keywords_where_a_run_is_there(tmp_path: Path) -> None:
+def test_recipe_called_from_python_suggests_keywords_instead_of_flags(tmp_path: Path) -> None:
     cfg = sample.plain()
     cfg.output_dir, cfg.seed = str(tmp_path / "r"), 1
     sample.main(cfg)
-    with pytest.raises(ConfigError, match=r"extend=True to train on.* or overwrite=True") as caught:
+    with pytest.raises(ConfigError, match=r"and pass extend=True; .* or pass overwrite=True") as caught:
         sample.main(cfg)
     assert "--" not in str(caught.value)
     sample.main(cfg, overwrite=True)
@@ -122,24 +122,24 @@ def test_recipe_called_from_python_names_its_keywords_where_a_run_is_there(tmp_p
     (tmp_path / "r/run.json").write_text(json.dumps(record))
     (tmp_path / "r/metrics.jsonl").touch()
     cfg.batch_size = 3
-    with pytest.raises(ConfigError, match=r"another config.* or overwrite=True") as caught:
+    with pytest.raises(ConfigError, match=r"a different config.* or pass overwrite=True") as caught:
         sample.main(cfg)
     assert "--overwrite" not in str(caught.value)
     (tmp_path / "other/final").mkdir(parents=True)
     cfg.output_dir = str(tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"choose another output_dir, or overwrite=True"):
+    with pytest.raises(ConfigError, match=r"choose another output_dir or pass overwrite=True"):
         sample.main(cfg)
 
 
-def test_unfinished_run_goes_on_however_its_folder_is_spelt(
+def test_unfinished_run_resumes_for_any_spelling_of_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["tokenizer.path=${output_dir}/letters", "seed=3"]
     sample.main.prepare(sample.main.layers(None, ["output_dir=run", *words]))
     (tmp_path / "run/metrics.jsonl").touch()
-    for spelt in ("run/", "./run", str(tmp_path / "run")):
-        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={spelt}", *words]))[1] is not None
+    for folder in ("run/", "./run", str(tmp_path / "run")):
+        assert sample.main.prepare(sample.main.layers(None, [f"output_dir={folder}", *words]))[1] is not None
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = sample.main.layers("moved", ["output_dir=moved"])
     assert sample.main.prepare(moved)[1] is not None
@@ -151,7 +151,7 @@ def test_unfinished_run_goes_on_however_its_folder_is_spelt(
     assert str(caught.value.mistakes[1].location) == "--override tokenizer.path=elsewhere"
 
 
-def test_run_that_ended_before_it_did_anything_gives_its_folder_up(tmp_path: Path) -> None:
+def test_folder_of_a_run_without_progress_can_be_reused(tmp_path: Path) -> None:
     sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=3"]))
     assert (
         sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}", "batch_size=5"]))[1]
@@ -163,54 +163,55 @@ def test_run_that_ended_before_it_did_anything_gives_its_folder_up(tmp_path: Pat
 def test_emptied_frozen_config_is_one_mistake(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(
-        ConfigError, match=r"config\.yaml holds no config; choose another output_dir, or --overwrite"
+        ConfigError,
+        match=r"config\.yaml is not a config; to start a new run, choose another output_dir or pass",
     ):
         sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path}"]))
 
 
-def test_a_folder_at_work_is_left_alone(unfinished: Path) -> None:
+def test_a_folder_in_use_is_not_changed(unfinished: Path) -> None:
     before = (unfinished / "config.yaml").read_text()
     with RunFolder(unfinished).lock("a run"):
         for overwrite in (False, True):
             with pytest.raises(
-                ConfigError, match=r"a run \(.*, process \d+\) is at work in .*; wait for it or end it"
+                ConfigError, match=r" is in use by a run \(.*, process \d+\); wait until it ends, stop it, or"
             ):
                 run(unfinished, "epochs=7", overwrite=overwrite)
     assert (unfinished / "config.yaml").read_text() == before
     run(unfinished, "epochs=7")
 
 
-def test_another_start_is_waited_for(unfinished: Path) -> None:
+def test_a_start_waits_for_another_start_in_the_same_folder(unfinished: Path) -> None:
     def hold() -> None:
-        with RunFolder(unfinished).lock("a start of a run"):
-            held.set()
+        with RunFolder(unfinished).lock("the start of a run"):
+            is_locked.set()
             time.sleep(0.3)
 
-    held = threading.Event()
+    is_locked = threading.Event()
     other = threading.Thread(target=hold)
     other.start()
-    held.wait()
+    is_locked.wait()
     run(unfinished)
     other.join()
 
 
-def test_a_lock_is_gone_with_its_process_and_says_who_holds_it(tmp_path: Path) -> None:
+def test_a_lock_is_released_and_names_its_holder(tmp_path: Path) -> None:
     for _ in range(2):
         with (
             RunFolder(tmp_path).lock("a run"),
-            pytest.raises(LockedError, match=r"^a run \("),
+            pytest.raises(LockedError, match=r" is in use by a run \("),
             RunFolder(tmp_path).lock("another"),
         ):
             pass
     with (
         RunFolder(tmp_path).lock("a start"),
-        pytest.raises(LockedError, match=r"^a start \("),
-        RunFolder(tmp_path).lock("b", patience=0.1),
+        pytest.raises(LockedError, match=r" is in use by a start \("),
+        RunFolder(tmp_path).lock("b", timeout=0.1),
     ):
         pass
 
 
-def test_a_start_that_failed_gives_its_folder_up_with_its_lock(tmp_path: Path) -> None:
+def test_folder_of_a_failed_start_can_be_reused(tmp_path: Path) -> None:
     run(tmp_path / "r", "optimizer.lr=0.5")
     record = json.loads((tmp_path / "r/run.json").read_text())
     del record["finished"]
@@ -220,7 +221,7 @@ def test_a_start_that_failed_gives_its_folder_up_with_its_lock(tmp_path: Path) -
     run(tmp_path / "r", "optimizer.lr=0.25")
 
 
-def test_a_kill_while_a_run_is_overwritten_leaves_nothing_to_go_on_from(
+def test_a_kill_during_overwriting_leaves_nothing_to_resume_from(
     unfinished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (unfinished / "checkpoints/step_6").mkdir(parents=True)
@@ -242,10 +243,10 @@ def test_a_kill_while_a_run_is_overwritten_leaves_nothing_to_go_on_from(
     assert not list(unfinished.glob("*checkpoints*"))
 
 
-def test_the_resume_hint_is_the_command_that_was_typed(unfinished: Path) -> None:
-    assert RunFolder(unfinished).resume_hint() == "the same command continues"
+def test_the_resume_hint_omits_overwrite_from_the_command(unfinished: Path) -> None:
+    assert RunFolder(unfinished).resume_hint() == "run the same command to resume"
     record = json.loads((unfinished / "run.json").read_text())
     record["command"] += ["--overwrite"]
     (unfinished / "run.json").write_text(json.dumps(record))
-    assert RunFolder(unfinished).resume_hint() == "the same command without --overwrite continues"
-    assert RunFolder(unfinished / "nowhere").resume_hint() == "the same command continues"
+    assert RunFolder(unfinished).resume_hint() == "run the same command without --overwrite to resume"
+    assert RunFolder(unfinished / "nowhere").resume_hint() == "run the same command to resume"

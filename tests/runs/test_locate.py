@@ -1,4 +1,4 @@
-"""A model is found by a folder of weights, an adapter beside its base, or a run."""
+"""A model is located by a folder of weights, an adapter and its base, or a run."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from torchtune.tokenizers import HFTokenizer, auto_tokenizer
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a model with its tokenizer."""
+    """Return the folder of a model with its tokenizer."""
     folder = tmp_path_factory.mktemp("models")
     config = json.dumps(tokenizer_config())
     words = write(folder / "words", tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
@@ -31,40 +31,40 @@ def adapter(folder: Path, base_model: str | None) -> Path:
     return folder
 
 
-def a_run(where: Path, **record: Any) -> Path:
-    return write(where, config__yaml="seed: 1\n", run__json=json.dumps(record))
+def a_run(folder: Path, **record: Any) -> Path:
+    return write(folder, config__yaml="seed: 1\n", run__json=json.dumps(record))
 
 
-def test_a_hugging_face_folder_is_itself(base: Path) -> None:
+def test_a_hugging_face_folder_is_returned_unchanged(base: Path) -> None:
     assert locate_model(base) == locate_model(str(base)) == ModelFolders(base)
 
 
-def test_an_adapter_has_the_base_that_it_names(base: Path, tmp_path: Path) -> None:
-    found = adapter(tmp_path / "adapter", str(base))
-    assert locate_model(found) == ModelFolders(base, found)
-    assert hf_decoder(str(found)).architecture == hf_decoder(str(base)).architecture
+def test_the_base_of_an_adapter_is_the_one_that_it_names(base: Path, tmp_path: Path) -> None:
+    adapter_folder = adapter(tmp_path / "adapter", str(base))
+    assert locate_model(adapter_folder) == ModelFolders(base, adapter_folder)
+    assert hf_decoder(str(adapter_folder)).architecture == hf_decoder(str(base)).architecture
 
 
-def test_a_base_is_looked_for_from_here_and_from_where_the_run_was_started(
+def test_a_relative_base_is_searched_from_the_current_folder_and_the_runs_start_folder(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = a_run(tmp_path / "runs/lora", folder=str(base.parent))
     final = adapter(run / "final", "base")
     assert locate_model(run) == ModelFolders(base, final)
     (run / "run.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="its base is 'base', and there is no such folder"):
+    with pytest.raises(FileNotFoundError, match="names the base model 'base', but there is no such folder"):
         locate_model(run)
     monkeypatch.chdir(base.parent)
     assert locate_model(run) == ModelFolders(Path("base"), final)
 
 
-def test_a_runs_folder_is_its_best_model_or_else_its_last(base: Path, tmp_path: Path) -> None:
+def test_a_runs_folder_means_its_best_model_or_else_its_final_one(base: Path, tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", command=["tune", "lora_finetune", "--config", "my config"])
-    with pytest.raises(ValueError, match="has not ended") as caught:
+    with pytest.raises(ValueError, match="has no weights yet") as caught:
         locate_model(run)
-    assert "`tune lora_finetune --config 'my config'` continues it" in str(caught.value)
+    assert "to resume it, run `tune lora_finetune --config 'my config'`" in str(caught.value)
     for call in (hf_decoder, auto_tokenizer):
-        with pytest.raises(ValueError, match="has not ended"):
+        with pytest.raises(ValueError, match="has no weights yet"):
             call(str(run))
     final = adapter(run / "final", str(base))
     assert locate_model(run) == ModelFolders(base, final)
@@ -72,69 +72,71 @@ def test_a_runs_folder_is_its_best_model_or_else_its_last(base: Path, tmp_path: 
     save_hf_folder(tiny_smollm2(), run / "best")
     assert locate_model(run) == ModelFolders(run / "best")
     assert weights_note(run) == (
-        f"{run / 'best'} is used, the model with the lowest validation loss; {final} is that of the last step"
+        f"using {run / 'best'}, the model with the lowest validation loss; {final} is the model of the last step"
     )
     assert locate_model(final) == ModelFolders(base, final)
     assert weights_note(final) is weights_note(run / "best") is weights_note(base) is None
     shutil.rmtree(final)
     assert locate_model(run) == locate_model(run / "best") == ModelFolders(run / "best")
-    assert str(weights_note(run)).endswith("so far; the run has not ended")
+    assert str(weights_note(run)).endswith("so far; the run has not finished")
 
 
 @pytest.mark.parametrize("name", ["run.json", "config.yaml"])
-def test_one_file_tells_a_runs_folder(name: str, tmp_path: Path) -> None:
+def test_one_file_identifies_a_runs_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("[damaged")
-    with pytest.raises(ValueError, match="the same command continues it"):
+    with pytest.raises(ValueError, match="to resume it, run the same command"):
         locate_model(tmp_path)
 
 
-def test_an_adapter_may_be_named_beside_its_base(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_and_its_base_may_both_be_named(base: Path, tmp_path: Path) -> None:
     final = adapter(tmp_path / "adapter", "its/own")
     assert locate_model(base, final) == ModelFolders(base, final)
     run = a_run(tmp_path / "run")
     final.rename(run / "final")
     assert locate_model(base, run) == ModelFolders(base, run / "final")
-    with pytest.raises(ValueError, match=r"is an adapter itself, to which .* cannot be added"):
+    with pytest.raises(ValueError, match=r"are both adapters; name the base model instead"):
         locate_model(run, run / "final")
-    with pytest.raises(FileNotFoundError, match=r"is no adapter: there is no adapter_config\.json in"):
+    with pytest.raises(FileNotFoundError, match=r"is not an adapter: there is no adapter_config\.json in"):
         locate_model(base, base)
 
 
-def test_a_base_that_is_not_here_can_be_fetched_and_named(tmp_path: Path) -> None:
+def test_the_message_for_a_missing_base_says_how_to_download_and_name_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         locate_model(adapter(tmp_path / "adapter", "HuggingFaceTB/SmolLM2-135M"))
     message = str(caught.value)
-    assert "its base is 'HuggingFaceTB/SmolLM2-135M', and there is no such folder" in message
+    assert "names the base model 'HuggingFaceTB/SmolLM2-135M', but there is no such folder" in message
     assert (
-        "(tune download HuggingFaceTB/SmolLM2-135M --output-dir models/SmolLM2-135M) and name both" in message
+        "(tune download HuggingFaceTB/SmolLM2-135M --output-dir models/SmolLM2-135M) and pass both" in message
     )
-    with pytest.raises(ValueError, match=r"does not say what its base is; name both, .* model_directory"):
+    with pytest.raises(ValueError, match=r"does not name the base model; pass both: .* model_directory"):
         locate_model(adapter(tmp_path / "other", None))
 
 
 def test_a_base_may_be_a_run(base: Path, tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     save_hf_folder(tiny_smollm2(), run / "final")
-    found = adapter(tmp_path / "adapter", str(run))
-    assert locate_model(found) == ModelFolders(run / "final", found)
+    adapter_folder = adapter(tmp_path / "adapter", str(run))
+    assert locate_model(adapter_folder) == ModelFolders(run / "final", adapter_folder)
 
 
-def test_a_folder_without_a_model_is_told_as_before(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere \(relative"):
+def test_a_folder_without_a_model_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere does not exist \(relative"):
         hf_decoder(str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=r"no config\.json in .*; a Hugging Face model's folder is"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no config\.json in .*; expected the folder of a Hugging Face"
+    ):
         hf_decoder(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no tokenizer in .*: expected tokenizer\.json, "):
         auto_tokenizer(str(tmp_path))
 
 
-def test_an_adapters_tokenizer_is_its_own_or_else_its_bases(base: Path, tmp_path: Path) -> None:
+def test_an_adapters_tokenizer_is_used_or_else_its_bases(base: Path, tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     final = adapter(run / "final", str(base))
     for folder in (final, run):
-        found = auto_tokenizer(str(folder))
-        assert isinstance(found, HFTokenizer)
-        assert found.chat_template is not None
-    own = json.dumps({**tokenizer_config(), "chat_template": None})
-    write(final, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=own)
+        tokenizer = auto_tokenizer(str(folder))
+        assert isinstance(tokenizer, HFTokenizer)
+        assert tokenizer.chat_template is not None
+    settings = json.dumps({**tokenizer_config(), "chat_template": None})
+    write(final, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=settings)
     assert auto_tokenizer(str(run)).chat_template is None

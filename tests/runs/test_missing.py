@@ -1,4 +1,4 @@
-"""A missing folder of a model is answered by a similar folder, or by the command that fetches the model."""
+"""The message for a missing model folder suggests a similar folder, or the command that downloads the model."""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 
 from torchtune import models
 from torchtune.runs import locate_model, missing_model_hint
-from torchtune.runs._missing import known_models
+from torchtune.runs._missing_model import known_models
 
-FETCH = "`tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir {}` fetches it"
+FETCH = "download it with `tune download HuggingFaceTB/SmolLM2-135M-Instruct --output-dir {}`"
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -46,8 +46,10 @@ def test_known_models_are_those_that_the_builders_name() -> None:
         "SmolLM2-135M-Instruct",
     ],
 )
-def test_the_last_name_of_a_local_path_tells_which_model_to_fetch(path: str, here: Path) -> None:
-    (here / "mine").mkdir()
+def test_the_last_part_of_a_local_path_determines_the_model_to_download(
+    path: str, working_folder: Path
+) -> None:
+    (working_folder / "mine").mkdir()
     assert missing_model_hint(path) == FETCH.format(path)
 
 
@@ -64,41 +66,44 @@ def test_the_last_name_of_a_local_path_tells_which_model_to_fetch(path: str, her
 )
 def test_variants_of_a_size_have_its_owner(name: str, owner: str) -> None:
     command = f"`tune download {owner}/{name} --output-dir models/{name}`"
-    assert missing_model_hint(f"models/{name}") == f"{command} fetches it"
+    assert missing_model_hint(f"models/{name}") == f"download it with {command}"
 
 
-def test_a_name_of_the_hub_is_one_whose_owner_is_no_folder_here(here: Path) -> None:
+def test_a_hub_id_is_one_whose_owner_is_not_a_local_folder(working_folder: Path) -> None:
     command = "`tune download owner/name --output-dir models/name`"
-    assert (
-        missing_model_hint("owner/name") == f"if it is a model on the Hugging Face hub, {command} fetches it"
-    )
+    hint = f"if it is a model on the Hugging Face hub, download it with {command}"
+    assert missing_model_hint("owner/name") == hint
     assert missing_model_hint("./owner/name") == missing_model_hint("models/name") == ""
-    (here / "models/name").mkdir(parents=True)
+    (working_folder / "models/name").mkdir(parents=True)
     assert missing_model_hint("owner/name") == "did you mean models/name?"
-    (here / "owner").mkdir()
+    (working_folder / "owner").mkdir()
     assert missing_model_hint("owner/name") == ""
 
 
-def test_a_similar_folder_is_suggested_first(here: Path) -> None:
-    (here / "models/SmolLM2").mkdir(parents=True)
-    (here / "models/other").mkdir()
+def test_a_similar_folder_is_suggested_first(working_folder: Path) -> None:
+    (working_folder / "models/SmolLM2").mkdir(parents=True)
+    (working_folder / "models/other").mkdir()
     with pytest.raises(FileNotFoundError) as caught:
         locate_model("models/SmolLM2-135M-Instruct")
     fetch = FETCH.format("models/SmolLM2-135M-Instruct")
     assert str(caught.value) == (
-        f"there is no folder models/SmolLM2-135M-Instruct; did you mean models/SmolLM2? If not, {fetch}"
+        f"folder models/SmolLM2-135M-Instruct does not exist; did you mean models/SmolLM2? If not, {fetch}"
     )
     assert missing_model_hint("models/SmolLM") == missing_model_hint("modles/SmolLM2")
     assert missing_model_hint("modles/SmolLM2") == "did you mean models/SmolLM2?"
     assert missing_model_hint("models/gpt-j") == ""
 
 
-def test_a_missing_base_of_an_adapter_is_answered_in_the_same_way(here: Path) -> None:
-    (here / "models/SmolLM2").mkdir(parents=True)
-    (here / "adapter").mkdir()
-    (here / "adapter/adapter_config.json").write_text('{"base_model_name_or_path": "models/SmolLM"}')
-    with pytest.raises(FileNotFoundError, match=r"did you mean models/SmolLM2\? Then name both, the base as"):
+def test_the_message_for_a_missing_base_of_an_adapter_has_the_same_hints(working_folder: Path) -> None:
+    (working_folder / "models/SmolLM2").mkdir(parents=True)
+    (working_folder / "adapter").mkdir()
+    (working_folder / "adapter/adapter_config.json").write_text(
+        '{"base_model_name_or_path": "models/SmolLM"}'
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"did you mean models/SmolLM2\? If so, pass both: the base as"
+    ):
         locate_model("adapter")
-    (here / "models/SmolLM2").rename(here / "models/mine")
-    with pytest.raises(FileNotFoundError, match="no such folder; name both, the base as model_directory"):
+    (working_folder / "models/SmolLM2").rename(working_folder / "models/mine")
+    with pytest.raises(FileNotFoundError, match="no such folder; pass both: the base as model_directory"):
         locate_model("adapter")

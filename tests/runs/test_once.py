@@ -1,4 +1,4 @@
-"""A run's config is built once, and each input is parsed once, however many parts of a call look at it."""
+"""A run's config is built once, and each input is parsed once, however many parts of a call use it."""
 
 import ast
 import collections
@@ -25,15 +25,15 @@ RECIPE = str(Path(sample.__file__))
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Return a list that grows by a tree with each config that is built."""
-    seen: list[object] = []
+    """Return a list to which the tree of every built config is appended."""
+    trees: list[object] = []
 
-    def counted(tree: object, wanted: Any, **how: bool) -> Any:
-        seen.append(tree)
-        return structure(tree, wanted, **how)
+    def counted(tree: object, expected_type: Any, **options: bool) -> Any:
+        trees.append(tree)
+        return structure(tree, expected_type, **options)
 
     monkeypatch.setattr(layers_module, "structure", counted)
-    return seen
+    return trees
 
 
 def seed_in(folder: Path) -> object:
@@ -41,14 +41,14 @@ def seed_in(folder: Path) -> object:
 
 
 def unfinish(folder: Path) -> None:
-    """Leave a run as one that was interrupted."""
+    """Turn a finished run into an interrupted one."""
     record = json.loads((folder / "run.json").read_text())
     del record["finished"]
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "metrics.jsonl").touch()
 
 
-def test_a_run_builds_its_config_once_new_continued_and_overwritten(
+def test_new_resumed_and_overwritten_runs_build_their_config_once(
     tmp_path: Path, builds: list[object]
 ) -> None:
     folder, seeds = tmp_path / "r", []
@@ -59,19 +59,19 @@ def test_a_run_builds_its_config_once_new_continued_and_overwritten(
         assert sample.RAN[-1].seed == seed_in(folder)
         seeds.append(sample.RAN[-1].seed)
         unfinish(folder)
-    new, continued, overwritten, given = seeds
-    assert new == continued != overwritten
-    assert given == 7
+    new, resumed, overwritten, explicit = seeds
+    assert new == resumed != overwritten
+    assert explicit == 7
 
 
-def test_what_a_launcher_prepares_is_built_once(tmp_path: Path, builds: list[object]) -> None:
+def test_a_launcher_builds_the_config_once(tmp_path: Path, builds: list[object]) -> None:
     cfg, run = sample.main.prepare(sample.main.layers(None, [f"output_dir={tmp_path / 'r'}"]))
     assert len(builds) == 1
     assert run is not None
     assert cfg.seed == seed_in(tmp_path / "r")
 
 
-def test_a_node_takes_the_seed_of_the_one_that_began_in_between(
+def test_a_node_uses_the_seed_of_another_node_that_started_in_the_meantime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [f"output_dir={tmp_path / 'r'}"]
@@ -88,7 +88,7 @@ def test_a_node_takes_the_seed_of_the_one_that_began_in_between(
     assert cfg.seed == seed_in(tmp_path / "r")
 
 
-def test_mistakes_leave_nothing_behind_and_come_before_the_folder_is_looked_at(
+def test_mistakes_are_reported_before_the_output_folder_is_created_or_locked(
     tmp_path: Path, builds: list[object]
 ) -> None:
     with pytest.raises(ConfigError, match="batch_size"):
@@ -112,7 +112,7 @@ def test_a_recipe_without_a_folder_keeps_its_null_seed() -> None:
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]]:
-    """Return how often each text was parsed, as YAML or as Python."""
+    """Return a counter of how often each text is parsed as YAML or Python."""
     counts: collections.Counter[str] = collections.Counter()
 
     def counted(parse: Callable[..., Any]) -> Callable[..., Any]:
@@ -133,7 +133,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Iterator[collections.Counter[str]
 
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("recipes", "configs_py", "configs_yaml")
+PACKAGES = ("recipes", "configs_py", "configs_yaml")
 CALLS = [
     ["show", "lora_finetune", "--config", "smollm2_135m_lora", "--origins"],
     ["validate", "lora_finetune", "--config", "over.yaml"],
@@ -161,12 +161,12 @@ def test_each_input_is_parsed_once(
         "def mine() -> LoraFinetuneConfig:\n    return smollm2_135m_lora()\n"
     )
     main(call)
-    inputs = [*tmp_path.iterdir(), *(f for name in OURS for f in (ROOT / name).iterdir() if f.is_file())]
+    inputs = [*tmp_path.iterdir(), *(f for name in PACKAGES for f in (ROOT / name).iterdir() if f.is_file())]
     times = {file.name: parsed[file.read_text()] for file in inputs}
     assert max(times.values()) == 1, times
 
 
-def test_a_run_and_its_continuation_parse_each_input_once(
+def test_a_run_and_its_resumption_parse_each_input_once(
     tmp_path: Path, parsed: collections.Counter[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my.yaml").write_text(f"output_dir: {tmp_path / 'r'}\n")
@@ -176,11 +176,11 @@ def test_a_run_and_its_continuation_parse_each_input_once(
     unfinish(tmp_path / "r")
     parsed.clear()
     assert main(call) == 0
-    assert main([RECIPE, "--config", str(tmp_path / "r")]) == 2  # which is finished
+    assert main([RECIPE, "--config", str(tmp_path / "r")]) == 2  # the run has finished
     assert max(parsed.values()) == 1
 
 
-def test_what_a_caller_does_with_a_document_is_its_own_business(tmp_path: Path) -> None:
+def test_changing_a_document_does_not_affect_the_cache(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("a: {b: [1]}\na: 2\n")
     first = read_yaml(str(tmp_path / "my.yaml"))
     first.value["a"]["b"].append(2)

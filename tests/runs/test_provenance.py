@@ -1,4 +1,4 @@
-"""A run knows its code, its data and its packages: what has changed is reported, and stops a run that resumes."""
+"""A run records its code, data and packages; changes are reported and stop a resumed run."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class WritingConfig:
 
 @config.parse
 def main(cfg: WritingConfig) -> None:
-    """Write a checkpoint, or go on from it."""
+    """Write a checkpoint, or resume from it."""
     checkpoint = Path(cfg.output_dir, "checkpoints/step_1")
     checkpoint.mkdir(parents=True, exist_ok=True)
     if os.environ.get("KILLED"):
@@ -52,7 +52,7 @@ if __name__ == "__main__":
 
 
 class Project:
-    """A user's project in a folder of its own, with a package of somebody else's."""
+    """A user's project in a separate folder, with a third-party package."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Project:
         path.write_text(text)
 
     def install(self, version: str) -> None:
-        """Put a package into a folder of installed packages, with its metadata."""
+        """Install the third-party package with its metadata."""
         self.write("lib/site-packages/third.py", "class Optimizer:\n    def __init__(self) -> None: ...\n")
         for old in (self.folder / "lib/site-packages").glob("*.dist-info/*"):
             old.unlink()
@@ -140,16 +140,15 @@ edits = pytest.mark.parametrize(("edit", "path"), EDITS, ids=[path for _, path i
 
 
 @edits
-def test_a_change_stops_a_run_that_resumes_unless_it_is_accepted(
+def test_a_change_stops_a_resumed_run_unless_it_is_accepted(
     project: Project, edit: Callable[[Project], None], path: str
 ) -> None:
     assert project.run(killed=True)[0] == 9
     edit(project)
     status, text = project.run()
     assert status == 2
-    assert (
-        "was begun with other code, data or versions; restore them, or continue with --accept-changes" in text
-    )
+    assert "code, data or versions have changed since the run in run started; restore them, or pass" in text
+    assert "pass --accept-changes to resume anyway; to start a new run, choose another output_dir" in text
     assert f"\n  {path}: " in text
     assert "2 mistakes" in text, "nothing else is reported"
     assert "accepted" not in project.record
@@ -198,7 +197,7 @@ def test_the_code_and_its_repository_are_in_the_run_folder(project: Project) -> 
     project.run()
     assert (project.folder / "run/code/recipe.py").read_text() == RECIPE
     assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
-    assert not (project.folder / "run/code/third.py").exists(), "an installed package is known by its version"
+    assert not (project.folder / "run/code/third.py").exists(), "installed packages are recorded by version"
     (state,) = project.record["repositories"].values()
     head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=project.folder, capture_output=True, check=True)
     assert state["commit"] == head.stdout.decode().strip()
@@ -211,7 +210,7 @@ def test_a_finished_run_is_extended_by_more_epochs(project: Project) -> None:
     for words in ((), ("--extend",), ("epochs=2",), ("epochs=1", "--extend")):
         status, text = project.run(*words)
         assert status == 2
-        assert "holds a finished run; raise epochs or max_steps with --extend to train on" in text
+        assert "has finished; to train longer, raise epochs or max_steps and pass --extend; " in text
     status, text = project.run("epochs=2", "--extend")
     assert status == 0, text
     (extended,) = project.record["extended"]
@@ -239,12 +238,12 @@ RESULTS = [
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_results_of_another_origin_are_not_overwritten(project: Project, name: str) -> None:
+def test_results_of_unknown_origin_are_not_overwritten(project: Project, name: str) -> None:
     project.write(f"run/{name}", "weights")
     status, text = project.run()
     assert status == 2
-    assert f"run/{name.partition('/')[0]} exists, and there is no config.yaml of a run in run" in text
-    assert "choose another output_dir, or --overwrite" in text
+    assert f"run/{name.partition('/')[0]} exists, but run has no config.yaml of a run" in text
+    assert "choose another output_dir or pass --overwrite" in text
     assert (project.folder / "run" / name).read_text() == "weights"
     assert project.run("--overwrite")[0] == 0
     assert not (project.folder / "run" / name).exists()
@@ -258,7 +257,7 @@ def test_a_finished_run_without_its_frozen_config_is_not_overwritten(project: Pr
     (project.folder / "run/checkpoints").rmdir()
     status, text = project.run()
     assert status == 2
-    assert "run/run.json exists, and there is no config.yaml of a run in run" in text
+    assert "run/run.json exists, but run has no config.yaml of a run" in text
 
 
 @pytest.mark.slow
@@ -272,7 +271,9 @@ def test_overwriting_removes_copies_of_code_and_no_file_of_the_user(project: Pro
     edit_import(project)
     assert project.run("--overwrite")[0] == 0
     assert (project.folder / "run/code/helper.py").read_text() == "SIGN = -1\n"
-    assert len([*(project.folder / "run/code").glob("helper.py*")]) == 1, "none of an earlier start is left"
+    assert len([*(project.folder / "run/code").glob("helper.py*")]) == 1, (
+        "copies of the earlier start are removed"
+    )
 
 
 def test_an_edited_module_that_is_imported_late_is_noticed(project: Project) -> None:
@@ -303,7 +304,7 @@ def test_an_edit_of_a_recipe_that_a_program_calls_is_noticed(project: Project, e
     assert (status, f"code.{edited}: " in text) == (1, True)
 
 
-def test_code_beside_a_run_in_the_working_folder_is_recorded_and_copies_are_not(project: Project) -> None:
+def test_code_next_to_a_run_in_the_working_folder_is_recorded_but_not_its_copies(project: Project) -> None:
     words = ("./recipe.py", "output_dir=.")
     assert project.tune(*words, killed=True)[0] == 9
     project.tune(*words, killed=True)

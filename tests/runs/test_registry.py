@@ -1,4 +1,4 @@
-"""What a user may give where a recipe or a config is named."""
+"""Names that users may pass for a recipe or a config."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ NAMES = {
     "bytes.yaml": "bytes.yaml: not UTF-8 text: byte 3 cannot be decoded",
     "base_of_none.yaml": "base_of_none.yaml:2: _base_: none.yaml: no such file",
     "base_of_itself.yaml": "base_of_itself.yaml:1: _base_: base_of_itself.yaml: _base_ leads back to this file",
-    "base_of_empty.yaml": "base_of_empty.yaml:1: _base_: a config's name is empty",
+    "base_of_empty.yaml": "base_of_empty.yaml:1: _base_: the config's name is empty",
     "base_of_number.yaml": "base_of_number.yaml:1: _base_: expected a registered config or a YAML file, got 3",
     "base_of_broken.yaml": "broken.yaml:1: not valid YAML",
     "base_of_wrong.yaml": "wrong.yaml:2: batch_size: expected an int above 0, got 'x'",
@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of such files, as the working folder."""
+    """Return a working folder with these files."""
     for name, content in FILES.items():
         (tmp_path / name).write_bytes(content)
     for name in ("folder", "folder.py", "folder.yaml", "smollm2_135m_lora"):
@@ -58,25 +58,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_config_that_is_none_is_one_mistake(name: str, folder: Path) -> None:
-    (found,) = lines_of(["validate", RECIPE, "--config", name], folder)
-    assert found.startswith(NAMES[name])
+def test_invalid_config_name_is_one_mistake(name: str, folder: Path) -> None:
+    (mistake,) = lines_of(["validate", RECIPE, "--config", name], folder)
+    assert mistake.startswith(NAMES[name])
 
 
-def test_registered_name_is_the_config_whatever_folder_of_that_name_lies_here(folder: Path) -> None:
+def test_registered_name_takes_precedence_over_a_folder_of_the_same_name(folder: Path) -> None:
     assert lines_of(["show", "lora_finetune", "--config", "smollm2_135m_lora"], folder) == []
-    (found,) = lines_of(["validate", RECIPE, "--config", "./smollm2_135m_lora"], folder)
-    assert found == "smollm2_135m_lora/config.yaml: no such file"
+    (mistake,) = lines_of(["validate", RECIPE, "--config", "./smollm2_135m_lora"], folder)
+    assert mistake == "smollm2_135m_lora/config.yaml: no such file"
 
 
 RECIPES = {
-    "def main(cfg): ...\n": "expected one recipe, a main(cfg) under @config.parse; found no function decorated with",
-    "@config.parse\ndef main(): ...\n": "main: takes one argument, the config",
-    "@config.parse\ndef main(a, b): ...\n": "main: takes one argument, the config",
+    "def main(cfg): ...\n": (
+        "expected one recipe, a main(cfg) decorated with @config.parse; found no decorated function"
+    ),
+    "@config.parse\ndef main(): ...\n": "main: must take one argument, the config",
+    "@config.parse\ndef main(a, b): ...\n": "main: must take one argument, the config",
     "@config.parse\ndef main(cfg: int) -> None: ...\n": "main: must be annotated with an attrs class or a dataclass",
     "@config.parse\ndef main(cfg: 'Nope') -> None: ...\n": "main: is annotated with 'Nope', which is not defined",
     "class C:\n    x: 'Missing' = 1\nC = attrs.define(C)\n@config.parse\ndef main(cfg: C) -> None: ...\n": (
-        "x: its annotation 'Missing' leads to nothing"
+        "x: its annotation 'Missing' cannot be resolved"
     ),
     "raise SystemExit('no')\n": "SystemExit: no",
     "def main(:\n": "not valid Python",
@@ -84,23 +86,23 @@ RECIPES = {
 
 
 @pytest.mark.parametrize(("number", "text"), list(enumerate(RECIPES)))
-def test_recipe_that_is_none_is_one_mistake(number: int, text: str, folder: Path) -> None:
+def test_invalid_recipe_is_one_mistake(number: int, text: str, folder: Path) -> None:
     file = folder / f"wrong_recipe_{number}.py"
     file.write_text(f"import attrs\nfrom torchtune import config\n{text}")
-    (found,) = lines_of(["validate", str(file), "x=1"], folder)
-    assert found.startswith(file.stem)
-    assert RECIPES[text] in found
+    (mistake,) = lines_of(["validate", str(file), "x=1"], folder)
+    assert mistake.startswith(file.stem)
+    assert RECIPES[text] in mistake
 
 
-def test_component_of_a_recipe_whose_file_cannot_be_imported_by_name_says_to_rename_it(folder: Path) -> None:
+def test_component_of_a_recipe_file_that_is_not_importable_asks_to_rename_the_file(folder: Path) -> None:
     file = folder / "my-recipe.py"
     file.write_text(
         "import attrs\nfrom torchtune import config\nclass Own: ...\n"
         "@attrs.define(kw_only=True)\nclass C:\n    own: config.Component[Own] = config.lazy(Own)\n"
         "@config.parse\ndef main(cfg: C) -> None: ...\n"
     )
-    (found,) = lines_of(["validate", str(file)], folder)
+    (mistake,) = lines_of(["validate", str(file)], folder)
     assert (
-        found
-        == "default of C: own: Own is defined in 'my-recipe', which is no name of a module; rename the file"
+        mistake
+        == "default of C: own: Own is defined in 'my-recipe', not a valid module name; rename the file"
     )

@@ -1,4 +1,4 @@
-"""A run that resumes notices other data and files of the model, whichever field of the config names them."""
+"""A resumed run detects changed data and model files, whichever field of the config names them."""
 
 import json
 import shutil
@@ -33,14 +33,14 @@ def edit_template() -> None:
 CASES: dict[str, tuple[str, str, Callable[[], object]]] = {
     "a file": ("dataset.source=a/1.jsonl", "dataset.source", lambda: write("a/1.jsonl", OTHERS)),
     "a file of a folder": ("dataset.source=a", "dataset.source", lambda: write("a/2.jsonl", OTHERS)),
-    "a file more in a folder": ("dataset.source=a", "dataset.source", lambda: write("a/3.jsonl", ROWS)),
-    "a file that a pattern no longer finds": (
+    "another file in a folder": ("dataset.source=a", "dataset.source", lambda: write("a/3.jsonl", ROWS)),
+    "a file that a pattern no longer matches": (
         "dataset.source=a/*.jsonl",
         "dataset.source",
         Path("a/2.jsonl").unlink,
     ),
     "held-out rows": (HELD_OUT, "validation.dataset.source", lambda: write("held.jsonl", OTHERS)),
-    "a template of one's own": (
+    "a custom template": (
         "tokenizer.chat_template=own.jinja",
         "tokenizer.chat_template",
         lambda: shutil.copy("other.jinja", "own.jinja"),
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, str, Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_edited_source_stops_a_run_that_resumes(
+def test_an_edited_source_stops_a_resumed_run(
     case: str, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -69,7 +69,7 @@ def test_an_edited_source_stops_a_run_that_resumes(
     edit()
     done = tune("lora_finetune", "--config", "lora", *words)
     assert done.status == 2
-    assert "was begun with other code, data or versions" in done.err
+    assert "code, data or versions have changed since the run in run started" in done.err
     assert [line.partition(": ")[0] for line in done.err.splitlines()[2:]] == [f"  sources.{field}"]
 
 

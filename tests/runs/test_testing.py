@@ -1,4 +1,4 @@
-"""What a user's own pytest has of torchtune."""
+"""torchtune's helpers for users' own pytest suites."""
 
 import types
 from pathlib import Path
@@ -14,7 +14,7 @@ pytest_plugins = ["pytester"]
 
 
 def broken() -> sample.Config:
-    """A config with two mistakes."""
+    """Return a config with two mistakes."""
     return sample.Config(output_dir="x", batch_size=0, dtype="fp23")  # type: ignore[arg-type]  # the mistake
 
 
@@ -32,7 +32,7 @@ def test_check_raises_every_mistake_with_its_line() -> None:
     assert str(caught.value.mistakes[0].location).endswith("test_testing.py:18")
 
 
-def test_check_tells_the_recipe_of_a_file(tmp_path: Path) -> None:
+def test_check_infers_the_recipe_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("_base_: smollm2_135m_full\nseed: 3\n")
     assert testing.check(tmp_path / "my.yaml").seed == 3
     (tmp_path / "mine.yaml").write_text("# recipe: lora_finetune\noutput_dir: x\n")
@@ -41,7 +41,7 @@ def test_check_tells_the_recipe_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'smollm2_135m_lora'"):
         testing.check("smollm2_135m_lor")
     (tmp_path / "none.yaml").write_text("nothing: x\n")
-    with pytest.raises(ConfigError, match="its fields are those of no recipe"):
+    with pytest.raises(ConfigError, match="its fields fit no recipe"):
         testing.check(tmp_path / "none.yaml")
 
 
@@ -52,7 +52,7 @@ def test_functions_of_a_module_are_those_that_return_a_config() -> None:
 
 
 def test_golden_names_the_leaves_that_differ(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="is not there yet; run: pytest --renew-configs"):
+    with pytest.raises(AssertionError, match="does not exist yet; create it with pytest --renew-configs"):
         testing.compare_with_golden(sample.plain, tmp_path)
     testing.compare_with_golden(sample.plain, tmp_path, renew=True)
     testing.compare_with_golden(sample.plain, tmp_path)
@@ -62,7 +62,7 @@ def test_golden_names_the_leaves_that_differ(tmp_path: Path) -> None:
         testing.compare_with_golden(sample.plain, file)
 
 
-def test_users_suite_renews_and_then_guards_its_configs(pytester: pytest.Pytester) -> None:
+def test_a_users_suite_writes_and_then_checks_golden_configs(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         guarded_configs="""
             from configs_py.smollm2 import smollm2_135m_full

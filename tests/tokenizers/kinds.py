@@ -1,4 +1,4 @@
-"""A small tokenizer of every kind, written as its own files, with `<think>` among its special tokens."""
+"""A small tokenizer of every kind, with `<think>` among its special tokens."""
 
 import base64
 import functools
@@ -28,10 +28,10 @@ TEMPLATE = (
 )
 
 LLAMA3_RANKS = 1000
-"""Fewer than Llama 3 has; tests set `_tiktoken.N_RANKS` to it."""
+"""Number of ranks; tests set `_tiktoken.N_RANKS` to it."""
 
 PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""How the tekken.json here splits texts."""
+"""Word pattern of the tekken.json."""
 
 
 @frozen
@@ -39,17 +39,17 @@ class Kind:
     """A kind of tokenizer."""
 
     load: Any
-    """Its class."""
+    """The tokenizer class."""
     write: Callable[[Path], Path]
-    """Writes the vocabulary and the files next to it, without a chat template, into a folder."""
+    """Writes the vocabulary and its configuration files, without a chat template, to a folder."""
     marker: str
-    """A special token of it that answers may contain."""
+    """A special token that answers may contain."""
     stop: str
-    """A token of it that ends no answer by itself."""
+    """A token that is not a stop token by default."""
 
 
 def set_config(folder: Path, **changes: Any) -> Path:
-    """Change tokenizer_config.json; null takes a key out."""
+    """Change tokenizer_config.json; None removes a key."""
     file = folder / "tokenizer_config.json"
     values = {**(json.loads(file.read_text()) if file.is_file() else {}), **changes}
     file.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
@@ -105,10 +105,10 @@ def write_pieces(folder: Path) -> Path:
 
 
 def tekken(special_tokens: list[str] | None = None, n: int = 30, **config: Any) -> dict[str, Any]:
-    """Return a tekken.json: bytes, pairs of letters, some words, and more tokens than are used."""
+    """Return the contents of a tekken.json: bytes, pairs of letters, words, and some unused tokens."""
     letters = [b" ", *(bytes([c]) for c in b"etaoinshrdlu<>[]|")]
     pairs = [b"".join(pair) for pair in itertools.product(letters, repeat=2)]
-    # No two tokens make "qzx": a whole word is looked up before its bytes are merged.
+    # No two tokens form "qzx": a full word is looked up before its bytes are merged.
     words = [b"qzx", b"the", b" the", b"word", b"words", b"wor", b"or", b"wo", b"\xc3\xa4", b"  "]
     tokens = [*(bytes([i]) for i in range(256)), *dict.fromkeys([*words, *pairs])]
     used = len(tokens) - 20

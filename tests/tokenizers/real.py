@@ -1,4 +1,4 @@
-"""Texts on which real models and tokenizers are compared with others' reading of them."""
+"""Texts on which tokenizers and models are compared with reference implementations."""
 
 PARAGRAPH = (
     "Water is made of hydrogen and oxygen. It covers most of the Earth's surface, and without it there would"
@@ -22,7 +22,7 @@ TEXTS = [
     "a",
     "\n",
 ]
-"""Many languages and scripts, emoji, code, numbers, control characters, and next to nothing."""
+"""Many languages and scripts, emoji, code, numbers, control characters, and very short texts."""
 
 SPECIAL_TEXTS = [
     "<|im_start|>user\nhello<|im_end|>\n<|endoftext|>",
@@ -31,4 +31,4 @@ SPECIAL_TEXTS = [
     "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|>",
     "<|user|>\nhello<|end|>\n<|assistant|>",
 ]
-"""Texts that spell special tokens out."""
+"""Texts that contain special tokens."""

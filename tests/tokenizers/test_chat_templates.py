@@ -1,4 +1,4 @@
-"""Stored templates, special tokens and stored settings have the effect that they have in transformers."""
+"""Stored templates, special tokens and settings have the same effect as in transformers."""
 
 import json
 from pathlib import Path
@@ -11,34 +11,36 @@ from tests.models.tiny import tiny_tokenizer, tokenizer_config, write
 from tests.tokenizers.kinds import pieces, set_config, tekken, write_hf, write_pieces, write_tekken
 from tests.tokenizers.real import SPECIAL_TEXTS, TEXTS
 from torchtune.data import ChatTemplate, Message
-from torchtune.tokenizers import AnyTokenizer, HFTokenizer, SentencePieceTokenizer, auto_tokenizer
+from torchtune.tokenizers import BaseTokenizer, HFTokenizer, SentencePieceTokenizer, auto_tokenizer
 from torchtune.tokenizers._files import copy_tokenizer, remove_tokenizer
 
 TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 HELLO: list[Message] = [Message(role="user", content="hello")]
 
 
-def theirs_of(folder: Path) -> Any:
+def reference_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder)
 
 
-def template(tokenizer: AnyTokenizer) -> ChatTemplate:
+def template(tokenizer: BaseTokenizer) -> ChatTemplate:
     assert tokenizer.chat_template is not None
     return tokenizer.chat_template
 
 
-def source(tokenizer: AnyTokenizer, *, tools: bool) -> str:
-    found = template(tokenizer)
-    return found.tool_source if tools and found.tool_source is not None else found.source
+def source(tokenizer: BaseTokenizer, *, tools: bool) -> str:
+    chat_template = template(tokenizer)
+    return (
+        chat_template.tool_source if tools and chat_template.tool_source is not None else chat_template.source
+    )
 
 
 def named(*names: str) -> list[dict[str, str]]:
     return [{"name": name, "template": f"{name} of the config"} for name in names]
 
 
-def more(folder: Path, *names: str) -> None:
+def write_additional(folder: Path, *names: str) -> None:
     for name in names:
         write(folder / "additional_chat_templates", **{f"{name}__jinja": f"{name} of a file"})
 
@@ -51,11 +53,11 @@ def folder(tmp_path: Path) -> Path:
 # Which template is used
 
 
-def in_config(folder: Path) -> None:
+def one_in_the_config(folder: Path) -> None:
     set_config(folder, chat_template="the only one")
 
 
-def in_a_file(folder: Path) -> None:
+def one_in_a_file(folder: Path) -> None:
     set_config(folder, chat_template="of the config")
     write(folder, chat_template__jinja="of a file")
 
@@ -64,32 +66,32 @@ def several(folder: Path) -> None:
     set_config(folder, chat_template=named("default", "tool_use", "rag"))
 
 
-def several_without_one_for_tools(folder: Path) -> None:
+def several_without_tool_use(folder: Path) -> None:
     set_config(folder, chat_template=named("rag", "default"))
 
 
 def several_files(folder: Path) -> None:
     set_config(folder, chat_template=named("default", "tool_use"))
     write(folder, chat_template__jinja="of a file")
-    more(folder, "rag", "tool_use")
+    write_additional(folder, "rag", "tool_use")
 
 
-def a_file_beside_several(folder: Path) -> None:
+def a_file_and_several_in_the_config(folder: Path) -> None:
     set_config(folder, chat_template=named("default", "tool_use"))
     write(folder, chat_template__jinja="of a file")
 
 
 def a_default_among_the_files(folder: Path) -> None:
-    more(folder, "default", "tool_use")
+    write_additional(folder, "default", "tool_use")
 
 
 STORED = [
-    in_config,
-    in_a_file,
+    one_in_the_config,
+    one_in_a_file,
     several,
-    several_without_one_for_tools,
+    several_without_tool_use,
     several_files,
-    a_file_beside_several,
+    a_file_and_several_in_the_config,
     a_default_among_the_files,
 ]
 
@@ -97,20 +99,22 @@ STORED = [
 @pytest.mark.parametrize("store", STORED)
 def test_the_template_is_that_of_transformers(store: Any, folder: Path) -> None:
     store(folder)
-    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
-    assert source(ours, tools=False) == theirs.get_chat_template()
-    assert source(ours, tools=True) == theirs.get_chat_template(tools=TOOLS)
+    tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
+    assert source(tokenizer, tools=False) == reference.get_chat_template()
+    assert source(tokenizer, tools=True) == reference.get_chat_template(tools=TOOLS)
     stored = (
-        theirs.chat_template if isinstance(theirs.chat_template, dict) else {"default": theirs.chat_template}
+        reference.chat_template
+        if isinstance(reference.chat_template, dict)
+        else {"default": reference.chat_template}
     )
     for name, text in stored.items():
-        chosen = HFTokenizer(str(folder), chat_template=name)
-        assert source(chosen, tools=False) == source(chosen, tools=True) == text
+        selected = HFTokenizer(str(folder), chat_template=name)
+        assert source(selected, tools=False) == source(selected, tools=True) == text
     with pytest.raises(ValueError, match=rf"'other' is neither .* \(stored: {', '.join(sorted(stored))}\)"):
         HFTokenizer(str(folder), chat_template="other")
 
 
-def test_without_a_default_one_must_be_chosen(folder: Path) -> None:
+def test_without_a_default_a_template_must_be_selected(folder: Path) -> None:
     set_config(folder, chat_template=named("rag", "tool_use"))
     assert HFTokenizer(str(folder)).chat_template is None
     with pytest.raises(
@@ -120,7 +124,7 @@ def test_without_a_default_one_must_be_chosen(folder: Path) -> None:
     assert source(HFTokenizer(str(folder), chat_template="rag"), tools=True) == "rag of the config"
 
 
-def test_an_older_file_of_its_own_counts_last(folder: Path) -> None:
+def test_the_legacy_file_has_the_lowest_precedence(folder: Path) -> None:
     write(folder, chat_template__json=json.dumps({"chat_template": "older"}))
     assert source(HFTokenizer(str(folder)), tools=False) == "older"
     set_config(folder, chat_template="newer")
@@ -133,28 +137,28 @@ def test_an_older_file_of_its_own_counts_last(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["default", "tool_use"])
 def test_a_damaged_template_is_named_by_its_file(name: str, folder: Path) -> None:
-    more(folder, "default", "tool_use")
+    write_additional(folder, "default", "tool_use")
     write(folder / "additional_chat_templates", **{f"{name}__jinja": "{% for %}"})
     with pytest.raises(
         ValueError, match=rf"additional_chat_templates/{name}.jinja: the chat template is not valid"
     ):
         HFTokenizer(str(folder))
-    more(folder, "default", "tool_use")
+    write_additional(folder, "default", "tool_use")
     (folder / "additional_chat_templates" / "rag.jinja").write_bytes(b"\xff")
-    with pytest.raises(ValueError, match=r"rag.jinja is not a text in UTF-8 .*; fetch it again"):
+    with pytest.raises(ValueError, match=r"rag.jinja is not UTF-8 text .*; fetch it again"):
         HFTokenizer(str(folder))
 
 
 @pytest.mark.parametrize("make", [write_hf, write_pieces, write_tekken])
-def test_every_kind_has_them(make: Any, tmp_path: Path) -> None:
+def test_every_kind_reads_stored_templates(make: Any, tmp_path: Path) -> None:
     folder = set_config(make(tmp_path), chat_template=named("default", "tool_use"))
     for tokenizer in (auto_tokenizer(str(folder)), auto_tokenizer(str(folder), chat_template="tool_use")):
         assert source(tokenizer, tools=True) == "tool_use of the config"
 
 
-def test_all_files_of_templates_are_copied_and_counted(folder: Path, tmp_path: Path) -> None:
+def test_all_template_files_are_copied_and_fingerprinted(folder: Path, tmp_path: Path) -> None:
     write(folder, chat_template__jinja="of a file", chat_template__json="{}")
-    more(folder, "rag", "tool_use")
+    write_additional(folder, "rag", "tool_use")
     copy = tmp_path / "copy"
     copy.mkdir()
     copy_tokenizer(folder, copy)
@@ -168,10 +172,10 @@ def test_all_files_of_templates_are_copied_and_counted(folder: Path, tmp_path: P
     assert not [*copy.iterdir()]
 
 
-# What templates are told
+# Variables of templates
 
 
-SPELLED = "|".join(
+ALL_TOKENS = "|".join(
     f"{{{{ {name} }}}}"
     for name in (
         *(f"{name}_token" for name in ("bos", "eos", "unk", "pad", "sep", "cls", "mask", "image", "boi")),
@@ -196,33 +200,37 @@ SPELLED = "|".join(
     ],
 )
 def test_special_tokens_reach_the_template_as_in_transformers(config: dict[str, Any], folder: Path) -> None:
-    set_config(folder, chat_template=SPELLED, **config)
-    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
-    expected = theirs.apply_chat_template(HELLO, tokenize=False)
-    assert template(ours).render(HELLO, add_generation_prompt=False).text == expected
-    found = template(ours)
-    named_tokens = {"bos_token": found.bos_token, "eos_token": found.eos_token, **found.special_tokens}
-    assert {name: text for name, text in named_tokens.items() if text} == theirs.special_tokens_map
+    set_config(folder, chat_template=ALL_TOKENS, **config)
+    tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
+    expected = reference.apply_chat_template(HELLO, tokenize=False)
+    assert template(tokenizer).render(HELLO, add_generation_prompt=False).text == expected
+    chat_template = template(tokenizer)
+    named_tokens = {
+        "bos_token": chat_template.bos_token,
+        "eos_token": chat_template.eos_token,
+        **chat_template.special_tokens,
+    }
+    assert {name: text for name, text in named_tokens.items() if text} == reference.special_tokens_map
 
 
 @pytest.mark.parametrize("with_added", [True, False])
-def test_special_tokens_map_counts_where_no_added_tokens_are_listed(with_added: bool, folder: Path) -> None:
+def test_special_tokens_map_is_read_if_no_added_tokens_are_listed(with_added: bool, folder: Path) -> None:
     added = {"1": {"content": "<|im_start|>", "special": True, "normalized": False}} if with_added else None
-    set_config(folder, chat_template=SPELLED, added_tokens_decoder=added)
+    set_config(folder, chat_template=ALL_TOKENS, added_tokens_decoder=added)
     mapped = {"unk_token": "<think>", "pad_token": {"content": "</think>", "lstrip": False}}
     write(folder, special_tokens_map__json=json.dumps(mapped))
-    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
-    assert template(ours).render(HELLO, add_generation_prompt=False).text == theirs.apply_chat_template(
-        HELLO, tokenize=False
-    )
-    assert ours.pad_id == theirs.pad_token_id == (0 if with_added else 301)
+    tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
+    assert template(tokenizer).render(
+        HELLO, add_generation_prompt=False
+    ).text == reference.apply_chat_template(HELLO, tokenize=False)
+    assert tokenizer.pad_id == reference.pad_token_id == (0 if with_added else 301)
 
 
-def test_an_argument_goes_before_a_special_token(folder: Path) -> None:
+def test_an_argument_takes_precedence_over_a_special_token(folder: Path) -> None:
     set_config(folder, chat_template="{{ unk_token }}", unk_token="<think>")
-    ours = HFTokenizer(str(folder), template_arguments={"unk_token": "mine"})
-    theirs = theirs_of(folder).apply_chat_template(HELLO, tokenize=False, unk_token="mine")
-    assert template(ours).render(HELLO, add_generation_prompt=False).text == theirs == "mine"
+    tokenizer = HFTokenizer(str(folder), template_arguments={"unk_token": "mine"})
+    reference = reference_tokenizer(folder).apply_chat_template(HELLO, tokenize=False, unk_token="mine")
+    assert template(tokenizer).render(HELLO, add_generation_prompt=False).text == reference == "mine"
 
 
 # Stored settings that change tokens
@@ -246,17 +254,20 @@ def limited(folder: Path, **settings: Any) -> Path:
     ],
 )
 def test_stored_truncation_and_padding_are_not_applied(settings: dict[str, Any], tmp_path: Path) -> None:
-    ours, theirs = HFTokenizer(str(limited(tmp_path / "a", **settings))), theirs_of(tmp_path / "a")
-    free = HFTokenizer(str(set_config(write_hf(tmp_path / "b"), add_bos_token=True)))
+    tokenizer, reference = (
+        HFTokenizer(str(limited(tmp_path / "a", **settings))),
+        reference_tokenizer(tmp_path / "a"),
+    )
+    unlimited = HFTokenizer(str(set_config(write_hf(tmp_path / "b"), add_bos_token=True)))
     for text in [*TEXTS, *SPECIAL_TEXTS]:
-        expected = theirs(text, add_special_tokens=False)["input_ids"]
-        assert ours.encode_template(text) == expected
-        assert ours.encode(text, add_eos=False) == free.encode(text, add_bos=False, add_eos=False)
-        assert ours.encode_template(text, [(0, len(text))]) == ours.encode(text, add_eos=False)
+        expected = reference(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode_template(text) == expected
+        assert tokenizer.encode(text, add_eos=False) == unlimited.encode(text, add_bos=False, add_eos=False)
+        assert tokenizer.encode_template(text, [(0, len(text))]) == tokenizer.encode(text, add_eos=False)
     content = HFTokenizer(str(tmp_path / "a"), special_tokens_in_content=["<|im_start|>"])
     text = f"<|im_start|>{TEXTS[0]}"
-    assert content.encode(text, add_eos=False) == ours.encode_template(text)
-    assert ours.bos_id is None
+    assert content.encode(text, add_eos=False) == tokenizer.encode_template(text)
+    assert tokenizer.bos_id is None
 
 
 def test_tokens_and_flags_of_the_config_are_applied_as_in_transformers(tmp_path: Path) -> None:
@@ -273,28 +284,28 @@ def test_tokens_and_flags_of_the_config_are_applied_as_in_transformers(tmp_path:
     folder = set_config(
         write(tmp_path, tokenizer__json=backend.to_str()), **tokenizer_config(), added_tokens_decoder=added
     )
-    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
     for text in ("a <plain>b<kept>c  <new> d", "<new><plain><kept><|im_end|>", *SPECIAL_TEXTS):
-        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
-        split = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert ours.encode(text, add_eos=False) == split
-    assert {*ours.special_tokens} >= {"<plain>", "<new>"}
-    assert "<kept>" not in ours.special_tokens
-    assert ours.vocab_size == len(theirs) == n + 3
+        assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
+        split = reference(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert tokenizer.encode(text, add_eos=False) == split
+    assert {*tokenizer.special_tokens} >= {"<plain>", "<new>"}
+    assert "<kept>" not in tokenizer.special_tokens
+    assert tokenizer.vocab_size == len(reference) == n + 3
 
 
-def test_a_named_token_is_special_although_the_file_takes_it_for_text(tmp_path: Path) -> None:
+def test_a_declared_token_is_special_although_the_file_treats_it_as_text(tmp_path: Path) -> None:
     values = json.loads(tiny_tokenizer().to_str())
     values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "<|im_end|>"]
     folder = set_config(write(tmp_path, tokenizer__json=json.dumps(values)), **tokenizer_config())
-    ours, theirs = HFTokenizer(str(folder)), theirs_of(folder)
+    tokenizer, reference = HFTokenizer(str(folder)), reference_tokenizer(folder)
     text = "hello<|im_end|>"
-    assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
-    assert ours.encode_template(text)[-1] == 2
-    assert 2 not in ours.encode(text, add_eos=False)
+    assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode_template(text)[-1] == 2
+    assert 2 not in tokenizer.encode(text, add_eos=False)
 
 
-def test_named_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
+def test_declared_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
     folder = write_pieces(tmp_path)
     assert b"\n" in pieces()
     set_config(folder, additional_special_tokens=["▁these"], mask_token="▁words")
@@ -316,7 +327,7 @@ def test_named_pieces_are_special_in_sentencepiece(tmp_path: Path) -> None:
         ({"generation_config": [4]}, {4}),
     ],
 )
-def test_every_file_of_the_model_adds_its_end_ids(
+def test_the_eos_ids_of_all_files_are_stop_ids(
     make: Any, files: dict[str, Any], expected: set[int], tmp_path: Path
 ) -> None:
     folder = make(tmp_path)
@@ -325,6 +336,6 @@ def test_every_file_of_the_model_adds_its_end_ids(
     assert auto_tokenizer(str(folder)).stop_ids == {2, *expected}
 
 
-def test_a_tekken_json_has_its_own_default_ends(tmp_path: Path) -> None:
+def test_a_tekken_json_has_a_default_stop_id(tmp_path: Path) -> None:
     write(tmp_path, tekken__json=json.dumps(tekken()))
     assert auto_tokenizer(str(tmp_path)).stop_ids == {2}

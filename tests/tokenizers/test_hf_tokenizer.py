@@ -1,4 +1,4 @@
-"""tokenizer.json tokenizers encode as the library does, and keep special tokens out of people's text."""
+"""tokenizer.json tokenizers encode like the library, and special tokens in plain text stay text."""
 
 import json
 import pickle
@@ -14,18 +14,18 @@ from torchtune.models.smollm2 import smollm2_tokenizer
 from torchtune.tokenizers import HFTokenizer
 
 
-def folder(path: Path, **changes: Any) -> Path:
-    """Write a tokenizer's folder, its tokenizer_config.json with changes."""
+def write_folder(path: Path, **changes: Any) -> Path:
+    """Write a tokenizer's folder, with changes to its tokenizer_config.json."""
     config = json.dumps({**tokenizer_config(), **changes})
     return write(path, tokenizer__json=tiny_tokenizer().to_str(), tokenizer_config__json=config)
 
 
 def load(path: Path, **changes: Any) -> HFTokenizer:
-    return HFTokenizer(str(folder(path, **changes)))
+    return HFTokenizer(str(write_folder(path, **changes)))
 
 
 def test_ids_and_properties(tmp_path: Path) -> None:
-    tokenizer: Tokenizer = smollm2_tokenizer(str(folder(tmp_path) / "tokenizer.json"))
+    tokenizer: Tokenizer = smollm2_tokenizer(str(write_folder(tmp_path) / "tokenizer.json"))
     expected = tiny_tokenizer().encode(TEXT).ids
     assert tokenizer.encode(TEXT) == [*expected, 2]
     assert tokenizer.encode(TEXT, add_eos=False) == expected
@@ -36,27 +36,27 @@ def test_ids_and_properties(tmp_path: Path) -> None:
     assert isinstance(tokenizer, Tokenizer)
 
 
-def test_special_tokens_in_peoples_text_stay_text(tmp_path: Path) -> None:
+def test_special_tokens_in_plain_text_stay_text(tmp_path: Path) -> None:
     tokenizer = load(tmp_path)
-    text = "He wrote <|im_end|>\n<|im_start|>system and went on"
+    text = "He wrote <|im_end|>\n<|im_start|>system and left"
     ids = tokenizer.encode(text, add_eos=False)
     assert not {0, 1, 2} & set(ids)
     assert tokenizer.decode(ids) == text
     assert tokenizer.encode_template(text).count(1) == tokenizer.encode_template(text).count(2) == 1
-    assert tokenizer.encode(text, add_eos=False) == ids, "also after a template was encoded"
+    assert tokenizer.encode(text, add_eos=False) == ids, "unchanged after encoding a template"
 
 
-def test_a_pickled_tokenizer_still_keeps_special_tokens_out(tmp_path: Path) -> None:
+def test_special_tokens_stay_text_after_pickling(tmp_path: Path) -> None:
     tokenizer = pickle.loads(pickle.dumps(load(tmp_path)))
     assert not {0, 1, 2} & set(tokenizer.encode("<|im_end|>", add_eos=False))
 
 
-def test_template_text_adds_nothing_of_its_own(tmp_path: Path) -> None:
+def test_encode_template_adds_no_tokens(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, add_bos_token=True)
     assert tokenizer.encode_template("<|im_start|>words") == tokenizer.encode("words", add_eos=False)
 
 
-def test_parts_of_a_template_stay_text(tmp_path: Path) -> None:
+def test_plain_spans_of_a_template_stay_text(tmp_path: Path) -> None:
     tokenizer = load(tmp_path)
     inside = "words <|im_end|>\n<|im_start|>words"
     text = f"<|im_start|>{inside}<|im_end|>\n"
@@ -68,49 +68,49 @@ def test_parts_of_a_template_stay_text(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode_template(text, [(12, 12 + len(inside))]) == ids
 
 
-def test_added_tokens_keep_their_ids_beside_parts_that_stay_text(tmp_path: Path) -> None:
+def test_added_tokens_keep_their_ids_next_to_plain_spans(tmp_path: Path) -> None:
     backend = tiny_tokenizer()
     n = max(backend.get_vocab().values()) + 1
     backend.add_tokens([AddedToken(f"<|special {i}|>", special=True, normalized=False) for i in range(4)])
     backend.add_tokens([AddedToken("<think>", special=False, normalized=False)])
-    write(folder(tmp_path), tokenizer__json=backend.to_str())
+    write(write_folder(tmp_path), tokenizer__json=backend.to_str())
     tokenizer = HFTokenizer(str(tmp_path))
     for plain in ([], [(0, 9)], [(0, 2)]):
-        found = tokenizer.encode_template("<|im_end|><think><|special 2|>words", plain)
-        assert [i for i in found if i >= n] == [n + 4, n + 2]
+        ids = tokenizer.encode_template("<|im_end|><think><|special 2|>words", plain)
+        assert [i for i in ids if i >= n] == [n + 4, n + 2]
 
 
 @pytest.mark.parametrize("mark", ["\ue000", "\uf8ff", "\ue000\ue001"])
-def test_no_character_of_a_text_makes_a_special_token(mark: str, tmp_path: Path) -> None:
+def test_no_character_of_a_text_marks_a_special_token(mark: str, tmp_path: Path) -> None:
     tokenizer = load(tmp_path)
     text = f"words {mark}<|im_end|>{mark} <|im_start|>"
-    found = tokenizer.encode_template(text, [(0, len(text) - 12)])
-    assert [i for i in found if i < 3] == [1]
-    assert tokenizer.decode(found[:-1]) == text[:-12]
+    ids = tokenizer.encode_template(text, [(0, len(text) - 12)])
+    assert [i for i in ids if i < 3] == [1]
+    assert tokenizer.decode(ids[:-1]) == text[:-12]
 
 
-def test_bos_is_put_where_the_model_was_taught_it(tmp_path: Path) -> None:
+def test_bos_follows_the_config_or_the_file(tmp_path: Path) -> None:
     assert load(tmp_path / "a", add_bos_token=True).bos_id == 1
     assert load(tmp_path / "b", add_bos_token=False).bos_id is None
     backend = tiny_tokenizer()
     backend.post_processor = processors.TemplateProcessing(
         single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
     )
-    write(folder(tmp_path / "c"), tokenizer__json=backend.to_str())
+    write(write_folder(tmp_path / "c"), tokenizer__json=backend.to_str())
     tokenizer = HFTokenizer(str(tmp_path / "c"))
     assert tokenizer.bos_id == 1
-    assert tokenizer.encode("words")[:2] == [1, *tiny_tokenizer().encode("words").ids[:1]], "and only once"
+    assert tokenizer.encode("words")[:2] == [1, *tiny_tokenizer().encode("words").ids[:1]], "added only once"
 
 
 @pytest.mark.parametrize("eos_token_id", [0, [0, 2]])
 def test_generation_config_adds_stop_ids(tmp_path: Path, eos_token_id: int | list[int]) -> None:
-    write(folder(tmp_path), generation_config__json=json.dumps({"eos_token_id": eos_token_id}))
+    write(write_folder(tmp_path), generation_config__json=json.dumps({"eos_token_id": eos_token_id}))
     assert HFTokenizer(str(tmp_path)).stop_ids == {0, 2}
 
 
-def test_the_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> None:
+def test_the_chat_template_is_read_from_each_of_its_locations(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": TEMPLATE}]
-    write(folder(tmp_path / "c", chat_template=None), chat_template__jinja=TEMPLATE)
+    write(write_folder(tmp_path / "c", chat_template=None), chat_template__jinja=TEMPLATE)
     for tokenizer in (
         load(tmp_path / "a"),
         load(tmp_path / "b", chat_template=named),
@@ -126,7 +126,7 @@ def test_the_chat_template_is_found_in_each_of_its_places(tmp_path: Path) -> Non
     assert load(tmp_path / "d", chat_template=None).chat_template is None
 
 
-def test_a_template_that_is_not_jinja_is_refused_with_its_file(tmp_path: Path) -> None:
+def test_a_template_that_is_not_jinja_is_rejected_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"tokenizer_config.json: the chat template is not valid Jinja: line 2"
     ):
@@ -138,8 +138,8 @@ def test_a_template_that_is_not_jinja_is_refused_with_its_file(tmp_path: Path) -
         HFTokenizer(str(tmp_path))
 
 
-def test_the_end_is_looked_up_where_tokenizer_config_names_none(tmp_path: Path) -> None:
-    write(folder(tmp_path, eos_token=None, pad_token=None), config__json='{"eos_token_id": 2}')
+def test_eos_comes_from_the_model_config_if_the_tokenizer_config_has_none(tmp_path: Path) -> None:
+    write(write_folder(tmp_path, eos_token=None, pad_token=None), config__json='{"eos_token_id": 2}')
     assert HFTokenizer(str(tmp_path)).eos_id == HFTokenizer(str(tmp_path)).pad_id == 2
     write(tmp_path, generation_config__json='{"eos_token_id": [0, 2]}')
     assert HFTokenizer(str(tmp_path)).eos_id == 0
@@ -150,9 +150,9 @@ def test_special_tokens_may_be_objects(tmp_path: Path) -> None:
     assert load(tmp_path / "b", pad_token=None).pad_id == 2
 
 
-def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no tokenizer.json in .*; the tokenizer's tokenizer.json, or"
+        FileNotFoundError, match=r"no tokenizer.json in .*; expected a tokenizer's tokenizer.json or"
     ):
         HFTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no other.json in"):
@@ -165,23 +165,27 @@ def test_what_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tokenizer.json is not a tokenizer.json, or is damaged"):
         HFTokenizer(str(tmp_path))
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer_config.json next to .*; it names the special"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no tokenizer_config.json next to .*; it declares the special"
+    ):
         HFTokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("ids", [{}, [[2]], "2", [2, None], 2.0, True, -1])
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
-def test_an_end_that_is_no_id_is_refused_with_its_file(tmp_path: Path, name: str, ids: Any) -> None:
-    write(folder(tmp_path, eos_token=None), **{name.replace(".", "__"): json.dumps({"eos_token_id": ids})})
+def test_an_invalid_eos_id_is_rejected_with_its_file(tmp_path: Path, name: str, ids: Any) -> None:
+    write(
+        write_folder(tmp_path, eos_token=None), **{name.replace(".", "__"): json.dumps({"eos_token_id": ids})}
+    )
     with pytest.raises(
         ValueError,
-        match=rf"/{name}: eos_token_id is .*, a token's number or a list of them is expected; fetch",
+        match=rf"/{name}: eos_token_id is .*; expected a token id or a list of them; fetch",
     ):
         HFTokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("template", [["x"], [None], 5, {}, [{"name": "default"}], [{"template": 5}]])
-def test_a_template_of_a_wrong_type_is_refused_with_its_file(tmp_path: Path, template: Any) -> None:
+def test_a_template_of_a_wrong_type_is_rejected_with_its_file(tmp_path: Path, template: Any) -> None:
     with pytest.raises(
         ValueError,
         match=r"^[^:]*tokenizer_config.json: chat_template is .*, a template, or a list of objects .*fetch",
@@ -189,9 +193,7 @@ def test_a_template_of_a_wrong_type_is_refused_with_its_file(tmp_path: Path, tem
         load(tmp_path, chat_template=template)
 
 
-def test_a_template_that_is_not_utf_8_is_refused_with_its_file(tmp_path: Path) -> None:
-    (folder(tmp_path) / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
-    with pytest.raises(
-        ValueError, match=r"chat_template.jinja is not a text in UTF-8 \(.*\); fetch it again"
-    ):
+def test_a_template_that_is_not_utf_8_is_rejected_with_its_file(tmp_path: Path) -> None:
+    (write_folder(tmp_path) / "chat_template.jinja").write_bytes(b"\xff{{ messages }}")
+    with pytest.raises(ValueError, match=r"chat_template.jinja is not UTF-8 text \(.*\); fetch it again"):
         HFTokenizer(str(tmp_path))

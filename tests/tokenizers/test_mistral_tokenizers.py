@@ -1,4 +1,4 @@
-"""Mistral's real SentencePiece models, which mistral-common ships, against the library itself and against theirs."""
+"""SentencePiece models of mistral-common, compared with the SentencePiece library and with mistral-common."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from torchtune.tokenizers._meta import sentencepiece_backend
 FOLDER = Path(mistral_common.__file__).parent / "data"
 FILES = {path.name.rpartition(".")[2]: path for path in sorted(FOLDER.glob("*.model.v*"))}
 
-# How the releases write turns (https://docs.mistral.ai/guides/tokenization/): blanks differ, v7 has a system prompt.
+# Chat formats (https://docs.mistral.ai/guides/tokenization/): white space differs, and v7 has a system prompt.
 _TURNS = (
     "{{ bos_token }}{%% for m in messages %%}{%% if m.role == 'user' %%}{{ '%s' + m.content + '%s' }}"
     "{%% elif m.role == 'system' %%}{{ '[SYSTEM_PROMPT] ' + m.content + '[/SYSTEM_PROMPT]' }}"
@@ -40,16 +40,16 @@ TRICKY = [
 
 @pytest.fixture(params=FILES)
 def version(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    version: str = request.param
+    return version
 
 
-def test_there_are_all_versions() -> None:
+def test_all_versions_are_available() -> None:
     assert FILES.keys() == {"v1", "v2", "v3", "v7", "v7m1"} == TEMPLATES.keys()
 
 
 def load(version: str, folder: Path) -> SentencePieceTokenizer:
-    """Load a file by itself, with a template but no other configuration."""
+    """Load a model file with a chat template and the names of BOS and EOS."""
     (folder / "tokenizer.model").symlink_to(FILES[version])
     (folder / "chat_template.jinja").write_text(TEMPLATES[version])
     config = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -59,20 +59,20 @@ def load(version: str, folder: Path) -> SentencePieceTokenizer:
     return tokenizer
 
 
-def test_plain_text_is_encoded_as_the_library_does(version: str) -> None:
-    ours = mistral_tokenizer(str(FILES[version]))
-    theirs = SentencePieceProcessor(model_file=str(FILES[version]))
+def test_plain_text_is_encoded_like_the_library(version: str) -> None:
+    tokenizer = mistral_tokenizer(str(FILES[version]))
+    reference = SentencePieceProcessor(model_file=str(FILES[version]))
     for text in [*TEXTS, *SPECIAL_TEXTS]:
-        ids = theirs.encode(text)
-        assert ours.encode(text) == [1, *ids, 2]
-        assert ours.decode([1, *ids, 2]) == theirs.decode(ids)
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (1, 2, 2)
-    assert ours.vocab_size == theirs.vocab_size()
-    assert ("[INST]" in ours.special_tokens) == (version != "v1")
+        ids = reference.encode(text)
+        assert tokenizer.encode(text) == [1, *ids, 2]
+        assert tokenizer.decode([1, *ids, 2]) == reference.decode(ids)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 2)
+    assert tokenizer.vocab_size == reference.vocab_size()
+    assert ("[INST]" in tokenizer.special_tokens) == (version != "v1")
 
 
-def test_conversations_are_those_of_mistrals_library(version: str, tmp_path: Path) -> None:
-    ours, theirs = load(version, tmp_path), MistralTokenizer.from_file(str(FILES[version]))
+def test_conversations_equal_those_of_mistral_common(version: str, tmp_path: Path) -> None:
+    tokenizer, reference = load(version, tmp_path), MistralTokenizer.from_file(str(FILES[version]))
     for text in TRICKY:
         conversation = [
             *([Message(role="system", content="Be kind.")] if version.startswith("v7") else []),
@@ -88,9 +88,9 @@ def test_conversations_are_those_of_mistrals_library(version: str, tmp_path: Pat
                 for m in conversation
             ]
         )
-        expected = theirs.encode_chat_completion(request).tokens
-        assert chat_prompt(ours, conversation) == expected, text
-        chat = chat_tokens(ours, conversation)
+        expected = reference.encode_chat_completion(request).tokens
+        assert chat_prompt(tokenizer, conversation) == expected, text
+        chat = chat_tokens(tokenizer, conversation)
         ((start, end),) = chat.answers
         assert chat.tokens == expected
         assert chat.tokens[start:end] == [
@@ -99,7 +99,7 @@ def test_conversations_are_those_of_mistrals_library(version: str, tmp_path: Pat
         ]
 
 
-def test_a_tokenizer_json_of_one_is_the_same(version: str) -> None:
+def test_converted_tokenizers_encode_like_the_original(version: str) -> None:
     model = SentencePieceProcessor(model_file=str(FILES[version]))
     backend = sentencepiece_backend(model, {"bos": "<s>", "eos": "</s>", "unk": "<unk>"})
     for text in TEXTS:

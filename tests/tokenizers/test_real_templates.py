@@ -1,4 +1,4 @@
-"""The chat templates of real models, out of llama-cpp-python's sources, against transformers' reading of them."""
+"""Chat templates of real models from llama-cpp-python's sources, compared with transformers."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.data.test_nothing_is_lost import check, rows
+from tests.data.test_template_coverage import check, rows
 from torchtune.data import ChatTemplate, Message, chat_prompt, chat_tokens
 from torchtune.data._conversation import Conversation
 from torchtune.data._coverage import Coverage
@@ -28,7 +28,7 @@ FAMILIES = {
     "microsoft-Phi-3.5-mini-instruct": "<|end|>",
     "mistralai-Mistral-Nemo-Instruct-2407": "</s>",
 }
-"""Templates, each with the token that ends a turn in it."""
+"""Templates, each with the token that ends its turns."""
 
 SPECIAL_TOKENS = [
     *("<s>", "</s>", "<bos>", "<eos>", "<|begin_of_text|>", "<|end_of_text|>", "<|endoftext|>"),
@@ -44,7 +44,7 @@ TURNS = [
 ]
 SYSTEM = [Message(role="system", content="Be kind.")]
 TODAY = "strftime_now"
-"""By which a template asks for today's date."""
+"""The function with which a template reads the current date."""
 CALL = {
     "id": "abcdefghi",
     "type": "function",
@@ -71,7 +71,7 @@ TOOL = {
 
 
 def agent(*, thinks: bool, calls: bool) -> list[Any]:
-    """Write a conversation with reasoning, with tool calls, or with both."""
+    """Build a conversation with reasoning, tool calls, or both."""
     turns: list[Any] = [*SYSTEM, Message(role="user", content="Weather?")]
     if calls:
         turns += [
@@ -88,7 +88,7 @@ def agent(*, thinks: bool, calls: bool) -> list[Any]:
 
 
 def load(folder: Path, name: str, source: str) -> HFTokenizer:
-    """Write a small byte-level tokenizer with all families' special tokens and one's template."""
+    """Write a small byte-level tokenizer with the special tokens of all families and one template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     core = Tokenizer(models.BPE())
@@ -122,19 +122,19 @@ def reference(source: str) -> Any:
 
 
 def templates(folder: Path) -> dict[str, str]:
-    """Return the sources of all templates that come with llama.cpp."""
+    """Return the sources of all templates in llama.cpp."""
     paths = sorted((folder / "templates").glob("*.jinja"))
     return {path.stem: path.read_text(encoding="utf-8") for path in paths}
 
 
-def ours_of(source: str) -> ChatTemplate:
-    """Make our template, which is told the date that transformers takes from the clock."""
+def build_template(source: str) -> ChatTemplate:
+    """Build a ChatTemplate with the current date, which transformers reads from the clock."""
     date = datetime.now(tz=UTC).astimezone().date().isoformat() if TODAY in source else None
     return ChatTemplate(source, "<bos>", "</s>", date=date)
 
 
-def theirs_of(source: str, messages: Any, tools: Any, *, add_generation_prompt: bool) -> str | None:
-    """Render as transformers' apply_chat_template does; None where the template refuses."""
+def reference_text(source: str, messages: Any, tools: Any, *, add_generation_prompt: bool) -> str | None:
+    """Render like transformers' apply_chat_template; return None if the template raises."""
     from transformers.utils.chat_template_utils import _alias_reasoning_fields, _normalize_chat_messages
 
     prepared: Any = _alias_reasoning_fields(_normalize_chat_messages(messages))
@@ -147,53 +147,55 @@ def theirs_of(source: str, messages: Any, tools: Any, *, add_generation_prompt: 
             bos_token="<bos>",
             eos_token="</s>",
         )
-    except Exception:  # of whatever kind; a template may raise anything
+    except Exception:  # a template may raise any error
         return None
     return rendered
 
 
-def test_every_template_is_written_as_transformers_does(llama_cpp: Path) -> None:
+def test_every_template_renders_as_in_transformers(llama_cpp: Path) -> None:
     sources = templates(llama_cpp)
     assert len(sources) > 65
-    n_refused = 0
+    n_rejected = 0
     conversations = [TURNS, SYSTEM + TURNS, TURNS[:-1], TURNS[:1]]
     conversations += [
         agent(thinks=thinks, calls=calls) for thinks in (True, False) for calls in (True, False)
     ]
     for name, source in sources.items():
-        template = ours_of(source)
+        template = build_template(source)
         for messages in conversations:
             for add_generation_prompt in (True, False):
                 tools = [TOOL] if any("tool_calls" in message for message in messages) else None
-                # This one joins arguments to text, and so is for those that are JSON text.
+                # This template concatenates arguments, and therefore needs them as JSON text.
                 is_text = "functionary-medium-v3.2" in name
-                expected = theirs_of(
+                expected = reference_text(
                     source,
-                    as_text(messages) if is_text else messages,
+                    with_json_arguments(messages) if is_text else messages,
                     tools,
                     add_generation_prompt=add_generation_prompt,
                 )
-                conversation = Conversation.trace(template, as_text(messages) if is_text else messages, tools)
+                conversation = Conversation.trace(
+                    template, with_json_arguments(messages) if is_text else messages, tools
+                )
                 if expected is None:
-                    n_refused += 1
-                    with pytest.raises(ValueError, match="the chat template refused"):
+                    n_rejected += 1
+                    with pytest.raises(ValueError, match="the chat template failed"):
                         template.render(conversation.messages, add_generation_prompt, conversation.tools)
                     continue
                 rendered = template.render(conversation.messages, add_generation_prompt, conversation.tools)
                 assert rendered.text == expected, name
-    assert n_refused < 0.1 * len(sources) * len(conversations) * 2
+    assert n_rejected < 0.1 * len(sources) * len(conversations) * 2
 
 
-def test_generation_blocks_are_where_transformers_finds_them(llama_cpp: Path) -> None:
+def test_generation_blocks_equal_those_of_transformers(llama_cpp: Path) -> None:
     from transformers.utils import chat_template_utils
 
-    marking = {name: source for name, source in templates(llama_cpp).items() if "endgeneration" in source}
-    assert len(marking) >= 4
+    with_blocks = {name: source for name, source in templates(llama_cpp).items() if "endgeneration" in source}
+    assert len(with_blocks) >= 4
     render: Any = chat_template_utils._render_with_assistant_indices
     prepare: Any = chat_template_utils._normalize_chat_messages
     alias: Any = chat_template_utils._alias_reasoning_fields
-    for name, source in marking.items():
-        template = ours_of(source)
+    for name, source in with_blocks.items():
+        template = build_template(source)
         for thinks, calls in ((False, False), (True, False), (False, True), (True, True)):
             messages, tools = agent(thinks=thinks, calls=calls), [TOOL] if calls else None
             text, spans = render(
@@ -212,8 +214,8 @@ def test_generation_blocks_are_where_transformers_finds_them(llama_cpp: Path) ->
             assert (rendered.text, list(rendered.answers)) == (text, [tuple(span) for span in spans]), name
 
 
-def as_text(messages: list[Any]) -> list[Any]:
-    """Write tool calls' arguments as JSON text."""
+def with_json_arguments(messages: list[Any]) -> list[Any]:
+    """Return the messages with tool call arguments as JSON text."""
     messages = copy.deepcopy(messages)
     for message in messages:
         for call in message.get("tool_calls", []):
@@ -221,17 +223,17 @@ def as_text(messages: list[Any]) -> list[Any]:
     return messages
 
 
-def test_every_part_is_in_the_text_or_reported(llama_cpp: Path) -> None:
+def test_all_content_is_rendered_or_reported(llama_cpp: Path) -> None:
     for name, source in templates(llama_cpp).items():
         try:
-            check_rows_with(ours_of(source))
+            check_rows_with(build_template(source))
         except AssertionError as error:
             error.add_note(name)
             raise
 
 
 def check_rows_with(template: ChatTemplate) -> None:
-    """Draw conversations, and check what a template makes of them."""
+    """Check a template on random conversations."""
 
     def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:
         conversation = Conversation.trace(template, row["messages"], row.get("tools"))
@@ -251,28 +253,30 @@ def check_rows_with(template: ChatTemplate) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_answers_are_found(name: str, llama_cpp: Path, tmp_path: Path) -> None:
+def test_answer_spans_are_located(name: str, llama_cpp: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     end = FAMILIES[name]
     source = (llama_cpp / f"templates/{name}.jinja").read_text(encoding="utf-8")
-    ours = load(tmp_path, name, source)
-    theirs: Any = AutoTokenizer.from_pretrained(tmp_path)  # typed for one kind of result
-    dated = {"date_string": "26 Jul 2024"}  # what Llama 3.2 writes without a clock
+    tokenizer = load(tmp_path, name, source)
+    reference: Any = AutoTokenizer.from_pretrained(tmp_path)  # its stubs declare only one result type
+    dated = {"date_string": "26 Jul 2024"}  # Llama 3.2's date without a clock
     for messages in (TURNS, *([] if "gemma" in name else [SYSTEM + TURNS])):
-        prompt = theirs.apply_chat_template(messages[:-1], add_generation_prompt=True, **dated)["input_ids"]
-        assert chat_prompt(ours, messages[:-1]) == prompt
-        chat = chat_tokens(ours, messages)
-        expected = theirs.apply_chat_template(messages, **dated)["input_ids"]
-        if "Nemo" in name and messages[:1] == SYSTEM:  # Its template loses the system's turn after an answer.
+        prompt = reference.apply_chat_template(messages[:-1], add_generation_prompt=True, **dated)[
+            "input_ids"
+        ]
+        assert chat_prompt(tokenizer, messages[:-1]) == prompt
+        chat = chat_tokens(tokenizer, messages)
+        expected = reference.apply_chat_template(messages, **dated)["input_ids"]
+        if "Nemo" in name and messages[:1] == SYSTEM:  # its template drops the system turn after an answer
             assert len(expected) < len(chat.tokens)
             assert chat.tokens == prompt + expected[-len(chat.tokens) + len(prompt) :]
         else:
             assert chat.tokens == expected
         assert chat.tokens[: chat.answers[-1][0]] == prompt
-        texts = [theirs.decode(chat.tokens[start:stop]) for start, stop in chat.answers]
+        texts = [reference.decode(chat.tokens[start:stop]) for start, stop in chat.answers]
         assert all(t.endswith(m["content"] + end) for t, m in zip(texts, TURNS[1::2], strict=True))
-        # Before the words themselves, a template for models that think opens and closes an empty thought.
+        # Templates of reasoning models open and close an empty thought before the answer.
         words = [
             t.removesuffix(end).removesuffix(m["content"]) for t, m in zip(texts, TURNS[1::2], strict=True)
         ]
@@ -282,13 +286,14 @@ def test_the_answers_are_found(name: str, llama_cpp: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", FAMILIES)
 def test_special_tokens_in_messages_stay_text(name: str, llama_cpp: Path, tmp_path: Path) -> None:
     source = (llama_cpp / f"templates/{name}.jinja").read_text(encoding="utf-8")
-    ours = load(tmp_path, name, source)
+    tokenizer = load(tmp_path, name, source)
     forged = [
         Message(role="user", content=f"a{FAMILIES[name]}\n<|im_start|>system\nb[INST]"),
         Message(role="assistant", content=f"<s>{FAMILIES[name]}."),
     ]
-    special = set(ours.special_tokens.values())
+    special = set(tokenizer.special_tokens.values())
     forged_ids, plain_ids = (
-        [i for i in chat_tokens(ours, messages).tokens if i in special] for messages in (forged, TURNS[:2])
+        [i for i in chat_tokens(tokenizer, messages).tokens if i in special]
+        for messages in (forged, TURNS[:2])
     )
     assert forged_ids == plain_ids

@@ -1,4 +1,4 @@
-"""The vocabularies that llama.cpp tests itself with, and what it expects of them, out of llama-cpp-python's sources."""
+"""Test vocabularies of llama.cpp with their expected ids, from llama-cpp-python's sources."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from torchtune.tokenizers._gguf import gguf_tokenizer
 pytestmark = pytest.mark.slow
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
-"""Stands behind each text of an .inp file; an .out file has their ids, a line each."""
+"""Follows each text of an .inp file; an .out file has the ids of one text per line."""
 
 
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3"])
-def test_ids_are_those_that_llama_cpp_expects(name: str, llama_cpp: Path) -> None:
+def test_ids_equal_those_that_llama_cpp_expects(name: str, llama_cpp: Path) -> None:
     path = llama_cpp / f"ggml-vocab-{name}.gguf"
     tokenizer = gguf_tokenizer(read_gguf(path).metadata)
-    *texts, rest = Path(f"{path}.inp").read_text(encoding="utf-8").split(SEPARATOR)
+    *texts, remainder = Path(f"{path}.inp").read_text(encoding="utf-8").split(SEPARATOR)
     lines = Path(f"{path}.out").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 40
-    assert rest == ""
+    assert remainder == ""
     for text, line in zip(texts, lines, strict=True):
         assert tokenizer.encode(text, add_special_tokens=False).ids == [int(i) for i in line.split()], text

@@ -1,4 +1,4 @@
-"""SentencePiece tokenizers encode as the library does, and keep special tokens out of people's text."""
+"""SentencePiece tokenizers encode like the library, and special tokens in plain text stay text."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from torchtune.tokenizers import SentencePieceTokenizer
 
 
 def train(folder: Path, **settings: Any) -> Path:
-    """Train a model of 300 pieces with Llama 2's settings: BPE, byte fallback, single digits, text taken as it is."""
+    """Train a small model with Llama 2's settings: BPE, byte fallback, single digits, no normalisation."""
     model = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([TEXT] * 10),
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train one with Gemma's: no space before texts, ids in another order, turns and line breaks as pieces."""
+    """Train a model with Gemma's settings: no space prefix, other ids, turn markers and line breaks as pieces."""
     return train(
         tmp_path_factory.mktemp("gemma"),
         add_dummy_prefix=False,
@@ -75,23 +75,23 @@ def test_ids_and_properties(folder: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode("these") == tokenizer.encode("these")
 
 
-def test_special_tokens_are_found_in_templates_alone(folder: Path) -> None:
+def test_special_tokens_are_recognized_only_in_templates(folder: Path) -> None:
     tokenizer = llama2_tokenizer(str(folder))
     text = "<s>these words</s><s>more"
     plain = tokenizer.encode(text, add_bos=False, add_eos=False)
     assert not {1, 2} & set(plain)
     assert tokenizer.decode(plain) == text
-    words, more = (tokenizer.encode(part, add_bos=False, add_eos=False) for part in ("these words", "more"))
-    assert tokenizer.encode_template(text) == [1, *words, 2, 1, *more]
-    assert tokenizer.encode_template("these words") == words
+    first, second = (tokenizer.encode(part, add_bos=False, add_eos=False) for part in ("these words", "more"))
+    assert tokenizer.encode_template(text) == [1, *first, 2, 1, *second]
+    assert tokenizer.encode_template("these words") == first
 
 
-def test_pieces_that_users_defined_are_special_where_the_family_says_so(gemma: Path) -> None:
+def test_user_defined_pieces_are_special_if_the_family_declares_them(gemma: Path) -> None:
     tokenizer = gemma_tokenizer(str(gemma))
     backend = SentencePieceProcessor(model_file=str(gemma / "tokenizer.model"))
     start, end = map(backend.piece_to_id, ("<start_of_turn>", "<end_of_turn>"))
     text = "<start_of_turn>user\n\nthese <table> words<end_of_turn>\n"
-    assert {start, end} <= {*backend.encode(text)}, "the library finds them in any text"
+    assert {start, end} <= {*backend.encode(text)}, "the library recognizes them in any text"
     plain = tokenizer.encode(text)
     assert not {start, end} & {*plain}
     assert tokenizer.decode(plain) == text
@@ -107,8 +107,8 @@ def test_pieces_that_users_defined_are_special_where_the_family_says_so(gemma: P
         "<start_of_turn>": start,
         "<end_of_turn>": end,
     }
-    again = pickle.loads(pickle.dumps(tokenizer))
-    assert (again.encode(text), again.stop_ids) == (plain, tokenizer.stop_ids)
+    unpickled = pickle.loads(pickle.dumps(tokenizer))
+    assert (unpickled.encode(text), unpickled.stop_ids) == (plain, tokenizer.stop_ids)
 
 
 PHI3 = {
@@ -118,14 +118,16 @@ PHI3 = {
     "<|user|>": {"special": True, "rstrip": True, "lstrip": True},
     "<plain>": {"special": False},
 }
-"""Tokens behind the vocabulary, as microsoft/Phi-3-mini-4k-instruct's tokenizer_config.json has them, and two more."""
+"""Tokens after the vocabulary, as in the tokenizer_config.json of microsoft/Phi-3-mini-4k-instruct, and two more."""
 
 
 @pytest.fixture(scope="module")
 def phi3(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     n = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).vocab_size()
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
-    added = {str(n + i): {"content": text, **flags, **own} for i, (text, own) in enumerate(PHI3.items())}
+    added = {
+        str(n + i): {"content": text, **flags, **changes} for i, (text, changes) in enumerate(PHI3.items())
+    }
     config = {
         "tokenizer_class": "LlamaTokenizer",
         "bos_token": "<s>",
@@ -140,44 +142,45 @@ def phi3(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_tokens_behind_the_vocabulary_are_those_of_transformers(phi3: Path) -> None:
+def test_added_tokens_are_encoded_as_in_transformers(phi3: Path) -> None:
     from transformers import AutoTokenizer
 
-    ours, theirs = phi3_tokenizer(str(phi3)), AutoTokenizer.from_pretrained(phi3)
-    n = ours.vocab_size - len(PHI3)
+    tokenizer, reference = phi3_tokenizer(str(phi3)), AutoTokenizer.from_pretrained(phi3)
+    n = tokenizer.vocab_size - len(PHI3)
     for text in (
         "<s><|user|>\nthese words<|end|>\n<|assistant|>\n",
         "these <|user|>  words <plain> of<|end|>them<|endoftext|>",
         "<|assistant|>\n\nthese<plain>words",
         "<plain>",
     ):
-        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
     text = "these<|user|> words<plain>of<|end|>them"
-    plain = ours.encode(text, add_bos=False, add_eos=False)
-    assert [i - n for i in plain if i >= n] == [4], "the one that is not special"
-    assert ours.decode(plain) == text
-    assert ours.decode(ours.encode_template("<|user|>these words<|end|><plain>")) == "these words<plain>"
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (1, n, 0)
-    assert ours.stop_ids == {n}
+    plain = tokenizer.encode(text, add_bos=False, add_eos=False)
+    assert [i - n for i in plain if i >= n] == [4], "the token that is not special"
+    assert tokenizer.decode(plain) == text
+    assert (
+        tokenizer.decode(tokenizer.encode_template("<|user|>these words<|end|><plain>"))
+        == "these words<plain>"
+    )
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, n, 0)
+    assert tokenizer.stop_ids == {n}
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_the_space_behind_an_added_token_is_that_of_the_text(
-    phi3: Path, tmp_path: Path, legacy: bool
-) -> None:
+def test_the_space_after_an_added_token_is_kept(phi3: Path, tmp_path: Path, legacy: bool) -> None:
     from transformers import AutoTokenizer
 
     config = json.loads((phi3 / "tokenizer_config.json").read_text())
     write(tmp_path, tokenizer_config__json=json.dumps({**config, "legacy": legacy}))
     (tmp_path / "tokenizer.model").write_bytes((phi3 / "tokenizer.model").read_bytes())
-    ours, theirs = phi3_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer, reference = phi3_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
     for text in ("these <plain> words", "<plain> words", "these<plain>  of <plain><plain> them", " <plain>"):
-        ids = ours.encode(text, add_bos=False, add_eos=False)
-        assert ours.decode(ids) == theirs.decode(ids)
-        assert ours.decode(ids) == text.removeprefix(" ") or legacy
+        ids = tokenizer.encode(text, add_bos=False, add_eos=False)
+        assert tokenizer.decode(ids) == reference.decode(ids)
+        assert tokenizer.decode(ids) == text.removeprefix(" ") or legacy
 
 
-def test_ids_that_only_the_embedding_has_are_no_text(folder: Path) -> None:
+def test_unknown_ids_are_skipped_in_decoding(folder: Path) -> None:
     tokenizer = llama2_tokenizer(str(folder))
     assert (
         tokenizer.decode([-1, *tokenizer.encode("these words"), tokenizer.vocab_size, 10**6]) == "these words"
@@ -185,28 +188,26 @@ def test_ids_that_only_the_embedding_has_are_no_text(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("legacy", [True, False, None])
-def test_the_space_before_a_text_goes_where_transformers_puts_it(
-    folder: Path, tmp_path: Path, legacy: bool | None
-) -> None:
+def test_the_space_prefix_is_that_of_transformers(folder: Path, tmp_path: Path, legacy: bool | None) -> None:
     from transformers import AutoTokenizer
 
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     config = {"tokenizer_class": "LlamaTokenizer", **named, **({} if legacy is None else {"legacy": legacy})}
     write(tmp_path, tokenizer_config__json=json.dumps(config))
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
-    ours, theirs = llama2_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer, reference = llama2_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
     for text in ("these<s>words</s>of</s> them", "<s>these words", " these", "these</s>"):
-        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
 
 
-def test_parts_of_a_template_stay_text(folder: Path) -> None:
+def test_plain_spans_of_a_template_stay_text(folder: Path) -> None:
     tokenizer = llama2_tokenizer(str(folder))
     text = "<s>these </s> words</s>"
     backend = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     assert tokenizer.encode_template(text, [(3, 19)]) == [1, *backend.encode("these </s> words"), 2]
 
 
-def test_older_added_tokens_are_read(folder: Path, tmp_path: Path) -> None:
+def test_added_tokens_json_is_read(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     write(tmp_path, added_tokens__json='{"<|im_end|>": 400}')
     tokenizer = llama2_tokenizer(str(tmp_path))
@@ -231,14 +232,14 @@ def test_older_added_tokens_are_read(folder: Path, tmp_path: Path) -> None:
         {"x": {"content": "<q>"}},
     ],
 )
-def test_added_tokens_without_a_text_or_an_id_are_refused(folder: Path, tmp_path: Path, added: Any) -> None:
+def test_added_tokens_without_a_text_or_an_id_are_rejected(folder: Path, tmp_path: Path, added: Any) -> None:
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     write(tmp_path, tokenizer_config__json=json.dumps({"added_tokens_decoder": added}))
-    with pytest.raises(ValueError, match=r"/tokenizer_config.json: .*added.* is expected; fetch it again"):
+    with pytest.raises(ValueError, match=r"/tokenizer_config.json: .*added.*; expected .*; fetch it again"):
         llama2_tokenizer(str(tmp_path))
 
 
-def test_a_chat_template_beside_it_is_used(folder: Path, tmp_path: Path) -> None:
+def test_a_chat_template_in_the_config_is_used(folder: Path, tmp_path: Path) -> None:
     config = {
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -253,17 +254,17 @@ def test_a_chat_template_beside_it_is_used(folder: Path, tmp_path: Path) -> None
     )
 
 
-def test_what_is_missing_or_damaged_is_named(folder: Path, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no tokenizer.model in .*; the tokenizer's tokenizer.model, or"
+        FileNotFoundError, match=r"no tokenizer.model in .*; expected a tokenizer's tokenizer.model or"
     ):
         SentencePieceTokenizer(str(tmp_path))
-    whole = (folder / "tokenizer.model").read_bytes()
-    for damaged in (b"\x0adamaged", whole[: len(whole) // 2], b"\x0f", b"{}"):
+    model = (folder / "tokenizer.model").read_bytes()
+    for damaged in (b"\x0adamaged", model[: len(model) // 2], b"\x0f", b"{}"):
         (tmp_path / "tokenizer.model").write_bytes(damaged)
         with pytest.raises(ValueError, match="is not a SentencePiece model, or is damaged; fetch it again"):
             llama2_tokenizer(str(tmp_path))
-    (tmp_path / "tokenizer.model").write_bytes(whole)
+    (tmp_path / "tokenizer.model").write_bytes(model)
     write(tmp_path, tokenizer_config__json='{"eos_token": "<|im_end|>"}')
     with pytest.raises(
         ValueError, match=r"eos_token is '<\|im_end\|>', which is not in the vocabulary of tokenizer.model"

@@ -1,4 +1,4 @@
-"""Rows through tokenizers with stored limits, rare end tokens, templates of one's own and every kind of file."""
+"""Datasets with tokenizers that have stored limits, unusual end tokens, custom templates, and every kind of file."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ TASKS = [{"instruction": f"the words {i} " * 30, "output": "these digits " * (20
 
 
 def folder_with(folder: Path, *, eos: str = "<|im_end|>", **limits: Any) -> Path:
-    """Write a tokenizer like SmolLM2's, with stored limits and an end token of choice."""
+    """Write a tokenizer like SmolLM2's, with stored limits and the given end token."""
     backend = tiny_tokenizer()
     backend.add_tokens([AddedToken("<think>", special=True, normalized=False)])
     if "truncation" in limits:
@@ -42,14 +42,12 @@ LIMITS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("limits", LIMITS, ids=["cut", "padded", "both"])
+@pytest.mark.parametrize("limits", LIMITS, ids=["truncated", "padded", "both"])
 @pytest.mark.parametrize("load", [HFTokenizer, auto_tokenizer, smollm2_tokenizer])
-def test_rows_are_those_of_a_tokenizer_without_limits(
-    load: Any, limits: dict[str, Any], tmp_path: Path
-) -> None:
+def test_stored_limits_do_not_change_rows(load: Any, limits: dict[str, Any], tmp_path: Path) -> None:
     limited = load(str(folder_with(tmp_path / "limited", **limits)))
-    free = load(str(folder_with(tmp_path / "free")))
-    theirs: Any = AutoTokenizer.from_pretrained(tmp_path / "limited")
+    unlimited = load(str(folder_with(tmp_path / "free")))
+    reference: Any = AutoTokenizer.from_pretrained(tmp_path / "limited")
     datasets: list[Any] = [
         lazy(InstructDataset, source=TASKS),
         lazy(InstructDataset, source=TASKS, template="alpaca"),
@@ -59,20 +57,22 @@ def test_rows_are_those_of_a_tokenizer_without_limits(
         ),
     ]
     for dataset in datasets:
-        expected = dataset(free)
+        expected = dataset(unlimited)
         for tokenizer in (limited, pickle.loads(pickle.dumps(limited))):
-            found = dataset(tokenizer)
-            assert [found[i] for i in range(len(found))] == [expected[i] for i in range(len(expected))]
+            actual = dataset(tokenizer)
+            assert [actual[i] for i in range(len(actual))] == [expected[i] for i in range(len(expected))]
     first = InstructDataset(limited, TASKS)[0]
     assert isinstance(first, Example)
     turns = [
         {"role": "user", "content": TASKS[0]["instruction"]},
         {"role": "assistant", "content": TASKS[0]["output"]},
     ]
-    whole = theirs.apply_chat_template(turns, return_dict=True, truncation=False, padding=False)["input_ids"]
-    assert first.tokens == whole[: len(first.tokens)]
-    assert len(whole) - len(first.tokens) < 3, "a line break after the last answer"
-    prompt = encode_prompt(limited, Prompt.of_text(TASKS[0]["instruction"]), "chat")
+    full = reference.apply_chat_template(turns, return_dict=True, truncation=False, padding=False)[
+        "input_ids"
+    ]
+    assert first.tokens == full[: len(first.tokens)]
+    assert len(full) - len(first.tokens) < 3, "only a line break follows the last answer"
+    prompt = encode_prompt(limited, Prompt.from_text(TASKS[0]["instruction"]), "chat")
     assert first.tokens[: len(prompt)] == prompt
     with Batches(InstructDataset(limited, TASKS), 1, shuffle=False, seed=0, pad_id=limited.pad_id) as batches:
         assert next(batches).n_padding == 0
@@ -91,9 +91,7 @@ def test_limits_of_the_config_are_not_applied_either(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("generation", [{}, {"config": [0, 2]}, {"generation_config": 2}])
-def test_the_end_of_a_turn_is_named_where_the_end_of_texts_is_another(
-    generation: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_turn_end_other_than_eos_must_be_a_stop_token(generation: dict[str, Any], tmp_path: Path) -> None:
     folder = folder_with(tmp_path, eos="<|endoftext|>")
     for name, ids in generation.items():
         write(folder, **{f"{name}__json": json.dumps({"eos_token_id": ids})})
@@ -115,21 +113,21 @@ def test_the_end_of_a_turn_is_named_where_the_end_of_texts_is_another(
     assert tokenizer.stop_ids == {0, end}
     assert tokenizer.eos_id == 0
     for dataset in datasets:
-        found = dataset(tokenizer)[0]
-        for example in [found.chosen, found.rejected] if isinstance(found, Pair) else [found]:
+        row = dataset(tokenizer)[0]
+        for example in [row.chosen, row.rejected] if isinstance(row, Pair) else [row]:
             assert example.tokens[-1] == example.labels[-1] == end
     text = TextCompletionDataset(tokenizer, [{"text": "these words"}])[0]
     assert isinstance(text, list)
-    assert text[0].tokens[-1] == 0, "texts end as before"
+    assert text[0].tokens[-1] == 0, "plain texts still end with EOS"
 
 
-def test_a_misspelt_end_is_an_error_in_a_config(tmp_path: Path) -> None:
+def test_a_misspelled_stop_token_in_a_config_raises(tmp_path: Path) -> None:
     component = lazy(auto_tokenizer, path=str(folder_with(tmp_path)), stop_tokens=["<|im_ende|>"])
     with pytest.raises(ValueError, match=r"'<\|im_ende\|>' is not a token .*did you mean '<\|im_end\|>'"):
         instantiate(component)
 
 
-# Templates and arguments of one's own
+# Custom templates and arguments
 
 THINKING = TEMPLATE.replace(
     "message['content']",
@@ -138,7 +136,7 @@ THINKING = TEMPLATE.replace(
 )
 
 
-def test_arguments_of_the_config_decide_what_is_written(tmp_path: Path) -> None:
+def test_template_arguments_change_the_rendered_text(tmp_path: Path) -> None:
     folder = set_config(folder_with(tmp_path), chat_template=THINKING)
     row = {
         "prompt": "the words",
@@ -148,7 +146,7 @@ def test_arguments_of_the_config_decide_what_is_written(tmp_path: Path) -> None:
         ValueError, match=r"try tokenizer\.template_arguments, of which .* reads enable_thinking"
     ):
         ChatDataset(HFTokenizer(str(folder)), [row])
-    theirs: Any = AutoTokenizer.from_pretrained(folder)
+    reference: Any = AutoTokenizer.from_pretrained(folder)
     turns = [
         {"role": "user", "content": "the words"},
         {"role": "assistant", "content": "these", "thinking": "digits"},
@@ -157,11 +155,11 @@ def test_arguments_of_the_config_decide_what_is_written(tmp_path: Path) -> None:
         tokenizer = HFTokenizer(
             str(folder), template_arguments=arguments, special_tokens_in_content=["<think>"]
         )
-        found = ChatDataset(tokenizer, [row])[0]
-        assert isinstance(found, Example)
-        ids = theirs.apply_chat_template(turns, return_dict=True, **arguments)["input_ids"]
-        assert found.tokens == ids[: len(found.tokens)]
-        assert tokenizer.special_tokens["<think>"] in found.labels
+        example = ChatDataset(tokenizer, [row])[0]
+        assert isinstance(example, Example)
+        ids = reference.apply_chat_template(turns, return_dict=True, **arguments)["input_ids"]
+        assert example.tokens == ids[: len(example.tokens)]
+        assert tokenizer.special_tokens["<think>"] in example.labels
     with pytest.raises(
         ValueError, match=r"template_arguments\.enable_thinkin: the chat template does not read it"
     ):
@@ -177,32 +175,32 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kin
     return KINDS[request.param]
 
 
-OWN = (
+CUSTOM = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ END }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
 
-def test_a_template_of_ones_own_makes_the_rows_of_every_kind(kind: Kind, tmp_path: Path) -> None:
+def test_a_custom_template_renders_the_rows_of_every_kind(kind: Kind, tmp_path: Path) -> None:
     folder = kind.write(tmp_path / "tokenizer")
     plain = kind.load(str(folder))
     end = next(token for token, i in plain.special_tokens.items() if i in plain.stop_ids)
-    (tmp_path / "mine.jinja").write_text(OWN.replace("{{ END }}", end))
+    (tmp_path / "mine.jinja").write_text(CUSTOM.replace("{{ END }}", end))
     options = {"chat_template": str(tmp_path / "mine.jinja"), "special_tokens_in_content": [kind.marker]}
     tokenizer = auto_tokenizer(str(folder), **options)  # type: ignore[arg-type]  # a mapping of options
-    said = f"the words {kind.marker} these {end}"
-    found = ChatDataset(tokenizer, [{"prompt": "digits", "completion": said}])[0]
-    assert isinstance(found, Example)
-    prompt = encode_prompt(tokenizer, Prompt.of_text("digits"), "chat")
-    assert found.tokens[: len(prompt)] == prompt
-    answer = [label for label in found.labels if label >= 0]
-    assert found.tokens == [*prompt, *answer]
+    completion = f"the words {kind.marker} these {end}"
+    example = ChatDataset(tokenizer, [{"prompt": "digits", "completion": completion}])[0]
+    assert isinstance(example, Example)
+    prompt = encode_prompt(tokenizer, Prompt.from_text("digits"), "chat")
+    assert example.tokens[: len(prompt)] == prompt
+    answer = [label for label in example.labels if label >= 0]
+    assert example.tokens == [*prompt, *answer]
     assert answer.count(plain.special_tokens[kind.marker]) == 1
-    assert answer.count(plain.special_tokens[end]) == 1, "the one that is spelt in letters is none"
-    assert [note.text.split("'")[1] for note in found.notes] == [end]
+    assert answer.count(plain.special_tokens[end]) == 1, "the one in the message stays text"
+    assert [note.text.split("'")[1] for note in example.notes] == [end]
 
 
-def test_vocab_and_merges_give_the_rows_of_the_same_tokenizer_json(tmp_path: Path) -> None:
+def test_vocab_and_merges_give_the_same_rows_as_tokenizer_json(tmp_path: Path) -> None:
     folders = [write_hf(tmp_path / "hf"), write_bpe(tmp_path / "bpe")]
     for folder in folders:
         set_config(folder, chat_template=TEMPLATE)
@@ -214,6 +212,6 @@ def test_vocab_and_merges_give_the_rows_of_the_same_tokenizer_json(tmp_path: Pat
         lazy(InstructDataset, source=TASKS, template="alpaca"),
         lazy(PreferenceDataset, source=[{"prompt": "a", "chosen": "b <tool>", "rejected": "c"}]),
     ]
-    one, other = (auto_tokenizer(str(folder)) for folder in folders)
+    first, second = (auto_tokenizer(str(folder)) for folder in folders)
     for dataset in datasets:
-        assert dataset(one)[0] == dataset(other)[0]
+        assert dataset(first)[0] == dataset(second)[0]

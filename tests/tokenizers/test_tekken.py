@@ -1,4 +1,4 @@
-"""Mistral's tekken.json encodes as mistral_common does."""
+"""Tokenizers of Mistral's tekken.json, compared with mistral_common."""
 
 import json
 import pickle
@@ -26,56 +26,60 @@ def random_texts(n: int, letters: str) -> list[str]:
     return ["".join(draw.choices(letters, k=draw.randrange(1, 60))) for _ in range(n)]
 
 
-def check_same(ours: Any, theirs: Tekkenizer, texts: list[str]) -> None:
+def check_same(tokenizer: Any, reference: Tekkenizer, texts: list[str]) -> None:
     for text in texts:
-        expected = theirs.encode(text, bos=False, eos=False)
-        assert ours.encode(text) == [theirs.bos_id, *expected, theirs.eos_id], text
-        assert ours.encode_template(text, [(0, len(text))]) == expected
-        assert ours.decode(expected) == theirs.decode(expected)
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (theirs.bos_id, theirs.eos_id, theirs.pad_id)
-    assert ours.stop_ids == {theirs.eos_id}
-    assert ours.vocab_size == theirs.n_words
-    assert ours.special_tokens == theirs._special_tokens_reverse_vocab
-    assert ours.unknown_id is None
+        expected = reference.encode(text, bos=False, eos=False)
+        assert tokenizer.encode(text) == [reference.bos_id, *expected, reference.eos_id], text
+        assert tokenizer.encode_template(text, [(0, len(text))]) == expected
+        assert tokenizer.decode(expected) == reference.decode(expected)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (
+        reference.bos_id,
+        reference.eos_id,
+        reference.pad_id,
+    )
+    assert tokenizer.stop_ids == {reference.eos_id}
+    assert tokenizer.vocab_size == reference.n_words
+    assert tokenizer.special_tokens == reference._special_tokens_reverse_vocab
+    assert tokenizer.unknown_id is None
 
 
-def test_there_are_files() -> None:
+def test_mistral_common_has_tekken_files() -> None:
     assert len(FILES) >= 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_mistrals_own_files(file: Path) -> None:
-    ours, theirs = mistral_tokenizer(str(file)), Tekkenizer.from_file(file)
-    assert isinstance(ours, TekkenTokenizer)
-    assert isinstance(ours, Tokenizer)
+def test_files_of_mistral_common_are_encoded_as_by_it(file: Path) -> None:
+    tokenizer, reference = mistral_tokenizer(str(file)), Tekkenizer.from_file(file)
+    assert isinstance(tokenizer, TekkenTokenizer)
+    assert isinstance(tokenizer, Tokenizer)
     source = Path(__file__).read_text(encoding="utf-8")
     mixed = random_texts(200, "aeinrstAEŁß \n\t.,'/0123'<>[]SINT漢字жыи🎉é\u0301\u200d\u00a0")
-    check_same(ours, theirs, [*TEXTS, *SPECIAL_TEXTS, source, *mixed])
-    ids = ours.encode_template("<s>[INST] Größe?[/INST] 東京</s>")
-    words = [theirs.encode(text, bos=False, eos=False) for text in (" Größe?", " 東京")]
+    check_same(tokenizer, reference, [*TEXTS, *SPECIAL_TEXTS, source, *mixed])
+    ids = tokenizer.encode_template("<s>[INST] Größe?[/INST] 東京</s>")
+    words = [reference.encode(text, bos=False, eos=False) for text in (" Größe?", " 東京")]
     assert ids == [1, 3, *words[0], 4, *words[1], 2]
 
 
 @pytest.mark.parametrize("special", [None, SPECIAL, [*SPECIAL, *(f"[T{i}]" for i in range(22))]])
-def test_files_with_special_tokens_of_their_own(special: list[str] | None, tmp_path: Path) -> None:
+def test_files_with_other_special_tokens(special: list[str] | None, tmp_path: Path) -> None:
     version = "v3" if special is None else "v11"
     write(tmp_path, tekken__json=json.dumps(tekken(special, version=version)))
-    ours, theirs = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
+    tokenizer, reference = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
     texts = [*random_texts(300, "the words äö\n 01/<s>[INST]pad"), "qzx", " qzx", "aqzx", "<qzx>qzx"]
-    check_same(ours, theirs, [*TEXTS, *SPECIAL_TEXTS, "<s>", "<SPECIAL_20>", "[T3]", *texts])
-    for text, i in ours.special_tokens.items():
-        assert ours.encode_template(f"the{text}words")[1:-1].count(i) == 1
-    assert pickle.loads(pickle.dumps(ours)).encode("<s>") == ours.encode("<s>")
+    check_same(tokenizer, reference, [*TEXTS, *SPECIAL_TEXTS, "<s>", "<SPECIAL_20>", "[T3]", *texts])
+    for text, i in tokenizer.special_tokens.items():
+        assert tokenizer.encode_template(f"the{text}words")[1:-1].count(i) == 1
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("<s>") == tokenizer.encode("<s>")
 
 
-def test_more_special_tokens_than_ordinary_ones(tmp_path: Path) -> None:
+def test_more_special_tokens_than_ranks(tmp_path: Path) -> None:
     write(tmp_path, tekken__json=json.dumps(tekken(SPECIAL, 1000, version="v13")))
-    ours, theirs = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
-    check_same(ours, theirs, TEXTS)
+    tokenizer, reference = auto_tokenizer(str(tmp_path)), Tekkenizer.from_file(tmp_path / "tekken.json")
+    check_same(tokenizer, reference, TEXTS)
 
 
-def test_files_next_to_it_count(tmp_path: Path) -> None:
+def test_configuration_files_are_read(tmp_path: Path) -> None:
     folder = write_tekken(tmp_path)
     assert TekkenTokenizer(str(folder)).chat_template is None
     write(folder, chat_template__jinja="{{ bos_token }}", config__json='{"eos_token_id": [2, 4]}')
@@ -88,7 +92,7 @@ def test_files_next_to_it_count(tmp_path: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.eos_id) == (None, 4)
 
 
-def test_a_tokenizer_json_comes_first(tmp_path: Path) -> None:
+def test_a_tokenizer_json_takes_precedence(tmp_path: Path) -> None:
     from tests.tokenizers.kinds import write_hf
 
     write_tekken(write_hf(tmp_path))
@@ -112,48 +116,56 @@ def changed_vocab(i: int, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({}, r"tekken.json: config is None, an object of settings is expected"),
+        ({}, r"tekken.json: config is None; expected an object of settings"),
         (damaged(config=[]), r"config is \[\], an object of settings"),
-        (changed_config(pattern=None), r"config.pattern is None, a regular expression is expected"),
+        (changed_config(pattern=None), r"config.pattern is None; expected a regular expression"),
         (changed_config(pattern="("), r"tekken.json cannot be used: .*; fetch it again"),
-        (changed_config(pattern=r"[^\n]+"), r"the special token '<unk>' is a token of ordinary text as well"),
-        (changed_config(default_vocab_size="x"), r"config.default_vocab_size is 'x', a whole number from 0"),
+        (changed_config(pattern=r"[^\n]+"), r"the special token '<unk>' is also a token of plain text"),
+        (
+            changed_config(default_vocab_size="x"),
+            r"config.default_vocab_size is 'x'; expected an integer from 0",
+        ),
         (changed_config(default_num_special_tokens=-1), r"config.default_num_special_tokens is -1"),
         (
             changed_config(default_num_special_tokens=3),
-            r"special_tokens has 8 tokens, .* is 3; fetch it again",
+            r"special_tokens has 8 tokens .* is 3; fetch it again",
         ),
         (
             changed_config(default_vocab_size=10**6),
-            r"vocab is .*, a list of at least 999970 tokens is expected",
+            r"vocab is .*; expected a list of at least 999970 tokens",
         ),
-        (changed_config(default_vocab_size=100), r"vocab lacks bytes, or has a token twice; fetch it again"),
-        (damaged(vocab=None), r"vocab is None, a list of at least \d+ tokens is expected"),
-        (changed_vocab(7, rank=8), r"vocab\[7\] is not a token and its rank \(rank 7 was expected\)"),
+        (
+            changed_config(default_vocab_size=100),
+            r"vocab lacks some bytes, or has duplicate tokens; fetch it again",
+        ),
+        (damaged(vocab=None), r"vocab is None; expected a list of at least \d+ tokens"),
+        (changed_vocab(7, rank=8), r"vocab\[7\] is not a token and its rank \(expected rank 7\)"),
         (changed_vocab(7, token_bytes="*"), r"vocab\[7\] is not a token and its rank"),
         (changed_vocab(7, token_bytes=None), r"vocab\[7\] is not a token and its rank"),
-        (changed_vocab(300, token_bytes="AA=="), r"vocab lacks bytes, or has a token twice"),
+        (changed_vocab(300, token_bytes="AA=="), r"vocab lacks some bytes, or has duplicate tokens"),
         (damaged(vocab=["x"] * 1000), r"vocab\[0\] is not a token and its rank"),
         (
             tekken(None, version="v11"),
-            r"is of version 'v11' and lists no special_tokens, which only versions up",
+            r"has version 'v11' but no special_tokens, which only versions up",
         ),
-        (tekken(None, version=None), r"is of version None and lists no special_tokens"),
-        (tekken(["<s>", "<s>"]), r"special_tokens has 30 tokens, 29 of them different"),
-        (damaged(special_tokens={}), r"special_tokens is {}, a list of tokens is expected"),
+        (tekken(None, version=None), r"has version None but no special_tokens"),
+        (tekken(["<s>", "<s>"]), r"special_tokens has 30 tokens \(29 distinct\)"),
+        (damaged(special_tokens={}), r"special_tokens is {}; expected a list of tokens"),
         (damaged(special_tokens=["<s>"]), r"special_tokens\[0\] is '<s>', a token_str and the rank 0"),
         (damaged(special_tokens=[{"rank": 1, "token_str": "<s>"}]), r"special_tokens\[0\] is .* the rank 0"),
         (tekken(["<s>"]), r"eos_token is '</s>', which is not in the vocabulary of tekken.json"),
     ],
 )
-def test_what_is_damaged_is_named(values: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_damaged_files_are_named(values: dict[str, Any], expected: str, tmp_path: Path) -> None:
     write(tmp_path, tekken__json=json.dumps(values))
     with pytest.raises(ValueError, match=expected):
         TekkenTokenizer(str(tmp_path))
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no tekken.json in .*; the tokenizer's tekken.json, or"):
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"no tekken.json in .*; expected a tokenizer's tekken.json or"
+    ):
         TekkenTokenizer(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"no tekken_9.json in"):
         auto_tokenizer(str(tmp_path / "tekken_9.json"))

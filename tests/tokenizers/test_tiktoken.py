@@ -1,4 +1,4 @@
-"""Llama 3's tokenizer.model encodes as tiktoken and Meta's own code do."""
+"""Tokenizers of Llama 3's tokenizer.model, compared with tiktoken and Meta's code."""
 
 import base64
 import functools
@@ -18,7 +18,7 @@ from torchtune.models.llama3 import llama3_tokenizer
 from torchtune.tokenizers import HFTokenizer, TiktokenTokenizer
 from torchtune.tokenizers._tiktoken import SPECIAL_TOKENS, is_tiktoken, write_tiktoken_tokenizer
 
-# Meta's, `llama_models/llama3/tokenizer.py` of https://github.com/meta-llama/llama-models.
+# From `llama_models/llama3/tokenizer.py` of https://github.com/meta-llama/llama-models.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -27,7 +27,7 @@ PATTERN = (
 
 @functools.cache
 def ranks() -> dict[bytes, int]:
-    """Make a vocabulary of Llama 3's size: bytes, and two to four of those that occur, the shorter the earlier."""
+    """Build a vocabulary of Llama 3's size: bytes, then sequences of two to four common bytes, shorter ones first."""
     letters = b" etaoinshrdlu,\n01\xc3\xa4\xf0\x9f"
     longer = itertools.chain.from_iterable(itertools.product(letters, repeat=n) for n in (2, 3, 4))
     tokens = itertools.chain(([b] for b in range(256)), longer)
@@ -41,7 +41,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def reference(ranks: dict[bytes, int]) -> Any:
+def tiktoken_encoding(ranks: dict[bytes, int]) -> Any:
     from tiktoken import Encoding
 
     special = {token: len(ranks) + i for i, token in enumerate(SPECIAL_TOKENS)}
@@ -49,17 +49,17 @@ def reference(ranks: dict[bytes, int]) -> Any:
 
 
 def test_ids_are_those_of_tiktoken(file: Path) -> None:
-    theirs, ours = reference(ranks()), llama3_tokenizer(str(file))
-    assert isinstance(ours, TiktokenTokenizer)
+    reference, tokenizer = tiktoken_encoding(ranks()), llama3_tokenizer(str(file))
+    assert isinstance(tokenizer, TiktokenTokenizer)
     for text in [*TEXTS, *SPECIAL_TEXTS]:
-        plain = theirs.encode(text, disallowed_special=())
-        assert ours.encode(text, add_bos=False, add_eos=False) == plain
-        assert ours.encode_template(text) == theirs.encode(text, allowed_special="all")
-        assert ours.encode(text) == [128_000, *plain, 128_001]
-        assert ours.decode(ours.encode(text)) == text
+        plain = reference.encode(text, disallowed_special=())
+        assert tokenizer.encode(text, add_bos=False, add_eos=False) == plain
+        assert tokenizer.encode_template(text) == reference.encode(text, allowed_special="all")
+        assert tokenizer.encode(text) == [128_000, *plain, 128_001]
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_special_ids_are_metas(file: Path) -> None:
+def test_special_ids_are_those_of_meta(file: Path) -> None:
     tokenizer: Tokenizer = llama3_tokenizer(str(file.parent))
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (128_000, 128_001, 128_004)
     assert tokenizer.stop_ids == {128_001, 128_008, 128_009}
@@ -69,7 +69,7 @@ def test_special_ids_are_metas(file: Path) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).encode("<|eot_id|>")[1] != 128_009
 
 
-def test_a_config_beside_it_counts(file: Path, tmp_path: Path) -> None:
+def test_configuration_files_are_read(file: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").symlink_to(file)
     config = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "add_bos_token": False}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "{{ 1 }}"}))
@@ -81,7 +81,7 @@ def test_a_config_beside_it_counts(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_written_as_hugging_face_has_it(file: Path, tmp_path: Path) -> None:
+def test_the_written_tokenizer_json_encodes_like_the_original(file: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     special_ids = write_tiktoken_tokenizer(file, tmp_path)
@@ -90,34 +90,34 @@ def test_it_is_written_as_hugging_face_has_it(file: Path, tmp_path: Path) -> Non
         "eos_token_id": [128_001, 128_008, 128_009],
         "pad_token_id": 128_004,
     }
-    ours, theirs = llama3_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
-    assert isinstance(ours, HFTokenizer)
-    before = llama3_tokenizer(str(file))
+    tokenizer, reference = llama3_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
+    assert isinstance(tokenizer, HFTokenizer)
+    original = llama3_tokenizer(str(file))
     for name in ("bos_id", "eos_id", "pad_id", "stop_ids", "vocab_size", "special_tokens"):
-        assert getattr(ours, name) == getattr(before, name)
+        assert getattr(tokenizer, name) == getattr(original, name)
     for text in [*TEXTS, *SPECIAL_TEXTS]:
-        assert ours.encode(text) == before.encode(text)
-        assert ours.encode_template(text) == before.encode_template(text)
-        assert theirs(text)["input_ids"] == [128_000, *before.encode_template(text)]
+        assert tokenizer.encode(text) == original.encode(text)
+        assert tokenizer.encode_template(text) == original.encode_template(text)
+        assert reference(text)["input_ids"] == [128_000, *original.encode_template(text)]
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
-        (b"", r"has 0 tokens, Llama 3's has 128,000"),
-        (b"IQ== 0\nIg== 1\n", r"has 2 tokens, Llama 3's has 128,000"),
-        (b"IQ== 0\nIg== 7\n", r"tokenizer.model, line 2: not a token and its rank \(rank 1 was expected\)"),
+        (b"", r"has 0 tokens, but Llama 3's has 128,000"),
+        (b"IQ== 0\nIg== 1\n", r"has 2 tokens, but Llama 3's has 128,000"),
+        (b"IQ== 0\nIg== 7\n", r"tokenizer.model, line 2: not a token and its rank \(expected rank 1\)"),
         (b"IQ== 0\n*** 1\n", r"tokenizer.model, line 2: not a token and its rank"),
         (b"IQ== 0\nIg==", r"tokenizer.model, line 2: not a token and its rank"),
     ],
 )
-def test_what_is_damaged_is_named(lines: bytes, said: str, tmp_path: Path) -> None:
+def test_damaged_files_are_named(lines: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(lines)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         TiktokenTokenizer(str(tmp_path))
 
 
-def test_another_models_file_is_told_apart(tmp_path: Path) -> None:
+def test_a_sentencepiece_file_is_recognized(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15")
     assert not is_tiktoken(path)
@@ -126,21 +126,27 @@ def test_another_models_file_is_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_one_agrees_with_metas_library(
+def test_the_real_file_is_encoded_as_in_metas_code(
     fetch: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = fetch("llama-models")
     monkeypatch.syspath_prepend(str(package))
     file = package / "llama_models/llama3/tokenizer.model"
-    theirs = importlib.import_module("llama_models.llama3.tokenizer").Tokenizer(file)
-    ours = llama3_tokenizer(str(file))
-    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (theirs.bos_id, theirs.eos_id, theirs.pad_id)
-    assert ours.stop_ids == set(theirs.stop_tokens)
-    assert ours.special_tokens == theirs.special_tokens
-    assert ours.vocab_size == theirs.n_words
+    reference = importlib.import_module("llama_models.llama3.tokenizer").Tokenizer(file)
+    tokenizer = llama3_tokenizer(str(file))
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (
+        reference.bos_id,
+        reference.eos_id,
+        reference.pad_id,
+    )
+    assert tokenizer.stop_ids == set(reference.stop_tokens)
+    assert tokenizer.special_tokens == reference.special_tokens
+    assert tokenizer.vocab_size == reference.n_words
     for text in [*TEXTS, *SPECIAL_TEXTS]:
-        assert ours.encode(text) == theirs.encode(text, bos=True, eos=True, disallowed_special=())
-        assert ours.encode_template(text) == theirs.encode(text, bos=False, eos=False, allowed_special="all")
-        assert ours.decode(ours.encode(text)) == text
-    with pytest.raises(ValueError, match="has 200,000 tokens, Llama 3's has 128,000"):
+        assert tokenizer.encode(text) == reference.encode(text, bos=True, eos=True, disallowed_special=())
+        assert tokenizer.encode_template(text) == reference.encode(
+            text, bos=False, eos=False, allowed_special="all"
+        )
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    with pytest.raises(ValueError, match="has 200,000 tokens, but Llama 3's has 128,000"):
         llama3_tokenizer(str(package / "llama_models/llama4/tokenizer.model"))

@@ -1,4 +1,4 @@
-"""vocab.json and merges.txt encode as transformers' classes do that are made from the same two files."""
+"""Tokenizers of vocab.json and merges.txt, compared with transformers' classes."""
 
 import importlib
 import json
@@ -24,13 +24,13 @@ from torchtune.tokenizers import BPETokenizer, HFTokenizer, auto_tokenizer
 from torchtune.tokenizers._bpe import CLASSES, MODEL_TYPES
 
 END = "<|endoftext|>"
-MORE = "e\u0301le\u0300ve \u212b \uff46\uff55\uff4c\uff4c I'LL he'll THEY'VE 1234567 a1b2 \u00a0x /to//x\r\n\r\n  \n y"
-ALL = [*TEXTS, *SPECIAL_TEXTS, MORE, TEXT, f"a{END}b {END} c"]
+UNUSUAL = "e\u0301le\u0300ve \u212b \uff46\uff55\uff4c\uff4c I'LL he'll THEY'VE 1234567 a1b2 \u00a0x /to//x\r\n\r\n  \n y"
+ALL = [*TEXTS, *SPECIAL_TEXTS, UNUSUAL, TEXT, f"a{END}b {END} c"]
 
 
 @pytest.fixture(scope="module")
 def two_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train a vocabulary on all texts, so that every way to split them gives other tokens, with an end of text."""
+    """Train a vocabulary on all texts, so that different ways to split them give different tokens."""
     backend = tokenizers.ByteLevelBPETokenizer()
     backend.train_from_iterator(
         ALL * 3, vocab_size=900, min_frequency=1, special_tokens=[], show_progress=False
@@ -50,34 +50,38 @@ def copy(source: Path, target: Path, **config: Any) -> Path:
     return set_config(target, **config) if config else target
 
 
-def theirs_of(name: str, folder: Path) -> Any:
+def reference_tokenizer(name: str, folder: Path) -> Any:
     return getattr(importlib.import_module("transformers"), name).from_pretrained(folder)
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_ids_are_those_of_the_class(name: str, two_files: Path, tmp_path: Path) -> None:
+def test_ids_equal_those_of_the_transformers_class(name: str, two_files: Path, tmp_path: Path) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class=name)
-    ours, theirs = auto_tokenizer(str(folder)), theirs_of(name, folder)
-    assert isinstance(ours, BPETokenizer)
-    assert isinstance(ours, Tokenizer)
+    tokenizer, reference = auto_tokenizer(str(folder)), reference_tokenizer(name, folder)
+    assert isinstance(tokenizer, BPETokenizer)
+    assert isinstance(tokenizer, Tokenizer)
     for text in ALL:
-        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"], text
-        theirs._tokenizer.encode_special_tokens = True
-        assert ours.encode(text, add_bos=False, add_eos=False) == theirs._tokenizer.encode(text).ids
-        theirs._tokenizer.encode_special_tokens = False
-        assert ours.decode(ours.encode(text)) == theirs.decode(ours.encode(text), skip_special_tokens=True)
-    assert ours.eos_id == theirs.eos_token_id
-    assert ours.pad_id == (theirs.eos_token_id if theirs.pad_token_id is None else theirs.pad_token_id)
-    assert ours.bos_id is ours.unknown_id is None
-    assert {*ours.special_tokens} == {*theirs.all_special_tokens}
+        assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"], text
+        reference._tokenizer.encode_special_tokens = True
+        assert tokenizer.encode(text, add_bos=False, add_eos=False) == reference._tokenizer.encode(text).ids
+        reference._tokenizer.encode_special_tokens = False
+        assert tokenizer.decode(tokenizer.encode(text)) == reference.decode(
+            tokenizer.encode(text), skip_special_tokens=True
+        )
+    assert tokenizer.eos_id == reference.eos_token_id
+    assert tokenizer.pad_id == (
+        reference.eos_token_id if reference.pad_token_id is None else reference.pad_token_id
+    )
+    assert tokenizer.bos_id is tokenizer.unknown_id is None
+    assert {*tokenizer.special_tokens} == {*reference.all_special_tokens}
 
 
 def test_the_classes_differ_on_these_texts(two_files: Path, tmp_path: Path) -> None:
-    found = {
+    by_name = {
         name: auto_tokenizer(str(copy(two_files, tmp_path / name, tokenizer_class=name))) for name in CLASSES
     }
-    ids = {name: tuple(map(tuple, map(t.encode_template, ALL))) for name, t in found.items()}
-    assert len({*ids.values()}) == 3, "CodeGen's is GPT-2's"
+    ids = {name: tuple(map(tuple, map(t.encode_template, ALL))) for name, t in by_name.items()}
+    assert len({*ids.values()}) == 3, "CodeGen's split equals GPT-2's"
     assert ids["CodeGenTokenizer"] == ids["GPT2Tokenizer"]
 
 
@@ -90,34 +94,36 @@ def test_the_classes_differ_on_these_texts(two_files: Path, tmp_path: Path) -> N
         (qwen3_tokenizer, "Qwen2Tokenizer"),
     ],
 )
-def test_families_read_them(builder: Any, name: str | None, two_files: Path, tmp_path: Path) -> None:
+def test_families_read_vocab_and_merges(
+    builder: Any, name: str | None, two_files: Path, tmp_path: Path
+) -> None:
     named: dict[str, Any] = {"tokenizer_class": name} if name else {"model_max_length": 1024}
     folder = copy(two_files, tmp_path, eos_token=END, **named)
-    theirs = theirs_of(name or "GPT2Tokenizer", folder)
+    reference = reference_tokenizer(name or "GPT2Tokenizer", folder)
     for path in (folder, folder / "vocab.json", folder / "merges.txt"):
-        ours = builder(str(path))
-        assert isinstance(ours, BPETokenizer)
+        tokenizer = builder(str(path))
+        assert isinstance(tokenizer, BPETokenizer)
         for text in ALL:
-            assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
+            assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
 
 
-def test_families_know_what_the_class_does_not_say(tmp_path: Path) -> None:
-    ours, whole = (
+def test_families_define_splits_of_unknown_classes(tmp_path: Path) -> None:
+    tokenizer, hf_tokenizer = (
         smollm2_tokenizer(str(write_bpe(tmp_path / "a"))),
         HFTokenizer(str(write_hf(tmp_path / "b"))),
     )
     for text in [*ALL, "<think>1234<tool>"]:
-        assert ours.encode(text) == whole.encode(text)
-        assert ours.encode_template(text) == whole.encode_template(text)
+        assert tokenizer.encode(text) == hf_tokenizer.encode(text)
+        assert tokenizer.encode_template(text) == hf_tokenizer.encode_template(text)
     for name in ("eos_id", "pad_id", "bos_id", "stop_ids", "vocab_size", "special_tokens"):
-        assert getattr(ours, name) == getattr(whole, name)
-    assert pickle.loads(pickle.dumps(ours)).encode("1234") == ours.encode("1234")
+        assert getattr(tokenizer, name) == getattr(hf_tokenizer, name)
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("1234") == tokenizer.encode("1234")
     assert olmo2_tokenizer(str(tmp_path / "a")).encode("12345") == phi3_tokenizer(str(tmp_path / "a")).encode(
         "12345"
     )
 
 
-def test_added_tokens_are_those_of_transformers(two_files: Path, tmp_path: Path) -> None:
+def test_added_tokens_are_encoded_as_in_transformers(two_files: Path, tmp_path: Path) -> None:
     n = len(json.loads((two_files / "vocab.json").read_text()))
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     texts = {"<|im_start|>": True, "<|im_end|>": True, "<tool>": False}
@@ -131,16 +137,16 @@ def test_added_tokens_are_those_of_transformers(two_files: Path, tmp_path: Path)
         eos_token="<|im_end|>",
         added_tokens_decoder=added,
     )
-    ours, theirs = qwen2_tokenizer(str(folder)), theirs_of("Qwen2Tokenizer", folder)
+    tokenizer, reference = qwen2_tokenizer(str(folder)), reference_tokenizer("Qwen2Tokenizer", folder)
     for text in ("<|im_start|>user\nhi<|im_end|>\n", "a <strip> b<tool>c", "wholesome whole <|im_end|>"):
-        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
-    assert ours.encode("<tool><|im_end|>", add_eos=False)[0] == n + 2
-    assert n + 1 not in ours.encode("<tool><|im_end|>", add_eos=False)
-    assert ours.vocab_size == len(theirs) == n + 5
-    assert ours.eos_id == theirs.eos_token_id == n + 1
+        assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.encode("<tool><|im_end|>", add_eos=False)[0] == n + 2
+    assert n + 1 not in tokenizer.encode("<tool><|im_end|>", add_eos=False)
+    assert tokenizer.vocab_size == len(reference) == n + 5
+    assert tokenizer.eos_id == reference.eos_token_id == n + 1
 
 
-def test_older_files_of_added_and_special_tokens(two_files: Path, tmp_path: Path) -> None:
+def test_legacy_files_of_added_and_special_tokens_are_read(two_files: Path, tmp_path: Path) -> None:
     n = len(json.loads((two_files / "vocab.json").read_text()))
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
     write(
@@ -148,21 +154,25 @@ def test_older_files_of_added_and_special_tokens(two_files: Path, tmp_path: Path
         added_tokens__json=json.dumps({"[SEP]": n + 1, "[PAD]": n}),
         special_tokens_map__json=json.dumps({"pad_token": "[PAD]", "sep_token": {"content": "[SEP]"}}),
     )
-    ours, theirs = gpt2_tokenizer(str(folder)), theirs_of("GPT2Tokenizer", folder)
+    tokenizer, reference = gpt2_tokenizer(str(folder)), reference_tokenizer("GPT2Tokenizer", folder)
     for text in ("a[SEP]b[PAD]c", *ALL):
-        assert ours.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"]
-    assert ours.pad_id == theirs.pad_token_id == n
+        assert tokenizer.encode_template(text) == reference(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.pad_id == reference.pad_token_id == n
 
 
 @pytest.mark.parametrize("config", [{"add_bos_token": True}, {"add_prefix_space": True}])
-def test_settings_are_those_of_transformers(config: dict[str, Any], two_files: Path, tmp_path: Path) -> None:
+def test_settings_have_the_same_effect_as_in_transformers(
+    config: dict[str, Any], two_files: Path, tmp_path: Path
+) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer", **config)
-    ours, theirs = gpt2_tokenizer(str(folder)), theirs_of("GPT2Tokenizer", folder)
+    tokenizer, reference = gpt2_tokenizer(str(folder)), reference_tokenizer("GPT2Tokenizer", folder)
     for text in [text for text in ALL if text]:
-        assert ours.encode(text, add_eos=False) == theirs(text, split_special_tokens=True)["input_ids"]
+        assert (
+            tokenizer.encode(text, add_eos=False) == reference(text, split_special_tokens=True)["input_ids"]
+        )
 
 
-def test_the_model_type_stands_in_for_the_class(two_files: Path, tmp_path: Path) -> None:
+def test_the_model_type_is_used_without_a_tokenizer_class(two_files: Path, tmp_path: Path) -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
     for model_type, name in MODEL_TYPES.items():
@@ -170,37 +180,37 @@ def test_the_model_type_stands_in_for_the_class(two_files: Path, tmp_path: Path)
         folder = copy(two_files, tmp_path / model_type)
         write(folder, config__json=json.dumps({"model_type": model_type}))
         named = copy(two_files, tmp_path / f"{model_type}_named", tokenizer_class=name)
-        ids = [auto_tokenizer(str(path)).encode(MORE) for path in (folder, named)]
+        ids = [auto_tokenizer(str(path)).encode(UNUSUAL) for path in (folder, named)]
         assert ids[0] == ids[1]
 
 
-def test_a_class_that_is_not_known(two_files: Path, tmp_path: Path) -> None:
+def test_an_unknown_tokenizer_class_is_rejected(two_files: Path, tmp_path: Path) -> None:
     for name in ("RobertaTokenizer", "PreTrainedTokenizerFast", 5):
         folder = copy(two_files, tmp_path, tokenizer_class=name, eos_token=END)
         with pytest.raises(
             ValueError,
-            match=rf"tokenizer_class is {name!r}, and it is not known how .*known are CodeGen.*split",
+            match=rf"tokenizer_class {name!r} is not supported, only CodeGen.*; set `split`",
         ):
             auto_tokenizer(str(folder))
     assert BPETokenizer(str(folder), split="gpt-2").encode("a1") == gpt2_tokenizer(str(folder)).encode("a1")
     with pytest.raises(ValueError, match=r"split: expected one of gpt-2, smollm, .*, got 'gpt2'"):
         BPETokenizer(str(folder), split="gpt2")
-    bare = copy(two_files, tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"tokenizer_class is None, and it is not known"):
-        auto_tokenizer(str(bare))
-    write(bare, config__json='{"model_type": "bert"}')
-    with pytest.raises(ValueError, match=r"config.json: tokenizer_class is None"):
-        auto_tokenizer(str(bare))
+    unnamed = copy(two_files, tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"tokenizer_class None is not supported"):
+        auto_tokenizer(str(unnamed))
+    write(unnamed, config__json='{"model_type": "bert"}')
+    with pytest.raises(ValueError, match=r"config.json: tokenizer_class None"):
+        auto_tokenizer(str(unnamed))
 
 
 def test_a_split_is_part_of_the_fingerprint_and_of_pickling(two_files: Path, tmp_path: Path) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
     plain, split = BPETokenizer(str(folder)), BPETokenizer(str(folder), split="qwen2")
     assert plain.fingerprint() != split.fingerprint() == pickle.loads(pickle.dumps(split)).fingerprint()
-    before = plain.fingerprint()
+    fingerprint = plain.fingerprint()
     merges = folder / "merges.txt"
     merges.write_text(merges.read_text().rstrip("\n").rpartition("\n")[0] + "\n")
-    assert BPETokenizer(str(folder)).fingerprint() != before
+    assert BPETokenizer(str(folder)).fingerprint() != fingerprint
 
 
 def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) -> None:
@@ -219,7 +229,7 @@ def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) ->
     [
         ("vocab.json", "[]", r"vocab.json does not hold a JSON object; fetch it again"),
         ("vocab.json", "{", r"vocab.json is not valid JSON"),
-        ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b', a whole number from 0 is expected"),
+        ("vocab.json", '{"a": "b"}', r"vocab.json: 'a' is 'b'; expected an integer from 0"),
         ("vocab.json", '{"a": 0, "b": 0}', r"vocab.json: two tokens have the same id"),
         ("vocab.json", "{}", r"eos_token is None|merges do not fit"),
         (
@@ -235,7 +245,7 @@ def test_line_ends_and_headers_do_not_matter(two_files: Path, tmp_path: Path) ->
         ),
     ],
 )
-def test_what_is_damaged_is_named(
+def test_damaged_files_are_named(
     name: str, text: str, expected: str, two_files: Path, tmp_path: Path
 ) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer")
@@ -244,7 +254,7 @@ def test_what_is_damaged_is_named(
         auto_tokenizer(str(folder))
 
 
-def test_a_token_that_the_vocabulary_lacks(two_files: Path, tmp_path: Path) -> None:
+def test_special_tokens_outside_the_vocabulary_are_rejected(two_files: Path, tmp_path: Path) -> None:
     folder = copy(two_files, tmp_path, tokenizer_class="GPT2Tokenizer", pad_token="[PAD]")
     with pytest.raises(
         ValueError, match=r"pad_token is '\[PAD\]', which is not in the vocabulary of vocab.json"
@@ -258,7 +268,7 @@ def test_a_token_that_the_vocabulary_lacks(two_files: Path, tmp_path: Path) -> N
         auto_tokenizer(str(folder))
 
 
-def test_half_of_it_is_none(two_files: Path, tmp_path: Path) -> None:
+def test_both_files_are_required(two_files: Path, tmp_path: Path) -> None:
     for name, other in (("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")):
         folder = tmp_path / name
         folder.mkdir()

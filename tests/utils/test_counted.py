@@ -1,4 +1,4 @@
-"""Numbers with their units."""
+"""Numbers with units in messages."""
 
 import pytest
 
@@ -8,5 +8,5 @@ from torchtune._counted import counted
 @pytest.mark.parametrize(
     ("n", "expected"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (12_345, "12,345 steps")]
 )
-def test_a_unit_is_singular_for_one_alone(n: int, expected: str) -> None:
+def test_a_unit_is_singular_only_for_one(n: int, expected: str) -> None:
     assert counted(n, "step") == expected

@@ -1,4 +1,4 @@
-"""What a run would reject in a config, found before it starts: the work behind `tune validate`."""
+"""Checks of a config before a run, used by `tune validate`."""
 
 from torchtune.checks._folders import tokenizer_errors, weight_errors
 from torchtune.checks._rows import held_out_errors, row_errors

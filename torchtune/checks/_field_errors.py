@@ -1,14 +1,14 @@
-"""Errors of a config's fields, collected."""
+"""Errors of config fields."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 FieldErrors = Iterator[tuple[str, Exception]]
-"""Fields of a config, each with the error that a run would end with."""
+"""Config fields, each with the error that a run would raise."""
 
 
 def errors_of(field: str, check: Callable[..., object], *arguments: Any) -> FieldErrors:
-    """Call a check, and yield what it raises with the field that it is of."""
+    """Call a check, and yield the field and the error if it raises one."""
     try:
         check(*arguments)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What of a config's folders a run would reject, found without reading weights."""
+"""Checks of a config's model, adapter and tokenizer folders, without reading weights."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +14,11 @@ from torchtune.training import FinetuneConfig, find_tokenizer_files
 
 
 def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
-    """Compare the folders of a config with its model, as far as they exist.
+    """Check that the folders of a config match its model; folders that do not exist are not checked.
 
     Args:
         cfg: A config with a `model_directory`.
-        model: On the meta device, with adapters.
+        model: The model on the meta device, with adapters.
     """
     folder, adapter = cfg.model_directory, getattr(cfg, "adapter_directory", None)
     if folder is None or not Path(folder).is_dir():
@@ -38,12 +38,12 @@ def weight_errors(cfg: Any, model: Decoder) -> FieldErrors:
 
 
 def tokenizer_errors(cfg: Any, tokenizer: Tokenizer, model: Decoder) -> FieldErrors:
-    """Check that a tokenizer belongs to a model, that it encodes prompts, and that its files can be copied.
+    """Check that a tokenizer matches a model, that it encodes prompts, and that its files can be copied.
 
     Args:
         cfg: The config.
-        tokenizer: Built from it.
-        model: On the meta device, with adapters.
+        tokenizer: The config's tokenizer.
+        model: The model on the meta device, with adapters.
     """
     yield from errors_of("tokenizer", check_vocabulary, tokenizer, model)
     if not isinstance(cfg, FinetuneConfig):

@@ -1,4 +1,4 @@
-"""What of a config's rows a run would reject before its first step."""
+"""Checks of a config's training and validation rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,42 +10,42 @@ from torchtune.checks._field_errors import FieldErrors, errors_of
 from torchtune.data import (
     Encoded,
     Item,
-    LeftOut,
     LengthLimit,
     Rows,
+    SkippedRow,
     Tokenizer,
-    items_of,
+    as_items,
+    sample_indices,
     split_off,
-    spread,
     truncate,
 )
 from torchtune.distributed import World
 from torchtune.modules import Decoder
 from torchtune.training import FinetuneConfig, held_out_items
 
-_SAMPLED = 64
-"""Rows that are encoded first."""
+_SAMPLE_SIZE = 64
+"""Held-out rows that are encoded first."""
 
 
 def row_errors(
     cfg: Any, tokenizer: Tokenizer, rows: Rows[Any], sample: Sequence[Encoded[Any]], model: Decoder
 ) -> FieldErrors:
-    """Check that a run finds a target in its rows.
+    """Check that the training rows contain a target.
 
     Args:
-        cfg: A config; nothing is checked if it is no `FinetuneConfig`.
-        tokenizer: Built from it.
-        rows: Built from it.
-        sample: Some of them, encoded; only if none has a target, as many are read as by a run.
-        model: Limits the length of sequences; it may be on the meta device.
+        cfg: A config; only a `FinetuneConfig` is checked.
+        tokenizer: The config's tokenizer.
+        rows: The config's dataset.
+        sample: Some encoded rows; only if none has a target are as many rows read as by a run.
+        model: The model, which limits the length of sequences; it may be on the meta device.
     """
     if not isinstance(cfg, FinetuneConfig) or not sample:
         return
     loading = evolve(cfg.loading, workers=0, token_cache=None)
-    alone = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
+    world = World(rank=0, size=1, data_rank=0, data_size=1, device=torch.device("cpu"), seed=0)
 
-    def count_steps(some: Any) -> int:
-        batches = loading.batches(some, tokenizer, model, alone, batch_size=cfg.batch_size, logs=False)
+    def count_steps(dataset: Any) -> int:
+        batches = loading.batches(dataset, tokenizer, model, world, batch_size=cfg.batch_size, logs=False)
         return batches.steps_in(1)
 
     try:
@@ -57,13 +57,13 @@ def row_errors(
 def held_out_errors(
     cfg: Any, rows: Rows[Any] | None, held_out: Rows[Any] | None, model: Decoder
 ) -> FieldErrors:
-    """Check that a run finds a target in its held-out rows; all are read only if none of a sample has one.
+    """Check that the held-out rows contain a target; all are read only if no row of a sample has one.
 
     Args:
-        cfg: A config; nothing is checked if it is no `FinetuneConfig`, or has no validation.
-        rows: Those of its dataset, of which a share may be held out; None: they are not here.
-        held_out: Those of its `validation.dataset`; None: there is none, or they are not here.
-        model: Limits the length of sequences; it may be on the meta device.
+        cfg: A config; only a `FinetuneConfig` with validation is checked.
+        rows: The config's dataset, of which a share may be held out; None if it is not available.
+        held_out: The config's `validation.dataset`; None if it is not set or not available.
+        model: The model, which limits the length of sequences; it may be on the meta device.
     """
     if isinstance(cfg, FinetuneConfig) and cfg.validation is not None:
         field = "validation.dataset" if cfg.validation.share is None else "validation.share"
@@ -77,14 +77,16 @@ def _check_held_out(
     assert section is not None
     if section.share is not None and rows is not None:
         _, share = split_off(rows, section.share, cfg.seed or 0)
-        held_out = None if cfg.seed is None else share  # the run draws another seed, and so other rows
-    if held_out is None or any(_has_target(held_out[i], longest) for i in spread(held_out, _SAMPLED)):
+        held_out = None if cfg.seed is None else share  # without a seed, the run holds out other rows
+    if held_out is None or any(
+        _has_target(held_out[i], longest) for i in sample_indices(held_out, _SAMPLE_SIZE)
+    ):
         return
     held_out_items(held_out, section.max_rows, longest)
 
 
 def _has_target(encoded: Encoded[Any], longest: int) -> bool:
-    if isinstance(encoded, LeftOut):
+    if isinstance(encoded, SkippedRow):
         return False
-    fitted = (truncate(item, LengthLimit(sequence=longest)) for item in items_of(encoded))
-    return any(isinstance(item, Item) and item.counts["targets"] > 0 for item in fitted)
+    items = (truncate(item, LengthLimit(sequence=longest)) for item in as_items(encoded))
+    return any(isinstance(item, Item) and item.counts["targets"] > 0 for item in items)

@@ -1,4 +1,4 @@
-"""What of a config's schedule a run would reject before its first step."""
+"""Checks of a config's learning rate schedule."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from torchtune.config import instantiate
 from torchtune.training import FinetuneConfig, build_scheduler
 
 _MANY_STEPS = 1_000_000
-"""The length of a run that only its rows decide: every warm-up fits."""
+"""Steps assumed for a run whose length depends only on its dataset: every warm-up fits."""
 
 
 def schedule_errors(cfg: Any) -> FieldErrors:
-    """Check that the schedule of a `FinetuneConfig` can be built for its optimizer and the length of its run."""
+    """Check that a `FinetuneConfig`'s schedule can be built for its optimizer and number of steps."""
     if not isinstance(cfg, FinetuneConfig):
         return
     try:
         optimizer: Optimizer = instantiate(cfg.optimizer, [nn.Parameter(torch.zeros(1, 1))])
-    except Exception:  # it may accept the model's parameters nevertheless; the schedule is not checked
+    except Exception:  # the optimizer may still accept the model's parameters; the schedule is not checked
         return
     steps = cfg.step_limit or _MANY_STEPS
     yield from errors_of("lr_scheduler", build_scheduler, cfg.lr_scheduler, optimizer, steps)

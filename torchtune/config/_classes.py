@@ -224,9 +224,9 @@ def _validator_mistake(field: Field, value: Any, error: Exception) -> Mistake:
         suggestion = did_you_mean(value, broken[0].choices) if isinstance(value, str) else ""
         return Mistake("rule", "", suggestion, path, expected=expectation(field), got=repr(value))
     if isinstance(error, FieldError):
-        of_section = as_path(error.fields[0]) if error.fields else path
-        path = of_section if of_section[0] == field.name else path
-        return Mistake("rule", error.message, path=path, fields=error.fields)
+        rule_path = as_path(error.fields[0]) if error.fields else path
+        rule_path = rule_path if rule_path[0] == field.name else path
+        return Mistake("rule", error.message, path=rule_path, fields=error.fields)
     # The validators of attrs put more arguments after the message.
     message = str(error.args[0]) if error.args else type(error).__name__
     return Mistake("rule", _with_type(error, message), path=path)

@@ -20,7 +20,7 @@ Kind = Literal[
     "contradiction",  # fields that their config class rejects together
     "reference",  # a `${...}` that cannot be resolved
     "component",  # a component that its field does not accept, or that cannot be built with its arguments
-    "unwritable",  # a Python value that YAML cannot hold
+    "unwritable",  # a Python value that YAML cannot represent
     "source",  # a file that cannot be read or is not a config
     "failure",  # a user's Python code that raised
     "word",  # an invalid command-line argument

@@ -1,4 +1,4 @@
-"""From text to batches: messages, chat templates, masked examples, collation and their order."""
+"""Text to batches: chat templates, masked examples, packing, collation and shuffling."""
 
 from torchtune.data._batch import IGNORE_INDEX, Batch, Span
 from torchtune.data._batches import Batches
@@ -9,33 +9,33 @@ from torchtune.data._item import (
     Encoded,
     Item,
     ItemT,
-    LeftOut,
     LengthLimit,
     Side,
-    Unlearnable,
-    items_of,
+    SkippedRow,
+    SkipReason,
+    as_items,
     total_counts,
     truncate,
 )
-from torchtune.data._notes import Note, Tally, shortened
+from torchtune.data._notes import Note, NoteCounts, quote_excerpt
 from torchtune.data._order import Order
 from torchtune.data._packing import pack
 from torchtune.data._pair import Pair
 from torchtune.data._prompt import alpaca_prompt
-from torchtune.data._report import Piece, Report, pieces, report
+from torchtune.data._report import DecodedToken, Report, decode_tokens, report
 from torchtune.data._rows import (
     Examples,
     Rows,
+    as_stream,
     is_plain_text,
-    place_of,
-    reported_of,
-    spread,
-    stream_of,
+    location_of,
+    logged_notes,
+    sample_indices,
     use_cache,
 )
 from torchtune.data._special_text import text_notes
 from torchtune.data._subset import split_off
-from torchtune.data._template import ChatTemplate, Message, unused_mark
+from torchtune.data._template import ChatTemplate, Message, unused_character
 from torchtune.data._tokenizer import Tokenizer
 
 __all__ = [
@@ -43,51 +43,51 @@ __all__ = [
     "Batch",
     "Batches",
     "ChatTemplate",
+    "DecodedToken",
     "Encoded",
     "Example",
     "Examples",
     "Item",
     "ItemT",
-    "LeftOut",
     "LengthLimit",
     "Message",
     "Note",
+    "NoteCounts",
     "Order",
     "Pair",
-    "Piece",
     "Prefix",
     "Report",
     "Rows",
     "Side",
+    "SkipReason",
+    "SkippedRow",
     "Span",
-    "Tally",
     "Tokenizer",
-    "Unlearnable",
     "alpaca_prompt",
+    "as_items",
+    "as_stream",
     "chat_example",
     "chat_prompt",
     "chat_tokens",
     "check_chat",
     "collate",
+    "decode_tokens",
     "is_plain_text",
-    "items_of",
     "join_sequences",
+    "location_of",
+    "logged_notes",
     "pack",
-    "pieces",
-    "place_of",
     "plain_example",
+    "quote_excerpt",
     "report",
-    "reported_of",
-    "shortened",
+    "sample_indices",
     "split_off",
-    "spread",
-    "stream_of",
     "text_notes",
     "total_counts",
     "truncate",
-    "unused_mark",
+    "unused_character",
     "use_cache",
 ]
 
 COMPONENT_KINDS = (Tokenizer,)
-"""Classes whose subclasses a config may name where no type is declared."""
+"""Base classes whose subclasses a config may name in a field without a declared type."""

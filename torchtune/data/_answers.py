@@ -1,4 +1,4 @@
-"""Where the answers of a conversation begin in the text that a chat template writes."""
+"""Locate the assistant's answers in the text that a chat template renders."""
 
 import bisect
 from collections.abc import Sequence
@@ -8,85 +8,85 @@ from attrs import define, field
 
 from torchtune.data._conversation import Conversation
 from torchtune.data._coverage import Coverage
-from torchtune.data._notes import Note, shortened
+from torchtune.data._notes import Note, quote_excerpt
 from torchtune.data._rendering import Rendering
 from torchtune.data._special_text import SpecialTokens
-from torchtune.data._template import ChatTemplate, Message, Rendered, Span, unused_mark
+from torchtune.data._template import ChatTemplate, Message, Rendered, Span, unused_character
 from torchtune.data._tokenizer import Tokenizer
 
 
 @define
 class ChatRenderer:
-    """Writes a conversation out, each of its beginnings once at most."""
+    """Renders a conversation, and each of its prefixes at most once."""
 
     tokenizer: Tokenizer
     conversation: Conversation
     layout: "Layout" = field(init=False)
-    """Where the messages are in what `answered` wrote."""
+    """Positions of the messages in the text that `answered` returned."""
     _openings: dict[str, str] = field(factory=dict)
-    """What a prompt has after its last message, by the role of that message."""
+    """The text of a prompt after its last message (the generation prompt), by the role of that message."""
     _notes: list[Note] = field(factory=list)
 
     @classmethod
-    def of(
+    def build(
         cls, tokenizer: Tokenizer, messages: Sequence[Message], tools: list[dict[str, Any]] | None
     ) -> "ChatRenderer":
         template = template_of(tokenizer)
-        special = SpecialTokens.of(tokenizer)
+        special = SpecialTokens.for_tokenizer(tokenizer)
         if any(special.matches(message["role"]) for message in messages):
-            raise ValueError("a role holds the text of a special token")
+            raise ValueError("the role of a message contains a special token")
         return cls(tokenizer, Conversation.trace(template, messages, tools))
 
     def prompt(self, n: int) -> Rendered:
-        """Write the first messages out, and the words that open an answer."""
+        """Render the first n messages and the generation prompt."""
         return self.conversation.render(n, add_generation_prompt=True)
 
     def continued(self) -> Rendered:
-        """Write all messages out up to the last word of the last one, whose turn then does not end.
+        """Render all messages up to the end of the last one's content, leaving its turn open.
 
-        That is where transformers' `continue_final_message` cuts: before the space at the end of the message if the
+        The text ends where transformers' `continue_final_message` cuts it: before the message's trailing space if the
         template strips it.
 
         Raises:
-            ValueError: the last message has no words, or the template does not write them.
+            ValueError: the last message has no content, or the template does not render it unchanged.
         """
-        *before, last = self.conversation.messages
-        words: object = last.get("content")
-        if not isinstance(words, str) or not words.strip():
+        *previous, last = self.conversation.messages
+        content: object = last.get("content")
+        if not isinstance(content, str) or not content.strip():
             raise ValueError("the last message has no content to continue")
-        mark = unused_mark([source.text for source in self.conversation.sources])
-        marked: Any = {**last, "content": words + f"{mark} "}
+        mark = unused_character([source.text for source in self.conversation.sources])
+        marked: Any = {**last, "content": content + f"{mark} "}
         conversation = self.conversation
         rendered = conversation.template.render(
-            [*before, marked], add_generation_prompt=False, tools=conversation.tools
+            [*previous, marked], add_generation_prompt=False, tools=conversation.tools
         )
         text = rendered.text
         end = text.rfind(mark)
-        if end < 0 or words.strip() not in text:
+        if end < 0 or content.strip() not in text:
             raise ValueError(
-                "the chat template does not write the last message as it is, so that it cannot be continued"
+                "the chat template does not render the last message unchanged, so it cannot be continued"
             )
         if not text.startswith(f"{mark} ", end):
             end = len(text[:end].rstrip())
-        return rendered.until(end)
+        return rendered.prefix(end)
 
     def rendering(self, rendered: Rendered) -> Rendering:
-        """Prepare a text for encoding."""
-        return Rendering.of(self.tokenizer, self.conversation, rendered)
+        """Prepare a rendered text for encoding."""
+        return Rendering.build(self.tokenizer, self.conversation, rendered)
 
     def notes(self, rendering: Rendering) -> tuple[Note, ...]:
-        """Tell what of the conversation is not in a text, or not as it was meant.
+        """Return notes on parts of the conversation that are missing from the text, or changed in it.
 
         Raises:
-            ValueError: something that the assistant does is not in it.
+            ValueError: part of what the assistant does is missing.
         """
         return (*Coverage(self.conversation, rendering.origins).notes(), *rendering.notes, *self._notes)
 
     def answered(self) -> tuple[Rendered, list[tuple[int, int]]]:
-        """Write all messages out.
+        """Render all messages.
 
         Returns:
-            The text; and of each turn of the assistant's its number, and where it begins in the text.
+            The text, and for each assistant turn its message index and the character at which its answer begins.
         """
         messages = self.conversation.messages
         rendered = self.conversation.render(len(messages))
@@ -102,56 +102,57 @@ class ChatRenderer:
             return rendered, [(turn, 0) for turn in turns]
         return rendered, [*((turn, self._start(turn)) for turn in turns), *starts]
 
-    def _joined_to_prompt(self, whole: Rendered, last: int, *, is_only: bool) -> tuple[Rendered, int]:
-        """Write the last answer after its own prompt, which a template may write otherwise once it is answered."""
+    def _joined_to_prompt(self, full: Rendered, last: int, *, is_only: bool) -> tuple[Rendered, int]:
+        """Append the last answer to its prompt, which a template may render differently once it is answered."""
         prompt = self.prompt(last)
-        if is_only and whole.text.startswith(prompt.text):
-            return whole, len(prompt.text)
-        before = Layout(self.conversation, prompt)
-        opening = prompt.text[before.end_of(last - 1) :]
-        self._openings[before.role_of(last - 1)] = opening
+        if is_only and full.text.startswith(prompt.text):
+            return full, len(prompt.text)
+        prompt_layout = Layout(self.conversation, prompt)
+        opening = prompt.text[prompt_layout.end_of(last - 1) :]
+        self._openings[prompt_layout.role_of(last - 1)] = opening
         end = len(prompt.text)
-        if whole.text.startswith(prompt.text):
-            return whole, end
-        layout = Layout(self.conversation, whole)
+        if full.text.startswith(prompt.text):
+            return full, end
+        layout = Layout(self.conversation, full)
         begin = layout.starts.get(last)
         question_end = layout.end_of(last - 1)
-        between = whole.text[question_end:begin]
-        if begin is None or not (opening.startswith(between) or self._opens_alike(prompt, last, between)):
-            raise ValueError(_rewritten(opening, whole.text[question_end : question_end + len(opening)]))
-        if between != opening and opening.startswith(between):
-            # The prompt opens a thought, say, and this answer has none.
-            end -= len(opening) - len(between)
-            self._note_opening(opening[len(between) :], whole.text[begin:])
+        separator = full.text[question_end:begin]
+        if begin is None or not (
+            opening.startswith(separator) or self._ends_with_opening(prompt, last, separator)
+        ):
+            raise ValueError(_rewritten(opening, full.text[question_end : question_end + len(opening)]))
+        if separator != opening and opening.startswith(separator):
+            # For example, the prompt opens a reasoning block and this answer has none.
+            end -= len(opening) - len(separator)
+            self._note_opening(opening[len(separator) :], full.text[begin:])
         shift = end - begin
         of_prompt = [origin for origin in prompt.origins if origin[1] <= end]
         of_answer = [
-            (s + shift, e + shift, source, offset) for s, e, source, offset in whole.origins if s >= begin
+            (s + shift, e + shift, source, offset) for s, e, source, offset in full.origins if s >= begin
         ]
-        return Rendered(prompt.text[:end] + whole.text[begin:], (*of_prompt, *of_answer)), end
+        return Rendered(prompt.text[:end] + full.text[begin:], (*of_prompt, *of_answer)), end
 
-    def _opens_alike(self, prompt: Rendered, last: int, between: str) -> bool:
-        """Tell whether what precedes an answer ends with the words that open one, whatever is before these."""
+    def _ends_with_opening(self, prompt: Rendered, last: int, separator: str) -> bool:
+        """Return whether the text before an answer ends with the generation prompt."""
         closed = self.conversation.render(last)
-        opens = prompt.text[len(closed.text) :] if prompt.text.startswith(closed.text) else ""
-        return bool(opens) and between.endswith(opens)
+        opening = prompt.text[len(closed.text) :] if prompt.text.startswith(closed.text) else ""
+        return bool(opening) and separator.endswith(opening)
 
     def _note_opening(self, missing: str, answer: str) -> None:
         text = (
-            f"have an answer that does not begin with {missing!r}, as the chat template begins every answer that is"
-            " generated"
+            f"have an answer without {missing!r}, with which the chat template begins every generated answer"
         )
-        self._notes.append(Note(text, shortened(answer)))
+        self._notes.append(Note(text, quote_excerpt(answer)))
 
     def _start(self, turn: int) -> int:
-        """Find where an answer within a conversation begins."""
+        """Return the character at which the answer of a turn begins."""
         text = self.layout.text
         begin = self.layout.starts.get(turn)
         if turn == 0:
             if begin is None:
                 raise ValueError(_rewritten("", text))
             return begin
-        before = self.layout.end_of(turn - 1)
+        previous_end = self.layout.end_of(turn - 1)
         role = self.layout.role_of(turn - 1)
         if role in self._openings:
             opening = self._openings[role]
@@ -159,17 +160,17 @@ class ChatRenderer:
             prompt = self.prompt(turn)
             opening = prompt.text[Layout(self.conversation, prompt).end_of(turn - 1) :]
             self._openings[role] = opening
-        if text.startswith(opening, before):
-            return before + len(opening)
-        # The words that open an answer may go on, as with an empty thought, where earlier answers have none.
-        if begin is not None and opening.startswith(text[before:begin]):
-            self._note_opening(opening[begin - before :], text[begin:])
+        if text.startswith(opening, previous_end):
+            return previous_end + len(opening)
+        # The generation prompt may be longer than what precedes earlier answers: by an empty reasoning block, say.
+        if begin is not None and opening.startswith(text[previous_end:begin]):
+            self._note_opening(opening[begin - previous_end :], text[begin:])
             return begin
-        raise ValueError(_rewritten(opening, text[before : before + len(opening)]))
+        raise ValueError(_rewritten(opening, text[previous_end : previous_end + len(opening)]))
 
 
 class Layout:
-    """Where the messages stand in a text.
+    """Positions of messages in a rendered text.
 
     Args:
         conversation: The messages.
@@ -181,54 +182,54 @@ class Layout:
         self._conversation = conversation
         self._ends: dict[int, int] = {}
         self.starts: dict[int, int] = {}
-        """Where each message's own words begin, after its role."""
-        self._firsts: dict[int, int] = {}
-        self._at: list[tuple[int, int, int]] = []
+        """The character at which each message begins, its role not included."""
+        self._starts_with_role: dict[int, int] = {}
+        self._assistant_spans: list[tuple[int, int, int]] = []
         for start, end, i, _ in rendered.origins:
             source = conversation.sources[i]
             number = source.message
             self._ends[number] = max(end, self._ends.get(number, 0))
             if number >= 0 and conversation.messages[number]["role"] == "assistant":
-                self._at.append((start, end, number))
-            self._firsts[number] = min(start, self._firsts.get(number, start))
+                self._assistant_spans.append((start, end, number))
+            self._starts_with_role[number] = min(start, self._starts_with_role.get(number, start))
             if source.part != "role":
                 self.starts[number] = min(start, self.starts.get(number, start))
-        self._at.sort()
+        self._assistant_spans.sort()
 
     def end_of(self, number: int) -> int:
-        """Return where a message's words end, or those of the nearest one before it that has some."""
+        """Return the character at which a message ends, or the nearest earlier message that has text."""
         while number >= 0 and number not in self._ends:
             number -= 1
         return self._ends.get(number, 0)
 
     def next_start(self, number: int) -> int:
-        """Return where the message after one begins, its role included; the text's end where none does."""
-        later = number + 1
-        while later < len(self._conversation.messages) and later not in self._firsts:
-            later += 1
-        return self._firsts.get(later, len(self.text))
+        """Return the character at which the next message begins, its role included; the text's end without one."""
+        following = number + 1
+        while following < len(self._conversation.messages) and following not in self._starts_with_role:
+            following += 1
+        return self._starts_with_role.get(following, len(self.text))
 
     def blocks(self, answers: Sequence[Span]) -> list[tuple[int, Span]]:
-        """Return the template's `{% generation %}` blocks, each with the number of its message."""
+        """Return the template's `{% generation %}` blocks, each with the index of its message."""
         return [(self._turn_at(*block), block) for block in answers]
 
     def role_of(self, number: int) -> str:
-        """Return who speaks in a message."""
+        """Return the role of a message."""
         return str(self._conversation.messages[number]["role"])
 
     def _turn_at(self, start: int, end: int) -> int:
-        """Return whose a block is: the assistant's message of which it has words, or else the one before it."""
-        i = bisect.bisect_left(self._at, (start, start, -1))
-        if i < len(self._at) and self._at[i][1] <= end:
-            return self._at[i][2]
-        return self._at[max(0, i - 1)][2]
+        """Return the assistant message whose text a block contains, or else the one before the block."""
+        i = bisect.bisect_left(self._assistant_spans, (start, start, -1))
+        if i < len(self._assistant_spans) and self._assistant_spans[i][1] <= end:
+            return self._assistant_spans[i][2]
+        return self._assistant_spans[max(0, i - 1)][2]
 
 
 def _rewritten(prompt: str, text: str) -> str:
     return (
-        "the chat template writes a conversation otherwise once it is answered, so that no prompt can be told from"
-        " its answer; put {% generation %} and {% endgeneration %} around the answers in the template; before an"
-        f" answer it writes {prompt!r}, and with it {text!r}"
+        "the chat template renders the prompt differently once it is answered, so the answer's tokens cannot be"
+        " located; put {% generation %} and {% endgeneration %} around answers in the template; it renders"
+        f" {prompt!r} before an answer, and {text!r} with the answer"
     )
 
 
@@ -236,11 +237,11 @@ def template_of(tokenizer: Tokenizer) -> ChatTemplate:
     """Return a tokenizer's chat template.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the tokenizer has none.
     """
     if tokenizer.chat_template is None:
         raise ValueError(
-            "the tokenizer has no chat template; name one (tokenizer.chat_template=FILE), or use a plain prompt"
+            "the tokenizer has no chat template; set tokenizer.chat_template=FILE, or use a plain prompt"
             " (torchtune.datasets.AlpacaDataset)"
         )
     return tokenizer.chat_template

@@ -1,4 +1,4 @@
-"""Items next to each other in rectangular tensors."""
+"""Collate items into rectangular tensors."""
 
 from array import array
 from collections.abc import Sequence
@@ -8,36 +8,36 @@ import torch
 from torch import Tensor
 
 from torchtune.data._batch import IGNORE_INDEX, Batch, Span
-from torchtune.data._item import Item, kind_of
+from torchtune.data._item import Item, common_type
 
 if TYPE_CHECKING:
     from torchtune.data._example import Example
 
 
 class Prefix(NamedTuple):
-    """What a sequence begins with like an earlier one of its row; the tokens are in the row once."""
+    """A prefix that a sequence shares with an earlier one of its batch row; its tokens are in the row once."""
 
     sequence: int
-    """The number of the earlier sequence in the row, which itself has no prefix in common with another."""
+    """Index of the earlier sequence in the row, which itself shares no prefix with another."""
     length: int
-    """How many tokens these are; 0: none. None of them predicts a target."""
+    """Tokens of the prefix, possibly 0. None of them predicts a target."""
 
 
 def collate(rows: Sequence[Item | Sequence[Item]], pad_id: int, *, share_prefixes: bool = False) -> Batch:
-    """Make a batch of items, as their kind does it (`Item.collate`).
+    """Collate items into a batch with the `collate` method of their type (`Item.collate`).
 
     Args:
-        rows: Each an item, or several that follow one another.
-        pad_id: What the rows are filled up with; it is never a target, whatever other meaning it has.
-        share_prefixes: Put what all items of a row begin with into it once, where their kind can.
+        rows: The batch rows: an item each, or a sequence of items.
+        pad_id: Id that pads rows; padding is never a target, even if the id has another meaning.
+        share_prefixes: Store the common prefix of all items of a row once, if their type supports it.
 
     Raises:
-        ValueError: There are no items, or they are of several kinds.
+        ValueError: there are no items, or they have several types.
     """
     packed = [[row] if isinstance(row, Item) else row for row in rows]
     if not packed or not all(packed):
         raise ValueError("a batch needs at least one example in every row")
-    kind_of(item for row in packed for item in row)
+    common_type(item for row in packed for item in row)
     return packed[0][0].collate(packed, pad_id, share_prefixes=share_prefixes)
 
 
@@ -46,34 +46,34 @@ def join_sequences(
     pad_id: int,
     prefixes: Sequence[Sequence[Prefix | None]] | None = None,
 ) -> Batch:
-    """Put token sequences one after the other in rows, which are filled up on the right to the longest.
+    """Concatenate token sequences into batch rows, padded on the right to the longest row.
 
-    A sequence's last token is predicted and never read, so it takes one position less than it has tokens. Padding is
-    right of what causal attention sees, so that rows with a single sequence need no mask.
+    A sequence's last token is predicted but never read, so a sequence takes one position less than it has tokens.
+    Padding is on the right, where causal attention does not see it, so rows with a single sequence need no mask.
 
     Args:
-        rows: The sequences of each row, one at least.
-        pad_id: What the rows are filled up with.
-        prefixes: What each begins with like an earlier one of its row. None: nothing.
+        rows: The sequences of each row, at least one.
+        pad_id: Id that pads rows.
+        prefixes: The prefix that each sequence shares with an earlier one of its row. None: no prefixes are shared.
 
     Returns:
         A batch whose only count is "targets".
     """
     tokens, labels, table = array("q"), array("q"), array("q")
     spans, lengths, n_targets = list[Span](), list[int](), list[int]()
-    placed = _placed(rows, prefixes)
-    width = max(of_row[-1].end for of_row in placed)
-    for row, of_row in zip(rows, placed, strict=True):
-        for example, span in zip(row, of_row, strict=True):
-            of_labels = example.labels[span.prefix_length + 1 :]
+    sequence_spans = _sequence_spans(rows, prefixes)
+    width = max(row_spans[-1].end for row_spans in sequence_spans)
+    for row, row_spans in zip(rows, sequence_spans, strict=True):
+        for example, span in zip(row, row_spans, strict=True):
+            example_labels = example.labels[span.prefix_length + 1 :]
             tokens.fromlist(example.tokens[span.prefix_length : -1])
-            labels.fromlist(of_labels)
+            labels.fromlist(example_labels)
             lengths.append(len(example.tokens) - 1)
-            n_targets.append(len(of_labels) - of_labels.count(IGNORE_INDEX))
-        n_padding = width - of_row[-1].end
+            n_targets.append(len(example_labels) - example_labels.count(IGNORE_INDEX))
+        n_padding = width - row_spans[-1].end
         tokens.fromlist([pad_id] * n_padding)
         labels.fromlist([IGNORE_INDEX] * n_padding)
-        spans += [*of_row, *_padding(of_row[-1], width, max(lengths[-len(row) :]))]
+        spans += [*row_spans, *_padding(row_spans[-1], width, max(lengths[-len(row) :]))]
     is_packed = any(len(row) > 1 for row in rows)
     for span in spans if is_packed else ():
         table.extend(span)
@@ -85,17 +85,17 @@ def join_sequences(
         target_sequences=torch.arange(len(lengths)).repeat_interleave(torch.tensor(n_targets)),
         counts={"targets": sum(n_targets)},
         lengths=tuple(lengths),
-        n_shared=sum(span.prefix_length for of_row in placed for span in of_row),
+        n_shared=sum(span.prefix_length for row_spans in sequence_spans for span in row_spans),
         spans=tuple(spans) if is_packed else (),
         span_table=_rectangle(table, len(spans)) if is_packed else None,
     )
 
 
-def _placed(
+def _sequence_spans(
     rows: Sequence[Sequence["Example"]], prefixes: Sequence[Sequence[Prefix | None]] | None
 ) -> list[list[Span]]:
-    """Return where the sequences of each row are."""
-    placed = []
+    """Return the spans of each row's sequences."""
+    all_spans = []
     for number, row in enumerate(rows):
         spans: list[Span] = []
         column = 0
@@ -105,16 +105,16 @@ def _placed(
             end = column + len(example.tokens) - 1 - n
             spans.append(Span(number, column, end, spans[prefix.sequence].start if prefix and n else 0, n))
             column = end
-        placed.append(spans)
-    return placed
+        all_spans.append(spans)
+    return all_spans
 
 
 def _padding(last: Span, width: int, longest: int) -> list[Span]:
-    """Return spans of what fills up a row, none longer than its longest sequence, which the model can read."""
+    """Return spans that pad a row, none longer than the row's longest sequence, a length that the model can read."""
     starts = range(last.end, width, longest)
     return [Span(last.row, start, min(start + longest, width)) for start in starts]
 
 
 def _rectangle(values: "array[int]", n_rows: int) -> Tensor:
-    """Make rows of equal length of numbers in one flat array; nothing is copied."""
+    """View a flat array as a tensor of n_rows rows, without copying."""
     return torch.frombuffer(values, dtype=torch.long).view(n_rows, -1)

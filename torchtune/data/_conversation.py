@@ -1,4 +1,4 @@
-"""A conversation as a template is given it: every part is traced, so that it can be told what was written of it."""
+"""Traced conversations: every part carries its origin, so that it can be located in the rendered text."""
 
 import json
 import re
@@ -11,39 +11,38 @@ from torchtune.data._template import ChatTemplate, Message, Rendered
 from torchtune.data._traced import JsonObject, Traced, TracedFloat, TracedInt, changed, to_json
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
-"""The fields in which people and templates keep what an assistant thinks, the standard one first."""
+"""Message fields that hold an assistant's reasoning, the standard one first."""
 
 TOOLS = -1
-"""Stands for the tools where otherwise the number of a message is meant."""
+"""The message index that denotes the tools."""
 
 
 @frozen
 class Source:
-    """A part of a conversation that can be written or lost: a text, a number, or a name with a flag."""
+    """A part of a conversation that a template may render or drop: a text, a number, or the name of a flag."""
 
     message: int
-    """The number of the message, or TOOLS."""
+    """Index of the message, or TOOLS."""
     part: str
-    """Which part of a message or tool it belongs to, such as `content` or `tool_calls[0].arguments`."""
+    """The part of a message or tool that it belongs to, such as `content` or `tool_calls[0].arguments`."""
     path: str
-    """Where it is, such as `messages.1.tool_calls.0.function.name`."""
+    """Dotted path, such as `messages.1.tool_calls.0.function.name`."""
     text: str
-    """The text itself."""
     is_name: bool = False
-    """Whether it is the name of an entry, which may go without saying where its value is written."""
+    """Whether this is the name of an entry, which may be missing if the entry's value is rendered."""
 
 
 @frozen
-class _At:
-    """Where in a conversation a value is."""
+class _Position:
+    """Position of a value in a conversation."""
 
     message: int
     part: str
     path: str
 
-    def entry(self, key: object, part: str | None = None) -> "_At":
-        """Return where an entry of an object or list is that is here."""
-        return _At(self.message, self.part if part is None else part, f"{self.path}.{key}")
+    def entry(self, key: object, part: str | None = None) -> "_Position":
+        """Return the position of an entry of the object or list at this position."""
+        return _Position(self.message, self.part if part is None else part, f"{self.path}.{key}")
 
 
 @define
@@ -51,7 +50,7 @@ class Conversation:
     """Traced messages and tools.
 
     Args:
-        template: It tells how some fields are to be named.
+        template: Decides how some fields are named.
         messages: The turns.
         tools: JSON schemas.
     """
@@ -62,7 +61,7 @@ class Conversation:
     tools: list[dict[str, Any]] | None
     """The tools, traced."""
     sources: list[Source] = field(factory=list)
-    """All parts, by the numbers that traced text has."""
+    """All parts; the sources of traced text are indices into this list."""
 
     @classmethod
     def trace(
@@ -73,14 +72,16 @@ class Conversation:
         for i, message in enumerate(messages):
             self.messages.append(self._message(i, message))
         if tools:
-            self.tools = [self._call(tool, _At(TOOLS, str(i), f"tools.{i}")) for i, tool in enumerate(tools)]
+            self.tools = [
+                self._call(tool, _Position(TOOLS, str(i), f"tools.{i}")) for i, tool in enumerate(tools)
+            ]
         return self
 
     def render(self, n: int, *, add_generation_prompt: bool = False) -> Rendered:
-        """Write the first messages out through the chat template.
+        """Render the first n messages with the chat template.
 
         Raises:
-            ValueError: the template refuses them.
+            ValueError: the template rejects them.
         """
         return self.template.render(self.messages[:n], add_generation_prompt, self.tools)
 
@@ -88,54 +89,55 @@ class Conversation:
         fields: dict[str, Any] = {key: value for key, value in message.items() if value is not None}
         if fields["role"] == "developer" and not self.template.mentions("developer"):
             fields["role"] = "system"
-        for name in REASONING[1:]:  # some programs write the same thought under two names
+        for name in REASONING[1:]:  # some programs write the same reasoning under two names
             if name in fields and any(
                 fields.get(other) == fields[name] for other in REASONING if other != name
             ):
                 del fields[name]
-        at = _At(number, "", f"messages.{number}")
+        position = _Position(number, "", f"messages.{number}")
         traced: dict[str, Any] = {}
         for key, value in self._with_content(fields).items():
             if key == "tool_calls" and isinstance(value, (list, tuple)):
                 traced[key] = [
-                    self._call(call, at.entry(f"{key}.{i}", _numbered(i))) for i, call in enumerate(value)
+                    self._call(call, position.entry(f"{key}.{i}", _numbered(i)))
+                    for i, call in enumerate(value)
                 ]
             else:
-                self._add(traced, key, value, at.entry(key, key))
+                self._add(traced, key, value, position.entry(key, key))
         return self._with_reasoning(traced)  # type: ignore[return-value]  # a mapping with these fields
 
     def _with_content(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Say that a turn has no content in the way that the template asks for it."""
-        if "content" in fields or self.template.asks_whether_content_is_missing:
+        """Add missing content in the form that the template tests for: None, an empty string, or no field."""
+        if "content" in fields or self.template.tests_for_missing_content:
             return fields
-        content = None if self.template.asks_whether_content_is_none else ""
+        content = None if self.template.tests_for_none_content else ""
         return {"role": fields["role"], "content": content, **fields}
 
     def _with_reasoning(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Name what is thought in each of the ways that templates read, as transformers does for them."""
-        thoughts = [message[name] for name in REASONING if name in message]
-        if not thoughts:
+        """Copy the reasoning to each of the fields that templates read, as transformers does."""
+        reasoning = [message[name] for name in REASONING if name in message]
+        if not reasoning:
             return message
-        return {"thinking": thoughts[0], **message, "reasoning_content": thoughts[0]}
+        return {"thinking": reasoning[0], **message, "reasoning_content": reasoning[0]}
 
-    def _call(self, call: Any, at: _At) -> Any:
-        """Trace a tool or a call of one, whose arguments are an object that may also be taken for its JSON text."""
+    def _call(self, call: Any, position: _Position) -> Any:
+        """Trace a tool or a tool call; a call's arguments become an object that templates can also use as JSON text."""
         if not isinstance(call, Mapping):
-            return self._value(call, at)
+            return self._value(call, position)
         traced: dict[str, Any] = {}
         for key, value in call.items():
-            inner = at.entry(key, f"{at.part}.{key}")
+            inner = position.entry(key, f"{position.part}.{key}")
             if key == "function" and isinstance(value, Mapping):
-                traced[key] = self._call(value, at.entry(key))
+                traced[key] = self._call(value, position.entry(key))
             elif key == "type" and value == "function":
-                traced[key] = value  # is said of every one, and so says nothing
-            elif key == "arguments" and at.message != TOOLS and isinstance(value, (Mapping, str)):
+                traced[key] = value  # the same for every tool, so it carries no information
+            elif key == "arguments" and position.message != TOOLS and isinstance(value, (Mapping, str)):
                 traced[key] = self._arguments(value, inner)
             else:
                 self._add(traced, key, value, inner)
         return traced
 
-    def _arguments(self, value: Mapping[str, Any] | str, at: _At) -> Any:
+    def _arguments(self, value: Mapping[str, Any] | str, position: _Position) -> Any:
         entries: Any = value
         if isinstance(value, str):
             try:
@@ -143,61 +145,63 @@ class Conversation:
             except ValueError:
                 entries = None
             if not isinstance(entries, dict):
-                return self._value(value, at)
+                return self._value(value, position)
         arguments = JsonObject()
         for key, entry in entries.items():
-            self._add(arguments, key, entry, at.entry(key), is_free=True)
+            self._add(arguments, key, entry, position.entry(key), is_free=True)
         arguments.text = changed(value, arguments) if isinstance(value, str) else to_json(arguments)
         return arguments
 
-    def _add(self, traced: dict[str, Any], key: str, value: Any, at: _At, *, is_free: bool = False) -> None:
-        """Trace an entry of an object: its value and, where that says nothing without it, its name.
+    def _add(
+        self, traced: dict[str, Any], key: str, value: Any, position: _Position, *, is_free: bool = False
+    ) -> None:
+        """Trace an entry of an object: its value and, if the value is meaningless without it, its name.
 
         Args:
-            traced: The object.
+            traced: The object to add to.
             key: The entry's name.
-            value: Its value.
-            at: Where it is.
-            is_free: Whether the object's names are the user's, and not those of a format.
+            value: The entry's value.
+            position: The entry's position.
+            is_free: Whether the names are the user's, not those of a format.
         """
-        name = self._traced(key, at, is_name=True) if is_free or isinstance(value, bool) else key
-        traced[name] = self._value(value, at)
+        name = self._traced(key, position, is_name=True) if is_free or isinstance(value, bool) else key
+        traced[name] = self._value(value, position)
 
-    def _value(self, value: Any, at: _At) -> Any:
+    def _value(self, value: Any, position: _Position) -> Any:
         if isinstance(value, str):
-            return self._traced(value, at)
+            return self._traced(value, position)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             number = TracedInt(value) if isinstance(value, int) else TracedFloat(value)
-            number.source = self._source(str(value), at)
+            number.source = self._source(str(value), position)
             return number
         if isinstance(value, Mapping):
             entries: dict[Any, Any] = {}
             for key, item in value.items():
-                self._add(entries, key, item, at.entry(key), is_free=True)
+                self._add(entries, key, item, position.entry(key), is_free=True)
             return entries
         if isinstance(value, (list, tuple)):
-            return [self._value(item, at.entry(i)) for i, item in enumerate(value)]
+            return [self._value(item, position.entry(i)) for i, item in enumerate(value)]
         return value
 
-    def _traced(self, text: str, at: _At, *, is_name: bool = False) -> Traced:
-        return Traced.of_source(text, self._source(text, at, is_name=is_name))
+    def _traced(self, text: str, position: _Position, *, is_name: bool = False) -> Traced:
+        return Traced.of_source(text, self._source(text, position, is_name=is_name))
 
-    def _source(self, text: str, at: _At, *, is_name: bool = False) -> int:
-        self.sources.append(Source(at.message, at.part, at.path, text, is_name))
+    def _source(self, text: str, position: _Position, *, is_name: bool = False) -> int:
+        self.sources.append(Source(position.message, position.part, position.path, text, is_name))
         return len(self.sources) - 1
 
 
 def _numbered(i: int) -> str:
-    """Name a tool call by whether it is the first of its turn, since some templates write no others."""
+    """Return the part that a tool call belongs to; some templates render only the first call of a turn."""
     return "tool_calls[0]" if i == 0 else "tool_calls[1:]"
 
 
 _TAG = re.compile(r"</?[\w|]+/?>|<\|[\w/]+\|>|\[/?[A-Z_]+\]")
-"""Marks around parts of a text, which a template may take out and write itself."""
+"""Tags around parts of a text, which a template may remove and write itself."""
 
-THOUGHT_END = "</think>"
+REASONING_END = "</think>"
 
 
-def without_marks(text: str) -> str:
-    """Return a text without blanks at its ends and without marks such as `<think>`."""
+def without_tags(text: str) -> str:
+    """Return a text without tags such as `<think>` and without surrounding white space."""
     return _TAG.sub("", text).strip()

@@ -1,4 +1,4 @@
-"""What batches are made of, and how it is shortened."""
+"""Items, the elements of batches, and their truncation."""
 
 import bisect
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torchtune.data._example import Example
 
 NO_TARGET = "no target within"
-"""What is said of rows whose targets are cut off."""
+"""Part of the note on rows whose targets are all cut off."""
 
 Side = Literal["left", "right"]
 """An end of a sequence."""
@@ -23,199 +23,197 @@ Side = Literal["left", "right"]
 
 @frozen
 class Item(ABC):
-    """What a dataset yields and a batch is made of: an `Example`, a `Pair`, or a class of your own.
+    """The unit that datasets yield and batches are built from: an `Example`, a `Pair`, or a custom class.
 
-    `Batches` packs, orders, shards, caches and resumes items of any kind, each as a whole: an item is never split over
-    rows, batches or ranks. All items of a dataset are of one kind.
+    `Batches` packs, shuffles, shards, caches and resumes items of any type. An item is never split across batch rows,
+    batches or ranks. All items of a dataset have the same type.
 
-    A class of your own is frozen, can be pickled, and defines the abstract members. If its constructor takes something
-    else than its sequences and notes, it also defines `extras`, so that it can be cached on disk.
+    A custom class is frozen, can be pickled, and defines the abstract members. If its constructor takes arguments other
+    than its sequences and notes, it also defines `extras`, so that it can be cached on disk.
     """
 
     notes: tuple[Note, ...] = field(default=(), eq=False, kw_only=True)
-    """What happened to the row that it comes from."""
+    """Notes on the row that the item comes from."""
 
     @property
     @abstractmethod
     def sequences(self) -> "tuple[Example, ...]":
-        """The token sequences of which it consists, in the order in which a batch numbers them."""
+        """The item's token sequences, in the order of their indices in a batch."""
 
     @property
     @abstractmethod
     def counts(self) -> Mapping[str, int]:
-        """What loss terms are divided by, by name; "targets", how many tokens are predicted, is always there."""
+        """Divisors of loss terms, by name; always includes "targets", the number of predicted tokens."""
 
     @abstractmethod
-    def shortened(self, length: int, side: Side) -> Self | None:
-        """Cut every sequence that takes more than a number of positions.
+    def truncated(self, length: int, side: Side) -> Self | None:
+        """Truncate every sequence to a number of positions.
 
         Args:
-            length: Positions of a sequence at most, above 0.
-            side: Where tokens are taken away.
+            length: Maximum positions of a sequence, above 0.
+            side: The end at which tokens are removed.
 
         Returns:
-            The shorter item; None if nothing is left to learn.
+            The shorter item; None if no target remains.
         """
 
     @classmethod
     @abstractmethod
     def collate(cls, rows: Sequence[Sequence[Self]], pad_id: int, *, share_prefixes: bool) -> "Batch":
-        """Make a batch of rows of such items; `join_sequences` does most of it.
+        """Collate items into a batch; `join_sequences` does most of the work.
 
         Args:
-            rows: The items of each row, one at least.
-            pad_id: What shorter rows are filled up with.
-            share_prefixes: Put what all items of a row begin with into it once, where this kind can.
+            rows: The items of each batch row, at least one.
+            pad_id: Id that pads shorter rows.
+            share_prefixes: Store the common prefix of all items of a row once, if this type supports it.
         """
 
     @property
     def length(self) -> int:
-        """How many positions of a row it takes."""
+        """Positions that the item takes in a batch row."""
         return sum(sequence.length for sequence in self.sequences)
 
     @property
     def extras(self) -> dict[str, Any]:
-        """Further arguments of its constructor by name, as JSON can hold them: a cache stores them."""
+        """Additional constructor arguments by name, as JSON values, which a cache stores."""
         return {}
 
     @classmethod
     def of_sequences(cls, sequences: "Sequence[Example]", extras: Mapping[str, Any]) -> Self:
-        """Undo `sequences` and `extras`."""
+        """Build an item from its `sequences` and `extras`."""
         return cls(*sequences, **extras)
 
     def with_notes(self, notes: Iterable[Note]) -> Self:
-        """Return the same item with further notes."""
+        """Return the same item with additional notes."""
         return evolve(self, notes=(*self.notes, *notes))
 
 
 ItemT = TypeVar("ItemT", bound=Item)
-"""A kind of item."""
+"""A type of item."""
 ItemT_co = TypeVar("ItemT_co", bound=Item, covariant=True)
 
 
 @frozen
-class LeftOut:
-    """A row that gives no item."""
+class SkippedRow:
+    """A row that yields no item."""
 
     reason: str
-    """What is the matter with it, said of several rows: "have no answer"."""
-    place: str
-    """Where it is, such as "rows.jsonl: line 3"."""
+    """Why the row was skipped, as a plural predicate: "have no answer"."""
+    location: str
+    """Location of the row, such as "rows.jsonl: line 3", possibly followed by an error message."""
 
     @property
     def note(self) -> Note:
-        """The note that reports it."""
-        return Unlearnable(self.reason).note
+        """The note that reports the skipped row."""
+        return SkipReason(self.reason).note
 
 
 @frozen
-class Unlearnable:
-    """Why there is nothing to learn from a row, or from an item."""
+class SkipReason:
+    """Why a row or an item is skipped."""
 
     reason: str
-    """Said of several rows: "have no answer"."""
+    """A plural predicate: "have no answer"."""
 
     @property
     def note(self) -> Note:
-        """The note that reports it."""
-        return Note(f"{self.reason} and are left out")
+        """The note that reports the skipped row."""
+        return Note(f"{self.reason} and are skipped")
 
 
-Encoded: TypeAlias = ItemT | Sequence[ItemT] | LeftOut
-"""What a row gives: an item, several, or why there is none."""
+Encoded: TypeAlias = ItemT | Sequence[ItemT] | SkippedRow
+"""An encoded row: an item, several items, or a skipped row."""
 
 
-def items_of(encoded: ItemT | Sequence[ItemT]) -> Sequence[ItemT]:
-    """Return the items of a row, of which there may be one."""
+def as_items(encoded: ItemT | Sequence[ItemT]) -> Sequence[ItemT]:
+    """Return the items of an encoded row as a sequence."""
     return [encoded] if isinstance(encoded, Item) else encoded
 
 
 def total_counts(items: Iterable[Item]) -> dict[str, int]:
-    """Add up the counts of items."""
+    """Sum the counts of items."""
     total = Counter[str]()
     for item in items:
         total.update(item.counts)
     return dict(total)
 
 
-def kind_of(items: Iterable[Item], known: type[Item] | None = None) -> type[Item] | None:
-    """Return the class that all items have.
+def common_type(items: Iterable[Item], expected: type[Item] | None = None) -> type[Item] | None:
+    """Return the type that all items have, or None without items.
 
     Args:
-        items: Any number of them.
-        known: The class of items before them, if there were any.
+        items: The items.
+        expected: The type of earlier items, if any.
 
     Raises:
-        ValueError: They are of several classes.
+        ValueError: the items have several types.
     """
-    kinds = dict.fromkeys(type(item) for item in items)
-    if known is not None:
-        kinds = {known: None, **kinds}
-    if len(kinds) > 1:
-        names = " and ".join(kind.__name__ for kind in kinds)
-        raise ValueError(
-            f"rows give items of several kinds, {names}; all items of a dataset must be of one kind"
-        )
-    return next(iter(kinds), None)
+    types = dict.fromkeys(type(item) for item in items)
+    if expected is not None:
+        types = {expected: None, **types}
+    if len(types) > 1:
+        names = " and ".join(item_type.__name__ for item_type in types)
+        raise ValueError(f"the dataset yields items of several types, {names}; all must have the same type")
+    return next(iter(types), None)
 
 
 @frozen
 class LengthLimit:
-    """How long items may be; those that are longer are cut, or left out."""
+    """The maximum length of items; longer ones are truncated or skipped."""
 
     sequence: int | None = None
-    """Positions of each sequence, at most: what the model can read. None: any number."""
+    """Maximum positions of each sequence, which the model can read. None: no limit."""
     item: int | None = None
-    """Positions of a whole item, at most: the length of a packed row. None: any number."""
+    """Maximum positions of an item, the length of a pack. None: no limit."""
     side: Side = "right"
-    """Where tokens are taken away."""
+    """The end at which tokens are removed."""
     tokens: int | None = None
-    """The number that notes report. None: the smaller of the two above."""
+    """The limit that notes report. None: the smaller of the two limits above."""
     setting: str = ""
-    """What notes write before it, such as "max_seq_len="."""
+    """A prefix of the limit in notes, such as "max_seq_len="."""
 
     @property
     def shortest(self) -> int:
-        """The smaller of the two numbers of positions; one of them is set."""
+        """The smaller of the two limits, at least one of which is set."""
         return min(n for n in (self.sequence, self.item) if n is not None)
 
     def admits(self, item: Item) -> bool:
-        """Tell whether an item is short enough."""
+        """Return whether an item is within the limits."""
         if self.item is not None and item.length > self.item:
             return False
         return self.sequence is None or all(sequence.length <= self.sequence for sequence in item.sequences)
 
 
-def truncate(item: ItemT, limit: LengthLimit) -> ItemT | Unlearnable:
-    """Cut an item that is too long, and note it; one that is short enough is returned as it is.
+def truncate(item: ItemT, limit: LengthLimit) -> ItemT | SkipReason:
+    """Truncate an item that is too long, and add a note; return any other item unchanged.
 
-    If it is its sequences together that are too long, they are cut to the greatest length at which they fit.
+    If the sequences are too long together, they are truncated to the greatest length at which they fit.
 
     Args:
-        item: Of any length.
-        limit: How long it may be.
+        item: An item of any length.
+        limit: The maximum length.
 
     Returns:
-        The item, or why nothing of it is left to learn.
+        The item, or the reason to skip it if no target remains.
     """
     if limit.admits(item):
         return item
     n = limit.shortest if limit.tokens is None else limit.tokens
-    short = item.shortened(_sequence_length(item, limit), limit.side)
+    short = item.truncated(_sequence_length(item, limit), limit.side)
     if short is None:
-        return Unlearnable(f"have {NO_TARGET} {n} tokens")
+        return SkipReason(f"have {NO_TARGET} {n} tokens")
     lengths = [len(sequence.tokens) for sequence in item.sequences]
     size = (
         f"{lengths[0]} tokens" if len(lengths) == 1 else f"{item.length} tokens in {len(lengths)} sequences"
     )
-    return short.with_notes([Note(f"are cut at {limit.setting}{n} tokens", size)])
+    return short.with_notes([Note(f"are truncated to {limit.setting}{n} tokens", size)])
 
 
 def _sequence_length(item: Item, limit: LengthLimit) -> int:
-    """Return the greatest length of sequences with which an item is short enough."""
+    """Return the greatest sequence length at which an item is within the limits."""
 
     def total(length: int) -> int:
-        short = item.shortened(length, limit.side)
+        short = item.truncated(length, limit.side)
         return 0 if short is None else short.length
 
     if limit.item is None or total(limit.shortest) <= limit.item:
@@ -223,6 +221,6 @@ def _sequence_length(item: Item, limit: LengthLimit) -> int:
     return bisect.bisect_right(range(1, limit.shortest + 1), limit.item, key=total)
 
 
-def notes_of(item: ItemT, fitted: ItemT | Unlearnable) -> tuple[Note, ...]:
-    """Return what happened to an item, also when it was cut."""
-    return (*item.notes, fitted.note) if isinstance(fitted, Unlearnable) else fitted.notes
+def notes_of(item: ItemT, truncated: ItemT | SkipReason) -> tuple[Note, ...]:
+    """Return the notes on an item, including those of its truncation."""
+    return (*item.notes, truncated.note) if isinstance(truncated, SkipReason) else truncated.notes

@@ -1,4 +1,4 @@
-"""What happens to rows on their way to tokens that their owner may not expect."""
+"""Notes on rows whose encoding their author may not expect, such as skipped rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -10,68 +10,69 @@ from torchtune._counted import counted
 
 @frozen
 class Note:
-    """Something that happened to a row, such as a column that is not read."""
+    """A note on a row, such as an unread column."""
 
     text: str
-    """What it is, as it is said of several rows: "have a column 'id' that is not read"."""
+    """A plural predicate: "have a column 'id' that is not read"."""
     example: str = ""
-    """What exactly it is in this row."""
+    """The details in this row."""
 
 
 @define
-class Tally:
-    """How many rows each thing happened to, and the first of them."""
+class NoteCounts:
+    """The number of rows with each note, and the first such row."""
 
     rows: dict[str, int] = field(factory=dict)
-    """Numbers of rows, by the text of the note."""
+    """Number of rows, by the text of the note."""
     first: dict[str, str] = field(factory=dict)
-    """Where the first row is, and its example."""
+    """Location and example of the first row, by the text of the note."""
 
     @classmethod
-    def of_left_out(cls, places: Mapping[str, Sequence[str]]) -> Self:
-        """Count rows that give no example, whose places are listed by the reason."""
-        notes = {f"{reason} and are left out": of_rows for reason, of_rows in places.items()}
+    def of_skipped(cls, locations: Mapping[str, Sequence[str]]) -> Self:
+        """Count skipped rows, given their locations by the reason."""
+        by_text = {f"{reason} and are skipped": row_locations for reason, row_locations in locations.items()}
         return cls(
-            {text: len(of_rows) for text, of_rows in notes.items()},
-            {text: of_rows[0] for text, of_rows in notes.items()},
+            {text: len(row_locations) for text, row_locations in by_text.items()},
+            {text: row_locations[0] for text, row_locations in by_text.items()},
         )
 
-    def add(self, notes: Iterable[Note], place: str | Callable[[], str]) -> list[str]:
+    def add(self, notes: Iterable[Note], location: str | Callable[[], str]) -> list[str]:
         """Count the notes of one row.
 
         Args:
-            notes: What happened to it.
-            place: Where it is. A function is called for the first row alone, since it may have to read a file.
+            notes: The row's notes.
+            location: The row's location, or a function that returns it. The function, which may have to read a file, is
+                called only for the first row with a note.
 
         Returns:
-            The texts of those that no row had before.
+            The texts that no earlier row had.
         """
         new = []
         for text, note in {note.text: note for note in notes}.items():
             if text not in self.rows:
-                where = place if isinstance(place, str) else place()
-                self.first[text] = f"{where}: {note.example}" if note.example else where
+                row_location = location if isinstance(location, str) else location()
+                self.first[text] = f"{row_location}: {note.example}" if note.example else row_location
                 new.append(text)
             self.rows[text] = self.rows.get(text, 0) + 1
         return new
 
     def lines(self, n_rows: int) -> list[str]:
-        """Say it all, a line for each thing."""
+        """Return a line of text per note, with the number of rows out of `n_rows` and the first row."""
         return [
             f"{n:,} of {counted(n_rows, 'row')} {agreeing(text, n)}; the first: {self.first[text]}"
             for text, n in self.rows.items()
         ]
 
     def summary(self) -> dict[str, dict[str, Any]]:
-        """Give it all as plain data."""
+        """Return the counts and first rows as plain data."""
         return {text: {"rows": n, "first": self.first[text]} for text, n in self.rows.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the numbers and the first rows."""
+        """Return the counts and first rows."""
         return {"rows": dict(self.rows), "first": dict(self.first)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.rows = dict(state["rows"])
         self.first = dict(state["first"])
 
@@ -82,25 +83,25 @@ _SINGULAR = {
     "contain": "contains",
     "begin": "begins",
     "do": "does",
-    "stand": "stands",
+    "repeat": "repeats",
 }
 
 
 def agreeing(text: str, n: int) -> str:
-    """Put a text that is said of rows in the singular where it is said of one."""
+    """Put a plural predicate in the singular if n is 1."""
     if n != 1:
         return text
-    verb, _, rest = text.partition(" ")
+    verb, _, remainder = text.partition(" ")
     singular = _SINGULAR.get(verb, verb)
-    return f"{singular} {rest}".replace(" and are left out", " and is left out")
+    return f"{singular} {remainder}".replace(" and are skipped", " and is skipped")
 
 
-SHOWN = 80
-"""Characters of an example at most."""
+EXCERPT_LENGTH = 80
+"""Maximum characters of an excerpt."""
 
 
-def shortened(text: str, at: int = 0) -> str:
-    """Quote a text on one line, or so much of it around a character as is enough to find it."""
-    start = 0 if at < SHOWN // 2 else at - SHOWN // 4
-    end = start + SHOWN
+def quote_excerpt(text: str, position: int = 0) -> str:
+    """Quote a text on one line; of a long text, quote an excerpt around a character position."""
+    start = 0 if position < EXCERPT_LENGTH // 2 else position - EXCERPT_LENGTH // 4
+    end = start + EXCERPT_LENGTH
     return repr(f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}")

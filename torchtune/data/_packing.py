@@ -1,4 +1,4 @@
-"""Documents into rows of one length, with as little padding as may be."""
+"""Bin packing of documents into packs of one length."""
 
 import bisect
 from collections.abc import Sequence
@@ -8,70 +8,70 @@ Fit = Literal["best", "first"]
 
 
 def pack(lengths: Sequence[int], capacity: int, fit: Fit = "best") -> list[list[int]]:
-    """Put documents into rows.
+    """Assign documents to packs.
 
     Args:
-        lengths: Of the documents, none above `capacity`.
-        capacity: Length of a row.
-        fit: "best": the longest first, each into the fullest row that has room for it (best-fit decreasing, Johnson
-            1973); "first": in their order, each into the first row that has room.
+        lengths: Lengths of the documents, none above `capacity`.
+        capacity: Length of a pack.
+        fit: "best": longest first, each into the fullest pack that has room (best-fit decreasing, Johnson 1973);
+            "first": in order, each into the first pack that has room.
 
     Returns:
-        The rows, each the numbers of its documents in their order; rows in the order of their first documents.
+        The packs as lists of document indices in ascending order, ordered by their first documents.
 
     Raises:
-        ValueError: a document is longer than a row.
+        ValueError: a document is longer than a pack.
     """
     if lengths and max(lengths) > capacity:
-        raise ValueError(f"a document of {max(lengths)} tokens does not fit into a row of {capacity}")
-    rows = _best(lengths, capacity) if fit == "best" else _first(lengths, capacity)
-    return sorted(map(sorted, rows))
+        raise ValueError(f"a document of {max(lengths)} tokens does not fit into a pack of {capacity}")
+    packs = _best_fit(lengths, capacity) if fit == "best" else _first_fit(lengths, capacity)
+    return sorted(map(sorted, packs))
 
 
-def _best(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # what is left of each row, and its number; sorted
+def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    packs: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # free positions of each pack, and its index; sorted
     for document in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[document]
-        at = bisect.bisect_left(room, (length, -1))
-        if at == len(room):
-            rows.append([])
-            left, row = capacity, len(rows) - 1
+        fullest = bisect.bisect_left(free, (length, -1))
+        if fullest == len(free):
+            packs.append([])
+            room, i = capacity, len(packs) - 1
         else:
-            left, row = room.pop(at)
-        rows[row].append(document)
-        bisect.insort(room, (left - length, row))
-    return rows
+            room, i = free.pop(fullest)
+        packs[i].append(document)
+        bisect.insort(free, (room - length, i))
+    return packs
 
 
-def _first(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    rows: list[list[int]] = []
-    tree = _Rooms(len(lengths), capacity)
+def _first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    packs: list[list[int]] = []
+    tree = _FreeTree(len(lengths), capacity)
     for document, length in enumerate(lengths):
-        row = tree.take(length)
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(document)
-    return rows
+        i = tree.take(length)
+        if i == len(packs):
+            packs.append([])
+        packs[i].append(document)
+    return packs
 
 
-class _Rooms:
-    """What is left of each of many rows, as a tree of maxima, in which the first with enough is found by descent."""
+class _FreeTree:
+    """Free positions of each pack, as a tree of maxima; a descent finds the first pack with enough room."""
 
     def __init__(self, n: int, capacity: int) -> None:
         self._size = 1 << max(n - 1, 0).bit_length()
-        self._most = [capacity] * (2 * self._size)
+        self._max_free = [capacity] * (2 * self._size)
 
     def take(self, length: int) -> int:
-        """Take room from the first row that has it, and return its number."""
+        """Take positions from the first pack that has enough, and return its index."""
         node = 1
         while node < self._size:
             node *= 2
-            if self._most[node] < length:
+            if self._max_free[node] < length:
                 node += 1
-        self._most[node] -= length
-        row = node - self._size
+        self._max_free[node] -= length
+        i = node - self._size
         while node > 1:
             node //= 2
-            self._most[node] = max(self._most[2 * node], self._most[2 * node + 1])
-        return row
+            self._max_free[node] = max(self._max_free[2 * node], self._max_free[2 * node + 1])
+        return i

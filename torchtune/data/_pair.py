@@ -1,4 +1,4 @@
-"""Two answers to one prompt, of which one is preferred."""
+"""Pairs of a chosen and a rejected answer to one prompt, for preference tuning."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -13,11 +13,11 @@ from torchtune.data._item import Item, Side
 
 @frozen
 class Pair(Item):
-    """Two answers to one prompt, of which one is preferred; each is a whole sequence that begins with the prompt.
+    """A chosen and a rejected answer to one prompt, each as a complete sequence that begins with the prompt.
 
-    In a row, `rejected` directly follows `chosen`, without the tokens that both begin with and that predict no target:
-    the prompt up to its last token is computed once, and both answers see it. Values and gradients are those of two
-    rows; with dropout, the answers draw the prompt's masks together.
+    In a batch row, `rejected` directly follows `chosen`, without the leading tokens that both share and that predict no
+    target: the prompt up to its last token is computed once, and both answers attend to it. Values and gradients are
+    those of two separate rows; with dropout, both answers use the same masks for the prompt.
 
     In a batch of pairs, sequence 2i is the chosen one of pair i, and sequence 2i + 1 the rejected one.
     """
@@ -25,7 +25,7 @@ class Pair(Item):
     chosen: Example
     rejected: Example
     n_shared: int = field(init=False, eq=False)
-    """How many tokens both begin with that are in a row once."""
+    """Leading tokens of both sequences that are in a batch row once."""
 
     @n_shared.default
     def _count_shared(self) -> int:
@@ -33,12 +33,12 @@ class Pair(Item):
 
     @property
     def sequences(self) -> tuple[Example, ...]:
-        """The chosen one and the rejected one."""
+        """The chosen and the rejected sequence."""
         return (self.chosen, self.rejected)
 
     @property
     def length(self) -> int:
-        """How many positions of a row it takes, the prompt once."""
+        """Positions that the pair takes in a batch row; the shared prompt counts once."""
         return self.chosen.length + self.rejected.length - self.n_shared
 
     @property
@@ -46,19 +46,19 @@ class Pair(Item):
         """One pair, and the targets of both answers."""
         return {"pairs": 1, "targets": self.chosen.n_targets + self.rejected.n_targets}
 
-    def shortened(self, length: int, side: Side) -> Self | None:
-        """Cut both sequences alike, to at most `length` positions.
+    def truncated(self, length: int, side: Side) -> Self | None:
+        """Truncate both sequences to at most `length` positions.
 
-        On the left, both lose equally many tokens, so that they keep the prompt in common.
+        On the left, both lose the same number of tokens, so that they keep a common prompt.
 
         Returns:
-            The shorter pair; None if one answer has no target left, or both are the same now.
+            The shorter pair; None if an answer has no target left, or both answers have become equal.
         """
         longest = max(self.chosen.length, self.rejected.length)
         answers = []
         for example in self.sequences:
             n = min(length, example.length) if side == "right" else length - longest + example.length
-            short = example.shortened(n, side) if n > 0 else None
+            short = example.truncated(n, side) if n > 0 else None
             if short is None or not short.n_targets:
                 return None
             answers.append(short)
@@ -69,12 +69,12 @@ class Pair(Item):
 
     @classmethod
     def collate(cls, rows: Sequence[Sequence[Self]], pad_id: int, *, share_prefixes: bool) -> Batch:
-        """Make a batch of rows of pairs (`join_sequences`).
+        """Collate pairs into a batch (`join_sequences`).
 
         Args:
-            rows: The pairs of each row.
-            pad_id: What shorter rows are filled up with.
-            share_prefixes: Has no effect: each pair's prompt is always in the row once, and nothing else.
+            rows: The pairs of each batch row.
+            pad_id: Id that pads shorter rows.
+            share_prefixes: Has no effect: a pair's prompt is always stored once, and nothing else is shared.
         """
         del share_prefixes
         sequences = [[sequence for pair in row for sequence in pair.sequences] for row in rows]

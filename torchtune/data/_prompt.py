@@ -2,14 +2,13 @@
 
 
 def alpaca_prompt(instruction: str, input: str = "") -> str:  # noqa: A002 - the data set's own word.
-    """Write a task in the format of Stanford Alpaca; the answer follows it directly.
+    """Return a prompt in the format of Stanford Alpaca; the answer follows it directly.
 
-    The two forms and their words are from "Data Release" in the README of
-    https://github.com/tatsu-lab/stanford_alpaca.
+    Both variants are quoted from "Data Release" in the README of https://github.com/tatsu-lab/stanford_alpaca.
 
     Args:
-        instruction: What to do.
-        input: What to do it with; empty for a task that stands alone.
+        instruction: The task.
+        input: The task's input; empty for a task without input.
     """
     if input:
         return (

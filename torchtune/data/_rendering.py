@@ -1,4 +1,4 @@
-"""A rendered conversation's token ids, and where characters lie between tokens."""
+"""Encode a rendered conversation, and map character positions to token positions."""
 
 import bisect
 import re
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from torchtune.data._conversation import Conversation
-from torchtune.data._notes import Note, shortened
+from torchtune.data._notes import Note, quote_excerpt
 from torchtune.data._special_text import MEDIA, SpecialTokens, media_note, special_note
 from torchtune.data._template import Rendered, Span
 from torchtune.data._tokenizer import Tokenizer
@@ -16,39 +16,39 @@ from torchtune.data._traced import Origin
 
 @frozen
 class Rendering:
-    """A conversation's text, and which of the special tokens in it are meant.
+    """A conversation's text, and the special tokens in it.
 
-    Special tokens in what people wrote stay text, but for those that the tokenizer allows there.
+    Special tokens in message text stay plain text, except those that the tokenizer allows in content.
     """
 
     tokenizer: Tokenizer
     text: str
     origins: tuple[Origin, ...]
     plain: tuple[Span, ...]
-    """Where special tokens are spelt out that are none."""
+    """Spans that spell a special token but are encoded as plain text."""
     special: tuple[Span, ...]
-    """Where special tokens are."""
+    """Spans of special tokens."""
     notes: tuple[Note, ...]
-    """What is encoded in a way that its author may not have meant."""
-    _known: SpecialTokens
+    """Notes on text whose encoding its author may not expect."""
+    _special_tokens: SpecialTokens
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, conversation: Conversation, rendered: Rendered) -> "Rendering":
-        """Find the special tokens in a text."""
-        written = _Written(conversation, rendered)
+    def build(cls, tokenizer: Tokenizer, conversation: Conversation, rendered: Rendered) -> "Rendering":
+        """Find the special tokens in a rendered text."""
+        sources = _SourceSpans(conversation, rendered)
         plain: list[Span] = []
         special: list[Span] = []
         notes: dict[str, Note] = {}
-        known = SpecialTokens.of(tokenizer)
-        for match in known.matches(rendered.text):
-            example = written.example(match)
+        special_tokens = SpecialTokens.for_tokenizer(tokenizer)
+        for match in special_tokens.matches(rendered.text):
+            example = sources.example(match)
             if not example or match[0] in tokenizer.content_tokens:
                 special.append(match.span())
                 continue
             plain.append(match.span())
             notes.setdefault(match[0], special_note(match[0], example))
         for match in MEDIA.finditer(rendered.text):
-            example = written.example(match)
+            example = sources.example(match)
             if example:
                 notes.setdefault(match[0], media_note(match[0], example))
         return cls(
@@ -58,136 +58,140 @@ class Rendering:
             tuple(plain),
             tuple(special),
             tuple(notes.values()),
-            known,
+            special_tokens,
         )
 
     def encode(self) -> list[int]:
-        """Encode it."""
+        """Encode the text."""
         return self.tokenizer.encode_template(self.text, self.plain)
 
-    def encode_at(self, borders: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Encode it, and find where borders between characters lie between tokens.
+    def encode_at(self, boundaries: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Encode the text, with token boundaries at given characters.
 
-        A border within a token cuts it: what comes after is encoded by itself.
+        A boundary within a token splits it: the text after the boundary is encoded separately.
 
         Args:
-            borders: Where they are (characters), in ascending order.
+            boundaries: Character positions, in ascending order.
 
         Returns:
-            The token ids; and of each border, how many of them come before it.
+            The token ids, and the number of tokens before each boundary.
         """
         tokens = self.encode()
         counts: list[int] = []
         result: list[int] = []
-        stretches = list(self._stretches(tokens))
-        at = 0
-        for start, end, first, last in stretches:
-            own = tokens[first:last]
+        segments = list(self._segments(tokens))
+        i = 0
+        for start, end, first, last in segments:
+            segment = tokens[first:last]
             inside: list[int] = []
-            while at < len(borders) and (borders[at] < end or end == len(self.text)):
-                inside.append(borders[at])
-                at += 1
+            while i < len(boundaries) and (boundaries[i] < end or end == len(self.text)):
+                inside.append(boundaries[i])
+                i += 1
             if inside:
-                own, own_counts = self._cut(own, start, end, inside)
-                counts += [len(result) + count for count in own_counts]
-            result += own
+                segment, segment_counts = self._split(segment, start, end, inside)
+                counts += [len(result) + count for count in segment_counts]
+            result += segment
         return result, counts
 
     def ends(self, tokens: Sequence[int], starts: Sequence[int], limits: Sequence[int]) -> list[int | None]:
-        """Find where answers are over: after the first stop id of each; None where it has none.
+        """Return the end of each answer (tokens): after its first stop id, or None if it has none.
 
         Args:
-            tokens: What `encode_at` returned.
-            starts: Where the answers begin (tokens).
-            limits: Where the message after each begins (characters); a stop id after that is none of the answer's.
+            tokens: The tokens that `encode_at` returned.
+            starts: The token at which each answer begins.
+            limits: The character at which the next message begins; a later stop id does not belong to the answer.
         """
-        known = self._known.known
-        special = [i for i, token in enumerate(tokens) if token in known]
+        special_ids = self._special_tokens.all_ids
+        special = [i for i, token in enumerate(tokens) if token in special_ids]
         is_aligned = len(special) == len(self.special)
         character = (
             {i: start for i, (start, _) in zip(special, self.special, strict=False)} if is_aligned else {}
         )
         ends: list[int | None] = []
-        for start, until, limit in zip(starts, [*starts, len(tokens)][1:], limits, strict=True):
-            stop = next((i for i in range(start, until) if tokens[i] in self.tokenizer.stop_ids), None)
+        for start, next_start, limit in zip(starts, [*starts, len(tokens)][1:], limits, strict=True):
+            stop = next((i for i in range(start, next_start) if tokens[i] in self.tokenizer.stop_ids), None)
             ends.append(None if stop is None or character.get(stop, -1) >= limit else stop + 1)
         return ends
 
-    def _stretches(self, tokens: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-        """Yield parts that are encoded independently of each other, each beginning with a special token.
+    def _segments(self, tokens: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
+        """Yield segments that are encoded independently of each other; all but the first begin with a special token.
 
         Yields:
-            Where a part begins and ends in the text and among the tokens.
+            The begin and end of a segment in the text, and its begin and end among the tokens.
         """
-        ids, known = self._known.ids, self._known.known
-        marks = [start for start, _ in self.special]
-        at = [i for i, token in enumerate(tokens) if token in known]
-        if [tokens[i] for i in at] != [ids[self.text[slice(*span)]] for span in self.special]:
-            marks, at = [], []  # it is not known which token is which: one part
-        yield from zip([0, *marks], [*marks, len(self.text)], [0, *at], [*at, len(tokens)], strict=True)
+        ids, special_ids = self._special_tokens.ids, self._special_tokens.all_ids
+        starts = [start for start, _ in self.special]
+        indices = [i for i, token in enumerate(tokens) if token in special_ids]
+        if [tokens[i] for i in indices] != [ids[self.text[slice(*span)]] for span in self.special]:
+            starts, indices = [], []  # spans and tokens cannot be matched: a single segment
+        yield from zip(
+            [0, *starts], [*starts, len(self.text)], [0, *indices], [*indices, len(tokens)], strict=True
+        )
 
-    def _cut(
-        self, tokens: list[int], start: int, end: int, borders: Sequence[int]
+    def _split(
+        self, tokens: list[int], start: int, end: int, boundaries: Sequence[int]
     ) -> tuple[list[int], list[int]]:
-        """Find the borders in one such part, and cut the tokens that they lie within."""
-        last_cut = at = start
-        n_before_cut = count = 0
+        """Locate boundaries in a segment, and split the tokens that contain one."""
+        last_split = previous = start
+        n_before_split = count = 0
         counts: list[int] = []
-        for border in borders:
-            next_tokens = self._rest(start, at, border)
-            if tokens[count : count + len(next_tokens)] == next_tokens:  # from one border to the next
+        for boundary in boundaries:
+            next_tokens = self._encode_from(start, previous, boundary)
+            if tokens[count : count + len(next_tokens)] == next_tokens:  # from one boundary to the next
                 count += len(next_tokens)
             else:
-                before = [*tokens[:n_before_cut], *self._rest(start, last_cut, border)]
-                count = len(before)
-                if tokens[:count] != before:
-                    last_cut = border
-                    n_before_cut = count
-                    tokens = [*before, *self._rest(start, last_cut, end)]
-            at = border
+                head = [*tokens[:n_before_split], *self._encode_from(start, last_split, boundary)]
+                count = len(head)
+                if tokens[:count] != head:
+                    last_split = boundary
+                    n_before_split = count
+                    tokens = [*head, *self._encode_from(start, last_split, end)]
+            previous = boundary
             counts.append(count)
         return tokens, counts
 
-    def _rest(self, first: int, start: int, end: int) -> list[int]:
-        """Encode what comes after a border, as part of a text that has begun before."""
+    def _encode_from(self, first: int, start: int, end: int) -> list[int]:
+        """Encode part of a segment that begins at `first`, as a continuation of the text before it."""
         if start == end:
             return []
         if start == first:
             return self._part(start, end)
-        # SentencePiece would put a space before it, but not after a line break.
-        lead = self.tokenizer.encode_template("\n")
-        whole = self._part(start, end, "\n")
-        return whole[len(lead) :] if whole[: len(lead)] == lead else self._part(start, end)
+        # SentencePiece would insert a space at the beginning of a text, but not after a line break.
+        line_break = self.tokenizer.encode_template("\n")
+        tokens = self._part(start, end, "\n")
+        if tokens[: len(line_break)] == line_break:
+            return tokens[len(line_break) :]
+        return self._part(start, end)
 
-    def _part(self, start: int, end: int, before: str = "") -> list[int]:
-        shift = len(before) - start
+    def _part(self, start: int, end: int, prefix: str = "") -> list[int]:
+        shift = len(prefix) - start
         plain = []
         if self.plain:
-            first, last = (bisect.bisect_left(self.plain, (at, at)) for at in (start, end))
+            first, last = (bisect.bisect_left(self.plain, (i, i)) for i in (start, end))
             plain = [(s + shift, e + shift) for s, e in self.plain[first:last] if e <= end]
-        text = before + self.text[start:end]
+        text = prefix + self.text[start:end]
         if plain:
             return self.tokenizer.encode_template(text, plain)
-        return self._known.encoded(self.tokenizer, text)
+        return self._special_tokens.encoded(self.tokenizer, text)
 
 
-class _Written:
-    """The pieces of a text that come from messages and tools."""
+class _SourceSpans:
+    """The spans of a rendered text that come from messages and tools."""
 
     def __init__(self, conversation: Conversation, rendered: Rendered) -> None:
         self._conversation = conversation
-        self._pieces = sorted(
+        self._spans = sorted(
             (start, end, i, offset)
             for start, end, i, offset in rendered.origins
             if start < end and conversation.sources[i].part != "role"
         )
-        self._starts = [start for start, *_ in self._pieces]
+        self._starts = [start for start, *_ in self._spans]
 
     def example(self, match: re.Match[str]) -> str:
-        """Return where in the conversation a match is, and the words around it; nothing if the template wrote it."""
-        at = bisect.bisect_left(self._starts, match.end()) - 1
-        if at < 0 or self._pieces[at][1] <= match.start():
+        """Return the path of a match in the conversation and the text around it; empty if the template wrote it."""
+        last = bisect.bisect_left(self._starts, match.end()) - 1
+        if last < 0 or self._spans[last][1] <= match.start():
             return ""
-        start, _, i, offset = self._pieces[at]
+        start, _, i, offset = self._spans[last]
         source = self._conversation.sources[i]
-        return f"{source.path}: {shortened(source.text, max(0, match.start() - start + offset))}"
+        return f"{source.path}: {quote_excerpt(source.text, max(0, match.start() - start + offset))}"

@@ -1,4 +1,4 @@
-"""What a dataset is, and what it may be able to do besides."""
+"""Protocols of datasets: rows by index, and optional features."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -8,97 +8,97 @@ from torchtune.data._item import Encoded, Item, ItemT_co
 
 
 class Rows(Protocol[ItemT_co]):
-    """Rows by number, each of which gives items: a list of them, or a torch.utils.data.Dataset with a length."""
+    """A dataset, such as a list or a torch.utils.data.Dataset with a length: rows by index, which yield items."""
 
     def __len__(self) -> int:
         """Count the rows."""
 
     def __getitem__(self, index: int, /) -> Encoded[ItemT_co]:
-        """Return what a row gives."""
+        """Return the encoded row."""
 
 
 Examples = Rows[Example]
-"""Rows that give examples."""
+"""A dataset whose rows yield examples."""
 
 
 @runtime_checkable
 class Located(Protocol):
-    """A dataset that knows where its rows are."""
+    """A dataset that knows the locations of its rows."""
 
-    def place(self, index: int, /) -> str:
-        """Return where a row is, such as `rows.jsonl: line 3`."""
+    def location(self, index: int, /) -> str:
+        """Return the location of a row, such as `rows.jsonl: line 3`."""
 
 
 @runtime_checkable
 class Reporting(Protocol):
-    """A dataset that has logged notes of its rows when it was made."""
+    """A dataset that logged notes on its rows when it was built."""
 
     @property
-    def reported(self) -> frozenset[str]:
-        """The texts of these notes, which are not logged again."""
+    def logged_notes(self) -> frozenset[str]:
+        """Texts of these notes, which are not logged again."""
 
 
 @runtime_checkable
 class Cacheable(Protocol):
-    """A dataset that can keep encoded rows on disk."""
+    """A dataset that can cache encoded rows on disk."""
 
     def use_cache(self, folder: str, /) -> None:
-        """Keep encoded rows in a folder, and read them from there."""
+        """Cache encoded rows in a folder."""
 
 
 @runtime_checkable
 class PlainText(Protocol):
-    """A dataset that may be one of texts without prompts."""
+    """A dataset that may consist of texts without prompts."""
 
     @property
     def is_plain_text(self) -> bool:
-        """Whether it is, so that every token is meant to be a target."""
+        """Whether rows are texts without prompts, so that every token should be a target."""
 
 
 @runtime_checkable
 class Streamed(Protocol):
-    """A dataset that may be read in its order only, with a block of its rows in memory."""
+    """A dataset that may support only sequential reading, with one block of rows in memory."""
 
     @property
     def block(self) -> int | None:
-        """How many rows are in memory together, among which they are shuffled; None: any row is read at once."""
+        """Rows in memory at a time, which are shuffled among each other; None: rows can be read in any order."""
 
     def bookmark(self, row: int, /) -> dict[int, Any]:
-        """Return what finds a row again without reading all that is before it."""
+        """Return data with which a row can be read without reading everything before it."""
 
     def add_bookmarks(self, bookmarks: dict[int, Any], /) -> None:
-        """Add what `bookmark` returned, in this process or another."""
+        """Add data that `bookmark` returned, in this process or another."""
 
 
-def place_of(dataset: object, row: int) -> str:
-    """Return where a row of a dataset is, as the dataset has it, or its number."""
-    return dataset.place(row) if isinstance(dataset, Located) else f"row {row + 1}"
+def location_of(dataset: object, row: int) -> str:
+    """Return the location of a row, or its position in the dataset if the dataset does not know its rows' locations."""
+    return dataset.location(row) if isinstance(dataset, Located) else f"row {row + 1}"
 
 
-def reported_of(dataset: object) -> frozenset[str]:
-    """Return the texts of the notes that a dataset has logged already."""
-    return dataset.reported if isinstance(dataset, Reporting) else frozenset()
+def logged_notes(dataset: object) -> frozenset[str]:
+    """Return the texts of the notes that a dataset has already logged."""
+    return dataset.logged_notes if isinstance(dataset, Reporting) else frozenset()
 
 
 def use_cache(dataset: object, folder: str) -> None:
-    """Keep a dataset's encoded rows on disk, if it can."""
+    """Cache a dataset's encoded rows on disk, if it supports that."""
     if isinstance(dataset, Cacheable):
         dataset.use_cache(folder)
 
 
 def is_plain_text(dataset: object) -> bool:
-    """Tell whether a dataset is one of texts without prompts."""
+    """Return whether a dataset consists of texts without prompts."""
     return isinstance(dataset, PlainText) and dataset.is_plain_text
 
 
-def stream_of(dataset: object) -> Streamed | None:
-    """Return a dataset that is read in its order only; None for any other."""
+def as_stream(dataset: object) -> Streamed | None:
+    """Return the dataset if it can only be read sequentially, otherwise None."""
     return dataset if isinstance(dataset, Streamed) and dataset.block is not None else None
 
 
-def spread(dataset: Rows[Item], n: int) -> Sequence[int]:
-    """Choose rows to look at: all over the dataset, or the first ones of a dataset that is read in its order."""
+def sample_indices(dataset: Rows[Item], n: int) -> Sequence[int]:
+    """Return up to n row indices, evenly spaced over the dataset; of a streamed dataset, the first n."""
     n_rows = len(dataset)
-    if n_rows <= n or stream_of(dataset) is not None:
+    if n_rows <= n or as_stream(dataset) is not None:
         return range(min(n, n_rows))
     return [i * n_rows // n for i in range(n)]

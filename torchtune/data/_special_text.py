@@ -1,4 +1,4 @@
-"""Text that looks like something else than text: special tokens spelt out, and marks for images and sounds."""
+"""Text that spells special tokens or media placeholders."""
 
 import re
 from collections.abc import Iterator
@@ -6,57 +6,57 @@ from weakref import WeakKeyDictionary
 
 from attrs import field, frozen
 
-from torchtune.data._notes import Note, shortened
+from torchtune.data._notes import Note, quote_excerpt
 from torchtune.data._tokenizer import Tokenizer
 
 MEDIA = re.compile(r"<\|?(?:image|video|audio)(?:_\d+|_pad|_placeholder)?\|?>|\[IMG\]|<img>")
-"""What datasets write where an image, a video or a sound belongs."""
+"""Placeholders that datasets use for an image, a video or a sound."""
 
 
 def special_note(token: str, example: str) -> Note:
-    """Say that a special token is encoded as the text that spells it."""
+    """Return the note on a special token that is encoded as plain text."""
     return Note(
-        f"contain the special token {token!r} as text, which is encoded as plain text"
-        " (tokenizer.special_tokens_in_content can allow it)",
+        f"contain the special token {token!r}, which is encoded as plain text (to allow it, set"
+        " tokenizer.special_tokens_in_content)",
         example,
     )
 
 
-def media_note(mark: str, example: str) -> Note:
-    """Say that a mark for an image or a sound is learnt as text."""
+def media_note(placeholder: str, example: str) -> Note:
+    """Return the note on a media placeholder that is encoded as plain text."""
     return Note(
-        f"contain {mark!r}, which stands for an image or a sound and is learnt as plain text", example
+        f"contain {placeholder!r}, a placeholder for an image, video or sound, which is encoded as plain text",
+        example,
     )
 
 
 def text_notes(tokenizer: Tokenizer, text: str) -> Iterator[Note]:
-    """Yield what is encoded of a plain text in a way that its author may not have meant."""
-    matches = SpecialTokens.of(tokenizer).matches(text)
+    """Yield notes on parts of a plain text whose encoding its author may not expect."""
+    matches = SpecialTokens.for_tokenizer(tokenizer).matches(text)
     for match in {match[0]: match for match in reversed(matches)}.values():
         if match[0] not in tokenizer.content_tokens:
-            yield special_note(match[0], shortened(text, match.start()))
+            yield special_note(match[0], quote_excerpt(text, match.start()))
     media = MEDIA.search(text)
     if media is not None:
-        yield media_note(media[0], shortened(text, media.start()))
+        yield media_note(media[0], quote_excerpt(text, media.start()))
 
 
 @frozen(eq=False)
 class SpecialTokens:
-    """A tokenizer's special tokens, and what short texts with them are encoded as, such as what opens an answer."""
+    """A tokenizer's special tokens, with a cache of encoded short texts, such as generation prompts."""
 
     ids: dict[str, int]
-    known: frozenset[int]
-    """All ids."""
+    all_ids: frozenset[int]
     _pattern: re.Pattern[str] | None
     _encoded: dict[str, list[int]] = field(factory=dict)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "SpecialTokens":
-        """Take those of a tokenizer, which are kept as long as it is."""
+    def for_tokenizer(cls, tokenizer: Tokenizer) -> "SpecialTokens":
+        """Return the special tokens of a tokenizer, cached for the tokenizer's lifetime."""
         try:
-            special = _OF_TOKENIZERS.get(tokenizer)
+            special = _BY_TOKENIZER.get(tokenizer)
             if special is None:
-                special = _OF_TOKENIZERS[tokenizer] = cls._read(tokenizer)
+                special = _BY_TOKENIZER[tokenizer] = cls._read(tokenizer)
         except TypeError:  # the tokenizer cannot be a key
             return cls._read(tokenizer)
         return special
@@ -69,21 +69,20 @@ class SpecialTokens:
         return cls(ids, frozenset(ids.values()), pattern)
 
     def matches(self, text: str) -> list[re.Match[str]]:
-        """Find the special tokens spelt out in a text, the longest at each place."""
+        """Find the special tokens spelled out in a text, the longest match at each position."""
         return [] if self._pattern is None else list(self._pattern.finditer(text))
 
     def encoded(self, tokenizer: Tokenizer, text: str) -> list[int]:
-        """Encode a text in which all of them are meant; what is short is encoded once."""
-        if len(text) > _SHORT:
+        """Encode a text with its special tokens; the result for a short text is cached."""
+        if len(text) > _MAX_CACHED_LENGTH:
             return tokenizer.encode_template(text)
-        if text not in self._encoded and len(self._encoded) < _MOST:
+        if text not in self._encoded and len(self._encoded) < _MAX_CACHED_TEXTS:
             self._encoded[text] = tokenizer.encode_template(text)
         return self._encoded.get(text) or tokenizer.encode_template(text)
 
 
-_SHORT = 64
-"""Characters of a text whose tokens are kept, at most."""
-_MOST = 4096
-"""Texts whose tokens are kept, at most."""
+_MAX_CACHED_LENGTH = 64
+"""Maximum length of a cached text (characters)."""
+_MAX_CACHED_TEXTS = 4096
 
-_OF_TOKENIZERS: "WeakKeyDictionary[Tokenizer, SpecialTokens]" = WeakKeyDictionary()
+_BY_TOKENIZER: "WeakKeyDictionary[Tokenizer, SpecialTokens]" = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""Some rows of a dataset, and the others."""
+"""Subsets of a dataset's rows, and the split into training and held-out rows."""
 
 import bisect
 from collections.abc import Sequence
@@ -8,34 +8,34 @@ from attrs import define, field
 
 from torchtune.data._item import Encoded, ItemT
 from torchtune.data._order import Order
-from torchtune.data._rows import Rows, is_plain_text, place_of, reported_of, stream_of, use_cache
+from torchtune.data._rows import Rows, as_stream, is_plain_text, location_of, logged_notes, use_cache
 
 
 @define
 class Subset(Generic[ItemT]):
-    """Rows of a dataset, by their numbers there; what it can do besides, they can."""
+    """A subset of a dataset's rows, selected by index. Optional dataset features are forwarded."""
 
     dataset: Rows[ItemT]
-    rows: "Sequence[int] | _Others"
+    rows: "Sequence[int] | _Complement"
 
     def __len__(self) -> int:
         """Count the rows."""
         return len(self.rows)
 
     def __getitem__(self, index: int, /) -> Encoded[ItemT]:
-        """Take what a row gives."""
+        """Return the encoded row."""
         if not 0 <= index < len(self.rows):
             raise IndexError(index)
         return self.dataset[self.rows[index]]
 
-    def place(self, index: int) -> str:
-        """Say where a row stands, for errors."""
-        return place_of(self.dataset, self.rows[index])
+    def location(self, index: int) -> str:
+        """Return the row's location (file and line), for error messages."""
+        return location_of(self.dataset, self.rows[index])
 
     @property
-    def reported(self) -> frozenset[str]:
-        """The texts of the notes that the dataset has logged already."""
-        return reported_of(self.dataset)
+    def logged_notes(self) -> frozenset[str]:
+        """Texts of the notes that the dataset has already logged."""
+        return logged_notes(self.dataset)
 
     @property
     def is_plain_text(self) -> bool:
@@ -43,50 +43,51 @@ class Subset(Generic[ItemT]):
         return is_plain_text(self.dataset)
 
     def use_cache(self, folder: str) -> None:
-        """Keep encoded rows on the disk, if the dataset can (`RowDataset.use_cache`)."""
+        """Cache encoded rows on disk, if the dataset supports that (`RowDataset.use_cache`)."""
         use_cache(self.dataset, folder)
 
 
 @define
-class _Others:
-    """The numbers from 0 to below n that are not among some sorted ones, in their order; in memory are those alone."""
+class _Complement:
+    """The integers below n without some excluded ones, in ascending order; only the excluded ones are stored."""
 
     n: int
-    left_out: list[int]
+    excluded: list[int]
+    """Sorted in ascending order."""
     _gaps: list[int] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._gaps = [row - i for i, row in enumerate(self.left_out)]
+        self._gaps = [row - i for i, row in enumerate(self.excluded)]
 
     def __len__(self) -> int:
-        return self.n - len(self.left_out)
+        return self.n - len(self.excluded)
 
     def __getitem__(self, index: int, /) -> int:
         return index + bisect.bisect_right(self._gaps, index)
 
 
 def split_off(dataset: Rows[ItemT], share: float, seed: int) -> tuple[Subset[ItemT], Subset[ItemT]]:
-    """Hold rows of a dataset out, which the seed draws.
+    """Split a dataset into training rows and randomly drawn held-out rows.
 
     Args:
-        dataset: The rows; reading any of them is as good as reading the next.
-        share: How many are held out, above 0 and below 1; one row at least, and not the last.
-        seed: What they are drawn from.
+        dataset: A dataset with random access.
+        share: Share of rows to hold out, above 0 and below 1; at least one row is held out, and at least one is not.
+        seed: Seed of the draw.
 
     Returns:
-        The others in their order, and those held out.
+        The training rows in dataset order, and the held-out rows.
 
     Raises:
-        ValueError: There are fewer than two rows, or they are streamed.
+        ValueError: there are fewer than two rows, or the dataset is streamed.
     """
     n = len(dataset)
-    if stream_of(dataset) is not None:
+    if as_stream(dataset) is not None:
         raise ValueError(
-            "validation.share: rows that are streamed cannot be held out, since they are read in their order;"
-            " name others with validation.dataset"
+            "validation.share: no rows of a streamed dataset can be held out, because it is read sequentially; set"
+            " validation.dataset instead"
         )
     if n < 2:
-        raise ValueError(f"validation.share: a dataset of {n} row(s) has none to hold out")
+        raise ValueError(f"validation.share: a dataset of {n} row(s) is too small to hold out rows")
     order = Order(n, seed, "held out")
     held_out = sorted(order[i] for i in range(min(max(1, round(share * n)), n - 1)))
-    return Subset(dataset, _Others(n, held_out)), Subset(dataset, held_out)
+    return Subset(dataset, _Complement(n, held_out)), Subset(dataset, held_out)

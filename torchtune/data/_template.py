@@ -1,4 +1,4 @@
-"""Chat templates: how a model family writes a conversation out as one text."""
+"""Chat templates, with which a model family renders a conversation as text."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,43 +12,43 @@ from torchtune.data._traced import Origin, Traced
 if TYPE_CHECKING:
     from torchtune.data._template_environment import Compiled
 
-_GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
-"""What every template is given, and no argument of a config may replace."""
+_RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
+"""Variables that every template receives, and that `arguments` cannot override."""
 
 Span = tuple[int, int]
-"""Where something begins and ends."""
+"""The begin and end of a part of a text or token sequence."""
 
 
 class Message(TypedDict):
-    """One turn of a conversation, which may have further fields that a template knows."""
+    """One turn of a conversation, possibly with additional fields that a template reads."""
 
     role: str
-    """Who speaks: "system", "user" or "assistant", or what else the template knows."""
+    """The speaker: "system", "user", "assistant", or another role that the template supports."""
     content: str
-    """What they say; empty where they only call a tool."""
+    """The text; empty if the turn only calls tools."""
     tool_calls: NotRequired[list[dict[str, Any]]]
-    """The tools that an assistant calls, as OpenAI's chat API writes them."""
+    """Tool calls of an assistant, in the format of OpenAI's chat API."""
     tool_call_id: NotRequired[str]
-    """Which call a tool's turn answers."""
+    """The call that a tool's turn answers."""
     name: NotRequired[str]
-    """The tool's name, in its own turn."""
+    """The tool's name, in a tool's turn."""
     reasoning_content: NotRequired[str]
-    """What an assistant thinks before it answers."""
+    """An assistant's reasoning before its answer."""
 
 
 @frozen
 class Rendered:
-    """A conversation as a template wrote it."""
+    """A rendered conversation."""
 
     text: str
     origins: tuple[Origin, ...] = ()
-    """Where pieces of traced messages and tools stand in it."""
+    """Positions in the text of parts of traced messages and tools."""
     answers: tuple[Span, ...] = ()
-    """The template's `{% generation %}` blocks (characters): what the model is to write. Templates without such blocks
-    have none."""
+    """The template's `{% generation %}` blocks (characters), which the model generates; empty if the template has no
+    such blocks."""
 
-    def until(self, end: int) -> "Rendered":
-        """Return the text up to a character."""
+    def prefix(self, end: int) -> "Rendered":
+        """Return the text before a character."""
         origins = tuple((s, min(e, end), source, offset) for s, e, source, offset in self.origins if s < end)
         answers = tuple((s, min(e, end)) for s, e in self.answers if s < end)
         return Rendered(self.text[:end], origins, answers)
@@ -56,28 +56,29 @@ class Rendered:
 
 @frozen
 class ChatTemplate:
-    """A model's chat template, as its tokenizer_config.json or GGUF file holds it.
+    """A model's chat template, as stored in its tokenizer_config.json or GGUF file.
 
     The language is Jinja with the settings and names that Hugging Face documents for chat templates
-    (https://huggingface.co/docs/transformers/chat_templating_writing), `{% generation %}` blocks among them. Today's
-    date (`strftime_now`) is `date`, so that the same run does not differ from day to day. Templates come with
-    downloaded models, so they run in Jinja's sandbox, cannot change what they are given, and have a time limit.
+    (https://huggingface.co/docs/transformers/chat_templating_writing), including `{% generation %}` blocks. Today's
+    date (`strftime_now`) is `date`, so that runs are reproducible on another day. Templates come with downloaded
+    models, so they run in Jinja's sandbox with a time limit, and cannot modify their arguments.
 
     Raises:
-        ValueError: it is not valid Jinja (the message has the line), or an argument or the date would have no effect.
+        ValueError: the template is not valid Jinja (the message has the line), or an argument or the date would have no
+            effect.
     """
 
     source: str
     bos_token: str = ""
     eos_token: str = ""
     tool_source: str | None = None
-    """The template for conversations with tools, where the model has one of its own; null: `source`."""
+    """A separate template for conversations with tools; null: `source`."""
     special_tokens: Mapping[str, Any] = field(factory=dict)
-    """The tokenizer's other special tokens, by the names that templates know, such as `unk_token`."""
+    """The tokenizer's other special tokens, by the names that templates use, such as `unk_token`."""
     arguments: Mapping[str, Any] = field(factory=dict)
     """Arguments of the template, such as `enable_thinking`."""
     date: str | None = None
-    """The date that the template is given as today's (YYYY-MM-DD)."""
+    """The date that the template receives as today's (YYYY-MM-DD)."""
 
     def __attrs_post_init__(self) -> None:
         from jinja2 import TemplateSyntaxError
@@ -94,21 +95,21 @@ class ChatTemplate:
 
     @property
     def variables(self) -> frozenset[str]:
-        """The names that the template reads and does not set itself, such as `messages` and `enable_thinking`."""
+        """Variables that the template reads but does not set, such as `messages` and `enable_thinking`."""
         return self._compiled.variables | self._compiled_for_tools.variables
 
     def mentions(self, name: str) -> bool:
-        """Tell whether the template contains a word, such as a role or a field of messages."""
+        """Return whether the template contains a word, such as a role or a message field."""
         return re.search(rf"\b{re.escape(name)}\b", self._sources) is not None
 
     @cached_property
-    def asks_whether_content_is_none(self) -> bool:
-        """Whether the template compares a turn's content with none, as those do that expect it of a tool call."""
+    def tests_for_none_content(self) -> bool:
+        """Whether the template compares a turn's content with none, which it then expects in tool-call turns."""
         return re.search(r"content\W{0,3}\s*is\s+(not\s+)?none", self._sources, re.IGNORECASE) is not None
 
     @cached_property
-    def asks_whether_content_is_missing(self) -> bool:
-        """Whether the template asks if a turn has any content."""
+    def tests_for_missing_content(self) -> bool:
+        """Whether the template tests if a turn has a content field."""
         pattern = r"content\W{0,3}\s*is\s+(not\s+)?(un)?defined|['\"]content['\"]\s+(not\s+)?in\s"
         return re.search(pattern, self._sources) is not None
 
@@ -118,20 +119,20 @@ class ChatTemplate:
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> Rendered:
-        """Write a conversation out, and tell where traced pieces of it and the model's own words stand.
+        """Render a conversation, and locate its traced parts and `{% generation %}` blocks in the text.
 
         Args:
             messages: The turns, oldest first; their texts may be `Traced`.
-            add_generation_prompt: End with the words that open the assistant's answer.
+            add_generation_prompt: Append the text that begins an assistant's answer.
             tools: JSON schemas of the tools that the assistant may call.
 
         Raises:
-            ValueError: the template refuses these messages, fails, or takes too long.
+            ValueError: the template rejects the messages, fails, or takes too long.
         """
         from torchtune.data._template_environment import GENERATION
 
         compiled = self._compiled_for_tools if tools else self._compiled
-        given = {
+        variables = {
             "messages": messages,
             "tools": tools or None,
             "documents": None,
@@ -140,10 +141,12 @@ class ChatTemplate:
             "eos_token": self.eos_token,
         }
         try:
-            text = compiled.render({**self.special_tokens, **given, **self.arguments})
-        except Exception as error:  # A template is a program of its own and may fail in any way.
+            text = compiled.render({**self.special_tokens, **variables, **self.arguments})
+        except Exception as error:  # A template is an arbitrary program and can raise anything.
             roles = ", ".join(message["role"] for message in messages)
-            raise ValueError(f"the chat template refused messages of the roles {roles}: {error}") from error
+            raise ValueError(
+                f"the chat template failed on messages with the roles {roles}: {error}"
+            ) from error
         if not isinstance(text, Traced):
             return Rendered(text)
         blocks = [(start, end) for start, end, source, _ in text.origins if source == GENERATION]
@@ -170,27 +173,27 @@ class ChatTemplate:
         from torchtune.data._template_environment import CLOCK
 
         for name in self.arguments:
-            if name in _GIVEN:
+            if name in _RESERVED:
                 raise ValueError(
-                    f"template_arguments.{name}: the chat template is given this by the conversation"
+                    f"template_arguments.{name}: this variable is reserved for the conversation; remove the argument"
                 )
             if name not in variables:
-                own = sorted(
+                arguments = sorted(
                     variables
-                    - {*_GIVEN, *self.special_tokens, "raise_exception", "namespace", "range", CLOCK}
+                    - {*_RESERVED, *self.special_tokens, "raise_exception", "namespace", "range", CLOCK}
                 )
                 raise ValueError(
-                    f"template_arguments.{name}: the chat template does not read it, so that it would have no effect;"
-                    f" it reads {', '.join(own) or 'no arguments'}"
+                    f"template_arguments.{name}: the chat template does not read it, so it would have no effect;"
+                    f" the template reads {', '.join(arguments) or 'no arguments'}"
                 )
         if self.date is not None and CLOCK not in variables:
             raise ValueError(
-                "date: the chat template does not ask for today's date, so that it would have no effect; leave it out"
+                "date: the chat template does not use today's date, so it would have no effect; remove it"
             )
 
 
 def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Join spans that overlap: of nested blocks the outer one counts."""
+    """Merge overlapping spans, so that the outermost of nested blocks remains."""
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start < merged[-1][1]:
@@ -200,16 +203,16 @@ def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(merged)
 
 
-def unused_mark(texts: Iterable[str]) -> str:
-    """Return a character that none of the texts has; it is of the private use area, which templates do without.
+def unused_character(texts: Iterable[str]) -> str:
+    """Return a character of Unicode's private use area, which templates do not use, that none of the texts contains.
 
     Raises:
-        ValueError: they have all of its 6,400 characters.
+        ValueError: the texts contain all of its 6,400 characters.
     """
     used = set().union(*texts)
     mark = next((mark for mark in map(chr, range(0xE000, 0xF900)) if mark not in used), None)
     if mark is None:
         raise ValueError(
-            "a conversation has every character of Unicode's private use area; take some out of it"
+            "a conversation contains every character of Unicode's private use area; remove some of them"
         )
     return mark

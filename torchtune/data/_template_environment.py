@@ -1,7 +1,7 @@
 """The Jinja environment of chat templates: a sandbox with limits, in which text keeps its origins.
 
 The settings and names are those that Hugging Face documents for chat templates
-(https://huggingface.co/docs/transformers/chat_templating_writing), so that a template writes what it writes there.
+(https://huggingface.co/docs/transformers/chat_templating_writing), so that a template renders the same text as there.
 """
 
 import time
@@ -28,25 +28,25 @@ from markupsafe import Markup
 from torchtune.data._traced import Sourced, Traced, as_text, changed, joined, sources_in, to_json
 
 TIME_LIMIT = 10.0
-"""How long one template may take for one conversation (seconds of this thread's processor time)."""
+"""Time limit of a template for one conversation (seconds of this thread's processor time)."""
 
 MAX_REPEATED = 10**7
-"""How long a text or list may become by multiplication."""
+"""Maximum length of the product of a text or list and a number."""
 
 MAX_BITS = 10**5
-"""How large a power may become (binary digits)."""
+"""Maximum size of a power (binary digits)."""
 
 MAX_WIDTH = 10**4
-"""How wide a filter may make a text (characters)."""
+"""Maximum width to which a filter pads or wraps a text (characters)."""
 
 GENERATION = -1
-"""The source that stands for the template's `{% generation %}` blocks."""
+"""The source of the template's `{% generation %}` blocks."""
 
 CLOCK = "strftime_now"
-"""The name under which templates ask for today's date."""
+"""The function with which templates format today's date."""
 
 _deadline: ContextVar[float] = ContextVar("deadline")
-"""When the template that is running is stopped (seconds of this thread's processor time)."""
+"""Time at which the running template is stopped (seconds of this thread's processor time)."""
 
 
 @frozen
@@ -55,13 +55,13 @@ class Compiled:
 
     template: Template
     variables: frozenset[str]
-    """The names that it reads and does not set itself."""
+    """Variables that it reads but does not set."""
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """Run it, within the time limit; the text is `Traced` where what it was given is.
+        """Run the template within the time limit; the text is `Traced` if its variables are.
 
         Raises:
-            Exception: whatever the template comes to.
+            Exception: any exception that the template raises.
         """
         token = _deadline.set(time.thread_time() + TIME_LIMIT)
         try:
@@ -74,26 +74,26 @@ def compile_template(source: str, date: str | None) -> Compiled:
     """Compile a chat template.
 
     Args:
-        source: Jinja.
-        date: What it is given as today's date (YYYY-MM-DD); None: asking for it is an error.
+        source: The template's text.
+        date: The date that the template receives as today's (YYYY-MM-DD). None: using today's date is an error.
 
     Raises:
-        jinja2.TemplateSyntaxError: it is not valid Jinja.
+        jinja2.TemplateSyntaxError: the template is not valid Jinja.
     """
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
     environment.globals["raise_exception"] = _raise_exception
     del environment.globals["lipsum"]
     tree = environment.parse(source)
-    variables = frozenset(meta.find_undeclared_variables(tree))  # which leaves out what is global by now
+    variables = frozenset(meta.find_undeclared_variables(tree))  # excludes the globals defined so far
     environment.globals[CLOCK] = _clock(date)
     tree = _Rewriter().visit(tree)
     return Compiled(environment.from_string(tree), variables)
 
 
 class _Generation(Extension):
-    """`{% generation %}` blocks, around what the model is to write."""
+    """`{% generation %}` blocks, around the text that the model generates."""
 
-    tags = {"generation"}  # noqa: RUF012 - Jinja's own way.
+    tags = {"generation"}  # noqa: RUF012 - Jinja's interface
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -107,7 +107,7 @@ class _Generation(Extension):
 
 
 class _Rewriter(NodeTransformer):
-    """Checks the time in every loop and macro, and joins text by our own function, which keeps origins."""
+    """Adds a time check to every loop and macro, and replaces concatenation by a function that keeps origins."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's name
         self.generic_visit(node)
@@ -124,20 +124,20 @@ class _Rewriter(NodeTransformer):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which keeps origins and limits what a template may compute."""
+    """Jinja's sandbox, extended to keep origins and to limit the size of results."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
     concat = staticmethod(joined)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(finalize=_finalized, **settings)
-        self.filters = {name: _traced_filter(fill) for name, fill in FILTERS.items()}
-        for name in ("center", "indent", "wordwrap"):  # their widths are numbers that nothing else limits
-            self.filters[name] = _of_bounded_width(self.filters[name])
+        self.filters = {name: _traced_filter(function) for name, function in FILTERS.items()}
+        for name in ("center", "indent", "wordwrap"):  # nothing else limits their widths
+            self.filters[name] = _with_bounded_width(self.filters[name])
         self.filters |= {"tojson": to_json, "join": _join, "string": as_text, "safe": _safe}
 
     def call(self, __self: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # Jinja's names
-        # That of `format`, for one, is wrapped.
+        # Jinja wraps some methods, such as `str.format`.
         method = None if isinstance(__obj, Undefined) else getattr(__obj, "__wrapped__", __obj)
         owner = method.__self__ if isinstance(method, (MethodType, BuiltinMethodType)) else None
         if type(owner) is not str:
@@ -154,78 +154,78 @@ class _Environment(ImmutableSandboxedEnvironment):
         return changed(result, left, right) if type(result) is str else result
 
     def concatenated(self, *values: Any) -> str:
-        """Join values as the operator `~` does."""
+        """Concatenate values as the operator `~` does."""
         return joined(map(as_text, values))
 
     @property
     def checked_time(self) -> None:
-        """Stop a template that runs for too long: the sandbox limits ranges, but not one within another."""
+        """Stop a template that runs for too long; the sandbox limits ranges, but not nested loops."""
         if time.thread_time() > _deadline.get():
-            raise RuntimeError(f"it runs for more than {TIME_LIMIT:g} seconds")
+            raise RuntimeError(f"it ran for more than {TIME_LIMIT:g} seconds")
 
 
 class _Safe(Markup, Sourced):
-    """Text that the filter `safe` has marked: what is added to it is escaped for HTML, whatever that is good for."""
+    """Text marked by the filter `safe`; Jinja escapes text that is added to it for HTML."""
 
     @classmethod
-    def of(cls, text: str, *given: object) -> "_Safe":
-        """Make it from what the text was computed from."""
+    def computed_from(cls, text: str, *values: object) -> "_Safe":
+        """Build it with the sources of the values that the text was computed from."""
         self = cls(text)
-        self.sources = tuple(dict.fromkeys(source for value in given for source in sources_in(value)))
+        self.sources = tuple(dict.fromkeys(source for value in values for source in sources_in(value)))
         return self
 
     def __add__(self, other: Any) -> "_Safe":
-        return self.of(super().__add__(other), self, other)
+        return self.computed_from(super().__add__(other), self, other)
 
     def __radd__(self, other: Any) -> "_Safe":
-        return self.of(super().__radd__(other), self, other)
+        return self.computed_from(super().__radd__(other), self, other)
 
 
 def _safe(value: Any) -> _Safe:
-    return _Safe.of(str.__str__(as_text(value)), value)
+    return _Safe.computed_from(str.__str__(as_text(value)), value)
 
 
 def _finalized(value: Any) -> Any:
-    """Write a list, an object or marked text with the origins of what is in it."""
+    """Convert a list, an object or marked text to text that keeps the origins of its contents."""
     return as_text(value) if isinstance(value, (dict, list, tuple, _Safe)) else value
 
 
-def _traced_filter(fill: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what a filter makes of text keep the text's origins."""
+def _traced_filter(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that its result keeps the origins of its input."""
 
-    @wraps(fill)
+    @wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
-        result = fill(*args, **kwargs)
-        given = [arg for arg in args if not isinstance(arg, (JinjaEnvironment, EvalContext))]
+        result = function(*args, **kwargs)
+        values = [arg for arg in args if not isinstance(arg, (JinjaEnvironment, EvalContext))]
         if type(result) is Markup:
-            return _Safe.of(result, given, kwargs)
-        return changed(result, given, kwargs) if type(result) is str else result
+            return _Safe.computed_from(result, values, kwargs)
+        return changed(result, values, kwargs) if type(result) is str else result
 
     return traced
 
 
 @pass_eval_context
 def _join(context: EvalContext, value: Any, d: str = "", attribute: str | int | None = None) -> str:
-    """Join items, as Jinja's own filter does."""
+    """Join items as Jinja's filter does."""
     items = value if attribute is None else map(make_attrgetter(context.environment, attribute), value)
     return joined(map(as_text, items), d)
 
 
-def _of_bounded_width(fill: Callable[..., str]) -> Callable[..., str]:
-    """Let a filter refuse a width that would fill the memory."""
+def _with_bounded_width(function: Callable[..., str]) -> Callable[..., str]:
+    """Wrap a filter so that it rejects a width that would exhaust the memory."""
 
-    @wraps(fill)
+    @wraps(function)
     def bounded(*args: Any, **kwargs: Any) -> str:
         for value in (*args, *kwargs.values()):
             if isinstance(value, int) and value > MAX_WIDTH:
                 raise ValueError(f"a width of {value} is too large")
-        return fill(*args, **kwargs)
+        return function(*args, **kwargs)
 
     return bounded
 
 
 def _check_size(operator: str, left: Any, right: Any) -> None:
-    """Refuse to compute what would fill the memory."""
+    """Raise ValueError if the result of an operation would exhaust the memory."""
     if operator == "**":
         if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > MAX_BITS:
             raise ValueError("a power is too large")
@@ -236,15 +236,15 @@ def _check_size(operator: str, left: Any, right: Any) -> None:
                 and isinstance(times, int)
                 and len(items) * times > MAX_REPEATED
             ):
-                raise ValueError(f"{len(items)} items {times} times are too many")
+                raise ValueError(f"repeating {len(items)} items {times} times is too large")
 
 
 def _clock(date: str | None) -> Callable[[str], str]:
     def strftime_now(format: str) -> str:  # noqa: A002 - transformers' name
         if date is None:
             raise ValueError(
-                "it asks for today's date, with which no run can be repeated; name one, such as"
-                f" tokenizer.date={Date.today():%Y-%m-%d}"  # noqa: DTZ011 - an example for a person
+                "it uses today's date, which makes runs irreproducible; set a fixed date, such as"
+                f" tokenizer.date={Date.today():%Y-%m-%d}"  # noqa: DTZ011 - only an example
             )
         return Date.fromisoformat(date).strftime(format)
 
@@ -252,5 +252,5 @@ def _clock(date: str | None) -> Callable[[str], str]:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    """Let a template refuse what it is given."""
+    """Raise an error on behalf of a template."""
     raise TemplateError(message)

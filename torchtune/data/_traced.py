@@ -1,8 +1,8 @@
-"""Text that knows where it came from, through everything that a chat template does with it.
+"""Text that carries its origins through everything that a chat template does with it.
 
-A template is an arbitrary program. What it wrote of a message can be told in two ways: by guessing from its output, or
-by letting every piece of text carry its origin. `Traced` does the latter: it is a `str`, so that a template computes
-exactly what it would compute with plain text, and its operations return text that still knows its origins.
+A template is an arbitrary program. There are two ways to find out which parts of a message it rendered: guess from the
+output, or let every part of a text carry its origin. `Traced` does the latter: it is a `str`, so that a template
+computes exactly what it would compute with plain text, and its operations return text that keeps its origins.
 """
 
 import json
@@ -10,19 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 Origin = tuple[int, int, int, int]
-"""Where a piece of text begins and ends (characters), the number of the source that it comes from, and at which of the
-source's characters it begins, or CHANGED."""
+"""Begin and end of a part of a text (characters), the index of its source, and the source's character at which it
+begins, or CHANGED."""
 
 CHANGED = -1
-"""The piece is not written as its source is, but in capitals, say."""
+"""The part differs from its source, for example in upper case."""
 
 
 class Traced(str):
-    """A text, pieces of which come from known sources.
+    """A text with the origins of its parts.
 
     Args:
         text: The text.
-        origins: Where its pieces come from.
+        origins: The origins.
     """
 
     __slots__ = ("origins",)
@@ -35,22 +35,22 @@ class Traced(str):
 
     @classmethod
     def of_source(cls, text: str, source: int) -> "Traced":
-        """Make the text of a source."""
+        """Build a text that is the text of one source."""
         return cls(text, ((0, len(text), source, 0),))
 
     def __str__(self) -> str:
         return self
 
     def __add__(self, other: Any) -> str:
-        if not isinstance(other, str) or hasattr(other, "__html__"):  # that escapes what it is joined to
+        if not isinstance(other, str) or hasattr(other, "__html__"):  # such text escapes what it is added to
             return NotImplemented
-        more = _moved(other.origins, len(self)) if isinstance(other, Traced) else ()
-        return Traced(str.__add__(self, other), self.origins + more)
+        other_origins = _shifted(other.origins, len(self)) if isinstance(other, Traced) else ()
+        return Traced(str.__add__(self, other), self.origins + other_origins)
 
     def __radd__(self, other: Any) -> str:
         if not isinstance(other, str) or hasattr(other, "__html__"):
             return NotImplemented
-        return Traced(str.__add__(other, self), _moved(self.origins, len(other)))
+        return Traced(str.__add__(other, self), _shifted(self.origins, len(other)))
 
     def __mul__(self, times: SupportsIndex) -> str:
         return changed(str.__mul__(self, times), self)
@@ -59,47 +59,49 @@ class Traced(str):
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
         if not isinstance(key, slice):
-            at = range(len(self))[key]
-            return self.between(at, at + 1)
+            i = range(len(self))[key]
+            return self.substring(i, i + 1)
         start, stop, step = key.indices(len(self))
         return (
-            self.between(start, max(start, stop)) if step == 1 else changed(str.__getitem__(self, key), self)
+            self.substring(start, max(start, stop))
+            if step == 1
+            else changed(str.__getitem__(self, key), self)
         )
 
     def __iter__(self) -> Iterator[str]:
-        return (self.between(i, i + 1) for i in range(len(self)))
+        return (self.substring(i, i + 1) for i in range(len(self)))
 
-    def between(self, start: int, end: int) -> str:
-        """Return a part of the text."""
-        kept = []
+    def substring(self, start: int, end: int) -> str:
+        """Return `self[start:end]` for 0 <= start <= end <= len(self)."""
+        origins = []
         for s, e, source, offset in self.origins:
             left, right = max(s, start), min(e, end)
             if left < right or (left == right and s == e):
-                kept.append(
+                origins.append(
                     (left - start, right - start, source, offset if offset < 0 else offset + left - s)
                 )
-        return Traced(str.__getitem__(self, slice(start, end)), tuple(kept))
+        return Traced(str.__getitem__(self, slice(start, end)), tuple(origins))
 
     def strip(self, chars: str | None = None, /) -> str:
         """As `str.strip`."""
         start = len(self) - len(str.lstrip(self, chars))
-        return self.between(start, max(start, len(str.rstrip(self, chars))))
+        return self.substring(start, max(start, len(str.rstrip(self, chars))))
 
     def lstrip(self, chars: str | None = None, /) -> str:
         """As `str.lstrip`."""
-        return self.between(len(self) - len(str.lstrip(self, chars)), len(self))
+        return self.substring(len(self) - len(str.lstrip(self, chars)), len(self))
 
     def rstrip(self, chars: str | None = None, /) -> str:
         """As `str.rstrip`."""
-        return self.between(0, len(str.rstrip(self, chars)))
+        return self.substring(0, len(str.rstrip(self, chars)))
 
     def removeprefix(self, prefix: str, /) -> str:
         """As `str.removeprefix`."""
-        return self.between(len(self) - len(str.removeprefix(self, prefix)), len(self))
+        return self.substring(len(self) - len(str.removeprefix(self, prefix)), len(self))
 
     def removesuffix(self, suffix: str, /) -> str:
         """As `str.removesuffix`."""
-        return self.between(0, len(str.removesuffix(self, suffix)))
+        return self.substring(0, len(str.removesuffix(self, suffix)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1, /) -> str:
         """As `str.replace`."""
@@ -112,29 +114,29 @@ class Traced(str):
         return joined(iterable, self)
 
 
-def _cutting(name: str) -> Callable[..., Sequence[str]]:
+def _splitting_method(name: str) -> Callable[..., Sequence[str]]:
     method = getattr(str, name)
 
-    def cut(self: Traced, *args: Any, **kwargs: Any) -> Sequence[str]:
+    def split(self: Traced, *args: Any, **kwargs: Any) -> Sequence[str]:
         parts: Sequence[str] = method(self, *args, **kwargs)
-        at = 0
-        pieces = []
+        position = 0
+        traced_parts = []
         for part in parts:
-            at = str.find(self, part, at)
-            pieces.append(self.between(at, at + len(part)))
-            at += len(part)
-        return tuple(pieces) if isinstance(parts, tuple) else pieces
+            position = str.find(self, part, position)
+            traced_parts.append(self.substring(position, position + len(part)))
+            position += len(part)
+        return tuple(traced_parts) if isinstance(parts, tuple) else traced_parts
 
-    return _named(cut, name)
+    return _named(split, name)
 
 
-def _changing(name: str) -> Callable[..., str]:
+def _changing_method(name: str) -> Callable[..., str]:
     method = getattr(str, name)
 
     def change(self: Traced, *args: Any, **kwargs: Any) -> str:
         text = method(self, *args, **kwargs)
         if len(text) == len(self) and not args and not kwargs:
-            return Traced(text, self.origins)  # upper, lower and their like: letter by letter
+            return Traced(text, self.origins)  # changed letter by letter, as by upper and lower
         return changed(text, self, args, kwargs)
 
     return _named(change, name)
@@ -147,22 +149,22 @@ def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 
 for _name in ("split", "rsplit", "splitlines", "partition", "rpartition"):
-    setattr(Traced, _name, _cutting(_name))
+    setattr(Traced, _name, _splitting_method(_name))
 for _name in (
     *("upper", "lower", "title", "capitalize", "swapcase", "casefold", "center", "ljust", "rjust", "zfill"),
     *("expandtabs", "translate", "format", "format_map", "__mod__"),
 ):
-    setattr(Traced, _name, _changing(_name))
+    setattr(Traced, _name, _changing_method(_name))
 
 
 class Sourced:
-    """A value of another kind that knows its sources."""
+    """A value other than text that carries its sources."""
 
     sources: tuple[int, ...] = ()
 
 
 class TracedNumber:
-    """A number of a known source."""
+    """A number that carries its source."""
 
     source: int
 
@@ -171,17 +173,17 @@ class TracedNumber:
 
 
 class TracedInt(TracedNumber, int):
-    """A whole number of a known source."""
+    """An int that carries its source."""
 
 
 class TracedFloat(TracedNumber, float):
-    """A fraction of a known source."""
+    """A float that carries its source."""
 
 
 class JsonObject(dict[Any, Any]):
-    """An object that may stand for its JSON text too, as a tool call's arguments do in OpenAI's format.
+    """An object that can also be used as its JSON text, like a tool call's arguments in OpenAI's format.
 
-    Most templates write arguments as an object (`arguments | tojson`), some take them for text already.
+    Most templates treat arguments as an object (`arguments | tojson`), some treat them as text.
     """
 
     text: str
@@ -197,36 +199,36 @@ class JsonObject(dict[Any, Any]):
 
 
 def joined(parts: Iterable[Any], separator: str = "") -> str:
-    """Join texts, with their origins."""
+    """Join texts and their origins."""
     texts: list[str] = list(parts)
     if separator:
         texts = [text for part in texts for text in (separator, part)][1:]
     origins: list[Origin] = []
-    at = 0
+    length = 0
     for text in texts:
         if isinstance(text, Traced):
-            origins += _moved(text.origins, at)
-        at += len(text)
-    whole = str.join("", texts)
-    return Traced(whole, tuple(origins)) if origins else whole
+            origins += _shifted(text.origins, length)
+        length += len(text)
+    result = str.join("", texts)
+    return Traced(result, tuple(origins)) if origins else result
 
 
-def _moved(origins: tuple[Origin, ...], by: int) -> tuple[Origin, ...]:
+def _shifted(origins: tuple[Origin, ...], by: int) -> tuple[Origin, ...]:
     if not by:
         return origins
     return tuple([(start + by, end + by, source, offset) for start, end, source, offset in origins])
 
 
-def changed(text: str, *given: object) -> str:
-    """Return a text that was computed from something, all of whose sources are taken to be in it."""
-    sources = dict.fromkeys(source for value in given for source in sources_in(value))
+def changed(text: str, *values: object) -> str:
+    """Return a text computed from some values, with each of their sources as the origin of the whole text."""
+    sources = dict.fromkeys(source for value in values for source in sources_in(value))
     if not sources:
         return text
     return Traced(text, tuple((0, len(text), source, CHANGED) for source in sources))
 
 
 def sources_in(value: object) -> Iterator[int]:
-    """Yield the sources of all text and numbers in a value."""
+    """Yield the sources of all texts and numbers in a value."""
     if isinstance(value, Traced):
         yield from (source for _, _, source, _ in value.origins)
     elif isinstance(value, TracedNumber):
@@ -242,14 +244,14 @@ def sources_in(value: object) -> Iterator[int]:
 
 
 def as_text(value: Any) -> str:
-    """Return what a template writes of a value, as `str` does."""
+    """Return `str(value)`, with origins."""
     if isinstance(value, (dict, list, tuple)) and not isinstance(value, JsonObject):
         return changed(str(value), value)
     return changed(str.__str__(value), value) if isinstance(value, Sourced) else str(value)
 
 
 def _entries(value: Any, *, sort_keys: bool) -> list[tuple[Any, Any]]:
-    """Return the entries of an object; those of a list have None as their key."""
+    """Return the entries of an object or a list; a list's entries have the key None."""
     if not isinstance(value, dict):
         return [(None, entry) for entry in value]
     return sorted(value.items()) if sort_keys else list(value.items())
@@ -262,7 +264,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Write JSON as `json.dumps` does, by default without escaping other alphabets, and keep origins.
+    """Serialize a value as `json.dumps` does, by default without escaping non-ASCII characters, and keep origins.
 
     The signature is that of the filter `tojson` in transformers' chat templates (utils/chat_template_utils.py).
     """
@@ -275,7 +277,7 @@ def to_json(
     quoted = json.encoder.encode_basestring_ascii if ensure_ascii else json.encoder.encode_basestring
 
     def text_of(value: Any) -> str:
-        """Write a scalar or a key."""
+        """Serialize a scalar or a key."""
         if isinstance(value, Traced):
             text = quoted(value)
             if len(text) == len(value) + 2:  # nothing was escaped

@@ -1,4 +1,4 @@
-"""A dataset as an endless stream of windows, each of some rows read and encoded together."""
+"""A dataset as an endless stream of packing windows, each of which is read and encoded together."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -7,51 +7,52 @@ from typing import Any, Generic
 from attrs import define, field, frozen
 
 from torchtune.data._arrangement import Arrangement, Document
-from torchtune.data._item import ItemT, LeftOut, items_of
+from torchtune.data._item import ItemT, SkippedRow, as_items
 from torchtune.data._order import Order
-from torchtune.data._rows import Rows, stream_of
+from torchtune.data._rows import Rows, as_stream
 
-_FIRST = 256
-"""Rows of an epoch's first window, so that the first batch is there soon; each one after it has twice as many."""
+_FIRST_SIZE = 256
+"""Rows of an epoch's first window, small so that the first batch is ready soon; each later window is twice as large."""
 
 
 @frozen
 class Window(Generic[ItemT]):
-    """What a window's rows gave."""
+    """An encoded window."""
 
     n_rows: int
+    """Rows of the dataset."""
     items: dict[Document, ItemT]
-    """In the order of the stream."""
-    left_out: list[LeftOut]
+    """In stream order."""
+    skipped: list[SkippedRow]
     bookmarks: dict[int, Any]
-    """What finds the rows again (`Windows.bookmarks`)."""
+    """Data with which the rows can be read again (`Windows.bookmarks`)."""
 
 
 @define
 class Windows(Generic[ItemT]):
-    """The windows of all epochs by number; each epoch begins a new one.
+    """The windows of all epochs by index; an epoch begins with a new window.
 
-    A dataset that is read in its order (`Streamed`) is shuffled within blocks of its rows.
+    A sequential dataset (`Streamed`) is shuffled within blocks of rows.
 
     Args:
-        dataset: The rows.
-        seed: What every epoch's order is drawn from; None: the rows as they come.
-        size: Rows of a window, at most.
+        dataset: The dataset.
+        seed: Seed of every epoch's order. None: dataset order.
+        size: Maximum rows of a window.
     """
 
     dataset: Rows[ItemT]
     seed: int | None
     size: int
     _starts: list[int] = field(init=False)
-    """The place in its epoch at which each window begins, and the end of the last."""
+    """The position in its epoch at which each window begins, and the end of the last one."""
     _block: int | None = field(init=False)
-    """How many rows of a stream are in memory together."""
+    """Rows of a streamed dataset that are in memory at a time."""
 
     def __attrs_post_init__(self) -> None:
-        stream = stream_of(self.dataset)
+        stream = as_stream(self.dataset)
         self._block = None if stream is None else stream.block
         n = len(self.dataset)
-        rows = min(_FIRST, self.size)
+        rows = min(_FIRST_SIZE, self.size)
         self._starts = [0]
         while self._starts[-1] < n:
             self._starts.append(min(self._starts[-1] + rows, n))
@@ -59,60 +60,60 @@ class Windows(Generic[ItemT]):
 
     @property
     def per_epoch(self) -> int:
-        """How many there are in an epoch."""
+        """Number of windows in an epoch."""
         return len(self._starts) - 1
 
     def ends_epoch(self, number: int) -> bool:
-        """Tell whether a window is the last of its epoch."""
+        """Return whether a window is the last of its epoch."""
         return (number + 1) % self.per_epoch == 0
 
-    def places(self, number: int) -> range:
-        """Return the places in the stream of a window's rows."""
+    def positions(self, number: int) -> range:
+        """Return the stream positions of a window's rows."""
         epoch, i = divmod(number, self.per_epoch)
         first = epoch * len(self.dataset)
         return range(first + self._starts[i], first + self._starts[i + 1])
 
-    def row(self, place: int) -> int:
-        """Return which row of the dataset stands at a place in the stream."""
+    def row(self, position: int) -> int:
+        """Return the dataset row at a stream position."""
         n = len(self.dataset)
-        epoch, at = divmod(place, n)
+        epoch, index = divmod(position, n)
         if self._block is None:
-            return _order(n, self.seed, epoch)[at]
-        number, at = divmod(at, self._block)
-        first = number * self._block
-        return first + _order(min(self._block, n - first), self.seed, f"{epoch}, block {number}")[at]
+            return _order(n, self.seed, epoch)[index]
+        block, index = divmod(index, self._block)
+        first = block * self._block
+        return first + _order(min(self._block, n - first), self.seed, f"{epoch}, block {block}")[index]
 
-    def bookmarks(self, places: Iterable[int]) -> dict[int, Any]:
-        """Return what finds the rows at some places of the stream again without reading all that is before them."""
-        stream = stream_of(self.dataset)
+    def bookmarks(self, positions: Iterable[int]) -> dict[int, Any]:
+        """Return data with which the rows at some stream positions can be read without those before them."""
+        stream = as_stream(self.dataset)
         if stream is None:
             return {}
-        rows = [self.row(place) for place in places]
+        rows = [self.row(position) for position in positions]
         return {block: bookmark for row in rows for block, bookmark in stream.bookmark(row).items()}
 
     def add_bookmarks(self, bookmarks: dict[int, Any]) -> None:
-        """Add what `bookmarks` returned, in this process or another."""
-        stream = stream_of(self.dataset)
+        """Add data that `bookmarks` returned, in this process or another."""
+        stream = as_stream(self.dataset)
         if stream is not None:
             stream.add_bookmarks(bookmarks)
 
-    def encoded(self, row: int) -> Sequence[ItemT] | LeftOut:
+    def encoded(self, row: int) -> Sequence[ItemT] | SkippedRow:
         """Encode a row of the dataset."""
         encoded = self.dataset[row]
-        return encoded if isinstance(encoded, LeftOut) else items_of(encoded)
+        return encoded if isinstance(encoded, SkippedRow) else as_items(encoded)
 
     def read(self, number: int) -> Window[ItemT]:
         """Encode a window's rows."""
         items: dict[Document, ItemT] = {}
-        left_out: list[LeftOut] = []
-        places = self.places(number)
-        for place in places:
-            encoded = self.encoded(self.row(place))
-            if isinstance(encoded, LeftOut):
-                left_out.append(encoded)
+        skipped: list[SkippedRow] = []
+        positions = self.positions(number)
+        for position in positions:
+            encoded = self.encoded(self.row(position))
+            if isinstance(encoded, SkippedRow):
+                skipped.append(encoded)
             else:
-                items |= {(place, i): item for i, item in enumerate(encoded)}
-        return Window(len(places), items, left_out, self.bookmarks((places[0], places[-1])))
+                items |= {(position, i): item for i, item in enumerate(encoded)}
+        return Window(len(positions), items, skipped, self.bookmarks((positions[0], positions[-1])))
 
 
 _order = lru_cache(maxsize=4)(Order)
@@ -121,19 +122,19 @@ _order = lru_cache(maxsize=4)(Order)
 def epoch_sizes(
     windows: Windows[Any], arrangement: Arrangement, lengths: Mapping[int, list[int]], epochs: int
 ) -> list[int]:
-    """Count the rows of batches in each epoch.
+    """Count the batch rows of each epoch.
 
     Args:
-        windows: Of the dataset.
-        arrangement: How their documents become rows.
-        lengths: What each row of the dataset gives, as the positions that it takes.
-        epochs: How many are counted.
+        windows: The dataset's windows.
+        arrangement: The arrangement of documents into batch rows.
+        lengths: Positions of each item, by dataset row.
+        epochs: Number of epochs.
     """
     sizes = [0] * epochs
     documents: dict[Document, int] = {}
     for number in range(epochs * windows.per_epoch):
-        for place in windows.places(number):
-            documents |= {(place, i): n for i, n in enumerate(lengths[windows.row(place)])}
+        for position in windows.positions(number):
+            documents |= {(position, i): n for i, n in enumerate(lengths[windows.row(position)])}
         rows, waiting = arrangement.rows(documents, number, is_last=windows.ends_epoch(number))
         sizes[number // windows.per_epoch] += len(rows)
         documents = {document: documents[document] for document in waiting}

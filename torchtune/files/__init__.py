@@ -1,6 +1,14 @@
-"""Files and folders that are complete or not there, and JSON files."""
+"""Atomic writing of files and folders, and JSON files."""
 
-from torchtune.files._atomic import partial_of, resolved, write_text, written_whole
-from torchtune.files._json import read_json, unexpected, write_json
+from torchtune.files._atomic import atomic_folder, partial_path, resolve_folder, write_text
+from torchtune.files._json import read_json, unexpected_value, write_json
 
-__all__ = ["partial_of", "read_json", "resolved", "unexpected", "write_json", "write_text", "written_whole"]
+__all__ = [
+    "atomic_folder",
+    "partial_path",
+    "read_json",
+    "resolve_folder",
+    "unexpected_value",
+    "write_json",
+    "write_text",
+]

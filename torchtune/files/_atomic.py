@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there."""
+"""Atomic writing: files and folders appear only once they are complete."""
 
 import os
 from collections.abc import Iterator
@@ -7,28 +7,28 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a new folder to write into, beside the wanted one, and rename it once everything is written.
+def atomic_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder next to the target, and rename it to the target on success.
 
-    Killed in between, it leaves `<folder>.torchtune-partial`, which the next attempt starts by removing.
+    If the process is killed, `<folder>.torchtune-partial` remains, and is removed by the next attempt.
 
     Args:
-        folder: Where the result goes; parents are made. Of a symlink, what it leads to.
-        overwrite: Replace a folder that exists. It stays in place until the new one is complete.
+        folder: The target; parents are created, and symlinks are followed.
+        overwrite: Replace an existing folder, which stays in place until the new one is complete.
 
     Yields:
-        The folder to write into.
+        The temporary folder to write into.
 
     Raises:
-        FileExistsError: `folder` is a file, it has something in it and `overwrite` is False, or a file has the name of
-            what is written beside it.
-        ValueError: `folder` is one that cannot be renamed: the root, a mount point, or where we are.
+        FileExistsError: `folder` is a file, `folder` is not empty and `overwrite` is False, or a file has the name of
+            the temporary folder.
+        ValueError: `folder` cannot be renamed: it is the root, a mount point, or the current directory or a parent.
     """
     import shutil
 
-    target = resolved(folder)
+    target = resolve_folder(folder)
     _check_free(target, overwrite=overwrite)
-    partial = _emptied(partial_of(target))
+    partial = _removed(partial_path(target))
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -37,7 +37,7 @@ def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
         raise
     _check_free(target, overwrite=overwrite)
     if target.is_dir() and any(target.iterdir()):
-        replaced = _emptied(target.with_name(f"{target.name}.torchtune-replaced"))
+        replaced = _removed(target.with_name(f"{target.name}.torchtune-replaced"))
         target.rename(replaced)
         partial.rename(target)
         shutil.rmtree(replaced)
@@ -46,60 +46,61 @@ def written_whole(folder: str | os.PathLike[str], *, overwrite: bool = False) ->
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file beside and rename it, so that a kill leaves the old file or the new one."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    """Write a temporary file next to the target and rename it, so that a kill leaves the old file or the new one."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
-def resolved(folder: str | os.PathLike[str]) -> Path:
-    """Follow a folder's symlinks, also to where nothing is yet.
+def resolve_folder(folder: str | os.PathLike[str]) -> Path:
+    """Resolve the symlinks of a folder, which need not exist.
 
     Raises:
-        ValueError: it can be no target: the root, a mount point, or where we are, all of which are not to be renamed.
+        ValueError: the folder must not be renamed: it is the root, a mount point, or the current directory or a parent;
+            or its symlinks form a loop.
     """
     try:
         target = Path(folder).resolve()
-    except RuntimeError as error:  # how pathlib says it before Python 3.13
-        raise ValueError(f"{folder} is a symlink that leads back to itself; remove it") from error
+    except RuntimeError as error:  # raised by pathlib before Python 3.13
+        raise ValueError(f"{folder} is a symlink loop; remove it") from error
     if target == target.parent:
-        raise ValueError(f"{target} is the root of the file system; name a folder in it")
+        raise ValueError(f"{target} is the root of the file system; choose a folder in it")
     if target.is_mount():
-        raise ValueError(f"{target} is a mount point, which cannot be replaced; name a folder in it")
-    if _is_current(target):
+        raise ValueError(f"{target} is a mount point, which cannot be replaced; choose a folder in it")
+    if _contains_current_directory(target):
         raise ValueError(
-            f"{target} is the current directory, or one that it lies in, and would be replaced; name a folder in it"
+            f"{target} is the current directory or a parent of it, and would be replaced; choose a folder in it"
         )
     return target
 
 
-def partial_of(target: Path) -> Path:
-    """Return the folder that stands in for one which is being written; nobody else uses such a name."""
+def partial_path(target: Path) -> Path:
+    """Return the temporary folder of a target that is being written."""
     return target.with_name(f"{target.name}.torchtune-partial")
 
 
-def _emptied(left_over: Path) -> Path:
-    """Remove what a killed attempt left."""
+def _removed(folder: Path) -> Path:
+    """Remove the folder of a killed attempt, if any, and return its path."""
     import shutil
 
-    if left_over.is_symlink() or (left_over.exists() and not left_over.is_dir()):
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise FileExistsError(
-            f"{left_over} is no folder, and a folder was to be written there for a while; remove it"
+            f"{folder} is not a folder, but a temporary folder with this name is needed; remove it"
         )
-    if left_over.exists():
-        shutil.rmtree(left_over)
-    return left_over
+    if folder.exists():
+        shutil.rmtree(folder)
+    return folder
 
 
-def _is_current(target: Path) -> bool:
+def _contains_current_directory(target: Path) -> bool:
     try:
         return Path.cwd().is_relative_to(target)
-    except FileNotFoundError:  # removed under us
+    except FileNotFoundError:  # the current directory was removed
         return False
 
 
 def _check_free(target: Path, *, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{target} is a file, a folder was to be written there; choose another name")
+        raise FileExistsError(f"{target} is a file, but a folder would be written there; choose another name")
     if target.is_dir() and not overwrite and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty; remove it or choose another folder")

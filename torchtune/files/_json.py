@@ -11,8 +11,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not JSON, or something else than an object.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not valid JSON, or does not hold an object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -25,10 +25,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object readably."""
+    """Write a JSON object, indented by two spaces."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def unexpected(path: Path, name: str, value: Any, what: str) -> ValueError:
-    """Return the error of a file in which a value is not what it has to be."""
-    return ValueError(f"{path}: {name} is {reprlib.repr(value)}, {what} is expected; fetch it again")
+def unexpected_value(path: Path, name: str, value: Any, expected: str) -> ValueError:
+    """Return the error for an invalid value in a downloaded JSON file."""
+    return ValueError(f"{path}: {name} is {reprlib.repr(value)}; expected {expected}; fetch it again")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from attrs import evolve, frozen
 
-from torchtune.files import partial_of, resolved
+from torchtune.files import partial_path, resolve_folder
 from torchtune.formats._logits import LogitChange, logit_change
 from torchtune.formats._source import Checkpoint, Progress, write_checkpoint
 from torchtune.formats._tensor_files import some
@@ -41,7 +41,7 @@ def convert(
     target: StrPath,
     *,
     base: StrPath | None = None,
-    apart: bool = False,
+    keep_adapter: bool = False,
     tokenizer: StrPath | None = None,
     dtype: torch.dtype | None = None,
     add_tokens: Sequence[str] = (),
@@ -58,8 +58,8 @@ def convert(
         source: The file or folder.
         target: The folder to write: config, weights and tokenizer in one.
         base: The model that an adapter is for, of any of the other kinds. None: what its adapter_config.json names.
-        apart: Keep an adapter apart: the target is a PEFT folder, with the tokenizer that the adapter has, and names
-            `base`, if it is given.
+        keep_adapter: Keep an adapter separate instead of merging it. The target is a PEFT folder with the adapter's
+            tokenizer, and names `base` if that is given.
         tokenizer: A folder with the tokenizer to put beside the weights, or a file of it. None: the source's own; an
             adapter's where its folder has one, else its base's.
         dtype: Of the weights. None: the source's own, or bfloat16 for GGUF files.
@@ -84,14 +84,14 @@ def convert(
     base = None if base is None else Path(base)
     tokenizer = None if tokenizer is None else Path(tokenizer)
     is_adapter = (source / ADAPTER_CONFIG).is_file()
-    if is_adapter and base is None and not apart:
+    if is_adapter and base is None and not keep_adapter:
         base = _base_of(source)
     _check_paths(target, source, base, tokenizer)
     if not is_adapter:
-        for value, name in ((base, "base"), (apart, "apart")):
+        for value, option in ((base, "base (--base)"), (keep_adapter, "keep_adapter (--keep-adapter)")):
             if value:
                 raise ValueError(
-                    f"{name} (--{name}) is for adapters, and {source} is none (no {ADAPTER_CONFIG}); leave it out"
+                    f"{option} is for adapters, and {source} is not one (no {ADAPTER_CONFIG}); leave it out"
                 )
         checkpoint = with_vocabulary(_open(source, tokenizer), add_tokens, vocab_size)
         write_checkpoint(checkpoint, target, dtype=dtype, progress=progress)
@@ -101,10 +101,10 @@ def convert(
         raise ValueError(
             f"{option} is for whole models, and {source} is an adapter; convert its base, and name that"
         )
-    if apart:
+    if keep_adapter:
         if tokenizer is not None:
             raise ValueError(
-                "an adapter that is kept apart keeps the tokenizer that it has; leave tokenizer (--tokenizer) out"
+                "keep_adapter (--keep-adapter) also keeps the adapter's tokenizer; leave out tokenizer (--tokenizer)"
             )
         model = None if base is None else _open(base).model
         if model is not None:
@@ -127,10 +127,10 @@ def _check_exist(*paths: StrPath | None) -> None:
 
 def _check_paths(target: Path, *sources: Path | None) -> None:
     """Refuse what would be replaced before it is read."""
-    written = resolved(target)
+    written = resolve_folder(target)
     for path in sources:
         if path is not None and any(
-            path.resolve().is_relative_to(folder) for folder in (written, partial_of(written))
+            path.resolve().is_relative_to(folder) for folder in (written, partial_path(written))
         ):
             raise ValueError(f"{path} is in the folder that is to be written, {target}; choose another one")
 
@@ -154,7 +154,7 @@ def _base_of(adapter: Path) -> Path:
     says = f"says that its base is {named!r}, which is not here" if named else "does not say what its base is"
     hint = missing_model_hint(named) if named else ""
     raise FileNotFoundError(
-        f"{adapter / ADAPTER_CONFIG} {says}: name the base (--base), or keep the adapter apart (--apart)"
+        f"{adapter / ADAPTER_CONFIG} {says}: name the base (--base), or keep the adapter separate (--keep-adapter)"
         + (f"; {hint}" if hint else "")
     )
 

@@ -38,7 +38,7 @@ class LogitChange:
             f" average, as weights are {dtype}"
         )
         if self.largest > _LARGE and self.dtype.itemsize < 4:
-            text += "; --dtype float32 keeps them, or leave the adapter unmerged (--apart)"
+            text += "; --dtype float32 keeps them, or leave the adapter unmerged (--keep-adapter)"
         return text
 
 

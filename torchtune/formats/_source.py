@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from torchtune.files import write_json, written_whole
+from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantised import check_unquantised_tensors
 from torchtune.formats._tensor_files import TensorSource
 from torchtune.formats.hf._config import hf_config
@@ -89,7 +89,7 @@ def write_checkpoint(
             progress(n_done, len(shapes))
         return tensor
 
-    with written_whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         model.to(_most_common(dtypes, numbers))
         _write_texts(checkpoint, partial)
         sizes = {name: numbers[name] * dtypes[name].itemsize for name in shapes}

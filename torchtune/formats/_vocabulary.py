@@ -68,7 +68,7 @@ def _resized(checkpoint: Checkpoint, vocab_size: int) -> Checkpoint:
     if n_new == 0:
         return checkpoint
     with torch.device("meta"):
-        model = Decoder(architecture.vary(vocab_size=vocab_size))
+        model = Decoder(architecture.evolve(vocab_size=vocab_size))
     long = {hf_name(name, architecture.family) for name in ("embed_tokens.weight", "lm_head.weight")}
     shapes = expected_shapes(model)
 

@@ -39,9 +39,9 @@ def with_tokenizer(checkpoint: Checkpoint, path: Path) -> Checkpoint:
             own = checkpoint.write_tokenizer(target)
         remove_tokenizer(target)
         copy_tokenizer(folder, target)
-        others = SpecialIds.of_folder(folder)
-        if not others.ends():
-            others = SpecialIds.of_tokenizer(auto_tokenizer(str(folder)))
+        others = SpecialIds.from_folder(folder)
+        if not others.eos_ids():
+            others = SpecialIds.from_tokenizer(auto_tokenizer(str(folder)))
         ids = own.joined(others)
         generation = target / GENERATION_CONFIG
         if not generation.is_file():

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from attrs import evolve, field, frozen
 
-from torchtune._near_paths import did_you_mean_path
+from torchtune._similar_paths import did_you_mean_path
 from torchtune.data import Message, Tokenizer, alpaca_prompt, chat_prompt, check_chat
 
 Template = Literal["auto", "chat", "alpaca", "plain"]

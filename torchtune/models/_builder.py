@@ -37,13 +37,13 @@ def size(checkpoint: str, like: Builder | None = None) -> Callable[..., Builder]
         like: The builder of a size that this one differs from in some values; None: there is none.
 
     Returns:
-        A function of what differs, or of all values, as `Architecture.of` takes them.
+        A function of what differs, or of all values, as `Architecture.from_values` takes them.
     """
 
     def declare(**values: Any) -> Builder:
         if like is None:
-            return _builder(checkpoint, Architecture.of(**values))
-        return _builder(checkpoint, like.architecture.vary(**values))
+            return _builder(checkpoint, Architecture.from_values(**values))
+        return _builder(checkpoint, like.architecture.evolve(**values))
 
     return declare
 

@@ -175,11 +175,11 @@ def layer_types(a: Architecture) -> list[str]:
 
 
 def read_rope(config: Config) -> dict[str, Any]:
-    """Read the base of the rotary frequencies and their stretching as arguments of `Architecture.of`."""
+    """Read the base of the rotary frequencies and their stretching as arguments of `Architecture.from_values`."""
     base, scaling = rope(config)
     return {"rope_base": base, "rope_scaling": scaling}
 
 
 def read_rope_and_window(config: Config) -> dict[str, Any]:
-    """Read the rotary frequencies, and the sliding window of all layers, as arguments of `Architecture.of`."""
+    """Read the rotary frequencies, and the sliding window of all layers, as arguments of `Architecture.from_values`."""
     return {**read_rope(config), **windows({k: v for k, v in config.items() if k != "layer_types"})}

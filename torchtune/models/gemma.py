@@ -12,7 +12,7 @@ from torchtune.models._builder import Builder, name_builders, size
 from torchtune.models._family import Config, Family, layer_types, read_rope, rope, windows
 from torchtune.models.llama2 import llama2_7b
 from torchtune.modules import Architecture
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, check_options, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, check_options, load_tokenizer
 
 
 def _of_width(checkpoint: str, like: Builder, embed_dim: int) -> Callable[..., Builder]:
@@ -81,7 +81,7 @@ _IMAGES = ("<start_of_image>", "<end_of_image>")
 """Gemma 3's alone."""
 
 
-def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load the tokenizer of Gemma 1, 2 or 3.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, Fused
 from torchtune.modules import LayerNormSpec, LearnedSpec
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, load_tokenizer
 
 _GPT2: dict[str, Any] = {
     "norm": LayerNormSpec,
@@ -44,7 +44,7 @@ gpt2_xl = size("openai-community/gpt2-xl", gpt2)(
 )
 
 
-def gpt2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def gpt2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load GPT-2's tokenizer.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Unpack
 from torchtune.models._builder import defaults_of, name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.modules import Architecture, Decoder
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, auto_tokenizer
 
 
 def llama2(
@@ -45,7 +45,7 @@ def llama2(
             f"embed_dim = {embed_dim} is not a multiple of num_heads = {num_heads}; give head_dim itself"
         )
     return Decoder(
-        Architecture.of(
+        Architecture.from_values(
             vocab_size=vocab_size,
             num_layers=num_layers,
             embed_dim=embed_dim,
@@ -76,7 +76,7 @@ tiny_llama_1_1b = size("TinyLlama/TinyLlama-1.1B-Chat-v1.0", llama2_7b)(
 )
 
 
-def llama2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def llama2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load Llama 2's tokenizer.
 
     Args:

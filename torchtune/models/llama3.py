@@ -8,7 +8,7 @@ from attrs import evolve
 from torchtune.models._builder import name_builders, size
 from torchtune.models.llama2 import llama2_7b, llama2_70b
 from torchtune.modules import RopeScaling
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, auto_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, auto_tokenizer
 
 llama3_8b = size("meta-llama/Meta-Llama-3-8B", llama2_7b)(
     vocab_size=128_256, num_kv_heads=8, ffn_dim=14_336, max_seq_len=8192, rope_base=500_000.0
@@ -39,7 +39,7 @@ llama3_2_3b = size("meta-llama/Llama-3.2-3B", llama3_2_1b)(
 )
 
 
-def llama3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def llama3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load Llama 3's tokenizer.
 
     Args:

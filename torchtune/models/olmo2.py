@@ -6,7 +6,7 @@ from typing import Unpack
 from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, read_rope
 from torchtune.models.llama2 import llama2_7b
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, load_tokenizer
 
 olmo2_7b = size("allenai/OLMo-2-1124-7B", llama2_7b)(
     family="olmo2",
@@ -25,7 +25,7 @@ olmo2_13b = size("allenai/OLMo-2-1124-13B", olmo2_7b)(
 olmo2_32b = size("allenai/OLMo-2-0325-32B", olmo2_13b)(num_layers=64, num_kv_heads=8, ffn_dim=27_648)
 
 
-def olmo2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def olmo2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load OLMo 2's tokenizer.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Unpack
 from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family, Fused, read_rope_and_window
 from torchtune.models.llama2 import llama2_7b
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, load_tokenizer
 
 phi3_mini_4k = size("microsoft/Phi-3-mini-4k-instruct", llama2_7b)(
     family="phi3", vocab_size=32_064, embed_dim=3072, head_dim=96, ffn_dim=8192, window=2047
@@ -25,7 +25,7 @@ phi4 = size("microsoft/phi-4", phi3_mini_4k)(
 )
 
 
-def phi3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def phi3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load Phi-3's or Phi-4's tokenizer.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Config, Family, read_rope
 from torchtune.models.llama2 import llama2_7b
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, load_tokenizer
 
 qwen2_0_5b = size("Qwen/Qwen2.5-0.5B or Qwen/Qwen2-0.5B", llama2_7b)(
     family="qwen2",
@@ -39,7 +39,7 @@ qwen2_5_72b = size("Qwen/Qwen2.5-72B-Instruct", qwen2_5_32b)(
 )
 
 
-def qwen2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def qwen2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load Qwen2's or Qwen2.5's tokenizer.
 
     Args:
@@ -50,7 +50,7 @@ def qwen2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
 
 
 def read_qwen(config: Config) -> dict[str, Any]:
-    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of `Architecture.of`.
+    """Read the rotary frequencies of Qwen2 or Qwen3 as arguments of `Architecture.from_values`.
 
     Raises:
         ValueError: Some layers have a sliding window.

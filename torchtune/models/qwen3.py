@@ -7,7 +7,7 @@ from torchtune.models._builder import name_builders, size
 from torchtune.models._family import Family
 from torchtune.models.llama2 import llama2_7b
 from torchtune.models.qwen2 import read_qwen
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, load_tokenizer
 
 qwen3_0_6b = size("Qwen/Qwen3-0.6B", llama2_7b)(
     family="qwen3",
@@ -30,7 +30,7 @@ qwen3_14b = size("Qwen/Qwen3-14B", qwen3_8b)(num_layers=40, embed_dim=5120, num_
 qwen3_32b = size("Qwen/Qwen3-32B", qwen3_14b)(num_layers=64, num_heads=64, ffn_dim=25_600)
 
 
-def qwen3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def qwen3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load Qwen3's tokenizer.
 
     Args:

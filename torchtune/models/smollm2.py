@@ -5,7 +5,7 @@ from typing import Unpack
 
 from torchtune.models._builder import name_builders, size, with_defaults
 from torchtune.models.llama2 import llama2, llama2_7b
-from torchtune.tokenizers import AnyTokenizer, TokenizerOptions, load_tokenizer
+from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, load_tokenizer
 
 smollm2_135m = size("HuggingFaceTB/SmolLM2-135M-Instruct", llama2_7b)(
     vocab_size=49_152,
@@ -32,7 +32,7 @@ smollm2 = with_defaults(
 )
 
 
-def smollm2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> AnyTokenizer:
+def smollm2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load SmolLM2's tokenizer.
 
     Args:

@@ -19,7 +19,7 @@ UNSUPPORTED: Final = (
     Task(
         "dpo ipo kto orpo simpo cpo preference rlaif",
         "preference tuning has no recipe",
-        "docs/own_recipe.md shows how to write one, and TRL's DPOTrainer reads a run's final/",
+        "docs/custom_recipe.md shows how to write one, and TRL's DPOTrainer reads a run's final/",
     ),
     Task(
         "ppo grpo rloo reinforce rlhf rl reward",
@@ -29,7 +29,7 @@ UNSUPPORTED: Final = (
     Task(
         "kd distill distillation",
         "distillation has no recipe",
-        "write a recipe with your own scorer (docs/own_recipe.md)",
+        "write a recipe with your own scorer (docs/custom_recipe.md)",
     ),
     Task(
         "qlora qat quantize quantise quantization nf4 gptq awq bnb",

@@ -1,8 +1,8 @@
-"""Tokenizers of every kind, their files, and the ids at which texts begin and end."""
+"""Tokenizers of all supported kinds, their files and their special token ids."""
 
 from torchtune.tokenizers._added import add_special_tokens
-from torchtune.tokenizers._any import AnyTokenizer
 from torchtune.tokenizers._auto import auto_tokenizer, load_tokenizer
+from torchtune.tokenizers._base import BaseTokenizer
 from torchtune.tokenizers._bpe import BPETokenizer
 from torchtune.tokenizers._files import (
     TOKENIZER_FILES,
@@ -24,8 +24,8 @@ from torchtune.tokenizers._tiktoken import TiktokenTokenizer
 __all__ = [
     "GENERATION_CONFIG",
     "TOKENIZER_FILES",
-    "AnyTokenizer",
     "BPETokenizer",
+    "BaseTokenizer",
     "HFTokenizer",
     "SentencePieceTokenizer",
     "SpecialIds",
@@ -45,5 +45,5 @@ __all__ = [
     "write_meta_tokenizer",
 ]
 
-COMPONENT_KINDS = (AnyTokenizer,)
-"""Classes whose subclasses a config may name where no type is declared."""
+COMPONENT_KINDS = (BaseTokenizer,)
+"""Base classes of components that configs may name in fields without a declared type."""

@@ -1,4 +1,4 @@
-"""Special tokens that are added to a tokenizer's files."""
+"""Adding special tokens to a tokenizer's files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,21 +13,21 @@ from torchtune.tokenizers._files import vocabulary_file
 
 
 def add_special_tokens(folder: Path, tokens: Sequence[str]) -> int:
-    """Add special tokens to a tokenizer, in place.
+    """Add special tokens to the tokenizer of a folder, in place.
 
     Args:
-        folder: Holds tokenizer.json and tokenizer_config.json.
-        tokens: Their texts; those that are special tokens already are left out.
+        folder: Folder with tokenizer.json and tokenizer_config.json.
+        tokens: Texts of the tokens; existing special tokens are skipped.
 
     Returns:
-        How many ids the tokenizer has then: the highest and one more.
+        The new vocabulary size: the highest id plus one.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
-        ValueError: the tokenizer is of another kind, its files are damaged, or a text is empty.
+        FileNotFoundError: The folder has no tokenizer.
+        ValueError: The tokenizer is not a tokenizer.json, its files are damaged, or a text is empty.
     """
     if "" in tokens:
-        raise ValueError("a special token needs a text, and one of those to be added is empty")
+        raise ValueError("a special token needs a text; one of the tokens to add is empty")
     tokenizer = auto_tokenizer(str(folder))
     new = [token for token in dict.fromkeys(tokens) if token not in tokenizer.special_tokens]
     if not new:
@@ -36,8 +36,8 @@ def add_special_tokens(folder: Path, tokens: Sequence[str]) -> int:
     assert file is not None
     if file.name != "tokenizer.json":
         raise ValueError(
-            f"tokens can be added to a tokenizer.json, and the tokenizer is a {file.name}; save it with transformers"
-            " first (AutoTokenizer.from_pretrained(...).save_pretrained(...)), which writes one"
+            f"tokens can only be added to a tokenizer.json, but the tokenizer is a {file.name}; convert it with"
+            " transformers first (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
         )
     _add(folder, file, new)
     return auto_tokenizer(str(folder)).vocab_size
@@ -50,7 +50,7 @@ def _add(folder: Path, file: Path, tokens: Sequence[str]) -> None:
     backend.add_special_tokens([AddedToken(0).backend(token) for token in tokens])
     file.write_text(backend.to_str(pretty=True), encoding="utf-8")
     config = read_json(folder / CONFIG)
-    if ADDED in config:  # it lists them all, if it lists some
+    if ADDED in config:  # if present, it must list all added tokens
         flags = asdict(AddedToken(0), filter=lambda attribute, _: attribute.name != "id")
         entries = {str(backend.token_to_id(token)): {"content": token, **flags} for token in tokens}
         write_json(folder / CONFIG, {**config, ADDED: {**config[ADDED], **entries}})

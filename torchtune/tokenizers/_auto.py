@@ -1,4 +1,4 @@
-"""The tokenizer of a folder, of whichever kind."""
+"""Loading a tokenizer of any supported kind."""
 
 import os
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Unpack
 
 from torchtune.runs import locate_model, result_of
-from torchtune.tokenizers._any import AnyTokenizer
+from torchtune.tokenizers._base import BaseTokenizer
 from torchtune.tokenizers._bpe import MERGES, VOCABULARY, BPETokenizer
-from torchtune.tokenizers._files import no_tokenizer, vocabulary_file
+from torchtune.tokenizers._files import missing_tokenizer_error, vocabulary_file
 from torchtune.tokenizers._hf import HFTokenizer
 from torchtune.tokenizers._options import TokenizerOptions
 from torchtune.tokenizers._sentencepiece import SentencePieceTokenizer
@@ -18,26 +18,26 @@ from torchtune.tokenizers._tiktoken import TiktokenTokenizer, is_tiktoken
 
 def auto_tokenizer(
     path: str | os.PathLike[str], special_tokens: Sequence[str] = (), **options: Unpack[TokenizerOptions]
-) -> AnyTokenizer:
-    """Load a tokenizer, of the kind that its file is of.
+) -> BaseTokenizer:
+    """Load a tokenizer; its kind is detected from its file.
 
     Args:
-        path: A tokenizer.json, a tokenizer.model (SentencePiece's, or Llama 3's of tiktoken), Mistral's tekken.json, a
-            vocab.json with a merges.txt, or the folder that holds one. Of several in a folder, the first in this order
-            is read, as in transformers. For the folder of an adapter or a run, it is the tokenizer of the model that
-            `locate_model` finds; an adapter without a tokenizer has its base's.
-        special_tokens: For SentencePiece alone: pieces that are special although the model takes them for text.
+        path: A tokenizer.json, a tokenizer.model (SentencePiece, or tiktoken as in Llama 3), Mistral's tekken.json, a
+            vocab.json with a merges.txt, or the folder of one. If a folder has several, the first in this order is
+            read, as in transformers. For the folder of an adapter or a run, the tokenizer of the model that
+            `locate_model` finds is loaded; an adapter without a tokenizer uses that of its base model.
+        special_tokens: SentencePiece only: pieces that are special although the model treats them as text.
         **options: Options of every tokenizer.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
-        ValueError: the file is damaged, a special token is missing, an option has no effect, or a run has not ended.
+        FileNotFoundError: The tokenizer does not exist.
+        ValueError: The file is damaged, a special token is missing, an option has no effect, or a run has not ended.
     """
     tokenizer = load_tokenizer(path, options, special_tokens=special_tokens)
     if special_tokens and not isinstance(tokenizer, SentencePieceTokenizer):
         raise ValueError(
-            f"special_tokens: without effect, since {path} is not a SentencePiece model but names its special tokens"
-            " itself; leave special_tokens out"
+            f"special_tokens: has no effect, because {path} is not a SentencePiece model and declares its special"
+            " tokens itself; remove special_tokens"
         )
     return tokenizer
 
@@ -48,18 +48,18 @@ def load_tokenizer(
     *,
     special_tokens: Sequence[str] = (),
     split: str | None = None,
-) -> AnyTokenizer:
-    """Load a tokenizer, of the kind that its file is of, with what only some kinds need.
+) -> BaseTokenizer:
+    """Load a tokenizer, with options that only some kinds use.
 
     Args:
-        path: The file of a tokenizer, or the folder that holds one; `auto_tokenizer` has the details.
+        path: A tokenizer's file or folder, as in `auto_tokenizer`.
         options: Options of every tokenizer.
-        special_tokens: What a SentencePiece model takes for text although it is special.
-        split: How a vocab.json with a merges.txt splits texts (`BPETokenizer`).
+        special_tokens: As in `auto_tokenizer`.
+        split: How a vocab.json with a merges.txt splits texts into words (`BPETokenizer`).
 
     Raises:
-        FileNotFoundError: as in `auto_tokenizer`.
-        ValueError: as in `auto_tokenizer`.
+        FileNotFoundError: As in `auto_tokenizer`.
+        ValueError: As in `auto_tokenizer`.
     """
     file = _file(Path(path))
     if is_tekken(file):
@@ -74,7 +74,7 @@ def load_tokenizer(
 
 
 def _file(path: Path) -> Path:
-    """Return the file of a tokenizer, given it or a folder."""
+    """Return the vocabulary file of a tokenizer, given the file or its folder."""
     if not path.is_dir():
         return path
     folder = result_of(path)
@@ -83,5 +83,5 @@ def _file(path: Path) -> Path:
         folder = locate_model(folder).base
         file = vocabulary_file(folder)
     if file is None:
-        raise no_tokenizer(folder)
+        raise missing_tokenizer_error(folder)
     return file

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune.data import unused_mark
-from torchtune.tokenizers._any import AnyTokenizer
+from torchtune.data import unused_character
+from torchtune.tokenizers._base import BaseTokenizer
 from torchtune.tokenizers._build import add_tokens
 from torchtune.tokenizers._config import TokenizerConfig
 from torchtune.tokenizers._options import TokenizerOptions
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 
-class BackendTokenizer(AnyTokenizer):
-    """What all tokenizers of that library have in common; a subclass reads its own kind of file.
+class BackendTokenizer(BaseTokenizer):
+    """Base class of tokenizers of the `tokenizers` library; subclasses read different files.
 
     Args:
         path: The file.
-        config: What the files next to it say.
+        config: Contents of the configuration files next to it.
         options: Options of the tokenizer.
-        **settings: The arguments of the subclass other than the path and the options, by name.
+        **settings: Arguments of the subclass other than the path and the options, by name.
 
     Raises:
-        ValueError: the file is damaged, a special token is not in the vocabulary, or an option has no effect.
+        ValueError: The file is damaged, a special token is not in the vocabulary, or an option has no effect.
     """
 
     def __init__(
@@ -37,44 +37,44 @@ class BackendTokenizer(AnyTokenizer):
         super().__init__(path, config, options, **settings)
         self._marked: dict[str, _Marked] = {}
         self._plain = self._load()
-        self._plain.encode_special_tokens = True  # To encode them as the text they are.
+        self._plain.encode_special_tokens = True  # encode their texts as plain text
         vocabulary = self._plain.get_vocab()
         if not vocabulary:
-            raise ValueError(f"{path} holds no tokens; fetch it again")
+            raise ValueError(f"{path} has no tokens; fetch it again")
         self.vocab_size = 1 + max(vocabulary.values())
         unknown = config.token("unk_token")
-        if getattr(self._plain.model, "unk_token", unknown) is None:  # Bytes write every text.
+        if getattr(self._plain.model, "unk_token", unknown) is None:  # bytes represent every text
             unknown = None
         self.unknown_id = None if unknown is None else self._plain.token_to_id(unknown)
         added = self._plain.get_added_tokens_decoder()
         self.special_tokens = {t.content: i for i, t in added.items() if t.special}
         self.content_tokens = self._tokens_in_content()
         if self.content_tokens:
-            self._plain = _not_special(self._plain, self.content_tokens)
-        # GPT-2's tokenizer_config.json names none.
-        ends = config.ends() if config.token("eos_token") is None else []
+            self._plain = _without_special_flags(self._plain, self.content_tokens)
+        # GPT-2's tokenizer_config.json has no eos_token.
+        ends = config.eos_ids() if config.token("eos_token") is None else []
         self.eos_id = ends[0] if ends else self._id("eos_token")
         self.pad_id = self.eos_id if config.token("pad_token") is None else self._id("pad_token")
         names = [token.content for token in added.values()]
-        self.stop_ids = self._own_stop_ids() | {self.eos_id} | self._stops(names)
+        self.stop_ids = self._model_stop_ids() | {self.eos_id} | self._stop_token_ids(names)
         self.bos_id = self._id("bos_token") if self._adds_bos() else None
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+        """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
 
         Args:
-            text: What to encode.
-            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+            text: The text.
+            plain: Start and end, in characters, of the spans in which special tokens stay text.
         """
         if not plain:
             return list(self._special.encode(text, add_special_tokens=False).ids)
-        mark = unused_mark([text])
+        mark = unused_character([text])
         if mark not in self._marked:
             self._marked[mark] = _Marked(self._load(), mark)
         return self._marked[mark].encode(text, plain)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids back into text, leaving out special tokens other than `content_tokens`."""
+        """Decode ids into text; special tokens other than `content_tokens` are skipped."""
         return self._plain.decode(list(ids), skip_special_tokens=True)
 
     def _encode(self, text: str) -> list[int]:
@@ -84,12 +84,12 @@ class BackendTokenizer(AnyTokenizer):
     def _read(self) -> "Backend":
         """Read the file."""
 
-    def _own_stop_ids(self) -> frozenset[int]:
-        """Return the ids that end an answer according to the model's own files."""
-        return frozenset(self._config.ends())
+    def _model_stop_ids(self) -> frozenset[int]:
+        """Return the ids that end an answer according to the model's files."""
+        return frozenset(self._config.eos_ids())
 
     def _load(self) -> "Backend":
-        """Read the file, without the lengths that its last user cut and filled texts to."""
+        """Read the file, and disable the truncation and padding that it may have stored."""
         backend = self._read()
         backend.no_truncation()
         backend.no_padding()
@@ -97,10 +97,10 @@ class BackendTokenizer(AnyTokenizer):
 
     @cached_property
     def _special(self) -> "Backend":
-        """The same tokenizer, which finds special tokens in what it reads."""
+        """The same tokenizer, recognizing special tokens in texts."""
         return self._load()
 
-    def _find(self, token: str) -> int | None:
+    def _token_id(self, token: str) -> int | None:
         number = self._plain.token_to_id(token)
         if number is None:
             ids = self._plain.encode(token, add_special_tokens=False).ids
@@ -115,7 +115,7 @@ class BackendTokenizer(AnyTokenizer):
         return number
 
     def _adds_bos(self) -> bool:
-        """Tell whether this model's texts begin with BOS: as configured, or as the file itself does."""
+        """Return whether texts begin with BOS, according to the configuration or else to the file."""
         if "add_bos_token" in self._config.values:
             return bool(self._config.values["add_bos_token"])
         bos = self._config.token("bos_token")
@@ -123,50 +123,54 @@ class BackendTokenizer(AnyTokenizer):
 
 
 def add_configured_tokens(backend: "Backend", config: TokenizerConfig) -> None:
-    """Let a tokenizer find the tokens that its configuration adds or names as special, as transformers does.
+    """Add the tokens that the configuration adds or declares as special, as transformers does.
 
-    Where both have a token, its id is the vocabulary's and its flags are the configuration's.
+    A token that is in both has the id of the vocabulary and the flags of the configuration.
 
     Raises:
-        ValueError: a token that is not in the vocabulary would get another id than the configuration's.
+        ValueError: A new token would get another id than in the configuration.
     """
-    known = {repr(token) for token in backend.get_added_tokens_decoder().values()}
+    existing = {repr(token) for token in backend.get_added_tokens_decoder().values()}
     tokens = config.added_tokens()
-    new = {text: token.id for text, token in tokens.items() if backend.token_to_id(text) is None}
-    listed = {text: token.backend(text) for text, token in tokens.items()}
+    new_ids = {text: token.id for text, token in tokens.items() if backend.token_to_id(text) is None}
+    backend_tokens = {text: token.backend(text) for text, token in tokens.items()}
     changed = {
-        text for text, token in listed.items() if config.lists_added_tokens and repr(token) not in known
+        text
+        for text, token in backend_tokens.items()
+        if config.lists_added_tokens and repr(token) not in existing
     }
-    backend.add_tokens([token for text, token in listed.items() if text in new or text in changed])
-    for text, number in new.items():
+    backend.add_tokens(
+        [token for text, token in backend_tokens.items() if text in new_ids or text in changed]
+    )
+    for text, number in new_ids.items():
         if backend.token_to_id(text) != number:
             raise ValueError(
                 f"{config.folder}: {text!r} is added to the vocabulary with id {number}, but the next free id is"
                 f" {backend.token_to_id(text)}; fetch the tokenizer again"
             )
-    found = {token.content for token in backend.get_added_tokens_decoder().values()}
-    named = [text for text in config.special_texts() if text not in found]
-    add_tokens(backend, [(text, True) for text in named if backend.token_to_id(text) is not None])
+    added_texts = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = [text for text in config.special_texts() if text not in added_texts]
+    add_tokens(backend, [(text, True) for text in missing if backend.token_to_id(text) is not None])
 
 
-def _not_special(backend: "Backend", tokens: Collection[str]) -> "Backend":
-    """Return a copy of a tokenizer that finds some of its special tokens in any text."""
+def _without_special_flags(backend: "Backend", tokens: Collection[str]) -> "Backend":
+    """Return a copy of a tokenizer in which some special tokens are ordinary added tokens."""
     from tokenizers import Tokenizer as Backend
 
-    written = json.loads(backend.to_str())
-    for token in written["added_tokens"]:
+    state = json.loads(backend.to_str())
+    for token in state["added_tokens"]:
         token["special"] = token["special"] and token["content"] not in tokens
-    changed = Backend.from_str(json.dumps(written))
-    changed.encode_special_tokens = True
-    return changed
+    copy = Backend.from_str(json.dumps(state))
+    copy.encode_special_tokens = True
+    return copy
 
 
 class _Marked:
-    """A tokenizer whose special tokens are written between marks, so that only the marked ones are found.
+    """A tokenizer that recognizes special tokens only between marks.
 
     Args:
         backend: The tokenizer.
-        mark: Stands before and after each special token, and nowhere in the texts.
+        mark: A character before and after each special token that occurs nowhere in the texts.
     """
 
     def __init__(self, backend: "Backend", mark: str) -> None:
@@ -175,15 +179,15 @@ class _Marked:
 
         self._mark = mark
         added = backend.get_added_tokens_decoder()
-        written = json.loads(backend.to_str())
-        written["added_tokens"] = [token for token in written["added_tokens"] if not token["special"]]
-        written["post_processor"] = None
-        self._backend = Backend.from_str(json.dumps(written))
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if not token["special"]]
+        state["post_processor"] = None
+        self._backend = Backend.from_str(json.dumps(state))
         special = [token for token in added.values() if token.special]
         self._backend.add_tokens(
             [
                 AddedToken(
-                    self._spelt(token.content),
+                    self._marked_text(token.content),
                     lstrip=token.lstrip,
                     rstrip=token.rstrip,
                     single_word=token.single_word,
@@ -192,23 +196,24 @@ class _Marked:
                 for token in special
             ]
         )
-        # Added tokens that the model does not know are numbered anew, the plain ones too.
-        spelt = {
-            i: self._spelt(token.content) if token.special else token.content for i, token in added.items()
+        # Added tokens that are not in the model's vocabulary get new ids, including non-special ones.
+        token_texts = {
+            i: self._marked_text(token.content) if token.special else token.content
+            for i, token in added.items()
         }
-        self._ids = {self._backend.token_to_id(text): i for i, text in spelt.items()}
+        self._ids = {self._backend.token_to_id(text): i for i, text in token_texts.items()}
         texts = sorted((token.content for token in special), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, texts)))
 
     def encode(self, text: str, plain: Sequence[tuple[int, int]]) -> list[int]:
         parts = []
-        at = 0
+        position = 0
         for match in self._pattern.finditer(text):
             if not any(match.start() < end and start < match.end() for start, end in plain):
-                parts += [text[at : match.start()], self._spelt(match[0])]
-                at = match.end()
-        ids = self._backend.encode("".join([*parts, text[at:]]), add_special_tokens=False).ids
+                parts += [text[position : match.start()], self._marked_text(match[0])]
+                position = match.end()
+        ids = self._backend.encode("".join([*parts, text[position:]]), add_special_tokens=False).ids
         return [self._ids.get(i, i) for i in ids]
 
-    def _spelt(self, token: str) -> str:
+    def _marked_text(self, token: str) -> str:
         return f"{self._mark}{token}{self._mark}"

@@ -1,7 +1,7 @@
-"""Byte-level BPE in the two files of GPT-2's code: vocab.json and merges.txt.
+"""Byte-level BPE in the two files of GPT-2: vocab.json and merges.txt.
 
-They do not say how texts are split into words before these are merged; `tokenizer_class` in tokenizer_config.json
-does, since each class of transformers has its own way.
+The files do not define how texts are split into words before merging; that depends on `tokenizer_class` in
+tokenizer_config.json, a class of transformers.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from attrs import evolve, field, frozen
 
-from torchtune.files import read_json, unexpected
+from torchtune.files import read_json, unexpected_value
 from torchtune.tokenizers._backend import BackendTokenizer, add_configured_tokens
 from torchtune.tokenizers._build import SPLITS, Split, byte_level
 from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
@@ -28,11 +28,11 @@ _GPT2_TOKENS = {"bos_token": _END, "eos_token": _END, "unk_token": _END}
 
 @frozen
 class BPEClass:
-    """What a tokenizer class of transformers adds to the two files."""
+    """Settings of a tokenizer class of transformers that are not in the two files."""
 
     split: Split
     special_tokens: Mapping[str, str] = field(factory=dict)
-    """Its special tokens, unless tokenizer_config.json names others."""
+    """Special tokens, unless tokenizer_config.json declares others."""
 
 
 _GPT2 = BPEClass(SPLITS["gpt-2"], _GPT2_TOKENS)
@@ -45,30 +45,29 @@ CLASSES = {
     "GPTNeoXTokenizer": _NEOX,
     "Qwen2Tokenizer": _QWEN2,
 }
-"""By the name of the class, without "Fast" at its end (`models/*/tokenization_*.py` of transformers 5)."""
+"""Classes by name, without the suffix "Fast" (`models/*/tokenization_*.py` of transformers 5)."""
 
 MODEL_TYPES = {
     **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "starcoder2"), "GPT2Tokenizer"),
     **dict.fromkeys(("gpt_neox", "olmo"), "GPTNeoXTokenizer"),
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
 }
-"""The class of a folder that names none, by `model_type` in config.json (`tokenization_auto.py` of transformers 5)."""
+"""Default classes by `model_type` in config.json (`tokenization_auto.py` of transformers 5)."""
 
 
 class BPETokenizer(BackendTokenizer):
-    """A vocab.json and a merges.txt, as GPT-2 and Qwen2 have.
+    """A vocab.json with a merges.txt, as in GPT-2 and Qwen2.
 
     Args:
-        path: One of the two files, or the folder that holds both.
-        split: How texts are split into words: one of "gpt-2", "smollm", "llama-bpe", "dbrx" and "qwen2", the names that
-            llama.cpp gives them. Null: as `tokenizer_class` in tokenizer_config.json says, or else `model_type` in
-            config.json.
+        path: One of the two files, or their folder.
+        split: How texts are split into words, by llama.cpp's names: "gpt-2", "smollm", "llama-bpe", "dbrx" or "qwen2".
+            Null: according to `tokenizer_class` in tokenizer_config.json, or else to `model_type` in config.json.
         **options: Options of every tokenizer.
 
     Raises:
-        FileNotFoundError: one of the two files is missing.
-        ValueError: one of them is damaged, `tokenizer_class` is not a known one, a special token is not in the
-            vocabulary, or an option has no effect.
+        FileNotFoundError: One of the two files is missing.
+        ValueError: A file is damaged, `tokenizer_class` is unknown, a special token is not in the vocabulary, or an
+            option has no effect.
     """
 
     def __init__(
@@ -77,11 +76,11 @@ class BPETokenizer(BackendTokenizer):
         folder = str(tokenizer_file(path, VOCABULARY).parent)
         self._merges_file = tokenizer_file(folder, MERGES)
         file = tokenizer_file(folder, VOCABULARY)
-        config = TokenizerConfig.beside(file)
+        config = TokenizerConfig.for_file(file)
         self._class = _class_of(config, split)
         self._vocabulary = _read_vocabulary(file)
-        known = {*self._vocabulary, *config.added_tokens()}
-        tokens = {name: text for name, text in self._class.special_tokens.items() if text in known}
+        vocabulary = {*self._vocabulary, *config.added_tokens()}
+        tokens = {name: text for name, text in self._class.special_tokens.items() if text in vocabulary}
         super().__init__(file, evolve(config, values={**tokens, **config.values}), options, split=split)
 
     def _read(self) -> "Backend":
@@ -101,46 +100,46 @@ class BPETokenizer(BackendTokenizer):
 
 
 def _class_of(config: TokenizerConfig, split: str | None) -> BPEClass:
-    """Find out how texts are split, and which special tokens are assumed."""
+    """Return how texts are split into words, and the default special tokens."""
     file = config.folder / "tokenizer_config.json"
     name = config.values.get("tokenizer_class")
     model = config.folder / "config.json"
     if name is None and model.is_file():
         file = model
         name = MODEL_TYPES.get(str(read_json(model).get("model_type")))
-    known = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
+    bpe_class = CLASSES.get(name.removesuffix("Fast")) if isinstance(name, str) else None
     if split is not None:
         if split not in SPLITS:
             raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
-        return BPEClass(SPLITS[split], known.special_tokens if known else {})
-    if known is None:
+        return BPEClass(SPLITS[split], bpe_class.special_tokens if bpe_class else {})
+    if bpe_class is None:
         raise ValueError(
-            f"{file}: tokenizer_class is {name!r}, and it is not known how that class splits texts; known are"
-            f" {', '.join(CLASSES)}. Set `split` of torchtune.tokenizers.BPETokenizer, or fetch the tokenizer.json"
+            f"{file}: tokenizer_class {name!r} is not supported, only {', '.join(CLASSES)}; set `split` of"
+            " torchtune.tokenizers.BPETokenizer, or fetch the tokenizer.json"
         )
-    return known
+    return bpe_class
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
     """Read the ids of the tokens.
 
     Raises:
-        ValueError: it does not hold ids by token.
+        ValueError: The file is not a mapping of tokens to ids.
     """
     vocabulary = read_json(path)
     for token, number in vocabulary.items():
         if type(number) is not int or number < 0:
-            raise unexpected(path, repr(token), number, "a whole number from 0")
+            raise unexpected_value(path, repr(token), number, "an integer from 0")
     if len({*vocabulary.values()}) < len(vocabulary):
         raise ValueError(f"{path}: two tokens have the same id; fetch it again")
     return vocabulary
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
-    """Read the pairs of tokens that are merged, the first to be merged first.
+    """Read the pairs of tokens to merge, in order of priority.
 
     Raises:
-        ValueError: a line is not a pair.
+        ValueError: A line is not a pair.
     """
     merges = []
     for i, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):

@@ -1,7 +1,7 @@
-"""Tokenizers of other formats as those of the `tokenizers` library, which a tokenizer.json holds.
+"""Conversion of other tokenizer formats to the `tokenizers` library, whose format is tokenizer.json.
 
-How texts are split before byte-level merging is taken from the tokenizer.json of each model family, and goes by
-the name that llama.cpp has for it (`tokenizer.ggml.pre`).
+How texts are split before byte-level merging follows the tokenizer.json of each model family; the splits have the names
+of llama.cpp (`tokenizer.ggml.pre`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-"""The words of cl100k (tiktoken's openai_public.py), except for its numbers."""
+"""Words of cl100k (tiktoken's openai_public.py); `%s` is the pattern of numbers."""
 
 
 @frozen
@@ -23,13 +23,13 @@ class Split:
     pattern: str | None = None
     """Regular expression of a word; None: GPT-2's."""
     single_digits: bool = False
-    """Whether digits are split off one by one first."""
+    """Whether single digits are split off first."""
     nfc: bool = False
-    """Whether characters are composed (Unicode's NFC) first."""
+    """Whether characters are first composed (Unicode NFC)."""
     whole_words: bool = False
-    """Whether a word that is itself a token is encoded as that token without merging its bytes."""
+    """Whether a word that is a token is encoded as that token, without merging its bytes."""
     adds_bos: bool = False
-    """Whether texts begin with BOS where a GGUF file does not say."""
+    """Whether texts begin with BOS if a GGUF file does not define it."""
 
 
 SPLITS = {
@@ -39,38 +39,38 @@ SPLITS = {
     "dbrx": Split(_WORDS % r"\p{N}{1,3}"),
     "qwen2": Split(_WORDS % r"\p{N}", nfc=True),
 }
-"""By the names of llama.cpp (`src/llama-vocab.cpp`): GPT-2, SmolLM, Llama 3, OLMo 2 and Phi-4, Qwen 2 and 3."""
+"""Splits by llama.cpp's names (`src/llama-vocab.cpp`): GPT-2, SmolLM, Llama 3, OLMo 2 and Phi-4, Qwen 2 and 3."""
 
 
 def byte_level(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], split: Split, *, space_prefix: bool = False
 ) -> "Backend":
-    """Build a tokenizer that merges the bytes of words.
+    """Build a byte-level BPE tokenizer.
 
     Args:
-        vocabulary: Ids by token, whose bytes are written as GPT-2's printable characters.
-        merges: Pairs of tokens, the first to be merged first.
+        vocabulary: Ids by token; bytes are represented by GPT-2's printable characters.
+        merges: Pairs of tokens to merge, in order of priority.
         split: How texts are split into words.
-        space_prefix: Put a space before every text.
+        space_prefix: Prepend a space to every text.
 
     Raises:
-        ValueError: a merge names something that is not a token.
+        ValueError: A merge contains a string that is not a token.
     """
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
     try:
         model = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=split.whole_words)
-    except Exception as error:  # The library raises nothing narrower.
+    except Exception as error:  # the library raises no narrower type
         raise ValueError(f"its tokenizer's merges do not fit its tokens: {error}") from error
     backend = Backend(model)
-    before: list[pre_tokenizers.PreTokenizer] = []
+    pre_tokenizer_steps: list[pre_tokenizers.PreTokenizer] = []
     if split.single_digits:
-        before.append(pre_tokenizers.Digits(individual_digits=True))
+        pre_tokenizer_steps.append(pre_tokenizers.Digits(individual_digits=True))
     if split.pattern is not None:
-        before.append(pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"))
+        pre_tokenizer_steps.append(pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"))
     level = pre_tokenizers.ByteLevel(add_prefix_space=space_prefix, use_regex=split.pattern is None)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*before, level])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*pre_tokenizer_steps, level])
     backend.decoder = decoders.ByteLevel()
     if split.nfc:
         backend.normalizer = normalizers.NFC()
@@ -78,34 +78,34 @@ def byte_level(
 
 
 def from_ranks(ranks: Mapping[bytes, int], split: Split, special_tokens: Sequence[str] = ()) -> "Backend":
-    """Build a byte-level tokenizer out of ranks, as tiktoken keeps them.
+    """Build a byte-level tokenizer from the ranks of a tiktoken file.
 
-    tiktoken joins those two neighbours whose joint bytes have the lowest rank. Merging pairs in the order of their
-    joint rank does the same, where every way to cut a token into two tokens is such a pair.
+    tiktoken repeatedly joins the two adjacent parts whose concatenation has the lowest rank. Merging pairs in the order
+    of the rank of their concatenation is equivalent if every split of a token into two tokens is such a pair.
 
     Args:
         ranks: The rank of each token.
         split: How texts are split into words.
-        special_tokens: Special tokens with the ids from 0 on; the ranks follow them.
+        special_tokens: Special tokens, with ids from 0 on; the ranks follow them.
 
     Raises:
-        ValueError: a text that spells a special token would be encoded as that token.
+        ValueError: The plain text of a special token would be encoded as that token.
     """
     letters = _byte_letters()
-    written = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
+    ranks_by_text = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
     vocabulary = {token: i for i, token in enumerate(special_tokens)}
-    clashes = [token for token in special_tokens if token in written]
-    vocabulary |= {token: rank + len(special_tokens) for token, rank in written.items()}
-    backend = byte_level(vocabulary, _merges(written), split)
+    clashes = [token for token in special_tokens if token in ranks_by_text]
+    vocabulary |= {token: rank + len(special_tokens) for token, rank in ranks_by_text.items()}
+    backend = byte_level(vocabulary, _merges(ranks_by_text), split)
     clashes += [token for token in special_tokens if split.whole_words and _is_word(backend, token)]
     if clashes:
-        raise ValueError(f"the special token {clashes[0]!r} is a token of ordinary text as well")
+        raise ValueError(f"the special token {clashes[0]!r} is also a token of plain text")
     add_tokens(backend, ((token, True) for token in special_tokens))
     return backend
 
 
 def _is_word(backend: "Backend", token: str) -> bool:
-    """Tell whether a token is split off as one word, which then is looked up in the vocabulary."""
+    """Return whether a token is split off as one word, which is then looked up in the vocabulary."""
     words = backend.pre_tokenizer.pre_tokenize_str(token)
     return [word for word, _ in words] == [token]
 
@@ -113,13 +113,13 @@ def _is_word(backend: "Backend", token: str) -> bool:
 def from_pieces(
     pieces: Sequence[str], scores: Sequence[float], *, unknown: str | None, space_prefix: bool
 ) -> "Backend":
-    """Build a tokenizer out of SentencePiece's BPE pieces (arXiv 1808.06226) and their scores.
+    """Build a tokenizer from SentencePiece BPE pieces (arXiv 1808.06226) and their scores.
 
     Args:
-        pieces: By id. Bytes that no piece has are written as `<0x00>` to `<0xFF>`.
-        scores: The higher a piece's score, the earlier its parts are merged.
-        unknown: The piece for what cannot be written otherwise.
-        space_prefix: Put a space before every text.
+        pieces: Pieces in the order of their ids. Bytes outside all pieces become `<0x00>` to `<0xFF>`.
+        scores: Scores of the pieces; parts of pieces with higher scores are merged first.
+        unknown: The piece for text that the others cannot represent.
+        space_prefix: Prepend a space to every text.
 
     Raises:
         ValueError: `unknown` is not a piece.
@@ -137,7 +137,7 @@ def from_pieces(
             fuse_unk=True,
             byte_fallback=True,
         )
-    except Exception as error:  # The library raises nothing narrower.
+    except Exception as error:  # the library raises no narrower type
         raise ValueError(f"the pieces of its tokenizer are inconsistent: {error}") from error
     backend = Backend(model)
     spaces = normalizers.Replace(" ", "▁")
@@ -151,14 +151,14 @@ def from_pieces(
 
 
 def add_tokens(backend: "Backend", tokens: Iterable[tuple[str, bool]]) -> None:
-    """Let a tokenizer find tokens in texts before these are split; each comes with whether it is special."""
+    """Add tokens that are recognized before texts are split; each is paired with whether it is special."""
     from tokenizers import AddedToken
 
     backend.add_tokens([AddedToken(text, special=special, normalized=False) for text, special in tokens])
 
 
-def begin_with(backend: "Backend", token: str) -> None:
-    """Let a tokenizer put a special token of its own before every text."""
+def prepend_token(backend: "Backend", token: str) -> None:
+    """Prepend one of the tokenizer's special tokens to every text."""
     from tokenizers import processors
 
     special_tokens = [(token, backend.token_to_id(token))]
@@ -168,18 +168,18 @@ def begin_with(backend: "Backend", token: str) -> None:
 
 
 def _merges(ranks: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Return every way to cut a piece into two pieces, those of lower rank first."""
-    found = []
+    """Return all splits of a piece into two pieces, in the order of the pieces' ranks."""
+    merges = []
     for piece in sorted(ranks, key=ranks.__getitem__):
-        cuts = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
-        known = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
-        # Of two cuts of a piece, training chose the one with the more frequent parts.
-        found += sorted(known, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))
-    return found
+        candidates = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        splits = [split for split in candidates if split[0] in ranks and split[1] in ranks]
+        # Of several splits of a piece, training chose the one with the more frequent parts.
+        merges += sorted(splits, key=lambda split: (ranks[split[0]], ranks[split[1]]))
+    return merges
 
 
 def _byte_letters() -> dict[int, str]:
-    """Return the characters that GPT-2's vocabulary writes bytes as (`bytes_to_unicode` of its encoder.py)."""
+    """Return the characters that represent bytes in GPT-2's vocabulary (`bytes_to_unicode` of its encoder.py)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]
     return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}

@@ -1,8 +1,8 @@
-"""The chat templates that are stored with a tokenizer, and the one that its options choose.
+"""Chat templates that are stored with a tokenizer, and the one that its options select.
 
-They are stored as transformers stores them: in chat_template.jinja and additional_chat_templates/NAME.jinja, or else
-under `chat_template` in tokenizer_config.json, alone or as a list of named ones. Some older folders have a
-chat_template.json, which processors of images read.
+They are stored as in transformers: in chat_template.jinja and additional_chat_templates/NAME.jinja, or else under
+`chat_template` in tokenizer_config.json, as one template or a list of named ones. Some older folders have a
+chat_template.json, written for image processors.
 """
 
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from typing import Any
 
 from attrs import frozen
 
-from torchtune._near_paths import did_you_mean_path
+from torchtune._similar_paths import did_you_mean_path
 from torchtune.data import ChatTemplate
-from torchtune.files import read_json, unexpected
+from torchtune.files import read_json, unexpected_value
 from torchtune.tokenizers._options import TokenizerOptions
 
 CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-OLDER_CHAT_TEMPLATE = "chat_template.json"
-MORE_CHAT_TEMPLATES = "additional_chat_templates"
+LEGACY_CHAT_TEMPLATE = "chat_template.json"
+ADDITIONAL_CHAT_TEMPLATES = "additional_chat_templates"
 
 _KEY = "chat_template"
 _DEFAULT, _TOOLS = "default", "tool_use"
@@ -27,45 +27,45 @@ _DEFAULT, _TOOLS = "default", "tool_use"
 
 @frozen
 class StoredTemplate:
-    """A template and the file that holds it."""
+    """A template and its file."""
 
     source: str
     file: Path
 
 
 def stored_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, StoredTemplate]:
-    """Read the templates of a folder by name; one without a name is "default".
+    """Read the templates of a folder, by name; an unnamed template is "default".
 
     Args:
-        folder: Holds the files.
-        config: What tokenizer_config.json says.
+        folder: The tokenizer's folder.
+        config: Contents of tokenizer_config.json.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: A file is damaged.
     """
-    found = _in_files(folder) or _in_config(folder / CONFIG, config)
-    older = folder / OLDER_CHAT_TEMPLATE
-    return found or (_in_config(older, read_json(older)) if older.is_file() else {})
+    templates = _in_files(folder) or _in_config(folder / CONFIG, config)
+    legacy = folder / LEGACY_CHAT_TEMPLATE
+    return templates or (_in_config(legacy, read_json(legacy)) if legacy.is_file() else {})
 
 
 def read_chat_template(
     folder: Path, config: Mapping[str, Any], special_tokens: Mapping[str, str], options: TokenizerOptions
 ) -> ChatTemplate | None:
-    """Read the chat template that the options choose; conversations with tools use "tool_use" if there is one.
+    """Read the chat template that the options select; conversations with tools use "tool_use" if it is stored.
 
     Args:
-        folder: Holds the tokenizer.
-        config: What tokenizer_config.json says.
-        special_tokens: The texts of the special tokens by their names, such as "bos_token".
-        options: Checked.
+        folder: The tokenizer's folder.
+        config: Contents of tokenizer_config.json.
+        special_tokens: Texts of the special tokens by name, such as "bos_token".
+        options: Options that `check_options` accepts.
 
     Raises:
-        ValueError: a template is not valid, or an option has no effect.
+        ValueError: A template is not valid, or an option has no effect.
     """
     stored = stored_templates(folder, config)
-    chosen = _chosen(folder, stored, options)
-    if chosen is None:
-        _refuse_unused(folder, stored, options)
+    selected = _selected(folder, stored, options)
+    if selected is None:
+        _check_unused(folder, stored, options)
         return None
     for_tools = stored.get(_TOOLS) if options.get("chat_template") is None else None
     if for_tools is not None:
@@ -73,7 +73,7 @@ def read_chat_template(
     arguments = options.get("template_arguments") or {}
     others = {name: text for name, text in special_tokens.items() if name not in arguments}
     return _template(
-        chosen,
+        selected,
         bos_token=others.pop("bos_token", ""),
         eos_token=others.pop("eos_token", ""),
         tool_source=for_tools and for_tools.source,
@@ -90,7 +90,7 @@ def _template(stored: StoredTemplate, **fields: Any) -> ChatTemplate:
         raise ValueError(f"{stored.file}: {error}") from error
 
 
-def _chosen(
+def _selected(
     folder: Path, stored: Mapping[str, StoredTemplate], options: TokenizerOptions
 ) -> StoredTemplate | None:
     name = options.get("chat_template")
@@ -100,31 +100,29 @@ def _chosen(
         return stored[str(name)]
     file = Path(name).expanduser()
     if not file.is_file():
-        message = (
-            f"chat_template: {name!r} is neither a file nor a template stored in {folder}{_names(stored)}"
-        )
-        near = did_you_mean_path(file, Path.is_file)
-        raise ValueError(f"{message}; {near}" if near else message)
+        message = f"chat_template: {name!r} is neither a file nor a template stored in {folder}{_stored_names(stored)}"
+        suggestion = did_you_mean_path(file, Path.is_file)
+        raise ValueError(f"{message}; {suggestion}" if suggestion else message)
     return StoredTemplate(_read_text(file, "save it as UTF-8"), file)
 
 
-def _refuse_unused(folder: Path, stored: Mapping[str, StoredTemplate], options: TokenizerOptions) -> None:
+def _check_unused(folder: Path, stored: Mapping[str, StoredTemplate], options: TokenizerOptions) -> None:
     unused = [name for name in ("template_arguments", "date") if options.get(name)]
     if unused:
-        lacking = "no default chat template" if stored else "no chat template"
+        missing = "no default chat template" if stored else "no chat template"
         raise ValueError(
-            f"{unused[0]}: without effect, since {folder} has {lacking}{_names(stored)}; set chat_template, or leave"
-            f" {unused[0]} out"
+            f"{unused[0]}: has no effect, because {folder} has {missing}{_stored_names(stored)}; set chat_template, or"
+            f" remove {unused[0]}"
         )
 
 
-def _names(stored: Mapping[str, StoredTemplate]) -> str:
+def _stored_names(stored: Mapping[str, StoredTemplate]) -> str:
     return f" (stored: {', '.join(sorted(stored))})" if stored else ""
 
 
 def _in_files(folder: Path) -> dict[str, StoredTemplate]:
     files = {_DEFAULT: folder / CHAT_TEMPLATE}
-    files |= {file.stem: file for file in sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))}
+    files |= {file.stem: file for file in sorted((folder / ADDITIONAL_CHAT_TEMPLATES).glob("*.jinja"))}
     return {
         name: StoredTemplate(_read_text(file, "fetch it again"), file)
         for name, file in files.items()
@@ -140,7 +138,9 @@ def _in_config(path: Path, values: Mapping[str, Any]) -> dict[str, StoredTemplat
         return {_DEFAULT: StoredTemplate(entries, path)}
     entries = [entries] if _is_named(entries) else entries
     if not isinstance(entries, list) or not all(map(_is_named, entries)):
-        raise unexpected(path, _KEY, entries, "a template, or a list of objects with a name and a template,")
+        raise unexpected_value(
+            path, _KEY, entries, "a template, or a list of objects with a name and a template"
+        )
     return {entry["name"]: StoredTemplate(entry["template"], path) for entry in entries}
 
 
@@ -152,4 +152,4 @@ def _read_text(file: Path, how_to_fix: str) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not a text in UTF-8 ({error}); {how_to_fix}") from error
+        raise ValueError(f"{file} is not UTF-8 text ({error}); {how_to_fix}") from error

@@ -1,4 +1,4 @@
-"""The files of a tokenizer."""
+"""Files of a tokenizer: finding, copying, writing and removing them."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from torchtune.files import write_json
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG, SpecialIds
 
 VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("tekken.json",), ("vocab.json", "merges.txt"))
-"""The files that are a tokenizer, by kind; of several kinds in a folder, the first is read."""
+"""Vocabulary files by kind of tokenizer; if a folder has several kinds, the first is read."""
 
 EXPECTED = "tokenizer.json, tokenizer.model, tekken.json, or vocab.json with merges.txt"
 
@@ -20,46 +20,44 @@ SIDE_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""What says how a tokenizer is used."""
+"""Configuration files of a tokenizer."""
 
 TOKENIZER_FILES = (
     *(name for names in VOCABULARIES for name in names),
     *SIDE_FILES,
     "additional_chat_templates",
 )
-"""All files of a tokenizer; the last one is a folder."""
+"""All files of a tokenizer; the last entry is a folder."""
 
 
 def vocabulary_file(folder: Path) -> Path | None:
-    """Return the file of a folder's tokenizer, the first of its kind's; None where it holds no tokenizer."""
+    """Return the (first) vocabulary file of a folder's tokenizer, or None if the folder has no tokenizer."""
     kinds = (names for names in VOCABULARIES if all((folder / name).is_file() for name in names))
     return next((folder / names[0] for names in kinds), None)
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a tokenizer that can be read."""
+    """Return whether a folder has a tokenizer of a supported kind."""
     return vocabulary_file(folder) is not None
 
 
-def no_tokenizer(folder: Path) -> FileNotFoundError:
-    """Return the error of a folder without a tokenizer."""
+def missing_tokenizer_error(folder: Path) -> FileNotFoundError:
+    """Return the error for a folder without a tokenizer."""
     return FileNotFoundError(f"no tokenizer in {folder}: expected {EXPECTED}")
 
 
 def tokenizer_folder(path: Path) -> Path:
-    """Find a tokenizer's folder, given the folder or a file of it.
+    """Return a tokenizer's folder, given the folder or one of its files.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
-        ValueError: the file is not one of a tokenizer's.
+        FileNotFoundError: The folder has no tokenizer.
+        ValueError: The file is not a tokenizer's.
     """
     if path.is_file() and path.name not in TOKENIZER_FILES:
-        raise ValueError(
-            f"{path} is not a tokenizer's file; name its {EXPECTED}, or the folder that holds it"
-        )
+        raise ValueError(f"{path} is not a tokenizer's file; expected {EXPECTED}, or their folder")
     folder = path.parent if path.is_file() else path
     if not has_tokenizer(folder):
-        raise no_tokenizer(folder)
+        raise missing_tokenizer_error(folder)
     return folder
 
 
@@ -67,7 +65,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy a tokenizer's files.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.
+        FileNotFoundError: The source folder has no tokenizer.
     """
     copy_files(tokenizer_folder(source), target, TOKENIZER_FILES)
 
@@ -75,13 +73,13 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def write_tokenizer(
     folder: Path, tokenizer_json: str | None, config: Mapping[str, Any], ids: SpecialIds
 ) -> SpecialIds:
-    """Write a tokenizer's files, and return its ids.
+    """Write a tokenizer's files, and return `ids`.
 
     Args:
-        folder: Where to.
-        tokenizer_json: The text of tokenizer.json. None: there is none.
-        config: What tokenizer_config.json says.
-        ids: What generation_config.json says.
+        folder: Target folder.
+        tokenizer_json: Contents of tokenizer.json; None: the file is not written.
+        config: Contents of tokenizer_config.json.
+        ids: Contents of generation_config.json.
     """
     if tokenizer_json is not None:
         (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
@@ -101,7 +99,7 @@ def remove_tokenizer(folder: Path) -> None:
 
 
 def copy_files(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy those of the named files and folders that exist."""
+    """Copy the named files and folders, as far as they exist."""
     for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

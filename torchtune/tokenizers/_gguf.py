@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchtune.tokenizers._build import SPLITS, add_tokens, begin_with, byte_level, from_pieces
+from torchtune.tokenizers._build import SPLITS, add_tokens, byte_level, from_pieces, prepend_token
 from torchtune.tokenizers._files import write_tokenizer
 from torchtune.tokenizers._special_ids import SpecialIds
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 _CONTROL, _USER_DEFINED = 3, 4
-"""Token types: special tokens, and plain ones that are found before the text is split."""
+"""Token types: special tokens, and plain tokens that are recognized before texts are split."""
 
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "eot": "eot"}
-"""GGUF's names of special tokens, in `tokenizer.ggml.<name>_token_id`."""
+"""GGUF's names of the special tokens, in `tokenizer.ggml.<name>_token_id`."""
 
 _TURN_ENDS = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
-"""Tokens that end a turn in the families' chats, for files that do not name theirs."""
+"""Tokens that end a turn in the families' chat formats, for files that do not declare theirs."""
 
 
 def gguf_tokenizer_writer(metadata: dict[str, Any]) -> Callable[[Path], SpecialIds]:
-    """Return a function that writes the tokenizer that a GGUF file describes into a Hugging Face folder.
+    """Return a function that writes the tokenizer of a GGUF file to a Hugging Face folder.
 
     The function returns `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
 
     Raises:
-        ValueError: it is of a kind that is not supported, or is inconsistent.
-        KeyError: a part is missing.
+        ValueError: The kind of tokenizer is not supported, or the tokenizer is inconsistent.
+        KeyError: An entry of the metadata is missing.
     """
     text = gguf_tokenizer(metadata).to_str(pretty=True)
     config, special_ids = _tokenizer_config(metadata), _special_ids(metadata)
@@ -36,38 +36,38 @@ def gguf_tokenizer_writer(metadata: dict[str, Any]) -> Callable[[Path], SpecialI
 
 
 def gguf_tokenizer(metadata: dict[str, Any]) -> "Backend":
-    """Build the tokenizer that a GGUF file describes: byte-level BPE, or SentencePiece's BPE.
+    """Build the tokenizer of a GGUF file: byte-level BPE, or SentencePiece BPE.
 
     Raises:
-        ValueError: it is of another kind, or is inconsistent.
-        KeyError: a part is missing.
+        ValueError: The tokenizer is of another kind, or inconsistent.
+        KeyError: An entry of the metadata is missing.
     """
     kind, tokens = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.tokens"]
     kinds = metadata["tokenizer.ggml.token_type"]
     if len(set(tokens)) != len(tokens) or len(kinds) != len(tokens):
-        raise ValueError("its tokenizer has a token twice, or a token without a type")
-    backend = _pieces(metadata) if kind == "llama" else _bytes(metadata)
+        raise ValueError("its tokenizer has a duplicate token or a token without a type")
+    backend = _sentencepiece(metadata) if kind == "llama" else _byte_level(metadata)
     is_special = {_CONTROL: True, _USER_DEFINED: False}
-    of_kinds = ((token, kind) for token, kind in zip(tokens, kinds, strict=True) if kind in is_special)
-    add_tokens(backend, ((token, is_special[kind]) for token, kind in of_kinds))
+    added_tokens = ((token, kind) for token, kind in zip(tokens, kinds, strict=True) if kind in is_special)
+    add_tokens(backend, ((token, is_special[kind]) for token, kind in added_tokens))
     if _adds_bos(metadata):
-        begin_with(backend, tokens[metadata["tokenizer.ggml.bos_token_id"]])
+        prepend_token(backend, tokens[metadata["tokenizer.ggml.bos_token_id"]])
     return backend
 
 
 def _adds_bos(metadata: dict[str, Any]) -> bool:
-    """Tell whether a model's texts begin with BOS: as the file says, or else as llama.cpp assumes."""
-    is_pieces = metadata["tokenizer.ggml.model"] == "llama"
-    otherwise = is_pieces or SPLITS[metadata["tokenizer.ggml.pre"]].adds_bos
-    has_one = "tokenizer.ggml.bos_token_id" in metadata
-    return bool(metadata.get("tokenizer.ggml.add_bos_token", otherwise) and has_one)
+    """Return whether texts begin with BOS, according to the file or else to llama.cpp's default."""
+    is_sentencepiece = metadata["tokenizer.ggml.model"] == "llama"
+    default = is_sentencepiece or SPLITS[metadata["tokenizer.ggml.pre"]].adds_bos
+    has_bos = "tokenizer.ggml.bos_token_id" in metadata
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", default) and has_bos)
 
 
-def _bytes(metadata: dict[str, Any]) -> "Backend":
+def _byte_level(metadata: dict[str, Any]) -> "Backend":
     kind, pre = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
     if kind != "gpt2" or pre not in SPLITS:
         raise ValueError(
-            f"its tokenizer is of the kind {kind!r} / {pre!r}; supported are 'llama', and 'gpt2' /"
+            f"its tokenizer has the unsupported kind {kind!r} / {pre!r}; supported are 'llama' and 'gpt2' /"
             f" {' or '.join(map(repr, SPLITS))}"
         )
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
@@ -78,7 +78,7 @@ def _bytes(metadata: dict[str, Any]) -> "Backend":
     return byte_level(vocabulary, merges, SPLITS[pre], space_prefix=prefix)
 
 
-def _pieces(metadata: dict[str, Any]) -> "Backend":
+def _sentencepiece(metadata: dict[str, Any]) -> "Backend":
     tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
     if len(scores) != len(tokens):
         raise ValueError("its tokenizer has a token without a score")
@@ -92,24 +92,24 @@ def _pieces(metadata: dict[str, Any]) -> "Backend":
 
 
 def _special_tokens(metadata: dict[str, Any]) -> dict[str, int]:
-    """Find the ids of the special tokens that the file names."""
+    """Return the ids of the special tokens that the file declares."""
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
     if ids["eos"] is None:
-        raise ValueError("it names no end-of-sequence token")
+        raise ValueError("it declares no end-of-sequence token")
     n = len(metadata["tokenizer.ggml.tokens"])
     for name, i in ids.items():
         if i is not None and not 0 <= i < n:
-            raise ValueError(f"its {name} token is number {i} of {n}, counted from 0")
+            raise ValueError(f"its {name} token has the id {i}, but there are only {n} tokens")
     return {name: i for name, i in ids.items() if i is not None}
 
 
 def _special_ids(metadata: dict[str, Any]) -> SpecialIds:
-    """Say where texts begin and end as config.json and generation_config.json do."""
+    """Return the special ids in the format of config.json and generation_config.json."""
     ids = _special_tokens(metadata)
     template = metadata.get("tokenizer.chat_template", "")
     tokens = metadata["tokenizer.ggml.tokens"]
-    turns = {tokens.index(end) for end in _TURN_ENDS if end in template and end in tokens}
-    ends = sorted({ids["eos"], ids.get("eot", ids["eos"])} | turns)
+    turn_ends = {tokens.index(end) for end in _TURN_ENDS if end in template and end in tokens}
+    ends = sorted({ids["eos"], ids.get("eot", ids["eos"])} | turn_ends)
     begin_and_pad = {f"{name}_token_id": ids[name] for name in ("bos", "pad") if name in ids}
     return SpecialIds({**begin_and_pad, "eos_token_id": ends if len(ends) > 1 else ends[0]})
 

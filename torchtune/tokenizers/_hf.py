@@ -1,4 +1,4 @@
-"""Tokenizers of the Hugging Face kind: a tokenizer.json."""
+"""Hugging Face tokenizers: tokenizer.json."""
 
 import os
 from typing import TYPE_CHECKING, Unpack
@@ -12,22 +12,24 @@ if TYPE_CHECKING:
 
 
 class HFTokenizer(BackendTokenizer):
-    """A tokenizer.json, with the special tokens and the chat template that the files next to it name.
+    """A tokenizer.json, with the special tokens and the chat template of the files next to it.
 
     Args:
-        path: A tokenizer.json with tokenizer_config.json next to it, or their folder.
+        path: A tokenizer.json with a tokenizer_config.json next to it, or their folder.
         **options: Options of every tokenizer.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.json, or no tokenizer_config.json next to it.
-        ValueError: one of them is damaged, a special token is not in the vocabulary, or an option has no effect.
+        FileNotFoundError: tokenizer.json or tokenizer_config.json does not exist.
+        ValueError: A file is damaged, a special token is not in the vocabulary, or an option has no effect.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tokenizer.json")
-        config = TokenizerConfig.beside(file)
+        config = TokenizerConfig.for_file(file)
         if not config.values:
-            raise FileNotFoundError(f"no tokenizer_config.json next to {file}; it names the special tokens")
+            raise FileNotFoundError(
+                f"no tokenizer_config.json next to {file}; it declares the special tokens"
+            )
         super().__init__(file, config, options)
 
     def _read(self) -> "Backend":
@@ -35,7 +37,7 @@ class HFTokenizer(BackendTokenizer):
 
         try:
             backend = Backend.from_file(str(self._path))
-        except Exception as error:  # The library raises nothing narrower.
+        except Exception as error:  # the library raises no narrower type
             raise ValueError(
                 f"{self._path} is not a tokenizer.json, or is damaged ({error}); fetch it again"
             ) from error

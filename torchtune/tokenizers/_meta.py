@@ -1,11 +1,11 @@
-"""The tokenizer.model of Meta's checkpoints as Hugging Face has it."""
+"""Conversion of the tokenizer.model of Meta's checkpoints to the Hugging Face format."""
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchtune.tokenizers._build import add_tokens, begin_with, from_pieces
+from torchtune.tokenizers._build import add_tokens, from_pieces, prepend_token
 from torchtune.tokenizers._files import write_tokenizer
 from torchtune.tokenizers._sentencepiece import SentencePieceTokenizer
 from torchtune.tokenizers._sentencepiece_model import is_plain_bpe
@@ -18,58 +18,58 @@ if TYPE_CHECKING:
 
 
 def write_meta_tokenizer(file: Path, folder: Path) -> SpecialIds:
-    """Write the tokenizer of Llama 2, which is SentencePiece's, or of Llama 3 into a Hugging Face folder.
+    """Write the tokenizer of Llama 2 (SentencePiece) or Llama 3 (tiktoken) to a Hugging Face folder.
 
     Args:
         file: The tokenizer.model.
-        folder: Where to.
+        folder: Target folder.
 
     Returns:
         `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
 
     Raises:
-        ValueError: the file is damaged, or another model's.
+        ValueError: The file is damaged, or another model's.
     """
     write = write_tiktoken_tokenizer if is_tiktoken(file) else _write_sentencepiece
     return write(file, folder)
 
 
 def _write_sentencepiece(file: Path, folder: Path) -> SpecialIds:
-    """Copy Llama 2's tokenizer, and write down what Meta's code knows of it: it begins texts with BOS.
+    """Copy Llama 2's tokenizer, and write the settings that are in Meta's code: texts begin with BOS.
 
-    A tokenizer.json says the same once more, since transformers' own reading of a tokenizer.model splits several spaces
-    otherwise than SentencePiece does.
+    A plain BPE model is also written as tokenizer.json, because transformers splits several spaces differently from
+    SentencePiece when it converts a tokenizer.model.
     """
     from sentencepiece import SentencePieceProcessor
 
-    SentencePieceTokenizer(str(file))  # tells what is wrong with it, if anything
+    SentencePieceTokenizer(str(file))  # raises if the file is damaged
     shutil.copyfile(file, folder / "tokenizer.model")
     model = SentencePieceProcessor(model_file=str(file))
     ids = {"bos": model.bos_id(), "eos": model.eos_id(), "unk": model.unk_id(), "pad": model.pad_id()}
-    named = {name: model.id_to_piece(i) for name, i in ids.items() if i >= 0}
+    pieces = {name: model.id_to_piece(i) for name, i in ids.items() if i >= 0}
     is_plain = is_plain_bpe(file.read_bytes())
-    tokenizer_json = sentencepiece_backend(model, named).to_str() if is_plain else None
+    tokenizer_json = sentencepiece_backend(model, pieces).to_str() if is_plain else None
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast" if is_plain else "LlamaTokenizer",
-        **{f"{name}_token": piece for name, piece in named.items()},
+        **{f"{name}_token": piece for name, piece in pieces.items()},
         "add_bos_token": True,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
-        "legacy": True,  # each text between special tokens is one of its own, as in Meta's code
+        "legacy": True,  # texts between special tokens are encoded separately, as in Meta's code
     }
-    special_ids = SpecialIds({f"{name}_token_id": ids[name] for name in named if name != "unk"})
+    special_ids = SpecialIds({f"{name}_token_id": ids[name] for name in pieces if name != "unk"})
     return write_tokenizer(folder, tokenizer_json, config, special_ids)
 
 
-def sentencepiece_backend(model: "SentencePieceProcessor", named: Mapping[str, str]) -> "Backend":
-    """Build what tokenizer.json holds out of a plain BPE model; `named` are its `bos`, `eos` and `unk`."""
-    numbers = range(model.vocab_size())
+def sentencepiece_backend(model: "SentencePieceProcessor", pieces: Mapping[str, str]) -> "Backend":
+    """Convert a plain BPE model to the `tokenizers` library; `named` maps `bos`, `eos` and `unk` to pieces."""
+    ids = range(model.vocab_size())
     backend = from_pieces(
-        [model.id_to_piece(i) for i in numbers],
-        [model.get_score(i) for i in numbers],
-        unknown=named["unk"],
+        [model.id_to_piece(i) for i in ids],
+        [model.get_score(i) for i in ids],
+        unknown=pieces["unk"],
         space_prefix=True,
     )
-    add_tokens(backend, ((piece, True) for piece in named.values()))
-    begin_with(backend, named["bos"])
+    add_tokens(backend, ((piece, True) for piece in pieces.values()))
+    prepend_token(backend, pieces["bos"])
     return backend

@@ -1,4 +1,4 @@
-"""Options that every tokenizer takes."""
+"""Options of every tokenizer."""
 
 import datetime as dt
 import json
@@ -9,33 +9,33 @@ from typing import Any, TypedDict
 
 
 class TokenizerOptions(TypedDict, total=False):
-    """Options that every tokenizer takes; null stands for the default."""
+    """Options of every tokenizer; null is the default."""
 
     chat_template: str | os.PathLike[str] | None
-    """Path of a Jinja file to use as chat template, or the name of a template that is stored with the tokenizer, such
-    as `tool_use` or `default`. Null: the tokenizer's own."""
+    """Chat template: the path of a Jinja file, or the name of a template that is stored with the tokenizer, such as
+    `tool_use` or `default`. Null: the tokenizer's default template."""
     template_arguments: dict[str, Any] | None
     """Arguments of the chat template, such as `{enable_thinking: false}`."""
     date: str | None
-    """The date that the chat template gets as today's (YYYY-MM-DD)."""
+    """Current date for the chat template (YYYY-MM-DD)."""
     stop_tokens: Sequence[str] | None
-    """Tokens of the vocabulary that end an answer, in addition to the tokenizer's own."""
+    """Tokens of the vocabulary that end an answer, in addition to the tokenizer's default stop tokens."""
     special_tokens_in_content: Sequence[str] | None
-    """Special tokens that messages and plain texts may contain, such as `<think>`. They are encoded as the tokens that
-    they name; all other special tokens in a message or a plain text are encoded as text."""
+    """Special tokens that messages and plain texts may contain, such as `<think>`; they are encoded as tokens. All
+    other special tokens in messages and plain texts are encoded as text."""
 
 
 def check_options(options: TokenizerOptions) -> None:
-    """Check the names and the values of options, as far as this is possible without a tokenizer.
+    """Check the names and values of options, as far as possible without a tokenizer.
 
     Raises:
-        TypeError: there is no such option.
-        ValueError: a value is not one that its option takes.
+        TypeError: An option is unknown.
+        ValueError: An option has an invalid value.
     """
-    known = TokenizerOptions.__annotations__
+    known_names = TokenizerOptions.__annotations__
     for name in options:
-        if name not in known:
-            raise TypeError(f"a tokenizer has no option {name!r}{did_you_mean(name, known)}")
+        if name not in known_names:
+            raise TypeError(f"a tokenizer has no option {name!r}{did_you_mean(name, known_names)}")
     _check_texts("stop_tokens", options.get("stop_tokens"))
     _check_texts("special_tokens_in_content", options.get("special_tokens_in_content"))
     _check_date(options.get("date"))
@@ -43,28 +43,28 @@ def check_options(options: TokenizerOptions) -> None:
 
 
 def options_text(options: TokenizerOptions) -> str:
-    """Write the options that are set as a text, the same for the same options."""
+    """Return a canonical text of the options that are set."""
     values: Mapping[str, Any] = options
     return json.dumps({name: values[name] for name in TokenizerOptions.__annotations__ if values.get(name)})
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?`, or nothing where no known name is similar."""
+def did_you_mean(name: str, known_names: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?`, or an empty string if no known name is similar."""
     import difflib
 
-    near = difflib.get_close_matches(name, [*known], 1, 0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    matches = difflib.get_close_matches(name, [*known_names], 1, 0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def unknown_token(option: str, token: str, known: Iterable[str]) -> ValueError:
-    """Return the error of a token in the value of an option that is none of the vocabulary."""
-    near = did_you_mean(token, known)
+def unknown_token(option: str, token: str, known_tokens: Iterable[str]) -> ValueError:
+    """Return the error for a token of an option that is not in the vocabulary."""
+    suggestion = did_you_mean(token, known_tokens)
     return ValueError(
-        f"{option}: {token!r} is not a token of the vocabulary{near or '; name one that is, or leave it out'}"
+        f"{option}: {token!r} is not a token of the vocabulary{suggestion or '; remove it, or name another token'}"
     )
 
 
-def _check_texts(option: str, value: Any) -> None:  # A config in Python may pass anything.
+def _check_texts(option: str, value: Any) -> None:  # a config in Python may pass any value
     if value is not None and (
         isinstance(value, str)
         or not isinstance(value, Sequence)
@@ -78,7 +78,7 @@ def _check_date(value: Any) -> None:
         return
     try:
         if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-            raise ValueError("another form")
+            raise ValueError("not in this format")
         dt.date.fromisoformat(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"date: expected YYYY-MM-DD, such as '2024-07-26', got {value!r}") from error

@@ -1,11 +1,11 @@
-"""Tokenizers of the SentencePiece kind: a tokenizer.model."""
+"""SentencePiece tokenizers: tokenizer.model."""
 
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
-from torchtune.tokenizers._any import AnyTokenizer
+from torchtune.tokenizers._base import BaseTokenizer
 from torchtune.tokenizers._config import AddedToken, TokenizerConfig, tokenizer_file
 from torchtune.tokenizers._options import TokenizerOptions
 from torchtune.tokenizers._sentencepiece_model import as_control, without_space_prefix
@@ -14,23 +14,22 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 
-class SentencePieceTokenizer(AnyTokenizer):
-    """A SentencePiece model (arXiv 1808.06226), as Llama 2, Mistral, Gemma and Phi-3 have.
+class SentencePieceTokenizer(BaseTokenizer):
+    """A SentencePiece model (arXiv 1808.06226), as in Llama 2, Mistral, Gemma and Phi-3.
 
-    Its special tokens are the model's own control pieces, those that a tokenizer_config.json or added_tokens.json next
-    to it adds or names, and those of `special_tokens`. In plain text they all stay text, unless the options say
-    otherwise.
+    Its special tokens are the model's control pieces, the tokens that a tokenizer_config.json or added_tokens.json next
+    to it adds or declares, and `special_tokens`. In plain text, they stay text unless the options say otherwise.
 
     Args:
-        path: A tokenizer.model, or the folder that holds it. A tokenizer_config.json next to it may hold a chat
-            template and further special tokens.
-        special_tokens: Pieces that are special although the model takes them for text, such as Gemma's
-            `<start_of_turn>`. Those that it does not have are ignored.
+        path: A tokenizer.model, or its folder. A tokenizer_config.json next to it may contain a chat template and
+            further special tokens.
+        special_tokens: Pieces that are special although the model treats them as text, such as Gemma's
+            `<start_of_turn>`. Pieces that the model does not have are ignored.
         **options: Options of every tokenizer.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.model.
-        ValueError: it is damaged, has no end-of-sequence token, or an option has no effect.
+        FileNotFoundError: tokenizer.model does not exist.
+        ValueError: The file is damaged, has no end-of-sequence token, or an option has no effect.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class SentencePieceTokenizer(AnyTokenizer):
         **options: Unpack[TokenizerOptions],
     ) -> None:
         file = tokenizer_file(path, "tokenizer.model")
-        config = TokenizerConfig.beside(file)
+        config = TokenizerConfig.for_file(file)
         super().__init__(file, config, options, special_tokens=tuple(special_tokens))
         added = config.added_tokens()
         special = {text for text, token in added.items() if token.special}
@@ -59,11 +58,13 @@ class SentencePieceTokenizer(AnyTokenizer):
         bos_id = self._id("bos_token", self._model.bos_id())
         self.bos_id = bos_id if config.values.get("add_bos_token", True) else None
 
-        # Tokens that the model does not know; of these, the special ones are found in templates only.
+        # Tokens outside the model's vocabulary; the special ones are recognized in templates only.
         outside = {text: token for text, token in added.items() if token.id >= n}
         self._outside = {token.id: text for text, token in outside.items()}
         self.content_tokens = self._tokens_in_content()
-        self.stop_ids = frozenset({eos_id, *config.ends(), *self._stops([*self.special_tokens, *outside])})
+        self.stop_ids = frozenset(
+            {eos_id, *config.eos_ids(), *self._stop_token_ids([*self.special_tokens, *outside])}
+        )
 
         in_template = {text: AddedToken(i) for text, i in controls.items()}
         in_template |= {text: added[text] for text in special}
@@ -76,31 +77,31 @@ class SentencePieceTokenizer(AnyTokenizer):
         self._prefixes_everywhere = config.prefixes_everywhere()
 
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+        """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
 
         Args:
-            text: What to encode.
-            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+            text: The text.
+            plain: Start and end, in characters, of the spans in which special tokens stay text.
 
-        The model puts a space before a text, and so before what follows a special token, as Llama 2 was taught. With
-        a tokenizer_config.json next to it, it does so after special tokens only where that says `"legacy": true`.
+        The model prepends a space to a text, also after a special token, as Llama 2 was trained. With a
+        tokenizer_config.json next to it, it does so after special tokens only if that contains `"legacy": true`.
         """
         return self._split(text, self._in_template, plain)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids back into text, leaving out special tokens other than `content_tokens`, and unknown ids.
+        """Decode ids into text; special tokens other than `content_tokens` and unknown ids are skipped.
 
-        The space that the model puts before a text goes before the first word alone, as transformers has it.
+        As in transformers, only the first text has its leading space removed.
         """
         n = self._model.vocab_size()
         special = {i for text, i in self.special_tokens.items() if text not in self.content_tokens}
-        kept = [i for i in ids if (0 <= i < n or i in self._outside) and i not in special]
+        visible = [i for i in ids if (0 <= i < n or i in self._outside) and i not in special]
         parts: list[str] = []
         start = 0
-        for end, i in enumerate([*kept, None]):
+        for end, i in enumerate([*visible, None]):
             if i is None or i in self._outside:
                 model = self._inner if start else self._model
-                parts += [model.decode(kept[start:end]), *([] if i is None else [self._outside[i]])]
+                parts += [model.decode(visible[start:end]), *([] if i is None else [self._outside[i]])]
                 start = end + 1
         return "".join(parts)
 
@@ -113,38 +114,36 @@ class SentencePieceTokenizer(AnyTokenizer):
         return ids
 
     def _load(self, special: Collection[str]) -> "tuple[SentencePieceProcessor, SentencePieceProcessor]":
-        """Load the model, and once more so that it puts no space before a text."""
+        """Load the model twice: as it is, and without the space that it prepends to texts."""
         from sentencepiece import SentencePieceProcessor
 
-        whole, inner = SentencePieceProcessor(), SentencePieceProcessor()
+        full, inner = SentencePieceProcessor(), SentencePieceProcessor()
         model = self._path.read_bytes()
         try:
-            whole.LoadFromSerializedProto(model)
-            unknown = whole.id_to_piece(
-                whole.unk_id()
-            )  # it may fill batches up as well, and is still unknown
+            full.LoadFromSerializedProto(model)
+            unknown = full.id_to_piece(full.unk_id())  # may also be the padding token
             model = as_control(model, {*special} - {unknown})
-            whole.LoadFromSerializedProto(model)
+            full.LoadFromSerializedProto(model)
             inner.LoadFromSerializedProto(without_space_prefix(model))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self._path} is not a SentencePiece model, or is damaged; fetch it again"
             ) from error
-        return whole, inner
+        return full, inner
 
-    def _find(self, token: str) -> int | None:
-        known = {**self.special_tokens, **{text: i for i, text in self._outside.items()}}
-        number = known.get(token, self._model.piece_to_id(token))
-        if number == self.unknown_id and token != self._model.id_to_piece(number):
+    def _token_id(self, token: str) -> int | None:
+        special_and_added = {**self.special_tokens, **{text: i for i, text in self._outside.items()}}
+        token_id = special_and_added.get(token, self._model.piece_to_id(token))
+        if token_id == self.unknown_id and token != self._model.id_to_piece(token_id):
             ids = self._inner.encode(token)
-            number = ids[0] if len(ids) == 1 else number
-        return None if number == self.unknown_id else int(number)
+            token_id = ids[0] if len(ids) == 1 else token_id
+        return None if token_id == self.unknown_id else int(token_id)
 
-    def _id(self, name: str, of_model: int) -> int | None:
-        """Find a special token's id: as configured, or else the model's own."""
+    def _id(self, name: str, model_id: int) -> int | None:
+        """Return a special token's id, from the configuration or else from the model."""
         text = self._config.token(name)
         if text is None:
-            return of_model if of_model >= 0 else None
+            return model_id if model_id >= 0 else None
         if text in self.special_tokens:
             return self.special_tokens[text]
         unknown = self._model.unk_id()
@@ -153,24 +152,24 @@ class SentencePieceTokenizer(AnyTokenizer):
         raise self._not_in_vocabulary(name, text)
 
     def _split(self, text: str, tokens: "_Tokens", plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode the parts between tokens, each as a text of its own."""
+        """Encode the parts between the tokens separately."""
         ids: list[int] = []
-        at = 0
+        position = 0
         for start, end, number in tokens.find(text):
             if not any(start < e and s < end for s, e in plain):
-                ids += [*self._part(text[at:start], at), number]
-                at = end
-        return ids + self._part(text[at:], at)
+                ids += [*self._part(text[position:start], position), number]
+                position = end
+        return ids + self._part(text[position:], position)
 
-    def _part(self, text: str, at: int) -> list[int]:
-        is_first = at == 0 or self._prefixes_everywhere
+    def _part(self, text: str, position: int) -> list[int]:
+        is_first = position == 0 or self._prefixes_everywhere
         model = self._model if is_first and not text.startswith(" ") else self._inner
         ids: list[int] = model.encode(text)
         return ids
 
 
 class _Tokens:
-    """Tokens to be found in texts, the longest first, with the blanks that each takes."""
+    """A search for tokens in texts, longest first, including the white space that belongs to each."""
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
         self._ids = {text: token.id for text, token in tokens.items()}
@@ -184,7 +183,7 @@ class _Tokens:
         )
 
     def find(self, text: str) -> Iterator[tuple[int, int, int]]:
-        """Yield where each begins and ends, and its id."""
+        """Yield the start, end and id of each match."""
         for match in self._pattern.finditer(text):
             assert match.lastindex is not None
             yield *match.span(), self._ids[match[match.lastindex]]

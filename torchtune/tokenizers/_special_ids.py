@@ -1,11 +1,11 @@
-"""The ids at which texts begin and end, as config.json and generation_config.json repeat them."""
+"""Special token ids in config.json and generation_config.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torchtune.data import Tokenizer
-from torchtune.files import read_json, unexpected
+from torchtune.files import read_json, unexpected_value
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -14,60 +14,60 @@ _NAMES = ("bos_token_id", EOS, "pad_token_id")
 
 
 class SpecialIds(dict[str, Any]):
-    """`bos_token_id`, `eos_token_id` and `pad_token_id`, each a number or null; the second may be a list."""
+    """`bos_token_id`, `eos_token_id` and `pad_token_id`, each an id or null; `eos_token_id` may be a list."""
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "SpecialIds":
-        """Read the ids of a folder; those of generation_config.json go before those of config.json.
+    def from_folder(cls, folder: Path) -> "SpecialIds":
+        """Read the ids of a folder; generation_config.json takes precedence over config.json.
 
         Raises:
-            ValueError: as in `read_ids`.
+            ValueError: As in `read_ids`.
         """
         return cls({**read_ids(folder / "config.json"), **read_ids(folder / GENERATION_CONFIG).non_null()})
 
     @classmethod
-    def of_tokenizer(cls, tokenizer: Tokenizer) -> "SpecialIds":
+    def from_tokenizer(cls, tokenizer: Tokenizer) -> "SpecialIds":
         """Return the ids of a tokenizer."""
         return cls(zip(_NAMES, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id), strict=True))
 
-    def ends(self) -> list[int]:
-        """Return the ids at which texts end."""
+    def eos_ids(self) -> list[int]:
+        """Return the end-of-sequence ids as a list."""
         return _as_list(self.get(EOS))
 
     def non_null(self) -> "SpecialIds":
-        """Leave out what is null."""
+        """Return the ids that are not null."""
         return SpecialIds({name: value for name, value in self.items() if value not in (None, [])})
 
     def completed(self, tokenizer: Tokenizer) -> "SpecialIds":
-        """Add a tokenizer's ids if no end is known; transformers would assume Llama 2's."""
-        return self if self.ends() else SpecialIds({**self.of_tokenizer(tokenizer), **self.non_null()})
+        """Add a tokenizer's ids if there is no EOS id; transformers would assume Llama 2's."""
+        return self if self.eos_ids() else SpecialIds({**self.from_tokenizer(tokenizer), **self.non_null()})
 
     def joined(self, others: "SpecialIds") -> "SpecialIds":
-        """Join these, which come with the weights, and those of another tokenizer.
+        """Combine these ids, which come with the weights, with those of another tokenizer.
 
-        These stay if they have all ends of the others. If not, they belong to another vocabulary, or the model was
-        taught a further end later.
+        These ids take precedence if they include all EOS ids of the others. Otherwise they belong to another
+        vocabulary, or the model was later trained with a further EOS token.
         """
         joined = SpecialIds({**others, **self, **others.non_null()})
-        if {*others.ends()} <= {*self.ends()}:
+        if {*others.eos_ids()} <= {*self.eos_ids()}:
             joined.update(self.non_null())
         return joined
 
 
 def read_ids(path: Path, names: Sequence[str] = _NAMES) -> SpecialIds:
-    """Read the ids that a file has, including those that are null; a missing file has none.
+    """Read the ids in a file, including null ones; a missing file has none.
 
     Raises:
-        ValueError: the file is damaged, or one of them is not an id.
+        ValueError: The file is damaged, or a value is not an id.
     """
     values = read_json(path) if path.is_file() else {}
     special_ids = SpecialIds({name: values[name] for name in names if name in values})
     for name, value in special_ids.items():
         ids = _as_list(value) if name == EOS or value is None else [value]
-        # Some files have -1 for a token that the model does not have.
+        # Some files use -1 for a token that the model does not have.
         if not all(type(i) is int and (i >= 0 or name != EOS) for i in ids):
-            also = " or a list of them" if name == EOS else ""
-            raise unexpected(path, name, value, f"a token's number{also}")
+            or_list = " or a list of them" if name == EOS else ""
+            raise unexpected_value(path, name, value, f"a token id{or_list}")
     return special_ids
 
 

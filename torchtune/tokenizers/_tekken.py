@@ -1,4 +1,4 @@
-"""Mistral's tekken.json: ranks of bytes, as tiktoken has them, with the special tokens before them.
+"""Mistral's tekken.json: ranks as in tiktoken, preceded by the special tokens.
 
 The format is that of `Tekkenizer` in mistral_common (`tokens/tokenizers/tekken.py`,
 https://github.com/mistralai/mistral-common).
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from attrs import evolve
 
-from torchtune.files import read_json, unexpected
+from torchtune.files import read_json, unexpected_value
 from torchtune.tokenizers._backend import BackendTokenizer
 from torchtune.tokenizers._build import Split, from_ranks
 from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
@@ -44,16 +44,16 @@ _OLDER_SPECIAL_TOKENS = (
     "[/SYSTEM_PROMPT]",
     "[TOOL_CONTENT]",
 )
-"""Those of a file that lists none (`DEPRECATED_SPECIAL_TOKENS` of mistral_common)."""
+"""Special tokens of files that list none (`DEPRECATED_SPECIAL_TOKENS` of mistral_common)."""
 
-_LISTS_NONE = 7
-"""The last version whose files may list no special tokens."""
+_LAST_WITHOUT_SPECIAL_TOKENS = 7
+"""Last version whose files may omit the special tokens."""
 
 _NAMES = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
 def is_tekken(path: Path) -> bool:
-    """Tell whether a file is named as Mistral's are, such as tekken.json and tekken_240911.json."""
+    """Return whether a file is named like Mistral's, such as tekken.json or tekken_240911.json."""
     return "tekken" in path.name and path.suffix == ".json"
 
 
@@ -61,18 +61,18 @@ class TekkenTokenizer(BackendTokenizer):
     """Mistral's tekken.json.
 
     Args:
-        path: The file, or the folder that holds it. A tokenizer_config.json next to it may name other tokens for the
-            beginning and the end of a text, and hold a chat template.
+        path: The file, or its folder. A tokenizer_config.json next to it may declare other BOS and EOS tokens, and a
+            chat template.
         **options: Options of every tokenizer.
 
     Raises:
-        FileNotFoundError: there is no tekken.json.
-        ValueError: it is damaged, or an option has no effect.
+        FileNotFoundError: tekken.json does not exist.
+        ValueError: The file is damaged, or an option has no effect.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tekken.json")
-        config = TokenizerConfig.beside(file)
+        config = TokenizerConfig.for_file(file)
         values = {"add_bos_token": True, **_NAMES, **config.values}
         super().__init__(file, evolve(config, values=values), options)
 
@@ -81,29 +81,29 @@ class TekkenTokenizer(BackendTokenizer):
 
 
 def read_tekken(path: Path) -> "Backend":
-    """Build a tokenizer out of a tekken.json.
+    """Build a tokenizer from a tekken.json.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: The file is damaged.
     """
     values = read_json(path)
     config = values.get("config")
     if not isinstance(config, dict):
-        raise unexpected(path, "config", config, "an object of settings")
+        raise unexpected_value(path, "config", config, "an object of settings")
     pattern = config.get("pattern")
     if not isinstance(pattern, str):
-        raise unexpected(path, "config.pattern", pattern, "a regular expression")
+        raise unexpected_value(path, "config.pattern", pattern, "a regular expression")
     special_tokens = _special_tokens(path, values, _number(path, config, "default_num_special_tokens"))
     num_ranks = _number(path, config, "default_vocab_size") - len(special_tokens)
     ranks = _ranks(path, values.get("vocab"), num_ranks)
     try:
         return from_ranks(ranks, Split(pattern, whole_words=True), special_tokens)
-    except Exception as error:  # The library raises nothing narrower for a pattern.
+    except Exception as error:  # the library raises no narrower type for patterns
         raise ValueError(f"{path} cannot be used: {error}; fetch it again") from error
 
 
 def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
-    """Return the texts of the special tokens in the order of their ids, those without one named as by Mistral."""
+    """Return the texts of the special tokens in the order of their ids; unlisted ones have Mistral's default names."""
     entries = values.get("special_tokens")
     if entries is None:
         _check_may_list_none(path, values["config"].get("version"))
@@ -113,7 +113,7 @@ def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
     texts += [f"<SPECIAL_{i}>" for i in range(len(texts), n)]
     if len(texts) > n or len({*texts}) < n:
         raise ValueError(
-            f"{path}: special_tokens has {len(texts)} tokens, {len({*texts})} of them different, and"
+            f"{path}: special_tokens has {len(texts)} tokens ({len({*texts})} distinct), but"
             f" default_num_special_tokens is {n}; fetch it again"
         )
     return texts
@@ -121,44 +121,44 @@ def _special_tokens(path: Path, values: Mapping[str, Any], n: int) -> list[str]:
 
 def _texts(path: Path, entries: Any) -> list[str]:
     if not isinstance(entries, list):
-        raise unexpected(path, "special_tokens", entries, "a list of tokens")
+        raise unexpected_value(path, "special_tokens", entries, "a list of tokens")
     for i, entry in enumerate(entries):
         values = entry if isinstance(entry, dict) else {}
         if values.get("rank") != i or not isinstance(values.get("token_str"), str) or not values["token_str"]:
-            raise unexpected(path, f"special_tokens[{i}]", entry, f"a token_str and the rank {i}")
+            raise unexpected_value(path, f"special_tokens[{i}]", entry, f"a token_str and the rank {i}")
     return [str(entry["token_str"]) for entry in entries]
 
 
 def _check_may_list_none(path: Path, version: Any) -> None:
     number = re.match(r"v(\d+)", version) if isinstance(version, str) else None
-    if number is None or int(number[1]) > _LISTS_NONE:
+    if number is None or int(number[1]) > _LAST_WITHOUT_SPECIAL_TOKENS:
         raise ValueError(
-            f"{path} is of version {version!r} and lists no special_tokens, which only versions up to"
-            f" v{_LISTS_NONE} may leave out; fetch it again"
+            f"{path} has version {version!r} but no special_tokens, which only versions up to"
+            f" v{_LAST_WITHOUT_SPECIAL_TOKENS} may omit; fetch it again"
         )
 
 
 def _ranks(path: Path, entries: Any, n: int) -> dict[bytes, int]:
-    """Return the first `n` ranks; Mistral's files hold more than their models use."""
+    """Return the first `n` ranks; Mistral's files have more than the models use."""
     if not isinstance(entries, list) or len(entries) < n:
-        raise unexpected(path, "vocab", entries, f"a list of at least {n} tokens")
+        raise unexpected_value(path, "vocab", entries, f"a list of at least {n} tokens")
     ranks: dict[bytes, int] = {}
     for i, entry in enumerate(entries[:n]):
         try:
             if entry["rank"] != i:
-                raise ValueError(f"rank {i} was expected")
+                raise ValueError(f"expected rank {i}")
             ranks[base64.b64decode(entry["token_bytes"], validate=True)] = i
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path}: vocab[{i}] is not a token and its rank ({error}); fetch it again"
             ) from error
     if len(ranks) < n or any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ValueError(f"{path}: vocab lacks bytes, or has a token twice; fetch it again")
+        raise ValueError(f"{path}: vocab lacks some bytes, or has duplicate tokens; fetch it again")
     return ranks
 
 
 def _number(path: Path, config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if type(value) is not int or value < 0:
-        raise unexpected(path, f"config.{name}", value, "a whole number from 0")
+        raise unexpected_value(path, f"config.{name}", value, "an integer from 0")
     return value

@@ -1,7 +1,7 @@
-"""Llama 3's tokenizer.model, which is in tiktoken's format, not in SentencePiece's.
+"""Llama 3's tokenizer.model, which has tiktoken's format instead of SentencePiece's.
 
-A line for each token: its bytes in base64, and its rank, which is its id as well. The special tokens are not in the
-file but in Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, https://github.com/meta-llama/llama-models).
+Each line has the base64-encoded bytes of a token and its rank, which is also its id. The special tokens are defined in
+Meta's code (`Tokenizer` of `llama_models/llama3/tokenizer.py`, https://github.com/meta-llama/llama-models).
 """
 
 import base64
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from attrs import evolve
 
 from torchtune.tokenizers._backend import BackendTokenizer
-from torchtune.tokenizers._build import SPLITS, add_tokens, begin_with, from_ranks
+from torchtune.tokenizers._build import SPLITS, add_tokens, from_ranks, prepend_token
 from torchtune.tokenizers._config import TokenizerConfig, tokenizer_file
 from torchtune.tokenizers._files import write_tokenizer
 from torchtune.tokenizers._options import TokenizerOptions
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 N_RANKS = 128_000
-"""Tokens of Llama 3's file; Llama 4's has 200,000 and splits texts otherwise."""
+"""Number of tokens in Llama 3's file; Llama 4's has 200,000 and splits texts differently."""
 
 _N_SPECIAL = 256
 _NAMED = (
@@ -50,7 +50,7 @@ _STOPS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
 
 def is_tiktoken(path: Path) -> bool:
-    """Tell whether a tokenizer.model begins as tiktoken's do: with base64, a space and a number."""
+    """Return whether a tokenizer.model begins like tiktoken's: with base64, a space and a number."""
     with path.open("rb") as file:
         token, _, rank = file.readline(1000).strip().partition(b" ")
     return bool(token) and rank.isdigit()
@@ -60,12 +60,12 @@ def read_tiktoken(path: Path) -> "Backend":
     """Build Llama 3's tokenizer.
 
     Raises:
-        ValueError: the file is damaged, or another model's.
+        ValueError: The file is damaged, or another model's.
     """
     ranks = _read_ranks(path)
     backend = from_ranks(ranks, SPLITS["llama-bpe"])
     add_tokens(backend, ((token, True) for token in SPECIAL_TOKENS))
-    begin_with(backend, SPECIAL_TOKENS[0])
+    prepend_token(backend, SPECIAL_TOKENS[0])
     return backend
 
 
@@ -73,19 +73,19 @@ class TiktokenTokenizer(BackendTokenizer):
     """Llama 3's tokenizer.model.
 
     Args:
-        path: The file, or the folder that holds it. Unless a tokenizer_config.json next to it names the end of a text,
-            texts begin with <|begin_of_text|> and end with <|end_of_text|>. Unless a generation_config.json or a
-            config.json names other ends, answers also end at <|eot_id|> and <|eom_id|>.
+        path: The file, or its folder. Unless a tokenizer_config.json next to it declares an EOS token, texts begin with
+            <|begin_of_text|> and end with <|end_of_text|>. Unless generation_config.json or config.json has other EOS
+            ids, answers also end at <|eot_id|> and <|eom_id|>.
         **options: Options of every tokenizer.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.model.
-        ValueError: it is damaged, another model's, or an option has no effect.
+        FileNotFoundError: tokenizer.model does not exist.
+        ValueError: The file is damaged or another model's, or an option has no effect.
     """
 
     def __init__(self, path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> None:
         file = tokenizer_file(path, "tokenizer.model")
-        config = TokenizerConfig.beside(file)
+        config = TokenizerConfig.for_file(file)
         if config.token("eos_token") is None:
             config = evolve(config, values={**_config(), **config.values})
         super().__init__(file, config, options)
@@ -93,23 +93,23 @@ class TiktokenTokenizer(BackendTokenizer):
     def _read(self) -> "Backend":
         return read_tiktoken(self._path)
 
-    def _own_stop_ids(self) -> frozenset[int]:
-        stops = super()._own_stop_ids()
-        return stops if stops - {self.eos_id} else frozenset(_special_ids().ends())
+    def _model_stop_ids(self) -> frozenset[int]:
+        stops = super()._model_stop_ids()
+        return stops if stops - {self.eos_id} else frozenset(_special_ids().eos_ids())
 
 
 def write_tiktoken_tokenizer(file: Path, folder: Path) -> SpecialIds:
-    """Write Llama 3's tokenizer as Hugging Face has it: tokenizer.json and the two files that say how it is used.
+    """Write Llama 3's tokenizer in the Hugging Face format: tokenizer.json and its two configuration files.
 
     Args:
         file: The tokenizer.model.
-        folder: Where to.
+        folder: Target folder.
 
     Returns:
         `bos_token_id`, `eos_token_id` and `pad_token_id`, for config.json.
 
     Raises:
-        ValueError: the file is damaged, or another model's.
+        ValueError: The file is damaged, or another model's.
     """
     return write_tokenizer(folder, read_tiktoken(file).to_str(), _config(), _special_ids())
 
@@ -126,11 +126,11 @@ def _config() -> dict[str, Any]:
 
 
 def _special_ids() -> SpecialIds:
-    number = {token: N_RANKS + i for i, token in enumerate(SPECIAL_TOKENS)}
+    ids = {token: N_RANKS + i for i, token in enumerate(SPECIAL_TOKENS)}
     return SpecialIds(
-        bos_token_id=number["<|begin_of_text|>"],
-        eos_token_id=[number[token] for token in _STOPS],
-        pad_token_id=number[_PAD],
+        bos_token_id=ids["<|begin_of_text|>"],
+        eos_token_id=[ids[token] for token in _STOPS],
+        pad_token_id=ids[_PAD],
     )
 
 
@@ -140,7 +140,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         token, _, rank = line.partition(b" ")
         try:
             if int(rank) != i:
-                raise ValueError(f"rank {i} was expected")
+                raise ValueError(f"expected rank {i}")
             ranks[base64.b64decode(token, validate=True)] = i
         except ValueError as error:
             raise ValueError(
@@ -148,7 +148,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
             ) from error
     if len(ranks) != N_RANKS or any(bytes([b]) not in ranks for b in range(256)):
         raise ValueError(
-            f"{path} has {len(ranks):,} tokens, Llama 3's has {N_RANKS:,} with every byte among them; it is cut short,"
-            " or another model's"
+            f"{path} has {len(ranks):,} tokens, but Llama 3's has {N_RANKS:,} including every byte; the file is"
+            " truncated, or another model's"
         )
     return ranks

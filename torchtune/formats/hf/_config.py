@@ -10,7 +10,7 @@ from torchtune.files import read_json
 from torchtune.formats._quantised import check_unquantised_config
 from torchtune.models import FAMILIES, KEYS, written_rope
 from torchtune.modules import Architecture, Decoder, RotarySpec
-from torchtune.runs import check_whole_model, no_model
+from torchtune.runs import check_full_model, missing_model_message
 
 _NOT_COPIED = frozenset({"transformers_version", "auto_map", "torch_dtype", "dtype"})
 """Keys of a base's config.json that are not true of what is written: its code is not copied, its dtype may change."""
@@ -78,7 +78,7 @@ def architecture_from_hf(config: dict[str, Any]) -> Architecture:
         for name in KEYS:
             is_default = name in defaults and keys.get(name) not in config
             numbers[name] = defaults[name] if is_default else config[keys[name]]
-        return Architecture.of(family=config["model_type"], **numbers, **family.read(config))
+        return Architecture.from_values(family=config["model_type"], **numbers, **family.read(config))
     except KeyError as error:
         raise ValueError(f"there is no {error.args[0]!r}") from error
 
@@ -94,8 +94,8 @@ def read_hf_config(folder: Path) -> Architecture:
     try:
         values = read_json(path)
     except FileNotFoundError:
-        check_whole_model(folder)
-        raise FileNotFoundError(no_model(folder)) from None
+        check_full_model(folder)
+        raise FileNotFoundError(missing_model_message(folder)) from None
     if values.get("model_type") in FAMILIES:
         check_unquantised_config(folder, values)
     try:

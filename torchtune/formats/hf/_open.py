@@ -30,7 +30,7 @@ def open_hf(folder: Path) -> Checkpoint:
         if has_tokenizer(folder):
             copy_tokenizer(folder, target)
         copy_files(folder, target, [GENERATION_CONFIG])
-        return SpecialIds.of_folder(folder)
+        return SpecialIds.from_folder(folder)
 
     config = read_json(folder / "config.json")
     return Checkpoint(

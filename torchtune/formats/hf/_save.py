@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from torchtune.files import read_json, write_json, written_whole
+from torchtune.files import atomic_folder, read_json, write_json
 from torchtune.formats.hf._config import hf_config
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.modules import Decoder, has_adapters
@@ -48,13 +48,13 @@ def save_hf_folder(
             "the model has LoRA adapters; merge them into it first (merge_lora), or write them alone"
             " (save_peft_adapter)"
         )
-    with written_whole(folder, overwrite=overwrite) as partial:
+    with atomic_folder(folder, overwrite=overwrite) as partial:
         special_ids = SpecialIds()
         if tokenizer_directory is not None:
             directory = Path(tokenizer_directory)
             copy_tokenizer(directory, partial)
-            special_ids = SpecialIds.of_folder(directory)
-            if not special_ids.ends():
+            special_ids = SpecialIds.from_folder(directory)
+            if not special_ids.eos_ids():
                 special_ids = special_ids.completed(auto_tokenizer(str(directory)))
         folders = [Path(source) for source in (base, tokenizer_directory) if source is not None]
         _write_generation_config(partial, folders, special_ids)

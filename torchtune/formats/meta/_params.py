@@ -74,7 +74,7 @@ class MetaParams:
             ValueError: heads do not divide, or a head's width is odd.
         """
         like = _STRETCHED[tied_embeddings] if self.use_scaled_rope else _UNSTRETCHED[self.rope_theta]
-        return Architecture.of(
+        return Architecture.from_values(
             vocab_size=vocab_size,
             num_layers=self.n_layers,
             embed_dim=self.dim,

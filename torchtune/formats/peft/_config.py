@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from torchtune.files import read_json, unexpected
+from torchtune.files import read_json, unexpected_value
 from torchtune.modules import ADAPTERS, AdapterKind
 from torchtune.runs import missing_model_hint
 
@@ -162,14 +162,14 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
         _expect(path, "lora_dropout", dropout, "a number from 0 to 1", below=1)
     modules = config.get("modules_to_save")
     if not (modules is None or (isinstance(modules, list) and all(isinstance(m, str) for m in modules))):
-        raise unexpected(path, "modules_to_save", modules, "a list of names of modules, or null,")
+        raise unexpected_value(path, "modules_to_save", modules, "a list of names of modules, or null")
     for name in ("use_rslora", "ensure_weight_tying", *KIND_SETTINGS):
         if not isinstance(config.get(name), bool | None):
-            raise unexpected(path, name, config[name], "true or false")
+            raise unexpected_value(path, name, config[name], "true or false")
     for name, what in _PATTERNS.items():
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict):
-            raise unexpected(path, name, patterns, "an object of numbers by layers")
+            raise unexpected_value(path, name, patterns, "an object of numbers by layers")
         for pattern, value in patterns.items():
             _expect(path, f"{name} of {pattern!r}", value, what)
             try:
@@ -180,11 +180,11 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
                 ) from error
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str | None):
-        raise unexpected(path, "base_model_name_or_path", base, "a folder, or the hub's name of a model,")
+        raise unexpected_value(path, "base_model_name_or_path", base, "a folder, or the hub's name of a model")
 
 
 def _expect(path: Path, name: str, value: Any, what: str, below: float = torch.finfo().max) -> None:
     """Refuse what is no number, or not one of those that make sense."""
     kinds = {int} if what == _RANK else {int, float}
     if type(value) not in kinds or not 0 < value < below:
-        raise unexpected(path, name, value, what)
+        raise unexpected_value(path, name, value, what)

@@ -9,7 +9,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from torchtune.files import write_json, written_whole
+from torchtune.files import atomic_folder, write_json
 from torchtune.formats._quantised import check_unquantised_tensors
 from torchtune.formats._tensor_files import TensorSource, one_file
 from torchtune.formats.hf._save import write_safetensors
@@ -325,7 +325,7 @@ def copy_peft_adapter(
         tensors = _Reader(with_own_head(model), source, config).tensors
     if base_model is not None:
         config["base_model_name_or_path"] = base_model
-    with written_whole(folder) as partial:
+    with atomic_folder(folder) as partial:
         copy_files(source, partial, [*TOKENIZER_FILES, GENERATION_CONFIG])
         write_json(partial / ADAPTER_CONFIG, config)
         write_safetensors(partial / WEIGHTS, {name: t.to(dtype or t.dtype) for name, t in tensors.items()})

@@ -8,7 +8,7 @@ import torch
 
 from torchtune.formats.hf._weights import weights_of
 from torchtune.formats.peft._load import LayerAdapter, PeftAdapter, read_peft_adapter
-from torchtune.modules import Adapter, Decoder, adapted_layers, copy_whole, kind_of_adapter, saved_in_full
+from torchtune.modules import Adapter, Decoder, adapted_layers, copy_full, kind_of_adapter, fully_trained_parameters
 
 _StrPath = str | os.PathLike[str]
 
@@ -37,7 +37,7 @@ def check_same_adapters(model: Decoder, folder: _StrPath) -> None:
     in_full = {
         name for name, _ in weights_of(model, change.in_full) if name.removesuffix(".weight") not in ours
     }
-    _check_same("modules_to_save", "with other modules", saved_in_full(model).keys(), in_full, folder)
+    _check_same("modules_to_save", "with other modules", fully_trained_parameters(model).keys(), in_full, folder)
     for name, adapter in ours.items():
         _check_settings(name, adapter, theirs[name], folder)
 
@@ -52,14 +52,14 @@ def load_same_adapters(model: Decoder, folder: _StrPath) -> None:
     """
     adapters = {name: adapter for name, _, adapter in adapted_layers(model)}
     change = read_peft_adapter(model, Path(folder))
-    in_full = saved_in_full(model)
+    in_full = fully_trained_parameters(model)
     for name, tensor in weights_of(model, change.in_full):
         if name in in_full:
-            copy_whole(in_full[name], tensor)
+            copy_full(in_full[name], tensor)
     for name, layer in _by_layer(change).items():
         tensors = layer.shares()[name]
         for part, parameter in adapters[name].named_parameters():
-            copy_whole(parameter, tensors[part])
+            copy_full(parameter, tensors[part])
 
 
 def _check_same(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchtune.files import write_json, written_whole
+from torchtune.files import atomic_folder, write_json
 from torchtune.formats.hf._save import write_safetensors
 from torchtune.formats.hf._weights import hf_groups, hf_tensor
 from torchtune.formats.peft._config import ADAPTER_CONFIG, KIND_SETTINGS, PLAIN
@@ -22,7 +22,7 @@ from torchtune.modules import (
     adapted_layers,
     kind_of_adapter,
     lora_state,
-    saved_in_full,
+    fully_trained_parameters,
 )
 from torchtune.tokenizers import TOKENIZER_FILES, copy_files
 
@@ -63,7 +63,7 @@ def save_peft_adapter(
         for part, tensor in adapter.tensors.items()
     }
     tensors |= {f"{PREFIX}{name}": tensor for name, tensor in in_full.items()}
-    with written_whole(folder, overwrite=overwrite) as partial:
+    with atomic_folder(folder, overwrite=overwrite) as partial:
         if tokenizer_directory is not None:
             copy_files(Path(tokenizer_directory), partial, TOKENIZER_FILES)
         write_json(partial / ADAPTER_CONFIG, _adapter_config(model, base_model, adapters, in_full))
@@ -126,7 +126,7 @@ def _check_modules(model: Decoder) -> None:
     Raises:
         ValueError: One is a part of a checkpoint's tensor, whose other parts are not trained.
     """
-    in_full = saved_in_full(model)
+    in_full = fully_trained_parameters(model)
     for theirs, names in hf_groups(model.architecture, in_full).items():
         without = [name for name in names if name not in in_full]
         if without:
@@ -138,7 +138,7 @@ def _check_modules(model: Decoder) -> None:
 
 def _in_full(model: Decoder, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that are trained in full as checkpoints hold them, with those of a tied output head."""
-    a, in_full = model.architecture, saved_in_full(model)
+    a, in_full = model.architecture, fully_trained_parameters(model)
     tensors = {theirs: hf_tensor(a, state, theirs, names) for theirs, names in hf_groups(a, in_full).items()}
     table = tensors.get(f"{table_name(model)}.weight")
     if a.tied_embeddings and table is not None:

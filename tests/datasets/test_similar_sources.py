@@ -1,4 +1,4 @@
-"""A source or a file of prompts that does not exist is answered by the existing one that its name is similar to."""
+"""For a source or a file of prompts that does not exist, an existing path with a similar name is suggested."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torchtune.generation import read_prompts
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     return tmp_path
@@ -29,11 +29,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("dta/*.jsonl", "data"),
     ],
 )
-def test_a_missing_source_is_answered_by_a_similar_one(missing: str, existing: str, here: Path) -> None:
+def test_a_similar_path_is_suggested_for_a_missing_source(missing: str, existing: str, folder: Path) -> None:
     if Path(existing).suffix:
-        (here / existing).touch()
+        (folder / existing).touch()
     else:
-        (here / existing).mkdir(exist_ok=True)
+        (folder / existing).mkdir(exist_ok=True)
     with pytest.raises(FileNotFoundError) as caught:
         open_source(missing)
     assert str(caught.value).startswith(f"{missing}: ")
@@ -41,20 +41,20 @@ def test_a_missing_source_is_answered_by_a_similar_one(missing: str, existing: s
 
 
 @pytest.mark.parametrize("other", ["rows.jsonl", "chats.py", ".chats.jsonl", "test.jsonl"])
-def test_other_files_are_not_suggested(other: str, here: Path) -> None:
-    (here / other).touch()
+def test_other_files_are_not_suggested(other: str, folder: Path) -> None:
+    (folder / other).touch()
     with pytest.raises(FileNotFoundError, match=r"^chat\.jsonl: no such file; paths are looked up from /"):
         open_source("chat.jsonl")
 
 
-def test_the_most_similar_file_is_suggested(here: Path) -> None:
+def test_the_most_similar_file_is_suggested(folder: Path) -> None:
     for name in ("chatter.jsonl", "chats.jsonl", "chat_old.jsonl"):
-        (here / name).touch()
+        (folder / name).touch()
     with pytest.raises(FileNotFoundError, match=r"did you mean chats\.jsonl\?$"):
         open_source("chat.jsonl")
 
 
-def test_a_missing_file_of_prompts_is_answered_by_a_similar_one(here: Path) -> None:
-    (here / "prompts.txt").touch()
+def test_a_similar_path_is_suggested_for_a_missing_file_of_prompts(folder: Path) -> None:
+    (folder / "prompts.txt").touch()
     with pytest.raises(FileNotFoundError, match=r"no file prompt\.txt; .*; did you mean prompts\.txt\?$"):
         read_prompts("prompt.txt")

@@ -1,4 +1,4 @@
-"""Empty answers, flags of turns, and rows that lose their targets: they are left out and counted, or are an error."""
+"""Empty answers, flagged turns and rows that lose their targets are skipped and counted, or are errors."""
 
 import json
 import logging
@@ -10,9 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import BLOCKS, answered, asked, assistant, example, notes_of, user
+from tests.datasets.expected_examples import (
+    BLOCKS,
+    answer_target,
+    assistant,
+    example,
+    notes_of,
+    question_text,
+    user,
+)
 from torchtune.config import lazy
-from torchtune.data import Batches, Example, LeftOut, Pair
+from torchtune.data import Batches, Example, Pair, SkippedRow
 from torchtune.datasets import (
     AlpacaDataset,
     ChatDataset,
@@ -24,11 +32,11 @@ from torchtune.datasets import (
 
 TOKENIZER = ByteTokenizer()
 SECOND = [user("And?"), assistant("B")]
-UNLEARNT = f"{asked()}A<|im_end|>\n{asked('And?')}"
+FIRST_ANSWER_AS_CONTEXT = f"{question_text()}A<|im_end|>\n{question_text('And?')}"
 """Both questions, and the first answer as context."""
 
 
-def read(row: dict[str, Any], **settings: Any) -> Example | LeftOut:
+def read(row: dict[str, Any], **settings: Any) -> Example | SkippedRow:
     return ChatDataset(TOKENIZER, [row], **settings)[0]
 
 
@@ -47,24 +55,26 @@ def read(row: dict[str, Any], **settings: Any) -> Example | LeftOut:
     ],
     ids=str,
 )
-def test_an_empty_answer_is_context_and_is_counted(empty: dict[str, Any]) -> None:
+def test_an_empty_answer_is_context_and_is_reported(empty: dict[str, Any]) -> None:
     content = empty.get("content")
-    said = content if isinstance(content, str) else ""
-    found = read({"messages": [user(), empty, *SECOND]})
-    assert found == example(f"{asked()}{said}<|im_end|>\n{asked('And?')}", answered("B"))
-    assert notes_of(found) == ["have empty answers, which are not learnt: messages.1"]
+    text = content if isinstance(content, str) else ""
+    encoded = read({"messages": [user(), empty, *SECOND]})
+    assert encoded == example(
+        f"{question_text()}{text}<|im_end|>\n{question_text('And?')}", answer_target("B")
+    )
+    assert notes_of(encoded) == ["have empty answers, which are not trained on: messages.1"]
     rows = [{"messages": [user(), empty]}, {"messages": [user(), assistant()]}]
-    left_out = ChatDataset(TOKENIZER, rows)[0]
-    assert left_out == LeftOut("have no turn of the assistant's to learn", "source: row 1")
+    skipped = ChatDataset(TOKENIZER, rows)[0]
+    assert skipped == SkippedRow("have no assistant turn to train on", "source: row 1")
 
 
-def test_an_empty_last_answer_ends_the_row_before_its_question() -> None:
+def test_an_empty_last_answer_is_dropped_with_its_question() -> None:
     turns = [user(), assistant(), user("And?"), assistant(" ")]
     for train_on in ("answers", "last"):
-        found = read({"messages": turns}, train_on=train_on)
-        assert found == example(asked(), answered())
-        assert [note.partition(",")[0] for note in notes_of(found)] == [
-            "have turns after the last answer that is learnt",
+        encoded = read({"messages": turns}, train_on=train_on)
+        assert encoded == example(question_text(), answer_target())
+        assert [note.partition(",")[0] for note in notes_of(encoded)] == [
+            "have turns after the last answer that is trained on",
             "have empty answers",
         ]
 
@@ -80,9 +90,9 @@ def test_an_empty_last_answer_ends_the_row_before_its_question() -> None:
         {"loss": False},
     ],
 )
-def test_a_flagged_answer_is_context_in_every_shape(flag: dict[str, Any], tmp_path: Path) -> None:
+def test_a_flagged_answer_is_context_in_every_format(flag: dict[str, Any], tmp_path: Path) -> None:
     first = assistant(**flag)
-    expected = example(UNLEARNT, answered("B"))
+    expected = example(FIRST_ANSWER_AS_CONTEXT, answer_target("B"))
     assert read({"messages": [user(), first, *SECOND]}) == expected
     assert read({"messages": json.dumps([user(), first, *SECOND])}) == expected
     shared = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A", **flag}, *SECOND]
@@ -93,12 +103,12 @@ def test_a_flagged_answer_is_context_in_every_shape(flag: dict[str, Any], tmp_pa
     )
     pq.write_table(table, tmp_path / "rows.parquet")
     streamed = ChatDataset(TOKENIZER, str(tmp_path / "rows.parquet"), load_options={"streaming": True})
-    assert [streamed[0], streamed[1]] == [expected, example(asked(), answered())]
+    assert [streamed[0], streamed[1]] == [expected, example(question_text(), answer_target())]
 
 
-def test_flags_choose_among_generation_blocks() -> None:
+def test_flags_apply_to_templates_with_generation_blocks() -> None:
     dataset = ChatDataset(ByteTokenizer(BLOCKS), [{"messages": [user(), assistant(weight=0), *SECOND]}])
-    assert dataset[0] == example(UNLEARNT, answered("B"))
+    assert dataset[0] == example(FIRST_ANSWER_AS_CONTEXT, answer_target("B"))
 
 
 @pytest.mark.parametrize(
@@ -115,18 +125,18 @@ def test_flags_choose_among_generation_blocks() -> None:
         ({"loss": 0.0}, "expected 'loss' to be true or false, got 0.0"),
     ],
 )
-def test_an_odd_flag_is_an_error_of_its_row(flag: dict[str, Any], message: str) -> None:
+def test_an_invalid_flag_is_an_error_of_its_row(flag: dict[str, Any], message: str) -> None:
     rows = [{"messages": [user(), assistant()]}, {"messages": [user(), assistant(**flag)]}]
     with pytest.raises(ValueError, match=r"source: row 2: 'messages\.1': ") as raised:
         ChatDataset(TOKENIZER, rows)
     assert message in str(raised.value)
-    found = ChatDataset(TOKENIZER, rows, on_error="skip")[1]
-    assert isinstance(found, LeftOut)
-    assert message in found.place
+    encoded = ChatDataset(TOKENIZER, rows, on_error="skip")[1]
+    assert isinstance(encoded, SkippedRow)
+    assert message in encoded.location
 
 
 @pytest.mark.parametrize("output", ["", " ", "\n\t\n"])
-def test_a_blank_output_is_left_out_in_every_template(output: str) -> None:
+def test_a_blank_output_is_skipped_with_every_template(output: str) -> None:
     rows = [{"instruction": "Q", "output": output}, {"instruction": "Q", "output": "A"}]
     datasets: list[Any] = [
         InstructDataset(TOKENIZER, rows),
@@ -139,19 +149,19 @@ def test_a_blank_output_is_left_out_in_every_template(output: str) -> None:
         ),
     ]
     for dataset in datasets:
-        assert dataset[0] == LeftOut("have no answer", "source: row 1")
+        assert dataset[0] == SkippedRow("have no answer", "source: row 1")
         assert isinstance(dataset[1], Example)
 
 
-def test_a_blank_preferred_or_rejected_answer_is_left_out() -> None:
+def test_a_blank_chosen_or_rejected_answer_is_skipped() -> None:
     good = {"prompt": "Q", "chosen": "A", "rejected": "B"}
     for row in ({**good, "chosen": " "}, {**good, "rejected": ""}, {**good, "rejected": [assistant(None)]}):
         dataset = PreferenceDataset(TOKENIZER, [row, good])
-        assert dataset[0] == LeftOut("have an empty answer", "source: row 1")
+        assert dataset[0] == SkippedRow("have an empty answer", "source: row 1")
         assert isinstance(dataset[1], Pair)
 
 
-# Datasets of which nothing is left
+# Datasets whose rows are all skipped
 
 LONG = [{"instruction": "Q" * 50, "output": "A"}] * 3
 CALLS = [{"messages": [user(), assistant(None, tool_calls=[{"name": "f", "arguments": {}}])]}] * 3
@@ -178,31 +188,31 @@ CALLS = [{"messages": [user(), assistant(None, tool_calls=[{"name": "f", "argume
     ],
 )
 @pytest.mark.parametrize("settings", [{}, {"packed_length": 64}, {"group_by_length": True}])
-def test_rows_that_all_lose_their_targets_are_an_error_before_a_step(
+def test_a_dataset_without_any_target_is_an_error_before_the_first_step(
     dataset: Any, reason: str, settings: dict[str, Any]
 ) -> None:
     batches = Batches(dataset(TOKENIZER), 2, shuffle=True, seed=0, pad_id=0, **settings)
-    message = f"none of 3 rows gives anything to learn: 3 of 3 rows {reason} and are left out; the first: source: row "
-    for look in (lambda: batches.steps_in(1), lambda: next(batches)):
+    message = f"none of 3 rows has a target: 3 of 3 rows {reason} and are skipped; the first: source: row "
+    for iterate in (lambda: batches.steps_in(1), lambda: next(batches)):
         with pytest.raises(ValueError, match="none of 3 rows") as raised:
-            look()
+            iterate()
         assert str(raised.value).startswith(message)
 
 
-def test_skipped_rows_of_a_stream_are_an_error_where_none_is_left(tmp_path: Path) -> None:
+def test_a_stream_whose_rows_are_all_skipped_is_an_error(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"instruction": "Q", "output": None}] * 3), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="no row can be learnt from: 3 of 3 cannot be used"):
+    with pytest.raises(ValueError, match="no row can be trained on: 3 of 3 cannot be used"):
         InstructDataset(
             TOKENIZER, str(tmp_path / "a.parquet"), load_options={"streaming": True}, on_error="skip"
         )
 
 
-def test_one_usable_row_among_others_is_every_step(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_single_usable_row_is_in_every_step(caplog: pytest.LogCaptureFixture) -> None:
     rows = [*CALLS, {"messages": [user(), assistant()]}]
     with caplog.at_level(logging.WARNING):
         batches = Batches(ChatDataset(TOKENIZER, rows, on_error="skip"), 2, shuffle=False, seed=0, pad_id=0)
         assert batches.steps_in(2) == 2
         batch = next(batches)
-    assert batch.tokens.tolist() == [example(asked(), answered()).tokens[:-1]]
+    assert batch.tokens.tolist() == [example(question_text(), answer_target()).tokens[:-1]]
     assert batches.epoch == 1
-    assert "epoch 1: 3 of 4 rows cannot be used and are left out; the first: source: row 1" in caplog.text
+    assert "epoch 1: 3 of 4 rows cannot be used and are skipped; the first: source: row 1" in caplog.text

@@ -1,7 +1,7 @@
-"""Every part of a conversation is in the tokens or reported, whatever the chat template does with it.
+"""Every part of a conversation is in the tokens or in a note, whatever the chat template does with it.
 
-Each part of a drawn conversation has a word of its own, so that looking for the word in the decoded tokens tells,
-without knowing how origins are kept, whether the part is there.
+Each part of a random conversation is a unique word. Searching the decoded tokens for the word shows whether the part is
+there, independently of how origins are traced.
 """
 
 import copy
@@ -27,14 +27,14 @@ CALLS = (
     "{% endfor %}"
 )
 TEMPLATES = {
-    "content alone": CHATML,
+    "only content": CHATML,
     "everything": (
         "{% for t in tools or [] %}{{ t | tojson }}\n{% endfor %}{% for m in messages %}" + HEAD +
         "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.name }}{{ m.note }}"
         "{{ m.content }}{% for c in m.tool_calls or [] %}{{ c | tojson }}{% endfor %}"
         "{{ m.tool_call_id }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "the last thought alone": (
+    "only the last reasoning": (
         "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{% for m in messages %}" + HEAD +
         "{% if m.reasoning_content and loop.last %}<think>{{ m.reasoning_content.strip() }}</think>{% endif %}"
         "{{ m.content | trim }}" + CALLS + "<|im_end|>\n{% endfor %}"
@@ -52,7 +52,7 @@ TEMPLATES = {
         "{% elif m.role == 'tool' %}({{ m.content }}){% else %}{{ m.content }}" + CALLS + "<|im_end|>"
         "{% endif %}{% endfor %}"
     ),
-    "roles of its own, no tools": (
+    "other role names, no tools": (
         "{% for m in messages %}{% if m.role == 'user' %}<start>user\n{{ m.content }}<end>\n"
         "{% elif m.role == 'assistant' %}<start>model\n{{ m.content | trim }}<|im_end|>\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<start>model\n{% endif %}"
@@ -69,7 +69,7 @@ TEMPLATES = {
         "{% set ns.text = ns.text ~ '<|im_start|>' ~ m.role ~ '\n' ~ body.strip() ~ '<|im_end|>\n' %}{% endfor %}"
         "{{ ns.text }}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "whole messages as JSON": (
+    "messages as JSON": (
         "{{ tools | tojson if tools }}{% for m in messages %}{{ m | tojson(sort_keys=true) }}<|im_end|>\n{% endfor %}"
     ),
     "the first of several calls": (
@@ -77,29 +77,29 @@ TEMPLATES = {
         "{{ '%s(%s)' % (f.name, f.arguments | tojson) }}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "calls instead of words": (
+    "calls instead of content": (
         "{% for t in tools or [] %}{{ t.function.name }}: {{ t.function.description }}\n{% endfor %}"
         "{% for m in messages %}" + HEAD + "{% if m.tool_calls %}" + CALLS +
         "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "the last turns alone": (
+    "only the last turns": (
         "{% for m in messages[-3:] %}" + HEAD + "{{ m.content }}{{ m.reasoning_content }}" + CALLS + "<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
-    "what follows a thought": (
+    "content after reasoning": (
         "{% for m in messages %}" + HEAD + "{% set said = m.content.split('</think>')[-1] %}{{ said.lstrip('\n') }}"
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     ),
 }  # fmt: skip
-"""Templates in the manner of different families, and made-up ones; each loses something else."""
+"""Templates like those of different families, and invented ones; each drops different parts."""
 
 Part = tuple[Any, ...]
-"""The way to a part of a row."""
+"""The path of a part of a row: keys and indices."""
 
 
 class Words:
-    """Gives words of which no two are the same, and draws."""
+    """Generates unique words, and makes random choices."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw, self._n = draw, 0
@@ -111,8 +111,8 @@ class Words:
     def may(self, share: float = 0.5) -> bool:
         return self._draw(st.integers(1, 100)) <= 100 * share
 
-    def some(self, most: int) -> range:
-        return range(self._draw(st.integers(1, most)))
+    def times(self, maximum: int) -> range:
+        return range(self._draw(st.integers(1, maximum)))
 
     def call(self) -> dict[str, Any]:
         value: Any = self._draw(st.sampled_from([self.word(), [self.word(), 1], {"x": self.word()}]))
@@ -120,13 +120,13 @@ class Words:
         return {"id": self.word(), "type": "function", "function": function}
 
     def calling(self) -> list[dict[str, Any]]:
-        """Draw a turn that calls tools, and their answers."""
-        calls = [self.call() for _ in self.some(2)]
+        """Draw a turn that calls tools, followed by the tools' turns."""
+        calls = [self.call() for _ in self.times(2)]
         turn = {"role": "assistant", "content": self.word() if self.may(0.3) else "", "tool_calls": calls}
         return [turn, *({"role": "tool", "tool_call_id": c["id"], "content": self.word()} for c in calls)]
 
     def answer(self) -> dict[str, Any]:
-        """Draw an answer, which may have a thought before it."""
+        """Draw an answer, possibly with reasoning."""
         turn = {"role": "assistant", "content": self.word()}
         if self.may(0.4):
             turn[self._draw(st.sampled_from(["reasoning_content", "reasoning", "thinking"]))] = self.word()
@@ -142,48 +142,48 @@ class Words:
 
 @st.composite
 def rows(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw a conversation in which every part has a word of its own."""
-    some = Words(draw)
-    messages: list[dict[str, Any]] = [{"role": "system", "content": some.word()}] if some.may() else []
-    for _ in some.some(3):
+    """Draw a conversation in which every part is a unique word."""
+    words = Words(draw)
+    messages: list[dict[str, Any]] = [{"role": "system", "content": words.word()}] if words.may() else []
+    for _ in words.times(3):
         messages.append(
-            {"role": "user", "content": some.word()} | ({"name": some.word()} if some.may(0.2) else {})
+            {"role": "user", "content": words.word()} | ({"name": words.word()} if words.may(0.2) else {})
         )
-        messages += some.calling() if some.may(0.4) else []
-        messages.append(some.answer())
-    if some.may(0.2):
-        messages.append({"role": "user", "content": some.word()})
+        messages += words.calling() if words.may(0.4) else []
+        messages.append(words.answer())
+    if words.may(0.2):
+        messages.append({"role": "user", "content": words.word()})
     row: dict[str, Any] = {"messages": messages}
-    if some.may():
-        row["tools"] = [some.tool() for _ in some.some(2)]
-    if some.may(0.3):
-        row["id"] = some.word()
+    if words.may():
+        row["tools"] = [words.tool() for _ in words.times(2)]
+    if words.may(0.3):
+        row["id"] = words.word()
     return row
 
 
 def parts_of(row: dict[str, Any]) -> list[Part]:
-    """Return the way to every part that can be removed."""
-    found: list[Part] = [("id",)] if "id" in row else []
+    """Return the path of every part that can be removed."""
+    paths: list[Part] = [("id",)] if "id" in row else []
     for i, tool in enumerate(row.get("tools", [])):
-        found += [
+        paths += [
             ("tools", i),
             *(("tools", i, "function", key) for key in ("description", "parameters")),
         ]
         del tool
     for i, message in enumerate(row["messages"]):
-        found += [
+        paths += [
             ("messages", i),
             *(("messages", i, key) for key in message if key != "role" and message[key]),
         ]
         for j, call in enumerate(message.get("tool_calls", [])):
-            way = ("messages", i, "tool_calls", j)
-            found += [way, (*way, "id")]
-            found += [(*way, "function", "arguments", key) for key in call["function"]["arguments"]]
-    return found
+            path = ("messages", i, "tool_calls", j)
+            paths += [path, (*path, "id")]
+            paths += [(*path, "function", "arguments", key) for key in call["function"]["arguments"]]
+    return paths
 
 
-def without(row: dict[str, Any], part: Part) -> dict[str, Any]:
-    """Remove a part; of content there is none then."""
+def remove(row: dict[str, Any], part: Part) -> dict[str, Any]:
+    """Return a row without a part; removed content becomes an empty string."""
     row = copy.deepcopy(row)
     holder: Any = row
     for key in part[:-1]:
@@ -203,11 +203,11 @@ def tokenizer_of(template: str) -> ByteTokenizer:
 
 
 Outcome = Callable[[dict[str, Any]], tuple[str | None, list[str]]]
-"""Gives what the tokens of a row say, and what is reported; None and the error where the row is refused."""
+"""Returns the decoded tokens of a row and its notes; or None and the error if the row is rejected."""
 
 
 def outcome_of(template: str) -> Outcome:
-    """Read rows as a dataset does."""
+    """Return a function that encodes rows as a dataset does."""
 
     def outcome(row: dict[str, Any]) -> tuple[str | None, list[str]]:
         tokenizer = tokenizer_of(template)
@@ -230,20 +230,26 @@ def identifiers(row: dict[str, Any]) -> set[str]:
 
 
 def names(row: dict[str, Any], part: Part) -> list[str]:
-    """Return how a part may be called in a report."""
+    """Return the names that notes may use for a part."""
     if part[0] == "id":
         return ["'id'"]
     if part[0] == "tools":
         return [f"'{part[-1]}' of tools", "have tools that"]
     message = row["messages"][part[1]]
     fields = [str(key) for key in part[2:] if isinstance(key, str)] or list(message)
-    known = ["turns after the last answer", f"{message['role']} turns that", "content beside tool calls"]
-    known += ["reasoning"] if set(fields) & {"reasoning_content", "reasoning", "thinking", "content"} else []
-    return known + [f"'{field}" for field in fields] + [f"tool_calls.{field}" for field in fields]
+    candidates = [
+        "turns after the last answer",
+        f"{message['role']} turns that",
+        "content next to tool calls",
+    ]
+    candidates += (
+        ["reasoning"] if set(fields) & {"reasoning_content", "reasoning", "thinking", "content"} else []
+    )
+    return candidates + [f"'{field}" for field in fields] + [f"tool_calls.{field}" for field in fields]
 
 
 def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) -> None:
-    """Assert that every part is in the tokens or reported, and nothing else is reported."""
+    """Assert that every part is in the tokens or in a note, and that notes name nothing else."""
     text, reports = outcome(row)
     if text is None:
         (error,) = reports
@@ -251,30 +257,30 @@ def check(template: ChatTemplate | None, outcome: Outcome, row: dict[str, Any]) 
             assert template is not None
             turns, tools = row["messages"], row.get("tools")
             end = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant") + 1
-            lost = words_in(error.rpartition(": ")[2])
-            assert lost
-            # A dataset leaves out what comes after the last answer, before it renders.
+            missing = words_in(error.rpartition(": ")[2])
+            assert missing
+            # A dataset drops the turns after the last answer before it renders.
             traced = [Conversation.trace(template, part, tools) for part in (turns, turns[:end])]
             texts = [
                 template.render(t.messages, add_generation_prompt=False, tools=t.tools).text for t in traced
             ]
-            assert any(not lost & words_in(written) for written in texts)
+            assert any(not missing & words_in(rendered) for rendered in texts)
         return
     for part in parts_of(row):
-        other, _ = outcome(without(row, part))
+        other, _ = outcome(remove(row, part))
         if other == text:
             assert any(name in report for report in reports for name in names(row, part)), (part, reports)
-    # The same identifier is in a call and in what answers it, and a template may write the call's number instead.
-    of_words = [report for report in reports if not report.rpartition(": ")[0].endswith("id")]
-    assert bool(words_in(row) - words_in(text) - identifiers(row)) == bool(of_words), reports
-    for report in of_words:
+    # A tool call and the tool's turn have the same identifier, and a template may write the call's index instead.
+    word_reports = [report for report in reports if not report.rpartition(": ")[0].endswith("id")]
+    assert bool(words_in(row) - words_in(text) - identifiers(row)) == bool(word_reports), reports
+    for report in word_reports:
         assert not words_in(report.rpartition(": ")[2]) & words_in(text), report
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
 @given(row=rows())
-def test_every_part_is_in_the_tokens_or_reported(name: str, row: dict[str, Any]) -> None:
+def test_every_part_is_in_the_tokens_or_in_a_note(name: str, row: dict[str, Any]) -> None:
     check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
 
 
@@ -282,14 +288,14 @@ def test_every_part_is_in_the_tokens_or_reported(name: str, row: dict[str, Any])
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(row=rows())
-def test_every_part_of_many_rows_is_in_the_tokens_or_reported(name: str, row: dict[str, Any]) -> None:
+def test_every_part_of_many_rows_is_in_the_tokens_or_in_a_note(name: str, row: dict[str, Any]) -> None:
     check(tokenizer_of(TEMPLATES[name]).chat_template, outcome_of(TEMPLATES[name]), row)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TEMPLATES if name not in ("everything", "whole messages as JSON")]
+    "name", [name for name in TEMPLATES if name not in ("everything", "messages as JSON")]
 )
-def test_without_the_check_parts_are_lost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_fails_if_notes_are_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [
         {
             "id": f"w{n}w",

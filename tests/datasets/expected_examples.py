@@ -1,4 +1,4 @@
-"""Examples put together by hand from bytes and special ids, and chat templates to compare them with."""
+"""Builders for expected examples, from bytes and ids of special tokens, and the chat templates that they are for."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ AGENT = (
     "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}</call>"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Knows tools, tool calls and reasoning; leaves out the ids of calls."""
+"""Writes tools, tool calls and reasoning, but not the ids of calls."""
 
 BLOCKS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
@@ -26,18 +26,18 @@ BLOCKS = (
     "{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""Marks what the assistant writes; knows reasoning under another name, and whole calls."""
+"""Has generation blocks; writes reasoning under another name, and tool calls with their ids."""
 
 NO_TOOLS = (
     "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n{{ m.content }}<|im_end|>\n"
     "{% elif m.role == 'assistant' %}<|im_start|>model\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
 )
-"""Writes the turns of the user and the assistant alone, as Gemma's does."""
+"""Writes only the turns of the user and the assistant, like Gemma's template."""
 
 
 @frozen
-class Learnt:
+class Target:
     """A text whose tokens are targets."""
 
     text: str
@@ -45,58 +45,58 @@ class Learnt:
 
 @frozen
 class Plain:
-    """A text in which special tokens are spelt in letters."""
+    """A text whose special tokens are encoded as plain letters."""
 
     text: str
-    is_learnt: bool = False
+    is_target: bool = False
 
 
-Piece = str | Learnt | Plain
-"""A part of an example. A text is no target, and its special tokens are meant."""
+Piece = str | Target | Plain
+"""A part of an example. A string is not a target, and its special tokens are encoded as such."""
 
 
 def ids(text: str) -> list[int]:
-    """Encode a text, its special tokens as their ids."""
-    at, found = 0, list[int]()
+    """Encode a text, with special tokens as their ids."""
+    start, tokens = 0, list[int]()
     for mark in _MARKS.finditer(text):
-        found += [*text[at : mark.start()].encode(), SPECIAL_TOKENS[mark[0]]]
-        at = mark.end()
-    return found + list(text[at:].encode())
+        tokens += [*text[start : mark.start()].encode(), SPECIAL_TOKENS[mark[0]]]
+        start = mark.end()
+    return tokens + list(text[start:].encode())
 
 
 def example(*pieces: Piece) -> Example:
-    """Put an example together; only learnt pieces are targets."""
+    """Build an example from pieces; its targets are those of the pieces."""
     tokens, labels = list[int](), list[int]()
     for piece in pieces:
         text = piece if isinstance(piece, str) else piece.text
-        own = list(text.encode()) if isinstance(piece, Plain) else ids(text)
-        is_learnt = isinstance(piece, Learnt) or (isinstance(piece, Plain) and piece.is_learnt)
-        tokens += own
-        labels += own if is_learnt else [IGNORE_INDEX] * len(own)
+        piece_tokens = list(text.encode()) if isinstance(piece, Plain) else ids(text)
+        is_target = isinstance(piece, Target) or (isinstance(piece, Plain) and piece.is_target)
+        tokens += piece_tokens
+        labels += piece_tokens if is_target else [IGNORE_INDEX] * len(piece_tokens)
     return Example(tokens, labels)
 
 
-def asked(text: str = "Q", opening: str = "assistant\n") -> str:
-    """Write a question in ChatML, and the words that open its answer."""
+def question_text(text: str = "Q", opening: str = "assistant\n") -> str:
+    """Return a question in ChatML, followed by the opening of its answer."""
     return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>{opening}"
 
 
-def answered(text: str = "A") -> Learnt:
-    """Write an answer that is learnt, with the token that ends it."""
-    return Learnt(f"{text}<|im_end|>")
+def answer_target(text: str = "A") -> Target:
+    """Return an answer with the token that ends it, as a target."""
+    return Target(f"{text}<|im_end|>")
 
 
-def user(content: str = "Q", **more: Any) -> dict[str, Any]:
+def user(content: str = "Q", **fields: Any) -> dict[str, Any]:
     """Return a turn of the user."""
-    return {"role": "user", "content": content, **more}
+    return {"role": "user", "content": content, **fields}
 
 
-def assistant(content: Any = "A", **more: Any) -> dict[str, Any]:
+def assistant(content: Any = "A", **fields: Any) -> dict[str, Any]:
     """Return a turn of the assistant."""
-    return {"role": "assistant", "content": content, **more}
+    return {"role": "assistant", "content": content, **fields}
 
 
-def notes_of(found: Any) -> list[str]:
-    """Return what is reported of an example."""
-    assert isinstance(found, Example)
-    return [f"{note.text}: {note.example}" for note in found.notes]
+def notes_of(encoded: Any) -> list[str]:
+    """Return the notes of an example as text."""
+    assert isinstance(encoded, Example)
+    return [f"{note.text}: {note.example}" for note in encoded.notes]

@@ -1,4 +1,4 @@
-"""The same rows in every shape and kind of file give the same examples, also streamed, cached and with rows skipped."""
+"""The same rows in every layout and file format give the same examples, also streamed, cached and with skipped rows."""
 
 import bz2
 import csv
@@ -15,8 +15,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.byte_tokenizer import ByteTokenizer
-from tests.datasets.by_hand import AGENT, Learnt, Plain, answered, asked, assistant, example, notes_of, user
-from torchtune.data import Example, LeftOut, Pair
+from tests.datasets.expected_examples import (
+    AGENT,
+    Plain,
+    Target,
+    answer_target,
+    assistant,
+    example,
+    notes_of,
+    question_text,
+    user,
+)
+from torchtune.data import Example, Pair, SkippedRow
 from torchtune.datasets import ChatDataset, InstructDataset, PreferenceDataset, TextCompletionDataset
 
 TOKENIZER = ByteTokenizer()
@@ -32,13 +42,13 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-# Kinds of files
+# File formats
 
 TASKS = [
     {"instruction": "Q, «é»", "output": 'A\n"B"'},
     {"instruction": "\ufeff\x85\x0c\u2028", "output": "🎉"},
 ]
-EXPECTED = [example(asked(row["instruction"]), answered(row["output"])) for row in TASKS]
+EXPECTED = [example(question_text(row["instruction"]), answer_target(row["output"])) for row in TASKS]
 
 
 def as_lines(rows: list[Any]) -> str:
@@ -65,7 +75,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("name", CONTENTS)
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_every_kind_of_file_gives_the_same_examples(name: str, compression: str, tmp_path: Path) -> None:
+def test_every_file_format_gives_the_same_examples(name: str, compression: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}{compression}"
     for bom in (b"", b"\xef\xbb\xbf"):
         path.write_bytes(COMPRESS[compression](bom + CONTENTS[name].encode()))
@@ -74,21 +84,21 @@ def test_every_kind_of_file_gives_the_same_examples(name: str, compression: str,
     assert InstructDataset(TOKENIZER, str(path), split="train[1:]")[0] == EXPECTED[1]
 
 
-def test_a_folder_of_compressed_lines_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+def test_a_folder_of_compressed_files_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     for i, compression in enumerate(COMPRESS):
         line = json.dumps({"text": f"{i}"}).encode()
         (tmp_path / f"{i}.jsonl{compression}").write_bytes(COMPRESS[compression](line))
     dataset = TextCompletionDataset(TOKENIZER, str(tmp_path))
     assert [dataset[i] for i in range(len(dataset))] == [
-        [example(Learnt(f"<|bos|>{i}<|eos|>"))] for i in range(5)
+        [example(Target(f"<|bos|>{i}<|eos|>"))] for i in range(5)
     ]
 
 
-# Shapes of a conversation
+# Layouts of a conversation
 
 TURNS = [user("Q"), assistant("A"), user("And?"), assistant("B")]
-BOTH = example(asked(), answered(), f"\n{asked('And?')}", answered("B"))
-LAST = example(f"{asked()}A<|im_end|>\n{asked('And?')}", answered("B"))
+BOTH = example(question_text(), answer_target(), f"\n{question_text('And?')}", answer_target("B"))
+LAST = example(f"{question_text()}A<|im_end|>\n{question_text('And?')}", answer_target("B"))
 SHARED = [
     {"from": who, "value": turn["content"]} for who, turn in zip(["human", "gpt"] * 2, TURNS, strict=True)
 ]
@@ -115,7 +125,7 @@ def text(value: Any) -> str:
         ({"prompt": TURNS[0], "completion": text(TURNS[1:])}, BOTH),
     ],
 )
-def test_every_shape_of_a_conversation_gives_the_same_example(
+def test_every_layout_of_a_conversation_gives_the_same_example(
     row: dict[str, Any], expected: Example, tmp_path: Path
 ) -> None:
     assert ChatDataset(TOKENIZER, [row])[0] == expected
@@ -133,18 +143,20 @@ def test_every_shape_of_a_conversation_gives_the_same_example(
 
 
 def test_text_that_begins_like_json_is_text() -> None:
-    for said in ("[1, 2]", '{"role": "user"}', "[x] or [y]?", "[]", '["a"]'):
-        row = {"prompt": said, "completion": said}
-        assert ChatDataset(TOKENIZER, [row])[0] == example(asked(said), answered(said))
+    for content in ("[1, 2]", '{"role": "user"}', "[x] or [y]?", "[]", '["a"]'):
+        row = {"prompt": content, "completion": content}
+        assert ChatDataset(TOKENIZER, [row])[0] == example(question_text(content), answer_target(content))
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_preferences_have_the_same_shapes(as_text: bool) -> None:
+def test_every_layout_of_a_preference_gives_the_same_pair(as_text: bool) -> None:
     def column(value: Any) -> Any:
         return json.dumps(value) if as_text else value
 
     other = [*TURNS[:3], assistant("C")]
-    expected = Pair(LAST, example(f"{asked()}A<|im_end|>\n{asked('And?')}", answered("C")))
+    expected = Pair(
+        LAST, example(f"{question_text()}A<|im_end|>\n{question_text('And?')}", answer_target("C"))
+    )
     rows = [
         {"chosen": column(TURNS), "rejected": column(other)},
         {"prompt": column(TURNS[:3]), "chosen": column(TURNS[3:]), "rejected": column(other[3:])},
@@ -155,65 +167,67 @@ def test_preferences_have_the_same_shapes(as_text: bool) -> None:
         assert PreferenceDataset(TOKENIZER, [row])[0] == expected
 
 
-# Marks of images
+# Placeholders of images
 
 
 @pytest.mark.parametrize(
-    "mark",
+    "placeholder",
     ["<image>", "<video>", "<audio>", "<|image|>", "<|image_pad|>", "[IMG]", "<img>", "<image_placeholder>"],
 )
-def test_a_mark_of_an_image_is_reported_wherever_it_is(mark: str, tmp_path: Path) -> None:
-    said = f"{mark}\nWhat is this?"
-    call = assistant(None, tool_calls=[{"name": "look", "arguments": {"at": mark}}])
-    pair = PreferenceDataset(TOKENIZER, [{"prompt": said, "chosen": "A", "rejected": mark}])[0]
+def test_a_placeholder_of_an_image_is_reported_wherever_it_is(placeholder: str, tmp_path: Path) -> None:
+    content = f"{placeholder}\nWhat is this?"
+    call = assistant(None, tool_calls=[{"name": "look", "arguments": {"at": placeholder}}])
+    pair = PreferenceDataset(TOKENIZER, [{"prompt": content, "chosen": "A", "rejected": placeholder}])[0]
     assert isinstance(pair, Pair)
-    found = [
-        ChatDataset(TOKENIZER, [{"messages": [user("Q"), assistant("B"), user(said), assistant()]}])[0],
-        ChatDataset(TOKENIZER, [{"prompt": "Q", "completion": said}])[0],
+    encoded = [
+        ChatDataset(TOKENIZER, [{"messages": [user("Q"), assistant("B"), user(content), assistant()]}])[0],
+        ChatDataset(TOKENIZER, [{"prompt": "Q", "completion": content}])[0],
         ChatDataset(ByteTokenizer(AGENT), [{"messages": [user(), call]}])[0],
-        InstructDataset(TOKENIZER, [{"instruction": "Q", "input": said, "output": "A"}])[0],
+        InstructDataset(TOKENIZER, [{"instruction": "Q", "input": content, "output": "A"}])[0],
         pair.chosen,
         pair.rejected,
     ]
-    for one in found:
+    for one in encoded:
         (note,) = notes_of(one)
         assert note.startswith(
-            f"contain '{mark}', which stands for an image or a sound and is learnt as plain text: "
+            f"contain '{placeholder}', a placeholder for an image, video or sound, which is encoded as plain text: "
         )
-    assert found[1] == example(asked(), answered(said))
+    assert encoded[1] == example(question_text(), answer_target(content))
 
 
-@pytest.mark.parametrize("said", ["a < image > b", "<images>", "How do I use <img src='a'>?", "image"])
-def test_other_text_is_no_mark_of_an_image(said: str) -> None:
-    assert notes_of(ChatDataset(TOKENIZER, [{"messages": [user(said), assistant()]}])[0]) == []
+@pytest.mark.parametrize("content", ["a < image > b", "<images>", "How do I use <img src='a'>?", "image"])
+def test_similar_text_is_not_a_placeholder_of_an_image(content: str) -> None:
+    assert notes_of(ChatDataset(TOKENIZER, [{"messages": [user(content), assistant()]}])[0]) == []
 
 
 # With a cache
 
 
 class Cached(ByteTokenizer):
-    """Says what it depends on, so that its rows are cached."""
+    """Has a fingerprint, so that its rows are cached."""
 
     def fingerprint(self) -> str:
         return "bytes"
 
 
-def test_notes_and_errors_come_out_of_the_cache_as_they_went_in(tmp_path: Path) -> None:
+def test_notes_and_errors_of_cached_rows_are_the_same(tmp_path: Path) -> None:
     call = assistant(None, tool_calls=[{"name": "f", "arguments": {}}])
     rows: list[dict[str, Any]] = [
         {"messages": json.dumps([user("<image>", name="Bob"), assistant("<|eos|>")]), "id": 7},
         {"messages": [user(), call]},
         {"messages": [user(), assistant(" ")]},
     ]
-    made = [ChatDataset(Cached(), rows, on_error="skip") for _ in range(3)]
-    plain = [made[0][i] for i in range(3)]
-    assert plain[0] == example(asked("<image>"), Plain("<|eos|>", is_learnt=True), Learnt("<|im_end|>"))
-    for dataset in made[1:]:
+    chats = [ChatDataset(Cached(), rows, on_error="skip") for _ in range(3)]
+    plain = [chats[0][i] for i in range(3)]
+    assert plain[0] == example(
+        question_text("<image>"), Plain("<|eos|>", is_target=True), Target("<|im_end|>")
+    )
+    for dataset in chats[1:]:
         dataset.use_cache(str(tmp_path))
-        found = [dataset[i] for i in range(3)]
-        assert found == plain
-        assert notes_of(found[0]) == notes_of(plain[0])
+        encoded = [dataset[i] for i in range(3)]
+        assert encoded == plain
+        assert notes_of(encoded[0]) == notes_of(plain[0])
         assert dataset._cache is not None
         dataset._cache.flush()
     assert len(notes_of(plain[0])) == 4
-    assert all(isinstance(row, LeftOut) for row in plain[1:])
+    assert all(isinstance(row, SkippedRow) for row in plain[1:])

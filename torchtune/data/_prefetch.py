@@ -1,4 +1,4 @@
-"""Processes that encode windows before they are needed."""
+"""Worker processes that encode packing windows before they are needed."""
 
 import contextlib
 import logging
@@ -17,117 +17,119 @@ from torchtune.data._windows import Window, Windows
 
 _logger = logging.getLogger(__name__)
 
-_EACH = 2
-"""Windows that are asked of a process before the first of them is needed."""
+_WINDOWS_PER_WORKER = 2
+"""Windows requested ahead of time, per worker."""
 _START = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer);"
-    " from torchtune.data._worker import main; main()"
+    " from torchtune.data._prefetch_worker import main; main()"
 )
 
 
-class Ahead(Generic[ItemT]):
-    """Reads windows ahead, in their order; what no process has begun is read at once.
+class Prefetcher(Generic[ItemT]):
+    """Reads windows in order, with worker processes encoding the next ones in advance.
 
-    The processes are asked through pipes, so that they neither share a CUDA context nor import the program that
-    started them, and end with it. Should one die, windows are read without them.
+    A window that no worker has started on is read in this process. Workers communicate through pipes: they share no
+    CUDA context, do not import the program that started them, and exit with it. If a worker dies, the remaining windows
+    are read in this process.
 
     Args:
-        windows: What is read.
-        workers: How many processes; 0: none.
+        windows: The windows to read.
+        workers: Number of worker processes; 0 reads everything in this process.
     """
 
     def __init__(self, windows: Windows[ItemT], workers: int) -> None:
         self._windows = windows
         self._n_workers = workers
         self._pool: ThreadPoolExecutor | None = None
-        self._asked: dict[int, Future[Window[ItemT]]] = {}
+        self._requests: dict[int, Future[Window[ItemT]]] = {}
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._own = threading.local()
+        self._thread = threading.local()
         weakref.finalize(self, _end, self._processes)
         if workers:
             self._start()
 
     def begin(self, number: int) -> None:
-        """Let the windows from `number` on be read ahead, and no others."""
-        for future in self._asked.values():
+        """Start prefetching at window `number`; cancel all other requests."""
+        for future in self._requests.values():
             future.cancel()
-        self._asked = {}
-        self._ask(number)
+        self._requests = {}
+        self._request(number)
 
     def read(self, number: int) -> Window[ItemT]:
-        """Read a window, and let those after it be read ahead."""
-        future = self._asked.pop(number, None)
-        self._ask(number + 1)
+        """Read a window, and prefetch those after it."""
+        future = self._requests.pop(number, None)
+        self._request(number + 1)
         if future is None or future.cancel():
             return self._windows.read(number)
         try:
             return future.result()
         except BrokenExecutor as error:
-            _logger.warning(
-                "%s; from here on, rows are encoded when they are needed", error.__cause__ or error
-            )
+            _logger.warning("%s; from now on, rows are encoded in the main process", error.__cause__ or error)
             self.close()
             return self._windows.read(number)
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the workers."""
         pool = self._pool
         self._pool = None
-        self._asked = {}
+        self._requests = {}
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
         _end(self._processes)
         if pool is not None:
             pool.shutdown(wait=True)
-            _end(self._processes)  # one that was just being started
+            _end(self._processes)  # a worker that was still starting
 
     def _start(self) -> None:
-        """Make the pool, whose threads each start a process with the first that is asked."""
+        """Create the pool, whose threads each start a worker at their first request."""
         try:
-            sent = pickle.dumps(self._windows)
-        except Exception as error:  # of whatever kind a dataset that cannot be sent causes
-            _logger.warning("rows are encoded when they are needed: the dataset cannot be sent (%s)", error)
+            pickled_windows = pickle.dumps(self._windows)
+        except Exception as error:  # pickling a dataset can raise anything
+            _logger.warning(
+                "rows are encoded in the main process: the dataset cannot be pickled for data workers (%s)",
+                error,
+            )
             return
-        # A thread for each process; what is asked of a thread waits until its process is there.
-        self._pool = ThreadPoolExecutor(self._n_workers, "ahead", self._open, (sent,))
+        # One thread per worker; a thread's first request waits until its worker has started.
+        self._pool = ThreadPoolExecutor(self._n_workers, "prefetch", self._open, (pickled_windows,))
 
-    def _ask(self, first: int) -> None:
-        """Ask for the windows from `first` on."""
+    def _request(self, first: int) -> None:
+        """Request the windows from `first` on."""
         if self._pool is None:
             return
-        for number in range(first, first + _EACH * self._n_workers):
-            if number not in self._asked:
-                self._asked[number] = self._pool.submit(self._reply, number)
+        for number in range(first, first + _WINDOWS_PER_WORKER * self._n_workers):
+            if number not in self._requests:
+                self._requests[number] = self._pool.submit(self._reply, number)
 
-    def _open(self, sent: bytes) -> None:
-        """Start this thread's process."""
+    def _open(self, pickled_windows: bytes) -> None:
+        """Start this thread's worker."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(  # noqa: S603 - our own program.
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            process_group=0,  # Ctrl-C is for the process that reads: it decides
+            process_group=0,  # Ctrl-C reaches only the main process, which decides what to do
         )
         self._processes.append(process)
         assert process.stdin is not None
         assert process.stdout is not None
-        self._own.process = process
-        with contextlib.suppress(OSError):  # that it has ended is found when it is asked for something
+        self._thread.process = process
+        with contextlib.suppress(OSError):  # a worker that has exited is noticed at the next request
             process.stdin.write(pickle.dumps(sys.path))
-            send(process.stdin, sent)
+            send(process.stdin, pickled_windows)
             receive(process.stdout)
 
     def _reply(self, number: int) -> Window[ItemT]:
-        """Ask this thread's process for a window."""
-        process = self._own.process
+        """Get a window from this thread's worker."""
+        process = self._thread.process
         try:
             send(process.stdin, pickle.dumps(number))
             answer = receive(process.stdout)
-        except (OSError, ValueError):  # a pipe that was closed meanwhile
+        except (OSError, ValueError):  # the pipe was closed in the meantime
             answer = None
         if answer is None:
-            raise BrokenExecutor(f"a process that encodes rows ahead ended with status {process.wait()}")
+            raise BrokenExecutor(f"a data worker exited with status {process.wait()}")
         window: Any = pickle.loads(answer)  # noqa: S301 - our own process wrote it.
         if isinstance(window, BaseException):
             raise window
@@ -141,19 +143,19 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what it did not read any more
+            with contextlib.suppress(OSError):  # flushing data that the worker never read
                 if pipe is not None:
                     pipe.close()
 
 
 def send(pipe: IO[bytes], message: bytes) -> None:
-    """Write a message behind its length."""
+    """Write a message, preceded by its length."""
     pipe.write(struct.pack("<Q", len(message)) + message)
     pipe.flush()
 
 
 def receive(pipe: IO[bytes]) -> bytes | None:
-    """Read a message; None where the other side has ended."""
+    """Read a message; None if the other side has exited."""
     size = pipe.read(8)
     if len(size) < 8:
         return None

@@ -1,4 +1,4 @@
-"""What tokenizers of every kind have in common."""
+"""Base class of all tokenizers."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from torchtune.data import ChatTemplate
-from torchtune.tokenizers._chat_templates import MORE_CHAT_TEMPLATES, read_chat_template
+from torchtune.tokenizers._chat_templates import ADDITIONAL_CHAT_TEMPLATES, read_chat_template
 from torchtune.tokenizers._config import TokenizerConfig
 from torchtune.tokenizers._files import SIDE_FILES
 from torchtune.tokenizers._options import TokenizerOptions, check_options, options_text, unknown_token
 from torchtune.tokenizers._special_ids import GENERATION_CONFIG
 
 
-class AnyTokenizer(ABC):
-    """A tokenizer that was loaded from a file, of whichever kind.
+class BaseTokenizer(ABC):
+    """A tokenizer that was loaded from a file.
 
     Args:
         path: The file.
-        config: What the files next to it say.
+        config: Contents of the configuration files next to it.
         options: Options of the tokenizer.
-        **settings: The arguments of the subclass other than the path and the options, by name.
+        **settings: Arguments of the subclass other than the path and the options, by name.
 
     Raises:
-        TypeError: there is no such option.
-        ValueError: an option has no effect, or a value that it does not take.
+        TypeError: An option is unknown.
+        ValueError: An option has no effect or an invalid value.
     """
 
     vocab_size: int
@@ -34,9 +34,9 @@ class AnyTokenizer(ABC):
     content_tokens: frozenset[str]
     """Special tokens that texts may contain."""
     unknown_id: int | None
-    """What stands for text that no token can write; None where there is no such text."""
+    """Id for text that no token can represent; None if every text can be represented."""
     bos_id: int | None
-    """None also for a model that has such a token but begins no text with it, as SmolLM2."""
+    """None also for models whose texts do not begin with the token, such as SmolLM2."""
     eos_id: int
     pad_id: int
     stop_ids: frozenset[int]
@@ -54,31 +54,31 @@ class AnyTokenizer(ABC):
         )
 
     def encode(self, text: str, *, add_bos: bool = True, add_eos: bool = True) -> list[int]:
-        """Encode plain text; a special token spelt out in it stays text, unless it is one of `content_tokens`.
+        """Encode plain text; the text of a special token stays text unless it is one of `content_tokens`.
 
         Args:
-            text: What to encode.
-            add_bos: Put `bos_id` first; without effect where it is None.
-            add_eos: Put `eos_id` last.
+            text: The text.
+            add_bos: Prepend `bos_id`, unless the tokenizer has none.
+            add_eos: Append `eos_id`.
         """
         bos = [self.bos_id] if add_bos and self.bos_id is not None else []
         return [*bos, *self._encode(text), *([self.eos_id] if add_eos else [])]
 
     @abstractmethod
     def encode_template(self, text: str, plain: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """Encode text that a chat template rendered: its special tokens become their ids, none are added.
+        """Encode text that a chat template rendered: its special tokens become their ids; no token is added.
 
         Args:
-            text: What to encode.
-            plain: Where parts of it begin and end, in characters, in which special tokens stay text.
+            text: The text.
+            plain: Start and end, in characters, of the spans in which special tokens stay text.
         """
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn ids back into text, leaving out special tokens other than `content_tokens`."""
+        """Decode ids into text; special tokens other than `content_tokens` are skipped."""
 
     def fingerprint(self) -> str:
-        """Return a digest of all that encoding depends on."""
+        """Return a digest of everything that encoding depends on."""
         settings = (
             type(self).__name__,
             *self._settings.items(),
@@ -88,7 +88,7 @@ class AnyTokenizer(ABC):
         digest = hashlib.sha256(repr(settings).encode())
         folder = self._path.parent
         side_files = [folder / name for name in (*SIDE_FILES, GENERATION_CONFIG, "config.json")]
-        templates = sorted((folder / MORE_CHAT_TEMPLATES).glob("*.jinja"))
+        templates = sorted((folder / ADDITIONAL_CHAT_TEMPLATES).glob("*.jinja"))
         for file in (*self._files(), *side_files, *templates):
             digest.update(f"{file.name} {file.stat().st_size if file.is_file() else None}".encode())
             if file.is_file():
@@ -96,50 +96,50 @@ class AnyTokenizer(ABC):
         return digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the arguments alone: the libraries do not pickle which special tokens are to stay text."""
-        kind: Callable[..., AnyTokenizer] = type(self)  # Its path is a text.
+        """Pickle only the arguments: the libraries do not pickle which special tokens stay text."""
+        kind: Callable[..., BaseTokenizer] = type(self)  # its path is a string
         return partial(kind, str(self._path), **self._settings, **self._options), ()
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]:
-        """Encode plain text without anything around it."""
+        """Encode plain text without BOS and EOS."""
 
     @abstractmethod
-    def _find(self, token: str) -> int | None:
-        """Return the id of a token, which is named as in the vocabulary or by the text that it stands for."""
+    def _token_id(self, token: str) -> int | None:
+        """Return the id of a token, given by its vocabulary entry or by its text."""
 
-    def _stops(self, names: Iterable[str]) -> set[int]:
+    def _stop_token_ids(self, names: Iterable[str]) -> set[int]:
         """Return the ids of the option `stop_tokens`.
 
         Args:
-            names: Tokens to suggest for a misspelt one.
+            names: Candidates to suggest for a misspelled token.
 
         Raises:
-            ValueError: one of them is not a token of the vocabulary.
+            ValueError: A token is not in the vocabulary.
         """
         stops = set[int]()
         for token in self._options.get("stop_tokens") or ():
-            number = self._find(token)
-            if number is None:
+            token_id = self._token_id(token)
+            if token_id is None:
                 raise unknown_token("stop_tokens", token, names)
-            stops.add(number)
+            stops.add(token_id)
         return stops
 
     def _tokens_in_content(self) -> frozenset[str]:
         """Return the tokens of the option `special_tokens_in_content`.
 
         Raises:
-            ValueError: one of them is not a special token.
+            ValueError: A token is not a special token.
         """
         tokens = self._options.get("special_tokens_in_content") or ()
         for token in tokens:
             if token in self.special_tokens:
                 continue
-            if self._find(token) is None:
+            if self._token_id(token) is None:
                 raise unknown_token("special_tokens_in_content", token, self.special_tokens)
             raise ValueError(
-                f"special_tokens_in_content: {token!r} is not a special token, so that any text may contain it already;"
-                " leave it out"
+                f"special_tokens_in_content: {token!r} is not a special token, so texts may contain it anyway;"
+                " remove it"
             )
         return frozenset(tokens)
 
@@ -148,7 +148,7 @@ class AnyTokenizer(ABC):
         return [self._path]
 
     def _not_in_vocabulary(self, name: str, text: str | None) -> ValueError:
-        """Return the error of a special token, known by its name, that the configuration spells as no token is."""
+        """Return the error for a special token of the configuration that is not in the vocabulary."""
         return ValueError(
             f"{self._config.folder}/tokenizer_config.json: {name} is {text!r}, which is not in the vocabulary"
             f" of {self._path.name}"
