@@ -8,7 +8,7 @@ from tests.cli.test_hints import mistakes
 from tests.tune import Tune
 from torchtune.config.model import fields, is_component_path
 from torchtune.runs import load_recipe
-from torchtune.runs._choices import components_of_field, listed, matching
+from torchtune.runs._choices import components_of_field, format_components, similar_components
 
 SCHEDULES = "torch.optim.lr_scheduler"
 LOGGERS = "torchtune.utils.metric_logging"
@@ -78,14 +78,14 @@ def test_help_lists_the_components_of_a_field(tune: Tune) -> None:
 
 def test_names_are_compared_without_case_and_underscores() -> None:
     paths = ["torch.a.Linear", "pkg.linear_with_warmup", "pkg.Bilinear"]
-    assert matching("LINEAR", paths) == ["torch.a.Linear"]
-    assert matching("line", paths) == ["pkg.linear_with_warmup", "torch.a.Linear", "pkg.Bilinear"]
-    assert matching("linear-with-warmup-and-decay", paths) == ["pkg.linear_with_warmup"]
-    assert matching("bilinaer", paths) == ["pkg.Bilinear"]
-    assert matching("x", paths) == []
+    assert similar_components("LINEAR", paths) == ["torch.a.Linear"]
+    assert similar_components("line", paths) == ["pkg.linear_with_warmup", "torch.a.Linear", "pkg.Bilinear"]
+    assert similar_components("linear-with-warmup-and-decay", paths) == ["pkg.linear_with_warmup"]
+    assert similar_components("bilinaer", paths) == ["pkg.Bilinear"]
+    assert similar_components("x", paths) == []
 
 
 def test_long_list_ends_with_the_number_of_omitted_components() -> None:
     paths = [f"torch.T{i}" for i in range(6)] + [f"torchtune.a{i}" for i in range(4)]
-    assert listed(paths).startswith("torchtune.a0, ")
-    assert listed(paths).endswith("torch.T3, 2 others")
+    assert format_components(paths).startswith("torchtune.a0, ")
+    assert format_components(paths).endswith("torch.T3, 2 others")

@@ -31,8 +31,8 @@ def adapter(folder: Path, base_model: str | None) -> Path:
     return folder
 
 
-def a_run(folder: Path, **record: Any) -> Path:
-    return write(folder, config__yaml="seed: 1\n", run__json=json.dumps(record))
+def a_run(run_folder: Path, **record: Any) -> Path:
+    return write(run_folder, config__yaml="seed: 1\n", run__json=json.dumps(record))
 
 
 def test_a_hugging_face_folder_is_returned_unchanged(base: Path) -> None:

@@ -77,10 +77,10 @@ def test_a_node_uses_the_seed_of_another_node_that_started_in_the_meantime(
     words = [f"output_dir={tmp_path / 'r'}"]
     build = Layers.build
 
-    def build_slowly(layers: Layers, of: str = "the config") -> Any:
+    def build_slowly(layers: Layers, subject: str = "the config") -> Any:
         monkeypatch.setattr(Layers, "build", build)
         sample.main.prepare(sample.main.layers(None, words))  # the other node
-        return build(layers, of)
+        return build(layers, subject)
 
     monkeypatch.setattr(Layers, "build", build_slowly)
     cfg, run = sample.main.prepare(sample.main.layers(None, words))

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from attrs import frozen
 
-from torchtune.datasets._find_files import FoundFile, files_in
+from torchtune.datasets._find_files import DataFile, files_in
 from torchtune.datasets._formats import check_formats
 from torchtune.datasets._splits import choose_files, match_split
 
@@ -40,7 +40,7 @@ class DatasetConfig:
     """File patterns by split. None: the split of a file is in its name."""
     is_default: bool
 
-    def files(self, split: str) -> Sequence[FoundFile]:
+    def files(self, split: str) -> Sequence[DataFile]:
         """Return the files of a split.
 
         Raises:
@@ -63,7 +63,7 @@ class DatasetConfig:
         if not paths:
             raise ValueError(f"split: README.md names no files for the split {name!r} of {subject}")
         check_formats(paths)
-        return [FoundFile(path, path.relative_to(self.root).as_posix()) for path in paths]
+        return [DataFile(path, path.relative_to(self.root).as_posix()) for path in paths]
 
     def _matching(self, pattern: str) -> list[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:

@@ -21,7 +21,7 @@ _BACKUPS = re.compile(r"#.*#|~\$.*|.*(~|\.bak|\.orig|\.swp)")
 
 
 @frozen
-class FoundFile:
+class DataFile:
     """A data file, or a folder written by `Dataset.save_to_disk`."""
 
     path: Path
@@ -29,7 +29,7 @@ class FoundFile:
     """The path relative to the folder, or to the parts of the pattern before the first wildcard, with `/`."""
 
 
-def files_in(folder: Path) -> list[FoundFile]:
+def files_in(folder: Path) -> list[DataFile]:
     """Return the data files in a folder and its subfolders, sorted by path.
 
     Raises:
@@ -38,10 +38,10 @@ def files_in(folder: Path) -> list[FoundFile]:
     paths = sorted(_walk(folder, set()))
     if not paths:
         raise FileNotFoundError(f"{folder}: the folder contains no data files ({ENDINGS})")
-    return [FoundFile(path, path.relative_to(folder).as_posix()) for path in paths]
+    return [DataFile(path, path.relative_to(folder).as_posix()) for path in paths]
 
 
-def matching_files(pattern: str) -> list[FoundFile]:
+def matching_files(pattern: str) -> list[DataFile]:
     """Return the data files and saved folders that match a pattern, sorted by path.
 
     Raises:
@@ -61,7 +61,7 @@ def matching_files(pattern: str) -> list[FoundFile]:
         message = f"{pattern}: the pattern matches no data files ({ENDINGS})"
         suggestion = did_you_mean_path(Path(*expanded.parts[:n_fixed]), Path.is_dir)
         raise FileNotFoundError(f"{message}; {suggestion}" if suggestion else message)
-    return [FoundFile(path, Path(*path.parts[n_fixed:]).as_posix()) for path in paths]
+    return [DataFile(path, Path(*path.parts[n_fixed:]).as_posix()) for path in paths]
 
 
 def did_you_mean_source(path: str | Path) -> str:

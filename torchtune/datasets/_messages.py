@@ -27,7 +27,7 @@ ms-swift's."""
 _CALLS = ("function_call", "tool_call")
 """The roles whose content is a tool call, as JSON."""
 
-KNOWN = ("system", "developer", "user", "assistant", "tool")
+KNOWN_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _FLAGS = ("train", "training", "loss")
 """Boolean fields that say whether a turn is a target: axolotl's and ms-swift's."""
@@ -116,10 +116,10 @@ def read_message(turn: Any, name: str) -> Message:
             f"{name!r}: expected a turn with 'role' and 'content', or 'from' and 'value', got the keys"
             f" {', '.join(map(repr, turn)) or '(none)'}"
         )
-    if role not in KNOWN:
+    if role not in KNOWN_ROLES:
         raise ValueError(
             f"{name!r}: unknown role {'null' if role_name is None else repr(role_name)}; expected one of"
-            f" {', '.join((*KNOWN, *_ROLES))}"
+            f" {', '.join((*KNOWN_ROLES, *_ROLES))}"
         )
     if role_name in _CALLS:
         return _calling(turn[content_key], fields, name)

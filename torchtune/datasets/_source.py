@@ -11,7 +11,7 @@ from attrs import frozen
 from torchtune.config import LocalPath
 from torchtune.datasets._dataset_card import choose_config, read_configs
 from torchtune.datasets._find_files import (
-    FoundFile,
+    DataFile,
     did_you_mean_source,
     files_in,
     matching_files,
@@ -104,7 +104,7 @@ def _open_list(rows: Sequence[Any], split: str, options: LoadOptions) -> Table:
 
 
 def _open_stream(
-    source: str, parts: Sequence[SplitPart], files: dict[str, Sequence[FoundFile]], streaming: Streaming
+    source: str, parts: Sequence[SplitPart], files: dict[str, Sequence[DataFile]], streaming: Streaming
 ) -> Table:
     if any(format_of(file.path) != ".parquet" for members in files.values() for file in members):
         raise ValueError(
@@ -116,7 +116,7 @@ def _open_stream(
     return stream_parquet([file.path for part in parts for file in files[part.name]], streaming, source)
 
 
-def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
+def _files(source: str, split: str, config: str | None) -> Sequence[DataFile]:
     """Return the files of a split, all of one format, sorted by name.
 
     Raises:
@@ -148,10 +148,10 @@ def _files(source: str, split: str, config: str | None) -> Sequence[FoundFile]:
     return files
 
 
-def _single(path: Path, split: str, source: str) -> FoundFile:
+def _single(path: Path, split: str, source: str) -> DataFile:
     """Return the file that the user named. It belongs to `train`, and to the split in its name."""
     check_formats([path])
-    file = FoundFile(path, path.name)
+    file = DataFile(path, path.name)
     if split != "train" and family_of(split) not in families_in(path.name) and split != split_of(file):
         raise ValueError(
             f"split: the local file {source} has no split {split!r}; use that split's file as the source"
@@ -159,7 +159,7 @@ def _single(path: Path, split: str, source: str) -> FoundFile:
     return file
 
 
-def _choose_matching(pattern: str, split: str) -> Sequence[FoundFile]:
+def _choose_matching(pattern: str, split: str) -> Sequence[DataFile]:
     """Return the files of a split that match a pattern. One that names a split, `test-*.jsonl`, needs no setting."""
     files = matching_files(pattern)
     named_splits = families_in(wildcard_part(pattern))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from attrs import frozen
 
 from torchtune._counted import counted
-from torchtune.datasets._find_files import FoundFile
+from torchtune.datasets._find_files import DataFile
 from torchtune.datasets._formats import is_saved
 from torchtune.datasets._tables import SlicedTable, Table
 
@@ -118,7 +118,7 @@ def match_split(names: Collection[str], split: str, subject: str) -> str | None:
     return matches[0] if matches else None
 
 
-def choose_files(files: Sequence[FoundFile], split: str, subject: str) -> Sequence[FoundFile]:
+def choose_files(files: Sequence[DataFile], split: str, subject: str) -> Sequence[DataFile]:
     """Return the files of a split, by the names of files and folders. If no name has a split, all files are `train`.
 
     Raises:
@@ -147,7 +147,7 @@ def choose_files(files: Sequence[FoundFile], split: str, subject: str) -> Sequen
     return [file for file, name in splits.items() if name == chosen]
 
 
-def split_of(file: FoundFile) -> str | None:
+def split_of(file: DataFile) -> str | None:
     """Return the split in the name of a file, or else in that of its nearest folder; None if no name has one.
 
     Raises:
@@ -171,7 +171,7 @@ def split_of(file: FoundFile) -> str | None:
     return None
 
 
-def _names_of(file: FoundFile) -> list[str]:
+def _names_of(file: DataFile) -> list[str]:
     """Return the names of a file's folders, and its own with and without suffixes."""
     *folders, last = file.name.split("/")
     return [*folders, last, last.partition(".")[0]]
