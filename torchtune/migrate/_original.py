@@ -138,11 +138,11 @@ class Import:
 
     def component(self, name: str) -> tuple[str, Tree]:
         """Return the dotpath and arguments of one of the original's components; empty without a component."""
-        value = self.take(name)
-        if not isinstance(value, Mapping):
+        tree = self.take(name)
+        if not isinstance(tree, Mapping):
             return "", {}
-        arguments = {key: value for key, value in value.items() if key != "_component_"}
-        return str(value.get("_component_", "")), arguments
+        arguments = {key: value for key, value in tree.items() if key != "_component_"}
+        return str(tree.get("_component_", "")), arguments
 
     def lose(self, path: str, arguments: Tree, reason: str = "") -> None:
         """Record arguments without a counterpart, except null and false ones, which need no counterpart."""

@@ -127,27 +127,25 @@ class Overriding:
         return component is not None and not is_anything(component) and is_dotpath(override.text)
 
     def _add(self, path: Path, t: Any, override: Override) -> None:
-        value = self._value(path)
-        if is_reference(value):
-            message = f"`+=` needs a list; this field holds the reference {value}"
+        current = self._value(path)
+        if is_reference(current):
+            message = f"`+` needs a list; this field holds the reference {current}"
             self._note(override, Mistake("reference", message, "set the whole list", path))
             return
-        if value is None:
-            value = self._default(path)
+        if current is None:
+            current = self._default(path)
         collection = next((m for m in members(strip(t)) if is_collection_type(m)), None)
-        if (
-            is_component_tree(value) and collection is not None
-        ):  # a single component in a field that takes a list becomes its first item
-            value = [value]
-            self._set_at(path, value, override.origin(self.layer))
-        if not isinstance(value, list) and not (value is None and collection is not None):
+        if is_component_tree(current) and collection is not None:
+            current = [current]  # a single component in a field that takes a list becomes its first item
+            self._set_at(path, current, override.origin(self.layer))
+        if not isinstance(current, list) and not (current is None and collection is not None):
             advice = f"use {dotted(path)}={override.text} to set it"
-            message = "`+=` needs a list; this field is not one"
+            message = "`+` needs a list; this field is not one"
             self._note(override, Mistake("wrong_type", message, advice, path))
             return
-        item = item_type(collection, len(value or ()))
+        item = item_type(collection, len(current or ()))
         component = component_type_of(item)
-        among_components = bool(value) and all(map(is_component_tree, value or ()))
+        among_components = bool(current) and all(map(is_component_tree, current or ()))
         named = component is not None and (among_components or not is_anything(component))
         try:
             value = (
@@ -160,7 +158,7 @@ class Overriding:
             return
         origin = override.origin(self.layer)
         if self._value(path) is None:
-            self._set_at(path, value or [], origin)
+            self._set_at(path, current or [], origin)
         items = self._value(path)
         items.append(None)
         self._set_at((*path, len(items) - 1), value, origin)
