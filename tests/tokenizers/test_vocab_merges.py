@@ -24,8 +24,8 @@ from torchtune.tokenizers import BPETokenizer, HFTokenizer, auto_tokenizer
 from torchtune.tokenizers._bpe import CLASSES, MODEL_TYPES
 
 END = "<|endoftext|>"
-UNUSUAL = "e\u0301le\u0300ve \u212b \uff46\uff55\uff4c\uff4c I'LL he'll THEY'VE 1234567 a1b2 \u00a0x /to//x\r\n\r\n  \n y"
-ALL = [*TEXTS, *SPECIAL_TEXTS, UNUSUAL, TEXT, f"a{END}b {END} c"]
+RARE = "e\u0301le\u0300ve \u212b \uff46\uff55\uff4c\uff4c I'LL he'll THEY'VE 1234567 a1b2 \u00a0x /to//x\r\n\r\n  \n y"
+ALL = [*TEXTS, *SPECIAL_TEXTS, RARE, TEXT, f"a{END}b {END} c"]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_the_model_type_is_used_without_a_tokenizer_class(two_files: Path, tmp_p
         folder = copy(two_files, tmp_path / model_type)
         write(folder, config__json=json.dumps({"model_type": model_type}))
         named = copy(two_files, tmp_path / f"{model_type}_named", tokenizer_class=name)
-        ids = [auto_tokenizer(str(path)).encode(UNUSUAL) for path in (folder, named)]
+        ids = [auto_tokenizer(str(path)).encode(RARE) for path in (folder, named)]
         assert ids[0] == ids[1]
 
 
