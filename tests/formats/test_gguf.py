@@ -145,7 +145,7 @@ def test_texts_begin_as_the_file_says_or_as_llama_cpp_takes_it(
         ({"tokenizer_model": "bert"}, "its tokenizer has the unsupported kind 'bert' / 'smollm'"),
         ({"tokenizer_model": "llama"}, "has no 'tokenizer.ggml.scores' in its metadata"),
         ({"eos_token_id": None}, "declares no end-of-sequence token"),
-        ({"eos_token_id": 300}, "its eos token is number 300 of 300, counted from 0"),
+        ({"eos_token_id": 300}, "its eos token has the id 300, but there are only 300 tokens"),
         ({"head_count": None}, "has no 'attention.head_count' in its metadata"),
         ({"token_merges": ["a b c"]}, "has a merge that is not a pair"),
         ({"token_merges": ["Ġ nowhere"]}, "merges do not fit its tokens"),

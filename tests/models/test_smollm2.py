@@ -1,4 +1,4 @@
-"""The real SmolLM2-135M-Instruct, out of its GGUF file, against transformers."""
+"""SmolLM2-135M-Instruct, converted from its GGUF file, compared with transformers."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ PROMPTS = [
 ]
 
 TEXTS = [*(text for text in real.TEXTS if not any(c.isnumeric() for c in text)), *real.SPECIAL_TEXTS]
-"""transformers does not split the digits of a GGUF file's tokenizer."""
+"""Texts without digits, which transformers does not split in tokenizers of GGUF files."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,30 +54,30 @@ def tokenizer(smollm2_folder: Path) -> BaseTokenizer:
 
 
 @pytest.fixture(scope="module")
-def theirs(smollm2_folder: Path) -> Any:
+def reference(smollm2_folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(smollm2_folder, dtype=torch.float32)
 
 
-def test_weights_equal_transformers_reading_rounded_to_bfloat16(
+def test_weights_equal_those_of_transformers_rounded_to_bfloat16(
     smollm2_gguf: Path, smollm2_folder: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    ours = load_file(smollm2_folder / "model.safetensors")
-    read = AutoModelForCausalLM.from_pretrained(
+    actual = load_file(smollm2_folder / "model.safetensors")
+    from_file = AutoModelForCausalLM.from_pretrained(
         smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
     )
-    expected = {name: weight.bfloat16() for name, weight in read.state_dict().items()}
+    expected = {name: weight.bfloat16() for name, weight in from_file.state_dict().items()}
     del expected["lm_head.weight"]
-    assert len(ours) == 272
-    assert sum(weight.numel() for weight in ours.values()) == 134_515_008
-    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    assert len(actual) == 272
+    assert sum(weight.numel() for weight in actual.values()) == 134_515_008
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
 def test_logits_equal_those_of_transformers(
-    model: Decoder, tokenizer: BaseTokenizer, theirs: Any, smollm2_folder: Path
+    model: Decoder, tokenizer: BaseTokenizer, reference: Any, smollm2_folder: Path
 ) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -88,16 +88,16 @@ def test_logits_equal_those_of_transformers(
         assert_near(copy.deepcopy(model).double()(tokens), expected, FLOAT64)
         rounded = bound(torch.float32, roundings(model.architecture, tokens.shape[1]))
         assert_near(model(tokens), expected, rounded)
-        assert_near(model(tokens), theirs(tokens).logits, rounded)
+        assert_near(model(tokens), reference(tokens).logits, rounded)
 
 
 def test_the_first_greedy_tokens_equal_those_of_transformers(
-    model: Decoder, tokenizer: BaseTokenizer, theirs: Any
+    model: Decoder, tokenizer: BaseTokenizer, reference: Any
 ) -> None:
     for prompt in PROMPTS:
         tokens = tokenizer.encode(prompt, add_eos=False)
         batch = torch.tensor([tokens])
-        answer = theirs.generate(
+        answer = reference.generate(
             batch,
             attention_mask=torch.ones_like(batch),
             max_new_tokens=20,
@@ -107,24 +107,26 @@ def test_the_first_greedy_tokens_equal_those_of_transformers(
         assert list(generate(model, tokens, max_new_tokens=20)) == answer[0, len(tokens) :].tolist()
 
 
-def test_perplexity_equals_that_of_transformers(model: Decoder, tokenizer: BaseTokenizer, theirs: Any) -> None:
+def test_perplexity_equals_that_of_transformers(
+    model: Decoder, tokenizer: BaseTokenizer, reference: Any
+) -> None:
     tokens = torch.tensor([tokenizer.encode(PARAGRAPH, add_eos=False)])
     with torch.inference_mode():
         hidden = model.hidden(tokens)[0, :-1]
-        ours = math.exp(LinearCrossEntropy("mean")(hidden, model.head_weight, tokens[0, 1:]))
-        expected = math.exp(theirs(tokens, labels=tokens).loss)
-    assert ours == pytest.approx(
+        actual = math.exp(LinearCrossEntropy("mean")(hidden, model.head_weight, tokens[0, 1:]))
+        expected = math.exp(reference(tokens, labels=tokens).loss)
+    assert actual == pytest.approx(
         expected, rel=bound(torch.float32, roundings(model.architecture, tokens.numel()))
     )
-    assert 2 < ours < 20, "a paragraph of plain English"
+    assert 2 < actual < 20, "a plausible perplexity of plain English"
 
 
-def test_tokens_equal_those_of_transformers_reading(smollm2_gguf: Path, tokenizer: BaseTokenizer) -> None:
+def test_tokens_equal_those_of_transformers_on_the_file(smollm2_gguf: Path, tokenizer: BaseTokenizer) -> None:
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+    reference = AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
     for text in TEXTS:
-        assert tokenizer.encode_template(text) == theirs(text)["input_ids"]
+        assert tokenizer.encode_template(text) == reference(text)["input_ids"]
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -134,16 +136,16 @@ def test_digits_are_split_singly(tokenizer: BaseTokenizer) -> None:
     assert tokenizer.encode("In 1984", add_eos=False) == [i for piece in ids for i in piece]
 
 
-def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
+def test_transformers_loads_the_same_tokenizer_from_the_folder(
     smollm2_folder: Path, tokenizer: BaseTokenizer
 ) -> None:
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(smollm2_folder)
+    reference = AutoTokenizer.from_pretrained(smollm2_folder)
     for text in [*real.TEXTS, *real.SPECIAL_TEXTS]:
-        assert tokenizer.encode_template(text) == theirs(text)["input_ids"]
+        assert tokenizer.encode_template(text) == reference(text)["input_ids"]
     messages = [{"role": "user", "content": "What is 2 + 2?"}]
-    rendered = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    rendered = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert tokenizer.chat_template is not None
     assert (
         tokenizer.chat_template.render(
@@ -154,7 +156,7 @@ def test_transformers_reads_the_same_tokenizer_out_of_the_folder(
 
 
 def test_paris_is_the_capital_of_france(
-    model: Decoder, tokenizer: BaseTokenizer, theirs: Any, smollm2_folder: Path
+    model: Decoder, tokenizer: BaseTokenizer, reference: Any, smollm2_folder: Path
 ) -> None:
     assert tokenizer.chat_template is not None
     question = tokenizer.chat_template.render(
@@ -164,7 +166,9 @@ def test_paris_is_the_capital_of_france(
     answer = list(generate(model, tokens, max_new_tokens=30, stop_ids=tokenizer.stop_ids))
     assert tokenizer.decode(answer) == "The capital of France is Paris."
     batch = torch.tensor([tokens])
-    # Without being told where to stop: generation_config.json says it.
-    whole = theirs.generate(batch, attention_mask=torch.ones_like(batch), max_new_tokens=30, do_sample=False)
-    assert whole[0, len(tokens) :].tolist() == [*answer, tokenizer.eos_id]
+    # Stops at the EOS id of generation_config.json.
+    sequence = reference.generate(
+        batch, attention_mask=torch.ones_like(batch), max_new_tokens=30, do_sample=False
+    )
+    assert sequence[0, len(tokens) :].tolist() == [*answer, tokenizer.eos_id]
     assert json.loads((smollm2_folder / "generation_config.json").read_text())["eos_token_id"] == 2

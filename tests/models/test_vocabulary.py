@@ -1,4 +1,4 @@
-"""A tokenizer whose ids go beyond the embedding is refused before anything is loaded."""
+"""Tokenizers with ids beyond the embedding are rejected."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def model(vocab_size: int) -> Decoder:
         )
 
 
-def test_a_tokenizer_may_be_as_large_as_the_embedding() -> None:
+def test_a_tokenizer_may_have_as_many_ids_as_the_embedding() -> None:
     check_vocabulary(ByteTokenizer(), model(261))
     check_vocabulary(ByteTokenizer(), model(512))
 
@@ -27,20 +27,20 @@ def test_a_tokenizer_may_be_as_large_as_the_embedding() -> None:
     ("size", "token"),
     [(260, r"'<\|im_end\|>' \(260\)"), (259, r"'<\|im_start\|>' \(259\)"), (90, r"'Z' \(90\)")],
 )
-def test_a_larger_one_is_refused_with_the_first_token(size: int, token: str) -> None:
+def test_a_larger_tokenizer_is_rejected_with_the_first_token(size: int, token: str) -> None:
     with pytest.raises(
-        ValueError, match=f"has 261 ids and the model's embedding {size}, .* none for {token}"
+        ValueError, match=f"has 261 ids and the model's embedding {size}, .* no row for {token}"
     ):
         check_vocabulary(ByteTokenizer(), model(size))
 
 
-def test_special_tokens_that_nothing_uses_may_lie_behind() -> None:
+def test_unused_special_tokens_may_exceed_the_embedding() -> None:
     class WithImages(ByteTokenizer):
         vocab_size = 262
         special_tokens = {**ByteTokenizer.special_tokens, "<image>": 261}  # noqa: RUF012 - a constant
 
     check_vocabulary(WithImages(), model(261))
-    with pytest.raises(ValueError, match=r"none for '<image>' \(261\)"):
+    with pytest.raises(ValueError, match=r"no row for '<image>' \(261\)"):
         check_vocabulary(WithImages(CHATML + "<image>"), model(261))
 
 
@@ -48,27 +48,27 @@ def test_special_tokens_that_nothing_uses_may_lie_behind() -> None:
     ("template", "is_used"),
     [
         ("{{ '<|im' ~ '_start|>' }}{% for m in messages %}{{ m.content }}{% endfor %}", True),
-        ("{{ '<|im' ~ '_start|>' }}{{ raise_exception('for tools alone') }}", False),
+        ("{{ '<|im' ~ '_start|>' }}{{ raise_exception('for tools only') }}", False),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", False),
     ],
 )
-def test_tokens_that_a_template_puts_together_are_used(template: str, is_used: bool) -> None:
+def test_tokens_that_a_template_composes_count_as_used(template: str, is_used: bool) -> None:
     class WithoutTurns(ByteTokenizer):
         stop_ids = frozenset({257})
 
     if is_used:
-        with pytest.raises(ValueError, match=r"none for '<\|im_start\|>' \(259\)"):
+        with pytest.raises(ValueError, match=r"no row for '<\|im_start\|>' \(259\)"):
             check_vocabulary(WithoutTurns(template), model(259))
     else:
         check_vocabulary(WithoutTurns(template), model(259))
 
 
-def test_many_ids_that_are_no_tokens_take_no_time() -> None:
+def test_many_unused_ids_take_no_time() -> None:
     class Sparse(ByteTokenizer):
         vocab_size = 10**12
 
         def decode(self, ids: Sequence[int]) -> str:
             return ""
 
-    with pytest.raises(ValueError, match=r"has 1000000000000 ids .* none for '' \(261\)"):
+    with pytest.raises(ValueError, match=r"has 1000000000000 ids .* no row for '' \(261\)"):
         check_vocabulary(Sparse(), model(261))

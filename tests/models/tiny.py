@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers that stand in for real ones."""
+"""Tiny models and tokenizers for tests."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ TEMPLATE = (
 
 
 def tiny_smollm2(*, tied_embeddings: bool = True) -> Decoder:
-    """Build a SmolLM2 of 2 layers in float64 whose weights, norms too, are all random and of the size of one."""
+    """Build a float64 SmolLM2 with 2 layers and random weights of order one, norms included."""
     torch.manual_seed(0)
     model = smollm2(
         vocab_size=300,
@@ -58,7 +58,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def tokenizer_config() -> dict[str, object]:
-    """Return what stands in the tokenizer_config.json of a tokenizer like SmolLM2's."""
+    """Return a tokenizer_config.json like SmolLM2's."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|im_start|>",

@@ -1,8 +1,8 @@
-"""Model families: the sizes of each, its side of config.json and of GGUF, its tokenizer."""
+"""Model families: their sizes, tokenizers, and mappings to config.json and GGUF."""
 
 from torchtune.models._families import FAMILIES
-from torchtune.models._family import KEYS, written_rope
+from torchtune.models._family import KEYS, write_rope
 from torchtune.models._vocabulary import check_vocabulary
-from torchtune.models.llama3 import STRETCHED
+from torchtune.models.llama3 import LLAMA3_ROPE_SCALING
 
-__all__ = ["FAMILIES", "KEYS", "STRETCHED", "check_vocabulary", "written_rope"]
+__all__ = ["FAMILIES", "KEYS", "LLAMA3_ROPE_SCALING", "check_vocabulary", "write_rope"]

@@ -1,4 +1,4 @@
-"""Builders of models of one size, and of any size."""
+"""Builders of models of a fixed size, and of any size."""
 
 import inspect
 import sys
@@ -17,7 +17,7 @@ class Builder(Protocol):
     """A function that builds a model of one size, with random weights."""
 
     architecture: Architecture
-    """Its sizes; `max_seq_len` is the function's default."""
+    """Architecture of the model; `max_seq_len` is the function's default."""
 
     def __call__(self, max_seq_len: int = ...) -> Decoder:
         """Build the model.
@@ -30,14 +30,14 @@ class Builder(Protocol):
 def size(checkpoint: str, like: Builder | None = None) -> Callable[..., Builder]:
     """Declare a model of one size: `size(checkpoint, like)(num_layers=...)` returns the function that builds it.
 
-    `name_builders` gives that function its name.
+    `name_builders` sets the name of that function.
 
     Args:
-        checkpoint: Where the sizes are from: the model on the Hugging Face hub that has them in its config.json.
-        like: The builder of a size that this one differs from in some values; None: there is none.
+        checkpoint: Source of the sizes: a model on the Hugging Face hub, with its config.json.
+        like: Builder of another size, from which this one differs in some values; None: all values are passed.
 
     Returns:
-        A function of what differs, or of all values, as `Architecture.from_values` takes them.
+        A function that takes the values, as in `Architecture.from_values`, and returns the builder.
     """
 
     def declare(**values: Any) -> Builder:
@@ -63,18 +63,18 @@ def _builder(checkpoint: str, architecture: Architecture) -> Builder:
 
 
 def defaults_of(build: Callable[..., Decoder]) -> dict[str, Any]:
-    """Return the default values of a builder's arguments, None left out."""
+    """Return the default values of a builder's arguments, except None."""
     parameters = inspect.signature(build).parameters
     return {name: p.default for name, p in parameters.items() if p.default is not None}
 
 
-def with_defaults(build: Callable[P, Decoder], like: Builder, about: str) -> Callable[P, Decoder]:
-    """Return a builder of any size with another one's code and arguments, whose defaults are those of a size.
+def with_defaults(build: Callable[P, Decoder], like: Builder, summary: str) -> Callable[P, Decoder]:
+    """Return a copy of a builder whose default arguments are those of a size.
 
     Args:
-        build: The other one. Arguments whose default is None keep it.
-        like: The size.
-        about: The first line of the documentation.
+        build: The builder to copy. A default of None is kept.
+        like: Builder of the size.
+        summary: First line of the docstring.
     """
     assert isinstance(build, FunctionType)
     values = like.architecture.flat()
@@ -84,17 +84,17 @@ def with_defaults(build: Callable[P, Decoder], like: Builder, about: str) -> Cal
     )
     function = FunctionType(build.__code__, build.__globals__, build.__name__, defaults)
     function.__annotations__ = build.__annotations__
-    rest = (build.__doc__ or "").partition("\n")[2]
-    function.__doc__ = f"{about}\n{rest}"
+    remaining = (build.__doc__ or "").partition("\n")[2]
+    function.__doc__ = f"{summary}\n{remaining}"
     function.__module__, function.__qualname__ = __name__, "<unnamed>"
     return cast("Callable[P, Decoder]", function)
 
 
 def name_builders(module: str) -> None:
-    """Give each builder of a family's file the name of its variable, by which configs name it.
+    """Name each builder of a module after its variable, so that configs can refer to it.
 
     Args:
-        module: The `__name__` of the file, at whose end this is called.
+        module: `__name__` of the module; call this at its end.
     """
     for name, value in vars(sys.modules[module]).items():
         if isinstance(value, FunctionType) and value.__module__ == __name__ and "<" in value.__qualname__:

@@ -24,4 +24,4 @@ FAMILIES = {
         GEMMA3_FAMILY,
     )
 }
-"""The families by the `model_type` of config.json."""
+"""Model families by the `model_type` of config.json."""

@@ -1,8 +1,8 @@
-"""What a model family is: the facts that tell one from another in config.json, in checkpoints and in GGUF files.
+"""Definition of a model family: how it is represented in config.json, in checkpoints and in GGUF files.
 
-A family is the class that transformers has for it, what its config.json must say for our decoder to be that model, and
-how the rest of its architecture is read out of it and written into it. The keys and their meaning are those of the
-families' configuration classes in transformers 5 (`src/transformers/models/*/configuration_*.py`).
+A family has a class in transformers, config.json values that the decoder requires, and functions that convert the rest
+of its architecture from and to config.json. Keys and their meaning are those of the configuration classes of
+transformers 5 (`src/transformers/models/*/configuration_*.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from attrs import field, frozen
 from torchtune.modules import Architecture, RopeScaling, RotarySpec
 
 Config = Mapping[str, Any]
-"""A config.json."""
+"""Contents of a config.json."""
 
 
 KEYS = {
@@ -28,85 +28,85 @@ KEYS = {
     "norm_eps": "rms_norm_eps",
     "tied_embeddings": "tie_word_embeddings",
 }
-"""Our names of what nearly every family's config.json holds under another."""
+"""Architecture fields, each with its key in the config.json of most families."""
 
 
 @frozen
 class Fused:
-    """Several of our weights that checkpoints hold as one, below each other."""
+    """Several weights that checkpoints store as one, concatenated along the rows."""
 
-    theirs: str
-    """The end of its name, such as `self_attn.qkv_proj`."""
-    ours: tuple[str, ...]
-    """The ends of ours, in their order."""
+    fused: str
+    """Suffix of the fused weight's name, such as `self_attn.qkv_proj`."""
+    parts: tuple[str, ...]
+    """Suffixes of the names of the separate weights, in order."""
 
 
 @frozen(kw_only=True)
 class Family:
-    """The facts of one family."""
+    """Definition of one model family."""
 
     model_type: str
-    """Its name in config.json."""
+    """`model_type` in config.json."""
     hf_class: str
-    """The class in transformers."""
+    """Class name in transformers."""
     gguf: str | None = None
-    """Its architecture's name in GGUF files; None: there are none, or they say that they are of another family."""
+    """Architecture name in GGUF files; None: such files do not exist or declare another family."""
     read_gguf: Callable[[Config, Config], dict[str, Any]] = lambda _metadata, _sizes: {}
-    """Return the rest of a config.json out of a GGUF file.
+    """Return the remaining config.json entries of a GGUF file.
 
-    Takes the file's metadata, without the architecture's name before the keys, and our sizes of the model.
+    The arguments are the file's metadata, without the architecture's name before the keys, and the architecture fields.
     """
-    gguf_pairs_neighbours: bool = False
-    """Whether GGUF files, as Meta's, have the rows of q_proj and k_proj in an order in which channels that are turned
-    together are neighbours."""
+    gguf_pairs_adjacent_channels: bool = False
+    """Whether GGUF files, like Meta's checkpoints, order the rows of q_proj and k_proj so that jointly rotated channels
+    are adjacent."""
     fixed: dict[str, Any] = field(factory=dict)
-    """What our decoder does in one way only; a config that says otherwise is refused."""
+    """Required config.json values, because the decoder supports no others."""
     ignored: frozenset[str] = frozenset()
-    """Keys of `fixed` that need not be written."""
+    """Keys of `fixed` that are not written."""
     read: Callable[[Config], dict[str, Any]] = lambda _: {}
-    """Return the rest of the architecture out of a config.json.
+    """Return the remaining architecture values of a config.json.
 
     Raises:
-        ValueError: The config asks for what the decoder cannot do.
+        ValueError: The config has a setting that the decoder does not support.
     """
     write: Callable[[Architecture], dict[str, Any]] = lambda _: {}
-    """Return the rest of a config.json."""
+    """Return the remaining config.json entries of an architecture."""
     fused: tuple[Fused, ...] = ()
-    """Weights that checkpoints hold together."""
+    """Weights that checkpoints store as one."""
     keys: Mapping[str, str] = field(factory=lambda: KEYS)
-    """Our names of what config.json holds under another, for those that every family has."""
+    """Architecture fields that every family has, each with its key in config.json."""
     names: tuple[tuple[str, str], ...] = ()
-    """Parts of our weights' names, each with the checkpoint's; none for those that are named as ours."""
-    unneeded: tuple[str, ...] = ("rotary_emb.inv_freq",)
-    """Ends of the names of tables that old checkpoints hold without need."""
+    """Parts of weight names, each with its counterpart in checkpoints, where they differ."""
+    obsolete: tuple[str, ...] = ("rotary_emb.inv_freq",)
+    """Suffixes of the names of tables in old checkpoints that are not loaded."""
     tied: bool = False
-    """Whether the embeddings are tied where config.json does not say."""
+    """Whether embeddings are tied if config.json does not define it."""
     ffn_factor: int | None = None
-    """What the width is multiplied by for that of the feed-forward, where config.json does not say."""
+    """Ratio of the feed-forward's inner width to the model's width if config.json does not define it."""
     transposed: frozenset[str] = frozenset()
-    """Ends of the names, as checkpoints have them, of layers whose weights lie there the other way round."""
+    """Suffixes of the checkpoint names of layers whose weights are stored transposed."""
 
 
 def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScaling | None]:
-    """Read the base of the rotary frequencies and their stretching, whichever transformers wrote them.
+    """Read the base and the scaling of the rotary frequencies, as written by any release of transformers.
 
     Args:
-        config: Releases before 5 wrote `rope_theta` and `rope_scaling`, later ones `rope_parameters`, which may have
-            a part for each kind of layer.
-        kind: Of which layers.
+        config: Contents of config.json. Releases before 5 wrote `rope_theta` and `rope_scaling`, later ones
+            `rope_parameters`, which may have an entry for each type of layer.
+        kind: Type of layer.
 
     Raises:
-        ValueError: They are stretched in a way that is not supported.
+        ValueError: The type of scaling is not supported.
     """
     parameters: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     parameters = parameters.get(
         kind, {} if isinstance(next(iter(parameters.values()), None), Mapping) else parameters
     )
-    written = parameters.get("rope_theta", config.get("rope_theta"))
-    base = 10_000.0 if written is None else float(written)
+    rope_theta = parameters.get("rope_theta", config.get("rope_theta"))
+    base = 10_000.0 if rope_theta is None else float(rope_theta)
     name = parameters.get("rope_type", parameters.get("type", "default"))
     if parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise ValueError("rotary embeddings of a part of each head are not supported")
+        raise ValueError("rotary embeddings of a part of each head (partial_rotary_factor) are not supported")
     if name == "default":
         return base, None
     if name == "linear":
@@ -122,60 +122,62 @@ def rope(config: Config, kind: str = "full_attention") -> tuple[float, RopeScali
     raise ValueError(f"rotary embeddings of type {name!r} are not supported, only default, linear and llama3")
 
 
-def written_rope(a: Architecture) -> dict[str, Any]:
-    """Write the base of the rotary frequencies and their stretching, for transformers since 4.43; if there are any."""
+def write_rope(a: Architecture) -> dict[str, Any]:
+    """Return the config.json entries of the rotary frequencies, if there are any (for transformers since 4.43)."""
     if not isinstance(a.positions, RotarySpec):
         return {}
     base, scaling = a.positions.rope_base, a.positions.rope_scaling
     if scaling is None:
         return {"rope_theta": base, "rope_scaling": None}
-    said: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+    rope_scaling: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind == "llama3":
-        said |= {
+        rope_scaling |= {
             "low_freq_factor": scaling.low_freq_factor,
             "high_freq_factor": scaling.high_freq_factor,
             "original_max_position_embeddings": scaling.original_max_seq_len,
         }
-    return {"rope_theta": base, "rope_scaling": said}
+    return {"rope_theta": base, "rope_scaling": rope_scaling}
 
 
-def windows(config: Config, every: int | None = None) -> dict[str, Any]:
-    """Read the sliding window, and which layers it is for.
+def windows(config: Config, full_every: int | None = None) -> dict[str, Any]:
+    """Read the sliding window and the layers that use it.
 
     Args:
-        config: Its `layer_types` say, where there are any.
-        every: Of the layers, every n-th sees everything, where the config does not say; None: none does.
+        config: Contents of config.json; its `layer_types` take precedence.
+        full_every: Without `layer_types`, every n-th layer has full attention; None: no layer does.
 
     Raises:
-        ValueError: The layers alternate in no pattern that the decoder knows.
+        ValueError: The layers alternate in a pattern that the decoder does not support.
     """
     window = config.get("sliding_window")
     kinds = config.get("layer_types")
     if kinds is not None:
-        unknown = sorted(set(kinds) - {"sliding_attention", "full_attention"})
-        if unknown:
-            raise ValueError(f"layers of kind {unknown[0]!r} are not supported")
+        unsupported = sorted(set(kinds) - {"sliding_attention", "full_attention"})
+        if unsupported:
+            raise ValueError(f"layers of kind {unsupported[0]!r} are not supported")
         full = [i + 1 for i, kind in enumerate(kinds) if kind == "full_attention"]
         if len(full) == len(kinds):
             return {}
         if full:
-            every = full[0]
-        elif every is not None and every <= len(kinds):  # no layer is full, not even that one
-            every = None
-        expected = [i for i in range(1, len(kinds) + 1) if every is not None and i % every == 0]
+            full_every = full[0]
+        elif full_every is not None and full_every <= len(
+            kinds
+        ):  # no layer has full attention, not even the n-th
+            full_every = None
+        expected = [i for i in range(1, len(kinds) + 1) if full_every is not None and i % full_every == 0]
         if full != expected:
             raise ValueError("layer_types alternate in a pattern that is not supported")
-    return {} if window is None else {"window": int(window), "full_attention_every": every}
+    return {} if window is None else {"window": int(window), "full_attention_every": full_every}
 
 
 def layer_types(a: Architecture) -> list[str]:
-    """Write which layers slide."""
+    """Return `layer_types` of config.json."""
     windows = [a.attention.window_of(i) for i in range(a.num_layers)]
     return ["full_attention" if window is None else "sliding_attention" for window in windows]
 
 
 def read_rope(config: Config) -> dict[str, Any]:
-    """Read the base of the rotary frequencies and their stretching as arguments of `Architecture.from_values`."""
+    """Read the base and the scaling of the rotary frequencies as arguments of `Architecture.from_values`."""
     base, scaling = rope(config)
     return {"rope_base": base, "rope_scaling": scaling}
 

@@ -16,7 +16,7 @@ from torchtune.tokenizers import BaseTokenizer, TokenizerOptions, check_options,
 
 
 def _of_width(checkpoint: str, like: Builder, embed_dim: int) -> Callable[..., Builder]:
-    """Declare a size of another width, by whose root embeddings are multiplied."""
+    """Declare a size of another width; embeddings are scaled by its square root."""
     return partial(size(checkpoint, like), embed_dim=embed_dim, embed_scale=math.sqrt(embed_dim))
 
 
@@ -57,7 +57,7 @@ gemma2_9b = _of_width("google/gemma-2-9b", gemma2_2b, 3584)(
 gemma2_27b = _of_width("google/gemma-2-27b", gemma2_9b, 4608)(
     attention_scale=144**-0.5, num_layers=46, num_heads=32, num_kv_heads=16, head_dim=128, ffn_dim=36_864
 )
-# arXiv 2503.19786, section 2: norms of queries and keys in the place of soft caps, five sliding layers to a full one.
+# arXiv 2503.19786, section 2: query and key norms instead of soft caps, five sliding-window layers per full one.
 gemma3_1b = _of_width("google/gemma-3-1b-pt", gemma2_2b, 1152)(
     family="gemma3_text",
     qk_norm="head",
@@ -78,15 +78,15 @@ gemma3_270m = _of_width("google/gemma-3-270m", gemma3_1b, 640)(num_layers=18, ff
 
 _TURNS = ("<start_of_turn>", "<end_of_turn>")
 _IMAGES = ("<start_of_image>", "<end_of_image>")
-"""Gemma 3's alone."""
+"""Tokens that only Gemma 3 has."""
 
 
 def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOptions]) -> BaseTokenizer:
     """Load the tokenizer of Gemma 1, 2 or 3.
 
     Args:
-        path: The model's tokenizer.json or tokenizer.model, or the folder that holds one. SentencePiece takes the
-            tokens of turns and images for text; here they are special. Answers end at `<end_of_turn>` as well.
+        path: The model's tokenizer.json or tokenizer.model, or its folder. The turn and image tokens are special here,
+            although the SentencePiece model treats them as text. Answers also end at `<end_of_turn>`.
         **options: Options of every tokenizer.
     """
     check_options(options)
@@ -95,11 +95,11 @@ def gemma_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
 
 
 def _gemma(config: Config) -> dict[str, Any]:
-    said = config.get("hidden_activation")
-    if said is None and config["model_type"] == "gemma" and config.get("hidden_act") != "gelu":
-        said = config.get("hidden_act")  # Gemma 1's first configs said gelu there and meant its approximation
-    if said not in (None, "gelu_pytorch_tanh"):
-        raise ValueError(f"the activation is {said!r}, but only 'gelu_pytorch_tanh' is supported")
+    activation = config.get("hidden_activation")
+    if activation is None and config["model_type"] == "gemma" and config.get("hidden_act") != "gelu":
+        activation = config.get("hidden_act")  # Gemma 1's first configs have gelu for the tanh approximation
+    if activation not in (None, "gelu_pytorch_tanh"):
+        raise ValueError(f"the activation is {activation!r}, but only 'gelu_pytorch_tanh' is supported")
     return {
         **read_rope(config),
         "activation": "gelu_tanh",
@@ -124,7 +124,7 @@ GEMMA_FAMILY = Family(
 def _gemma2(config: Config) -> dict[str, Any]:
     return {
         **_gemma(config),
-        **windows(config, every=2),
+        **windows(config, full_every=2),
         "norm_layout": "both",
         "attention_scale": config.get("query_pre_attn_scalar", 256) ** -0.5,
         "attention_softcap": config.get("attn_logit_softcapping"),
@@ -145,16 +145,16 @@ def _write_gemma2(a: Architecture) -> dict[str, Any]:
     }
 
 
-_LARGEST = {"gemma2": 46, "gemma3": 62}
-"""Layers of the 27B models, whose attention is scaled by the width of the model over its heads, not by head_dim."""
+_LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
+"""Layers of the 27B models, whose attention scale uses embed_dim / num_heads instead of head_dim."""
 
 
 def _read_gguf(metadata: Config, sizes: Config) -> dict[str, Any]:
-    is_largest = sizes["num_layers"] == _LARGEST[metadata["general.architecture"]]
-    of_heads = sizes["embed_dim"] // sizes["num_heads"] if is_largest else sizes["head_dim"]
+    is_27b = sizes["num_layers"] == _LAYERS_OF_27B[metadata["general.architecture"]]
+    query_pre_attn_scalar = sizes["embed_dim"] // sizes["num_heads"] if is_27b else sizes["head_dim"]
     return {
         "sliding_window": metadata.get("attention.sliding_window"),
-        "query_pre_attn_scalar": of_heads,
+        "query_pre_attn_scalar": query_pre_attn_scalar,
         "attn_logit_softcapping": metadata.get("attn_logit_softcapping"),
         "final_logit_softcapping": metadata.get("final_logit_softcapping"),
     }
@@ -175,7 +175,7 @@ def _gemma3(config: Config) -> dict[str, Any]:
     local, _ = rope(config, "sliding_attention")
     return {
         **_gemma2(config),
-        **windows(config, every=config.get("sliding_window_pattern", 6)),
+        **windows(config, full_every=config.get("sliding_window_pattern", 6)),
         "qk_norm": "head",
         "rope_local_base": config.get("rope_local_base_freq", local),
     }

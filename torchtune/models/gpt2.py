@@ -1,4 +1,4 @@
-"""GPT-2 models: layer norms, learnt positions, biases, and feed-forwards without a gate."""
+"""GPT-2 models: layer norms, learned positions, biases, and feed-forwards without a gate."""
 
 import os
 from typing import Any, Unpack
@@ -17,7 +17,7 @@ _GPT2: dict[str, Any] = {
     "o_bias": True,
     "mlp_bias": True,
 }
-"""What all of the family have in common."""
+"""Values that all sizes share."""
 
 gpt2 = size("openai-community/gpt2")(
     **_GPT2,
@@ -48,7 +48,7 @@ def gpt2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpti
     """Load GPT-2's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
         **options: Options of every tokenizer.
     """
     return load_tokenizer(path, options, split="gpt-2")
@@ -66,7 +66,7 @@ GPT2_FAMILY = Family(
     },
     read=lambda _: _GPT2,
     write=lambda _: {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    unneeded=(".attn.bias", ".attn.masked_bias"),
+    obsolete=(".attn.bias", ".attn.masked_bias"),
     tied=True,
     ffn_factor=4,
     fused=(Fused("attn.c_attn", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),),

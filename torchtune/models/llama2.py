@@ -1,4 +1,4 @@
-"""Llama 2 models: the predecessor of every family here that is a Llama with other numbers."""
+"""Llama 2 models, from which the other Llama-like families are derived."""
 
 import os
 from typing import Unpack
@@ -35,14 +35,14 @@ def llama2(
         max_seq_len: Longest sequence, in tokens.
         rope_base: Base of the rotary frequencies.
         norm_eps: Added to the mean square inside every norm.
-        tied_embeddings: Whether the output head is the embedding table itself.
+        tied_embeddings: Whether the output head is the embedding table.
 
     Raises:
-        ValueError: a size is not above 0, heads do not divide, or a head's width is odd.
+        ValueError: A size is not above 0, numbers of heads do not divide, or the width of a head is odd.
     """
     if head_dim is None and embed_dim % num_heads:
         raise ValueError(
-            f"embed_dim = {embed_dim} is not a multiple of num_heads = {num_heads}; give head_dim itself"
+            f"embed_dim = {embed_dim} is not a multiple of num_heads = {num_heads}; set head_dim"
         )
     return Decoder(
         Architecture.from_values(
@@ -80,7 +80,7 @@ def llama2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOp
     """Load Llama 2's tokenizer.
 
     Args:
-        path: The model's tokenizer.json or tokenizer.model, or the folder that holds one.
+        path: The model's tokenizer.json or tokenizer.model, or its folder.
         **options: Options of every tokenizer.
     """
     return auto_tokenizer(path, **options)
@@ -90,7 +90,7 @@ LLAMA_FAMILY = Family(
     model_type="llama",
     hf_class="LlamaForCausalLM",
     gguf="llama",
-    gguf_pairs_neighbours=True,
+    gguf_pairs_adjacent_channels=True,
     fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
     read=read_rope,
 )

@@ -17,10 +17,14 @@ llama3_70b = size("meta-llama/Meta-Llama-3-70B", llama2_70b)(
     vocab_size=128_256, max_seq_len=8192, rope_base=500_000.0
 )
 
-STRETCHED = RopeScaling(kind="llama3", factor=8.0)
-"""Scaling of the rotary frequencies of Llama 3.1 and 3.3; only the factor of Llama 3.2's differs."""
-llama3_1_8b = size("meta-llama/Llama-3.1-8B", llama3_8b)(max_seq_len=131_072, rope_scaling=STRETCHED)
-llama3_1_70b = size("meta-llama/Llama-3.1-70B", llama3_70b)(max_seq_len=131_072, rope_scaling=STRETCHED)
+LLAMA3_ROPE_SCALING = RopeScaling(kind="llama3", factor=8.0)
+"""Scaling of the rotary frequencies in Llama 3.1 and 3.3; Llama 3.2 differs only in the factor."""
+llama3_1_8b = size("meta-llama/Llama-3.1-8B", llama3_8b)(
+    max_seq_len=131_072, rope_scaling=LLAMA3_ROPE_SCALING
+)
+llama3_1_70b = size("meta-llama/Llama-3.1-70B", llama3_70b)(
+    max_seq_len=131_072, rope_scaling=LLAMA3_ROPE_SCALING
+)
 llama3_3_70b = size("meta-llama/Llama-3.3-70B-Instruct", llama3_1_70b)()
 llama3_1_405b = size("meta-llama/Llama-3.1-405B", llama3_1_70b)(
     num_layers=126, embed_dim=16_384, num_heads=128, ffn_dim=53_248
@@ -32,7 +36,7 @@ llama3_2_1b = size("meta-llama/Llama-3.2-1B", llama3_1_8b)(
     head_dim=64,
     ffn_dim=8192,
     tied_embeddings=True,
-    rope_scaling=evolve(STRETCHED, factor=32.0),
+    rope_scaling=evolve(LLAMA3_ROPE_SCALING, factor=32.0),
 )
 llama3_2_3b = size("meta-llama/Llama-3.2-3B", llama3_2_1b)(
     num_layers=28, embed_dim=3072, num_heads=24, head_dim=128
@@ -43,7 +47,7 @@ def llama3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOp
     """Load Llama 3's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, Meta's own tokenizer.model, or the folder that holds one.
+        path: The model's tokenizer.json, Meta's tokenizer.model, or its folder.
         **options: Options of every tokenizer.
     """
     return auto_tokenizer(path, **options)

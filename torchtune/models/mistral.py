@@ -18,7 +18,7 @@ def mistral_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerO
     """Load Mistral's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, tokenizer.model or tekken.json, or the folder that holds one.
+        path: The model's tokenizer.json, tokenizer.model or tekken.json, or its folder.
         **options: Options of every tokenizer.
     """
     return auto_tokenizer(path, **options)

@@ -1,4 +1,4 @@
-"""OLMo 2 models: a Llama with norms after attention and feed-forward, and of queries and keys (arXiv 2501.00656)."""
+"""OLMo 2 models: Llamas with norms after attention and feed-forward, and query and key norms (arXiv 2501.00656)."""
 
 import os
 from typing import Unpack
@@ -29,7 +29,7 @@ def olmo2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
     """Load OLMo 2's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
         **options: Options of every tokenizer.
     """
     return load_tokenizer(path, options, split="dbrx")

@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4 models: Llamas whose checkpoints hold q, k and v as one weight, gate and up as another."""
+"""Phi-3 and Phi-4 models: Llamas whose checkpoints fuse q, k and v into one weight, and gate and up into another."""
 
 import os
 from typing import Unpack
@@ -29,7 +29,7 @@ def phi3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpti
     """Load Phi-3's or Phi-4's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, tokenizer.model, vocab.json or merges.txt, or the folder that holds them.
+        path: The model's tokenizer.json, tokenizer.model, vocab.json or merges.txt, or their folder.
         **options: Options of every tokenizer.
     """
     return load_tokenizer(path, options, split="dbrx")
@@ -39,14 +39,14 @@ PHI3_FAMILY = Family(
     model_type="phi3",
     hf_class="Phi3ForCausalLM",
     gguf="phi3",
-    # Files say 0 where a model has no window.
+    # Files contain 0 if the model has no window.
     read_gguf=lambda metadata, _: {"sliding_window": metadata.get("attention.sliding_window") or None},
     fixed={"hidden_act": "silu", "attention_bias": False},
     read=read_rope_and_window,
     write=lambda a: {
         "sliding_window": a.flat()["window"],
         "original_max_position_embeddings": a.max_seq_len,
-        "pad_token_id": None,  # its default in transformers may lie outside of the vocabulary
+        "pad_token_id": None,  # the default in transformers may be outside the vocabulary
     },
     fused=(
         Fused("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),

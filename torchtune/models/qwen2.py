@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 models: a Llama with biases of queries, keys and values (arXiv 2407.10671, section 2.2)."""
+"""Qwen2 and Qwen2.5 models: Llamas with query, key and value biases (arXiv 2407.10671, section 2.2)."""
 
 import os
 from typing import Any, Unpack
@@ -43,7 +43,7 @@ def qwen2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
     """Load Qwen2's or Qwen2.5's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
         **options: Options of every tokenizer.
     """
     return load_tokenizer(path, options, split="qwen2")

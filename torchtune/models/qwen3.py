@@ -1,4 +1,4 @@
-"""Qwen3 dense models: a Llama with norms of each query and key head (arXiv 2505.09388, section 2)."""
+"""Qwen3 dense models: Llamas with norms of each query and key head (arXiv 2505.09388, section 2)."""
 
 import os
 from typing import Unpack
@@ -34,7 +34,7 @@ def qwen3_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerOpt
     """Load Qwen3's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
         **options: Options of every tokenizer.
     """
     return load_tokenizer(path, options, split="qwen2")

@@ -36,7 +36,7 @@ def smollm2_tokenizer(path: str | os.PathLike[str], **options: Unpack[TokenizerO
     """Load SmolLM2's tokenizer.
 
     Args:
-        path: The model's tokenizer.json, vocab.json or merges.txt, or the folder that holds them.
+        path: The model's tokenizer.json, vocab.json or merges.txt, or their folder.
         **options: Options of every tokenizer.
     """
     return load_tokenizer(path, options, split="smollm")

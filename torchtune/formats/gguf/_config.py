@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from torchtune.formats.gguf._file import GGUFFile
-from torchtune.models import FAMILIES, STRETCHED
+from torchtune.models import FAMILIES, LLAMA3_ROPE_SCALING
 
 _FAMILIES = {family.gguf: family for family in FAMILIES.values() if family.gguf is not None}
 """The families by their names in GGUF files."""
 
 _LLAMA3_ROPE = {
-    "low_freq_factor": STRETCHED.low_freq_factor,
-    "high_freq_factor": STRETCHED.high_freq_factor,
-    "original_max_position_embeddings": STRETCHED.original_max_seq_len,
+    "low_freq_factor": LLAMA3_ROPE_SCALING.low_freq_factor,
+    "high_freq_factor": LLAMA3_ROPE_SCALING.high_freq_factor,
+    "original_max_position_embeddings": LLAMA3_ROPE_SCALING.original_max_seq_len,
 }
 """What all Llama 3.1 to 3.3 have in their config.json; GGUF files hold what comes of it."""
 

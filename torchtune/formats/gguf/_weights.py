@@ -34,7 +34,7 @@ def gguf_weights(file: GGUFFile, architecture: Architecture, expected: Iterable[
 
     def read(name: str) -> Tensor:
         tensor = torch.from_numpy(file.read(names[name]))
-        if FAMILIES[architecture.family].gguf_pairs_neighbours and name.endswith(
+        if FAMILIES[architecture.family].gguf_pairs_adjacent_channels and name.endswith(
             ("q_proj.weight", "k_proj.weight")
         ):
             tensor = halves_apart(tensor, architecture.attention.rotary_dim)

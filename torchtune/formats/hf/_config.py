@@ -8,7 +8,7 @@ from attrs import evolve
 
 from torchtune.files import read_json
 from torchtune.formats._quantised import check_unquantised_config
-from torchtune.models import FAMILIES, KEYS, written_rope
+from torchtune.models import FAMILIES, KEYS, write_rope
 from torchtune.modules import Architecture, Decoder, RotarySpec
 from torchtune.runs import check_full_model, missing_model_message
 
@@ -48,7 +48,7 @@ def _described(a: Architecture) -> dict[str, Any]:
         "model_type": a.family,
         **{theirs: values[ours] for ours, theirs in family.keys.items()},
         **{key: value for key, value in family.fixed.items() if key not in family.ignored},
-        **written_rope(a),
+        **write_rope(a),
         **family.write(a),
     }
 

@@ -131,15 +131,15 @@ def _without_adapters(model: Decoder) -> dict[str, Tensor]:
 def hf_groups(architecture: Architecture, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Name the tensors of a Hugging Face checkpoint, each with those of ours that stand in it, in their order."""
     groups: dict[str, tuple[str, ...]] = {}
-    fused = {part: f for f in FAMILIES[architecture.family].fused for part in f.ours}
+    fused = {part: f for f in FAMILIES[architecture.family].fused for part in f.parts}
     for name in names:
         found = next((part for part in fused if f".{part}." in name), None)
         if found is None:
             groups[hf_name(name, architecture.family)] = (name,)
             continue
         f = fused[found]
-        theirs = hf_name(name.replace(found, f.theirs), architecture.family)
-        groups.setdefault(theirs, tuple(name.replace(found, part) for part in f.ours))
+        theirs = hf_name(name.replace(found, f.fused), architecture.family)
+        groups.setdefault(theirs, tuple(name.replace(found, part) for part in f.parts))
     return groups
 
 
@@ -182,7 +182,7 @@ def _needed(source: TensorSource, expected: Mapping[str, list[int]], family: str
 
     These are rotary tables, and a second copy of a tied head.
     """
-    needed = [name for name in source.shapes if not name.endswith(FAMILIES[family].unneeded)]
+    needed = [name for name in source.shapes if not name.endswith(FAMILIES[family].obsolete)]
     names = matched_names(needed, [*expected, _HEAD])
     embedding = hf_name("embed_tokens.weight", family)
     is_extra = _HEAD not in expected and {_HEAD, embedding} <= names.keys()
