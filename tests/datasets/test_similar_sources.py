@@ -56,5 +56,7 @@ def test_the_most_similar_file_is_suggested(folder: Path) -> None:
 
 def test_a_similar_path_is_suggested_for_a_missing_file_of_prompts(folder: Path) -> None:
     (folder / "prompts.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"no file prompt\.txt; .*; did you mean prompts\.txt\?$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"prompts file not found: prompt\.txt; did you mean prompts\.txt\?$"
+    ):
         read_prompts("prompt.txt")

@@ -97,7 +97,7 @@ def test_folders_and_patterns_are_read_in_the_order_of_file_names(tmp_path: Path
         (
             "a.csv",
             b'a,b\n"x\ny",2\n1,2,3\n',
-            "a.csv: line 4: 3 fields, where the first line names 2 columns: 'a', 'b'",
+            "a.csv: line 4: expected 2 fields ('a', 'b'), got 3; put a field",
         ),
         ("a.csv", b"a,b\n1,2\n\xff,2\n", "a.csv: line 3: expected UTF-8 text; byte 0 (0xff) is invalid"),
         ("a.txt", b" \n\n", "a.txt: the file has no rows"),

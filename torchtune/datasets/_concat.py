@@ -49,7 +49,7 @@ class ConcatDataset(Dataset[Encoded[Example]]):
                 f"weights: expected {len(datasets)} weights, one for each dataset, got {len(weights)}"
             )
         if any(not weight > 0 for weight in weights):
-            raise ValueError(f"weights: expected sizes above 0, got {min(weights)}")
+            raise ValueError(f"weights: expected numbers above 0, got {min(weights)}")
         self._parts = [cast("Examples", instantiate(dataset, tokenizer)) for dataset in datasets]
         if any(as_stream(part) is not None for part in self._parts):
             raise ValueError(
