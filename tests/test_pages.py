@@ -17,10 +17,14 @@ MESSAGES = re.findall(r"(?m)^### `(.*)`$", TROUBLESHOOTING)
 
 @functools.cache
 def strings_of_the_library() -> str:
-    """Return all strings, a line each, with a NUL for every value that is formatted into them."""
+    """Return all strings but docstrings, a line each, with a NUL for every value that is formatted into them."""
     strings = []
     for file in sorted((ROOT / "torchtune").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
+        for node in nodes:
+            if node in docstrings:
+                continue
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 strings.append(node.value)
             elif isinstance(node, ast.JoinedStr):
