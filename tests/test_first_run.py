@@ -24,8 +24,10 @@ def test_a_newcomers_commands_lead_to_answers(
     (rows,) = (snippet for snippet in SNIPPETS if snippet.document == PAGE and snippet.file)
     (tmp_path / rows.file).write_text(rows.text)
     text = (ROOT / PAGE).read_text(encoding="utf-8")
-    commands = re.findall(r"^tune (.*)$", text, re.MULTILINE)
-    commands = [command for command in commands if not command.startswith(NEEDS_NETWORK)]
+    lines = dict.fromkeys(
+        re.findall(r"^tune (.*)$", text, re.MULTILINE)
+    )  # the page repeats its first command
+    commands = [line for line in lines if not line.startswith(NEEDS_NETWORK)]
     assert len(commands) == 8
     for command in commands:
         result = tune(*shlex.split(command))
